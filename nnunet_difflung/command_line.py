@@ -1,0 +1,64 @@
+"""What every console command of this package shares: how bad input reaches the person who typed it."""
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import Callable
+
+PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+class BadInput(ValueError):
+    """Input that cannot be worked with.
+
+    The message is one line that names the file, what was found, what was expected, and the remedy.
+    """
+
+
+class Failed(RuntimeError):
+    """A stage ended without its result although the input was right (exit code 1), for example a failed gate."""
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., None]:
+    """Turns ``main`` into a console entry point.
+
+    ``BadInput`` becomes one line on stderr and exit code 2, ``Failed`` one line and exit code 1,
+    Ctrl-C exit code 130. Everything else is a defect of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def entry(*args, **kwargs) -> None:
+        try:
+            code = main(*args, **kwargs)
+        except BadInput as error:
+            print(f"Error: {_one_line(error)}", file=sys.stderr)
+            code = 2
+        except Failed as error:
+            print(f"Failed: {_one_line(error)}", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            print("Interrupted. The same command goes on from here.", file=sys.stderr)
+            code = 130
+        sys.exit(code or 0)
+
+    return entry
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def nnunet_folder(variable: str) -> str:
+    """Value of one of nnU-Net's three path variables.
+
+    Raises:
+        BadInput: the variable is not set or names no folder.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise BadInput(f"the environment variable {variable} is not set; export {', '.join(PATH_VARIABLES)} "
+                       f"as nnU-Net's installation page describes")
+    if not os.path.isdir(value):
+        raise BadInput(f"{variable}={value} is not a folder; create it (mkdir -p {value}) or correct the variable")
+    return value
