@@ -1,0 +1,83 @@
+"""Files that are never half written, and their hashes."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; renamed to ``path`` when the block ends well, else removed.
+
+    The temporary name keeps the file's ending, since image writers choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing_", suffix="_" + path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a whole file or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON as this package writes it everywhere, so that equal content has equal bytes."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes a whole JSON file or nothing."""
+    write_bytes(path, json_bytes(content))
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file."""
+    return json.loads(Path(path).read_text())
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copies a whole file or nothing."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, paths and tuples as JSON knows them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")

@@ -1,0 +1,96 @@
+"""Patients behind case ids, and folds in which no patient is on both sides."""
+from __future__ import annotations
+
+import re
+from typing import Sequence
+
+import numpy as np
+
+from nnunet_difflung.command_line import BadInput
+
+SYNTHETIC_PREFIX = "difflung_"
+_SLICE_SUFFIX = re.compile(r"^(?P<patient>.+?)[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?\d+$", re.IGNORECASE)
+_TWO_NUMBERS = re.compile(r"^(?P<patient>.*\d.*?)[ _.-]+\d+$")
+
+
+def is_synthetic(identifier: str) -> bool:
+    """Whether a case id is one of ours."""
+    return identifier.startswith(SYNTHETIC_PREFIX)
+
+
+def patients_of(identifiers: Sequence[str], pattern: str | None = None) -> dict[str, str]:
+    """Maps each case id to its patient.
+
+    Args:
+        identifiers: ids of real cases.
+        pattern: regular expression that matches a whole id; its first group (or all of the match) is the patient.
+            None derives it: a closing slice counter (``_s012``, ``_z7``, ``_slice_3``) is dropped; where every id
+            holds two numbers (``lung_001_012``) the last is taken for the slice, if that leaves several patients;
+            else each case is its own patient.
+
+    Raises:
+        BadInput: the pattern is no regular expression or does not match an id.
+    """
+    if pattern is not None:
+        return {i: _patient(i, pattern) for i in identifiers}
+    for default in (_SLICE_SUFFIX, _TWO_NUMBERS):
+        matches = {i: default.match(i) for i in identifiers}
+        if all(matches.values()):
+            patients = {i: m["patient"] for i, m in matches.items()}
+            if len(set(patients.values())) >= min(3, len(patients)):
+                return patients
+    return {i: i for i in identifiers}
+
+
+def _patient(identifier: str, pattern: str) -> str:
+    try:
+        match = re.fullmatch(pattern, identifier)
+    except re.error as error:
+        raise BadInput(f"--patient-pattern {pattern!r} is not a regular expression ({error})") from error
+    if not match:
+        raise BadInput(f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
+                       f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'")
+    return match[1] if match.groups() else match[0]
+
+
+def patient_grouped_splits(patients: dict[str, str], seed: int = 12345, folds: int = 5) -> list[dict[str, list[str]]]:
+    """k-fold splits in nnU-Net's form; every patient's cases are on one side (k = 5, or the number of patients).
+
+    Raises:
+        BadInput: fewer than two patients.
+    """
+    names = sorted(set(patients.values()))
+    if len(names) < 2:
+        raise BadInput(f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold can "
+                       f"be validated on another; check --patient-pattern")
+    order = np.random.default_rng(seed).permutation(len(names))
+    groups = [{names[i] for i in part} for part in np.array_split(order, min(folds, len(names)))]
+    return [{"train": sorted(i for i, p in patients.items() if p not in group),
+             "val": sorted(i for i, p in patients.items() if p in group)} for group in groups]
+
+
+def real_only(splits: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
+    """The splits without our synthetic cases."""
+    return [{side: [i for i in split[side] if not is_synthetic(i)] for side in ("train", "val")} for split in splits]
+
+
+def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[str, str], where: str) -> None:
+    """Refuses splits that name unknown cases or put a patient on both sides of a fold.
+
+    Raises:
+        BadInput: with the fold, the case or the patient, and the remedy.
+    """
+    known = set(identifiers)
+    for fold, split in enumerate(real_only(splits)):
+        for side in ("train", "val"):
+            unknown = sorted(set(split[side]) - known)
+            if unknown:
+                raise BadInput(f"{where} fold {fold} lists the {side} case {unknown[0]!r}, which is not in the dataset "
+                               f"({len(unknown)} such cases); correct or delete {where}")
+        if not split["train"]:
+            raise BadInput(f"{where} fold {fold} has no training case; correct or delete {where}")
+        both = {patients[i] for i in split["train"]} & {patients[i] for i in split["val"]}
+        if both:
+            raise BadInput(f"{where} fold {fold} has patient {sorted(both)[0]!r} in training and in validation "
+                           f"({len(both)} such patients): delete the file and patient-grouped folds are made, or say "
+                           f"with --patient-pattern how to read the patient ('(.+)' if every case is a patient)")
