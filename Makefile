@@ -1,0 +1,26 @@
+# The first call of each makes its own virtual environment; later ones find it again.
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED = $(VENV)/.installed
+
+.PHONY: venv test demo clean
+
+venv: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "$(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "python cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	$(VENV)/bin/pip install --disable-pip-version-check -q -e '.[test]'
+	@touch $@
+
+test: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest
+
+demo: venv
+	$(VENV)/bin/difflung_demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The folder that nnU-Net searches for this package's trainers; it must hold no other module."""

@@ -1,0 +1,132 @@
+"""Installs nnunet_difflung, and makes its trainers visible to nnU-Net without a variable to set or a file to copy.
+
+nnU-Net looks for trainers in its own package and in the folders of ``nnUNet_extTrainer``. A ``.pth`` file in
+site-packages appends this package's ``nnunet_ext`` folder to that variable whenever the interpreter starts. Both
+ways of installing have to write it: a wheel through ``build_py``, ``pip install -e`` through ``editable_wheel``.
+"""
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+
+HERE = Path(__file__).resolve().parent
+PTH_NAME = "nnunet_difflung.pth"
+
+# Runs at every interpreter start, so it only looks where the package lies and imports none of it. The user's own
+# folders stay first, and whatever goes wrong (package half removed, odd import hooks) must not reach the user.
+AT_START = """
+try:
+    import os
+    from importlib.util import find_spec
+    folder = os.path.join(find_spec('nnunet_difflung').submodule_search_locations[0], 'nnunet_ext')
+    known = [part for part in os.environ.get('nnUNet_extTrainer', '').split(os.pathsep) if part]
+    if folder not in known and os.path.isdir(folder):
+        os.environ['nnUNet_extTrainer'] = os.pathsep.join(known + [folder])
+except Exception:
+    pass
+"""
+PTH_CONTENT = f"import sys; exec({AT_START!r}, {{}})\n"  # site runs a line of a .pth only if it starts with "import"
+
+
+class BuildWithPth(build_py):
+    """``build_py`` that also puts the .pth at the root of the build, next to the packages."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self._pth().parent.mkdir(parents=True, exist_ok=True)
+            self._pth().write_text(PTH_CONTENT)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        ours = [] if self.editable_mode else [str(self._pth())]
+        return super().get_outputs(include_bytecode) + ours
+
+    def _pth(self) -> Path:
+        return Path(self.build_lib, PTH_NAME)
+
+
+class StrategyWithPth:
+    """Wraps setuptools' way of filling an editable wheel, and adds the .pth to what it wrote."""
+
+    def __init__(self, strategy) -> None:
+        self.strategy = strategy
+
+    def __call__(self, wheel, files, mapping) -> None:
+        self.strategy(wheel, files, mapping)
+        wheel.writestr(PTH_NAME, PTH_CONTENT)
+
+    def __enter__(self) -> StrategyWithPth:
+        self.strategy.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self.strategy.__exit__(*error)
+
+
+class EditableWithPth(editable_wheel):
+    """``editable_wheel`` whose wheel holds the .pth; fails instead of leaving nnU-Net without our trainers."""
+
+    def _select_strategy(self, name, tag, build_lib):
+        return StrategyWithPth(super()._select_strategy(name, tag, build_lib))
+
+    def run(self) -> None:
+        super().run()
+        for wheel in Path(self.dist_dir).glob("nnunet_difflung*.whl"):
+            if PTH_NAME not in zipfile.ZipFile(wheel).namelist():
+                raise RuntimeError(f"this version of setuptools left {PTH_NAME} out of the editable wheel; "
+                                   f"use a plain 'pip install .'")
+
+
+def version() -> str:
+    """Version string in ``nnunet_difflung/__init__.py``, read without importing the package."""
+    text = (HERE / "nnunet_difflung" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def long_description() -> str:
+    """The README, or nothing while there is none."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="nnunet_difflung",
+    version=version(),
+    description="Diff-Lung for nnU-Net v2: fold-locked synthetic CT for rare lung classes",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    # explicit, so that nothing called "trainers" or "tests" lands in site-packages
+    packages=["nnunet_difflung", "nnunet_difflung.nnunet_ext", "nnunet_difflung.trainers",
+              "nnunet_difflung.dataset_conversion"],
+    package_dir={"nnunet_difflung": "nnunet_difflung", "nnunet_difflung.trainers": "trainers",
+                 "nnunet_difflung.dataset_conversion": "dataset_conversion"},
+    install_requires=[
+        "nnunetv2>=2.8",            # the framework; 2.8.0 is the first to read nnUNet_extTrainer
+        "torch>=2.1.2",             # networks and training, the lower bound is nnU-Net's
+        "diffusers>=0.30",          # UNet2DModel, noise schedulers, EMAModel
+        "accelerate>=0.30",         # device, precision and processes of the generator's training
+        "batchgenerators>=0.25.1",  # nnU-Net's file helpers, the lower bound is nnU-Net's
+        "SimpleITK>=2.2.1",         # writes images with their spacing, origin and direction
+        "numpy>=1.24",              # arrays
+        "scipy>=1.9",               # connected components, morphology, Wasserstein distance
+        "scikit-image>=0.19.3",     # PSNR and SSIM
+        "acvl-utils>=0.2.6",        # nnU-Net's resampling and morphology helpers
+        "safetensors>=0.4",         # generators are stored without pickles
+        "tqdm",                     # progress bars
+        "matplotlib",               # progress.png, previews
+    ],
+    extras_require={"test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel"]},
+    entry_points={"console_scripts": [
+        "difflung_augment=nnunet_difflung.augment:entry",
+        "difflung_remove=nnunet_difflung.remove:entry",
+        "difflung_audit=nnunet_difflung.audit:entry",
+        "difflung_demo=nnunet_difflung.demo:entry",
+    ]},
+    cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
+)

@@ -1,0 +1,139 @@
+"""The trainer of this package: nnU-Net's, with Lookahead, a cyclic learning rate and fold-locked synthetic cases."""
+from __future__ import annotations
+
+import os
+import random
+from typing import ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_difflung.trainers import synthetic_cases
+from nnunet_difflung.trainers.lookahead import LookaheadSGD
+from nnunet_difflung.trainers.schedule import IterationCyclicLR
+
+_CUDA = torch.device("cuda")
+
+
+class nnUNetTrainerDiffLung(nnUNetTrainer):
+    """nnU-Net on the real cases of a fold and on the synthetic ones painted for that fold with ``method``.
+
+    Validation is always real. The optimizer is the one that the paper names for its segmentation networks
+    (CyclicLR with exponential range, Lookahead around SGD); validation and checkpoints use the slow weights.
+
+    ``DIFFLUNG_SEED`` (default 12345) fixes the initial weights and, with ``nnUNet_n_proc_DA=0`` on the CPU, the whole
+    training, also across ``--c``. nnU-Net's worker processes for data augmentation (``nnUNet_n_proc_DA`` > 0) draw
+    from the system's entropy, as they always do.
+
+    An arm of a comparison is a subclass that sets ``method`` (and is listed in ``trainers/__init__.py``).
+    """
+
+    method: ClassVar[str] = "cbmat"          # the synthetic cases to train on, as the manifest names them
+    use_synthetic: ClassVar[bool] = True
+    epochs: ClassVar[int | None] = None      # None: nnU-Net's 1000
+    epochs_per_cycle: ClassVar[int] = 10     # length of a learning rate triangle
+    trough_share: ClassVar[float] = 0.01     # lowest learning rate as a share of initial_lr
+
+    def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
+                 device: torch.device = _CUDA) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.epochs is not None:
+            self.num_epochs = self.epochs
+
+    # ---- optimizer, schedule, seeds ----
+
+    def initialize(self) -> None:
+        """Builds the network from seeded weights, and leaves torch's own random state as it was.
+
+        nnU-Net's augmentation workers inherit that state; it must not be the same in every training.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(self._seed("weights"))
+            super().initialize()
+
+    def configure_optimizers(self) -> tuple[LookaheadSGD, IterationCyclicLR]:
+        """nnU-Net's SGD inside Lookahead, and the cyclic rate over the whole training."""
+        optimizer = LookaheadSGD(self.network.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
+                                 weight_decay=self.weight_decay)
+        schedule = IterationCyclicLR(optimizer, peak=self.initial_lr, trough=self.trough_share * self.initial_lr,
+                                     total=self.num_epochs * self.num_iterations_per_epoch,
+                                     cycles=max(1, round(self.num_epochs / self.epochs_per_cycle)))
+        return optimizer, schedule
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds the epoch; nnU-Net's part then logs the learning rate, which is stepped per iteration elsewhere."""
+        seed = self._seed(self.current_epoch)
+        random.seed(seed)
+        np.random.seed(seed % 2 ** 32)
+        torch.manual_seed(seed)
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's iteration, then one step of the learning rate."""
+        outputs = super().train_step(batch)
+        self.lr_scheduler.step()
+        return outputs
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Puts the slow weights into the network before it is validated and saved."""
+        self.optimizer.synchronise()
+        super().on_train_epoch_end(train_outputs)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, renamed into place when complete, so that a kill leaves the previous one intact."""
+        unfinished = f"{filename}.tmp"
+        super().save_checkpoint(unfinished)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(unfinished, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's, then the learning rate goes on where the checkpoint left it."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self.lr_scheduler.restore()
+
+    def _seed(self, moment: int | str) -> int:
+        """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""
+        key = f"{os.environ.get('DIFFLUNG_SEED', '12345')}/{self.fold}/{moment}/{self.local_rank}"
+        return random.Random(key).getrandbits(63)
+
+    # ---- which cases ----
+
+    def on_train_start(self) -> None:
+        """Refuses to train on synthetic cases that are missing, not preprocessed, or leak a validation patient."""
+        if self.use_synthetic and self.local_rank == 0:
+            synthetic_cases.check(self)
+        super().on_train_start()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split: real cases as they are, of the synthetic ones this arm's in training and none in validation.
+
+        Returns:
+            Case identifiers for training and for validation.
+        """
+        tr_keys, val_keys = super().do_split()
+        manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
+        mine = synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else []
+        real_tr = synthetic_cases.real_only(tr_keys, manifest)
+        real_val = synthetic_cases.real_only(val_keys, manifest)
+        self.print_to_log_file(f"{self.__class__.__name__}: {len(real_tr)} real and {len(mine)} synthetic training "
+                               f"cases, {len(real_val)} real validation cases.")
+        return real_tr + mine, real_val
+
+
+class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):
+    """The paper's ref-UNet: the same network, optimizer, schedule and validation, real cases only."""
+
+    use_synthetic = False
+
+
+class nnUNetTrainerDiffLungSegGuided(nnUNetTrainerDiffLung):
+    """Arm of the segmentation-guided diffusion baseline: every mask class ablated with the same probability."""
+
+    method = "mat"
+
+
+class nnUNetTrainerDiffLungNoAblation(nnUNetTrainerDiffLung):
+    """Arm of the generator that was trained without mask ablation."""
+
+    method = "none"
