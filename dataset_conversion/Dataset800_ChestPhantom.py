@@ -1,0 +1,181 @@
+"""A chest-CT phantom as an nnU-Net dataset, generated on the spot.
+
+Each patient is an anatomy drawn at random: body wall, ribs, spine, heart, great vessels and lungs with branching
+vessels, in true HU, seen through a scanner's blur and noise and labelled by a reader who is off by about half a pixel.
+Normal lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only about a
+quarter of the patients have emphysema, so that an ordinary U-Net does badly on it.
+"""
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
+from nnunet_difflung.dataset_conversion._phantom_cohort import (
+    SLICE_INTERVAL_MM,
+    CohortSettings,
+    calibrate,
+    draw_cohort,
+    painting_grid,
+    patient_labels,
+    slice_heights,
+)
+from nnunet_difflung.dataset_conversion._phantom_fields import FIELD_OF_VIEW_MM
+from nnunet_difflung.dataset_conversion._phantom_lesions import LABELS, Extent
+from nnunet_difflung.dataset_conversion._phantom_texture import Painter
+from nnunet_difflung.dataset_conversion.nnunet_format import (
+    Case,
+    CaseRecord,
+    dataset_name,
+    finish_dataset,
+    staged_dataset,
+    summary,
+    warn_of_old_preprocessing,
+    write_case,
+)
+
+PREFIX = "phantom"
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """A phantom dataset.
+
+    Attributes:
+        cohort: its patients.
+        size: pixels along x and y; the field of view is always 360 mm.
+        volumes: one case per patient instead of one per slice.
+    """
+
+    cohort: CohortSettings = field(default_factory=CohortSettings)
+    size: int = 128
+    volumes: bool = False
+
+    def __post_init__(self):
+        cohort = self.cohort
+        for option, value, low, high in (("--size", self.size, 16, 1024), ("--patients", cohort.patients, 1, 999),
+                                         ("--test-patients", cohort.test_patients, 0, 999),
+                                         ("--slices", cohort.slices, 1, 60), ("--seed", cohort.seed, 0, 2**31),
+                                         ("--label-noise", cohort.label_noise, 0, 3)):
+            if not low <= value <= high:
+                raise BadInput(f"{option} {value}: expected {low} to {high}")
+
+
+def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: int) -> list[Case]:
+    """All cases of one patient; depends on nothing but the arguments.
+
+    Args:
+        settings: of the dataset.
+        extent: from ``calibrate(settings.cohort)``.
+        test: patient of the test part.
+        index: of the patient within the part.
+    """
+    cohort, size = settings.cohort, settings.size
+    patient = draw_cohort(cohort, test)[index]
+    heights, numbers = slice_heights(patient, cohort.slices)
+    grid = painting_grid(size)
+    truth, labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)
+    painter = Painter(Thorax(patient, extent.lung_scale), SLICE_INTERVAL_MM)
+    images = [painter.slice(one, z, size, patient.rng(4, i))
+              for i, (one, z) in enumerate(zip(truth, heights, strict=True))]
+    name = f"{PREFIX}_p{index + (cohort.patients if test else 0):03d}"
+    pixel = FIELD_OF_VIEW_MM / size
+    corner = (pixel - FIELD_OF_VIEW_MM) / 2
+    if settings.volumes:
+        step = float(heights[1] - heights[0]) if len(heights) > 1 else SLICE_INTERVAL_MM
+        return [Case(name, name, np.stack(images), np.stack(labels), (pixel, pixel, step),
+                     (corner, corner, float(heights[0])))]
+    return [Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, SLICE_INTERVAL_MM),
+                 (corner, corner, float(z)))
+            for image, label, z, number in zip(images, labels, heights, numbers, strict=True)]
+
+
+def _write_patient(settings: PhantomSettings, extent: Extent, folder: Path, who: tuple[bool, int]) -> list[CaseRecord]:
+    test, index = who
+    return [write_case(folder, case, len(LABELS), test) for case in phantom_cases(settings, extent, test, index)]
+
+
+def build_phantom(settings: PhantomSettings, full_name: str = "Dataset800_ChestPhantom", processes: int = 2,
+                  overwrite: bool = False, verify: bool = True) -> list[CaseRecord]:
+    """Generates the dataset ``$nnUNet_raw/<full_name>``; the same settings give the same bytes.
+
+    Args:
+        settings: what to generate.
+        full_name: ``DatasetXXX_Name``.
+        processes: patients generated at a time.
+        overwrite: replace a dataset of this name.
+        verify: let nnU-Net check the result.
+
+    Returns:
+        A record of every case written.
+
+    Raises:
+        BadInput: the dataset exists, or ``nnUNet_raw`` is not set.
+    """
+    cohort = settings.cohort
+    with staged_dataset(full_name, overwrite) as folder:
+        extent = calibrate(cohort)
+        everyone = [(False, i) for i in range(cohort.patients)] + [(True, i) for i in range(cohort.test_patients)]
+        write = partial(_write_patient, settings, extent, folder)
+        with tqdm(total=len(everyone), desc="patients", unit="patient") as bar:
+            records = []
+            if processes > 1:
+                with multiprocessing.get_context("spawn").Pool(min(processes, len(everyone))) as pool:
+                    for one in pool.imap(write, everyone):
+                        records += one
+                        bar.update()
+            else:
+                for who in everyone:
+                    records += write(who)
+                    bar.update()
+        finish_dataset(folder, records, LABELS, ["CT"], cohort.seed, verify, name=full_name,
+                       description=f"Synthetic chest CT phantom, seed {cohort.seed}; no patient's data",
+                       license="generated; no rights reserved", reference="nnunet_difflung")
+    return records
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="python -m nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom",
+                                description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--size", type=int, default=128,
+                   help="pixels along x and y of the 360 mm field of view: 64 gives 5.6 mm pixels, 256 1.4 mm")
+    p.add_argument("--spacing", type=float, help="pixel size in mm, instead of --size (rounded to whole pixels)")
+    p.add_argument("--patients", type=int, default=30, help="patients for training, dealt into 5 folds by patient")
+    p.add_argument("--test-patients", type=int, default=15, help="patients for imagesTs/labelsTs")
+    p.add_argument("--slices", type=int, help="slices per patient, spread over the lungs (6; with --volumes 24)")
+    p.add_argument("--volumes", action="store_true", help="write one volume per patient instead of one case per slice")
+    p.add_argument("--label-noise", type=float, default=1.0,
+                   help="how far readers stray from the truth: 0 not at all, 1 about half a pixel")
+    p.add_argument("--seed", type=int, default=0, help="another seed gives other patients")
+    p.add_argument("--dataset-id", type=int, default=800, help="nnU-Net dataset id")
+    p.add_argument("--name", default="ChestPhantom", help="name behind the id")
+    p.add_argument("-np", type=int, default=2, help="patients generated at a time; does not change the result")
+    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    return p
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Console entry point."""
+    args = parser().parse_args(arguments)
+    if args.spacing is not None and args.spacing <= 0:
+        raise BadInput(f"--spacing {args.spacing}: expected a size in mm above 0")
+    size = args.size if args.spacing is None else round(FIELD_OF_VIEW_MM / args.spacing)
+    cohort = CohortSettings(args.patients, args.test_patients, args.slices or (24 if args.volumes else 6), args.seed,
+                            args.label_noise)
+    full_name = dataset_name(args.dataset_id, args.name)
+    records = build_phantom(PhantomSettings(cohort, size, args.volumes), full_name, args.np, args.overwrite)
+    print(summary(records, LABELS))
+    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Converters: one file per public dataset, and a chest-CT phantom generated on the spot."""

@@ -1,0 +1,66 @@
+"""Random fields in millimetres: the same picture whatever the number of pixels."""
+from __future__ import annotations
+
+import numpy as np
+
+FIELD_OF_VIEW_MM = 360.0
+
+
+def pixel_centres(pixels: int, field_of_view: float = FIELD_OF_VIEW_MM) -> np.ndarray:
+    """Centres of the pixels along one axis in mm, symmetric about 0, shape (pixels,)."""
+    return (np.arange(pixels) + 0.5) * field_of_view / pixels - field_of_view / 2
+
+
+def _weights(points: np.ndarray, nodes: np.ndarray, scale: float) -> np.ndarray:
+    """Gaussian weights (points, nodes); each row has unit energy, so a field of white nodes has variance 1."""
+    w = np.exp(-0.5 * ((points[:, None] - nodes[None]) / scale) ** 2)
+    return w / np.sqrt((w ** 2).sum(axis=1, keepdims=True))
+
+
+def _nodes(low: float, high: float, scale: float) -> np.ndarray:
+    return np.arange(low - 3 * scale, high + 3 * scale + 1e-6, scale)
+
+
+class PlaneField:
+    """A smooth Gaussian random field of zero mean and unit variance in the plane.
+
+    Args:
+        rng: draws the white noise, independent of the number of pixels asked for later.
+        scale_mm: sigma of the smoothing kernel.
+    """
+
+    def __init__(self, rng: np.random.Generator, scale_mm: float):
+        half = FIELD_OF_VIEW_MM / 2
+        self.scale, self.nodes = scale_mm, _nodes(-half, half, scale_mm)
+        self.white = rng.standard_normal((len(self.nodes), len(self.nodes)))
+
+    def at(self, centres: np.ndarray) -> np.ndarray:
+        """Values on the square grid of these centres, shape (n, n)."""
+        w = _weights(centres, self.nodes, self.scale)
+        return w @ self.white @ w.T
+
+
+class VolumeField:
+    """As ``PlaneField``, in three dimensions; ``height_mm`` bounds z to [-height, 0]."""
+
+    def __init__(self, rng: np.random.Generator, scale_mm: float, height_mm: float):
+        half = FIELD_OF_VIEW_MM / 2
+        self.scale, self.nodes = scale_mm, _nodes(-half, half, scale_mm)
+        self.z_nodes = _nodes(-height_mm, 0, scale_mm)
+        self.white = rng.standard_normal((len(self.z_nodes), len(self.nodes), len(self.nodes)))
+
+    def at(self, centres: np.ndarray, z: float) -> np.ndarray:
+        """Values in the plane at height z (mm), shape (n, n)."""
+        w = _weights(centres, self.nodes, self.scale)
+        w_z = _weights(np.array([z]), self.z_nodes, self.scale)[0]
+        return w @ np.tensordot(w_z, self.white, axes=1) @ w.T
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Logistic function without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * values))
+
+
+def coverage(signed_distance: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """Share of a pixel inside a shape, from its signed distance in mm (negative inside), range 0..1."""
+    return np.clip(0.5 - signed_distance / pixel_mm, 0, 1)

@@ -1,0 +1,136 @@
+"""Where the phantom's pathologies lie, and what a reader would draw."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
+from nnunet_difflung.dataset_conversion._phantom_fields import FIELD_OF_VIEW_MM, PlaneField, VolumeField, pixel_centres
+
+LABELS = {"background": 0, "normal_lung": 1, "emphysema": 2, "ILD": 3}
+SMALLEST_EMPHYSEMA_MM2 = 380.0  # 12 pixels of a 64 x 64 image
+SMALLEST_ILD_MM2 = 250.0
+SMALLEST_LUNG_MM2 = 300.0
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The cohort's calibration: factor on the cavity, share of each patient's lung per unit of relative extent."""
+
+    lung_scale: float = 1.0
+    emphysema: float = 0.06
+    ild: float = 0.28
+
+
+class Lesions:
+    """Lung and lesion masks of one patient on any grid.
+
+    Args:
+        thorax: the patient's shapes.
+        heights: z of the patient's slices in mm; each pathology takes its share of the lung seen on them.
+        extent: the cohort's calibration.
+    """
+
+    def __init__(self, thorax: Thorax, heights: np.ndarray, extent: Extent):
+        self.thorax, patient = thorax, thorax.patient
+        rng = patient.rng(2)
+        self.fields = {name: VolumeField(rng, scale, patient.height)
+                       for name, scale in (("clusters", 11.0), ("zones", 40.0), ("ild", 13.0), ("ild_zones", 45.0))}
+        self.side = rng.normal(0, 0.5)
+        self.thresholds = (np.inf, np.inf)
+        centres = pixel_centres(96)
+        shares = (min(extent.ild * patient.ild, 0.72), min(extent.emphysema * patient.emphysema, 0.45))
+        lungs = [self.lung(centres, z) for z in heights]
+        total = max(1, sum(int(lung.sum()) for lung in lungs))
+        ild = [self.ild_score(centres, z, lung) for z, lung in zip(heights, lungs, strict=True)]
+        ild_threshold = self._level(np.concatenate([s[m] for s, m in zip(ild, lungs, strict=True)]), shares[0] * total)
+        free = [m & (s < ild_threshold) for s, m in zip(ild, lungs, strict=True)]
+        emphysema = np.concatenate([self.emphysema_score(centres, z)[m] for z, m in zip(heights, free, strict=True)])
+        self.thresholds = (ild_threshold, self._level(emphysema, shares[1] * total))
+
+    @staticmethod
+    def _level(scores: np.ndarray, wanted: float) -> float:
+        """The score above which ``wanted`` pixels lie."""
+        if wanted < 1 or not len(scores):
+            return np.inf
+        return float(np.quantile(scores, max(0.0, 1 - wanted / len(scores))))
+
+    def lung(self, centres: np.ndarray, z: float) -> np.ndarray:
+        """Lung mask (n, n) without specks."""
+        mask = self.thorax.lungs(centres[None], centres[:, None], z) < 0
+        return drop_small(mask, SMALLEST_LUNG_MM2, centres)
+
+    def ild_score(self, centres: np.ndarray, z: float, lung: np.ndarray) -> np.ndarray:
+        """Higher where interstitial disease is likelier: under the pleura, at the base and at the back."""
+        pixel = float(centres[1] - centres[0])
+        depth = ndimage.distance_transform_edt(lung) * pixel
+        t, y = -z / self.thorax.patient.height, centres[:, None]
+        return (1.9 * np.exp(-depth / 14) + 2.6 * t + 0.006 * y + 0.75 * self.fields["ild"].at(centres, z)
+                + 0.6 * self.fields["ild_zones"].at(centres, z))
+
+    def emphysema_score(self, centres: np.ndarray, z: float) -> np.ndarray:
+        """Higher where emphysema is likelier: clusters in the upper lobes."""
+        t = -z / self.thorax.patient.height
+        return (self.fields["clusters"].at(centres, z) + 0.7 * self.fields["zones"].at(centres, z) - 3.2 * t
+                + self.side * np.sign(centres)[None])
+
+    def truth(self, centres: np.ndarray, z: float) -> np.ndarray:
+        """Labels (n, n) uint8 as they are, before any reader."""
+        lung = self.lung(centres, z)
+        ild = drop_small(lung & (self.ild_score(centres, z, lung) > self.thresholds[0]), SMALLEST_ILD_MM2, centres)
+        emphysema = lung & ~ild & (self.emphysema_score(centres, z) > self.thresholds[1])
+        emphysema = drop_small(emphysema, SMALLEST_EMPHYSEMA_MM2, centres)
+        return (lung + emphysema * 1 + ild * 2).astype(np.uint8)
+
+
+def drop_small(mask: np.ndarray, smallest_mm2: float, centres: np.ndarray) -> np.ndarray:
+    """The mask without components smaller than an area."""
+    components, number = ndimage.label(mask)
+    if not number:
+        return mask
+    area = np.bincount(components.ravel()) * float(centres[1] - centres[0]) ** 2
+    keep = area >= smallest_mm2
+    keep[0] = False
+    return keep[components]
+
+
+def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """What a reader draws on an image of ``pixels`` x ``pixels``.
+
+    Outlines wander smoothly by about half a pixel (at least 1 mm) times ``amount``, and a tenth of the small lesions,
+    times ``amount``, is missed.
+
+    Args:
+        truth: (n, n) labels on a grid whose n is a multiple of ``pixels``.
+        pixels: of the image that is read.
+        amount: 0 gives the truth itself.
+        rng: one per slice.
+    """
+    n = len(truth)
+    centres, pixel = pixel_centres(n), FIELD_OF_VIEW_MM / n
+    seen = truth.copy()
+    for value in (LABELS["emphysema"], LABELS["ILD"]):
+        components, number = ndimage.label(truth == value)
+        missed = rng.random(60) < 0.1 * amount
+        for k in range(1, number + 1):
+            one = components == k
+            if one.sum() * pixel ** 2 < 2 * SMALLEST_EMPHYSEMA_MM2 and missed[k % 60]:
+                seen[one] = LABELS["normal_lung"]
+    shift = amount * max(0.5 * FIELD_OF_VIEW_MM / pixels, 1.0) / pixel
+    dy, dx = (shift * PlaneField(rng, 9.0).at(centres) for _ in range(2))
+    grid = np.arange(n)
+    where = np.stack([grid[:, None] + dy, grid[None] + dx])
+    seen = ndimage.map_coordinates(seen, where, order=0, mode="nearest")
+    return majority(seen, n // pixels, len(LABELS))
+
+
+def majority(labels: np.ndarray, factor: int, number_of_labels: int) -> np.ndarray:
+    """The commonest label of each ``factor`` x ``factor`` block; among equals the higher value."""
+    if factor == 1:
+        return labels
+    n = len(labels) // factor
+    blocks = labels.reshape(n, factor, n, factor)
+    votes = np.stack([(blocks == c).sum(axis=(1, 3)) for c in range(number_of_labels)])
+    return (number_of_labels - 1 - votes[::-1].argmax(axis=0)).astype(np.uint8)

@@ -1,0 +1,122 @@
+"""Vessel and airway trees of the lungs: grown once per patient in 3D, drawn slice by slice."""
+from __future__ import annotations
+
+import numpy as np
+
+from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
+from nnunet_difflung.dataset_conversion._phantom_fields import coverage
+
+STEP_MM = 11.0
+
+
+def _points_in_lung(thorax: Thorax, side: int, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Random points in one lung (side -1 right, 1 left), shape (<= number, 3) as x, y, z in mm."""
+    box = np.array([thorax.a, 2 * thorax.b, thorax.patient.height])
+    points = rng.random((8 * number, 3)) * box - np.array([0, thorax.b, thorax.patient.height])
+    points[:, 0] *= side
+    inside = thorax.lungs(points[:, 0], points[:, 1], points[:, 2]) < -2
+    return points[inside][:number]
+
+
+def grow_tree(root: np.ndarray, targets: np.ndarray, leaf_radius: float, rng: np.random.Generator) -> np.ndarray:
+    """Connects every target to the nearest point of the tree grown so far, nearest targets first.
+
+    Radii follow Murray's law (r^3 of a branch is the sum of its children's r^3).
+
+    Args:
+        root: (3,) mm; targets: (n, 3) mm; leaf_radius: mm.
+
+    Returns:
+        (m, 8): start (3), end (3), radius at start and at end, all mm.
+    """
+    nodes, parents = [root], [-1]
+    targets = targets[np.argsort(np.linalg.norm(targets - root, axis=1))]
+    reach = [0.0]
+    for target in targets:
+        known = np.asarray(nodes)
+        # a path through the tree may be longer than the straight one, but not by much: it gives branching at
+        # natural angles instead of combs
+        cost = np.linalg.norm(known - target, axis=1) + 0.35 * np.asarray(reach)
+        start = int(np.argmin(cost))
+        length = float(np.linalg.norm(known[start] - target))
+        steps = max(1, round(length / STEP_MM))
+        previous = start
+        for k in range(1, steps + 1):
+            bend = rng.normal(0, 0.9, 3) if k < steps else 0.0
+            nodes.append(known[start] + (target - known[start]) * k / steps + bend)
+            parents.append(previous)
+            reach.append(reach[previous] + length / steps)
+            previous = len(nodes) - 1
+    cubes = np.zeros(len(nodes))
+    for i in range(len(nodes) - 1, 0, -1):
+        cubes[i] = max(cubes[i], leaf_radius ** 3)
+        cubes[parents[i]] += cubes[i]
+    radius, xyz, parent = np.cbrt(cubes), np.asarray(nodes), np.asarray(parents)[1:]
+    start_radius = np.minimum(radius[parent], radius[1:] * 1.25)
+    return np.column_stack([xyz[parent], xyz[1:], start_radius, radius[1:]])
+
+
+def grow_vessels(thorax: Thorax) -> np.ndarray:
+    """Arteries and veins of both lungs, (m, 8) as in ``grow_tree``."""
+    rng = thorax.patient.rng(1)
+    height, trees = thorax.patient.height, []
+    for side in (-1, 1):
+        for root, number in (([side * 30.0, 2.0, -0.47 * height], 300), ([side * 28.0, 12.0, -0.58 * height], 170)):
+            targets = _points_in_lung(thorax, side, number, rng)
+            trees.append(grow_tree(np.array(root), targets, 0.42, rng))
+    return np.concatenate(trees)
+
+
+def airways(vessels: np.ndarray) -> np.ndarray:
+    """Airways beside the thicker vessels, (k, 8) with the lumen's radii."""
+    beside = vessels[vessels[:, 7] > 1.25].copy()
+    beside[:, 6:8] = np.minimum(beside[:, 6:8] * 0.95, 4.5)
+    shift = (beside[:, 6:7] + 0.8) * 1.35 * np.array([[0.6, 0.8, 0.0]])
+    beside[:, 0:3] += shift
+    beside[:, 3:6] += shift
+    return beside
+
+
+def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: float,
+               grow: float = 0.0) -> np.ndarray:
+    """Coverage (0..1) of one slice by tubes, shape (n, n) indexed [y, x].
+
+    Args:
+        tubes: (m, 8) as in ``grow_tree``.
+        centres: (n,) pixel centres along x and along y, mm.
+        z: of the slice's middle, mm.
+        thickness: of the slice in mm; a tube anywhere in it is seen, thin ones only in part.
+        grow: mm added to every radius.
+    """
+    pixel = float(centres[1] - centres[0])
+    result = np.zeros((len(centres), len(centres)))
+    half = thickness / 2
+    reach = tubes[:, 6] + grow
+    near = (np.minimum(tubes[:, 2], tubes[:, 5]) - reach < z + half) & \
+           (np.maximum(tubes[:, 2], tubes[:, 5]) + reach > z - half)
+    for tube in tubes[near]:
+        start, end, radii = tube[:3], tube[3:6], tube[6:8] + grow
+        along = end - start
+        # the part of the tube inside the slab
+        if abs(along[2]) > 1e-6:
+            cuts = np.sort((np.array([z - half, z + half]) - start[2]) / along[2])
+            first, last = np.clip(cuts, 0, 1)
+        else:
+            first, last = 0.0, 1.0
+        p, q = start[:2] + first * along[:2], start[:2] + last * along[:2]
+        radius = float(radii.max())
+        low = np.minimum(p, q) - radius - pixel
+        high = np.maximum(p, q) + radius + pixel
+        i0, i1 = np.searchsorted(centres, [low[1], high[1]])
+        j0, j1 = np.searchsorted(centres, [low[0], high[0]])
+        if i0 == i1 or j0 == j1:
+            continue
+        x, y = centres[j0:j1][None], centres[i0:i1][:, None]
+        d = q - p
+        s = np.clip(((x - p[0]) * d[0] + (y - p[1]) * d[1]) / max(float(d @ d), 1e-9), 0, 1)
+        distance = np.hypot(x - p[0] - s * d[0], y - p[1] - s * d[1])
+        local = radii[0] + (radii[1] - radii[0]) * (first + s * (last - first))
+        seen = coverage(distance - local, pixel) * np.minimum(1, 2 * local / pixel) * np.minimum(1, 3 * local / half)
+        patch = result[i0:i1, j0:j1]
+        np.maximum(patch, np.minimum(seen, 1), out=patch)
+    return result
