@@ -6,8 +6,8 @@ file itself through the library that its reader uses. Voxels outside ``where`` k
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -187,7 +187,7 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
     ending = dataset_json["file_ending"]
     for part in ("imagesTr", "labelsTr"):
         if not (folder / part).is_dir():
-            raise BadInput(f"{folder / part} is missing; nnU-Net expects training images in imagesTr, labels in labelsTr")
+            raise BadInput(f"{folder / part} is missing; nnU-Net expects images in imagesTr, labels in labelsTr")
     images: dict[str, list[str]] = {}
     for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
         stem = file.name[:-len(ending)]
@@ -197,7 +197,8 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
     labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"*{ending}")}
     lonely = sorted(set(labels) - set(images))
     if lonely:
-        raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr ({len(lonely)} such labels)")
+        raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr "
+                       f"({len(lonely)} such labels)")
     return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -61,8 +61,8 @@ def patient_grouped_splits(patients: dict[str, str], seed: int = 12345, folds: i
     """
     names = sorted(set(patients.values()))
     if len(names) < 2:
-        raise BadInput(f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold can "
-                       f"be validated on another; check --patient-pattern")
+        raise BadInput(f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
+                       f"can be validated on another; check --patient-pattern")
     order = np.random.default_rng(seed).permutation(len(names))
     groups = [{names[i] for i in part} for part in np.array_split(order, min(folds, len(names)))]
     return [{"train": sorted(i for i, p in patients.items() if p not in group),

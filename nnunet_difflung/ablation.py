@@ -1,0 +1,69 @@
+"""Mask-ablated training: Eq. 8, Eq. 9 and Algorithm 1 of the paper, and its uniform predecessor.
+
+Ablating a class takes its mask from the condition, so that the network learns to paint it unasked and leans less on
+single labels. Normal lung, further structures and the derived body class are never ablated, and nothing is ablated when
+sampling.
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def initial_probabilities(frequencies: np.ndarray, method: str, reading: str = "eq8",
+                          delta_0: float = 1.0) -> np.ndarray:
+    """Ablation probability of each pathology at the start of training.
+
+    Args:
+        frequencies: (k,) share f_i of the lung voxels of the training cases for each pathology.
+        method: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
+        reading: ``eq8``: P_i = 1 − f_i (paper, Eq. 8); ``text``: P_i = f_i / max f, the sentence under Eq. 8, by which
+            common classes are ablated more often.
+        delta_0: factor δ0 of Algorithm 1, line 1.
+
+    Returns:
+        (k,) probabilities in [0, 1].
+    """
+    frequencies = np.asarray(frequencies, float)
+    if method == "none" or not len(frequencies):
+        return np.zeros_like(frequencies)
+    if method == "mat":
+        return np.full_like(frequencies, 0.5)
+    if method != "cbmat":
+        raise ValueError(f"unknown method {method!r}")
+    if reading == "eq8":
+        return delta_0 * (1 - frequencies)
+    if reading == "text":
+        return delta_0 * frequencies / max(frequencies.max(), np.finfo(float).tiny)
+    raise ValueError(f"unknown reading {reading!r} of Eq. 8")
+
+
+def annealed(probabilities: np.ndarray, progress: float, method: str) -> np.ndarray:
+    """Cosine annealing (paper, Eq. 9): P_t = P_initial · (1 + cos(π t / T)) / 2, with ``progress`` = t / T.
+
+    The closed form is used; Algorithm 1's line 10 read literally multiplies the factors of all steps so far, which ends
+    ablation within a few steps. ``mat`` is constant in its source.
+    """
+    if method == "mat":
+        return probabilities
+    return probabilities * (1 + math.cos(math.pi * progress)) / 2
+
+
+def draw_ablation(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One independent draw for each pathology of one image (Algorithm 1, lines 6 and 7); (k,) bool, True is ablated."""
+    return rng.random(len(probabilities)) < probabilities
+
+
+def ablate(condition: np.ndarray, ablated: np.ndarray, pathologies: np.ndarray) -> np.ndarray:
+    """Takes the ablated classes out of a condition map (Algorithm 1, line 8).
+
+    Args:
+        condition: (y, x) label values.
+        ablated: (k,) bool.
+        pathologies: (k,) label values.
+
+    Returns:
+        (y, x) copy with the ablated classes' voxels 0.
+    """
+    return np.where(np.isin(condition, pathologies[ablated]), 0, condition).astype(condition.dtype)

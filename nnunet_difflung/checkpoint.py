@@ -1,0 +1,93 @@
+"""Training state in safetensors (no pickle), in two generations, so that a kill at any moment loses minutes at most."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from nnunet_difflung.files import replacing
+
+NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint_previous.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """All that a training step changes."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMAModel
+    step: int = 0
+    pending_losses: list[float] = field(default_factory=list)
+
+
+def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
+    """Writes the state; the newest checkpoint so far becomes the previous one.
+
+    Args:
+        state: to save.
+        folder: of the generator.
+        settings: hash of what the training depends on; a checkpoint of other settings is never loaded.
+    """
+    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    tensors |= {f"ema.{i}": v for i, v in enumerate(state.ema.shadow_params)}
+    for i, entry in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    metadata = {"step": str(state.step), "settings": settings, "ema_step": str(state.ema.optimization_step),
+                "losses": ",".join(float(v).hex() for v in state.pending_losses)}
+    with replacing(folder / NEWEST) as temporary:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
+        if (folder / NEWEST).is_file():
+            os.replace(folder / NEWEST, folder / PREVIOUS)
+
+
+def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | None:
+    """Restores the newest readable checkpoint of these settings into ``state``.
+
+    Returns:
+        A line to show if the newest one could not be read and the previous one was taken, else None.
+    """
+    unreadable = None
+    for name in (NEWEST, PREVIOUS):
+        if not (folder / name).is_file():
+            continue
+        try:
+            with safe_open(folder / name, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError, ValueError) as error:
+            unreadable = f"{folder / name} is damaged ({error}); going on from the checkpoint before it"
+            continue
+        if metadata.get("settings") == settings:
+            _restore(state, tensors, metadata)
+            return unreadable
+    return unreadable
+
+
+def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    state.network.load_state_dict(part("network."))
+    for i, value in part("ema.").items():
+        state.ema.shadow_params[int(i)].copy_(value)
+    state.ema.optimization_step = int(metadata["ema_step"])
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, name = key.split(".")
+        entries.setdefault(int(number), {})[name] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    state.step = int(metadata["step"])
+    state.pending_losses = [float.fromhex(v) for v in metadata["losses"].split(",") if v]
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Deletes training states once the finished generator is saved."""
+    for name in (NEWEST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)

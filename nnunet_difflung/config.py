@@ -1,0 +1,147 @@
+"""A run's settings: frozen, saved as JSON beside what they made, with the presets of the command line."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+METHODS = ("cbmat", "mat", "none")
+ABLATION_READINGS = ("eq8", "text")
+SAMPLERS = ("ddim", "dpm", "ddpm")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Everything that decides a generator's weights, beside the training cases.
+
+    Attributes:
+        method: ``cbmat`` (class-balanced mask-ablated training), ``mat`` (uniform ablation) or ``none``.
+        ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
+        delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
+        prediction: what the network predicts, ``epsilon`` (Eq. 7) or ``v_prediction``.
+        zero_terminal_snr: rescale the noise schedule so that its last step is pure noise (v-prediction only).
+        noise_schedule: diffusers' name of the β schedule of Eq. 1.
+        train_timesteps: T of Eq. 2.
+        channels: feature channels of each resolution level of the U-Net.
+        layers_per_block: residual blocks in each level.
+        attention: self-attention at the second-lowest level and in the middle.
+        patch_size: edge of the training crops in pixels; 0 trains on whole slices.
+        batch_size: slices in a training step, over all processes.
+        epochs: passes over as many slices as the fold's training cases hold.
+        learning_rate: peak of AdamW's cosine schedule.
+        warmup_steps: steps of linear warm-up.
+        ema_decay: upper bound of the decay of the averaged weights, which sampling uses.
+        balanced_share: share of each batch drawn for each pathology; 0 draws slices uniformly.
+        windows: for each channel the (low, high) intensities mapped to [−1, 1]; empty: [−1000, 1000] HU for CT, else
+            percentiles of the fold's training cases.
+        flip: mirror crops left-right at random.
+        seed: of initial weights, batches, noise and ablation.
+        precision: ``fp32`` or ``bf16`` (accelerate's mixed precision).
+    """
+
+    method: str = "cbmat"
+    ablation_probability: str = "text"
+    delta_0: float = 1.0
+    prediction: str = "v_prediction"
+    zero_terminal_snr: bool = True
+    noise_schedule: str = "linear"
+    train_timesteps: int = 1000
+    channels: tuple[int, ...] = (64, 128, 256, 256)
+    layers_per_block: int = 2
+    attention: bool = False
+    patch_size: int = 192
+    batch_size: int = 16
+    epochs: int = 200
+    learning_rate: float = 2e-4
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    balanced_share: float = 0.3
+    windows: tuple[tuple[float, float], ...] = ()
+    flip: bool = True
+    seed: int = 12345
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How masks are painted.
+
+    Attributes:
+        sampler: ``ddim``, ``dpm`` (DPM-Solver++) or ``ddpm``.
+        steps: reverse steps.
+        paint: ``composite`` denoises only the changed region, ``full`` the whole isolated slice (the paper).
+        margin: pixels around a changed region that are painted along with it (composite).
+        context: pixels around the painted region that the network sees (composite).
+        gate: ``drop``, ``report`` or ``off``.
+        repaints: further tries for a case that fails the gate.
+        batch_size: slices painted at once.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    paint: str = "composite"
+    margin: int = 3
+    context: int = 32
+    gate: str = "drop"
+    repaints: int = 3
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """Which masks are made.
+
+    Attributes:
+        target_share: pathology → wanted share of lung voxels; pathologies not named take ``default_share``.
+        default_share: 0.06, the paper's share of emphysema after augmentation.
+        max_synthetic: bound on painted slices; None is ``max_ratio`` of the fold's real slices.
+        max_ratio: 534 / 2076 in the paper, rounded to a quarter.
+    """
+
+    target_share: dict[str, float] = field(default_factory=dict)
+    default_share: float = 0.06
+    max_synthetic: int | None = None
+    max_ratio: float = 0.25
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run of ``difflung_augment`` for one method."""
+
+    generator: GeneratorConfig
+    sampling: SamplingConfig
+    balance: BalanceConfig
+    preset: str = "default"
+
+    def as_dict(self) -> dict:
+        """Plain JSON content."""
+        return json.loads(json.dumps(asdict(self)))
+
+    def hash(self) -> str:
+        """Short hash that tells two runs' settings apart."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def preset(name: str) -> Settings:
+    """Settings by name.
+
+    ``default``: v-prediction with zero terminal SNR, 50 DDIM steps, class-balanced batches, composite painting; chosen
+    for true HU and speed on one GPU. ``fast``: the same with a 0.3 M-parameter network, for a CPU and small images.
+    ``paper``: Diff-Lung as published: ε-prediction, Eq. 8, 1000 DDIM steps, 400 epochs, whole isolated slices drawn
+    uniformly; the network's size and the learning rate are not in the paper and follow diffusers' usual pixel-space
+    U-Net of 114 M parameters.
+    """
+    base = Settings(GeneratorConfig(), SamplingConfig(), BalanceConfig())
+    if name == "default":
+        return base
+    if name == "fast":
+        generator = replace(base.generator, channels=(16, 32, 32), layers_per_block=1, patch_size=64, batch_size=12,
+                            epochs=60, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995)
+        return Settings(generator, replace(base.sampling, steps=25, context=16), base.balance, name)
+    if name == "paper":
+        generator = replace(base.generator, ablation_probability="eq8", prediction="epsilon", zero_terminal_snr=False,
+                            channels=(128, 128, 256, 256, 512, 512), attention=True, patch_size=0, epochs=400,
+                            learning_rate=1e-4, warmup_steps=500, ema_decay=0.9999, balanced_share=0.0, flip=False)
+        return Settings(generator, replace(base.sampling, steps=1000, paint="full"), base.balance, name)
+    raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

@@ -1,0 +1,184 @@
+"""Trains one fold's generator: the same command goes on where it stopped, bit for bit on one CPU process."""
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from tqdm import tqdm
+
+from nnunet_difflung.ablation import initial_probabilities
+from nnunet_difflung.batches import BatchSource, SliceIndex, index_slices, intensity_windows
+from nnunet_difflung.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process, size_factor
+from nnunet_difflung.files import json_bytes, read_json
+from nnunet_difflung.generator import CARD, is_finished, save_generator, write_card
+from nnunet_difflung.interruption import Interruption
+from nnunet_difflung.slices import SliceCache, class_counts
+from nnunet_difflung.training_report import TrainingReport
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What a generator of one fold may see: its training cases, and nothing else."""
+
+    cache: SliceCache
+    channels: tuple[str, ...]
+    dataset: str
+    fold: int | str
+    training_cases: tuple[str, ...]
+
+    def frequencies(self) -> np.ndarray:
+        """f_i of Eq. 8: each pathology's share of the lung voxels."""
+        counts = class_counts([self.cache.facts[i] for i in self.training_cases], self.cache.roles)
+        return np.array([counts[name] for name in self.cache.roles.pathologies]) / max(1, sum(counts.values()))
+
+
+def resolve(config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
+    """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices."""
+    factor = size_factor(config)
+    largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
+    patch = min(config.patch_size or largest, largest)
+    windows = intensity_windows(data.cache, data.training_cases, data.channels, config.windows)
+    return replace(config, patch_size=math.ceil(patch / factor) * factor, windows=windows)
+
+
+def total_steps(config: GeneratorConfig, slices: int) -> int:
+    """Training steps of all epochs."""
+    return max(1, config.epochs * math.ceil(slices / config.batch_size))
+
+
+def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
+    """Linear warm-up, then a half cosine down to zero; a function of the step, so nothing has to be restored."""
+    warmup = min(config.warmup_steps, total // 4)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch."""
+    source = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, 7]).generate_state(1)[0]))
+    return torch.randn(tuple(shape), generator=source), torch.randint(0, timesteps, shape[:1], generator=source)
+
+
+def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, device: str = "cpu",
+                    progress: bool = True, save_every: float = 60.0, stop_after: int | None = None) -> None:
+    """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
+
+    Args:
+        data: the fold's training cases.
+        config: settings; resolved here.
+        folder: ``…/DiffLung__<method>/fold_<K>``.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        progress: show a bar, and write ``progress.png`` and sample sheets.
+        save_every: seconds between checkpoints.
+        stop_after: stop early at this step, with a checkpoint (for tests).
+
+    Raises:
+        BadInput: ``folder`` holds a generator of other settings, or the batch cannot be shared by the processes.
+    """
+    config = resolve(config, data)
+    index = index_slices(data.cache, data.training_cases)
+    card = _card(data, config, index)
+    settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
+    _check_folder(folder, settings)
+    if is_finished(folder):
+        return
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    if config.batch_size % accelerator.num_processes:
+        raise BadInput(f"--batch-size {config.batch_size} cannot be shared evenly by {accelerator.num_processes} "
+                       f"processes; choose a multiple")
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_card(folder, config, {**card, "settings": settings, "finished": False})
+    state = _new_state(config, data, accelerator)
+    note = load_checkpoint(state, folder, settings)
+    report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process)
+    report.resume(state.step)
+    if note:
+        report.say(note)
+    _loop(state, data, config, index, accelerator, report, folder, settings, save_every, stop_after)
+    if accelerator.is_main_process and state.step >= card["total_steps"]:
+        state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
+        save_generator(folder, accelerator.unwrap_model(state.network), forward_process(config),
+                       {**card, "settings": settings}, config)
+        remove_checkpoints(folder)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
+    roles = data.cache.roles
+    return {"dataset": data.dataset, "fold": data.fold, "training_cases": list(data.training_cases),
+            "training_slices": len(index), "channels": list(data.channels), "conditions": list(roles.conditions),
+            "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
+            "total_steps": total_steps(config, len(index)),
+            "stamps": hashlib.sha256(json_bytes([data.cache.facts[i].stamp for i in data.training_cases])).hexdigest()}
+
+
+def _check_folder(folder: Path, settings: str) -> None:
+    if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
+        raise BadInput(f"{folder} holds a generator of other settings or other training data; repeat its command, or "
+                       f"delete that folder to train anew")
+
+
+def _new_state(config: GeneratorConfig, data: FoldData, accelerator: Accelerator) -> TrainingState:
+    torch.manual_seed(config.seed)
+    network = build_network(config, len(data.channels), len(data.cache.roles.conditions)).to(accelerator.device)
+    ema = EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    return TrainingState(network, optimizer, ema)
+
+
+def _loop(state: TrainingState, data: FoldData, config: GeneratorConfig, index: SliceIndex, accelerator: Accelerator,
+          report: TrainingReport, folder: Path, settings: str, save_every: float, stop_after: int | None) -> None:
+    total = total_steps(config, len(index))
+    probabilities = initial_probabilities(data.frequencies(), config.method, config.ablation_probability,
+                                          config.delta_0)
+    source = BatchSource(data.cache, index, config, config.windows, probabilities, total)
+    slots = range(accelerator.process_index, config.batch_size, accelerator.num_processes)
+    process, saved = forward_process(config), time.monotonic()
+    trained, optimizer = accelerator.prepare(state.network, state.optimizer)
+    end = min(total, stop_after or total)
+    with Interruption() as interruption, tqdm(total=total, initial=state.step, desc="training generator", unit="step",
+                                              disable=not (report.visible and report.writes)) as bar:
+        while state.step < end:
+            loss = _step(state, trained, optimizer, source, process, config, accelerator, list(slots), total)
+            state.pending_losses.append(loss)
+            report.after_step(state, bar, source)
+            due = time.monotonic() - saved > save_every or state.step == end or interruption.asked
+            if due and accelerator.is_main_process and (state.step < total or stop_after):
+                save_checkpoint(state, folder, settings)
+                saved = time.monotonic()
+            interruption.act()
+
+
+def _step(state: TrainingState, trained, optimizer, source: BatchSource, process, config: GeneratorConfig,
+          accelerator: Accelerator, slots: list[int], total: int) -> float:
+    batch = source.batch(state.step, slots)
+    device = accelerator.device
+    shape = (config.batch_size, *batch.image.shape[1:])
+    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, total, config)
+    with accelerator.autocast():
+        loss = diffusion_loss(trained, process, *(torch.from_numpy(part).to(device) for part in
+                                                  (batch.image, batch.condition, batch.weight)),
+                              noise[slots].to(device), t[slots].to(device))
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(trained.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    state.ema.step(state.network.parameters())
+    state.step += 1
+    return float(accelerator.reduce(loss.detach(), "mean"))
