@@ -67,12 +67,17 @@ def draw_patient(key: tuple[int, ...], emphysema: bool) -> Patient:
         emphysema=rng.uniform(0.6, 1.4) if emphysema else 0.0, waves=waves)
 
 
-def ellipse(x, y, a: float, b: float, power: float = 2.0) -> np.ndarray:
-    """First-order signed distance to the superellipse |x/a|^p + |y/b|^p = 1."""
+def ellipse(x, y, a: float, b: float, squarer: bool = False) -> np.ndarray:
+    """First-order signed distance to the ellipse |x/a|^p + |y/b|^p = 1, with p = 2, or 2.5 if ``squarer``."""
     u, v = np.abs(x) / a + 1e-6, np.abs(y) / b + 1e-6
-    k = (u ** power + v ** power) ** (1 / power)
-    slope = np.hypot((u / k) ** (power - 1) / a, (v / k) ** (power - 1) / b)
-    return (k - 1) / slope
+    if not squarer:
+        k = np.sqrt(u * u + v * v)
+        u, v = u / (k * a), v / (k * b)
+    else:
+        k = (u * u * np.sqrt(u) + v * v * np.sqrt(v)) ** 0.4
+        u, v = u / k, v / k
+        u, v = u * np.sqrt(u) / a, v * np.sqrt(v) / b
+    return (k - 1) / np.sqrt(u * u + v * v)
 
 
 def turned(x, y, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -104,29 +109,29 @@ class Thorax:
     def deform(self, x, y, z) -> tuple[np.ndarray, np.ndarray]:
         """The point of the undeformed thorax that lies at (x, y, z)."""
         dx, dy = 0.0, 0.0
-        for i, (kx, ky, kz, phase, amplitude) in enumerate(self.patient.waves):
+        for i, (kx, ky, kz, phase, amplitude) in enumerate(self.patient.waves.tolist()):
             wave = amplitude * np.sin(kx * x + ky * y + kz * z + phase)
             dx, dy = (dx + wave, dy) if i % 2 else (dx, dy + wave)
         return x + dx, y + dy
 
     def body(self, x, y, t: float) -> np.ndarray:
         """Skin."""
-        shoulders = 1 + 0.03 * np.clip(1 - t / 0.3, 0, 1)
-        return ellipse(x, y - 5, min((self.a + self.wall) * shoulders, 173), self.b + self.wall + 3, 2.35)
+        shoulders = 1 + 0.03 * max(1 - t / 0.3, 0.0)
+        return ellipse(x, y - 5, min((self.a + self.wall) * shoulders, 173), self.b + self.wall + 3, True)
 
     def cavity(self, x, y, t) -> np.ndarray:
         """Inner side of the ribs; narrows towards the apex."""
         narrow = np.clip((0.46 - t) / 0.46, 0, 1) ** 2.2
         depth = 1 - 0.55 * narrow
         grow = 1 - 0.52 * narrow
-        return (ellipse(x / grow, (y - 12 * narrow) / depth, self.a, self.b, 2.25)) * np.minimum(grow, depth)
+        return (ellipse(x / grow, (y - 12 * narrow) / depth, self.a, self.b, True)) * np.minimum(grow, depth)
 
     def heart(self, x, y, t) -> np.ndarray:
         """Heart, an ellipsoid whose tip points to the left and front."""
         size = self.patient.heart
         flat = np.sqrt(np.clip(1 - ((t - 0.74) / 0.27) ** 2, 1e-3, 1))
         u, v = turned(x - 20, y + 0.28 * self.b, 32)
-        sd = ellipse(u / flat, v / flat, 57 * size, 42 * size, 2.1) * flat
+        sd = ellipse(u / flat, v / flat, 57 * size, 42 * size) * flat
         return np.where(np.abs(t - 0.74) < 0.268, sd, 30 + 300 * (np.abs(t - 0.74) - 0.268))
 
     def aorta(self, x, y, t) -> np.ndarray:
@@ -139,12 +144,12 @@ class Thorax:
 
     def vertebra(self, x, y) -> np.ndarray:
         """Vertebral body."""
-        return ellipse(x, y - 0.80 * self.b, 19, 15, 2.4)
+        return ellipse(x, y - 0.80 * self.b, 19, 15, True)
 
     def mediastinum(self, x, y, t) -> np.ndarray:
         """Everything between the lungs."""
         width = 21 + 13 * np.clip((0.55 - t) / 0.3, 0, 1)
-        sd = ellipse(x, y - 4, width, 0.98 * self.b, 2.0)
+        sd = ellipse(x, y - 4, width, 0.98 * self.b)
         sd = smooth_union(sd, ellipse(x, y - 0.86 * self.b, 27, 27), 14)
         sd = smooth_union(sd, self.aorta(x, y, t) - 2, 8)
         sd = smooth_union(sd, self.heart(x, y, t) - 2, 10)
@@ -161,7 +166,7 @@ class Thorax:
         dome = np.where(x < 0, right + 0.20 * bowl_r, left + 0.20 * bowl_l)
         return (dome - t) * self.patient.height * 0.6
 
-    def lungs(self, x, y, z) -> np.ndarray:
+    def lungs(self, x, y, z: float | np.ndarray) -> np.ndarray:
         """Both lungs."""
         t = -z / self.patient.height
         x, y = self.deform(x, y, z)

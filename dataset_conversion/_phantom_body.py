@@ -20,7 +20,7 @@ class Canvas:
     def __init__(self, centres: np.ndarray):
         self.centres, self.pixel = centres, float(centres[1] - centres[0])
         self.x, self.y = centres[None] + 0 * centres[:, None], centres[:, None] + 0 * centres[None]
-        self.hu = np.full(self.x.shape, AIR)
+        self.hu = np.full(self.x.shape, AIR, dtype=np.float32)
 
     def lay(self, signed_distance: np.ndarray, hu) -> None:
         """Fills a shape with an intensity (number or image)."""
@@ -69,7 +69,7 @@ def paint_body(canvas: Canvas, thorax: Thorax, z: float, rng: np.random.Generato
 
 def _table(canvas: Canvas, thorax: Thorax) -> None:
     """The couch: two thin curved shells under the back."""
-    top = thorax.b + thorax.wall + 14 + thorax.patient.waves[0, 4] * 3
+    top = thorax.b + thorax.wall + 14 + float(thorax.patient.waves[0, 4]) * 3
     sag = (canvas.x / 180) ** 2 * -26
     for depth, hu in ((0.0, -250.0), (26.0, -450.0)):
         canvas.lay(np.abs(canvas.y - top - depth - sag) - 1.6, hu)
@@ -81,8 +81,8 @@ def _shoulder(canvas: Canvas, thorax: Thorax, x, y, t: float) -> None:
         return
     for side in (-1, 1):
         u, v = turned(x - side * (thorax.a + 4) * 0.80, y - (thorax.b + 10) * 0.76, side * (-38))
-        length = 34 * np.sqrt(np.clip(1 - t / 0.55, 0.05, 1))
-        canvas.bone(ellipse(u, v - 0.004 * u ** 2, length, 4.6, 2.6), 2.2, 560, 170)
+        length = 34 * max(1 - t / 0.55, 0.05) ** 0.5
+        canvas.bone(ellipse(u, v - 0.004 * u ** 2, length, 4.6, True), 2.2, 560, 170)
     if t < 0.1:
         for side in (-1, 1):
             u, v = turned(x - side * 58, y + 0.62 * thorax.b, side * 24)
@@ -140,7 +140,7 @@ def _ribs(canvas: Canvas, thorax: Thorax, x, y, z: float, cavity: np.ndarray) ->
     """Ribs slant downwards from back to front, so that a slice shows an arc of each; and the sternum."""
     angle = np.arctan2(np.abs(x), y)  # 0 at the spine, pi at the sternum
     height = z + 62 * angle / np.pi * np.minimum(1, 1.6 - 0.6 * angle / np.pi)
-    phase = np.mod(height + 40 * thorax.patient.waves[2, 4] + (x > 0) * 3, RIB_DISTANCE_MM) - RIB_DISTANCE_MM / 2
+    phase = np.mod(height + 40 * float(thorax.patient.waves[2, 4]) + (x > 0) * 3, RIB_DISTANCE_MM) - RIB_DISTANCE_MM / 2
     slant = 0.55
     along = (np.abs(phase) - 6.0) / slant
     across = np.abs(cavity - 7.5) - 3.8
@@ -150,20 +150,20 @@ def _ribs(canvas: Canvas, thorax: Thorax, x, y, z: float, cavity: np.ndarray) ->
     canvas.lay(np.where(front, rib, 50.0), 110)  # costal cartilage
     t = -z / thorax.patient.height
     if 0.08 < t < 0.78:
-        canvas.bone(ellipse(x, y + thorax.b + 6, 18, 6.5, 2.6), 1.8, 520, 120)
+        canvas.bone(ellipse(x, y + thorax.b + 6, 18, 6.5, True), 1.8, 520, 120)
 
 
 def _spine(canvas: Canvas, thorax: Thorax, x, y, z: float) -> None:
     """Vertebral body or, every 26 mm, a disc; canal, arch and processes behind."""
     back = 0.80 * thorax.b
-    disc = np.clip(1 - np.abs(np.mod(z, 26.0) - 13) / 3.0, 0, 1)
+    disc = min(max(1 - abs(z % 26.0 - 13) / 3.0, 0.0), 1.0)
     body = thorax.vertebra(x, y)
     canvas.lay(body - 2, MUSCLE)
     canvas.bone(body, 1.8, CORTEX * (1 - 0.8 * disc) + 90 * disc, MARROW * (1 - disc) + 85 * disc)
     arch = ellipse(x, y - back - 22, 15, 13)
     for side in (-1, 1):
         u, v = turned(x - side * 27, y - back - 21, side * 18)
-        arch = smooth_union(arch, ellipse(u, v, 16, 4.8, 2.4), 3)
+        arch = smooth_union(arch, ellipse(u, v, 16, 4.8, True), 3)
     arch = smooth_union(arch, ellipse(x, y - back - 41, 3.6, 15), 4)
     canvas.bone(np.maximum(arch, -(body + 1)), 2.2, 620, 260)
     canvas.lay(ellipse(x, y - back - 22, 10, 8.5), 15)

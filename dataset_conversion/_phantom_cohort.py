@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion._phantom_anatomy import Patient, Thorax, draw_patient
 from nnunet_difflung.dataset_conversion._phantom_fields import pixel_centres
-from nnunet_difflung.dataset_conversion._phantom_lesions import LABELS, Extent, Lesions, read
+from nnunet_difflung.dataset_conversion._phantom_lesions import COARSE_GRID, LABELS, Extent, Lesions, read
 
 SHARES = {"normal_lung": 0.123, "emphysema": 0.003, "ILD": 0.038}  # of all pixels: Diff-Lung, table 1
 SLICE_INTERVAL_MM = 5.0
@@ -50,23 +50,23 @@ def draw_cohort(settings: CohortSettings, test: bool) -> list[Patient]:
     return patients
 
 
-def slice_heights(patient: Patient, slices: int) -> tuple[np.ndarray, np.ndarray]:
+def slice_heights(patient: Patient, slices: int) -> tuple[list[float], list[int]]:
     """Heights of a patient's slices, spread evenly over the lungs, from the base upwards.
 
     Returns:
         z in mm (negative: below the apex) and each slice's number in a scan of 5 mm intervals.
     """
     t = np.linspace(LAST_T, FIRST_T, slices) if slices > 1 else np.array([0.45])
-    numbers = np.round((LAST_T - t) * patient.height / SLICE_INTERVAL_MM).astype(int)
-    return (-LAST_T * patient.height + numbers * SLICE_INTERVAL_MM), numbers
+    numbers = [round((LAST_T - one) * patient.height / SLICE_INTERVAL_MM) for one in t.tolist()]
+    return [-LAST_T * patient.height + number * SLICE_INTERVAL_MM for number in numbers], numbers
 
 
-def painting_grid(pixels: int, finest: int = 192) -> int:
+def painting_grid(pixels: int, finest: int = 144) -> int:
     """Pixels of the grid on which tissue is painted before it is averaged to ``pixels``."""
     return pixels * max(1, -(-finest // pixels))
 
 
-def patient_labels(patient: Patient, heights: np.ndarray, extent: Extent, pixels: int, grid: int,
+def patient_labels(patient: Patient, heights: list[float], extent: Extent, pixels: int, grid: int,
                    label_noise: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """True labels on the painting grid and the reader's labels on the image grid, one of each per slice."""
     lesions, centres = Lesions(Thorax(patient, extent.lung_scale), heights, extent), pixel_centres(grid)
@@ -74,25 +74,31 @@ def patient_labels(patient: Patient, heights: np.ndarray, extent: Extent, pixels
     return truth, [read(one, pixels, label_noise, patient.rng(5, i)) for i, one in enumerate(truth)]
 
 
-def calibrate(settings: CohortSettings, rounds: int = 5) -> Extent:
+def calibrate(settings: CohortSettings, rounds: int = 4) -> Extent:
     """Finds the extents that give the training part its shares of pixels, on images of 64 x 64.
 
     The result depends on the settings alone, not on the number of pixels of the dataset.
     """
     patients = draw_cohort(settings, test=False)
-    wanted, extent = dict(settings.shares), Extent()
-    lung_wanted = sum(wanted.values())
+    heights = [slice_heights(patient, settings.slices)[0] for patient in patients]
+    wanted = dict(settings.shares)
+    lung_wanted, scale = sum(wanted.values()), 1.0
+    x, y = pixel_centres(COARSE_GRID)[None], pixel_centres(COARSE_GRID)[:, None]
     for _ in range(rounds):
-        counts = np.zeros(len(LABELS))
-        for patient in patients:
-            heights, _numbers = slice_heights(patient, settings.slices)
-            _truth, seen = patient_labels(patient, heights, extent, 64, 128, settings.label_noise)
-            counts += np.bincount(np.concatenate([s.ravel() for s in seen]), minlength=len(LABELS))
-        found = dict(zip(LABELS, np.maximum(counts / counts.sum(), 1e-6), strict=True))
-        lung_found = 1 - found["background"]
-        extent = Extent(
-            lung_scale=extent.lung_scale * float(np.clip(np.sqrt(lung_wanted / lung_found), 0.8, 1.25)),
-            emphysema=extent.emphysema * float(np.clip(wanted["emphysema"] / found["emphysema"]
-                                                       * lung_found / lung_wanted, 0.3, 3)),
-            ild=extent.ild * float(np.clip(wanted["ILD"] / found["ILD"] * lung_found / lung_wanted, 0.3, 3)))
+        found = np.mean([np.mean(Thorax(patient, scale).lungs(x, y, z) < 0)
+                         for patient, its in zip(patients, heights, strict=True) for z in its])
+        scale *= float(np.clip(np.sqrt(lung_wanted / found), 0.8, 1.25))
+    extent = Extent(lung_scale=scale)
+    everyone = [Lesions(Thorax(p, scale), its, extent) for p, its in zip(patients, heights, strict=True)]
+    for _ in range(2 * rounds):
+        counts = np.ones(len(LABELS))
+        for lesions in everyone:
+            lesions.set_extent(extent)
+            for i, truth in enumerate(lesions.coarse_truth()):
+                seen = read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
+                counts += np.bincount(seen.ravel(), minlength=len(LABELS))
+        shares = dict(zip(LABELS, counts / counts.sum(), strict=True))
+        extent = replace(extent, emphysema=extent.emphysema * float(np.clip(wanted["emphysema"] / shares["emphysema"],
+                                                                            0.4, 2.5)),
+                         ild=extent.ild * float(np.clip(wanted["ILD"] / shares["ILD"], 0.4, 2.5)))
     return extent

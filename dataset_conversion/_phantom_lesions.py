@@ -13,6 +13,7 @@ LABELS = {"background": 0, "normal_lung": 1, "emphysema": 2, "ILD": 3}
 SMALLEST_EMPHYSEMA_MM2 = 380.0  # 12 pixels of a 64 x 64 image
 SMALLEST_ILD_MM2 = 250.0
 SMALLEST_LUNG_MM2 = 300.0
+COARSE_GRID = 64
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,27 @@ class Lesions:
         extent: the cohort's calibration.
     """
 
-    def __init__(self, thorax: Thorax, heights: np.ndarray, extent: Extent):
+    def __init__(self, thorax: Thorax, heights: list[float], extent: Extent):
         self.thorax, patient = thorax, thorax.patient
         rng = patient.rng(2)
         self.fields = {name: VolumeField(rng, scale, patient.height)
                        for name, scale in (("clusters", 11.0), ("zones", 40.0), ("ild", 13.0), ("ild_zones", 45.0))}
         self.side = rng.normal(0, 0.5)
-        self.thresholds = (np.inf, np.inf)
-        centres = pixel_centres(96)
-        shares = (min(extent.ild * patient.ild, 0.72), min(extent.emphysema * patient.emphysema, 0.45))
+        centres = pixel_centres(COARSE_GRID)
         lungs = [self.lung(centres, z) for z in heights]
-        total = max(1, sum(int(lung.sum()) for lung in lungs))
-        ild = [self.ild_score(centres, z, lung) for z, lung in zip(heights, lungs, strict=True)]
-        ild_threshold = self._level(np.concatenate([s[m] for s, m in zip(ild, lungs, strict=True)]), shares[0] * total)
-        free = [m & (s < ild_threshold) for s, m in zip(ild, lungs, strict=True)]
-        emphysema = np.concatenate([self.emphysema_score(centres, z)[m] for z, m in zip(heights, free, strict=True)])
-        self.thresholds = (ild_threshold, self._level(emphysema, shares[1] * total))
+        self.coarse = [(lung, self.ild_score(centres, z, lung), self.emphysema_score(centres, z))
+                       for lung, z in zip(lungs, heights, strict=True)]
+        self.set_extent(extent)
+
+    def set_extent(self, extent: Extent) -> None:
+        """Chooses the scores above which there is disease, so that it takes its share of this patient's lung."""
+        patient = self.thorax.patient
+        total = sum(int(lung.sum()) for lung, _ild, _emphysema in self.coarse)
+        ild_wanted = min(extent.ild * patient.ild, 0.72) * total
+        emphysema_wanted = min(extent.emphysema * patient.emphysema, 0.45) * total
+        ild = self._level(np.concatenate([s[lung] for lung, s, _ in self.coarse]), ild_wanted)
+        free = np.concatenate([s[lung & (other < ild)] for lung, other, s in self.coarse])
+        self.thresholds = (ild, self._level(free, emphysema_wanted))
 
     @staticmethod
     def _level(scores: np.ndarray, wanted: float) -> float:
@@ -65,7 +71,7 @@ class Lesions:
     def ild_score(self, centres: np.ndarray, z: float, lung: np.ndarray) -> np.ndarray:
         """Higher where interstitial disease is likelier: under the pleura, at the base and at the back."""
         pixel = float(centres[1] - centres[0])
-        depth = ndimage.distance_transform_edt(lung) * pixel
+        depth = ndimage.distance_transform_edt(lung).astype(np.float32) * pixel
         t, y = -z / self.thorax.patient.height, centres[:, None]
         return (1.9 * np.exp(-depth / 14) + 2.6 * t + 0.006 * y + 0.75 * self.fields["ild"].at(centres, z)
                 + 0.6 * self.fields["ild_zones"].at(centres, z))
@@ -79,9 +85,15 @@ class Lesions:
     def truth(self, centres: np.ndarray, z: float) -> np.ndarray:
         """Labels (n, n) uint8 as they are, before any reader."""
         lung = self.lung(centres, z)
-        ild = drop_small(lung & (self.ild_score(centres, z, lung) > self.thresholds[0]), SMALLEST_ILD_MM2, centres)
-        emphysema = lung & ~ild & (self.emphysema_score(centres, z) > self.thresholds[1])
-        emphysema = drop_small(emphysema, SMALLEST_EMPHYSEMA_MM2, centres)
+        return self._truth(lung, self.ild_score(centres, z, lung), self.emphysema_score(centres, z), centres)
+
+    def coarse_truth(self) -> list[np.ndarray]:
+        """The same for all slices on the grid of COARSE_GRID pixels, quickly."""
+        return [self._truth(*slice_, pixel_centres(COARSE_GRID)) for slice_ in self.coarse]
+
+    def _truth(self, lung, ild_score, emphysema_score, centres: np.ndarray) -> np.ndarray:
+        ild = drop_small(lung & (ild_score > self.thresholds[0]), SMALLEST_ILD_MM2, centres)
+        emphysema = drop_small(lung & ~ild & (emphysema_score > self.thresholds[1]), SMALLEST_EMPHYSEMA_MM2, centres)
         return (lung + emphysema * 1 + ild * 2).astype(np.uint8)
 
 

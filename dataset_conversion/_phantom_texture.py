@@ -71,8 +71,8 @@ class Painter:
     def lung(self, canvas: Canvas, truth: np.ndarray, z: float, rng: np.random.Generator) -> np.ndarray:
         """HU of parenchyma, lesions, vessels and airways, valid wherever there is lung."""
         patient, centres, pixel = self.thorax.patient, canvas.centres, canvas.pixel
-        emphysema = ndimage.gaussian_filter((truth == LABELS["emphysema"]).astype(float), 2.0 / pixel)
-        ild = ndimage.gaussian_filter((truth == LABELS["ILD"]).astype(float), 2.5 / pixel)
+        emphysema = ndimage.gaussian_filter((truth == LABELS["emphysema"]).astype(np.float32), 2.0 / pixel)
+        ild = ndimage.gaussian_filter((truth == LABELS["ILD"]).astype(np.float32), 2.5 / pixel)
         down = np.clip(canvas.y / (2 * self.thorax.b), -0.5, 0.5)
         fine = PlaneField(rng, 1.6).at(centres)
         hu = patient.normal_hu + patient.gravity * down + 13 * self.mottle.at(centres, z) + 16 * fine
@@ -100,7 +100,7 @@ class Painter:
         lines = np.exp(-(PlaneField(rng, 4.2).at(centres) / 0.17) ** 2)
         lined = sigmoid(2.5 * (PlaneField(rng, 15.0).at(centres) + 0.2))
         hu = glass + lines * lined * (-180 - glass) * 0.75
-        depth = ndimage.distance_transform_edt(truth > 0) * pixel
+        depth = ndimage.distance_transform_edt(truth > 0).astype(np.float32) * pixel
         cysts = PlaneField(rng, 2.5).at(centres)
         comb = sigmoid(14 * (cysts - 0.75)) * sigmoid((9 - depth) / 2) * self.honeycomb
         wall = np.exp(-((cysts - 0.35) / 0.3) ** 2) * sigmoid((9 - depth) / 2) * self.honeycomb
