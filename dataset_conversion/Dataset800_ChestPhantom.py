@@ -8,13 +8,11 @@ quarter of the patients have emphysema, so that an ordinary U-Net does badly on 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_difflung.command_line import BadInput, command
 from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
@@ -35,6 +33,7 @@ from nnunet_difflung.dataset_conversion.nnunet_format import (
     CaseRecord,
     dataset_name,
     finish_dataset,
+    for_each_patient,
     staged_dataset,
     summary,
     warn_of_old_preprocessing,
@@ -73,7 +72,7 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
 
     Args:
         settings: of the dataset.
-        extent: from ``calibrate(settings.cohort)``.
+        extent: from ``calibrate``.
         test: patient of the test part.
         index: of the patient within the part.
     """
@@ -121,20 +120,10 @@ def build_phantom(settings: PhantomSettings, full_name: str = "Dataset800_ChestP
     """
     cohort = settings.cohort
     with staged_dataset(full_name, overwrite) as folder:
-        extent = calibrate(cohort)
+        extent = calibrate(cohort, settings.size)
         everyone = [(False, i) for i in range(cohort.patients)] + [(True, i) for i in range(cohort.test_patients)]
         write = partial(_write_patient, settings, extent, folder)
-        with tqdm(total=len(everyone), desc="patients", unit="patient") as bar:
-            records = []
-            if processes > 1:
-                with multiprocessing.get_context("spawn").Pool(min(processes, len(everyone))) as pool:
-                    for one in pool.imap(write, everyone):
-                        records += one
-                        bar.update()
-            else:
-                for who in everyone:
-                    records += write(who)
-                    bar.update()
+        records = for_each_patient(write, everyone, processes)
         finish_dataset(folder, records, LABELS, ["CT"], cohort.seed, verify, name=full_name,
                        description=f"Synthetic chest CT phantom, seed {cohort.seed}; no patient's data",
                        license="generated; no rights reserved", reference="nnunet_difflung")

@@ -74,31 +74,38 @@ def patient_labels(patient: Patient, heights: list[float], extent: Extent, pixel
     return truth, [read(one, pixels, label_noise, patient.rng(5, i)) for i, one in enumerate(truth)]
 
 
-def calibrate(settings: CohortSettings, rounds: int = 4) -> Extent:
-    """Finds the extents that give the training part its shares of pixels, on images of 64 x 64.
+def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
+    """Finds the extents that give the training part its shares of pixels.
 
-    The result depends on the settings alone, not on the number of pixels of the dataset.
+    A search on coarse masks, then one correction by what readers draw on images of ``pixels`` x ``pixels``.
     """
     patients = draw_cohort(settings, test=False)
     heights = [slice_heights(patient, settings.slices)[0] for patient in patients]
     wanted = dict(settings.shares)
-    lung_wanted, scale = sum(wanted.values()), 1.0
+    scale = 1.0
     x, y = pixel_centres(COARSE_GRID)[None], pixel_centres(COARSE_GRID)[:, None]
     for _ in range(rounds):
         found = np.mean([np.mean(Thorax(patient, scale).lungs(x, y, z) < 0)
                          for patient, its in zip(patients, heights, strict=True) for z in its])
-        scale *= float(np.clip(np.sqrt(lung_wanted / found), 0.8, 1.25))
+        scale *= float(np.clip(np.sqrt(sum(wanted.values()) / found), 0.8, 1.25))
     extent = Extent(lung_scale=scale)
     everyone = [Lesions(Thorax(p, scale), its, extent) for p, its in zip(patients, heights, strict=True)]
     for _ in range(2 * rounds):
-        counts = np.ones(len(LABELS))
+        masks = []
         for lesions in everyone:
             lesions.set_extent(extent)
-            for i, truth in enumerate(lesions.coarse_truth()):
-                seen = read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
-                counts += np.bincount(seen.ravel(), minlength=len(LABELS))
-        shares = dict(zip(LABELS, counts / counts.sum(), strict=True))
-        extent = replace(extent, emphysema=extent.emphysema * float(np.clip(wanted["emphysema"] / shares["emphysema"],
-                                                                            0.4, 2.5)),
-                         ild=extent.ild * float(np.clip(wanted["ILD"] / shares["ILD"], 0.4, 2.5)))
-    return extent
+            masks += [read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
+                      for i, truth in enumerate(lesions.coarse_truth())]
+        extent = _corrected(extent, masks, wanted)
+    masks = []
+    for patient, its in zip(patients, heights, strict=True):
+        masks += patient_labels(patient, its, extent, pixels, painting_grid(pixels), settings.label_noise)[1]
+    return _corrected(extent, masks, wanted)
+
+
+def _corrected(extent: Extent, masks: list[np.ndarray], wanted: dict[str, float]) -> Extent:
+    """Extents changed in proportion to what the masks lack of the wanted shares."""
+    counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=len(LABELS)) + 1
+    found = dict(zip(LABELS, counts / counts.sum(), strict=True))
+    factor = {name: float(np.clip(wanted[name] / found[name], 0.4, 2.5)) for name in wanted}
+    return replace(extent, emphysema=extent.emphysema * factor["emphysema"], ild=extent.ild * factor["ILD"])

@@ -39,11 +39,10 @@ class Lesions:
         rng = patient.rng(2)
         self.fields = {name: VolumeField(rng, scale, patient.height)
                        for name, scale in (("clusters", 11.0), ("zones", 40.0), ("ild", 13.0), ("ild_zones", 45.0))}
-        self.side = rng.normal(0, 0.5)
+        self.side = float(rng.normal(0, 0.5))
         centres = pixel_centres(COARSE_GRID)
         lungs = [self.lung(centres, z) for z in heights]
-        self.coarse = [(lung, self.ild_score(centres, z, lung), self.emphysema_score(centres, z))
-                       for lung, z in zip(lungs, heights, strict=True)]
+        self.coarse = [(lung, *self.scores(centres, z, lung)) for lung, z in zip(lungs, heights, strict=True)]
         self.set_extent(extent)
 
     def set_extent(self, extent: Extent) -> None:
@@ -68,24 +67,26 @@ class Lesions:
         mask = self.thorax.lungs(centres[None], centres[:, None], z) < 0
         return drop_small(mask, SMALLEST_LUNG_MM2, centres)
 
-    def ild_score(self, centres: np.ndarray, z: float, lung: np.ndarray) -> np.ndarray:
-        """Higher where interstitial disease is likelier: under the pleura, at the base and at the back."""
+    def scores(self, centres: np.ndarray, z: float, lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How likely ILD and emphysema are at each pixel, on scales without meaning.
+
+        ILD lies under the pleura, at the base and at the back; emphysema in clusters away from the pleura, in the
+        upper lobes.
+        """
         pixel = float(centres[1] - centres[0])
         depth = ndimage.distance_transform_edt(lung).astype(np.float32) * pixel
-        t, y = -z / self.thorax.patient.height, centres[:, None]
-        return (1.9 * np.exp(-depth / 14) + 2.6 * t + 0.006 * y + 0.75 * self.fields["ild"].at(centres, z)
-                + 0.6 * self.fields["ild_zones"].at(centres, z))
-
-    def emphysema_score(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Higher where emphysema is likelier: clusters in the upper lobes."""
         t = -z / self.thorax.patient.height
-        return (self.fields["clusters"].at(centres, z) + 0.7 * self.fields["zones"].at(centres, z) - 3.2 * t
-                + self.side * np.sign(centres)[None])
+        field = {name: field.at(centres, z) for name, field in self.fields.items()}
+        ild = (1.9 * np.exp(-depth / 14) + 2.6 * t + 0.006 * centres[:, None] + 0.75 * field["ild"]
+               + 0.6 * field["ild_zones"])
+        emphysema = (field["clusters"] + 0.7 * field["zones"] - 3.2 * t - 1.2 * np.exp(-depth / 6)
+                     + self.side * np.sign(centres)[None])
+        return ild, emphysema
 
     def truth(self, centres: np.ndarray, z: float) -> np.ndarray:
         """Labels (n, n) uint8 as they are, before any reader."""
         lung = self.lung(centres, z)
-        return self._truth(lung, self.ild_score(centres, z, lung), self.emphysema_score(centres, z), centres)
+        return self._truth(lung, *self.scores(centres, z, lung), centres)
 
     def coarse_truth(self) -> list[np.ndarray]:
         """The same for all slices on the grid of COARSE_GRID pixels, quickly."""
@@ -111,8 +112,8 @@ def drop_small(mask: np.ndarray, smallest_mm2: float, centres: np.ndarray) -> np
 def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator) -> np.ndarray:
     """What a reader draws on an image of ``pixels`` x ``pixels``.
 
-    Outlines wander smoothly by about half a pixel (at least 1 mm) times ``amount``, and a tenth of the small lesions,
-    times ``amount``, is missed.
+    Outlines of lesions wander smoothly by about half a pixel (at least 1 mm) times ``amount``, the lung's own (which
+    readers take from a threshold) by a third of that, and a tenth of the small lesions, times ``amount``, is missed.
 
     Args:
         truth: (n, n) labels on a grid whose n is a multiple of ``pixels``.
@@ -132,10 +133,18 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
                 seen[one] = LABELS["normal_lung"]
     shift = amount * max(0.5 * FIELD_OF_VIEW_MM / pixels, 1.0) / pixel
     dy, dx = (shift * PlaneField(rng, 9.0).at(centres) for _ in range(2))
-    grid = np.arange(n)
-    where = np.stack([grid[:, None] + dy, grid[None] + dx])
-    seen = ndimage.map_coordinates(seen, where, order=0, mode="nearest")
+    lung = _warped((truth > 0).astype(np.uint8), 0.3 * dy, 0.3 * dx) > 0
+    seen = _warped(seen, dy, dx)
+    seen = np.where(lung, np.where(seen > 0, seen, np.maximum(truth, LABELS["normal_lung"])), 0)
     return majority(seen, n // pixels, len(LABELS))
+
+
+def _warped(labels: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+    """Labels read at places shifted by dy, dx (in pixels)."""
+    n = len(labels)
+    y = np.clip(np.rint(np.arange(n)[:, None] + dy), 0, n - 1).astype(np.intp)
+    x = np.clip(np.rint(np.arange(n)[None] + dx), 0, n - 1).astype(np.intp)
+    return labels[y, x]
 
 
 def majority(labels: np.ndarray, factor: int, number_of_labels: int) -> np.ndarray:

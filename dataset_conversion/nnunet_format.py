@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
+from tqdm import tqdm
 
 from nnunet_difflung.command_line import BadInput, nnunet_folder
 from nnunet_difflung.dataset_conversion.patient_splits import patient_folds, splits_from_folds
 
+Item = TypeVar("Item")
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -118,6 +122,23 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
         sitk.WriteImage(image, str(path), useCompression=True)
     counts = np.bincount(case.label.ravel(), minlength=number_of_labels)
     return CaseRecord(case.case_id, case.patient, test, tuple(int(n) for n in counts))
+
+
+def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[Item],
+                     processes: int) -> list[CaseRecord]:
+    """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
+    if processes < 1:
+        raise BadInput(f"-np {processes}: expected at least 1 process")
+    records: list[CaseRecord] = []
+    with contextlib.ExitStack() as stack:
+        if processes > 1 and len(items) > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items))))
+            results = pool.imap(work, items)
+        else:
+            results = map(work, items)
+        for one in tqdm(results, total=len(items), desc="patients", unit="patient"):
+            records += one
+    return records
 
 
 def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Mapping[str, int],

@@ -1,0 +1,230 @@
+"""MedSeg's COVID-19 CT volumes (segmentation dataset nr. 2) as an nnU-Net dataset.
+
+MedSeg (medicalsegmentation.com/covid19) publishes them as three archives that unpack to
+``rp_im/N.nii.gz`` (CT), ``rp_msk/N.nii.gz`` (1 ground glass, 2 consolidation) and ``rp_lung_msk/N.nii.gz`` (1 lung),
+N being the patient. Give the folder that holds the three.
+
+The intensities are a lung window of 8 bits chosen per volume and no HU, so they are stored as they are and the channel
+is named ``lung_window_8bit``: nnU-Net then normalises each case by itself. Normal lung is the lung mask
+without lesions; a lesion outside the lung mask stays a lesion.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.dataset_conversion.nnunet_format import (
+    Case,
+    CaseRecord,
+    dataset_name,
+    finish_dataset,
+    for_each_patient,
+    staged_dataset,
+    summary,
+    warn_of_old_preprocessing,
+    write_case,
+)
+from nnunet_difflung.dataset_conversion.resampling import crop, resample_in_plane, slices
+
+LABELS = {"background": 0, "normal_lung": 1, "ground_glass": 2, "consolidation": 3}
+CHANNEL = "lung_window_8bit"
+FOLDERS = ("rp_im", "rp_msk", "rp_lung_msk")
+PREFIX = "medseg"
+
+
+@dataclass(frozen=True)
+class MedSegSettings:
+    """How the volumes become cases.
+
+    Attributes:
+        volumes: one case per volume instead of one per slice with lung.
+        spacing: size in mm of square pixels to resample to; None keeps the source's.
+        size: instead of ``spacing``: pixels along the longer side.
+        crop_lungs: margin in mm around the lungs' box to cut to; None keeps the whole image.
+    """
+
+    volumes: bool = False
+    spacing: float | None = None
+    size: int | None = None
+    crop_lungs: float | None = None
+
+    def __post_init__(self):
+        if self.spacing is not None and self.size is not None:
+            raise BadInput("--spacing and --size exclude each other; give one")
+        for option, value, low, high in (("--spacing", self.spacing, 0.1, 50), ("--size", self.size, 16, 4096),
+                                         ("--crop-lungs", self.crop_lungs, 0, 1000)):
+            if value is not None and not low <= value <= high:
+                raise BadInput(f"{option} {value}: expected {low} to {high}")
+
+
+def find_patients(folder: str | Path) -> list[str]:
+    """Numbers of the patients for whom image, lesion mask and lung mask exist.
+
+    Raises:
+        BadInput: one of the three folders, or a file of a triple, is missing.
+    """
+    names = {}
+    for part in FOLDERS:
+        path = Path(folder) / part
+        if not path.is_dir():
+            raise BadInput(f"{path} is missing; -i names the folder that holds {', '.join(FOLDERS)}")
+        names[part] = {p.name.removesuffix(".nii.gz") for p in path.glob("*.nii.gz")}
+    everyone = set().union(*names.values())
+    if not everyone:
+        raise BadInput(f"{folder}: no N.nii.gz in {', '.join(FOLDERS)}; unpack MedSeg's archives there")
+    for part in FOLDERS:
+        for patient in sorted(everyone - names[part]):
+            raise BadInput(f"{Path(folder) / part / (patient + '.nii.gz')} is missing although patient {patient} "
+                           f"occurs in another folder; add the file or remove the patient from the others")
+    for patient in sorted(everyone):
+        if not patient.isdigit():
+            raise BadInput(f"{Path(folder) / FOLDERS[0] / (patient + '.nii.gz')}: expected a number as patient name")
+    return sorted(everyone, key=int)
+
+
+def read_patient(folder: str | Path, patient: str) -> tuple[Case, int]:
+    """One patient as a volume in the labels of this dataset.
+
+    Returns:
+        The case, and the number of lesion voxels outside the lung mask (kept as lesions).
+
+    Raises:
+        BadInput: files that cannot be read, lie elsewhere than the image, or hold other labels.
+    """
+    paths = [Path(folder) / part / f"{patient}.nii.gz" for part in FOLDERS]
+    volumes = [_read(path) for path in paths]
+    image = volumes[0]
+    for path, mask, allowed in zip(paths[1:], volumes[1:], ({0, 1, 2}, {0, 1}), strict=True):
+        for what in ("Size", "Spacing", "Origin", "Direction"):
+            found, wanted = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
+            if len(found) != len(wanted) or not np.allclose(found, wanted, atol=1e-3):
+                raise BadInput(f"{path}: {what.lower()} {found} differs from {wanted} of {paths[0]}; "
+                               f"masks must lie on the image's grid")
+        unknown = sorted(set(np.unique(sitk.GetArrayViewFromImage(mask)).tolist()) - allowed)
+        if unknown:
+            raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
+    pixels, lesion, lung = (sitk.GetArrayFromImage(volume) for volume in volumes)
+    if not np.isfinite(pixels).all():
+        raise BadInput(f"{paths[0]}: holds NaN or infinite intensities; replace them")
+    if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
+        raise BadInput(f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
+                       f"from 0 to 255 (an 8-bit lung window)")
+    label = np.where(lesion > 0, lesion + 1, lung > 0).astype(np.uint8)
+    name = f"{PREFIX}_p{int(patient):03d}"
+    case = Case(name, name, pixels.astype(np.uint8), label, image.GetSpacing(), image.GetOrigin(),
+                image.GetDirection())
+    return case, int(((lesion > 0) & (lung == 0)).sum())
+
+
+def _read(path: Path) -> sitk.Image:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise BadInput(f"{path} cannot be read as NIfTI ({str(error).splitlines()[-1]}); download it again") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise BadInput(f"{path}: expected a 3D volume of one channel, found size {image.GetSize()}")
+    return image
+
+
+def patient_cases(case: Case, settings: MedSegSettings) -> list[Case]:
+    """The cases that a patient's volume becomes: cropped, resampled, cut into slices, as the settings say."""
+    if settings.crop_lungs is not None:
+        case = crop(case, settings.crop_lungs)
+    spacing = settings.spacing
+    if settings.size is not None:
+        spacing = max(n * s for n, s in zip(case.image.shape[1:], case.spacing[1::-1], strict=True)) / settings.size
+    if spacing is not None:
+        case = resample_in_plane(case, spacing)
+    return [case] if settings.volumes else slices(case)
+
+
+def _write_patient(source: str, settings: MedSegSettings, folder: Path, test: Sequence[str],
+                   patient: str) -> list[CaseRecord]:
+    cases = patient_cases(read_patient(source, patient)[0], settings)
+    return [write_case(folder, case, len(LABELS), patient in test) for case in cases]
+
+
+def convert_medseg(source: str | Path, settings: MedSegSettings | None = None,
+                   full_name: str = "Dataset801_MedSegCOVID19", test_patients: Sequence[int] = (), processes: int = 2,
+                   overwrite: bool = False, verify: bool = True) -> tuple[list[CaseRecord], float]:
+    """Converts MedSeg's folder into ``$nnUNet_raw/<full_name>``.
+
+    Args:
+        source: folder that holds ``rp_im``, ``rp_msk`` and ``rp_lung_msk``.
+        settings: how; by default native slices with lung.
+        full_name: ``DatasetXXX_Name``.
+        test_patients: numbers of those who go to imagesTs/labelsTs.
+        processes: patients converted at a time.
+        overwrite: replace a dataset of this name.
+        verify: let nnU-Net check the result.
+
+    Returns:
+        A record of every case written, and the share of lesion voxels that lie outside the lung mask.
+
+    Raises:
+        BadInput: anything wrong with the input; nothing is written then.
+    """
+    settings = settings or MedSegSettings()
+    patients = find_patients(source)
+    test = [str(number) for number in test_patients]
+    for number in test:
+        if number not in patients:
+            raise BadInput(f"--test-patients {number}: {Path(source) / FOLDERS[0]} has {', '.join(patients)} only")
+    if set(test) == set(patients):
+        raise BadInput("--test-patients names every patient; leave at least one for training")
+    outside = lesions = 0
+    for patient in patients:
+        case, beyond = read_patient(source, patient)
+        outside, lesions = outside + beyond, lesions + int((case.label > 1).sum())
+    with staged_dataset(full_name, overwrite) as folder:
+        records = for_each_patient(partial(_write_patient, str(source), settings, folder, test), patients, processes)
+        finish_dataset(folder, records, LABELS, [CHANNEL], 0, verify, name=full_name,
+                       description="COVID-19 CT volumes of MedSeg, 8-bit lung window per volume, not HU",
+                       reference="medicalsegmentation.com/covid19", license="see MedSeg's terms")
+    return records, outside / max(lesions, 1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(prog="python -m nnunet_difflung.dataset_conversion.Dataset801_MedSegCOVID19",
+                                description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-i", required=True, metavar="FOLDER", help="folder that holds rp_im, rp_msk and rp_lung_msk")
+    p.add_argument("--as", dest="form", choices=("slices", "volumes"), default="slices",
+                   help="slices: one case per slice that has lung, as in the Diff-Lung paper (default); "
+                        "volumes: one case per patient")
+    p.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
+    p.add_argument("--size", type=int, metavar="PIXELS",
+                   help="resample in plane so that the longer side has this many pixels (pixel sizes then differ "
+                        "between patients when the lungs are cropped; --spacing keeps them equal)")
+    p.add_argument("--crop-lungs", type=float, nargs="?", const=10.0, metavar="MM",
+                   help="cut each patient to the lungs' box and this margin (10 mm if no number follows)")
+    p.add_argument("--test-patients", type=int, nargs="*", default=[], metavar="N",
+                   help="patients for imagesTs/labelsTs instead of training, for example 8 9")
+    p.add_argument("--dataset-id", type=int, default=801, help="nnU-Net dataset id (default 801)")
+    p.add_argument("--name", default="MedSegCOVID19", help="name behind the id (default MedSegCOVID19)")
+    p.add_argument("-np", type=int, default=2, help="patients converted at a time (default 2); same result")
+    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    return p
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
+    """Console entry point."""
+    args = parser().parse_args(arguments)
+    settings = MedSegSettings(args.form == "volumes", args.spacing, args.size, args.crop_lungs)
+    full_name = dataset_name(args.dataset_id, args.name)
+    records, outside = convert_medseg(args.i, settings, full_name, args.test_patients, args.np, args.overwrite)
+    print(summary(records, LABELS))
+    print(f"{100 * outside:.2f} % of the lesion voxels lie outside the lung mask and stay lesions")
+    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""In-plane resampling and cropping of cases that keeps their place in the patient and their small lesions."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_difflung.dataset_conversion.nnunet_format import Case
+
+
+def axis_weights(old: int, new: int, step: float) -> np.ndarray:
+    """Weights (new, old) of linear interpolation along one axis, widened where pixels become larger.
+
+    Args:
+        old, new: pixels before and after.
+        step: size of a new pixel in old pixels. Both grids begin at the same outer edge.
+    """
+    centres = (np.arange(new) + 0.5) * step - 0.5
+    weights = np.maximum(0, 1 - np.abs(np.clip(centres, 0, old - 1)[:, None] - np.arange(old)) / max(1.0, step))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray) -> np.ndarray:
+    """Resamples one label slice: each class's share of a pixel by ``axis_weights``, then the largest share.
+
+    A lesion (component of a label above 1) too small to win any pixel keeps the pixel where its share is largest,
+    unless that pixel belongs to another lesion.
+
+    Args:
+        label: (y, x) uint8, 0 background, 1 normal tissue, lesions above.
+        wy, wx: weights of both axes.
+
+    Returns:
+        (new y, new x) uint8.
+    """
+    values = np.unique(label)
+    shares = {int(v): wy @ (label == v).astype(np.float32) @ wx.T for v in values}
+    stack = np.stack(list(shares.values()))
+    # among equal shares the rarer-by-convention, higher label wins
+    result = values[len(values) - 1 - stack[::-1].argmax(axis=0)].astype(np.uint8)
+    for value in (v for v in shares if v > 1):
+        components, number = ndimage.label(label == value, structure=np.ones((3, 3)))
+        for k, box in enumerate(ndimage.find_objects(components), start=1):
+            share = wy[:, box[0]] @ (components[box] == k) @ wx[:, box[1]].T
+            if not (result[share > 0] == value).any():
+                best = np.unravel_index(share.argmax(), share.shape)
+                if result[best] <= 1:
+                    result[best] = value
+    return result
+
+
+def resample_in_plane(case: Case, spacing: float) -> Case:
+    """The case with square pixels of ``spacing`` mm; its z axis stays, its outer corner stays in place.
+
+    Intensities are interpolated linearly with a kernel as wide as the new pixels, and keep their dtype.
+    """
+    old = np.array(case.spacing[:2])
+    ny, nx = case.image.shape[1:]
+    size = [max(1, round(n * s / spacing)) for n, s in zip((nx, ny), old, strict=True)]
+    wx, wy = (axis_weights(n, m, spacing / s) for n, m, s in zip((nx, ny), size, old, strict=True))
+    image = wy @ case.image.astype(np.float32) @ wx.T
+    if np.issubdtype(case.image.dtype, np.integer):
+        limits = np.iinfo(case.image.dtype)
+        image = np.clip(np.round(image), limits.min, limits.max)
+    label = np.stack([resample_label(one, wy, wx) for one in case.label])
+    offset = np.array([*(spacing - old) / 2, 0.0])
+    return replace(case, image=image.astype(case.image.dtype), label=label, origin=_moved(case, offset),
+                   spacing=(float(spacing), float(spacing), case.spacing[2]))
+
+
+def crop(case: Case, margin: float, z_too: bool = True) -> Case:
+    """The case cut to the box of its labels plus ``margin`` mm; every voxel keeps its place in the patient."""
+    step = case.spacing[::-1]
+    box = []
+    for axis in range(3):
+        there = np.flatnonzero(case.label.any(axis=tuple(a for a in range(3) if a != axis)))
+        n = case.label.shape[axis]
+        if not len(there) or (axis == 0 and not z_too):
+            box.append(slice(0, n))
+            continue
+        extra = int(np.ceil(margin / step[axis] - 1e-6))
+        box.append(slice(max(0, int(there[0]) - extra), min(n, int(there[-1]) + 1 + extra)))
+    offset = np.array([b.start * s for b, s in zip(box, step, strict=True)][::-1])
+    return replace(case, image=case.image[tuple(box)], label=case.label[tuple(box)], origin=_moved(case, offset))
+
+
+def slices(case: Case) -> list[Case]:
+    """One case per slice that has a label, placed where the slice lies; ids end with ``_s`` and its number."""
+    return [replace(case, case_id=f"{case.patient}_s{z:03d}", image=case.image[z:z + 1], label=case.label[z:z + 1],
+                    origin=_moved(case, np.array([0, 0, z * case.spacing[2]])))
+            for z in range(len(case.label)) if case.label[z].any()]
+
+
+def _moved(case: Case, offset: np.ndarray) -> tuple[float, float, float]:
+    """Origin after a shift of ``offset`` mm along the image's own axes x, y, z."""
+    moved = np.array(case.origin) + np.array(case.direction).reshape(3, 3) @ offset
+    return tuple(float(v) for v in moved)
