@@ -104,6 +104,19 @@ def test_parameters_without_gradient_and_added_groups_stay_consistent(problem):
     np.testing.assert_allclose(p.detach().numpy(), reference(start, target, 5, 5, 0.5)[0], atol=1e-12)
 
 
+def test_a_step_that_amp_skips_does_not_count():
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = LookaheadSGD([p], 0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for gradient in (1.0, float("inf"), 1.0):
+        p.grad = None
+        scaler.scale((p * gradient).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert optimizer.param_groups[0]["since_pull"] == 2
+    assert torch.allclose(p, torch.full((2,), 0.8))
+
+
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"alpha": 0.0}, {"alpha": 1.5}])
 def test_refuses_settings_out_of_range(wrong):
     with pytest.raises(ValueError, match="Lookahead"):

@@ -15,7 +15,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_difflung
-from nnunet_difflung import audit, trainers
+from nnunet_difflung import trainers
+from nnunet_difflung.manifest import MANIFEST
 from tests import tiny_nnunet
 from tests.tiny_nnunet import NAME, REAL, SPLITS
 
@@ -46,10 +47,8 @@ class nnUNetTrainerTiny(nnUNetTrainerDiffLung):
 """
 RUN = """
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from nnunet_difflung import audit
 from tests.test_trainers import train
 LocalLogger.plot_progress_png = lambda *_: None
-audit.audit_dataset = lambda name: []
 train("nnUNetTrainerTiny")
 """
 
@@ -77,7 +76,6 @@ def nnunet(tmp_path, monkeypatch):
     (tmp_path / "trainers" / "tiny_trainer.py").write_text(TINY_TRAINER)
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(SHIM), str(tmp_path / "trainers")]))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setattr(audit, "audit_dataset", lambda name: [])
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)
     tiny_nnunet.write_dataset(tmp_path / "preprocessed", SYNTHETIC)
     return tmp_path
@@ -162,10 +160,19 @@ def test_refuses_to_start_when_a_synthetic_case_is_not_preprocessed(nnunet):
         trainer_of("nnUNetTrainerDiffLung").run_training()
 
 
-def test_refuses_to_start_when_the_audit_fails(nnunet, monkeypatch):
-    monkeypatch.setattr(audit, "audit_dataset", lambda name: ["difflung_cbmat_0: its source is in validation"])
-    with pytest.raises(RuntimeError, match="its source is in validation.*difflung_audit -d Dataset942_Tiny"):
+def test_refuses_to_start_when_a_validation_patient_leaked(nnunet):
+    path = nnunet / "preprocessed" / NAME / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["cases"]["difflung_cbmat_0"]["sources"] = [REAL[0]]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from.*difflung_audit -d Dataset942_Tiny"):
         trainer_of("nnUNetTrainerDiffLung").run_training()
+
+
+def test_reference_trains_on_a_dataset_that_was_never_augmented(nnunet):
+    (nnunet / "preprocessed" / NAME / MANIFEST).unlink()
+    trainer = trainer_of("nnUNetTrainerDiffLungReference")
+    assert sorted(trainer.do_split()[0]) == sorted(SPLITS[0]["train"])
 
 
 # ---- training ----

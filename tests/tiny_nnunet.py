@@ -8,6 +8,8 @@ import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from nnunet_difflung.manifest import MANIFEST, new_manifest
+
 NAME = "Dataset942_Tiny"
 REAL = [f"patient{i}_s{j}" for i in range(3) for j in range(2)]
 SPLITS = [{"train": REAL[2:], "val": REAL[:2]}, {"train": REAL[:4], "val": REAL[4:]}]
@@ -59,9 +61,13 @@ def write_case(folder: Path, identifier: str, seed: int) -> None:
 
 
 def write_dataset(preprocessed: Path, synthetic: dict[str, dict]) -> None:
-    """Fills ``preprocessed``/NAME with the real cases, ``synthetic`` ones (id -> manifest entry) and a manifest.
+    """Fills ``preprocessed``/NAME with the real cases, ``synthetic`` ones and a manifest.
 
     As after an injection, each synthetic case is listed in its fold's training cases.
+
+    Args:
+        preprocessed: nnUNet_preprocessed.
+        synthetic: id -> {"method", "fold", "sources"}.
     """
     base = preprocessed / NAME
     folder = base / "nnUNetPlans_2d"
@@ -70,7 +76,10 @@ def write_dataset(preprocessed: Path, synthetic: dict[str, dict]) -> None:
         write_case(folder, identifier, seed)
     splits = [{"train": fold["train"] + [key for key, case in synthetic.items() if case["fold"] == number],
                "val": fold["val"]} for number, fold in enumerate(SPLITS)]
+    manifest = new_manifest(NAME, {identifier: identifier.split("_")[0] for identifier in REAL})
+    manifest["cases"] = {key: {"files": [], **case} for key, case in synthetic.items()}
+    manifest["runs"] = [{"method": method, "fold": fold}
+                        for method, fold in {(case["method"], case["fold"]) for case in synthetic.values()}]
     for name, content in {"nnUNetPlans.json": plans(), "dataset.json": DATASET_JSON, "dataset_fingerprint.json": {},
-                          "splits_final.json": splits,
-                          "difflung_manifest.json": {"format": 1, "cases": synthetic, "runs": []}}.items():
+                          "splits_final.json": splits, MANIFEST: manifest}.items():
         (base / name).write_text(json.dumps(content))
