@@ -87,11 +87,7 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     Raises:
         BadInput: ``folder`` holds a generator of other settings, or the batch cannot be shared by the processes.
     """
-    config = resolve(config, data)
-    index = index_slices(data.cache, data.training_cases)
-    card = _card(data, config, index)
-    settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
-    _check_folder(folder, settings)
+    config, index, card, settings = check_generator_folder(data, config, folder)
     if is_finished(folder):
         return
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
@@ -126,10 +122,24 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
             "stamps": hashlib.sha256(json_bytes([data.cache.facts[i].stamp for i in data.training_cases])).hexdigest()}
 
 
-def _check_folder(folder: Path, settings: str) -> None:
+def check_generator_folder(data: FoldData, config: GeneratorConfig,
+                           folder: Path) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
+    """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
+
+    Returns:
+        The resolved configuration, the slices, the card, and the hash of all that the weights depend on.
+
+    Raises:
+        BadInput: ``folder`` holds a generator of other settings or other training data.
+    """
+    config = resolve(config, data)
+    index = index_slices(data.cache, data.training_cases)
+    card = _card(data, config, index)
+    settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
     if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
         raise BadInput(f"{folder} holds a generator of other settings or other training data; repeat its command, or "
                        f"delete that folder to train anew")
+    return config, index, card, settings
 
 
 def _new_state(config: GeneratorConfig, data: FoldData, accelerator: Accelerator) -> TrainingState:

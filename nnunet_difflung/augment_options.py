@@ -1,0 +1,159 @@
+"""Options of ``difflung_augment`` and the settings that they stand for."""
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.config import ABLATION_READINGS, METHODS, SAMPLERS, Settings, preset
+
+_DESCRIPTION = """
+Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion
+model on that fold's training patients alone, plans new masks in which the rare classes are common, paints them, checks
+their intensities against the real ones, and adds them to that fold's training list. Validation stays real. Interrupt it
+at any moment and give the same command again; difflung_remove undoes it byte for byte.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options, in nnU-Net's own names where it has them."""
+    p = argparse.ArgumentParser(prog="difflung_augment", description=_DESCRIPTION)
+    run, model = p.add_argument_group("run"), p.add_argument_group("generator")
+    painting, masks = p.add_argument_group("painting"), p.add_argument_group("masks and labels")
+    run.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name in $nnUNet_raw")
+    run.add_argument("-f", nargs="+", metavar="FOLD", help="folds, such as -f 0 2; 'all' trains one generator on every "
+                     "case, for a final model judged on a separate test set (default: every fold of the split)")
+    run.add_argument("-c", default="2d", metavar="CONFIGURATION", choices=("2d", "3d_fullres", "3d_lowres"),
+                     help="nnU-Net configuration that you will train; decides the commands printed at the end "
+                     "(default: 2d)")
+    run.add_argument("-device", default=_device(), choices=("cuda", "cpu", "mps"), help="where to train and paint "
+                     "(default here: %(default)s)")
+    run.add_argument("-np", type=_positive, default=2, metavar="N", help="threads that read cases (default: 2)")
+    run.add_argument("--dry-run", action="store_true", help="show class shares, plan, time and disk; write nothing")
+    run.add_argument("--preset", default="default", choices=("default", "fast", "paper"),
+                     help="default: v-prediction, 50 DDIM steps, right in HU, for one GPU; fast: a small network for a "
+                     "CPU and small images; paper: Diff-Lung as published (Eq. 8, 1000 steps, whole slices) "
+                     "(default: default)")
+    run.add_argument("--seed", type=int, help="of weights, batches, masks and noise (default: 12345)")
+    run.add_argument("--save-every", type=float, default=60, metavar="SECONDS", help="between checkpoints "
+                     "in training (default: 60)")
+    model.add_argument("--method", default="cbmat", choices=METHODS,
+                       help="mask ablation in training: class-balanced (the paper), uniform, or none "
+                       "(default: cbmat)")
+    model.add_argument("--ablation-probability", choices=ABLATION_READINGS,
+                       help="reading of Eq. 8: eq8 is 1 - f, text is proportional to f (default: by preset)")
+    model.add_argument("--epochs", type=_positive, help="passes over the fold's slices (default: by preset)")
+    model.add_argument("--batch-size", type=_positive, help="slices in a training step (default: by preset)")
+    model.add_argument("--patch-size", type=_natural, metavar="PIXELS",
+                       help="edge of training crops, 0 for whole slices (default: by preset)")
+    model.add_argument("--balanced-share", type=_share, metavar="SHARE",
+                       help="of each batch drawn for each pathology; 0 draws uniformly (default: by preset)")
+    model.add_argument("--prediction", choices=("epsilon", "v_prediction"),
+                       help="network's target (default: by preset)")
+    model.add_argument("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on GPUs that have it)")
+    model.add_argument("--window", nargs="+", metavar="LOW,HIGH",
+                       help="intensities painted, one pair per channel, as in --window=-1000,1000 (default: that for "
+                       "CT, else percentiles of the fold's training cases)")
+    painting.add_argument("--paint", choices=("composite", "full"), help="only the changed region, re-imposing the "
+                          "real surroundings at every step, or the whole isolated slice (default: by preset)")
+    painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")
+    painting.add_argument("--steps", type=_positive, help="of the reverse process (default: by preset)")
+    painting.add_argument("--gate", default="drop", choices=("drop", "report", "off"),
+                          help="cases whose painted intensities are not those of the real class (default: drop)")
+    masks.add_argument("--target-share", nargs="+", default=[], metavar="CLASS=SHARE",
+                       help="wanted shares of lung voxels, such as emphysema=0.06 ILD=0.22 (default: 0.06 each)")
+    masks.add_argument("--max-synthetic", type=_natural, metavar="SLICES",
+                       help="bound on painted slices of a fold (default: a quarter of its real slices)")
+    masks.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
+    masks.add_argument("--structure-label", nargs="+", default=[], metavar="NAME",
+                       help="labels that are neither normal lung nor pathology (airways, heart)")
+    masks.add_argument("--patient-pattern", metavar="REGEX", help="matches a whole case id; its first group is the "
+                       "patient (default: the id without its slice counter)")
+    return p
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options from the command line."""
+    return parser().parse_args(arguments)
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The preset with the options given on the command line."""
+    base = preset(options.preset)
+    seed = {} if options.seed is None else {"seed": options.seed}
+    precision = options.precision or _precision(options.device)
+    generator = replace(base.generator, method=options.method, precision=precision, **seed, **_given(
+        options, "ablation_probability", "epochs", "batch_size", "patch_size", "balanced_share", "prediction"))
+    if generator.prediction == "epsilon":
+        generator = replace(generator, zero_terminal_snr=False)
+    if options.window:
+        generator = replace(generator, windows=tuple(_window(text) for text in options.window))
+    sampling = replace(base.sampling, gate=options.gate, **_given(options, "paint", "sampler", "steps"))
+    if sampling.steps > generator.train_timesteps:
+        raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
+    balance = replace(base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic,
+                      **seed)
+    return Settings(generator, sampling, balance, options.preset)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _targets(texts: Sequence[str]) -> dict[str, float]:
+    targets = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            targets[name] = float(value)
+        except ValueError:
+            targets[name] = math.nan
+        if not name or not 0 <= targets[name] < 1:
+            raise BadInput(f"--target-share {text!r} is not CLASS=SHARE with a share of lung voxels between 0 and 1, "
+                           f"such as emphysema=0.06")
+    return targets
+
+
+def _window(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise BadInput(f"--window {text!r} is not LOW,HIGH with LOW < HIGH, such as --window=-1000,1000")
+    return low, high
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _precision(device: str) -> str:
+    return "bf16" if device == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

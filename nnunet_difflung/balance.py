@@ -1,0 +1,236 @@
+"""Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, find_place, paste, transformed
+
+_MAX_FILL = 0.5  # of a host's normal lung
+_MAX_LESIONS = 24  # in a host
+_SHRINK = 0.8  # of a lesion that fits nowhere, three times
+_MIN_HOST = 40  # voxels of normal lung
+_IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives up
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What planning knows of a training case: shape and spacing (z, y, x), and voxels of each label."""
+
+    identifier: str
+    spacing: tuple[float, float, float]
+    voxels: dict[str, int]
+    lung_slices: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One lesion, varied and pasted into a host.
+
+    Attributes:
+        pathology: label name.
+        donor: case id that the lesion comes from.
+        component: its number there.
+        transform: mirror, angle, scale, dilation.
+        place: (z, y, x) of its first voxel in the host.
+        voxels: changed in the host.
+    """
+
+    pathology: str
+    donor: str
+    component: int
+    transform: Transform
+    place: tuple[int, int, int]
+    voxels: int
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """A synthetic case to be: a host, and lesions pasted into it in this order."""
+
+    index: int
+    host: str
+    operations: tuple[Operation, ...]
+    slices: tuple[int, ...]
+    seed: int
+
+    def sources(self) -> list[str]:
+        """Every case that it is made of."""
+        return sorted({self.host, *(op.donor for op in self.operations)})
+
+    def as_record(self) -> dict:
+        """Plain content for the manifest."""
+        return {"host": self.host, "sources": self.sources(), "slices": list(self.slices), "seed": self.seed,
+                "operations": [asdict(op) for op in self.operations]}
+
+
+@dataclass
+class Plan:
+    """The planned cases with class shares (of lung voxels) before and after."""
+
+    cases: list[PlannedCase]
+    targets: dict[str, float]
+    before: dict[str, int]
+    after: dict[str, int]
+    max_slices: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def slices(self) -> int:
+        """Number of slices to paint."""
+        return sum(len(case.slices) for case in self.cases)
+
+
+def shares(counts: dict[str, int]) -> dict[str, float]:
+    """Voxel counts of the lung classes → shares of lung."""
+    total = max(1, sum(counts.values()))
+    return {name: count / total for name, count in counts.items()}
+
+
+def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], roles: LabelRoles,
+                    read_label: Callable[[str], np.ndarray]) -> dict[str, list[Lesion]]:
+    """Lesions of every pathology in the given training cases."""
+    lesions: dict[str, list[Lesion]] = {name: [] for name in roles.pathologies}
+    for identifier in sorted(identifiers):
+        holding = [name for name in roles.pathologies if facts[identifier].voxels[name]]
+        if holding:
+            label = read_label(identifier)
+            for name in holding:
+                lesions[name] += find_lesions(label, roles.values[name], identifier, name, facts[identifier].spacing)
+    return lesions
+
+
+class _Planner:
+    """State of the balancing loop."""
+
+    def __init__(self, hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles,
+                 config: BalanceConfig, fold: int | str):
+        self.hosts, self.lesions, self.roles, self.config = list(hosts), lesions, roles, config
+        self.facts = {host.identifier: host for host in hosts}
+        self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
+        self.counts = {name: sum(host.voxels[name] for host in hosts) for name in roles.lung}
+        self.mean_lung = sum(self.counts.values()) / max(1, len(self.hosts))
+        self.targets = {name: config.target_share.get(name, config.default_share)
+                        for name in roles.pathologies if lesions[name]}
+        slices = sum(host.lung_slices for host in hosts)
+        self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
+
+    def furthest(self, counts: dict[str, int]) -> str | None:
+        """The pathology furthest below its target, relative to it; None when all are met."""
+        share = shares(counts)
+        deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
+        return max(deficits, key=deficits.get) if deficits else None
+
+    def quota(self, slices_left: int, per_case: float) -> int:
+        """Voxels of pathology that the next host should take, so that the targets are met within the bound.
+
+        Each of the n cases left brings mean_lung voxels: target · (lung + n · mean_lung) = present + n · quota.
+        """
+        left = max(1.0, slices_left / max(per_case, 1e-9))
+        lung = sum(self.counts.values()) + left * self.mean_lung
+        missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
+        return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
+
+    def fill(self, host: HostFacts, label: np.ndarray, quota: int, rng: np.random.Generator) -> list[Operation]:
+        """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more."""
+        normal = self.roles.values[self.roles.normal]
+        bound = min(quota, int(_MAX_FILL * host.voxels[self.roles.normal]))
+        operations, added, misses = [], 0, 0
+        counts = {name: self.counts[name] + host.voxels[name] for name in self.counts}
+        while added < bound and len(operations) < _MAX_LESIONS and misses < 3:
+            name = self.furthest(counts)
+            if name is None:
+                break
+            operation = self.try_lesion(host, label, name, int(1.5 * (bound - added)) + 4, normal, rng)
+            if operation is None:
+                misses += 1
+                continue
+            operations.append(operation)
+            added += operation.voxels
+            counts[name] += operation.voxels
+            counts[self.roles.normal] -= operation.voxels
+        return operations
+
+    def try_lesion(self, host: HostFacts, label: np.ndarray, name: str, largest: int, normal: int,
+                   rng: np.random.Generator) -> Operation | None:
+        """One lesion of a pathology, shrunk up to three times until it fits; None if it never does."""
+        candidates = self.lesions[name]
+        weights = np.sqrt([lesion.voxels for lesion in candidates])
+        lesion = candidates[rng.choice(len(candidates), p=weights / weights.sum())]
+        transform = draw_transform(rng)
+        ratio = np.array(lesion.spacing) / host.spacing
+        value = self.roles.values[name]
+        for _ in range(4):
+            mask = transformed(lesion.mask, transform, ratio)
+            if mask.any() and mask.sum() <= max(largest, 8):
+                place = find_place(mask, label == normal, rng)
+                if place is not None:
+                    voxels = paste(label, mask, place, value, normal)
+                    return Operation(name, lesion.case, lesion.component, transform, place, voxels)
+            transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
+        return None
+
+
+def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles, config: BalanceConfig,
+              fold: int | str, read_label: Callable[[str], np.ndarray]) -> Plan:
+    """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
+
+    Args:
+        hosts: the fold's training cases.
+        lesions: of the same cases.
+        roles: of the labels.
+        config: targets, bound, seed.
+        fold: part of every case's seed.
+        read_label: case id → (z, y, x) label values.
+    """
+    planner = _Planner(hosts, lesions, roles, config, fold)
+    plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
+    plan.notes += [f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
+                   for name in roles.pathologies if not lesions[name]]
+    usable = [host for host in planner.hosts if host.voxels[roles.normal] >= _MIN_HOST]
+    order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
+    while usable and planner.furthest(planner.counts) and plan.slices < planner.max_slices and idle < _IDLE_HOSTS:
+        host = usable[order[index % len(order)]]
+        rng = np.random.default_rng([*planner.key, index])
+        before = read_label(host.identifier)
+        label = before.copy()
+        quota = planner.quota(planner.max_slices - plan.slices, plan.slices / len(plan.cases) if plan.cases else 1)
+        operations = planner.fill(host, label, quota, rng)
+        touched = np.flatnonzero((label != before).any((1, 2)))
+        if len(touched) and (not plan.cases or plan.slices + len(touched) <= planner.max_slices):
+            plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations),
+                                          tuple(int(z) for z in touched), int(rng.integers(2 ** 31))))
+            for name in roles.lung:
+                planner.counts[name] += int((label == roles.values[name]).sum())
+            idle = 0
+        else:
+            idle += 1
+        index += 1
+    _note_unmet(plan, planner, idle)
+    return plan
+
+
+def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
+    share = shares(planner.counts)
+    for name, target in plan.targets.items():
+        if share[name] < target:
+            why = "nothing more fits into normal lung" if idle >= _IDLE_HOSTS else f"--max-synthetic {plan.max_slices}"
+            plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")
+
+
+def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesion]], facts: dict[str, HostFacts],
+              roles: LabelRoles) -> np.ndarray:
+    """Applies a planned case's operations to its host's label map; (z, y, x), a copy."""
+    by_key = {(lesion.pathology, lesion.case, lesion.component): lesion
+              for found in lesions.values() for lesion in found}
+    result = label.copy()
+    for op in case.operations:
+        lesion = by_key[op.pathology, op.donor, op.component]
+        ratio = np.array(lesion.spacing) / facts[case.host].spacing
+        mask = transformed(lesion.mask, op.transform, ratio)
+        paste(result, mask, op.place, roles.values[op.pathology], roles.values[roles.normal])
+    return result

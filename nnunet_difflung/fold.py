@@ -1,0 +1,127 @@
+"""The stages of one fold, each of which sees that fold's training cases and no others."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnunet_difflung.balance import HostFacts, Plan, collect_lesions, make_plan
+from nnunet_difflung.command_line import BadInput, nnunet_folder
+from nnunet_difflung.config import Settings
+from nnunet_difflung.diffusion import build_network, size_factor
+from nnunet_difflung.gate import reference
+from nnunet_difflung.generator import load_generator
+from nnunet_difflung.masks import Lesion
+from nnunet_difflung.raw_dataset import RawDataset
+from nnunet_difflung.slices import CaseFacts, SliceCache
+from nnunet_difflung.synthesize import Synthesis, SynthesisResult, synthesize
+from nnunet_difflung.train import FoldData, total_steps
+
+
+def results_folder(dataset: str, method: str) -> Path:
+    """``$nnUNet_results/<dataset>/DiffLung__<method>``."""
+    return Path(nnunet_folder("nnUNet_results")) / dataset / f"DiffLung__{method}"
+
+
+def cache_folder(dataset: str) -> Path:
+    """Cached slices of a dataset, shared by folds and methods."""
+    return Path(nnunet_folder("nnUNet_results")) / dataset / "DiffLung__cache"
+
+
+@dataclass(frozen=True)
+class FoldWork:
+    """A fold, what its training cases hold, and the plan for it."""
+
+    raw: RawDataset
+    fold: int | str
+    settings: Settings
+    facts: dict[str, HostFacts]
+    lesions: dict[str, list[Lesion]]
+    plan: Plan
+
+    @property
+    def folder(self) -> Path:
+        """The generator's folder."""
+        return results_folder(self.raw.name, self.settings.generator.method) / f"fold_{self.fold}"
+
+    @property
+    def work(self) -> Path:
+        """Painted slices and staged cases until they are injected."""
+        return self.folder / f"synthesis_{self.settings.hash()}"
+
+    def data(self, cache: SliceCache) -> FoldData:
+        """What the generator may see."""
+        return FoldData(cache, tuple(self.raw.channels), self.raw.name, self.fold,
+                        tuple(self.raw.training_cases(self.fold)))
+
+
+def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: dict[str, CaseFacts],
+                 read_label: Callable[[str], np.ndarray]) -> FoldWork:
+    """Counts classes over the fold's training cases, collects lesions, and plans.
+
+    Raises:
+        BadInput: no normal lung or no pathology among the fold's training cases.
+    """
+    roles, identifiers = raw.roles, raw.training_cases(fold)
+    hosts = {}
+    for i in identifiers:
+        known = facts[i]
+        lung = np.sum([known.counts[name] for name in roles.lung], axis=0) > 0
+        hosts[i] = HostFacts(i, known.spacing, {name: known.voxels(name) for name in roles.values}, int(lung.sum()))
+    for name, what in ((roles.normal, "normal lung"), (None, "pathology")):
+        if not any(host.voxels[n] for host in hosts.values() for n in ([name] if name else roles.pathologies)):
+            raise BadInput(f"{raw.name} fold {fold}: its {len(hosts)} training cases hold no {what} "
+                           f"({name or ', '.join(roles.pathologies)}); leave the fold out with -f, or correct the "
+                           f"labels or splits_final.json")
+    lesions = collect_lesions(identifiers, hosts, roles, read_label)
+    plan = make_plan(list(hosts.values()), lesions, roles, settings.balance, fold, read_label)
+    return FoldWork(raw, fold, settings, hosts, lesions, plan)
+
+
+def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
+                    progress: bool = True) -> tuple[Synthesis, SynthesisResult]:
+    """Paints the plan with the fold's generator."""
+    generator = load_generator(work.folder, device)
+    references = reference(cache, work.raw.training_cases(work.fold), generator.config.windows,
+                           work.settings.balance.seed)
+    synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
+                          work.settings.sampling, work.settings.generator.method, work.fold, work.work)
+    return synthesis, synthesize(synthesis, progress)
+
+
+def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -> tuple[float, float]:
+    """Estimated seconds of training and painting, from one timed pass of the real network on the real device."""
+    config = work.settings.generator
+    largest = max(max(facts[i].shape[1:]) for i in work.facts)
+    factor = size_factor(config)
+    edge = -(-min(config.patch_size or largest, largest) // factor) * factor
+    channels = len(work.raw.channels)
+    network = build_network(config, channels, len(work.raw.roles.conditions)).to(device)
+    image = torch.zeros(1, channels + len(work.raw.roles.conditions), edge, edge, device=device)
+    for warm in (True, False):
+        begun = time.perf_counter()
+        loss = network(image, torch.zeros(1, dtype=torch.long, device=device)).sample.square().mean()
+        loss.item()  # waits for the device
+        forward = time.perf_counter() - begun
+        loss.backward()
+        next(network.parameters()).grad.sum().item()
+        both = time.perf_counter() - begun
+        if warm and both > 5:
+            break
+    slices = sum(host.lung_slices for host in work.facts.values())
+    training = total_steps(config, slices) * config.batch_size * both
+    area = 1.0 if work.settings.sampling.paint == "composite" else (largest / edge) ** 2
+    return training, work.plan.slices * work.settings.sampling.steps * forward * area
+
+
+def estimate_bytes(work: FoldWork, facts: dict[str, CaseFacts]) -> tuple[int, int]:
+    """Upper bounds of bytes needed in nnUNet_raw, and in nnUNet_results while painting."""
+    voxels = [np.prod(facts[case.host].shape) for case in work.plan.cases]
+    planes = [len(case.slices) * np.prod(facts[case.host].shape[1:]) for case in work.plan.cases]
+    channels = len(work.raw.channels)
+    cases = int(sum(voxels)) * (4 * channels + 2)
+    return cases, cases + int(sum(planes)) * 4 * channels

@@ -1,0 +1,174 @@
+"""Operations on lesion masks: find, turn, scale, dilate, place inside normal lung, paste (paper, section 2.3).
+
+All masks are (z, y, x) bool, so that lesions of volumes move as 3D objects; a slice is a volume with z = 1.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.signal import fftconvolve
+
+MIN_VOXELS = 4  # smaller components are readers' specks
+_CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A connected component of one pathology.
+
+    Attributes:
+        case: id of the case it comes from.
+        pathology: label name.
+        component: its number in that case, counted as ``scipy.ndimage.label`` does.
+        mask: (z, y, x) bool, cut to its bounding box.
+        spacing: (z, y, x) in mm of its case.
+    """
+
+    case: str
+    pathology: str
+    component: int
+    mask: np.ndarray
+    spacing: tuple[float, float, float]
+
+    @property
+    def voxels(self) -> int:
+        """Size in voxels."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a lesion's outline is varied.
+
+    Attributes:
+        mirror: left-right.
+        angle: in-plane rotation in degrees.
+        scale: factor along y and x (and along z for lesions of several slices).
+        dilation: in-plane dilation in pixels.
+    """
+
+    mirror: bool = False
+    angle: float = 0.0
+    scale: float = 1.0
+    dilation: int = 0
+
+
+def find_lesions(label: np.ndarray, value: int, case: str, pathology: str,
+                 spacing: Sequence[float]) -> list[Lesion]:
+    """Connected components of a label value with at least ``MIN_VOXELS`` voxels.
+
+    Args:
+        label: (z, y, x) label values.
+        value: of the pathology.
+        case: id, kept in the result.
+        pathology: name, kept in the result.
+        spacing: (z, y, x) in mm, kept in the result.
+    """
+    components, _ = ndimage.label(label == value)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(components), start=1):
+        mask = components[box] == number
+        if mask.sum() >= MIN_VOXELS:
+            found.append(Lesion(case, pathology, number, mask, tuple(spacing)))
+    return found
+
+
+def draw_transform(rng: np.random.Generator) -> Transform:
+    """Draws with cascading probabilities: scaling only after rotation, dilation only after scaling."""
+    values: dict = {"mirror": bool(rng.random() < 0.5)}
+    for name, probability in _CASCADE:
+        if rng.random() >= probability:
+            break
+        if name == "rotate":
+            values["angle"] = float(rng.uniform(0, 360))
+        elif name == "scale":
+            values["scale"] = float(rng.uniform(0.75, 1.5))
+        else:
+            values["dilation"] = int(rng.integers(1, 3))
+    return Transform(**values)
+
+
+def transformed(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] = (1, 1, 1)) -> np.ndarray:
+    """Applies a transform to a lesion's mask.
+
+    Args:
+        mask: (z, y, x) bool.
+        transform: drawn before.
+        spacing_ratio: (z, y, x) spacing of the lesion's case over that of the host, so that it keeps its size in mm.
+
+    Returns:
+        (z, y, x) bool cut to its bounding box; empty if nothing is left.
+    """
+    result = mask[..., ::-1] if transform.mirror else mask
+    depth = (spacing_ratio[0] * transform.scale) if len(mask) > 1 else 1.0
+    factors = np.array([depth, *(ratio * transform.scale for ratio in spacing_ratio[1:])])
+    if transform.angle or not np.allclose(factors, 1):
+        result = _resampled(result, factors, np.deg2rad(transform.angle))
+    if transform.dilation:
+        result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
+        result = ndimage.binary_dilation(result, ndimage.generate_binary_structure(2, 1)[None], transform.dilation)
+    return cut_to_box(result)
+
+
+def _resampled(mask: np.ndarray, factors: np.ndarray, angle: float) -> np.ndarray:
+    """Scales along each axis and rotates in plane, with linear interpolation cut at one half."""
+    reach = np.hypot(*(np.array(mask.shape[1:]) * factors[1:]))
+    shape = (max(1, round(len(mask) * factors[0])), *[int(np.ceil(reach)) + 2] * 2)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    matrix = np.diag(1 / factors) @ turn
+    offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)
+    padded, grow = np.pad(mask.astype(np.float32), 1), 1
+    return ndimage.affine_transform(padded, matrix, offset + grow, output_shape=shape, order=1, mode="nearest") > 0.5
+
+
+def cut_to_box(mask: np.ndarray) -> np.ndarray:
+    """The mask within its bounding box (an empty mask stays empty)."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    return mask[boxes[0]] if boxes else mask[:0]
+
+
+def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9,
+               tries: int = 4) -> tuple[int, int, int] | None:
+    """A random position at which a mask lies in free voxels.
+
+    For a drawn z position the overlap at *every* y and x is computed at once, so for a slice None means that there is
+    no such place; for volumes ``tries`` positions along z are looked at.
+
+    Args:
+        mask: (z, y, x) bool lesion.
+        free: (z, y, x) bool, the host's normal lung.
+        rng: source of the choice.
+        inside: least share of the lesion's voxels that must be free; the rest is cut off when pasting.
+        tries: positions along z.
+
+    Returns:
+        (z, y, x) of the mask's first voxel in the host, or None.
+    """
+    room = np.array(free.shape) - mask.shape
+    if mask.size == 0 or (room < 0).any():
+        return None
+    enough = inside * mask.sum()
+    starts = [z for z in range(room[0] + 1) if free[z:z + len(mask)].sum() >= enough]
+    for z in rng.permutation(starts)[:tries].astype(int):
+        overlap = sum(fftconvolve(plane.astype(np.float32), part[::-1, ::-1].astype(np.float32), "valid")
+                      for plane, part in zip(free[z:z + len(mask)], mask, strict=True) if part.any())
+        fitting = np.argwhere(overlap >= enough - 1e-3)
+        if len(fitting):
+            y, x = fitting[rng.integers(len(fitting))]
+            return int(z), int(y), int(x)
+    return None
+
+
+def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:
+    """Writes a lesion into a label map, in place, only over normal lung.
+
+    Returns:
+        Number of voxels changed.
+    """
+    window = label[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
+    changed = mask & (window == normal)
+    window[changed] = value
+    return int(changed.sum())

@@ -1,0 +1,151 @@
+"""What is painted in a planned case: which voxels, in which crop, from which noise."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from nnunet_difflung.balance import PlannedCase
+from nnunet_difflung.batches import denormalise, isolate, normalise, one_hot
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.diffusion import paint, size_factor
+from nnunet_difflung.generator import Generator
+from nnunet_difflung.labels import LabelRoles
+
+_CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
+_CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
+
+
+@dataclass(frozen=True)
+class Host:
+    """A planned case in memory.
+
+    Attributes:
+        planned: the plan's entry.
+        image: (c, z, y, x) real intensities.
+        label: (z, y, x) the host's label map.
+        new_label: (z, y, x) with the pasted lesions.
+        condition: (z, y, x) ``new_label`` with the derived body class.
+        spacing: (z, y, x) in mm.
+    """
+
+    planned: PlannedCase
+    image: np.ndarray
+    label: np.ndarray
+    new_label: np.ndarray
+    condition: np.ndarray
+    spacing: tuple[float, float, float]
+
+
+def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
+    """(z, y, x) bool: the voxels that get new intensities.
+
+    ``composite``: the changed voxels and a margin around them, within the lung. ``full``: the whole of every touched
+    slice (what lies outside lung and body is set to the window's lower end, as in the paper). Voxels labelled
+    ``ignore`` always keep their intensities.
+    """
+    changed = host.new_label != host.label
+    if sampling.paint == "full":
+        region = np.zeros_like(changed)
+        region[list(host.planned.slices)] = True
+    else:
+        plane = ndimage.generate_binary_structure(2, 1)[None]
+        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
+        region &= np.isin(host.new_label, roles.lung_values())
+    return region if roles.ignore is None else region & (host.label != roles.ignore)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slice to paint.
+
+    Attributes:
+        case: index of the planned case.
+        z: slice.
+        crop: (y, x) slices into the host, inside its bounds.
+        condition: (k, h, w) masks; h and w are multiples of the network's factor.
+        known: (c, h, w) real image in [−1, 1], isolated.
+        is_known: (1, h, w) bool.
+        noise: (c, h, w).
+    """
+
+    case: int
+    z: int
+    crop: tuple[slice, slice]
+    condition: np.ndarray
+    known: np.ndarray
+    is_known: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.condition.shape[1:]
+
+
+def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int) -> list[Job]:
+    """The slices of a planned case as the network will see them; a pure function of its arguments."""
+    region = painted_region(host, roles, sampling)
+    noise = _noise(host, len(host.image), attempt)
+    jobs = []
+    for z in np.flatnonzero(region.any((1, 2))):
+        crop = _crop(region[z], size_factor(generator.config), sampling)
+        condition = host.condition[z][crop]
+        image = isolate(normalise(host.image[(slice(None), z, *crop)], generator.config.windows), condition)
+        edge = size_factor(generator.config)
+        pad = [(0, -n % edge) for n in condition.shape]
+        jobs.append(Job(host.planned.index, int(z), crop, one_hot(np.pad(condition, pad), roles.condition_values()),
+                        np.pad(image, [(0, 0), *pad], constant_values=-1), np.pad(~region[z][crop], pad)[None],
+                        np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad])))
+    return jobs
+
+
+def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
+    """A box around the region with context, grown to a multiple of 32 where the slice has room; ``full``: all of it."""
+    box = ndimage.find_objects(region.astype(np.uint8))[0]
+    if sampling.paint == "full":
+        return slice(0, region.shape[0]), slice(0, region.shape[1])
+    step = max(_CROP_STEP, factor)
+    crop = []
+    for part, length in zip(box, region.shape, strict=True):
+        wanted = -(-(part.stop - part.start + 2 * sampling.context) // step) * step
+        start = int(np.clip((part.start + part.stop - wanted) // 2, 0, max(0, length - wanted)))
+        crop.append(slice(start, min(start + wanted, length)))
+    return crop[0], crop[1]
+
+
+def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
+    """(c, z, y, x) standard normal noise from the case's own seed; neighbouring slices of a volume share part of it.
+
+    Slices are painted one by one; independent noise would make textures jump from slice to slice, so the noise is a
+    first-order autoregression along z with a correlation length of 5 mm, which leaves each slice standard normal.
+    """
+    source = torch.Generator().manual_seed(host.planned.seed * 16 + attempt)
+    noise = torch.randn((channels, *host.label.shape), generator=source).numpy()
+    correlation = float(np.exp(-host.spacing[0] / _CORRELATION_MM))
+    for z in range(1, noise.shape[1]):
+        noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation ** 2) * noise[:, z]
+    return noise
+
+
+def paint_jobs(jobs: list[Job], generator: Generator, sampling: SamplingConfig, attempt: int) -> list[np.ndarray]:
+    """Paints jobs of one shape together.
+
+    Returns:
+        For each job (c, h, w) in the dataset's intensities, cut to its crop.
+    """
+    device = next(generator.network.parameters()).device
+
+    def stacked(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
+
+    sources = [torch.Generator().manual_seed((job.case * 65537 + job.z) * 16 + attempt) for job in jobs]
+    painted = paint(generator.network, generator.config, sampling.sampler, sampling.steps, stacked("condition"),
+                    stacked("noise"), stacked("known"), stacked("is_known"), sources).cpu().numpy()
+    results = []
+    for job, image in zip(jobs, painted, strict=True):
+        height, width = (part.stop - part.start for part in job.crop)
+        results.append(denormalise(image[:, :height, :width], generator.config.windows))
+    return results
