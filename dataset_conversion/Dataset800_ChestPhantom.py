@@ -17,7 +17,7 @@ import numpy as np
 from nnunet_difflung.command_line import BadInput, command
 from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
 from nnunet_difflung.dataset_conversion._phantom_cohort import (
-    SLICE_INTERVAL_MM,
+    THICKNESS_MM,
     CohortSettings,
     calibrate,
     draw_cohort,
@@ -81,18 +81,18 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
     heights, numbers = slice_heights(patient, cohort.slices)
     grid = painting_grid(size)
     truth, labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)
-    painter = Painter(Thorax(patient, extent.lung_scale), SLICE_INTERVAL_MM)
+    step = float(numbers[1]) if len(numbers) > 1 else THICKNESS_MM
+    painter = Painter(Thorax(patient, extent.lung_scale), min(step, THICKNESS_MM))
     images = [painter.slice(one, z, size, patient.rng(4, i))
               for i, (one, z) in enumerate(zip(truth, heights, strict=True))]
     name = f"{PREFIX}_p{index + (cohort.patients if test else 0):03d}"
     pixel = FIELD_OF_VIEW_MM / size
     corner = (pixel - FIELD_OF_VIEW_MM) / 2
     if settings.volumes:
-        step = float(heights[1] - heights[0]) if len(heights) > 1 else SLICE_INTERVAL_MM
         return [Case(name, name, np.stack(images), np.stack(labels), (pixel, pixel, step),
-                     (corner, corner, float(heights[0])))]
-    return [Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, SLICE_INTERVAL_MM),
-                 (corner, corner, float(z)))
+                     (corner, corner, heights[0]))]
+    return [Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, THICKNESS_MM),
+                 (corner, corner, z))
             for image, label, z, number in zip(images, labels, heights, numbers, strict=True)]
 
 

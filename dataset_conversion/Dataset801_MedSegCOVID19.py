@@ -111,8 +111,6 @@ def read_patient(folder: str | Path, patient: str) -> tuple[Case, int]:
         if unknown:
             raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
     pixels, lesion, lung = (sitk.GetArrayFromImage(volume) for volume in volumes)
-    if not np.isfinite(pixels).all():
-        raise BadInput(f"{paths[0]}: holds NaN or infinite intensities; replace them")
     if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
         raise BadInput(f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
                        f"from 0 to 255 (an 8-bit lung window)")

@@ -10,7 +10,7 @@ from nnunet_difflung.dataset_conversion._phantom_fields import pixel_centres
 from nnunet_difflung.dataset_conversion._phantom_lesions import COARSE_GRID, LABELS, Extent, Lesions, read
 
 SHARES = {"normal_lung": 0.123, "emphysema": 0.003, "ILD": 0.038}  # of all pixels: Diff-Lung, table 1
-SLICE_INTERVAL_MM = 5.0
+THICKNESS_MM = 5.0
 TEST_EMPHYSEMA_PATIENTS = 0.4
 FIRST_T, LAST_T = 0.10, 0.88
 
@@ -51,14 +51,15 @@ def draw_cohort(settings: CohortSettings, test: bool) -> list[Patient]:
 
 
 def slice_heights(patient: Patient, slices: int) -> tuple[list[float], list[int]]:
-    """Heights of a patient's slices, spread evenly over the lungs, from the base upwards.
+    """Heights of a patient's slices, whole millimetres apart and spread over the lungs, from the base upwards.
 
     Returns:
-        z in mm (negative: below the apex) and each slice's number in a scan of 5 mm intervals.
+        z in mm (negative: below the apex) and each slice's number in a scan of 1 mm steps.
     """
-    t = np.linspace(LAST_T, FIRST_T, slices) if slices > 1 else np.array([0.45])
-    numbers = [round((LAST_T - one) * patient.height / SLICE_INTERVAL_MM) for one in t.tolist()]
-    return [-LAST_T * patient.height + number * SLICE_INTERVAL_MM for number in numbers], numbers
+    span = (LAST_T - FIRST_T) * patient.height
+    step = max(1, round(span / (slices - 1))) if slices > 1 else 0
+    lowest = -(FIRST_T + LAST_T) / 2 * patient.height - step * (slices - 1) / 2
+    return [lowest + i * step for i in range(slices)], [i * step for i in range(slices)]
 
 
 def painting_grid(pixels: int, finest: int = 144) -> int:

@@ -135,7 +135,8 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
     dy, dx = (shift * PlaneField(rng, 9.0).at(centres) for _ in range(2))
     lung = _warped((truth > 0).astype(np.uint8), 0.3 * dy, 0.3 * dx) > 0
     seen = _warped(seen, dy, dx)
-    seen = np.where(lung, np.where(seen > 0, seen, np.maximum(truth, LABELS["normal_lung"])), 0)
+    beside = np.maximum(ndimage.maximum_filter(seen, 5), LABELS["normal_lung"])
+    seen = np.where(lung, np.where(seen > 0, seen, beside), 0)
     return majority(seen, n // pixels, len(LABELS))
 
 

@@ -18,7 +18,7 @@ def axis_weights(old: int, new: int, step: float) -> np.ndarray:
     """
     centres = (np.arange(new) + 0.5) * step - 0.5
     weights = np.maximum(0, 1 - np.abs(np.clip(centres, 0, old - 1)[:, None] - np.arange(old)) / max(1.0, step))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray) -> np.ndarray:
@@ -42,11 +42,12 @@ def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray) -> np.ndar
     for value in (v for v in shares if v > 1):
         components, number = ndimage.label(label == value, structure=np.ones((3, 3)))
         for k, box in enumerate(ndimage.find_objects(components), start=1):
-            share = wy[:, box[0]] @ (components[box] == k) @ wx[:, box[1]].T
-            if not (result[share > 0] == value).any():
-                best = np.unravel_index(share.argmax(), share.shape)
-                if result[best] <= 1:
-                    result[best] = value
+            rows, columns = (np.flatnonzero(w[:, b].any(axis=1)) for w, b in zip((wy, wx), box, strict=True))
+            window = result[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+            share = wy[rows[0]:rows[-1] + 1, box[0]] @ (components[box] == k) @ wx[columns[0]:columns[-1] + 1, box[1]].T
+            best = np.unravel_index(share.argmax(), share.shape)
+            if not (window[share > 0] == value).any() and window[best] <= 1:
+                window[best] = value
     return result
 
 
