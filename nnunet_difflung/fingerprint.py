@@ -38,15 +38,19 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor as nnunet
     shutil.rmtree(target.parent, ignore_errors=True)
     target.parent.mkdir(parents=True)
-    before = nnunet.nnUNet_preprocessed, nnunet.multiprocessing
+    real = {i: {"images": list(case.images), "label": case.label} for i, case in sorted(raw.cases.items())}
+    replaced = ("nnUNet_preprocessed", "multiprocessing", "get_filenames_of_train_images_and_targets")
+    before = {name: getattr(nnunet, name) for name in replaced}
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         nnunet.nnUNet_preprocessed = scratch  # it writes there, not yet into the user's folder
+        nnunet.get_filenames_of_train_images_and_targets = lambda *_: real
         if processes <= 1:
             nnunet.multiprocessing = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
         try:
             extractor = nnunet.DatasetFingerprintExtractor(raw.name, max(1, processes))
-            extractor.dataset = {i: {"images": list(c.images), "label": c.label} for i, c in sorted(raw.cases.items())}
+            extractor.dataset = real
             extractor.run(overwrite_existing=True)
         finally:
-            nnunet.nnUNet_preprocessed, nnunet.multiprocessing = before
+            for name, value in before.items():
+                setattr(nnunet, name, value)
         os.replace(Path(scratch) / raw.name / "dataset_fingerprint.json", target)

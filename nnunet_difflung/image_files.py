@@ -110,7 +110,8 @@ def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarr
 
 def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
     import tifffile
-    tifffile.imwrite(target, _change(tifffile.imread(source)[None], values, where)[0], compression="zlib")
+    changed = _change(tifffile.imread(source)[None], values, where)[0]
+    tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
     return 1
 
 

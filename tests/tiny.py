@@ -79,7 +79,7 @@ def write_array(path: Path, array: np.ndarray, spacing: tuple[float, float, floa
         io.imsave(path, array[0], check_contrast=False)
     elif path.name.endswith((".tif", ".tiff")):
         import tifffile
-        tifffile.imwrite(path, array, compression="zlib")
+        tifffile.imwrite(path, array, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
     else:
         import SimpleITK as sitk
         image = sitk.GetImageFromArray(array)
