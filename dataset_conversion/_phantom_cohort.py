@@ -78,8 +78,10 @@ def patient_labels(patient: Patient, heights: list[float], extent: Extent, pixel
 def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
     """Finds the extents that give the training part its shares of pixels.
 
-    A search on coarse masks, then one correction by what readers draw on images of ``pixels`` x ``pixels``.
+    A search on coarse masks, then one correction by what readers draw on images of ``pixels`` x ``pixels`` (or
+    64 x 64, if that is less: finer images change the shares by little and would cost more than they gain).
     """
+    pixels = min(pixels, COARSE_GRID)
     patients = draw_cohort(settings, test=False)
     heights = [slice_heights(patient, settings.slices)[0] for patient in patients]
     wanted = dict(settings.shares)

@@ -20,6 +20,13 @@ from nnunet_difflung.dataset_conversion._phantom_vessels import airways, draw_tu
 VESSEL_HU, AIRWAY_WALL_HU, LUMEN_HU = 35.0, -150.0, -975.0
 
 
+def _draw_cysts(thorax: Thorax, rng: np.random.Generator) -> list[list[float]]:
+    """Places (x, y, z) and radii, in mm, of the isolated cysts that about half of the patients have."""
+    number = int(rng.integers(8, 26)) if rng.random() < 0.5 else 0
+    low, high = [-thorax.a, -thorax.b, -thorax.patient.height, 3.5], [thorax.a, thorax.b, 0, 8.5]
+    return rng.uniform(low, high, (number, 4)).tolist()
+
+
 class Painter:
     """Paints the slices of one patient.
 
@@ -35,7 +42,8 @@ class Painter:
         self.airways = airways(self.vessels)
         self.mottle = VolumeField(rng, 16.0, patient.height)
         self.trapping = VolumeField(rng, 12.0, patient.height)
-        self.traps = rng.uniform(1.35, 1.9) if rng.random() < 0.6 else 9.0
+        self.traps = rng.uniform(1.2, 1.8) if rng.random() < 0.65 else 9.0
+        self.cysts = _draw_cysts(thorax, rng)
         self.emphysema_hu = rng.uniform(-952, -926)
         self.glass_hu = rng.uniform(-640, -520)
         self.honeycomb = rng.uniform(0.2, 1.0)
@@ -77,6 +85,12 @@ class Painter:
         fine = PlaneField(rng, 1.6).at(centres)
         hu = patient.normal_hu + patient.gravity * down + 13 * self.mottle.at(centres, z) + 16 * fine
         hu += self._air_trapping(centres, z)
+        for x, y, height, radius in self.cysts:  # thin-walled cysts, no emphysema either
+            seen = np.sqrt(max(0.0, radius ** 2 - (z - height) ** 2))
+            if seen > 1.5:
+                distance = np.hypot(canvas.x - x, canvas.y - y) - seen
+                hu += coverage(distance - 1.2, pixel) * (-780 - hu)
+                hu += coverage(distance, pixel) * (-985 - hu)
         hu += emphysema * (self._emphysema(centres, rng) - hu)
         hu += ild * (self._ild(centres, truth, pixel, rng) - hu)
         vessels = draw_tubes(self.vessels, centres, z, self.thickness) * (1 - 0.75 * emphysema)
@@ -86,13 +100,13 @@ class Painter:
         return hu
 
     def _air_trapping(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Darker lobules of normal lung, which no reader calls emphysema: a smooth -45 HU."""
-        return -48 * sigmoid((self.trapping.at(centres, z) - self.traps) * 9)
+        """Darker lobules of normal lung, which no reader calls emphysema: smooth, -60 HU."""
+        return -60 * sigmoid((self.trapping.at(centres, z) - self.traps) * 9)
 
     def _emphysema(self, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Centrilobular holes between remains of tissue."""
-        holes = PlaneField(rng, 2.6).at(centres)
-        return self.emphysema_hu + 42 * sigmoid(3.5 * (holes - 0.75)) - 24 * sigmoid(4 * (-holes - 0.3)) + 9
+        holes = PlaneField(rng, 3.6).at(centres)
+        return self.emphysema_hu + 46 * sigmoid(3.5 * (holes - 0.6)) - 30 * sigmoid(4 * (-holes - 0.2)) + 8
 
     def _ild(self, centres: np.ndarray, truth: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
         """Ground glass crossed by fine lines, with honeycomb cysts under the pleura."""

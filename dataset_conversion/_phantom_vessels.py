@@ -96,15 +96,8 @@ def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: floa
     near = (np.minimum(tubes[:, 2], tubes[:, 5]) - reach < z + half) & \
            (np.maximum(tubes[:, 2], tubes[:, 5]) + reach > z - half)
     for tube in tubes[near]:
-        start, end, radii = tube[:3], tube[3:6], tube[6:8] + grow
-        along = end - start
-        # the part of the tube inside the slab
-        if abs(along[2]) > 1e-6:
-            cuts = np.sort((np.array([z - half, z + half]) - start[2]) / along[2])
-            first, last = np.clip(cuts, 0, 1)
-        else:
-            first, last = 0.0, 1.0
-        p, q = start[:2] + first * along[:2], start[:2] + last * along[:2]
+        radii = tube[6:8] + grow
+        first, last, p, q = _part_in_slab(tube, z, half)
         radius = float(radii.max())
         low = np.minimum(p, q) - radius - pixel
         high = np.maximum(p, q) + radius + pixel
@@ -121,3 +114,13 @@ def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: floa
         patch = result[i0:i1, j0:j1]
         np.maximum(patch, np.minimum(seen, 1), out=patch)
     return result
+
+
+def _part_in_slab(tube: np.ndarray, z: float, half: float) -> tuple[float, float, np.ndarray, np.ndarray]:
+    """Where a tube enters and leaves the slab z +- half: as shares of its length, and as points (x, y) in mm."""
+    start, along = tube[:3], tube[3:6] - tube[:3]
+    first, last = 0.0, 1.0
+    if abs(along[2]) > 1e-6:
+        cuts = sorted(((z - half - start[2]) / along[2], (z + half - start[2]) / along[2]))
+        first, last = (min(max(float(cut), 0.0), 1.0) for cut in cuts)
+    return first, last, start[:2] + first * along[:2], start[:2] + last * along[:2]
