@@ -82,8 +82,8 @@ class _Plan:
             elif sha256(path) != self.files[name]["after"]:
                 self.lines.append(f"{path} was changed after it was injected; it goes with the rest")
             self.delete(name)
-        self.lines.append(f"{len(self.manifest['cases'])} synthetic cases ({len(names)} files) of {self.folder.name}, "
-                          f"and {len(derived)} files that nnU-Net made of them")
+        self.lines.append(f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names)} files) of "
+                          f"{self.folder.name}, and {len(derived)} files that nnU-Net made of them")
 
     def restore(self, name: str) -> None:
         """A JSON file that the injection rewrote."""
@@ -167,7 +167,8 @@ def _plan(folder: Path, force: bool) -> tuple[_Plan | None, list[str]]:
     if manifest is None:
         hidden = folder / HIDDEN
         if hidden.is_dir() and any(path.name != "lock" for path in hidden.iterdir()):
-            return _Plan(folder, {"files": {}, "cases": {}}, force), [f"{hidden}, left by an interrupted command"]
+            empty = _Plan(folder, {"files": {}, "cases": {}}, force)
+            return empty, [f"removed: {hidden}, left by an interrupted command"]
         return None, [f"{folder.name} has no synthetic cases; nothing to do"]
     plan = _Plan(folder, manifest, force)
     plan.delete_synthetic()
@@ -197,7 +198,7 @@ def _generators(name: str, delete: bool, asked: bool) -> list[str]:
         for folder in folders:
             shutil.rmtree(folder)
     listed = ", ".join(map(str, folders))
-    return [f"generators: {listed}" if asked else f"generators stay in {listed} (--generators deletes them)"]
+    return [f"removed: {listed}" if asked else f"generators stay in {listed} (--generators deletes them)"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--generators", action="store_true", help="delete the trained generators too")
     args = parser.parse_args(argv)
     lines = remove(args.dataset, args.dry_run, args.force, args.generators)
-    print("Would remove:" if args.dry_run else "Removed:")
+    print("Would be done:" if args.dry_run else "Done:")
     for line in lines:
         print(f"- {line}")
     return 0

@@ -123,7 +123,7 @@ def test_casting_rounds_and_clips():
 
 def test_sidecars_belong_to_3d_tiff_only(tmp_path, monkeypatch):
     folders = set_paths(tmp_path, monkeypatch)
-    make_dataset(folders[0], patients=2, file_ending=".tif", volumes=True, size=16, depth=4)
+    make_dataset(folders[0], patients=2, file_ending=".tif", volumes=True, size=16, depth=5)
     raw = open_raw_dataset("801")
     case = next(iter(raw.cases.values()))
     assert spacing_sidecar(case.images[0], True, raw.reader).name == "lung_001.json"

@@ -1,8 +1,10 @@
 """Injection and removal: every byte comes back, an interruption at any step is harmless, folds can run at once."""
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -185,12 +187,22 @@ def _visible(folders: tuple[Path, ...]) -> dict[str, str]:
     return {**found, **{name: json.dumps(content) for name, content in manifests.items()}}
 
 
-@pytest.mark.parametrize("splits", [True, False], ids=["splits", "no splits"])
+def _across_file_systems(replace: Callable) -> Callable:
+    """``os.replace`` as if nnUNet_preprocessed were on another disk."""
+    def across(source, target):
+        if "nnUNet_preprocessed" in str(target) and "nnUNet_preprocessed" not in str(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(source, target)
+    return across
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["planned, two file systems", "no splits"])
 def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote; it is still a step
     raw = _open(folders, splits=splits)
     if splits:
         plan_like_nnunet(raw)
+        monkeypatch.setattr(os, "replace", _across_file_systems(os.replace))
     clean = tree_hashes(*folders)
     cases, run = stage_cases(raw)
     code, steps = _in_child(lambda: inject(raw, cases, run))
@@ -237,6 +249,30 @@ def _never_validates_on_synthetic(raw: RawDataset) -> None:
             assert not any(is_synthetic(i) for split in read_json(path) for i in split["val"])
         else:
             assert folder != raw.folder or not list((raw.folder / "imagesTr").glob("difflung_*"))
+
+
+@pytest.mark.parametrize("moment, decided", [(0, False), (5, True), (9, True)])
+def test_ctrl_c_leaves_the_dataset_as_it_was_or_complete(folders, monkeypatch, moment, decided):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+    before = _visible(folders)
+    replace, count = os.replace, 0
+
+    def interrupted(source, target):
+        nonlocal count
+        count += 1
+        if count == moment + 1:
+            signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            inject(raw, cases, run)
+    assert not (raw.folder / ".difflung" / "commit").exists()
+    assert (_visible(folders) != before) == decided and audit_dataset(raw.name, deep=True) == []
+    inject(raw, cases, run)
+    assert _visible(folders) != before and audit_dataset(raw.name, deep=True) == []
 
 
 def test_two_folds_at_the_same_time(folders):
