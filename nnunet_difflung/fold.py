@@ -101,21 +101,23 @@ def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
     channels = len(work.raw.channels)
     network = build_network(config, channels, len(work.raw.roles.conditions)).to(device)
-    image = torch.zeros(1, channels + len(work.raw.roles.conditions), edge, edge, device=device)
-    for warm in (True, False):
+    inputs = channels + len(work.raw.roles.conditions)
+    seconds = {}
+    for batch in (1, config.batch_size):
         begun = time.perf_counter()
-        loss = network(image, torch.zeros(1, dtype=torch.long, device=device)).sample.square().mean()
+        loss = network(torch.zeros(batch, inputs, edge, edge, device=device),
+                       torch.zeros(batch, dtype=torch.long, device=device)).sample.square().mean()
         loss.item()  # waits for the device
-        forward = time.perf_counter() - begun
+        forward = (time.perf_counter() - begun) / batch
         loss.backward()
         next(network.parameters()).grad.sum().item()
-        both = time.perf_counter() - begun
-        if warm and both > 5:
+        seconds = {"forward": forward, "both": (time.perf_counter() - begun) / batch}
+        if seconds["both"] > 2:  # a whole batch would take long to try
             break
     slices = sum(host.lung_slices for host in work.facts.values())
-    training = total_steps(config, slices) * config.batch_size * both
+    training = total_steps(config, slices) * config.batch_size * seconds["both"]
     area = 1.0 if work.settings.sampling.paint == "composite" else (largest / edge) ** 2
-    return training, work.plan.slices * work.settings.sampling.steps * forward * area
+    return training, work.plan.slices * work.settings.sampling.steps * seconds["forward"] * area
 
 
 def estimate_bytes(work: FoldWork, facts: dict[str, CaseFacts]) -> tuple[int, int]:

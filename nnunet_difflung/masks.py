@@ -115,8 +115,9 @@ def transformed(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[
 
 def _resampled(mask: np.ndarray, factors: np.ndarray, angle: float) -> np.ndarray:
     """Scales along each axis and rotates in plane, with linear interpolation cut at one half."""
-    reach = np.hypot(*(np.array(mask.shape[1:]) * factors[1:]))
-    shape = (max(1, round(len(mask) * factors[0])), *[int(np.ceil(reach)) + 2] * 2)
+    reach = int(np.ceil(np.hypot(*(np.array(mask.shape[1:]) * factors[1:])))) + 2
+    odd = [(reach - round(n * factor)) % 2 for n, factor in zip(mask.shape[1:], factors[1:], strict=True)]
+    shape = (max(1, round(len(mask) * factors[0])), reach + odd[0], reach + odd[1])  # centred on whole voxels
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     matrix = np.diag(1 / factors) @ turn
     offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)

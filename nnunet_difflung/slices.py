@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from tqdm import tqdm
@@ -64,10 +65,8 @@ def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndar
     """
     body = np.zeros(label.shape, bool)
     for z, plane in enumerate(image > threshold):
-        components, number = ndimage.label(plane)
-        if number:
-            sizes = np.bincount(components.ravel())[1:]
-            body[z] = ndimage.binary_fill_holes(components == 1 + sizes.argmax())
+        if plane.any():
+            body[z] = ndimage.binary_fill_holes(remove_all_but_largest_component(plane))
     return body & (label == 0)
 
 
