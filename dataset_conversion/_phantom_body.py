@@ -64,7 +64,7 @@ def paint_body(canvas: Canvas, thorax: Thorax, z: float, rng: np.random.Generato
     _mediastinum(canvas, thorax, x, y, t, strands)
     _abdomen(canvas, thorax, x, y, t, strands)
     _ribs(canvas, thorax, x, y, z, cavity)
-    _spine(canvas, thorax, x, y, z)
+    _spine(canvas, thorax, x, y, z, body)
 
 
 def _table(canvas: Canvas, thorax: Thorax) -> None:
@@ -153,7 +153,7 @@ def _ribs(canvas: Canvas, thorax: Thorax, x, y, z: float, cavity: np.ndarray) ->
         canvas.bone(ellipse(x, y + thorax.b + 6, 18, 6.5, True), 1.8, 520, 120)
 
 
-def _spine(canvas: Canvas, thorax: Thorax, x, y, z: float) -> None:
+def _spine(canvas: Canvas, thorax: Thorax, x, y, z: float, skin: np.ndarray) -> None:
     """Vertebral body or, every 26 mm, a disc; canal, arch and processes behind."""
     back = 0.80 * thorax.b
     disc = min(max(1 - abs(z % 26.0 - 13) / 3.0, 0.0), 1.0)
@@ -165,6 +165,6 @@ def _spine(canvas: Canvas, thorax: Thorax, x, y, z: float) -> None:
         u, v = turned(x - side * 27, y - back - 21, side * 18)
         arch = smooth_union(arch, ellipse(u, v, 16, 4.8, True), 3)
     arch = smooth_union(arch, ellipse(x, y - back - 41, 3.6, 15), 4)
-    canvas.bone(np.maximum(arch, -(body + 1)), 2.2, 620, 260)
+    canvas.bone(np.maximum(np.maximum(arch, -(body + 1)), skin + 5), 2.2, 620, 260)
     canvas.lay(ellipse(x, y - back - 22, 10, 8.5), 15)
     canvas.lay(ellipse(x, y - back - 22, 5.5, 4.5), 38)

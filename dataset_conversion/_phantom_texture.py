@@ -100,8 +100,8 @@ class Painter:
         return hu
 
     def _air_trapping(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Darker lobules of normal lung, which no reader calls emphysema: smooth, -60 HU."""
-        return -60 * sigmoid((self.trapping.at(centres, z) - self.traps) * 9)
+        """Darker lobules of normal lung, which no reader calls emphysema: smooth, -52 HU."""
+        return -52 * sigmoid((self.trapping.at(centres, z) - self.traps) * 9)
 
     def _emphysema(self, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Centrilobular holes between remains of tissue."""
