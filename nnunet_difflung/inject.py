@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
@@ -26,12 +27,13 @@ def staging_folder(raw: RawDataset) -> Path:
     return folder
 
 
-def inject(raw: RawDataset, cases: list[StagedCase], run: dict) -> None:
-    """Adds the cases of one method and one fold. Doing it again changes nothing.
+def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
+    """Adds synthetic cases, all or none. Doing it again changes nothing.
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases; their files are moved.
+        cases: staged cases of one method and one fold, whose files are moved; without ``run``, pairs (staged cases,
+            run) of several folds or methods, which then enter the dataset together.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases enter no fold's list), settings,
             generator, summary.
 
@@ -39,12 +41,13 @@ def inject(raw: RawDataset, cases: list[StagedCase], run: dict) -> None:
         BadInput: the dataset was changed meanwhile or already has other cases of this method and fold.
         Failed: the cases would leak into a validation.
     """
+    additions = list(cases) if run is None else [(cases, run)]
     with locked(raw.folder):
         finish(raw.folder)
         manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
-        if _already_in(manifest, cases, run):
-            return
-        _commit(raw, manifest, cases, run)
+        additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
+        if additions:
+            _commit(raw, manifest, additions)
 
 
 def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
@@ -59,31 +62,30 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     return True
 
 
-def _commit(raw: RawDataset, manifest: dict, cases: list[StagedCase], run: dict | None) -> None:
-    """Checks, prepares every file, and commits (the lock is held); without a run, brings up what is missing."""
+def _commit(raw: RawDataset, manifest: dict, additions: list[tuple[list[StagedCase], dict]]) -> None:
+    """Checks, prepares every file, and commits (the lock is held); without additions, puts in what is missing."""
     _check_unchanged(raw, manifest)
     change = Change(raw, copy.deepcopy(manifest))
     try:
-        commit(raw.folder, _steps(raw, change, cases, run))
+        commit(raw.folder, _steps(raw, change, additions))
     except BaseException:
         if not pending(raw.folder):
             finish(raw.folder)
         raise
 
 
-def _steps(raw: RawDataset, change: Change, cases: list[StagedCase], run: dict | None) -> list[Step]:
+def _steps(raw: RawDataset, change: Change, additions: list[tuple[list[StagedCase], dict]]) -> list[Step]:
     """The change in an order in which nnU-Net, started in its middle, fails or ignores the new cases.
 
     Without a split file nnU-Net draws folds over everything it finds, so that file comes before the cases then. Where
     there is one, cases that it doesn't list are ignored, so the cases come first.
     """
-    moves = [step for case in cases for step in change.add_case(case, run)]
-    if run is not None:
-        change.manifest["runs"].append(json.loads(json_bytes(run)))
+    moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
+    change.manifest["runs"] += [json.loads(json_bytes(run)) for _, run in additions]
     before = change.folders() + change.fingerprint()
     listed = (raw.folder / SPLITS).is_file() and (raw.preprocessed / SPLITS).is_file() == raw.preprocessed.is_dir()
-    splits = change.splits([case.identifier for case in cases], run["fold"] if run else "all")
-    last = change.dataset_json(cases) + change.manifest_copies()
+    splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])
+    last = change.dataset_json([case for cases, _ in additions for case in cases]) + change.manifest_copies()
     return [*change.backups, *before, *(moves + splits if listed else splits + moves), *last]
 
 
@@ -136,4 +138,4 @@ def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
                 extract(raw, staged_fingerprint(raw), processes)
             manifest = read_manifest(raw.folder)
             if manifest is not None:
-                _commit(raw, manifest, [], None)
+                _commit(raw, manifest, [])

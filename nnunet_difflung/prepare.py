@@ -113,23 +113,23 @@ class Change:
         self.manifest["files"][FINGERPRINT] = {"before": None, "after": after}
         return [Step("put", FINGERPRINT, staged.relative_to(self.folder).as_posix(), after)]
 
-    def splits(self, identifiers: list[str], fold: int | str) -> list[Step]:
-        """Appends the ids to the fold's training list, in the raw and the preprocessed folder."""
-        steps, current = [], None
-        for name in (SPLITS, *[PREPROCESSED + SPLITS] * self.preprocessed):
-            path = resolve(self.folder, name)
-            other = resolve(self.folder, PREPROCESSED + SPLITS)
-            if path.is_file() or (name == SPLITS and other.is_file()):
-                current = read_json(path if path.is_file() else other)
-                if fold != "all":
-                    train = current[fold]["train"]
-                    train += [i for i in identifiers if i not in train]
-            elif current is None:
-                current = copy.deepcopy(self.raw.splits)
-                if fold != "all":
-                    current[fold]["train"] += identifiers
-            _refuse_leaks(self.manifest, current, str(path))
-            steps.append(self._replace(name, json_bytes(current)))
+    def splits(self, members: list[tuple[str, int | str]]) -> list[Step]:
+        """Appends ids to their fold's training list (``all``: to none), in the raw and the preprocessed folder."""
+        steps, latest = [], None
+        paths = [resolve(self.folder, name) for name in (SPLITS, PREPROCESSED + SPLITS)]
+        for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[:1 + self.preprocessed], paths, strict=False):
+            if path.is_file():
+                splits = read_json(path)
+            elif latest is None and paths[1].is_file():
+                splits = read_json(paths[1])
+            else:
+                splits = copy.deepcopy(latest or self.raw.splits)
+            for identifier, fold in members:
+                if fold != "all" and identifier not in splits[fold]["train"]:
+                    splits[fold]["train"].append(identifier)
+            latest = splits
+            _refuse_leaks(self.manifest, splits, str(path))
+            steps.append(self._replace(name, json_bytes(splits)))
         return steps
 
     def dataset_json(self, cases: list[StagedCase]) -> list[Step]:

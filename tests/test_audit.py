@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ FIRST, SECOND, ALL = "difflung_cbmat_f0_0000", "difflung_cbmat_f1_0000", "difflu
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch) -> RawDataset:
     """Two cases in fold 0, one in fold 1, one for the fold ``all``, planned by nnU-Net, with generators' records."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     folders = set_paths(tmp_path, monkeypatch)
     make_dataset(folders[0], patients=5, slices=2, size=16)
     dataset = open_raw_dataset("801")

@@ -29,11 +29,12 @@ _CALLS = ("replace", "unlink", "mkdir", "rmdir", "fsync", "rename")
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote; still a step below
     return set_paths(tmp_path, monkeypatch)
 
 
 def _open(folders: tuple[Path, ...], **options) -> RawDataset:
-    make_dataset(folders[0], patients=5, slices=1, size=24, **options)
+    make_dataset(folders[0], **{"patients": 5, "slices": 1, "size": 24, **options})
     return open_raw_dataset("801")
 
 
@@ -93,6 +94,21 @@ def test_doing_it_twice_changes_nothing_and_other_settings_are_refused(folders):
     cases, run = stage_cases(raw, count=3)
     with pytest.raises(BadInput, match="other settings.*difflung_remove"):
         inject(raw, cases, run)
+
+
+def test_several_folds_and_methods_enter_together_or_not_at_all(folders):
+    raw = _open(folders)
+    before = _visible(folders)
+    additions = [stage_cases(raw, fold=0), stage_cases(raw, fold=1), stage_cases(raw, fold=1, method="mat")]
+    additions[2][0][0].record["sources"] = [raw.validation_cases(1)[0]]
+    with pytest.raises(Failed):
+        inject(raw, additions)
+    assert _visible(folders) == before
+    additions[2][0][0].record["sources"] = [raw.training_cases(1)[0]]
+    inject(raw, additions)
+    inject(raw, [*additions, stage_cases(raw, fold=2)])
+    assert audit_dataset(raw.name, deep=True) == [] and len(find_manifest(raw.name)["runs"]) == 4
+    assert read_json(raw.folder / "dataset.json")["numTraining"] == 5 + 8
 
 
 def test_leaking_cases_are_refused_and_nothing_changes(folders):
@@ -198,13 +214,12 @@ def _across_file_systems(replace: Callable) -> Callable:
 
 @pytest.mark.parametrize("splits", [True, False], ids=["planned, two file systems", "no splits"])
 def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote; it is still a step
-    raw = _open(folders, splits=splits)
+    raw = _open(folders, splits=splits, patients=2, size=12)
     if splits:
         plan_like_nnunet(raw)
         monkeypatch.setattr(os, "replace", _across_file_systems(os.replace))
     clean = tree_hashes(*folders)
-    cases, run = stage_cases(raw)
+    cases, run = stage_cases(raw, count=1)
     code, steps = _in_child(lambda: inject(raw, cases, run))
     assert code == 0 and steps > 20
     complete = _visible(folders)
@@ -212,7 +227,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
     for step in range(steps):
         remove("801")
         assert tree_hashes(*folders) == clean
-        cases, run = stage_cases(raw)
+        cases, run = stage_cases(raw, count=1)
         assert _in_child(lambda c=cases, r=run: inject(raw, c, r), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
@@ -229,7 +244,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
     assert code == 0 and steps > 20 and tree_hashes(*folders) == clean
     outcomes = set()
     for step in range(steps):
-        inject(raw, *stage_cases(raw))
+        inject(raw, *stage_cases(raw, count=1))
         assert _in_child(lambda: remove("801"), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
