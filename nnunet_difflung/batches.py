@@ -73,7 +73,7 @@ def intensity_windows(cache: SliceCache, identifiers: Sequence[str], channels: S
 def normalise(image: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
     """Clips each channel (first axis) to its window and maps it to [−1, 1]; float32."""
     low, high = _bounds(windows, image.ndim)
-    return ((np.clip(image, low, high) - low) * (2 / (high - low)) - 1).astype(np.float32)
+    return (2 * ((np.clip(image, low, high) - low) / (high - low)) - 1).astype(np.float32)
 
 
 def denormalise(image: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
