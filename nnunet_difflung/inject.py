@@ -32,8 +32,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases of one method and one fold, whose files are moved; without ``run``, pairs (staged cases,
-            run) of several folds or methods, which then enter the dataset together.
+        cases: staged cases of one method and one fold; without ``run``, pairs (staged cases, run) of several
+            folds or methods, which then enter the dataset together.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases enter no fold's list), settings,
             generator, summary.
 

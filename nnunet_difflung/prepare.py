@@ -25,7 +25,9 @@ DATASET, SPLITS = "dataset.json", "splits_final.json"
 
 @dataclass(frozen=True)
 class StagedCase:
-    """A synthetic case that is complete under ``staging_folder``, its files already with their final names.
+    """A synthetic case whose files are complete and have their final names.
+
+    Under ``staging_folder`` they are moved by the injection, anywhere else they are copied.
 
     Attributes:
         identifier: ``difflung_…``.
@@ -86,13 +88,20 @@ class Change:
             target = f"{part}/{path.name}"
             if (self.folder / target).exists():
                 raise BadInput(f"{self.folder / target} exists and is in no manifest; move it away")
-            sync_file(path)
-            step = Step("put", target, path.resolve().relative_to(self.folder.resolve()).as_posix(), sha256(path))
+            step = Step("put", target, self._inside(path, part), sha256(path))
             self.manifest["files"][target] = {"before": None, "after": step.after}
             steps.append(step)
         record = json.loads(json_bytes(case.record))
         self.manifest["cases"][case.identifier] = {**record, "files": [step.target for step in steps]}
         return steps
+
+    def _inside(self, path: Path, part: str) -> str:
+        """A staged file's place relative to the dataset; brought there (by a copy) if it was staged elsewhere."""
+        if not path.resolve().is_relative_to((self.folder / HIDDEN).resolve()):
+            (self.area / part).mkdir(exist_ok=True)
+            path = Path(shutil.copyfile(path, self.area / part / path.name))
+        sync_file(path)
+        return path.resolve().relative_to(self.folder.resolve()).as_posix()
 
     def folders(self) -> list[Step]:
         """Makes imagesTr and labelsTr where ``dataset.json`` lists files elsewhere, and remembers having done so."""
@@ -184,8 +193,6 @@ def _check_case(case: StagedCase, raw: RawDataset, run: dict) -> None:
     for path in (*case.images, case.label):
         if not path.is_file():
             raise BadInput(f"{path} is missing, a staged file of {case.identifier}; run the same command again")
-        if not path.resolve().is_relative_to((raw.folder / HIDDEN).resolve()):
-            raise ValueError(f"{path} is not in {raw.folder / HIDDEN}")
 
 
 def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:

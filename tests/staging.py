@@ -15,9 +15,9 @@ GENERATOR = "a" * 64
 
 
 def stage_cases(raw: RawDataset, method: str = "cbmat", fold: int | str = 0, count: int = 2,
-                bump: float = 3.0) -> tuple[list[StagedCase], dict]:
+                bump: float = 3.0, staged_in: Path | None = None) -> tuple[list[StagedCase], dict]:
     """Stages changed copies of training cases of the fold, and the run that goes with them."""
-    work = staging_folder(raw) / "work" / f"{method}_{fold}"
+    work = (staged_in or staging_folder(raw)) / "work" / f"{method}_{fold}"
     for part in ("imagesTr", "labelsTr"):
         (work / part).mkdir(parents=True, exist_ok=True)
     training = raw.training_cases(fold)

@@ -212,14 +212,15 @@ def _across_file_systems(replace: Callable) -> Callable:
     return across
 
 
-@pytest.mark.parametrize("splits", [True, False], ids=["planned, two file systems", "no splits"])
-def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
+@pytest.mark.parametrize("splits", [True, False], ids=["planned, two file systems", "no splits, staged elsewhere"])
+def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, tmp_path):
     raw = _open(folders, splits=splits, patients=2, size=12)
+    elsewhere = None if splits else tmp_path / "elsewhere"
     if splits:
         plan_like_nnunet(raw)
         monkeypatch.setattr(os, "replace", _across_file_systems(os.replace))
     clean = tree_hashes(*folders)
-    cases, run = stage_cases(raw, count=1)
+    cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
     code, steps = _in_child(lambda: inject(raw, cases, run))
     assert code == 0 and steps > 20
     complete = _visible(folders)
@@ -227,7 +228,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
     for step in range(steps):
         remove("801")
         assert tree_hashes(*folders) == clean
-        cases, run = stage_cases(raw, count=1)
+        cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
         assert _in_child(lambda c=cases, r=run: inject(raw, c, r), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
@@ -244,7 +245,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch):
     assert code == 0 and steps > 20 and tree_hashes(*folders) == clean
     outcomes = set()
     for step in range(steps):
-        inject(raw, *stage_cases(raw, count=1))
+        inject(raw, *stage_cases(raw, count=1, staged_in=elsewhere))
         assert _in_child(lambda: remove("801"), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
