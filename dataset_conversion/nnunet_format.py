@@ -116,12 +116,22 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
     for path, array in zip(paths, (case.image, case.label.astype(np.uint8)), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing(case.spacing)
+        image.SetSpacing(file_spacing(case))
         image.SetOrigin(case.origin)
         image.SetDirection(case.direction)
         sitk.WriteImage(image, str(path), useCompression=True)
     counts = np.bincount(case.label.ravel(), minlength=number_of_labels)
     return CaseRecord(case.case_id, case.patient, test, tuple(int(n) for n in counts))
+
+
+def file_spacing(case: Case) -> tuple[float, float, float]:
+    """The spacing to write, in mm along x, y, z: a slice's z entry is made larger than its pixels where it is not.
+
+    nnU-Net cuts 2D patches across the axis of the largest spacing. A single slice with 5.6 mm pixels and 5 mm thickness
+    would be trained as patches of 1 × 64 pixels.
+    """
+    x, y, z = case.spacing
+    return (x, y, max(z, 2 * x, 2 * y)) if len(case.image) == 1 else case.spacing
 
 
 def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[Item],

@@ -37,7 +37,7 @@ from nnunet_difflung.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
-from nnunet_difflung.slices import build_cache, check_cases
+from nnunet_difflung.slices import CaseFacts, build_cache, check_cases
 from nnunet_difflung.synthesize import Synthesis, SynthesisResult, discard_work
 from nnunet_difflung.train import check_generator_folder, train_generator
 
@@ -101,6 +101,7 @@ def augment(request: Request) -> None:
     with state.main_process_first():
         cache = _cache(raw, request.processes)
     works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label) for fold in folds]
+    _warn_of_orientation(raw, cache.facts)
     for work in works:
         check_generator_folder(work.data(cache), request.settings.generator, work.folder)
     _check_disk(works, cache.facts)
@@ -178,6 +179,16 @@ def _check_targets(raw: RawDataset, settings: Settings) -> None:
                            f"{', '.join(raw.roles.pathologies)}")
 
 
+def _warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
+    odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
+    if odd:
+        print(f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
+              f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
+              f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
+              f"spacing into the files", file=sys.stderr)
+
+
 def _folds_to_do(raw: RawDataset, request: Request) -> list[int | str]:
     """Folds that have no cases of this method yet.
 
@@ -229,6 +240,7 @@ def _check_disk(works: list[FoldWork], facts) -> None:
 def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     """Shows class tables, deficits, plan, time and disk; writes nothing."""
     facts = check_cases(raw, request.processes)
+    _warn_of_orientation(raw, facts)
 
     def read_label(identifier: str):
         return raw.read_label(identifier)[0]
