@@ -5,7 +5,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def augment(request: Request) -> None:
     if not request.dry_run:
         recover(folder)
     raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
-    _check_targets(raw, request.settings)
+    _check_names(raw, request.settings)
     folds = _folds_to_do(raw, request)
     if not folds:
         print(f"{raw.name} already holds these synthetic cases; nothing to do.")
@@ -98,13 +99,14 @@ def augment(request: Request) -> None:
         _dry_run(raw, folds, request)
         return
     state = PartialState(cpu=request.device == "cpu")
-    with state.main_process_first():
-        cache = _cache(raw, request.processes)
-    works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label) for fold in folds]
+    with _nothing_left_on_fault(cache_folder(raw.name)):
+        with state.main_process_first():
+            cache = build_cache(raw, cache_folder(raw.name), request.processes)
+        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label) for fold in folds]
+        for work in works:
+            check_generator_folder(work.data(cache), request.settings.generator, work.folder)
+        _check_disk(works, cache.facts)
     _warn_of_orientation(raw, cache.facts)
-    for work in works:
-        check_generator_folder(work.data(cache), request.settings.generator, work.folder)
-    _check_disk(works, cache.facts)
     if state.is_main_process:
         for work in works:
             print(describe_fold(work))
@@ -172,7 +174,11 @@ def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
                         "voxels_before": work.plan.before, "voxels_planned": work.plan.after}}
 
 
-def _check_targets(raw: RawDataset, settings: Settings) -> None:
+def _check_names(raw: RawDataset, settings: Settings) -> None:
+    windows = settings.generator.windows
+    if windows and len(windows) != len(raw.channels):
+        raise BadInput(f"--window has {len(windows)} pairs, but {raw.name} has {len(raw.channels)} channel(s): "
+                       f"{', '.join(raw.channels)}; give one LOW,HIGH for each")
     for name in settings.balance.target_share:
         if name not in raw.roles.pathologies:
             raise BadInput(f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
@@ -206,16 +212,16 @@ def _folds_to_do(raw: RawDataset, request: Request) -> list[int | str]:
     return [fold for fold in folds if fold not in known]
 
 
-def _cache(raw: RawDataset, processes: int):
-    """The slice cache; one that a fault leaves behind unfinished is deleted."""
-    folder = cache_folder(raw.name)
-    existed = [parent for parent in (folder, folder.parent) if parent.exists()]
+@contextmanager
+def _nothing_left_on_fault(folder: Path) -> Iterator[None]:
+    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``."""
+    existed = [path for path in (folder, folder.parent) if path.exists()]
     try:
-        return build_cache(raw, folder, processes)
+        yield
     except BadInput:
         for path in (folder, folder.parent):
-            if path not in existed and (path == folder or not any(path.iterdir())):
-                shutil.rmtree(path, ignore_errors=True)
+            if path not in existed and path.is_dir() and (path == folder or not any(path.iterdir())):
+                shutil.rmtree(path)
         raise
 
 
