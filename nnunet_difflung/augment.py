@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +12,8 @@ from accelerate import PartialState
 
 from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.augment_options import parse, settings_from
-from nnunet_difflung.augment_text import (
-    describe_fold,
-    describe_result,
-    duration,
-    next_commands,
-    size,
-)
-from nnunet_difflung.command_line import BadInput, Failed, command, nnunet_folder
+from nnunet_difflung.augment_text import describe_fold, describe_result, duration, next_commands, size
+from nnunet_difflung.command_line import Failed, command, nnunet_folder
 from nnunet_difflung.commit import recover
 from nnunet_difflung.config import Settings
 from nnunet_difflung.files import write_json
@@ -35,10 +27,17 @@ from nnunet_difflung.fold import (
     synthesize_fold,
 )
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
-from nnunet_difflung.manifest import read_manifest
+from nnunet_difflung.preflight import (
+    check_disk,
+    check_names,
+    folds_to_do,
+    nothing_left_on_fault,
+    refuse_undertrained,
+    warn_of_orientation,
+)
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
-from nnunet_difflung.slices import CaseFacts, build_cache, check_cases
+from nnunet_difflung.slices import build_cache, check_cases
 from nnunet_difflung.synthesize import Synthesis, SynthesisResult, discard_work
 from nnunet_difflung.train import check_generator_folder, train_generator
 
@@ -87,8 +86,8 @@ def augment(request: Request) -> None:
     if not request.dry_run:
         recover(folder)
     raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
-    _check_names(raw, request.settings)
-    folds = _folds_to_do(raw, request)
+    check_names(raw, request.settings)
+    folds = folds_to_do(raw, request.folds, request.settings)
     if not folds:
         print(f"{raw.name} already holds these synthetic cases; nothing to do.")
         return
@@ -99,14 +98,14 @@ def augment(request: Request) -> None:
         _dry_run(raw, folds, request)
         return
     state = PartialState(cpu=request.device == "cpu")
-    with _nothing_left_on_fault(cache_folder(raw.name)):
+    with nothing_left_on_fault(cache_folder(raw.name)):
         with state.main_process_first():
             cache = build_cache(raw, cache_folder(raw.name), request.processes)
         works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label) for fold in folds]
         for work in works:
             check_generator_folder(work.data(cache), request.settings.generator, work.folder)
-        _check_disk(works, cache.facts)
-    _warn_of_orientation(raw, cache.facts)
+        check_disk(works, cache.facts)
+    warn_of_orientation(raw, cache.facts)
     if state.is_main_process:
         for work in works:
             print(describe_fold(work))
@@ -130,7 +129,7 @@ def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, state:
         done.append(synthesize_fold(work, cache, request.device))
         seconds["paint"] += time.monotonic() - begun
         print(describe_result(work, done[-1][1]))
-        _refuse_undertrained(work, done[-1][1])
+        refuse_undertrained(work, done[-1][1])
     if not state.is_main_process:
         return
     begun = time.monotonic()
@@ -174,79 +173,10 @@ def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
                         "voxels_before": work.plan.before, "voxels_planned": work.plan.after}}
 
 
-def _check_names(raw: RawDataset, settings: Settings) -> None:
-    windows = settings.generator.windows
-    if windows and len(windows) != len(raw.channels):
-        raise BadInput(f"--window has {len(windows)} pairs, but {raw.name} has {len(raw.channels)} channel(s): "
-                       f"{', '.join(raw.channels)}; give one LOW,HIGH for each")
-    for name in settings.balance.target_share:
-        if name not in raw.roles.pathologies:
-            raise BadInput(f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
-                           f"{', '.join(raw.roles.pathologies)}")
-
-
-def _warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
-    """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
-    odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
-    if odd:
-        print(f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
-              f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
-              f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
-              f"spacing into the files", file=sys.stderr)
-
-
-def _folds_to_do(raw: RawDataset, request: Request) -> list[int | str]:
-    """Folds that have no cases of this method yet.
-
-    Raises:
-        BadInput: a fold has cases of this method that were made with other settings.
-    """
-    manifest, folds = read_manifest(raw.folder), raw.folds(request.folds)
-    method = request.settings.generator.method
-    known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
-    for fold in folds:
-        if fold in known and known[fold]["settings"] != request.settings.as_dict():
-            raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                           f"other settings (see {raw.folder / 'difflung_manifest.json'}); run difflung_remove -d "
-                           f"{raw.name} first, or repeat the earlier settings")
-    return [fold for fold in folds if fold not in known]
-
-
-@contextmanager
-def _nothing_left_on_fault(folder: Path) -> Iterator[None]:
-    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``."""
-    existed = [path for path in (folder, folder.parent) if path.exists()]
-    try:
-        yield
-    except BadInput:
-        for path in (folder, folder.parent):
-            if path not in existed and path.is_dir() and (path == folder or not any(path.iterdir())):
-                shutil.rmtree(path)
-        raise
-
-
-def _refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
-    if len(result.staged) < 0.5 * len(work.plan.cases):
-        rows = [f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items()]
-        raise Failed(f"fold {work.fold}: the gate dropped {len(work.plan.cases) - len(result.staged)} of "
-                     f"{len(work.plan.cases)} cases ({', '.join(rows)}): the generator is under-trained, nothing was "
-                     f"injected. Raise --epochs (now {work.settings.generator.epochs}), look at "
-                     f"{work.folder / 'samples'}, or inject all the same with --gate report")
-
-
-def _check_disk(works: list[FoldWork], facts) -> None:
-    needs = [estimate_bytes(work, facts) for work in works]
-    for variable, need in (("nnUNet_raw", sum(n[0] for n in needs)), ("nnUNet_results", sum(n[1] for n in needs))):
-        free = shutil.disk_usage(nnunet_folder(variable)).free
-        if need > free:
-            raise BadInput(f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "
-                           f"{size(need)}; free some space, or lower --max-synthetic")
-
-
 def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     """Shows class tables, deficits, plan, time and disk; writes nothing."""
     facts = check_cases(raw, request.processes)
-    _warn_of_orientation(raw, facts)
+    warn_of_orientation(raw, facts)
 
     def read_label(identifier: str):
         return raw.read_label(identifier)[0]
@@ -254,7 +184,7 @@ def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     works = [prepare_fold(raw, fold, request.settings, facts, read_label) for fold in folds]
     for work in works:
         print(describe_fold(work))
-    _check_disk(works, facts)
+    check_disk(works, facts)
     working = [work for work in works if work.plan.cases]
     if working:
         training, painting = estimate_seconds(working[0], facts, request.device)

@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--prediction", choices=("epsilon", "v_prediction"),
                        help="network's target (default: by preset)")
     model.add_argument("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on GPUs that have it)")
-    model.add_argument("--window", nargs="+", metavar="LOW,HIGH",
-                       help="intensities painted, one pair per channel, as in --window=-1000,1000 (default: that for "
-                       "CT, else percentiles of the fold's training cases)")
+    model.add_argument("--window", action="append", metavar="LOW,HIGH", help="intensities that are painted, as in "
+                       "--window=-1000,1000; once for each channel (default: that for CT, else percentiles of the "
+                       "fold's training cases)")
     painting.add_argument("--paint", choices=("composite", "full"), help="only the changed region, re-imposing the "
                           "real surroundings at every step, or the whole isolated slice (default: by preset)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")

@@ -143,7 +143,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("target too large", nothing, ["--target-share", "ILD=2"], ["ILD=2", "between 0 and 1"]),
     ("target without class", nothing, ["--target-share", "0.1"], ["CLASS=SHARE"]),
     ("window", nothing, ["--window", "5,1"], ["--window", "LOW < HIGH"]),
-    ("windows for other channels", nothing, ["--window=0,1", "2,3"], ["--window", "1 channel(s)"]),
+    ("windows for other channels", nothing, ["--window=0,1", "--window=2,3"], ["--window", "1 channel(s)"]),
     ("steps", nothing, ["--steps", "2000"], ["--steps 2000", "1000"]),
 ]
 
@@ -215,7 +215,7 @@ def test_a_disk_too_small_is_seen_before_training(tmp_path, monkeypatch, capsys)
     class Usage:
         free = 10
 
-    monkeypatch.setattr("nnunet_difflung.augment.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("nnunet_difflung.preflight.shutil.disk_usage", lambda _: Usage)
     assert stopped(["-d", "801", "-device", "cpu", "--preset", "fast"]) == 2
     assert "10 B free" in one_line(capsys) and tree_hashes(folders[0]) == before
 

@@ -1,0 +1,89 @@
+"""What is checked before hours are spent, and before anything is injected."""
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunet_difflung.augment_text import size
+from nnunet_difflung.command_line import BadInput, Failed, nnunet_folder
+from nnunet_difflung.config import Settings
+from nnunet_difflung.fold import FoldWork, estimate_bytes
+from nnunet_difflung.manifest import read_manifest
+from nnunet_difflung.raw_dataset import RawDataset
+from nnunet_difflung.slices import CaseFacts
+from nnunet_difflung.synthesize import SynthesisResult
+
+
+def check_names(raw: RawDataset, settings: Settings) -> None:
+    """Refuses options that name classes or channels which the dataset does not have."""
+    windows = settings.generator.windows
+    if windows and len(windows) != len(raw.channels):
+        raise BadInput(f"--window has {len(windows)} pairs, but {raw.name} has {len(raw.channels)} channel(s): "
+                       f"{', '.join(raw.channels)}; give one LOW,HIGH for each")
+    for name in settings.balance.target_share:
+        if name not in raw.roles.pathologies:
+            raise BadInput(f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
+                           f"{', '.join(raw.roles.pathologies)}")
+
+
+def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
+    odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
+    if odd:
+        print(f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
+              f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
+              f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
+              f"spacing into the files", file=sys.stderr)
+
+
+def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> list[int | str]:
+    """Folds that have no cases of this method yet.
+
+    Raises:
+        BadInput: a fold has cases of this method that were made with other settings.
+    """
+    manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
+    method = settings.generator.method
+    known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
+    for fold in folds:
+        if fold in known and known[fold]["settings"] != settings.as_dict():
+            raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
+                           f"other settings (see {raw.folder / 'difflung_manifest.json'}); run difflung_remove -d "
+                           f"{raw.name} first, or repeat the earlier settings")
+    return [fold for fold in folds if fold not in known]
+
+
+@contextmanager
+def nothing_left_on_fault(folder: Path) -> Iterator[None]:
+    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``."""
+    existed = [path for path in (folder, folder.parent) if path.exists()]
+    try:
+        yield
+    except BadInput:
+        for path in (folder, folder.parent):
+            if path not in existed and path.is_dir() and (path == folder or not any(path.iterdir())):
+                shutil.rmtree(path)
+        raise
+
+
+def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
+    """Stops where the gate dropped most cases of a fold: a poisoned dataset is worse than none."""
+    if len(result.staged) < 0.5 * len(work.plan.cases):
+        rows = [f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items()]
+        raise Failed(f"fold {work.fold}: the gate dropped {len(work.plan.cases) - len(result.staged)} of "
+                     f"{len(work.plan.cases)} cases ({', '.join(rows)}): the generator is under-trained, nothing was "
+                     f"injected. Raise --epochs (now {work.settings.generator.epochs}), look at "
+                     f"{work.folder / 'samples'}, or inject all the same with --gate report")
+
+
+def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:
+    """Refuses a plan for which nnUNet_raw or nnUNet_results has no room."""
+    needs = [estimate_bytes(work, facts) for work in works]
+    for variable, need in (("nnUNet_raw", sum(n[0] for n in needs)), ("nnUNet_results", sum(n[1] for n in needs))):
+        free = shutil.disk_usage(nnunet_folder(variable)).free
+        if need > free:
+            raise BadInput(f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "
+                           f"{size(need)}; free some space, or lower --max-synthetic")
