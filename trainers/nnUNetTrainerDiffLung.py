@@ -32,13 +32,15 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     method: ClassVar[str] = "cbmat"          # the synthetic cases to train on, as the manifest names them
     use_synthetic: ClassVar[bool] = True
     epochs: ClassVar[int | None] = None      # None: nnU-Net's 1000
-    epochs_per_cycle: ClassVar[int] = 10     # length of a learning rate triangle
+    peak: ClassVar[float] = 0.05             # highest learning rate; a triangle's mean is half, Lookahead halves again
+    epochs_per_cycle: ClassVar[int] = 10     # length of a learning rate triangle; at least two in a training
     trough_share: ClassVar[float] = 0.01     # lowest learning rate as a share of initial_lr, the highest
-    end_envelope: ClassVar[float] = 0.01     # what is left of the peaks at the end of training
+    end_envelope: ClassVar[float] = 0.5      # what is left of the peaks at the end of training
 
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = _CUDA) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.peak
         if self.epochs is not None:
             self.num_epochs = self.epochs
 
@@ -59,7 +61,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                                  weight_decay=self.weight_decay)
         schedule = IterationCyclicLR(optimizer, peak=self.initial_lr, trough=self.trough_share * self.initial_lr,
                                      total=self.num_epochs * self.num_iterations_per_epoch,
-                                     cycles=max(1, round(self.num_epochs / self.epochs_per_cycle)),
+                                     cycles=max(2, round(self.num_epochs / self.epochs_per_cycle)),
                                      end_envelope=self.end_envelope)
         return optimizer, schedule
 
