@@ -45,6 +45,11 @@ class Demo:
         """One of nnU-Net's three folders."""
         return self.folder / variable
 
+    @property
+    def plans(self) -> Path:
+        """nnU-Net's plans file."""
+        return self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json"
+
     def environment(self) -> dict[str, str]:
         """Variables of the commands: nnU-Net's folders, and one core for each of the arms that train side by side."""
         paths = {v: str(self.path(v).resolve()) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -58,7 +63,7 @@ class Demo:
         return [("phantom", lambda: self.call([sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{NAME}",
                                                "--size", str(self.size), "--overwrite"])),
                 ("augment", lambda: self.call(augment)),
-                ("plan", lambda: (self.call(plan), self.make_configuration())),
+                ("plan", lambda: (self.call(plan), make_small_configuration(self.plans))),
                 ("train", lambda: self.both(self.train_command)),
                 ("predict", lambda: self.both(self.predict_command)),
                 ("evaluate", lambda: self.both(self.evaluate_command)),
@@ -67,27 +72,13 @@ class Demo:
     def call(self, arguments: list[str]) -> None:
         """Runs a command in the foreground and shows it."""
         print(f"\n$ {_shown(arguments)}", flush=True)
-        if subprocess.run(_found(arguments), env=self.environment()).returncode:
+        if subprocess.run(found(arguments), env=self.environment()).returncode:
             raise Failed(f"{_shown(arguments)} failed; its message is above")
 
     def both(self, command_of: Callable[[str], list[str]]) -> None:
-        """Runs a command for both arms side by side, a core for each; their output goes to files."""
-        running = {}
-        for arm in ARMS:
-            arguments = command_of(arm)
-            log = self.folder / f"{Path(arguments[0]).name}_{arm}.log"
-            print(f"\n$ {_shown(arguments)}   > {log}", flush=True)
-            with open(log, "w") as file:
-                running[arm, log] = subprocess.Popen(_found(arguments), stdout=file, stderr=subprocess.STDOUT,
-                                                     env=self.environment() | {"OMP_NUM_THREADS": "1"})
-        try:
-            failed = [log for (_, log), process in running.items() if process.wait()]
-        except BaseException:
-            for process in running.values():
-                process.kill()
-            raise
-        if failed:
-            raise Failed(f"{command_of('difflung')[0]} failed; see {failed[0]}")
+        """Runs a command for both arms side by side."""
+        commands = {arm: command_of(arm) for arm in ARMS}
+        side_by_side({self.folder / f"{c[0]}_{arm}.log": c for arm, c in commands.items()}, self.environment())
 
     def trainer(self, arm: str) -> str:
         """Name of an arm's trainer."""
@@ -111,20 +102,38 @@ class Demo:
         return ["nnUNetv2_evaluate_folder", str(self.path("nnUNet_raw") / NAME / "labelsTs"),
                 str(self.folder / f"predictions_{arm}"), "-np", "1",
                 "-djfile", str(self.path("nnUNet_raw") / NAME / "dataset.json"),
-                "-pfile", str(self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json")]
-
-    def make_configuration(self) -> None:
-        """Adds a smaller network as a configuration of its own to the plans; both arms use it."""
-        path = self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json"
-        plans = read_json(path)
-        architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
-        stages = architecture["arch_kwargs"]["n_stages"]
-        architecture["arch_kwargs"]["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
-        plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture}
-        write_json(path, plans)
+                "-pfile", str(self.plans)]
 
 
-def _found(arguments: list[str]) -> list[str]:
+def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
+    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by."""
+    running = {}
+    for log, arguments in commands.items():
+        print(f"\n$ {_shown(arguments)}   > {log}", flush=True)
+        with open(log, "w") as file:
+            running[log] = subprocess.Popen(found(arguments), stdout=file, stderr=subprocess.STDOUT,
+                                            env=environment | {"OMP_NUM_THREADS": "1"})
+    try:
+        failed = [log for log, process in running.items() if process.wait()]
+    except BaseException:
+        for process in running.values():
+            process.kill()
+        raise
+    if failed:
+        raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
+
+
+def make_small_configuration(path: Path) -> None:
+    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it."""
+    plans = read_json(path)
+    architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
+    stages = architecture["arch_kwargs"]["n_stages"]
+    architecture["arch_kwargs"]["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
+    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture}
+    write_json(path, plans)
+
+
+def found(arguments: list[str]) -> list[str]:
     """The command of this interpreter's environment, also where that is not on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / arguments[0]
     return [str(beside) if beside.is_file() else arguments[0], *arguments[1:]]
@@ -166,9 +175,9 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
     names = {str(v): k for k, v in read_json(demo.path("nnUNet_raw") / NAME / "dataset.json")["labels"].items() if v}
     summary: dict = {}
     for arm in ARMS:
-        found = read_json(demo.folder / f"predictions_{arm}" / "summary.json")
-        summary[arm] = {name: round(found["mean"][key]["Dice"], 4) for key, name in names.items()}
-        summary[f"{arm}_pooled"] = {name: round(_pooled(found["metric_per_case"], key), 4)
+        scores = read_json(demo.folder / f"predictions_{arm}" / "summary.json")
+        summary[arm] = {name: round(scores["mean"][key]["Dice"], 4) for key, name in names.items()}
+        summary[f"{arm}_pooled"] = {name: round(pooled_dice(scores["metric_per_case"], key), 4)
                                     for key, name in names.items()}
     report = read_json(demo.path("nnUNet_results") / NAME / "DiffLung__cbmat" / "augment_report.json")
     return {**summary, "leaks": audit_table(NAME)["leaks"], "quality": report["folds"][0]["quality"],
@@ -177,7 +186,7 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
             "versions": versions()}
 
 
-def _pooled(cases: list[dict], key: str) -> float:
+def pooled_dice(cases: list[dict], key: str) -> float:
     tp, fp, fn = (sum(case["metrics"][key][count] for case in cases) for count in ("TP", "FP", "FN"))
     return 2 * tp / max(1, 2 * tp + fp + fn)
 
