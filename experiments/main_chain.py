@@ -23,7 +23,7 @@ from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.generator import versions
 from nnunet_difflung.raw_dataset import open_raw_dataset
 
-ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+ENVIRONMENT = {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
 
 def call(arguments: list[str]) -> None:

@@ -51,9 +51,9 @@ class Demo:
         return self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json"
 
     def environment(self) -> dict[str, str]:
-        """Variables of the commands: nnU-Net's folders, and one core for each of the arms that train side by side."""
+        """Variables of the commands: nnU-Net's folders, and few worker processes."""
         paths = {v: str(self.path(v).resolve()) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        return os.environ | paths | {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+        return os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
     def stages(self) -> list[tuple[str, Callable[[], None]]]:
         """Name and work of each stage, in order."""
@@ -107,12 +107,12 @@ class Demo:
 
 def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
     """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by."""
+    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}  # nnU-Net's planning cannot bear a 0
     running = {}
     for log, arguments in commands.items():
         print(f"\n$ {_shown(arguments)}   > {log}", flush=True)
         with open(log, "w") as file:
-            running[log] = subprocess.Popen(found(arguments), stdout=file, stderr=subprocess.STDOUT,
-                                            env=environment | {"OMP_NUM_THREADS": "1"})
+            running[log] = subprocess.Popen(found(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
     try:
         failed = [log for log, process in running.items() if process.wait()]
     except BaseException:
