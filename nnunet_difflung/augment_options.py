@@ -83,6 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the options given on the command line."""
+    _check_device(options.device)
     base = preset(options.preset)
     seed = {} if options.seed is None else {"seed": options.seed}
     precision = options.precision or _precision(options.device)
@@ -134,8 +135,16 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _check_device(device: str) -> None:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise BadInput(f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
+                       f"{' or '.join(name for name, here in there.items() if here)}, or repair the driver")
+
+
 def _precision(device: str) -> str:
-    return "bf16" if device == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    """bf16 where the GPU computes in it (compute capability 8.0), fp32 elsewhere."""
+    return "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"
 
 
 def _positive(text: str) -> int:

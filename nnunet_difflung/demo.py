@@ -65,8 +65,8 @@ class Demo:
                 ("augment", lambda: self.call(augment)),
                 ("plan", lambda: (self.call(plan), make_small_configuration(self.plans))),
                 ("train", lambda: self.both(self.train_command)),
-                ("predict", lambda: self.both(self.predict_command)),
-                ("evaluate", lambda: self.both(self.evaluate_command)),
+                ("predict", lambda: [self.call(self.predict_command(arm)) for arm in ARMS]),
+                ("evaluate", lambda: [self.call(self.evaluate_command(arm)) for arm in ARMS]),
                 ("audit", lambda: self.call(["difflung_audit", "-d", str(DATASET)]))]
 
     def call(self, arguments: list[str]) -> None:
@@ -106,8 +106,12 @@ class Demo:
 
 
 def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
-    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by."""
-    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}  # nnU-Net's planning cannot bear a 0
+    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by.
+
+    Our trainers honour OMP_NUM_THREADS. Without augmentation workers (which planning, unlike training, cannot do
+    without) a training is repeatable.
+    """
+    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}
     running = {}
     for log, arguments in commands.items():
         print(f"\n$ {_shown(arguments)}   > {log}", flush=True)

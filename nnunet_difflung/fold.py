@@ -86,8 +86,8 @@ def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
                     progress: bool = True) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator."""
     generator = load_generator(work.folder, device)
-    references = reference(cache, work.raw.training_cases(work.fold), generator.config.windows,
-                           work.settings.balance.seed)
+    references = {} if work.settings.sampling.gate == "off" else reference(
+        cache, work.raw.training_cases(work.fold), generator.config.windows, work.settings.balance.seed)
     synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
                           work.settings.sampling, work.settings.generator.method, work.fold, work.work)
     return synthesis, synthesize(synthesis, progress)

@@ -16,6 +16,8 @@ from nnunet_difflung.slices import SliceCache
 _PER_SLICE = 400  # voxels kept of a class in a slice
 _MIN_VOXELS = 8  # to speak of a distribution
 _SLACK = 1.25  # on the real slices' 95th percentile
+_POOL = 20_000  # voxels kept of a class
+_FEW = 5  # real slices, below which their spread says little
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class ClassReference:
 
     Attributes:
         values: pooled sample over the fold's training slices.
-        max_bias: largest accepted difference of means; the 95th percentile of real slices against the pool, with slack.
+        max_bias: largest accepted difference of means of many voxels; the 95th percentile of real slices against the
+            pool, with slack, and at least a tenth of the pool's standard deviation (half of it below five slices).
         max_distance: the same for the 1-Wasserstein distance.
     """
 
@@ -36,7 +39,7 @@ class ClassReference:
 def reference(cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]],
               seed: int) -> dict[str, list[ClassReference]]:
     """Class → a reference for each channel, from the given (training) cases; clipped to the generator's windows."""
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in cache.roles.lung}
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in cache.roles.pathologies}
     rng = np.random.default_rng(seed)
     for identifier in sorted(identifiers):
         image, condition = cache.image(identifier), cache.condition(identifier)
@@ -45,7 +48,7 @@ def reference(cache: SliceCache, identifiers: Sequence[str], windows: Sequence[S
                 if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS:
                     voxels = _clipped(np.asarray(image[:, z])[:, condition[z] == cache.roles.values[name]], windows)
                     found.append(rng.permuted(voxels, axis=1)[:, :_PER_SLICE])
-    return {name: [_class_reference([sample[c] for sample in found]) for c in range(len(windows))]
+    return {name: [_class_reference([sample[c] for sample in found], rng) for c in range(len(windows))]
             for name, found in samples.items() if found}
 
 
@@ -54,11 +57,11 @@ def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarr
     return np.clip(voxels.astype(float), low, high)
 
 
-def _class_reference(slices: list[np.ndarray]) -> ClassReference:
-    pool = np.concatenate(slices)
+def _class_reference(slices: list[np.ndarray], rng: np.random.Generator) -> ClassReference:
+    pool = rng.permutation(np.concatenate(slices))[:_POOL]
     bias = [abs(part.mean() - pool.mean()) for part in slices]
     distance = [wasserstein_distance(part, pool) for part in slices]
-    floor = 0.1 * pool.std()
+    floor = (0.1 if len(slices) >= _FEW else 0.5) * pool.std()
     return ClassReference(pool, _SLACK * max(floor, float(np.percentile(bias, 95))),
                           _SLACK * max(floor, float(np.percentile(distance, 95))))
 
@@ -71,8 +74,8 @@ def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassRefe
         references: of the training fold.
 
     Returns:
-        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, passes}; of several channels the worst (by
-        distance over tolerance). Fewer than 8 voxels pass unmeasured.
+        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio (painted over real), passes}; of
+        several channels the worst (by distance over tolerance). Fewer than 8 voxels pass unmeasured.
     """
     quality = {}
     for name, voxels in painted.items():
@@ -85,11 +88,14 @@ def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassRefe
 
 
 def _compare(values: np.ndarray, real: ClassReference) -> dict:
+    """Few voxels differ from the pool by chance alone: twice the standard error is added to both tolerances."""
     bias = float(values.mean() - real.values.mean())
     distance = float(wasserstein_distance(values, real.values))
+    chance = 2 * float(real.values.std()) / np.sqrt(len(values))
     return {"voxels": len(values), "bias": round(bias, 2), "wasserstein": round(distance, 2),
-            "max_bias": round(real.max_bias, 2), "max_wasserstein": round(real.max_distance, 2),
-            "passes": abs(bias) <= real.max_bias and distance <= real.max_distance}
+            "max_bias": round(real.max_bias + chance, 2), "max_wasserstein": round(real.max_distance + chance, 2),
+            "sd_ratio": round(float(values.std() / max(real.values.std(), 1e-9)), 3),
+            "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance)}
 
 
 def passes(quality: dict[str, dict]) -> bool:
@@ -106,5 +112,6 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
         bias = float(np.average([row["bias"] for row in found], weights=weights))
         summary[name] = {"cases": len(found), "bias": round(bias, 2),
                          "wasserstein": round(float(np.mean([r["wasserstein"] for r in found])), 2),
+                         "sd_ratio": round(float(np.average([r["sd_ratio"] for r in found], weights=weights)), 3),
                          "passing": sum(r["passes"] for r in found)}
     return summary

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM are noted and acted on where nothing is half done."""
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -12,7 +13,9 @@ class Interruption:
     Outside the main thread, where Python allows no handlers, nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, impatient: bool = False) -> None:
+        """With ``impatient`` it says so when a signal comes, and a second one acts at once."""
+        self.impatient = impatient
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
@@ -40,4 +43,8 @@ class Interruption:
             self.act()
 
     def _note(self, number: int, frame) -> None:
+        if self.impatient and self.received is not None:
+            self.act()
         self.received = number
+        if self.impatient:
+            os.write(2, b"\nStopping after this batch; a second signal stops at once.\n")

@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_difflung.command_line import BadInput
 
 BODY = "derived_body"
-_NORMAL = re.compile(r"normal|healthy", re.IGNORECASE)
+_NORMAL = re.compile(r"(?<![a-z])(normal|healthy)(?![a-z])", re.IGNORECASE)  # not "abnormal", "unhealthy"
 _LUNG = re.compile(r"^(lungs?|lung[ _-]?(tissue|parenchyma)|parenchyma)$", re.IGNORECASE)
 
 

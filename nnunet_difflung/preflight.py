@@ -1,6 +1,7 @@
 """What is checked before hours are spent, and before anything is injected."""
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,11 +50,16 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     method = settings.generator.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in folds:
-        if fold in known and known[fold]["settings"] != settings.as_dict():
+        if fold in known and _comparable(known[fold]["settings"]) != _comparable(settings.as_dict()):
             raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                            f"other settings (see {raw.folder / 'difflung_manifest.json'}); run difflung_remove -d "
                            f"{raw.name} first, or repeat the earlier settings")
     return [fold for fold in folds if fold not in known]
+
+
+def _comparable(settings: dict) -> dict:
+    """Settings without the precision, which follows the device of the moment."""
+    return {**settings, "generator": {**settings["generator"], "precision": None}}
 
 
 @contextmanager
@@ -75,14 +81,18 @@ def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
         rows = [f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items()]
         raise Failed(f"fold {work.fold}: the gate dropped {len(work.plan.cases) - len(result.staged)} of "
                      f"{len(work.plan.cases)} cases ({', '.join(rows)}): the generator is under-trained, nothing was "
-                     f"injected. Raise --epochs (now {work.settings.generator.epochs}), look at "
-                     f"{work.folder / 'samples'}, or inject all the same with --gate report")
+                     f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs "
+                     f"than {work.settings.generator.epochs}, or inject all the same with --gate report")
 
 
 def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:
     """Refuses a plan for which nnUNet_raw or nnUNet_results has no room."""
     needs = [estimate_bytes(work, facts) for work in works]
-    for variable, need in (("nnUNet_raw", sum(n[0] for n in needs)), ("nnUNet_results", sum(n[1] for n in needs))):
+    raw, results = (nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_results"))
+    in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs)
+    if os.stat(raw).st_dev == os.stat(results).st_dev:
+        in_raw = in_results = in_raw + in_results
+    for variable, need in (("nnUNet_raw", in_raw), ("nnUNet_results", in_results)):
         free = shutil.disk_usage(nnunet_folder(variable)).free
         if need > free:
             raise BadInput(f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "

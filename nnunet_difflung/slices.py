@@ -5,6 +5,7 @@ so it serves every fold and window, and a training step reads only the crops tha
 """
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ class CaseFacts:
         dtype: dtype in which the cache keeps the image.
         counts: label name → number of voxels in each slice (z).
         stamp: size and time of the source files, to see that a cached copy is still theirs.
+        content: SHA-256 of image and labels, by which a generator knows its training data whatever the files' times.
     """
 
     identifier: str
@@ -45,6 +47,7 @@ class CaseFacts:
     dtype: str
     counts: dict[str, list[int]]
     stamp: list
+    content: str
 
     def voxels(self, name: str) -> int:
         """Number of voxels of a label in the whole case."""
@@ -95,7 +98,8 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
     image = _exact_integers(image)
     counts = {name: np.count_nonzero(label == value, axis=(1, 2)).tolist() for name, value in raw.roles.values.items()}
     facts = CaseFacts(case.identifier, label.shape, len(image), tuple(float(s) for s in of_image["spacing"]),
-                      str(image.dtype), counts, _stamp(case))
+                      str(image.dtype), counts, _stamp(case),
+                      hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest())
     return image, condition, facts
 
 
@@ -190,7 +194,7 @@ def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: boo
 
 
 def _roles_key(roles: LabelRoles) -> str:
-    return f"{sorted(roles.values.items())} ignore={roles.ignore}"
+    return f"format 2, {sorted(roles.values.items())} ignore={roles.ignore}"
 
 
 def _facts(known: dict) -> CaseFacts:

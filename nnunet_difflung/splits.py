@@ -24,21 +24,21 @@ def patients_of(identifiers: Sequence[str], pattern: str | None = None) -> dict[
     Args:
         identifiers: ids of real cases.
         pattern: regular expression that matches a whole id; its first group (or all of the match) is the patient.
-            None derives it: a closing slice counter (``_s012``, ``_z7``, ``_slice_3``) is dropped; where every id
-            holds two numbers (``lung_001_012``) the last is taken for the slice, if that leaves several patients;
-            else each case is its own patient.
+            None derives it: a closing slice counter (``_s012``, ``_z7``, ``_slice_3``) is dropped from every id that
+            has one; where none has and every id holds two numbers (``lung_001_012``) the last is taken for the slice,
+            if that leaves several patients; else each case is its own patient.
 
     Raises:
         BadInput: the pattern is no regular expression or does not match an id.
     """
     if pattern is not None:
         return {i: _patient(i, pattern) for i in identifiers}
-    for default in (_SLICE_SUFFIX, _TWO_NUMBERS):
-        matches = {i: default.match(i) for i in identifiers}
-        if all(matches.values()):
-            patients = {i: m["patient"] for i, m in matches.items()}
-            if len(set(patients.values())) >= min(3, len(patients)):
-                return patients
+    patients = {i: m["patient"] if (m := _SLICE_SUFFIX.match(i)) else i for i in identifiers}
+    if len(set(patients.values())) < len(patients):
+        return patients
+    matches = {i: _TWO_NUMBERS.match(i) for i in identifiers}
+    if all(matches.values()) and len({m["patient"] for m in matches.values()}) >= min(3, len(matches)):
+        return {i: m["patient"] for i, m in matches.items()}
     return {i: i for i in identifiers}
 
 

@@ -140,7 +140,7 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
 
     total = sum(len(case.slices) for case in cases)
     title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
-    with Interruption() as interruption, tqdm(total=total, desc=title, unit="slice",
+    with Interruption(impatient=True) as interruption, tqdm(total=total, desc=title, unit="slice",
                                               disable=not progress or not total) as bar:
         for jobs in _batches(s, cases, attempt):
             if not all(file(job).is_file() for job in jobs):

@@ -98,12 +98,14 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, config, {**card, "settings": settings, "finished": False})
     state = _new_state(config, data, accelerator)
+    trained, optimizer = accelerator.prepare(state.network, state.optimizer)  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process)
     report.resume(state.step)
     if note:
         report.say(note)
-    _loop(state, data, config, index, accelerator, report, folder, settings, save_every, stop_after)
+    source = _source(data, index, config, card["total_steps"])
+    _loop(state, trained, optimizer, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
     if accelerator.is_main_process and state.step >= card["total_steps"]:
         state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
         save_generator(folder, accelerator.unwrap_model(state.network), forward_process(config),
@@ -119,7 +121,8 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
             "training_slices": len(index), "channels": list(data.channels), "conditions": list(roles.conditions),
             "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
             "total_steps": total_steps(config, len(index)),
-            "stamps": hashlib.sha256(json_bytes([data.cache.facts[i].stamp for i in data.training_cases])).hexdigest()}
+            "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content
+                                                   for i in data.training_cases])).hexdigest()}
 
 
 def check_generator_folder(data: FoldData, config: GeneratorConfig,
@@ -150,25 +153,36 @@ def _new_state(config: GeneratorConfig, data: FoldData, accelerator: Accelerator
     return TrainingState(network, optimizer, ema)
 
 
-def _loop(state: TrainingState, data: FoldData, config: GeneratorConfig, index: SliceIndex, accelerator: Accelerator,
-          report: TrainingReport, folder: Path, settings: str, save_every: float, stop_after: int | None) -> None:
-    total = total_steps(config, len(index))
+@dataclass(frozen=True)
+class _Saving:
+    folder: Path
+    settings: str
+    every: float
+    stop_after: int | None
+
+
+def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
     probabilities = initial_probabilities(data.frequencies(), config.method, config.ablation_probability,
                                           config.delta_0)
-    source = BatchSource(data.cache, index, config, config.windows, probabilities, total)
-    slots = range(accelerator.process_index, config.batch_size, accelerator.num_processes)
+    return BatchSource(data.cache, index, config, config.windows, probabilities, total)
+
+
+def _loop(state: TrainingState, trained, optimizer, source: BatchSource, accelerator: Accelerator,
+          report: TrainingReport, saving: _Saving) -> None:
+    config, total = source.config, source.total_steps
+    slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
     process, saved = forward_process(config), time.monotonic()
-    trained, optimizer = accelerator.prepare(state.network, state.optimizer)
-    end = min(total, stop_after or total)
-    with Interruption() as interruption, tqdm(total=total, initial=state.step, desc="training generator", unit="step",
-                                              disable=not (report.visible and report.writes)) as bar:
+    end = min(total, saving.stop_after or total)
+    bar = tqdm(total=total, initial=state.step, desc="training generator", unit="step",
+               disable=not (report.visible and report.writes))
+    with Interruption(impatient=True) as interruption, bar:
         while state.step < end:
-            loss = _step(state, trained, optimizer, source, process, config, accelerator, list(slots), total)
+            loss = _step(state, trained, optimizer, source, process, config, accelerator, slots, total)
             state.pending_losses.append(loss)
             report.after_step(state, bar, source)
-            due = time.monotonic() - saved > save_every or state.step == end or interruption.asked
-            if due and accelerator.is_main_process and (state.step < total or stop_after):
-                save_checkpoint(state, folder, settings)
+            due = time.monotonic() - saved > saving.every or state.step == end or interruption.asked
+            if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
+                save_checkpoint(state, saving.folder, saving.settings)
                 saved = time.monotonic()
             interruption.act()
 

@@ -144,6 +144,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("target without class", nothing, ["--target-share", "0.1"], ["CLASS=SHARE"]),
     ("window", nothing, ["--window", "5,1"], ["--window", "LOW < HIGH"]),
     ("windows for other channels", nothing, ["--window=0,1", "--window=2,3"], ["--window", "1 channel(s)"]),
+    ("device", nothing, ["-device", "mps"], ["-device mps", "-device cpu"]),
     ("steps", nothing, ["--steps", "2000"], ["--steps 2000", "1000"]),
 ]
 

@@ -14,7 +14,7 @@ from nnunet_difflung.batches import BatchSource, denormalise, index_slices, isol
 from nnunet_difflung.checkpoint import NEWEST, PREVIOUS
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig, preset
-from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process, paint
+from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process, paint, reverse_timesteps
 from nnunet_difflung.generator import load_generator
 from nnunet_difflung.raw_dataset import open_raw_dataset
 from nnunet_difflung.slices import body_mask, build_cache
@@ -181,6 +181,33 @@ def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, predic
                    sources)
     assert (result[..., :3] == 0.25).all()
     assert (result - x_0)[..., 3:].abs().max() < (0.1 if sampler == "ddpm" else 0.03)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 25, 150, 600, 999, 1000])
+def test_reverse_timesteps_fall_from_the_last_to_the_first(steps):
+    timesteps = reverse_timesteps(steps, 1000)
+    assert len(timesteps) == steps and timesteps[0] == 999 and sorted(set(timesteps), reverse=True) == timesteps
+    assert steps == 1 or timesteps[-1] == 0
+    assert steps < 1000 or timesteps == list(range(999, -1, -1))
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25)])
+def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
+    """For x_0 ~ N(0.1, 0.04²) the ideal denoiser is known; mean and spread of its samples must be those of x_0."""
+    process, mean, sd = forward_process(TINY), 0.1, 0.04
+
+    class Ideal:
+        def __call__(self, x, t):
+            bar = process.alphas_cumprod[t.long()].clamp(1e-10, 1 - 1e-10)
+            gain = bar.sqrt() * sd ** 2 / (bar * sd ** 2 + 1 - bar)
+            x_0 = mean + gain * (x[:, :1] - bar.sqrt() * mean)
+            noise = (x[:, :1] - bar.sqrt() * x_0) / (1 - bar).sqrt()
+            self.sample = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
+            return self
+
+    noise = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    result = paint(Ideal(), TINY, sampler, steps, torch.zeros(4, 3, 32, 32), noise)
+    assert result.mean() == pytest.approx(mean, abs=0.003) and result.std() == pytest.approx(sd, rel=0.2)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():

@@ -32,6 +32,7 @@ def test_structures_and_ignore_have_their_own_roles():
     ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "--normal-label"),
     ({"background": 0, "normal": 1, "healthy": 2, "ILD": 3}, {}, "candidates: normal, healthy"),
     ({"background": 0, "lung": 1}, {}, "no pathology"),
+    ({"background": 0, "abnormal": 1, "unhealthy": 2}, {}, "--normal-label"),
     ({"background": 0, "lung": [1, 2], "ILD": 2}, {}, "region-based"),
     ({"background": 0, "lung": 1, "ILD": 2}, {"normal_label": "x"}, "--normal-label x"),
     ({"background": 0, "lung": 1, "ILD": 2}, {"structure_labels": ("x",)}, "--structure-label x")])
@@ -45,7 +46,9 @@ def test_unclear_roles_are_refused(labels, options, part):
     (["lung_001_12", "lung_001_13", "lung_002_12", "lung_003_1"], ["lung_001", "lung_001", "lung_002", "lung_003"]),
     (["case_001", "case_002", "case_003"], ["case_001", "case_002", "case_003"]),
     (["covid19_case_001", "covid19_case_002", "covid19_case_003"], None),
-    (["a-slice3", "b-slice3", "c-slice4"], ["a", "b", "c"])])
+    (["a-slice3", "a-slice4", "b-slice3"], ["a", "a", "b"]),
+    (["P00_s000", "P00_s001", "P01_s000", "P10"], ["P00", "P00", "P01", "P10"]),
+    (["P0_s0", "P0_s1", "P1_s0", "P1_s1"], ["P0", "P0", "P1", "P1"])])
 def test_patients_are_read_from_ids(ids, patients):
     assert list(patients_of(ids).values()) == (patients or ids)
 

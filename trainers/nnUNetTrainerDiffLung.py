@@ -26,6 +26,9 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     training, also across ``--c``. nnU-Net's worker processes for data augmentation (``nnUNet_n_proc_DA`` > 0) draw
     from the system's entropy, as they always do.
 
+    On the CPU ``OMP_NUM_THREADS`` is honoured; nnU-Net would take every core, so that two trainings side by side take
+    several times as long as one after the other.
+
     An arm of a comparison is a subclass that sets ``method`` (and is listed in ``trainers/__init__.py``).
     """
 
@@ -41,6 +44,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                  device: torch.device = _CUDA) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.peak
+        if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdigit():
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net has set it to all cores
         if self.epochs is not None:
             self.num_epochs = self.epochs
 
