@@ -16,7 +16,7 @@ from nnunet_difflung.augment_text import describe_fold, describe_result, duratio
 from nnunet_difflung.command_line import Failed, command, nnunet_folder
 from nnunet_difflung.commit import recover
 from nnunet_difflung.config import Settings
-from nnunet_difflung.files import write_json
+from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.fold import (
     FoldWork,
     cache_folder,
@@ -90,6 +90,7 @@ def augment(request: Request) -> None:
     folds = folds_to_do(raw, request.folds, request.settings)
     if not folds:
         print(f"{raw.name} already holds these synthetic cases; nothing to do.")
+        _audit_and_go_on(raw, raw.folds(request.folds), request)
         return
     print(f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
           f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
@@ -101,7 +102,8 @@ def augment(request: Request) -> None:
     with nothing_left_on_fault(cache_folder(raw.name)):
         with state.main_process_first():
             cache = build_cache(raw, cache_folder(raw.name), request.processes)
-        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label) for fold in folds]
+        lesions: dict = {}
+        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
         for work in works:
             check_generator_folder(work.data(cache), request.settings.generator, work.folder)
         check_disk(works, cache.facts)
@@ -117,22 +119,20 @@ def augment(request: Request) -> None:
 
 
 def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, state: PartialState) -> None:
-    seconds, done = {"train": 0.0, "paint": 0.0, "inject": 0.0}, []
-    for work in works:
-        begun = time.monotonic()
+    seconds, done = {}, []
+    begun = time.monotonic()
+    for work in works:  # every process trains all folds before the first one paints: nobody waits in a collective
         train_generator(work.data(cache), request.settings.generator, work.folder, request.device,
                         save_every=request.save_every)
-        seconds["train"] += time.monotonic() - begun
-        if not state.is_main_process:
-            continue
-        begun = time.monotonic()
-        done.append(synthesize_fold(work, cache, request.device))
-        seconds["paint"] += time.monotonic() - begun
-        print(describe_result(work, done[-1][1]))
-        refuse_undertrained(work, done[-1][1])
+    seconds["train"] = time.monotonic() - begun
     if not state.is_main_process:
         return
     begun = time.monotonic()
+    for work in works:
+        done.append(synthesize_fold(work, cache, request.device))
+        print(describe_result(work, done[-1][1]))
+        refuse_undertrained(work, done[-1][1])
+    seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
     preview = results_folder(raw.name, request.settings.generator.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
@@ -145,22 +145,31 @@ def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, state:
 
 def _conclude(raw: RawDataset, works: list[FoldWork], done: list[tuple[Synthesis, SynthesisResult]], seconds: dict,
               request: Request, preview: Path | None) -> None:
-    """Audit, report and the commands to run next."""
-    leaks = audit_dataset(raw.name, deep=True)
-    write_json(results_folder(raw.name, request.settings.generator.method) / "augment_report.json", {
-        "settings": request.settings.as_dict(), "seconds": seconds, "leaks": leaks, "folds": [
-            {"fold": work.fold, "before": work.plan.before, "after": work.plan.after, "notes": work.plan.notes,
+    """Report, audit and the commands to run next."""
+    path = results_folder(raw.name, request.settings.generator.method) / "augment_report.json"
+    earlier = read_json(path)["folds"] if path.is_file() else []
+    rows = [{"fold": work.fold, "before": work.plan.before, "after": work.plan.after, "notes": work.plan.notes,
              "planned": len(work.plan.cases), "injected": len(result.staged), "repainted": result.repainted,
-             "dropped": result.dropped, "quality": result.quality, "quality_of_all": result.quality_of_all}
-            for work, (_, result) in zip(works, done, strict=True)]})
-    if leaks:
-        raise Failed("the audit found leaks: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name})")
-    print(f"\nAudit: no validation case or patient is behind any synthetic case of folds "
-          f"{', '.join(str(work.fold) for work in works)}.")
+             "dropped": result.dropped, "quality": result.quality, "quality_of_all": result.quality_of_all,
+             "seconds_of_all_folds_together": seconds} for work, (_, result) in zip(works, done, strict=True)]
+    kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
+    write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
-        print(f"Look at {preview} before you go on.")
-    print(next_commands(raw, request.configuration, request.settings.generator.method,
-                        [work.fold for work in works], request.device))
+        print(f"\nLook at {preview} before you go on.")
+    _audit_and_go_on(raw, [work.fold for work in works], request)
+
+
+def _audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -> None:
+    """Proves fold-locking from the files, then says what to run next.
+
+    Raises:
+        Failed: the audit found a leak.
+    """
+    leaks = audit_dataset(raw.name, deep=True)
+    if leaks:
+        raise Failed("the audit found: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name} lists all)")
+    print(f"Audit: no validation case or patient is behind any synthetic case of {raw.name}.")
+    print(next_commands(raw, request.configuration, request.settings.generator.method, folds, request.device))
 
 
 def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
@@ -181,7 +190,8 @@ def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     def read_label(identifier: str):
         return raw.read_label(identifier)[0]
 
-    works = [prepare_fold(raw, fold, request.settings, facts, read_label) for fold in folds]
+    lesions: dict = {}
+    works = [prepare_fold(raw, fold, request.settings, facts, read_label, lesions) for fold in folds]
     for work in works:
         print(describe_fold(work))
     check_disk(works, facts)

@@ -92,16 +92,17 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
 
 
 def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], roles: LabelRoles,
-                    read_label: Callable[[str], np.ndarray]) -> dict[str, list[Lesion]]:
-    """Lesions of every pathology in the given training cases."""
-    lesions: dict[str, list[Lesion]] = {name: [] for name in roles.pathologies}
-    for identifier in sorted(identifiers):
+                    read_label: Callable[[str], np.ndarray],
+                    known: dict[str, list[Lesion]] | None = None) -> dict[str, list[Lesion]]:
+    """Lesions of every pathology in the given training cases; cases in ``known`` are not read again."""
+    known = {} if known is None else known
+    for identifier in sorted(set(identifiers) - set(known)):
         holding = [name for name in roles.pathologies if facts[identifier].voxels[name]]
-        if holding:
-            label = read_label(identifier)
-            for name in holding:
-                lesions[name] += find_lesions(label, roles.values[name], identifier, name, facts[identifier].spacing)
-    return lesions
+        label = read_label(identifier) if holding else None
+        known[identifier] = [lesion for name in holding for lesion in find_lesions(
+            label, roles.values[name], identifier, name, facts[identifier].spacing)]
+    found = [lesion for identifier in sorted(identifiers) for lesion in known[identifier]]
+    return {name: [lesion for lesion in found if lesion.pathology == name] for name in roles.pathologies}
 
 
 class _Planner:
@@ -135,17 +136,24 @@ class _Planner:
         missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
         return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
 
-    def fill(self, host: HostFacts, label: np.ndarray, quota: int, rng: np.random.Generator) -> list[Operation]:
-        """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more."""
+    def fill(self, host: HostFacts, label: np.ndarray, quota: int, slices: int,
+             rng: np.random.Generator) -> list[Operation]:
+        """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more.
+
+        At most ``slices`` slices are touched; lesions go where slices are touched already, if they fit there.
+        """
         normal = self.roles.values[self.roles.normal]
         bound = min(quota, int(_MAX_FILL * host.voxels[self.roles.normal]))
         operations, added, misses = [], 0, 0
+        touched: set[int] = set()
         counts = {name: self.counts[name] + host.voxels[name] for name in self.counts}
         while added < bound and len(operations) < _MAX_LESIONS and misses < 3:
             name = self.furthest(counts)
             if name is None:
                 break
-            operation = self.try_lesion(host, label, name, int(1.5 * (bound - added)) + 4, normal, rng)
+            free = self.free_slices(label, normal, touched, slices)
+            operation, touched = self.try_lesion(host, label, name, int(1.5 * (bound - added)) + 4, free, touched,
+                                                 slices, rng)
             if operation is None:
                 misses += 1
                 continue
@@ -155,24 +163,46 @@ class _Planner:
             counts[self.roles.normal] -= operation.voxels
         return operations
 
-    def try_lesion(self, host: HostFacts, label: np.ndarray, name: str, largest: int, normal: int,
-                   rng: np.random.Generator) -> Operation | None:
-        """One lesion of a pathology, shrunk up to three times until it fits; None if it never does."""
+    @staticmethod
+    def free_slices(label: np.ndarray, normal: int, touched: set[int], slices: int) -> list[np.ndarray]:
+        """Normal lung to place a lesion in: first in the touched slices alone, then near them, within the bound."""
+        everywhere = label == normal
+        if len(label) == 1:
+            return [everywhere]
+        z = np.arange(len(label))
+        first, last = (min(touched), max(touched)) if touched else (0, len(label) - 1)
+        spare = slices - len(touched)
+        near = (z >= first - spare) & (z <= last + spare) if touched else np.ones(len(label), bool)
+        inside = np.isin(z, sorted(touched))
+        choices = [inside] * bool(touched) + [near] * (spare > 0)
+        return [everywhere & choice[:, None, None] for choice in choices]
+
+    def try_lesion(self, host: HostFacts, label: np.ndarray, name: str, largest: int, free: list[np.ndarray],
+                   touched: set[int], slices: int, rng: np.random.Generator) -> tuple[Operation | None, set[int]]:
+        """One lesion of a pathology, made small enough and shrunk up to three times until it fits somewhere.
+
+        Returns:
+            The operation (None if it never fits), and the slices that are touched then, at most ``slices``.
+        """
         candidates = self.lesions[name]
         weights = np.sqrt([lesion.voxels for lesion in candidates])
         lesion = candidates[rng.choice(len(candidates), p=weights / weights.sum())]
-        transform = draw_transform(rng)
         ratio = np.array(lesion.spacing) / host.spacing
-        value = self.roles.values[name]
+        deep = len(lesion.mask) > 1
+        size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if deep else 1)
+        transform = draw_transform(rng)
+        fitting = float((max(largest, 8) / size) ** (1 / (3 if deep else 2)))
+        transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
             mask = transformed(lesion.mask, transform, ratio)
-            if mask.any() and mask.sum() <= max(largest, 8):
-                place = find_place(mask, label == normal, rng)
-                if place is not None:
-                    voxels = paste(label, mask, place, value, normal)
-                    return Operation(name, lesion.case, lesion.component, transform, place, voxels)
+            for choice in free if mask.any() else ():
+                place = find_place(mask, choice, rng)
+                after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
+                if place is not None and len(after) <= slices:
+                    voxels = paste(label, mask, place, self.roles.values[name], self.roles.values[self.roles.normal])
+                    return Operation(name, lesion.case, lesion.component, transform, place, voxels), after
             transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
-        return None
+        return None, touched
 
 
 def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles, config: BalanceConfig,
@@ -199,9 +229,9 @@ def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], role
         before = read_label(host.identifier)
         label = before.copy()
         quota = planner.quota(planner.max_slices - plan.slices, plan.slices / len(plan.cases) if plan.cases else 1)
-        operations = planner.fill(host, label, quota, rng)
+        operations = planner.fill(host, label, quota, planner.max_slices - plan.slices, rng)
         touched = np.flatnonzero((label != before).any((1, 2)))
-        if len(touched) and (not plan.cases or plan.slices + len(touched) <= planner.max_slices):
+        if len(touched) and plan.slices + len(touched) <= planner.max_slices:
             plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations),
                                           tuple(int(z) for z in touched), int(rng.integers(2 ** 31))))
             for name in roles.lung:
@@ -218,7 +248,9 @@ def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
     share = shares(planner.counts)
     for name, target in plan.targets.items():
         if share[name] < 0.98 * target:
-            why = "nothing more fits into normal lung" if idle >= _IDLE_HOSTS else f"--max-synthetic {plan.max_slices}"
+            why = f"--max-synthetic {plan.max_slices}"
+            if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
+                why = "nothing more fits into normal lung"
             plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")
 
 

@@ -60,8 +60,10 @@ class FoldWork:
 
 
 def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: dict[str, CaseFacts],
-                 read_label: Callable[[str], np.ndarray]) -> FoldWork:
+                 read_label: Callable[[str], np.ndarray], known: dict[str, list[Lesion]]) -> FoldWork:
     """Counts classes over the fold's training cases, collects lesions, and plans.
+
+    ``known`` keeps each case's lesions for the other folds that train on it.
 
     Raises:
         BadInput: no normal lung or no pathology among the fold's training cases.
@@ -77,7 +79,7 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
             raise BadInput(f"{raw.name} fold {fold}: its {len(hosts)} training cases hold no {what} "
                            f"({name or ', '.join(roles.pathologies)}); leave the fold out with -f, or correct the "
                            f"labels or splits_final.json")
-    lesions = collect_lesions(identifiers, hosts, roles, read_label)
+    lesions = collect_lesions(identifiers, hosts, roles, read_label, known)
     plan = make_plan(list(hosts.values()), lesions, roles, settings.balance, fold, read_label)
     return FoldWork(raw, fold, settings, hosts, lesions, plan)
 

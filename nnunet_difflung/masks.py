@@ -152,7 +152,8 @@ def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, ins
     if mask.size == 0 or (room < 0).any():
         return None
     enough = inside * mask.sum()
-    starts = [z for z in range(room[0] + 1) if free[z:z + len(mask)].sum() >= enough]
+    below = np.concatenate([[0], np.cumsum(np.count_nonzero(free, axis=(1, 2)))])
+    starts = np.flatnonzero(below[len(mask):] - below[:room[0] + 1] >= enough)
     for z in rng.permutation(starts)[:tries].astype(int):
         overlap = sum(fftconvolve(plane.astype(np.float32), part[::-1, ::-1].astype(np.float32), "valid")
                       for plane, part in zip(free[z:z + len(mask)], mask, strict=True) if part.any())
