@@ -71,9 +71,9 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
     roles, identifiers = raw.roles, raw.training_cases(fold)
     hosts = {}
     for i in identifiers:
-        known = facts[i]
-        lung = np.sum([known.counts[name] for name in roles.lung], axis=0) > 0
-        hosts[i] = HostFacts(i, known.spacing, {name: known.voxels(name) for name in roles.values}, int(lung.sum()))
+        case = facts[i]
+        lung = np.sum([case.counts[name] for name in roles.lung], axis=0) > 0
+        hosts[i] = HostFacts(i, case.spacing, {name: case.voxels(name) for name in roles.values}, int(lung.sum()))
     for name, what in ((roles.normal, "normal lung"), (None, "pathology")):
         if not any(host.voxels[n] for host in hosts.values() for n in ([name] if name else roles.pathologies)):
             raise BadInput(f"{raw.name} fold {fold}: its {len(hosts)} training cases hold no {what} "
