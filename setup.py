@@ -111,12 +111,12 @@ setup(
         "torch>=2.1.2",             # networks and training, the lower bound is nnU-Net's
         "diffusers>=0.30",          # UNet2DModel, noise schedulers, EMAModel
         "accelerate>=0.30",         # device, precision and processes of the generator's training
-        "batchgenerators>=0.25.1",  # nnU-Net's file helpers, the lower bound is nnU-Net's
+        "batchgenerators>=0.25.1",  # the loaders that nnU-Net's trainers, and so ours, run on
         "SimpleITK>=2.2.1",         # writes images with their spacing, origin and direction
         "numpy>=1.24",              # arrays
         "scipy>=1.9",               # connected components, morphology, Wasserstein distance
-        "scikit-image>=0.19.3",     # PSNR and SSIM
-        "acvl-utils>=0.2.6",        # nnU-Net's resampling and morphology helpers
+        "scikit-image>=0.19.3",     # threshold of the body class, PNG files
+        "acvl-utils>=0.2.6",        # largest component of the body mask
         "safetensors>=0.4",         # generators are stored without pickles
         "tqdm",                     # progress bars
         "matplotlib",               # progress.png, previews
