@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.balance import PlannedCase
+from nnunet_difflung.batches import CT_WINDOW
 from nnunet_difflung.files import replacing
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.synthesize import Synthesis, SynthesisResult, load_host, staged_files
@@ -16,13 +17,13 @@ _COLOURS = ("#2e7d32", "#1e88e5", "#e53935", "#fdd835", "#8e24aa", "#fb8c00", "#
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
     """Writes a PNG with a row for each painted class: real slice, mask, new mask, synthetic slice, difference.
 
-    For every class the staged case and slice with most new voxels of it is shown.
+    For every class the case with the median number of new voxels is shown, in its slice with most of them.
 
     Returns:
         Whether there was anything to show.
     """
     roles = syntheses[0][0].cache.roles
-    rows = [(name, best) for name in roles.pathologies if (best := _most_painted(syntheses, name))]
+    rows = [(name, best) for name in roles.pathologies if (best := _typical(syntheses, name))]
     if not rows:
         return False
     from matplotlib.figure import Figure
@@ -36,9 +37,9 @@ def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path
     return True
 
 
-def _most_painted(syntheses: list[tuple[Synthesis, SynthesisResult]],
-                  name: str) -> tuple[Synthesis, PlannedCase, int] | None:
-    """The staged case with most new voxels of a class, and its slice with most of them."""
+def _typical(syntheses: list[tuple[Synthesis, SynthesisResult]],
+             name: str) -> tuple[Synthesis, PlannedCase, int] | None:
+    """The staged case with the median number of new voxels of a class, and its slice with most of them."""
     found = []
     for s, result in syntheses:
         staged = {case.identifier for case in result.staged}
@@ -48,7 +49,7 @@ def _most_painted(syntheses: list[tuple[Synthesis, SynthesisResult]],
                 found.append((voxels, s, planned))
     if not found:
         return None
-    _, s, planned = max(found, key=lambda row: row[0])
+    _, s, planned = sorted(found, key=lambda row: row[0])[len(found) // 2]
     host, value = load_host(s, planned), s.cache.roles.values[name]
     return s, planned, int(((host.new_label == value) & (host.label != value)).sum((1, 2)).argmax())
 
@@ -58,7 +59,8 @@ def _draw_row(axes: np.ndarray, name: str, s: Synthesis, planned: PlannedCase, z
     painted = s.raw.reader().read_images([str(f) for f in images])[0][0, z]
     real, label, new = host.image[0, z].astype(float), host.label[z], host.new_label[z]
     low, high = s.generator.config.windows[0]
-    limits = {"cmap": "gray", "vmin": low, "vmax": low + 0.65 * (high - low), "interpolation": "nearest"}
+    bright = 300.0 if (low, high) == CT_WINDOW else high  # HU; lung and soft tissue, not bone
+    limits = {"cmap": "gray", "vmin": low, "vmax": bright, "interpolation": "nearest"}
     rows, columns = _zoom(label)
     shown = [("real", real), ("mask", _coloured(label, s.cache.roles)), ("new mask", _coloured(new, s.cache.roles)),
              ("synthetic", painted), ("difference", painted - real)]
