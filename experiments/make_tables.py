@@ -15,8 +15,8 @@ RESULTS = ROOT / "docs" / "results"
 
 def demo_table(demo: dict) -> str:
     """Per-class Dice of both arms on the phantom's test patients."""
-    lines = ["| Dice on unseen test patients | reference, mean over slices | with synthetic cases | reference, all voxels | "
-             "with synthetic cases |", "|---|---|---|---|---|"]
+    lines = ["| Dice on unseen test patients | reference, mean over slices | with synthetic cases | reference, all "
+             "voxels | with synthetic cases |", "|---|---|---|---|---|"]
     for name in demo["reference"]:
         row = [demo[arm][name] for arm in ("reference", "difflung", "reference_pooled", "difflung_pooled")]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
@@ -31,8 +31,8 @@ def chain_table(chain: dict) -> str:
     """Shares, painted intensities and Dice of a run of ``main_chain.py``."""
     meta, lines = chain["meta"], []
     shape, patch, batch = meta["median_shape_and_patch"]
-    lines += [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; slices of {shape[0]:.0f} × {shape[1]:.0f} pixels "
-              f"(median), U-Net patches of {patch[0]} × {patch[1]}, batch {batch}; leaks: {chain['leaks']}.", "",
+    lines += [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; slices of {shape[0]:.0f} × {shape[1]:.0f} "
+              f"pixels (median), U-Net patches of {patch[0]} × {patch[1]}, batch {batch}; leaks: {chain['leaks']}.", "",
               "| fold | class | share of lung before | after | painted bias | Wasserstein | sd, painted / real |",
               "|---|---|---|---|---|---|---|"]
     for fold in chain["augment"]["folds"]:
@@ -43,8 +43,8 @@ def chain_table(chain: dict) -> str:
                 if quality else ["–"] * 3
             lines.append(f"| {fold['fold']} | {name} | {fold['before'][name] / totals[0]:.1%} | "
                          f"{fold['after'][name] / totals[1]:.1%} | " + " | ".join(figures) + " |")
-    lines += ["", "| fold | class | reference voxels | Dice (all voxels), reference | with synthetic cases | Dice (mean over "
-              "slices), reference | with synthetic cases |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| fold | class | reference voxels | Dice (all voxels), reference | with synthetic cases | Dice "
+              "(mean over slices), reference | with synthetic cases |", "|---|---|---|---|---|---|---|"]
     for row in chain["validation"]:
         for name, reference in row["reference"].items():
             ours = row["difflung"][name]
