@@ -23,7 +23,8 @@ def demo_table(demo: dict) -> str:
     meta = demo["meta"]
     lines += ["", f"{demo['test_cases']} slices of 15 test patients, leaks: {demo['leaks']}, "
               f"{demo['seconds']['total'] / 60:.0f} minutes after installing ({meta['installing_seconds'] / 60:.1f} "
-              f"minutes), peak memory {meta['peak_memory_gb']:.1f} GB; one seed; {meta['date']}, {meta['machine']}."]
+              f"minutes), largest process {meta['peak_memory_gb']:.1f} GB; one seed; {meta['date']}, "
+              f"{meta['machine']}."]
     return "\n".join(lines)
 
 
