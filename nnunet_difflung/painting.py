@@ -42,7 +42,8 @@ class Host:
 def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
     """(z, y, x) bool: the voxels that get new intensities.
 
-    ``composite``: the changed voxels and a margin around them, within the lung. ``full``: the whole of every touched
+    ``composite``: the changed voxels and a margin of normal lung around them; pathology that was there stays real.
+    ``full``: the whole of every touched
     slice (what lies outside lung and body is set to the window's lower end, as in the paper). Voxels labelled
     ``ignore`` always keep their intensities.
     """
@@ -53,7 +54,7 @@ def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> n
     else:
         plane = ndimage.generate_binary_structure(2, 1)[None]
         region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
-        region &= np.isin(host.new_label, roles.lung_values())
+        region &= changed | (host.label == roles.values[roles.normal])
     return region if roles.ignore is None else region & (host.label != roles.ignore)
 
 
