@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.config import ABLATION_READINGS, METHODS, SAMPLERS, Settings, preset
+from nnunet_difflung.config import ABLATION_READINGS, SAMPLERS, Settings, preset
+from nnunet_difflung.methods import METHODS
 
 _DESCRIPTION = """
 Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion

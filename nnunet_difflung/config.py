@@ -5,7 +5,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 
-METHODS = ("cbmat", "mat", "none")
 ABLATION_READINGS = ("eq8", "text")
 SAMPLERS = ("ddim", "dpm", "ddpm")
 
@@ -15,7 +14,7 @@ class GeneratorConfig:
     """Everything that decides a generator's weights, beside the training cases.
 
     Attributes:
-        method: ``cbmat`` (class-balanced mask-ablated training), ``mat`` (uniform ablation) or ``none``.
+        method: a name in ``methods.METHODS``; the weights depend on it through its ablation or its kind of network.
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
         prediction: what the network predicts, ``epsilon`` (Eq. 7) or ``v_prediction``.
@@ -37,6 +36,9 @@ class GeneratorConfig:
         flip: mirror crops left-right at random.
         seed: of initial weights, batches, noise and ablation.
         precision: ``fp32`` or ``bf16`` (accelerate's mixed precision).
+        l1_weight: of the L1 term of ``pix2pix`` against its adversarial term.
+        feature_weight: of the feature matching term of ``spade`` against its adversarial term.
+        discriminator_channels: features of the first layer of the GANs' discriminators.
     """
 
     method: str = "cbmat"
@@ -60,6 +62,9 @@ class GeneratorConfig:
     flip: bool = True
     seed: int = 12345
     precision: str = "fp32"
+    l1_weight: float = 100.0
+    feature_weight: float = 10.0
+    discriminator_channels: int = 64
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class SamplingConfig:
         gate: ``drop``, ``report`` or ``off``.
         repaints: further tries for a case that fails the gate.
         batch_size: slices painted at once.
+        strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
     """
 
     sampler: str = "ddim"
@@ -85,6 +91,7 @@ class SamplingConfig:
     gate: str = "drop"
     repaints: int = 3
     batch_size: int = 8
+    strength: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def reverse_step(x_t: torch.Tensor, predicted: torch.Tensor, bar: torch.Tensor, 
 @torch.no_grad()
 def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, condition: torch.Tensor,
           noise: torch.Tensor, known: torch.Tensor | None = None, is_known: torch.Tensor | None = None,
-          generators: Sequence[torch.Generator] | None = None) -> torch.Tensor:
+          generators: Sequence[torch.Generator] | None = None, start: torch.Tensor | None = None,
+          strength: float = 1.0) -> torch.Tensor:
     """Samples p(x_0 | m), with a known region re-imposed at every step where one is given.
 
     Args:
@@ -127,6 +128,8 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
         known: (n, c, h, w) real image in [−1, 1].
         is_known: (n, 1, h, w) bool; None paints everything.
         generators: one (on the CPU) for each image, for the noise of ``ddpm``.
+        start: (n, c, h, w) in [−1, 1], an image to begin from instead of pure noise (``ddim`` and ``ddpm``).
+        strength: how far ``start`` is noised first (Eq. 6), as a share of the training timesteps.
 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` in the known region.
@@ -135,7 +138,12 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
         return _paint_dpm(network, config, steps, condition, noise, known, is_known)
     alpha_bar = forward_process(config).alphas_cumprod.to(noise.device)
     one, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, config.train_timesteps)
-    x_t = _impose(noise, known, is_known, noise, alpha_bar[timesteps[0]])
+    x_t = noise
+    if start is not None:
+        timesteps = [t for t in timesteps if t <= strength * (config.train_timesteps - 1)]
+        first = alpha_bar[timesteps[0]]
+        x_t = first.sqrt() * start + (1 - first).sqrt() * noise
+    x_t = _impose(x_t, known, is_known, noise, alpha_bar[timesteps[0]])
     for i, t in enumerate(timesteps):
         predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()
         bar_before = alpha_bar[timesteps[i + 1]] if i + 1 < len(timesteps) else one
