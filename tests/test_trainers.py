@@ -11,19 +11,21 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_difflung
 from nnunet_difflung import trainers
 from nnunet_difflung.manifest import MANIFEST
+from nnunet_difflung.methods import METHODS
 from tests import tiny_nnunet
 from tests.tiny_nnunet import NAME, REAL, SPLITS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHIM = Path(nnunet_difflung.__file__).parent / "nnunet_ext"
 SYNTHETIC = {f"difflung_{method}_{fold}": {"method": method, "fold": fold, "sources": [REAL[2]]}
-             for method in ("cbmat", "mat") for fold in (0, "all")} | {
+             for method in METHODS for fold in (0, "all")} | {
     "difflung_cbmat_1": {"method": "cbmat", "fold": 1, "sources": [REAL[2]]}}
 
 # a trainer of three short epochs; DIE_AT_STEP kills its process there, without any chance to clean up
@@ -100,8 +102,13 @@ def test_all_names_resolve_and_keep_nnunets_constructor():
         cls = getattr(trainers, name)
         assert cls.__name__ == name
         assert list(inspect.signature(cls.__init__).parameters) == expected
-    assert {f"nnUNetTrainerDiffLung{arm}_{n}epochs" for arm in ("", "Reference") for n in (5, 20, 100, 250)} \
+    assert {f"nnUNetTrainerDiffLung{arm}_{n}epochs" for arm in ("", "Reference") for n in (5, 10, 20, 100, 250)} \
         <= set(trainers.__all__)
+
+
+def test_every_method_has_its_trainer_and_every_cyclic_trainer_its_method():
+    trained = {arm.__name__: arm.method for arm in trainers.ARMS if arm.use_synthetic and arm.cyclic}
+    assert trained == {method.trainer: name for name, method in METHODS.items()}
 
 
 def test_length_variants_only_change_the_number_of_epochs(nnunet):
@@ -126,6 +133,10 @@ def test_shim_is_empty_where_the_package_is_missing(tmp_path):
     ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
     ("nnUNetTrainerDiffLungSegGuided", 0, ["difflung_mat_0"]),
     ("nnUNetTrainerDiffLungReference", 0, []),
+    ("nnUNetTrainerDiffLungPoly", 0, ["difflung_cbmat_0"]),
+    ("nnUNetTrainerDiffLungReferencePoly", 0, []),
+    *((METHODS[method].trainer, 0, [f"difflung_{method}_0"])
+      for method in ("none", "pix2pix", "spade", "copy_paste", "harmonise")),
 ])
 def test_split_holds_real_cases_and_this_arms_synthetic_ones(nnunet, name, fold, synthetic):
     tr_keys, val_keys = trainer_of(name, fold).do_split()
@@ -213,3 +224,58 @@ def test_initial_weights_follow_the_seed_and_are_the_same_in_all_arms(nnunet, mo
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(one, fresh("nnUNetTrainerDiffLung", 2))
     assert not torch.equal(one, fresh("nnUNetTrainerDiffLung", 1, fold=1))
+
+
+def short(name, monkeypatch, go_on=False):
+    """An arm with three epochs of four steps, not run yet."""
+    monkeypatch.setattr(getattr(trainers, name), "epochs", 3)
+    torch.set_num_threads(1)
+    trainer = get_trainer_from_args(NAME, "2d", 0, name, continue_training=go_on, device=torch.device("cpu"))
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch, trainer.save_every = 4, 1, 1
+    trainer.plot_network_architecture = lambda: None
+    maybe_load_checkpoint(trainer, go_on, False)
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLungPoly", "nnUNetTrainerDiffLungReferencePoly"])
+def test_poly_arms_take_nnunets_optimizer_and_rates_in_every_iteration(nnunet, monkeypatch, name):
+    trainer, rates = short(name, monkeypatch), []
+    step = nnUNetTrainer.train_step
+
+    def recorded(self, batch):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, batch)
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", recorded)
+    trainer.run_training()
+    assert type(trainer.optimizer) is torch.optim.SGD and type(trainer.lr_scheduler) is PolyLRScheduler
+    poly = [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3)]
+    assert trainer.logger.get_value("lrs", None) == pytest.approx(poly)
+    assert rates == pytest.approx([rate for rate in poly for _ in range(4)])
+    assert trainer.weight_decay == 3e-5 and trainer.optimizer.defaults["momentum"] == 0.99
+
+
+def test_a_poly_arm_continues_from_its_checkpoint_to_the_same_bits(nnunet, monkeypatch):
+    name = "nnUNetTrainerDiffLungPoly"
+    straight = short(name, monkeypatch)
+    straight.run_training()
+    (nnunet / "results").rename(nnunet / "first")
+    (nnunet / "results").mkdir()
+    interrupted = short(name, monkeypatch)
+    interrupted.initialize()  # with the schedule of three epochs, of which two are run
+    interrupted.num_epochs = 2
+    interrupted.run_training()
+    folder = nnunet / "results" / NAME / f"{name}__nnUNetPlans__2d" / "fold_0"
+    (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    continued = short(name, monkeypatch, go_on=True)
+    assert continued.current_epoch == 2
+    continued.run_training()
+    assert continued.logger.get_value("lrs", None) == straight.logger.get_value("lrs", None)
+    assert torch.equal(weights(continued), weights(straight))
+
+
+def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
+    trainer = trainer_of("nnUNetTrainerDiffLungCopyPaste_10epochs")
+    trainer.initialize()
+    assert (trainer.initial_lr, type(trainer.optimizer)) == (0.05, trainers.lookahead.LookaheadSGD)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.01)

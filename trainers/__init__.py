@@ -1,14 +1,22 @@
 """nnU-Net trainers of this package. Each arm exists in nnU-Net's usual lengths, e.g. ``…DiffLung_20epochs``."""
 from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
     nnUNetTrainerDiffLung,
+    nnUNetTrainerDiffLungCopyPaste,
+    nnUNetTrainerDiffLungHarmonise,
     nnUNetTrainerDiffLungNoAblation,
+    nnUNetTrainerDiffLungPix2Pix,
+    nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReference,
+    nnUNetTrainerDiffLungReferencePoly,
     nnUNetTrainerDiffLungSegGuided,
+    nnUNetTrainerDiffLungSpade,
 )
 
 ARMS = (nnUNetTrainerDiffLung, nnUNetTrainerDiffLungReference, nnUNetTrainerDiffLungSegGuided,
-        nnUNetTrainerDiffLungNoAblation)
-LENGTHS = (1, 5, 20, 100, 250)
+        nnUNetTrainerDiffLungNoAblation, nnUNetTrainerDiffLungPix2Pix, nnUNetTrainerDiffLungSpade,
+        nnUNetTrainerDiffLungCopyPaste, nnUNetTrainerDiffLungHarmonise, nnUNetTrainerDiffLungPoly,
+        nnUNetTrainerDiffLungReferencePoly)
+LENGTHS = (1, 5, 10, 20, 100, 250)
 
 
 def _of_length(arm: type[nnUNetTrainerDiffLung], epochs: int) -> type[nnUNetTrainerDiffLung]:

@@ -34,6 +34,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     method: ClassVar[str] = "cbmat"          # the synthetic cases to train on, as the manifest names them
     use_synthetic: ClassVar[bool] = True
+    cyclic: ClassVar[bool] = True            # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
     epochs: ClassVar[int | None] = None      # None: nnU-Net's 1000
     peak: ClassVar[float] = 0.05             # highest learning rate; a triangle's mean is half, Lookahead halves again
     epochs_per_cycle: ClassVar[int] = 10     # length of a learning rate triangle; at least two in a training
@@ -43,7 +44,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = _CUDA) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.peak
+        if self.cyclic:
+            self.initial_lr = self.peak
         if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdigit():
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net has set it to all cores
         if self.epochs is not None:
@@ -60,8 +62,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             torch.random.default_generator.manual_seed(self._seed("weights"))
             super().initialize()
 
-    def configure_optimizers(self) -> tuple[LookaheadSGD, IterationCyclicLR]:
-        """nnU-Net's SGD inside Lookahead, and the cyclic rate over the whole training."""
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """nnU-Net's SGD inside Lookahead, and the cyclic rate over the whole training (or nnU-Net's own pair)."""
+        if not self.cyclic:
+            return super().configure_optimizers()
         optimizer = LookaheadSGD(self.network.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
                                  weight_decay=self.weight_decay)
         schedule = IterationCyclicLR(optimizer, peak=self.initial_lr, trough=self.trough_share * self.initial_lr,
@@ -71,7 +75,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         return optimizer, schedule
 
     def on_train_epoch_start(self) -> None:
-        """Seeds the epoch; nnU-Net's part then logs the learning rate, which is stepped per iteration elsewhere."""
+        """Seeds the epoch; nnU-Net's part then logs the rate (and sets it, where it is not stepped per iteration)."""
         seed = self._seed(self.current_epoch)
         random.seed(seed)
         np.random.seed(seed % 2 ** 32)
@@ -79,14 +83,16 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
-        """nnU-Net's iteration, then one step of the learning rate."""
+        """nnU-Net's iteration, then one step of the cyclic learning rate."""
         outputs = super().train_step(batch)
-        self.lr_scheduler.step()
+        if self.cyclic:
+            self.lr_scheduler.step()
         return outputs
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Puts the slow weights into the network before it is validated and saved."""
-        self.optimizer.synchronise()
+        if self.cyclic:
+            self.optimizer.synchronise()
         super().on_train_epoch_end(train_outputs)
 
     def save_checkpoint(self, filename: str) -> None:
@@ -97,9 +103,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             os.replace(unfinished, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, then the learning rate goes on where the checkpoint left it."""
+        """nnU-Net's, then the cyclic learning rate goes on where the checkpoint left it."""
         super().load_checkpoint(filename_or_checkpoint)
-        self.lr_scheduler.restore()
+        if self.cyclic:
+            self.lr_scheduler.restore()
 
     def _seed(self, moment: int | str) -> int:
         """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""
@@ -146,3 +153,39 @@ class nnUNetTrainerDiffLungNoAblation(nnUNetTrainerDiffLung):
     """Arm of the generator that was trained without mask ablation."""
 
     method = "none"
+
+
+class nnUNetTrainerDiffLungCopyPaste(nnUNetTrainerDiffLung):
+    """Arm of real lesion texture that is pasted and blended, without a network."""
+
+    method = "copy_paste"
+
+
+class nnUNetTrainerDiffLungHarmonise(nnUNetTrainerDiffLung):
+    """Arm of the diffusion that is started from the pasted texture at a middle noise level."""
+
+    method = "harmonise"
+
+
+class nnUNetTrainerDiffLungPix2Pix(nnUNetTrainerDiffLung):
+    """Arm of the conditional GAN with a U-Net as its generator."""
+
+    method = "pix2pix"
+
+
+class nnUNetTrainerDiffLungSpade(nnUNetTrainerDiffLung):
+    """Arm of the conditional GAN with spatially adaptive normalisation."""
+
+    method = "spade"
+
+
+class nnUNetTrainerDiffLungPoly(nnUNetTrainerDiffLung):
+    """The cases of nnUNetTrainerDiffLung with nnU-Net's own optimizer and schedule: what the cases do alone."""
+
+    cyclic = False
+
+
+class nnUNetTrainerDiffLungReferencePoly(nnUNetTrainerDiffLungReference):
+    """The reference with nnU-Net's own optimizer and schedule: what Lookahead and CyclicLR do alone."""
+
+    cyclic = False
