@@ -12,6 +12,7 @@ from nnunet_difflung.commit import recover
 from nnunet_difflung.files import read_json
 from nnunet_difflung.leaks import Problem, file_problems, record_problems, some, split_problems
 from nnunet_difflung.manifest import dataset_folders, find_manifest, read_manifest
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.prepare import SPLITS, is_planned
 from nnunet_difflung.raw_dataset import dataset_folder
 from nnunet_difflung.splits import SYNTHETIC_PREFIX, is_synthetic
@@ -22,7 +23,8 @@ def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Pr
     found, results = [], os.environ.get("nnUNet_results")
     for run in manifest["runs"] if results else []:
         fold = run["fold"]
-        path = Path(results) / name / f"DiffLung__{run['method']}" / f"fold_{fold}" / "generator.json"
+        method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
+        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / "generator.json"
         if not path.is_file():
             continue
         try:

@@ -20,11 +20,13 @@ from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.fold import (
     FoldWork,
     cache_folder,
+    check_fold,
     estimate_bytes,
     estimate_seconds,
     prepare_fold,
     results_folder,
     synthesize_fold,
+    train_fold,
 )
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.preflight import (
@@ -39,7 +41,6 @@ from nnunet_difflung.preview import write_preview
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
 from nnunet_difflung.slices import build_cache, check_cases
 from nnunet_difflung.synthesize import Synthesis, SynthesisResult, discard_work
-from nnunet_difflung.train import check_generator_folder, train_generator
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def augment(request: Request) -> None:
         lesions: dict = {}
         works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
         for work in works:
-            check_generator_folder(work.data(cache), request.settings.generator, work.folder)
+            check_fold(work, cache)
         check_disk(works, cache.facts)
     warn_of_orientation(raw, cache.facts)
     if state.is_main_process:
@@ -122,8 +123,7 @@ def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, state:
     seconds, done = {}, []
     begun = time.monotonic()
     for work in works:  # every process trains all folds before the first one paints: nobody waits in a collective
-        train_generator(work.data(cache), request.settings.generator, work.folder, request.device,
-                        save_every=request.save_every)
+        train_fold(work, cache, request.device, request.save_every)
     seconds["train"] = time.monotonic() - begun
     if not state.is_main_process:
         return
@@ -174,7 +174,7 @@ def _audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) 
 
 def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
     return {"method": s.method, "fold": s.fold, "settings": work.settings.as_dict(),
-            "generator": {"hash": s.generator.hash, "folder": os.path.relpath(
+            "generator": {"hash": s.generator.hash or None, "folder": os.path.relpath(
                 s.generator.folder, nnunet_folder("nnUNet_results")),
                 "training_cases": list(s.generator.training_cases)},
             "summary": {"planned": len(work.plan.cases), "injected": len(result.staged),

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.config import ABLATION_READINGS, SAMPLERS, Settings, preset
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.config import ABLATION_READINGS, SAMPLERS, SamplingConfig, Settings, preset
+from nnunet_difflung.methods import METHODS, Method
 
 _DESCRIPTION = """
 Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion
@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--save-every", type=float, default=60, metavar="SECONDS", help="between checkpoints "
                      "in training (default: 60)")
     model.add_argument("--method", default="cbmat", choices=METHODS,
-                       help="mask ablation in training: class-balanced (the paper), uniform, or none "
-                       "(default: cbmat)")
+                       help="how synthetic cases are made: " + "; ".join(
+                           f"{m.name}: {m.explanation}" for m in METHODS.values()) + " (default: cbmat)")
     model.add_argument("--ablation-probability", choices=ABLATION_READINGS,
                        help="reading of Eq. 8: eq8 is 1 - f, text is proportional to f (default: by preset)")
     model.add_argument("--epochs", type=_positive, help="passes over the fold's slices (default: by preset)")
@@ -63,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
                           "real surroundings at every step, or the whole isolated slice (default: by preset)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")
     painting.add_argument("--steps", type=_positive, help="of the reverse process (default: by preset)")
+    painting.add_argument("--strength", type=_share, help="of --method harmonise: noise level at which the reverse "
+                          "process begins, as a share of all timesteps (default: 0.5)")
     painting.add_argument("--gate", default="drop", choices=("drop", "report", "off"),
                           help="cases whose painted intensities are not those of the real class (default: drop)")
     masks.add_argument("--target-share", nargs="+", default=[], metavar="CLASS=SHARE",
@@ -94,12 +96,30 @@ def settings_from(options: argparse.Namespace) -> Settings:
         generator = replace(generator, zero_terminal_snr=False)
     if options.window:
         generator = replace(generator, windows=tuple(_window(text) for text in options.window))
-    sampling = replace(base.sampling, gate=options.gate, **_given(options, "paint", "sampler", "steps"))
+    sampling = replace(base.sampling, gate=options.gate, **_given(options, "paint", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
+    _check_method(METHODS[options.method], options, sampling)
     balance = replace(base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic,
                       **seed)
     return Settings(generator, sampling, balance, options.preset)
+
+
+def _check_method(method: Method, options: argparse.Namespace, sampling: SamplingConfig) -> None:
+    """Refuses what a method cannot do, or options that would do nothing."""
+    if method.pastes and sampling.paint == "full":
+        raise BadInput(f"--method {method.name} pastes lesions into real slices and cannot paint whole ones; "
+                       f"add --paint composite")
+    if method.family == "harmonise" and options.sampler not in (None, "ddim"):
+        raise BadInput(f"--method harmonise runs DDIM from the middle; --sampler {options.sampler} cannot")
+    if method.family == "harmonise" and sampling.strength <= 0:
+        raise BadInput("--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method "
+                       "copy_paste")
+    if method.family != "harmonise" and options.strength is not None:
+        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
+    if method.family == "gan":
+        from nnunet_difflung.gan import require_gan
+        require_gan()
 
 
 def _given(options: argparse.Namespace, *names: str) -> dict:

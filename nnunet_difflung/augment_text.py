@@ -3,11 +3,9 @@ from __future__ import annotations
 
 from nnunet_difflung.balance import shares
 from nnunet_difflung.fold import FoldWork
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.synthesize import SynthesisResult
-
-TRAINERS = {"cbmat": "nnUNetTrainerDiffLung", "mat": "nnUNetTrainerDiffLungSegGuided",
-            "none": "nnUNetTrainerDiffLungNoAblation"}
 
 
 def describe_fold(work: FoldWork) -> str:
@@ -50,7 +48,7 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     """nnU-Net's commands that use the synthetic cases."""
     dataset, fold = int(raw.name[7:10]), folds[0]
     on = "" if device == "cuda" else f" -device {device}"
-    trainer = TRAINERS.get(method, "nnUNetTrainerDiffLung")
+    trainer = METHODS[method].trainer
     model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
     return "\n".join([
         "Next:",

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,16 @@ import torch
 
 from nnunet_difflung.balance import HostFacts, Plan, collect_lesions, make_plan
 from nnunet_difflung.command_line import BadInput, nnunet_folder
-from nnunet_difflung.config import Settings
+from nnunet_difflung.config import GeneratorConfig, Settings
 from nnunet_difflung.diffusion import build_network, size_factor
 from nnunet_difflung.gate import reference
-from nnunet_difflung.generator import load_generator
+from nnunet_difflung.generator import Generator, load_generator
 from nnunet_difflung.masks import Lesion
+from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts, SliceCache
 from nnunet_difflung.synthesize import Synthesis, SynthesisResult, synthesize
-from nnunet_difflung.train import FoldData, total_steps
+from nnunet_difflung.train import FoldData, check_generator_folder, resolve, total_steps, train_generator
 
 
 def results_folder(dataset: str, method: str) -> Path:
@@ -44,14 +45,25 @@ class FoldWork:
     plan: Plan
 
     @property
+    def method(self) -> Method:
+        """How the cases are made."""
+        return METHODS[self.settings.generator.method]
+
+    @property
     def folder(self) -> Path:
-        """The generator's folder."""
-        return results_folder(self.raw.name, self.settings.generator.method) / f"fold_{self.fold}"
+        """The folder of the generator that paints (of a method without one: where its cases are made)."""
+        return results_folder(self.raw.name, self.method.generator or self.method.name) / f"fold_{self.fold}"
+
+    @property
+    def config(self) -> GeneratorConfig:
+        """Of the generator that paints."""
+        return replace(self.settings.generator, method=self.method.generator or self.method.name)
 
     @property
     def work(self) -> Path:
         """Painted slices and staged cases until they are injected."""
-        return self.folder / f"synthesis_{self.settings.hash()}"
+        return results_folder(self.raw.name, self.method.name) / f"fold_{self.fold}" / (
+            f"synthesis_{self.settings.hash()}")
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""
@@ -87,17 +99,44 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
 def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
                     progress: bool = True) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator."""
-    generator = load_generator(work.folder, device)
+    generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
     references = {} if work.settings.sampling.gate == "off" else reference(
         cache, work.raw.training_cases(work.fold), generator.config.windows, work.settings.balance.seed)
     synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
-                          work.settings.sampling, work.settings.generator.method, work.fold, work.work)
+                          work.settings.sampling, work.method.name, work.fold, work.work, device)
     return synthesis, synthesize(synthesis, progress)
 
 
+def train_fold(work: FoldWork, cache: SliceCache, device: str, save_every: float) -> None:
+    """Trains the generator that the method needs; an existing one of the same settings is taken."""
+    if work.method.generator:
+        train_generator(work.data(cache), work.config, work.folder, device, save_every=save_every)
+
+
+def check_fold(work: FoldWork, cache: SliceCache) -> None:
+    """Refuses a folder with a generator of other settings.
+
+    Raises:
+        BadInput: there is one.
+    """
+    if work.method.generator:
+        check_generator_folder(work.data(cache), work.config, work.folder)
+
+
+def without_network(work: FoldWork, cache: SliceCache) -> Generator:
+    """What painting asks of a generator (windows, size of crops), for a method that has none."""
+    data = work.data(cache)
+    return Generator(None, resolve(work.config, data), work.raw.roles.conditions, data.training_cases, "", work.folder)
+
+
 def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -> tuple[float, float]:
-    """Estimated seconds of training and painting, from one timed pass of the real network on the real device."""
-    config = work.settings.generator
+    """Estimated seconds of training and painting, from one timed pass of a diffusion network on the real device.
+
+    A GAN's generator is taken to cost as much as a diffusion network of its widths, its discriminator as much again.
+    """
+    if work.method.family == "copy":
+        return 0.0, 0.1 * work.plan.slices
+    config, gan = work.settings.generator, work.method.family == "gan"
     largest = max(max(facts[i].shape[1:]) for i in work.facts)
     factor = size_factor(config)
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
@@ -116,9 +155,9 @@ def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -
         if seconds["both"] > 2:  # a whole batch would take long to try
             break
     slices = sum(host.lung_slices for host in work.facts.values())
-    training = total_steps(config, slices) * config.batch_size * seconds["both"]
+    training = total_steps(config, slices) * config.batch_size * seconds["both"] * (2 if gan else 1)
     area = 1.0 if work.settings.sampling.paint == "composite" else (largest / edge) ** 2
-    return training, work.plan.slices * work.settings.sampling.steps * seconds["forward"] * area
+    return training, work.plan.slices * (1 if gan else work.settings.sampling.steps) * seconds["forward"] * area
 
 
 def estimate_bytes(work: FoldWork, facts: dict[str, CaseFacts]) -> tuple[int, int]:

@@ -102,33 +102,54 @@ def transformed(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[
     Returns:
         (z, y, x) bool cut to its bounding box; empty if nothing is left.
     """
-    result = mask[..., ::-1] if transform.mirror else mask
+    _, _, _, grow = resample_geometry(mask, transform, spacing_ratio)
+    return cut_to_box(grow(mask))
+
+
+def resample_geometry(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float]):
+    """How a transform maps the voxels of a lesion's box; its texture follows the same map (``texture``).
+
+    Returns:
+        ``matrix`` and ``offset`` of ``scipy.ndimage.affine_transform`` (output to input voxels, after mirroring), the
+        output's shape before dilation, and a function from the mask to the transformed mask on that grid, which
+        ``dilation`` pixels on each side along y and x are added to.
+    """
     depth = (spacing_ratio[0] * transform.scale) if len(mask) > 1 else 1.0
     factors = np.array([depth, *(ratio * transform.scale for ratio in spacing_ratio[1:])])
-    if transform.angle or not np.allclose(factors, 1):
-        result = _resampled(result, factors, np.deg2rad(transform.angle))
-    if transform.dilation:
-        result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
-        result = ndimage.binary_dilation(result, ndimage.generate_binary_structure(2, 1)[None], transform.dilation)
-    return cut_to_box(result)
+    moves = bool(transform.angle) or not np.allclose(factors, 1)
+    matrix, offset, shape = np.eye(3), np.zeros(3), mask.shape
+    if moves:
+        reach = int(np.ceil(np.hypot(*(np.array(mask.shape[1:]) * factors[1:])))) + 2
+        odd = [(reach - round(n * factor)) % 2 for n, factor in zip(mask.shape[1:], factors[1:], strict=True)]
+        shape = (max(1, round(len(mask) * factors[0])), reach + odd[0], reach + odd[1])  # centred on whole voxels
+        angle = np.deg2rad(transform.angle)
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        matrix = np.diag(1 / factors) @ turn
+        offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)
+
+    def grow(lesion: np.ndarray) -> np.ndarray:
+        result = lesion[..., ::-1] if transform.mirror else lesion
+        if moves:  # linear interpolation cut at one half; the padding keeps lesions from growing at the box's edge
+            result = ndimage.affine_transform(np.pad(result.astype(np.float32), 1), matrix, offset + 1,
+                                              output_shape=shape, order=1, mode="nearest") > 0.5
+        if transform.dilation:
+            result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
+            result = ndimage.binary_dilation(result, ndimage.generate_binary_structure(2, 1)[None], transform.dilation)
+        return result
+
+    return matrix, offset, shape, grow
 
 
-def _resampled(mask: np.ndarray, factors: np.ndarray, angle: float) -> np.ndarray:
-    """Scales along each axis and rotates in plane, with linear interpolation cut at one half."""
-    reach = int(np.ceil(np.hypot(*(np.array(mask.shape[1:]) * factors[1:])))) + 2
-    odd = [(reach - round(n * factor)) % 2 for n, factor in zip(mask.shape[1:], factors[1:], strict=True)]
-    shape = (max(1, round(len(mask) * factors[0])), reach + odd[0], reach + odd[1])  # centred on whole voxels
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    matrix = np.diag(1 / factors) @ turn
-    offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)
-    padded, grow = np.pad(mask.astype(np.float32), 1), 1
-    return ndimage.affine_transform(padded, matrix, offset + grow, output_shape=shape, order=1, mode="nearest") > 0.5
+def box_of(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Bounding box of a mask, None if it is empty."""
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    return boxes[0] if boxes else None
 
 
 def cut_to_box(mask: np.ndarray) -> np.ndarray:
     """The mask within its bounding box (an empty mask stays empty)."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    return mask[boxes[0]] if boxes else mask[:0]
+    box = box_of(mask)
+    return mask[:0] if box is None else mask[box]
 
 
 def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9,

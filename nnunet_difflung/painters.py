@@ -39,5 +39,7 @@ def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, 
     if method.family == "harmonise":
         return paint(generator.network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
                      sources, start, sampling.strength)
-    painted = start if method.family == "copy" else generator.network(condition, noise).clamp(-1, 1)
+    if method.family == "copy":
+        return torch.where(is_known, known, start)
+    painted = generator.network(condition, noise).clamp(-1, 1)
     return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)

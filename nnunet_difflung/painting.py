@@ -10,9 +10,11 @@ from scipy import ndimage
 from nnunet_difflung.balance import PlannedCase
 from nnunet_difflung.batches import denormalise, isolate, normalise, one_hot
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.diffusion import paint, size_factor
+from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.generator import Generator
 from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.methods import Method
+from nnunet_difflung.painters import paint_batch
 
 _CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
@@ -29,6 +31,7 @@ class Host:
         new_label: (z, y, x) with the pasted lesions.
         condition: (z, y, x) ``new_label`` with the derived body class.
         spacing: (z, y, x) in mm.
+        pasted: (c, z, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
     """
 
     planned: PlannedCase
@@ -37,6 +40,7 @@ class Host:
     new_label: np.ndarray
     condition: np.ndarray
     spacing: tuple[float, float, float]
+    pasted: np.ndarray | None = None
 
 
 def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
@@ -70,6 +74,8 @@ class Job:
         known: (c, h, w) real image in [−1, 1], isolated.
         is_known: (1, h, w) bool.
         noise: (c, h, w).
+        blend: (1, h, w) float32 weight of what is painted: 1 where labels changed, falling to 0 over the margin.
+        start: (c, h, w) in [−1, 1], ``known`` with real texture pasted, or None.
     """
 
     case: int
@@ -79,6 +85,8 @@ class Job:
     known: np.ndarray
     is_known: np.ndarray
     noise: np.ndarray
+    blend: np.ndarray
+    start: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -90,17 +98,36 @@ def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: Sam
     """The slices of a planned case as the network will see them; a pure function of its arguments."""
     region = painted_region(host, roles, sampling)
     noise = _noise(host, len(host.image), attempt)
+    edge = size_factor(generator.config)
     jobs = []
-    for z in np.flatnonzero(region.any((1, 2))):
-        crop = _crop(region[z], size_factor(generator.config), sampling)
+    for z, crop in crops(region, edge, sampling):
         condition = host.condition[z][crop]
-        image = isolate(normalise(host.image[(slice(None), z, *crop)], generator.config.windows), condition)
-        edge = size_factor(generator.config)
         pad = [(0, -n % edge) for n in condition.shape]
-        jobs.append(Job(host.planned.index, int(z), crop, one_hot(np.pad(condition, pad), roles.condition_values()),
-                        np.pad(image, [(0, 0), *pad], constant_values=-1), np.pad(~region[z][crop], pad)[None],
-                        np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad])))
+
+        def seen(image: np.ndarray, z=z, crop=crop, condition=condition, pad=pad) -> np.ndarray:
+            cut = isolate(normalise(image[(slice(None), z, *crop)], generator.config.windows), condition)
+            return np.pad(cut, [(0, 0), *pad], constant_values=-1)
+
+        changed = (host.new_label[z] != host.label[z])[crop]
+        blend = np.pad(_blend(changed, region[z][crop], sampling), pad)[None]
+        jobs.append(Job(host.planned.index, z, crop, one_hot(np.pad(condition, pad), roles.condition_values()),
+                        seen(host.image), np.pad(~region[z][crop], pad)[None],
+                        np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]), blend,
+                        None if host.pasted is None else seen(host.pasted)))
     return jobs
+
+
+def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
+    """The slices of a painted region, and the part of each that the network sees."""
+    return [(int(z), _crop(region[z], edge, sampling)) for z in np.flatnonzero(region.any((1, 2)))]
+
+
+def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
+    """(h, w) weight of what is painted by a network that does not see the surroundings."""
+    if sampling.paint == "full":
+        return region.astype(np.float32)
+    away = ndimage.distance_transform_edt(~changed)
+    return (region * np.clip(1 - away / (sampling.margin + 1), 0, 1)).astype(np.float32)
 
 
 def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
@@ -131,20 +158,20 @@ def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
     return noise
 
 
-def paint_jobs(jobs: list[Job], generator: Generator, sampling: SamplingConfig, attempt: int) -> list[np.ndarray]:
+def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str,
+               attempt: int) -> list[np.ndarray]:
     """Paints jobs of one shape together.
 
     Returns:
         For each job (c, h, w) in the dataset's intensities, cut to its crop.
     """
-    device = next(generator.network.parameters()).device
-
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
 
     sources = [torch.Generator().manual_seed((job.case * 65537 + job.z) * 16 + attempt) for job in jobs]
-    painted = paint(generator.network, generator.config, sampling.sampler, sampling.steps, stacked("condition"),
-                    stacked("noise"), stacked("known"), stacked("is_known"), sources).cpu().numpy()
+    painted = paint_batch(method, generator, sampling, stacked("condition"), stacked("noise"), stacked("known"),
+                          stacked("is_known"), stacked("blend"), stacked("start") if method.pastes else None,
+                          sources).cpu().numpy()
     results = []
     for job, image in zip(jobs, painted, strict=True):
         height, width = (part.stop - part.start for part in job.crop)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nnunet_difflung.balance import HostFacts, Plan, PlannedCase, new_label
 from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.files import read_json, replacing, write_json
 from nnunet_difflung.gate import ClassReference, measure, passes, pooled
 from nnunet_difflung.generator import Generator
@@ -22,9 +23,11 @@ from nnunet_difflung.image_files import copy_sidecar, spacing_sidecar, write_cha
 from nnunet_difflung.inject import StagedCase
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.masks import Lesion
-from nnunet_difflung.painting import Host, Job, make_jobs, paint_jobs, painted_region
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting import Host, Job, crops, make_jobs, paint_jobs, painted_region
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import SliceCache
+from nnunet_difflung.texture import paste_textures
 
 
 @dataclass
@@ -37,12 +40,13 @@ class Synthesis:
         plan: cases to make.
         lesions: of the fold's training cases.
         facts: of the fold's training cases.
-        generator: the fold's.
+        generator: the fold's; without a network for a method that needs none.
         references: real intensities of the fold's training cases.
         sampling: settings.
         method: recorded in every case.
         fold: recorded in every case and part of its id.
         work: folder of this synthesis.
+        device: where to paint.
     """
 
     raw: RawDataset
@@ -56,6 +60,7 @@ class Synthesis:
     method: str
     fold: int | str
     work: Path
+    device: str = "cpu"
 
 
 @dataclass
@@ -88,8 +93,12 @@ def load_host(s: Synthesis, planned: PlannedCase) -> Host:
     changed = new_label(planned, label, s.lesions, s.facts, roles)
     condition = np.array(s.cache.condition(planned.host))
     condition = np.where(changed != label, changed, condition)
-    return Host(planned, np.array(s.cache.image(planned.host)), label, changed, condition,
-                s.facts[planned.host].spacing)
+    image = np.array(s.cache.image(planned.host))
+    pasted = None
+    if METHODS[s.method].pastes:
+        pasted = paste_textures(image, label, planned.operations, s.facts[planned.host], s.facts, roles,
+                                lambda case: (s.cache.image(case), s.cache.label(case)))
+    return Host(planned, image, label, changed, condition, s.facts[planned.host].spacing, pasted)
 
 
 def synthesize(s: Synthesis, progress: bool = True) -> SynthesisResult:
@@ -100,7 +109,8 @@ def synthesize(s: Synthesis, progress: bool = True) -> SynthesisResult:
     """
     result, rows, first_rows = SynthesisResult(), [], []
     pending = list(s.plan.cases)
-    tries = 1 + (s.sampling.repaints if s.sampling.gate == "drop" else 0)
+    varies = METHODS[s.method].family != "copy"  # a copy comes out the same however often it is made
+    tries = 1 + (s.sampling.repaints if s.sampling.gate == "drop" and varies else 0)
     for attempt in range(tries):
         _paint_all(s, pending, attempt, progress)
         failed = []
@@ -144,11 +154,15 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
                                               disable=not progress or not total) as bar:
         for jobs in _batches(s, cases, attempt):
             if not all(file(job).is_file() for job in jobs):
-                for job, image in zip(jobs, paint_jobs(jobs, s.generator, s.sampling, attempt), strict=True):
+                for job, image in zip(jobs, _painted(s, jobs, attempt), strict=True):
                     with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, image.astype(np.float32))
             bar.update(len(jobs))
             interruption.act()
+
+
+def _painted(s: Synthesis, jobs: list[Job], attempt: int) -> list[np.ndarray]:
+    return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device, attempt)
 
 
 def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, last: bool) -> dict[str, dict]:
@@ -161,10 +175,10 @@ def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, last: bool) -> d
     host = load_host(s, planned)
     region = painted_region(host, s.cache.roles, s.sampling)
     values = host.image.astype(np.float32)
-    for job in make_jobs(host, s.generator, s.cache.roles, s.sampling, attempt):
-        image = np.load(s.work / "painted" / f"try{attempt}" / f"{job.case:05d}_z{job.z:04d}.npy")
-        view = values[(slice(None), job.z, *job.crop)]
-        view[:, region[job.z][job.crop]] = image[:, region[job.z][job.crop]]
+    for z, crop in crops(region, size_factor(s.generator.config), s.sampling):
+        image = np.load(s.work / "painted" / f"try{attempt}" / f"{planned.index:05d}_z{z:04d}.npy")
+        view = values[(slice(None), z, *crop)]
+        view[:, region[z][crop]] = image[:, region[z][crop]]
     outside = region & (host.condition == 0)
     for channel, (low, _) in enumerate(s.generator.config.windows):
         values[channel][outside] = low
@@ -202,7 +216,7 @@ def _write_case(s: Synthesis, host: Host, values: np.ndarray, region: np.ndarray
 
 def _staged_case(s: Synthesis, planned: PlannedCase, quality: dict[str, dict], attempt: int) -> StagedCase:
     images, label = staged_files(s, planned)
-    record = {"method": s.method, "fold": s.fold, **planned.as_record(), "generator": s.generator.hash,
+    record = {"method": s.method, "fold": s.fold, **planned.as_record(), "generator": s.generator.hash or None,
               "paint": s.sampling.paint, "tries": attempt + 1, "quality": quality}
     return StagedCase(synthetic_id(s.method, s.fold, planned.index), tuple(images), label, record)
 
