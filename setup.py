@@ -121,12 +121,16 @@ setup(
         "tqdm",                     # progress bars
         "matplotlib",               # progress.png, previews
     ],
-    extras_require={"test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel"]},
+    extras_require={
+        "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
+        "test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel"],
+    },
     entry_points={"console_scripts": [
         "difflung_augment=nnunet_difflung.augment:entry",
         "difflung_remove=nnunet_difflung.remove:entry",
         "difflung_audit=nnunet_difflung.audit:entry",
         "difflung_demo=nnunet_difflung.demo:entry",
+        "difflung_compare=nnunet_difflung.compare:entry",
     ]},
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
 )
