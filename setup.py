@@ -122,8 +122,10 @@ setup(
         "matplotlib",               # progress.png, previews
     ],
     extras_require={
+        "gan": ["monai>=1.4"],  # networks of the comparison methods pix2pix and spade; 1.4 is the first with them
         "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
-        "test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel"],
+        "test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel",
+                 "monai>=1.4"],  # the tests of both GANs
     },
     entry_points={"console_scripts": [
         "difflung_augment=nnunet_difflung.augment:entry",

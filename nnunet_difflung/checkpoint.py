@@ -17,13 +17,34 @@ NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint_previous.safetensors"
 
 @dataclass
 class TrainingState:
-    """All that a training step changes."""
+    """All that a training step changes.
+
+    Attributes:
+        network: the generator.
+        optimizer: of its weights.
+        ema: their average.
+        discriminators: of a GAN, else None.
+        discriminator_optimizer: of a GAN, else None.
+        step: steps done.
+        pending_losses: of the steps since the last row of the log.
+    """
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     ema: EMAModel
+    discriminators: torch.nn.Module | None = None
+    discriminator_optimizer: torch.optim.Optimizer | None = None
     step: int = 0
     pending_losses: list[float] = field(default_factory=list)
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Networks by their names in a checkpoint."""
+        return {"network": self.network, **({"discriminators": self.discriminators} if self.discriminators else {})}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers by their names in a checkpoint."""
+        other = self.discriminator_optimizer
+        return {"optimizer": self.optimizer, **({"discriminator_optimizer": other} if other else {})}
 
 
 def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
@@ -34,10 +55,11 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
         folder: of the generator.
         settings: hash of what the training depends on; a checkpoint of other settings is never loaded.
     """
-    tensors = {f"network.{k}": v for k, v in state.network.state_dict().items()}
+    tensors = {f"{name}.{k}": v for name, part in state.networks().items() for k, v in part.state_dict().items()}
     tensors |= {f"ema.{i}": v for i, v in enumerate(state.ema.shadow_params)}
-    for i, entry in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    for name, optimizer in state.optimizers().items():
+        for i, entry in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
     metadata = {"step": str(state.step), "settings": settings, "ema_step": str(state.ema.optimization_step),
                 "losses": ",".join(float(v).hex() for v in state.pending_losses)}
     with replacing(folder / NEWEST) as temporary:
@@ -73,16 +95,17 @@ def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], metadata: d
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-    state.network.load_state_dict(part("network."))
+    for name, network in state.networks().items():
+        network.load_state_dict(part(f"{name}."))
     for i, value in part("ema.").items():
         state.ema.shadow_params[int(i)].copy_(value)
     state.ema.optimization_step = int(metadata["ema_step"])
-    entries: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        number, name = key.split(".")
-        entries.setdefault(int(number), {})[name] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    for name, optimizer in state.optimizers().items():
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in part(f"{name}.").items():
+            number, quantity = key.split(".")
+            entries.setdefault(int(number), {})[quantity] = value
+        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     state.step = int(metadata["step"])
     state.pending_losses = [float.fromhex(v) for v in metadata["losses"].split(",") if v]
 

@@ -1,4 +1,7 @@
-"""A trained generator on disk: diffusers' ``save_pretrained`` form and one JSON that says what it was trained on."""
+"""A trained generator on disk: safetensors and one JSON that says what it was trained on.
+
+Diffusion models have diffusers' ``save_pretrained`` form; a GAN's generator is rebuilt from the JSON's configuration.
+"""
 from __future__ import annotations
 
 import platform
@@ -8,14 +11,18 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.files import read_json, sha256, write_json
+from nnunet_difflung.diffusion import forward_process
+from nnunet_difflung.files import read_json, replacing, sha256, write_json
+from nnunet_difflung.gan import build_generator, require_gan
+from nnunet_difflung.methods import METHODS
 
 CARD = "generator.json"
-_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-_PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy")
+_DIFFUSION_WEIGHTS, _GAN_WEIGHTS = "unet/diffusion_pytorch_model.safetensors", "gan/generator.safetensors"
+_PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy", "monai")
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Generator:
     """Averaged weights, ready to paint.
 
     Attributes:
-        network: in evaluation mode.
+        network: in evaluation mode; diffusers' UNet2DModel, or of a GAN as ``gan.build_generator`` describes it.
         config: with the windows and patch size that were resolved from the fold's training cases.
         conditions: names of the condition channels.
         training_cases: ids of all cases that the weights have seen.
@@ -31,7 +38,7 @@ class Generator:
         folder: where it lies.
     """
 
-    network: UNet2DModel
+    network: torch.nn.Module
     config: GeneratorConfig
     conditions: tuple[str, ...]
     training_cases: tuple[str, ...]
@@ -55,30 +62,54 @@ def write_card(folder: Path, config: GeneratorConfig, content: dict) -> None:
     write_json(folder / CARD, {"config": asdict(config), **content, "versions": versions()})
 
 
-def save_generator(folder: Path, network: UNet2DModel, process, card: dict, config: GeneratorConfig) -> None:
+def _is_gan(config: GeneratorConfig) -> bool:
+    return METHODS[config.method].family == "gan"
+
+
+def _weights(folder: Path, config: GeneratorConfig) -> Path:
+    return folder / (_GAN_WEIGHTS if _is_gan(config) else _DIFFUSION_WEIGHTS)
+
+
+def save_generator(folder: Path, network: torch.nn.Module, card: dict, config: GeneratorConfig) -> None:
     """Saves the averaged weights and marks the generator as finished."""
-    network.save_pretrained(folder / "unet")
-    process.save_pretrained(folder / "scheduler")
-    write_card(folder, config, {**card, "finished": True, "weights_sha256": sha256(folder / _WEIGHTS)})
+    weights = _weights(folder, config)
+    if _is_gan(config):
+        with replacing(weights) as temporary:
+            save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+    else:
+        network.save_pretrained(folder / "unet")
+        forward_process(config).save_pretrained(folder / "scheduler")
+    write_card(folder, config, {**card, "finished": True, "weights_sha256": sha256(weights)})
 
 
 def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generator:
     """Loads a finished generator (safetensors and JSON only).
 
     Raises:
-        BadInput: it is not there, not finished, or its weights are not those that its JSON names.
+        BadInput: it is not there, not finished, its weights are not those that its JSON names, or it is a GAN's and
+            MONAI is not installed.
     """
     if not is_finished(folder):
         raise BadInput(f"{folder} holds no finished generator; run difflung_augment, which trains it")
     card = read_json(folder / CARD)
-    weights = sha256(folder / _WEIGHTS)
-    if weights != card["weights_sha256"]:
-        raise BadInput(f"{folder / _WEIGHTS} is not the file that {CARD} names (SHA-256 {weights[:12]}, expected "
+    config = config_from_json(card["config"])
+    weights = _weights(folder, config)
+    found = sha256(weights)
+    if found != card["weights_sha256"]:
+        raise BadInput(f"{weights} is not the file that {CARD} names (SHA-256 {found[:12]}, expected "
                        f"{card['weights_sha256'][:12]}); delete {folder} and train again")
-    network = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+    network = _network(folder, config, card)
     network.requires_grad_(False).eval().to(device)
-    return Generator(network, config_from_json(card["config"]), tuple(card["conditions"]),
-                     tuple(card["training_cases"]), weights, folder)
+    return Generator(network, config, tuple(card["conditions"]), tuple(card["training_cases"]), found, folder)
+
+
+def _network(folder: Path, config: GeneratorConfig, card: dict) -> torch.nn.Module:
+    if not _is_gan(config):
+        return UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+    require_gan()
+    network = build_generator(config, len(card["channels"]), len(card["conditions"]))
+    network.load_state_dict(load_file(_weights(folder, config)))
+    return network
 
 
 def versions() -> dict[str, str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from nnunet_difflung.ablation import initial_probabilities
@@ -19,11 +17,14 @@ from nnunet_difflung.batches import BatchSource, SliceIndex, index_slices, inten
 from nnunet_difflung.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process, size_factor
+from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.files import json_bytes, read_json
+from nnunet_difflung.gan import require_gan
 from nnunet_difflung.generator import CARD, is_finished, save_generator, write_card
 from nnunet_difflung.interruption import Interruption
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.slices import SliceCache, class_counts
+from nnunet_difflung.train_step import make_update, new_state, train_step
 from nnunet_difflung.training_report import TrainingReport
 
 
@@ -57,20 +58,6 @@ def total_steps(config: GeneratorConfig, slices: int) -> int:
     return max(1, config.epochs * math.ceil(slices / config.batch_size))
 
 
-def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
-    """Linear warm-up, then a half cosine down to zero; a function of the step, so nothing has to be restored."""
-    warmup = min(config.warmup_steps, total // 4)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch."""
-    source = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, 7]).generate_state(1)[0]))
-    return torch.randn(tuple(shape), generator=source), torch.randint(0, timesteps, shape[:1], generator=source)
-
-
 def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, device: str = "cpu",
                     progress: bool = True, save_every: float = 60.0, stop_after: int | None = None) -> None:
     """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
@@ -85,8 +72,11 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
         stop_after: stop early at this step, with a checkpoint (for tests).
 
     Raises:
-        BadInput: ``folder`` holds a generator of other settings, or the batch cannot be shared by the processes.
+        BadInput: ``folder`` holds a generator of other settings, the batch cannot be shared by the processes, or the
+            method needs a package that is not installed.
     """
+    if METHODS[config.method].family == "gan":
+        require_gan()
     config, index, card, settings = check_generator_folder(data, config, folder)
     if is_finished(folder):
         return
@@ -97,19 +87,18 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, config, {**card, "settings": settings, "finished": False})
-    state = _new_state(config, data, accelerator)
-    trained, optimizer = accelerator.prepare(state.network, state.optimizer)  # before restoring: it moves states
+    state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
+    update = make_update(state, config, accelerator)  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process)
     report.resume(state.step)
     if note:
         report.say(note)
     source = _source(data, index, config, card["total_steps"])
-    _loop(state, trained, optimizer, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
+    _loop(state, update, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
     if accelerator.is_main_process and state.step >= card["total_steps"]:
         state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
-        save_generator(folder, accelerator.unwrap_model(state.network), forward_process(config),
-                       {**card, "settings": settings}, config)
+        save_generator(folder, accelerator.unwrap_model(state.network), {**card, "settings": settings}, config)
         remove_checkpoints(folder)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -145,14 +134,6 @@ def check_generator_folder(data: FoldData, config: GeneratorConfig,
     return config, index, card, settings
 
 
-def _new_state(config: GeneratorConfig, data: FoldData, accelerator: Accelerator) -> TrainingState:
-    torch.manual_seed(config.seed)
-    network = build_network(config, len(data.channels), len(data.cache.roles.conditions)).to(accelerator.device)
-    ema = EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    return TrainingState(network, optimizer, ema)
-
-
 @dataclass(frozen=True)
 class _Saving:
     folder: Path
@@ -162,47 +143,24 @@ class _Saving:
 
 
 def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
-    probabilities = initial_probabilities(data.frequencies(), config.method, config.ablation_probability,
-                                          config.delta_0)
+    ablation = "none" if METHODS[config.method].family == "gan" else config.method
+    probabilities = initial_probabilities(data.frequencies(), ablation, config.ablation_probability, config.delta_0)
     return BatchSource(data.cache, index, config, config.windows, probabilities, total)
 
 
-def _loop(state: TrainingState, trained, optimizer, source: BatchSource, accelerator: Accelerator,
+def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
           report: TrainingReport, saving: _Saving) -> None:
-    config, total = source.config, source.total_steps
-    slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
-    process, saved = forward_process(config), time.monotonic()
+    total, saved = source.total_steps, time.monotonic()
+    slots = list(range(accelerator.process_index, source.config.batch_size, accelerator.num_processes))
     end = min(total, saving.stop_after or total)
     bar = tqdm(total=total, initial=state.step, desc="training generator", unit="step",
                disable=not (report.visible and report.writes))
     with Interruption(impatient=True) as interruption, bar:
         while state.step < end:
-            loss = _step(state, trained, optimizer, source, process, config, accelerator, slots, total)
-            state.pending_losses.append(loss)
+            state.pending_losses.append(train_step(state, update, source, accelerator, slots))
             report.after_step(state, bar, source)
             due = time.monotonic() - saved > saving.every or state.step == end or interruption.asked
             if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
                 save_checkpoint(state, saving.folder, saving.settings)
                 saved = time.monotonic()
             interruption.act()
-
-
-def _step(state: TrainingState, trained, optimizer, source: BatchSource, process, config: GeneratorConfig,
-          accelerator: Accelerator, slots: list[int], total: int) -> float:
-    batch = source.batch(state.step, slots)
-    device = accelerator.device
-    shape = (config.batch_size, *batch.image.shape[1:])
-    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, total, config)
-    with accelerator.autocast():
-        loss = diffusion_loss(trained, process, *(torch.from_numpy(part).to(device) for part in
-                                                  (batch.image, batch.condition, batch.weight)),
-                              noise[slots].to(device), t[slots].to(device))
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(trained.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    state.ema.step(state.network.parameters())
-    state.step += 1
-    return float(accelerator.reduce(loss.detach(), "mean"))

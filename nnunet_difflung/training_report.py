@@ -10,9 +10,12 @@ from tqdm import tqdm
 
 from nnunet_difflung.batches import denormalise, isolate, normalise, one_hot
 from nnunet_difflung.checkpoint import TrainingState
-from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.diffusion import paint, size_factor
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.files import replacing, write_bytes
+from nnunet_difflung.generator import Generator
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painters import paint_batch
 
 LOG = "training_log.jsonl"
 _SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the training
@@ -26,7 +29,7 @@ class TrainingReport:
         self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
         self.every = max(1, total // 400)
         self.sheets = {max(1, round(part * total)) for part in _SHEETS}
-        self.rows: list[dict] = []
+        self.method, self.rows = METHODS[config.method], []
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -63,7 +66,9 @@ class TrainingReport:
         axes.plot(steps, losses, alpha=0.35, label="loss")
         width = max(1, len(losses) // 20)
         axes.plot(steps[width - 1:], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
-        axes.set(xlabel="training step", ylabel="loss (Eq. 7)", yscale="log", xlim=(0, self.total))
+        look = ({"ylabel": "generator's loss"} if self.method.family == "gan"  # may be negative
+                else {"ylabel": "loss (Eq. 7)", "yscale": "log"})
+        axes.set(xlabel="training step", xlim=(0, self.total), **look)
         axes.legend()
         with replacing(self.folder / "progress.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
@@ -97,8 +102,10 @@ class TrainingReport:
         state.ema.store(parameters)
         state.ema.copy_to(parameters)
         state.network.eval()
+        generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
-            return paint(state.network, self.config, "ddim", _SHEET_STEPS, masks, noise.to(device))[0].cpu().numpy()
+            return paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks,
+                               noise.to(device))[0].cpu().numpy()
         finally:
             state.ema.restore(parameters)
             state.network.train()

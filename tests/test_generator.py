@@ -18,7 +18,8 @@ from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_pro
 from nnunet_difflung.generator import load_generator
 from nnunet_difflung.raw_dataset import open_raw_dataset
 from nnunet_difflung.slices import body_mask, build_cache
-from nnunet_difflung.train import FoldData, draw_noise, learning_rate, resolve, train_generator
+from nnunet_difflung.train import FoldData, resolve, train_generator
+from nnunet_difflung.train_step import draw_noise, learning_rate
 from tests.tiny import make_dataset, set_paths
 
 TINY = replace(preset("fast").generator, channels=(8, 16), batch_size=4, patch_size=16, epochs=2, warmup_steps=2)

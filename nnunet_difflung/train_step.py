@@ -1,0 +1,120 @@
+"""One training step of each kind of generator: what differs between diffusion and GANs; the loop is shared."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from nnunet_difflung.batches import BatchSource
+from nnunet_difflung.checkpoint import TrainingState
+from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process
+from nnunet_difflung.gan import build_gan, discriminator_loss, generator_loss
+from nnunet_difflung.methods import METHODS
+
+
+def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
+    """Linear warm-up, then a half cosine down to zero; a function of the step, so nothing has to be restored."""
+    warmup = min(config.warmup_steps, total // 4)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch."""
+    source = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, 7]).generate_state(1)[0]))
+    return torch.randn(tuple(shape), generator=source), torch.randint(0, timesteps, shape[:1], generator=source)
+
+
+def new_state(config: GeneratorConfig, image_channels: int, condition_channels: int,
+              device: torch.device) -> TrainingState:
+    """Networks with their initial weights, which depend on the seed only, and optimizers."""
+    torch.manual_seed(config.seed)
+    if METHODS[config.method].family == "gan":
+        network, discriminators = (part.to(device) for part in build_gan(config, image_channels, condition_channels))
+        optimizers = [torch.optim.Adam(part.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
+                      for part in (network, discriminators)]
+        return TrainingState(network, optimizers[0], _averaged(network, config), discriminators, optimizers[1])
+    network = build_network(config, image_channels, condition_channels).to(device)
+    ema = _averaged(network, config)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    return TrainingState(network, optimizer, ema)
+
+
+def _averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
+    return EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+
+
+class DiffusionUpdate:
+    """Eq. 7 and one AdamW step."""
+
+    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
+        self.accelerator, self.process = accelerator, forward_process(config)
+        self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
+
+    def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
+                 t: torch.Tensor) -> torch.Tensor:
+        """Updates the weights and returns the loss; arguments as of ``diffusion_loss``."""
+        with self.accelerator.autocast():
+            loss = diffusion_loss(self.network, self.process, image, condition, weight, noise, t)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+
+class GanUpdate:
+    """One Adam step of the discriminators on painted and real images, then one of the generator against them."""
+
+    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
+        self.accelerator, self.config, self.judges = accelerator, config, state.discriminators
+        self.network, self.optimizer, self.discriminators, self.discriminator_optimizer = accelerator.prepare(
+            state.network, state.optimizer, state.discriminators, state.discriminator_optimizer)
+
+    def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
+                 t: torch.Tensor) -> torch.Tensor:
+        """Updates the weights and returns the generator's loss; arguments as of ``diffusion_loss``, t is not used."""
+        with self.accelerator.autocast():
+            fake = self.network(condition, noise).float()
+            loss = discriminator_loss(self.config, self.discriminators, fake.detach(), image, condition, weight)
+        self._descend(loss, self.discriminator_optimizer)
+        self.judges.requires_grad_(False)  # the bare module: several processes have nothing to exchange for it here
+        with self.accelerator.autocast():
+            loss = generator_loss(self.config, self.judges, fake, image, condition, weight)
+        self._descend(loss, self.optimizer)
+        self.judges.requires_grad_(True)
+        return loss
+
+    def _descend(self, loss: torch.Tensor, optimizer) -> None:
+        self.accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def make_update(state: TrainingState, config: GeneratorConfig, accelerator: Accelerator) -> Callable:
+    """Readies the state's networks and optimizers for the device and processes, and returns what updates them."""
+    kind = GanUpdate if METHODS[config.method].family == "gan" else DiffusionUpdate
+    return kind(state, config, accelerator)
+
+
+def train_step(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
+               slots: list[int]) -> float:
+    """One step of the whole training state; returns the loss, averaged over processes."""
+    config, device = source.config, accelerator.device
+    batch = source.batch(state.step, slots)
+    shape = (config.batch_size, *batch.image.shape[1:])
+    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step)
+    for optimizer in state.optimizers().values():
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, source.total_steps, config)
+    loss = update(*(torch.from_numpy(part).to(device) for part in (batch.image, batch.condition, batch.weight)),
+                  noise[slots].to(device), t[slots].to(device))
+    state.ema.step(state.network.parameters())
+    state.step += 1
+    return float(accelerator.reduce(loss.detach(), "mean"))
