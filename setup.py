@@ -132,6 +132,7 @@ setup(
         "difflung_remove=nnunet_difflung.remove:entry",
         "difflung_audit=nnunet_difflung.audit:entry",
         "difflung_demo=nnunet_difflung.demo:entry",
+        "difflung_evaluate=nnunet_difflung.evaluate:entry",
         "difflung_compare=nnunet_difflung.compare:entry",
     ]},
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},

@@ -1,0 +1,116 @@
+"""Options of ``difflung_evaluate``."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunet_difflung.augment_options import _check_device, _device, _given, _positive
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.config import SAMPLERS, SamplingConfig, preset
+from nnunet_difflung.methods import METHODS
+
+_DESCRIPTION = """
+Compares generators (the paper's Table 1): each paints the masks of its fold's validation slices, which it has never
+seen, as whole slices, and what it paints is compared with the real slices: PSNR, SSIM, error, and for each class bias,
+Wasserstein distance, texture and diversity. Train the generators first with difflung_augment --method ...; nothing is
+written into the dataset. Beside them stand three references: each class at its mean, the neighbouring real slice, and
+real slices of other patients. Example: difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix --preset fast
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of ``difflung_evaluate``.
+
+    Attributes:
+        dataset: id or name.
+        folds: names of folds, empty for all of the split.
+        methods: names of methods, empty for all whose generators are finished.
+        sampling: sampler, steps and batch size.
+        preset: from which the sampling came.
+        samples: images of each mask.
+        max_slices: most validation slices of a fold, evenly spaced, or None.
+        seed: of the noise.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        processes: threads that read cases.
+        out: the JSON file, or None for the default.
+        normal_label: name of the normal lung's label, or None.
+        structure_labels: labels that are neither lung nor pathology.
+        patient_pattern: regular expression, or None.
+        command: as it was typed.
+        progress: show bars.
+    """
+
+    dataset: str
+    folds: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    sampling: SamplingConfig = SamplingConfig(paint="full")
+    preset: str = "default"
+    samples: int = 4
+    max_slices: int | None = None
+    seed: int = 12345
+    device: str = "cpu"
+    processes: int = 2
+    out: Path | None = None
+    normal_label: str | None = None
+    structure_labels: tuple[str, ...] = ()
+    patient_pattern: str | None = None
+    command: str = "difflung_evaluate"
+    progress: bool = True
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options, in nnU-Net's own names where it has them."""
+    p = argparse.ArgumentParser(prog="difflung_evaluate", description=_DESCRIPTION)
+    run, painting = p.add_argument_group("run"), p.add_argument_group("painting")
+    labels = p.add_argument_group("labels, as for difflung_augment")
+    run.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name in $nnUNet_raw")
+    run.add_argument("-f", nargs="+", default=[], metavar="FOLD", help="folds, such as -f 0 2 (default: every fold of "
+                     "the split)")
+    run.add_argument("--methods", nargs="+", default=[], metavar="METHOD", choices=METHODS, help="of "
+                     f"{', '.join(METHODS)}; those that start from a real slice have no whole-slice generator and are "
+                     "left out (default: all that are finished in every fold given)")
+    run.add_argument("-device", default=_device(), choices=("cuda", "cpu", "mps"), help="where to paint (default here: "
+                     "%(default)s)")
+    run.add_argument("-np", type=_positive, default=2, metavar="N", help="threads that read cases (default: 2)")
+    run.add_argument("-o", type=Path, metavar="FILE.json", help="where the figures go; FILE.md and FILE.png are "
+                     "written beside it (default: $nnUNet_results/<dataset>/DiffLung__evaluate/table1.json)")
+    painting.add_argument("--samples", type=_positive, default=4, metavar="N", help="images of each mask; spread needs "
+                          "two (default: %(default)s)")
+    painting.add_argument("--max-slices", type=_positive, metavar="N", help="paint at most so many slices of a fold, "
+                          "evenly spaced over its patients, for a quick look (default: all that show lung)")
+    painting.add_argument("--seed", type=_natural_seed, default=12345, help="of the noise (default: %(default)s)")
+    painting.add_argument("--preset", default="default", choices=("default", "fast", "paper"), help="whose sampler and "
+                          "steps to use; give the one that the generators were trained with (default: %(default)s)")
+    painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process of diffusion (default: by preset)")
+    painting.add_argument("--steps", type=_positive, help="of the reverse process (default: by preset)")
+    labels.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
+    labels.add_argument("--structure-label", nargs="+", default=[], metavar="NAME", help="labels that are neither "
+                        "normal lung nor pathology")
+    labels.add_argument("--patient-pattern", metavar="REGEX", help="matches a whole case id; its first group is the "
+                        "patient (default: the id without its slice counter)")
+    return p
+
+
+def _natural_seed(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return int(text)
+
+
+def request_from(arguments: Sequence[str] | None, command: str) -> Request:
+    """The request that a command line stands for.
+
+    Raises:
+        BadInput: a device that is not there, or an output that is no JSON file.
+    """
+    options = parser().parse_args(arguments)
+    _check_device(options.device)
+    if options.o is not None and options.o.suffix != ".json":
+        raise BadInput(f"-o {options.o} is not a .json file; the table and the pictures are named after it")
+    sampling = replace(preset(options.preset).sampling, paint="full", **_given(options, "sampler", "steps"))
+    return Request(options.d, tuple(options.f), tuple(dict.fromkeys(options.methods)), sampling, options.preset,
+                   options.samples, options.max_slices, options.seed, options.device, options.np, options.o,
+                   options.normal_label, tuple(options.structure_label), options.patient_pattern, command)
