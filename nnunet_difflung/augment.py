@@ -40,7 +40,7 @@ from nnunet_difflung.preflight import (
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
 from nnunet_difflung.slices import build_cache, check_cases
-from nnunet_difflung.synthesize import Synthesis, SynthesisResult, discard_work
+from nnunet_difflung.staging import Synthesis, SynthesisResult, discard_work
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def _conclude(raw: RawDataset, works: list[FoldWork], done: list[tuple[Synthesis
     rows = [{"fold": work.fold, "before": work.plan.before, "after": work.plan.after, "notes": work.plan.notes,
              "planned": len(work.plan.cases), "injected": len(result.staged), "repainted": result.repainted,
              "dropped": result.dropped, "quality": result.quality, "quality_of_all": result.quality_of_all,
+             "memorisation": result.memorisation,
              "seconds_of_all_folds_together": seconds} for work, (_, result) in zip(works, done, strict=True)]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
@@ -178,7 +179,8 @@ def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
                 s.generator.folder, nnunet_folder("nnUNet_results")),
                 "training_cases": list(s.generator.training_cases)},
             "summary": {"planned": len(work.plan.cases), "injected": len(result.staged),
-                        "dropped": sorted(result.dropped), "quality": result.quality, "targets": work.plan.targets,
+                        "dropped": sorted(result.dropped), "quality": result.quality,
+                        "memorisation": result.memorisation, "targets": work.plan.targets,
                         "voxels_before": work.plan.before, "voxels_planned": work.plan.after}}
 
 

@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
                           "process begins, as a share of all timesteps (default: 0.5)")
     painting.add_argument("--gate", default="drop", choices=("drop", "report", "off"),
                           help="cases whose painted intensities are not those of the real class (default: drop)")
+    painting.add_argument("--memorised", default="report", choices=("report", "drop", "off"),
+                          help="cases whose lesions are closer to a training slice than 99 %% of real lesions are to "
+                          "those of other patients (copy_paste is, by its nature) (default: report)")
     masks.add_argument("--target-share", nargs="+", default=[], metavar="CLASS=SHARE",
                        help="wanted shares of lung voxels, such as emphysema=0.06 ILD=0.22 (default: 0.06 each)")
     masks.add_argument("--max-synthetic", type=_natural, metavar="SLICES",
@@ -96,7 +99,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
         generator = replace(generator, zero_terminal_snr=False)
     if options.window:
         generator = replace(generator, windows=tuple(_window(text) for text in options.window))
-    sampling = replace(base.sampling, gate=options.gate, **_given(options, "paint", "sampler", "steps", "strength"))
+    sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, **_given(
+        options, "paint", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
     _check_method(METHODS[options.method], options, sampling)

@@ -5,7 +5,7 @@ from nnunet_difflung.balance import shares
 from nnunet_difflung.fold import FoldWork
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.raw_dataset import RawDataset
-from nnunet_difflung.synthesize import SynthesisResult
+from nnunet_difflung.staging import SynthesisResult
 
 
 def describe_fold(work: FoldWork) -> str:
@@ -32,16 +32,26 @@ def describe_fold(work: FoldWork) -> str:
 
 def describe_result(work: FoldWork, result: SynthesisResult) -> str:
     """What was painted in a fold and how it compares with the real voxels."""
-    lines = [f"fold {work.fold}: {len(result.staged)} cases painted, {len(result.dropped)} dropped by the gate, "
+    lines = [f"fold {work.fold}: {len(result.staged)} cases painted, {len(result.dropped)} dropped, "
              f"{result.repainted} repainted"]
     for name, row in result.quality.items():
         lines.append(f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
                      f"{row['passing']} of {row['cases']} cases pass the gate")
-    lines += [f"  dropped {identifier}: " + ", ".join(
-        f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at most "
-        f"{row['max_wasserstein']:.0f})" for name, row in quality.items() if not row["passes"])
-        for identifier, quality in sorted(result.dropped.items())]
+    for name, row in result.memorisation.items():
+        if row["share_above_real_p99"] is not None:
+            lines.append(f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
+                         f"99 % of real lesions are to other patients' (mean correlation {row['mean']:.2f})")
+    lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
+
+
+def _faults(measured: dict) -> str:
+    """Why a case was dropped."""
+    faults = [f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at "
+              f"most {row['max_wasserstein']:.0f})" for name, row in measured["quality"].items() if not row["passes"]]
+    faults += [f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
+               for name, row in measured["memorisation"].items() if row and row["above_real_p99"]]
+    return ", ".join(faults)
 
 
 def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[int | str], device: str) -> str:

@@ -78,7 +78,9 @@ class SamplingConfig:
         margin: pixels around a changed region that are painted along with it (composite).
         context: pixels around the painted region that the network sees (composite).
         gate: ``drop``, ``report`` or ``off``.
-        repaints: further tries for a case that fails the gate.
+        memorised: ``report`` how close painted lesions come to training slices, ``drop`` what comes closer than 99 %
+            of real lesions come to other patients', or ``off``.
+        repaints: further tries for a case that is to be dropped.
         batch_size: slices painted at once.
         strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
     """
@@ -89,6 +91,7 @@ class SamplingConfig:
     margin: int = 3
     context: int = 32
     gate: str = "drop"
+    memorised: str = "report"
     repaints: int = 3
     batch_size: int = 8
     strength: float = 0.5

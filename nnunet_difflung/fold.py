@@ -16,10 +16,12 @@ from nnunet_difflung.diffusion import build_network, size_factor
 from nnunet_difflung.gate import reference
 from nnunet_difflung.generator import Generator, load_generator
 from nnunet_difflung.masks import Lesion
+from nnunet_difflung.memorisation import real_to_real
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts, SliceCache
-from nnunet_difflung.synthesize import Synthesis, SynthesisResult, synthesize
+from nnunet_difflung.staging import Synthesis, SynthesisResult
+from nnunet_difflung.synthesize import synthesize
 from nnunet_difflung.train import FoldData, check_generator_folder, resolve, total_steps, train_generator
 
 
@@ -100,10 +102,14 @@ def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
                     progress: bool = True) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator."""
     generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
+    training = work.raw.training_cases(work.fold)
+    windows, seed = generator.config.windows, work.settings.balance.seed
+    memory = None if work.settings.sampling.memorised == "off" else real_to_real(
+        cache, training, work.raw.patients, windows, seed)
     references = {} if work.settings.sampling.gate == "off" else reference(
-        cache, work.raw.training_cases(work.fold), generator.config.windows, work.settings.balance.seed)
+        cache, training, windows, seed)
     synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
-                          work.settings.sampling, work.method.name, work.fold, work.work, device)
+                          work.settings.sampling, work.method.name, work.fold, work.work, device, memory)
     return synthesis, synthesize(synthesis, progress)
 
 

@@ -15,7 +15,7 @@ from nnunet_difflung.fold import FoldWork, estimate_bytes
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts
-from nnunet_difflung.synthesize import SynthesisResult
+from nnunet_difflung.staging import SynthesisResult
 
 
 def check_names(raw: RawDataset, settings: Settings) -> None:

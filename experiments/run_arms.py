@@ -1,0 +1,206 @@
+"""All arms of tables 1 and 2 on one dataset, several seeds and folds, through the real commands; resumable.
+
+    python experiments/run_arms.py --set phantom -o WORK --seeds 1 2 3 -f 0 --methods cbmat mat copy_paste
+
+Each seed has its own three nnU-Net folders below WORK, since a seed decides the generator's weights, the masks, the
+noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
+Trainings run ``--jobs`` at a time, a core for each. Whatever is finished is not done again, so that an interrupted run
+goes on; a failed command is shown with its log, and the other seeds and arms go on.
+
+Afterwards: ``python experiments/make_results.py --set phantom -o WORK`` writes the tables' JSON files.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_difflung.demo import found
+from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.methods import METHODS
+
+SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
+CONFIGURATION = "2d_small"
+FEATURES = (8, 16, 32, 64, 64)  # nnU-Net would take 32 to 512; two CPU cores
+CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
+            "cbmat_poly": "nnUNetTrainerDiffLungPoly"}
+ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of an experiment: where it lies and how it is made.
+
+    Attributes:
+        root: holds nnU-Net's three folders.
+        kind: ``phantom`` or ``medseg``.
+        seed: of everything but the dataset.
+        folds: nnU-Net folds.
+        methods: whose cases are made.
+        arms: keys of ``ARMS`` to train.
+        length: suffix of the trainers.
+        convert: further options of the converter.
+        augment: further options of difflung_augment.
+        evaluate: further options of difflung_evaluate.
+    """
+
+    root: Path
+    kind: str
+    seed: int
+    folds: tuple[int, ...]
+    methods: tuple[str, ...]
+    arms: tuple[str, ...]
+    length: str
+    convert: tuple[str, ...]
+    augment: tuple[str, ...]
+    evaluate: tuple[str, ...]
+
+    @property
+    def dataset(self) -> str:
+        """nnU-Net's dataset id."""
+        return str(SETS[self.kind][0])
+
+    def folder(self, variable: str) -> Path:
+        """The dataset's folder in one of nnU-Net's three."""
+        return self.root / variable / SETS[self.kind][1]
+
+    def trained(self, arm: str, fold: int) -> Path:
+        """Where nnU-Net puts an arm's training."""
+        name = f"{ARMS[arm]}_{self.length}__nnUNetPlans__{CONFIGURATION}"
+        return self.folder("nnUNet_results") / name / f"fold_{fold}"
+
+    def call(self, name: str, arguments: list[str], **variables: str) -> None:
+        """Runs a command on one core; its output goes to ``logs/<name>.log``."""
+        variables = {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", **variables,
+                     **{v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}}
+        log = self.root / "logs" / f"{name}.log"
+        begun = time.monotonic()
+        with open(log, "w") as file:
+            code = subprocess.run(found(arguments), env=os.environ | variables, stdout=file, stderr=file).returncode
+        with open(self.root / "logs" / "seconds.txt", "a") as file:
+            file.write(f"{name} {time.monotonic() - begun:.0f}\n")
+        if code:
+            raise RuntimeError(f"{' '.join(arguments)} ended with {code}; see {log}")
+
+
+def prepare(run: Run) -> None:
+    """Dataset, synthetic cases of every method, preprocessing, table 1; each step once."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs"):
+        (run.root / variable).mkdir(parents=True, exist_ok=True)
+    if not (run.folder("nnUNet_raw") / "dataset.json").is_file():
+        run.call("convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}",
+                             *run.convert])
+    for method in run.methods:
+        run.call(f"augment_{method}", ["difflung_augment", "-d", run.dataset, "-f", *map(str, run.folds), "--method",
+                                       method, "--seed", str(run.seed), "-device", "cpu", *run.augment])
+    plans = run.folder("nnUNet_preprocessed") / "nnUNetPlans.json"
+    manifest = run.folder("nnUNet_raw") / "difflung_manifest.json"
+    cases = sorted(read_json(manifest)["cases"]) if manifest.is_file() else []
+    done = run.root / "preprocessed.json"
+    if not done.is_file() or read_json(done) != cases:
+        run.call("plan", ["nnUNetv2_plan_and_preprocess", "-d", run.dataset, "-c", "2d", "-np", "1"])
+        small_configuration(plans)
+        write_json(done, cases)
+
+
+def small_configuration(path: Path) -> None:
+    """Adds a U-Net with few features as a configuration of its own; every arm uses it."""
+    plans = read_json(path)
+    architecture = plans["configurations"]["2d"]["architecture"]
+    stages = architecture["arch_kwargs"]["n_stages"]
+    small = {**architecture["arch_kwargs"], "features_per_stage": list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])}
+    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "batch_size": 12,
+                                              "architecture": {**architecture, "arch_kwargs": small}}
+    write_json(path, plans)
+
+
+def table1(run: Run) -> None:
+    """Paints the validation masks of the folds with every generator."""
+    target = run.root / "table1.json"
+    generators = sorted({METHODS[m].generator for m in run.methods} - {""})
+    if generators and not target.is_file():
+        run.call("evaluate", ["difflung_evaluate", "-d", run.dataset, "-f", *map(str, run.folds), "--methods",
+                              *generators, "--seed", str(run.seed), "-device", "cpu", "-o", str(target), *run.evaluate])
+
+
+def train(run: Run, arm: str, fold: int) -> None:
+    """Trains an arm, predicts the test patients, and has nnU-Net evaluate both."""
+    folder, name = run.trained(arm, fold), f"{arm}_fold{fold}"
+    if not (folder / "validation" / "summary.json").is_file():
+        resume = ["--c"] * any(folder.glob("checkpoint_*.pth"))
+        run.call(f"train_{name}", ["nnUNetv2_train", run.dataset, CONFIGURATION, str(fold), "-tr",
+                                   f"{ARMS[arm]}_{run.length}", "-device", "cpu", *resume],
+                 nnUNet_n_proc_DA="0", DIFFLUNG_SEED=str(run.seed))
+    raw, test = run.folder("nnUNet_raw"), folder / "test"
+    if (raw / "imagesTs").is_dir() and not (test / "summary.json").is_file():
+        run.call(f"predict_{name}", [
+            "nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(test), "-d", run.dataset, "-c", CONFIGURATION,
+            "-f", str(fold), "-tr", f"{ARMS[arm]}_{run.length}", "-device", "cpu", "-npp", "1", "-nps", "1",
+            "--disable_tta"])
+        run.call(f"score_{name}", [
+            "nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(test), "-np", "1", "-djfile",
+            str(raw / "dataset.json"), "-pfile", str(run.folder("nnUNet_preprocessed") / "nnUNetPlans.json")])
+
+
+def everything(runs: list[Run], jobs: int) -> int:
+    """Works through all seeds, ``jobs`` commands at a time, earlier seeds first; the number of failures."""
+    failures, running = 0, {}
+    waiting = [(number, 0, "prepare", lambda run=run: prepare(run)) for number, run in enumerate(runs)]
+    with ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            waiting.sort(key=lambda task: task[:2])
+            while waiting and len(running) < jobs:
+                number, _, name, work = waiting.pop(0)
+                running[pool.submit(work)] = (number, name)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number, name = running.pop(future)
+                failures += _finished(future, f"seed {runs[number].seed} {name}")
+                if name == "prepare" and not future.exception():
+                    waiting += _after(number, runs[number])
+    return failures
+
+
+def _after(number: int, run: Run) -> list:
+    trainings = [(number, 1, f"{arm} fold {fold}", lambda arm=arm, fold=fold: train(run, arm, fold))
+                 for fold in run.folds for arm in run.arms]
+    return [*trainings, (number, 2, "table 1", lambda: table1(run))]
+
+
+def _finished(future: Future, name: str) -> int:
+    error = future.exception()
+    print(f"{time.strftime('%H:%M:%S')} {name}: {'done' if error is None else f'FAILED: {error}'}", flush=True)
+    return error is not None
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--set", required=True, choices=SETS, help="which data")
+    p.add_argument("-o", required=True, metavar="WORK", help="folder for all of it")
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    p.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=CONTROLS)
+    p.add_argument("--length", default="5epochs", help="suffix of the trainers")
+    p.add_argument("--jobs", type=int, default=2, help="commands at a time, a core for each")
+    p.add_argument("--convert", default="", help="further options of the converter, in one string")
+    p.add_argument("--augment", default="--preset fast", help="further options of difflung_augment, in one string")
+    p.add_argument("--evaluate", default="--preset fast", help="further options of difflung_evaluate, in one string")
+    o = p.parse_args()
+    root = Path(o.o).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
+    runs = [Run(root / f"seed_{seed}", o.set, seed, tuple(o.f), tuple(o.methods), arms, o.length,
+                tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split())) for seed in o.seeds]
+    write_json(root / "run.json", {"command": "python experiments/run_arms.py " + " ".join(
+        repr(a) if " " in a else a for a in sys.argv[1:]).replace(str(o.o), "WORK")})
+    sys.exit(min(everything(runs, o.jobs), 1))
+
+
+if __name__ == "__main__":
+    main()
