@@ -26,7 +26,7 @@ from nnunet_difflung.methods import METHODS
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
 CONFIGURATION = "2d_small"
-FEATURES = (8, 16, 32, 64, 64)  # nnU-Net would take 32 to 512; two CPU cores
+FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512, and two convolutions in each stage; two CPU cores
 CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
             "cbmat_poly": "nnUNetTrainerDiffLungPoly"}
 ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
@@ -113,7 +113,9 @@ def small_configuration(path: Path) -> None:
     plans = read_json(path)
     architecture = plans["configurations"]["2d"]["architecture"]
     stages = architecture["arch_kwargs"]["n_stages"]
-    small = {**architecture["arch_kwargs"], "features_per_stage": list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])}
+    small = {**architecture["arch_kwargs"], "n_conv_per_stage": [1] * stages,
+             "n_conv_per_stage_decoder": [1] * (stages - 1),
+             "features_per_stage": list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])}
     plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "batch_size": 12,
                                               "architecture": {**architecture, "arch_kwargs": small}}
     write_json(path, plans)

@@ -10,6 +10,7 @@ import torch
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import ABLATION_READINGS, SAMPLERS, SamplingConfig, Settings, preset
+from nnunet_difflung.gan import require_gan
 from nnunet_difflung.methods import METHODS, Method
 
 _DESCRIPTION = """
@@ -31,9 +32,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-c", default="2d", metavar="CONFIGURATION", choices=("2d", "3d_fullres", "3d_lowres"),
                      help="nnU-Net configuration that you will train; decides the commands printed at the end "
                      "(default: 2d)")
-    run.add_argument("-device", default=_device(), choices=("cuda", "cpu", "mps"), help="where to train and paint "
-                     "(default here: %(default)s)")
-    run.add_argument("-np", type=_positive, default=2, metavar="N", help="threads that read cases (default: 2)")
+    run.add_argument("-device", default=default_device(), choices=("cuda", "cpu", "mps"), help="where to train and "
+                     "paint (default here: %(default)s)")
+    run.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read cases (default: 2)")
     run.add_argument("--dry-run", action="store_true", help="show class shares, plan, time and disk; write nothing")
     run.add_argument("--preset", default="default", choices=("default", "fast", "paper"),
                      help="default: v-prediction, 50 DDIM steps, right in HU, for one GPU; fast: a small network for a "
@@ -47,11 +48,11 @@ def parser() -> argparse.ArgumentParser:
                            f"{m.name}: {m.explanation}" for m in METHODS.values()) + " (default: cbmat)")
     model.add_argument("--ablation-probability", choices=ABLATION_READINGS,
                        help="reading of Eq. 8: eq8 is 1 - f, text is proportional to f (default: by preset)")
-    model.add_argument("--epochs", type=_positive, help="passes over the fold's slices (default: by preset)")
-    model.add_argument("--batch-size", type=_positive, help="slices in a training step (default: by preset)")
-    model.add_argument("--patch-size", type=_natural, metavar="PIXELS",
+    model.add_argument("--epochs", type=positive, help="passes over the fold's slices (default: by preset)")
+    model.add_argument("--batch-size", type=positive, help="slices in a training step (default: by preset)")
+    model.add_argument("--patch-size", type=natural, metavar="PIXELS",
                        help="edge of training crops, 0 for whole slices (default: by preset)")
-    model.add_argument("--balanced-share", type=_share, metavar="SHARE",
+    model.add_argument("--balanced-share", type=share_of_one, metavar="SHARE",
                        help="of each batch drawn for each pathology; 0 draws uniformly (default: by preset)")
     model.add_argument("--prediction", choices=("epsilon", "v_prediction"),
                        help="network's target (default: by preset)")
@@ -62,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     painting.add_argument("--paint", choices=("composite", "full"), help="only the changed region, re-imposing the "
                           "real surroundings at every step, or the whole isolated slice (default: by preset)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")
-    painting.add_argument("--steps", type=_positive, help="of the reverse process (default: by preset)")
-    painting.add_argument("--strength", type=_share, help="of --method harmonise: noise level at which the reverse "
-                          "process begins, as a share of all timesteps (default: 0.5)")
+    painting.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
+    painting.add_argument("--strength", type=share_of_one, help="of --method harmonise: noise level at which the "
+                          "reverse process begins, as a share of all timesteps (default: 0.5)")
     painting.add_argument("--gate", default="drop", choices=("drop", "report", "off"),
                           help="cases whose painted intensities are not those of the real class (default: drop)")
     painting.add_argument("--memorised", default="report", choices=("report", "drop", "off"),
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
                           "those of other patients (copy_paste is, by its nature) (default: report)")
     masks.add_argument("--target-share", nargs="+", default=[], metavar="CLASS=SHARE",
                        help="wanted shares of lung voxels, such as emphysema=0.06 ILD=0.22 (default: 0.06 each)")
-    masks.add_argument("--max-synthetic", type=_natural, metavar="SLICES",
+    masks.add_argument("--max-synthetic", type=natural, metavar="SLICES",
                        help="bound on painted slices of a fold (default: a quarter of its real slices)")
     masks.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
     masks.add_argument("--structure-label", nargs="+", default=[], metavar="NAME",
@@ -89,17 +90,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the options given on the command line."""
-    _check_device(options.device)
+    check_device(options.device)
     base = preset(options.preset)
     seed = {} if options.seed is None else {"seed": options.seed}
     precision = options.precision or _precision(options.device)
-    generator = replace(base.generator, method=options.method, precision=precision, **seed, **_given(
+    generator = replace(base.generator, method=options.method, precision=precision, **seed, **given(
         options, "ablation_probability", "epochs", "batch_size", "patch_size", "balanced_share", "prediction"))
     if generator.prediction == "epsilon":
         generator = replace(generator, zero_terminal_snr=False)
     if options.window:
         generator = replace(generator, windows=tuple(_window(text) for text in options.window))
-    sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, **_given(
+    sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, **given(
         options, "paint", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
@@ -122,11 +123,10 @@ def _check_method(method: Method, options: argparse.Namespace, sampling: Samplin
     if method.family != "harmonise" and options.strength is not None:
         raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
     if method.family == "gan":
-        from nnunet_difflung.gan import require_gan
         require_gan()
 
 
-def _given(options: argparse.Namespace, *names: str) -> dict:
+def given(options: argparse.Namespace, *names: str) -> dict:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
@@ -154,13 +154,13 @@ def _window(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _device() -> str:
+def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device]:
         raise BadInput(f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
@@ -172,21 +172,21 @@ def _precision(device: str) -> str:
     return "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
 
 
-def _share(text: str) -> float:
+def share_of_one(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")

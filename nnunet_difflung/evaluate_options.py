@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_difflung.augment_options import _check_device, _device, _given, _positive
+from nnunet_difflung.augment_options import check_device, default_device, given, positive
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SAMPLERS, SamplingConfig, preset
 from nnunet_difflung.methods import METHODS
@@ -72,20 +72,20 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--methods", nargs="+", default=[], metavar="METHOD", choices=METHODS, help="of "
                      f"{', '.join(METHODS)}; those that start from a real slice have no whole-slice generator and are "
                      "left out (default: all that are finished in every fold given)")
-    run.add_argument("-device", default=_device(), choices=("cuda", "cpu", "mps"), help="where to paint (default here: "
-                     "%(default)s)")
-    run.add_argument("-np", type=_positive, default=2, metavar="N", help="threads that read cases (default: 2)")
+    run.add_argument("-device", default=default_device(), choices=("cuda", "cpu", "mps"), help="where to paint "
+                     "(default here: %(default)s)")
+    run.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read cases (default: 2)")
     run.add_argument("-o", type=Path, metavar="FILE.json", help="where the figures go; FILE.md and FILE.png are "
                      "written beside it (default: $nnUNet_results/<dataset>/DiffLung__evaluate/table1.json)")
-    painting.add_argument("--samples", type=_positive, default=4, metavar="N", help="images of each mask; spread needs "
+    painting.add_argument("--samples", type=positive, default=4, metavar="N", help="images of each mask; spread needs "
                           "two (default: %(default)s)")
-    painting.add_argument("--max-slices", type=_positive, metavar="N", help="paint at most so many slices of a fold, "
+    painting.add_argument("--max-slices", type=positive, metavar="N", help="paint at most so many slices of a fold, "
                           "evenly spaced over its patients, for a quick look (default: all that show lung)")
     painting.add_argument("--seed", type=_natural_seed, default=12345, help="of the noise (default: %(default)s)")
     painting.add_argument("--preset", default="default", choices=("default", "fast", "paper"), help="whose sampler and "
                           "steps to use; give the one that the generators were trained with (default: %(default)s)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process of diffusion (default: by preset)")
-    painting.add_argument("--steps", type=_positive, help="of the reverse process (default: by preset)")
+    painting.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
     labels.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
     labels.add_argument("--structure-label", nargs="+", default=[], metavar="NAME", help="labels that are neither "
                         "normal lung nor pathology")
@@ -107,10 +107,10 @@ def request_from(arguments: Sequence[str] | None, command: str) -> Request:
         BadInput: a device that is not there, or an output that is no JSON file.
     """
     options = parser().parse_args(arguments)
-    _check_device(options.device)
+    check_device(options.device)
     if options.o is not None and options.o.suffix != ".json":
         raise BadInput(f"-o {options.o} is not a .json file; the table and the pictures are named after it")
-    sampling = replace(preset(options.preset).sampling, paint="full", **_given(options, "sampler", "steps"))
+    sampling = replace(preset(options.preset).sampling, paint="full", **given(options, "sampler", "steps"))
     return Request(options.d, tuple(options.f), tuple(dict.fromkeys(options.methods)), sampling, options.preset,
                    options.samples, options.max_slices, options.seed, options.device, options.np, options.o,
                    options.normal_label, tuple(options.structure_label), options.patient_pattern, command)

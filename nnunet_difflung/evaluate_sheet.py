@@ -9,7 +9,7 @@ from nnunet_difflung.batches import CT_WINDOW
 from nnunet_difflung.evaluate_slices import RealSlice, Window
 from nnunet_difflung.files import replacing
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.preview import _coloured, _legend, _zoom
+from nnunet_difflung.preview import coloured, legend, zoom
 from nnunet_difflung.slices import SliceCache
 
 
@@ -45,7 +45,7 @@ class Sheet:
         figure = Figure(figsize=(2.6 * columns, 2.9 * len(rows)), layout="constrained")
         for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
             self._draw_row(axes, *row)
-        _legend(figure, self.roles)
+        legend(figure, self.roles)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         return True
@@ -53,9 +53,9 @@ class Sheet:
     def _draw_row(self, axes: np.ndarray, names: str, true: RealSlice, window: Window,
                   images: dict[str, np.ndarray]) -> None:
         label = np.where(true.condition == self.roles.body_value, 0, true.condition)
-        rows, columns = _zoom(label)
+        rows, columns = zoom(label)
         bright = 300.0 if window == CT_WINDOW else window[1]  # HU; lung and soft tissue, not bone
-        pictures = {"mask": _coloured(label, self.roles), f"real: {true.case}": true.image, **images}
+        pictures = {"mask": coloured(label, self.roles), f"real: {true.case}": true.image, **images}
         for axis in axes:
             axis.set_axis_off()
         for axis, (title, picture) in zip(axes, pictures.items(), strict=False):

@@ -31,7 +31,7 @@ def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path
     grid = figure.subplots(len(rows), 5, squeeze=False)
     for axes, (name, (s, planned, z)) in zip(grid, rows, strict=True):
         _draw_row(axes, name, s, planned, z)
-    _legend(figure, roles)
+    legend(figure, roles)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return True
@@ -61,8 +61,8 @@ def _draw_row(axes: np.ndarray, name: str, s: Synthesis, planned: PlannedCase, z
     low, high = s.generator.config.windows[0]
     bright = 300.0 if (low, high) == CT_WINDOW else high  # HU; lung and soft tissue, not bone
     limits = {"cmap": "gray", "vmin": low, "vmax": bright, "interpolation": "nearest"}
-    rows, columns = _zoom(label)
-    shown = [("real", real), ("mask", _coloured(label, s.cache.roles)), ("new mask", _coloured(new, s.cache.roles)),
+    rows, columns = zoom(label)
+    shown = [("real", real), ("mask", coloured(label, s.cache.roles)), ("new mask", coloured(new, s.cache.roles)),
              ("synthetic", painted), ("difference", painted - real)]
     for axis, (title, picture) in zip(axes, shown, strict=True):
         style = limits if title in ("real", "synthetic") else {"interpolation": "nearest"}
@@ -77,7 +77,7 @@ def _draw_row(axes: np.ndarray, name: str, s: Synthesis, planned: PlannedCase, z
     axes[0].set_ylabel(name, fontsize=11)
 
 
-def _zoom(label: np.ndarray) -> tuple[slice, slice]:
+def zoom(label: np.ndarray) -> tuple[slice, slice]:
     """The labelled part of a slice with some room around it."""
     edges = []
     for axis in (1, 0):
@@ -88,7 +88,7 @@ def _zoom(label: np.ndarray) -> tuple[slice, slice]:
     return edges[0], edges[1]
 
 
-def _coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
+def coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
     """(y, x, 3) colours of a label map."""
     from matplotlib.colors import to_rgb
     picture = np.zeros((*label.shape, 3))
@@ -97,7 +97,7 @@ def _coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
     return picture
 
 
-def _legend(figure, roles: LabelRoles) -> None:
+def legend(figure, roles: LabelRoles) -> None:
     from matplotlib.patches import Patch
     patches = [Patch(color=_COLOURS[i % len(_COLOURS)], label=name)
                for i, name in enumerate([*roles.lung, *roles.structures])]

@@ -1,0 +1,72 @@
+"""From finished runs of ``run_arms.py`` to docs/results/table1_<set>.json and table2_<set>.json.
+
+    python experiments/make_results.py --set phantom -o WORK --seeds 1 2 3 -f 0 --arms reference cbmat mat copy_paste
+
+Table 1 is ``difflung_evaluate``'s of every seed, merged; table 2 is ``difflung_compare``'s over all seeds and folds,
+``table2_<set>.json`` on nnU-Net's own validation patients (or, where the set has test patients, on those, and the
+validation as ``table2_<set>_validation.json``).
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from run_arms import ARMS, CONFIGURATION, SETS
+
+from nnunet_difflung.compare import main as compare
+from nnunet_difflung.evaluate_report import markdown, merge_table1
+from nnunet_difflung.files import read_json, write_bytes, write_json
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def table1(roots: list[Path], target: Path, about: dict) -> bool:
+    """Merges the seeds' tables; whether there were any."""
+    found = [read_json(root / "table1.json") for root in roots if (root / "table1.json").is_file()]
+    if found:
+        merged = merge_table1(found)
+        write_json(target, {**merged, "meta": {**merged["meta"], **about, "command": about["command"]}})
+        write_bytes(target.with_suffix(".md"), markdown(merged).encode())
+    return bool(found)
+
+
+def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: dict, predictions: str | None) -> None:
+    """Compares the arms' trainings over all seeds."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(roots[0] / variable)
+    compare(["-d", str(SETS[options.set][0]), "-f", *map(str, options.f), "-c", CONFIGURATION, "--length",
+             options.length, "--results", *[str(root / "nnUNet_results") for root in roots], "--arms", *options.arms,
+             *(["--predictions", predictions] if predictions else []), "-o", str(target)])
+    content = read_json(target)
+    write_json(target, {**content, "meta": {**content["meta"], **about}})
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--set", required=True, choices=SETS)
+    p.add_argument("-o", required=True, metavar="WORK", help="of run_arms.py")
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    p.add_argument("-f", nargs="+", type=int, default=[0])
+    p.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    p.add_argument("--length", default="5epochs")
+    o = p.parse_args()
+    work = Path(o.o).resolve()
+    roots = [work / f"seed_{seed}" for seed in o.seeds]
+    plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
+    about = {"command": f"{read_json(work / 'run.json')['command']}; python experiments/make_results.py "
+                        f"{' '.join(sys.argv[1:]).replace(o.o, 'WORK')}",
+             "seeds": o.seeds, "folds": o.f, "length": o.length, "iterations": 250 * int(o.length.split("epoch")[0]),
+             "network": {"patch_size": plans["2d"]["patch_size"], "batch_size": plans[CONFIGURATION]["batch_size"],
+                         "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"]}}
+    table1(roots, RESULTS / f"table1_{o.set}.json", about)
+    test = (roots[0] / "nnUNet_raw" / SETS[o.set][1] / "imagesTs").is_dir()
+    table2(roots, o, RESULTS / f"table2_{o.set}{'_validation' if test else ''}.json", about, None)
+    if test:
+        table2(roots, o, RESULTS / f"table2_{o.set}.json", about, "test")
+
+
+if __name__ == "__main__":
+    main()
