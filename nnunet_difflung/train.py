@@ -5,7 +5,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ from nnunet_difflung.slices import SliceCache, class_counts
 from nnunet_difflung.train_step import make_update, new_state, train_step
 from nnunet_difflung.training_report import TrainingReport
 
+_OF_GANS = ("l1_weight", "feature_weight", "discriminator_channels")
+
 
 @dataclass(frozen=True)
 class FoldData:
@@ -45,7 +47,13 @@ class FoldData:
 
 
 def resolve(config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
-    """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices."""
+    """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices.
+
+    Settings that the method does not use get their default, so that they cannot tell two equal generators apart.
+    """
+    if METHODS[config.method].family != "gan":
+        unused = {f.name: f.default for f in fields(GeneratorConfig) if f.name in _OF_GANS}
+        config = replace(config, **unused)
     factor = size_factor(config)
     largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
     patch = min(config.patch_size or largest, largest)
