@@ -149,7 +149,7 @@ def preset(name: str) -> Settings:
         generator = replace(base.generator, channels=(16, 32, 32), layers_per_block=1, patch_size=64, batch_size=12,
                             epochs=60, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995,
                             discriminator_channels=32)
-        return Settings(generator, replace(base.sampling, steps=25, context=16), base.balance, name)
+        return Settings(generator, replace(base.sampling, steps=25, context=16, margin=1), base.balance, name)
     if name == "paper":
         generator = replace(base.generator, ablation_probability="eq8", prediction="epsilon", zero_terminal_snr=False,
                             channels=(128, 128, 256, 256, 512, 512), attention=True, patch_size=0, epochs=400,
