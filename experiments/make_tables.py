@@ -54,6 +54,74 @@ def chain_table(chain: dict) -> str:
     return "\n".join(lines)
 
 
+def _run(meta: dict) -> str:
+    """Where a table's figures come from."""
+    network = meta["network"]
+    patch = " × ".join(map(str, network["patch_size"]))
+    return (f"`{meta['command'].split(';')[0]}`, {meta['date']}; seeds {', '.join(map(str, meta['seeds']))}, folds "
+            f"{', '.join(map(str, meta['folds']))}; U-Net patches of {patch}, batch {network['batch_size']}, "
+            f"{meta['iterations']} iterations.")
+
+
+def _figure(value: dict | None, digits: int, sign: str = "") -> str:
+    if value is None or value["mean"] is None:
+        return "–"
+    return f"{value['mean']:{sign}.{digits}f}" + (f" ± {value['sd']:.{digits}f}" if value["sd"] is not None else "")
+
+
+def table1(content: dict) -> str:
+    """Figures of painted validation slices, a row for each method and reference."""
+    meta = content["meta"]
+    rows = {name: row for name, row in content.items() if name != "meta" and "psnr_lung" in row}
+    lines = [f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
+             f"mask; mean ± sd over patients and seeds. {_run(meta)}", "",
+             "| method | PSNR lung, dB | SSIM lung | PSNR lung, mean of samples | MAE lung | s / image |",
+             "|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        seconds = "–" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.2f}"
+        lines.append(f"| `{name}` | {_figure(row['psnr_lung'], 2)} | {_figure(row['ssim_lung'], 3)} | "
+                     f"{_figure(row.get('psnr_lung_of_mean'), 2)} | {_figure(row['mae_lung'], 1)} | {seconds} |")
+    lines += ["", f"| class | method | bias, {meta['unit']} | Wasserstein | sd, painted / real | texture distance | "
+              "diversity |", "|---|---|---|---|---|---|---|"]
+    names = [name for name in content if name != "meta" and name != "neighbour"]
+    for group in dict.fromkeys(group for name in names for group in content[name]["hu_bias"]):
+        for name in names:
+            row = content[name]
+            cells = [_figure(row[key].get(group), digits, sign) for key, digits, sign in (
+                ("hu_bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""), ("texture", 3, ""),
+                ("diversity", 1, ""))]
+            lines.append(f"| {group} | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table2(content: dict) -> str:
+    """Dice of the arms and their differences to the reference."""
+    meta, arms = content["meta"], {name: rows for name, rows in content.items() if name != "meta"}
+    classes = list(next(iter(arms.values())))
+    lines = [f"{meta['scored']}. {_run(meta)}", "",
+             "| class | arm | Dice | difference to the reference [95 %] | all voxels | false voxels in patients "
+             "without the class |", "|---|---|---|---|---|---|"]
+    for group in classes:
+        for arm, rows in arms.items():
+            row, difference = rows[group], rows[group]["diff_to_reference"]
+            low, high = difference["ci95"]
+            shown = "–" if difference["mean"] is None or arm == meta["reference"] else f"{difference['mean']:+.3f}" + (
+                "" if low is None else f" [{low:+.3f}, {high:+.3f}]")
+            lines.append(f"| {group} ({row['dice']['patients']} patients) | `{arm}` | {_figure(row['dice'], 3)} | "
+                         f"{shown} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |")
+    return "\n".join(lines)
+
+
+def probe_table(content: dict) -> str:
+    """What the shortcut probe can tell."""
+    lines = ["| AUC | synthetic against its own host | against real lesion borders | outlines alone | by lot | a known "
+             "seam |", "|---|---|---|---|---|---|"]
+    keys = ("paired", "real_borders", "outlines_alone", "control", "known_seam")
+    for row in content["rows"]:
+        lines.append(f"| `{row['method']}` | " + " | ".join(_figure(row[key], 2) for key in keys) + " |")
+    return "\n".join(lines)
+
+
 def fill(path: Path, name: str, table: str) -> None:
     """Replaces what stands between ``<!-- name -->`` and ``<!-- end of name -->``."""
     text, marks = path.read_text(), (f"<!-- {name} -->", f"<!-- end of {name} -->")
@@ -69,6 +137,10 @@ def main() -> None:
     fill(ROOT / "README.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
+    for name, table in (("table1_phantom", table1), ("table2_phantom", table2), ("table2_phantom_validation", table2),
+                        ("table1_medseg", table1), ("table2_medseg", table2), ("shortcut_probe_phantom", probe_table)):
+        if (RESULTS / f"{name}.json").is_file():
+            fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
 
 
 if __name__ == "__main__":
