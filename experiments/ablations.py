@@ -54,6 +54,8 @@ VARIANTS: dict[str, dict] = {
     "mat": {**BASE, "generator": {"method": "mat"}},
     "no ablation": {**BASE, "generator": {"method": "none"}},
     "Eq. 8": {**BASE, "generator": {"ablation_probability": "eq8"}},
+    "no annealing": {**BASE, "generator": {"annealing": "none"}},
+    "Eq. 8, no annealing": {**BASE, "generator": {"ablation_probability": "eq8", "annealing": "none"}},
     "uniform drawing": {**BASE, "generator": {"balanced_share": 0.0}},
     "drawing 0.45": {**BASE, "generator": {"balanced_share": 0.45}},
     "uniform drawing, Eq. 8": {**BASE, "generator": {"balanced_share": 0.0, "ablation_probability": "eq8"}},

@@ -39,13 +39,14 @@ def initial_probabilities(frequencies: np.ndarray, method: str, reading: str = "
     raise ValueError(f"unknown reading {reading!r} of Eq. 8")
 
 
-def annealed(probabilities: np.ndarray, progress: float, method: str) -> np.ndarray:
+def annealed(probabilities: np.ndarray, progress: float, method: str, annealing: str = "cosine") -> np.ndarray:
     """Cosine annealing (paper, Eq. 9): P_t = P_initial · (1 + cos(π t / T)) / 2, with ``progress`` = t / T.
 
     The closed form is used; Algorithm 1's line 10 read literally multiplies the factors of all steps so far, which ends
-    ablation within a few steps. ``mat`` is constant in its source.
+    ablation within a few steps. ``mat`` is constant in its source; ``annealing="none"`` makes ``cbmat`` so, to see
+    what the schedule is worth.
     """
-    if method == "mat":
+    if method == "mat" or annealing == "none":
         return probabilities
     return probabilities * (1 + math.cos(math.pi * progress)) / 2
 

@@ -3,15 +3,20 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.config import ABLATION_READINGS, SAMPLERS, SamplingConfig, Settings, preset
+from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SAMPLERS, SamplingConfig, Settings, preset
 from nnunet_difflung.gan import require_gan
 from nnunet_difflung.methods import METHODS, Method
+
+_ABLATION = ("ablation_probability", "annealing")
+_IDLE = {"mat": _ABLATION, "none": _ABLATION, "gan": (*_ABLATION, "prediction", "sampler", "steps"),
+         "copy": (*_ABLATION, "prediction", "sampler", "steps", "epochs", "batch_size", "balanced_share", "precision")}
 
 _DESCRIPTION = """
 Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion
@@ -48,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
                            f"{m.name}: {m.explanation}" for m in METHODS.values()) + " (default: cbmat)")
     model.add_argument("--ablation-probability", choices=ABLATION_READINGS,
                        help="reading of Eq. 8: eq8 is 1 - f, text is proportional to f (default: by preset)")
+    model.add_argument("--annealing", choices=ANNEALINGS, help="of the ablation: cosine (Eq. 9), or none, so that it "
+                       "goes on to the end (default: cosine)")
     model.add_argument("--epochs", type=positive, help="passes over the fold's slices (default: by preset)")
     model.add_argument("--batch-size", type=positive, help="slices in a training step (default: by preset)")
     model.add_argument("--patch-size", type=natural, metavar="PIXELS",
@@ -62,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
                        "fold's training cases)")
     painting.add_argument("--paint", choices=("composite", "full"), help="only the changed region, re-imposing the "
                           "real surroundings at every step, or the whole isolated slice (default: by preset)")
+    painting.add_argument("--margin", type=natural, metavar="PIXELS", help="normal lung around a new lesion that is "
+                          "painted along with it in composite (default: by preset)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")
     painting.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
     painting.add_argument("--strength", type=share_of_one, help="of --method harmonise: noise level at which the "
@@ -95,13 +104,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
     seed = {} if options.seed is None else {"seed": options.seed}
     precision = options.precision or _precision(options.device)
     generator = replace(base.generator, method=options.method, precision=precision, **seed, **given(
-        options, "ablation_probability", "epochs", "batch_size", "patch_size", "balanced_share", "prediction"))
+        options, "ablation_probability", "annealing", "epochs", "batch_size", "patch_size", "balanced_share",
+        "prediction"))
     if generator.prediction == "epsilon":
         generator = replace(generator, zero_terminal_snr=False)
     if options.window:
         generator = replace(generator, windows=tuple(_window(text) for text in options.window))
     sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, **given(
-        options, "paint", "sampler", "steps", "strength"))
+        options, "paint", "margin", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
     _check_method(METHODS[options.method], options, sampling)
@@ -124,6 +134,10 @@ def _check_method(method: Method, options: argparse.Namespace, sampling: Samplin
         raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
     if method.family == "gan":
         require_gan()
+    idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
+    if idle:
+        print(f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} changes "
+              f"nothing.", file=sys.stderr)
 
 
 def given(options: argparse.Namespace, *names: str) -> dict:

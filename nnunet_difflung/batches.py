@@ -141,7 +141,8 @@ class BatchSource:
         condition = self.cache.condition(case)[z]
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
         mirrored = self.config.flip and rng.random() < 0.5
-        ablated = draw_ablation(annealed(self.probabilities, step / self.total_steps, self.config.method), rng)
+        ablated = draw_ablation(annealed(self.probabilities, step / self.total_steps, self.config.method,
+                                         self.config.annealing), rng)
         image = normalise(np.asarray(self.cache.image(case)[(slice(None), z, *crop)]), self.windows)
         return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)
 

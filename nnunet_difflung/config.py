@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 
 ABLATION_READINGS = ("eq8", "text")
+ANNEALINGS = ("cosine", "none")
 SAMPLERS = ("ddim", "dpm", "ddpm")
 
 
@@ -17,6 +18,7 @@ class GeneratorConfig:
         method: a name in ``methods.METHODS``; the weights depend on it through its ablation or its kind of network.
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
+        annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it goes on to the end).
         prediction: what the network predicts, ``epsilon`` (Eq. 7) or ``v_prediction``.
         zero_terminal_snr: rescale the noise schedule so that its last step is pure noise (v-prediction only).
         noise_schedule: diffusers' name of the β schedule of Eq. 1.
@@ -44,6 +46,7 @@ class GeneratorConfig:
     method: str = "cbmat"
     ablation_probability: str = "text"
     delta_0: float = 1.0
+    annealing: str = "cosine"
     prediction: str = "v_prediction"
     zero_terminal_snr: bool = True
     noise_schedule: str = "linear"

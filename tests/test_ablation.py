@@ -35,6 +35,7 @@ def test_eq9_is_the_closed_form(progress):
     start = np.array([1.0, 0.4])
     assert annealed(start, progress, "cbmat") == pytest.approx(start * (1 + np.cos(np.pi * progress)) / 2)
     assert (annealed(start, progress, "mat") == start).all()
+    assert (annealed(start, progress, "cbmat", "none") == start).all()
 
 
 def test_eq9_does_not_collapse():

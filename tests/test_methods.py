@@ -6,6 +6,7 @@ import pytest
 
 from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.augment import main
+from nnunet_difflung.augment_options import parse, settings_from
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
@@ -86,6 +87,17 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
     make_dataset(folders[0])
     with pytest.raises(BadInput, match=expected):
         main(["-d", "801", "-device", "cpu", *options])
+
+
+@pytest.mark.parametrize("method, options, idle", [
+    ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),
+    ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
+    ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]), ("cbmat", ["--steps", "3"], [])])
+def test_options_that_change_nothing_are_named(method, options, idle, capsys):
+    settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
+    said = capsys.readouterr().err
+    assert (f"with --method {method}" in said) == bool(idle) and all(option in said for option in idle)
+    assert idle or "--" not in said
 
 
 def test_every_method_has_a_generator_that_is_a_method():
