@@ -14,7 +14,7 @@ from nnunet_difflung.generator import Generator
 from nnunet_difflung.image_files import copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.inject import StagedCase
 from nnunet_difflung.masks import Lesion
-from nnunet_difflung.memorisation import MemorisationReference
+from nnunet_difflung.memorisation_patches import MemorisationReference
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host
 from nnunet_difflung.raw_dataset import RawDataset

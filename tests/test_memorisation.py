@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung import memorisation
+from nnunet_difflung import memorisation, memorisation_patches
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.memorisation import nearest, real_to_real, summarise
 
@@ -194,7 +194,7 @@ def test_correlation_is_numpys(reference):
     rng = np.random.default_rng(0)
     patches, bank = rng.normal(size=(1, 3, 81)).astype(np.float32), reference.classes["emphysema"]
     counted = rng.permuted(np.arange(81) < 32 * np.ones((3, 1)), axis=1)
-    best, index = memorisation._best(patches, counted, bank, np.ones(len(bank.source), bool))
+    best, index = memorisation_patches._best(patches, counted, bank, np.ones(len(bank.source), bool))
     for patch, mask, value, at in zip(patches[0], counted, best, index, strict=True):
         every = [np.corrcoef(patch[mask], other[mask])[0, 1] for other in bank.patches[0]]
         assert at == np.argmax(every) and value == pytest.approx(max(every), abs=1e-3)
