@@ -179,6 +179,12 @@ def _finished(future: Future, name: str) -> int:
     return error is not None
 
 
+def _published(word: str) -> str:
+    """A typed word without the folders of this machine."""
+    parts = ["FOLDER" if "/" in part and Path(part).is_dir() else part for part in word.split(" ")]
+    return repr(" ".join(parts)) if len(parts) > 1 else parts[0]
+
+
 def main() -> None:
     """Entry of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,8 +205,8 @@ def main() -> None:
     arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
     runs = [Run(root / f"seed_{seed}", o.set, seed, tuple(o.f), tuple(o.methods), arms, o.length,
                 tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split())) for seed in o.seeds]
-    write_json(root / "run.json", {"command": "python experiments/run_arms.py " + " ".join(
-        repr(a) if " " in a else a for a in sys.argv[1:]).replace(str(o.o), "WORK")})
+    words = " ".join(map(_published, sys.argv[1:]))
+    write_json(root / "run.json", {"command": f"python experiments/run_arms.py {words}"})
     sys.exit(min(everything(runs, o.jobs), 1))
 
 
