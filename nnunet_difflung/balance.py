@@ -257,12 +257,15 @@ def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
 def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesion]], facts: dict[str, HostFacts],
               roles: LabelRoles) -> np.ndarray:
     """Applies a planned case's operations to its host's label map; (z, y, x), a copy."""
-    by_key = {(lesion.pathology, lesion.case, lesion.component): lesion
-              for found in lesions.values() for lesion in found}
     result = label.copy()
     for op in case.operations:
-        lesion = by_key[op.pathology, op.donor, op.component]
+        lesion = lesion_of(op, lesions)
         ratio = np.array(lesion.spacing) / facts[case.host].spacing
         mask = transformed(lesion.mask, op.transform, ratio)
         paste(result, mask, op.place, roles.values[op.pathology], roles.values[roles.normal])
     return result
+
+
+def lesion_of(op: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
+    """The lesion that an operation pastes."""
+    return next(x for x in lesions[op.pathology] if (x.case, x.component) == (op.donor, op.component))

@@ -25,6 +25,7 @@ class Lesion:
         component: its number in that case, counted as ``scipy.ndimage.label`` does.
         mask: (z, y, x) bool, cut to its bounding box.
         spacing: (z, y, x) in mm of its case.
+        start: (z, y, x) of the box's first voxel in its case.
     """
 
     case: str
@@ -32,6 +33,13 @@ class Lesion:
     component: int
     mask: np.ndarray
     spacing: tuple[float, float, float]
+    start: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where it lies in its case."""
+        z, y, x = (slice(a, a + n) for a, n in zip(self.start, self.mask.shape, strict=True))
+        return z, y, x
 
     @property
     def voxels(self) -> int:
@@ -72,7 +80,8 @@ def find_lesions(label: np.ndarray, value: int, case: str, pathology: str,
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         mask = components[box] == number
         if mask.sum() >= MIN_VOXELS:
-            found.append(Lesion(case, pathology, number, mask, tuple(spacing)))
+            start = tuple(part.start for part in box)
+            found.append(Lesion(case, pathology, number, mask, tuple(spacing), start))
     return found
 
 

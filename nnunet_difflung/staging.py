@@ -92,8 +92,8 @@ def load_host(s: Synthesis, planned: PlannedCase) -> Host:
     image = np.array(s.cache.image(planned.host))
     pasted = None
     if METHODS[s.method].pastes:
-        pasted = paste_textures(image, label, planned.operations, s.facts[planned.host], s.facts, roles,
-                                lambda case: (s.cache.image(case), s.cache.label(case)))
+        pasted = paste_textures(image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles,
+                                s.cache.image)
     return Host(planned, image, label, changed, condition, s.facts[planned.host].spacing, pasted)
 
 

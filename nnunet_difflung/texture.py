@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.balance import HostFacts, Operation
+from nnunet_difflung.balance import Operation, lesion_of
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.masks import Transform, box_of, paste, resample_geometry, transformed
+from nnunet_difflung.masks import Lesion, Transform, box_of, paste, resample_geometry, transformed
 
-EDGE = 1.0  # pixels on each side of a lesion's outline over which it fades into its host
+EDGE = 1.0  # pixels outside a lesion's outline over which it fades into its host
 
 
 def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -34,6 +34,8 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
                   room: int) -> np.ndarray:
     """A lesion's texture turned, scaled and grown exactly as ``masks.transformed`` does with its mask.
 
+    Interpolation takes away fine grain; what is left of it is amplified to the strength that it had.
+
     Args:
         image: (c, z, y, x) the donor within the lesion's bounding box.
         mask: (z, y, x) bool lesion in the same box.
@@ -42,7 +44,7 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
         room: pixels of continued texture on each side of the transformed mask's box, along y and x.
 
     Returns:
-        (c, z, y + 2·room, x + 2·room) float32.
+        (c, z, y + 2·room, x + 2·room) float32, within each channel's range in the lesion.
     """
     matrix, offset, shape, grow = resample_geometry(mask, transform, ratio)
     reach = room + transform.dilation + 2
@@ -52,58 +54,69 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
     values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)
     large = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
     start = offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
-    moved = np.stack([ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")
-                      for channel in values])
-    moved = np.clip(moved, values.min(), values.max())  # splines overshoot
     box = box_of(grow(mask))
     z, (y, x) = box[0], (slice(part.start + reach - transform.dilation - room,
                                part.stop + reach - transform.dilation + room) for part in box[1:])
-    return moved[:, z, y, x]
+    channels = []
+    for channel in values:
+        moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[z, y, x]
+        inside = channel[padded]
+        channels.append(np.clip(_grain_restored(moved, channel), inside.min(), inside.max()))
+    return np.stack(channels)
 
 
-def paste_textures(image: np.ndarray, label: np.ndarray, operations: Sequence[Operation], host: HostFacts,
-                   facts: dict[str, HostFacts], roles: LabelRoles,
-                   read: Callable[[str], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Amplifies fine grain, the difference to the local mean (σ of 1 pixel), until the variance is that of ``source``.
+
+    With V = V_smooth + 2·g·C + g²·V_grain for the gain g, at least 1 and at most 2.
+    """
+    smooth = ndimage.gaussian_filter(moved, (0, 1, 1))
+    grain = moved - smooth
+    covariance, variance = float(np.cov(smooth.ravel(), grain.ravel())[0, 1]), max(float(grain.var()), 1e-12)
+    missing = max(0.0, covariance ** 2 + variance * float(source.var() - smooth.var()))
+    return smooth + np.clip((missing ** 0.5 - covariance) / variance, 1, 2) * grain
+
+
+def paste_textures(image: np.ndarray, label: np.ndarray, operations: Sequence[Operation], spacing: Sequence[float],
+                   lesions: dict[str, list[Lesion]], roles: LabelRoles,
+                   read_image: Callable[[str], np.ndarray]) -> np.ndarray:
     """Pastes each operation's real lesion texture into a copy of the host's image.
 
-    A lesion fades into its host over ``EDGE`` pixels on each side of its outline, about the blur of a CT edge; outside
-    normal lung and the lesion itself the host is not touched.
+    A lesion is pasted whole, its partial volume with it, and fades into its host over ``EDGE`` pixels outside its
+    outline; outside normal lung and the lesion itself the host is not touched.
 
     Args:
         image: (c, z, y, x) the host's intensities.
         label: (z, y, x) the host's labels before any operation.
         operations: of the plan, in their order.
-        host: the host's facts.
-        facts: of the donors.
+        spacing: (z, y, x) of the host in mm.
+        lesions: pathology → lesions, with those of the operations.
         roles: of the labels.
-        read: case id → its image (c, z, y, x) and label map (z, y, x).
+        read_image: case id → its image (c, z, y, x); only the lesion's box is read of a memory map.
     """
     result, current = image.astype(np.float32), label.copy()
     normal, room = roles.values[roles.normal], int(np.ceil(EDGE)) + 1
     for op in operations:
-        donor, donor_label = read(op.donor)
-        components, _ = ndimage.label(donor_label == roles.values[op.pathology])
-        box = ndimage.find_objects(components)[op.component - 1]
-        mask = components[box] == op.component
-        ratio = np.array(facts[op.donor].spacing) / host.spacing
-        moved = transformed(mask, op.transform, ratio)
-        texture = moved_texture(np.asarray(donor[(slice(None), *box)]), mask, op.transform, ratio, room)
-        before = current.copy()
-        paste(current, moved, op.place, roles.values[op.pathology], normal)
-        weight = np.where((before == normal) | (current != before), _soft(current != before), 0)
+        lesion = lesion_of(op, lesions)
+        ratio = np.array(lesion.spacing) / spacing
+        moved = transformed(lesion.mask, op.transform, ratio)
+        donor = np.asarray(read_image(op.donor)[(slice(None), *lesion.box)])
+        texture = moved_texture(donor, lesion.mask, op.transform, ratio, room)
         here, there = _windows(op.place, moved.shape, label.shape, room)
-        weight = weight[here]
+        free = current[here] == normal
+        paste(current, moved, op.place, roles.values[op.pathology], normal)
+        changed = free & (current[here] != normal)
+        weight = np.where(free, _fading(changed), 0)
         result[(slice(None), *here)] += weight * (texture[(slice(None), *there)] - result[(slice(None), *here)])
     return result
 
 
-def _soft(mask: np.ndarray) -> np.ndarray:
-    """In each slice a ramp from 0 to 1 across the mask's outline, one half on it."""
-    weight = np.zeros(mask.shape, np.float32)
+def _fading(mask: np.ndarray) -> np.ndarray:
+    """1 on a (z, y, x) mask, and in each slice falling to 0 over ``EDGE`` pixels outside it."""
+    weight = mask.astype(np.float32)
     for z in np.flatnonzero(mask.any((1, 2))):
-        inside = ndimage.distance_transform_edt(np.pad(mask[z], 1))[1:-1, 1:-1] - 0.5
-        outside = ndimage.distance_transform_edt(~mask[z]) - 0.5
-        weight[z] = np.clip(0.5 + np.where(mask[z], inside, -outside) / (2 * EDGE), 0, 1)
+        outside = ndimage.distance_transform_edt(~mask[z])
+        weight[z] = np.clip(1 - outside / (EDGE + 1), 0, 1)
     return weight
 
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from nnunet_difflung.balance import HostFacts, Operation
+from nnunet_difflung.balance import Operation
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.masks import Transform, cut_to_box, resample_geometry, transformed
+from nnunet_difflung.masks import Transform, cut_to_box, find_lesions, paste, resample_geometry, transformed
 from nnunet_difflung.texture import fill_outside, moved_texture, paste_textures
 
 ROLES = LabelRoles("normal", ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
@@ -49,53 +50,66 @@ def test_texture_moves_as_the_mask_does(transform):
     assert (inner[where] == expected[box][where]).mean() > 0.93
 
 
-def test_values_stay_those_of_the_lesion():
-    rng, mask = np.random.default_rng(1), cut_to_box(_blob())
-    image = np.where(mask, rng.normal(-940, 20, mask.shape), 5000.0)[None]
-    for transform in TRANSFORMS:
-        texture = moved_texture(image, mask, transform, (1, 1, 1), 2)
-        assert texture.min() >= image[0][mask].min() - 1e-3 and texture.max() <= image[0][mask].max() + 1e-3
-        assert texture.std() > 8  # the grain is still there
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_values_and_grain_stay_those_of_the_lesion(transform):
+    rng, mask = np.random.default_rng(1), np.ones((1, 40, 30), bool)
+    mask[0, :5, :5] = False
+    image = np.stack([np.where(mask, rng.normal(-940, 20, mask.shape), 5000.0),
+                      np.where(mask, rng.uniform(0, 10, mask.shape), -700.0)])
+    texture = moved_texture(image, mask, transform, (1, 1, 1), 2)
+    for channel, source in zip(texture, image, strict=True):
+        real = source[mask]
+        assert channel.min() >= real.min() - 1e-3 and channel.max() <= real.max() + 1e-3
+        assert channel.std() == pytest.approx(real.std(), rel=0.1)
+        assert channel.mean() == pytest.approx(real.mean(), abs=0.15 * real.std())
 
 
-def _paste(place=(0, 8, 6), transform=TRANSFORMS[0]):
+def _paste(places=((0, 8, 6),), transform=TRANSFORMS[0], depth=1, spacing=SPACING):
     rng = np.random.default_rng(2)
-    donor_label = np.where(_blob(), 2, 1).astype(np.uint8)
+    donor_label = np.where(np.repeat(_blob(), depth, 0), 2, 1).astype(np.uint8)
     donor = np.where(donor_label == 2, rng.normal(-950, 10, donor_label.shape), 700.0)[None]
-    host_label = np.ones((1, 32, 32), np.uint8)
-    host_label[0, :, 20:] = 0
-    host = rng.normal(-850, 30, (1, 1, 32, 32))
-    facts = {name: HostFacts(name, SPACING, {}, 1) for name in ("host", "donor")}
-    operations = [Operation("emphysema", "donor", 1, transform, place, 0)]
-    result = paste_textures(host, host_label, operations, facts["host"], facts, ROLES,
-                            lambda case: (donor, donor_label))
-    return result, host, host_label, donor, donor_label
+    host_label = np.ones((4 * depth, 48, 48), np.uint8)
+    host_label[:, :, 30:] = 0
+    host = rng.normal(-850, 30, (1, *host_label.shape))
+    lesions = {"emphysema": find_lesions(donor_label, 2, "donor", "emphysema", SPACING)}
+    operations = [Operation("emphysema", "donor", 1, transform, place, 0) for place in places]
+    result = paste_textures(host, host_label, operations, spacing, lesions, ROLES, lambda case: donor)
+    new = host_label.copy()
+    for op in operations:
+        ratio = np.array(SPACING) / spacing
+        paste(new, transformed(lesions["emphysema"][0].mask, transform, ratio), op.place, 2, 1)
+    return result, host.astype(np.float32), host_label, new, donor
 
 
 def test_a_plain_copy_is_the_donor_inside_and_the_host_outside():
-    result, host, host_label, donor, donor_label = _paste()
-    lesion = cut_to_box(donor_label == 2)
-    inner = np.zeros_like(host_label, bool)
-    window = (slice(None), slice(8, 8 + lesion.shape[1]), slice(6, 6 + lesion.shape[2]))
-    inner[window] = lesion
-    from scipy import ndimage
-    deep = ndimage.binary_erosion(inner, ndimage.generate_binary_structure(2, 2)[None])
-    source = np.argwhere(donor_label == 2).min(0) - np.array([0, 8, 6])
-    z, y, x = np.nonzero(deep)
-    assert deep.sum() > 10
-    np.testing.assert_allclose(result[0][deep], donor[0][z, y + source[1], x + source[2]], atol=0.1)
-    far = ~ndimage.binary_dilation(inner, ndimage.generate_binary_structure(2, 2)[None], 2)
-    np.testing.assert_array_equal(result[0][far], host[0][far].astype(np.float32))
-    edge = inner & ~deep
-    assert host[0][inner].mean() > result[0][edge].mean() > donor[0][donor_label == 2].mean()
+    result, host, host_label, new, donor = _paste()
+    inside = new == 2
+    source = donor[0][donor[0] < 0]
+    assert inside.sum() == len(source)
+    np.testing.assert_allclose(result[0][inside], source, atol=0.1)
+    far = ~ndimage.binary_dilation(inside, np.ones((1, 3, 3), bool), 1)
+    np.testing.assert_array_equal(result[0][far], host[0][far])
+    ring = ~far & ~inside & (host_label == 1)
+    assert host[0][ring].mean() > result[0][ring].mean() > source.mean()
 
 
-def test_beyond_normal_lung_nothing_changes():
-    result, host, host_label, *_ = _paste(place=(0, 8, 16))
-    np.testing.assert_array_equal(result[0][host_label == 0], host[0][host_label == 0].astype(np.float32))
-    assert (result != host.astype(np.float32)).any()
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("spacing", [SPACING, (2.5, 0.8, 1.25)])
+def test_every_relabelled_voxel_of_a_volume_gets_lesion_texture(transform, spacing):
+    result, host, host_label, new, _ = _paste(((0, 2, 3), (1, 9, 5)), transform, 3, spacing)
+    inside = new == 2
+    assert inside.any((1, 2)).sum() > 1
+    assert result[0][inside].max() < -900 and result[0][inside].std() > 7
+    np.testing.assert_array_equal(result[0][host_label == 0], host[0][host_label == 0])
+    near = ndimage.binary_dilation(inside, np.ones((1, 3, 3), bool), 1)
+    np.testing.assert_array_equal(result[0][~near], host[0][~near])
+
+
+def test_a_later_lesion_does_not_repaint_an_earlier_one():
+    once, twice = _paste(((0, 8, 6),)), _paste(((0, 8, 6), (0, 8, 6)))
+    np.testing.assert_array_equal(once[0], twice[0])
 
 
 def test_a_lesion_at_the_border_of_the_slice_fits():
-    result, host, *_ = _paste(place=(0, 0, 0), transform=Transform(angle=45.0, dilation=1))
+    result, host, *_ = _paste(((0, 0, 0),), Transform(angle=45.0, dilation=1))
     assert result.shape == host.shape and np.isfinite(result).all() and result[0, 0, :6, :6].min() < -920
