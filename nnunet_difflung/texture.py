@@ -54,6 +54,7 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
     values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)
     large = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
     start = offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
+    exact = all(np.allclose(part, np.round(part), atol=1e-6) for part in (matrix, start))
     box = box_of(grow(mask))
     z, (y, x) = box[0], (slice(part.start + reach - transform.dilation - room,
                                part.stop + reach - transform.dilation + room) for part in box[1:])
@@ -61,7 +62,8 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
     for channel in values:
         moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[z, y, x]
         inside = channel[padded]
-        channels.append(np.clip(_grain_restored(moved, channel), inside.min(), inside.max()))
+        moved = moved if exact else _grain_restored(moved, channel)
+        channels.append(np.clip(moved, inside.min(), inside.max()))
     return np.stack(channels)
 
 
