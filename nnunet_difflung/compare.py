@@ -15,7 +15,7 @@ import numpy as np
 from nnunet_difflung.command_line import BadInput, command, nnunet_folder
 from nnunet_difflung.compare_report import plot_differences, write_markdown
 from nnunet_difflung.compare_scores import Scores, collect, foreground
-from nnunet_difflung.compare_statistics import RESAMPLES, difference, over_patients, paired_differences, spread
+from nnunet_difflung.compare_statistics import difference, over_patients, paired_differences, spread
 from nnunet_difflung.compare_surface import check_installed, collect_surfaces
 from nnunet_difflung.compare_trainings import (
     ARMS,
@@ -130,7 +130,7 @@ def _meta(trainings: Trainings, scores: Scores, reference: str, noted: dict, tol
             "plans": trainings.plans, "length": trainings.length or "nnU-Net's", "reference": reference,
             "seeds": list(scores.seeds), "folds": list(scores.folds), **noted,
             "patients": len(scores.patients), "cases": len({i for cases in scores.cases.values() for i in cases}),
-            "bootstrap": f"{RESAMPLES} resamples of patients, and of seeds within each fold",
+            "interval": "95 % t-interval, variance between patients and between the seeds of each fold",
             **({"tolerance_mm": tolerance} if tolerance is not None else {}), "versions": versions(),
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}
 

@@ -25,7 +25,9 @@ def write_markdown(path: Path, table: dict) -> None:
              + (f"; {meta['iterations']} iterations" if meta.get("iterations") else "") + f". `{meta['command']}`", "",
              "Dice: per patient over all of the patient's voxels, mean over the patients who have the class ± standard "
              "deviation over seeds × folds. Difference: per patient to "
-             f"`{meta['reference']}`, with the 95 % interval of a bootstrap over patients and seeds. Pooled: over all "
+             f"`{meta['reference']}`, with the 95 % t-interval of the spread between patients and "
+             + ("between the repetitions of each fold. " if len(meta["seeds"]) > 1 else
+                "not between trainings, of which one repetition tells nothing. ") + "Pooled: over all "
              "voxels of a fold. False: voxels painted in a patient without the class."]
     for name in classes:
         first = arms[meta["reference"]][name]
@@ -91,6 +93,8 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
                 axes.plot(x + 0.3, found["mean"], "D", color=shade, markersize=6)
         axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=8)
         axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
+    low, high = figure.axes[0].get_ylim()
+    figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # few patients: intervals beyond what Dice can be
     figure.axes[0].set_ylabel(f"Dice of a patient minus {reference}'s\n(diamond: mean, bar: 95 % interval)", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

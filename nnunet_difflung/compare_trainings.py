@@ -16,6 +16,10 @@ ARMS = {"reference": "nnUNetTrainerDiffLungReference", **{m.name: m.trainer for 
         "nnUNetTrainer": "nnUNetTrainer"}
 _ALIKE = {"num_epochs": "epochs", "num_iterations_per_epoch": "iterations an epoch", "batch_size": "cases a batch",
           "configuration_manager": "a plan of the configuration"}
+_SAME_PLANS = "train again with the same plans and trainer length"
+_CAUSES = {"batch_size": "usually because nnU-Net caps its batch size by the number of training cases, so planning "
+                         "again after a further method was injected changes it: inject all methods before "
+                         "nnUNetv2_plan_and_preprocess, then train all arms again"}
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,8 @@ def check_alike(trainings: Trainings) -> dict:
         for key, meaning in _ALIKE.items():
             if notes.get(key) != first[1].get(key):
                 raise BadInput(f"{path} and {first[0]} were trained with different {meaning}, expected the same for a "
-                               f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); train "
-                               f"again with the same plans and trainer length, or leave the arm out with --arms")
+                               f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); "
+                               f"{_CAUSES.get(key, _SAME_PLANS)}, or leave the arm out with --arms")
     if first is None:
         return {}
     epochs, each = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])

@@ -22,7 +22,7 @@ from nnunet_difflung.evaluate_painting import MaskPainter
 from nnunet_difflung.evaluate_references import reference_rows, training_reference
 from nnunet_difflung.evaluate_report import make_table, markdown
 from nnunet_difflung.evaluate_sheet import Sheet, shown_slices
-from nnunet_difflung.evaluate_slices import Window, metric_window, real_slice, slices_with_lung
+from nnunet_difflung.evaluate_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
 from nnunet_difflung.files import read_json, write_bytes, write_json
 from nnunet_difflung.fold import cache_folder, results_folder
 from nnunet_difflung.generator import CARD, config_from_json, is_finished, load_generator, versions
@@ -108,25 +108,29 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
 
 def _evaluate_fold(raw: RawDataset, cache: SliceCache, fold: int, chosen: list[tuple[str, int]],
                    methods: Sequence[str], window: Window, request: Request, sheet: Sheet) -> dict[str, list[dict]]:
-    """Rows of a fold's patients: method or reference → rows."""
+    """Rows of a fold's patients: method or reference → rows. Slices are in memory for one patient at a time."""
     training = training_reference(raw, cache, fold, window)
-    by_patient = [(patient, [real_slice(raw, cache, *place, window) for place in places]) for patient, places in
-                  groupby(sorted(chosen, key=lambda p: (raw.patients[p[0]], p)), key=lambda p: raw.patients[p[0]])]
+    by_patient = {patient: list(places) for patient, places in groupby(
+        sorted(chosen, key=lambda p: (raw.patients[p[0]], p)), key=lambda p: raw.patients[p[0]])}
+
+    def load(places: Sequence[tuple[str, int]]) -> list[RealSlice]:
+        return [real_slice(raw, cache, *place, window) for place in places]
+
     rows: dict[str, list[dict]] = {}
     for name in methods:
         generator = load_generator(results_folder(raw.name, name) / f"fold_{fold}", request.device)
         painter = MaskPainter(METHODS[name], generator, request.sampling, raw.roles.condition_values(), window,
                               request.samples, request.seed, fold)
         with tqdm(total=len(chosen), desc=f"fold {fold}: {name}", unit="slice", disable=not request.progress) as bar:
-            for patient, slices in by_patient:
+            for patient, places in by_patient.items():
                 tally = PatientTally(raw.roles, window, training.scales)
-                for true, painted, seconds in painter.paint(slices):
+                for true, painted, seconds in painter.paint(load(places)):
                     tally.add(true, painted, seconds)
                     sheet.offer(true, window, name, painted[0])
                     bar.update()
                 rows.setdefault(name, []).append({"patient": patient, **tally.row()})
-    for patient, slices in tqdm(by_patient, desc=f"fold {fold}: references", disable=not request.progress):
-        for name, row in reference_rows(raw, cache, slices, training, window).items():
+    for patient, places in tqdm(by_patient.items(), desc=f"fold {fold}: references", disable=not request.progress):
+        for name, row in reference_rows(raw, cache, load(places), training, window).items():
             rows.setdefault(name, []).append({"patient": patient, **row})
     return rows
 

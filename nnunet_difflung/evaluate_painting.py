@@ -44,6 +44,9 @@ class MaskPainter:
     def paint(self, slices: Sequence[RealSlice]) -> Iterator[tuple[RealSlice, np.ndarray, float]]:
         """Paints every mask ``samples`` times.
 
+        What is painted is isolated as ``synthesize`` does before it writes a case: outside the body (condition 0) it is
+        the low end of the generator's window, whatever the network painted there.
+
         Yields:
             slice, (samples, h, w) float32 of the first channel in the dataset's intensities, seconds an image took.
         """
@@ -77,12 +80,16 @@ class MaskPainter:
         rngs = [np.random.default_rng([self.seed, self.fold, *true.key, sample]) for true, sample in jobs]
         noise = np.stack([rng.standard_normal((channels, *shape), np.float32) for rng in rngs])
         sources = [torch.Generator().manual_seed(int(rng.integers(2 ** 62))) for rng in rngs]
-        masks = np.stack([self._masks(true, shape) for true, _ in jobs])
+        conditions = [self._condition(true, shape) for true, _ in jobs]
+        masks = np.stack([one_hot(condition, self.values) for condition in conditions])
         painted = paint_batch(self.method, self.generator, self.sampling, torch.from_numpy(masks).to(device),
                               torch.from_numpy(noise).to(device), sources=sources).float().cpu().numpy()
-        images = [denormalise(image, self.generator.config.windows)[0] for image in painted]
+        windows = self.generator.config.windows
+        images = [np.where(condition == 0, windows[0][0], denormalise(image, windows)[0])
+                  for image, condition in zip(painted, conditions, strict=True)]
         return [np.clip(image, *self.window).astype(np.float32) for image in images]
 
-    def _masks(self, true: RealSlice, shape: tuple[int, int]) -> np.ndarray:
-        pad = [(0, edge - n) for edge, n in zip(shape, true.condition.shape, strict=True)]
-        return one_hot(np.pad(true.condition, pad), self.values)
+    @staticmethod
+    def _condition(true: RealSlice, shape: tuple[int, int]) -> np.ndarray:
+        """The slice's condition map, grown to (h, w) ``shape`` with 0 (outside the body)."""
+        return np.pad(true.condition, [(0, edge - n) for edge, n in zip(shape, true.condition.shape, strict=True)])

@@ -20,9 +20,10 @@ _NOTES = """\
 Mean ± standard deviation over patients (and seeds, where there are several); intensities in {unit}. Clipped to the
 window, mapped to [0, 1], data range 1, Gaussian 11/1.5: figures of another convention are not comparable.
 
-¹ PSNR of the mean of a mask's {samples} samples. A single sample with the right texture pays twice the texture's
-variance, a blurred image only once (up to 3 dB), so a higher PSNR of single images can mean a worse image;
-`class_mean` shows what no texture at all earns.
+¹ PSNR that the mean of infinitely many samples of a mask would have, estimated from {samples}: the squared error of
+their mean less their variance / {samples} (a single sample stays as it is). A single sample with the right texture pays
+twice the texture's variance, a blurred image only once (up to 3 dB), so a higher PSNR of single images can mean a worse
+image; `class_mean` shows what no texture at all earns.
 
 ² Energy distance of local standard deviations and differences of voxels 1 to 3 pixels apart; no network, no mean.
 `real_other_patients` is the floor for it, for the bias and for the Wasserstein distance.
@@ -83,6 +84,9 @@ def merge_table1(tables: Sequence[dict]) -> dict:
         for key in _COMPARABLE:
             if meta[key] != metas[0][key]:
                 raise BadInput(f"tables of {key} {metas[0][key]!r} and {meta[key]!r} cannot be merged")
+        if _reverse_process(meta) != _reverse_process(metas[0]):
+            raise BadInput(f"tables of {_reverse_process(metas[0])} and {_reverse_process(meta)} cannot be merged; run "
+                           f"difflung_evaluate with the same --preset, --sampler and --steps for all of them")
         for fold, window in meta["windows"].items():
             if windows.setdefault(fold, window) != window:
                 raise BadInput(f"tables with the windows {windows[fold]} and {window} in fold {fold} cannot be merged")
@@ -97,6 +101,11 @@ def merge_table1(tables: Sequence[dict]) -> dict:
     rows = {name: _unique([row for table in tables if name in table for row in table[name]["per_patient"]])
             for name in names}
     return make_table(merged, rows)
+
+
+def _reverse_process(meta: dict) -> str:
+    """Sampler and steps that a table was painted with; how many images at once changes nothing."""
+    return meta["sampling"].partition(" steps")[0] + " steps"
 
 
 def _unique(rows: Sequence[dict]) -> list[dict]:

@@ -74,16 +74,32 @@ def test_every_patient_counts_once_in_the_mean_and_trainings_make_the_spread():
     assert (found["n"], found["patients"]) == (4, 3)
 
 
-def simulated(rng, patients, seeds=3, truth=0.1, patient_sd=0.1, seed_sd=0.05):
-    reference = rng.uniform(0.2, 0.8, (seeds, 1, patients))
-    effect = truth + patient_sd * rng.standard_normal((1, 1, patients)) + seed_sd * rng.standard_normal((seeds, 1, 1))
-    return reference + effect, reference
+def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_sd=0.05, both_sd=0.0):
+    """Arm and reference whose difference is truth + patient + training (shared by the fold's patients) + both."""
+    shape = (seeds, folds, patients)
+    reference = np.full(shape, np.nan)
+    for fold in range(folds):  # each patient is in one fold
+        reference[:, fold, fold::folds] = 0.5
+    effect = (patient_sd * rng.standard_normal(patients) + seed_sd * rng.standard_normal((seeds, folds, 1))
+              + both_sd * rng.standard_normal(shape))
+    return reference + truth + effect, reference
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("design", [
+    {"patients": 15}, {"patients": 15, "both_sd": 0.1}, {"patients": 15, "folds": 5}, {"patients": 15, "seeds": 2},
+    {"patients": 30, "seeds": 8}, {"patients": 6, "seed_sd": 0}, {"patients": 15, "seeds": 1, "seed_sd": 0},
+    {"patients": 15, "patient_sd": 0.01}], ids=str)
+def test_interval_covers_the_truth_about_as_often_as_it_says(design):
     rng = np.random.default_rng(0)
-    intervals = [difference(*simulated(rng, 30, seeds=8), resamples=400)["ci95"] for _ in range(200)]
-    assert 0.88 <= np.mean([low <= 0.1 <= high for low, high in intervals]) <= 0.99
+    intervals = [difference(*simulated(rng, **design))["ci95"] for _ in range(1000)]
+    assert 0.90 <= np.mean([low <= 0.1 <= high for low, high in intervals]) <= 0.99
+
+
+def test_interval_of_one_training_is_the_t_interval_of_its_patients():
+    arm = np.array([[[0.2, 0.3, 0.7, 0.1]]])
+    low, high = difference(arm, arm * 0)["ci95"]
+    half = 3.182446 * arm.std(ddof=1) / 2  # t of 3 degrees of freedom
+    assert (low, high) == pytest.approx((arm.mean() - half, arm.mean() + half))
 
 
 def test_interval_is_repeatable_and_shrinks_with_patients():
@@ -117,7 +133,8 @@ def test_patients_in_several_folds_weigh_the_same_as_others():
     values[0, 0], values[0, 1, 0] = [0.0, 0.4], 0.2  # the first patient was scored in both folds
     found = difference(values, values * 0)
     assert found["mean"] == pytest.approx((0.1 + 0.4) / 2)
-    assert found["ci95"] == pytest.approx([0.1, 0.4])
+    half = 12.7062 * 0.15  # t of 1 degree of freedom, standard error of 0.1 and 0.4
+    assert found["ci95"] == pytest.approx([0.25 - half, 0.25 + half])
 
 
 def test_one_patient_has_no_interval_and_unpaired_scores_are_refused():
@@ -138,7 +155,8 @@ def test_table_of_two_arms_by_hand(results):
     found = emphysema["diff_to_reference"]
     each = [dice[p] - before[p] for p in dice]
     assert found["mean"] == pytest.approx(np.mean(each), abs=1e-6)
-    assert found["ci95"] == pytest.approx([min(each), max(each)], abs=1e-6)
+    half = 12.706205 * abs(each[0] - each[1]) / 2  # t of 1 degree of freedom
+    assert found["ci95"] == pytest.approx([np.mean(each) - half, np.mean(each) + half], abs=1e-5)
     assert emphysema["pooled"]["mean"] == pytest.approx(2 * 21 / (2 * 21 + 23 + 9), abs=1e-6)
     assert emphysema["per_case"]["mean"] == pytest.approx((12 / 18 + 0 + 30 / 40 + 0) / 4, abs=1e-6)
     assert table["reference"]["emphysema"]["diff_to_reference"] == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 2}
@@ -167,6 +185,7 @@ def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, cap
     assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
     assert str(tmp_path) not in out.read_text()
     assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
+    assert "t-interval" in table["meta"]["interval"] and "of which one repetition tells nothing" in text
 
 
 def test_order_of_cases_and_arms_changes_nothing(results):
@@ -267,6 +286,19 @@ def test_trainings_of_unequal_length_are_refused(results, capsys):
     write_training(results, "cbmat", CBMAT, notes=notes)
     meta = compared()["meta"]
     assert (meta["iterations"], meta["device"]) == (1250, ["cpu"])
+
+
+def test_arms_planned_with_other_numbers_of_cases_are_told_the_cause(results, capsys):
+    notes = {"num_epochs": 5, "num_iterations_per_epoch": 250, "batch_size": 12, "configuration_manager": "batch 12"}
+    write_training(results, "reference", REFERENCE, notes=notes)
+    write_training(results, "cbmat", CBMAT, notes={**notes, "batch_size": 14, "configuration_manager": "batch 14"})
+    message = refusal(capsys)
+    assert "different cases a batch" in message and "(14 and 12)" in message
+    assert "caps its batch size by the number of training cases" in message
+    assert "inject all methods before nnUNetv2_plan_and_preprocess, then train all arms" in message
+    write_training(results, "cbmat", CBMAT, notes={**notes, "configuration_manager": "other patches"})
+    message = refusal(capsys)
+    assert "a plan of the configuration" in message and "caps its batch size" not in message
 
 
 def test_other_bad_input(results, capsys):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy import ndimage
 from skimage import io
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from nnunet_difflung import evaluate
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.diffusion import build_network
@@ -118,6 +120,24 @@ def test_a_textured_sample_pays_twice_and_the_mean_of_samples_does_not():
     assert diversity(samples[:2], lung) == pytest.approx(60, rel=0.05), "it must not depend on the number of samples"
 
 
+def test_psnr_of_the_mean_does_not_depend_on_the_number_of_samples():
+    """Samples are a known mean with noise; what counts is how far that mean is from the real slice."""
+    rng, shape = np.random.default_rng(0), (90, 90)
+    lung = np.ones(shape, bool)
+    mean, real = np.full(shape, -800.0), rng.normal(-790, 30, shape)
+    samples = mean + rng.normal(0, 60, (4, *shape))
+    of_true_mean = image_figures(real, mean[None], lung, lung, WINDOW)["psnr_lung"]
+    for n in (2, 4):
+        found = image_figures(real, samples[:n], lung, lung, WINDOW)
+        assert found["psnr_lung_of_mean"] == pytest.approx(of_true_mean, abs=0.25)
+        assert psnr((samples[:n].mean(0) - real) / 2000) < of_true_mean - 2, "the plain mean pays for the noise"
+    for same in (samples[:1], np.repeat(samples[:1], 4, 0)):
+        found = image_figures(real, same, lung, lung, WINDOW)
+        assert found["psnr_lung_of_mean"] == pytest.approx(found["psnr_lung"]), "without variance nothing changes"
+    around = np.stack([mean - 60, mean + 60])  # the estimate of the error is below 0
+    assert image_figures(mean, around, lung, lung, WINDOW)["psnr_lung_of_mean"] == 100
+
+
 def test_ignored_voxels_do_not_count():
     true = lung_slice()
     condition = true.condition.copy()
@@ -185,9 +205,9 @@ def test_texture_is_that_of_the_class_alone():
     assert (sd > 0).all() and not len(descriptors(image, np.eye(30, dtype=bool), 2000, np.random.default_rng(0), 99))
 
 
-def painter(batch_size: int, sampler: str = "ddim", samples: int = 3) -> MaskPainter:
+def painter(batch_size: int, sampler: str = "ddim", samples: int = 3, paints: tuple = WINDOW) -> MaskPainter:
     torch.manual_seed(0)
-    config = replace(TINY, windows=(WINDOW,))
+    config = replace(TINY, windows=(paints,))
     network = build_network(config, 1, len(ROLES.conditions)).eval()
     generator = Generator(network, config, ROLES.conditions, (), "", Path())
     sampling = SamplingConfig(sampler=sampler, steps=3, paint="full", batch_size=batch_size)
@@ -206,6 +226,17 @@ def test_samples_do_not_depend_on_the_batch(sampler):
     assert np.abs(many["c0"] - many["c2"]).mean() > 10, "slices of equal masks get different noise"
     alone = next(iter(painter(5, sampler).paint(slices[2:])))[1]
     assert alone == pytest.approx(many["c2"], abs=0.1)
+
+
+@pytest.mark.parametrize("low", [-1024.0, -1000.0, -700.0])
+def test_what_is_painted_outside_the_body_is_emptied_as_in_shipped_cases(low):
+    true = lung_slice()
+    true = replace(true, image=true.image[:39, :37], condition=true.condition[:39, :37])
+    images = next(iter(painter(2, paints=(low, 1000.0)).paint([true])))[1]
+    outside = true.condition == 0
+    assert images.shape == (3, 39, 37) and (images[:, outside] == max(low, WINDOW[0])).all()
+    for value in (1, 2, ROLES.body_value):
+        assert images[:, true.condition == value].std() > 10, "inside everything is as painted"
 
 
 def open_dataset(folder: Path, monkeypatch, **options):
@@ -313,6 +344,27 @@ def test_the_command_writes_figures_table_and_pictures_and_leaves_the_dataset_al
     assert io.imread(out.with_suffix(".png")).std() > 5
 
 
+def test_slices_are_in_memory_for_one_patient_at_a_time(tmp_path, monkeypatch):
+    raw, cache = open_dataset(tmp_path, monkeypatch, patients=6, folds=2)
+    data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
+    train_generator(data, replace(TINY, method="none", epochs=1), results_folder(raw.name, "none") / "fold_0",
+                    progress=False)
+    loaded, most = [], 0
+
+    def load(*arguments) -> RealSlice:
+        nonlocal most
+        true = real_slice(*arguments)
+        loaded.append(weakref.ref(true))
+        most = max(most, sum(reference() is not None for reference in loaded))
+        return true
+
+    monkeypatch.setattr(evaluate, "real_slice", load)
+    monkeypatch.setattr(evaluate, "shown_slices", lambda *_: {})  # the sheet keeps those that it shows
+    main([*QUICK, "--samples", "1"])
+    assert len(loaded) == 2 * 6, "three patients of two slices, for the generator and for the references"
+    assert most <= 3, "those of a patient, and the last one of the patient before"
+
+
 def test_figures_repeat_and_methods_and_output_can_be_chosen(trained, tmp_path):
     rows = []
     for name in ("a", "b"):
@@ -359,6 +411,13 @@ def test_tables_of_folds_and_seeds_merge_over_patients_and_seeds(trained, tmp_pa
     assert merged["class_mean"] == first["class_mean"], "the references are the same for every seed"
     assert merge_table1([first]) == first and merge_table1([merged, first])["cbmat"] == merged["cbmat"]
     assert "± 1.41" in markdown(merged)
+    second["meta"]["sampling"] = first["meta"]["sampling"].replace(" images at once", "0 images at once")
+    assert merge_table1([first, second])["meta"]["sampling"].count("images at once") == 2
+    for this, other in (("3 steps", "30 steps"), ("sampler ddim", "sampler dpm")):
+        assert this in first["meta"]["sampling"]
+        second["meta"]["sampling"] = first["meta"]["sampling"].replace(this, other)
+        with pytest.raises(BadInput, match=f"{other}.* cannot be merged; run difflung_evaluate with the same"):
+            merge_table1([first, second])
     second["meta"]["samples"] = 9
     with pytest.raises(BadInput, match="samples 2 and 9 cannot be merged"):
         merge_table1([first, second])
