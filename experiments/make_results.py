@@ -22,25 +22,43 @@ from nnunet_difflung.files import read_json, write_bytes, write_json
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
-def table1(roots: list[Path], target: Path, about: dict) -> bool:
-    """Merges the seeds' tables; whether there were any."""
-    found = [read_json(root / "table1.json") for root in roots if (root / "table1.json").is_file()]
-    if found:
-        merged = merge_table1(found)
-        write_json(target, {**merged, "meta": {**merged["meta"], **about, "command": about["command"]}})
-        write_bytes(target.with_suffix(".md"), markdown(merged).encode())
-    return bool(found)
+def table1(roots: list[Path], target: Path, about: dict) -> None:
+    """Merges the seeds' tables."""
+    missing = [root.name for root in roots if not (root / "table1.json").is_file()]
+    if missing:
+        raise SystemExit(f"no table1.json in {', '.join(missing)}; finish run_arms.py, or leave those seeds out")
+    merged = merge_table1([read_json(root / "table1.json") for root in roots])
+    merged["meta"] |= {"command": about["command"]}
+    write_json(target, merged)
+    write_bytes(target.with_suffix(".md"), markdown(merged).encode())
 
 
 def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: dict, predictions: str | None) -> None:
-    """Compares the arms' trainings over all seeds."""
+    """Compares the arms' trainings over all seeds: with the reference, and with each arm of ``--against``."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(roots[0] / variable)
-    compare(["-d", str(SETS[options.set][0]), "-f", *map(str, options.f), "-c", CONFIGURATION, "--length",
-             options.length, "--results", *[str(root / "nnUNet_results") for root in roots], "--arms", *options.arms,
-             *(["--predictions", predictions] if predictions else []), "-o", str(target)])
+    arguments = ["-d", str(SETS[options.set][0]), "-f", *map(str, options.f), "-c", CONFIGURATION, "--length",
+                 options.length, "--results", *[str(root / "nnUNet_results") for root in roots], "--arms",
+                 *options.arms, *(["--predictions", predictions] if predictions else []), "-o", str(target)]
+    against = {}
+    for other in options.against:
+        compare([*arguments, "--reference", other])
+        against[other] = read_json(target)
+    compare(arguments)
     content = read_json(target)
-    write_json(target, {**content, "meta": {**content["meta"], **about}})
+    for arm in options.arms:
+        for name, row in content[arm].items():
+            row |= {f"diff_to_{other}": table[arm][name]["diff_to_reference"] for other, table in against.items()}
+    content["meta"] |= {**about, "cases": {root.name: cases_of(root, options.set) for root in roots}}
+    write_json(target, content)
+
+
+def cases_of(root: Path, kind: str) -> dict:
+    """Planned, injected, repainted cases of each method and fold: what each arm had to train on."""
+    manifest = root / "nnUNet_raw" / SETS[kind][1] / "difflung_manifest.json"
+    runs = read_json(manifest)["runs"] if manifest.is_file() else []
+    return {f"{run['method']} fold {run['fold']}": {key: run["summary"][key] for key in ("planned", "injected")}
+            | {"dropped": len(run["summary"]["dropped"])} for run in runs}
 
 
 def main() -> None:
@@ -51,13 +69,16 @@ def main() -> None:
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0])
     p.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    p.add_argument("--against", nargs="*", default=["mat", "copy_paste"], choices=ARMS,
+                   help="arms with which all others are compared too, beside the reference")
     p.add_argument("--length", default="5epochs")
     o = p.parse_args()
     work = Path(o.o).resolve()
+    o.against = [arm for arm in o.against if arm in o.arms]
     roots = [work / f"seed_{seed}" for seed in o.seeds]
     plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
-    about = {"command": f"{read_json(work / 'run.json')['command']}; python experiments/make_results.py "
-                        f"{' '.join(sys.argv[1:]).replace(o.o, 'WORK')}",
+    made = f"python experiments/make_results.py {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
+    about = {"command": "; ".join([*read_json(work / "run.json")["commands"], made]),
              "seeds": o.seeds, "folds": o.f, "length": o.length, "iterations": 250 * int(o.length.split("epoch")[0]),
              "network": {"patch_size": plans["2d"]["patch_size"], "batch_size": plans[CONFIGURATION]["batch_size"],
                          "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"]}}

@@ -75,7 +75,7 @@ def table1(content: dict) -> str:
     rows = {name: row for name, row in content.items() if name != "meta" and "psnr_lung" in row}
     lines = [f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
              f"mask; mean ± sd over patients and seeds. {_run(meta)}", "",
-             "| method | PSNR lung, dB | SSIM lung | PSNR lung, mean of samples | MAE lung | s / image |",
+             "| method | PSNR lung, dB | SSIM lung | PSNR lung of the mean image | MAE lung | s / image |",
              "|---|---|---|---|---|---|"]
     for name, row in rows.items():
         seconds = "–" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.2f}"

@@ -5,7 +5,8 @@
 Each seed has its own three nnU-Net folders below WORK, since a seed decides the generator's weights, the masks, the
 noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
 Trainings run ``--jobs`` at a time, a core for each. Whatever is finished is not done again, so that an interrupted run
-goes on; a failed command is shown with its log, and the other seeds and arms go on.
+goes on; a failed command is shown with its log, and the other seeds, methods and arms go on. A phantom that is
+reported should not be the one on which settings were chosen: ``--convert "--size 64 --seed N"`` draws other patients.
 
 Afterwards: ``python experiments/make_results.py --set phantom -o WORK`` writes the tables' JSON files.
 """
@@ -80,7 +81,7 @@ class Run:
                      **{v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}}
         log = self.root / "logs" / f"{name}.log"
         begun = time.monotonic()
-        with open(log, "w") as file:
+        with open(log, "a") as file:
             code = subprocess.run(found(arguments), env=os.environ | variables, stdout=file, stderr=file).returncode
         with open(self.root / "logs" / "seconds.txt", "a") as file:
             file.write(f"{name} {time.monotonic() - begun:.0f}\n")
@@ -95,9 +96,15 @@ def prepare(run: Run) -> None:
     if not (run.folder("nnUNet_raw") / "dataset.json").is_file():
         run.call("convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}",
                              *run.convert])
+    failed = {}
     for method in run.methods:
-        run.call(f"augment_{method}", ["difflung_augment", "-d", run.dataset, "-f", *map(str, run.folds), "--method",
-                                       method, "--seed", str(run.seed), "-device", "cpu", *run.augment])
+        try:
+            run.call(f"augment_{method}", ["difflung_augment", "-d", run.dataset, "-f", *map(str, run.folds),
+                                           "--method", method, "--seed", str(run.seed), "-device", "cpu",
+                                           *run.augment])
+        except RuntimeError as error:  # a result too: this method's arms have nothing to train on, the others go on
+            failed[method] = str(error)
+    write_json(run.root / "failed_methods.json", failed)
     plans = run.folder("nnUNet_preprocessed") / "nnUNetPlans.json"
     manifest = run.folder("nnUNet_raw") / "difflung_manifest.json"
     cases = sorted(read_json(manifest)["cases"]) if manifest.is_file() else []
@@ -124,10 +131,17 @@ def small_configuration(path: Path) -> None:
 def table1(run: Run) -> None:
     """Paints the validation masks of the folds with every generator."""
     target = run.root / "table1.json"
-    generators = sorted({METHODS[m].generator for m in run.methods} - {""})
-    if generators and not target.is_file():
+    generators = sorted({METHODS[m].generator for m in run.methods} - {"", *failed_methods(run)})
+    known = read_json(target) if target.is_file() else {"meta": {"folds": []}}
+    if set(generators) - set(known) or set(run.folds) - set(known["meta"]["folds"]):
         run.call("evaluate", ["difflung_evaluate", "-d", run.dataset, "-f", *map(str, run.folds), "--methods",
                               *generators, "--seed", str(run.seed), "-device", "cpu", "-o", str(target), *run.evaluate])
+
+
+def failed_methods(run: Run) -> dict:
+    """Methods whose cases could not be made, and why."""
+    path = run.root / "failed_methods.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def train(run: Run, arm: str, fold: int) -> None:
@@ -169,7 +183,7 @@ def everything(runs: list[Run], jobs: int) -> int:
 
 def _after(number: int, run: Run) -> list:
     trainings = [(number, 1, f"{arm} fold {fold}", lambda arm=arm, fold=fold: train(run, arm, fold))
-                 for fold in run.folds for arm in run.arms]
+                 for fold in run.folds for arm in run.arms if arm.removesuffix("_poly") not in failed_methods(run)]
     return [*trainings, (number, 2, "table 1", lambda: table1(run))]
 
 
@@ -205,8 +219,9 @@ def main() -> None:
     arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
     runs = [Run(root / f"seed_{seed}", o.set, seed, tuple(o.f), tuple(o.methods), arms, o.length,
                 tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split())) for seed in o.seeds]
-    words = " ".join(map(_published, sys.argv[1:]))
-    write_json(root / "run.json", {"command": f"python experiments/run_arms.py {words}"})
+    known = read_json(root / "run.json")["commands"] if (root / "run.json").is_file() else []
+    words = "python experiments/run_arms.py " + " ".join(map(_published, sys.argv[1:]))
+    write_json(root / "run.json", {"commands": [*(c for c in known if c != words), words]})
     sys.exit(min(everything(runs, o.jobs), 1))
 
 

@@ -1,7 +1,7 @@
 """A small U-Net that is trained in half a minute: for ablations, where nnU-Net itself would take days on two cores.
 
 nnU-Net's own network class and loss, without its augmentation, deep supervision and patches: whole slices of one size,
-mirrored at random, half of each batch synthetic in proportion to their number. Its Dice are lower than nnU-Net's and
+mirrored at random, real and synthetic ones drawn alike. Its Dice are lower than nnU-Net's and
 are only compared with each other; the tables are made with nnU-Net.
 """
 from __future__ import annotations

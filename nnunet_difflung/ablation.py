@@ -19,7 +19,8 @@ def initial_probabilities(frequencies: np.ndarray, method: str, reading: str = "
         frequencies: (k,) share f_i of the lung voxels of the training cases for each pathology.
         method: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
         reading: ``eq8``: P_i = 1 − f_i (paper, Eq. 8); ``text``: P_i = f_i / max f, the sentence under Eq. 8, by which
-            common classes are ablated more often.
+            common classes are ablated more often; the maximum is over all lung classes, so that a pathology which is
+            the only one, or the most common one, is not hidden from the start.
         delta_0: factor δ0 of Algorithm 1, line 1.
 
     Returns:
@@ -35,7 +36,7 @@ def initial_probabilities(frequencies: np.ndarray, method: str, reading: str = "
     if reading == "eq8":
         return delta_0 * (1 - frequencies)
     if reading == "text":
-        return delta_0 * frequencies / max(frequencies.max(), np.finfo(float).tiny)
+        return delta_0 * frequencies / max(frequencies.max(), 1 - frequencies.sum(), np.finfo(float).tiny)
     raise ValueError(f"unknown reading {reading!r} of Eq. 8")
 
 

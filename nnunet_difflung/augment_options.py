@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
                      help="default: v-prediction, 50 DDIM steps, right in HU, for one GPU; fast: a small network for a "
                      "CPU and small images; paper: Diff-Lung as published (Eq. 8, 1000 steps, whole slices) "
                      "(default: default)")
-    run.add_argument("--seed", type=int, help="of weights, batches, masks and noise (default: 12345)")
+    run.add_argument("--seed", type=natural, help="of weights, batches, masks and noise (default: 12345)")
     run.add_argument("--save-every", type=float, default=60, metavar="SECONDS", help="between checkpoints "
                      "in training (default: 60)")
     model.add_argument("--method", default="cbmat", choices=METHODS,
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
                           help="cases whose painted intensities are not those of the real class (default: drop)")
     painting.add_argument("--memorised", default="report", choices=("report", "drop", "off"),
                           help="cases whose lesions are closer to a training slice than 99 %% of real lesions are to "
-                          "those of other patients (copy_paste is, by its nature) (default: report)")
+                          "those of other patients (default: report)")
     masks.add_argument("--target-share", nargs="+", default=[], metavar="CLASS=SHARE",
                        help="wanted shares of lung voxels, such as emphysema=0.06 ILD=0.22 (default: 0.06 each)")
     masks.add_argument("--max-synthetic", type=natural, metavar="SLICES",
@@ -100,7 +100,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the options given on the command line."""
     check_device(options.device)
-    base = preset(options.preset)
+    base, method = preset(options.preset), METHODS[options.method]
+    _leave_out(method, options)
     seed = {} if options.seed is None else {"seed": options.seed}
     precision = options.precision or _precision(options.device)
     generator = replace(base.generator, method=options.method, precision=precision, **seed, **given(
@@ -114,7 +115,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         options, "paint", "margin", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
-    _check_method(METHODS[options.method], options, sampling)
+    _check_method(method, options, sampling)
     balance = replace(base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic,
                       **seed)
     return Settings(generator, sampling, balance, options.preset)
@@ -134,7 +135,13 @@ def _check_method(method: Method, options: argparse.Namespace, sampling: Samplin
         raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
     if method.family == "gan":
         require_gan()
+
+
+def _leave_out(method: Method, options: argparse.Namespace) -> None:
+    """Takes out options that a method has no use for, so that they cannot tell equal runs apart, and says so."""
     idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
+    for name in idle:
+        setattr(options, name, None)
     if idle:
         print(f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} changes "
               f"nothing.", file=sys.stderr)

@@ -40,7 +40,8 @@ def describe_result(work: FoldWork, result: SynthesisResult) -> str:
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
-                         f"99 % of real lesions are to other patients' (mean correlation {row['mean']:.2f})")
+                         f"99 % of {row['real_regions']} real lesions are to other patients' (mean correlation "
+                         f"{row['mean']:.2f})")
     lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
 

@@ -137,10 +137,10 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
     if sampler == "dpm":
         return _paint_dpm(network, config, steps, condition, noise, known, is_known)
     alpha_bar = forward_process(config).alphas_cumprod.to(noise.device)
-    one, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, config.train_timesteps)
+    reach = config.train_timesteps if start is None else max(1, round(strength * config.train_timesteps))
+    one, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, reach)
     x_t = noise
     if start is not None:
-        timesteps = [t for t in timesteps if t <= strength * (config.train_timesteps - 1)]
         first = alpha_bar[timesteps[0]]
         x_t = first.sqrt() * start + (1 - first).sqrt() * noise
     x_t = _impose(x_t, known, is_known, noise, alpha_bar[timesteps[0]])

@@ -12,6 +12,7 @@ Every patch counts the same number of voxels, since the best of many correlation
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from nnunet_difflung.slices import SliceCache
 
 _BANK = 200_000  # training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # real regions measured of a class
-_FEW = 5  # real regions, below which there is no 99th percentile to speak of
+_FEW = 10  # real regions, below which there is no 99th percentile to speak of
 
 
 def real_to_real(cache: SliceCache, identifiers: Sequence[str], patients: Mapping[str, str],
@@ -54,7 +55,7 @@ def real_to_real(cache: SliceCache, identifiers: Sequence[str], patients: Mappin
         if bank is not None:
             real = _real_figures(cache, bank, patients, empty, rng)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
-            classes[name] = ClassBank(bank.value, bank.patches, bank.slices, bank.source, real, p99)
+            classes[name] = replace(bank, real=real, real_p99=p99)
     return MemorisationReference(windows, grain, classes)
 
 
@@ -75,7 +76,7 @@ def _bank(cache: SliceCache, identifiers: Sequence[str], name: str, reference: M
         return None
     stacked = np.concatenate(patches, axis=1)
     stacked -= stacked.mean(-1, keepdims=True)
-    return ClassBank(value, stacked, tuple(slices), np.array(source), np.empty(0), None)
+    return ClassBank(value, stacked, tuple(slices), np.array(source), np.empty(0), None, kept)
 
 
 def _real_figures(cache: SliceCache, bank: ClassBank, patients: Mapping[str, str], reference: MemorisationReference,
@@ -130,5 +131,7 @@ def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
         verdicts = [entry["above_real_p99"] for entry in entries if entry["above_real_p99"] is not None]
         summary[name] = {"cases": len(entries),
                          "mean": round(float(np.mean([e["similarity"] for e in entries])), 4) if entries else None,
-                         "share_above_real_p99": round(float(np.mean(verdicts)), 4) if verdicts else None}
+                         "share_above_real_p99": round(float(np.mean(verdicts)), 4) if verdicts else None,
+                         "real_regions": entries[0]["real_regions"] if entries else None,
+                         "searched": entries[0]["searched"] if entries else None}
     return summary

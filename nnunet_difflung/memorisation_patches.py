@@ -31,7 +31,9 @@ class ClassBank:
         slices: (case, z) of the slices that they come from.
         source: (n,) index into ``slices``.
         real: sorted similarities of real regions to other patients' slices.
-        real_p99: their 99th percentile; None with fewer than five.
+        real_p99: their 99th percentile; None with fewer than ten (their
+            highest stands in for it up to a hundred).
+        searched: share of the training voxels of the class that the patches are around.
     """
 
     value: int
@@ -40,6 +42,7 @@ class ClassBank:
     source: np.ndarray
     real: np.ndarray
     real_p99: float | None
+    searched: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def compare_region(values: np.ndarray, region: np.ndarray, bank: ClassBank, refe
     case, z = bank.slices[int(votes.argmax())]
     figure = round(figure, 4)
     return {"similarity": figure, "nearest_case": case, "nearest_slice": z,
-            "above_real_p99": None if bank.real_p99 is None else figure > bank.real_p99, "patches": len(best)}
+            "above_real_p99": None if bank.real_p99 is None else figure > bank.real_p99, "patches": len(best),
+            "real_regions": len(bank.real), "searched": round(bank.searched, 4)}
 
 
 def _centres(region: np.ndarray, grain: int) -> np.ndarray:

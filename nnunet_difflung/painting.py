@@ -75,6 +75,7 @@ class Job:
         is_known: (1, h, w) bool.
         noise: (c, h, w).
         blend: (1, h, w) float32 weight of what is painted: 1 where labels changed, falling to 0 over the margin.
+        seed: of further noise that a sampler draws.
         start: (c, h, w) in [−1, 1], ``known`` with real texture pasted, or None.
     """
 
@@ -86,6 +87,7 @@ class Job:
     is_known: np.ndarray
     noise: np.ndarray
     blend: np.ndarray
+    seed: int
     start: np.ndarray | None = None
 
     @property
@@ -113,6 +115,7 @@ def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: Sam
         jobs.append(Job(host.planned.index, z, crop, one_hot(np.pad(condition, pad), roles.condition_values()),
                         seen(host.image), np.pad(~region[z][crop], pad)[None],
                         np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]), blend,
+                        (host.planned.seed * 4099 + z) * 16 + attempt,
                         None if host.pasted is None else seen(host.pasted)))
     return jobs
 
@@ -158,8 +161,8 @@ def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
     return noise
 
 
-def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str,
-               attempt: int) -> list[np.ndarray]:
+def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
+               device: str) -> list[np.ndarray]:
     """Paints jobs of one shape together.
 
     Returns:
@@ -168,7 +171,7 @@ def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: 
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
 
-    sources = [torch.Generator().manual_seed((job.case * 65537 + job.z) * 16 + attempt) for job in jobs]
+    sources = [torch.Generator().manual_seed(job.seed) for job in jobs]
     painted = paint_batch(method, generator, sampling, stacked("condition"), stacked("noise"), stacked("known"),
                           stacked("is_known"), stacked("blend"), stacked("start") if method.pastes else None,
                           sources).cpu().numpy()

@@ -12,6 +12,7 @@ from nnunet_difflung.augment_text import size
 from nnunet_difflung.command_line import BadInput, Failed, nnunet_folder
 from nnunet_difflung.config import Settings
 from nnunet_difflung.fold import FoldWork, estimate_bytes
+from nnunet_difflung.gate import passes
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts
@@ -76,13 +77,21 @@ def nothing_left_on_fault(folder: Path) -> Iterator[None]:
 
 
 def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
-    """Stops where the gate dropped most cases of a fold: a poisoned dataset is worse than none."""
-    if len(result.staged) < 0.5 * len(work.plan.cases):
-        rows = [f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items()]
-        raise Failed(f"fold {work.fold}: the gate dropped {len(work.plan.cases) - len(result.staged)} of "
-                     f"{len(work.plan.cases)} cases ({', '.join(rows)}): the generator is under-trained, nothing was "
-                     f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs "
-                     f"than {work.settings.generator.epochs}, or inject all the same with --gate report")
+    """Stops where most cases of a fold were dropped: a poisoned dataset is worse than none."""
+    if len(result.staged) >= 0.5 * len(work.plan.cases):
+        return
+    dropped = f"{len(work.plan.cases) - len(result.staged)} of {len(work.plan.cases)} cases"
+    failing = sum(not passes(row["quality"]) for row in result.dropped.values())
+    rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
+    if failing < 0.5 * len(result.dropped):
+        raise Failed(f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
+                     f"them all the same with --memorised report, or train with fewer --epochs or more patients")
+    if work.method.family == "copy":
+        raise Failed(f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
+                     f"differ much from each other; nothing was injected. Inject them all the same with --gate report")
+    raise Failed(f"fold {work.fold}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
+                 f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs than "
+                 f"{work.settings.generator.epochs}, or inject all the same with --gate report")
 
 
 def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:

@@ -90,15 +90,15 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
                                               disable=not progress or not total) as bar:
         for jobs in _batches(s, cases, attempt):
             if not all(file(job).is_file() for job in jobs):
-                for job, image in zip(jobs, _painted(s, jobs, attempt), strict=True):
+                for job, image in zip(jobs, _painted(s, jobs), strict=True):
                     with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, image.astype(np.float32))
             bar.update(len(jobs))
             interruption.act()
 
 
-def _painted(s: Synthesis, jobs: list[Job], attempt: int) -> list[np.ndarray]:
-    return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device, attempt)
+def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
+    return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
 
 
 def _assemble(s: Synthesis, planned: PlannedCase, attempt: int) -> dict:

@@ -15,7 +15,9 @@ def test_eq8_ablates_the_rare_class_most_and_the_text_the_common_one():
     eq8 = initial_probabilities(FREQUENCIES, "cbmat", "eq8")
     assert eq8 == pytest.approx([0.982, 0.768])
     text = initial_probabilities(FREQUENCIES, "cbmat", "text")
-    assert text == pytest.approx([0.018 / 0.232, 1.0])
+    assert text == pytest.approx([0.018 / 0.75, 0.232 / 0.75])
+    assert initial_probabilities(np.array([0.003]), "cbmat", "text")[0] < 0.01, "a single rare class is not hidden"
+    assert initial_probabilities(np.array([0.1, 0.6]), "cbmat", "text") == pytest.approx([1 / 6, 1.0])
     assert initial_probabilities(FREQUENCIES, "cbmat", "eq8", delta_0=0.5) == pytest.approx(eq8 / 2)
 
 

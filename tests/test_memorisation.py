@@ -170,10 +170,11 @@ def test_regions_at_the_border_and_several_slices(cache, reference):
 
 
 def test_large_slices_are_compared_by_grains_and_banks_are_bounded(monkeypatch):
-    monkeypatch.setattr(memorisation, "_BANK", 6000)  # of about 63,000
-    cache = Cache(patients=7, scale=6)
+    monkeypatch.setattr(memorisation, "_BANK", 6000)  # of about 100,000
+    cache = Cache(patients=12, scale=6)
     reference = cache.reference()
     assert reference.grain == 2 and 5000 < reference.classes["ILD"].patches.shape[1] < 7000
+    assert reference.classes["ILD"].searched < 0.15
     values, *copied = lesion(cache, "p4_s0", shift=(35, 51))
     assert nearest(values, *copied, reference)["ILD"]["above_real_p99"]
     values = values + np.random.default_rng(0).normal(0, 0.2 * values[0][copied[0]].std(), values.shape)
@@ -209,9 +210,11 @@ def test_few_patients_give_no_percentile():
 def test_summary():
     def row(similarity, above):
         return {"similarity": similarity, "nearest_case": "a", "nearest_slice": 0, "above_real_p99": above,
-                "patches": 9}
+                "patches": 9, "real_regions": 19, "searched": 1.0}
 
+    searched = {"real_regions": 19, "searched": 1.0}
     rows = [{"ILD": row(0.9, True), "emphysema": None}, {"ILD": row(0.6, False)}, {"emphysema": row(0.5, None)}, {}]
-    assert summarise(rows) == {"ILD": {"cases": 2, "mean": 0.75, "share_above_real_p99": 0.5},
-                               "emphysema": {"cases": 1, "mean": 0.5, "share_above_real_p99": None}}
-    assert summarise([{"ILD": None}]) == {"ILD": {"cases": 0, "mean": None, "share_above_real_p99": None}}
+    assert summarise(rows) == {"ILD": {"cases": 2, "mean": 0.75, "share_above_real_p99": 0.5, **searched},
+                               "emphysema": {"cases": 1, "mean": 0.5, "share_above_real_p99": None, **searched}}
+    assert summarise([{"ILD": None}]) == {"ILD": {
+        "cases": 0, "mean": None, "share_above_real_p99": None, "real_regions": None, "searched": None}}

@@ -94,8 +94,10 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
     ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
     ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]), ("cbmat", ["--steps", "3"], [])])
 def test_options_that_change_nothing_are_named(method, options, idle, capsys):
-    settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
+    plain = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method]))
+    settings = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
     said = capsys.readouterr().err
+    assert (settings == plain) == (len(idle) == len(options) / 2), "what changes nothing must not tell runs apart"
     assert (f"with --method {method}" in said) == bool(idle) and all(option in said for option in idle)
     assert idle or "--" not in said
 
