@@ -25,10 +25,21 @@ def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch."""
+def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int,
+               power: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch.
+
+    Args:
+        shape: (n, c, h, w) of ε.
+        timesteps: T of Eq. 2.
+        seed: of the training.
+        step: of the training.
+        power: t = u^power · T with u uniform in [0, 1); 1 is uniform, more draws small t more often.
+    """
     source = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, 7]).generate_state(1)[0]))
-    return torch.randn(tuple(shape), generator=source), torch.randint(0, timesteps, shape[:1], generator=source)
+    noise = torch.randn(tuple(shape), generator=source)
+    t = torch.rand(shape[:1], generator=source, dtype=torch.float64) ** power * timesteps
+    return noise, t.long().clamp(max=timesteps - 1)
 
 
 def new_state(config: GeneratorConfig, image_channels: int, condition_channels: int,
@@ -109,7 +120,7 @@ def train_step(state: TrainingState, update: Callable, source: BatchSource, acce
     config, device = source.config, accelerator.device
     batch = source.batch(state.step, slots)
     shape = (config.batch_size, *batch.image.shape[1:])
-    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step)
+    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step, config.timestep_power)
     for optimizer in state.optimizers().values():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, source.total_steps, config)

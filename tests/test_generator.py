@@ -225,6 +225,9 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, 100, TINY) for step in range(100)]
     assert np.argmax(rates) <= 3 and max(rates) == pytest.approx(TINY.learning_rate)
     assert rates[0] < rates[1] and rates[-1] < 0.01 * TINY.learning_rate
+    for power in (1.0, 2.0):  # t = u^p · T has the mean T / (p + 1)
+        drawn = draw_noise((4000, 1, 1, 1), 1000, 5, 9, power)[1]
+        assert drawn.min() >= 0 and drawn.max() <= 999 and abs(drawn.double().mean() - 1000 / (power + 1)) < 15
     noise, t = draw_noise((4, 1, 8, 8), 1000, 5, 9)
     again, _ = draw_noise((4, 1, 8, 8), 1000, 5, 9)
     assert (noise == again).all() and t.shape == (4,) and (noise != draw_noise((4, 1, 8, 8), 1000, 5, 10)[0]).any()
