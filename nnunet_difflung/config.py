@@ -153,7 +153,7 @@ def preset(name: str) -> Settings:
         return base
     if name == "fast":
         generator = replace(base.generator, channels=(16, 32, 32), layers_per_block=1, patch_size=64, batch_size=12,
-                            epochs=60, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995,
+                            epochs=120, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995,
                             discriminator_channels=32)
         return Settings(generator, replace(base.sampling, steps=25, context=16, margin=1), base.balance, name)
     if name == "paper":
