@@ -56,9 +56,9 @@ def chain_table(chain: dict) -> str:
 
 def _run(meta: dict) -> str:
     """Where a table's figures come from."""
-    network = meta["network"]
+    network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
     patch = " × ".join(map(str, network["patch_size"]))
-    return (f"`{meta['command'].split(';')[0]}`, {meta['date']}; seeds {', '.join(map(str, meta['seeds']))}, folds "
+    return (f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds "
             f"{', '.join(map(str, meta['folds']))}; U-Net patches of {patch}, batch {network['batch_size']}, "
             f"{meta['iterations']} iterations.")
 
@@ -74,7 +74,9 @@ def table1(content: dict) -> str:
     meta = content["meta"]
     rows = {name: row for name, row in content.items() if name != "meta" and "psnr_lung" in row}
     lines = [f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
-             f"mask; mean ± sd over patients and seeds. {_run(meta)}", "",
+             f"mask, {meta['sampling']}; mean ± sd over patients and seeds. Folds "
+             f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}; "
+             f"{meta['date'][:10]}.", "",
              "| method | PSNR lung, dB | SSIM lung | PSNR lung of the mean image | MAE lung | s / image |",
              "|---|---|---|---|---|---|"]
     for name, row in rows.items():
@@ -138,7 +140,9 @@ def main() -> None:
     fill(ROOT / "docs" / "results.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
     for name, table in (("table1_phantom", table1), ("table2_phantom", table2), ("table2_phantom_validation", table2),
-                        ("table1_medseg", table1), ("table2_medseg", table2), ("shortcut_probe_phantom", probe_table)):
+                        ("table1_medseg", table1), ("table2_medseg", table2),
+                        ("pilot_table1_phantom", table1), ("pilot_table2_phantom", table2),
+                        ("shortcut_probe_phantom", probe_table), ("shortcut_probe_pilot", probe_table)):
         if (RESULTS / f"{name}.json").is_file():
             fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
 

@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -62,3 +63,9 @@ def nnunet_folder(variable: str) -> str:
     if not os.path.isdir(value):
         raise BadInput(f"{variable}={value} is not a folder; create it (mkdir -p {value}) or correct the variable")
     return value
+
+
+def without_folder(word: str) -> str:
+    """A typed word as it may be published: of an absolute path only the last part."""
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.command_line import BadInput, command, nnunet_folder
+from nnunet_difflung.command_line import BadInput, command, nnunet_folder, without_folder
 from nnunet_difflung.compare_report import plot_differences, write_markdown
 from nnunet_difflung.compare_scores import Scores, collect, foreground
 from nnunet_difflung.compare_statistics import difference, over_patients, paired_differences, spread
@@ -171,12 +171,6 @@ def _folds(wanted: Sequence[str]) -> tuple[int | str, ...]:
     return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in wanted))
 
 
-def _without_folder(word: str) -> str:
-    """A typed word as it may be published: of an absolute path only the last part."""
-    option, equals, value = word.rpartition("=")
-    return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = _parser().parse_args(argv)
@@ -193,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               "plans": options.plans, "length": options.length, "predictions": options.predictions}
     arms = options.arms or finished_arms(Trainings(**chosen, arms=()))
     out = options.out or Path(nnunet_folder("nnUNet_results")) / dataset / "DiffLung__compare" / "table2.json"
-    words = [_without_folder(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [without_folder(word) for word in (sys.argv[1:] if argv is None else argv)]
     compare(Trainings(**chosen, arms=tuple(dict.fromkeys(arms))), options.reference, out, options.patient_pattern,
             options.tolerance if options.surface else None, shlex.join(["difflung_compare", *words]))
     print(out.with_suffix(".md").read_text())

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nnunet_difflung.command_line import BadInput, command, nnunet_folder
+from nnunet_difflung.command_line import BadInput, command, nnunet_folder, without_folder
 from nnunet_difflung.evaluate_metrics import PatientTally
 from nnunet_difflung.evaluate_options import Request, request_from
 from nnunet_difflung.evaluate_painting import MaskPainter
@@ -167,7 +167,7 @@ def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    evaluate(request_from(typed, shlex.join(["difflung_evaluate", *typed])))
+    evaluate(request_from(typed, shlex.join(["difflung_evaluate", *map(without_folder, typed)])))
     return 0
 
 
