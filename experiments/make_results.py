@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
-from run_arms import ARMS, CONFIGURATION, SETS
+from run_arms import ARMS, SETS
 
 from nnunet_difflung.compare import main as compare
+from nnunet_difflung.demo import CONFIGURATION
 from nnunet_difflung.evaluate_report import markdown, merge_table1
 from nnunet_difflung.files import read_json, write_bytes, write_json
 
@@ -33,12 +35,27 @@ def table1(roots: list[Path], target: Path, about: dict) -> None:
     write_bytes(target.with_suffix(".md"), markdown(merged).encode())
 
 
+def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
+    """One nnUNet_results folder in which each fold is that of its own seed (``run_arms.py --pair``)."""
+    folder, name = roots[0].parent / "paired" / "nnUNet_results", SETS[kind][1]
+    shutil.rmtree(folder, ignore_errors=True)
+    for root, fold in zip(roots, folds, strict=True):
+        for training in (root / "nnUNet_results" / name).glob(f"nnUNetTrainer*/fold_{fold}"):
+            model = folder / name / training.parent.name
+            model.mkdir(parents=True, exist_ok=True)
+            for file in ("dataset.json", "plans.json"):
+                shutil.copyfile(training.parent / file, model / file)
+            (model / training.name).symlink_to(training)
+    return folder
+
+
 def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: dict, predictions: str | None) -> None:
     """Compares the arms' trainings over all seeds: with the reference, and with each arm of ``--against``."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(roots[0] / variable)
+    results = [paired(roots, options.f, options.set)] if options.pair else [r / "nnUNet_results" for r in roots]
     arguments = ["-d", str(SETS[options.set][0]), "-f", *map(str, options.f), "-c", CONFIGURATION, "--length",
-                 options.length, "--results", *[str(root / "nnUNet_results") for root in roots], "--arms",
+                 options.length, "--results", *map(str, results), "--arms",
                  *options.arms, *(["--predictions", predictions] if predictions else []), "-o", str(target)]
     against = {}
     for other in options.against:
@@ -68,6 +85,7 @@ def main() -> None:
     p.add_argument("-o", required=True, metavar="WORK", help="of run_arms.py")
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0])
+    p.add_argument("--pair", action="store_true", help="as of run_arms.py")
     p.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     p.add_argument("--against", nargs="*", default=["mat", "copy_paste"], choices=ARMS,
                    help="arms with which all others are compared too, beside the reference")
@@ -79,7 +97,8 @@ def main() -> None:
     plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
     made = f"python experiments/make_results.py {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
     about = {"command": "; ".join([*read_json(work / "run.json")["commands"], made]),
-             "seeds": o.seeds, "folds": o.f, "length": o.length, "iterations": 250 * int(o.length.split("epoch")[0]),
+             "seeds": o.seeds, "folds": o.f, "paired": o.pair, "length": o.length,
+             "iterations": 250 * int(o.length.split("epoch")[0]),
              "network": {"patch_size": plans["2d"]["patch_size"], "batch_size": plans[CONFIGURATION]["batch_size"],
                          "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"]}}
     table1(roots, RESULTS / f"table1_{o.set}.json", about)

@@ -59,7 +59,7 @@ def _run(meta: dict) -> str:
     network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
     patch = " × ".join(map(str, network["patch_size"]))
     return (f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds "
-            f"{', '.join(map(str, meta['folds']))}; U-Net patches of {patch}, batch {network['batch_size']}, "
+            f"{', '.join(map(str, meta['folds']))}{' (a seed for each fold)' if meta.get('paired') else ''}; U-Net patches of {patch}, batch {network['batch_size']}, "
             f"{meta['iterations']} iterations.")
 
 

@@ -21,13 +21,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.demo import found
+from nnunet_difflung.demo import CONFIGURATION, found, make_small_configuration
 from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.methods import METHODS
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
-CONFIGURATION = "2d_small"
-FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512, and two convolutions in each stage; two CPU cores
 CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
             "cbmat_poly": "nnUNetTrainerDiffLungPoly"}
 ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
@@ -111,21 +109,8 @@ def prepare(run: Run) -> None:
     done = run.root / "preprocessed.json"
     if not done.is_file() or read_json(done) != cases:
         run.call("plan", ["nnUNetv2_plan_and_preprocess", "-d", run.dataset, "-c", "2d", "-np", "1"])
-        small_configuration(plans)
+        make_small_configuration(plans, convolutions=1, batch_size=12)  # nnU-Net would take 2 of them
         write_json(done, cases)
-
-
-def small_configuration(path: Path) -> None:
-    """Adds a U-Net with few features as a configuration of its own; every arm uses it."""
-    plans = read_json(path)
-    architecture = plans["configurations"]["2d"]["architecture"]
-    stages = architecture["arch_kwargs"]["n_stages"]
-    small = {**architecture["arch_kwargs"], "n_conv_per_stage": [1] * stages,
-             "n_conv_per_stage_decoder": [1] * (stages - 1),
-             "features_per_stage": list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])}
-    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "batch_size": 12,
-                                              "architecture": {**architecture, "arch_kwargs": small}}
-    write_json(path, plans)
 
 
 def table1(run: Run) -> None:
@@ -206,6 +191,8 @@ def main() -> None:
     p.add_argument("-o", required=True, metavar="WORK", help="folder for all of it")
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
+    p.add_argument("--pair", action="store_true", help="the first seed gets the first fold only, the second the "
+                   "second, and so on: where hours do not allow all seeds in all folds")
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     p.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=CONTROLS)
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
@@ -217,8 +204,11 @@ def main() -> None:
     root = Path(o.o).resolve()
     root.mkdir(parents=True, exist_ok=True)
     arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
-    runs = [Run(root / f"seed_{seed}", o.set, seed, tuple(o.f), tuple(o.methods), arms, o.length,
-                tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split())) for seed in o.seeds]
+    if o.pair and len(o.seeds) != len(o.f):
+        raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; give as many of both")
+    runs = [Run(root / f"seed_{seed}", o.set, seed, (o.f[number],) if o.pair else tuple(o.f), tuple(o.methods), arms,
+                o.length, tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split()))
+            for number, seed in enumerate(o.seeds)]
     known = read_json(root / "run.json")["commands"] if (root / "run.json").is_file() else []
     words = "python experiments/run_arms.py " + " ".join(map(_published, sys.argv[1:]))
     write_json(root / "run.json", {"commands": [*(c for c in known if c != words), words]})

@@ -127,13 +127,22 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
         raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
 
 
-def make_small_configuration(path: Path) -> None:
-    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it."""
+def make_small_configuration(path: Path, **changes) -> None:
+    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it.
+
+    Args:
+        path: nnU-Net's plans.
+        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is that of each stage.
+    """
     plans = read_json(path)
     architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
-    stages = architecture["arch_kwargs"]["n_stages"]
-    architecture["arch_kwargs"]["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
-    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture}
+    inner = architecture["arch_kwargs"]
+    stages, convolutions = inner["n_stages"], changes.pop("convolutions", None)
+    inner["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
+    if convolutions:
+        inner |= {"n_conv_per_stage": [convolutions] * stages,
+                  "n_conv_per_stage_decoder": [convolutions] * (stages - 1)}
+    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture, **changes}
     write_json(path, plans)
 
 
