@@ -57,10 +57,10 @@ def chain_table(chain: dict) -> str:
 def _run(meta: dict) -> str:
     """Where a table's figures come from."""
     network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
+    folds = ", ".join(map(str, meta["folds"])) + (" (a seed for each fold)" if meta.get("paired") else "")
     patch = " × ".join(map(str, network["patch_size"]))
-    return (f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds "
-            f"{', '.join(map(str, meta['folds']))}{' (a seed for each fold)' if meta.get('paired') else ''}; U-Net patches of {patch}, batch {network['batch_size']}, "
-            f"{meta['iterations']} iterations.")
+    return (f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds {folds}; U-Net patches of "
+            f"{patch}, batch {network['batch_size']}, {meta['iterations']} iterations.")
 
 
 def _figure(value: dict | None, digits: int, sign: str = "") -> str:
