@@ -29,6 +29,7 @@ from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSe
 from nnunet_difflung.files import json_bytes, read_json, write_json
 from nnunet_difflung.fold import cache_folder, prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.generator import versions
+from nnunet_difflung.lock import locked
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.slices import SliceCache, build_cache
 from nnunet_difflung.staging import discard_work
@@ -79,10 +80,10 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-def settings_of(variant: dict, seed: int) -> Settings:
+def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     """The ``fast`` preset with a variant's changes."""
     base = preset("fast")
-    return Settings(replace(base.generator, seed=seed, **variant.get("generator", {})),
+    return Settings(replace(base.generator, seed=seed, precision=precision, **variant.get("generator", {})),
                     replace(base.sampling, **variant.get("sampling", {})),
                     replace(base.balance, seed=seed, **variant.get("balance", {})), "fast")
 
@@ -129,12 +130,12 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path)
     return Slices(np.stack(images), np.stack(labels).astype(np.uint8), np.array(["synthetic"] * len(images))), report
 
 
-def run_variant(raw: RawDataset, cache: SliceCache, variant: dict, seed: int, root: Path, segmenters: int,
+def run_variant(raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path, segmenters: int,
                 iterations: int) -> dict:
     """Dice of several segmenters on the test patients, and what was painted."""
     data, test, report = real_slices(raw, cache), test_slices(raw), {}
-    if variant:
-        painted, report = generate(raw, cache, settings_of(variant, seed), root)
+    if settings:
+        painted, report = generate(raw, cache, settings, root)
         if painted is not None:
             data = Slices(*(np.concatenate(pair) for pair in zip(vars(data).values(), vars(painted).values(),
                                                                  strict=True)))
@@ -156,6 +157,8 @@ def main() -> None:
     p.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     p.add_argument("--segmenters", type=int, default=2, help="seeds of the segmenter in each variant and seed")
     p.add_argument("--iterations", type=int, default=800, help="of a segmenter")
+    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                   help="of the generators; bf16 is faster on processors that have it")
     o = p.parse_args()
     root = Path(o.o).resolve()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -172,18 +175,24 @@ def main() -> None:
             content = read_json(path) if path.is_file() else {"rows": {}}
             row = content["rows"].get(name, {})
             key = f"seed {seed}"
-            wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters}
+            wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters,
+                      "precision": o.precision}
             if key in row and row["wanted"] == read_json_like(wanted):
                 continue
-            result = run_variant(raw, cache, VARIANTS[name], seed, root, o.segmenters, o.iterations)
-            content = read_json(path) if path.is_file() else {"rows": {}}
-            kept = content["rows"].get(name, {})
-            kept = kept if kept.get("wanted") == read_json_like(wanted) else {}
-            content["rows"][name] = {**kept, "wanted": wanted, key: result}
-            content["meta"] = meta(root)
-            write_json(path, content)
+            settings = settings_of(VARIANTS[name], seed, o.precision) if VARIANTS[name] else None
+            result = run_variant(raw, cache, settings, seed, root, o.segmenters, o.iterations)
+            add_row(path, name, key, read_json_like(wanted), result, meta(root))
             print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}",
                   flush=True)
+
+
+def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: dict) -> None:
+    """Writes a variant's row for one seed; several processes, with a seed each, may share the file."""
+    with locked(path.parent):
+        content = read_json(path) if path.is_file() else {"rows": {}}
+        row = content["rows"].get(name, {})
+        content["rows"][name] = {**(row if row.get("wanted") == wanted else {}), "wanted": wanted, key: result}
+        write_json(path, {**content, "meta": about})
 
 
 def read_json_like(content: dict) -> dict:

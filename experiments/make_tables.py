@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 from nnunet_difflung.files import read_json, write_bytes
 
@@ -124,6 +125,35 @@ def probe_table(content: dict) -> str:
     return "\n".join(lines)
 
 
+def ablation_table(content: dict) -> str:
+    """What each setting is worth: Dice of the small segmenter and painted intensities, mean ± sd over seeds."""
+    rows, meta = content["rows"], content["meta"]
+    some = next(iter(rows.values()))["wanted"]
+    seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed ")})
+    classes = list(next(iter(rows.values()))[seeds[0]]["dice"])
+    lines = [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
+             f"{meta['phantom_seed']}, {meta['pixels']} pixels, generators in {some['precision']}, small U-Net of "
+             f"{some['iterations']} iterations, {some['segmenters']} in each seed; mean ± sd over seeds.", "",
+             f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
+             f"real | dropped | painting, s |", "|---|" + "---|" * (len(classes) + 5)]
+    for name, row in rows.items():
+        runs = [row[key] for key in seeds if key in row]
+        dice = [_spread([sum(run["dice"][group]) / len(run["dice"][group]) for run in runs], 3) for group in classes]
+        painted = [run["quality_of_all"] for run in runs if run.get("quality_of_all")]
+        rare = next(iter(painted[0]), None) if painted else None
+        figures = [_spread([quality[rare][key] for quality in painted], digits, sign) for key, digits, sign in (
+            ("bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""))] if rare else ["–"] * 3
+        figures += [f"{sum(run['dropped'] for run in runs)} of {sum(run['cases'] + run['dropped'] for run in runs)}",
+                    f"{sum(run['painting_seconds'] for run in runs) / len(runs):.0f}"] if painted else ["–"] * 2
+        lines.append(f"| {name} | {' | '.join([*dice, *figures])} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], digits: int, sign: str = "") -> str:
+    text = f"{mean(values):{sign}.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
 def fill(path: Path, name: str, table: str) -> None:
     """Replaces what stands between ``<!-- name -->`` and ``<!-- end of name -->``."""
     text, marks = path.read_text(), (f"<!-- {name} -->", f"<!-- end of {name} -->")
@@ -142,7 +172,8 @@ def main() -> None:
     for name, table in (("table1_phantom", table1), ("table2_phantom", table2), ("table2_phantom_validation", table2),
                         ("table1_medseg", table1), ("table2_medseg", table2),
                         ("pilot_table1_phantom", table1), ("pilot_table2_phantom", table2),
-                        ("shortcut_probe_phantom", probe_table), ("shortcut_probe_pilot", probe_table)):
+                        ("shortcut_probe_phantom", probe_table), ("shortcut_probe_pilot", probe_table),
+                        ("ablations_phantom", ablation_table)):
         if (RESULTS / f"{name}.json").is_file():
             fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
 

@@ -64,3 +64,23 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
     half = label.copy()
     half[:, 16:] = 0
     assert dice_by_patient(half, data, 1)["a"] == pytest.approx(2 / 3)
+
+
+def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table(tmp_path):
+    import ablations
+    import make_tables
+    path = tmp_path / "ablations.json"
+    about = {"command": "c", "date": "d", "machine": "m", "phantom_seed": 7, "pixels": 64}
+    wanted = {"iterations": 600, "segmenters": 1, "precision": "bf16"}
+    quality = {"emphysema": {"bias": -3.0, "wasserstein": 20.0, "sd_ratio": 0.8}}
+    for seed, dice in ((1, 0.7), (2, 0.8)):
+        row = {"dice": {"emphysema": [dice]}, "quality_of_all": quality, "cases": 9, "dropped": 1,
+               "painting_seconds": 4}
+        ablations.add_row(path, "mat", f"seed {seed}", wanted, row, about)
+        ablations.add_row(path, "real only", f"seed {seed}", wanted, {"dice": {"emphysema": [0.1]}}, about)
+    assert [p.name for p in tmp_path.iterdir()] == ["ablations.json"]
+    table = make_tables.ablation_table(make_tables.read_json(path))
+    assert "| mat | 0.750 ± 0.071 | -3.0 ± 0.0 | 20.0 ± 0.0 | 0.80 ± 0.00 | 2 of 20 | 4 |" in table
+    assert "| real only | 0.100 ± 0.000 | – | – | – | – | – |" in table
+    ablations.add_row(path, "mat", "seed 3", wanted | {"iterations": 800}, row, about)
+    assert set(make_tables.read_json(path)["rows"]["mat"]) == {"wanted", "seed 3"}, "other settings replace old seeds"
