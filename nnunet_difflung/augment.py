@@ -38,6 +38,7 @@ from nnunet_difflung.preflight import (
     warn_of_orientation,
 )
 from nnunet_difflung.preview import write_preview
+from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
 from nnunet_difflung.slices import build_cache, check_cases
 from nnunet_difflung.staging import Synthesis, SynthesisResult, discard_work
@@ -81,6 +82,40 @@ def augment(request: Request) -> None:
         BadInput: before any computing.
         Failed: the gate dropped most cases, or the audit found a leak.
     """
+    state = PartialState(cpu=request.device == "cpu")
+    raw, folds = _open(request)
+    if not folds:
+        if state.is_main_process:
+            print(f"{raw.name} already holds these synthetic cases; nothing to do.")
+            _audit_and_go_on(raw, raw.folds(request.folds), request)
+        return
+    if state.is_main_process:
+        _introduce(raw)
+    if request.dry_run:
+        if state.is_main_process:
+            _dry_run(raw, folds, request)
+        return
+    with nothing_left_on_fault(cache_folder(raw.name)):
+        cache = build_cache(raw, cache_folder(raw.name), request.processes, state.is_main_process, share_of(state))
+        lesions: dict = {}
+        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
+        for work in works:
+            check_fold(work, cache)
+        check_disk(works, cache.facts)
+    if state.is_main_process:
+        warn_of_orientation(raw, cache.facts)
+        for work in works:
+            print(describe_fold(work))
+    works = [work for work in works if work.plan.cases]
+    if not works:
+        if state.is_main_process:
+            print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
+        return
+    _run(raw, works, cache, request, share_of(state))
+
+
+def _open(request: Request) -> tuple[RawDataset, list[int | str]]:
+    """The dataset, and the folds that have no such cases yet; finishes a change that was interrupted."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         nnunet_folder(variable)
     folder = dataset_folder(request.dataset)
@@ -88,50 +123,30 @@ def augment(request: Request) -> None:
         recover(folder)
     raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
     check_names(raw, request.settings)
-    folds = folds_to_do(raw, request.folds, request.settings)
-    if not folds:
-        print(f"{raw.name} already holds these synthetic cases; nothing to do.")
-        _audit_and_go_on(raw, raw.folds(request.folds), request)
-        return
+    return raw, folds_to_do(raw, request.folds, request.settings)
+
+
+def _introduce(raw: RawDataset) -> None:
     print(f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
           f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
           f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}")
-    if request.dry_run:
-        _dry_run(raw, folds, request)
-        return
-    state = PartialState(cpu=request.device == "cpu")
-    with nothing_left_on_fault(cache_folder(raw.name)):
-        with state.main_process_first():
-            cache = build_cache(raw, cache_folder(raw.name), request.processes)
-        lesions: dict = {}
-        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
-        for work in works:
-            check_fold(work, cache)
-        check_disk(works, cache.facts)
-    warn_of_orientation(raw, cache.facts)
-    if state.is_main_process:
-        for work in works:
-            print(describe_fold(work))
-    works = [work for work in works if work.plan.cases]
-    if not works:
-        print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
-        return
-    _run(raw, works, cache, request, state)
 
 
-def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, state: PartialState) -> None:
+def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, share: Share) -> None:
     seconds, done = {}, []
     begun = time.monotonic()
-    for work in works:  # every process trains all folds before the first one paints: nobody waits in a collective
+    for work in works:  # all folds are trained before the first is painted: nobody waits long in a collective
         train_fold(work, cache, request.device, request.save_every)
+    leave()
     seconds["train"] = time.monotonic() - begun
-    if not state.is_main_process:
-        return
     begun = time.monotonic()
     for work in works:
-        done.append(synthesize_fold(work, cache, request.device))
-        print(describe_result(work, done[-1][1]))
-        refuse_undertrained(work, done[-1][1])
+        done.append(synthesize_fold(work, cache, request.device, share=share))
+        if share.main:
+            print(describe_result(work, done[-1][1]))
+            refuse_undertrained(work, done[-1][1])
+    if not share.main:
+        return
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
     preview = results_folder(raw.name, request.settings.generator.method) / "preview.png"
     shown = write_preview(done, preview)
@@ -212,11 +227,15 @@ def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parse(arguments)
-    augment(Request(
+    request = Request(
         dataset=options.d, folds=tuple(options.f or ()), settings=settings_from(options), configuration=options.c,
         device=options.device, processes=options.np, normal_label=options.normal_label,
         structure_labels=tuple(options.structure_label), patient_pattern=options.patient_pattern,
-        save_every=options.save_every, dry_run=options.dry_run))
+        save_every=options.save_every, dry_run=options.dry_run)
+    if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
+        _open(request)  # what is wrong is told once
+        return run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
+    augment(request)
     sys.stdout.flush()
     return 0
 

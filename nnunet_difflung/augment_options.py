@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
                      "(default: 2d)")
     run.add_argument("-device", default=default_device(), choices=("cuda", "cpu", "mps"), help="where to train and "
                      "paint (default here: %(default)s)")
+    run.add_argument("-num_gpus", type=positive, default=1, metavar="N", help="GPUs of this machine to train and paint "
+                     "with, a process for each; same result (default: 1)")
     run.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read cases (default: 2)")
     run.add_argument("--dry-run", action="store_true", help="show class shares, plan, time and disk; write nothing")
     run.add_argument("--preset", default="default", choices=("default", "fast", "paper"),

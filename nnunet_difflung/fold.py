@@ -18,6 +18,7 @@ from nnunet_difflung.generator import Generator, load_generator
 from nnunet_difflung.masks import Lesion
 from nnunet_difflung.memorisation import real_to_real
 from nnunet_difflung.methods import METHODS, Method
+from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts, SliceCache
 from nnunet_difflung.staging import Synthesis, SynthesisResult
@@ -98,9 +99,9 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
     return FoldWork(raw, fold, settings, hosts, lesions, plan)
 
 
-def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
-                    progress: bool = True) -> tuple[Synthesis, SynthesisResult]:
-    """Paints the plan with the fold's generator."""
+def synthesize_fold(work: FoldWork, cache: SliceCache, device: str, progress: bool = True,
+                    share: Share | None = None) -> tuple[Synthesis, SynthesisResult]:
+    """Paints the plan with the fold's generator; ``share`` as of ``synthesize``."""
     generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
     training = work.raw.training_cases(work.fold)
     windows, seed = generator.config.windows, work.settings.balance.seed
@@ -110,7 +111,7 @@ def synthesize_fold(work: FoldWork, cache: SliceCache, device: str,
         cache, training, windows, seed)
     synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
                           work.settings.sampling, work.method.name, work.fold, work.work, device, memory)
-    return synthesis, synthesize(synthesis, progress)
+    return synthesis, synthesize(synthesis, progress, share)
 
 
 def train_fold(work: FoldWork, cache: SliceCache, device: str, save_every: float) -> None:

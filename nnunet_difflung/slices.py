@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.files import read_json, replacing, write_json
 from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import Case, RawDataset
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
@@ -173,16 +174,31 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
     return _each_case(raw, lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
 
 
-def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True) -> SliceCache:
-    """Checks every real case and keeps it in ``folder``; cases already there and unchanged are not read again."""
+def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True,
+                share: Share | None = None) -> SliceCache:
+    """Checks every real case and keeps it in ``folder``; cases already there and unchanged are not read again.
+
+    Args:
+        raw: the dataset.
+        folder: of the cache.
+        processes: threads that read cases.
+        progress: show a bar.
+        share: this process's part, where several build the same cache.
+
+    Raises:
+        BadInput: the first fault found among this process's cases.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    share = share or Share()
+    place = {identifier: position for position, identifier in enumerate(raw.cases)}
 
     def cached(case: Case) -> CaseFacts:
         path = folder / f"{case.identifier}.json"
-        if path.is_file():
-            known = read_json(path)
-            if known["stamp"] == _stamp(case) and known["roles"] == _roles_key(raw.roles):
-                return _facts(known["facts"])
+        if not share.mine(place[case.identifier]):
+            share.wait_until(lambda: _known_facts(path, case, raw.roles))
+        known = _known_facts(path, case, raw.roles)
+        if known is not None:
+            return known
         image, condition, facts = read_case(raw, case)
         for name, array in (("image", image), ("condition", condition)):
             with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
@@ -191,6 +207,14 @@ def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: boo
         return facts
 
     return SliceCache(folder, _each_case(raw, cached, processes, progress, "caching slices"), raw.roles)
+
+
+def _known_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
+    """What the cache holds of a case, if that is still in its files."""
+    known = read_json(path) if path.is_file() else None
+    if known is None or known["stamp"] != _stamp(case) or known["roles"] != _roles_key(roles):
+        return None
+    return _facts(known["facts"])
 
 
 def _roles_key(roles: LabelRoles) -> str:

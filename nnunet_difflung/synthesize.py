@@ -1,7 +1,8 @@
 """Plan + generator → painted, gated cases as files that only have to be moved into the dataset.
 
 Work lies in the generator's folder and is kept until it is injected, so an interrupted synthesis goes on; slices are
-painted in batches that depend on the plan alone, so it ends with the same files.
+painted in batches that depend on the plan alone, so it ends with the same files, whatever the number of processes that
+share the batches and the cases.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.memorisation import nearest, summarise
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host, Job, crops, make_jobs, paint_jobs, painted_region
+from nnunet_difflung.processes import Share
 from nnunet_difflung.staging import (
     Synthesis,
     SynthesisResult,
@@ -30,21 +32,31 @@ from nnunet_difflung.staging import (
 )
 
 
-def synthesize(s: Synthesis, progress: bool = True) -> SynthesisResult:
+def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None) -> SynthesisResult:
     """Paints all planned cases, repaints those that fail the gate, and stages those that pass.
+
+    Args:
+        s: what to paint.
+        progress: show a bar.
+        share: this process's part, where several work on the same synthesis; all of them return the same.
 
     Returns:
         The staged cases and what was dropped (nothing with ``--gate report`` or ``off``).
     """
+    share = share or Share()
     result, rows, first_rows = SynthesisResult(), [], []
     pending = list(s.plan.cases)
     varies = METHODS[s.method].family != "copy"  # a copy comes out the same however often it is made
     tries = 1 + (s.sampling.repaints if varies else 0)
     for attempt in range(tries):
-        _paint_all(s, pending, attempt, progress)
+        _paint_all(s, pending, attempt, progress, share)
+        for position, planned in enumerate(pending):
+            if share.mine(position):
+                _assemble(s, planned, attempt, share)
+        share.wait_for(_record(s, planned, attempt) for planned in pending)
         failed = []
         for planned in pending:
-            measured = _assemble(s, planned, attempt)
+            measured = read_json(_record(s, planned, attempt))
             first_rows += [measured["quality"]] if attempt == 0 else []
             if accepted(s.sampling, measured):
                 result.staged.append(staged_case(s, planned, measured, attempt))
@@ -80,16 +92,25 @@ def _batches(s: Synthesis, cases: list[PlannedCase], attempt: int) -> Iterator[l
     yield from waiting.values()
 
 
-def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: bool) -> None:
+def _painted_file(s: Synthesis, case: int, z: int, attempt: int) -> Path:
+    return s.work / "painted" / f"try{attempt}" / f"{case:05d}_z{z:04d}.npy"
+
+
+def _record(s: Synthesis, planned: PlannedCase, attempt: int) -> Path:
+    """What was measured of a case in an attempt; written when its files are complete, or not to be."""
+    return s.work / "cases" / f"try{attempt}" / f"{synthetic_id(s.method, s.fold, planned.index)}.json"
+
+
+def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: bool, share: Share) -> None:
     def file(job: Job) -> Path:
-        return s.work / "painted" / f"try{attempt}" / f"{job.case:05d}_z{job.z:04d}.npy"
+        return _painted_file(s, job.case, job.z, attempt)
 
     total = sum(len(case.slices) for case in cases)
     title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
     with Interruption(impatient=True) as interruption, tqdm(total=total, desc=title, unit="slice",
-                                              disable=not progress or not total) as bar:
-        for jobs in _batches(s, cases, attempt):
-            if not all(file(job).is_file() for job in jobs):
+                                              disable=not progress or not total or not share.main) as bar:
+        for position, jobs in enumerate(_batches(s, cases, attempt)):
+            if share.mine(position) and not all(file(job).is_file() for job in jobs):
                 for job, image in zip(jobs, _painted(s, jobs), strict=True):
                     with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, image.astype(np.float32))
@@ -101,19 +122,17 @@ def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
     return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
 
 
-def _assemble(s: Synthesis, planned: PlannedCase, attempt: int) -> dict:
+def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) -> None:
     """Puts painted slices into a copy of the host, measures them, and writes the case if it is to be kept.
 
-    Returns:
-        ``quality`` (the gate's) and ``memorisation``, each class → figures.
+    Its record holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
     """
-    staged = s.work / "cases" / f"{synthetic_id(s.method, s.fold, planned.index)}.json"
-    if staged.is_file():
-        known = read_json(staged)
-        if known["attempt"] == attempt:
-            return known["measured"]
+    record = _record(s, planned, attempt)
+    if record.is_file():
+        return
     host = load_host(s, planned)
     region = painted_region(host, s.cache.roles, s.sampling)
+    share.wait_for(_painted_file(s, planned.index, int(z), attempt) for z in np.flatnonzero(region.any((1, 2))))
     values = _values(s, host, region, attempt)
     changed = host.new_label != host.label
     names = {s.cache.roles.values[name]: name for name in s.cache.roles.pathologies}
@@ -123,15 +142,14 @@ def _assemble(s: Synthesis, planned: PlannedCase, attempt: int) -> dict:
                 "memorisation": nearest(values, changed, host.new_label, s.memory) if s.memory else {}}
     if accepted(s.sampling, measured):
         write_case(s, host, values, region)
-        write_json(staged, {"attempt": attempt, "measured": measured})
-    return measured
+    write_json(record, measured)
 
 
 def _values(s: Synthesis, host: Host, region: np.ndarray, attempt: int) -> np.ndarray:
     """(c, z, y, x) the host's intensities with the painted region put in."""
     values = host.image.astype(np.float32)
     for z, crop in crops(region, size_factor(s.generator.config), s.sampling):
-        image = np.load(s.work / "painted" / f"try{attempt}" / f"{host.planned.index:05d}_z{z:04d}.npy")
+        image = np.load(_painted_file(s, host.planned.index, z, attempt))
         view = values[(slice(None), z, *crop)]
         view[:, region[z][crop]] = image[:, region[z][crop]]
     outside = region & (host.condition == 0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,7 +25,7 @@ from nnunet_difflung.generator import CARD, is_finished, save_generator, write_c
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.slices import SliceCache, class_counts
-from nnunet_difflung.train_step import make_update, new_state, train_step
+from nnunet_difflung.train_step import make_update, new_state, over_processes, train_step
 from nnunet_difflung.training_report import TrainingReport
 
 _OF_GANS = ("l1_weight", "feature_weight", "discriminator_channels")
@@ -165,10 +166,14 @@ def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerat
                disable=not (report.visible and report.writes))
     with Interruption(impatient=True) as interruption, bar:
         while state.step < end:
-            state.pending_losses.append(train_step(state, update, source, accelerator, slots))
+            loss = train_step(state, update, source, accelerator, slots)
+            loss, asked = over_processes(accelerator, loss, interruption.asked)
+            state.pending_losses.append(loss)
             report.after_step(state, bar, source)
-            due = time.monotonic() - saved > saving.every or state.step == end or interruption.asked
+            due = time.monotonic() - saved > saving.every or state.step == end or asked
             if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
                 save_checkpoint(state, saving.folder, saving.settings)
                 saved = time.monotonic()
             interruption.act()
+            if asked:  # another process got the signal
+                raise SystemExit(128 + signal.SIGTERM)

@@ -115,8 +115,8 @@ def make_update(state: TrainingState, config: GeneratorConfig, accelerator: Acce
 
 
 def train_step(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
-               slots: list[int]) -> float:
-    """One step of the whole training state; returns the loss, averaged over processes."""
+               slots: list[int]) -> torch.Tensor:
+    """One step of the whole training state; returns this process's loss."""
     config, device = source.config, accelerator.device
     batch = source.batch(state.step, slots)
     shape = (config.batch_size, *batch.image.shape[1:])
@@ -128,4 +128,11 @@ def train_step(state: TrainingState, update: Callable, source: BatchSource, acce
                   noise[slots].to(device), t[slots].to(device))
     state.ema.step(state.network.parameters())
     state.step += 1
-    return float(accelerator.reduce(loss.detach(), "mean"))
+    return loss.detach()
+
+
+def over_processes(accelerator: Accelerator, loss: torch.Tensor, asked: bool) -> tuple[float, bool]:
+    """The loss averaged over processes, and whether any of them was asked to stop (then all stop at the same step)."""
+    both = torch.stack([loss.float(), torch.tensor(float(asked), device=loss.device)])
+    loss, asked = accelerator.reduce(both, "mean").tolist()
+    return loss, asked > 0

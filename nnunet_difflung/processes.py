@@ -1,0 +1,108 @@
+"""Several processes on one job: who does what, waiting for each other's files, and starting them on one machine."""
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from nnunet_difflung.command_line import BadInput
+
+_POLL = 0.05  # seconds between looks for another process's file
+MODULE = "nnunet_difflung.augment"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of work that all processes list in the same order.
+
+    Attributes:
+        index: of this process, from 0; process 0 writes what is shared.
+        number: of processes.
+    """
+
+    index: int = 0
+    number: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes what is shared and talks to the user."""
+        return self.index == 0
+
+    def mine(self, position: int) -> bool:
+        """Whether this process does the work at a position of the list."""
+        return position % self.number == self.index
+
+    def wait_for(self, files: Iterable[Path]) -> None:
+        """Returns once other processes have written the files (each appears whole, by a rename)."""
+        for file in files:
+            if self.number > 1:
+                self.wait_until(file.is_file)
+
+    def wait_until(self, done: Callable[[], object]) -> None:
+        """Returns once another process's work is done.
+
+        No collective: those time out, and a process that has nothing to paint may wait for hours. Whoever started the
+        processes ends all of them when one fails.
+        """
+        while not done():
+            time.sleep(_POLL)
+
+
+def share_of(state: PartialState) -> Share:
+    """This process's share as accelerate counts the processes."""
+    return Share(state.process_index, state.num_processes)
+
+
+def leave() -> None:
+    """Takes leave of the other processes without waiting for them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def started_by_launcher() -> bool:
+    """Whether ``torchrun`` or ``accelerate launch`` has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
+    """Runs ``difflung_augment`` with these arguments in several processes of this machine, a GPU for each.
+
+    Args:
+        number: of processes; on the CPU they share the cores.
+        arguments: of the command; a process that was started here does not heed ``-num_gpus``.
+        device: ``cuda`` or ``cpu``.
+
+    Returns:
+        Exit code of the first process that failed, 128 + the signal after SIGTERM or Ctrl-C, else 0.
+
+    Raises:
+        BadInput: fewer GPUs than processes.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    if device not in ("cuda", "cpu"):
+        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
+    if device == "cuda" and number > torch.cuda.device_count():
+        raise BadInput(f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
+                       f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more")
+    if device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex, max_restarts=0,
+                          rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.2)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    try:
+        elastic_launch(config, sys.executable)("-m", MODULE, *arguments)
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode % 256
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
