@@ -120,12 +120,17 @@ setup(
         "safetensors>=0.4",         # generators are stored without pickles
         "tqdm",                     # progress bars
         "matplotlib",               # progress.png, previews
+        "pyyaml",                   # mapping files of difflung_convert
     ],
     extras_require={
         "gan": ["monai>=1.4"],  # networks of the comparison methods pix2pix and spade; 1.4 is the first with them
         "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
+        "convert": ["pydicom>=3.0",  # DICOM headers and RTSTRUCT contours
+                    "highdicom>=0.25"],  # DICOM-SEG
+        "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
         "test": ["pytest>=7", "hypothesis", "ruff", "setuptools>=64", "wheel",
-                 "monai>=1.4"],  # the tests of both GANs
+                 "monai>=1.4",  # the tests of both GANs
+                 "pydicom>=3.0", "highdicom>=0.25"],  # the tests of difflung_convert
     },
     entry_points={"console_scripts": [
         "difflung_augment=nnunet_difflung.augment:entry",
@@ -134,6 +139,7 @@ setup(
         "difflung_demo=nnunet_difflung.demo:entry",
         "difflung_evaluate=nnunet_difflung.evaluate:entry",
         "difflung_compare=nnunet_difflung.compare:entry",
+        "difflung_convert=nnunet_difflung.dataset_conversion.convert:entry",
     ]},
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
 )

@@ -34,11 +34,11 @@ from nnunet_difflung.dataset_conversion.nnunet_format import (
     dataset_name,
     finish_dataset,
     for_each_patient,
-    staged_dataset,
     summary,
     warn_of_old_preprocessing,
     write_case,
 )
+from nnunet_difflung.dataset_conversion.staged_dataset import staged_dataset
 
 PREFIX = "phantom"
 

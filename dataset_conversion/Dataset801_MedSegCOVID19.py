@@ -24,12 +24,12 @@ from nnunet_difflung.dataset_conversion.nnunet_format import (
     dataset_name,
     finish_dataset,
     for_each_patient,
-    staged_dataset,
     summary,
     warn_of_old_preprocessing,
     write_case,
 )
 from nnunet_difflung.dataset_conversion.resampling import crop, resample_in_plane, slices
+from nnunet_difflung.dataset_conversion.staged_dataset import staged_dataset
 
 LABELS = {"background": 0, "normal_lung": 1, "ground_glass": 2, "consolidation": 3}
 CHANNEL = "lung_window_8bit"

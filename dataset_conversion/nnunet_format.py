@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from nnunet_difflung.command_line import BadInput, nnunet_folder
+from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion.patient_splits import patient_folds, splits_from_folds
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated; its value is the highest
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -69,36 +71,6 @@ def dataset_name(dataset_id: int, name: str) -> str:
     return f"Dataset{dataset_id:03d}_{name}"
 
 
-@contextlib.contextmanager
-def staged_dataset(full_name: str, overwrite: bool = False) -> Iterator[Path]:
-    """A hidden folder in ``$nnUNet_raw`` that becomes ``full_name`` when the block ends well, and goes otherwise.
-
-    Raises:
-        BadInput: the dataset stands already and ``overwrite`` is off, or its id is taken by another name.
-    """
-    raw = Path(nnunet_folder("nnUNet_raw"))
-    target, partial = raw / full_name, raw / f".{full_name}.partial"
-    same_id = [p.name for p in raw.glob(f"{full_name[:10]}_*") if p.name != full_name]
-    if same_id:
-        raise BadInput(f"{raw}: the id of {full_name} is taken by {same_id[0]}; give another --dataset-id")
-    if target.exists() and not overwrite:
-        raise BadInput(f"{target} exists already; give --overwrite to replace it or another --dataset-id")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if target.exists():
-            old = raw / f".{full_name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool = False) -> CaseRecord:
     """Writes image and label of one case as .nii.gz.
 
@@ -137,18 +109,30 @@ def file_spacing(case: Case) -> tuple[float, float, float]:
 def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[Item],
                      processes: int) -> list[CaseRecord]:
     """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
+    return [record for records in in_parallel(work, items, processes, "patients") for record in records]
+
+
+def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:
+    """Results of ``work`` for every item, in the items' order, behind a progress bar, several at a time.
+
+    Raises:
+        BadInput: fewer than one process, or whatever ``work`` raises.
+    """
     if processes < 1:
         raise BadInput(f"-np {processes}: expected at least 1 process")
-    records: list[CaseRecord] = []
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(items) > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items))))
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items)), _worker))
             results = pool.imap(work, items)
         else:
             results = map(work, items)
-        for one in tqdm(results, total=len(items), desc="patients", unit="patient"):
-            records += one
-    return records
+        yield from tqdm(results, total=len(items), desc=what, unit=what.removesuffix("s"))
+
+
+def _worker() -> None:
+    """Leaves Ctrl-C to the main process, which ends its workers, and one thread to each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Mapping[str, int],
@@ -158,7 +142,7 @@ def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Ma
     Args:
         folder: the dataset's folder with its cases.
         records: every written case.
-        labels: name -> value, background first.
+        labels: name -> value, background first; ``ignore``, where there is one, last.
         channels: one name per channel; the name "CT" makes nnU-Net normalise as CT.
         seed: of the folds.
         verify: run nnU-Net's ``verify_dataset_integrity`` (starts worker processes, some seconds).
@@ -174,8 +158,9 @@ def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Ma
     generate_dataset_json(str(folder), dict(enumerate(channels)), dict(labels), len(training), ".nii.gz",
                           overwrite_image_reader_writer="SimpleITKIO", **about)
     voxels: dict[str, np.ndarray] = {}
+    classes = [value for name, value in labels.items() if value and name != IGNORE]
     for record in training:
-        voxels[record.patient] = voxels.get(record.patient, 0) + np.asarray(record.voxels[1:])
+        voxels[record.patient] = voxels.get(record.patient, 0) + np.asarray(record.voxels)[classes]
     splits = splits_from_folds(patient_folds(voxels, seed), {r.case_id: r.patient for r in training})
     (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
     if verify:

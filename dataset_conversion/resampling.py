@@ -1,6 +1,7 @@
 """In-plane resampling and cropping of cases that keeps their place in the patient and their small lesions."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -21,15 +22,17 @@ def axis_weights(old: int, new: int, step: float) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray) -> np.ndarray:
+def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray,
+                   lesions: Collection[int] | None = None) -> np.ndarray:
     """Resamples one label slice: each class's share of a pixel by ``axis_weights``, then the largest share.
 
-    A lesion (component of a label above 1) too small to win any pixel keeps the pixel where its share is largest,
+    A lesion (component of a lesion's label) too small to win any pixel keeps the pixel where its share is largest,
     unless that pixel belongs to another lesion.
 
     Args:
-        label: (y, x) uint8, 0 background, 1 normal tissue, lesions above.
+        label: (y, x) uint8.
         wy, wx: weights of both axes.
+        lesions: their label values; None takes 0 for background, 1 for normal tissue, lesions above.
 
     Returns:
         (new y, new x) uint8.
@@ -39,22 +42,24 @@ def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray) -> np.ndar
     stack = np.stack(list(shares.values()))
     # among equal shares the rarer-by-convention, higher label wins
     result = values[len(values) - 1 - stack[::-1].argmax(axis=0)].astype(np.uint8)
-    for value in (v for v in shares if v > 1):
+    small = {v for v in shares if v > 1} if lesions is None else set(lesions)
+    for value in sorted(small & set(shares)):
         components, number = ndimage.label(label == value, structure=np.ones((3, 3)))
         for k, box in enumerate(ndimage.find_objects(components), start=1):
             rows, columns = (np.flatnonzero(w[:, b].any(axis=1)) for w, b in zip((wy, wx), box, strict=True))
             window = result[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
             share = wy[rows[0]:rows[-1] + 1, box[0]] @ (components[box] == k) @ wx[columns[0]:columns[-1] + 1, box[1]].T
             best = np.unravel_index(share.argmax(), share.shape)
-            if not (window[share > 0] == value).any() and window[best] <= 1:
+            if not (window[share > 0] == value).any() and window[best] not in small:
                 window[best] = value
     return result
 
 
-def resample_in_plane(case: Case, spacing: float) -> Case:
+def resample_in_plane(case: Case, spacing: float, lesions: Collection[int] | None = None) -> Case:
     """The case with square pixels of ``spacing`` mm; its z axis stays, its outer corner stays in place.
 
-    Intensities are interpolated linearly with a kernel as wide as the new pixels, and keep their dtype.
+    Intensities are interpolated linearly with a kernel as wide as the new pixels, and keep their dtype; ``lesions`` as
+    of ``resample_label``.
     """
     old = np.array(case.spacing[:2])
     ny, nx = case.image.shape[1:]
@@ -64,18 +69,22 @@ def resample_in_plane(case: Case, spacing: float) -> Case:
     if np.issubdtype(case.image.dtype, np.integer):
         limits = np.iinfo(case.image.dtype)
         image = np.clip(np.round(image), limits.min, limits.max)
-    label = np.stack([resample_label(one, wy, wx) for one in case.label])
+    label = np.stack([resample_label(one, wy, wx, lesions) for one in case.label])
     offset = np.array([*(spacing - old) / 2, 0.0])
     return replace(case, image=image.astype(case.image.dtype), label=label, origin=_moved(case, offset),
                    spacing=(float(spacing), float(spacing), case.spacing[2]))
 
 
-def crop(case: Case, margin: float, z_too: bool = True) -> Case:
-    """The case cut to the box of its labels plus ``margin`` mm; every voxel keeps its place in the patient."""
+def crop(case: Case, margin: float, z_too: bool = True, ignore: int | None = None) -> Case:
+    """The case cut to the box of its labels plus ``margin`` mm; every voxel keeps its place in the patient.
+
+    The label ``ignore`` does not count.
+    """
+    labelled = case.label.astype(bool) if ignore is None else (case.label > 0) & (case.label != ignore)
     step = case.spacing[::-1]
     box = []
     for axis in range(3):
-        there = np.flatnonzero(case.label.any(axis=tuple(a for a in range(3) if a != axis)))
+        there = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
         n = case.label.shape[axis]
         if not len(there) or (axis == 0 and not z_too):
             box.append(slice(0, n))
