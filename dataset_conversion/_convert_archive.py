@@ -137,7 +137,7 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         write_json(folder / MANIFEST, {
             "format": 1, "command": said, "kind": archive.kind, "channel": channel, "options": options.as_dict(),
             "mapping": asdict(mapping), "derived": derived, "seed": seed,
-            "patients": {name: {k: v for k, v in content.items() if k != "records"} | {
+            "patients": {name: {k: v for k, v in content.items() if k not in ("records", "stamp")} | {
                 "cases": [row["case_id"] for row in content["records"]]} for name, content in done.items()}})
     return records
 

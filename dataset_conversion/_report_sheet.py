@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_difflung.files import replacing
 
 COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#999999")  # Okabe and Ito
-COLUMNS = 6
+COLUMNS = 4
 LUNG_WINDOW = (-1350.0, 150.0)  # HU
 
 
@@ -47,15 +47,15 @@ def write_sheet(path: Path, report: dict, tiles: Sequence[Tile], histograms: dic
     """
     from matplotlib.figure import Figure
     rows = -(-len(tiles) // COLUMNS)
-    figure = Figure(figsize=(15, 4.2 + 2.9 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1.25, *[1] * rows])
+    figure = Figure(figsize=(15, 3.6 + 3.5 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
     names = [name for name in report["labels"] if report["labels"][name]]
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     _shares(figure.add_subplot(grid[0, :4]), report, colours)
     _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
     _figures(figure.add_subplot(grid[0, 8:]), report, colours)
     for i, tile in enumerate(tiles):
-        axes = figure.add_subplot(grid[1 + i // COLUMNS, 2 * (i % COLUMNS):2 * (i % COLUMNS) + 2])
+        axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS):3 * (i % COLUMNS) + 3])
         _slice(axes, tile, report, colours)
     part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
     figure.suptitle(f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "

@@ -89,7 +89,8 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
 
     A contour belongs to the slice nearest to it, at most half a slice away; where the planes of several fall on one
     slice, the nearest plane counts. A pixel is set where at least half of its area is inside the contours,
-    counted at 7 x 7 points of it; what fills half of no pixel keeps those with half of the largest share.
+    counted at 7 x 7 points of it; a contour that fills half of no pixel keeps those with half of its largest share,
+    one between those points its centre's pixel.
 
     Returns:
         (z, y, x) uint8, and notes.
@@ -139,14 +140,23 @@ def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
     high = np.minimum(np.ceil(np.max([c.max(axis=0) for c in contours], axis=0)).astype(int) + 1, mask.shape)
     if (low >= high).any():
         return
-    size = high - low
-    inside = np.zeros(size * POINTS, bool)
+    size, window = high - low, mask[low[0]:high[0], low[1]:high[1]]
+    drawn = []
     for contour in contours:
         fine = (contour - low + 0.5) * POINTS - 0.5
-        one = np.zeros_like(inside)
-        one[polygon(fine[:, 0], fine[:, 1], inside.shape)] = True
-        inside ^= one
-    share = inside.reshape(size[0], POINTS, size[1], POINTS).mean(axis=(1, 3))
-    threshold = 0.5 if share.max() >= 0.5 else share.max() / 2
-    if threshold > 0:
-        mask[low[0]:high[0], low[1]:high[1]] |= share >= threshold
+        drawn.append(np.zeros(size * POINTS, bool))
+        drawn[-1][polygon(fine[:, 0], fine[:, 1], drawn[-1].shape)] = True
+    inside = np.logical_xor.reduce(drawn)
+
+    def share(points: np.ndarray) -> np.ndarray:
+        return points.reshape(size[0], POINTS, size[1], POINTS).mean(axis=(1, 3))
+
+    window |= share(inside) >= 0.5
+    for contour, one in zip(contours, drawn, strict=True):  # none may vanish
+        own = share(one & inside)
+        if not one.any():
+            y, x = np.round(contour.mean(axis=0)).astype(int) - low
+            if 0 <= y < size[0] and 0 <= x < size[1]:
+                window[y, x] = 1
+        elif own.max() > 0 and not window[own > 0].any():
+            window |= own >= own.max() / 2

@@ -135,15 +135,18 @@ def roles_by_content(found: dict[str, Facts]) -> dict[str, bool]:
 
 
 def _like_neighbours(path: str, roles: dict[str, bool]) -> bool:
-    """Role of the readable files with the same name, else in the same folder, else by the name."""
+    """Role of an unreadable file, by the readable ones of its name in sibling folders and those of its own folder.
+
+    In parallel folders its folder tells, in a folder for each patient its name; where both tell and disagree there
+    would be no image for its label maps, so it is that. Where they do not tell, the words in its path do.
+    """
     at = Path(path)
-    words = bool(re.search(r"mask|msk|seg|label|lesion|infection|roi|lung", path, re.IGNORECASE))
-    for same in ([r for p, r in roles.items() if Path(p).name == at.name and Path(p).parent.parent == at.parent.parent
-                  and Path(p).parent != at.parent],
-                 [r for p, r in roles.items() if Path(p).parent == at.parent]):
-        if same and all(role == same[0] for role in same):
-            return same[0]
-    return words
+    groups = [{r for p, r in roles.items() if Path(p).name == at.name and Path(p).parent.parent == at.parent.parent
+               and Path(p).parent != at.parent}, {r for p, r in roles.items() if Path(p).parent == at.parent}]
+    clear = [next(iter(group)) for group in groups if len(group) == 1]
+    if clear and all(groups):
+        return all(clear)
+    return bool(re.search(r"mask|msk|seg|label|lesion|infection|roi|lung", path, re.IGNORECASE))
 
 
 def paired(folder: Path, roles: dict[str, bool]) -> list[Pair]:
