@@ -67,10 +67,7 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
     Raises:
         BadInput: the first patient's problem, structures that the mapping does not know, or labels that patients lack.
     """
-    bad = [one for one in archive.listings if one.problems]
-    if bad:
-        more = "" if len(bad) == 1 else f" ({len(bad)} patients have problems; --list shows all)"
-        raise BadInput(bad[0].problems[0] + more)
+    check_readable(archive)
     mapping.check({name for one in archive.listings for name in one.structures}, str(archive.folder))
     lacking = []
     for rule in mapping.rules:
@@ -81,6 +78,17 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
     if lacking and not allow_missing:
         raise BadInput(f"{archive.folder}: nothing is drawn for {'; '.join(lacking)}; correct the mapping, add what is "
                        f"missing, or give --allow-missing if they were searched for it and have none")
+
+
+def check_readable(archive: Archive) -> None:
+    """Whether nothing is known that would stop a patient's conversion.
+
+    Raises:
+        BadInput: the first patient's first problem.
+    """
+    bad = [one for one in archive.listings if one.problems]
+    if bad:
+        raise BadInput(bad[0].problems[0] + ("" if len(bad) == 1 else f" ({len(bad)} patients have problems)"))
 
 
 def plan_patients(archive: Archive, options: ConvertOptions, anonymous: bool, test: Sequence[str],

@@ -1,0 +1,81 @@
+"""MedSeg's 100 axial COVID-19 slices (segmentation dataset nr. 1) as an nnU-Net dataset.
+
+Published (medicalsegmentation.com/covid19; MedSeg, Jenssen, Sakinis, figshare 10.6084/m9.figshare.13521488) as
+``tr_im.nii.gz`` (100 slices), ``tr_mask.nii.gz`` (1 ground glass, 2 consolidation, 3 pleural effusion) and, beside
+them, ``tr_lungmasks_updated.nii.gz`` (1 and 2: lungs). ``val_im.nii.gz`` has no published masks and is not used.
+
+The slices come from JPEG files whose grey values were stretched to look like HU, so the channel is ``windowed`` and not
+``CT``. They are of more than 40 patients, but no file says whose each is. Slices of one patient follow each other, so
+five slices in a row are taken as one patient (``g01`` … ``g20``): a group may hold two patients, and a patient may be
+in two groups at their border. Where that matters, give this set to the training only.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, nifti, run
+from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+
+GROUP = 5
+MAPPING = {"labels": {"normal_lung": ["lungs"], "ground_glass": ["ground_glass"], "consolidation": ["consolidation"],
+                      "pleural_effusion": {"structures": ["pleural_effusion"], "pathology": False}}}
+VALUES = {"ground_glass": 1, "consolidation": 2, "pleural_effusion": 3}
+
+
+@dataclass(frozen=True)
+class GroupSource(FileSource):
+    """Some slices in a row of the stack; see ``FileSource``."""
+
+    first: int = 0
+
+    def listing(self) -> Listing:
+        """As of ``FileSource``, for this group's slices."""
+        found = super().listing()
+        return replace(found, size=(*found.size[:2], min(GROUP, max(0, found.size[2] - self.first))))
+
+    def load(self) -> Scan:
+        """The group's slices."""
+        scan, part = super().load(), slice(self.first, self.first + GROUP)
+        structures = {name: mask[:, :, part] for name, mask in scan.structures.items()}
+        drawn = {name: mask for name, mask in structures.items() if sitk.GetArrayViewFromImage(mask).any()}
+        return replace(scan, image=scan.image[:, :, part], structures=drawn)
+
+
+def find(folder: Path) -> list[GroupSource]:
+    """Groups of five slices.
+
+    Raises:
+        BadInput: a file is missing or damaged.
+    """
+    files = {stem: nifti(folder, stem) for stem in ("tr_im", "tr_mask", "tr_lungmasks_updated")}
+    for stem, path in files.items():
+        if path is None:
+            raise BadInput(f"{folder / (stem + '.nii.gz')} is missing; download it from MedSeg's page and put it there")
+    masks = (MaskOf("lungs", files["tr_lungmasks_updated"]),
+             *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()))
+    whole = FileSource("", folder, files["tr_im"], masks, True)
+    problems = whole.listing().problems
+    if problems:
+        raise BadInput(problems[0])
+    slices = whole.listing().size[2]
+    notes = (f"{GROUP} slices in a row taken as one patient: the set does not say whose they are",)
+    return [GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
+            for k in range(-(-slices // GROUP))]
+
+
+PUBLIC = PublicSet("Dataset802_MedSegCOVID19Slices", 802, "MedSegCOVID19Slices", MAPPING, find)
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console entry point."""
+    return run(PUBLIC, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The COVID-19 CT lung and infection segmentation dataset (20 cases) as an nnU-Net dataset.
+
+Published by Ma et al. (Zenodo 10.5281/zenodo.3757476; Medical Physics 2021, 10.1002/mp.14676) as
+``COVID-19-CT-Seg_20cases.zip`` (``coronacases_001.nii.gz`` …, ``radiopaedia_10_85902_1.nii.gz`` …) and
+``Lung_and_Infection_Mask.zip`` (the same names; 1 left lung, 2 right lung, 3 infection). Unpack both into folders of
+these names, or the images into the folder that holds ``Lung_and_Infection_Mask``.
+
+The ten coronacases are in HU. The ten Radiopaedia cases are 8-bit display windows; nnU-Net cannot normalise both as one
+channel, so ``--part`` chooses, HU by default. Radiopaedia scans of one case (``radiopaedia_29_86490_1`` and
+``…_86491_1``) are one patient.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, nifti, run
+
+MASKS = "Lung_and_Infection_Mask"
+MAPPING = {"labels": {"normal_lung": ["lungs"], "infection": ["infection"]}}
+PARTS = ("coronacases", "radiopaedia")
+
+
+def find(folder: Path, part: str = "coronacases") -> list[FileSource]:
+    """The cases of one part.
+
+    Raises:
+        BadInput: a folder or a case's image is missing.
+    """
+    masks = below(folder, MASKS)
+    images = folder / "COVID-19-CT-Seg_20cases" if (folder / "COVID-19-CT-Seg_20cases").is_dir() else folder
+    sources = []
+    for mask in sorted(masks.glob(f"{part}_*.nii*")):
+        stem = mask.name.split(".nii")[0]
+        image = nifti(images, stem)
+        if image is None:
+            raise BadInput(f"{images / (stem + '.nii.gz')} is missing, but its mask is in {masks}; unpack "
+                           f"COVID-19-CT-Seg_20cases.zip")
+        patient = re.sub(r"^(radiopaedia_\d+)_.*", r"\1", stem)
+        drawn = (MaskOf("lungs", mask, (1, 2)), MaskOf("infection", mask, (3,)))
+        sources.append(FileSource(patient, folder, image, drawn, part == "radiopaedia"))
+    if not sources:
+        raise BadInput(f"{masks}: no {part}_*.nii.gz; unpack Lung_and_Infection_Mask.zip there")
+    return sources
+
+
+def _part(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Takes ``--part`` out of the words of the command line, the others are common to all public sets."""
+    words, part = list(arguments), PARTS[0]
+    if "--part" in words:
+        at = words.index("--part")
+        part = words[at + 1] if at + 1 < len(words) else ""
+        if part not in PARTS:
+            raise BadInput(f"--part {part}: expected {' or '.join(PARTS)}")
+        del words[at:at + 2]
+    return part, words
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console entry point."""
+    import sys
+    part, words = _part(sys.argv[1:] if arguments is None else arguments)
+    name = "COVID19CTSeg" if part == PARTS[0] else "COVID19CTSegWindowed"
+    return run(PublicSet("Dataset803_COVID19CTSeg", 803, name, MAPPING, partial(find, part=part)), f"{__doc__}\n"
+               f"  --part {{{','.join(PARTS)}}}  which of the two (default {PARTS[0]})", words)
+
+
+if __name__ == "__main__":
+    main()
