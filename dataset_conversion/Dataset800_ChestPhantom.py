@@ -28,6 +28,7 @@ from nnunet_difflung.dataset_conversion._phantom_cohort import (
 from nnunet_difflung.dataset_conversion._phantom_fields import FIELD_OF_VIEW_MM
 from nnunet_difflung.dataset_conversion._phantom_lesions import LABELS, Extent
 from nnunet_difflung.dataset_conversion._phantom_texture import Painter
+from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
 from nnunet_difflung.dataset_conversion.nnunet_format import (
     Case,
     CaseRecord,
@@ -127,6 +128,7 @@ def build_phantom(settings: PhantomSettings, full_name: str = "Dataset800_ChestP
         finish_dataset(folder, records, LABELS, ["CT"], cohort.seed, verify, name=full_name,
                        description=f"Synthetic chest CT phantom, seed {cohort.seed}; no patient's data",
                        license="generated; no rights reserved", reference="nnunet_difflung")
+        report_of_dataset(folder, records, LABELS, "CT", processes)
     return records
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, command
 from nnunet_difflung.dataset_conversion._medseg_files import FOLDERS, find_patients, read_patient
+from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
 from nnunet_difflung.dataset_conversion.nnunet_format import (
     Case,
     CaseRecord,
@@ -115,6 +116,7 @@ def convert_medseg(source: str | Path, settings: MedSegSettings | None = None,
         finish_dataset(folder, records, LABELS, [CHANNEL], 0, verify, name=full_name,
                        description="COVID-19 CT volumes of MedSeg, 8-bit lung window per volume, not HU",
                        reference="medicalsegmentation.com/covid19", license="see MedSeg's terms")
+        report_of_dataset(folder, records, LABELS, CHANNEL, processes)
     return records, outside / max(lesions, 1)
 
 

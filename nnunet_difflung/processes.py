@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import PartialState
@@ -96,13 +97,24 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
                        f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more")
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex, max_restarts=0,
-                          rdzv_backend="c10d", rdzv_endpoint="localhost:0", monitor_interval=0.2)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     try:
-        elastic_launch(config, sys.executable)("-m", MODULE, *arguments)
+        with TemporaryDirectory() as logs:
+            config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex,
+                                  max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                                  monitor_interval=0.2, **_log_folder(logs))
+            elastic_launch(config, sys.executable)("-m", MODULE, *arguments)
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode % 256
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _log_folder(folder: str) -> dict:
+    """Where torch's launcher keeps its own files; torch 2.3 changed how it is told."""
+    try:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    except ImportError:
+        return {"log_dir": folder}
+    return {"logs_specs": DefaultLogsSpecs(log_dir=folder)}
