@@ -1,22 +1,17 @@
 """``difflung_augment``: from an nnU-Net dataset with a rare class to the same dataset with synthetic cases of it."""
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import PartialState
 
-from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.augment_options import parse, settings_from
-from nnunet_difflung.augment_text import describe_fold, describe_result, duration, next_commands, size
-from nnunet_difflung.command_line import Failed, command, nnunet_folder
+from nnunet_difflung.augment_result import Request, audit_and_go_on, conclude, run_entry
+from nnunet_difflung.augment_text import describe_fold, describe_result, duration, size
+from nnunet_difflung.command_line import command, nnunet_folder
 from nnunet_difflung.commit import recover
-from nnunet_difflung.config import Settings
-from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.fold import (
     FoldWork,
     cache_folder,
@@ -29,6 +24,8 @@ from nnunet_difflung.fold import (
     train_fold,
 )
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
+from nnunet_difflung.lock import working_alone
+from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.preflight import (
     check_disk,
     check_names,
@@ -41,38 +38,7 @@ from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
 from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
 from nnunet_difflung.slices import build_cache, check_cases
-from nnunet_difflung.staging import Synthesis, SynthesisResult, discard_work
-
-
-@dataclass(frozen=True)
-class Request:
-    """A call of ``difflung_augment``.
-
-    Attributes:
-        dataset: id or name.
-        folds: names of folds, empty for all of the split.
-        settings: of generator, sampling and balance.
-        configuration: nnU-Net configuration that is to be trained afterwards.
-        device: ``cpu``, ``cuda`` or ``mps``.
-        processes: for reading cases and nnU-Net's fingerprint.
-        normal_label: name of the normal lung's label, or None.
-        structure_labels: labels that are neither lung nor pathology.
-        patient_pattern: regular expression, or None.
-        save_every: seconds between checkpoints of the generator.
-        dry_run: show the plan and touch nothing.
-    """
-
-    dataset: str
-    folds: tuple[str, ...]
-    settings: Settings
-    configuration: str = "2d"
-    device: str = "cpu"
-    processes: int = 2
-    normal_label: str | None = None
-    structure_labels: tuple[str, ...] = ()
-    patient_pattern: str | None = None
-    save_every: float = 60.0
-    dry_run: bool = False
+from nnunet_difflung.staging import discard_work
 
 
 def augment(request: Request) -> None:
@@ -87,7 +53,7 @@ def augment(request: Request) -> None:
     if not folds:
         if state.is_main_process:
             print(f"{raw.name} already holds these synthetic cases; nothing to do.")
-            _audit_and_go_on(raw, raw.folds(request.folds), request)
+            audit_and_go_on(raw, raw.folds(request.folds), request)
         return
     if state.is_main_process:
         _introduce(raw)
@@ -111,7 +77,15 @@ def augment(request: Request) -> None:
         if state.is_main_process:
             print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
         return
-    _run(raw, works, cache, request, share_of(state))
+    share = share_of(state)
+    with working_alone({folder for work in works for folder in (work.own_folder, work.folder)}, share):
+        manifest = read_manifest(raw.folder)  # another command may have done these folds while this one waited
+        known = {run["fold"] for run in manifest["runs"] if run["method"] == works[0].method.name} if manifest else ()
+        works = [work for work in works if work.fold not in known]
+        if works:
+            _run(raw, works, cache, request, share)
+        elif share.main:
+            print(f"Meanwhile another command has added these cases to {raw.name}; nothing to do.")
 
 
 def _open(request: Request) -> tuple[RawDataset, list[int | str]]:
@@ -151,52 +125,11 @@ def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, share:
     preview = results_folder(raw.name, request.settings.generator.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
-    inject(raw, [(result.staged, _run_entry(work, s, result)) for work, (s, result) in zip(works, done, strict=True)])
+    inject(raw, [(result.staged, run_entry(work, s, result)) for work, (s, result) in zip(works, done, strict=True)])
     for work in works:
         discard_work(work.work)
     seconds["inject"] = time.monotonic() - begun
-    _conclude(raw, works, done, seconds, request, preview if shown else None)
-
-
-def _conclude(raw: RawDataset, works: list[FoldWork], done: list[tuple[Synthesis, SynthesisResult]], seconds: dict,
-              request: Request, preview: Path | None) -> None:
-    """Report, audit and the commands to run next."""
-    path = results_folder(raw.name, request.settings.generator.method) / "augment_report.json"
-    earlier = read_json(path)["folds"] if path.is_file() else []
-    rows = [{"fold": work.fold, "before": work.plan.before, "after": work.plan.after, "notes": work.plan.notes,
-             "planned": len(work.plan.cases), "injected": len(result.staged), "repainted": result.repainted,
-             "dropped": result.dropped, "quality": result.quality, "quality_of_all": result.quality_of_all,
-             "memorisation": result.memorisation,
-             "seconds_of_all_folds_together": seconds} for work, (_, result) in zip(works, done, strict=True)]
-    kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
-    write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
-    if preview:
-        print(f"\nLook at {preview} before you go on.")
-    _audit_and_go_on(raw, [work.fold for work in works], request)
-
-
-def _audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -> None:
-    """Proves fold-locking from the files, then says what to run next.
-
-    Raises:
-        Failed: the audit found a leak.
-    """
-    leaks = audit_dataset(raw.name, deep=True)
-    if leaks:
-        raise Failed("the audit found: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name} lists all)")
-    print(f"Audit: no validation case or patient is behind any synthetic case of {raw.name}.")
-    print(next_commands(raw, request.configuration, request.settings.generator.method, folds, request.device))
-
-
-def _run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
-    return {"method": s.method, "fold": s.fold, "settings": work.settings.as_dict(),
-            "generator": {"hash": s.generator.hash or None, "folder": os.path.relpath(
-                s.generator.folder, nnunet_folder("nnUNet_results")),
-                "training_cases": list(s.generator.training_cases)},
-            "summary": {"planned": len(work.plan.cases), "injected": len(result.staged),
-                        "dropped": sorted(result.dropped), "quality": result.quality,
-                        "memorisation": result.memorisation, "targets": work.plan.targets,
-                        "voxels_before": work.plan.before, "voxels_planned": work.plan.after}}
+    conclude(raw, works, done, seconds, request, preview if shown else None)
 
 
 def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:

@@ -1,12 +1,14 @@
 """What every console command of this package shares: how bad input reaches the person who typed it."""
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -24,8 +26,8 @@ class Failed(RuntimeError):
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` becomes one line on stderr and exit code 2, ``Failed`` one line and exit code 1,
-    Ctrl-C exit code 130. Everything else is a defect of ours and keeps its traceback.
+    ``BadInput`` becomes one line on stderr and exit code 2, ``Failed``, a full disk or a folder that cannot be written
+    one line and exit code 1, Ctrl-C exit code 130. Everything else is a defect of ours and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -37,6 +39,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             code = 2
         except Failed as error:
             print(f"Failed: {_one_line(error)}", file=sys.stderr)
+            code = 1
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            print(f"Failed: {error.filename or 'writing'}: {os.strerror(error.errno)}; make room or make it writable, "
+                  f"the same command goes on then", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)

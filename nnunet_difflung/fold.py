@@ -58,6 +58,11 @@ class FoldWork:
         return results_folder(self.raw.name, self.method.generator or self.method.name) / f"fold_{self.fold}"
 
     @property
+    def own_folder(self) -> Path:
+        """The folder of the method's own fold; that of the generator unless it borrows another method's."""
+        return results_folder(self.raw.name, self.method.name) / f"fold_{self.fold}"
+
+    @property
     def config(self) -> GeneratorConfig:
         """Of the generator that paints."""
         return replace(self.settings.generator, method=self.method.generator or self.method.name)
@@ -65,8 +70,7 @@ class FoldWork:
     @property
     def work(self) -> Path:
         """Painted slices and staged cases until they are injected."""
-        return results_folder(self.raw.name, self.method.name) / f"fold_{self.fold}" / (
-            f"synthesis_{self.settings.hash()}")
+        return self.own_folder / f"synthesis_{self.settings.hash()}"
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""

@@ -1,14 +1,15 @@
-"""One command at a time changes a dataset."""
+"""One command at a time changes a dataset, and one at a time trains and paints a fold."""
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import MANIFEST
+from nnunet_difflung.processes import Share
 
 try:
     import fcntl
@@ -16,6 +17,7 @@ except ImportError:  # Windows: no lock; one command at a time is the user's mat
     fcntl = None
 
 HIDDEN = ".difflung"
+_WORK_LOCK = ".lock"
 
 
 @contextmanager
@@ -45,15 +47,49 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _acquire(handle: int, path: Path, said: bool) -> bool:
+@contextmanager
+def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
+    """Holds the locks of generators' folders, so that two commands never train or paint the same fold at a time.
+
+    Args:
+        folders: made where they are missing; locked in one order by everybody, so that nobody waits in a circle.
+        share: the first process takes the locks, the others wait until it has them.
+    """
+    token, handles = _token(), []
+    try:
+        for folder in sorted(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / _WORK_LOCK
+            if not share.main:
+                share.wait_until(lambda path=path: path.is_file() and path.read_text() == token)
+                continue
+            handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            _acquire(handles[-1], path, False, "working on")
+            os.ftruncate(handles[-1], 0)
+            os.write(handles[-1], token.encode())
+        yield
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _token() -> str:
+    """The same in all processes that one launcher started, and in no others."""
+    words = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+        words.append(str(os.getppid() if "WORLD_SIZE" in os.environ else os.getpid()))
+    return " ".join(words)
+
+
+def _acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> bool:
     if fcntl is None:
         return said
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if not said:
-            print(f"Another command is changing {path.parent.parent.name} (it holds {path}); waiting for it.",
-                  file=sys.stderr, flush=True)
+            whose = path.parent.parent.name if doing == "changing" else path.parent
+            print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
         fcntl.flock(handle, fcntl.LOCK_EX)
         said = True
     return said
