@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: venv test demo clean
+.PHONY: venv test demo faults clean
 
 venv: $(INSTALLED)
 
@@ -18,6 +18,9 @@ $(INSTALLED): setup.py pyproject.toml
 test: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest
+
+faults: venv
+	$(VENV)/bin/python -m tests.faults.campaign --kills 96 -o docs/results/faults.json
 
 demo: venv
 	$(VENV)/bin/difflung_demo

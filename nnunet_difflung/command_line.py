@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in _OF_THE_DISK:
                 raise
-            print(f"Failed: {error.filename or 'writing'}: {os.strerror(error.errno)}; make room or make it writable, "
-                  f"the same command goes on then", file=sys.stderr)
+            print(f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, the "
+                  f"same command goes on then", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)
@@ -52,6 +53,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         sys.exit(code or 0)
 
     return entry
+
+
+def _free() -> str:
+    """Where nnU-Net's folders are and what is free there, for a fault that does not say where it was."""
+    places = [Path(os.environ[v]) for v in PATH_VARIABLES if os.path.isdir(os.environ.get(v, ""))]
+    return ", ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.1f} MB free)" for place in places) or "writing"
 
 
 def _one_line(error: Exception) -> str:
