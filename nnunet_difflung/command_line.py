@@ -44,8 +44,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in _OF_THE_DISK:
                 raise
-            print(f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, the "
-                  f"same command goes on then", file=sys.stderr)
+            print(f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, "
+                  f"the same command goes on then", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)
