@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -104,7 +105,7 @@ def plan_patients(archive: Archive, options: ConvertOptions, anonymous: bool, te
 
 def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, patients: Sequence[Patient],
             full_name: str, processes: int = 2, overwrite: bool = False, seed: int = 0, verify: bool = True,
-            said: str = "") -> list[CaseRecord]:
+            said: Sequence[str] = (), anonymous: bool = False) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; what an interrupted call has finished is taken up again.
 
     Args:
@@ -117,7 +118,8 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         overwrite: replace a dataset of this name.
         seed: of the folds.
         verify: let nnU-Net check the result.
-        said: the command, for the conversion's manifest.
+        said: words of the command, for the conversion's manifest.
+        anonymous: names of patients and files stay out of it.
 
     Returns:
         A record of every case.
@@ -142,10 +144,12 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         derived = sorted({name for content in done.values() for name in content["derived"]})
         notes = {patient: content["notes"] for patient, content in done.items()}
         report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
+        hidden = {"records", "stamp", *(["files"] if anonymous else [])}
+        ids = {patient.name: patient.patient for patient in patients}
         write_json(folder / MANIFEST, {
-            "format": 1, "command": said, "kind": archive.kind, "channel": channel, "options": options.as_dict(),
+            "format": 1, "command": shlex.join(ids.get(word, word) for word in said), "kind": archive.kind, "channel": channel, "options": options.as_dict(),
             "mapping": asdict(mapping), "derived": derived, "seed": seed,
-            "patients": {name: {k: v for k, v in content.items() if k not in ("records", "stamp")} | {
+            "patients": {name: {k: v for k, v in content.items() if k not in hidden} | {
                 "cases": [row["case_id"] for row in content["records"]]} for name, content in done.items()}})
     return records
 

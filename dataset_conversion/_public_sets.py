@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -164,7 +163,7 @@ def run(public: PublicSet, description: str, arguments: Sequence[str] | None) ->
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     records = convert(archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed,
-                      said=shlex.join([public.module, *words]))
+                      said=[public.module, *words])
     print(summary(records, mapping.labels))
     print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {o.dataset_id} -c 2d")

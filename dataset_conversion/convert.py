@@ -1,7 +1,6 @@
 """``difflung_convert``: from a CT archive to an nnU-Net dataset, in HU and by patient."""
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     records = convert(archive, mapping, chosen, patients, full_name, options.np, options.overwrite, options.seed,
-                      said=shlex.join(["difflung_convert", *words]))
+                      said=["difflung_convert", *words], anonymous=options.anonymous)
     print(summary(records, mapping.labels))
     print(f"Look at {target / 'conversion_report.png'} before you go on.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")

@@ -67,24 +67,43 @@ def label_roles(dataset_json: dict, where: str, normal_label: str | None = None,
         structure_labels: labels that are neither normal lung nor pathology.
 
     Raises:
-        BadInput: region-based labels, no label that can be normal lung, no pathology, unknown names.
+        BadInput: region-based labels, values that nnU-Net refuses, no label that can be normal lung, no pathology,
+            unknown names.
     """
     labels = dataset_json["labels"]
     if dataset_json.get("regions_class_order") or any(isinstance(v, (list, tuple)) for v in labels.values()):
         raise BadInput(f"{where} has region-based labels (lists of values); a synthetic mask needs one class per "
                        f"voxel, so convert the labels to plain integers and drop regions_class_order")
-    values = {name: int(value) for name, value in labels.items()}
+    values = _values(labels, where)
     ignore = values.pop("ignore", None)
     foreground = {name: value for name, value in values.items() if value != 0}
     unknown = [name for name in structure_labels if name not in foreground]
     if unknown:
         raise BadInput(f"--structure-label {unknown[0]} is not among the labels of {where}: {', '.join(foreground)}")
     normal = _normal_label(foreground, where, normal_label)
+    if normal in structure_labels:
+        raise BadInput(f"--structure-label {normal} is the normal lung of {where}, into which lesions are placed; "
+                       f"leave it out, or name another normal lung with --normal-label")
     pathologies = tuple(n for n in foreground if n != normal and n not in structure_labels)
     if not pathologies:
         raise BadInput(f"{where} has no pathology: beside normal lung ({normal}) it knows {list(foreground)}; "
                        f"add the label of at least one pathology, or name normal lung with --normal-label")
     return LabelRoles(normal, pathologies, tuple(structure_labels), foreground, ignore)
+
+
+def _values(labels: dict, where: str) -> dict[str, int]:
+    """Label → value as nnU-Net wants them: whole numbers, each once, background 0."""
+    for name, value in labels.items():
+        if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value)):
+            raise BadInput(f"{where}: label {name} has the value {value!r}; expected a whole number, such as 1")
+    values = {name: int(value) for name, value in labels.items()}
+    twice = [name for name, value in values.items() if list(values.values()).count(value) > 1]
+    if twice:
+        raise BadInput(f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one "
+                       f"for each")
+    if values.get("background") != 0:
+        raise BadInput(f"{where}: no label 'background' with the value 0, which nnU-Net needs; add it")
+    return values
 
 
 def _normal_label(foreground: dict[str, int], where: str, wanted: str | None) -> str:

@@ -146,7 +146,34 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("windows for other channels", nothing, ["--window=0,1", "--window=2,3"], ["--window", "1 channel(s)"]),
     ("device", nothing, ["-device", "mps"], ["-device mps", "-device cpu"]),
     ("steps", nothing, ["--steps", "2000"], ["--steps 2000", "1000"]),
+    ("empty dataset.json", lambda f: (f / "dataset.json").write_text(""), [], ["dataset.json", "no valid JSON"]),
+    ("dataset.json is a list", lambda f: (f / "dataset.json").write_text("[]"), [], ["dataset.json"]),
+    ("no background", edit_json("dataset.json", labels={"normal_lung": 1, "emphysema": 2, "ILD": 3}), [],
+     ["background"]),
+    ("label value is text", edit_json("dataset.json", labels={"background": 0, "normal_lung": "one", "ILD": 3}), [],
+     ["dataset.json", "normal_lung"]),
+    ("one value for two labels", edit_json("dataset.json", labels={"background": 0, "normal_lung": 1, "a": 2, "b": 2}),
+     [], ["dataset.json"]),
+    ("unknown file ending", edit_json("dataset.json", file_ending=".xyz"), [], ["numTraining 10, but 0"]),
+    ("no images", lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], [], ["imagesTr"]),
+    ("no labels", lambda f: [p.unlink() for p in (f / "labelsTr").iterdir()], [], ["labelsTr"]),
+    ("splits are no list", lambda f: (f / "splits_final.json").write_text("{}"), [], ["splits_final.json"]),
+    ("fold without val", edit_splits(lambda s: s[0].pop("val")), [], ["splits_final.json", "no split file"]),
+    ("empty splits", edit_splits(lambda s: s.clear()), [], ["splits_final.json"]),
+    ("case on both sides", edit_splits(lambda s: s[0]["train"].append(s[0]["val"][0])), [], ["fold 0"]),
+    ("strength without harmonise", nothing, ["--strength", "0.3"], ["--strength", "harmonise"]),
+    ("strength of nothing", nothing, ["--method", "harmonise", "--strength", "0"], ["--strength 0", "copy_paste"]),
+    ("sampler of harmonise", nothing, ["--method", "harmonise", "--sampler", "ddpm"], ["--sampler ddpm"]),
+    ("copies of whole slices", nothing, ["--method", "copy_paste", "--paint", "full"], ["--paint composite"]),
+    ("normal lung is a structure", nothing, ["--structure-label", "normal_lung"], ["normal_lung"]),
+    ("all are structures", nothing, ["--structure-label", "emphysema", "ILD"], ["no pathology"]),
+    ("target is no number", nothing, ["--target-share", "ILD=much"], ["ILD=much"]),
+    ("window is no pair", nothing, ["--window", "7"], ["--window", "LOW,HIGH"]),
+    ("case renamed", lambda f: [p.rename(p.with_name(f"difflung_x_{p.name}")) for part in (
+        "imagesTr", "labelsTr") for p in (f / part).iterdir() if CASE in p.name], [], ["lists the val case"]),
 ]
+WORDS = [["--epochs", "0"], ["--batch-size", "-1"], ["--balanced-share", "2"], ["-c", "4d"], ["--preset", "best"],
+         ["--method", "magic"], ["-np", "0"], ["-num_gpus", "0"], ["--seed", "-3"], ["--margin", "x"], ["--nonsense"]]
 
 
 def stopped(arguments: list[str]) -> int:
@@ -172,6 +199,15 @@ def test_fault(tmp_path, monkeypatch, capsys, mutate, options, parts, dry):
     message = one_line(capsys)
     assert code == 2 and all(part in message for part in parts), message
     assert tree_hashes(*folders) == before
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_words_that_argparse_refuses(tmp_path, monkeypatch, capsys, words):
+    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    before = tree_hashes(tmp_path)
+    assert stopped(["-d", "801", *words]) == 2
+    said = capsys.readouterr().err
+    assert words[0] in said.splitlines()[-1] and "usage" in said and tree_hashes(tmp_path) == before
 
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])

@@ -103,7 +103,9 @@ def test_an_oblique_volume_keeps_its_place(tmp_path):
         for index in ((0, 0, 0), (63, 0, 0), (0, 63, 3)):
             assert np.allclose(found.TransformIndexToPhysicalPoint(index),
                                expected.TransformIndexToPhysicalPoint(index), atol=1e-3)
-        assert (classes == label).mean() > 0.995
+        for value in (1, 2, 3):
+            a, b = classes == value, label == value
+            assert 2 * (a & b).sum() >= 0.99 * (a.sum() + b.sum())
 
 
 def test_slices_of_pictures_are_no_hu(tmp_path):
@@ -187,7 +189,10 @@ def test_test_patients_and_anonymous_names(tmp_path):
     folder = converted(tmp_path, "values", "--test", "p2", "--anonymous")
     assert {p.name[:4] for p in (folder / "imagesTs").iterdir()} == {"p002"}
     assert {p.name[:4] for p in (folder / "imagesTr").iterdir()} == {"p001", "p003", "p004"}
+    told = (folder / MANIFEST).read_text() + (folder / "conversion_report.json").read_text()
+    assert "p002" in told and "p2" not in told, "neither names nor files"
     folder = converted(tmp_path, "values", "--test-share", "0.5", "--overwrite")
+    assert "ct/p2.nii.gz" in (folder / MANIFEST).read_text()
     assert len({p.name[:2] for p in (folder / "imagesTs").iterdir()}) == 2
 
 
