@@ -148,7 +148,8 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         ids = {patient.name: patient.patient for patient in patients}
         write_json(folder / MANIFEST, {
             "format": 1, "command": shlex.join(ids.get(word, word) for word in said), "kind": archive.kind,
-            "channel": channel, "options": options.as_dict(), "mapping": asdict(mapping), "derived": derived, "seed": seed,
+            "channel": channel, "options": options.as_dict(), "mapping": asdict(mapping), "derived": derived,
+            "seed": seed,
             "patients": {name: {k: v for k, v in content.items() if k not in hidden} | {
                 "cases": [row["case_id"] for row in content["records"]]} for name, content in done.items()}})
     return records
