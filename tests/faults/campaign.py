@@ -171,14 +171,15 @@ def new_ground():
         yield Ground(Path(folder))
 
 
-def campaign(kills: int, seed: int, minutes: float, shown: bool = True) -> list[dict]:
-    """So many rounds, the stages in turn, or as many as the minutes allow."""
+def campaign(kills: int, seed: int, minutes: float, shown: bool = True, stages: tuple[str, ...] = ()) -> list[dict]:
+    """So many rounds, the stages (by default all) in turn, or as many as the minutes allow."""
+    stages = stages or tuple(STAGES)
     rng, rows, begun = np.random.default_rng(seed), [], time.monotonic()
     with new_ground() as ground:
         for number in range(kills):
             if time.monotonic() - begun > 60 * minutes:
                 break
-            name = list(STAGES)[number % len(STAGES)]
+            name = stages[number % len(stages)]
             sign = signal.SIGKILL if rng.random() < 0.5 else signal.SIGTERM
             row = round_of(ground, STAGES[name], sign, float(rng.uniform(0, STAGES[name].moment)))
             rows.append({"stage": name, "signal": sign.name, **row})
