@@ -201,3 +201,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 entry = command(main)
+
+if __name__ == "__main__":
+    entry()

@@ -196,3 +196,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 entry = command(main)
+
+if __name__ == "__main__":
+    entry()
