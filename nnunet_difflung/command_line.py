@@ -5,7 +5,9 @@ import errno
 import functools
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,11 +30,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
     ``BadInput`` becomes one line on stderr and exit code 2, ``Failed``, a full disk or a folder that cannot be written
-    one line and exit code 1, Ctrl-C exit code 130. Everything else is a defect of ours and keeps its traceback.
+    one line and exit code 1, Ctrl-C exit code 130, SIGTERM 143. Everything else is a defect of ours and keeps its
+    traceback.
     """
 
     @functools.wraps(main)
     def entry(*args, **kwargs) -> None:
+        before = _sigterm(_terminate)
         try:
             code = main(*args, **kwargs)
         except BadInput as error:
@@ -50,9 +54,23 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)
             code = 130
+        finally:
+            _sigterm(before)
         sys.exit(code or 0)
 
     return entry
+
+
+def _sigterm(handler):
+    """Sets what SIGTERM does and returns what it did; outside the main thread Python allows no handlers."""
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler)
+
+
+def _terminate(number: int, frame) -> None:
+    """Ends as Ctrl-C does, through every ``finally``; files are written whole or not at all wherever this comes."""
+    raise SystemExit(128 + number)
 
 
 def _free() -> str:
