@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from nnunet_difflung import __version__
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.dataset_conversion._anonymous import typed, without_files
 from nnunet_difflung.dataset_conversion._archive import ArchiveOptions, find_patients
 from nnunet_difflung.dataset_conversion._convert_patient import convert_patient
 from nnunet_difflung.dataset_conversion._patient_names import (
     Patient,
     archive_name,
     choose_test,
-    files_of,
     name_patients,
+    state_of,
 )
 from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
 from nnunet_difflung.dataset_conversion.convert_options import ConvertOptions
@@ -25,7 +27,7 @@ from nnunet_difflung.dataset_conversion.nnunet_format import IGNORE, CaseRecord,
 from nnunet_difflung.dataset_conversion.sources import Listing, Source
 from nnunet_difflung.dataset_conversion.staged_dataset import (
     finished_patients,
-    forget_patient,
+    keep_only,
     note_patient,
     staged_dataset,
 )
@@ -128,10 +130,11 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         BadInput: a patient that cannot be converted, or patients whose intensities are of different kinds; no dataset
             is written then.
     """
-    key = hashlib.sha256(json_bytes([options.as_dict(), asdict(mapping), str(archive.folder.resolve())])).hexdigest()
+    what = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
+    key = hashlib.sha256(json_bytes(what)).hexdigest()
     with staged_dataset(full_name, overwrite, key) as folder:
         work = partial(_one_patient, mapping=mapping, options=options, folder=folder)
-        _forget_changed(folder, patients)
+        keep_only(folder, _unchanged(folder, patients))
         done: dict[str, dict] = {}
         for patient, content in zip(patients, in_parallel(work, patients, processes, "patients"), strict=True):
             done[patient.patient] = content
@@ -142,16 +145,16 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         finish_dataset(folder, records, mapping.labels, [channel], seed, verify, name=full_name,
                        description=f"converted from {archive.kind} by difflung_convert")
         derived = sorted({name for content in done.values() for name in content["derived"]})
-        notes = {patient: content["notes"] for patient, content in done.items()}
+        notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}
         report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
         hidden = {"records", "stamp", *(["files"] if anonymous else [])}
-        ids = {patient.name: patient.patient for patient in patients}
         write_json(folder / MANIFEST, {
-            "format": 1, "command": shlex.join(ids.get(word, word) for word in said), "kind": archive.kind,
+            "format": 1, "command": shlex.join(typed(said, patients) if anonymous else said), "kind": archive.kind,
             "channel": channel, "options": options.as_dict(), "mapping": asdict(mapping), "derived": derived,
             "seed": seed,
             "patients": {name: {k: v for k, v in content.items() if k not in hidden} | {
-                "cases": [row["case_id"] for row in content["records"]]} for name, content in done.items()}})
+                "notes": notes[name], "cases": [row["case_id"] for row in content["records"]]}
+                for name, content in done.items()}})
     return records
 
 
@@ -159,23 +162,21 @@ def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOption
     known = finished_patients(folder).get(patient.patient)
     if known is not None:
         return known
-    files = [row for source in patient.sources for row in files_of(source)]
+    state = state_of(patient)
     records, about = convert_patient(patient, mapping, options, folder)
-    content = {**about, "test": patient.test, "files": [[path, size] for path, size, _ in files],
-               "stamp": [row[2] for row in files], "records": [asdict(record) for record in records]}
+    content = {**about, **state, "records": [asdict(record) for record in records]}
     note_patient(folder, patient.patient, content)
     return content
 
 
-def _forget_changed(folder: Path, patients: Sequence[Patient]) -> None:
-    """Drops what an earlier call finished of patients who are gone, changed, or now in the other part."""
-    now = {patient.patient: patient for patient in patients}
-    for name, known in finished_patients(folder).items():
-        files = [row for source in now[name].sources for row in files_of(source)] if name in now else None
-        same = files is not None and known["test"] == now[name].test and known["stamp"] == [row[2] for row in files] \
-            and known["files"] == [row[:2] for row in files]
-        if not same:
-            forget_patient(folder, name, [row["case_id"] for row in known["records"]])
+def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
+    """Patients whom an earlier call has finished and who would come out the same today."""
+    finished, found = finished_patients(folder), set()
+    for patient in patients:
+        known = finished.get(patient.patient)
+        if known is not None and all(known[name] == value for name, value in state_of(patient).items()):
+            found.add(patient.patient)
+    return found
 
 
 def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archive: Archive) -> None:

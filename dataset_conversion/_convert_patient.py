@@ -81,7 +81,8 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
     image, channel, found = prepare_intensities(image, scan.modality, scan.windowed, options.window, where)
     notes += found
     label = _labels(scan, image, mapping, notes, where)
-    drawn = np.flatnonzero(label.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
+    shown = label > 0
+    drawn = np.flatnonzero(shown.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
     normal, derived = mapping.normal, ()
     if mapping.lung != "none" and not (label == normal).any():
         lung = lung_mask_of(image, label, mapping, where)
@@ -89,8 +90,7 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
     if mapping.ignore is not None and scan.annotated is not None:
         label[np.setdiff1d(np.arange(len(label)), drawn)] = mapping.ignore
-    result = Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes))
-    return _axial(result)
+    return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), shown)
 
 
 def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], where: str) -> np.ndarray:
@@ -151,17 +151,24 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, wh
     return lung
 
 
-def _axial(labelled: Labelled) -> Labelled:
-    """Turned by whole axes where z is not the patient's long axis, since nnU-Net's slices are cut across z."""
+def _axial(labelled: Labelled, shown: np.ndarray) -> Labelled:
+    """Turned by whole axes where z is not the patient's long axis, since nnU-Net's slices are cut across z.
+
+    ``shown`` (z, y, x) says where something was drawn: on other slices now than before.
+    """
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(labelled.image.GetDirection())
     if code[2] in "SI":
         return labelled
-    label = sitk.GetImageFromArray(labelled.label)
-    label.CopyInformation(labelled.image)
-    turned = sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
-    return replace(labelled, image=sitk.DICOMOrient(labelled.image, "LPS"), label=turned,
-                   drawn=tuple(int(z) for z in np.flatnonzero(turned.any(axis=(1, 2)))),
+    label, where = (_turned(array, labelled.image) for array in (labelled.label, shown.astype(np.uint8)))
+    return replace(labelled, image=sitk.DICOMOrient(labelled.image, "LPS"), label=label,
+                   drawn=tuple(int(z) for z in np.flatnonzero(where.any(axis=(1, 2)))),
                    notes=(*labelled.notes, f"turned from {code} to axial slices"))
+
+
+def _turned(array: np.ndarray, image: sitk.Image) -> np.ndarray:
+    turned = sitk.GetImageFromArray(array)
+    turned.CopyInformation(image)
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(turned, "LPS"))
 
 
 def cases(labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping,

@@ -16,7 +16,7 @@ from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.splits import SYNTHETIC_PREFIX, patients_of
 
 LONGEST = 100
-SCANS_APART = 1000  # slices of a patient's second scan are numbered from here
+SCANS_APART = 10_000  # slices of a patient's second scan are numbered from here
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,16 @@ def archive_name(source: Source, pattern: str | None) -> str:
     return patient_by(pattern, source.patient) if pattern is not None else source.patient
 
 
-def files_of(source: Source) -> list[list]:
-    """Path, size and time of change of every file of a source, to notice that one has changed."""
-    found = []
-    for path in source.listing().files:
-        state = (Path(source.folder) / path).stat()
-        found.append([path, state.st_size, state.st_mtime_ns])
-    return found
+def state_of(patient: Patient) -> dict:
+    """What a finished patient was made of, to notice that it has changed since; as JSON gives it back.
+
+    Returns:
+        ``test``; ``files`` with path and size; ``stamp``: their times of change and, of each scan, the pixel size and
+        the structures, which options and other patients' files can change.
+    """
+    listings = [source.listing() for source in patient.sources]
+    files = [(path, (Path(source.folder) / path).stat()) for source, one in zip(patient.sources, listings, strict=True)
+             for path in one.files]
+    return {"test": patient.test, "files": [[path, state.st_size] for path, state in files],
+            "stamp": [[state.st_mtime_ns for _, state in files],
+                      [[list(map(float, one.spacing)), list(one.structures)] for one in listings]]}

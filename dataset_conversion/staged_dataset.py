@@ -3,14 +3,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, nnunet_folder
 from nnunet_difflung.files import write_json
 
-_PROGRESS = ".progress"
+try:
+    import fcntl
+except ImportError:  # Windows: two commands at once are the user's matter there
+    fcntl = None
+
+_PROGRESS, _LOCK = ".progress", ".lock"
 
 
 @contextlib.contextmanager
@@ -24,7 +30,8 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
             after a fault or an interruption, and the folder is found again by a conversion of the same key.
 
     Raises:
-        BadInput: the dataset stands already and ``overwrite`` is off, or its id is taken by another name.
+        BadInput: the dataset stands already and ``overwrite`` is off, its id is taken by another name, or another
+            command is writing it.
     """
     raw = Path(nnunet_folder("nnUNet_raw"))
     target, partial = raw / full_name, raw / f".{full_name}.partial"
@@ -33,27 +40,58 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
         raise BadInput(f"{raw}: the id of {full_name} is taken by {same_id[0]}; give another --dataset-id")
     if target.exists() and not overwrite:
         raise BadInput(f"{target} exists already; give --overwrite to replace it or another --dataset-id")
+    with _alone(partial, full_name):
+        _take_up(partial, key)
+        try:
+            yield partial
+            shutil.rmtree(partial / _PROGRESS, ignore_errors=True)
+            (partial / _LOCK).unlink(missing_ok=True)
+            _publish(partial, target)
+        finally:
+            if key is None or not any((partial / _PROGRESS).glob("*.json")):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(partial: Path, full_name: str) -> Iterator[None]:
+    """Holds the staged folder; the system lets go of it when the process ends, however it does."""
+    partial.mkdir(exist_ok=True)
+    handle = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{partial}: another command is writing {full_name}; wait until it has ended, then give "
+                           f"this one again") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take_up(partial: Path, key: str | None) -> None:
+    """Empties the staged folder unless it is of the same key."""
     mark = partial / _PROGRESS / "key"
     if key is None or not mark.is_file() or mark.read_text() != key:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        for path in partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
     if key is not None:
         mark.parent.mkdir(exist_ok=True)
         mark.write_text(key)
-    try:
-        yield partial
-        shutil.rmtree(partial / _PROGRESS, ignore_errors=True)
-        if target.exists():
-            old = raw / f".{full_name}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    finally:
-        if key is None or not any((partial / _PROGRESS).glob("*.json")):
-            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _publish(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old)
 
 
 def finished_patients(folder: Path) -> dict[str, dict]:
@@ -66,10 +104,17 @@ def note_patient(folder: Path, patient: str, content: dict) -> None:
     write_json(folder / _PROGRESS / f"{patient}.json", content)
 
 
-def forget_patient(folder: Path, patient: str, case_ids: Sequence[str]) -> None:
-    """Takes a patient's cases out of a staged folder again."""
-    (folder / _PROGRESS / f"{patient}.json").unlink(missing_ok=True)
-    for case_id in case_ids:
-        for part in ("Tr", "Ts"):
-            (folder / f"images{part}" / f"{case_id}_0000.nii.gz").unlink(missing_ok=True)
-            (folder / f"labels{part}" / f"{case_id}.nii.gz").unlink(missing_ok=True)
+def keep_only(folder: Path, patients: Collection[str]) -> None:
+    """Takes everything out of a staged folder that is not a finished case of one of these patients.
+
+    What an interrupted call has written of a patient and not noted goes too: the patient may be a test patient now,
+    or be no more in the archive.
+    """
+    finished = finished_patients(folder)
+    kept = {row["case_id"] for name, known in finished.items() if name in patients for row in known["records"]}
+    for name in set(finished) - set(patients):
+        (folder / _PROGRESS / f"{name}.json").unlink()
+    for path in (p for part in ("imagesTr", "imagesTs", "labelsTr", "labelsTs") for p in (folder / part).glob("*")):
+        case = path.name.removesuffix(".nii.gz")
+        if (case.removesuffix("_0000") if path.parent.name.startswith("images") else case) not in kept:
+            path.unlink()

@@ -1,0 +1,39 @@
+"""Keeps names of patients and their files out of what an anonymous conversion writes."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from nnunet_difflung.dataset_conversion._patient_names import Patient
+
+_MAY_NAME = ("--patient-pattern", "--image", "--masks", "--series")  # options whose expressions may hold names
+
+
+def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
+    """The words of a command with patients' ids behind ``--test`` and without expressions that may name patients."""
+    ids = {patient.name: patient.patient for patient in patients}
+    result, option = [], ""
+    for word in words:
+        if word.startswith("-") and not (option == "--test" and word in ids):
+            option, equals, value = word.partition("=")
+            result.append(f"{option}={_value(option, value, ids)}" if equals else word)
+        else:
+            result.append(_value(option, word, ids))
+    return result
+
+
+def _value(option: str, value: str, ids: Mapping[str, str]) -> str:
+    if option == "--test":
+        return ids.get(value, value)
+    return "..." if option in _MAY_NAME else value
+
+
+def without_files(content: Mapping) -> list[str]:
+    """A patient's ``notes`` in which none of its ``files`` is named."""
+    names = sorted({name for path, _ in content["files"] for name in (path, PurePosixPath(path).name)}, key=len)
+    notes = []
+    for note in content["notes"]:
+        for name in reversed(names):
+            note = note.replace(name, "a file")
+        notes.append(note)
+    return notes
