@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 ABLATION_READINGS = ("eq8", "text")
 ANNEALINGS = ("cosine", "none")
-SAMPLERS = ("ddim", "dpm", "ddpm")
+SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class SamplingConfig:
     """How masks are painted.
 
     Attributes:
-        sampler: ``ddim``, ``dpm`` (DPM-Solver++) or ``ddpm``.
+        sampler: ``ddim``, ``dpm`` (DPM-Solver++), ``unipc`` or ``ddpm``.
         steps: reverse steps.
         paint: ``composite`` denoises only the changed region, ``full`` the whole isolated slice (the paper).
         margin: pixels around a changed region that are painted along with it (composite).

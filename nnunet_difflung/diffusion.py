@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel, UniPCMultistepScheduler
 
 from nnunet_difflung.config import GeneratorConfig
 
@@ -31,6 +31,10 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
 def size_factor(config: GeneratorConfig) -> int:
     """Image edges must be multiples of this for the network's poolings."""
     return 2 ** (len(config.channels) - 1)
+
+
+_SECOND_ORDER = {"dpm": (DPMSolverMultistepScheduler, {"use_lu_lambdas": True}),
+                 "unipc": (UniPCMultistepScheduler, {"use_exponential_sigmas": True})}
 
 
 def _schedule_options(config: GeneratorConfig) -> dict:
@@ -121,7 +125,7 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
     Args:
         network: UNet2DModel with the averaged weights, in evaluation mode.
         config: of the generator.
-        sampler: ``ddim``, ``ddpm``, or ``dpm`` (diffusers' DPM-Solver++, second order).
+        sampler: ``ddim``, ``ddpm``, or one of diffusers' second order, ``dpm`` (DPM-Solver++) or ``unipc``.
         steps: number of reverse steps.
         condition: (n, k, h, w) complete masks; nothing is ablated when sampling.
         noise: (n, c, h, w) standard normal, x_T, and the ε with which the known region is noised.
@@ -134,8 +138,8 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` in the known region.
     """
-    if sampler == "dpm":
-        return _paint_dpm(network, config, steps, condition, noise, known, is_known)
+    if sampler in _SECOND_ORDER:
+        return _paint_second_order(network, config, sampler, steps, condition, noise, known, is_known)
     alpha_bar = forward_process(config).alphas_cumprod.to(noise.device)
     reach = config.train_timesteps if start is None else max(1, round(strength * config.train_timesteps))
     one, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, reach)
@@ -153,10 +157,11 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
     return x_t.clamp(-1, 1)
 
 
-def _paint_dpm(network: Callable, config: GeneratorConfig, steps: int, condition: torch.Tensor, noise: torch.Tensor,
-               known: torch.Tensor | None, is_known: torch.Tensor | None) -> torch.Tensor:
-    """DPM-Solver++ on timesteps evenly spaced in log SNR (Lu et al. 2022)."""
-    scheduler = DPMSolverMultistepScheduler(**_schedule_options(config), use_lu_lambdas=True)
+def _paint_second_order(network: Callable, config: GeneratorConfig, sampler: str, steps: int, condition: torch.Tensor,
+                        noise: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None) -> torch.Tensor:
+    """DPM-Solver++ 2M (Lu et al. 2022) or UniPC (Zhao et al. 2023), timesteps evenly spaced in log SNR."""
+    kind, spacing = _SECOND_ORDER[sampler]
+    scheduler = kind(**_schedule_options(config), **spacing)
     scheduler.set_timesteps(steps, device=noise.device)
     sigmas = scheduler.sigmas.to(noise.device)
     bars = (1 / (1 + sigmas ** 2)).to(noise.dtype)

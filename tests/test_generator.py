@@ -159,7 +159,7 @@ def test_weight_hides_voxels_from_the_loss():
     assert loss == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
 @pytest.mark.parametrize("prediction, zero", [("epsilon", False), ("v_prediction", True)])
 def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, prediction, zero):
     """A network that knows x_0 must lead every sampler to x_0."""
@@ -192,7 +192,7 @@ def test_reverse_timesteps_fall_from_the_last_to_the_first(steps):
     assert steps < 1000 or timesteps == list(range(999, -1, -1))
 
 
-@pytest.mark.parametrize("sampler, steps", [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25)])
+@pytest.mark.parametrize("sampler, steps", [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("unipc", 25)])
 def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     """For x_0 ~ N(0.1, 0.04²) the ideal denoiser is known; mean and spread of its samples must be those of x_0."""
     process, mean, sd = forward_process(TINY), 0.1, 0.04

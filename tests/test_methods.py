@@ -81,6 +81,7 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
     (["--method", "copy_paste", "--paint", "full"], "--paint composite"),
     (["--method", "harmonise", "--preset", "paper"], "--paint composite"),
     (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
+    (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
     (["--method", "harmonise", "--strength", "0"], "--strength 0"),
     (["--strength", "0.4"], "belongs to --method harmonise")])
 def test_what_a_method_cannot_do_is_refused(folders, options, expected):
