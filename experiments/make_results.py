@@ -90,7 +90,10 @@ def main() -> None:
     p.add_argument("--against", nargs="*", default=["mat", "copy_paste"], choices=ARMS,
                    help="arms with which all others are compared too, beside the reference")
     p.add_argument("--length", default="5epochs")
+    p.add_argument("--name", help="of the result files, where one set has several experiments (default: the set's)")
+    p.add_argument("--tables", nargs="+", type=int, default=[1, 2], choices=(1, 2), help="which to write")
     o = p.parse_args()
+    name = o.name or o.set
     work = Path(o.o).resolve()
     o.against = [arm for arm in o.against if arm in o.arms]
     roots = [work / f"seed_{seed}" for seed in o.seeds]
@@ -101,11 +104,13 @@ def main() -> None:
              "iterations": 250 * int(o.length.split("epoch")[0]),
              "network": {"patch_size": plans["2d"]["patch_size"], "batch_size": plans[CONFIGURATION]["batch_size"],
                          "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"]}}
-    table1(roots, RESULTS / f"table1_{o.set}.json", about)
-    test = (roots[0] / "nnUNet_raw" / SETS[o.set][1] / "imagesTs").is_dir()
-    table2(roots, o, RESULTS / f"table2_{o.set}{'_validation' if test else ''}.json", about, None)
-    if test:
-        table2(roots, o, RESULTS / f"table2_{o.set}.json", about, "test")
+    if 1 in o.tables:
+        table1(roots, RESULTS / f"table1_{name}.json", about)
+    if 2 in o.tables:
+        test = (roots[0] / "nnUNet_raw" / SETS[o.set][1] / "imagesTs").is_dir()
+        table2(roots, o, RESULTS / f"table2_{name}{'_validation' if test else ''}.json", about, None)
+        if test:
+            table2(roots, o, RESULTS / f"table2_{name}.json", about, "test")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,26 @@ def ablation_table(content: dict) -> str:
     return "\n".join(lines)
 
 
+def sampler_table(content: dict) -> str:
+    """Painted intensities of the rare class and of normal lung by sampler and steps, mean ± sd over seeds."""
+    rows, meta = content["rows"], content["meta"]
+    groups = list(next(iter(next(iter(rows.values())).values()))["hu_bias"])
+    shown = [name for name in ("normal_lung", "emphysema") if name in groups] or groups[:2]
+    columns = [f"{what} {name}" for name in shown for what in ("bias", "Wasserstein", "sd, painted / real", "texture")]
+    lines = [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {meta['method']}, {meta['slices']} validation "
+             f"slices, {meta['samples']} samples of each; mean ± sd over {len(next(iter(rows.values())))} seeds.", "",
+             f"| sampler and steps | PSNR lung | of the mean image | {' | '.join(columns)} | s / image |",
+             "|---|" + "---|" * (len(columns) + 3)]
+    for name, seeds in rows.items():
+        runs = list(seeds.values())
+        cells = [_spread([run[key]["mean"] for run in runs], 2) for key in ("psnr_lung", "psnr_lung_of_mean")]
+        cells += [_spread([run[key][group]["mean"] for run in runs], digits, sign) for group in shown
+                  for key, digits, sign in (("hu_bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""),
+                                            ("texture", 3, ""))]
+        lines.append(f"| {name} | {' | '.join(cells)} | {mean(run['seconds_per_image'] for run in runs):.2f} |")
+    return "\n".join(lines)
+
+
 def _spread(values: list[float], digits: int, sign: str = "") -> str:
     text = f"{mean(values):{sign}.{digits}f}"
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
@@ -170,10 +190,11 @@ def main() -> None:
     fill(ROOT / "docs" / "results.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
     for name, table in (("table1_phantom", table1), ("table2_phantom", table2), ("table2_phantom_validation", table2),
+                        ("table2_phantom_quarter", table2), ("table2_phantom_quarter_validation", table2),
                         ("table1_medseg", table1), ("table2_medseg", table2),
                         ("pilot_table1_phantom", table1), ("pilot_table2_phantom", table2),
                         ("shortcut_probe_phantom", probe_table), ("shortcut_probe_pilot", probe_table),
-                        ("ablations_phantom", ablation_table)):
+                        ("ablations_phantom", ablation_table), ("samplers_phantom", sampler_table)):
         if (RESULTS / f"{name}.json").is_file():
             fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
 

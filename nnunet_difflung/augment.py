@@ -33,6 +33,7 @@ from nnunet_difflung.preflight import (
     nothing_left_on_fault,
     refuse_undertrained,
     warn_of_orientation,
+    what_is_new,
 )
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
@@ -61,8 +62,9 @@ def augment(request: Request) -> None:
         if state.is_main_process:
             _dry_run(raw, folds, request)
         return
-    with nothing_left_on_fault(cache_folder(raw.name)):
-        cache = build_cache(raw, cache_folder(raw.name), request.processes, state.is_main_process, share_of(state))
+    share = share_of(state)
+    with nothing_left_on_fault(cache_folder(raw.name), share):
+        cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
         lesions: dict = {}
         works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
         for work in works:
@@ -77,7 +79,6 @@ def augment(request: Request) -> None:
         if state.is_main_process:
             print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
         return
-    share = share_of(state)
     with working_alone({folder for work in works for folder in (work.own_folder, work.folder)}, share):
         manifest = read_manifest(raw.folder)  # another command may have done these folds while this one waited
         known = {run["fold"] for run in manifest["runs"] if run["method"] == works[0].method.name} if manifest else ()
@@ -166,8 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         structure_labels=tuple(options.structure_label), patient_pattern=options.patient_pattern,
         save_every=options.save_every, dry_run=options.dry_run)
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
-        _open(request)  # what is wrong is told once
-        return run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
+        raw, _ = _open(request)  # what is wrong is told once
+        clean_up = what_is_new(cache_folder(raw.name))
+        code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
+        if code == 2:
+            clean_up()
+        return code
     augment(request)
     sys.stdout.flush()
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.fold import FoldWork, estimate_bytes
 from nnunet_difflung.gate import passes
 from nnunet_difflung.manifest import read_manifest
+from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import CaseFacts
 from nnunet_difflung.staging import SynthesisResult
@@ -63,16 +64,30 @@ def _comparable(settings: dict) -> dict:
     return {**settings, "generator": {**settings["generator"], "precision": None}}
 
 
-@contextmanager
-def nothing_left_on_fault(folder: Path) -> Iterator[None]:
-    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``."""
+def what_is_new(folder: Path) -> Callable[[], None]:
+    """A function that deletes a cache, and the dataset's empty results folder, if they are begun after this call."""
     existed = [path for path in (folder, folder.parent) if path.exists()]
-    try:
-        yield
-    except BadInput:
+
+    def delete() -> None:
         for path in (folder, folder.parent):
             if path not in existed and path.is_dir() and (path == folder or not any(path.iterdir())):
                 shutil.rmtree(path)
+
+    return delete
+
+
+@contextmanager
+def nothing_left_on_fault(folder: Path, share: Share) -> Iterator[None]:
+    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``.
+
+    One of several processes leaves it to whoever started them: the others may still write there.
+    """
+    delete = what_is_new(folder)
+    try:
+        yield
+    except BadInput:
+        if share.number == 1:
+            delete()
         raise
 
 

@@ -18,6 +18,7 @@ from nnunet_difflung.batches import BatchSource, SliceIndex, index_slices, inten
 from nnunet_difflung.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.device_speed import ahead, steps_between_losses
 from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.files import json_bytes, read_json
 from nnunet_difflung.gan import require_gan
@@ -25,7 +26,7 @@ from nnunet_difflung.generator import CARD, is_finished, save_generator, write_c
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.slices import SliceCache, class_counts
-from nnunet_difflung.train_step import make_update, new_state, over_processes, train_step
+from nnunet_difflung.train_step import make_update, new_state, over_processes, step_inputs, train_step
 from nnunet_difflung.training_report import TrainingReport
 
 _OF_GANS = ("l1_weight", "feature_weight", "discriminator_channels")
@@ -97,7 +98,7 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, config, {**card, "settings": settings, "finished": False})
     state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
-    update = make_update(state, config, accelerator)  # before restoring: it moves states
+    update = make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process)
     report.resume(state.step)
@@ -159,17 +160,21 @@ def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: i
 
 def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
           report: TrainingReport, saving: _Saving) -> None:
-    total, saved = source.total_steps, time.monotonic()
-    slots = list(range(accelerator.process_index, source.config.batch_size, accelerator.num_processes))
+    total, config, saved, losses = source.total_steps, source.config, time.monotonic(), []
+    slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
     end = min(total, saving.stop_after or total)
     bar = tqdm(total=total, initial=state.step, desc="training generator", unit="step",
                disable=not (report.visible and report.writes))
-    with Interruption(impatient=True) as interruption, bar:
+    batches = ahead(lambda step: step_inputs(source, step, slots), range(state.step, end), accelerator.device)
+    with Interruption(impatient=True) as interruption, bar, batches as inputs:
         while state.step < end:
-            loss = train_step(state, update, source, accelerator, slots)
-            loss, asked = over_processes(accelerator, loss, interruption.asked)
-            state.pending_losses.append(loss)
-            report.after_step(state, bar, source)
+            losses.append(train_step(state, update, inputs(state.step), config, total))
+            if state.step % steps_between_losses(accelerator.device) and state.step != end and not report.due(state):
+                continue
+            values, asked = over_processes(accelerator, losses, interruption.asked)
+            state.pending_losses += values
+            losses.clear()
+            report.after_steps(len(values), state, bar, source)
             due = time.monotonic() - saved > saving.every or state.step == end or asked
             if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
                 save_checkpoint(state, saving.folder, saving.settings)

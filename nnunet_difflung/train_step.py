@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from tqdm import tqdm
 
 from nnunet_difflung.batches import BatchSource
 from nnunet_difflung.checkpoint import TrainingState
 from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.device_speed import compiled, ready_for, worth_compiling
 from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process
 from nnunet_difflung.gan import build_gan, discriminator_loss, generator_loss
 from nnunet_difflung.methods import METHODS
@@ -51,9 +53,10 @@ def new_state(config: GeneratorConfig, image_channels: int, condition_channels: 
         optimizers = [torch.optim.Adam(part.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
                       for part in (network, discriminators)]
         return TrainingState(network, optimizers[0], _averaged(network, config), discriminators, optimizers[1])
-    network = build_network(config, image_channels, condition_channels).to(device)
+    network = ready_for(build_network(config, image_channels, condition_channels), device)
     ema = _averaged(network, config)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4,
+                                  fused=device.type == "cuda")
     return TrainingState(network, optimizer, ema)
 
 
@@ -64,15 +67,27 @@ def _averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
 class DiffusionUpdate:
     """Eq. 7 and one AdamW step."""
 
-    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
+    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.process = accelerator, forward_process(config)
         self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
+        self.fast = self.network
+        if worth_compiling(accelerator.device, steps):
+            inputs = state.network.config.in_channels
+            size = (config.batch_size // accelerator.num_processes, inputs, config.patch_size, config.patch_size)
+            self.fast = compiled(self.network, lambda network: self._try(network, size), tqdm.write)
+
+    def _try(self, network: Callable, size: tuple[int, ...]) -> None:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
+        self.accelerator.backward(out.sample.float().square().mean())
+        self.optimizer.zero_grad()
 
     def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
                  t: torch.Tensor) -> torch.Tensor:
         """Updates the weights and returns the loss; arguments as of ``diffusion_loss``."""
         with self.accelerator.autocast():
-            loss = diffusion_loss(self.network, self.process, image, condition, weight, noise, t)
+            loss = diffusion_loss(self.fast, self.process, image, condition, weight, noise, t)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
@@ -83,7 +98,7 @@ class DiffusionUpdate:
 class GanUpdate:
     """One Adam step of the discriminators on painted and real images, then one of the generator against them."""
 
-    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
+    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.config, self.judges = accelerator, config, state.discriminators
         self.network, self.optimizer, self.discriminators, self.discriminator_optimizer = accelerator.prepare(
             state.network, state.optimizer, state.discriminators, state.discriminator_optimizer)
@@ -108,31 +123,37 @@ class GanUpdate:
         optimizer.zero_grad()
 
 
-def make_update(state: TrainingState, config: GeneratorConfig, accelerator: Accelerator) -> Callable:
-    """Readies the state's networks and optimizers for the device and processes, and returns what updates them."""
+def make_update(state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int) -> Callable:
+    """Readies the state's networks and optimizers for the device and processes, and returns what updates them.
+
+    ``steps``: of the whole training; compiling pays in long ones only.
+    """
     kind = GanUpdate if METHODS[config.method].family == "gan" else DiffusionUpdate
-    return kind(state, config, accelerator)
+    return kind(state, config, accelerator, steps)
 
 
-def train_step(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
-               slots: list[int]) -> torch.Tensor:
-    """One step of the whole training state; returns this process's loss."""
-    config, device = source.config, accelerator.device
-    batch = source.batch(state.step, slots)
+def step_inputs(source: BatchSource, step: int, slots: list[int]) -> tuple[torch.Tensor, ...]:
+    """This process's image, condition, weight, ε and t of a step, on the CPU; a pure function of (seed, step)."""
+    config, batch = source.config, source.batch(step, slots)
     shape = (config.batch_size, *batch.image.shape[1:])
-    noise, t = draw_noise(shape, config.train_timesteps, config.seed, state.step, config.timestep_power)
+    noise, t = draw_noise(shape, config.train_timesteps, config.seed, step, config.timestep_power)
+    return (*(torch.from_numpy(part) for part in (batch.image, batch.condition, batch.weight)), noise[slots], t[slots])
+
+
+def train_step(state: TrainingState, update: Callable, inputs: tuple[torch.Tensor, ...], config: GeneratorConfig,
+               total_steps: int) -> torch.Tensor:
+    """One step of the whole training state; returns this process's loss, still on its device."""
     for optimizer in state.optimizers().values():
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, source.total_steps, config)
-    loss = update(*(torch.from_numpy(part).to(device) for part in (batch.image, batch.condition, batch.weight)),
-                  noise[slots].to(device), t[slots].to(device))
+            group["lr"] = learning_rate(state.step, total_steps, config)
+    loss = update(*inputs)
     state.ema.step(state.network.parameters())
     state.step += 1
-    return loss.detach()
+    return loss.detach().float()
 
 
-def over_processes(accelerator: Accelerator, loss: torch.Tensor, asked: bool) -> tuple[float, bool]:
-    """The loss averaged over processes, and whether any of them was asked to stop (then all stop at the same step)."""
-    both = torch.stack([loss.float(), torch.tensor(float(asked), device=loss.device)])
-    loss, asked = accelerator.reduce(both, "mean").tolist()
-    return loss, asked > 0
+def over_processes(accelerator: Accelerator, losses: list[torch.Tensor], asked: bool) -> tuple[list[float], bool]:
+    """Losses averaged over processes, and whether any of them was asked to stop (then all stop at the same step)."""
+    together = torch.stack([*losses, torch.tensor(float(asked), device=losses[0].device)])
+    *values, asked = accelerator.reduce(together, "mean").tolist()
+    return values, asked > 0

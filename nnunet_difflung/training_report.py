@@ -42,9 +42,13 @@ class TrainingReport:
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= step]
 
-    def after_step(self, state: TrainingState, bar: tqdm, source) -> None:
-        """To be called after every step."""
-        bar.update()
+    def due(self, state: TrainingState) -> bool:
+        """Whether this step is one for the log or for a sheet, and its losses have to be there."""
+        return state.step % self.every == 0 or state.step in self.sheets
+
+    def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source) -> None:
+        """To be called when the losses of so many more steps are known, and whenever the report is due."""
+        bar.update(steps)
         if state.step % self.every == 0 or state.step == self.total:
             row = {"step": state.step, "loss": float(np.mean(state.pending_losses)),
                    "lr": state.optimizer.param_groups[0]["lr"]}

@@ -127,7 +127,7 @@ def test_a_step_moves_both_sides_and_leaves_no_gradient(config):
     before = [[p.detach().clone() for p in part.parameters()] for part in (state.network, state.discriminators)]
     condition, image = inputs(2, 16, 16)
     rest = torch.ones(2, 1, 16, 16), inputs(2, 16, 16, 1)[1], torch.zeros(2)
-    loss = make_update(state, config, accelerator)(image, condition, *rest)
+    loss = make_update(state, config, accelerator, 1)(image, condition, *rest)
     assert loss.isfinite()
     for part, old in zip((state.network, state.discriminators), before, strict=True):
         assert any(not torch.equal(p, q) for p, q in zip(part.parameters(), old, strict=True))

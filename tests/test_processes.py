@@ -71,7 +71,7 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(tmp_path, mo
 
 def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch, capfd):
     from nnunet_difflung.augment import entry
-    raw, *_ = prepared(tmp_path, monkeypatch)
+    raw, _, results = prepared(tmp_path, monkeypatch)
     folder = make_dataset(raw)
     (folder / "labelsTr" / "lung_001_s00.nii.gz").write_bytes(b"no image")
     before = tree_hashes(folder)
@@ -80,6 +80,7 @@ def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch,
     said = capfd.readouterr().err
     assert stop.value.code == 2 and tree_hashes(folder) == before
     assert said.count("Error: ") == 1 and "lung_001_s00" in said and "Traceback" not in said
+    assert not list(results.iterdir()), "the cache that was begun is gone, after both processes have ended"
 
 
 def test_more_gpus_than_there_are(monkeypatch):

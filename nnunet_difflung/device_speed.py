@@ -1,0 +1,100 @@
+"""What makes a GPU fast and changes no equation: matrix precision, memory format, compiling, batches made ahead."""
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+_AHEAD = 6  # batches that wait for the GPU
+_THREADS = 4  # that make them
+_WORTH_COMPILING = 2000  # training steps; compiling takes a minute or two
+
+
+def ready_for(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Moves a network to the device; on CUDA in channels_last, with TF32 for what is left in fp32."""
+    if device.type != "cuda":
+        return network.to(device)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def worth_compiling(device: torch.device, steps: int) -> bool:
+    """Whether torch.compile pays: on CUDA, in a long training, unless nnU-Net's own ``nnUNet_compile`` says no."""
+    allowed = os.environ.get("nnUNet_compile", "true").lower() not in ("false", "0", "f")
+    return allowed and device.type == "cuda" and steps >= _WORTH_COMPILING
+
+
+def compiled(network: Callable, trial: Callable[[Callable], None], say: Callable[[str], None]) -> Callable:
+    """The network through torch.compile, or as it is, with a line that says why it could not be compiled.
+
+    Args:
+        network: keeps its weights; what is returned shares them.
+        trial: takes the compiled network once forward and back, since both are compiled at their first call.
+        say: prints a line.
+    """
+    try:
+        fast = torch.compile(network)
+        trial(fast)
+    except Exception as error:  # compilers raise whatever they like
+        reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+        say(f"torch.compile does not work here ({type(error).__name__}: {reason}); training goes on without it, slower")
+        return network
+    return fast
+
+
+def steps_between_losses(device: torch.device) -> int:
+    """Training steps between looks at the loss: reading it makes the CPU wait for the GPU."""
+    return 8 if device.type == "cuda" else 1
+
+
+@contextmanager
+def ahead(make: Callable[[int], tuple[torch.Tensor, ...]], steps: range, device: torch.device,
+          threads: int | None = None) -> Iterator[Callable[[int], tuple[torch.Tensor, ...]]]:
+    """Makes the coming steps' batches in threads while the device computes.
+
+    ``make`` has to be a pure function of the step, so what comes out is the same whatever the number of threads.
+
+    Args:
+        make: step → tensors on the CPU.
+        steps: that will be asked for, in this order.
+        device: to which the tensors go, from pinned memory and without waiting where it is CUDA.
+        threads: that make batches; 0 makes each when it is asked for. Default: some for CUDA, 0 elsewhere, where the
+            processor is busy with the training itself.
+
+    Yields:
+        A function step → tensors on the device.
+    """
+    cuda = device.type == "cuda"
+    if threads is None:
+        threads = _THREADS if cuda else 0
+
+    def moved(parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(part.to(device, non_blocking=cuda) for part in parts)
+
+    if not threads:
+        yield lambda step: moved(make(step))
+        return
+    coming, waiting = iter(steps), deque[tuple[int, Future]]()
+
+    def made(step: int) -> tuple[torch.Tensor, ...]:
+        return tuple(part.pin_memory() if cuda else part for part in make(step))
+
+    with ThreadPoolExecutor(threads) as pool:
+        def take(step: int) -> tuple[torch.Tensor, ...]:
+            while len(waiting) < _AHEAD and (following := next(coming, None)) is not None:
+                waiting.append((following, pool.submit(made, following)))
+            expected, future = waiting.popleft()
+            if expected != step:
+                raise RuntimeError(f"step {step} was asked for, {expected} is next")
+            return moved(future.result())
+
+        try:
+            yield take
+        finally:
+            for _, future in waiting:
+                future.cancel()

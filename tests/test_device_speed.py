@@ -1,0 +1,82 @@
+"""Batches made ahead, compiled networks and rare looks at the loss: faster, and the same training."""
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nnunet_difflung import train
+from nnunet_difflung.device_speed import ahead, compiled, worth_compiling
+from nnunet_difflung.generator import load_generator
+from tests.test_generator import TINY, open_data
+
+CPU = torch.device("cpu")
+
+
+def numbered(step: int) -> tuple[torch.Tensor, ...]:
+    time.sleep(0.002 * (step % 3))  # threads finish in another order than they began
+    return torch.full((2,), step), torch.tensor(step)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_come_in_order_whatever_the_threads(threads):
+    with ahead(numbered, range(5, 25), CPU, threads) as take:
+        found = [take(step) for step in range(5, 25)]
+    assert [int(number) for _, number in found] == list(range(5, 25))
+    assert all((part == number).all() for part, number in found)
+
+
+def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
+    def broken(step: int) -> tuple[torch.Tensor, ...]:
+        if step == 3:
+            raise ValueError("no such case")
+        return numbered(step)
+
+    with ahead(broken, range(9), CPU, 2) as take, pytest.raises(ValueError, match="no such case"):
+        for step in range(9):
+            take(step)
+    with ahead(numbered, range(9), CPU, 2) as take, pytest.raises(RuntimeError, match="step 4 was asked for, 0"):
+        take(4)
+
+
+def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(tmp_path, monkeypatch):
+    data, config = open_data(tmp_path, monkeypatch), replace(TINY, epochs=6)
+    train.train_generator(data, config, tmp_path / "plain", progress=False)
+    monkeypatch.setattr(train, "steps_between_losses", lambda device: 5)
+    monkeypatch.setattr(train, "ahead", lambda make, steps, device: ahead(make, steps, device, 2))
+    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0, stop_after=4)
+    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0)
+    one, other = (load_generator(tmp_path / name) for name in ("plain", "fast"))
+    assert one.hash == other.hash
+    logs = [(tmp_path / name / "training_log.jsonl").read_text() for name in ("plain", "fast")]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 12
+
+
+def test_a_network_that_cannot_be_compiled_is_used_as_it_is(monkeypatch):
+    network, said, tried = torch.nn.Linear(2, 2), [], []
+
+    def refuses(_):
+        raise RuntimeError("no C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    assert compiled(network, tried.append, said.append) is network and not tried
+    assert "no C++ compiler found" in said[0] and "long story" not in said[0]
+    monkeypatch.setattr(torch, "compile", lambda module: lambda x: module(x))
+    fast = compiled(network, lambda f: tried.append(f(torch.zeros(1, 2))), said.append)
+    assert fast is not network and len(tried) == 1 and len(said) == 1
+
+    def backward_fails(f):
+        raise ValueError("backward")
+
+    assert compiled(network, backward_fails, said.append) is network and "backward" in said[1]
+
+
+def test_compiling_is_for_long_trainings_on_cuda_and_can_be_switched_off(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    assert worth_compiling(cuda, 100_000)
+    assert not worth_compiling(cuda, 10) and not worth_compiling(CPU, 100_000)
+    monkeypatch.setenv("nnUNet_compile", "f")
+    assert not worth_compiling(cuda, 100_000)
