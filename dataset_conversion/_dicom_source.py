@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._dicom_choice import DRAWINGS, choose_series, ct_series
-from nnunet_difflung.dataset_conversion._dicom_files import Header, headers_by_patient
+from nnunet_difflung.dataset_conversion._dicom_files import Header
+from nnunet_difflung.dataset_conversion._dicom_patients import headers_by_patient
 from nnunet_difflung.dataset_conversion._dicom_seg import SegFile, open_seg, segment_masks
 from nnunet_difflung.dataset_conversion._dicom_series import AIR, Stack, read_slice, read_volume, stack
 from nnunet_difflung.dataset_conversion._rtstruct import Roi, read_rtstruct, roi_mask
