@@ -124,6 +124,14 @@ def test_ablation_is_drawn_per_image_and_spares_lung_and_body(data):
             assert not gone.any() and (ablated[:, channel] == complete[:, channel]).all()
 
 
+def test_ablation_ends_with_the_training(data):
+    def emphysema(step: int) -> int:
+        source = source_of(data, replace(TINY, method="cbmat", annealing="cosine"), (1.0, 1.0))
+        return source.batch(step, range(40)).condition[:, data.cache.roles.conditions.index("emphysema")].sum()
+
+    assert emphysema(0) == 0 < emphysema(100)
+
+
 def test_ignored_voxels_do_not_count(tmp_path, monkeypatch):
     data = open_data(tmp_path, monkeypatch, ignore=True, size=24)
     batch = source_of(data, replace(TINY, patch_size=32)).batch(0, range(8))
