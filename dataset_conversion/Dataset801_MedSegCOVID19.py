@@ -18,6 +18,12 @@ from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, command
 from nnunet_difflung.dataset_conversion._medseg_files import FOLDERS, find_patients, read_patient
+from nnunet_difflung.dataset_conversion.case_options import (
+    add_form_option,
+    add_running_options,
+    add_shape_options,
+    check_shape,
+)
 from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
 from nnunet_difflung.dataset_conversion.nnunet_format import (
     Case,
@@ -29,7 +35,7 @@ from nnunet_difflung.dataset_conversion.nnunet_format import (
     warn_of_old_preprocessing,
     write_case,
 )
-from nnunet_difflung.dataset_conversion.resampling import crop, resample_in_plane, slices
+from nnunet_difflung.dataset_conversion.resampling import crop, resized, slices
 from nnunet_difflung.dataset_conversion.staged_dataset import staged_dataset
 
 LABELS = {"background": 0, "normal_lung": 1, "ground_glass": 2, "consolidation": 3}
@@ -53,23 +59,14 @@ class MedSegSettings:
     crop_lungs: float | None = None
 
     def __post_init__(self):
-        if self.spacing is not None and self.size is not None:
-            raise BadInput("--spacing and --size exclude each other; give one")
-        for option, value, low, high in (("--spacing", self.spacing, 0.1, 50), ("--size", self.size, 16, 4096),
-                                         ("--crop-lungs", self.crop_lungs, 0, 1000)):
-            if value is not None and not low <= value <= high:
-                raise BadInput(f"{option} {value}: expected {low} to {high}")
+        check_shape(self.spacing, self.size, self.crop_lungs)
 
 
 def patient_cases(case: Case, settings: MedSegSettings) -> list[Case]:
     """The cases that a patient's volume becomes: cropped, resampled, cut into slices, as the settings say."""
     if settings.crop_lungs is not None:
         case = crop(case, settings.crop_lungs)
-    spacing = settings.spacing
-    if settings.size is not None:
-        spacing = max(n * s for n, s in zip(case.image.shape[1:], case.spacing[1::-1], strict=True)) / settings.size
-    if spacing is not None:
-        case = resample_in_plane(case, spacing)
+    case = resized(case, settings.spacing, settings.size)
     return [case] if settings.volumes else slices(case)
 
 
@@ -125,21 +122,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m nnunet_difflung.dataset_conversion.Dataset801_MedSegCOVID19",
                                 description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-i", required=True, metavar="FOLDER", help="folder that holds rp_im, rp_msk and rp_lung_msk")
-    p.add_argument("--as", dest="form", choices=("slices", "volumes"), default="slices",
-                   help="slices: one case per slice that has lung, as in the Diff-Lung paper (default); "
-                        "volumes: one case per patient")
-    p.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
-    p.add_argument("--size", type=int, metavar="PIXELS",
-                   help="resample in plane so that the longer side has this many pixels (pixel sizes then differ "
-                        "between patients when the lungs are cropped; --spacing keeps them equal)")
-    p.add_argument("--crop-lungs", type=float, nargs="?", const=10.0, metavar="MM",
-                   help="cut each patient to the lungs' box and this margin (10 mm if no number follows)")
+    add_form_option(p, "that has lung")
+    add_shape_options(p)
     p.add_argument("--test-patients", type=int, nargs="*", default=[], metavar="N",
                    help="patients for imagesTs/labelsTs instead of training, for example 8 9")
     p.add_argument("--dataset-id", type=int, default=801, help="nnU-Net dataset id (default 801)")
     p.add_argument("--name", default="MedSegCOVID19", help="name behind the id (default MedSegCOVID19)")
-    p.add_argument("-np", type=int, default=2, help="patients converted at a time (default 2); same result")
-    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    add_running_options(p)
     return p
 
 

@@ -11,14 +11,13 @@ in two groups at their border. Where that matters, give this set to the training
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, nifti, run
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 
 GROUP = 5
@@ -68,13 +67,7 @@ def find(folder: Path) -> list[GroupSource]:
             for k in range(-(-slices // GROUP))]
 
 
-PUBLIC = PublicSet("Dataset802_MedSegCOVID19Slices", 802, "MedSegCOVID19Slices", MAPPING, find)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Console entry point."""
-    return run(PUBLIC, __doc__, arguments)
+main = converter(PublicSet("Dataset802_MedSegCOVID19Slices", 802, "MedSegCOVID19Slices", MAPPING, find), __doc__)
 
 
 if __name__ == "__main__":

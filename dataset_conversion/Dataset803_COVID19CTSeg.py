@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, nifti, run
+from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, nifti, parser, run
 
 MASKS = "Lung_and_Infection_Mask"
 MAPPING = {"labels": {"normal_lung": ["lungs"], "infection": ["infection"]}}
@@ -47,26 +48,18 @@ def find(folder: Path, part: str = "coronacases") -> list[FileSource]:
     return sources
 
 
-def _part(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Takes ``--part`` out of the words of the command line, the others are common to all public sets."""
-    words, part = list(arguments), PARTS[0]
-    if "--part" in words:
-        at = words.index("--part")
-        part = words[at + 1] if at + 1 < len(words) else ""
-        if part not in PARTS:
-            raise BadInput(f"--part {part}: expected {' or '.join(PARTS)}")
-        del words[at:at + 2]
-    return part, words
-
-
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry point."""
-    import sys
-    part, words = _part(sys.argv[1:] if arguments is None else arguments)
-    name = "COVID19CTSeg" if part == PARTS[0] else "COVID19CTSegWindowed"
-    return run(PublicSet("Dataset803_COVID19CTSeg", 803, name, MAPPING, partial(find, part=part)), f"{__doc__}\n"
-               f"  --part {{{','.join(PARTS)}}}  which of the two (default {PARTS[0]})", words)
+    names = dict(zip(PARTS, ("COVID19CTSeg", "COVID19CTSegWindowed"), strict=True))
+    public = PublicSet("Dataset803_COVID19CTSeg", 803, names[PARTS[0]], MAPPING, find)
+    p = parser(public, __doc__)
+    p.add_argument("--part", choices=PARTS, default=PARTS[0], help="which of the two (default %(default)s); "
+                   f"radiopaedia is named {names[PARTS[1]]} where --name is not given")
+    p.set_defaults(name=None)
+    options = p.parse_args(arguments)
+    options.name = options.name or names[options.part]
+    return run(replace(public, find=partial(find, part=options.part)), options, arguments)
 
 
 if __name__ == "__main__":

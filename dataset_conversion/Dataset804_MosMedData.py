@@ -7,11 +7,10 @@ apart, since each tenth was kept. No lungs are published: normal lung is found b
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, nifti, run
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, converter, nifti
 
 MAPPING = {"labels": {"infection": ["infection"]}, "lung": "threshold"}
 
@@ -37,13 +36,7 @@ def find(folder: Path) -> list[FileSource]:
     return sources
 
 
-PUBLIC = PublicSet("Dataset804_MosMedData", 804, "MosMedData", MAPPING, find)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Console entry point."""
-    return run(PUBLIC, __doc__, arguments)
+main = converter(PublicSet("Dataset804_MosMedData", 804, "MosMedData", MAPPING, find), __doc__)
 
 
 if __name__ == "__main__":

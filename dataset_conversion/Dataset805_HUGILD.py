@@ -12,18 +12,17 @@ well. Lungs that are not published for a series are found by threshold and marke
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._dicom_choice import ct_series
 from nnunet_difflung.dataset_conversion._dicom_files import Header, read_dataset, read_header
 from nnunet_difflung.dataset_conversion._dicom_series import read_volume, stack
 from nnunet_difflung.dataset_conversion._hug_rois import draw, read_rois
-from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, run
+from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.lung_mask import lung_mask
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 
@@ -126,13 +125,7 @@ def find(folder: Path) -> list[HugSource]:
     return sources
 
 
-PUBLIC = PublicSet("Dataset805_HUGILD", 805, "HUGILD", MAPPING, find, crop=False)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Console entry point."""
-    return run(PUBLIC, __doc__, arguments)
+main = converter(PublicSet("Dataset805_HUGILD", 805, "HUGILD", MAPPING, find, crop=False), __doc__)
 
 
 if __name__ == "__main__":

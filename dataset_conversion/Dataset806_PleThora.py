@@ -12,18 +12,17 @@ that does not lie on lung in the CT's space is tried mirrored along y and z, and
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._dicom_source import DicomSource, find_sources
 from nnunet_difflung.dataset_conversion._file_facts import read_volume
-from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, nifti, run
-from nnunet_difflung.dataset_conversion.geometry import on_grid
+from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, converter, nifti
+from nnunet_difflung.dataset_conversion.geometry import image_like, on_grid
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 
 MAPPING = {"labels": {"normal_lung": ["thoracic_cavity"], "pleural_effusion": ["effusion"]}}
@@ -67,13 +66,13 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
     dark = sitk.GetArrayViewFromImage(image) < LUNG
     found = {name: on_grid(mask, image) for name, mask in masks.items()}
     if _on_lung(found["thoracic_cavity"], dark) >= SHARE:
-        return {name: _like(array, image) for name, array in found.items()}, ()
+        return {name: image_like(array, image) for name, array in found.items()}, ()
     arrays = {name: (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8) for name, mask in masks.items()}
     if all(array.shape == dark.shape for array in arrays.values()):
         ways = {axes: _on_lung(np.flip(arrays["thoracic_cavity"], axes), dark) for axes in ((), (1,), (0,), (0, 1))}
         axes = max(ways, key=ways.get)
         if ways[axes] >= SHARE:
-            turned = {name: _like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
+            turned = {name: image_like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
             how = " and ".join("zyx"[axis] for axis in axes) or "nothing"
             return turned, (f"the masks' headers lie beside the CT: array order taken, mirrored along {how}",)
     raise BadInput(f"{where}: does not lie on the lungs of the patient's CT, nor mirrored; expected PleThora's mask of "
@@ -83,12 +82,6 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
 def _on_lung(cavity: np.ndarray, dark: np.ndarray) -> float:
     """Share of the cavity's voxels that are dark as lung."""
     return float(dark[cavity > 0].mean()) if cavity.any() else 0.0
-
-
-def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
-    result = sitk.GetImageFromArray(array)
-    result.CopyInformation(image)
-    return result
 
 
 def find(folder: Path) -> list[PleThoraSource]:
@@ -120,13 +113,7 @@ def find(folder: Path) -> list[PleThoraSource]:
     return sources
 
 
-PUBLIC = PublicSet("Dataset806_PleThora", 806, "PleThora", MAPPING, find)
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Console entry point."""
-    return run(PUBLIC, __doc__, arguments)
+main = converter(PublicSet("Dataset806_PleThora", 806, "PleThora", MAPPING, find), __doc__)
 
 
 if __name__ == "__main__":

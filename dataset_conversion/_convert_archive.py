@@ -11,19 +11,20 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._anonymous import typed, without_files
-from nnunet_difflung.dataset_conversion._archive import ArchiveOptions, find_patients
+from nnunet_difflung.dataset_conversion._archive import find_patients
+from nnunet_difflung.dataset_conversion._archive_options import ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion._convert_patient import convert_patient
 from nnunet_difflung.dataset_conversion._patient_names import (
     Patient,
-    archive_name,
     choose_test,
     name_patients,
     state_of,
 )
+from nnunet_difflung.dataset_conversion.case_options import ConvertOptions
 from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
-from nnunet_difflung.dataset_conversion.convert_options import ConvertOptions
 from nnunet_difflung.dataset_conversion.mapping import LabelMapping
-from nnunet_difflung.dataset_conversion.nnunet_format import IGNORE, CaseRecord, finish_dataset, in_parallel
+from nnunet_difflung.dataset_conversion.nnunet_format import IGNORE, CaseRecord, finish_dataset
+from nnunet_difflung.dataset_conversion.parallel import in_parallel
 from nnunet_difflung.dataset_conversion.sources import Listing, Source
 from nnunet_difflung.dataset_conversion.staged_dataset import (
     finished_patients,
@@ -53,11 +54,14 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
         BadInput: no such folder, nothing in it, or options that do not fit.
     """
     kind, sources = find_patients(folder, options, processes)
-    if kind == "dicom":
-        named = [replace(s, patient=archive_name(s, options.patient_pattern)) for s in sources]
-        sources = named
-    listings = list(in_parallel(_listing, sources, processes, "patients"))
-    return Archive(folder, kind, tuple(sources), tuple(listings))
+    if kind == "dicom" and options.patient_pattern is not None:  # the other kinds have used it on their files
+        sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
+    return listed_archive(folder, kind, sources, processes)
+
+
+def listed_archive(folder: Path, kind: str, sources: Sequence[Source], processes: int = 1) -> Archive:
+    """An archive whose patients are known, with their listings."""
+    return Archive(folder, kind, tuple(sources), tuple(in_parallel(_listing, sources, processes, "patients")))
 
 
 def _listing(source: Source) -> Listing:

@@ -10,13 +10,13 @@ import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._patient_names import Patient
-from nnunet_difflung.dataset_conversion.convert_options import ConvertOptions
-from nnunet_difflung.dataset_conversion.geometry import index_to_physical, on_grid, same_grid, to_index
+from nnunet_difflung.dataset_conversion.case_options import ConvertOptions
+from nnunet_difflung.dataset_conversion.geometry import index_to_physical, on_grid, same_grid, to_index, turned_with
 from nnunet_difflung.dataset_conversion.intensities import prepare_intensities
 from nnunet_difflung.dataset_conversion.lung_mask import lung_mask
 from nnunet_difflung.dataset_conversion.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.nnunet_format import Case, CaseRecord, write_case
-from nnunet_difflung.dataset_conversion.resampling import crop, resample_in_plane
+from nnunet_difflung.dataset_conversion.resampling import crop, one_slice, resized
 from nnunet_difflung.dataset_conversion.sources import Scan
 
 OUTSIDE = 0.05  # share of a structure that may lie beyond the image
@@ -159,16 +159,10 @@ def _axial(labelled: Labelled, shown: np.ndarray) -> Labelled:
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(labelled.image.GetDirection())
     if code[2] in "SI":
         return labelled
-    label, where = (_turned(array, labelled.image) for array in (labelled.label, shown.astype(np.uint8)))
+    label, where = (turned_with(labelled.image, array) for array in (labelled.label, shown.astype(np.uint8)))
     return replace(labelled, image=sitk.DICOMOrient(labelled.image, "LPS"), label=label,
                    drawn=tuple(int(z) for z in np.flatnonzero(where.any(axis=(1, 2)))),
                    notes=(*labelled.notes, f"turned from {code} to axial slices"))
-
-
-def _turned(array: np.ndarray, image: sitk.Image) -> np.ndarray:
-    turned = sitk.GetImageFromArray(array)
-    turned.CopyInformation(image)
-    return sitk.GetArrayFromImage(sitk.DICOMOrient(turned, "LPS"))
 
 
 def cases(labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping,
@@ -179,22 +173,12 @@ def cases(labelled: Labelled, patient: Patient, number: int, mapping: LabelMappi
                  image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if options.crop_lungs is not None:
         whole = crop(whole, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
-    spacing = options.spacing
-    if options.size is not None:
-        spacing = max(n * s for n, s in zip(whole.image.shape[1:], whole.spacing[1::-1], strict=True)) / options.size
-    if spacing is not None:
-        lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
-        whole = resample_in_plane(whole, spacing, lesions)
+    lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
+    whole = resized(whole, options.spacing, options.size, lesions)
     if options.form == "volumes":
         return [whole]
     there = (whole.label > 0) & (whole.label != (-1 if mapping.ignore is None else mapping.ignore))
     kept = np.flatnonzero(there.any(axis=(1, 2)))
     if not options.all_slices:
         kept = np.intersect1d(kept, labelled.drawn)
-    return [_slice(whole, patient.case_id(number, int(z)), int(z)) for z in kept]
-
-
-def _slice(whole: Case, case_id: str, z: int) -> Case:
-    step = np.array(whole.direction).reshape(3, 3)[:, 2] * whole.spacing[2] * z
-    return replace(whole, case_id=case_id, image=whole.image[z:z + 1], label=whole.label[z:z + 1],
-                   origin=tuple(float(v) for v in np.array(whole.origin) + step))
+    return [one_slice(whole, patient.case_id(number, int(z)), int(z)) for z in kept]

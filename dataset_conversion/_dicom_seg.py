@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._dicom_files import library, read_dataset
-from nnunet_difflung.dataset_conversion.geometry import index_to_physical, to_index
+from nnunet_difflung.dataset_conversion.geometry import image_like, index_to_physical, to_index
 
 IN_PLANE, ALONG = 0.05, 0.1  # of a voxel: how far a frame may lie from the image's pixels and slices
 
@@ -121,9 +121,7 @@ def _placed(seg: SegFile, number: int, frames: list[tuple[int, int | None]], ima
     if outside:
         raise BadInput(f"{seg.path}: {outside} slices of {seg.names[number]!r} lie above or below the CT series, which "
                        f"has {len(mask)} slices; add the missing slices or the series that was segmented")
-    result = sitk.GetImageFromArray(mask)
-    result.CopyInformation(image)
-    return result
+    return image_like(mask, image)
 
 
 def _own_volume(seg: SegFile, number: int) -> sitk.Image:

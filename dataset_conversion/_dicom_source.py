@@ -10,11 +10,12 @@ import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._dicom_choice import DRAWINGS, choose_series, ct_series
-from nnunet_difflung.dataset_conversion._dicom_files import Header, headers_by_patient
+from nnunet_difflung.dataset_conversion._dicom_files import Header
+from nnunet_difflung.dataset_conversion._dicom_patients import headers_by_patient
 from nnunet_difflung.dataset_conversion._dicom_seg import SegFile, open_seg, segment_masks
 from nnunet_difflung.dataset_conversion._dicom_series import AIR, Stack, read_slice, read_volume, stack
 from nnunet_difflung.dataset_conversion._rtstruct import Roi, read_rtstruct, roi_mask
-from nnunet_difflung.dataset_conversion.geometry import is_orthogonal, on_grid, straight_grid, straightened
+from nnunet_difflung.dataset_conversion.geometry import image_like, is_orthogonal, on_grid, straight_grid, straightened
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 
 SAMPLES = 3  # slices that a listing looks into
@@ -179,9 +180,7 @@ class DicomSource:
 
 
 def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
-    result = sitk.GetImageFromArray(on_grid(mask, grid))
-    result.CopyInformation(grid)
-    return result
+    return image_like(on_grid(mask, grid), grid)
 
 
 def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:

@@ -127,12 +127,6 @@ def choose_test(patients: Sequence[Patient], wanted: Sequence[str], share: float
     return [Patient(p.patient, p.name, p.sources, p.patient in chosen) for p in patients]
 
 
-def archive_name(source: Source, pattern: str | None) -> str:
-    """What the archive calls the patient of a DICOM source; other sources have used the pattern on their files."""
-    from nnunet_difflung.dataset_conversion._volume_source import patient_by
-    return patient_by(pattern, source.patient) if pattern is not None else source.patient
-
-
 def state_of(patient: Patient) -> dict:
     """What a finished patient was made of, to notice that it has changed since; as JSON gives it back.
 

@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.command_line import BadInput, without_folder
-from nnunet_difflung.dataset_conversion._convert_archive import Archive, check_readable, convert, plan_patients
+from nnunet_difflung.command_line import BadInput, command, without_folder
+from nnunet_difflung.dataset_conversion._convert_archive import check_readable, convert, listed_archive, plan_patients
 from nnunet_difflung.dataset_conversion._file_facts import read_volume
-from nnunet_difflung.dataset_conversion.convert_options import ConvertOptions
-from nnunet_difflung.dataset_conversion.mapping import parse_mapping
+from nnunet_difflung.dataset_conversion.case_options import (
+    ConvertOptions,
+    add_form_option,
+    add_running_options,
+    add_shape_options,
+    add_test_options,
+    check_test_options,
+)
+from nnunet_difflung.dataset_conversion.geometry import image_like
+from nnunet_difflung.dataset_conversion.mapping_file import parse_mapping
 from nnunet_difflung.dataset_conversion.nnunet_format import (
     dataset_name,
-    in_parallel,
     summary,
     warn_of_old_preprocessing,
 )
@@ -97,8 +104,7 @@ class FileSource:
             image = read_volume(mask.path)
             values = np.rint(sitk.GetArrayViewFromImage(image))
             found = np.isin(values, mask.values) if mask.values else values > 0
-            structures[mask.name] = sitk.GetImageFromArray(found.astype(np.uint8))
-            structures[mask.name].CopyInformation(image)
+            structures[mask.name] = image_like(found.astype(np.uint8), image)
         return Scan(read_volume(self.image), structures, "CT", None, self.windowed, self.notes)
 
 
@@ -125,35 +131,33 @@ def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
                                 description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder with the unpacked downloads")
-    p.add_argument("--as", dest="form", choices=("slices", "volumes"), default="slices",
-                   help="a case for each slice with a label, as in the Diff-Lung paper (default), or for each volume")
-    p.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
-    p.add_argument("--size", type=int, metavar="PIXELS", help="resample in plane so that the longer side has this many")
-    if public.crop:
-        p.add_argument("--crop-lungs", type=float, nargs="?", const=10.0, metavar="MM", help="cut each patient to the "
-                       "lungs' box and this margin (10 mm if no number follows)")
-    p.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="patients for imagesTs/labelsTs")
-    p.add_argument("--test-share", type=float, metavar="SHARE", help="instead of --test: a share of the patients")
+    add_form_option(p, "with a label")
+    add_shape_options(p, public.crop)
+    add_test_options(p)
     p.add_argument("--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default %(default)s)")
     p.add_argument("--name", default=public.name, help="name behind the id (default %(default)s)")
-    p.add_argument("-np", type=int, default=2, help="patients converted at a time (default 2); same result")
-    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    add_running_options(p)
     p.add_argument("--dry-run", action="store_true", help="show patients and labels, write nothing")
-    p.add_argument("--seed", type=int, default=0, help="of folds and --test-share (default 0)")
     return p
 
 
-def run(public: PublicSet, description: str, arguments: Sequence[str] | None) -> int:
-    """Converts a public set."""
-    o = parser(public, description).parse_args(arguments)
-    if o.test_share is not None and not 0 < o.test_share < 1:
-        raise BadInput(f"--test-share {o.test_share:g}: expected a share between 0 and 1")
+def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    """Converts a public set.
+
+    Args:
+        public: the set.
+        o: what ``parser`` has read.
+        arguments: from which it has; None for those of the command line.
+
+    Raises:
+        BadInput: options that do not fit, or an archive that cannot be converted.
+    """
+    check_test_options(o)
     if not o.i.is_dir():
         raise BadInput(f"-i {o.i} is not a folder; name the one with the unpacked downloads")
     full_name, mapping = dataset_name(o.dataset_id, o.name), parse_mapping(public.mapping)
     options = ConvertOptions(o.form, o.form == "slices", o.spacing, o.size, getattr(o, "crop_lungs", None))
-    sources = tuple(public.find(o.i))
-    archive = Archive(o.i, public.module, sources, tuple(in_parallel(_listing, sources, o.np, "patients")))
+    archive = listed_archive(o.i, public.module, public.find(o.i), o.np)
     check_readable(archive)
     patients = plan_patients(archive, options, False, o.test, o.test_share, o.seed)
     print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
@@ -170,5 +174,12 @@ def run(public: PublicSet, description: str, arguments: Sequence[str] | None) ->
     return 0
 
 
-def _listing(source: Source) -> Listing:
-    return source.listing()
+def converter(public: PublicSet, description: str) -> Callable[..., None]:
+    """``main`` of a public set's converter that has no options of its own."""
+
+    @command
+    def main(arguments: Sequence[str] | None = None) -> int:
+        """Console entry point."""
+        return run(public, parser(public, description).parse_args(arguments), arguments)
+
+    return main

@@ -9,37 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._archive import (
-    ArchiveOptions,
-    files_below,
-    given_roles,
-    look_at,
-    structure_names,
-)
-from nnunet_difflung.dataset_conversion._file_facts import SLICES, Facts, read_slice
-from nnunet_difflung.dataset_conversion._file_pairs import Pair, natural
-from nnunet_difflung.dataset_conversion._volume_source import (
-    MaskFile,
-    mask_files,
-    paired,
-    patient_by,
-    roles_by_content,
-    values_of,
-)
+from nnunet_difflung.dataset_conversion._archive_options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion._file_facts import SLICES, read_slice
+from nnunet_difflung.dataset_conversion._file_pairs import natural
+from nnunet_difflung.dataset_conversion._labelled_files import LabelledImage, labelled_images
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.splits import patients_of
 
 _MASK_WORDS = re.compile(r"(?<![a-z])(masks?|msk|seg(mentation)?s?|labels?(Tr|Ts)?|annotations?|gt|lesions?)(?![a-z])",
                          re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One slice: its image, its label maps, and what the image's file tells."""
-
-    image: str
-    masks: tuple[MaskFile, ...]
-    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -51,7 +29,7 @@ class SliceSource:
 
     patient: str
     folder: Path
-    slices: tuple[Slice, ...]
+    slices: tuple[LabelledImage, ...]
     pixel_spacing: float | None
     lonely: bool = False  # no slice of the archive shares its patient with another
 
@@ -59,7 +37,7 @@ class SliceSource:
         """From what was read when the archive was looked through."""
         facts = [one.facts for one in self.slices]
         structures = {name for one in self.slices for mask in one.masks for name in mask.structures()}
-        files = tuple(path for one in self.slices for path in (one.image, *(mask.path for mask in one.masks)))
+        files = tuple(path for one in self.slices for path in (one.path, *(mask.path for mask in one.masks)))
         size = (*facts[0].size[:2], len(facts))
         return Listing(self.patient, files, size, self._spacing(), "",
                        (min(f.low for f in facts), max(f.high for f in facts)), tuple(sorted(structures)),
@@ -73,28 +51,28 @@ class SliceSource:
         problems = []
         first = self.slices[0]
         for one in self.slices:
-            where = self.folder / one.image
+            where = self.folder / one.path
             problems += [one.facts.problem] if one.facts.problem else []
             if one.facts.colour:
                 problems.append(f"{where}: a picture in colour; expected grey values; save it as grey")
             if one.facts.size != first.facts.size:
-                problems.append(f"{where}: {one.facts.size[:2]} pixels, but {first.image} of the same patient has "
+                problems.append(f"{where}: {one.facts.size[:2]} pixels, but {first.path} of the same patient has "
                                 f"{first.facts.size[:2]}; expected slices of one size; bring them to one")
             if not self.pixel_spacing and min(one.facts.spacing[:2]) <= 0:
                 problems.append(f"{where} holds no pixel size in mm; give it with --pixel-spacing MM")
             elif not self.pixel_spacing and not np.allclose(one.facts.spacing, first.facts.spacing, rtol=1e-3):
-                problems.append(f"{where}: pixels of {one.facts.spacing[0]:g} mm, but {first.image} of the same "
+                problems.append(f"{where}: pixels of {one.facts.spacing[0]:g} mm, but {first.path} of the same "
                                 f"patient has {first.facts.spacing[0]:g} mm; expected one size")
             for mask in one.masks:
                 problem = mask.problem(self.folder)
                 if not problem and mask.facts.size != one.facts.size:
-                    problem = (f"{self.folder / mask.path}: {mask.facts.size[:2]} pixels, but {one.image} has "
+                    problem = (f"{self.folder / mask.path}: {mask.facts.size[:2]} pixels, but {one.path} has "
                                f"{one.facts.size[:2]}; expected a mask on the image's pixels; export it again")
                 problems += [problem] if problem else []
         if not problems and not structures:
             masks = [mask.path for one in self.slices for mask in one.masks]
             problems.append(f"{self.folder / masks[0]}: an empty mask, and nothing else is drawn for {self.patient!r}; "
-                            f"take the patient out" if masks else f"{self.folder / first.image}: no mask belongs to "
+                            f"take the patient out" if masks else f"{self.folder / first.path}: no mask belongs to "
                             f"any slice of {self.patient!r}; add them or take the patient out")
         return problems
 
@@ -103,7 +81,7 @@ class SliceSource:
         problems = self.listing().problems
         if problems:
             raise BadInput(problems[0])
-        image = self._placed(np.stack([read_slice(self.folder / one.image, mask=False)[0] for one in self.slices]))
+        image = self._placed(np.stack([read_slice(self.folder / one.path, mask=False)[0] for one in self.slices]))
         names = {name for one in self.slices for mask in one.masks for name in mask.structures()}
         drawn = {name: np.zeros(image.GetSize()[::-1], np.uint8) for name in sorted(names)}
         for z, mask in ((z, mask) for z, one in enumerate(self.slices) for mask in one.masks):
@@ -130,20 +108,11 @@ def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> l
     Raises:
         BadInput: no image, a mask without image, or options that fit nothing.
     """
-    paths = files_below(folder, SLICES)
-    if not paths:
-        raise BadInput(f"{folder}: no slice ({', '.join(SLICES)}) found; unpack the archive or correct --kind")
-    roles = given_roles(paths, options)
-    found = look_at(folder, paths if roles is None else list(roles), processes)
-    if roles is None:
-        roles = _roles_by_name(paths) or roles_by_content(found)
-    pairs = paired(folder, roles)
-    names = structure_names(*values_of(pairs, found))
-    patients = _patients(pairs, options.patient_pattern)
-    groups: dict[str, list[Slice]] = {}
-    for patient, pair in zip(patients, pairs, strict=True):
-        groups.setdefault(patient, []).append(Slice(pair.image, mask_files(pair, names, found), found[pair.image]))
-    lonely = len(groups) == len(pairs) > 1
+    images = labelled_images(folder, SLICES, options, processes, "slice", _roles_by_name)
+    groups: dict[str, list[LabelledImage]] = {}
+    for patient, one in zip(_patients([one.name for one in images], options.patient_pattern), images, strict=True):
+        groups.setdefault(patient, []).append(one)
+    lonely = len(groups) == len(images) > 1
     return [SliceSource(patient, folder, tuple(slices), options.pixel_spacing, lonely)
             for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))]
 
@@ -154,8 +123,8 @@ def _roles_by_name(paths: list[str]) -> dict[str, bool] | None:
     return roles if len(set(roles.values())) == 2 else None
 
 
-def _patients(pairs: list[Pair], pattern: str | None) -> list[str]:
-    names = [pair.name for pair in pairs]
+def _patients(names: list[str], pattern: str | None) -> list[str]:
+    """The patient of each slice: by the pattern, else by its folder, else by its name without the slice counter."""
     if pattern is not None:
         return [patient_by(pattern, name) for name in names]
     if any("/" in name for name in names):

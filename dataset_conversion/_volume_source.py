@@ -1,7 +1,6 @@
 """Archives of NIfTI, NRRD or MetaImage volumes with label maps."""
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,43 +8,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._archive import (
-    ArchiveOptions,
-    compiled,
-    files_below,
-    given_roles,
-    look_at,
-    structure_names,
-)
+from nnunet_difflung.dataset_conversion._archive_options import ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion._file_facts import VOLUMES, Facts, read_volume
-from nnunet_difflung.dataset_conversion._file_pairs import Pair, natural, pair_files
+from nnunet_difflung.dataset_conversion._file_pairs import natural
+from nnunet_difflung.dataset_conversion._labelled_files import MaskFile, labelled_images
+from nnunet_difflung.dataset_conversion.geometry import image_like
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """A label map, and the structure that each of its values above 0 stands for.
-
-    Attributes:
-        path: below the archive's folder.
-        names: value and name, also of values that this file does not hold.
-        facts: of the file.
-    """
-
-    path: str
-    names: tuple[tuple[int, str], ...]
-    facts: Facts
-
-    def structures(self) -> tuple[str, ...]:
-        """Names of what this file holds."""
-        return tuple(name for value, name in self.names if value in (self.facts.values or ()))
-
-    def problem(self, folder: Path) -> str:
-        """Why this cannot be used as a label map, or ""."""
-        if self.facts.problem or self.facts.values is not None:
-            return self.facts.problem
-        return (f"{folder / self.path}: values from {self.facts.low:g} to {self.facts.high:g}, not a few whole ones; "
-                f"expected labels; name images and label maps with --image and --masks")
 
 
 @dataclass(frozen=True)
@@ -99,9 +67,7 @@ class LazyStructures(dict):
         if self._last is None or self._last[0] != path:
             self._last = path, read_volume(path)
         array = np.rint(sitk.GetArrayViewFromImage(self._last[1])) == value
-        result = sitk.GetImageFromArray(array.astype(np.uint8))
-        result.CopyInformation(self._last[1])
-        return result
+        return image_like(array.astype(np.uint8), self._last[1])
 
 
 def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[VolumeSource]:
@@ -110,95 +76,16 @@ def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> l
     Raises:
         BadInput: no image, a label map without image, or options that fit nothing.
     """
-    paths = files_below(folder, VOLUMES)
-    if not paths:
-        raise BadInput(f"{folder}: no volume ({', '.join(VOLUMES)}) found; unpack the archive or correct --kind")
-    roles = given_roles(paths, options)
-    found = look_at(folder, paths if roles is None else list(roles), processes)
-    if roles is None:
-        roles = roles_by_content(found)
-    pairs = paired(folder, roles)
-    names = structure_names(*values_of(pairs, found))
-    patients = _patients(pairs, options.patient_pattern)
-    sources = [VolumeSource(patient, folder, pair.image, mask_files(pair, names, found), found[pair.image])
-               for patient, pair in zip(patients, pairs, strict=True)]
+    images = labelled_images(folder, VOLUMES, options, processes, "volume")
+    patients = _patients([one.name for one in images], options.patient_pattern)
+    sources = [VolumeSource(patient, folder, one.path, one.masks, one.facts)
+               for patient, one in zip(patients, images, strict=True)]
     return sorted(sources, key=lambda s: (natural(s.patient), natural(s.image)))
 
 
-def roles_by_content(found: dict[str, Facts]) -> dict[str, bool]:
-    """Path → whether it is a label map, by what the files hold; unreadable ones go with their neighbours."""
-    roles = {path: facts.label_map for path, facts in found.items() if not facts.problem}
-    for path in found:
-        if path not in roles:
-            roles[path] = _like_neighbours(path, roles)
-    return roles
-
-
-def _like_neighbours(path: str, roles: dict[str, bool]) -> bool:
-    """Role of an unreadable file, by the readable ones of its name in sibling folders and those of its own folder.
-
-    In parallel folders its folder tells, in a folder for each patient its name; where both tell and disagree there
-    would be no image for its label maps, so it is that. Where they do not tell, the words in its path do.
-    """
-    at = Path(path)
-    groups = [{r for p, r in roles.items() if Path(p).name == at.name and Path(p).parent.parent == at.parent.parent
-               and Path(p).parent != at.parent}, {r for p, r in roles.items() if Path(p).parent == at.parent}]
-    clear = [next(iter(group)) for group in groups if len(group) == 1]
-    if clear and all(groups):
-        return all(clear)
-    return bool(re.search(r"mask|msk|seg|label|lesion|infection|roi|lung", path, re.IGNORECASE))
-
-
-def paired(folder: Path, roles: dict[str, bool]) -> list[Pair]:
-    """Images with their label maps.
-
-    Raises:
-        BadInput: no image, or a label map without one.
-    """
-    images, masks = ([path for path, mask in roles.items() if mask == wanted] for wanted in (False, True))
-    if not images:
-        raise BadInput(f"{folder}: all {len(masks)} files look like label maps, such as {masks[0]}; expected an image "
-                       f"for each patient; name the images with --image REGEX")
-    pairs, orphans = pair_files(images, masks, folder.resolve().name)
-    if orphans:
-        raise BadInput(f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such files); "
-                       f"expected the image's name in it or one image in its folder; rename it, or say with --image "
-                       f"and --masks which files are what")
-    return pairs
-
-
-def values_of(pairs: list[Pair], found: dict[str, Facts]) -> tuple[dict[str, set[int]], set[str]]:
-    """Label map → its values above 0 in the whole archive, and the label maps whose values are colours."""
-    values: dict[str, set[int]] = {}
-    colours = set()
-    for key, path in (mask for pair in pairs for mask in pair.masks):
-        values.setdefault(key, set()).update(v for v in found[path].values or () if v)
-        if found[path].colour:
-            colours.add(key)
-    return values, colours
-
-
-def mask_files(pair: Pair, names: dict[str, dict[int, str]], found: dict[str, Facts]) -> tuple[MaskFile, ...]:
-    """The label maps of one image."""
-    return tuple(MaskFile(path, tuple(names[key].items()), found[path]) for key, path in pair.masks)
-
-
-def _patients(pairs: list[Pair], pattern: str | None) -> list[str]:
+def _patients(names: list[str], pattern: str | None) -> list[str]:
     """The patient of each image: by the pattern, else the last part of its name where that is nobody else's."""
     if pattern is not None:
-        return [patient_by(pattern, pair.name) for pair in pairs]
-    last = [pair.name.rpartition("/")[2] for pair in pairs]
-    return last if len(set(last)) == len(last) else [pair.name for pair in pairs]
-
-
-def patient_by(pattern: str, name: str) -> str:
-    """First group, or all, of the match of a whole name.
-
-    Raises:
-        BadInput: no match.
-    """
-    match = compiled("--patient-pattern", pattern).fullmatch(name)
-    if not match:
-        raise BadInput(f"--patient-pattern {pattern!r} does not match the name {name!r}; it has to match every whole "
-                       f"name that --list shows, with the patient as its first group, such as '(.+)_[0-9]+'")
-    return (match[1] if match.groups() else match[0]) or name
+        return [patient_by(pattern, name) for name in names]
+    last = [name.rpartition("/")[2] for name in names]
+    return last if len(set(last)) == len(last) else names

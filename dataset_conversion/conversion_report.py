@@ -13,7 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion._report_sheet import Tile, write_sheet
-from nnunet_difflung.dataset_conversion.nnunet_format import CaseRecord, in_parallel
+from nnunet_difflung.dataset_conversion.nnunet_format import CaseRecord
+from nnunet_difflung.dataset_conversion.parallel import in_parallel
 from nnunet_difflung.files import write_json
 
 BINS = 60

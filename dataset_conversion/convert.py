@@ -14,14 +14,11 @@ from nnunet_difflung.dataset_conversion._convert_archive import (
     read_archive,
 )
 from nnunet_difflung.dataset_conversion._patient_names import Patient
-from nnunet_difflung.dataset_conversion.convert_options import (
-    ConvertOptions,
-    archive_options,
-    convert_options,
-    parse,
-)
+from nnunet_difflung.dataset_conversion.case_options import ConvertOptions
+from nnunet_difflung.dataset_conversion.convert_options import archive_options, convert_options, parse
 from nnunet_difflung.dataset_conversion.list_archive import MAPPING, listing_table, write_first_mapping
-from nnunet_difflung.dataset_conversion.mapping import LabelMapping, read_mapping
+from nnunet_difflung.dataset_conversion.mapping import LabelMapping
+from nnunet_difflung.dataset_conversion.mapping_file import read_mapping
 from nnunet_difflung.dataset_conversion.nnunet_format import dataset_name, summary, warn_of_old_preprocessing
 
 

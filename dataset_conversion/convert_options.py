@@ -3,11 +3,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._archive import KINDS, ArchiveOptions
+from nnunet_difflung.dataset_conversion._archive_options import KINDS, ArchiveOptions
+from nnunet_difflung.dataset_conversion.case_options import (
+    ConvertOptions,
+    add_form_option,
+    add_running_options,
+    add_shape_options,
+    add_test_options,
+    check_test_options,
+)
 
 _DESCRIPTION = """
 Makes an nnU-Net dataset of your own CT archive: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes with
@@ -24,47 +31,6 @@ at conversion_report.png in the dataset's folder before you train.
 """
 
 
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How an archive's patients become cases.
-
-    Attributes:
-        form: ``slices`` (a case for each slice, as in the Diff-Lung paper) or ``volumes``.
-        all_slices: also slices on which nothing is drawn, as long as they hold a label (derived lung counts).
-        spacing: mm of square pixels to resample to; None keeps the archive's.
-        size: instead of ``spacing``: pixels along the longer side.
-        crop_lungs: margin in mm around the lungs' box to cut to; None keeps the whole image.
-        window: lowest and highest HU to keep; None keeps all.
-        rescale: slope and intercept that bring the stored values to HU; None where they are HU.
-    """
-
-    form: str = "slices"
-    all_slices: bool = False
-    spacing: float | None = None
-    size: int | None = None
-    crop_lungs: float | None = None
-    window: tuple[float, float] | None = None
-    rescale: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.spacing is not None and self.size is not None:
-            raise BadInput("--spacing and --size exclude each other; give one")
-        for option, value, low, high in (("--spacing", self.spacing, 0.1, 50), ("--size", self.size, 16, 4096),
-                                         ("--crop-lungs", self.crop_lungs, 0, 1000)):
-            if value is not None and not low <= value <= high:
-                raise BadInput(f"{option} {value:g}: expected {low:g} to {high:g}")
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise BadInput(f"--window {self.window[0]:g},{self.window[1]:g}: expected the lower value first")
-        if self.rescale is not None and self.rescale[0] == 0:
-            raise BadInput(f"--rescale 0,{self.rescale[1]:g}: a slope of 0 leaves one value; expected 1 for most CT")
-        if self.all_slices and self.form == "volumes":
-            raise BadInput("--all-slices belongs to --as slices; volumes hold all of them anyway")
-
-    def as_dict(self) -> dict:
-        """For the conversion's manifest."""
-        return asdict(self)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(prog="difflung_convert", description=_DESCRIPTION,
@@ -77,8 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--name", metavar="NAME", help="name behind the id, such as MyCT for Dataset810_MyCT")
     p.add_argument("--dry-run", action="store_true", help="check everything that can be checked without loading the "
                    "images, show what would be made, write nothing")
-    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
-    p.add_argument("-np", type=int, default=2, metavar="N", help="patients converted at a time (default 2)")
+    add_running_options(p)
     _add_archive_options(p.add_argument_group("what the archive is"))
     _add_case_options(p.add_argument_group("what becomes of it"))
     return p
@@ -100,24 +65,14 @@ def _add_archive_options(group) -> None:
 
 
 def _add_case_options(group) -> None:
-    group.add_argument("--as", dest="form", choices=("slices", "volumes"), default="slices",
-                       help="a case for each slice on which something is drawn, as in the Diff-Lung paper (default), "
-                       "or for each volume")
+    add_form_option(group, "on which something is drawn")
     group.add_argument("--all-slices", action="store_true", help="also slices on which nothing is drawn but that show "
                        "lung")
-    group.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
-    group.add_argument("--size", type=int, metavar="PIXELS", help="resample in plane so that the longer side has this "
-                       "many pixels")
-    group.add_argument("--crop-lungs", type=float, nargs="?", const=10.0, metavar="MM",
-                       help="cut each patient to the box of lungs and lesions and this margin (10 mm if no number "
-                       "follows)")
+    add_shape_options(group)
     group.add_argument("--window", type=_pair, metavar="LOW,HIGH", help="clip to these HU, as in --window=-1024,600")
-    group.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="patients for imagesTs/labelsTs")
-    group.add_argument("--test-share", type=float, metavar="SHARE", help="instead of --test: a share of the patients, "
-                       "dealt so that rare structures are on both sides")
+    add_test_options(group)
     group.add_argument("--anonymous", action="store_true", help="call patients p001, p002, … instead of their names in "
                        "the archive (always so where DICOM patients share folders)")
-    group.add_argument("--seed", type=int, default=0, help="of folds and --test-share (default 0)")
 
 
 def _pair(text: str) -> tuple[float, float]:
@@ -137,10 +92,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser().parse_args(arguments)
     if options.np < 1:
         raise BadInput(f"-np {options.np}: expected at least 1 process")
-    if options.test and options.test_share is not None:
-        raise BadInput("--test and --test-share exclude each other; give one")
-    if options.test_share is not None and not 0 < options.test_share < 1:
-        raise BadInput(f"--test-share {options.test_share:g}: expected a share between 0 and 1")
+    check_test_options(options)
     if options.pixel_spacing is not None and not 0.05 <= options.pixel_spacing <= 50:
         raise BadInput(f"--pixel-spacing {options.pixel_spacing:g}: expected millimetres, 0.05 to 50")
     if not options.list:

@@ -22,6 +22,18 @@ def to_index(image: sitk.Image, points: np.ndarray) -> np.ndarray:
     return np.linalg.solve(index_to_physical(image), (np.asarray(points) - np.array(image.GetOrigin())).T).T
 
 
+def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    """An array (z, y, x) as an image in the place of another of the same size."""
+    result = sitk.GetImageFromArray(array)
+    result.CopyInformation(image)
+    return result
+
+
+def turned_with(image: sitk.Image, array: np.ndarray, code: str = "LPS") -> np.ndarray:
+    """An array (z, y, x) on an image's grid, turned by whole axes as ``DICOMOrient`` turns the image to ``code``."""
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(image_like(array, image), code))
+
+
 def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
     """Whether both have one size and their corners coincide within a thousandth of a voxel."""
     if a.GetSize() != b.GetSize():
@@ -101,8 +113,7 @@ def straightened(image: sitk.Image, fill: float) -> sitk.Image:
 
 
 def _nearest(result: np.ndarray, image: sitk.Image, mask: sitk.Image) -> np.ndarray:
-    source = sitk.GetImageFromArray(result)
-    source.CopyInformation(image)
+    source = image_like(result, image)
     return sitk.GetArrayFromImage(sitk.Resample(source, mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
 
@@ -123,8 +134,7 @@ def _shares(mask: sitk.Image, array: np.ndarray, image: sitk.Image) -> tuple[tup
     high = np.minimum(np.ceil(reach.max(axis=0)) + 1, image.GetSize()).astype(int)
     if (low >= high).any():
         return empty, np.zeros((0, 0, 0))
-    source = sitk.GetImageFromArray(array.astype(np.float32))
-    source.CopyInformation(mask)
+    source = image_like(array.astype(np.float32), mask)
     steps = index_to_physical(image)
     in_mask = np.abs(np.linalg.solve(index_to_physical(mask), steps)).max(axis=0)
     points = np.maximum(1, np.ceil(in_mask - TOLERANCE)).astype(int)  # per voxel along x, y, z

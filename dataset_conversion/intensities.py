@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.dataset_conversion.geometry import image_like
 
 AIR = -1000  # HU; padding becomes air as HU define it: −1024 would leave a rim of 24 HU in the room's air
 LOWEST = -1024
@@ -60,9 +61,7 @@ def prepare_intensities(image: sitk.Image, modality: str, windowed: bool | None,
         if channel == "CT":
             _note_fill(values, notes)
     values = _clipped(values, channel, window, notes, name)
-    result = sitk.GetImageFromArray(_compact(values, channel))
-    result.CopyInformation(image)
-    return result, channel, tuple(notes)
+    return image_like(_compact(values, channel), image), channel, tuple(notes)
 
 
 def not_hu(values: np.ndarray) -> str | None:

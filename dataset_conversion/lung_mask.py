@@ -18,6 +18,7 @@ from skimage.segmentation import watershed
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion._lung_airways import find_airways
 from nnunet_difflung.dataset_conversion._lung_repair import closed, costal_dents, fill_slices
+from nnunet_difflung.dataset_conversion.geometry import turned_with
 from nnunet_difflung.dataset_conversion.intensities import not_hu
 
 TISSUE = -400.0  # HU half-way between lung (-850) and chest wall (50): where partial volume puts the lung's border
@@ -79,13 +80,9 @@ def _axial(image: sitk.Image, pathology: np.ndarray | None) -> np.ndarray:
         return threshold_lungs(sitk.GetArrayViewFromImage(image), image.GetSpacing()[::-1], lesion)
     turned = sitk.DICOMOrient(image, "LPS")
     if lesion is not None:
-        drawn = sitk.GetImageFromArray(lesion.astype(np.uint8))
-        drawn.CopyInformation(image)
-        lesion = sitk.GetArrayFromImage(sitk.DICOMOrient(drawn, "LPS")) > 0
+        lesion = turned_with(image, lesion.astype(np.uint8)) > 0
     found = threshold_lungs(sitk.GetArrayViewFromImage(turned), turned.GetSpacing()[::-1], lesion)
-    mask = sitk.GetImageFromArray(found.astype(np.uint8))
-    mask.CopyInformation(turned)
-    return sitk.GetArrayFromImage(sitk.DICOMOrient(mask, code)) > 0
+    return turned_with(turned, found.astype(np.uint8), code) > 0
 
 
 def threshold_lungs(hu: np.ndarray, spacing: tuple[float, float, float], lesion: np.ndarray | None) -> np.ndarray:

@@ -1,26 +1,22 @@
 """Writes nnU-Net raw datasets: cases, dataset.json and patient-grouped splits, whole or not at all."""
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.dataset_conversion.parallel import in_parallel
 from nnunet_difflung.dataset_conversion.patient_splits import patient_folds, splits_from_folds
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated; its value is the highest
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -110,29 +106,6 @@ def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[I
                      processes: int) -> list[CaseRecord]:
     """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
     return [record for records in in_parallel(work, items, processes, "patients") for record in records]
-
-
-def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:
-    """Results of ``work`` for every item, in the items' order, behind a progress bar, several at a time.
-
-    Raises:
-        BadInput: fewer than one process, or whatever ``work`` raises.
-    """
-    if processes < 1:
-        raise BadInput(f"-np {processes}: expected at least 1 process")
-    with contextlib.ExitStack() as stack:
-        if processes > 1 and len(items) > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items)), _worker))
-            results = pool.imap(work, items)
-        else:
-            results = map(work, items)
-        yield from tqdm(results, total=len(items), desc=what, unit=what.removesuffix("s"))
-
-
-def _worker() -> None:
-    """Leaves Ctrl-C to the main process, which ends its workers, and one thread to each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Mapping[str, int],

@@ -75,6 +75,16 @@ def resample_in_plane(case: Case, spacing: float, lesions: Collection[int] | Non
                    spacing=(float(spacing), float(spacing), case.spacing[2]))
 
 
+def resized(case: Case, spacing: float | None, size: int | None, lesions: Collection[int] | None = None) -> Case:
+    """The case with square pixels of ``spacing`` mm, or ``size`` of them along its longer side; as it is without both.
+
+    ``lesions`` as of ``resample_label``.
+    """
+    if size is not None:
+        spacing = max(n * s for n, s in zip(case.image.shape[1:], case.spacing[1::-1], strict=True)) / size
+    return case if spacing is None else resample_in_plane(case, spacing, lesions)
+
+
 def crop(case: Case, margin: float, z_too: bool = True, ignore: int | None = None) -> Case:
     """The case cut to the box of its labels plus ``margin`` mm; every voxel keeps its place in the patient.
 
@@ -96,10 +106,14 @@ def crop(case: Case, margin: float, z_too: bool = True, ignore: int | None = Non
 
 
 def slices(case: Case) -> list[Case]:
-    """One case per slice that has a label, placed where the slice lies; ids end with ``_s`` and its number."""
-    return [replace(case, case_id=f"{case.patient}_s{z:03d}", image=case.image[z:z + 1], label=case.label[z:z + 1],
-                    origin=_moved(case, np.array([0, 0, z * case.spacing[2]])))
-            for z in range(len(case.label)) if case.label[z].any()]
+    """One case per slice that has a label; ids end with ``_s`` and its number."""
+    return [one_slice(case, f"{case.patient}_s{z:03d}", z) for z in range(len(case.label)) if case.label[z].any()]
+
+
+def one_slice(case: Case, case_id: str, z: int) -> Case:
+    """Slice ``z`` of a case as a case of its own, placed where it lies."""
+    return replace(case, case_id=case_id, image=case.image[z:z + 1], label=case.label[z:z + 1],
+                   origin=_moved(case, np.array([0, 0, z * case.spacing[2]])))
 
 
 def _moved(case: Case, offset: np.ndarray) -> tuple[float, float, float]:

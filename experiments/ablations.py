@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import sys
 import time
 from dataclasses import replace
@@ -21,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ablation_rows import add_row, as_read
 from small_segmenter import Slices, dice_by_patient, predict, train
 
 from nnunet_difflung.config import Settings, preset
 from nnunet_difflung.dataset_conversion._phantom_cohort import CohortSettings
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
-from nnunet_difflung.files import json_bytes, read_json, write_json
+from nnunet_difflung.files import read_json
 from nnunet_difflung.fold import cache_folder, prepare_fold, synthesize_fold, train_fold
-from nnunet_difflung.generator import versions
-from nnunet_difflung.lock import locked
+from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.slices import SliceCache, build_cache
 from nnunet_difflung.staging import discard_work
@@ -177,35 +176,20 @@ def main() -> None:
             key = f"seed {seed}"
             wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters,
                       "precision": o.precision}
-            if key in row and row["wanted"] == read_json_like(wanted):
+            if key in row and row["wanted"] == as_read(wanted):
                 continue
             settings = settings_of(VARIANTS[name], seed, o.precision) if VARIANTS[name] else None
             result = run_variant(raw, cache, settings, seed, root, o.segmenters, o.iterations)
-            add_row(path, name, key, read_json_like(wanted), result, meta(root))
+            add_row(path, name, key, as_read(wanted), result, meta(root))
             print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}",
                   flush=True)
-
-
-def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: dict) -> None:
-    """Writes a variant's row for one seed; several processes, with a seed each, may share the file."""
-    with locked(path.parent):
-        content = read_json(path) if path.is_file() else {"rows": {}}
-        row = content["rows"].get(name, {})
-        content["rows"][name] = {**(row if row.get("wanted") == wanted else {}), "wanted": wanted, key: result}
-        write_json(path, {**content, "meta": about})
-
-
-def read_json_like(content: dict) -> dict:
-    """The same content as it comes back from a file."""
-    import json
-    return json.loads(json_bytes(content))
 
 
 def meta(root: Path) -> dict:
     """Command, date, versions, machine."""
     return {"command": "python experiments/ablations.py " + " ".join(sys.argv[1:]).replace(str(root), "WORK"),
             "date": datetime.date.today().isoformat(), "versions": versions(), "phantom_seed": PHANTOM_SEED,
-            "fold": FOLD, "pixels": 64, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"}
+            "fold": FOLD, "pixels": 64, "machine": machine()}
 
 
 if __name__ == "__main__":

@@ -11,17 +11,23 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from nnunet_difflung.audit import audit_table
-from nnunet_difflung.demo import ARMS, CONFIGURATION, found, make_small_configuration, pooled_dice, side_by_side
+from nnunet_difflung.demo_stages import ARMS
 from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.generator import versions
+from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import open_raw_dataset
+from nnunet_difflung.small_trainings import (
+    CONFIGURATION,
+    installed,
+    make_small_configuration,
+    pooled_dice,
+    side_by_side,
+)
 
 ENVIRONMENT = {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
@@ -29,7 +35,7 @@ ENVIRONMENT = {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 def call(arguments: list[str]) -> None:
     """Runs a command and stops if it fails."""
     print("$", *arguments, flush=True)
-    subprocess.run(found(arguments), env=os.environ | ENVIRONMENT, check=True)
+    subprocess.run(installed(arguments), env=os.environ | ENVIRONMENT, check=True)
 
 
 def train_fold(dataset: str, name: str, fold: int, length: str) -> dict:
@@ -78,7 +84,7 @@ def main() -> None:
         write_json(options.o, {
             "meta": {"command": "python experiments/main_chain.py " + " ".join(sys.argv[1:]),
                      "date": datetime.date.today().isoformat(), "versions": versions(), "seconds": seconds,
-                     "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU", "dataset": raw.name,
+                     "machine": machine(), "dataset": raw.name,
                      "dataset_json": {k: raw.dataset_json[k] for k in ("channel_names", "labels")},
                      "median_shape_and_patch": [read_json(raw.preprocessed / "nnUNetPlans.json")["configurations"][
                          "2d"][key] for key in ("median_image_size_in_voxels", "patch_size", "batch_size")]},

@@ -17,9 +17,9 @@ from pathlib import Path
 from run_arms import ARMS, SETS
 
 from nnunet_difflung.compare import main as compare
-from nnunet_difflung.demo import CONFIGURATION
 from nnunet_difflung.evaluate_report import markdown, merge_table1
 from nnunet_difflung.files import read_json, write_bytes, write_json
+from nnunet_difflung.small_trainings import CONFIGURATION
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 

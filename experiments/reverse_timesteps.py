@@ -8,8 +8,6 @@ SNR, as in the default preset. Writes docs/results/reverse_timesteps.json.
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 from pathlib import Path
 
 import torch
@@ -18,7 +16,7 @@ from diffusers import DDIMScheduler
 from nnunet_difflung.config import preset
 from nnunet_difflung.diffusion import forward_process, paint
 from nnunet_difflung.files import write_json
-from nnunet_difflung.generator import versions
+from nnunet_difflung.provenance import machine, versions
 
 CONFIG, MEAN, SD = preset("default").generator, 0.1, 0.04
 BARS = forward_process(CONFIG).alphas_cumprod
@@ -61,7 +59,7 @@ def main() -> None:
     write_json(Path(__file__).parent.parent / "docs" / "results" / "reverse_timesteps.json", {
         "meta": {"command": "python experiments/reverse_timesteps.py", "seed": 0, "versions": versions(),
                  "date": datetime.date.today().isoformat(),
-                 "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"}, "rows": rows})
+                 "machine": machine()}, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.demo import CONFIGURATION, found, make_small_configuration
 from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.small_trainings import CONFIGURATION, installed, make_small_configuration
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
 CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
@@ -80,7 +80,7 @@ class Run:
         log = self.root / "logs" / f"{name}.log"
         begun = time.monotonic()
         with open(log, "a") as file:
-            code = subprocess.run(found(arguments), env=os.environ | variables, stdout=file, stderr=file).returncode
+            code = subprocess.run(installed(arguments), env=os.environ | variables, stdout=file, stderr=file).returncode
         with open(self.root / "logs" / "seconds.txt", "a") as file:
             file.write(f"{name} {time.monotonic() - begun:.0f}\n")
         if code:

@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -39,9 +37,9 @@ from sklearn.metrics import roc_auc_score
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.files import write_json
-from nnunet_difflung.generator import versions
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 
 FOLDS = 3  # groups of patients, each judged by a network trained on the others
@@ -293,7 +291,7 @@ def main() -> None:
         "meta": {"command": "python experiments/shortcut_probe.py " + " ".join(sys.argv[1:]), "seeds": options.seeds,
                  "date": datetime.date.today().isoformat(), "versions": versions(),
                  "seconds": round(time.monotonic() - begun),
-                 "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU"}, "rows": rows})
+                 "machine": machine()}, "rows": rows})
 
 
 if __name__ == "__main__":

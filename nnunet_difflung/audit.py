@@ -10,39 +10,11 @@ from pathlib import Path
 from nnunet_difflung.command_line import BadInput, command
 from nnunet_difflung.commit import recover
 from nnunet_difflung.files import read_json
-from nnunet_difflung.leaks import Problem, file_problems, record_problems, some, split_problems
-from nnunet_difflung.manifest import dataset_folders, find_manifest, read_manifest
-from nnunet_difflung.methods import METHODS
-from nnunet_difflung.prepare import SPLITS, is_planned
-from nnunet_difflung.raw_dataset import dataset_folder
+from nnunet_difflung.leaks import Problem, file_problems, generator_problems, record_problems, some, split_problems
+from nnunet_difflung.manifest import SPLITS, dataset_folders, find_manifest, read_manifest
+from nnunet_difflung.originals import is_planned
+from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.splits import SYNTHETIC_PREFIX, is_synthetic
-
-
-def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Problem]:
-    """Whether the generators' own records (in nnUNet_results, where they are at hand) agree with the manifest."""
-    found, results = [], os.environ.get("nnUNet_results")
-    for run in manifest["runs"] if results else []:
-        fold = run["fold"]
-        method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / "generator.json"
-        if not path.is_file():
-            continue
-        try:
-            trained = set(read_json(path)["training_cases"])
-        except (ValueError, KeyError, TypeError) as error:
-            found.append(Problem(f"{path} cannot be read ({error!r})", fold))
-            continue
-        recorded = set((run.get("generator") or {}).get("training_cases", []))
-        if trained != recorded:
-            found.append(Problem(f"{path} says that the generator was trained on other cases than the manifest does: "
-                                 f"{some(trained ^ recorded)}", fold, True))
-        validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()
-        held_out = {manifest["patients"].get(i, i) for i in validation}
-        leaked = {i for i in trained if i in validation or manifest["patients"].get(i) in held_out}
-        if leaked:
-            found.append(Problem(f"{path}: trained on {some(leaked)}, whose patients validate fold {fold}", fold,
-                                 True))
-    return found
 
 
 def _read_splits(folder: Path | None, found: list[Problem]) -> list[dict] | None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 
-from nnunet_difflung.augment_options import parse, settings_from
+from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_result import Request, audit_and_go_on, conclude, run_entry
+from nnunet_difflung.augment_settings import settings_from
 from nnunet_difflung.augment_text import describe_fold, describe_result, duration, size
 from nnunet_difflung.command_line import command, nnunet_folder
 from nnunet_difflung.commit import recover
@@ -37,7 +38,8 @@ from nnunet_difflung.preflight import (
 )
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
-from nnunet_difflung.raw_dataset import RawDataset, dataset_folder, open_raw_dataset
+from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.slices import build_cache, check_cases
 from nnunet_difflung.staging import discard_work
 

@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,6 +27,7 @@ from nnunet_difflung.compare_trainings import (
     named_results,
 )
 from nnunet_difflung.files import write_json
+from nnunet_difflung.provenance import machine, versions
 
 _DIGITS = 6
 
@@ -123,7 +122,6 @@ def compare(trainings: Trainings, reference: str, out: Path, pattern: str | None
 
 def _meta(trainings: Trainings, scores: Scores, reference: str, noted: dict, tolerance: float | None,
           typed: str) -> dict:
-    from nnunet_difflung.generator import versions
     scored = f"predictions {trainings.predictions}" if trainings.predictions else "validation"
     return {"command": typed, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "dataset": trainings.dataset, "scored": scored, "configuration": trainings.configuration,
@@ -132,7 +130,7 @@ def _meta(trainings: Trainings, scores: Scores, reference: str, noted: dict, tol
             "patients": len(scores.patients), "cases": len({i for cases in scores.cases.values() for i in cases}),
             "interval": "95 % t-interval, variance between patients and between the seeds of each fold",
             **({"tolerance_mm": tolerance} if tolerance is not None else {}), "versions": versions(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}
+            "machine": machine()}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,154 +6,17 @@ a configuration ``2d_demo`` in the plans file, so that both arms train in minute
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difflung.command_line import BadInput, Failed, command
+from nnunet_difflung.command_line import BadInput, command
+from nnunet_difflung.demo_stages import ARMS, NAME, Demo
 from nnunet_difflung.files import copy_file, read_json, write_json
-
-DATASET, NAME, FOLD, CONFIGURATION = 800, "Dataset800_ChestPhantom", 0, "2d_demo"
-ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
-FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A demonstration in a folder.
-
-    Attributes:
-        folder: everything is kept here; a second run goes on after the last finished stage.
-        length: suffix of nnU-Net's trainer variants, such as ``5epochs``.
-        epochs: of the generator.
-        size: pixels of the phantom's slices.
-    """
-
-    folder: Path
-    length: str = "5epochs"
-    epochs: int = 60
-    size: int = 64
-
-    def path(self, variable: str) -> Path:
-        """One of nnU-Net's three folders."""
-        return self.folder / variable
-
-    @property
-    def plans(self) -> Path:
-        """nnU-Net's plans file."""
-        return self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json"
-
-    def environment(self) -> dict[str, str]:
-        """Variables of the commands: nnU-Net's folders, and few worker processes."""
-        paths = {v: str(self.path(v).resolve()) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        return os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
-
-    def stages(self) -> list[tuple[str, Callable[[], None]]]:
-        """Name and work of each stage, in order."""
-        augment = ["difflung_augment", "-d", str(DATASET), "-f", str(FOLD), "--preset", "fast", "-device", "cpu",
-                   "--epochs", str(self.epochs), "--target-share", "emphysema=0.1", "--max-synthetic", "72"]
-        plan = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2"]
-        return [("phantom", lambda: self.call([sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{NAME}",
-                                               "--size", str(self.size), "--overwrite"])),
-                ("augment", lambda: self.call(augment)),
-                ("plan", lambda: (self.call(plan), make_small_configuration(self.plans))),
-                ("train", lambda: self.both(self.train_command)),
-                ("predict", lambda: [self.call(self.predict_command(arm)) for arm in ARMS]),
-                ("evaluate", lambda: [self.call(self.evaluate_command(arm)) for arm in ARMS]),
-                ("audit", lambda: self.call(["difflung_audit", "-d", str(DATASET)]))]
-
-    def call(self, arguments: list[str]) -> None:
-        """Runs a command in the foreground and shows it."""
-        print(f"\n$ {_shown(arguments)}", flush=True)
-        if subprocess.run(found(arguments), env=self.environment()).returncode:
-            raise Failed(f"{_shown(arguments)} failed; its message is above")
-
-    def both(self, command_of: Callable[[str], list[str]]) -> None:
-        """Runs a command for both arms side by side."""
-        commands = {arm: command_of(arm) for arm in ARMS}
-        side_by_side({self.folder / f"{c[0]}_{arm}.log": c for arm, c in commands.items()}, self.environment())
-
-    def trainer(self, arm: str) -> str:
-        """Name of an arm's trainer."""
-        return f"{ARMS[arm]}_{self.length}"
-
-    def train_command(self, arm: str) -> list[str]:
-        """nnU-Net's training of an arm, going on where an interrupted one stopped."""
-        results = self.path("nnUNet_results") / NAME / f"{self.trainer(arm)}__nnUNetPlans__{CONFIGURATION}"
-        resume = ["--c"] * any((results / f"fold_{FOLD}").glob("checkpoint_*.pth"))
-        return ["nnUNetv2_train", str(DATASET), CONFIGURATION, str(FOLD), "-tr", self.trainer(arm), "-device", "cpu",
-                *resume]
-
-    def predict_command(self, arm: str) -> list[str]:
-        """Prediction of the test patients, whom no network has seen."""
-        return ["nnUNetv2_predict", "-i", str(self.path("nnUNet_raw") / NAME / "imagesTs"), "-o",
-                str(self.folder / f"predictions_{arm}"), "-d", str(DATASET), "-c", CONFIGURATION, "-f", str(FOLD),
-                "-tr", self.trainer(arm), "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta"]
-
-    def evaluate_command(self, arm: str) -> list[str]:
-        """nnU-Net's own evaluation."""
-        return ["nnUNetv2_evaluate_folder", str(self.path("nnUNet_raw") / NAME / "labelsTs"),
-                str(self.folder / f"predictions_{arm}"), "-np", "1",
-                "-djfile", str(self.path("nnUNet_raw") / NAME / "dataset.json"),
-                "-pfile", str(self.plans)]
-
-
-def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
-    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by.
-
-    Our trainers honour OMP_NUM_THREADS. Without augmentation workers (which planning, unlike training, cannot do
-    without) a training is repeatable.
-    """
-    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}
-    running = {}
-    for log, arguments in commands.items():
-        print(f"\n$ {_shown(arguments)}   > {log}", flush=True)
-        with open(log, "w") as file:
-            running[log] = subprocess.Popen(found(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
-    try:
-        failed = [log for log, process in running.items() if process.wait()]
-    except BaseException:
-        for process in running.values():
-            process.kill()
-        raise
-    if failed:
-        raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
-
-
-def make_small_configuration(path: Path, **changes) -> None:
-    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it.
-
-    Args:
-        path: nnU-Net's plans.
-        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is that of each stage.
-    """
-    plans = read_json(path)
-    architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
-    inner = architecture["arch_kwargs"]
-    stages, convolutions = inner["n_stages"], changes.pop("convolutions", None)
-    inner["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
-    if convolutions:
-        inner |= {"n_conv_per_stage": [convolutions] * stages,
-                  "n_conv_per_stage_decoder": [convolutions] * (stages - 1)}
-    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture, **changes}
-    write_json(path, plans)
-
-
-def found(arguments: list[str]) -> list[str]:
-    """The command of this interpreter's environment, also where that is not on the PATH."""
-    beside = Path(sysconfig.get_path("scripts")) / arguments[0]
-    return [str(beside) if beside.is_file() else arguments[0], *arguments[1:]]
-
-
-def _shown(arguments: list[str]) -> str:
-    return " ".join(["python" if arguments[0] == sys.executable else arguments[0], *arguments[1:]])
+from nnunet_difflung.provenance import versions
+from nnunet_difflung.small_trainings import pooled_dice
 
 
 def run(demo: Demo) -> dict:
@@ -183,7 +46,6 @@ def run(demo: Demo) -> dict:
 def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
     """Per-class Dice on the test patients: nnU-Net's mean over cases, and pooled over all their voxels."""
     from nnunet_difflung.audit import audit_table
-    from nnunet_difflung.generator import versions
     os.environ.update({k: v for k, v in demo.environment().items() if k.startswith("nnUNet_")})
     names = {str(v): k for k, v in read_json(demo.path("nnUNet_raw") / NAME / "dataset.json")["labels"].items() if v}
     summary: dict = {}
@@ -197,11 +59,6 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
             "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
             "test_cases": len(list((demo.path("nnUNet_raw") / NAME / "labelsTs").glob("*.nii.gz"))),
             "versions": versions()}
-
-
-def pooled_dice(cases: list[dict], key: str) -> float:
-    tp, fp, fn = (sum(case["metrics"][key][count] for case in cases) for count in ("TP", "FP", "FN"))
-    return 2 * tp / max(1, 2 * tp + fp + fn)
 
 
 def _table(summary: dict) -> str:

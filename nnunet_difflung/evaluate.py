@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,8 +23,9 @@ from nnunet_difflung.evaluate_sheet import Sheet, shown_slices
 from nnunet_difflung.evaluate_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
 from nnunet_difflung.files import read_json, write_bytes, write_json
 from nnunet_difflung.fold import cache_folder, results_folder
-from nnunet_difflung.generator import CARD, config_from_json, is_finished, load_generator, versions
+from nnunet_difflung.generator import CARD, config_from_json, is_finished, load_generator
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.slices import SliceCache, build_cache
 
@@ -147,7 +146,7 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
                     f"{request.sampling.batch_size} images at once (preset {request.preset})",
         "versions": {**versions(), **{package: version(package) for package in ("scipy", "scikit-image")}},
         "device": name if request.device != "mps" else "mps",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+        "machine": machine(),
         "generators": [{"method": m, "fold": fold, "seed": card["config"]["seed"], "iterations": card["total_steps"],
                         "weights_sha256": card["weights_sha256"],
                         "config": asdict(config_from_json(card["config"]))} for (m, fold), card in cards.items()]}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_difflung.augment_options import check_device, default_device, given, positive
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SAMPLERS, SamplingConfig, preset
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.option_types import check_device, default_device, given, natural, positive
 
 _DESCRIPTION = """
 Compares generators (the paper's Table 1): each paints the masks of its fold's validation slices, which it has never
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
                           "two (default: %(default)s)")
     painting.add_argument("--max-slices", type=positive, metavar="N", help="paint at most so many slices of a fold, "
                           "evenly spaced over its patients, for a quick look (default: all that show lung)")
-    painting.add_argument("--seed", type=_natural_seed, default=12345, help="of the noise (default: %(default)s)")
+    painting.add_argument("--seed", type=natural, default=12345, help="of the noise (default: %(default)s)")
     painting.add_argument("--preset", default="default", choices=("default", "fast", "paper"), help="whose sampler and "
                           "steps to use; give the one that the generators were trained with (default: %(default)s)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process of diffusion (default: by preset)")
@@ -92,12 +92,6 @@ def parser() -> argparse.ArgumentParser:
     labels.add_argument("--patient-pattern", metavar="REGEX", help="matches a whole case id; its first group is the "
                         "patient (default: the id without its slice counter)")
     return p
-
-
-def _natural_seed(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return int(text)
 
 
 def request_from(arguments: Sequence[str] | None, command: str) -> Request:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from nnunet_difflung.balance import HostFacts, Plan, collect_lesions, make_plan
+from nnunet_difflung.case_reading import CaseFacts
 from nnunet_difflung.command_line import BadInput, nnunet_folder
 from nnunet_difflung.config import GeneratorConfig, Settings
 from nnunet_difflung.diffusion import build_network, size_factor
@@ -20,7 +21,7 @@ from nnunet_difflung.memorisation import real_to_real
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
-from nnunet_difflung.slices import CaseFacts, SliceCache
+from nnunet_difflung.slices import SliceCache
 from nnunet_difflung.staging import Synthesis, SynthesisResult
 from nnunet_difflung.synthesize import synthesize
 from nnunet_difflung.train import FoldData, check_generator_folder, resolve, total_steps, train_generator

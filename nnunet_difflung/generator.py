@@ -4,9 +4,7 @@ Diffusion models have diffusers' ``save_pretrained`` form; a GAN's generator is 
 """
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,10 +17,10 @@ from nnunet_difflung.diffusion import forward_process
 from nnunet_difflung.files import read_json, replacing, sha256, write_json
 from nnunet_difflung.gan import build_generator, require_gan
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.provenance import versions
 
 CARD = "generator.json"
 _DIFFUSION_WEIGHTS, _GAN_WEIGHTS = "unet/diffusion_pytorch_model.safetensors", "gan/generator.safetensors"
-_PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy", "monai")
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,3 @@ def _network(folder: Path, config: GeneratorConfig, card: dict) -> torch.nn.Modu
     network = build_generator(config, len(card["channels"]), len(card["conditions"]))
     network.load_state_dict(load_file(_weights(folder, config)))
     return network
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

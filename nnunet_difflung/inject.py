@@ -11,12 +11,12 @@ from nnunet_difflung.commit import Step, commit, finish, pending
 from nnunet_difflung.files import json_bytes, read_json, sha256
 from nnunet_difflung.fingerprint import FINGERPRINT, extract, staged_fingerprint
 from nnunet_difflung.lock import HIDDEN, locked
-from nnunet_difflung.manifest import PREPROCESSED, new_manifest, read_manifest, resolve
-from nnunet_difflung.prepare import DATASET, SPLITS, Change, StagedCase
+from nnunet_difflung.manifest import DATASET, PREPROCESSED, SPLITS, new_manifest, read_manifest, resolve
+from nnunet_difflung.prepare import Change
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.splits import real_only
+from nnunet_difflung.staged_case import StagedCase
 
-__all__ = ["StagedCase", "ensure_real_fingerprint", "inject", "staging_folder"]
 _REMOVE = "run difflung_remove first"
 
 

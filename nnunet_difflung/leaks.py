@@ -1,12 +1,14 @@
-"""Rules of fold-locking as pure functions over the manifest, the splits and the files."""
+"""Rules of fold-locking: what the manifest, the splits, the files and the generators have to agree on."""
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.files import sha256
+from nnunet_difflung.files import read_json, sha256
 from nnunet_difflung.manifest import run_of
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.splits import SYNTHETIC_PREFIX, is_synthetic
 
 
@@ -116,4 +118,31 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
         for path in sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*")):
             if f"{part}/{path.name}" not in known:
                 found.append(Problem(f"{path} is not in the manifest"))
+    return found
+
+
+def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Problem]:
+    """Whether the generators' own records (in nnUNet_results, where they are at hand) agree with the manifest."""
+    found, results = [], os.environ.get("nnUNet_results")
+    for run in manifest["runs"] if results else []:
+        fold = run["fold"]
+        method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
+        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / "generator.json"
+        if not path.is_file():
+            continue
+        try:
+            trained = set(read_json(path)["training_cases"])
+        except (ValueError, KeyError, TypeError) as error:
+            found.append(Problem(f"{path} cannot be read ({error!r})", fold))
+            continue
+        recorded = set((run.get("generator") or {}).get("training_cases", []))
+        if trained != recorded:
+            found.append(Problem(f"{path} says that the generator was trained on other cases than the manifest does: "
+                                 f"{some(trained ^ recorded)}", fold, True))
+        validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()
+        held_out = {manifest["patients"].get(i, i) for i in validation}
+        leaked = {i for i in trained if i in validation or manifest["patients"].get(i) in held_out}
+        if leaked:
+            found.append(Problem(f"{path}: trained on {some(leaked)}, whose patients validate fold {fold}", fold,
+                                 True))
     return found

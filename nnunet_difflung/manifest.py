@@ -17,6 +17,7 @@ from nnunet_difflung.splits import SYNTHETIC_PREFIX
 
 MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
+DATASET, SPLITS = "dataset.json", "splits_final.json"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
 _FILES = re.compile(rf"dataset\.json|splits_final\.json|{PREPROCESSED}(splits_final|dataset_fingerprint)\.json|"

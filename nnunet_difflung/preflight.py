@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_difflung.augment_text import size
+from nnunet_difflung.case_reading import CaseFacts
 from nnunet_difflung.command_line import BadInput, Failed, nnunet_folder
 from nnunet_difflung.config import Settings
 from nnunet_difflung.fold import FoldWork, estimate_bytes
@@ -16,7 +17,6 @@ from nnunet_difflung.gate import passes
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
-from nnunet_difflung.slices import CaseFacts
 from nnunet_difflung.staging import SynthesisResult
 
 

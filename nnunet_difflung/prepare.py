@@ -5,9 +5,7 @@ import copy
 import hashlib
 import json
 import os
-import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, Failed
@@ -16,30 +14,10 @@ from nnunet_difflung.files import json_bytes, read_json, sha256, write_bytes
 from nnunet_difflung.fingerprint import FINGERPRINT, staged_fingerprint
 from nnunet_difflung.leaks import record_problems, split_problems
 from nnunet_difflung.lock import HIDDEN
-from nnunet_difflung.manifest import MANIFEST, PREPROCESSED, fault_in, is_identifier, resolve
+from nnunet_difflung.manifest import DATASET, MANIFEST, PREPROCESSED, SPLITS, fault_in, resolve
+from nnunet_difflung.originals import backup_name, is_planned, lists_synthetic
 from nnunet_difflung.raw_dataset import RawDataset
-from nnunet_difflung.splits import is_synthetic
-
-DATASET, SPLITS = "dataset.json", "splits_final.json"
-
-
-@dataclass(frozen=True)
-class StagedCase:
-    """A synthetic case whose files are complete and have their final names.
-
-    Under ``staging_folder`` they are moved by the injection, anywhere else they are copied.
-
-    Attributes:
-        identifier: ``difflung_…``.
-        images: ``<id>_0000<ending>``, …; a 3D TIFF's ``<id>.json`` beside them goes with them.
-        label: ``<id><ending>``, and ``<id>.json`` beside it.
-        record: the manifest's entry: method, fold, sources, host, slices, operations, seed, generator, quality.
-    """
-
-    identifier: str
-    images: tuple[Path, ...]
-    label: Path
-    record: dict
+from nnunet_difflung.staged_case import StagedCase, check_staged
 
 
 class Change:
@@ -64,7 +42,7 @@ class Change:
         step = self._staged(content, target)
         if entry is None:
             before = None
-            if path.is_file() and not (path.name == SPLITS and _lists_synthetic(path)):
+            if path.is_file() and not (path.name == SPLITS and lists_synthetic(path)):
                 before = sha256(path)
                 self.count += 1
                 source = f"{COMMIT}/{self.count}_{path.name}"
@@ -79,7 +57,7 @@ class Change:
 
     def add_case(self, case: StagedCase, run: dict) -> list[Step]:
         """Steps that move a staged case to its place."""
-        _check_case(case, self.raw, run)
+        check_staged(case, self.raw, run)
         images, labels = (part[0].parent / f"{case.identifier}.json" for part in (case.images, (case.label,)))
         files = [(path, "imagesTr") for path in (*case.images, *[images] * images.is_file())]
         files += [(path, "labelsTr") for path in (case.label, *[labels] * labels.is_file())]
@@ -165,44 +143,10 @@ class Change:
         return [self._staged(content, name) for name in (*[PREPROCESSED + MANIFEST] * self.preprocessed, MANIFEST)]
 
 
-def is_planned(preprocessed: Path) -> bool:
-    """Whether nnU-Net has planned the dataset (and then copied the raw splits, if there were any)."""
-    return any(preprocessed.glob("*Plans*.json"))
-
-
-def backup_name(target: str) -> str:
-    """Name under which the original of a file is kept."""
-    return target.replace(PREPROCESSED, "preprocessed_")
-
-
-def _check_case(case: StagedCase, raw: RawDataset, run: dict) -> None:
-    """Whether a staged case is what its caller promised (a defect of ours if not).
-
-    Raises:
-        BadInput: a staged file is gone.
-    """
-    name, ending = re.escape(case.identifier), re.escape(raw.dataset_json["file_ending"])
-    example = next(iter(raw.cases.values()))
-    if not is_identifier(case.identifier):
-        raise ValueError(f"{case.identifier!r} is no id of a synthetic case")
-    if (case.record["method"], case.record["fold"]) != (run["method"], run["fold"]):
-        raise ValueError(f"{case.identifier} is not of method {run['method']}, fold {run['fold']}")
-    if len(case.images) != len(example.images) or not re.fullmatch(name + ending, case.label.name) \
-            or not all(re.fullmatch(rf"{name}_\d{{4}}{ending}", path.name) for path in case.images):
-        raise ValueError(f"{case.identifier} has other files than a case of {raw.name}: {case.images}, {case.label}")
-    for path in (*case.images, case.label):
-        if not path.is_file():
-            raise BadInput(f"{path} is missing, a staged file of {case.identifier}; run the same command again")
-
-
 def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
     problems = split_problems(manifest, splits, where) + record_problems(manifest)
     if problems:
         raise Failed(f"nothing was injected, since {problems[0].text} ({len(problems)} such problems)")
-
-
-def _lists_synthetic(path: Path) -> bool:
-    return any(is_synthetic(i) for split in read_json(path) for side in ("train", "val") for i in split[side])
 
 
 def _path_style(listed: dict, folder: Path) -> str:

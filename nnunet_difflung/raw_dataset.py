@@ -1,11 +1,9 @@
-"""An nnU-Net raw dataset: the only file that knows its layout.
+"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds. With ``raw_layout`` all that knows the format.
 
 In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
 """
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.command_line import BadInput, nnunet_folder
-from nnunet_difflung.files import read_json
 from nnunet_difflung.labels import LabelRoles, label_roles
+from nnunet_difflung.raw_layout import Case, dataset_folder, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.splits import check_splits, is_synthetic, patient_grouped_splits, patients_of
-
-_KEYS = ("labels", "channel_names", "numTraining", "file_ending")
-
-
-@dataclass(frozen=True)
-class Case:
-    """Files of one case; an image file for each channel, except in formats that hold several channels in one."""
-
-    identifier: str
-    images: tuple[str, ...]
-    label: str
 
 
 @dataclass(frozen=True)
@@ -107,26 +94,6 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
-def dataset_folder(dataset: str) -> Path:
-    """Finds ``$nnUNet_raw/DatasetXXX_NAME`` from an id or a name.
-
-    Raises:
-        BadInput: a path variable or the dataset is missing.
-    """
-    raw = Path(nnunet_folder("nnUNet_raw"))
-    here = sorted(p.name for p in raw.glob("Dataset*") if p.is_dir())
-    if str(dataset).isdigit():
-        found = [name for name in here if name.startswith(f"Dataset{int(dataset):03d}_")]
-        if len(found) > 1:
-            raise BadInput(f"id {dataset} means several datasets in {raw}: {', '.join(found)}; give the full name")
-    else:
-        found = [name for name in here if name == dataset]
-    if not found:
-        raise BadInput(f"dataset {dataset} is not in nnUNet_raw={raw}, which holds {', '.join(here) or 'no dataset'}; "
-                       f"give an id or a name such as 801 or Dataset801_NAME")
-    return raw / found[0]
-
-
 def open_raw_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = (),
                      patient_pattern: str | None = None) -> RawDataset:
     """Opens a dataset by id or name and checks all that can be checked without reading voxels.
@@ -135,95 +102,17 @@ def open_raw_dataset(dataset: str, normal_label: str | None = None, structure_la
         BadInput: with the file, what was found, what was expected and what to do.
     """
     folder = dataset_folder(dataset)
-    dataset_json = _dataset_json(folder)
+    dataset_json = read_dataset_json(folder)
     roles = label_roles(dataset_json, str(folder / "dataset.json"), normal_label, structure_labels)
     everything = list_cases(folder, dataset_json)
     cases = {i: case for i, case in everything.items() if not is_synthetic(i)}
     if not cases:
         raise BadInput(f"{folder} has no training case; expected images in imagesTr and labels in labelsTr")
     patients = patients_of(list(cases), patient_pattern)
-    splits, where = _splits(folder)
+    splits, where = find_splits(folder)
     new = splits is None
     if new:
         splits = patient_grouped_splits(patients)
     else:
         check_splits(splits, list(everything), patients, where)
-    return RawDataset(folder, dataset_json, cases, roles, _reader(dataset_json, cases), patients, splits, new)
-
-
-def _dataset_json(folder: Path) -> dict:
-    path = folder / "dataset.json"
-    if not path.is_file():
-        raise BadInput(f"{path} is missing; an nnU-Net dataset needs it with the keys {', '.join(_KEYS)}")
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise BadInput(f"{path} is no valid JSON ({error})") from error
-    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise BadInput(f"{path} lacks the key {missing[0]!r}; expected {', '.join(_KEYS)}")
-    return content
-
-
-def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
-    """All training cases that nnU-Net would see, with files checked to exist and to agree with dataset.json."""
-    if "dataset" in dataset_json:
-        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / "dataset.json"))
-        cases = {i: Case(i, tuple(entry["images"]), entry["label"]) for i, entry in listed.items()}
-    else:
-        cases = _cases_in_folders(folder, dataset_json)
-    for case in cases.values():
-        for file in (*case.images, case.label):
-            if not Path(file).is_file():
-                raise BadInput(f"{file} is missing: case {case.identifier} of {folder.name} needs it")
-    if len(cases) != dataset_json["numTraining"]:
-        raise BadInput(f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
-                       f"training cases were found; correct numTraining or the files")
-    return cases
-
-
-def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
-    ending = dataset_json["file_ending"]
-    for part in ("imagesTr", "labelsTr"):
-        if not (folder / part).is_dir():
-            raise BadInput(f"{folder / part} is missing; nnU-Net expects images in imagesTr, labels in labelsTr")
-    images: dict[str, list[str]] = {}
-    for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
-        stem = file.name[:-len(ending)]
-        if len(stem) < 6 or stem[-5] != "_" or not stem[-4:].isdigit():
-            raise BadInput(f"{file} does not end in _XXXX{ending} (four digits for the channel); rename it")
-        images.setdefault(stem[:-5], []).append(str(file))
-    labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"*{ending}")}
-    lonely = sorted(set(labels) - set(images))
-    if lonely:
-        raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr "
-                       f"({len(lonely)} such labels)")
-    return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
-
-
-def _splits(folder: Path) -> tuple[list[dict] | None, str]:
-    """Splits from the raw folder, or else from the preprocessed one."""
-    preprocessed = Path(nnunet_folder("nnUNet_preprocessed")) / folder.name
-    for path in (folder / "splits_final.json", preprocessed / "splits_final.json"):
-        if path.is_file():
-            try:
-                splits = read_json(path)
-                assert splits and all({"train", "val"} <= set(split) for split in splits)
-            except (ValueError, AssertionError, TypeError) as error:
-                raise BadInput(f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
-                               f"one for each fold") from error
-            return splits, str(path)
-    return None, ""
-
-
-def _reader(dataset_json: dict, cases: dict[str, Case]) -> type:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-    example = next(iter(cases.values())).images[0]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
-    except RuntimeError as error:
-        raise BadInput(f"{example} cannot be read by any of nnU-Net's readers for file_ending "
-                       f"{dataset_json['file_ending']!r}; repair the file, or correct file_ending") from error
+    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), patients, splits, new)

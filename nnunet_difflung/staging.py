@@ -12,13 +12,13 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.gate import ClassReference
 from nnunet_difflung.generator import Generator
 from nnunet_difflung.image_files import copy_sidecar, spacing_sidecar, write_changed_copy
-from nnunet_difflung.inject import StagedCase
 from nnunet_difflung.masks import Lesion
 from nnunet_difflung.memorisation_patches import MemorisationReference
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import SliceCache
+from nnunet_difflung.staged_case import StagedCase
 from nnunet_difflung.texture import paste_textures
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from nnunet_difflung.files import write_json
 from nnunet_difflung.image_files import copy_sidecar, spacing_sidecar, write_changed_copy
-from nnunet_difflung.inject import StagedCase, staging_folder
+from nnunet_difflung.inject import staging_folder
 from nnunet_difflung.raw_dataset import RawDataset
+from nnunet_difflung.staged_case import StagedCase
 
 GENERATOR = "a" * 64
 

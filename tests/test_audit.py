@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnunet_difflung.audit import audit_dataset, audit_table, entry, find_manifest
+from nnunet_difflung.audit import audit_dataset, audit_table, entry
 from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.inject import inject
 from nnunet_difflung.leaks import split_problems
-from nnunet_difflung.manifest import MANIFEST, new_manifest
+from nnunet_difflung.manifest import MANIFEST, find_manifest, new_manifest
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from tests.staging import plan_like_nnunet, stage_cases
 from tests.tiny import make_dataset, set_paths

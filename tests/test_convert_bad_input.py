@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.dataset_conversion.convert import entry
-from nnunet_difflung.dataset_conversion.mapping import parse_mapping
+from nnunet_difflung.dataset_conversion.mapping_file import parse_mapping
 from tests.archives import like, write_dicom, write_slices, write_volumes
 from tests.tiny import set_paths, tree_hashes
 

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from nnunet_difflung.command_line import BadInput, Failed
-from nnunet_difflung.demo import CONFIGURATION, Demo, make_small_configuration, pooled_dice, run, side_by_side
+from nnunet_difflung.demo import run
+from nnunet_difflung.demo_stages import Demo
+from nnunet_difflung.small_trainings import CONFIGURATION, make_small_configuration, pooled_dice, side_by_side
 
 
 def test_small_configuration_inherits_and_keeps_the_stages(tmp_path):

@@ -75,3 +75,15 @@ def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():
     summary = pooled([*rows, {}])["emphysema"]
     assert summary["cases"] == 2 and summary["bias"] == pytest.approx(
         np.average([r["emphysema"]["bias"] for r in rows], weights=[50, 400]), abs=0.02)
+
+
+@pytest.mark.parametrize("spread", [0.0, 40.0])
+def test_tolerances_are_those_of_the_documentation(spread):
+    cache = Cache(20, spread=spread)
+    found = reference(cache, list(cache.facts), WINDOWS, 0)
+    real = np.stack([image[0, 0, 1] for image in cache.images.values()]).clip(*WINDOWS[0])  # (slices, voxels), HU
+    bias = np.percentile(np.abs(real.mean(1) - real.mean()), 95)
+    tolerance = 1.25 * max(0.1 * real.std(), bias)
+    assert found["emphysema"][0].max_bias == pytest.approx(tolerance)
+    row = measure({"emphysema": painted(-940, voxels=150)}, found)["emphysema"]
+    assert row["max_bias"] == pytest.approx(tolerance + 2 * real.std() / np.sqrt(150), abs=0.01)

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from nnunet_difflung.batches import BatchSource, denormalise, index_slices, isolate, normalise, one_hot
+from nnunet_difflung.case_reading import body_mask
 from nnunet_difflung.checkpoint import NEWEST, PREVIOUS
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig, preset
 from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process, paint, reverse_timesteps
 from nnunet_difflung.generator import load_generator
 from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.slices import body_mask, build_cache
+from nnunet_difflung.slices import build_cache
 from nnunet_difflung.train import FoldData, resolve, train_generator
 from nnunet_difflung.train_step import draw_noise, learning_rate
 from tests.tiny import make_dataset, set_paths
@@ -121,6 +122,14 @@ def test_ablation_is_drawn_per_image_and_spares_lung_and_body(data):
             assert set(np.unique(ablated[:, channel][complete[:, channel] > 0])) == {0, 1}
         else:
             assert not gone.any() and (ablated[:, channel] == complete[:, channel]).all()
+
+
+def test_ablation_ends_with_the_training(data):
+    def emphysema(step: int) -> int:
+        source = source_of(data, replace(TINY, method="cbmat", annealing="cosine"), (1.0, 1.0))
+        return source.batch(step, range(40)).condition[:, data.cache.roles.conditions.index("emphysema")].sum()
+
+    assert emphysema(0) == 0 < emphysema(100)
 
 
 def test_ignored_voxels_do_not_count(tmp_path, monkeypatch):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_difflung.audit import audit_dataset, find_manifest
+from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.command_line import BadInput, Failed
 from nnunet_difflung.commit import recover
 from nnunet_difflung.files import read_json, sha256, write_json
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
-from nnunet_difflung.manifest import MANIFEST
+from nnunet_difflung.manifest import MANIFEST, find_manifest
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.remove import entry, remove
 from nnunet_difflung.splits import is_synthetic

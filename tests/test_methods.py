@@ -6,7 +6,8 @@ import pytest
 
 from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.augment import main
-from nnunet_difflung.augment_options import parse, settings_from
+from nnunet_difflung.augment_options import parse
+from nnunet_difflung.augment_settings import settings_from
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.methods import METHODS

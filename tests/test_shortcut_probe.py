@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.image_files import write_changed_copy
-from nnunet_difflung.inject import StagedCase, inject
+from nnunet_difflung.inject import inject
 from nnunet_difflung.raw_dataset import open_raw_dataset
+from nnunet_difflung.staged_case import StagedCase
 from tests.staging import stage_cases
 from tests.tiny import make_dataset, set_paths
 

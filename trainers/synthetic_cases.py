@@ -4,21 +4,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from nnunet_difflung.manifest import find_manifest
+from nnunet_difflung.splits import is_synthetic
+
 if TYPE_CHECKING:
     from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
-
-PREFIX = "difflung_"  # of every synthetic identifier
 
 
 def manifest(dataset_name: str) -> dict:
     """``difflung_manifest.json`` of a dataset; an empty one if it was never augmented."""
-    from nnunet_difflung.audit import find_manifest
     return find_manifest(dataset_name) or {"cases": {}}
 
 
 def real_only(identifiers: Iterable[str], manifest: dict) -> list[str]:
     """``identifiers`` without the synthetic ones, in their order."""
-    return [key for key in identifiers if not key.startswith(PREFIX) and key not in manifest["cases"]]
+    return [key for key in identifiers if not is_synthetic(key) and key not in manifest["cases"]]
 
 
 def of_arm(manifest: dict, method: str, fold: int | str) -> list[str]:

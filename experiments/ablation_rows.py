@@ -1,0 +1,22 @@
+"""The file that ``ablations.py`` adds its rows to: a row for each variant, in it an entry for each seed."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nnunet_difflung.files import json_bytes, read_json, write_json
+from nnunet_difflung.lock import locked
+
+
+def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: dict) -> None:
+    """Writes a variant's row for one seed; several processes, with a seed each, may share the file."""
+    with locked(path.parent):
+        content = read_json(path) if path.is_file() else {"rows": {}}
+        row = content["rows"].get(name, {})
+        content["rows"][name] = {**(row if row.get("wanted") == wanted else {}), "wanted": wanted, key: result}
+        write_json(path, {**content, "meta": about})
+
+
+def as_read(content: dict) -> dict:
+    """The same content as it comes back from a file."""
+    return json.loads(json_bytes(content))

@@ -1,0 +1,56 @@
+"""What several commands' options have in common: kinds of numbers, devices, options left to a preset."""
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from nnunet_difflung.command_line import BadInput
+
+
+def given(options: argparse.Namespace, *names: str) -> dict:
+    """The options that were given, by name."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def default_device() -> str:
+    """The fastest device that torch sees here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Whether torch sees a device.
+
+    Raises:
+        BadInput: it does not.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise BadInput(f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
+                       f"{' or '.join(name for name, here in there.items() if here)}, or repair the driver")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1; for argparse, as the two below."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def share_of_one(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
