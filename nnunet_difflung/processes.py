@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,7 @@ from accelerate import PartialState
 
 from nnunet_difflung.command_line import BadInput
 
+_OF_THE_LAUNCHER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _POLL = 0.05  # seconds between looks for another process's file
 MODULE = "nnunet_difflung.augment"
 
@@ -99,7 +102,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     try:
-        with TemporaryDirectory() as logs:
+        with TemporaryDirectory() as logs, _handlers_kept():
             config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex,
                                   max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
                                   monitor_interval=0.2, **_log_folder(logs))
@@ -109,6 +112,17 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Puts this process's signal handlers back: torch's launcher leaves its own behind."""
+    before = {number: signal.getsignal(number) for number in _OF_THE_LAUNCHER}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _log_folder(folder: str) -> dict:

@@ -77,6 +77,7 @@ def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch,
     before = tree_hashes(folder)
     with pytest.raises(SystemExit) as stop:
         entry([*OPTIONS, *TWO])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "torch's launcher would leave its own"
     said = capfd.readouterr().err
     assert stop.value.code == 2 and tree_hashes(folder) == before
     assert said.count("Error: ") == 1 and "lung_001_s00" in said and "Traceback" not in said
