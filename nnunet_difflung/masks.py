@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
-from scipy.signal import fftconvolve
 
 MIN_VOXELS = 4  # smaller components are readers' specks
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
@@ -41,7 +41,7 @@ class Lesion:
         z, y, x = (slice(a, a + n) for a, n in zip(self.start, self.mask.shape, strict=True))
         return z, y, x
 
-    @property
+    @cached_property
     def voxels(self) -> int:
         """Size in voxels."""
         return int(self.mask.sum())
@@ -139,14 +139,22 @@ def resample_geometry(mask: np.ndarray, transform: Transform, spacing_ratio: Seq
     def grow(lesion: np.ndarray) -> np.ndarray:
         result = lesion[..., ::-1] if transform.mirror else lesion
         if moves:  # linear interpolation cut at one half; the padding keeps lesions from growing at the box's edge
-            result = ndimage.affine_transform(np.pad(result.astype(np.float32), 1), matrix, offset + 1,
-                                              output_shape=shape, order=1, mode="nearest") > 0.5
+            result = _resampled(result, matrix, offset, shape) > 0.5
         if transform.dilation:
             result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
             result = ndimage.binary_dilation(result, ndimage.generate_binary_structure(2, 1)[None], transform.dilation)
         return result
 
     return matrix, offset, shape, grow
+
+
+def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """(z, y, x) float32 of a mask with a voxel of padding; a single slice as a plane, for half the work."""
+    values = np.pad(mask.astype(np.float32), 1)
+    if len(mask) == 1 and shape[0] == 1:
+        return ndimage.affine_transform(values[1], matrix[1:, 1:], offset[1:] + 1, output_shape=shape[1:], order=1,
+                                        mode="nearest")[None]
+    return ndimage.affine_transform(values, matrix, offset + 1, output_shape=shape, order=1, mode="nearest")
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -165,8 +173,8 @@ def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, ins
                tries: int = 4) -> tuple[int, int, int] | None:
     """A random position at which a mask lies in free voxels.
 
-    For a drawn z position the overlap at *every* y and x is computed at once, so for a slice None means that there is
-    no such place; for volumes ``tries`` positions along z are looked at.
+    For a drawn z position the overlap at *every* y and x is counted, so for a slice None means that there is no such
+    place; for volumes ``tries`` positions along z are looked at.
 
     Args:
         mask: (z, y, x) bool lesion.
@@ -185,13 +193,65 @@ def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, ins
     below = np.concatenate([[0], np.cumsum(np.count_nonzero(free, axis=(1, 2)))])
     starts = np.flatnonzero(below[len(mask):] - below[:room[0] + 1] >= enough)
     for z in rng.permutation(starts)[:tries].astype(int):
-        overlap = sum(fftconvolve(plane.astype(np.float32), part[::-1, ::-1].astype(np.float32), "valid")
-                      for plane, part in zip(free[z:z + len(mask)], mask, strict=True) if part.any())
-        fitting = np.argwhere(overlap >= enough - 1e-3)
+        fitting = _fitting(mask, free[z:z + len(mask)], enough)
         if len(fitting):
             y, x = fitting[rng.integers(len(fitting))]
             return int(z), int(y), int(x)
     return None
+
+
+def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
+    """(n, 2) all (y, x) at which at least ``enough`` voxels of ``mask`` are free, in reading order.
+
+    The overlap is an exact count from integral images: with the free voxels summed along each row, a run of the mask
+    costs one subtraction for all positions together. Positions that cannot hold enough are left out first.
+    """
+    rows, columns = (_window(mask.sum((0, axis)), free.any((0, axis)), enough) for axis in (2, 1))
+    free = free[:, rows, columns]
+    if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
+        return np.zeros((0, 2), int)
+    counter = np.int16 if mask.sum() < 2 ** 15 else np.int32  # a wrap-around on the way cancels out
+    sums = np.zeros((*free.shape[:2], free.shape[2] + 1), counter)
+    np.cumsum(free, axis=2, dtype=counter, out=sums[:, :, 1:])
+    y, x = _possible(sums.sum(0, dtype=np.int32), mask.shape[1:], enough)
+    overlap = np.zeros((y.stop - y.start, x.stop - x.start), counter)
+    edges = np.diff(mask, axis=2, prepend=False, append=False)
+    for z, row in np.argwhere(edges.any(2)):
+        line = sums[z, y.start + row:y.stop + row]
+        for first, last in np.flatnonzero(edges[z, row]).reshape(-1, 2):
+            overlap += line[:, x.start + last:x.stop + last]
+            overlap -= line[:, x.start + first:x.stop + first]
+    return np.argwhere(overlap >= enough) + (rows.start + y.start, columns.start + x.start)
+
+
+def _window(counts: np.ndarray, holds_free: np.ndarray, enough: float) -> slice:
+    """Along one axis, the part of a host that a mask can cover.
+
+    Args:
+        counts: (n,) voxels of the mask at each position of the axis.
+        holds_free: (m,) bool, whether the host has free voxels there.
+        enough: voxels of the mask that must be free; the others may lie beyond the first and last free ones.
+    """
+    found = np.flatnonzero(holds_free)
+    spare = counts.sum() - enough
+    before, after = (int((np.cumsum(side) <= spare).sum()) for side in (counts, counts[::-1]))
+    return slice(max(0, int(found[0]) - before), min(len(holds_free), int(found[-1]) + 1 + after))
+
+
+def _possible(sums: np.ndarray, box: Sequence[int], enough: float) -> tuple[slice, slice]:
+    """Ranges of (y, x) outside of which a box holds fewer than ``enough`` free voxels.
+
+    Args:
+        sums: (y, x + 1) free voxels of each row before x.
+        box: (y, x) size.
+        enough: voxels.
+    """
+    inside = sums[:, box[1]:] - sums[:, :-box[1]]
+    integral = np.zeros((len(inside) + 1, inside.shape[1]), np.int32)
+    np.cumsum(inside, axis=0, out=integral[1:])
+    possible = integral[box[0]:] - integral[:-box[0]] >= enough
+    return tuple(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+                 for found in (np.flatnonzero(possible.any(axis)) for axis in (1, 0)))
 
 
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:
