@@ -1,6 +1,7 @@
 """Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, find_place, paste, transformed
+from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.placement import find_place
 
 _MAX_FILL = 0.5  # of a host's normal lung
 _MAX_LESIONS = 24  # in a host
@@ -274,4 +276,5 @@ def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesi
 
 def lesion_of(op: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
     """The lesion that an operation pastes."""
-    return next(x for x in lesions[op.pathology] if (x.case, x.component) == (op.donor, op.component))
+    found = lesions[op.pathology]  # sorted by case, then component
+    return found[bisect_left(found, (op.donor, op.component), key=lambda x: (x.case, x.component))]
