@@ -1,6 +1,7 @@
 """Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, find_place, paste, transformed
+from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.placement import find_place
 
 _MAX_FILL = 0.5  # of a host's normal lung
 _MAX_LESIONS = 24  # in a host
@@ -105,6 +107,13 @@ def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], rol
     return {name: [lesion for lesion in found if lesion.pathology == name] for name in roles.pathologies}
 
 
+def _chances(lesions: list[Lesion]) -> np.ndarray:
+    """Cumulative probabilities of drawing each lesion, by the square root of its size."""
+    weights = np.sqrt([lesion.voxels for lesion in lesions])
+    total = np.cumsum(weights / max(weights.sum(), 1.0))
+    return total / total[-1] if len(total) else total
+
+
 class _Planner:
     """State of the balancing loop."""
 
@@ -117,6 +126,7 @@ class _Planner:
         self.mean_lung = sum(self.counts.values()) / max(1, len(self.hosts))
         self.targets = {name: config.target_share.get(name, config.default_share)
                         for name in roles.pathologies if lesions[name]}
+        self.chances = {name: _chances(found) for name, found in lesions.items()}
         slices = sum(host.lung_slices for host in hosts)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
 
@@ -184,9 +194,7 @@ class _Planner:
         Returns:
             The operation (None if it never fits), and the slices that are touched then, at most ``slices``.
         """
-        candidates = self.lesions[name]
-        weights = np.sqrt([lesion.voxels for lesion in candidates])
-        lesion = candidates[rng.choice(len(candidates), p=weights / weights.sum())]
+        lesion = self.lesions[name][int(self.chances[name].searchsorted(rng.random(), side="right"))]
         ratio = np.array(lesion.spacing) / host.spacing
         deep = len(lesion.mask) > 1
         size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if deep else 1)
@@ -268,4 +276,5 @@ def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesi
 
 def lesion_of(op: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
     """The lesion that an operation pastes."""
-    return next(x for x in lesions[op.pathology] if (x.case, x.component) == (op.donor, op.component))
+    found = lesions[op.pathology]  # sorted by case, then component
+    return found[bisect_left(found, (op.donor, op.component), key=lambda x: (x.case, x.component))]

@@ -1,4 +1,4 @@
-"""Operations on lesion masks: find, turn, scale, dilate, place inside normal lung, paste (paper, section 2.3).
+"""Operations on lesion masks: find, turn, scale, dilate, paste (paper, section 2.3); ``placement`` says where to.
 
 All masks are (z, y, x) bool, so that lesions of volumes move as 3D objects; a slice is a volume with z = 1.
 """
@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
-from scipy.signal import fftconvolve
 
 MIN_VOXELS = 4  # smaller components are readers' specks
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
@@ -41,7 +41,7 @@ class Lesion:
         z, y, x = (slice(a, a + n) for a, n in zip(self.start, self.mask.shape, strict=True))
         return z, y, x
 
-    @property
+    @cached_property
     def voxels(self) -> int:
         """Size in voxels."""
         return int(self.mask.sum())
@@ -139,14 +139,22 @@ def resample_geometry(mask: np.ndarray, transform: Transform, spacing_ratio: Seq
     def grow(lesion: np.ndarray) -> np.ndarray:
         result = lesion[..., ::-1] if transform.mirror else lesion
         if moves:  # linear interpolation cut at one half; the padding keeps lesions from growing at the box's edge
-            result = ndimage.affine_transform(np.pad(result.astype(np.float32), 1), matrix, offset + 1,
-                                              output_shape=shape, order=1, mode="nearest") > 0.5
+            result = _resampled(result, matrix, offset, shape) > 0.5
         if transform.dilation:
             result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
             result = ndimage.binary_dilation(result, ndimage.generate_binary_structure(2, 1)[None], transform.dilation)
         return result
 
     return matrix, offset, shape, grow
+
+
+def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """(z, y, x) float32 of a mask with a voxel of padding; a single slice as a plane, for half the work."""
+    values = np.pad(mask.astype(np.float32), 1)
+    if len(mask) == 1 and shape[0] == 1:
+        return ndimage.affine_transform(values[1], matrix[1:, 1:], offset[1:] + 1, output_shape=shape[1:], order=1,
+                                        mode="nearest")[None]
+    return ndimage.affine_transform(values, matrix, offset + 1, output_shape=shape, order=1, mode="nearest")
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...] | None:
@@ -159,39 +167,6 @@ def cut_to_box(mask: np.ndarray) -> np.ndarray:
     """The mask within its bounding box (an empty mask stays empty)."""
     box = box_of(mask)
     return mask[:0] if box is None else mask[box]
-
-
-def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9,
-               tries: int = 4) -> tuple[int, int, int] | None:
-    """A random position at which a mask lies in free voxels.
-
-    For a drawn z position the overlap at *every* y and x is computed at once, so for a slice None means that there is
-    no such place; for volumes ``tries`` positions along z are looked at.
-
-    Args:
-        mask: (z, y, x) bool lesion.
-        free: (z, y, x) bool, the host's normal lung.
-        rng: source of the choice.
-        inside: least share of the lesion's voxels that must be free; the rest is cut off when pasting.
-        tries: positions along z.
-
-    Returns:
-        (z, y, x) of the mask's first voxel in the host, or None.
-    """
-    room = np.array(free.shape) - mask.shape
-    if mask.size == 0 or (room < 0).any():
-        return None
-    enough = inside * mask.sum()
-    below = np.concatenate([[0], np.cumsum(np.count_nonzero(free, axis=(1, 2)))])
-    starts = np.flatnonzero(below[len(mask):] - below[:room[0] + 1] >= enough)
-    for z in rng.permutation(starts)[:tries].astype(int):
-        overlap = sum(fftconvolve(plane.astype(np.float32), part[::-1, ::-1].astype(np.float32), "valid")
-                      for plane, part in zip(free[z:z + len(mask)], mask, strict=True) if part.any())
-        fitting = np.argwhere(overlap >= enough - 1e-3)
-        if len(fitting):
-            y, x = fitting[rng.integers(len(fitting))]
-            return int(z), int(y), int(x)
-    return None
 
 
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_difflung.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, find_place, paste, transformed
+from nnunet_difflung.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.placement import find_place
 
 NORMAL, EMPHYSEMA, ILD = 1, 2, 3
 
@@ -101,3 +102,19 @@ def test_the_only_place_is_found():
     free = np.zeros((3, 30, 30), bool)
     free[1, 7:12, 20:25] = True
     assert find_place(np.ones((1, 5, 5), bool), free, np.random.default_rng(0), inside=1.0) == (1, 7, 20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.5, 1.0))
+def test_every_place_and_no_other_is_found(seed, depth, inside):
+    """Against counting the overlap at each position."""
+    rng = np.random.default_rng(seed)
+    free = ndimage.binary_dilation(rng.random((depth, 17, 21)) < 0.03, iterations=2)
+    mask = rng.random((depth, 5, 4)) < 0.7
+    mask[0, 0, 0] = True
+    enough = inside * mask.sum()
+    wanted = {(0, y, x) for y in range(13) for x in range(18)
+              if (free[:, y:y + 5, x:x + 4] & mask).sum() >= enough}
+    found = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
+    assert found <= wanted if wanted else found == {None}
+    assert len(found) >= min(len(wanted), 2)

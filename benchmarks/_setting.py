@@ -1,0 +1,95 @@
+"""The data, networks and peaks that several benchmarks measure with."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from _timing import seconds
+from diffusers import UNet2DModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_difflung.balance import HostFacts
+from nnunet_difflung.command_line import PATH_VARIABLES
+from nnunet_difflung.dataset_conversion._phantom_cohort import calibrate, draw_cohort, patient_labels, slice_heights
+from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import (
+    CohortSettings,
+    PhantomSettings,
+    build_phantom,
+    painting_grid,
+)
+from nnunet_difflung.labels import LabelRoles
+
+PHANTOM = "Dataset800_ChestPhantom"
+ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+
+
+def reference_network() -> UNet2DModel:
+    """The network of the public segmentation-guided code's default: image and mask channel in, image out."""
+    down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
+    down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
+    return UNet2DModel(in_channels=2, out_channels=1, layers_per_block=2,
+                       block_out_channels=(128, 128, 256, 256, 512, 512), down_block_types=tuple(down),
+                       up_block_types=tuple(up))
+
+
+@contextmanager
+def phantom(size: int, patients: int, slices: int) -> Iterator[Path]:
+    """A chest phantom as an nnU-Net dataset in a temporary folder, to which nnU-Net's variables point meanwhile."""
+    before = {name: os.environ.get(name) for name in PATH_VARIABLES}
+    with TemporaryDirectory() as folder:
+        for name in PATH_VARIABLES:
+            path = Path(folder) / name
+            path.mkdir()
+            os.environ[name] = str(path)
+        build_phantom(PhantomSettings(CohortSettings(patients, 0, slices), size), PHANTOM, processes=1, verify=False)
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarray]:
+    """Case id → (1, y, x) label values of a phantom cohort, without painting it."""
+    cohort = CohortSettings(patients, 0, slices)
+    extent, grid, found = calibrate(cohort, size), painting_grid(size), {}
+    for number, patient in enumerate(draw_cohort(cohort, False)):
+        heights, _ = slice_heights(patient, slices)
+        labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)[1]
+        found |= {f"p{number:03d}_s{i:03d}": label[None].astype(np.uint8) for i, label in enumerate(labels)}
+    return found
+
+
+def facts_of(labels: dict[str, np.ndarray]) -> dict[str, HostFacts]:
+    """What planning knows of label maps."""
+    return {i: HostFacts(i, (5.0, 0.7, 0.7), {name: int((label == value).sum()) for name, value in
+                                              ROLES.values.items()}, len(label)) for i, label in labels.items()}
+
+
+def forward_flops(network: torch.nn.Module, size: int) -> int:
+    """Floating-point operations of one image's pass (a multiplication and an addition count as two)."""
+    device = next(network.parameters()).device
+    x = torch.zeros(1, network.config.in_channels, size, size, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(x, torch.zeros(1, dtype=torch.long, device=device))
+    return counter.get_total_flops()
+
+
+def matrix_peak(device: str, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s that a large matrix product reaches here and now, best of the repeats."""
+    n = 8192 if device == "cuda" else 1536
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    seconds(lambda: a @ b, device)
+    return 2 * n ** 3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
+
+
+def copy_bandwidth(device: str, repeats: int = 5) -> float:
+    """Bytes/s read and written by a copy of 256 MB, best of the repeats."""
+    a = torch.zeros(64 * 2 ** 20, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / min(seconds(lambda: b.copy_(a), device) for _ in range(repeats + 1))

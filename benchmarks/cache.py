@@ -1,0 +1,51 @@
+"""How many slices a second does the cache take in, against a plain loop over the files?
+
+Ours reads with nnU-Net's reader, checks geometry, labels and values, derives the body class and hashes. The reference
+reads image and label with SimpleITK, clips, scales to [-1, 1] and saves slice by slice, and checks nothing.
+"""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from _setting import phantom
+from _timing import alternating, parser, row, write_rows
+
+from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.slices import build_cache
+
+
+def plain_loop(raw: RawDataset, folder: Path) -> None:
+    """What a script for one dataset would do."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for case in raw.cases.values():
+        image, label = (sitk.GetArrayFromImage(sitk.ReadImage(f)) for f in (case.images[0], case.label))
+        for z, (plane, classes) in enumerate(zip(image, label, strict=True)):
+            np.save(folder / f"{case.identifier}_{z}.npy", (np.clip(plane, -1000, 1000) / 1000).astype(np.float32))
+            np.save(folder / f"{case.identifier}_{z}_label.npy", classes.astype(np.uint8))
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = parser(__doc__, 256)
+    p.add_argument("--patients", type=int, default=6, help="of the phantom, 4 slices each (default: %(default)s)")
+    p.add_argument("-np", type=int, default=1, help="threads of ours (default: %(default)s)")
+    o = p.parse_args()
+    with phantom(o.size, o.patients, 4) as folder:
+        raw = open_raw_dataset("800")
+
+        def ours() -> None:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            build_cache(raw, folder / "cache", o.np, progress=False)
+
+        mine, other = alternating(ours, lambda: plain_loop(raw, folder / "plain"), o.repeats)
+    n = len(raw.cases)
+    write_rows(o.output, [row(f"cache, {o.size}²", [n / t for t in mine], [n / t for t in other], "slices/s", "cpu",
+                              {"checked": "geometry, labels, NaN, SHA-256, body class: ours only"}, threads=o.np)])
+
+
+if __name__ == "__main__":
+    main()

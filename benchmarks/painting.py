@@ -1,0 +1,112 @@
+"""How many seconds does a painted slice take, against 50 and 1000 DDIM steps of the public code's network?
+
+Ours is a preset's network, sampler and steps in composite: the plan's lesions on phantom slices, crops around the
+changed regions, batched. The reference is the 113.7 M-parameter network in fp32 on the whole slice; a few of its steps
+are timed in every repeat and multiplied (a step costs the same at every timestep). Speed does not depend on what
+weights hold, so both are untrained here. The quality in the row is that of our trained generators in
+docs/results/table1_phantom.json; the reference network was not trained.
+"""
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from _setting import ROLES, facts_of, phantom_labels, reference_network
+from _timing import RESULTS, alternating, parser, row, write_rows
+
+from nnunet_difflung.balance import collect_lesions, make_plan, new_label
+from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.diffusion import build_network
+from nnunet_difflung.files import read_json
+from nnunet_difflung.generator import Generator
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting import Host, make_jobs, paint_jobs
+
+
+def hosts_of(size: int, bound: int) -> list[Host]:
+    """Planned cases on phantom label maps; their images are flat, which costs the network the same."""
+    labels = phantom_labels(size, 8, 4)
+    facts = facts_of(labels)
+    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+    plan = make_plan(list(facts.values()), lesions, ROLES, BalanceConfig(default_share=0.3, max_synthetic=bound), 0,
+                     labels.__getitem__)
+    hosts = []
+    for case in plan.cases:
+        label = labels[case.host]
+        changed = new_label(case, label, lesions, facts, ROLES)
+        hosts.append(Host(case, label[None] * 100.0 - 900.0, label, changed, changed, facts[case.host].spacing))
+    return hosts
+
+
+def our_painting(o, settings):
+    """A call that paints all hosts, as synthesis does, and what it paints."""
+    config = replace(settings.generator, windows=((-1000.0, 1000.0),))
+    network = build_network(config, 1, len(ROLES.conditions)).eval().requires_grad_(False).to(o.device)
+    generator = Generator(network, config, ROLES.conditions, (), "", Path())
+    hosts = hosts_of(o.size, o.slices)
+
+    def paint() -> dict[str, int]:
+        groups = defaultdict(list)
+        for host in hosts:
+            for job in make_jobs(host, generator, ROLES, settings.sampling, 0):
+                groups[job.shape].append(job)
+        batch = settings.sampling.batch_size
+        for jobs in groups.values():
+            for first in range(0, len(jobs), batch):
+                paint_jobs(jobs[first:first + batch], METHODS["cbmat"], generator, settings.sampling, o.device)
+        return {f"{h} × {w}": len(jobs) for (h, w), jobs in groups.items()}
+
+    return paint
+
+
+def reference_steps(size: int, batch: int, steps: int, device: str):
+    """A call of some reverse steps of the reference network on whole slices."""
+    network = reference_network().eval().requires_grad_(False).to(device)
+    x, t = torch.randn(batch, 2, size, size, device=device), torch.full((batch,), 500, device=device)
+
+    @torch.no_grad()
+    def run() -> None:
+        for _ in range(steps):
+            network(x, t)
+
+    return run
+
+
+def trained_quality() -> dict:
+    """What our trained generators' images are worth, from difflung_evaluate."""
+    path = RESULTS.parent / "table1_phantom.json"
+    found = read_json(path)["cbmat"] if path.is_file() else {}
+    return {"of": "our trained generators (preset fast, 64²), docs/results/table1_phantom.json; the 113.7 M network "
+                  "was not trained, so equality of quality is not shown"} | {
+        key: {name: value["mean"] for name, value in found[key].items()}
+        for key in ("hu_bias", "wasserstein", "texture") if key in found}
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = parser(__doc__, 64)
+    p.add_argument("--preset", default="fast", choices=("fast", "default"), help="ours (default: fast)")
+    p.add_argument("--slices", type=int, default=8, help="painted in each repeat (default: %(default)s)")
+    p.add_argument("--reference-batch", type=int, default=1, help="of the reference (default: %(default)s)")
+    p.add_argument("--reference-steps", type=int, default=5, help="timed in each repeat (default: %(default)s)")
+    o = p.parse_args()
+    settings = preset(o.preset)
+    ours = our_painting(o, settings)
+    crops = ours()
+    slices = sum(crops.values())
+    reference = reference_steps(o.size, o.reference_batch, o.reference_steps, o.device)
+    mine, step = alternating(ours, reference, o.repeats, o.device)
+    per_step = [t / o.reference_steps / o.reference_batch for t in step]
+    write_rows(o.output, [row(
+        f"painting, preset {o.preset} composite against {steps} steps, {o.size}²", [t / slices for t in mine],
+        [t * steps for t in per_step], "s a slice", o.device, trained_quality(), crops=crops,
+        our_steps=settings.sampling.steps, sampler=settings.sampling.sampler,
+        timed_reference_steps=o.reference_steps, batches=math.ceil(slices / settings.sampling.batch_size))
+        for steps in (50, 1000)])
+
+
+if __name__ == "__main__":
+    main()
