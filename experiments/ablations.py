@@ -104,7 +104,8 @@ def test_slices(raw: RawDataset) -> Slices:
                   np.array([n.split("_s")[0] for n in names]))
 
 
-def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path) -> tuple[Slices | None, dict]:
+def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
+             device: str) -> tuple[Slices | None, dict]:
     """Plans, trains and paints a variant; its slices, and what the gate measured."""
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
     key = "_".join([settings.generator.method.replace("harmonise", "cbmat"), *[
@@ -114,9 +115,9 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path)
     Path(os.environ["nnUNet_results"]).mkdir(parents=True, exist_ok=True)
     work = prepare_fold(raw, FOLD, settings, cache.facts, cache.label, {})
     begun = time.monotonic()
-    train_fold(work, cache, "cpu", 600)
+    train_fold(work, cache, device, 600)
     trained, begun = time.monotonic() - begun, time.monotonic()
-    synthesis, result = synthesize_fold(work, cache, "cpu", progress=False)
+    synthesis, result = synthesize_fold(work, cache, device, progress=False)
     reader = raw.reader()
     images = [reader.read_images([str(f) for f in case.images])[0][0, 0] for case in result.staged]
     labels = [reader.read_seg(str(case.label))[0][0, 0] for case in result.staged]
@@ -129,18 +130,20 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path)
     return Slices(np.stack(images), np.stack(labels).astype(np.uint8), np.array(["synthetic"] * len(images))), report
 
 
-def run_variant(raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path, segmenters: int,
-                iterations: int) -> dict:
+def run_variant(raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path,
+                options: argparse.Namespace) -> dict:
     """Dice of several segmenters on the test patients, and what was painted."""
     data, test, report = real_slices(raw, cache), test_slices(raw), {}
     if settings:
-        painted, report = generate(raw, cache, settings, root)
+        painted, report = generate(raw, cache, settings, root, options.device)
         if painted is not None:
             data = Slices(*(np.concatenate(pair) for pair in zip(vars(data).values(), vars(painted).values(),
                                                                  strict=True)))
     dice: dict[str, list[dict]] = {name: [] for name in raw.roles.lung}
-    for number in range(segmenters):
-        predicted = predict(train(data, len(raw.roles.values) + 1, 100 * seed + number, iterations), test.image)
+    for number in range(options.segmenters):
+        network = train(data, len(raw.roles.values) + 1, 100 * seed + number, options.iterations,
+                        device=options.device)
+        predicted = predict(network, test.image)
         for name, found in dice.items():
             found.append(dice_by_patient(predicted, test, raw.roles.values[name]))
     return {"dice": {name: [round(float(np.mean(list(d.values()))), 4) for d in found] for name, found in dice.items()},
@@ -158,6 +161,7 @@ def main() -> None:
     p.add_argument("--iterations", type=int, default=800, help="of a segmenter")
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                    help="of the generators; bf16 is faster on processors that have it")
+    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="of generators and segmenters")
     o = p.parse_args()
     root = Path(o.o).resolve()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -175,11 +179,11 @@ def main() -> None:
             row = content["rows"].get(name, {})
             key = f"seed {seed}"
             wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters,
-                      "precision": o.precision}
+                      "precision": o.precision, "device": o.device}
             if key in row and row["wanted"] == as_read(wanted):
                 continue
             settings = settings_of(VARIANTS[name], seed, o.precision) if VARIANTS[name] else None
-            result = run_variant(raw, cache, settings, seed, root, o.segmenters, o.iterations)
+            result = run_variant(raw, cache, settings, seed, root, o)
             add_row(path, name, key, as_read(wanted), result, meta(root))
             print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}",
                   flush=True)

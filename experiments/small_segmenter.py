@@ -34,7 +34,8 @@ class Slices:
     patient: np.ndarray
 
 
-def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: int = 12) -> nn.Module:
+def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: int = 12,
+          device: str = "cpu") -> nn.Module:
     """Trains on slices drawn uniformly; AdamW with polynomial decay.
 
     Args:
@@ -43,11 +44,12 @@ def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: i
         seed: of weights and batches.
         iterations: steps.
         batch: slices in a step.
+        device: ``cpu`` or ``cuda``.
     """
     torch.manual_seed(seed)
     network = PlainConvUNet(1, len(FEATURES), list(FEATURES), nn.Conv2d, 3, [1, *[2] * (len(FEATURES) - 1)], 1, classes,
                             1, conv_bias=True, norm_op=nn.InstanceNorm2d, norm_op_kwargs={"affine": True},
-                            nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True})
+                            nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True}).to(device)
     loss_of = DC_and_CE_loss({"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}, {},
                              dice_class=MemoryEfficientSoftDiceLoss)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
@@ -59,7 +61,7 @@ def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: i
         image, label = _scaled(data.image[chosen]), torch.from_numpy(data.label[chosen].astype(np.int64))[:, None]
         if rng.random() < 0.5:
             image, label = image.flip(-1), label.flip(-1)
-        loss = loss_of(network(image), label)
+        loss = loss_of(network(image.to(device)), label.to(device))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 12)
@@ -70,7 +72,8 @@ def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: i
 @torch.no_grad()
 def predict(network: nn.Module, image: np.ndarray) -> np.ndarray:
     """(n, y, x) HU → (n, y, x) label values."""
-    return np.concatenate([network(_scaled(part)).argmax(1).numpy().astype(np.uint8)
+    device = next(network.parameters()).device
+    return np.concatenate([network(_scaled(part).to(device)).argmax(1).cpu().numpy().astype(np.uint8)
                            for part in np.array_split(image, max(1, len(image) // 32))])
 
 
