@@ -38,7 +38,7 @@ def reference_network() -> UNet2DModel:
 
 
 @contextmanager
-def phantom(size: int, patients: int, slices: int) -> Iterator[Path]:
+def phantom(size: int, patients: int, slices: int, processes: int = 1) -> Iterator[Path]:
     """A chest phantom as an nnU-Net dataset in a temporary folder, to which nnU-Net's variables point meanwhile."""
     before = {name: os.environ.get(name) for name in PATH_VARIABLES}
     with TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def phantom(size: int, patients: int, slices: int) -> Iterator[Path]:
             path = Path(folder) / name
             path.mkdir()
             os.environ[name] = str(path)
-        build_phantom(PhantomSettings(CohortSettings(patients, 0, slices), size), PHANTOM, processes=1, verify=False)
+        build_phantom(PhantomSettings(CohortSettings(patients, 0, slices), size), PHANTOM, processes, verify=False)
         try:
             yield Path(folder)
         finally:
@@ -69,6 +69,19 @@ def facts_of(labels: dict[str, np.ndarray]) -> dict[str, HostFacts]:
     """What planning knows of label maps."""
     return {i: HostFacts(i, (5.0, 0.7, 0.7), {name: int((label == value).sum()) for name, value in
                                               ROLES.values.items()}, len(label)) for i, label in labels.items()}
+
+
+@contextmanager
+def matrices_in(precision: str) -> Iterator[None]:
+    """What torch makes of fp32 on CUDA meanwhile: its own ``default`` (TF32 in convolutions) or ``fp32``."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = precision == "default"
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 def forward_flops(network: torch.nn.Module, size: int) -> int:

@@ -29,6 +29,8 @@ def parser(description: str, size: int, repeats: int = 5) -> argparse.ArgumentPa
     p.add_argument("--repeats", type=int, default=repeats,
                    help="timed turns of each way, alternating, after one that warms up; the median counts "
                         "(default: %(default)s)")
+    p.add_argument("--reference-precision", default="default", choices=("default", "fp32"), help="of a reference's "
+                   "network on CUDA: torch's default, which takes TF32 for convolutions, or fp32 (default: default)")
     p.add_argument("-o", "--output", type=Path, default=RESULTS, help="JSON whose row of this name is replaced "
                    "(default: docs/results/speed.json)")
     return p

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from _setting import ROLES, facts_of, phantom_labels, reference_network
+from _setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
 from _timing import RESULTS, alternating, parser, row, write_rows
 
 from nnunet_difflung.balance import collect_lesions, make_plan, new_label
 from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.device_speed import ready_for
 from nnunet_difflung.diffusion import build_network
 from nnunet_difflung.files import read_json
 from nnunet_difflung.generator import Generator
@@ -44,7 +45,8 @@ def hosts_of(size: int, bound: int) -> list[Host]:
 def our_painting(o, settings):
     """A call that paints all hosts, as synthesis does, and what it paints."""
     config = replace(settings.generator, windows=((-1000.0, 1000.0),))
-    network = build_network(config, 1, len(ROLES.conditions)).eval().requires_grad_(False).to(o.device)
+    network = build_network(config, 1, len(ROLES.conditions)).eval().requires_grad_(False)
+    network = ready_for(network, torch.device(o.device))
     generator = Generator(network, config, ROLES.conditions, (), "", Path())
     hosts = hosts_of(o.size, o.slices)
 
@@ -62,11 +64,12 @@ def our_painting(o, settings):
     return paint
 
 
-def reference_steps(size: int, batch: int, steps: int, device: str):
+def reference_steps(size: int, batch: int, steps: int, device: str, precision: str):
     """A call of some reverse steps of the reference network on whole slices."""
     network = reference_network().eval().requires_grad_(False).to(device)
     x, t = torch.randn(batch, 2, size, size, device=device), torch.full((batch,), 500, device=device)
 
+    @matrices_in(precision)
     @torch.no_grad()
     def run() -> None:
         for _ in range(steps):
@@ -90,20 +93,25 @@ def main() -> None:
     p = parser(__doc__, 64)
     p.add_argument("--preset", default="fast", choices=("fast", "default"), help="ours (default: fast)")
     p.add_argument("--slices", type=int, default=8, help="painted in each repeat (default: %(default)s)")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="ours (default: fp32)")
+    p.add_argument("--batch-size", type=int, help="crops painted at once, ours (default: the preset's)")
     p.add_argument("--reference-batch", type=int, default=1, help="of the reference (default: %(default)s)")
     p.add_argument("--reference-steps", type=int, default=5, help="timed in each repeat (default: %(default)s)")
     o = p.parse_args()
     settings = preset(o.preset)
+    changed = {"precision": o.precision, "batch_size": o.batch_size or settings.sampling.batch_size}
+    settings = replace(settings, sampling=replace(settings.sampling, **changed))
     ours = our_painting(o, settings)
     crops = ours()
     slices = sum(crops.values())
-    reference = reference_steps(o.size, o.reference_batch, o.reference_steps, o.device)
+    reference = reference_steps(o.size, o.reference_batch, o.reference_steps, o.device, o.reference_precision)
     mine, step = alternating(ours, reference, o.repeats, o.device)
     per_step = [t / o.reference_steps / o.reference_batch for t in step]
     write_rows(o.output, [row(
         f"painting, preset {o.preset} composite against {steps} steps, {o.size}²", [t / slices for t in mine],
         [t * steps for t in per_step], "s a slice", o.device, trained_quality(), crops=crops,
-        our_steps=settings.sampling.steps, sampler=settings.sampling.sampler,
+        our_steps=settings.sampling.steps, sampler=settings.sampling.sampler, precision=o.precision,
+        our_batch=settings.sampling.batch_size,
         timed_reference_steps=o.reference_steps, batches=math.ceil(slices / settings.sampling.batch_size))
         for steps in (50, 1000)])
 

@@ -40,7 +40,7 @@ from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.raw_layout import dataset_folder
-from nnunet_difflung.slices import build_cache, check_cases
+from nnunet_difflung.slices import SliceCache, build_cache, check_cases
 from nnunet_difflung.staging import discard_work
 
 
@@ -64,14 +64,16 @@ def augment(request: Request) -> None:
         if state.is_main_process:
             _dry_run(raw, folds, request)
         return
-    share = share_of(state)
+    share, begun, seconds = share_of(state), time.monotonic(), {}
     with nothing_left_on_fault(cache_folder(raw.name), share):
         cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
+        seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
         lesions: dict = {}
         works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
         for work in works:
             check_fold(work, cache)
         check_disk(works, cache.facts)
+        seconds["plan"] = time.monotonic() - begun
     if state.is_main_process:
         warn_of_orientation(raw, cache.facts)
         for work in works:
@@ -86,7 +88,7 @@ def augment(request: Request) -> None:
         known = {run["fold"] for run in manifest["runs"] if run["method"] == works[0].method.name} if manifest else ()
         works = [work for work in works if work.fold not in known]
         if works:
-            _run(raw, works, cache, request, share)
+            _run(raw, works, cache, request, share, seconds)
         elif share.main:
             print(f"Meanwhile another command has added these cases to {raw.name}; nothing to do.")
 
@@ -109,9 +111,9 @@ def _introduce(raw: RawDataset) -> None:
           f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}")
 
 
-def _run(raw: RawDataset, works: list[FoldWork], cache, request: Request, share: Share) -> None:
-    seconds, done = {}, []
-    begun = time.monotonic()
+def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share,
+         seconds: dict[str, float]) -> None:
+    done, begun = [], time.monotonic()
     for work in works:  # all folds are trained before the first is painted: nobody waits long in a collective
         train_fold(work, cache, request.device, request.save_every)
     leave()

@@ -64,7 +64,8 @@ def _add_generator_options(group: argparse._ArgumentGroup) -> None:
                        help="of each batch drawn for each pathology; 0 draws uniformly (default: by preset)")
     group.add_argument("--prediction", choices=("epsilon", "v_prediction"),
                        help="network's target (default: by preset)")
-    group.add_argument("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on GPUs that have it)")
+    group.add_argument("--precision", choices=("fp32", "bf16"), help="of the network in training "
+                       "and painting (default: bf16 on GPUs that have it)")
     group.add_argument("--window", action="append", metavar="LOW,HIGH", help="intensities that are painted, as in "
                        "--window=-1000,1000; once for each channel (default: that for CT, else percentiles of the "
                        "fold's training cases)")

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SamplingConfig, Settings, preset
+from nnunet_difflung.device_speed import usual_precision
 from nnunet_difflung.gan import require_gan
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.option_types import check_device, given
@@ -26,7 +25,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     base, method = preset(options.preset), METHODS[options.method]
     _leave_out(method, options)
     seed = {} if options.seed is None else {"seed": options.seed}
-    precision = options.precision or _precision(options.device)
+    precision = options.precision or usual_precision(options.device)
     generator = replace(base.generator, method=options.method, precision=precision, **seed, **given(
         options, "ablation_probability", "annealing", "epochs", "batch_size", "patch_size", "balanced_share",
         "prediction"))
@@ -34,8 +33,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
         generator = replace(generator, zero_terminal_snr=False)
     if options.window:
         generator = replace(generator, windows=tuple(_window(text) for text in options.window))
-    sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, **given(
-        options, "paint", "margin", "sampler", "steps", "strength"))
+    sampling = replace(base.sampling, gate=options.gate, memorised=options.memorised, precision=precision,
+                       **given(options, "paint", "margin", "sampler", "steps", "strength"))
     if sampling.steps > generator.train_timesteps:
         raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
     _check_method(method, options, sampling)
@@ -92,8 +91,3 @@ def _window(text: str) -> tuple[float, float]:
     if not low < high:
         raise BadInput(f"--window {text!r} is not LOW,HIGH with LOW < HIGH, such as --window=-1000,1000")
     return low, high
-
-
-def _precision(device: str) -> str:
-    """bf16 where the GPU computes in it (compute capability 8.0), fp32 elsewhere."""
-    return "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"

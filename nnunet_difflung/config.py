@@ -88,6 +88,7 @@ class SamplingConfig:
             of real lesions come to other patients', or ``off``.
         repaints: further tries for a case that is to be dropped.
         batch_size: slices painted at once.
+        precision: of the network while painting, ``fp32`` or ``bf16``; the reverse process itself is always fp32.
         strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
     """
 
@@ -100,6 +101,7 @@ class SamplingConfig:
     memorised: str = "report"
     repaints: int = 3
     batch_size: int = 8
+    precision: str = "fp32"
     strength: float = 0.5
 
 

@@ -23,6 +23,23 @@ def ready_for(network: torch.nn.Module, device: torch.device) -> torch.nn.Module
     return network.to(device, memory_format=torch.channels_last)
 
 
+def usual_precision(device: str) -> str:
+    """bf16 where the GPU computes in it (compute capability 8.0), fp32 elsewhere."""
+    return "bf16" if device == "cuda" and torch.cuda.get_device_capability()[0] >= 8 else "fp32"
+
+
+def in_precision(network: Callable, precision: str, device: torch.device) -> Callable:
+    """The network as a function that computes in ``fp32`` or, where torch holds it safe, in ``bf16``."""
+    if precision == "fp32":
+        return network
+
+    def run(*inputs: torch.Tensor):
+        with torch.autocast(device.type, torch.bfloat16):
+            return network(*inputs)
+
+    return run
+
+
 def worth_compiling(device: torch.device, steps: int) -> bool:
     """Whether torch.compile pays: on CUDA, in a long training, unless nnU-Net's own ``nnUNet_compile`` says no."""
     allowed = os.environ.get("nnUNet_compile", "true").lower() not in ("false", "0", "f")

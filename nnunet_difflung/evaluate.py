@@ -143,7 +143,8 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
         "channel": raw.channels[0], "windows": {str(fold): list(window) for fold, window in windows.items()},
         "samples": request.samples, "max_slices": request.max_slices, "noise_seeds": [request.seed],
         "sampling": f"sampler {request.sampling.sampler}, {request.sampling.steps} steps, "
-                    f"{request.sampling.batch_size} images at once (preset {request.preset})",
+                    f"{request.sampling.batch_size} images at once, {request.sampling.precision} (preset "
+                    f"{request.preset})",
         "versions": {**versions(), **{package: version(package) for package in ("scipy", "scikit-image")}},
         "device": name if request.device != "mps" else "mps",
         "machine": machine(),

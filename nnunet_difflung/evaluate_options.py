@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SAMPLERS, SamplingConfig, preset
+from nnunet_difflung.device_speed import usual_precision
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.option_types import check_device, default_device, given, natural, positive
 
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
                           "steps to use; give the one that the generators were trained with (default: %(default)s)")
     painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process of diffusion (default: by preset)")
     painting.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
+    painting.add_argument("--precision", choices=("fp32", "bf16"), help="of the network (default: bf16 on GPUs that "
+                          "have it, as in difflung_augment)")
     labels.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
     labels.add_argument("--structure-label", nargs="+", default=[], metavar="NAME", help="labels that are neither "
                         "normal lung nor pathology")
@@ -104,7 +107,8 @@ def request_from(arguments: Sequence[str] | None, command: str) -> Request:
     check_device(options.device)
     if options.o is not None and options.o.suffix != ".json":
         raise BadInput(f"-o {options.o} is not a .json file; the table and the pictures are named after it")
-    sampling = replace(preset(options.preset).sampling, paint="full", **given(options, "sampler", "steps"))
+    sampling = replace(preset(options.preset).sampling, paint="full", precision=options.precision or
+                       usual_precision(options.device), **given(options, "sampler", "steps"))
     return Request(options.d, tuple(options.f), tuple(dict.fromkeys(options.methods)), sampling, options.preset,
                    options.samples, options.max_slices, options.seed, options.device, options.np, options.o,
                    options.normal_label, tuple(options.structure_label), options.patient_pattern, command)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.device_speed import ready_for
 from nnunet_difflung.diffusion import forward_process
 from nnunet_difflung.files import read_json, replacing, sha256, write_json
 from nnunet_difflung.gan import build_generator, require_gan
@@ -97,7 +98,7 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
         raise BadInput(f"{weights} is not the file that {CARD} names (SHA-256 {found[:12]}, expected "
                        f"{card['weights_sha256'][:12]}); delete {folder} and train again")
     network = _network(folder, config, card)
-    network.requires_grad_(False).eval().to(device)
+    network = ready_for(network.requires_grad_(False).eval(), torch.device(device))
     return Generator(network, config, tuple(card["conditions"]), tuple(card["training_cases"]), found, folder)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.device_speed import in_precision
 from nnunet_difflung.diffusion import paint
 from nnunet_difflung.generator import Generator
 from nnunet_difflung.methods import Method
@@ -21,7 +22,7 @@ def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, 
     Args:
         method: one of ``methods.METHODS``.
         generator: that of ``method.generator``.
-        sampling: sampler, steps, strength.
+        sampling: sampler, steps, strength, precision.
         condition: (n, k, h, w) complete masks; h and w are multiples of the network's size factor.
         noise: (n, c, h, w) standard normal; equal noise gives an equal image, whatever else is in the batch.
         known: (n, c, h, w) real image in [−1, 1] for painting into it; None paints everything.
@@ -33,13 +34,14 @@ def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where that is kept.
     """
+    network = in_precision(generator.network, sampling.precision, noise.device)
     if method.family == "diffusion":
-        return paint(generator.network, generator.config, sampling.sampler, sampling.steps, condition, noise, known,
+        return paint(network, generator.config, sampling.sampler, sampling.steps, condition, noise, known,
                      is_known, sources)
     if method.family == "harmonise":
-        return paint(generator.network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
+        return paint(network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
                      sources, start, sampling.strength)
     if method.family == "copy":
         return torch.where(is_known, known, start)
-    painted = generator.network(condition, noise).clamp(-1, 1)
+    painted = network(condition, noise).float().clamp(-1, 1)
     return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)

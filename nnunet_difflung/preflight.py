@@ -61,7 +61,7 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
 
 def _comparable(settings: dict) -> dict:
     """Settings without the precision, which follows the device of the moment."""
-    return {**settings, "generator": {**settings["generator"], "precision": None}}
+    return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
 
 
 def what_is_new(folder: Path) -> Callable[[], None]:

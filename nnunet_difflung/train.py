@@ -100,7 +100,8 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
     update = make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
-    report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process)
+    report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process,
+                            steps_between_losses(accelerator.device))
     report.resume(state.step)
     if note:
         report.say(note)

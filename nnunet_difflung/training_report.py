@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,22 @@ _SHEET_STEPS = 20
 
 
 class TrainingReport:
-    """Writes ``training_log.jsonl``, ``progress.png`` and ``samples/step_*.png`` into a generator's folder."""
+    """Writes ``training_log.jsonl``, ``progress.png`` and ``samples/step_*.png`` into a generator's folder.
 
-    def __init__(self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True):
+    Args:
+        folder: of the generator.
+        total: steps of the whole training.
+        config: of the generator.
+        visible: show a bar and draw.
+        writes: whether this process is the one that writes.
+        least: steps between rows of the log, at least.
+    """
+
+    def __init__(self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True,
+                 least: int = 1):
         self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
-        self.every = max(1, total // 400)
+        self.every = max(least, total // 400)
+        self.begun = time.monotonic()
         self.sheets = {max(1, round(part * total)) for part in _SHEETS}
         self.method, self.rows = METHODS[config.method], []
 
@@ -41,6 +53,7 @@ class TrainingReport:
         if path.is_file():
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= step]
+            self.begun -= self.rows[-1].get("seconds", 0) if self.rows else 0
 
     def due(self, state: TrainingState) -> bool:
         """Whether this step is one for the log or for a sheet, and its losses have to be there."""
@@ -51,7 +64,7 @@ class TrainingReport:
         bar.update(steps)
         if state.step % self.every == 0 or state.step == self.total:
             row = {"step": state.step, "loss": float(np.mean(state.pending_losses)),
-                   "lr": state.optimizer.param_groups[0]["lr"]}
+                   "lr": state.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - self.begun, 3)}
             state.pending_losses = []
             self.rows.append(row)
             rate = (bar.format_dict["rate"] or 0) * self.config.batch_size

@@ -1,0 +1,145 @@
+"""What is a network's size worth at a fixed training time: image quality of several networks, each trained as long.
+
+    python benchmarks/networks.py --size 64 --seconds 300 --seeds 1 2 --result docs/results/networks_64_cpu.json
+
+On the phantom. Each network's step is timed first, and it gets as many epochs as fit into --seconds; then it is trained
+as difflung_augment does and judged by difflung_evaluate on the fold's validation slices. Rows are written as they come;
+finished ones are skipped. ``crops``: the edge of the training crops as a share of the slice. There is no reference but
+the network of the public code's default, which is one of those that are compared (``paper``).
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import torch
+from _setting import forward_flops, phantom
+from _timing import seconds
+from accelerate import Accelerator
+
+from nnunet_difflung.batches import BatchSource, index_slices
+from nnunet_difflung.config import GeneratorConfig, preset
+from nnunet_difflung.device_speed import ahead, usual_precision
+from nnunet_difflung.diffusion import build_network
+from nnunet_difflung.evaluate import main as evaluate
+from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.fold import cache_folder, results_folder
+from nnunet_difflung.provenance import machine, versions
+from nnunet_difflung.raw_dataset import open_raw_dataset
+from nnunet_difflung.slices import build_cache
+from nnunet_difflung.train import FoldData, resolve, total_steps, train_generator
+from nnunet_difflung.train_step import make_update, new_state, step_inputs, train_step
+
+METHOD = "cbmat"
+NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's to paper's
+    "8-16-16, 1 block": {"channels": (8, 16, 16), "layers_per_block": 1, "learning_rate": 3e-3},
+    "16-32-32, 1 block (fast)": {"channels": (16, 32, 32), "layers_per_block": 1, "learning_rate": 2e-3},
+    "16-32-32, 1 block, crops 1/2": {"channels": (16, 32, 32), "layers_per_block": 1, "learning_rate": 2e-3,
+                                     "crops": 0.5},
+    "16-32-32, 2 blocks": {"channels": (16, 32, 32), "learning_rate": 2e-3},
+    "32-64-64, 1 block": {"channels": (32, 64, 64), "layers_per_block": 1, "learning_rate": 1e-3},
+    "32-64-128-128, 2 blocks": {"channels": (32, 64, 128, 128), "learning_rate": 5e-4},
+    "64-128-256-256, 2 blocks (default)": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4},
+    "64-128-256-256, 2 blocks (default), crops 3/4": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4,
+                                                      "crops": 0.75},
+    "paper, 114 M": {"channels": (128, 128, 256, 256, 512, 512), "attention": True, "learning_rate": 1e-4},
+}
+KEPT = ("psnr_lung", "psnr_lung_of_mean", "ssim_lung", "hu_bias", "wasserstein", "sd_ratio", "texture",
+        "seconds_per_image")
+
+
+def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
+    """A network's settings; everything but its size is the ``fast`` preset's."""
+    changes = dict(NETWORKS[name])
+    patch = round(changes.pop("crops", 1.0) * o.size)
+    base = replace(preset("fast").generator, layers_per_block=2)
+    return replace(base, method=METHOD, seed=seed, patch_size=patch, batch_size=o.batch_size,
+                   precision=usual_precision(o.device), **changes)
+
+
+def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: int = 10) -> float:
+    """Of a training that has warmed up; as much as a step takes here and now."""
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
+    source = BatchSource(data.cache, index_slices(data.cache, data.training_cases), config, config.windows,
+                         data.frequencies() * 0, 1000)
+    update, slots = make_update(state, config, accelerator, 1000), list(range(config.batch_size))
+    with ahead(lambda step: step_inputs(source, step, slots), range(1000), accelerator.device) as inputs:
+        def some() -> None:
+            for _ in range(steps):
+                train_step(state, update, inputs(state.step), config, 1000)
+
+        seconds(some, device)
+        return seconds(some, device) / steps
+
+
+def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
+    """Trains a network for the time that it has and judges what it paints."""
+    config = resolve(config_of(name, seed, o), data)
+    slices = len(index_slices(data.cache, data.training_cases))
+    step = seconds_a_step(data, config, o.device)
+    config = replace(config, epochs=max(1, round(o.seconds / step / total_steps(replace(config, epochs=1), slices))))
+    folder = results_folder(data.dataset, METHOD) / f"fold_{data.fold}"
+    shutil.rmtree(folder, ignore_errors=True)
+    taken = seconds(lambda: train_generator(data, config, folder, o.device, progress=False), o.device)
+    network = build_network(config, len(data.channels), len(data.cache.roles.conditions))
+    with tempfile.TemporaryDirectory() as out:
+        table = Path(out) / "table1.json"
+        evaluate(["-d", data.dataset, "-f", str(data.fold), "--methods", METHOD, "--preset", "fast", "--samples",
+                  str(o.samples), "--max-slices", str(o.max_slices), "-device", o.device, "-o", str(table)])
+        found = read_json(table)[METHOD]
+    return {"parameters": sum(w.numel() for w in network.parameters()), "steps": total_steps(config, slices),
+            "forward_gflop": forward_flops(network, -(-o.size // 32) * 32) / 1e9, "ms_a_step": 1000 * step,
+            "patch_size": config.patch_size,
+            "training_seconds": round(taken, 1), **{key: found[key] for key in KEPT}}
+
+
+def each(data: FoldData, o: argparse.Namespace, add: Callable[[str, str, dict], None], known: dict) -> None:
+    """Networks one after the other, seed by seed."""
+    for seed in o.seeds:
+        for name in o.networks:
+            if f"seed {seed}" not in known.get(name, {}):
+                add(name, f"seed {seed}", study(data, name, seed, o))
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="(default: cpu)")
+    p.add_argument("--size", type=int, default=64, help="pixels along a slice's edge (default: %(default)s)")
+    p.add_argument("--seconds", type=float, default=300, help="of training for each (default: %(default)s)")
+    p.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NETWORK",
+                   help=f"of {'; '.join(NETWORKS)} (default: all)")
+    p.add_argument("--seeds", nargs="+", type=int, default=[1], help="of weights, batches and noise (default: 1)")
+    p.add_argument("--patients", type=int, default=24, help="of the phantom, 6 slices each (default: %(default)s)")
+    p.add_argument("--batch-size", type=int, default=12, help="(default: %(default)s)")
+    p.add_argument("--samples", type=int, default=2, help="of each validation mask (default: %(default)s)")
+    p.add_argument("--max-slices", type=int, default=12, help="validation slices (default: %(default)s)")
+    p.add_argument("--result", type=Path, required=True, help="JSON file; rows are added to it")
+    o = p.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    content = read_json(o.result) if o.result.is_file() else {"rows": {}}
+
+    def add(name: str, key: str, found: dict) -> None:
+        content["rows"].setdefault(name, {})[key] = found
+        about = {"command": " ".join(["python benchmarks/networks.py", *sys.argv[1:]]), "machine": machine(),
+                 "date": date.today().isoformat(), "versions": versions(), "seconds": o.seconds, "size": o.size}
+        write_json(o.result, {**content, "meta": about})
+        print(f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "
+              f"image {found['psnr_lung_of_mean']['mean']:.2f}", flush=True)
+
+    with phantom(o.size, o.patients, 6, min(8, os.cpu_count() or 1)):
+        raw = open_raw_dataset("800")
+        cache = build_cache(raw, cache_folder(raw.name), progress=False)
+        each(FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0))), o, add, content["rows"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How long does the whole difflung_augment take for one fold, and where does the time go?
+
+Builds a phantom (--distinct slices of 5 to a patient, the rest are copies under other names), runs the real command on
+its fold 0 and reads the stages from its report. The training runs for --epochs; what it would take for the preset's all
+follows from the median step in its log and from what the stage took beside its steps (compiling, sheets), and the row
+says so. There is no opponent: the public code has no such command.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from _setting import phantom
+from _timing import parser, row, seconds, write_rows
+
+from nnunet_difflung.config import preset
+from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.fold import results_folder
+from nnunet_difflung.raw_dataset import open_raw_dataset
+from nnunet_difflung.training_report import LOG
+
+STAGES = ("cache", "plan", "train", "paint", "inject")
+
+
+def multiply(raw: Path, times: int) -> None:
+    """Gives every case ``times`` − 1 copies, of patients of their own; linked where the file system can."""
+    for kind in ("imagesTr", "labelsTr"):
+        for file in list((raw / kind).iterdir()):
+            for copy in range(1, times):
+                name = file.name.replace("_p", f"_c{copy}p", 1)
+                shutil.copy2(file, raw / kind / name)
+    content = read_json(raw / "dataset.json")
+    write_json(raw / "dataset.json", {**content, "numTraining": content["numTraining"] * times})
+    for split in raw.glob("splits_final.json"):
+        folds = read_json(split)
+        write_json(split, [{part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times)
+                                   for i in ids] for part, ids in fold.items()} for fold in folds])
+
+
+def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
+    """The command's seconds, those of its stages, the training's steps, and the seconds of one of them."""
+    typed = ["-d", "800", "-f", "0", "--preset", o.preset, "-device", o.device, "-np", str(o.np), "--epochs",
+             str(o.epochs), "--gate", "report", *o.augment]
+    total = seconds(lambda: subprocess.run([sys.executable, "-m", "nnunet_difflung.augment", *typed], check=True))
+    results = results_folder(name, "cbmat")
+    report = read_json(results / "augment_report.json")
+    stages = report["folds"][0]["seconds_of_all_folds_together"]
+    log = [json.loads(line) for line in (results / "fold_0" / LOG).read_text().splitlines()]
+    step = median((b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(log))
+    return total, {key: stages[key] for key in STAGES}, log[-1]["step"], step
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = parser(__doc__, 64, repeats=1)
+    p.add_argument("--slices", type=int, default=160, help="of the dataset (default: %(default)s)")
+    p.add_argument("--distinct", type=int, default=160, help="of them not copied (default: %(default)s)")
+    p.add_argument("--preset", default="fast", choices=("fast", "default", "paper"))
+    p.add_argument("--epochs", type=int, default=8, help="that are trained (default: %(default)s)")
+    p.add_argument("-np", type=int, default=2, help="threads that read cases (default: 2)")
+    p.add_argument("--augment", nargs=argparse.REMAINDER, default=[], help="further options of difflung_augment, last")
+    o = p.parse_args()
+    full = preset(o.preset).generator.epochs
+    with phantom(o.size, o.distinct // 5, 5, o.np) as folder:
+        raw = next((folder / "nnUNet_raw").iterdir())
+        multiply(raw, o.slices // o.distinct)
+        name, cases = raw.name, len(open_raw_dataset("800").cases)
+        total, stages, trained, step = run(o, name)
+    starting, steps = stages["train"] - step * trained, round(trained * full / o.epochs)
+    stages = {**stages, "train": starting + step * steps, "start, audit": total - sum(stages.values())}
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20
+    write_rows(o.output, [row(
+        f"whole difflung_augment, preset {o.preset}, {cases} slices of {o.size}²", [sum(stages.values()) / 60], None,
+        "min", o.device, {"note": "the command itself; what its cases are worth is in docs/results.md"},
+        stages_s={key: round(value, 1) for key, value in stages.items()}, steps=steps, ms_a_step=1000 * step,
+        steps_measured=trained, total_measured_s=total, training_beside_its_steps_s=starting,
+        peak_host_GiB=peak, threads=o.np)])
+
+
+if __name__ == "__main__":
+    main()
