@@ -51,6 +51,7 @@ VARIANTS: dict[str, dict] = {
     "steps 250": {**BASE, "sampling": {"steps": 250}},
     "ddpm 50": {**BASE, "sampling": {"steps": 50, "sampler": "ddpm"}},
     "dpm 20": {**BASE, "sampling": {"steps": 20, "sampler": "dpm"}},
+    "bf16 painting": {**BASE, "sampling": {"precision": "bf16"}},
     "no gate": {**BASE, "sampling": {"gate": "off"}},
     "steps 20": {**BASE, "sampling": {"steps": 20}},
     "steps 1000": {**BASE, "sampling": {"steps": 1000}},
