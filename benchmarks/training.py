@@ -9,6 +9,7 @@ the same run, and how long a step would wait for batches if none were made ahead
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,7 +90,8 @@ def main() -> None:
     p.add_argument("--reference-batch", type=int, default=16, help="of the reference (default: %(default)s)")
     p.add_argument("--steps", type=int, default=1, help="in a turn; on CUDA 20 (default: %(default)s)")
     o = p.parse_args()
-    with phantom(o.size, 5, 4) as folder, our_steps(folder, o) as (ours, source, slots, network):
+    processes = min(4, os.cpu_count() or 1)
+    with phantom(o.size, 5, 4, processes) as folder, our_steps(folder, o) as (ours, source, slots, network):
         other, reference = reference_steps(o)
         mine, theirs = alternating(ours, other, o.repeats, o.device)
         making = median(seconds(lambda: step_inputs(source, 7, slots)) for _ in range(5))

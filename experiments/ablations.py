@@ -5,8 +5,9 @@
 One setting is changed at a time. Every variant is generated in the fold of the command's own stages (plan, generator,
 painting, gate; nothing is injected), and a small U-Net (``small_segmenter``) is trained on the fold's real slices and
 the painted ones. It is scored on the phantom's test patients. The phantom is drawn with a seed (7) that no table uses,
-since the defaults were chosen with these figures. Generators are kept in WORK and found again; rows are written as they
-come, and finished ones are skipped.
+since the defaults were chosen with these figures. Generators are kept in WORK and found again, wherever they were
+trained; rows are written as they come, and finished ones are skipped. Variants are compared within a seed; each entry
+says in which precision its generator was trained, and under which torch.
 """
 from __future__ import annotations
 
@@ -21,63 +22,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from ablation_rows import add_row, as_read
+from ablation_variants import VARIANTS
 from small_segmenter import Slices, dice_by_patient, predict, train
 
 from nnunet_difflung.config import Settings, preset
 from nnunet_difflung.dataset_conversion._phantom_cohort import CohortSettings
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.files import read_json
-from nnunet_difflung.fold import cache_folder, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.fold import FoldWork, cache_folder, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.generator import CARD
 from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.slices import SliceCache, build_cache
 from nnunet_difflung.staging import discard_work
 
 PHANTOM_SEED, FOLD = 7, 0
-BASE = {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 72}}
-HALF = {"epochs": 60}  # of the preset's training: generators that are compared with each other, "half training" first
-VARIANTS: dict[str, dict] = {
-    "real only": {},
-    "default (cbmat, composite)": BASE,
-    "copy_paste": {**BASE, "generator": {"method": "copy_paste"}},
-    "harmonise 0.3": {**BASE, "generator": {"method": "harmonise"}, "sampling": {"strength": 0.3}},
-    "harmonise 0.6": {**BASE, "generator": {"method": "harmonise"}, "sampling": {"strength": 0.6}},
-    "margin 0": {**BASE, "sampling": {"margin": 0}},
-    "margin 1": {**BASE, "sampling": {"margin": 1}},
-    "margin 3": {**BASE, "sampling": {"margin": 3}},
-    "whole slices (full)": {**BASE, "sampling": {"paint": "full"}},
-    "steps 10": {**BASE, "sampling": {"steps": 10}},
-    "steps 50": {**BASE, "sampling": {"steps": 50}},
-    "steps 250": {**BASE, "sampling": {"steps": 250}},
-    "ddpm 50": {**BASE, "sampling": {"steps": 50, "sampler": "ddpm"}},
-    "dpm 20": {**BASE, "sampling": {"steps": 20, "sampler": "dpm"}},
-    "bf16 painting": {**BASE, "sampling": {"precision": "bf16"}},
-    "no gate": {**BASE, "sampling": {"gate": "off"}},
-    "steps 20": {**BASE, "sampling": {"steps": 20}},
-    "steps 1000": {**BASE, "sampling": {"steps": 1000}},
-    "epochs 20": {**BASE, "generator": {"epochs": 20}},
-    "epochs 360": {**BASE, "generator": {"epochs": 360}},
-    "half training": {**BASE, "generator": HALF},
-    "half, mat": {**BASE, "generator": {**HALF, "method": "mat"}},
-    "half, no ablation": {**BASE, "generator": {**HALF, "method": "none"}},
-    "half, Eq. 8": {**BASE, "generator": {**HALF, "ablation_probability": "eq8"}},
-    "half, no annealing": {**BASE, "generator": {**HALF, "annealing": "none"}},
-    "half, Eq. 8, no annealing": {**BASE, "generator": {**HALF, "ablation_probability": "eq8", "annealing": "none"}},
-    "half, uniform drawing": {**BASE, "generator": {**HALF, "balanced_share": 0.0}},
-    "half, drawing 0.45": {**BASE, "generator": {**HALF, "balanced_share": 0.45}},
-    "half, uniform drawing, Eq. 8": {**BASE, "generator": {**HALF, "balanced_share": 0.0,
-                                                           "ablation_probability": "eq8"}},
-    "half, uniform timesteps": {**BASE, "generator": {**HALF, "timestep_power": 1.0}},
-    "half, epsilon": {**BASE, "generator": {**HALF, "prediction": "epsilon", "zero_terminal_snr": False}},
-    "dose 0.25": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 9}},
-    "dose 1 (paper)": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 36}},
-    "dose 4": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 144}},
-    "target 0.03": {"balance": {"target_share": {"emphysema": 0.03}, "max_synthetic": 72}},
-    "target 0.06": {"balance": {"target_share": {"emphysema": 0.06}, "max_synthetic": 72}},
-    "target 0.20": {"balance": {"target_share": {"emphysema": 0.2}, "max_synthetic": 72}},
-    "copy_paste, dose 4": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 144},
-                           "generator": {"method": "copy_paste"}},
-}
 
 
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
@@ -105,9 +64,8 @@ def test_slices(raw: RawDataset) -> Slices:
                   np.array([n.split("_s")[0] for n in names]))
 
 
-def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
-             device: str) -> tuple[Slices | None, dict]:
-    """Plans, trains and paints a variant; its slices, and what the gate measured."""
+def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str) -> FoldWork:
+    """Plans a variant and trains its generator, if no other variant has."""
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
     key = "_".join([settings.generator.method.replace("harmonise", "cbmat"), *[
         f"{k}{v}" for k, v in sorted(kept.items()) if v != getattr(preset("fast").generator, k)
@@ -115,16 +73,24 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
     os.environ["nnUNet_results"] = str(root / "generators" / key)
     Path(os.environ["nnUNet_results"]).mkdir(parents=True, exist_ok=True)
     work = prepare_fold(raw, FOLD, settings, cache.facts, cache.label, {})
-    begun = time.monotonic()
     train_fold(work, cache, device, 600)
-    trained, begun = time.monotonic() - begun, time.monotonic()
+    return work
+
+
+def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
+             device: str) -> tuple[Slices | None, dict]:
+    """Plans, trains and paints a variant; its slices, and what the gate measured."""
+    begun = time.monotonic()
+    work = trained(raw, cache, settings, root, device)
+    training, begun = time.monotonic() - begun, time.monotonic()
     synthesis, result = synthesize_fold(work, cache, device, progress=False)
     reader = raw.reader()
     images = [reader.read_images([str(f) for f in case.images])[0][0, 0] for case in result.staged]
     labels = [reader.read_seg(str(case.label))[0][0, 0] for case in result.staged]
-    report = {"quality": result.quality, "quality_of_all": result.quality_of_all, "cases": len(result.staged),
+    card = read_json(work.folder / CARD) if work.method.generator else {"versions": {"torch": None}}
+    report = {"generator_torch": card["versions"]["torch"], "quality": result.quality, "quality_of_all": result.quality_of_all, "cases": len(result.staged),
               "dropped": len(result.dropped), "repainted": result.repainted,
-              "training_seconds": round(trained), "painting_seconds": round(time.monotonic() - begun)}
+              "training_seconds": round(training), "painting_seconds": round(time.monotonic() - begun)}
     discard_work(work.work)
     if not images:
         return None, report
@@ -163,6 +129,8 @@ def main() -> None:
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                    help="of the generators; bf16 is faster on processors that have it")
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="of generators and segmenters")
+    p.add_argument("--generators-only", action="store_true", help="train the generators that WORK lacks, and no more; "
+                   "a later call, on another machine too, paints with them")
     o = p.parse_args()
     root = Path(o.o).resolve()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -179,13 +147,17 @@ def main() -> None:
             content = read_json(path) if path.is_file() else {"rows": {}}
             row = content["rows"].get(name, {})
             key = f"seed {seed}"
-            wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters,
-                      "precision": o.precision, "device": o.device}
+            wanted = {"changes": VARIANTS[name], "iterations": o.iterations, "segmenters": o.segmenters}
             if key in row and row["wanted"] == as_read(wanted):
                 continue
             settings = settings_of(VARIANTS[name], seed, o.precision) if VARIANTS[name] else None
+            if o.generators_only:
+                if settings:
+                    trained(raw, cache, settings, root, o.device)
+                continue
             result = run_variant(raw, cache, settings, seed, root, o)
-            add_row(path, name, key, as_read(wanted), result, meta(root))
+            add_row(path, name, key, as_read(wanted), {**result, "precision": o.precision, "device": o.device},
+                    meta(root))
             print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}",
                   flush=True)
 

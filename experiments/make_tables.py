@@ -132,7 +132,7 @@ def ablation_table(content: dict) -> str:
     seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed ")})
     classes = list(next(iter(rows.values()))[seeds[0]]["dice"])
     lines = [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
-             f"{meta['phantom_seed']}, {meta['pixels']} pixels, generators in {some['precision']}, small U-Net of "
+             f"{meta['phantom_seed']}, {meta['pixels']} pixels, small U-Net of "
              f"{some['iterations']} iterations, {some['segmenters']} in each seed; mean ± sd over seeds.", "",
              f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
              f"real | dropped | painting, s |", "|---|" + "---|" * (len(classes) + 5)]

@@ -71,7 +71,7 @@ def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table
     import make_tables
     path = tmp_path / "ablations.json"
     about = {"command": "c", "date": "d", "machine": "m", "phantom_seed": 7, "pixels": 64}
-    wanted = {"iterations": 600, "segmenters": 1, "precision": "bf16"}
+    wanted = {"iterations": 600, "segmenters": 1}
     quality = {"emphysema": {"bias": -3.0, "wasserstein": 20.0, "sd_ratio": 0.8}}
     for seed, dice in ((1, 0.7), (2, 0.8)):
         row = {"dice": {"emphysema": [dice]}, "quality_of_all": quality, "cases": 9, "dropped": 1,
