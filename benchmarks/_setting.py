@@ -13,7 +13,6 @@ from _timing import seconds
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_difflung.balance import HostFacts
 from nnunet_difflung.command_line import PATH_VARIABLES
 from nnunet_difflung.dataset_conversion._phantom_cohort import calibrate, draw_cohort, patient_labels, slice_heights
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import (
@@ -23,6 +22,7 @@ from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import (
     painting_grid,
 )
 from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.plan import HostFacts
 
 PHANTOM = "Dataset800_ChestPhantom"
 ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

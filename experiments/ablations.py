@@ -88,7 +88,8 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
     images = [reader.read_images([str(f) for f in case.images])[0][0, 0] for case in result.staged]
     labels = [reader.read_seg(str(case.label))[0][0, 0] for case in result.staged]
     card = read_json(work.folder / CARD) if work.method.generator else {"versions": {"torch": None}}
-    report = {"generator_torch": card["versions"]["torch"], "quality": result.quality, "quality_of_all": result.quality_of_all, "cases": len(result.staged),
+    report = {"generator_torch": card["versions"]["torch"], "quality": result.quality,
+              "quality_of_all": result.quality_of_all, "cases": len(result.staged),
               "dropped": len(result.dropped), "repainted": result.repainted,
               "training_seconds": round(training), "painting_seconds": round(time.monotonic() - begun)}
     discard_work(work.work)

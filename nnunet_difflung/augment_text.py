@@ -1,9 +1,9 @@
 """What ``difflung_augment`` says: class tables, plans, results, next commands."""
 from __future__ import annotations
 
-from nnunet_difflung.balance import shares
 from nnunet_difflung.fold import FoldWork
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.plan import shares
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.staging import SynthesisResult
 

@@ -1,96 +1,22 @@
 """Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.masks import Lesion, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.masks import Lesion, draw_transform, find_lesions, paste, transformed
 from nnunet_difflung.placement import find_place
+from nnunet_difflung.plan import HostFacts, Operation, Plan, PlannedCase, shares
 
 _MAX_FILL = 0.5  # of a host's normal lung
 _MAX_LESIONS = 24  # in a host
 _SHRINK = 0.8  # of a lesion that fits nowhere, three times
 _MIN_HOST = 40  # voxels of normal lung
 _IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives up
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What planning knows of a training case: shape and spacing (z, y, x), and voxels of each label."""
-
-    identifier: str
-    spacing: tuple[float, float, float]
-    voxels: dict[str, int]
-    lung_slices: int
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One lesion, varied and pasted into a host.
-
-    Attributes:
-        pathology: label name.
-        donor: case id that the lesion comes from.
-        component: its number there.
-        transform: mirror, angle, scale, dilation.
-        place: (z, y, x) of its first voxel in the host.
-        voxels: changed in the host.
-    """
-
-    pathology: str
-    donor: str
-    component: int
-    transform: Transform
-    place: tuple[int, int, int]
-    voxels: int
-
-
-@dataclass(frozen=True)
-class PlannedCase:
-    """A synthetic case to be: a host, and lesions pasted into it in this order."""
-
-    index: int
-    host: str
-    operations: tuple[Operation, ...]
-    slices: tuple[int, ...]
-    seed: int
-
-    def sources(self) -> list[str]:
-        """Every case that it is made of."""
-        return sorted({self.host, *(op.donor for op in self.operations)})
-
-    def as_record(self) -> dict:
-        """Plain content for the manifest."""
-        return {"host": self.host, "sources": self.sources(), "slices": list(self.slices), "seed": self.seed,
-                "operations": [asdict(op) for op in self.operations]}
-
-
-@dataclass
-class Plan:
-    """The planned cases with class shares (of lung voxels) before and after."""
-
-    cases: list[PlannedCase]
-    targets: dict[str, float]
-    before: dict[str, int]
-    after: dict[str, int]
-    max_slices: int
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def slices(self) -> int:
-        """Number of slices to paint."""
-        return sum(len(case.slices) for case in self.cases)
-
-
-def shares(counts: dict[str, int]) -> dict[str, float]:
-    """Voxel counts of the lung classes → shares of lung."""
-    total = max(1, sum(counts.values()))
-    return {name: count / total for name, count in counts.items()}
 
 
 def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], roles: LabelRoles,
@@ -231,17 +157,19 @@ def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], role
                    for name in roles.pathologies if not lesions[name]]
     usable = [host for host in planner.hosts if host.voxels[roles.normal] >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
-    while usable and planner.furthest(planner.counts) and plan.slices < planner.max_slices and idle < _IDLE_HOSTS:
+    painted = 0
+    while usable and planner.furthest(planner.counts) and painted < planner.max_slices and idle < _IDLE_HOSTS:
         host = usable[order[index % len(order)]]
         rng = np.random.default_rng([*planner.key, index])
         before = read_label(host.identifier)
         label = before.copy()
-        quota = planner.quota(planner.max_slices - plan.slices, plan.slices / len(plan.cases) if plan.cases else 1)
-        operations = planner.fill(host, label, quota, planner.max_slices - plan.slices, rng)
+        quota = planner.quota(planner.max_slices - painted, painted / len(plan.cases) if plan.cases else 1)
+        operations = planner.fill(host, label, quota, planner.max_slices - painted, rng)
         touched = np.flatnonzero((label != before).any((1, 2)))
-        if len(touched) and plan.slices + len(touched) <= planner.max_slices:
+        if len(touched) and painted + len(touched) <= planner.max_slices:
             plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations),
                                           tuple(int(z) for z in touched), int(rng.integers(2 ** 31))))
+            painted += len(touched)
             for name in roles.lung:
                 planner.counts[name] += int((label == roles.values[name]).sum())
             idle = 0
@@ -260,21 +188,3 @@ def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
             if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
                 why = "nothing more fits into normal lung"
             plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")
-
-
-def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesion]], facts: dict[str, HostFacts],
-              roles: LabelRoles) -> np.ndarray:
-    """Applies a planned case's operations to its host's label map; (z, y, x), a copy."""
-    result = label.copy()
-    for op in case.operations:
-        lesion = lesion_of(op, lesions)
-        ratio = np.array(lesion.spacing) / facts[case.host].spacing
-        mask = transformed(lesion.mask, op.transform, ratio)
-        paste(result, mask, op.place, roles.values[op.pathology], roles.values[roles.normal])
-    return result
-
-
-def lesion_of(op: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
-    """The lesion that an operation pastes."""
-    found = lesions[op.pathology]  # sorted by case, then component
-    return found[bisect_left(found, (op.donor, op.component), key=lambda x: (x.case, x.component))]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from nnunet_difflung.command_line import BadInput
+
 _AHEAD = 6  # batches that wait for the GPU
 _THREADS = 4  # that make them
 _WORTH_COMPILING = 2000  # training steps; compiling takes a minute or two
@@ -38,6 +40,34 @@ def in_precision(network: Callable, precision: str, device: torch.device) -> Cal
             return network(*inputs)
 
     return run
+
+
+def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str], None]) -> int:
+    """Into how many parts a process's batch has to be cut so that one of them fits the GPU's memory.
+
+    Args:
+        batch: images of this process in a training step.
+        trial: takes so many images once forward and back.
+        say: prints a line.
+
+    Raises:
+        BadInput: not even one image fits.
+    """
+    parts = 1
+    while True:
+        try:
+            trial(-(-batch // parts))
+            break
+        except torch.cuda.OutOfMemoryError as error:
+            if parts >= batch:
+                raise BadInput(f"the GPU's memory does not hold a single training crop ({str(error)[:120]}); choose a "
+                               f"smaller --patch-size, or free the GPU") from error
+            parts = min(batch, 2 * parts)
+        torch.cuda.empty_cache()  # here, where the error no longer holds the tensors of the trial
+    if parts > 1:
+        say(f"{batch} images do not fit the GPU's memory at once: gradients are summed over {parts} parts of a step, "
+            f"which gives the same training, slower")
+    return parts
 
 
 def worth_compiling(device: torch.device, steps: int) -> bool:

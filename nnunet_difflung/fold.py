@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nnunet_difflung.balance import HostFacts, Plan, collect_lesions, make_plan
+from nnunet_difflung.balance import collect_lesions, make_plan
 from nnunet_difflung.case_reading import CaseFacts
 from nnunet_difflung.command_line import BadInput, nnunet_folder
 from nnunet_difflung.config import GeneratorConfig, Settings
@@ -19,6 +19,7 @@ from nnunet_difflung.generator import Generator, load_generator
 from nnunet_difflung.masks import Lesion
 from nnunet_difflung.memorisation import real_to_real
 from nnunet_difflung.methods import METHODS, Method
+from nnunet_difflung.plan import HostFacts, Plan
 from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import SliceCache

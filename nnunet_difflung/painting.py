@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from nnunet_difflung.balance import PlannedCase
 from nnunet_difflung.batches import denormalise, isolate, normalise, one_hot
+from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.generator import Generator
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painters import paint_batch
+from nnunet_difflung.plan import PlannedCase
 
 _CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
@@ -163,11 +164,26 @@ def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
 
 def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
                device: str) -> list[np.ndarray]:
-    """Paints jobs of one shape together.
+    """Paints jobs of one shape together, or in halves where a GPU's memory does not hold them all.
 
     Returns:
         For each job (c, h, w) in the dataset's intensities, cut to its crop.
     """
+    try:
+        return _paint_together(jobs, method, generator, sampling, device)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(jobs) == 1:
+            size = " × ".join(map(str, jobs[0].shape))
+            raise BadInput(f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
+                           f"--paint composite, -device cpu, or free the GPU") from error
+    torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
+    half = len(jobs) // 2
+    return [image for part in (jobs[:half], jobs[half:])
+            for image in paint_jobs(part, method, generator, sampling, device)]
+
+
+def _paint_together(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
+                    device: str) -> list[np.ndarray]:
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.balance import PlannedCase
 from nnunet_difflung.batches import CT_WINDOW
 from nnunet_difflung.files import replacing
 from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.plan import PlannedCase
 from nnunet_difflung.staging import Synthesis, SynthesisResult, load_host, staged_files
 
 _COLOURS = ("#2e7d32", "#1e88e5", "#e53935", "#fdd835", "#8e24aa", "#fb8c00", "#00acc1")

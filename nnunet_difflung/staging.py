@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.balance import HostFacts, Plan, PlannedCase, new_label
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.gate import ClassReference
 from nnunet_difflung.generator import Generator
@@ -16,6 +15,7 @@ from nnunet_difflung.masks import Lesion
 from nnunet_difflung.memorisation_patches import MemorisationReference
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host
+from nnunet_difflung.plan import HostFacts, Plan, PlannedCase, new_label
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import SliceCache
 from nnunet_difflung.staged_case import StagedCase

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_difflung.balance import PlannedCase
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.diffusion import size_factor
 from nnunet_difflung.files import read_json, replacing, write_json
@@ -21,6 +20,7 @@ from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.memorisation import nearest, summarise
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host, Job, crops, make_jobs, paint_jobs, painted_region
+from nnunet_difflung.plan import PlannedCase
 from nnunet_difflung.processes import Share
 from nnunet_difflung.staging import (
     Synthesis,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.balance import Operation, lesion_of
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.masks import Lesion, Transform, box_of, paste, resample_geometry, transformed
+from nnunet_difflung.plan import Operation, lesion_of
 
 EDGE = 1.0  # pixels outside a lesion's outline over which it fades into its host
 

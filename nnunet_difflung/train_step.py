@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from nnunet_difflung.batches import BatchSource
 from nnunet_difflung.checkpoint import TrainingState
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.device_speed import compiled, ready_for, worth_compiling
+from nnunet_difflung.device_speed import compiled, parts_that_fit, ready_for, worth_compiling
 from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process
 from nnunet_difflung.gan import build_gan, discriminator_loss, generator_loss
 from nnunet_difflung.methods import METHODS
@@ -70,29 +71,43 @@ class DiffusionUpdate:
     def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.process = accelerator, forward_process(config)
         self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
-        self.fast = self.network
+        self.fast, self.parts = self.network, 1
+        batch = config.batch_size // accelerator.num_processes
+        if accelerator.device.type == "cuda":
+            self.parts = parts_that_fit(batch, lambda n: self._try(self.network, n, config.patch_size), tqdm.write)
         if worth_compiling(accelerator.device, steps):
-            inputs = state.network.config.in_channels
-            size = (config.batch_size // accelerator.num_processes, inputs, config.patch_size, config.patch_size)
-            self.fast = compiled(self.network, lambda network: self._try(network, size), tqdm.write)
+            part = -(-batch // self.parts)
+            self.fast = compiled(self.network, lambda network: self._try(network, part, config.patch_size), tqdm.write)
 
-    def _try(self, network: Callable, size: tuple[int, ...]) -> None:
+    def _try(self, network: Callable, images: int, edge: int) -> None:
         device = self.accelerator.device
+        kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's, later
+        size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
         with self.accelerator.autocast():
             out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
         self.accelerator.backward(out.sample.float().square().mean())
         self.optimizer.zero_grad()
+        del kept
 
     def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
                  t: torch.Tensor) -> torch.Tensor:
-        """Updates the weights and returns the loss; arguments as of ``diffusion_loss``."""
-        with self.accelerator.autocast():
-            loss = diffusion_loss(self.fast, self.process, image, condition, weight, noise, t)
-        self.accelerator.backward(loss)
+        """Updates the weights and returns the loss; arguments as of ``diffusion_loss``.
+
+        The loss is a mean over images, so its gradient is a sum over any parts of the batch.
+        """
+        parts = list(zip(*(x.tensor_split(self.parts) for x in (image, condition, weight, noise, t)), strict=True))
+        total = torch.zeros((), device=image.device)
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.network):
+                with self.accelerator.autocast():
+                    loss = diffusion_loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
+                self.accelerator.backward(loss)
+            total += loss.detach()
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss
+        return total
 
 
 class GanUpdate:

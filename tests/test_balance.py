@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_difflung.balance import HostFacts, collect_lesions, make_plan, new_label, shares
+from nnunet_difflung.balance import collect_lesions, make_plan
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.labels import LabelRoles
+from nnunet_difflung.plan import HostFacts, new_label, shares
 from tests.tiny import make_masks
 
 ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from nnunet_difflung import train
-from nnunet_difflung.device_speed import ahead, compiled, worth_compiling
+from nnunet_difflung import painting, train, train_step
+from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.device_speed import ahead, compiled, parts_that_fit, worth_compiling
 from nnunet_difflung.generator import load_generator
 from tests.test_generator import TINY, logged, open_data
 
@@ -82,3 +85,60 @@ def test_compiling_is_for_long_trainings_on_cuda_and_can_be_switched_off(monkeyp
     assert not worth_compiling(cuda, 10) and not worth_compiling(CPU, 100_000)
     monkeypatch.setenv("nnUNet_compile", "f")
     assert not worth_compiling(cuda, 100_000)
+
+
+def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_input():
+    said, tried = [], []
+
+    def at_most(limit):
+        def trial(images):
+            tried.append(images)
+            if images > limit:
+                raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
+        return trial
+
+    assert parts_that_fit(16, at_most(16), said.append) == 1 and not said
+    assert parts_that_fit(12, at_most(4), said.append) == 4 and "12 images" in said[0] and tried[-3:] == [12, 6, 3]
+    assert parts_that_fit(6, at_most(1), said.append) == 6
+    with pytest.raises(BadInput, match="--patch-size"):
+        parts_that_fit(5, at_most(0), said.append)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_of_a_batch_add_up_to_its_step(tmp_path, monkeypatch, parts):
+    data = open_data(tmp_path, monkeypatch)
+    config = train.resolve(replace(TINY, batch_size=5), data)
+    source = train._source(data, train.index_slices(data.cache, data.training_cases), config, 9)
+    found = []
+    for cut in (1, parts):
+        state = train_step.new_state(config, 1, len(data.cache.roles.conditions), CPU)
+        update = train_step.make_update(state, config, Accelerator(cpu=True), 9)
+        update.parts = cut
+        losses = [float(train_step.train_step(state, update, train_step.step_inputs(source, step, list(range(5))),
+                                              config, 9)) for step in range(2)]
+        found.append((losses, torch.cat([p.detach().flatten() for p in state.network.parameters()])))
+    (losses, whole), (in_parts, summed) = found
+    assert in_parts == pytest.approx(losses, rel=1e-5)
+    apart = (whole - summed).abs()  # AdamW's first steps are of size lr where a gradient is near 0, whatever its sign
+    assert apart.mean() < 1e-5 and apart.max() < 4 * config.learning_rate
+
+
+def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):
+    seen = []
+
+    def together(jobs, *_):
+        seen.append(list(jobs))
+        if len(jobs) > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return [10 * job for job in jobs]
+
+    monkeypatch.setattr(painting, "_paint_together", together)
+    assert painting.paint_jobs([1, 2, 3, 4, 5], None, None, None, "cuda") == [10, 20, 30, 40, 50]
+    assert seen == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5], [3], [4, 5]]
+
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr(painting, "_paint_together", full)
+    with pytest.raises(BadInput, match="512 × 256"):
+        painting.paint_jobs([SimpleNamespace(shape=(512, 256))], None, None, None, "cuda")

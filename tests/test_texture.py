@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.balance import Operation
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.masks import Transform, cut_to_box, find_lesions, paste, resample_geometry, transformed
+from nnunet_difflung.plan import Operation
 from nnunet_difflung.texture import fill_outside, moved_texture, paste_textures
 
 ROLES = LabelRoles("normal", ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
