@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import (
     build_phantom,
     painting_grid,
 )
+from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.plan import HostFacts
 
@@ -52,6 +54,21 @@ def phantom(size: int, patients: int, slices: int, processes: int = 1) -> Iterat
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def multiply(raw: Path, times: int) -> None:
+    """Gives every case ``times`` − 1 copies, of patients of their own."""
+    for kind in ("imagesTr", "labelsTr"):
+        for file in list((raw / kind).iterdir()):
+            for copy in range(1, times):
+                name = file.name.replace("_p", f"_c{copy}p", 1)
+                shutil.copy2(file, raw / kind / name)
+    content = read_json(raw / "dataset.json")
+    write_json(raw / "dataset.json", {**content, "numTraining": content["numTraining"] * times})
+    for split in raw.glob("splits_final.json"):
+        folds = read_json(split)
+        write_json(split, [{part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times)
+                                   for i in ids] for part, ids in fold.items()} for fold in folds])
 
 
 def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarray]:

@@ -10,38 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shutil
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
-from _setting import phantom
+from _setting import multiply, phantom
 from _timing import parser, row, seconds, write_rows
 
 from nnunet_difflung.config import preset
-from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.files import read_json
 from nnunet_difflung.fold import results_folder
 from nnunet_difflung.raw_dataset import open_raw_dataset
 from nnunet_difflung.training_report import LOG
 
 STAGES = ("cache", "plan", "train", "paint", "inject")
-
-
-def multiply(raw: Path, times: int) -> None:
-    """Gives every case ``times`` − 1 copies, of patients of their own; linked where the file system can."""
-    for kind in ("imagesTr", "labelsTr"):
-        for file in list((raw / kind).iterdir()):
-            for copy in range(1, times):
-                name = file.name.replace("_p", f"_c{copy}p", 1)
-                shutil.copy2(file, raw / kind / name)
-    content = read_json(raw / "dataset.json")
-    write_json(raw / "dataset.json", {**content, "numTraining": content["numTraining"] * times})
-    for split in raw.glob("splits_final.json"):
-        folds = read_json(split)
-        write_json(split, [{part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times)
-                                   for i in ids] for part, ids in fold.items()} for fold in folds])
 
 
 def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:

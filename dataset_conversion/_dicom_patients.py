@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from nnunet_difflung.dataset_conversion._dicom_files import Header, library, looks_like_dicom, read_header
+from nnunet_difflung.progress import bar
 
 
 def headers_by_patient(root: Path) -> Iterator[tuple[str, list[Header], tuple[str, ...]]]:
@@ -22,7 +21,7 @@ def headers_by_patient(root: Path) -> Iterator[tuple[str, list[Header], tuple[st
     paths = sorted(p for p in root.rglob("*") if p.is_file() and looks_like_dicom(p))
     if paths:
         library("pydicom")
-    found = [h for h in (read_header(p, root) for p in tqdm(paths, desc="DICOM headers", unit="file", delay=5)) if h]
+    found = [h for h in (read_header(p, root) for p in bar(paths, desc="DICOM headers", unit="file", delay=5)) if h]
     notes: tuple[str, ...] = ()
     identities = {i for i, h in found if not h.problem}
     with_ct = {_top(h) for _, h in found if h.modality == "CT"}

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.progress import bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,7 +30,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes
             results = pool.imap(work, items)
         else:
             results = map(work, items)
-        yield from tqdm(results, total=len(items), desc=what, unit=what.removesuffix("s"))
+        yield from bar(results, total=len(items), desc=what, unit=what.removesuffix("s"))
 
 
 def _worker() -> None:

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from nnunet_difflung.command_line import BadInput, command, nnunet_folder, without_folder
 from nnunet_difflung.evaluate_metrics import PatientTally
@@ -25,6 +24,7 @@ from nnunet_difflung.files import read_json, write_bytes, write_json
 from nnunet_difflung.fold import cache_folder, results_folder
 from nnunet_difflung.generator import CARD, config_from_json, is_finished, load_generator
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.progress import bar
 from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.slices import SliceCache, build_cache
@@ -120,15 +120,15 @@ def _evaluate_fold(raw: RawDataset, cache: SliceCache, fold: int, chosen: list[t
         generator = load_generator(results_folder(raw.name, name) / f"fold_{fold}", request.device)
         painter = MaskPainter(METHODS[name], generator, request.sampling, raw.roles.condition_values(), window,
                               request.samples, request.seed, fold)
-        with tqdm(total=len(chosen), desc=f"fold {fold}: {name}", unit="slice", disable=not request.progress) as bar:
+        with bar(total=len(chosen), desc=f"fold {fold}: {name}", unit="slice", visible=request.progress) as shown:
             for patient, places in by_patient.items():
                 tally = PatientTally(raw.roles, window, training.scales)
                 for true, painted, seconds in painter.paint(load(places)):
                     tally.add(true, painted, seconds)
                     sheet.offer(true, window, name, painted[0])
-                    bar.update()
+                    shown.update()
                 rows.setdefault(name, []).append({"patient": patient, **tally.row()})
-    for patient, places in tqdm(by_patient.items(), desc=f"fold {fold}: references", disable=not request.progress):
+    for patient, places in bar(by_patient.items(), desc=f"fold {fold}: references", visible=request.progress):
         for name, row in reference_rows(raw, cache, load(places), training, window).items():
             rows.setdefault(name, []).append({"patient": patient, **row})
     return rows

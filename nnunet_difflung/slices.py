@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_difflung.case_reading import CaseFacts, read_case, source_stamp
 from nnunet_difflung.files import read_json, replacing, write_json
 from nnunet_difflung.labels import LabelRoles
 from nnunet_difflung.processes import Share
+from nnunet_difflung.progress import bar
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.raw_layout import Case
 
@@ -106,8 +106,8 @@ def _each_case(raw: RawDataset, work: Callable[[Case], CaseFacts], processes: in
                title: str) -> dict[str, CaseFacts]:
     with ThreadPoolExecutor(max(1, processes)) as pool:
         results = pool.map(work, raw.cases.values())
-        bar = tqdm(results, total=len(raw.cases), desc=title, unit="case", disable=not progress)
-        return {facts.identifier: facts for facts in bar}
+        shown = bar(results, visible=progress, total=len(raw.cases), desc=title, unit="case")
+        return {facts.identifier: facts for facts in shown}
 
 
 def class_counts(facts: Sequence[CaseFacts], roles: LabelRoles) -> dict[str, int]:

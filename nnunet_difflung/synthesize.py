@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.diffusion import size_factor
@@ -22,6 +21,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import Host, Job, crops, make_jobs, paint_jobs, painted_region
 from nnunet_difflung.plan import PlannedCase
 from nnunet_difflung.processes import Share
+from nnunet_difflung.progress import bar
 from nnunet_difflung.staging import (
     Synthesis,
     SynthesisResult,
@@ -107,14 +107,14 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
 
     total = sum(len(case.slices) for case in cases)
     title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
-    with Interruption(impatient=True) as interruption, tqdm(total=total, desc=title, unit="slice",
-                                              disable=not progress or not total or not share.main) as bar:
+    with Interruption(impatient=True) as interruption, bar(
+            total=total, desc=title, unit="slice", visible=progress and total > 0 and share.main) as shown:
         for position, jobs in enumerate(_batches(s, cases, attempt)):
             if share.mine(position) and not all(file(job).is_file() for job in jobs):
                 for job, image in zip(jobs, _painted(s, jobs), strict=True):
                     with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, image.astype(np.float32))
-            bar.update(len(jobs))
+            shown.update(len(jobs))
             interruption.act()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from nnunet_difflung.ablation import initial_probabilities
 from nnunet_difflung.batches import BatchSource, SliceIndex, index_slices, intensity_windows
@@ -25,6 +24,7 @@ from nnunet_difflung.gan import require_gan
 from nnunet_difflung.generator import CARD, is_finished, save_generator, write_card
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.progress import bar
 from nnunet_difflung.slices import SliceCache, class_counts
 from nnunet_difflung.train_step import make_update, new_state, over_processes, step_inputs, train_step
 from nnunet_difflung.training_report import TrainingReport
@@ -164,10 +164,10 @@ def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerat
     total, config, saved, losses = source.total_steps, source.config, time.monotonic(), []
     slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
     end = min(total, saving.stop_after or total)
-    bar = tqdm(total=total, initial=state.step, desc="training generator", unit="step",
-               disable=not (report.visible and report.writes))
+    shown = bar(total=total, initial=state.step, desc="training generator", unit="step",
+                visible=report.visible and report.writes)
     batches = ahead(lambda step: step_inputs(source, step, slots), range(state.step, end), accelerator.device)
-    with Interruption(impatient=True) as interruption, bar, batches as inputs:
+    with Interruption(impatient=True) as interruption, shown, batches as inputs:
         while state.step < end:
             losses.append(train_step(state, update, inputs(state.step), config, total))
             if state.step % steps_between_losses(accelerator.device) and state.step != end and not report.due(state):
@@ -175,7 +175,7 @@ def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerat
             values, asked = over_processes(accelerator, losses, interruption.asked)
             state.pending_losses += values
             losses.clear()
-            report.after_steps(len(values), state, bar, source)
+            report.after_steps(len(values), state, shown, source)
             due = time.monotonic() - saved > saving.every or state.step == end or asked
             if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
                 save_checkpoint(state, saving.folder, saving.settings)

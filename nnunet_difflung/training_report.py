@@ -68,7 +68,7 @@ class TrainingReport:
             state.pending_losses = []
             self.rows.append(row)
             rate = (bar.format_dict["rate"] or 0) * self.config.batch_size
-            bar.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s")
+            bar.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s", refresh=False)
             if self.writes:
                 write_bytes(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         if self.writes and self.visible and state.step in self.sheets:
