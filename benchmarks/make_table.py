@@ -1,4 +1,4 @@
-"""Fills the table in docs/performance.md from docs/results/speed.json.
+"""Fills the tables in docs/performance.md from docs/results/speed.json and networks_64_cpu.json.
 
     python benchmarks/make_table.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from statistics import mean
 
 from nnunet_difflung.files import read_json, write_bytes
 
@@ -29,12 +30,34 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def network_table(content: dict) -> str:
+    """A line for each network of ``networks.py``: cost, and the images' worth, mean over its seeds."""
+    meta, lines = content["meta"], []
+    for name, seeds in content["rows"].items():
+        runs = list(seeds.values())
+        rare = min(runs[0]["hu_bias"], key=lambda group: (group != "emphysema", group))
+
+        def over(key: str, group: str | None = None, runs=runs) -> float:
+            return mean((run[key][group] if group else run[key])["mean"] for run in runs)
+
+        lines.append(f"| {name} | {runs[0]['parameters'] / 1e6:.2f} M | {runs[0]['forward_gflop']:.2f} | "
+                     f"{mean(run['steps'] for run in runs):.0f} | {over('psnr_lung'):.2f} | "
+                     f"{over('psnr_lung_of_mean'):.2f} | {over('hu_bias', rare):+.1f} | "
+                     f"{over('wasserstein', rare):.1f} | {over('texture', rare):.2f} | {len(runs)} |")
+    return "\n".join([f"`{meta['command']}`, {meta['date']}, {meta['machine']}.", "",
+                      "| network | weights | GFLOP a pass | steps | PSNR lung | of the mean image | bias emphysema, "
+                      "HU | Wasserstein | texture distance | seeds |", "|---|" + "---|" * 9, *lines])
+
+
 def main() -> None:
     """Entry of the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    path, marks = DOCS / "performance.md", ("<!-- speed -->", "<!-- end of speed -->")
-    filled = f"{marks[0]}\n{table(read_json(DOCS / 'results' / 'speed.json'))}\n{marks[1]}"
-    text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _: filled, path.read_text(), flags=re.DOTALL)
+    path = DOCS / "performance.md"
+    text = path.read_text()
+    for name, file, make in (("speed", "speed", table), ("networks", "networks_64_cpu", network_table)):
+        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"
+        text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, filled=filled: filled, text, flags=re.DOTALL)
     write_bytes(path, text.encode())
 
 

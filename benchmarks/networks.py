@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -129,7 +130,7 @@ def main() -> None:
 
     def add(name: str, key: str, found: dict) -> None:
         content["rows"].setdefault(name, {})[key] = found
-        about = {"command": " ".join(["python benchmarks/networks.py", *sys.argv[1:]]), "machine": machine(),
+        about = {"command": shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]]), "machine": machine(),
                  "date": date.today().isoformat(), "versions": versions(), "seconds": o.seconds, "size": o.size}
         write_json(o.result, {**content, "meta": about})
         print(f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "

@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict] = {
     "no gate": {**BASE, "sampling": {"gate": "off"}},
     "steps 20": {**BASE, "sampling": {"steps": 20}},
     "steps 1000": {**BASE, "sampling": {"steps": 1000}},
+    "crops of 32": {**BASE, "generator": {"patch_size": 32}},
     "epochs 20": {**BASE, "generator": {"epochs": 20}},
     "epochs 360": {**BASE, "generator": {"epochs": 360}},
     "half training": {**BASE, "generator": HALF},
