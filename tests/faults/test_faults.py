@@ -24,7 +24,7 @@ ONE_FOLD = [*OPTIONS, "-f", "0"]
 def test_a_sample_of_the_campaign():
     """The whole of it is ``make faults``."""
     stages = ("training", "painting", "committing", "removing")
-    rows = campaign(len(stages), seed=0, minutes=4, shown=False, stages=stages)
+    rows = campaign(len(stages), seed=0, minutes=30, shown=False, stages=stages)
     assert [row["stage"] for row in rows] == list(stages) and faults(rows) == []
 
 
