@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: venv test demo faults clean
+.PHONY: venv test demo faults compat clean
 
 venv: $(INSTALLED)
 
@@ -22,8 +22,11 @@ test: venv
 faults: venv
 	$(VENV)/bin/python -m tests.faults.campaign --kills 96 -o docs/results/faults.json
 
+compat: venv
+	$(VENV)/bin/python -m tests.compat --result docs/results/compat.json
+
 demo: venv
 	$(VENV)/bin/difflung_demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .compat build dist *.egg-info

@@ -109,13 +109,13 @@ setup(
     install_requires=[
         "nnunetv2>=2.8",            # the framework; 2.8.0 is the first to read nnUNet_extTrainer
         "torch>=2.1.2",             # networks and training, the lower bound is nnU-Net's
-        "diffusers>=0.30",          # UNet2DModel, noise schedulers, EMAModel
+        "diffusers>=0.32.1",        # UNet2DModel, schedulers, EMAModel; UniPC fails in 0.31, 0.32.0 with torch 2.1
         "accelerate>=0.30",         # device, precision and processes of the generator's training
         "batchgenerators>=0.25.1",  # the loaders that nnU-Net's trainers, and so ours, run on
         "SimpleITK>=2.2.1",         # writes images with their spacing, origin and direction
-        "numpy>=1.24",              # arrays
-        "scipy>=1.9",               # connected components, morphology, Wasserstein distance
-        "scikit-image>=0.19.3",     # threshold of the body class, PNG files
+        "numpy>=1.26",              # arrays; the lower bound is that of nnU-Net's blosc2
+        "scipy>=1.10",              # connected components, morphology, Wasserstein distance; 1.10 allows numpy 1.26
+        "scikit-image>=0.20",       # threshold of the body class, PNG files; 0.20 is the first for Python 3.11
         "acvl-utils>=0.2.6",        # largest component of the body mask
         "safetensors>=0.4",         # generators are stored without pickles
         "tqdm",                     # progress bars
@@ -125,12 +125,12 @@ setup(
     extras_require={
         "gan": ["monai>=1.4"],  # networks of the comparison methods pix2pix and spade; 1.4 is the first with them
         "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
-        "convert": ["pydicom>=3.0",  # DICOM headers and RTSTRUCT contours
+        "convert": ["pydicom>=3.0.1",  # DICOM headers and RTSTRUCT contours
                     "highdicom>=0.25"],  # DICOM-SEG
         "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
         "test": ["pytest>=7", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel",
                  "monai>=1.4",  # the tests of both GANs
-                 "pydicom>=3.0", "highdicom>=0.25"],  # the tests of difflung_convert
+                 "pydicom>=3.0.1", "highdicom>=0.25"],  # the tests of difflung_convert
     },
     entry_points={"console_scripts": [
         "difflung_augment=nnunet_difflung.augment:entry",
