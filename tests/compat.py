@@ -5,7 +5,7 @@
 "lowest" is every requirement at exactly its stated lower bound, the rest as pip resolves it; "newest" is whatever pip
 finds today. Each is a virtual environment of its own with the installed project, where a sample of the tests runs
 beside no source tree. An environment is kept and found again until the requirements change; remove the folder to have
-it made anew. Needs pip's package index, and about 16 GB of disk.
+it made anew. Needs pip's package index, and about 13 GB of disk.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.files import write_json
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "nnunet_difflung", "trainers", "dataset_conversion")
@@ -76,11 +76,11 @@ def fingerprint(which: str, stated: list[str]) -> str:
 
 def reason(said: str) -> str:
     """One line for what pip said when it failed."""
-    said_lines = [line.strip() for line in said.splitlines() if line.strip()]
-    lines = [line.removeprefix("ERROR: ") for line in said_lines if line.startswith("ERROR: ")] or said_lines[-1:]
+    words = [line.strip() for line in said.splitlines() if line.strip()] or ["pip said nothing"]
+    lines = [line.removeprefix("ERROR: ") for line in words if line.startswith("ERROR: ")] or words[-1:]
     if NO_NETWORK.search(said):
         return f"no network, pip reached no package index ({lines[-1]})"
-    conflict = [line for line in said_lines if " depends on " in line or "requested" in line]
+    conflict = [line for line in words if " depends on " in line or "requested" in line]
     return "; ".join([lines[0] if conflict else lines[-1], *conflict[:4]])
 
 
@@ -93,7 +93,7 @@ class Environment:
         self.python = self.folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
         self.finished = self.folder / "finished"
 
-    def call(self, *arguments: str, **options) -> subprocess.CompletedProcess:
+    def call(self, *arguments: str) -> subprocess.CompletedProcess:
         """Runs its Python beside the tests, without the variables of whoever called us."""
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("nnUNet_")}
         return subprocess.run([str(self.python), *arguments], cwd=self.folder / "work", text=True,
@@ -113,8 +113,8 @@ class Environment:
         for old in (source, work) if known else (self.folder,):
             shutil.rmtree(old, ignore_errors=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        source.mkdir(parents=True)
         for name in SOURCES:
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
             if (CHECKOUT / name).is_dir():
                 shutil.copytree(CHECKOUT / name, source / name, ignore=ignored)
             else:
@@ -137,7 +137,8 @@ class Environment:
         """Versions of what setup.py names."""
         listed = json.loads(self.call("-m", "pip", "--disable-pip-version-check", "list", "--format", "json").stdout)
         names = {canonicalize_name(Requirement(line).name) for line in self.stated}
-        return {row["name"]: row["version"] for row in listed if canonicalize_name(row["name"]) in names}
+        found = {canonicalize_name(row["name"]): row["version"] for row in listed}
+        return {name: found[name] for name in sorted(names & set(found))}
 
     def test(self, sample: tuple[str, ...]) -> dict:
         """Runs these tests; what they said is in ``tests.log`` of its folder."""
@@ -146,8 +147,8 @@ class Environment:
         done = self.call("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
                          *(f"tests/{name}" for name in sample))
         (self.folder / "tests.log").write_text(done.stdout)
-        row = counted(report, done.returncode)
-        return {"versions": self.versions(), **row, "seconds": round(time.monotonic() - begun)}
+        seconds = round(time.monotonic() - begun)
+        return {"versions": self.versions(), **counted(report, done.returncode), "seconds": seconds}
 
 
 def counted(report: Path, code: int) -> dict:
@@ -171,9 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--which", nargs="+", choices=WHICH, default=WHICH, help="by default both")
     p.add_argument("--sample", nargs="+", default=SAMPLE, metavar="TEST", help="files or tests below tests/")
     p.add_argument("-o", type=Path, default=Path(".compat"), metavar="FOLDER", help="environments (default .compat)")
-    p.add_argument("--result", type=Path, metavar="FILE.json", help="what was found, added to that of the other one")
+    p.add_argument("--result", type=Path, metavar="FILE.json", help="what this run found, written anew")
     o = p.parse_args(arguments)
-    stated, rows = requirements(), {}
+    stated, rows, sample = requirements(), {}, "" if o.sample == SAMPLE else f" --sample {' '.join(o.sample)}"
     for which in o.which:
         environment = Environment(o.o.resolve(), which, stated)
         try:
@@ -187,10 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
         for name in row["failing"]:
             print(f"{which}: FAILED {name}, see {environment.folder / 'tests.log'}", flush=True)
         if o.result:
-            known = read_json(o.result) if o.result.is_file() else {}
-            meta = {"command": "python -m tests.compat", "date": datetime.date.today().isoformat(),
-                    "python": platform.python_version(), "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}
-            write_json(o.result, {**known, "meta": meta, which: row})
+            meta = {"command": f"python -m tests.compat --which {' '.join(o.which)}{sample}",
+                    "date": datetime.date.today().isoformat(), "python": platform.python_version(),
+                    "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}
+            write_json(o.result, {"meta": meta, **rows})
     return int(not all(row["ok"] for row in rows.values()))
 
 

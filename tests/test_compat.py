@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from nnunet_difflung.files import read_json
 from tests import compat
 from tests.compat import CannotCheck, Environment, counted, fingerprint, lowest, main, reason, requirements
 
@@ -101,11 +102,12 @@ def test_exit_code_and_result_say_what_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compat, "Environment", Pretended)
     monkeypatch.setattr(Pretended, "found", {"lowest": good, "newest": bad})
     result = tmp_path / "compat.json"
-    assert main(["--which", "lowest", "-o", str(tmp_path), "--result", str(result)]) == 0
-    assert main(["--which", "newest", "-o", str(tmp_path), "--result", str(result)]) == 1
+    assert main(["--which", "lowest", "-o", str(tmp_path)]) == 0 and not result.exists()
+    assert main(["-o", str(tmp_path), "--result", str(result)]) == 1
     assert "newest: FAILED tests.test_gan::test_b" in capsys.readouterr().out
-    found = compat.read_json(result)
-    assert found["lowest"]["ok"] and not found["newest"]["ok"] and found["meta"]["python"]
+    found = read_json(result)
+    assert found["lowest"]["ok"] and not found["newest"]["ok"]
+    assert found["meta"]["command"] == "python -m tests.compat --which lowest newest", "no folder of this machine"
     monkeypatch.setattr(Pretended, "found", {})
     assert main(["-o", str(tmp_path)]) == 2 and "lowest: no such version" in capsys.readouterr().err
 
