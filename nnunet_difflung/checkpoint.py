@@ -4,13 +4,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from nnunet_difflung.files import replacing
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint_previous.safetensors"
 

@@ -1,12 +1,19 @@
-"""The mask-conditioned diffusion model as pure functions over diffusers' networks and schedulers."""
+"""The mask-conditioned diffusion model as pure functions over diffusers' networks and schedulers.
+
+diffusers takes seconds to import, so it is imported where a network is made or run: commands that refuse their input,
+or find nothing to do, answer without it.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel, UniPCMultistepScheduler
 
 from nnunet_difflung.config import GeneratorConfig
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, UNet2DModel
 
 
 def build_network(config: GeneratorConfig, image_channels: int, condition_channels: int) -> UNet2DModel:
@@ -14,6 +21,7 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
 
     Without attention it is purely convolutional, so that it can be trained on crops and applied to any size.
     """
+    from diffusers import UNet2DModel
     levels = len(config.channels)
     attending = {levels - 2} if config.attention and levels > 1 else set()
     return UNet2DModel(
@@ -33,8 +41,7 @@ def size_factor(config: GeneratorConfig) -> int:
     return 2 ** (len(config.channels) - 1)
 
 
-_SECOND_ORDER = {"dpm": (DPMSolverMultistepScheduler, {"use_lu_lambdas": True}),
-                 "unipc": (UniPCMultistepScheduler, {"use_exponential_sigmas": True})}
+_SECOND_ORDER = ("dpm", "unipc")
 
 
 def _schedule_options(config: GeneratorConfig) -> dict:
@@ -45,6 +52,7 @@ def _schedule_options(config: GeneratorConfig) -> dict:
 
 def forward_process(config: GeneratorConfig) -> DDPMScheduler:
     """β and ᾱ of Eq. 1 and 2, with ``add_noise`` (Eq. 6) and ``get_velocity``."""
+    from diffusers import DDPMScheduler
     return DDPMScheduler(**_schedule_options(config))
 
 
@@ -160,8 +168,10 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
 def _paint_second_order(network: Callable, config: GeneratorConfig, sampler: str, steps: int, condition: torch.Tensor,
                         noise: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None) -> torch.Tensor:
     """DPM-Solver++ 2M (Lu et al. 2022) or UniPC (Zhao et al. 2023), timesteps evenly spaced in log SNR."""
-    kind, spacing = _SECOND_ORDER[sampler]
-    scheduler = kind(**_schedule_options(config), **spacing)
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+    options = _schedule_options(config)
+    scheduler = (DPMSolverMultistepScheduler(**options, use_lu_lambdas=True) if sampler == "dpm" else
+                 UniPCMultistepScheduler(**options, use_exponential_sigmas=True))
     scheduler.set_timesteps(steps, device=noise.device)
     sigmas = scheduler.sigmas.to(noise.device)
     bars = (1 / (1 + sigmas ** 2)).to(noise.dtype)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from nnunet_difflung.slices import SliceCache
 
@@ -57,10 +56,16 @@ def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarr
     return np.clip(voxels.astype(float), low, high)
 
 
+def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance between two samples of intensities, in their unit."""
+    from scipy.stats import wasserstein_distance  # takes a second to import; commands that end early do without
+    return float(wasserstein_distance(a, b))
+
+
 def _class_reference(slices: list[np.ndarray], rng: np.random.Generator) -> ClassReference:
     pool = rng.permutation(np.concatenate(slices))[:_POOL]
     bias = [abs(part.mean() - pool.mean()) for part in slices]
-    distance = [wasserstein_distance(part, pool) for part in slices]
+    distance = [wasserstein(part, pool) for part in slices]
     floor = (0.1 if len(slices) >= _FEW else 0.5) * pool.std()
     return ClassReference(pool, _SLACK * max(floor, float(np.percentile(bias, 95))),
                           _SLACK * max(floor, float(np.percentile(distance, 95))))
@@ -90,7 +95,7 @@ def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassRefe
 def _compare(values: np.ndarray, real: ClassReference) -> dict:
     """Few voxels differ from the pool by chance alone: twice the standard error is added to both tolerances."""
     bias = float(values.mean() - real.values.mean())
-    distance = float(wasserstein_distance(values, real.values))
+    distance = wasserstein(values, real.values)
     chance = 2 * float(real.values.std()) / np.sqrt(len(values))
     return {"voxels": len(values), "bias": round(bias, 2), "wasserstein": round(distance, 2),
             "max_bias": round(real.max_bias + chance, 2), "max_wasserstein": round(real.max_distance + chance, 2),

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.command_line import BadInput
@@ -104,6 +103,7 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
 
 def _network(folder: Path, config: GeneratorConfig, card: dict) -> torch.nn.Module:
     if not _is_gan(config):
+        from diffusers import UNet2DModel
         return UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
     require_gan()
     network = build_generator(config, len(card["channels"]), len(card["conditions"]))

@@ -4,11 +4,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from nnunet_difflung.batches import BatchSource
@@ -18,6 +18,9 @@ from nnunet_difflung.device_speed import compiled, parts_that_fit, ready_for, wo
 from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process
 from nnunet_difflung.gan import build_gan, discriminator_loss, generator_loss
 from nnunet_difflung.methods import METHODS
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 
 def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
@@ -62,6 +65,7 @@ def new_state(config: GeneratorConfig, image_channels: int, condition_channels: 
 
 
 def _averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
+    from diffusers.training_utils import EMAModel
     return EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 

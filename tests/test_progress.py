@@ -1,4 +1,4 @@
-"""Bars in a log file."""
+"""What a user sees while a command starts and works: bars in a log file, and no long silence before them."""
 from __future__ import annotations
 
 import subprocess
@@ -25,3 +25,8 @@ def test_without_a_terminal_a_bar_takes_a_few_lines_and_ends_complete():
     shown = lines(True)
     assert len(shown) <= 4 and "training: 100%" in shown[-1] and any("working: 100%" in line for line in shown)
     assert lines(False) == []
+
+
+def test_commands_start_without_the_packages_that_only_networks_need():
+    code = "import sys, nnunet_difflung.augment; print({'diffusers', 'nnunetv2', 'scipy.stats'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
