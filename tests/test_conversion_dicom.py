@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,7 +184,8 @@ def test_files_are_found_by_content_and_grouped_by_patient(tmp_path):
         expected = sitk.GetArrayFromImage(ct(seed=ord(source.patient)))
         assert np.abs(sitk.GetArrayFromImage(again.load().image) - expected).max() <= 0.501
         for told in (source, source.headers, source.listing(), source.load().notes):
-            assert SECRET not in repr(told) and "1977" not in repr(told)
+            text = re.sub(r"[\d.]{20,}", "UID", repr(told))  # random digits hold a year now and then
+            assert SECRET not in text and "1977" not in text
     assert find_sources(tmp_path / "set" / "a")[0].patient == "study"
 
 
