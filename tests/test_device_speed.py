@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,15 @@ import torch
 from accelerate import Accelerator
 
 from nnunet_difflung import painting, train, train_step
+from nnunet_difflung.augment_options import parse
+from nnunet_difflung.augment_settings import settings_from
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.device_speed import ahead, compiled, parts_that_fit, worth_compiling
-from nnunet_difflung.generator import load_generator
+from nnunet_difflung.diffusion import build_network
+from nnunet_difflung.generator import Generator, load_generator
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painters import paint_batch
 from tests.test_generator import TINY, logged, open_data
 
 CPU = torch.device("cpu")
@@ -142,3 +149,18 @@ def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):
     monkeypatch.setattr(painting, "_paint_together", full)
     with pytest.raises(BadInput, match="512 × 256"):
         painting.paint_jobs([SimpleNamespace(shape=(512, 256))], None, None, None, "cuda")
+
+
+def test_bf16_paints_nearly_the_same_and_belongs_to_the_settings():
+    config = replace(TINY, windows=((-1000.0, 1000.0),))
+    torch.manual_seed(0)
+    network = build_network(config, 1, 3).eval().requires_grad_(False)
+    generator = Generator(network, config, ("a", "b", "c"), (), "", Path())
+    condition, noise = torch.zeros(2, 3, 16, 16), torch.randn(2, 1, 16, 16)
+    painted = [paint_batch(METHODS["cbmat"], generator, SamplingConfig(steps=3, precision=precision), condition, noise)
+               for precision in ("fp32", "bf16")]
+    assert painted[1].dtype == torch.float32
+    assert 0 < (painted[0] - painted[1]).abs().max() < 0.1
+    for precision in ("fp32", "bf16"):
+        settings = settings_from(parse(["-d", "1", "-device", "cpu", "--precision", precision]))
+        assert settings.sampling.precision == settings.generator.precision == precision
