@@ -64,16 +64,8 @@ def augment(request: Request) -> None:
         if state.is_main_process:
             _dry_run(raw, folds, request)
         return
-    share, begun, seconds = share_of(state), time.monotonic(), {}
-    with nothing_left_on_fault(cache_folder(raw.name), share):
-        cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
-        seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
-        lesions: dict = {}
-        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
-        for work in works:
-            check_fold(work, cache)
-        check_disk(works, cache.facts)
-        seconds["plan"] = time.monotonic() - begun
+    share, seconds = share_of(state), {}
+    cache, works = _prepare(raw, folds, request, share, seconds)
     if state.is_main_process:
         warn_of_orientation(raw, cache.facts)
         for work in works:
@@ -103,6 +95,21 @@ def _open(request: Request) -> tuple[RawDataset, list[int | str]]:
     raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
     check_names(raw, request.settings)
     return raw, folds_to_do(raw, request.folds, request.settings)
+
+
+def _prepare(raw: RawDataset, folds: list[int | str], request: Request, share: Share,
+             seconds: dict[str, float]) -> tuple[SliceCache, list[FoldWork]]:
+    """Checks and caches the cases and plans every fold; notes in ``seconds`` what took how long."""
+    begun, lesions = time.monotonic(), {}
+    with nothing_left_on_fault(cache_folder(raw.name), share):
+        cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
+        seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
+        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
+        for work in works:
+            check_fold(work, cache)
+        check_disk(works, cache.facts)
+    seconds["plan"] = time.monotonic() - begun
+    return cache, works
 
 
 def _introduce(raw: RawDataset) -> None:
