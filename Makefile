@@ -17,7 +17,7 @@ $(INSTALLED): setup.py pyproject.toml
 
 test: venv
 	$(VENV)/bin/ruff check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: venv
 	$(VENV)/bin/python -m tests.faults.campaign --kills 96 -o docs/results/faults.json

@@ -128,7 +128,7 @@ setup(
         "convert": ["pydicom>=3.0.1",  # DICOM headers and RTSTRUCT contours
                     "highdicom>=0.25"],  # DICOM-SEG
         "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
-        "test": ["pytest>=7", "pytest-xdist", "hypothesis", "ruff", "setuptools>=64", "wheel",
+        "test": ["pytest>=7", "pytest-xdist>=3.7", "hypothesis", "ruff", "setuptools>=64", "wheel",
                  "monai>=1.4",  # the tests of both GANs
                  "pydicom>=3.0.1", "highdicom>=0.25"],  # the tests of difflung_convert
     },

@@ -48,7 +48,7 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
             (partial / _LOCK).unlink(missing_ok=True)
             _publish(partial, target)
         finally:
-            if key is None or not any((partial / _PROGRESS).glob("*.json")):
+            if key is None or not _notes(partial):
                 shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -96,7 +96,12 @@ def _publish(partial: Path, target: Path) -> None:
 
 def finished_patients(folder: Path) -> dict[str, dict]:
     """Patient → what ``note_patient`` has kept of it in a staged folder."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / _PROGRESS).glob("*.json"))}
+    return {path.stem: json.loads(path.read_text()) for path in _notes(folder)}
+
+
+def _notes(folder: Path) -> list[Path]:
+    """Notes of finished patients; a note that a killed call was writing (``.writing_…``) is none."""
+    return sorted(p for p in (folder / _PROGRESS).glob("*.json") if not p.name.startswith("."))
 
 
 def note_patient(folder: Path, patient: str, content: dict) -> None:

@@ -165,28 +165,32 @@ def results_of(folder: Path, results: Path) -> dict:
     manifest = read_manifest(folder)
     manifest.pop("created")
     weights = [p.read_bytes() for p in sorted(results.rglob("diffusion_pytorch_model.safetensors"))]
-    files = {k: v for k, v in tree_hashes(folder).items()
+    files = {k.removeprefix(str(folder)): v for k, v in tree_hashes(folder).items()
              if "manifest" not in k and ".difflung" not in k}
     return {"manifest": manifest, "weights": weights, "files": files}
 
 
-@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_in_training_and_in_painting_then_the_same_result(tmp_path, monkeypatch, sign, code):
-    options = [*OPTIONS[:4], "--epochs", "6", *OPTIONS[6:], "-f", "0", "--save-every", "0", "--steps", "6"]
-    folders = prepared(tmp_path / "a", monkeypatch)
-    folder = make_dataset(folders[0])
-    assert run_command(options) == 0
-    expected = results_of(folder, folders[2])
+UNTIL_PAINTED = [*OPTIONS[:4], "--epochs", "6", *OPTIONS[6:], "-f", "0", "--save-every", "0", "--steps", "6"]
 
-    (tmp_path / "a").rename(tmp_path / "whole")
-    folders = prepared(tmp_path / "a", monkeypatch)
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        folders = prepared(tmp_path_factory.mktemp("undisturbed"), patch)
+        folder = make_dataset(folders[0])
+        assert run_command(UNTIL_PAINTED) == 0
+        return results_of(folder, folders[2])
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, undisturbed, sign, code):
     folder = make_dataset(folders[0])
     before = tree_hashes(folder)
     fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
-    assert run_command(options, lambda: (fold / "checkpoint.safetensors").is_file(), sign) == code
+    assert run_command(UNTIL_PAINTED, lambda: (fold / "checkpoint.safetensors").is_file(), sign) == code
     assert not (fold / "unet").exists() and tree_hashes(folder) == before
-    stopped = run_command(options, lambda: any(fold.glob("synthesis_*/painted/try0/*.npy")), sign)
+    stopped = run_command(UNTIL_PAINTED, lambda: any(fold.glob("synthesis_*/painted/try0/*.npy")), sign)
     if stopped != 0:  # three tiny slices may be painted before the signal arrives
         assert stopped == code and tree_hashes(folder) == before
-    assert run_command(options) == 0
-    assert results_of(folder, folders[2]) == expected
+    assert run_command(UNTIL_PAINTED) == 0
+    assert results_of(folder, folders[2]) == undisturbed

@@ -217,11 +217,12 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
     command = [sys.executable, "-m", "nnunet_difflung.dataset_conversion.convert", "-i", str(tmp_path / "archive"),
                "--mapping", str(tmp_path / "values.yaml"), "-d", "810", "--name", "Mine", "-np", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(partial.glob(".progress/*.json"))) < 2:
+    while process.poll() is None and len(list(partial.glob(".progress/p*.json"))) < 2:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not folder.exists() and partial.is_dir()
+    (partial / ".progress" / ".writing_x_p5.json").touch()  # as if killed while a note was being written
     done = {p.name: p.stat().st_mtime_ns for p in partial.glob("imagesTr/p1_*")}
     (tmp_path / "archive" / "ct" / "p2.nii.gz").touch()  # changed meanwhile: converted anew
     kept = {p.name: p.stat().st_mtime_ns for p in partial.glob("imagesTr/p2_*")}
