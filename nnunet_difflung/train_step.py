@@ -136,7 +136,7 @@ class GanUpdate:
         self.judges.requires_grad_(True)
         return loss
 
-    def _descend(self, loss: torch.Tensor, optimizer) -> None:
+    def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nnunet_difflung.batches import denormalise, isolate, normalise, one_hot
+from nnunet_difflung.batches import BatchSource, denormalise, isolate, normalise, one_hot
 from nnunet_difflung.checkpoint import TrainingState
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.diffusion import size_factor
@@ -59,7 +59,7 @@ class TrainingReport:
         """Whether this step is one for the log or for a sheet, and its losses have to be there."""
         return state.step % self.every == 0 or state.step in self.sheets
 
-    def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source) -> None:
+    def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source: BatchSource) -> None:
         """To be called when the losses of so many more steps are known, and whenever the report is due."""
         bar.update(steps)
         if state.step % self.every == 0 or state.step == self.total:
@@ -67,8 +67,9 @@ class TrainingReport:
                    "lr": state.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - self.begun, 3)}
             state.pending_losses = []
             self.rows.append(row)
-            rate = (bar.format_dict["rate"] or 0) * self.config.batch_size
-            bar.set_postfix_str(f"loss {row['loss']:.4f}, {rate:.0f} images/s", refresh=False)
+            rate = bar.format_dict["rate"]  # None at first
+            speed = f", {rate * self.config.batch_size:.0f} images/s" if rate else ""
+            bar.set_postfix_str(f"loss {row['loss']:.4f}{speed}", refresh=False)
             if self.writes:
                 write_bytes(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         if self.writes and self.visible and state.step in self.sheets:
@@ -90,7 +91,7 @@ class TrainingReport:
         with replacing(self.folder / "progress.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 
-    def _draw_sheet(self, state: TrainingState, source) -> None:
+    def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
         """Paints one training mask of each pathology with the averaged weights, beside its real slice."""
         from matplotlib.figure import Figure
         examples = [_example(source, name, self.config) for name in source.present]
@@ -111,7 +112,7 @@ class TrainingReport:
         with replacing(self.folder / "samples" / f"step_{state.step:07d}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 
-    def _paint(self, state: TrainingState, condition: np.ndarray, source) -> np.ndarray:
+    def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
         parameters = list(state.network.parameters())
         device = parameters[0].device
         masks = torch.from_numpy(one_hot(condition, source.cache.roles.condition_values()))[None].to(device)
@@ -128,7 +129,7 @@ class TrainingReport:
             state.network.train()
 
 
-def _example(source, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
+def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
     """The training slice with most of a pathology: image (c, y, x) in [−1, 1] and condition (y, x), cut to fit."""
     found = source.index.holding[pathology]
     voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in found]
