@@ -2,11 +2,14 @@
 
 The reference places lesions by trial and error, as copy-paste augmentations do: draw a place in the slice, take it if
 the lesion lies in normal lung, else draw again. Both plan from the same lesions for the same hosts and share rule. The
-phantom's label maps are mirrored and shifted for 2 and 4 times the cases.
+phantom's label maps are mirrored and shifted for 2, 4 and 8 times the cases. Plans differ in how hard their lesions are
+to place, so the rows also have the number of searches for a place (``searches a slice``) and the voxels of their masks.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
+from unittest.mock import patch
 
 import numpy as np
 from _setting import ROLES, facts_of, phantom_labels
@@ -15,6 +18,8 @@ from _timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.balance import collect_lesions, make_plan
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.masks import draw_transform, transformed
+from nnunet_difflung.placement import find_place
+from nnunet_difflung.plan import Plan
 
 CONFIG = BalanceConfig(target_share={"emphysema": 0.06, "ILD": 0.25})
 TRIES = 1000
@@ -54,6 +59,19 @@ def reference_plan(labels: dict[str, np.ndarray], lesions: dict, cases: int, per
     return pasted
 
 
+def searches(plan: Callable[[], Plan]) -> list[int]:
+    """Voxels of the mask in each search for a place while a plan is made."""
+    found: list[int] = []
+
+    def counted(mask: np.ndarray, *others):
+        found.append(int(mask.sum()))
+        return find_place(mask, *others)
+
+    with patch("nnunet_difflung.balance.find_place", counted):
+        plan()
+    return found
+
+
 def multiplied(labels: dict[str, np.ndarray], factor: int) -> dict[str, np.ndarray]:
     """The label maps and ``factor`` − 1 shifted, alternately mirrored versions of each."""
     return {f"{i}_{k}": np.roll(label[..., ::-1] if k % 2 else label, 3 * k, 2).copy()
@@ -67,7 +85,7 @@ def main() -> None:
     p.add_argument("--slices", type=int, default=4, help="of each patient (default: %(default)s)")
     o = p.parse_args()
     base, rows, rates = phantom_labels(o.size, o.patients, o.slices), [], {}
-    for factor in (1, 2, 4):
+    for factor in (1, 2, 4, 8):
         labels = multiplied(base, factor)
         facts = facts_of(labels)
         collecting = seconds(lambda labels=labels, facts=facts: collect_lesions(
@@ -85,16 +103,18 @@ def main() -> None:
         def reference(labels=labels, lesions=lesions, plan=plan, operations=operations, counted=counted):
             return reference_plan(labels, lesions, len(plan.cases), round(operations / len(plan.cases)), counted)
 
+        sought = searches(ours)
         mine, other = alternating(ours, reference, o.repeats)
         rates[factor] = plan.slices / median(mine)
         after = {name: plan.after[name] / sum(plan.after.values()) for name in plan.targets}
         quality = {"share of lung after": after, "targets": plan.targets, "lesions pasted": operations,
                    "voxels pasted, ours": sum(op.voxels for case in plan.cases for op in case.operations),
-                   "voxels pasted, reference": reference()}
+                   "voxels pasted, reference": reference(), "searches a slice": len(sought) / plan.slices,
+                   "voxels a search": sum(sought) / len(sought)}
         rows.append(row(f"mask planning, {o.size}², {factor}× cases", [plan.slices / t for t in mine],
                         [plan.slices / t for t in other], "slices/s", "cpu", quality, cases=len(labels),
                         planned=plan.slices, lesion_extraction_slices_per_s=len(labels) / collecting))
-    rows[-1]["meta"]["rate at 4× over rate at 1×"] = rates[4] / rates[1]
+    rows[-1]["meta"]["rate at 8× over rate at 4×"] = rates[8] / rates[4]
     write_rows(o.output, rows)
 
 
