@@ -45,6 +45,8 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
         try:
             yield partial
             shutil.rmtree(partial / _PROGRESS, ignore_errors=True)
+            for left in partial.rglob(".writing_*"):  # by a killed call
+                left.unlink()
             (partial / _LOCK).unlink(missing_ok=True)
             _publish(partial, target)
         finally:

@@ -42,6 +42,7 @@ from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.slices import SliceCache, build_cache, check_cases
 from nnunet_difflung.staging import discard_work
+from nnunet_difflung.train import check_batch
 
 
 def augment(request: Request) -> None:
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save_every=options.save_every, dry_run=options.dry_run)
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
         raw, _ = _open(request)  # what is wrong is told once
+        check_batch(request.settings.generator, options.num_gpus)
         clean_up = what_is_new(cache_folder(raw.name))
         code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
         if code == 2:

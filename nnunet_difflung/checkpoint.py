@@ -67,8 +67,16 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
                 "losses": ",".join(float(v).hex() for v in state.pending_losses)}
     with replacing(folder / NEWEST) as temporary:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
-        if (folder / NEWEST).is_file():
+        if _is_whole(folder / NEWEST):  # a damaged one must not replace the one that training went on from
             os.replace(folder / NEWEST, folder / PREVIOUS)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (SafetensorError, OSError, ValueError):
+        return False
 
 
 def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | None:

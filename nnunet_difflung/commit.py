@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,16 @@ from nnunet_difflung.files import read_json, sha256, write_json
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.lock import HIDDEN, is_bare, locked
 from nnunet_difflung.manifest import MANIFEST, PREPROCESSED, resolve
+from nnunet_difflung.splits import SYNTHETIC_PREFIX
 
 COMMIT = f"{HIDDEN}/commit"
 ORIGINALS = f"{HIDDEN}/originals"
 _JOURNAL = "journal.json"
+_JSON = rf"(dataset|splits_final|{MANIFEST.removesuffix('.json')})\.json"
+_TARGETS = re.compile(
+    rf"{_JSON}|imagesTr|labelsTr|(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[^/]+|{re.escape(ORIGINALS)}(/[^/]+)?|"
+    rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?")
+_UNKNOWN = "if it is not yours, compare the dataset with a copy before you delete that file"
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,34 @@ def finish(folder: Path) -> None:
         shutil.rmtree(folder / COMMIT)
 
 
+def _read_journal(path: Path) -> tuple[dict, list[Step]]:
+    """The journal and its steps, none of which touches more than a commit of ours does.
+
+    Raises:
+        BadInput: it was changed by hand, or is of somebody who wants another file moved or deleted.
+    """
+    try:
+        journal = read_json(path)
+        steps = [Step(**step) for step in journal["steps"]]
+        bool(journal["clear"])
+        wrong = next((step for step in steps if not _is_ours(step)), None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
+                       ) from error
+    if wrong:
+        raise BadInput(f"{path} wants to {wrong.do} {wrong.target!r}, which no change of this package does; {_UNKNOWN}")
+    return journal, steps
+
+
+def _is_ours(step: Step) -> bool:
+    hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
+    return (step.do in ("put", "delete", "mkdir", "rmdir") and _TARGETS.fullmatch(step.target) is not None
+            and ".." not in [*step.target.split("/"), *step.source.split("/")] and "\\" not in step.target + step.source
+            and (hidden if step.do == "put" else not step.source))
+
+
 def _roll_forward(folder: Path) -> None:
-    journal = read_json(folder / COMMIT / _JOURNAL)
-    steps = [Step(**step) for step in journal["steps"]]
+    journal, steps = _read_journal(folder / COMMIT / _JOURNAL)
     for step in steps:
         {"put": _put, "delete": _delete, "mkdir": _mkdir, "rmdir": _rmdir}[step.do](folder, step)
     for parent in sorted({resolve(folder, step.target).parent for step in steps}):
@@ -128,7 +160,7 @@ def _rename(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        temporary = target.with_name(f".difflung_writing_{target.name}")
+        temporary = target.with_name(f".{target.name}.difflung_writing")  # no image's ending: it must not be a case
         temporary.unlink(missing_ok=True)
         shutil.copy2(source, temporary, follow_symlinks=False)
         sync_file(temporary)

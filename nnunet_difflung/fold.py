@@ -1,6 +1,7 @@
 """The stages of one fold, each of which sees that fold's training cases and no others."""
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from nnunet_difflung.case_reading import CaseFacts
 from nnunet_difflung.command_line import BadInput, nnunet_folder
 from nnunet_difflung.config import GeneratorConfig, Settings
 from nnunet_difflung.diffusion import build_network, size_factor
+from nnunet_difflung.files import json_bytes
 from nnunet_difflung.gate import reference
 from nnunet_difflung.generator import Generator, load_generator
 from nnunet_difflung.masks import Lesion
@@ -23,7 +25,7 @@ from nnunet_difflung.plan import HostFacts, Plan
 from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.slices import SliceCache
-from nnunet_difflung.staging import Synthesis, SynthesisResult
+from nnunet_difflung.staging import Synthesis, SynthesisResult, discard_work
 from nnunet_difflung.synthesize import synthesize
 from nnunet_difflung.train import FoldData, check_generator_folder, resolve, total_steps, train_generator
 
@@ -40,7 +42,7 @@ def cache_folder(dataset: str) -> Path:
 
 @dataclass(frozen=True)
 class FoldWork:
-    """A fold, what its training cases hold, and the plan for it."""
+    """A fold, what its training cases hold, and the plan for it; ``content``: case → hash of image and labels."""
 
     raw: RawDataset
     fold: int | str
@@ -48,6 +50,7 @@ class FoldWork:
     facts: dict[str, HostFacts]
     lesions: dict[str, list[Lesion]]
     plan: Plan
+    content: dict[str, str]
 
     @property
     def method(self) -> Method:
@@ -71,8 +74,19 @@ class FoldWork:
 
     @property
     def work(self) -> Path:
-        """Painted slices and staged cases until they are injected."""
-        return self.own_folder / f"synthesis_{self.settings.hash()}"
+        """Painted slices and staged cases until they are injected; another for other training cases or another plan."""
+        depends = [self.content, [case.as_record() for case in self.plan.cases]]
+        return self.own_folder / f"{self._works}{hashlib.sha256(json_bytes(depends)).hexdigest()[:12]}"
+
+    @property
+    def _works(self) -> str:
+        return f"synthesis_{self.settings.hash()}_"
+
+    def discard_outdated(self) -> None:
+        """Deletes what was painted with these settings for other training cases or another plan."""
+        for path in self.own_folder.glob(f"{self._works}*"):
+            if path != self.work:
+                discard_work(path)
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""
@@ -102,12 +116,14 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
                            f"labels or splits_final.json")
     lesions = collect_lesions(identifiers, hosts, roles, read_label, known)
     plan = make_plan(list(hosts.values()), lesions, roles, settings.balance, fold, read_label)
-    return FoldWork(raw, fold, settings, hosts, lesions, plan)
+    return FoldWork(raw, fold, settings, hosts, lesions, plan, {i: facts[i].content for i in identifiers})
 
 
 def synthesize_fold(work: FoldWork, cache: SliceCache, device: str, progress: bool = True,
                     share: Share | None = None) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; ``share`` as of ``synthesize``."""
+    if share is None or share.main:
+        work.discard_outdated()
     generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
     training = work.raw.training_cases(work.fold)
     windows, seed = generator.config.windows, work.settings.balance.seed

@@ -85,6 +85,9 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
     reorients = "Reorient" in reader.__name__
     image = original.as_reoriented(io_orientation(original.affine)) if reorients else original
     header = original.header.copy()
+    header.extensions.clear()  # these and the free texts may name a patient
+    for text in ("descrip", "db_name", "aux_file", "intent_name"):
+        header[text] = b""
     scaled = (original.dataobj.slope, original.dataobj.inter) != (1, 0)
     data = np.asanyarray(image.dataobj)
     if scaled:

@@ -91,6 +91,11 @@ def _steps(raw: RawDataset, change: Change, additions: list[tuple[list[StagedCas
 
 def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
     """Refuses where somebody else changed what the manifest stands for, or the folds that the cases rest on."""
+    for case in raw.cases.values():
+        gone = next((file for file in (*case.images, case.label) if not Path(file).is_file()), None)
+        if gone:
+            raise BadInput(f"{gone} is missing: case {case.identifier} was there when the synthetic cases were "
+                           f"planned; put it back, or take the case out of the dataset, and run this again")
     if manifest["patients"] != raw.patients:
         raise BadInput(f"{raw.name} was augmented with other cases or another --patient-pattern; {_REMOVE}")
     for name, hashes in manifest["files"].items():

@@ -67,6 +67,8 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
             _acquire(handles[-1], path, False, "working on")
             os.ftruncate(handles[-1], 0)
             os.write(handles[-1], token.encode())
+            for left in folder.rglob(".writing_*"):  # by a killed command; a checkpoint may have gigabytes
+                left.unlink(missing_ok=True)
         yield
     finally:
         for handle in handles:
@@ -92,6 +94,9 @@ def _acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> bo
             print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
         fcntl.flock(handle, fcntl.LOCK_EX)
         said = True
+    except OSError as error:
+        raise BadInput(f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
+                       f"mounted with file locks (Lustre: flock), or move the folder to another") from error
     return said
 
 

@@ -73,6 +73,9 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     else:
         cases = _cases_in_folders(folder, dataset_json)
     for case in cases.values():
+        if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
+            raise BadInput(f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
+                           f"does not begin with a dot; rename it")
         for file in (*case.images, case.label):
             if not Path(file).is_file():
                 raise BadInput(f"{file} is missing: case {case.identifier} of {folder.name} needs it")

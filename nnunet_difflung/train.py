@@ -68,6 +68,17 @@ def total_steps(config: GeneratorConfig, slices: int) -> int:
     return max(1, config.epochs * math.ceil(slices / config.batch_size))
 
 
+def check_batch(config: GeneratorConfig, processes: int) -> None:
+    """Refuses a training batch that several processes cannot share evenly.
+
+    Raises:
+        BadInput: it is no multiple of their number.
+    """
+    if METHODS[config.method].generator and config.batch_size % processes:
+        raise BadInput(f"--batch-size {config.batch_size} cannot be shared evenly by {processes} processes; choose a "
+                       f"multiple")
+
+
 def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, device: str = "cpu",
                     progress: bool = True, save_every: float = 60.0, stop_after: int | None = None) -> None:
     """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
@@ -91,9 +102,7 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     if is_finished(folder):
         return
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
-    if config.batch_size % accelerator.num_processes:
-        raise BadInput(f"--batch-size {config.batch_size} cannot be shared evenly by {accelerator.num_processes} "
-                       f"processes; choose a multiple")
+    check_batch(config, accelerator.num_processes)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, config, {**card, "settings": settings, "finished": False})

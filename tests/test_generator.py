@@ -254,15 +254,25 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("damage", [False, True])
-def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, damage):
+@pytest.mark.parametrize("damaged, step", [((), 3), ((NEWEST,), 2), ((NEWEST, PREVIOUS), 0)])
+def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatch, damaged, step):
+    import nnunet_difflung.train as module
     train_generator(data, TINY, tmp_path / "whole", progress=False)
     for stop in (1, 3):
         train_generator(data, TINY, tmp_path / "parts", progress=False, save_every=0, stop_after=stop)
-    if damage:
-        (tmp_path / "parts" / NEWEST).write_bytes((tmp_path / "parts" / NEWEST).read_bytes()[:500])
-        assert (tmp_path / "parts" / PREVIOUS).is_file()
+    for name in damaged:
+        (tmp_path / "parts" / name).write_bytes((tmp_path / "parts" / name).read_bytes()[:500])
+    real, begun = module.load_checkpoint, []
+
+    def load(state, *others):
+        said = real(state, *others)
+        begun.append(state.step)
+        assert bool(said) == bool(damaged)
+        return said
+
+    monkeypatch.setattr(module, "load_checkpoint", load)
     train_generator(data, TINY, tmp_path / "parts", progress=False)
+    assert begun == [step], "a training that began anew would end with the same bits too"
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     logs = [logged(tmp_path / name) for name in ("whole", "parts")]

@@ -1,6 +1,7 @@
 """Changed copies keep format, geometry, dtype and every voxel outside the change, for each of nnU-Net's readers."""
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_scaled_nifti_keeps_every_value(tmp_path, monkeypatch, reader):
         stored = nibabel.load(file)
         stored = nibabel.Nifti1Image(np.asarray(stored.dataobj).astype(np.int16), stored.affine)
         stored.header.set_slope_inter(0.5, -3)
+        stored.header["descrip"], stored.header["db_name"] = b"DOE^JANE", b"MRN1"
+        stored.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"PatientName=DOE^JANE"))
         nibabel.save(stored, file)
     raw = open_raw_dataset("801")
     identifier, case = next(iter(raw.cases.items()))
@@ -95,6 +98,7 @@ def test_scaled_nifti_keeps_every_value(tmp_path, monkeypatch, reader):
     write_changed_copy(case.images, [target], np.full_like(image, -900.0), where, raw.reader)
     after, _ = raw.reader().read_images([target])
     assert np.array_equal(after[:, ~where], image[:, ~where]) and np.allclose(after[:, where], -900)
+    assert not any(name in gzip.decompress(Path(target).read_bytes()) for name in (b"DOE^JANE", b"MRN1"))
 
 
 def test_rgb_png_holds_three_channels(tmp_path, monkeypatch):

@@ -17,7 +17,9 @@ from nnunet_difflung.command_line import BadInput, Failed
 from nnunet_difflung.commit import recover
 from nnunet_difflung.files import read_json, sha256, write_json
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
+from nnunet_difflung.lock import working_alone
 from nnunet_difflung.manifest import MANIFEST, find_manifest
+from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.remove import entry, remove
 from nnunet_difflung.splits import is_synthetic
@@ -365,6 +367,48 @@ def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
         remove("801")
     assert tree_hashes(*folders) == before
     assert any(message in line for line in audit_dataset(raw.name))
+
+
+@pytest.mark.parametrize("step", [
+    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": "../../secret.txt"},
+    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": ".difflung/../../../secret.txt"},
+    {"do": "put", "target": "imagesTr/secret_0000.nii.gz", "source": ".difflung/commit/1.json"},
+    {"do": "delete", "target": "labelsTr/lung_001_s00.nii.gz"}, {"do": "delete", "target": "../secret.txt"},
+    {"do": "run", "target": "dataset.json"}, {"do": "delete"}, b"{", b"[]"], ids=str)
+def test_a_journal_that_is_not_ours_moves_and_deletes_nothing(folders, step):
+    raw = _open(folders)
+    (folders[0].parent / "secret.txt").write_text("secret")
+    journal = raw.folder / ".difflung" / "commit" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(step if isinstance(step, bytes) else json.dumps(
+        {"format": 1, "clear": False, "steps": [step]}).encode())
+    before = {k: v for k, v in tree_hashes(folders[0].parent).items() if not k.endswith("lock")}
+    with pytest.raises(BadInput, match=r"journal\.json"):
+        recover(raw.folder)
+    assert {k: v for k, v in tree_hashes(folders[0].parent).items() if not k.endswith("lock")} == before
+
+
+def test_a_file_system_without_locks_is_told(folders, monkeypatch):
+    raw = _open(folders)
+    before = tree_hashes(folders[0])
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("nnunet_difflung.lock.fcntl.flock", refuse)
+    with pytest.raises(BadInput, match="file locks"):
+        _inject(raw)
+    assert {k: v for k, v in tree_hashes(folders[0]).items() if ".difflung" not in k} == before
+
+
+def test_what_a_killed_command_was_writing_goes_with_the_next(tmp_path):
+    folder = tmp_path / "fold_0"
+    (folder / "samples").mkdir(parents=True)
+    for path in (folder, folder / "samples"):
+        (path / ".writing_x_checkpoint.safetensors").touch()
+    (folder / "checkpoint.safetensors").touch()
+    with working_alone([folder], Share()):
+        assert sorted(p.name for p in folder.rglob("*")) == [".lock", "checkpoint.safetensors", "samples"]
 
 
 def test_painted_results_survive_recovery(folders):

@@ -1,6 +1,8 @@
 """Methods beside the plain diffusion model, through the real command: same masks, own cases, one undo."""
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,31 @@ def test_options_that_change_nothing_are_named(method, options, idle, capsys):
 def test_every_method_has_a_generator_that_is_a_method():
     assert all(m.generator in ("", *METHODS) and METHODS[m.generator or name].generator == m.generator
                for name, m in METHODS.items())
+
+
+def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch):
+    """Interrupted before the injection, folds changed: a painted validation patient would come in unseen."""
+    import nnunet_difflung.augment as module
+    folders = prepared(tmp_path, monkeypatch)
+    folder = make_dataset(folders[0])
+    options = [*OPTIONS, "--method", "copy_paste", "-f", "0"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        module.main(options)
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "fold_0"
+    painted = list(fold.glob("synthesis_*"))
+    assert len(painted) == 1 and list(painted[0].rglob("*.nii.gz"))
+    splits = json.loads((folder / "splits_final.json").read_text())
+    ids = sorted(splits[0]["train"] + splits[0]["val"])
+    held = [i for i in ids if i[5:8] in ("002", "003", "004")]
+    assert set(held) & set(splits[0]["train"])
+    (folder / "splits_final.json").write_text(json.dumps([{"train": sorted(set(ids) - set(held)), "val": held}]))
+    module.main(options)
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    for identifier, record in manifest["cases"].items():
+        image, label = synthetic_arrays(raw, identifier, folder)
+        host, known = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
+        same = known != 1  # only normal lung is ever painted
+        assert record["host"] not in held and (image[:, same] == host[:, same]).all()
+        assert (label[same] == known[same]).all()
+    assert not painted[0].exists()

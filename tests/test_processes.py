@@ -84,6 +84,17 @@ def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch,
     assert not list(results.iterdir()), "the cache that was begun is gone, after both processes have ended"
 
 
+def test_a_batch_that_cannot_be_shared_is_told_before_any_process_starts(tmp_path, monkeypatch, capfd):
+    from nnunet_difflung.augment import entry
+    raw, _, results = prepared(tmp_path, monkeypatch)
+    make_dataset(raw)
+    with pytest.raises(SystemExit) as stop:
+        entry([*OPTIONS, *TWO, "--batch-size", "5"])
+    said = capfd.readouterr().err
+    assert stop.value.code == 2 and said.count("Error: ") == 1 and "--batch-size 5" in said
+    assert not list(results.iterdir())
+
+
 def test_more_gpus_than_there_are(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(BadInput, match=r"-num_gpus 4: torch sees 1 GPU\(s\)"):

@@ -12,7 +12,6 @@ import pytest
 
 from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.augment import main
-from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import read_manifest
 from tests.faults.campaign import campaign, faults
 from tests.test_augment import OPTIONS, prepared, results_of
@@ -93,26 +92,27 @@ def test_a_read_only_dataset_is_told_in_one_line(tmp_path, monkeypatch):
     assert tree_hashes(folder) == before
 
 
-def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["train_fold", "synthesize_fold"])
+def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypatch, capsys, stage):
     raw, _, results = prepared(tmp_path, monkeypatch)
     folder = make_dataset(raw)
     import nnunet_difflung.augment as module
-    real = module.train_fold
+    real = getattr(module, stage)
     gone = folder / "imagesTr" / "lung_002_s00_0000.nii.gz"
 
-    def then_gone(*arguments) -> None:
-        real(*arguments)
+    def then_gone(*arguments, **options):
+        result = real(*arguments, **options)
         gone.unlink()
+        return result
 
-    monkeypatch.setattr(module, "train_fold", then_gone)
+    monkeypatch.setattr(module, stage, then_gone)
     before = {k: v for k, v in tree_hashes(folder).items() if str(gone) not in k}
-    try:
-        main(ONE_FOLD)
-    except (BadInput, RuntimeError, OSError) as error:
-        assert "lung_002" in str(error)
-        assert tree_hashes(folder) == before
-    else:  # the case was no host; nothing needed the file again
-        assert not any(c["host"] == "lung_002_s00" for c in read_manifest(folder)["cases"].values())
+    with pytest.raises(SystemExit) as stop:
+        module.entry(ONE_FOLD)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" not in said and said.count("Error: ") == 1
+    assert str(gone) in said.strip().splitlines()[-1]
+    assert {k: v for k, v in tree_hashes(folder).items() if ".difflung" not in k} == before
 
 
 def test_two_commands_for_one_fold_at_once(tmp_path, monkeypatch):
