@@ -80,7 +80,10 @@ def fault_in(content: object) -> str | None:
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
-    if not set(content.get("made_folders", [])) <= set(_FOLDERS):
+    if not _names(list(content["patients"].values())):
+        return "'patients' holds more than a patient's name for each case"
+    made = content.get("made_folders", [])
+    if not _names(made) or not set(made) <= set(_FOLDERS):
         return f"'made_folders' holds more than {', '.join(_FOLDERS)}"
     return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
 
@@ -91,6 +94,8 @@ def _fault_in_cases(content: dict) -> str | None:
             return f"{identifier!r} is no id of a synthetic case ({_IDENTIFIER.pattern})"
         if not isinstance(case, dict) or not {"method", "fold", "sources", "files"} <= set(case):
             return f"case {identifier} lacks one of 'method', 'fold', 'sources', 'files'"
+        if not isinstance(case["method"], str) or not isinstance(case.get("generator") or "", str):
+            return f"case {identifier} has a malformed 'method' or 'generator'"
         if not (_names(case["sources"]) and _names(case["files"]) and _is_fold(case["fold"])):
             return f"case {identifier} has a malformed 'fold', 'sources' or 'files'"
         if not set(case["files"]) <= set(content["files"]):
@@ -102,7 +107,8 @@ def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
         if not _FILES.fullmatch(name) or ".." in name.split("/"):
             return f"'files' names {name!r}, which is never written"
-        if not isinstance(hashes, dict) or not all(_is_hash(hashes.get(key)) for key in ("before", "after")):
+        if not isinstance(hashes, dict) or not _is_hash(hashes.get("after")) \
+                or not (hashes.get("before") is None or _is_hash(hashes["before"])):
             return f"'files' has no 'before' and 'after' hashes for {name!r}"
     return None
 
@@ -127,7 +133,7 @@ def _is_fold(value: object) -> bool:
 
 
 def _is_hash(value: object) -> bool:
-    return value is None or (isinstance(value, str) and bool(_HASH.fullmatch(value)))
+    return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
 def dataset_folders(dataset_name: str) -> tuple[Path | None, Path | None]:

@@ -52,15 +52,17 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     method = settings.generator.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in folds:
-        if fold in known and _comparable(known[fold]["settings"]) != _comparable(settings.as_dict()):
+        if fold in known and _comparable(known[fold].get("settings")) != _comparable(settings.as_dict()):
             raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                            f"other settings (see {raw.folder / 'difflung_manifest.json'}); run difflung_remove -d "
                            f"{raw.name} first, or repeat the earlier settings")
     return [fold for fold in folds if fold not in known]
 
 
-def _comparable(settings: dict) -> dict:
-    """Settings without the precision, which follows the device of the moment."""
+def _comparable(settings: object) -> dict | None:
+    """Settings without the precision, which follows the device of the moment; None if they are none."""
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(k), dict) for k in ("generator", "sampling")):
+        return None
     return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
 
 

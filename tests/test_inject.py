@@ -356,7 +356,11 @@ def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
     ({"files": {"imagesTr/lung_001_s00_0000.nii.gz": {"before": None, "after": None}}}, "never written"),
     ({"files": {"imagesTr/difflung_/../../x": {"before": None, "after": None}}}, "never written"),
     ({"cases": {"difflung_a/b": {}}}, "no id"), ({"cases": {"lung_001": {}}}, "no id"),
-    ({"made_folders": ["/"]}, "made_folders")])
+    ({"made_folders": ["/"]}, "made_folders"), ({"made_folders": None}, "made_folders"),
+    ({"made_folders": [[1]]}, "made_folders"), ({"patients": {"lung_001_s00": [1]}}, "patients"),
+    ({"files": {"imagesTr/difflung_a_0000.nii.gz": {"before": None, "after": None}}}, "hashes"),
+    ({"cases": {"difflung_a": {"method": [1], "fold": 0, "sources": [], "files": []}}}, "malformed"),
+    ({"cases": {"difflung_a": {"method": "mat", "fold": 0, "sources": [], "files": [], "generator": 7}}}, "malformed")])
 def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
     raw = _open(folders)
     _inject(raw)
