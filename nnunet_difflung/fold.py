@@ -76,16 +76,17 @@ class FoldWork:
     def work(self) -> Path:
         """Painted slices and staged cases until they are injected; another for other training cases or another plan."""
         depends = [self.content, [case.as_record() for case in self.plan.cases]]
-        return self.own_folder / f"{self._works}{hashlib.sha256(json_bytes(depends)).hexdigest()[:12]}"
+        return self.own_folder / f"{self._works}_{hashlib.sha256(json_bytes(depends)).hexdigest()[:12]}"
 
     @property
     def _works(self) -> str:
-        return f"synthesis_{self.settings.hash()}_"
+        return f"synthesis_{self.settings.hash()}"
 
     def discard_outdated(self) -> None:
         """Deletes what was painted with these settings for other training cases or another plan."""
+        current = self.work
         for path in self.own_folder.glob(f"{self._works}*"):
-            if path != self.work:
+            if path != current:
                 discard_work(path)
 
     def data(self, cache: SliceCache) -> FoldData:

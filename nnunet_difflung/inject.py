@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.commit import Step, commit, finish, pending
+from nnunet_difflung.commit import commit, finish, pending
 from nnunet_difflung.files import json_bytes, read_json, sha256
 from nnunet_difflung.fingerprint import FINGERPRINT, extract, staged_fingerprint
+from nnunet_difflung.journal import Step
 from nnunet_difflung.lock import HIDDEN, locked
 from nnunet_difflung.manifest import DATASET, PREPROCESSED, SPLITS, new_manifest, read_manifest, resolve
 from nnunet_difflung.prepare import Change
 from nnunet_difflung.raw_dataset import RawDataset
+from nnunet_difflung.raw_layout import check_files
 from nnunet_difflung.splits import real_only
 from nnunet_difflung.staged_case import StagedCase
 
@@ -91,11 +93,7 @@ def _steps(raw: RawDataset, change: Change, additions: list[tuple[list[StagedCas
 
 def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
     """Refuses where somebody else changed what the manifest stands for, or the folds that the cases rest on."""
-    for case in raw.cases.values():
-        gone = next((file for file in (*case.images, case.label) if not Path(file).is_file()), None)
-        if gone:
-            raise BadInput(f"{gone} is missing: case {case.identifier} was there when the synthetic cases were "
-                           f"planned; put it back, or take the case out of the dataset, and run this again")
+    check_files(raw.cases.values(), raw.name)
     if manifest["patients"] != raw.patients:
         raise BadInput(f"{raw.name} was augmented with other cases or another --patient-pattern; {_REMOVE}")
     for name, hashes in manifest["files"].items():

@@ -65,10 +65,10 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
                 continue
             handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
             _acquire(handles[-1], path, False, "working on")
-            os.ftruncate(handles[-1], 0)
-            os.write(handles[-1], token.encode())
             for left in folder.rglob(".writing_*"):  # by a killed command; a checkpoint may have gigabytes
                 left.unlink(missing_ok=True)
+            os.ftruncate(handles[-1], 0)
+            os.write(handles[-1], token.encode())  # now the other processes begin to write
         yield
     finally:
         for handle in handles:

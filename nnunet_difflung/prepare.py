@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, Failed
-from nnunet_difflung.commit import COMMIT, ORIGINALS, Step, begin, sync_file
+from nnunet_difflung.commit import COMMIT, begin, sync_file
 from nnunet_difflung.files import json_bytes, read_json, sha256, write_bytes
 from nnunet_difflung.fingerprint import FINGERPRINT, staged_fingerprint
+from nnunet_difflung.journal import ORIGINALS, Step
 from nnunet_difflung.leaks import record_problems, split_problems
 from nnunet_difflung.lock import HIDDEN
 from nnunet_difflung.manifest import DATASET, MANIFEST, PREPROCESSED, SPLITS, fault_in, resolve

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def read_dataset_json(folder: Path) -> dict:
     return content
 
 
+def check_files(cases: Iterable[Case], name: str) -> None:
+    """Whether all files of the cases are there.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for case in cases:
+        for file in (*case.images, case.label):
+            if not Path(file).is_file():
+                raise BadInput(f"{file} is missing: case {case.identifier} of {name} needs it")
+
+
 def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     """All training cases that nnU-Net would see, with files checked to exist and to agree with dataset.json.
 
@@ -76,9 +89,7 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
         if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
             raise BadInput(f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
                            f"does not begin with a dot; rename it")
-        for file in (*case.images, case.label):
-            if not Path(file).is_file():
-                raise BadInput(f"{file} is missing: case {case.identifier} of {folder.name} needs it")
+    check_files(cases.values(), folder.name)
     if len(cases) != dataset_json["numTraining"]:
         raise BadInput(f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
                        f"training cases were found; correct numTraining or the files")

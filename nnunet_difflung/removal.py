@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.commit import COMMIT, ORIGINALS, Step
+from nnunet_difflung.commit import COMMIT
 from nnunet_difflung.files import read_json, sha256
 from nnunet_difflung.fingerprint import FINGERPRINT
+from nnunet_difflung.journal import ORIGINALS, Step
 from nnunet_difflung.lock import HIDDEN
 from nnunet_difflung.manifest import DATASET, MANIFEST, PREPROCESSED, SPLITS, read_manifest, resolve
 from nnunet_difflung.originals import backup_name, is_planned, lists_synthetic
