@@ -107,6 +107,9 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("broken dataset.json", truncate("dataset.json"), [], ["dataset.json", "no valid JSON"]),
     ("key missing", edit_json("dataset.json", file_ending=None), [], ["lacks the key 'file_ending'"]),
     ("numTraining", edit_json("dataset.json", numTraining=7), [], ["numTraining 7", "10"]),
+    ("id that leaves the folder", edit_json("dataset.json", dataset={"../../out": {
+        "images": [f"imagesTr/{CASE}_0000.nii.gz"], "label": f"labelsTr/{CASE}.nii.gz"}}, numTraining=1), [],
+     ["dataset.json", "'../../out'", "no slash"]),
     ("label file missing", drop(f"labelsTr/{CASE}.nii.gz"), [], [f"{CASE}.nii.gz is missing"]),
     ("image file missing", drop(f"imagesTr/{CASE}_0000.nii.gz"), [], [CASE, "has no image"]),
     ("file without channel", lambda f: (f / "imagesTr" / f"{CASE}_0000.nii.gz").rename(f / "imagesTr" / "x.nii.gz"),

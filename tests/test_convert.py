@@ -222,6 +222,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not folder.exists() and partial.is_dir()
+    (partial / ".writing_x_conversion_report.png").touch()
     (partial / ".progress" / ".writing_x_p5.json").touch()  # as if killed while a note was being written
     done = {p.name: p.stat().st_mtime_ns for p in partial.glob("imagesTr/p1_*")}
     (tmp_path / "archive" / "ct" / "p2.nii.gz").touch()  # changed meanwhile: converted anew

@@ -280,6 +280,15 @@ def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatc
     assert not list((tmp_path / "parts").glob("checkpoint*"))
 
 
+def test_a_damaged_checkpoint_does_not_replace_the_one_before_it(data, tmp_path):
+    for stop in (1, 2):
+        train_generator(data, TINY, tmp_path, progress=False, save_every=0, stop_after=stop)
+    good = (tmp_path / PREVIOUS).read_bytes()
+    (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:500])
+    train_generator(data, TINY, tmp_path, progress=False, save_every=3600, stop_after=3)
+    assert (tmp_path / PREVIOUS).read_bytes() == good != (tmp_path / NEWEST).read_bytes()
+
+
 def test_sampling_uses_the_averaged_weights(data, tmp_path):
     train_generator(data, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=3)
     state = load_file(tmp_path / "g" / NEWEST)
