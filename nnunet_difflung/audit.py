@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.commit import recover
+from nnunet_difflung.commit import read_steadily
 from nnunet_difflung.files import read_json
 from nnunet_difflung.leaks import Problem, file_problems, generator_problems, record_problems, some, split_problems
 from nnunet_difflung.manifest import SPLITS, dataset_folders, find_manifest, read_manifest
@@ -71,8 +71,14 @@ def audit_table(dataset_name: str, deep: bool = False) -> dict:
         both where both are there.
     """
     raw, preprocessed = dataset_folders(dataset_name)
-    if raw is not None:
-        recover(raw)
+
+    def read() -> dict:
+        return _audit(dataset_name, raw, preprocessed, deep)
+
+    return read_steadily(raw, read) if raw is not None else read()
+
+
+def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep: bool) -> dict:
     found: list[Problem] = []
     in_raw, in_preprocessed = _read_splits(raw, found), _read_splits(preprocessed, found)
     splits = {str(f / SPLITS): s for f, s in ((raw, in_raw), (preprocessed, in_preprocessed)) if s is not None}

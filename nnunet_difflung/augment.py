@@ -10,15 +10,14 @@ from accelerate import PartialState
 from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_result import Request, audit_and_go_on, conclude, run_entry
 from nnunet_difflung.augment_settings import settings_from
-from nnunet_difflung.augment_text import describe_fold, describe_result, duration, size
-from nnunet_difflung.command_line import command, nnunet_folder
-from nnunet_difflung.commit import recover
+from nnunet_difflung.augment_text import describe_fold, describe_result
+from nnunet_difflung.command_line import PATH_VARIABLES, command, nnunet_folder
+from nnunet_difflung.commit import read_steadily
+from nnunet_difflung.dry_run import dry_run
 from nnunet_difflung.fold import (
     FoldWork,
     cache_folder,
     check_fold,
-    estimate_bytes,
-    estimate_seconds,
     prepare_fold,
     results_folder,
     synthesize_fold,
@@ -28,19 +27,19 @@ from nnunet_difflung.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.lock import working_alone
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.preflight import (
+    begun_here,
     check_disk,
     check_names,
     folds_to_do,
     nothing_left_on_fault,
     refuse_undertrained,
     warn_of_orientation,
-    what_is_new,
 )
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.raw_layout import dataset_folder
-from nnunet_difflung.slices import SliceCache, build_cache, check_cases
+from nnunet_difflung.slices import SliceCache, build_cache
 from nnunet_difflung.staging import discard_work
 from nnunet_difflung.train import check_batch
 
@@ -52,28 +51,37 @@ def augment(request: Request) -> None:
         BadInput: before any computing.
         Failed: the gate dropped most cases, or the audit found a leak.
     """
-    state = PartialState(cpu=request.device == "cpu")
+    share = share_of(PartialState(cpu=request.device == "cpu"))
     raw, folds = _open(request)
     if not folds:
-        if state.is_main_process:
+        if share.main:
             print(f"{raw.name} already holds these synthetic cases; nothing to do.")
             audit_and_go_on(raw, raw.folds(request.folds), request)
         return
-    if state.is_main_process:
+    if share.main:
         _introduce(raw)
     if request.dry_run:
-        if state.is_main_process:
-            _dry_run(raw, folds, request)
+        if share.main:
+            dry_run(raw, folds, request)
         return
-    share, seconds = share_of(state), {}
-    cache, works = _prepare(raw, folds, request, share, seconds)
-    if state.is_main_process:
+    with begun_here(cache_folder(raw.name)) as delete:
+        seconds: dict[str, float] = {}
+        # one of several processes deletes nothing: others may still write there, and their launcher does it
+        with nothing_left_on_fault(delete if share.number == 1 else lambda: None):
+            cache, works = _prepare(raw, folds, request, share, seconds)
+        _carry_out(raw, works, cache, request, share, seconds)
+
+
+def _carry_out(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share,
+               seconds: dict[str, float]) -> None:
+    """Tells the plan and does what of it is left to do."""
+    if share.main:
         warn_of_orientation(raw, cache.facts)
         for work in works:
             print(describe_fold(work))
     works = [work for work in works if work.plan.cases]
     if not works:
-        if state.is_main_process:
+        if share.main:
             print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
         return
     with working_alone({folder for work in works for folder in (work.own_folder, work.folder)}, share):
@@ -88,27 +96,28 @@ def augment(request: Request) -> None:
 
 def _open(request: Request) -> tuple[RawDataset, list[int | str]]:
     """The dataset, and the folds that have no such cases yet; finishes a change that was interrupted."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in PATH_VARIABLES:
         nnunet_folder(variable)
-    folder = dataset_folder(request.dataset)
-    if not request.dry_run:
-        recover(folder)
-    raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
-    check_names(raw, request.settings)
-    return raw, folds_to_do(raw, request.folds, request.settings)
+
+    def read() -> tuple[RawDataset, list[int | str]]:
+        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels,
+                               request.patient_pattern)
+        check_names(raw, request.settings)
+        return raw, folds_to_do(raw, request.folds, request.settings)
+
+    return read_steadily(dataset_folder(request.dataset), read, request.dry_run)
 
 
 def _prepare(raw: RawDataset, folds: list[int | str], request: Request, share: Share,
              seconds: dict[str, float]) -> tuple[SliceCache, list[FoldWork]]:
     """Checks and caches the cases and plans every fold; notes in ``seconds`` what took how long."""
     begun, lesions = time.monotonic(), {}
-    with nothing_left_on_fault(cache_folder(raw.name), share):
-        cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
-        seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
-        works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
-        for work in works:
-            check_fold(work, cache)
-        check_disk(works, cache.facts)
+    cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
+    seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
+    works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
+    for work in works:
+        check_fold(work, cache)
+    check_disk(works, cache.facts)
     seconds["plan"] = time.monotonic() - begun
     return cache, works
 
@@ -145,31 +154,6 @@ def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Req
     conclude(raw, works, done, seconds, request, preview if shown else None)
 
 
-def _dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
-    """Shows class tables, deficits, plan, time and disk; writes nothing."""
-    facts = check_cases(raw, request.processes)
-    warn_of_orientation(raw, facts)
-
-    def read_label(identifier: str):
-        return raw.read_label(identifier)[0]
-
-    lesions: dict = {}
-    works = [prepare_fold(raw, fold, request.settings, facts, read_label, lesions) for fold in folds]
-    for work in works:
-        print(describe_fold(work))
-    check_disk(works, facts)
-    working = [work for work in works if work.plan.cases]
-    if working:
-        training, painting = estimate_seconds(working[0], facts, request.device)
-        disk = sum(sum(estimate_bytes(work, facts)) for work in working)
-        print(f"\nEstimate on {request.device}: {duration(training * len(working))} of training and "
-              f"{duration(painting * len(working))} of painting for {len(working)} fold(s); up to {size(disk)} of "
-              f"disk.")
-        if request.device == "cpu" and request.settings.preset != "fast" and training * len(working) > 3600:
-            print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
-    print("Dry run: nothing was written.")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parse(arguments)
@@ -181,10 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
         raw, _ = _open(request)  # what is wrong is told once
         check_batch(request.settings.generator, options.num_gpus)
-        clean_up = what_is_new(cache_folder(raw.name))
-        code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
-        if code == 2:
-            clean_up()
+        with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
+            code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
+            if code == 2:
+                delete()
         return code
     augment(request)
     sys.stdout.flush()

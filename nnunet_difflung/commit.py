@@ -9,20 +9,22 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.files import sha256, write_json
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.journal import Step, read_journal
 from nnunet_difflung.lock import HIDDEN, is_bare, locked
-from nnunet_difflung.manifest import MANIFEST, PREPROCESSED, resolve
+from nnunet_difflung.manifest import DATASET, MANIFEST, PREPROCESSED, SPLITS, resolve
 
 COMMIT = f"{HIDDEN}/commit"
 _JOURNAL = "journal.json"
+Found = TypeVar("Found")
 
 
 def begin(folder: Path) -> Path:
@@ -65,6 +67,49 @@ def recover(folder: Path) -> None:
     if (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden)):
         with locked(folder):
             finish(folder)
+
+
+def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = False) -> Found:
+    """What ``read`` finds in a dataset while nobody changes it; an interrupted change is finished first.
+
+    Readers take no lock, so ``read`` is called again where another command's change came between.
+
+    Args:
+        folder: the raw dataset folder.
+        read: reads the dataset.
+        untouched: leave an interrupted change as it is.
+
+    Raises:
+        BadInput: of ``read``; or the dataset can't be read for a change that is only half done.
+    """
+    while True:
+        if not untouched:
+            recover(folder)
+        before = _state(folder)
+        try:
+            found = read()
+        except BadInput as error:
+            if _state(folder) != before:
+                continue
+            if pending(folder):
+                raise BadInput(f"{folder} is being changed by another command, or such a change was interrupted; wait, "
+                               f"or finish it with difflung_audit -d {folder.name}") from error
+            raise
+        if _state(folder) == before:
+            return found
+
+
+def _state(folder: Path) -> list[tuple[int, int] | None]:
+    """Differs before and after a change: its journal comes first and goes last, these files are replaced by it."""
+    return [_stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def finish(folder: Path) -> None:

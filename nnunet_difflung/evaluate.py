@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from nnunet_difflung.command_line import BadInput, command, nnunet_folder, without_folder
+from nnunet_difflung.commit import read_steadily
 from nnunet_difflung.evaluate_metrics import PatientTally
 from nnunet_difflung.evaluate_options import Request, request_from
 from nnunet_difflung.evaluate_painting import MaskPainter
@@ -23,10 +24,12 @@ from nnunet_difflung.evaluate_slices import RealSlice, Window, metric_window, re
 from nnunet_difflung.files import read_json, write_bytes, write_json
 from nnunet_difflung.fold import cache_folder, results_folder
 from nnunet_difflung.generator import CARD, config_from_json, is_finished, load_generator
+from nnunet_difflung.lock import using
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.progress import bar
 from nnunet_difflung.provenance import machine, versions
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.slices import SliceCache, build_cache
 
 
@@ -36,13 +39,22 @@ def evaluate(request: Request) -> Path:
     Raises:
         BadInput: no finished generator, a fold without validation slices, generators that do not fit the dataset.
     """
-    raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
+    raw = read_steadily(dataset_folder(request.dataset), lambda: open_raw_dataset(
+        request.dataset, request.normal_label, request.structure_labels, request.patient_pattern))
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
     windows = {fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods])
                for fold in folds}
-    cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+    with using(cache_folder(raw.name)):
+        cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+        rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
+    return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+
+
+def _evaluate_folds(raw: RawDataset, cache: SliceCache, folds: list[int], methods: list[str],
+                    windows: dict[int, Window], cards: dict, request: Request) -> tuple[dict[str, list[dict]], Sheet]:
+    """Each method's rows over all folds, and the pictures."""
     chosen = {fold: slices_with_lung(cache, raw.validation_cases(fold), request.max_slices) for fold in folds}
     for fold in folds:
         if not chosen[fold]:
@@ -54,7 +66,7 @@ def evaluate(request: Request) -> Path:
                                           sheet).items():
             seed = cards[name, fold]["config"]["seed"] if name in methods else None
             rows.setdefault(name, []).extend({"fold": fold, "seed": seed, **row} for row in found)
-    return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+    return rows, sheet
 
 
 def _folds(raw: RawDataset, request: Request) -> list[int]:

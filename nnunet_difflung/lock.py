@@ -1,9 +1,10 @@
-"""One command at a time changes a dataset, and one at a time trains and paints a fold."""
+"""One command at a time changes a dataset, and one at a time trains and paints a fold; many may share a cache."""
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,9 +37,8 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise BadInput(f"{path} cannot be written ({error.strerror}); make the dataset writable") from error
         said = _acquire(handle, path, said)
-        with suppress(FileNotFoundError):
-            if os.fstat(handle).st_ino == os.stat(path).st_ino:
-                break
+        if _is_at(handle, path):
+            break
         os.close(handle)
     try:
         yield
@@ -53,51 +53,119 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
 
     Args:
         folders: made where they are missing; locked in one order by everybody, so that nobody waits in a circle.
-        share: the first process takes the locks, the others wait until it has them.
+        share: the first process takes the locks, the others wait until it has written their common token there.
     """
-    token, handles = _token(), []
+    handles = []
     try:
         for folder in sorted(folders):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / _WORK_LOCK
             if not share.main:
-                share.wait_until(lambda path=path: path.is_file() and path.read_text() == token)
+                share.wait_until(lambda path=path: path.is_file() and path.read_text() == share.token)
                 continue
             handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
             _acquire(handles[-1], path, False, "working on")
-            for left in folder.rglob(".writing_*"):  # by a killed command; a checkpoint may have gigabytes
-                left.unlink(missing_ok=True)
+            _clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
             os.ftruncate(handles[-1], 0)
-            os.write(handles[-1], token.encode())  # now the other processes begin to write
+            os.write(handles[-1], share.token.encode())  # now the other processes begin to write
         yield
     finally:
         for handle in handles:
             os.close(handle)
 
 
-def _token() -> str:
-    """The same in all processes that one launcher started, and in no others."""
-    words = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
-        words.append(str(os.getppid() if "WORLD_SIZE" in os.environ else os.getpid()))
-    return " ".join(words)
+@contextmanager
+def using(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Marks a folder of files that several commands read and add to as in use.
+
+    Yields:
+        a function that deletes the folder if no other command uses it, and says whether it did. After it the folder
+        must not be used any more.
+    """
+    path = folder / _WORK_LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another command has just deleted the folder
+        if _try(handle, path):
+            _clear_half_written(folder)
+        _flock(handle, path, "LOCK_SH")
+        if _is_at(handle, path):
+            break
+        os.close(handle)
+
+    try:
+        yield lambda: _delete(handle, path)
+    finally:
+        os.close(handle)
+
+
+def delete_unused(folder: Path) -> bool:
+    """Deletes a folder, unless a command works on it or uses it; says whether it did."""
+    path = folder / _WORK_LOCK
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        return _delete(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _delete(handle: int, path: Path) -> bool:
+    """Deletes the folder of an open lock, if nobody else has the lock."""
+    if not (_try(handle, path) and _is_at(handle, path)):
+        return False
+    for entry in path.parent.iterdir():
+        if entry != path:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    path.unlink()  # last: until then no other command gets the lock
+    with suppress(OSError):  # one that waited for the lock has begun the folder anew
+        path.parent.rmdir()
+    return True
+
+
+def _clear_half_written(folder: Path) -> None:
+    for left in folder.rglob(".writing_*"):
+        left.unlink(missing_ok=True)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open lock is still the file of its name: its folder may have been deleted meanwhile."""
+    with suppress(FileNotFoundError):
+        return os.fstat(handle).st_ino == os.stat(path).st_ino
+    return False
 
 
 def _acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> bool:
-    if fcntl is None:
-        return said
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _try(handle, path):
         if not said:
             whose = path.parent.parent.name if doing == "changing" else path.parent
             print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        said = True
+        _flock(handle, path, "LOCK_EX")
+        return True
+    return said
+
+
+def _try(handle: int, path: Path) -> bool:
+    """Takes a lock for oneself alone, if nobody else has it; a share of it that one had is lost otherwise."""
+    try:
+        _flock(handle, path, "LOCK_EX", "LOCK_NB")
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _flock(handle: int, path: Path, *flags: str) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, sum(getattr(fcntl, flag) for flag in flags))
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise BadInput(f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
                        f"mounted with file locks (Lustre: flock), or move the folder to another") from error
-    return said
 
 
 def is_bare(hidden: Path) -> bool:

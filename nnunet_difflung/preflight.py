@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnunet_difflung.augment_text import size
@@ -14,8 +14,8 @@ from nnunet_difflung.command_line import BadInput, Failed, nnunet_folder
 from nnunet_difflung.config import Settings
 from nnunet_difflung.fold import FoldWork, estimate_bytes
 from nnunet_difflung.gate import passes
+from nnunet_difflung.lock import using
 from nnunet_difflung.manifest import read_manifest
-from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.staging import SynthesisResult
 
@@ -66,30 +66,32 @@ def _comparable(settings: object) -> dict | None:
     return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
 
 
-def what_is_new(folder: Path) -> Callable[[], None]:
-    """A function that deletes a cache, and the dataset's empty results folder, if they are begun after this call."""
-    existed = [path for path in (folder, folder.parent) if path.exists()]
+@contextmanager
+def begun_here(folder: Path) -> Iterator[Callable[[], None]]:
+    """Marks a cache as in use, and makes it where it is missing.
 
-    def delete() -> None:
-        for path in (folder, folder.parent):
-            if path not in existed and path.is_dir() and (path == folder or not any(path.iterdir())):
-                shutil.rmtree(path)
+    Yields:
+        a function that deletes the cache, and the dataset's results folder if nothing else is in it, where both began
+        in this block and no other command uses the cache.
+    """
+    new = [path for path in (folder, folder.parent) if not path.exists()]
+    with using(folder) as delete_if_alone:
 
-    return delete
+        def delete() -> None:
+            if folder in new and delete_if_alone() and folder.parent in new:
+                with suppress(OSError):  # not empty: another method's, or another command's
+                    folder.parent.rmdir()
+
+        yield delete
 
 
 @contextmanager
-def nothing_left_on_fault(folder: Path, share: Share) -> Iterator[None]:
-    """Deletes a cache that was begun in this block, if the block ends with ``BadInput``.
-
-    One of several processes leaves it to whoever started them: the others may still write there.
-    """
-    delete = what_is_new(folder)
+def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
+    """Calls ``delete`` if the block ends with ``BadInput``."""
     try:
         yield
     except BadInput:
-        if share.number == 1:
-            delete()
+        delete()
         raise
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast
 
 from nnunet_difflung.command_line import BadInput
 
@@ -30,10 +32,12 @@ class Share:
     Attributes:
         index: of this process, from 0; process 0 writes what is shared.
         number: of processes.
+        token: the same in these processes and in no others, those of an earlier or later start included.
     """
 
     index: int = 0
     number: int = 1
+    token: str = ""
 
     @property
     def main(self) -> bool:
@@ -61,8 +65,11 @@ class Share:
 
 
 def share_of(state: PartialState) -> Share:
-    """This process's share as accelerate counts the processes."""
-    return Share(state.process_index, state.num_processes)
+    """This process's share as accelerate counts the processes; all of them have to call it."""
+    number = secrets.randbits(62)
+    if state.num_processes > 1:
+        number = int(broadcast(torch.tensor([number], device=state.device)))
+    return Share(state.process_index, state.num_processes, f"{number:x}")
 
 
 def leave() -> None:

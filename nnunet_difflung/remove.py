@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_difflung.command_line import command
 from nnunet_difflung.commit import begin, commit, finish, pending, sync_file
-from nnunet_difflung.lock import locked
+from nnunet_difflung.lock import delete_unused, locked
 from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.removal import Removal, plan_removal
 
@@ -54,11 +54,21 @@ def _generators(name: str, delete: bool, asked: bool) -> list[str]:
     folders = sorted((Path(results) / name).glob("DiffLung__*")) if results else []
     if not folders:
         return []
-    if delete:
-        for folder in folders:
-            shutil.rmtree(folder)
-    listed = ", ".join(map(str, folders))
-    return [f"removed: {listed}" if asked else f"generators stay in {listed} (--generators deletes them)"]
+    kept = [path for folder in folders for path in _delete(folder)] if delete else []
+    told = [f"{path} stays: another command is using it" for path in kept]
+    listed = ", ".join(str(folder) for folder in folders if not delete or not folder.exists())
+    if not listed:
+        return told
+    return [*told, f"removed: {listed}" if asked else f"generators stay in {listed} (--generators deletes them)"]
+
+
+def _delete(folder: Path) -> list[Path]:
+    """Deletes the cache or a method's folder but for what another command uses, which is returned."""
+    parts = sorted(folder.glob("fold_*")) or [folder]
+    kept = [path for path in parts if not delete_unused(path)]
+    if not kept and folder.exists():
+        shutil.rmtree(folder)
+    return kept
 
 
 def main(argv: list[str] | None = None) -> int:
