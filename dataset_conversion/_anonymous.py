@@ -6,15 +6,17 @@ from pathlib import PurePosixPath
 
 from nnunet_difflung.dataset_conversion._patient_names import Patient
 
-_MAY_NAME = ("--patient-pattern", "--image", "--masks", "--series")  # options whose expressions may hold names
+_MAY_NAME = ("-i", "--mapping", "--patient-pattern", "--image", "--masks", "--series")  # their values may hold names
 
 
 def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
-    """The words of a command with patients' ids behind ``--test`` and without expressions that may name patients."""
+    """The words of a command with patients' ids behind ``--test``, without paths and expressions that may name them."""
     ids = {patient.name: patient.patient for patient in patients}
     result, option = [], ""
     for word in words:
-        if word.startswith("-") and not (option == "--test" and word in ids):
+        if word.startswith("-i") and word != "-i":
+            result.append("-i...")
+        elif word.startswith("-") and not (option == "--test" and word in ids):
             option, equals, value = word.partition("=")
             result.append(f"{option}={_value(option, value, ids)}" if equals else word)
         else:
@@ -25,7 +27,8 @@ def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
 def _value(option: str, value: str, ids: Mapping[str, str]) -> str:
     if option == "--test":
         return ids.get(value, value)
-    return "..." if option in _MAY_NAME else value
+    hidden = any(name == option or option.startswith("--") and name.startswith(option) for name in _MAY_NAME)
+    return "..." if hidden else value
 
 
 def without_files(content: Mapping) -> list[str]:

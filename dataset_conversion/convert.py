@@ -32,11 +32,13 @@ def _show(archive: Archive, mapping: Path) -> None:
 
 
 def _plan_text(archive: Archive, mapping: LabelMapping, patients: Sequence[Patient], full_name: str,
-               options: ConvertOptions) -> str:
+               options: ConvertOptions, anonymous: bool) -> str:
     test = [patient.patient for patient in patients if patient.test]
-    lines = [f"{full_name}: {len(patients)} patients of {archive.folder.name} ({archive.kind}), as {options.form}",
+    whence = "" if anonymous else f" of {archive.folder.name}"
+    named = [p.patient if anonymous else f"{p.name} → {p.patient}" for p in patients[:10]]
+    lines = [f"{full_name}: {len(patients)} patients{whence} ({archive.kind}), as {options.form}",
              "labels: " + ", ".join(f"{name} = {value}" for name, value in mapping.labels.items()),
-             f"patients: {', '.join(f'{p.name} → {p.patient}' for p in patients[:10])}{', …' * (len(patients) > 10)}",
+             f"patients: {', '.join(named)}{', …' * (len(patients) > 10)}",
              f"test: {', '.join(test) or 'none'}"]
     return "\n".join(lines)
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     archive = read_archive(options.i, archive_options(options), options.np)
     check_archive(archive, mapping, options.allow_missing)
     patients = plan_patients(archive, chosen, options.anonymous, options.test, options.test_share, options.seed)
-    print(_plan_text(archive, mapping, patients, full_name, chosen))
+    print(_plan_text(archive, mapping, patients, full_name, chosen, options.anonymous))
     if options.dry_run:
         print("Dry run: nothing was written.")
         return 0

@@ -112,7 +112,7 @@ def test_two_commands_do_not_write_one_dataset_at_a_time(raw):
     assert [path.name for path in raw.rglob("*")] == ["Dataset810_Mine"]
 
 
-def test_anonymous_conversions_name_nobody(raw):
+def test_anonymous_conversions_name_nobody(raw, capsys):
     for name, empty in (("Miller_Ann", ()), ("Smith_John", ("ILD",)), ("Young_Eve", ())):
         image, label = chest(1)
         for part, array in {"ct": image, **structures(label)}.items():
@@ -123,9 +123,28 @@ def test_anonymous_conversions_name_nobody(raw):
                      "(Miller_Ann|Smith_John|Young_Eve)", mapping=NAMES)
     notes = json.loads((folder / MANIFEST).read_text())["patients"]["p002"]["notes"]
     assert any("empty" in note for note in notes), "what happened is still told"
-    told = "".join(path.read_text() for path in folder.glob("*.json"))
+    told = "".join(path.read_text() for path in folder.glob("*.json")) + "".join(capsys.readouterr())
     assert not [name for name in ("Smith", "Miller", "Young") if name in told]
     assert {case[:4] for case in cases_of(folder, "Ts")} == {"p003"}
+
+
+@pytest.mark.parametrize("options", [
+    ["-i", "Miller_Ann/ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
+    ["-iMiller_Ann/ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"]])
+def test_anonymous_conversions_keep_no_path_and_no_expression(raw, monkeypatch, capsys, options):
+    """Whatever way argparse lets them be typed, and relative to where the command was typed."""
+    for name in ("Miller_Ann_1", "Miller_Ann_2"):
+        image, label = chest(1)
+        for part, array in {"ct": image, **structures(label)}.items():
+            path = raw.parent / "Miller_Ann" / "ct" / name / f"{part}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(like(array), str(path))
+    (raw.parent / "Ann").mkdir()
+    (raw.parent / "Ann" / "map.yaml").write_text(NAMES)
+    monkeypatch.chdir(raw.parent)
+    main([*options, "-d", "810", "--name", "Mine", "-np", "1", "--anonymous"])
+    told = "".join(path.read_text() for path in (raw / "Dataset810_Mine").glob("*.json")) + "".join(capsys.readouterr())
+    assert "Ann" not in told and "p002" in told and "difflung_convert" in told
 
 
 def test_the_manifest_keeps_the_words_of_the_command(raw):
