@@ -103,11 +103,14 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
             raise BadInput(f"{folder / part} is missing; nnU-Net expects images in imagesTr, labels in labelsTr")
     images: dict[str, list[str]] = {}
     for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
+        if file.name.startswith("."):
+            raise BadInput(f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS puts "
+                           f"such files beside copied ones)")
         stem = file.name[:-len(ending)]
         if len(stem) < 6 or stem[-5] != "_" or not stem[-4:].isdigit():
             raise BadInput(f"{file} does not end in _XXXX{ending} (four digits for the channel); rename it")
         images.setdefault(stem[:-5], []).append(str(file))
-    labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"*{ending}")}
+    labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"[!.]*{ending}")}
     lonely = sorted(set(labels) - set(images))
     if lonely:
         raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr "

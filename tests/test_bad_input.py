@@ -172,6 +172,8 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("all are structures", nothing, ["--structure-label", "emphysema", "ILD"], ["no pathology"]),
     ("target is no number", nothing, ["--target-share", "ILD=much"], ["ILD=much"]),
     ("window is no pair", nothing, ["--window", "7"], ["--window", "LOW,HIGH"]),
+    ("hidden file of another system", lambda f: (f / "imagesTr" / f"._{CASE}_0000.nii.gz").touch(), [],
+     [f"._{CASE}_0000.nii.gz", "begins with a dot", "delete it"]),
     ("case renamed", lambda f: [p.rename(p.with_name(f"difflung_x_{p.name}")) for part in (
         "imagesTr", "labelsTr") for p in (f / part).iterdir() if CASE in p.name], [], ["lists the val case"]),
 ]
@@ -230,6 +232,12 @@ def test_unknown_dataset_lists_those_there(tmp_path, monkeypatch, capsys, name):
     make_dataset(set_paths(tmp_path, monkeypatch)[0])
     assert stopped(["-d", name]) == 2
     assert "Dataset801_Tiny" in one_line(capsys)
+
+
+def test_a_hidden_file_among_the_labels_is_no_case(tmp_path, monkeypatch):
+    folders = set_paths(tmp_path, monkeypatch)
+    (make_dataset(folders[0]) / "labelsTr" / f"._{CASE}.nii.gz").touch()
+    assert stopped(["-d", "801", "--dry-run", "--preset", "fast", "-device", "cpu", "-f", "0"]) == 0
 
 
 def test_two_datasets_of_one_id(tmp_path, monkeypatch, capsys):
