@@ -20,7 +20,7 @@ test: venv
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: venv
-	$(VENV)/bin/python -m tests.faults.campaign --kills 96 -o docs/results/faults.json
+	$(VENV)/bin/python -m tests.faults.campaign --kills 48 -o docs/results/faults.json
 
 compat: venv
 	$(VENV)/bin/python -m tests.compat --result docs/results/compat.json

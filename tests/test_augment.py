@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,10 +149,12 @@ def test_a_picture_with_a_row_for_each_class(folders):
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
-def run_command(arguments: list[str], until=None, sign=signal.SIGKILL) -> int:
+def run_command(arguments: list[str], until=None, sign=signal.SIGKILL,
+                program: Sequence[str] = ("-m", "nnunet_difflung.augment")) -> int:
     """Starts the command and sends a signal as soon as ``until()`` holds (a state of the files, not a time)."""
-    process = subprocess.Popen([sys.executable, "-m", "nnunet_difflung.augment", *arguments], env=os.environ | {
-        "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *program, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               cwd=Path(__file__).resolve().parents[1])
     while process.poll() is None:
         if until is not None and until():
             process.send_signal(sign)
@@ -189,8 +192,33 @@ def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, u
     fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
     assert run_command(UNTIL_PAINTED, lambda: (fold / "checkpoint.safetensors").is_file(), sign) == code
     assert not (fold / "unet").exists() and tree_hashes(folder) == before
+    first = (fold / "training_log.jsonl").read_text().splitlines()[0]
     stopped = run_command(UNTIL_PAINTED, lambda: any(fold.glob("synthesis_*/painted/try0/*.npy")), sign)
     if stopped != 0:  # three tiny slices may be painted before the signal arrives
         assert stopped == code and tree_hashes(folder) == before
     assert run_command(UNTIL_PAINTED) == 0
     assert results_of(folder, folders[2]) == undisturbed
+    assert (fold / "training_log.jsonl").read_text().splitlines()[0] == first, "with its time: not trained anew"
+
+
+def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
+    from nnunet_difflung import synthesize
+    make_dataset(folders[0], patients=6)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu",
+               "--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]
+    painted, stop_at, real = [], [1], synthesize.paint_jobs
+
+    def counted(jobs, *rest):
+        if len(painted) in stop_at:
+            raise KeyboardInterrupt
+        painted.append([(job.case, job.z) for job in jobs])
+        return real(jobs, *rest)
+
+    monkeypatch.setattr(synthesize, "paint_jobs", counted)
+    with pytest.raises(KeyboardInterrupt):
+        main(options)
+    assert len(painted) == 1
+    stop_at.clear()
+    main(options)
+    slices = [place for batch in painted for place in batch]
+    assert len(painted) == 2 and len(set(slices)) == len(slices) == 10, "no slice is painted twice"

@@ -16,9 +16,11 @@ from nnunet_difflung.processes import Share, run_in_processes
 from nnunet_difflung.remove import main as remove
 from tests.test_augment import prepared, run_command
 from tests.tiny import make_dataset, tree_hashes
+from tests.watched import written
 
-OPTIONS = ["-d", "801", "--preset", "fast", "--epochs", "2", "--batch-size", "4", "--steps", "2", "--gate", "report",
-           "-device", "cpu", "--max-synthetic", "4", "--target-share", "emphysema=0.3", "-f", "0"]
+COMMON = ["-d", "801", "--preset", "fast", "--batch-size", "4", "--gate", "report", "-device", "cpu", "-f", "0",
+          "--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]  # two batches to paint
+OPTIONS = [*COMMON, "--epochs", "2", "--steps", "2"]
 TWO = ["-num_gpus", "2"]
 
 
@@ -36,7 +38,27 @@ def painted(folder: Path) -> dict[str, str]:
     return found
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no")  # without a GPU it starts two processes on the CPU
+WATCHED = ("-m", "tests.watched")
+
+
+def written_by_both(root: Path, notes: Path) -> tuple[list[Path], list[Path]]:
+    """What each of two processes changed in nnU-Net's folders; no file was changed by both."""
+    first, second = (written(notes, rank, root) for rank in (0, 1))
+    assert {path for path in first if path.suffix} & {path for path in second if path.suffix} == set()
+    return first, second
+
+
+def is_shared_out(path: Path) -> bool:
+    """Whether any process may write a file: a painted slice, a staged case, a cached case."""
+    work = [part for part in path.parts if part.startswith("synthesis_")]
+    return bool(work) or "DiffLung__cache" in path.parts
+
+
 def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
+    """Started by torchrun and by accelerate; -num_gpus is below."""
     raw, _, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
     assert run_command(OPTIONS) == 0
@@ -44,16 +66,41 @@ def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
     loss = losses(results)
 
     remove(["-d", "801"])  # the generator stays: only the painting is shared now
-    assert run_command([*OPTIONS, *TWO]) == 0
-    assert painted(folder) == expected, "case by case the same bytes"
-
-    remove(["-d", "801"])
-    shutil.rmtree(results / "Dataset801_Tiny")
-    assert run_command([*OPTIONS, *TWO]) == 0
+    for number, launcher in enumerate((TORCHRUN, ACCELERATE)):
+        notes = tmp_path / f"notes{number}"
+        notes.mkdir()
+        monkeypatch.setenv("DIFFLUNG_WATCHED", str(notes))
+        assert run_command(OPTIONS, program=[*launcher, *WATCHED]) == 0
+        first, second = written_by_both(tmp_path / "a", notes)
+        assert any(path.parent.name == "try0" and path.suffix == ".npy" for path in second), "it paints its share"
+        assert [path for path in second if not is_shared_out(path)] == [], "the rest is the first one's"
+        assert any(path.name == "difflung_manifest.json" for path in first)
+        if number == 0:
+            assert painted(folder) == expected, "case by case the same bytes"
+            remove(["-d", "801"])
+            shutil.rmtree(results / "Dataset801_Tiny")
     assert losses(results) == pytest.approx(loss, abs=1e-5)
     shared = load_file(generator(results) / "unet" / "diffusion_pytorch_model.safetensors")
     assert max(np.abs(alone[k] - shared[k]).max() for k in alone) < 1e-3  # gradients are summed in another order
     assert set(painted(folder)) == set(expected)
+
+
+def test_a_gan_in_two_processes_learns_what_one_learns(tmp_path, monkeypatch):
+    pytest.importorskip("monai")
+    found = []
+    options = [*COMMON, "--method", "pix2pix", "--epochs", "1"]
+    for number, more in enumerate(([], TWO)):
+        raw, _, results = prepared(tmp_path / str(number), monkeypatch)
+        folder = make_dataset(raw)
+        assert run_command([*options, *more]) == 0
+        place = results / "Dataset801_Tiny" / "DiffLung__pix2pix" / "fold_0"
+        rows = [json.loads(line)["loss"] for line in (place / "training_log.jsonl").read_text().splitlines()]
+        weights = [load_file(path) for path in sorted(place.rglob("*.safetensors"))]
+        found.append((rows, weights, set(read_manifest(folder)["cases"])))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4) and len(found[0][0]) == 2
+    assert found[0][1] and all(np.abs(one[k] - two[k]).max() < 1e-3 for one, two in zip(
+        found[0][1], found[1][1], strict=True) for k in one)
+    assert found[0][2] == found[1][2] != set()
 
 
 def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(tmp_path, monkeypatch):
@@ -64,9 +111,11 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(tmp_path, mo
     begun = generator(results) / "training_log.jsonl"
     assert run_command(options, begun.is_file, signal.SIGTERM) == 143
     assert (generator(results) / "checkpoint.safetensors").is_file() and tree_hashes(folder) == before
-    steps = len(losses(results))
+    before = begun.read_text().splitlines()
     assert run_command(options) == 0
-    assert len(losses(results)) == 20 > steps > 0 and read_manifest(folder)["cases"]
+    rows = begun.read_text().splitlines()
+    assert len(rows) == 20 > len(before) > 0 and read_manifest(folder)["cases"]
+    assert rows[:len(before)] == before, "with their times: the steps before the signal were not done anew"
 
 
 def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch, capfd):
