@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from _timing import seconds
 from diffusers import UNet2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_difflung.command_line import PATH_VARIABLES
@@ -108,6 +110,37 @@ def forward_flops(network: torch.nn.Module, size: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(x, torch.zeros(1, dtype=torch.long, device=device))
     return counter.get_total_flops()
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of what each operation reads and writes; a view moves nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = (part for part in tree_leaves((args, kwargs, out)) if isinstance(part, torch.Tensor))
+            self.bytes += sum(tensor.nbytes for tensor in tensors)
+        return out
+
+
+def step_bytes(network: torch.nn.Module, size: int, batch: int, precision: str) -> int:
+    """Bytes that the operations of a training step's forward and backward pass read and write, each by itself.
+
+    What lies in a cache, or is fused by a compiler, needs fewer from memory; the optimizer's are not in it.
+    """
+    device = next(network.parameters()).device
+    x = torch.zeros(batch, network.config.in_channels, size, size, device=device)
+    t = torch.zeros(batch, dtype=torch.long, device=device)
+    with _Traffic() as traffic:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out = network(x, t).sample
+        out.float().square().mean().backward()
+    network.zero_grad()
+    return traffic.bytes
 
 
 def matrix_peak(device: str, dtype: torch.dtype, repeats: int = 5) -> float:

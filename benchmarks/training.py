@@ -4,7 +4,8 @@ Ours is the whole training step of a preset, its batches made from the cache, it
 reference is the 113.7 M-parameter network in fp32, eager, AdamW, with its batch already on the device (which favours
 it: the public code decodes PNG files in the main process). Both see crops of --size; on CUDA ours is compiled, as in a
 long training. A turn is --steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in
-the same run, and how long a step would wait for batches if none were made ahead.
+the same run, the bytes that its operations move and how long that takes at the speed of a copy (a roofline), and how
+long a step would wait for batches if none were made ahead.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from _setting import copy_bandwidth, forward_flops, matrices_in, matrix_peak, phantom, reference_network
+from _setting import copy_bandwidth, forward_flops, matrices_in, matrix_peak, phantom, reference_network, step_bytes
 from _timing import alternating, parser, row, seconds, write_rows
 from accelerate import Accelerator
 
@@ -81,6 +82,10 @@ def name_of(o: argparse.Namespace) -> str:
     return f"training, preset {o.preset} {o.precision}, {o.size}²{against}"
 
 
+def _limits(matrices: float, memory: float, measured: float) -> dict[str, float]:
+    return {"matrices": matrices, "memory": memory, "measured": measured}
+
+
 def main() -> None:
     """Entry of the command line."""
     p = parser(__doc__, 64)
@@ -100,14 +105,22 @@ def main() -> None:
     peaks = {"ours": matrix_peak(o.device, dtype)}
     with matrices_in(o.reference_precision):
         peaks["reference"] = matrix_peak(o.device, torch.float32)
+    moved = [step_bytes(network, o.size, len(slots), o.precision),
+             step_bytes(reference, o.size, o.reference_batch, "fp32")]
+    bandwidth = copy_bandwidth(o.device)
     rates = [[o.steps * len(slots) / t for t in mine], [o.steps * o.reference_batch / t for t in theirs]]
     quality = {"note": "speed of the step alone; what the trained weights are worth is in docs/results.md"}
     write_rows(o.output, [row(
         name_of(o), *rates, "images/s", o.device, quality,
         parameters=[sum(w.numel() for w in n.parameters()) for n in (network, reference)],
-        forward_flops_per_image=flops, matrix_peak_flops=peaks, copy_bytes_per_s=copy_bandwidth(o.device),
+        forward_flops_per_image=flops, matrix_peak_flops=peaks, copy_bytes_per_s=bandwidth,
+        bytes_per_step=moved,
         share_of_peak={"ours": 3 * flops[0] * median(rates[0]) / peaks["ours"],
                        "reference": 3 * flops[1] * median(rates[1]) / peaks["reference"]},
+        roofline_s_per_step={  # what a step would take if nothing but this limited it, and what it takes
+            "ours": _limits(3 * flops[0] * len(slots) / peaks["ours"], moved[0] / bandwidth, median(mine) / o.steps),
+            "reference": _limits(3 * flops[1] * o.reference_batch / peaks["reference"], moved[1] / bandwidth,
+                                 median(theirs) / o.steps)},
         batch_sizes=[len(slots), o.reference_batch], steps_in_a_turn=o.steps,
         waiting_for_batches_without_making_them_ahead=making / (median(mine) / o.steps))])
 

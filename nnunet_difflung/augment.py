@@ -137,7 +137,7 @@ def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Req
     seconds["train"] = time.monotonic() - begun
     begun = time.monotonic()
     for work in works:
-        done.append(synthesize_fold(work, cache, request.device, share=share))
+        done.append(synthesize_fold(work, cache, request.device, share=share, threads=request.processes))
         if share.main:
             print(describe_result(work, done[-1][1]))
             refuse_undertrained(work, done[-1][1])

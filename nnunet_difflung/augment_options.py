@@ -37,10 +37,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
                        "paint (default here: %(default)s)")
     group.add_argument("-num_gpus", type=positive, default=1, metavar="N", help="GPUs of this machine to train and "
                        "paint with, a process for each; same result (default: 1)")
-    group.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read cases (default: 2)")
+    group.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read, measure and write "
+                       "cases (default: 2)")
     group.add_argument("--dry-run", action="store_true", help="show class shares, plan, time and disk; write nothing")
     group.add_argument("--preset", default="default", choices=("default", "fast", "paper"),
-                       help="default: v-prediction, 50 DDIM steps, right in HU, for one GPU; fast: a small network for "
+                       help="default: v-prediction, 25 DDIM steps, right in HU, for one GPU; fast: a small network for "
                        "a CPU and small images; paper: Diff-Lung as published (Eq. 8, 1000 steps, whole slices) "
                        "(default: default)")
     group.add_argument("--seed", type=natural, help="of weights, batches, masks and noise (default: 12345)")

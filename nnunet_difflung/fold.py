@@ -121,8 +121,8 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
 
 
 def synthesize_fold(work: FoldWork, cache: SliceCache, device: str, progress: bool = True,
-                    share: Share | None = None) -> tuple[Synthesis, SynthesisResult]:
-    """Paints the plan with the fold's generator; ``share`` as of ``synthesize``."""
+                    share: Share | None = None, threads: int = 1) -> tuple[Synthesis, SynthesisResult]:
+    """Paints the plan with the fold's generator; ``share`` and ``threads`` as of ``synthesize``."""
     if share is None or share.main:
         work.discard_outdated()
     generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
@@ -134,7 +134,7 @@ def synthesize_fold(work: FoldWork, cache: SliceCache, device: str, progress: bo
         cache, training, windows, seed)
     synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
                           work.settings.sampling, work.method.name, work.fold, work.work, device, memory)
-    return synthesis, synthesize(synthesis, progress, share)
+    return synthesis, synthesize(synthesis, progress, share, threads)
 
 
 def train_fold(work: FoldWork, cache: SliceCache, device: str, save_every: float) -> None:

@@ -6,7 +6,6 @@ so it serves every fold and window, and a training step reads only the crops tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from nnunet_difflung.processes import Share
 from nnunet_difflung.progress import bar
 from nnunet_difflung.raw_dataset import RawDataset
 from nnunet_difflung.raw_layout import Case
+from nnunet_difflung.threads import in_threads
 
 
 class SliceCache:
@@ -104,8 +104,7 @@ def _facts(known: dict) -> CaseFacts:
 
 def _each_case(raw: RawDataset, work: Callable[[Case], CaseFacts], processes: int, progress: bool,
                title: str) -> dict[str, CaseFacts]:
-    with ThreadPoolExecutor(max(1, processes)) as pool:
-        results = pool.map(work, raw.cases.values())
+    with in_threads(work, raw.cases.values(), processes) as results:
         shown = bar(results, visible=progress, total=len(raw.cases), desc=title, unit="case")
         return {facts.identifier: facts for facts in shown}
 

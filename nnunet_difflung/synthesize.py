@@ -30,15 +30,17 @@ from nnunet_difflung.staging import (
     synthetic_id,
     write_case,
 )
+from nnunet_difflung.threads import in_threads
 
 
-def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None) -> SynthesisResult:
+def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1) -> SynthesisResult:
     """Paints all planned cases, repaints those that fail the gate, and stages those that pass.
 
     Args:
         s: what to paint.
         progress: show a bar.
         share: this process's part, where several work on the same synthesis; all of them return the same.
+        threads: that measure and write cases, where this process does all of them.
 
     Returns:
         The staged cases and what was dropped (nothing with ``--gate report`` or ``off``).
@@ -50,9 +52,8 @@ def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None) 
     tries = 1 + (s.sampling.repaints if varies else 0)
     for attempt in range(tries):
         _paint_all(s, pending, attempt, progress, share)
-        for position, planned in enumerate(pending):
-            if share.mine(position):
-                _assemble(s, planned, attempt, share)
+        mine = [planned for position, planned in enumerate(pending) if share.mine(position)]
+        _assemble_all(s, mine, attempt, share, threads, progress)
         share.wait_for(_record(s, planned, attempt) for planned in pending)
         failed = []
         for planned in pending:
@@ -120,6 +121,18 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
 
 def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
     return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
+
+
+def _assemble_all(s: Synthesis, cases: list[PlannedCase], attempt: int, share: Share, threads: int,
+                  progress: bool) -> None:
+    def one(planned: PlannedCase) -> None:
+        _assemble(s, planned, attempt, share)
+
+    threads = threads if share.number == 1 else 0  # a thread that waits for another process can't be interrupted
+    with in_threads(one, cases, threads) as done:
+        for _ in bar(done, visible=progress and share.main, total=len(cases), desc="measuring and writing",
+                     unit="case", delay=2):
+            pass
 
 
 def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) -> None:

@@ -19,7 +19,7 @@ def path(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("script", ["planning", "painting", "training", "cache"])
+@pytest.mark.parametrize("script", ["planning", "painting", "training", "cache", "writing"])
 def test_help_says_what_is_compared(script):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{script}.py", "-h"], capture_output=True, text=True)
     assert done.returncode == 0 and "reference" in done.stdout and "-device" in done.stdout

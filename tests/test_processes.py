@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.processes import Share, run_in_processes
 from nnunet_difflung.remove import main as remove
+from nnunet_difflung.threads import in_threads
 from tests.test_augment import prepared, run_command
 from tests.tiny import make_dataset, tree_hashes
 from tests.watched import written
@@ -150,6 +152,24 @@ def test_more_gpus_than_there_are(monkeypatch):
         run_in_processes(4, [], "cuda")
     with pytest.raises(BadInput, match="not mps"):
         run_in_processes(2, [], "mps")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_keep_the_order_and_stop_where_they_are_left(threads):
+    begun, gate = [], threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        gate.wait(0.01)
+        return number * number
+
+    with in_threads(work, range(50), threads) as results:
+        assert list(results) == [k * k for k in range(50)]
+    begun.clear()
+    with pytest.raises(KeyboardInterrupt), in_threads(work, range(50), threads) as results:
+        next(results)
+        raise KeyboardInterrupt
+    assert 1 <= len(begun) <= 10
 
 
 def test_shares_cover_everything_once_and_wait_for_each_other(tmp_path):

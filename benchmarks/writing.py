@@ -1,0 +1,68 @@
+"""How many painted volumes a second are measured and written as compressed NIfTI, in threads against one by one?
+
+Both are difflung_augment's own way (gate, memorisation, image and label through nnU-Net's reader), with ``copy_paste``,
+which needs no network; the reference does one case after the other. Files are equal byte for byte, which is checked.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from _timing import alternating, parser, row, write_rows
+
+from nnunet_difflung.augment_options import parse
+from nnunet_difflung.augment_settings import settings_from
+from nnunet_difflung.command_line import PATH_VARIABLES
+from nnunet_difflung.files import sha256
+from nnunet_difflung.fold import FoldWork, cache_folder, prepare_fold, synthesize_fold
+from nnunet_difflung.raw_dataset import open_raw_dataset
+from nnunet_difflung.slices import SliceCache, build_cache
+from nnunet_difflung.staging import discard_work
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.tiny import make_dataset
+
+
+def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:
+    """A fold of a dataset of volumes with its plan."""
+    for name in PATH_VARIABLES:
+        (folder / name).mkdir()
+        os.environ[name] = str(folder / name)
+    make_dataset(folder / "nnUNet_raw", patients=o.patients, volumes=True, depth=o.depth, size=o.size)
+    raw = open_raw_dataset("801")
+    cache = build_cache(raw, cache_folder(raw.name), o.np, progress=False)
+    settings = settings_from(parse(["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu",
+                                    "--target-share", "emphysema=0.3", "ILD=0.3", "--max-synthetic",
+                                    str(o.patients * o.depth)]))
+    return prepare_fold(raw, 0, settings, cache.facts, cache.label, {}), cache
+
+
+def main() -> None:
+    """Entry of the command line."""
+    p = parser(__doc__, 256)
+    p.add_argument("--patients", type=int, default=10, help="a volume each (default: %(default)s)")
+    p.add_argument("--depth", type=int, default=24, help="slices of a volume (default: %(default)s)")
+    p.add_argument("-np", type=int, default=2, help="threads (default: %(default)s)")
+    o = p.parse_args()
+    with TemporaryDirectory() as folder:
+        work, cache = prepared(Path(folder), o)
+        hashes: list[dict[str, str]] = []
+
+        def written(threads: int) -> None:
+            discard_work(work.work)
+            _, result = synthesize_fold(work, cache, "cpu", progress=False, threads=threads)
+            files = [file for case in result.staged for file in (*case.images, case.label)]
+            hashes.append({file.name: sha256(file) for file in files})
+
+        mine, other = alternating(lambda: written(o.np), lambda: written(1), o.repeats)
+    assert all(found == hashes[0] for found in hashes)
+    cases = len(hashes[0]) // 2
+    write_rows(o.output, [row(f"measuring and writing, {cases} volumes of {o.depth} × {o.size}², {o.np} threads",
+                              [cases / t for t in mine], [cases / t for t in other], "cases/s", "cpu",
+                              {"files": "equal byte for byte"})])
+
+
+if __name__ == "__main__":
+    main()
