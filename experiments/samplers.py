@@ -22,7 +22,7 @@ from nnunet_difflung.evaluate import main as evaluate
 from nnunet_difflung.files import read_json, write_json
 from nnunet_difflung.generator import versions
 
-CHOICES = [*(("ddim", n) for n in (5, 10, 25, 50, 250, 1000)), *(("dpm", n) for n in (5, 10, 25)),
+CHOICES = [*(("ddim", n) for n in (5, 10, 15, 20, 25, 50, 250, 1000)), *(("dpm", n) for n in (5, 10, 25)),
            *(("unipc", n) for n in (5, 10, 25)), *(("ddpm", n) for n in (50, 250))]
 KEPT = ("psnr_lung", "psnr_lung_of_mean", "hu_bias", "wasserstein", "sd_ratio", "texture", "seconds_per_image")
 
