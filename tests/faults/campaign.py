@@ -195,8 +195,8 @@ def faults(rows: list[dict]) -> list[str]:
         where = f"{row['signal']} while {row['stage']}"
         if row["found"] == "broken" or not row["recovered"]:
             found.append(f"{where}: {row}")
-        early = [-15] * (row["stage"] == "starting")  # Python itself was still starting
-        if row["signal"] == "SIGTERM" and row["hit"] and row["code"] not in (143, 0, *early):
+        outside = row["stage"] == "starting" or row["found"] == "after"  # Python itself was starting or ending
+        if row["signal"] == "SIGTERM" and row["hit"] and row["code"] not in (143, 0, *[-15] * outside):
             found.append(f"{where}: exit code {row['code']}")
         if row["seconds"] > 20:
             found.append(f"{where}: {row['seconds']} s until it ended")
