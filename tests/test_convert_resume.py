@@ -129,14 +129,14 @@ def test_anonymous_conversions_name_nobody(raw, capsys):
 
 
 @pytest.mark.parametrize("options", [
-    ["-i", "Miller_Ann/ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
-    ["-iMiller_Ann/ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"]])
+    ["-i", "Miller_Ann/Ann_ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
+    ["-iMiller_Ann/Ann_ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"]])
 def test_anonymous_conversions_keep_no_path_and_no_expression(raw, monkeypatch, capsys, options):
     """Whatever way argparse lets them be typed, and relative to where the command was typed."""
     for name in ("Miller_Ann_1", "Miller_Ann_2"):
         image, label = chest(1)
         for part, array in {"ct": image, **structures(label)}.items():
-            path = raw.parent / "Miller_Ann" / "ct" / name / f"{part}.nii.gz"
+            path = raw.parent / "Miller_Ann" / "Ann_ct" / name / f"{part}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(like(array), str(path))
     (raw.parent / "Ann").mkdir()
