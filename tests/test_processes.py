@@ -4,7 +4,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +42,25 @@ def painted(folder: Path) -> dict[str, str]:
     return found
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node", "1", "--nnodes", "2", "--master_addr", "127.0.0.1")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no")  # without a GPU it starts two processes on the CPU
 WATCHED = ("-m", "tests.watched")
+
+
+def on_two_machines(options: list[str]) -> list[int]:
+    """Exit codes of torchrun on two nodes, which are both this one: a fixed port and no id of the start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda node: run_command(options, program=[
+            *TORCHRUN, "--master_port", port, "--node_rank", node, *WATCHED]), ("0", "1")))
+
+
+def with_accelerate(options: list[str]) -> list[int]:
+    """Exit code of accelerate's launcher on one machine."""
+    return [run_command(options, program=[*ACCELERATE, *WATCHED])]
 
 
 def written_by_both(root: Path, notes: Path) -> tuple[list[Path], list[Path]]:
@@ -60,7 +77,7 @@ def is_shared_out(path: Path) -> bool:
 
 
 def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
-    """Started by torchrun and by accelerate; -num_gpus is below."""
+    """Started by torchrun on two machines, and by accelerate; -num_gpus is below."""
     raw, _, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
     assert run_command(OPTIONS) == 0
@@ -68,11 +85,11 @@ def test_two_processes_do_what_one_does(tmp_path, monkeypatch):
     loss = losses(results)
 
     remove(["-d", "801"])  # the generator stays: only the painting is shared now
-    for number, launcher in enumerate((TORCHRUN, ACCELERATE)):
+    for number, launched in enumerate((on_two_machines, with_accelerate)):
         notes = tmp_path / f"notes{number}"
         notes.mkdir()
         monkeypatch.setenv("DIFFLUNG_WATCHED", str(notes))
-        assert run_command(OPTIONS, program=[*launcher, *WATCHED]) == 0
+        assert set(launched(OPTIONS)) == {0}
         first, second = written_by_both(tmp_path / "a", notes)
         assert any(path.parent.name == "try0" and path.suffix == ".npy" for path in second), "it paints its share"
         assert [path for path in second if not is_shared_out(path)] == [], "the rest is the first one's"
