@@ -2,7 +2,8 @@
 
 Ours is the whole training step of a preset, its batches made from the cache, its averaged weights included. The
 reference is the 113.7 M-parameter network in fp32, eager, AdamW, with its batch already on the device (which favours
-it: the public code decodes PNG files in the main process). Both see crops of --size; on CUDA ours is compiled, as in a
+it: the public code decodes PNG files in the main process). It sees whole slices of --size, as the public code does, ours
+see them too or crops of --patch-size; on CUDA ours is compiled, as in a
 long training. A turn is --steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in
 the same run, the bytes that its operations move and how long that takes at the speed of a copy (a roofline), and how
 long a step would wait for batches if none were made ahead.
@@ -40,7 +41,7 @@ def our_steps(folder: Path, o: argparse.Namespace) -> Iterator[tuple]:
     raw = open_raw_dataset("800")
     cache = build_cache(raw, folder / "cache", progress=False)
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
-    config = replace(preset(o.preset).generator, patch_size=o.size, precision=o.precision)
+    config = replace(preset(o.preset).generator, patch_size=o.patch_size or o.size, precision=o.precision)
     config = resolve(replace(config, batch_size=o.batch_size or config.batch_size), data)
     accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no" if o.precision == "fp32" else "bf16")
     state = new_state(config, 1, len(raw.roles.conditions), accelerator.device)
@@ -79,7 +80,8 @@ def reference_steps(o: argparse.Namespace) -> tuple[Callable, torch.nn.Module]:
 def name_of(o: argparse.Namespace) -> str:
     """Of the row; a GPU's default reference is TF32, and the CPU's is fp32 in any case."""
     against = " against true fp32" if o.reference_precision == "fp32" and o.device == "cuda" else ""
-    return f"training, preset {o.preset} {o.precision}, {o.size}²{against}"
+    crops = f", crops of {o.patch_size}²" if o.patch_size not in (None, o.size) else ""
+    return f"training, preset {o.preset} {o.precision}, {o.size}²{crops}{against}"
 
 
 def _limits(matrices: float, memory: float, measured: float) -> dict[str, float]:
@@ -91,6 +93,7 @@ def main() -> None:
     p = parser(__doc__, 64)
     p.add_argument("--preset", default="fast", choices=("fast", "default", "paper"), help="ours (default: fast)")
     p.add_argument("--precision", default="bf16", choices=("fp32", "bf16"), help="ours (default: bf16)")
+    p.add_argument("--patch-size", type=int, help="edge of our crops (default: the whole slice, as the reference's)")
     p.add_argument("--batch-size", type=int, help="of our step (default: the preset's)")
     p.add_argument("--reference-batch", type=int, default=16, help="of the reference (default: %(default)s)")
     p.add_argument("--steps", type=int, default=1, help="in a turn; on CUDA 20 (default: %(default)s)")
@@ -101,11 +104,12 @@ def main() -> None:
         mine, theirs = alternating(ours, other, o.repeats, o.device)
         making = median(seconds(lambda: step_inputs(source, 7, slots)) for _ in range(5))
     dtype = torch.bfloat16 if o.precision == "bf16" else torch.float32
-    flops = [forward_flops(n, o.size) for n in (network, reference)]
+    edge = o.patch_size or o.size
+    flops = [forward_flops(network, edge), forward_flops(reference, o.size)]
     peaks = {"ours": matrix_peak(o.device, dtype)}
     with matrices_in(o.reference_precision):
         peaks["reference"] = matrix_peak(o.device, torch.float32)
-    moved = [step_bytes(network, o.size, len(slots), o.precision),
+    moved = [step_bytes(network, edge, len(slots), o.precision),
              step_bytes(reference, o.size, o.reference_batch, "fp32")]
     bandwidth = copy_bandwidth(o.device)
     rates = [[o.steps * len(slots) / t for t in mine], [o.steps * o.reference_batch / t for t in theirs]]
