@@ -2,11 +2,11 @@
 
 Ours is the whole training step of a preset, its batches made from the cache, its averaged weights included. The
 reference is the 113.7 M-parameter network in fp32, eager, AdamW, with its batch already on the device (which favours
-it: the public code decodes PNG files in the main process). It sees whole slices of --size, as the public code does, ours
-see them too or crops of --patch-size; on CUDA ours is compiled, as in a
-long training. A turn is --steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in
-the same run, the bytes that its operations move and how long that takes at the speed of a copy (a roofline), and how
-long a step would wait for batches if none were made ahead.
+it: the public code decodes PNG files in the main process). The reference sees whole slices of --size, as the public
+code does; ours sees them too, or crops of --patch-size, and on CUDA it is compiled, as in a long training. A turn is
+--steps steps. The row has FLOPs, the share of the matrix peak that a large product reaches in the same run, the bytes
+that the operations move and how long that takes at the speed of a copy (a roofline), and how long a step would wait
+for batches if none were made ahead.
 """
 from __future__ import annotations
 
