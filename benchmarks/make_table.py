@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from statistics import mean
 
 from nnunet_difflung.files import read_json, write_bytes
 
@@ -31,20 +30,21 @@ def table(rows: list[dict]) -> str:
 
 
 def network_table(content: dict) -> str:
-    """A line for each network of ``networks.py``: cost, and the images' worth, mean over its seeds."""
+    """A line for each network of ``networks.py``: cost, and the images' worth with each of its seeds."""
     meta, lines = content["meta"], []
     for name, seeds in content["rows"].items():
         runs = list(seeds.values())
         rare = min(runs[0]["hu_bias"], key=lambda group: (group != "emphysema", group))
 
-        def over(key: str, group: str | None = None, runs=runs) -> float:
-            return mean((run[key][group] if group else run[key])["mean"] for run in runs)
+        def each(form: str, key: str, group: str | None = None, runs=runs) -> str:
+            return ", ".join(format((run[key][group] if group else run[key])["mean"], form) for run in runs)
 
         lines.append(f"| {name} | {runs[0]['parameters'] / 1e6:.2f} M | {runs[0]['forward_gflop']:.2f} | "
-                     f"{mean(run['steps'] for run in runs):.0f} | {over('psnr_lung'):.2f} | "
-                     f"{over('psnr_lung_of_mean'):.2f} | {over('hu_bias', rare):+.1f} | "
-                     f"{over('wasserstein', rare):.1f} | {over('texture', rare):.2f} | {len(runs)} |")
-    return "\n".join([f"`{meta['command']}`, {meta['date']}, {meta['machine']}.", "",
+                     f"{', '.join(str(run['steps']) for run in runs)} | {each('.2f', 'psnr_lung')} | "
+                     f"{each('.2f', 'psnr_lung_of_mean')} | {each('+.1f', 'hu_bias', rare)} | "
+                     f"{each('.1f', 'wasserstein', rare)} | {each('.2f', 'texture', rare)} | {len(runs)} |")
+    return "\n".join([*(f"`{command}`" for command in meta["commands"]), "", f"{meta['date']}, {meta['machine']}; a "
+                      f"figure of each seed.", "",
                       "| network | weights | GFLOP a pass | steps | PSNR lung | of the mean image | bias emphysema, "
                       "HU | Wasserstein | texture distance | seeds |", "|---|" + "---|" * 9, *lines])
 

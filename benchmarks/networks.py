@@ -130,9 +130,12 @@ def main() -> None:
 
     def add(name: str, key: str, found: dict) -> None:
         content["rows"].setdefault(name, {})[key] = found
-        about = {"command": shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]]), "machine": machine(),
+        command = shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]])
+        earlier = [one for one in content.get("meta", {}).get("commands", []) if one != command]
+        about = {"commands": [*earlier, command], "machine": machine(),
                  "date": date.today().isoformat(), "versions": versions(), "seconds": o.seconds, "size": o.size}
-        write_json(o.result, {**content, "meta": about})
+        content["meta"] = about
+        write_json(o.result, content)
         print(f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "
               f"image {found['psnr_lung_of_mean']['mean']:.2f}", flush=True)
 

@@ -159,7 +159,7 @@ def sampler_table(content: dict) -> str:
              f"slices, {meta['samples']} samples of each; mean ± sd over {len(next(iter(rows.values())))} seeds.", "",
              f"| sampler and steps | PSNR lung | of the mean image | {' | '.join(columns)} | s / image |",
              "|---|" + "---|" * (len(columns) + 3)]
-    for name, seeds in rows.items():
+    for name, seeds in sorted(rows.items(), key=lambda row: (row[0].split()[0], int(row[0].split()[1]))):
         runs = list(seeds.values())
         cells = [_spread([run[key]["mean"] for run in runs], 2) for key in ("psnr_lung", "psnr_lung_of_mean")]
         cells += [_spread([run[key][group]["mean"] for run in runs], digits, sign) for group in shown
