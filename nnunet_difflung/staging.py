@@ -83,18 +83,21 @@ def synthetic_id(method: str, fold: int | str, index: int) -> str:
     return f"difflung_{method}_f{fold}_{index:04d}"
 
 
-def load_host(s: Synthesis, planned: PlannedCase) -> Host:
-    """Reads a planned case's host and applies the plan's operations to its labels."""
+def load_host(s: Synthesis, planned: PlannedCase, pasted: bool = False) -> Host:
+    """Reads a planned case's host and applies the plan's operations to its labels.
+
+    ``pasted``: paste real lesions' intensities too, where the method needs them to paint.
+    """
     roles, label = s.cache.roles, s.cache.label(planned.host)
     changed = new_label(planned, label, s.lesions, s.facts, roles)
     condition = np.array(s.cache.condition(planned.host))
     condition = np.where(changed != label, changed, condition)
     image = np.array(s.cache.image(planned.host))
-    pasted = None
-    if METHODS[s.method].pastes:
-        pasted = paste_textures(image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles,
-                                s.cache.image)
-    return Host(planned, image, label, changed, condition, s.facts[planned.host].spacing, pasted)
+    textures = None
+    if pasted and METHODS[s.method].pastes:
+        textures = paste_textures(image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles,
+                                  s.cache.image)
+    return Host(planned, image, label, changed, condition, s.facts[planned.host].spacing, textures)
 
 
 def staged_files(s: Synthesis, planned: PlannedCase) -> tuple[list[Path], Path]:

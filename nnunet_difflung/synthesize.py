@@ -85,7 +85,7 @@ def _batches(s: Synthesis, cases: list[PlannedCase], attempt: int) -> Iterator[l
     """Jobs grouped by shape, in an order that depends on the plan alone; few hosts are in memory at a time."""
     waiting: dict[tuple[int, int], list[Job]] = {}
     for planned in cases:
-        for job in make_jobs(load_host(s, planned), s.generator, s.cache.roles, s.sampling, attempt):
+        for job in make_jobs(load_host(s, planned, pasted=True), s.generator, s.cache.roles, s.sampling, attempt):
             group = waiting.setdefault(job.shape, [])
             group.append(job)
             if len(group) == s.sampling.batch_size:
