@@ -22,11 +22,15 @@ def table(rows: list[dict]) -> str:
         cells = []
         for who in ("ours", "reference"):
             spread = row["meta"]["spread"][who]
-            cells.append("–" if spread is None else f"{row[who]:.3g} ({spread[0]:.3g} to {spread[1]:.3g})")
-        ratio = "–" if row["ratio"] is None else f"{row['ratio']:.3g}"
+            cells.append("–" if spread is None else f"{_number(row[who])} ({' to '.join(map(_number, spread))})")
+        ratio = "–" if row["ratio"] is None else _number(row["ratio"])
         lines.append(f"| {row['name']} | {row['device']} | {cells[0]} | {cells[1]} | {row['unit']} | {ratio} | "
                      f"{row['repeats']} | {row['meta']['load']} |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def network_table(content: dict) -> str:

@@ -1,6 +1,7 @@
 """One command at a time changes a dataset, and one at a time trains and paints a fold; many may share a cache."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -89,6 +90,11 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # another command has just deleted the folder
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            yield lambda: False  # somebody else's, to be read only
+            return
         if _try(handle, path):
             _clear_half_written(folder)
         _flock(handle, path, "LOCK_SH")

@@ -1,6 +1,7 @@
 """Commands that run at the same time: who waits for whom, and nobody deletes or misreads what another one needs."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -106,6 +107,21 @@ def test_half_written_files_go_unless_another_command_may_be_writing_them(tmp_pa
             assert left.exists()
     with using(left.parent):
         assert not left.exists()
+
+
+def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
+    (tmp_path / "a.json").touch()
+    real = os.open
+
+    def refused(path, *rest, **options):
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    with using(tmp_path) as delete_if_alone:
+        assert not delete_if_alone()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_command_that_fails_leaves_the_cache_to_one_that_works(tmp_path, monkeypatch):
