@@ -5,8 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-from accelerate import PartialState
-
 from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_result import Request, audit_and_go_on, conclude, run_entry
 from nnunet_difflung.augment_settings import settings_from
@@ -36,7 +34,7 @@ from nnunet_difflung.preflight import (
     warn_of_orientation,
 )
 from nnunet_difflung.preview import write_preview
-from nnunet_difflung.processes import Share, leave, run_in_processes, share_of, started_by_launcher
+from nnunet_difflung.processes import Share, join, leave, run_in_processes, started_by_launcher
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.slices import SliceCache, build_cache
@@ -51,7 +49,7 @@ def augment(request: Request) -> None:
         BadInput: before any computing.
         Failed: the gate dropped most cases, or the audit found a leak.
     """
-    share = share_of(PartialState(cpu=request.device == "cpu"))
+    share = join(request.device)
     raw, folds = _open(request)
     if not folds:
         if share.main:

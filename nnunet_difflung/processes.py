@@ -64,8 +64,15 @@ class Share:
             time.sleep(_POLL)
 
 
-def share_of(state: PartialState) -> Share:
-    """This process's share as accelerate counts the processes; all of them have to call it."""
+def join(device: str) -> Share:
+    """This process's share of what its launcher started, as accelerate finds it; all of the processes have to call it.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    threads = torch.get_num_threads()
+    state = PartialState(cpu=device == "cpu")
+    torch.set_num_threads(threads)  # older versions of accelerate choose another number, which sums depend on
     number = secrets.randbits(62)
     if state.num_processes > 1:
         number = int(broadcast(torch.tensor([number], device=state.device)))
