@@ -59,13 +59,15 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
     handles = []
     try:
         for folder in sorted(folders):
-            folder.mkdir(parents=True, exist_ok=True)
             path = folder / _WORK_LOCK
             if not share.main:
                 share.wait_until(lambda path=path: path.is_file() and path.read_text() == share.token)
                 continue
-            handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
-            _acquire(handles[-1], path, False, "working on")
+            while not handles or not _is_at(handles[-1], path):  # a folder may be deleted while this waits for it
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+                    _acquire(handles[-1], path, False, "working on")
             _clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
             os.ftruncate(handles[-1], 0)
             os.write(handles[-1], share.token.encode())  # now the other processes begin to write

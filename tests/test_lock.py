@@ -70,6 +70,25 @@ def test_the_other_processes_wait_for_this_start_not_for_an_earlier_one(tmp_path
     thread.join()
 
 
+def test_a_generator_deleted_while_another_command_waits_for_it_is_begun_anew(tmp_path, capfd):
+    folders, entered, said = [tmp_path / "fold_0", tmp_path / "fold_1"], [], []
+
+    def second() -> None:
+        with working_alone(folders, Share()):
+            entered.append([(folder / ".lock").is_file() for folder in folders])
+
+    with ExitStack() as first:
+        first.enter_context(working_alone(folders, Share()))
+        thread = threading.Thread(target=second)
+        thread.start()
+        until(lambda: said.append(capfd.readouterr().err) or "waiting for it" in "".join(said))
+        for folder in folders:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+    thread.join()
+    assert entered == [[True, True]]
+
+
 def test_a_cache_goes_only_with_the_last_that_uses_it(tmp_path):
     cache = tmp_path / "Dataset801_Tiny" / "DiffLung__cache"
     with begun_here(cache) as delete:
