@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from _setting import phantom
+from _setting import PHANTOM, multiply, phantom
 from _timing import alternating, parser, row, write_rows
 
 from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
@@ -33,8 +33,10 @@ def main() -> None:
     p = parser(__doc__, 256)
     p.add_argument("--patients", type=int, default=6, help="of the phantom, 4 slices each (default: %(default)s)")
     p.add_argument("-np", type=int, default=1, help="threads of ours (default: %(default)s)")
+    p.add_argument("--times", type=int, default=1, help="as many copies of every case, for growth (default: 1)")
     o = p.parse_args()
     with phantom(o.size, o.patients, 4) as folder:
+        multiply(folder / "nnUNet_raw" / PHANTOM, o.times)
         raw = open_raw_dataset("800")
 
         def ours() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
 
         mine, other = alternating(ours, lambda: plain_loop(raw, folder / "plain"), o.repeats)
     n = len(raw.cases)
-    write_rows(o.output, [row(f"cache, {o.size}²", [n / t for t in mine], [n / t for t in other], "slices/s", "cpu",
+    write_rows(o.output, [row(f"cache, {o.size}², {n} slices", [n / t for t in mine], [n / t for t in other], "slices/s", "cpu",
                               {"checked": "geometry, labels, NaN, SHA-256, body class: ours only"}, threads=o.np)])
 
 

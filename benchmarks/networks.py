@@ -1,11 +1,13 @@
-"""What is a network's size worth at a fixed training time: image quality of several networks, each trained as long.
+"""What is a network's size worth: image quality of several networks, each trained for as long, or for as many steps.
 
     python benchmarks/networks.py --size 64 --seconds 300 --seeds 1 2 --result docs/results/networks_64_cpu.json
+    python benchmarks/networks.py --size 64 --steps 1000 --crops 0.5 --precision bf16 --seeds 1 2 \\
+        --result docs/results/networks_64_steps_cpu.json
 
-On the phantom. Each network's step is timed first, and it gets as many epochs as fit into --seconds; then it is trained
-as difflung_augment does and judged by difflung_evaluate on the fold's validation slices. Rows are written as they come;
-finished ones are skipped. ``crops``: the edge of the training crops as a share of the slice. There is no reference but
-the network of the public code's default, which is one of those that are compared (``paper``).
+On the phantom. With --seconds, each network's step is timed first, and it gets as many epochs as fit; with --steps, all
+see the same slices. Then it is trained as difflung_augment does and judged by difflung_evaluate on the fold's validation
+slices. Rows are written as they come, also by several of these commands at once; finished ones are skipped. There is no
+reference but the network of the public code's default, which is one of those that are compared (``paper``).
 """
 from __future__ import annotations
 
@@ -46,10 +48,10 @@ NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's
                                      "crops": 0.5},
     "16-32-32, 2 blocks": {"channels": (16, 32, 32), "learning_rate": 2e-3},
     "32-64-64, 1 block": {"channels": (32, 64, 64), "layers_per_block": 1, "learning_rate": 1e-3},
-    "32-64-128-128, 2 blocks": {"channels": (32, 64, 128, 128), "learning_rate": 5e-4},
-    "64-128-256-256, 2 blocks (default)": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4},
-    "64-128-256-256, 2 blocks (default), crops 3/4": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4,
-                                                      "crops": 0.75},
+    "32-64-128-128, 2 blocks (default)": {"channels": (32, 64, 128, 128), "learning_rate": 5e-4},
+    "48-96-192-192, 2 blocks": {"channels": (48, 96, 192, 192), "learning_rate": 3e-4},
+    "64-128-256-256, 2 blocks": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4},
+    "64-128-256-256, 2 blocks, crops 3/4": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4, "crops": 0.75},
     "paper, 114 M": {"channels": (128, 128, 256, 256, 512, 512), "attention": True, "learning_rate": 1e-4},
 }
 KEPT = ("psnr_lung", "psnr_lung_of_mean", "ssim_lung", "hu_bias", "wasserstein", "sd_ratio", "texture",
@@ -59,10 +61,10 @@ KEPT = ("psnr_lung", "psnr_lung_of_mean", "ssim_lung", "hu_bias", "wasserstein",
 def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
     """A network's settings; everything but its size is the ``fast`` preset's."""
     changes = dict(NETWORKS[name])
-    patch = round(changes.pop("crops", 1.0) * o.size)
+    patch = round(changes.pop("crops", o.crops) * o.size)
     base = replace(preset("fast").generator, layers_per_block=2)
     return replace(base, method=METHOD, seed=seed, patch_size=patch, batch_size=o.batch_size,
-                   precision=usual_precision(o.device), **changes)
+                   precision=o.precision or usual_precision(o.device), **changes)
 
 
 def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: int = 10) -> float:
@@ -86,7 +88,8 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
     config = resolve(config_of(name, seed, o), data)
     slices = len(index_slices(data.cache, data.training_cases))
     step = seconds_a_step(data, config, o.device)
-    config = replace(config, epochs=max(1, round(o.seconds / step / total_steps(replace(config, epochs=1), slices))))
+    steps = o.steps or o.seconds / step
+    config = replace(config, epochs=max(1, round(steps / total_steps(replace(config, epochs=1), slices))))
     folder = results_folder(data.dataset, METHOD) / f"fold_{data.fold}"
     shutil.rmtree(folder, ignore_errors=True)
     taken = seconds(lambda: train_generator(data, config, folder, o.device, progress=False), o.device)
@@ -102,11 +105,12 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
             "training_seconds": round(taken, 1), **{key: found[key] for key in KEPT}}
 
 
-def each(data: FoldData, o: argparse.Namespace, add: Callable[[str, str, dict], None], known: dict) -> None:
+def each(data: FoldData, o: argparse.Namespace, add: Callable[[str, str, dict], None],
+         known: Callable[[], dict]) -> None:
     """Networks one after the other, seed by seed."""
     for seed in o.seeds:
         for name in o.networks:
-            if f"seed {seed}" not in known.get(name, {}):
+            if f"seed {seed}" not in known()["rows"].get(name, {}):
                 add(name, f"seed {seed}", study(data, name, seed, o))
 
 
@@ -115,7 +119,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="(default: cpu)")
     p.add_argument("--size", type=int, default=64, help="pixels along a slice's edge (default: %(default)s)")
-    p.add_argument("--seconds", type=float, default=300, help="of training for each (default: %(default)s)")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=float, default=300, help="of training for each (default: %(default)s)")
+    length.add_argument("--steps", type=int, help="of training for each, in whole epochs, instead of --seconds")
+    p.add_argument("--crops", type=float, default=1.0, metavar="SHARE", help="edge of the training crops as a share of "
+                   "the slice's, for networks whose name does not say it (default: 1)")
+    p.add_argument("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 where the GPU has it)")
     p.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NETWORK",
                    help=f"of {'; '.join(NETWORKS)} (default: all)")
     p.add_argument("--seeds", nargs="+", type=int, default=[1], help="of weights, batches and noise (default: 1)")
@@ -126,14 +135,18 @@ def main() -> None:
     p.add_argument("--result", type=Path, required=True, help="JSON file; rows are added to it")
     o = p.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    content = read_json(o.result) if o.result.is_file() else {"rows": {}}
+
+    def known() -> dict:
+        return read_json(o.result) if o.result.is_file() else {"rows": {}}
 
     def add(name: str, key: str, found: dict) -> None:
+        content = known()
         content["rows"].setdefault(name, {})[key] = found
         command = shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]])
         earlier = [one for one in content.get("meta", {}).get("commands", []) if one != command]
         about = {"commands": [*earlier, command], "machine": machine(),
-                 "date": date.today().isoformat(), "versions": versions(), "seconds": o.seconds, "size": o.size}
+                 "date": date.today().isoformat(), "versions": versions(), "size": o.size,
+                 **({"steps": o.steps} if o.steps else {"seconds": o.seconds})}
         content["meta"] = about
         write_json(o.result, content)
         print(f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "
@@ -142,7 +155,7 @@ def main() -> None:
     with phantom(o.size, o.patients, 6, min(8, os.cpu_count() or 1)):
         raw = open_raw_dataset("800")
         cache = build_cache(raw, cache_folder(raw.name), progress=False)
-        each(FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0))), o, add, content["rows"])
+        each(FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0))), o, add, known)
 
 
 if __name__ == "__main__":
