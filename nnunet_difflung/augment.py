@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_result import Request, audit_and_go_on, conclude, run_entry
@@ -12,6 +13,7 @@ from nnunet_difflung.augment_text import describe_fold, describe_result
 from nnunet_difflung.command_line import PATH_VARIABLES, command, nnunet_folder
 from nnunet_difflung.commit import read_steadily
 from nnunet_difflung.dry_run import dry_run
+from nnunet_difflung.files import write_bytes
 from nnunet_difflung.fold import (
     FoldWork,
     cache_folder,
@@ -23,7 +25,6 @@ from nnunet_difflung.fold import (
 )
 from nnunet_difflung.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.lock import working_alone
-from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.preflight import (
     begun_here,
     check_disk,
@@ -83,13 +84,14 @@ def _carry_out(raw: RawDataset, works: list[FoldWork], cache: SliceCache, reques
             print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
         return
     with working_alone({folder for work in works for folder in (work.own_folder, work.folder)}, share):
-        manifest = read_manifest(raw.folder)  # another command may have done these folds while this one waited
-        known = {run["fold"] for run in manifest["runs"] if run["method"] == works[0].method.name} if manifest else ()
-        works = [work for work in works if work.fold not in known]
+        # another command may have done these folds while this one waited
+        left = folds_to_do(raw, [str(work.fold) for work in works], request.settings)
+        works = [work for work in works if work.fold in left]
         if works:
             _run(raw, works, cache, request, share, seconds)
         elif share.main:
             print(f"Meanwhile another command has added these cases to {raw.name}; nothing to do.")
+            audit_and_go_on(raw, raw.folds(request.folds), request)
 
 
 def _open(request: Request) -> tuple[RawDataset, list[int | str]]:
@@ -140,6 +142,8 @@ def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Req
             print(describe_result(work, done[-1][1]))
             refuse_undertrained(work, done[-1][1])
     if not share.main:
+        for work in works:
+            write_bytes(_has_read(work, share, share.index), b"")
         return
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
     preview = results_folder(raw.name, request.settings.generator.method) / "preview.png"
@@ -147,9 +151,15 @@ def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Req
     ensure_real_fingerprint(raw, request.processes)
     inject(raw, [(result.staged, run_entry(work, s, result)) for work, (s, result) in zip(works, done, strict=True)])
     for work in works:
+        share.wait_for(_has_read(work, share, index) for index in range(1, share.number))
         discard_work(work.work)
     seconds["inject"] = time.monotonic() - begun
     conclude(raw, works, done, seconds, request, preview if shown else None)
+
+
+def _has_read(work: FoldWork, share: Share, index: int) -> Path:
+    """Written by a process that needs nothing more of what was painted, so that it may be deleted."""
+    return work.work / "read" / f"{share.token}_{index}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SAMPLERS
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.option_types import default_device, natural, positive, share_of_one
+from nnunet_difflung.option_types import default_device, natural, positive, positive_or_auto, share_of_one
 
 _DESCRIPTION = """
 Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion
@@ -58,7 +58,9 @@ def _add_generator_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--annealing", choices=ANNEALINGS, help="of the ablation: cosine (Eq. 9), or none, so that it "
                        "goes on to the end (default: cosine)")
     group.add_argument("--epochs", type=positive, help="passes over the fold's slices (default: by preset)")
-    group.add_argument("--batch-size", type=positive, help="slices in a training step (default: by preset)")
+    group.add_argument("--batch-size", type=positive_or_auto, metavar="SLICES", help="in a training step, or auto: the "
+                       "preset's. A step that the GPU's memory does not hold is done in parts whose gradients are "
+                       "summed, so that every card trains the same generator (default: auto)")
     group.add_argument("--patch-size", type=natural, metavar="PIXELS",
                        help="edge of training crops, 0 for whole slices (default: by preset)")
     group.add_argument("--balanced-share", type=share_of_one, metavar="SHARE",

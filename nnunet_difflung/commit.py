@@ -88,7 +88,7 @@ def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = Fal
         before = _state(folder)
         try:
             found = read()
-        except BadInput as error:
+        except (BadInput, FileNotFoundError) as error:
             if _state(folder) != before:
                 continue
             if pending(folder):

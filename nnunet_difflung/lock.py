@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ except ImportError:  # Windows: no lock; one command at a time is the user's mat
 
 HIDDEN = ".difflung"
 _WORK_LOCK = ".lock"
+_ABANDONED = 3600.0  # seconds; some cluster file systems grant a lock on every node, so a cache may be in use anyway
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
             yield lambda: False  # somebody else's, to be read only
             return
         if _try(handle, path):
-            _clear_half_written(folder)
+            _clear_half_written(folder, _ABANDONED)
         _flock(handle, path, "LOCK_SH")
         if _is_at(handle, path):
             break
@@ -126,22 +128,28 @@ def _delete(handle: int, path: Path) -> bool:
         return False
     for entry in path.parent.iterdir():
         if entry != path:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     path.unlink()  # last: until then no other command gets the lock
     with suppress(OSError):  # one that waited for the lock has begun the folder anew
         path.parent.rmdir()
     return True
 
 
-def _clear_half_written(folder: Path) -> None:
+def _clear_half_written(folder: Path, age: float = 0.0) -> None:
+    """Deletes temporary files that were last written at least ``age`` seconds ago."""
     for left in folder.rglob(".writing_*"):
-        left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime >= age:
+                left.unlink()
 
 
 def _is_at(handle: int, path: Path) -> bool:
     """Whether an open lock is still the file of its name: its folder may have been deleted meanwhile."""
-    with suppress(FileNotFoundError):
+    try:
         return os.fstat(handle).st_ino == os.stat(path).st_ino
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
     return False
 
 
@@ -172,14 +180,19 @@ def _flock(handle: int, path: Path, *flags: str) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
+        if error.errno == errno.ESTALE:  # deleted by another machine: no longer at its name, as _is_at will find
+            return
         raise BadInput(f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
                        f"mounted with file locks (Lustre: flock), or move the folder to another") from error
 
 
 def is_bare(hidden: Path) -> bool:
     """Whether the hidden folder holds nothing of use: no painted results, no backups, no journal."""
-    return all(path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
-               for path in hidden.iterdir())
+    try:
+        return all(path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
+                   for path in hidden.iterdir())
+    except FileNotFoundError:  # another command is tidying it
+        return False
 
 
 def _tidy(folder: Path) -> None:

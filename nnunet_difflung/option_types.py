@@ -33,11 +33,16 @@ def check_device(device: str) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1; for argparse, as the two below."""
+    """A whole number of at least 1; for argparse, as those below."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
+
+
+def positive_or_auto(text: str) -> int | None:
+    """As ``positive``, or None for ``auto``."""
+    return None if text == "auto" else positive(text)
 
 
 def natural(text: str) -> int:

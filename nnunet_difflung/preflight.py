@@ -52,10 +52,11 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     method = settings.generator.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in folds:
-        if fold in known and _comparable(known[fold].get("settings")) != _comparable(settings.as_dict()):
+        there, now = _comparable(known[fold].get("settings")) if fold in known else None, _comparable(settings.as_dict())
+        if fold in known and there != now:
             raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                           f"other settings (see {raw.folder / 'difflung_manifest.json'}); run difflung_remove -d "
-                           f"{raw.name} first, or repeat the earlier settings")
+                           f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
+                           f"run difflung_remove -d {raw.name} first, or repeat the earlier settings")
     return [fold for fold in folds if fold not in known]
 
 
@@ -64,6 +65,15 @@ def _comparable(settings: object) -> dict | None:
     if not isinstance(settings, dict) or not all(isinstance(settings.get(k), dict) for k in ("generator", "sampling")):
         return None
     return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
+
+
+def _differences(there: dict | None, now: dict) -> str:
+    """Names up to four settings that differ, as they were and as they are."""
+    if there is None:
+        return ""
+    found = [f"{key} {there[part].get(key)} there, {value} now" for part in ("generator", "sampling", "balance")
+             for key, value in now[part].items() if there.get(part, {}).get(key) != value]
+    return "".join(f"; {one}" for one in found[:4]) + ("; …" if len(found) > 4 else "")
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from accelerate.utils import broadcast
 
 from nnunet_difflung.command_line import BadInput
 
-_OF_THE_LAUNCHER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_OF_THE_LAUNCHER = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+                         if hasattr(signal, name))  # Windows has only two of them
 _POLL = 0.05  # seconds between looks for another process's file
 MODULE = "nnunet_difflung.augment"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from nnunet_difflung.command_line import command
 from nnunet_difflung.commit import begin, commit, finish, pending, sync_file
+from nnunet_difflung.fold import cache_folder
 from nnunet_difflung.lock import delete_unused, locked
 from nnunet_difflung.raw_layout import dataset_folder
 from nnunet_difflung.removal import Removal, plan_removal
@@ -64,10 +66,15 @@ def _generators(name: str, delete: bool, asked: bool) -> list[str]:
 
 def _delete(folder: Path) -> list[Path]:
     """Deletes the cache or a method's folder but for what another command uses, which is returned."""
-    parts = sorted(folder.glob("fold_*")) or [folder]
-    kept = [path for path in parts if not delete_unused(path)]
-    if not kept and folder.exists():
-        shutil.rmtree(folder)
+    if folder == cache_folder(folder.parent.name):
+        return [] if delete_unused(folder) else [folder]
+    kept = [path for path in sorted(folder.glob("fold_*")) if path.is_dir() and not delete_unused(path)]
+    if not kept:
+        for entry in folder.iterdir():
+            if not entry.name.startswith("fold_"):  # those that are there now were begun by another command
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        with suppress(OSError):
+            folder.rmdir()
     return kept
 
 

@@ -5,7 +5,7 @@ so it serves every fold and window, and a training step reads only the crops tha
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
     Raises:
         BadInput: the first fault found.
     """
-    return _each_case(raw, lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
+    return _each_case(raw.cases.values(), lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
 
 
 def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True,
@@ -67,12 +67,9 @@ def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: boo
     """
     folder.mkdir(parents=True, exist_ok=True)
     share = share or Share()
-    place = {identifier: position for position, identifier in enumerate(raw.cases)}
 
     def cached(case: Case) -> CaseFacts:
         path = folder / f"{case.identifier}.json"
-        if not share.mine(place[case.identifier]):
-            share.wait_until(lambda: _known_facts(path, case, raw.roles))
         known = _known_facts(path, case, raw.roles)
         if known is not None:
             return known
@@ -83,7 +80,14 @@ def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: boo
         write_json(path, {"stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)})
         return facts
 
-    return SliceCache(folder, _each_case(raw, cached, processes, progress, "caching slices"), raw.roles)
+    mine = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
+    found = _each_case(mine, cached, processes, progress, "caching slices")
+    for identifier, case in raw.cases.items():  # not in a thread: one that waits for another process can't be stopped
+        if identifier not in found:
+            path = folder / f"{identifier}.json"
+            share.wait_until(lambda path=path, case=case: _known_facts(path, case, raw.roles))
+            found[identifier] = cached(case)
+    return SliceCache(folder, {identifier: found[identifier] for identifier in raw.cases}, raw.roles)
 
 
 def _known_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
@@ -102,10 +106,10 @@ def _facts(known: dict) -> CaseFacts:
     return CaseFacts(**{**known, "shape": tuple(known["shape"]), "spacing": tuple(known["spacing"])})
 
 
-def _each_case(raw: RawDataset, work: Callable[[Case], CaseFacts], processes: int, progress: bool,
+def _each_case(cases: Collection[Case], work: Callable[[Case], CaseFacts], processes: int, progress: bool,
                title: str) -> dict[str, CaseFacts]:
-    with in_threads(work, raw.cases.values(), processes) as results:
-        shown = bar(results, visible=progress, total=len(raw.cases), desc=title, unit="case")
+    with in_threads(work, cases, processes) as results:
+        shown = bar(results, visible=progress, total=len(cases), desc=title, unit="case")
         return {facts.identifier: facts for facts in shown}
 
 

@@ -14,7 +14,7 @@ from nnunet_difflung import painting, train, train_step
 from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_settings import settings_from
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.config import SamplingConfig, preset
 from nnunet_difflung.device_speed import ahead, compiled, parts_that_fit, worth_compiling
 from nnunet_difflung.diffusion import build_network
 from nnunet_difflung.generator import Generator, load_generator
@@ -164,3 +164,11 @@ def test_bf16_paints_nearly_the_same_and_belongs_to_the_settings():
     for precision in ("fp32", "bf16"):
         settings = settings_from(parse(["-d", "1", "-device", "cpu", "--precision", precision]))
         assert settings.sampling.precision == settings.generator.precision == precision
+
+
+@pytest.mark.parametrize("name", ["fast", "default", "paper"])
+def test_an_automatic_batch_is_the_presets_whatever_the_card(name):
+    def batch(*more: str) -> int:
+        return settings_from(parse(["-d", "1", "-device", "cpu", "--preset", name, *more])).generator.batch_size
+
+    assert batch("--batch-size", "auto") == batch() == preset(name).generator.batch_size != batch("--batch-size", "5")

@@ -15,7 +15,7 @@ from nnunet_difflung.audit import audit_dataset
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.commit import COMMIT, read_steadily
 from nnunet_difflung.fold import cache_folder
-from nnunet_difflung.lock import locked, using, working_alone
+from nnunet_difflung.lock import is_bare, locked, using, working_alone
 from nnunet_difflung.preflight import begun_here
 from nnunet_difflung.processes import Share
 from nnunet_difflung.raw_dataset import open_raw_dataset
@@ -125,6 +125,9 @@ def test_half_written_files_go_unless_another_command_may_be_writing_them(tmp_pa
         with using(left.parent):
             assert left.exists()
     with using(left.parent):
+        assert left.exists(), "where each machine grants its own locks, another one may be writing it"
+    os.utime(left, (time.time() - 7200,) * 2)
+    with using(left.parent):
         assert not left.exists()
 
 
@@ -177,6 +180,93 @@ def test_generators_in_use_are_not_removed(tmp_path, monkeypatch):
     assert list(results.iterdir()) == []
 
 
+def test_a_generator_begun_while_the_others_are_removed_stays(tmp_path, monkeypatch):
+    from nnunet_difflung import remove as module
+    folders = set_paths(tmp_path, monkeypatch)
+    make_dataset(folders[0])
+    method, real = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat", module.delete_unused
+    for path in (method / "fold_0" / "file", method / "fold_1" / "file", method / "preview.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def delete_unused(path: Path) -> bool:
+        if path.name == "fold_1":
+            (method / "fold_0").mkdir()
+            (method / "fold_0" / "new").touch()
+        return real(path)
+
+    monkeypatch.setattr(module, "delete_unused", delete_unused)
+    remove("801", generators=True)
+    assert [str(path.relative_to(method)) for path in method.rglob("*")] == ["fold_0", "fold_0/new"]
+
+
+def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(tmp_path, monkeypatch):
+    folders = set_paths(tmp_path, monkeypatch)
+    make_dataset(folders[0])
+    results, elsewhere = folders[2] / "Dataset801_Tiny", tmp_path / "elsewhere"
+    for path in (results / "DiffLung__cache" / "fold_1_s001.image.npy", results / "DiffLung__cbmat" / "fold_0" / "a",
+                 elsewhere / "sample.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (results / "DiffLung__cbmat" / "fold_0" / "samples").symlink_to(elsewhere)
+    remove("801", generators=True)
+    assert list(results.iterdir()) == [] and (elsewhere / "sample.png").is_file()
+
+
+def test_a_lock_file_that_another_machine_has_deleted_is_made_anew(tmp_path, monkeypatch):
+    real, stale = os.fstat, []
+
+    def fstat(handle: int):
+        if not stale:
+            stale.append(handle)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(handle)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with using(tmp_path / "cache"):
+        assert stale and (tmp_path / "cache" / ".lock").is_file()
+
+
+def test_a_flock_on_a_stale_handle_is_no_missing_lock(tmp_path, monkeypatch):
+    fcntl, calls = pytest.importorskip("fcntl"), []
+    real = fcntl.flock
+
+    def flock(handle: int, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            (tmp_path / "fold_0" / ".lock").unlink()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with working_alone([tmp_path / "fold_0"], Share()):
+        assert len(calls) == 2 and (tmp_path / "fold_0" / ".lock").is_file()
+
+
+def test_who_waited_for_a_command_of_other_settings_is_told(tmp_path, monkeypatch, capsys):
+    from nnunet_difflung import augment
+    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    options = ["-d", "801", "--preset", "fast", "-device", "cpu", "-f", "0", "--method", "copy_paste", "--gate", "off"]
+    real = augment.working_alone
+
+    def after(*more: str):
+        def working_alone(*arguments):
+            monkeypatch.setattr(augment, "working_alone", real)
+            assert augment.main([*options, *more]) == 0  # the command that was waited for
+            capsys.readouterr()
+            return real(*arguments)
+        return working_alone
+
+    monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "2"))
+    with pytest.raises(BadInput, match="other settings.*max_synthetic 2 there, 1 now"):
+        augment.main([*options, "--max-synthetic", "1"])
+    remove("801")
+    monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "1"))
+    assert augment.main([*options, "--max-synthetic", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "Meanwhile another command has added" in said and "Audit: " in said, "audited, as always"
+
+
 def _one_case_less(folder: Path) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     temporary = folder / "new.json"
@@ -209,6 +299,29 @@ def test_a_dataset_is_read_again_where_it_changed_meanwhile(tmp_path, monkeypatc
         return len(calls)
 
     assert read_steadily(folder, unsteady) == 3, "also what was read without a fault may be of two states"
+
+
+def test_a_file_that_goes_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch):
+    folder, calls = make_dataset(set_paths(tmp_path, monkeypatch)[0]), []
+
+    def read() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            _one_case_less(folder)
+            raise FileNotFoundError("imagesTr/difflung_1.nii.gz")
+        return len(calls)
+
+    assert read_steadily(folder, read) == 2
+
+    def missing() -> None:
+        raise FileNotFoundError("imagesTr/a.nii.gz")
+
+    with pytest.raises(FileNotFoundError):
+        read_steadily(folder, missing)
+
+
+def test_a_hidden_folder_that_another_command_tidies_is_not_bare(tmp_path):
+    assert not is_bare(tmp_path / ".difflung")
 
 
 def test_a_fault_of_the_dataset_itself_is_told_at_once(tmp_path, monkeypatch):

@@ -5,9 +5,13 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,10 +20,12 @@ from safetensors.numpy import load_file
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.processes import Share, run_in_processes
+from nnunet_difflung.raw_dataset import open_raw_dataset
 from nnunet_difflung.remove import main as remove
+from nnunet_difflung.slices import build_cache
 from nnunet_difflung.threads import in_threads
 from tests.test_augment import prepared, run_command
-from tests.tiny import make_dataset, tree_hashes
+from tests.tiny import make_dataset, set_paths, tree_hashes
 from tests.watched import written
 
 COMMON = ["-d", "801", "--preset", "fast", "--batch-size", "4", "--gate", "report", "-device", "cpu", "-f", "0",
@@ -72,7 +78,7 @@ def written_by_both(root: Path, notes: Path) -> tuple[list[Path], list[Path]]:
 
 def is_shared_out(path: Path) -> bool:
     """Whether any process may write a file: a painted slice, a staged case, a cached case."""
-    work = [part for part in path.parts if part.startswith("synthesis_")]
+    work = [part for part in path.parts if part.startswith("synthesis_")]  # and the note that it was read
     return bool(work) or "DiffLung__cache" in path.parts
 
 
@@ -196,3 +202,62 @@ def test_shares_cover_everything_once_and_wait_for_each_other(tmp_path):
     (tmp_path / "a").touch()
     shares[1].wait_for([tmp_path / "a"])
     Share().wait_for([tmp_path / "missing"])  # alone there is nobody to wait for
+
+
+def test_a_fault_in_each_process_ends_each(tmp_path, monkeypatch):
+    """No thread waits for a case that another process can't cache."""
+    folder = make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    raw, found = open_raw_dataset("801"), []
+    for case in list(raw.cases)[:2]:
+        (folder / "labelsTr" / f"{case}.nii.gz").write_bytes(b"none")
+
+    def build(index: int) -> None:
+        try:
+            build_cache(raw, tmp_path / "cache", 2, progress=False, share=Share(index, 2))
+        except BadInput as error:
+            found.append(str(error))
+
+    threads = [threading.Thread(target=build, args=[index], daemon=True) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(found) == 2
+
+
+def test_a_cache_of_two_processes_is_that_of_one(tmp_path, monkeypatch):
+    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    raw = open_raw_dataset("801")
+    with ThreadPoolExecutor(2) as pool:
+        two = list(pool.map(lambda index: build_cache(raw, tmp_path / "cache", 2, False, Share(index, 2)), (0, 1)))
+    one = build_cache(raw, tmp_path / "other", progress=False)
+    assert [list(cache.facts.items()) for cache in two] == [list(one.facts.items())] * 2
+
+
+def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, monkeypatch):
+    from nnunet_difflung import augment
+    work, deleted = SimpleNamespace(work=tmp_path / "synthesis"), threading.Event()
+    request = SimpleNamespace(device="cpu", save_every=1, processes=1, settings=SimpleNamespace(
+        generator=SimpleNamespace(method="cbmat")))
+    for name in ("train_fold", "leave", "describe_result", "refuse_undertrained", "results_folder", "write_preview",
+                 "ensure_real_fingerprint", "run_entry", "inject", "conclude"):
+        monkeypatch.setattr(augment, name, MagicMock())
+    monkeypatch.setattr(augment, "synthesize_fold", lambda *_, **__: (None, SimpleNamespace(staged=[])))
+    monkeypatch.setattr(augment, "discard_work", lambda _: deleted.set())
+
+    def run(index: int) -> None:
+        augment._run(SimpleNamespace(name="a"), [work], None, request, Share(index, 3, "now"), {})
+
+    first = threading.Thread(target=run, args=[0], daemon=True)
+    first.start()
+    run(2)
+    assert not deleted.wait(0.3)
+    run(1)
+    first.join(30)
+    assert deleted.is_set()
+
+
+def test_systems_without_some_signals_import_it():
+    code = "import signal; del signal.SIGHUP, signal.SIGQUIT; import nnunet_difflung.audit"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
