@@ -73,6 +73,20 @@ def _terminate(number: int, frame) -> None:
     raise SystemExit(128 + number)
 
 
+def _plain_in_forked_processes() -> None:
+    """Takes our handlers of SIGTERM out of a process that was just forked.
+
+    A pool ends its workers by SIGTERM. Python calls a handler between two instructions, so one that waits for a lock
+    just then would go on waiting, and its pool for it: nnU-Net's check of a dataset has hung so.
+    """
+    if (getattr(signal.getsignal(signal.SIGTERM), "__module__", None) or "").startswith(__package__):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_plain_in_forked_processes)
+
+
 def _free() -> str:
     """Where nnU-Net's folders are and what is free there, for a fault that does not say where it was."""
     places = [Path(os.environ[v]) for v in PATH_VARIABLES if os.path.isdir(os.environ.get(v, ""))]

@@ -51,9 +51,10 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
     method = settings.generator.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
+    now = _comparable(settings.as_dict())
     for fold in folds:
-        there, now = _comparable(known[fold].get("settings")) if fold in known else None, _comparable(settings.as_dict())
-        if fold in known and there != now:
+        there = _comparable(known[fold].get("settings")) if fold in known else now
+        if there != now:
             raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                            f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
                            f"run difflung_remove -d {raw.name} first, or repeat the earlier settings")

@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.command_line import BadInput, _terminate, command
+from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.manifest import read_manifest
 from nnunet_difflung.processes import Share, run_in_processes
 from nnunet_difflung.raw_dataset import open_raw_dataset
@@ -261,3 +264,42 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
 def test_systems_without_some_signals_import_it():
     code = "import signal; del signal.SIGHUP, signal.SIGQUIT; import nnunet_difflung.audit"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def _ended_by_sigterm() -> int:
+    """The signal that ended a forked process which got a SIGTERM; 0 if it ended by a handler of its own."""
+    child = os.fork()
+    if not child:
+        try:
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    time.sleep(0.3)
+    os.kill(child, signal.SIGTERM)
+    status = os.waitpid(child, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_workers_have_no_handler_of_ours():
+    """One that waits for a lock of its pool may never come to a handler."""
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def main() -> None:
+        found.append(_ended_by_sigterm())
+        with Interruption():
+            found.append(_ended_by_sigterm())
+        assert signal.getsignal(signal.SIGTERM) is _terminate, "this process keeps its own"
+
+    with pytest.raises(SystemExit, match="0"):
+        command(main)()
+    assert found == [signal.SIGTERM] * 2 and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_workers_keep_handlers_of_others():
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+    try:
+        assert _ended_by_sigterm() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
