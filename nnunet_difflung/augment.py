@@ -33,6 +33,7 @@ from nnunet_difflung.preflight import (
     nothing_left_on_fault,
     refuse_undertrained,
     warn_of_orientation,
+    warn_of_other_folds,
 )
 from nnunet_difflung.preview import write_preview
 from nnunet_difflung.processes import Share, join, leave, run_in_processes, started_by_launcher
@@ -59,6 +60,7 @@ def augment(request: Request) -> None:
         return
     if share.main:
         _introduce(raw)
+        warn_of_other_folds(raw, folds, request.settings)
     if request.dry_run:
         if share.main:
             dry_run(raw, folds, request)

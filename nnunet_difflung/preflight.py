@@ -61,6 +61,17 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     return [fold for fold in folds if fold not in known]
 
 
+def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: Settings) -> None:
+    """Says where the cases of folds that are not asked for were made with other settings."""
+    manifest, now = read_manifest(raw.folder), _comparable(settings.as_dict())
+    for run in manifest["runs"] if manifest else ():
+        there = _comparable(run.get("settings"))
+        if run["method"] == settings.generator.method and run["fold"] not in folds and there != now:
+            print(f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
+                  f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
+                  file=sys.stderr)
+
+
 def _comparable(settings: object) -> dict | None:
     """Settings without the precision, which follows the device of the moment; None if they are none."""
     if not isinstance(settings, dict) or not all(isinstance(settings.get(k), dict) for k in ("generator", "sampling")):

@@ -267,6 +267,18 @@ def test_who_waited_for_a_command_of_other_settings_is_told(tmp_path, monkeypatc
     assert "Meanwhile another command has added" in said and "Audit: " in said, "audited, as always"
 
 
+def test_folds_of_other_settings_are_named(tmp_path, monkeypatch, capsys):
+    from nnunet_difflung import augment
+    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    options = ["-d", "801", "--preset", "fast", "-device", "cpu", "--method", "copy_paste", "--gate", "off"]
+    augment.main([*options, "-f", "0", "--max-synthetic", "2"])
+    augment.main([*options, "-f", "1", "--max-synthetic", "2"])
+    assert "other settings" not in capsys.readouterr().err
+    augment.main([*options, "-f", "2", "--max-synthetic", "1"])
+    said = capsys.readouterr().err
+    assert said.count("Warning: fold ") == 2 and "other settings; max_synthetic 2 there, 1 now; folds" in said
+
+
 def _one_case_less(folder: Path) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     temporary = folder / "new.json"
