@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.files import sha256, write_json
+from nnunet_difflung.files import delete_path, sha256, write_json
 from nnunet_difflung.interruption import Interruption
 from nnunet_difflung.journal import Step, read_journal
 from nnunet_difflung.lock import HIDDEN, is_bare, locked
@@ -197,4 +197,4 @@ def _sync_folder(path: Path) -> None:
 def _clear_but_journal(hidden: Path) -> None:
     for path in sorted(hidden.iterdir()):
         if path.name not in ("commit", "lock"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else os.unlink(path)
+            delete_path(path)

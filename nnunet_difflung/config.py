@@ -145,8 +145,9 @@ def preset(name: str) -> Settings:
     """Settings by name.
 
     ``default``: v-prediction with zero terminal SNR, 25 DDIM steps, class-balanced batches, composite painting; chosen
-    for true HU and speed on one GPU. Its network of 5.9 M parameters paints as well after as many steps as one of 24 M
-    or ``paper``'s (docs/performance.md). ``fast``: the same with a 0.3 M-parameter network, for a CPU and small images.
+    for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture as well as one of 24 M or
+    ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md). ``fast``: the same with a network of
+    0.3 M parameters, for a CPU and small images.
     ``paper``: Diff-Lung as published: ε-prediction, Eq. 8, 1000 DDIM steps, 400 epochs, whole isolated slices drawn
     uniformly; the network's size and the learning rate are not in the paper and follow diffusers' usual pixel-space
     U-Net of 114 M parameters.

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_WRITING = ".writing_"
 _UMASK = os.umask(0)  # can only be asked by setting it, which threads would see
 os.umask(_UMASK)
 
@@ -32,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing_", suffix="_" + path.name, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_WRITING, suffix="_" + path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,6 +45,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path, age: float = 0.0) -> None:
+    """Deletes what ``replacing`` of a killed process left below a folder, last written at least ``age`` seconds ago."""
+    for left in folder.rglob(f"{_WRITING}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime >= age:
+                left.unlink()
+
+
+def delete_path(path: Path) -> None:
+    """Deletes a file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -3,14 +3,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.files import clear_half_written, delete_path
 from nnunet_difflung.manifest import MANIFEST
 from nnunet_difflung.processes import Share
 
@@ -70,7 +69,7 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
                 with suppress(FileNotFoundError):
                     handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
                     _acquire(handles[-1], path, False, "working on")
-            _clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
+            clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
             os.ftruncate(handles[-1], 0)
             os.write(handles[-1], share.token.encode())  # now the other processes begin to write
         yield
@@ -100,7 +99,7 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
             yield lambda: False  # somebody else's, to be read only
             return
         if _try(handle, path):
-            _clear_half_written(folder, _ABANDONED)
+            clear_half_written(folder, _ABANDONED)
         _flock(handle, path, "LOCK_SH")
         if _is_at(handle, path):
             break
@@ -128,19 +127,11 @@ def _delete(handle: int, path: Path) -> bool:
         return False
     for entry in path.parent.iterdir():
         if entry != path:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            delete_path(entry)
     path.unlink()  # last: until then no other command gets the lock
     with suppress(OSError):  # one that waited for the lock has begun the folder anew
         path.parent.rmdir()
     return True
-
-
-def _clear_half_written(folder: Path, age: float = 0.0) -> None:
-    """Deletes temporary files that were last written at least ``age`` seconds ago."""
-    for left in folder.rglob(".writing_*"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime >= age:
-                left.unlink()
 
 
 def _is_at(handle: int, path: Path) -> bool:

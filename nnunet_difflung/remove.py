@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_difflung.command_line import command
 from nnunet_difflung.commit import begin, commit, finish, pending, sync_file
+from nnunet_difflung.files import delete_path
 from nnunet_difflung.fold import cache_folder
 from nnunet_difflung.lock import delete_unused, locked
 from nnunet_difflung.raw_layout import dataset_folder
@@ -72,7 +73,7 @@ def _delete(folder: Path) -> list[Path]:
     if not kept:
         for entry in folder.iterdir():
             if not entry.name.startswith("fold_"):  # those that are there now were begun by another command
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                delete_path(entry)
         with suppress(OSError):
             folder.rmdir()
     return kept
