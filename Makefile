@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: venv test demo faults compat clean
+.PHONY: venv test demo faults compat gpu clean
 
 venv: $(INSTALLED)
 
@@ -24,6 +24,9 @@ faults: venv
 
 compat: venv
 	$(VENV)/bin/python -m tests.compat --result docs/results/compat.json
+
+gpu: venv
+	$(VENV)/bin/python benchmarks/gpu.py
 
 demo: venv
 	$(VENV)/bin/difflung_demo

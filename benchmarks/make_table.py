@@ -1,4 +1,4 @@
-"""Fills the tables in docs/performance.md from docs/results/speed.json and networks_64*_cpu.json.
+"""Fills the tables in docs/performance.md from the JSON files in docs/results.
 
     python benchmarks/make_table.py
 """
@@ -58,7 +58,8 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = DOCS / "performance.md"
     text = path.read_text()
-    for name, file, make in (("speed", "speed", table), ("networks", "networks_64_cpu", network_table),
+    for name, file, make in (("speed", "speed", table), ("gpu speed", "gpu_speed", table),
+                             ("networks", "networks_64_cpu", network_table),
                              ("equal steps", "networks_64_steps_cpu", network_table)):
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"

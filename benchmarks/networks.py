@@ -69,7 +69,7 @@ def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
 
 def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: int = 10) -> float:
     """Of a training that has warmed up; as much as a step takes here and now."""
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
     source = BatchSource(data.cache, index_slices(data.cache, data.training_cases), config, config.windows,
                          data.frequencies() * 0, 1000)

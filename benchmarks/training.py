@@ -43,7 +43,7 @@ def our_steps(folder: Path, o: argparse.Namespace) -> Iterator[tuple]:
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     config = replace(preset(o.preset).generator, patch_size=o.patch_size or o.size, precision=o.precision)
     config = resolve(replace(config, batch_size=o.batch_size or config.batch_size), data)
-    accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no" if o.precision == "fp32" else "bf16")
+    accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no")
     state = new_state(config, 1, len(raw.roles.conditions), accelerator.device)
     update = make_update(state, config, accelerator, TOTAL)
     source = BatchSource(cache, index_slices(cache, data.training_cases), config, config.windows,

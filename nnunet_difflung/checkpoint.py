@@ -102,6 +102,15 @@ def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | 
     return unreadable
 
 
+def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The value with its numbers in the order of the weight's (channels_last on CUDA), as a fused optimizer needs it.
+
+    Values of another shape, such as a count of steps, stay as they are.
+    """
+    return torch.empty_like(weight, device=value.device, dtype=value.dtype).copy_(value) \
+        if value.shape == weight.shape else value
+
+
 def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -112,10 +121,11 @@ def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], metadata: d
         state.ema.shadow_params[int(i)].copy_(value)
     state.ema.optimization_step = int(metadata["ema_step"])
     for name, optimizer in state.optimizers().items():
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         entries: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in part(f"{name}.").items():
             number, quantity = key.split(".")
-            entries.setdefault(int(number), {})[quantity] = value
+            entries.setdefault(int(number), {})[quantity] = laid_out_as(weights[int(number)], value)
         optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     state.step = int(metadata["step"])
     state.pending_losses = [float.fromhex(v) for v in metadata["losses"].split(",") if v]

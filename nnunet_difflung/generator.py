@@ -4,7 +4,8 @@ Diffusion models have diffusers' ``save_pretrained`` form; a GAN's generator is 
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.device_speed import ready_for
+from nnunet_difflung.device_speed import for_reverse_steps, ready_for
 from nnunet_difflung.diffusion import forward_process
 from nnunet_difflung.files import read_json, replacing, sha256, write_json
 from nnunet_difflung.gan import build_generator, require_gan
@@ -34,6 +35,7 @@ class Generator:
         training_cases: ids of all cases that the weights have seen.
         hash: SHA-256 of the weights' file.
         folder: where it lies.
+        ready: precision → the network as reverse steps call it, made when it is first asked for.
     """
 
     network: torch.nn.Module
@@ -42,6 +44,13 @@ class Generator:
     training_cases: tuple[str, ...]
     hash: str
     folder: Path
+    ready: dict[str, Callable] = field(default_factory=dict, repr=False, compare=False)
+
+    def for_reverse_steps(self, precision: str, device: torch.device) -> Callable:
+        """The network of a diffusion model as painting calls it, in ``fp32`` or ``bf16``."""
+        if precision not in self.ready:
+            self.ready[precision] = for_reverse_steps(self.network, precision, device)
+        return self.ready[precision]
 
 
 def is_finished(folder: Path) -> bool:

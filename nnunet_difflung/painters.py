@@ -34,14 +34,15 @@ def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where that is kept.
     """
-    network = in_precision(generator.network, sampling.precision, noise.device)
+    if method.family == "copy":
+        return torch.where(is_known, known, start)
+    if method.family == "gan":
+        network = in_precision(generator.network, sampling.precision, noise.device)
+        painted = network(condition, noise).float().clamp(-1, 1)
+        return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)
+    network = generator.for_reverse_steps(sampling.precision, noise.device)
     if method.family == "diffusion":
         return paint(network, generator.config, sampling.sampler, sampling.steps, condition, noise, known,
                      is_known, sources)
-    if method.family == "harmonise":
-        return paint(network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
-                     sources, start, sampling.strength)
-    if method.family == "copy":
-        return torch.where(is_known, known, start)
-    painted = network(condition, noise).float().clamp(-1, 1)
-    return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)
+    return paint(network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
+                 sources, start, sampling.strength)

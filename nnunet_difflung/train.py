@@ -101,7 +101,7 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     config, index, card, settings = check_generator_folder(data, config, folder)
     if is_finished(folder):
         return
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # ours to set: accelerate keeps one a process
     check_batch(config, accelerator.num_processes)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

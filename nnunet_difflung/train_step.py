@@ -14,7 +14,7 @@ from tqdm import tqdm
 from nnunet_difflung.batches import BatchSource
 from nnunet_difflung.checkpoint import TrainingState
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.device_speed import compiled, parts_that_fit, ready_for, worth_compiling
+from nnunet_difflung.device_speed import compiled, computing_in, parts_that_fit, ready_for, worth_compiling
 from nnunet_difflung.diffusion import build_network, diffusion_loss, forward_process
 from nnunet_difflung.gan import build_gan, discriminator_loss, generator_loss
 from nnunet_difflung.methods import METHODS
@@ -73,7 +73,7 @@ class DiffusionUpdate:
     """Eq. 7 and one AdamW step."""
 
     def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
-        self.accelerator, self.process = accelerator, forward_process(config)
+        self.accelerator, self.config, self.process = accelerator, config, forward_process(config)
         self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
         self.fast, self.parts = self.network, 1
         batch = config.batch_size // accelerator.num_processes
@@ -87,7 +87,7 @@ class DiffusionUpdate:
         device = self.accelerator.device
         kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's, later
         size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
-        with self.accelerator.autocast():
+        with computing_in(self.config.precision, self.accelerator.device):
             out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
         self.accelerator.backward(out.sample.float().square().mean())
         self.optimizer.zero_grad()
@@ -104,7 +104,7 @@ class DiffusionUpdate:
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
             with nullcontext() if last else self.accelerator.no_sync(self.network):
-                with self.accelerator.autocast():
+                with computing_in(self.config.precision, self.accelerator.device):
                     loss = diffusion_loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -125,12 +125,12 @@ class GanUpdate:
     def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
                  t: torch.Tensor) -> torch.Tensor:
         """Updates the weights and returns the generator's loss; arguments as of ``diffusion_loss``, t is not used."""
-        with self.accelerator.autocast():
+        with computing_in(self.config.precision, self.accelerator.device):
             fake = self.network(condition, noise).float()
             loss = discriminator_loss(self.config, self.discriminators, fake.detach(), image, condition, weight)
         self._descend(loss, self.discriminator_optimizer)
         self.judges.requires_grad_(False)  # the bare module: several processes have nothing to exchange for it here
-        with self.accelerator.autocast():
+        with computing_in(self.config.precision, self.accelerator.device):
             loss = generator_loss(self.config, self.judges, fake, image, condition, weight)
         self._descend(loss, self.optimizer)
         self.judges.requires_grad_(True)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from nnunet_difflung import painting, train, train_step
 from nnunet_difflung.augment_options import parse
 from nnunet_difflung.augment_settings import settings_from
+from nnunet_difflung.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from nnunet_difflung.command_line import BadInput
 from nnunet_difflung.config import SamplingConfig, preset
 from nnunet_difflung.device_speed import ahead, compiled, parts_that_fit, worth_compiling
@@ -172,3 +173,32 @@ def test_an_automatic_batch_is_the_presets_whatever_the_card(name):
         return settings_from(parse(["-d", "1", "-device", "cpu", "--preset", name, *more])).generator.batch_size
 
     assert batch("--batch-size", "auto") == batch() == preset(name).generator.batch_size != batch("--batch-size", "5")
+
+
+def test_both_precisions_are_trained_in_one_process(tmp_path, monkeypatch):
+    data = open_data(tmp_path, monkeypatch)
+    for precision in ("fp32", "bf16", "fp32"):
+        folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
+        train.train_generator(data, replace(TINY, epochs=1, precision=precision), folder, progress=False)
+        assert load_generator(folder).config.precision == precision
+
+
+def test_a_restored_optimizer_lies_in_memory_as_its_weights_do(tmp_path):
+    def step(state: TrainingState) -> None:
+        state.network(torch.zeros(1, 4, 8, 8), torch.zeros(1)).sample.square().mean().backward()
+        state.optimizer.step()
+
+    def fresh() -> TrainingState:
+        state = train_step.new_state(TINY, 1, 3, CPU)
+        state.network.to(memory_format=torch.channels_last)  # as on CUDA, where the fused AdamW insists on it
+        return state
+
+    saved, restored = fresh(), fresh()
+    step(saved)
+    save_checkpoint(saved, tmp_path, "settings")
+    load_checkpoint(restored, tmp_path, "settings")
+    for weight, entry in restored.optimizer.state.items():
+        assert entry["exp_avg"].stride() == weight.stride() == entry["exp_avg_sq"].stride()
+    for one, other in zip(saved.network.parameters(), restored.network.parameters(), strict=True):
+        before, after = saved.optimizer.state[one], restored.optimizer.state[other]
+        assert all(torch.equal(before[key], after[key]) for key in before)
