@@ -23,7 +23,7 @@ faults: venv
 	$(VENV)/bin/python -m tests.faults.campaign --kills 48 -o docs/results/faults.json
 
 compat: venv
-	$(VENV)/bin/python -m tests.compat --result docs/results/compat.json
+	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json
 
 gpu: venv
 	$(VENV)/bin/python benchmarks/gpu.py

@@ -16,17 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_difflung.command_line import PATH_VARIABLES
-from nnunet_difflung.dataset_conversion._phantom_cohort import calibrate, draw_cohort, patient_labels, slice_heights
-from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import (
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
+from nnunet_difflung.dataset_conversion.phantom.cohort import (
     CohortSettings,
-    PhantomSettings,
-    build_phantom,
+    calibrate,
+    draw_cohort,
     painting_grid,
+    patient_labels,
+    slice_heights,
 )
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.labels import LabelRoles
-from nnunet_difflung.plan import HostFacts
+from nnunet_difflung.lesions.plan import HostFacts
+from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.files import read_json, write_json
 
 PHANTOM = "Dataset800_ChestPhantom"
 ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

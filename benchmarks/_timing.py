@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.generator import versions
+from nnunet_difflung.runtime.environment import versions
+from nnunet_difflung.runtime.files import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "speed.json"
 KEYS = ("name", "ours", "reference", "ratio", "unit", "quality", "device", "repeats", "meta")

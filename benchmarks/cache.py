@@ -13,8 +13,8 @@ import SimpleITK as sitk
 from _setting import PHANTOM, multiply, phantom
 from _timing import alternating, parser, row, write_rows
 
-from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
-from nnunet_difflung.slices import build_cache
+from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 
 
 def plain_loop(raw: RawDataset, folder: Path) -> None:

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.provenance import versions
+from nnunet_difflung.runtime.environment import versions
+from nnunet_difflung.runtime.files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -62,7 +62,7 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
     def script(name: str, *arguments: str) -> list[str]:
         return [str(HERE / f"{name}.py"), *device, *arguments]
 
-    yield Step("tests", ["-m", "pytest", "-q", "-rs", "-s", str(ROOT / "tests" / "test_cuda.py")], NNUNET)
+    yield Step("tests", ["-m", "pytest", "-q", "-rs", "-s", str(ROOT / "tests" / "runtime" / "test_cuda.py")], NNUNET)
     painting = "fast" if o.rehearse else "default"
     yield Step("painting", script("painting", *size, *speed, "--preset", painting, "--precision", "bf16", "--slices",
                                   "2" if o.rehearse else "32", "--batch-size", "32", *few[2:]), NNUNET)
@@ -71,10 +71,10 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
         yield Step(f"training {name} against {precision}", script(
             "training", *size, *speed, "--preset", name, *few, "--reference-precision", precision), NNUNET, 60)
     if o.dataset:
-        yield Step("dataset", ["-m", "nnunet_difflung.augment", "-d", o.dataset, "-f", o.fold, *device, "--gate",
+        yield Step("dataset", ["-m", "nnunet_difflung.commands.augment", "-d", o.dataset, "-f", o.fold, *device, "--gate",
                                "report", "-np", str(os.cpu_count()), "--preset", painting,
                                *(["--epochs", "1", "--max-synthetic", "2"] if o.rehearse else [])], NNUNET, 120)
-        yield Step("dataset, judged", ["-m", "nnunet_difflung.evaluate", "-d", o.dataset, "-f", o.fold, *device,
+        yield Step("dataset, judged", ["-m", "nnunet_difflung.commands.evaluate", "-d", o.dataset, "-f", o.fold, *device,
                                        "--preset", painting, "--methods", "cbmat", *few_slices, "-o",
                                        str(o.output / "gpu_table1.json")], NNUNET, 60)
     whole = ["--slices", "10", "--distinct", "10", "--preset", "fast", "--epochs", "3"] if o.rehearse else [

@@ -13,14 +13,14 @@ from pathlib import Path
 from _setting import phantom
 from _timing import parser, row, seconds, write_rows
 
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.inject import inject, staging_folder
-from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
-from nnunet_difflung.remove import main as remove
-from nnunet_difflung.staged_case import StagedCase
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.staged_case import StagedCase
+from nnunet_difflung.injection.inject import inject, staging_folder
+from nnunet_difflung.runtime.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.staging import stage_cases
+from tests.support.staging import stage_cases
 
 
 def plain_copy(raw: RawDataset, cases: list[StagedCase], fold: int) -> None:

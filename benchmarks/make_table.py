@@ -8,7 +8,7 @@ import argparse
 import re
 from pathlib import Path
 
-from nnunet_difflung.files import read_json, write_bytes
+from nnunet_difflung.runtime.files import read_json, write_bytes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

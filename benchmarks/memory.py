@@ -16,12 +16,12 @@ from pathlib import Path
 from _setting import multiply, phantom
 from _timing import parser, row, write_rows
 
-from nnunet_difflung.files import write_json
-from nnunet_difflung.fold import results_folder
+from nnunet_difflung.paths import results_folder
+from nnunet_difflung.runtime.files import write_json
 
 MEASURED = """
 import resource, sys
-from nnunet_difflung.augment import main
+from nnunet_difflung.commands.augment import main
 main(sys.argv[1:])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

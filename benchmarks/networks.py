@@ -27,18 +27,18 @@ from _setting import forward_flops, phantom
 from _timing import seconds
 from accelerate import Accelerator
 
-from nnunet_difflung.batches import BatchSource, index_slices
+from nnunet_difflung.commands.evaluate import main as evaluate
 from nnunet_difflung.config import GeneratorConfig, preset
-from nnunet_difflung.device_speed import ahead, usual_precision
-from nnunet_difflung.diffusion import build_network
-from nnunet_difflung.evaluate import main as evaluate
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.fold import cache_folder, results_folder
-from nnunet_difflung.provenance import machine, versions
-from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.slices import build_cache
-from nnunet_difflung.train import FoldData, resolve, total_steps, train_generator
-from nnunet_difflung.train_step import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.dataset.cache import build_cache, index_slices
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.generator.batches import BatchSource
+from nnunet_difflung.generator.diffusion import build_network
+from nnunet_difflung.generator.steps import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.generator.training import FoldData, resolve, total_steps, train_generator
+from nnunet_difflung.paths import cache_folder, results_folder
+from nnunet_difflung.runtime.device import ahead, usual_precision
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json, write_json
 
 METHOD = "cbmat"
 NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's to paper's

@@ -18,15 +18,15 @@ import torch
 from _setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
 from _timing import RESULTS, alternating, parser, row, write_rows
 
-from nnunet_difflung.balance import collect_lesions, make_plan
 from nnunet_difflung.config import BalanceConfig, preset
-from nnunet_difflung.device_speed import ready_for
-from nnunet_difflung.diffusion import build_network
-from nnunet_difflung.files import read_json
-from nnunet_difflung.generator import Generator
+from nnunet_difflung.generator.diffusion import build_network
+from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.plan import new_label
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting import Host, make_jobs, paint_jobs
-from nnunet_difflung.plan import new_label
+from nnunet_difflung.painting.jobs import Host, make_jobs, paint_jobs
+from nnunet_difflung.runtime.device import ready_for
+from nnunet_difflung.runtime.files import read_json
 
 
 def hosts_of(size: int, bound: int) -> list[Host]:

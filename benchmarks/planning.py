@@ -15,11 +15,11 @@ import numpy as np
 from _setting import ROLES, facts_of, phantom_labels
 from _timing import alternating, parser, row, seconds, write_rows
 
-from nnunet_difflung.balance import collect_lesions, make_plan
 from nnunet_difflung.config import BalanceConfig
-from nnunet_difflung.masks import draw_transform, transformed
-from nnunet_difflung.placement import find_place
-from nnunet_difflung.plan import Plan
+from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.masks import draw_transform, transformed
+from nnunet_difflung.lesions.placement import find_place
+from nnunet_difflung.lesions.plan import Plan
 
 CONFIG = BalanceConfig(target_share={"emphysema": 0.06, "ILD": 0.25})
 TRIES = 1000
@@ -67,7 +67,7 @@ def searches(plan: Callable[[], Plan]) -> list[int]:
         found.append(int(mask.sum()))
         return find_place(mask, *others)
 
-    with patch("nnunet_difflung.balance.find_place", counted):
+    with patch("nnunet_difflung.lesions.balance.find_place", counted):
         plan()
     return found
 

@@ -23,14 +23,14 @@ from _setting import copy_bandwidth, forward_flops, matrices_in, matrix_peak, ph
 from _timing import alternating, parser, row, seconds, write_rows
 from accelerate import Accelerator
 
-from nnunet_difflung.batches import BatchSource, index_slices
 from nnunet_difflung.config import preset
-from nnunet_difflung.device_speed import ahead
-from nnunet_difflung.diffusion import diffusion_loss, forward_process
-from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.slices import build_cache
-from nnunet_difflung.train import FoldData, resolve
-from nnunet_difflung.train_step import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.dataset.cache import build_cache, index_slices
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.generator.batches import BatchSource
+from nnunet_difflung.generator.diffusion import diffusion_loss, forward_process
+from nnunet_difflung.generator.steps import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.generator.training import FoldData, resolve
+from nnunet_difflung.runtime.device import ahead
 
 TOTAL = 100_000  # steps of the training that is timed in a part: long enough to be worth compiling
 

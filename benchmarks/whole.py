@@ -19,10 +19,10 @@ from _setting import multiply, phantom
 from _timing import parser, row, seconds, write_rows
 
 from nnunet_difflung.config import preset
-from nnunet_difflung.files import read_json
-from nnunet_difflung.fold import results_folder
-from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.training_report import LOG
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.generator.report import LOG
+from nnunet_difflung.paths import results_folder
+from nnunet_difflung.runtime.files import read_json
 
 STAGES = ("cache", "plan", "train", "paint", "inject")
 
@@ -31,7 +31,8 @@ def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
     """The command's seconds, those of its stages, the training's steps, and the seconds of one of them."""
     typed = ["-d", "800", "-f", "0", "--preset", o.preset, "-device", o.device, "-np", str(o.np), "--epochs",
              str(o.epochs), "--gate", "report", *o.augment]
-    total = seconds(lambda: subprocess.run([sys.executable, "-m", "nnunet_difflung.augment", *typed], check=True))
+    command = [sys.executable, "-m", "nnunet_difflung.commands.augment", *typed]
+    total = seconds(lambda: subprocess.run(command, check=True))
     results = results_folder(name, "cbmat")
     report = read_json(results / "augment_report.json")
     stages = report["folds"][0]["seconds_of_all_folds_together"]

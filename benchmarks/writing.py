@@ -13,18 +13,17 @@ from tempfile import TemporaryDirectory
 
 from _timing import alternating, parser, row, seconds, write_rows
 
-from nnunet_difflung import synthesize as module
-from nnunet_difflung.augment_options import parse
-from nnunet_difflung.augment_settings import settings_from
-from nnunet_difflung.command_line import PATH_VARIABLES
-from nnunet_difflung.files import sha256
-from nnunet_difflung.fold import FoldWork, cache_folder, prepare_fold, synthesize_fold
-from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.slices import SliceCache, build_cache
-from nnunet_difflung.staging import discard_work, write_case
+from nnunet_difflung.commands.augment import parse, settings_from
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.painting import synthesis as module
+from nnunet_difflung.painting.cases import discard_work, write_case
+from nnunet_difflung.paths import PATH_VARIABLES, cache_folder
+from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold
+from nnunet_difflung.runtime.files import sha256
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.tiny import make_dataset
+from tests.support.tiny import make_dataset
 
 
 def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:

@@ -14,9 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._phantom_anatomy import Thorax
-from nnunet_difflung.dataset_conversion._phantom_cohort import (
+from nnunet_difflung.dataset_conversion.case import Case, CaseRecord
+from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
+from nnunet_difflung.dataset_conversion.output.staged_dataset import staged_dataset
+from nnunet_difflung.dataset_conversion.output.writer import (
+    dataset_name,
+    finish_dataset,
+    for_each_patient,
+    summary,
+    warn_of_old_preprocessing,
+    write_case,
+)
+from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
+from nnunet_difflung.dataset_conversion.phantom.cohort import (
     THICKNESS_MM,
     CohortSettings,
     calibrate,
@@ -25,21 +35,11 @@ from nnunet_difflung.dataset_conversion._phantom_cohort import (
     patient_labels,
     slice_heights,
 )
-from nnunet_difflung.dataset_conversion._phantom_fields import FIELD_OF_VIEW_MM
-from nnunet_difflung.dataset_conversion._phantom_lesions import LABELS, Extent
-from nnunet_difflung.dataset_conversion._phantom_texture import Painter
-from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
-from nnunet_difflung.dataset_conversion.nnunet_format import (
-    Case,
-    CaseRecord,
-    dataset_name,
-    finish_dataset,
-    for_each_patient,
-    summary,
-    warn_of_old_preprocessing,
-    write_case,
-)
-from nnunet_difflung.dataset_conversion.staged_dataset import staged_dataset
+from nnunet_difflung.dataset_conversion.phantom.fields import FIELD_OF_VIEW_MM
+from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, Extent
+from nnunet_difflung.dataset_conversion.phantom.texture import Painter
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import command
 
 PREFIX = "phantom"
 

@@ -16,18 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._medseg_files import FOLDERS, find_patients, read_patient
-from nnunet_difflung.dataset_conversion.case_options import (
-    add_form_option,
-    add_running_options,
-    add_shape_options,
-    check_shape,
-)
-from nnunet_difflung.dataset_conversion.conversion_report import report_of_dataset
-from nnunet_difflung.dataset_conversion.nnunet_format import (
-    Case,
-    CaseRecord,
+from nnunet_difflung.dataset_conversion.case import Case, CaseRecord
+from nnunet_difflung.dataset_conversion.imaging.resampling import crop, resized, slices
+from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
+from nnunet_difflung.dataset_conversion.output.staged_dataset import staged_dataset
+from nnunet_difflung.dataset_conversion.output.writer import (
     dataset_name,
     finish_dataset,
     for_each_patient,
@@ -35,8 +28,15 @@ from nnunet_difflung.dataset_conversion.nnunet_format import (
     warn_of_old_preprocessing,
     write_case,
 )
-from nnunet_difflung.dataset_conversion.resampling import crop, resized, slices
-from nnunet_difflung.dataset_conversion.staged_dataset import staged_dataset
+from nnunet_difflung.dataset_conversion.pipeline.options import (
+    add_form_option,
+    add_running_options,
+    add_shape_options,
+    check_shape,
+)
+from nnunet_difflung.dataset_conversion.public.medseg import FOLDERS, find_patients, read_patient
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import command
 
 LABELS = {"background": 0, "normal_lung": 1, "ground_glass": 2, "consolidation": 3}
 CHANNEL = "lung_window_8bit"

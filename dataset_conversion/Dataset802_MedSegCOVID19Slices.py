@@ -16,9 +16,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, converter, nifti
+from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf, PublicSet, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+from nnunet_difflung.errors import BadInput
 
 GROUP = 5
 MAPPING = {"labels": {"normal_lung": ["lungs"], "ground_glass": ["ground_glass"], "consolidation": ["consolidation"],

@@ -17,8 +17,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_difflung.command_line import BadInput, command
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, nifti, parser, run
+from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf, PublicSet, below, nifti, parser, run
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import command
 
 MASKS = "Lung_and_Infection_Mask"
 MAPPING = {"labels": {"normal_lung": ["lungs"], "infection": ["infection"]}}

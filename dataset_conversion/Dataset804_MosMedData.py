@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._public_sets import FileSource, MaskOf, PublicSet, below, converter, nifti
+from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf, PublicSet, below, converter, nifti
+from nnunet_difflung.errors import BadInput
 
 MAPPING = {"labels": {"infection": ["infection"]}, "lung": "threshold"}
 

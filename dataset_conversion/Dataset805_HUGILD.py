@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._dicom_choice import ct_series
-from nnunet_difflung.dataset_conversion._dicom_files import Header, read_dataset, read_header
-from nnunet_difflung.dataset_conversion._dicom_series import read_volume, stack
-from nnunet_difflung.dataset_conversion._hug_rois import draw, read_rois
-from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, converter
-from nnunet_difflung.dataset_conversion.lung_mask import lung_mask
+from nnunet_difflung.dataset_conversion.dicom.headers import Header, read_dataset, read_header
+from nnunet_difflung.dataset_conversion.dicom.series import ct_series, read_volume, stack
+from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
+from nnunet_difflung.dataset_conversion.public.hug_rois import draw, read_rois
+from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+from nnunet_difflung.errors import BadInput
 
 LABELS = {"normal_lung": "healthy", "emphysema": "emphysema", "ground_glass": "ground_glass", "fibrosis": "fibrosis",
           "micronodules": "micronodules", "consolidation": "consolidation", "reticulation": "reticulation"}

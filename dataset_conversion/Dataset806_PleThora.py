@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.dataset_conversion._dicom_source import DicomSource, find_sources
-from nnunet_difflung.dataset_conversion._file_facts import read_volume
-from nnunet_difflung.dataset_conversion._public_sets import PublicSet, below, converter, nifti
-from nnunet_difflung.dataset_conversion.geometry import image_like, on_grid
+from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.dataset_conversion.dicom.source import DicomSource, find_sources
+from nnunet_difflung.dataset_conversion.imaging.geometry import image_like, on_grid
+from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+from nnunet_difflung.errors import BadInput
 
 MAPPING = {"labels": {"normal_lung": ["thoracic_cavity"], "pleural_effusion": ["effusion"]}}
 LUNG, SHARE = -400.0, 0.4  # HU below which is lung, and the share of a cavity that is at least so dark

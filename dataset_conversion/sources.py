@@ -1,6 +1,6 @@
 """What every kind of archive gives a converter: patients that can be listed cheaply and loaded one at a time.
 
-``_dicom_source``, ``_volume_source`` and ``_slice_source`` each have a ``find_sources`` that returns objects of the
+``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a ``find_sources`` that returns objects of the
 ``Source`` protocol; nothing behind this file knows where a patient came from.
 """
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Source(Protocol):
     """A patient in an archive; frozen and picklable, since worker processes load it.
 
     Attributes:
-        patient: name in the archive; becomes an id only after ``nnunet_format`` has made it safe.
+        patient: name in the archive; becomes an id only after ``pipeline.patients`` has made it safe.
         folder: the archive's root, for messages.
     """
 

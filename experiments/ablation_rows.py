@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nnunet_difflung.files import json_bytes, read_json, write_json
-from nnunet_difflung.lock import locked
+from nnunet_difflung.injection.dataset_lock import locked
+from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 
 
 def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: dict) -> None:

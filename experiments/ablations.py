@@ -26,15 +26,16 @@ from ablation_variants import VARIANTS
 from small_segmenter import Slices, dice_by_patient, predict, train
 
 from nnunet_difflung.config import Settings, preset
-from nnunet_difflung.dataset_conversion._phantom_cohort import CohortSettings
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
-from nnunet_difflung.files import read_json
-from nnunet_difflung.fold import FoldWork, cache_folder, prepare_fold, synthesize_fold, train_fold
-from nnunet_difflung.generator import CARD
-from nnunet_difflung.provenance import machine, versions
-from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
-from nnunet_difflung.slices import SliceCache, build_cache
-from nnunet_difflung.staging import discard_work
+from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
+from nnunet_difflung.generator.store import CARD
+from nnunet_difflung.painting.cases import discard_work
+from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json
 
 PHANTOM_SEED, FOLD = 7, 0
 

@@ -16,18 +16,18 @@ import sys
 import time
 from pathlib import Path
 
-from nnunet_difflung.audit import audit_table
-from nnunet_difflung.demo_stages import ARMS
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.provenance import machine, versions
-from nnunet_difflung.raw_dataset import open_raw_dataset
-from nnunet_difflung.small_trainings import (
+from nnunet_difflung.commands.demo import ARMS
+from nnunet_difflung.commands.small_trainings import (
     CONFIGURATION,
     installed,
     make_small_configuration,
     pooled_dice,
     side_by_side,
 )
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.injection.audit import audit_table
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json, write_json
 
 ENVIRONMENT = {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from run_arms import ARMS, SETS
 
-from nnunet_difflung.compare import main as compare
-from nnunet_difflung.evaluate_report import markdown, merge_table1
-from nnunet_difflung.files import read_json, write_bytes, write_json
-from nnunet_difflung.small_trainings import CONFIGURATION
+from nnunet_difflung.commands.compare import main as compare
+from nnunet_difflung.commands.small_trainings import CONFIGURATION
+from nnunet_difflung.evaluation.table1 import markdown, merge_table1
+from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 

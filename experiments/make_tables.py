@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from statistics import mean, stdev
 
-from nnunet_difflung.files import read_json, write_bytes
+from nnunet_difflung.runtime.files import read_json, write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -14,9 +14,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from nnunet_difflung.config import preset
-from nnunet_difflung.diffusion import forward_process, paint
-from nnunet_difflung.files import write_json
-from nnunet_difflung.provenance import machine, versions
+from nnunet_difflung.generator.diffusion import forward_process, paint
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import write_json
 
 CONFIG, MEAN, SD = preset("default").generator, 0.1, 0.04
 BARS = forward_process(CONFIG).alphas_cumprod

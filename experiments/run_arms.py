@@ -21,9 +21,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.files import read_json, write_json
+from nnunet_difflung.commands.small_trainings import CONFIGURATION, installed, make_small_configuration
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.small_trainings import CONFIGURATION, installed, make_small_configuration
+from nnunet_difflung.runtime.files import read_json, write_json
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
 CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",

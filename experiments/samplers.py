@@ -18,9 +18,9 @@ from pathlib import Path
 
 from run_arms import SETS
 
-from nnunet_difflung.evaluate import main as evaluate
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.generator import versions
+from nnunet_difflung.commands.evaluate import main as evaluate
+from nnunet_difflung.runtime.environment import versions
+from nnunet_difflung.runtime.files import read_json, write_json
 
 CHOICES = [*(("ddim", n) for n in (5, 10, 15, 20, 25, 50, 250, 1000)), *(("dpm", n) for n in (5, 10, 25)),
            *(("unipc", n) for n in (5, 10, 25)), *(("ddpm", n) for n in (50, 250))]

@@ -6,7 +6,7 @@ import torch
 from shortcut_patches import Patches
 from sklearn.metrics import roc_auc_score
 
-from nnunet_difflung.command_line import BadInput
+from nnunet_difflung.errors import BadInput
 
 FOLDS = 3  # groups of patients, each judged by a network trained on the others
 BATCH, RATE = 64, 2e-3

@@ -32,12 +32,12 @@ import numpy as np
 from shortcut_classifier import grouped_auc
 from shortcut_patches import Patches, blind, by_lot, centres_around, cut, joined, seam_step, with_seam
 
-from nnunet_difflung.command_line import BadInput
-from nnunet_difflung.files import write_json
-from nnunet_difflung.manifest import read_manifest
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.provenance import machine, versions
-from nnunet_difflung.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import write_json
 
 
 def synthetic_patches(raw: RawDataset, manifest: dict, method: str, fold: int | str, options: argparse.Namespace,

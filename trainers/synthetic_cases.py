@@ -4,11 +4,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from nnunet_difflung.manifest import find_manifest
-from nnunet_difflung.splits import is_synthetic
+from nnunet_difflung.dataset.splits import is_synthetic
+from nnunet_difflung.injection.manifest import find_manifest
 
 if TYPE_CHECKING:
-    from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 def manifest(dataset_name: str) -> dict:
@@ -27,7 +27,7 @@ def of_arm(manifest: dict, method: str, fold: int | str) -> list[str]:
                   if case["method"] == method and str(case["fold"]) == str(fold))
 
 
-def check(trainer: nnUNetTrainerDiffLung) -> None:
+def check(trainer: nnUNetTrainer) -> None:
     """Refuses a training whose synthetic cases are missing, not preprocessed, or leak.
 
     Raises:
@@ -35,7 +35,7 @@ def check(trainer: nnUNetTrainerDiffLung) -> None:
     """
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    from nnunet_difflung.audit import audit_dataset
+    from nnunet_difflung.injection.audit import audit_dataset
 
     name, fold = trainer.plans_manager.dataset_name, trainer.fold
     preprocess = (f"nnUNetv2_preprocess -d {int(name[7:10])} -plans_name {trainer.plans_manager.plans_name} "

@@ -26,14 +26,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.commit import pending
-from nnunet_difflung.files import read_json, write_json
-from nnunet_difflung.manifest import MANIFEST, read_manifest
-from tests.tiny import VARIABLES, make_dataset, tree_hashes
+from nnunet_difflung.injection.commit import pending
+from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.runtime.files import read_json, write_json
+from tests.support.tiny import VARIABLES, make_dataset, tree_hashes
 
-AUGMENT = ["nnunet_difflung.augment", "-d", "801", "--preset", "fast", "--epochs", "3", "--batch-size", "4", "--steps",
-           "4", "--gate", "report", "-device", "cpu", "--max-synthetic", "3", "-f", "0", "--save-every", "0"]
-REMOVE = ["nnunet_difflung.remove", "-d", "801"]
+AUGMENT = ["nnunet_difflung.commands.augment", "-d", "801", "--preset", "fast", "--epochs", "3", "--batch-size", "4",
+           "--steps", "4", "--gate", "report", "-device", "cpu", "--max-synthetic", "3", "-f", "0", "--save-every",
+           "0"]
+REMOVE = ["nnunet_difflung.commands.remove", "-d", "801"]
 NAME = "Dataset801_Tiny"
 STATES = ("before", "after", "decided", "broken")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_difflung.audit import audit_dataset
-from nnunet_difflung.augment import main
-from nnunet_difflung.manifest import read_manifest
+from nnunet_difflung.commands.augment import entry, main
+from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.manifest import read_manifest
+from tests.commands.test_augment import OPTIONS, prepared, results_of
 from tests.faults.campaign import campaign, faults
-from tests.test_augment import OPTIONS, prepared, results_of
-from tests.tiny import make_dataset, tree_hashes
+from tests.support.tiny import make_dataset, tree_hashes
 
 ONE_FOLD = [*OPTIONS, "-f", "0"]
 
@@ -42,8 +42,8 @@ def mounted(folder: Path, options: str):
 
 def command(arguments: list[str]) -> tuple[int, str]:
     """Exit code and stderr of the real command."""
-    done = subprocess.run([sys.executable, "-m", "nnunet_difflung.augment", *arguments], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, "-m", "nnunet_difflung.commands.augment", *arguments], capture_output=True,
+                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stderr
 
 
@@ -57,7 +57,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, variable, room):
         before = tree_hashes(folder)
         filler = place / "filler"
         filler.write_bytes(b"0" * max(0, os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - room))
-        monkeypatch.setattr("nnunet_difflung.augment.check_disk", lambda *_: None)
+        monkeypatch.setattr("nnunet_difflung.pipeline.augment.check_disk", lambda *_: None)
         with pytest.raises(OSError, match="No space left"):
             main(ONE_FOLD)
         visible = {k: v for k, v in tree_hashes(folder).items() if ".difflung" not in k}
@@ -96,7 +96,7 @@ def test_a_read_only_dataset_is_told_in_one_line(tmp_path, monkeypatch):
 def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypatch, capsys, stage):
     raw, _, results = prepared(tmp_path, monkeypatch)
     folder = make_dataset(raw)
-    import nnunet_difflung.augment as module
+    import nnunet_difflung.pipeline.augment as module
     real = getattr(module, stage)
     gone = folder / "imagesTr" / "lung_002_s00_0000.nii.gz"
 
@@ -108,7 +108,7 @@ def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypat
     monkeypatch.setattr(module, stage, then_gone)
     before = {k: v for k, v in tree_hashes(folder).items() if str(gone) not in k}
     with pytest.raises(SystemExit) as stop:
-        module.entry(ONE_FOLD)
+        entry(ONE_FOLD)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "Traceback" not in said and said.count("Error: ") == 1
     assert str(gone) in said.strip().splitlines()[-1]
@@ -123,7 +123,7 @@ def test_two_commands_for_one_fold_at_once(tmp_path, monkeypatch):
     (tmp_path / "a").rename(tmp_path / "one")
     raw, _, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
-    jobs = [subprocess.Popen([sys.executable, "-m", "nnunet_difflung.augment", *ONE_FOLD], text=True,
+    jobs = [subprocess.Popen([sys.executable, "-m", "nnunet_difflung.commands.augment", *ONE_FOLD], text=True,
                              env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for _ in range(2)]
     said = [job.communicate() for job in jobs]
@@ -142,7 +142,7 @@ def test_files_from_the_future_change_nothing(tmp_path, monkeypatch):
     (tmp_path / "a").rename(tmp_path / "one")
     raw, preprocessed, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
-    import nnunet_difflung.augment as module
+    import nnunet_difflung.pipeline.augment as module
     monkeypatch.setattr(module, "synthesize_fold", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(ONE_FOLD)

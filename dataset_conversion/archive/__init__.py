@@ -1,0 +1,1 @@
+"""Finds cases in folders of volumes and slices, and reads them."""

@@ -1,0 +1,184 @@
+"""Reads images and label maps of the common file formats, and tells the two apart by what they hold."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.errors import BadInput
+
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SLICES = (".png", ".tif", ".tiff", ".bmp")
+MOST_LABELS = 128  # distinct values of a label map; the whole body in organs has about a hundred
+MOST_COLOURS = 32
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one look at a file tells.
+
+    Attributes:
+        size: voxels along x, y, z.
+        spacing: mm along x, y, z; zeros for a slice that holds none.
+        low, high: range of its values.
+        values: distinct values where they can be labels (whole, not negative, few), colours as 0xRRGGBB; else None.
+        colour: the values are colours.
+        flat: share of horizontally neighbouring pixels, not both 0, that are equal; near 1 in label maps.
+        problem: why it cannot be used, one line, or "".
+    """
+
+    size: tuple[int, int, int] = (0, 0, 0)
+    spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    low: float = 0.0
+    high: float = 0.0
+    values: tuple[int, ...] | None = None
+    colour: bool = False
+    flat: float = 0.0
+    problem: str = ""
+
+    @property
+    def label_map(self) -> bool:
+        """Whether this looks like labels rather than intensities."""
+        return self.values is not None and (len(self.values) <= 16 or self.flat > 0.7)
+
+
+def stem(path: str | Path) -> str:
+    """File name without the ending of its format."""
+    name = Path(path).name
+    for ending in (*VOLUMES, *SLICES):
+        if name.lower().endswith(ending):
+            return name[:-len(ending)]
+    return name
+
+
+def facts(path: Path) -> Facts:
+    """Reads a file once; whatever is wrong with it ends up in ``problem``."""
+    try:
+        if path.name.lower().endswith(SLICES):
+            pixels, colour = read_slice(path, mask=True)
+            spacing = (*slice_spacing(path), 0.0)
+            size = (pixels.shape[1], pixels.shape[0], 1)
+        else:
+            image = read_volume(path)
+            pixels, colour = sitk.GetArrayViewFromImage(image), False
+            spacing, size = image.GetSpacing(), image.GetSize()
+    except BadInput as error:
+        return Facts(problem=str(error))
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        return Facts(size, spacing, float(np.nanmin(pixels)), float(np.nanmax(pixels)))
+    low, high, values = float(pixels.min()), float(pixels.max()), _distinct(pixels)
+    if colour and (values is None or len(values) > MOST_COLOURS):
+        values = None
+    return Facts(size, spacing, low, high, values, colour, _flat(pixels) if values else 0.0)
+
+
+def read_volume(path: Path) -> sitk.Image:
+    """A 3D image of one component; a 2D image becomes one slice.
+
+    Raises:
+        BadInput: the file cannot be read, or holds a time series or several channels.
+    """
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
+        raise BadInput(f"{path} cannot be read ({reason}); expected a whole image file; copy it again") from error
+    size = image.GetSize()
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise BadInput(f"{path}: {image.GetNumberOfComponentsPerPixel()} channels in each voxel; expected one; "
+                       f"save the channel that is the CT (or the label) by itself")
+    if len(size) == 4 and size[3] == 1:
+        image = image[:, :, :, 0]
+    elif len(size) == 4:
+        raise BadInput(f"{path}: 4D, size {size}; expected a 3D image; save the volume that is annotated by itself")
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    return image
+
+
+def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
+    """A 2D picture.
+
+    Args:
+        path: PNG, TIFF or BMP.
+        mask: colours become numbers 0xRRGGBB, palette images their indices; else colours are refused.
+
+    Returns:
+        (y, x) values, and whether they are colours.
+
+    Raises:
+        BadInput: the file cannot be read, has several pages, or is a coloured image.
+    """
+    try:
+        pixels = _pixels(path, mask)
+    except BadInput:
+        raise
+    except Exception as error:  # each decoder has its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path} cannot be read ({reason}); expected a whole PNG, TIFF or BMP; copy it again") from error
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[:, :, :-1]  # transparency
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
+    if pixels.ndim == 2:
+        return pixels.astype(np.uint8) if pixels.dtype == bool else pixels, False
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not (mask and pixels.dtype == np.uint8):
+        raise BadInput(f"{path}: a picture of shape {pixels.shape} in colour; expected grey values; save it as grey")
+    red, green, blue = np.moveaxis(pixels.astype(np.int32), 2, 0)
+    return (red << 16) | (green << 8) | blue, True
+
+
+def _pixels(path: Path, mask: bool) -> np.ndarray:
+    if path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+        with tifffile.TiffFile(path) as file:
+            if len(file.pages) > 1:
+                raise BadInput(f"{path}: {len(file.pages)} pages; expected one slice in a file; save the pages apart, "
+                               f"or the stack as NIfTI with its spacing")
+            return file.asarray()
+    from PIL import Image
+    with Image.open(path) as picture:
+        if picture.mode == "P" and not mask:
+            picture = picture.convert("RGB")
+        return np.array(picture)
+
+
+def slice_spacing(path: Path) -> tuple[float, float]:
+    """Pixel size in mm along x and y that a TIFF holds per centimetre or, from ImageJ, per mm; else zeros.
+
+    Dots per inch are the default of many programs and say nothing of the patient; so is PNG's pHYs entry.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 0.0, 0.0
+    import tifffile
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1
+        length = {"mm": 1.0, "cm": 10.0}.get((file.imagej_metadata or {}).get("unit", ""), 10.0 if unit == 3 else 0.0)
+        if not length or "XResolution" not in tags or "YResolution" not in tags:
+            return 0.0, 0.0
+        dots = [tags[name].value for name in ("XResolution", "YResolution")]
+    return tuple(length * below / above if above else 0.0 for above, below in dots)
+
+
+def _distinct(pixels: np.ndarray) -> tuple[int, ...] | None:
+    """Distinct values if they are whole, not negative and at most ``MOST_LABELS``."""
+    if pixels.min() < 0 or pixels.max() > 0xFFFFFF:
+        return None
+    whole = pixels
+    if pixels.dtype.kind == "f":
+        whole = np.rint(pixels).astype(np.int32)
+        if (np.abs(pixels - whole) > 1e-3).any():
+            return None
+    small = whole.max() <= 0xFFFF  # counting is faster than sorting
+    values = np.flatnonzero(np.bincount(whole.ravel().astype(np.int32))) if small else np.unique(whole)
+    return tuple(int(v) for v in values) if len(values) <= MOST_LABELS else None
+
+
+def _flat(pixels: np.ndarray) -> float:
+    left, right = pixels[..., :-1], pixels[..., 1:]
+    there = (left != 0) | (right != 0)
+    return float((left == right)[there].mean()) if there.any() else 1.0

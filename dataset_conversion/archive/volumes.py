@@ -1,0 +1,91 @@
+"""Archives of NIfTI, NRRD or MetaImage volumes with label maps."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion.archive.image_files import VOLUMES, Facts, read_volume
+from nnunet_difflung.dataset_conversion.archive.labelled import MaskFile, labelled_images
+from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+from nnunet_difflung.errors import BadInput
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """A patient's image and label maps; see ``sources.Source``."""
+
+    patient: str
+    folder: Path
+    image: str
+    masks: tuple[MaskFile, ...]
+    facts: Facts
+
+    def listing(self) -> Listing:
+        """From what was read when the archive was looked through."""
+        problems = [self.facts.problem, *(mask.problem(self.folder) for mask in self.masks)]
+        structures = {name for mask in self.masks for name in mask.structures()}
+        if not any(problems) and not structures:
+            problems.append(self._nothing_drawn())
+        return Listing(self.patient, (self.image, *(mask.path for mask in self.masks)), self.facts.size,
+                       self.facts.spacing, "", (self.facts.low, self.facts.high), tuple(sorted(structures)),
+                       tuple(p for p in problems if p))
+
+    def _nothing_drawn(self) -> str:
+        if not self.masks:
+            return (f"{self.folder / self.image}: no label map belongs to this image; add it, take the image out, or "
+                    f"say with --image and --masks which files are what")
+        return (f"{self.folder / self.masks[0].path}: an empty mask, and nothing else is drawn for {self.patient!r}; "
+                f"add what was drawn or take the patient out")
+
+    def load(self) -> Scan:
+        """Image and one mask for each structure, each in its own place."""
+        problems = self.listing().problems
+        if problems:
+            raise BadInput(problems[0])
+        notes = tuple(f"{mask.path} is empty" for mask in self.masks if not mask.structures())
+        places = {name: (self.folder / mask.path, value) for mask in self.masks for value, name in mask.names
+                  if value in mask.facts.values}
+        return Scan(read_volume(self.folder / self.image), LazyStructures(places), notes=notes)
+
+
+class LazyStructures(dict):
+    """Structures that are read when asked for: a hundred organs at once would not fit into memory."""
+
+    def __init__(self, places: dict[str, tuple[Path, int]]) -> None:
+        """Takes file and value of each structure."""
+        super().__init__(places)
+        self._last: tuple[Path, sitk.Image] | None = None
+
+    def __getitem__(self, name: str) -> sitk.Image:
+        path, value = super().__getitem__(name)
+        if self._last is None or self._last[0] != path:
+            self._last = path, read_volume(path)
+        array = np.rint(sitk.GetArrayViewFromImage(self._last[1])) == value
+        return image_like(array.astype(np.uint8), self._last[1])
+
+
+def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[VolumeSource]:
+    """One source for each image; every file is read once, several at a time.
+
+    Raises:
+        BadInput: no image, a label map without image, or options that fit nothing.
+    """
+    images = labelled_images(folder, VOLUMES, options, processes, "volume")
+    patients = _patients([one.name for one in images], options.patient_pattern)
+    sources = [VolumeSource(patient, folder, one.path, one.masks, one.facts)
+               for patient, one in zip(patients, images, strict=True)]
+    return sorted(sources, key=lambda s: (natural(s.patient), natural(s.image)))
+
+
+def _patients(names: list[str], pattern: str | None) -> list[str]:
+    """The patient of each image: by the pattern, else the last part of its name where that is nobody else's."""
+    if pattern is not None:
+        return [patient_by(pattern, name) for name in names]
+    last = [name.rpartition("/")[2] for name in names]
+    return last if len(set(last)) == len(last) else names

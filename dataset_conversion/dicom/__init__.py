@@ -1,0 +1,1 @@
+"""Reads DICOM: series, RTSTRUCT, DICOM-SEG."""

@@ -1,0 +1,157 @@
+"""Tells DICOM files by their content and reads the headers that matter; no header kept here says who the patient is."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+from nnunet_difflung.errors import BadInput
+
+DICOMDIR = "1.2.840.10008.1.3.10"
+TAGS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality",
+        "ImageType", "Rows", "Columns", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
+        "ImageOrientationPatient", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation",
+        "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue")
+UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is kept of one DICOM file.
+
+    Attributes:
+        path: relative to the archive's root, with ``/``.
+        modality: ``CT``, ``RTSTRUCT``, ``SEG``, …; ``""`` where the file cannot be read.
+        uid, series, frame: SOP instance, series and frame of reference; ``""`` where missing.
+        size: columns and rows.
+        spacing: mm between columns and between rows.
+        position: mm (LPS) of the first pixel's centre; None where the file has no place in the patient.
+        orientation: cosines along a row and along a column.
+        thickness: mm, 0 where not given.
+        localizer: a scout, by ImageType.
+        frames: images in the file.
+        slope, intercept: stored value → HU; None where not given.
+        unit: RescaleType, ``""`` where not given.
+        padding: stored value that marks what the scanner did not see.
+        problem: why the file cannot be used, one line, else ``""``.
+    """
+
+    path: str
+    modality: str = ""
+    uid: str = ""
+    series: str = ""
+    frame: str = ""
+    size: tuple[int, int] = (0, 0)
+    spacing: tuple[float, float] = (0.0, 0.0)
+    position: tuple[float, float, float] | None = None
+    orientation: tuple[float, ...] = ()
+    thickness: float = 0.0
+    localizer: bool = False
+    frames: int = 1
+    slope: float | None = None
+    intercept: float | None = None
+    unit: str = ""
+    padding: int | None = None
+    problem: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Folder relative to the root, ``.`` for the root itself."""
+        return str(PurePosixPath(self.path).parent)
+
+
+def library(name: str) -> ModuleType:
+    """Imports pydicom or highdicom, which only the extra ``convert`` brings.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    import importlib
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BadInput(f"DICOM files need {name}, which is not installed; "
+                       f"pip install 'nnunet_difflung[convert]'") from error
+
+
+def has_signature(path: Path) -> bool:
+    """Whether a file has DICOM's signature at byte 128."""
+    return _start(path)[128:] == b"DICM"
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """The signature, or a first element of group 2 or 8 as in files written without a preamble."""
+    start = _start(path)
+    return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\x02\x00", b"\x08\x00") and start[3] == 0)
+
+
+def _start(path: Path) -> bytes:
+    """The preamble and the signature, 132 bytes; less where the file is shorter, nothing where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)
+    except OSError:
+        return b""
+
+
+def read_dataset(path: Path, **options):
+    """``pydicom.dcmread`` without its warnings, which may quote the patient's data.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    pydicom = library("pydicom")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return pydicom.dcmread(path, force=True, **options)
+        except Exception as error:  # a damaged file can make pydicom raise nearly anything
+            raise BadInput(f"{path} cannot be read as DICOM ({type(error).__name__}); copy it again or remove "
+                           f"it") from error
+
+
+def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
+    """PatientID and header of one file; None for a DICOMDIR and for files that are no DICOM after all."""
+    name = path.relative_to(root).as_posix()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = read_dataset(path, stop_before_pixels=True, specific_tags=list(TAGS))
+            if DICOMDIR in (data.file_meta.get("MediaStorageSOPClassUID"), data.get("SOPClassUID")):
+                return None
+            if data.get("SOPClassUID") and data.get("Modality"):
+                return str(data.get("PatientID") or ""), _header(name, path, data)
+        problem = f"{path} has an incomplete DICOM header (no SOP class or modality); copy it again or remove it"
+    except BadInput as error:
+        problem = str(error)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        problem = f"{path} has a damaged DICOM header ({type(error).__name__}); copy it again or remove it"
+    return ("", Header(name, problem=problem)) if has_signature(path) else None
+
+
+def _header(name: str, path: Path, data) -> Header:
+    def numbers(tag: str, count: int) -> tuple[float, ...] | None:
+        value = data.get(tag)
+        return tuple(float(v) for v in value) if value is not None and len(value) == count else None
+
+    def one(tag: str, kind: Callable = float) -> float | None:
+        value = data.get(tag)
+        return None if value is None or value == "" else kind(value)
+
+    size = (one("Columns", int) or 0, one("Rows", int) or 0)
+    spacing = numbers("PixelSpacing", 2)
+    need = size[0] * size[1] * ((one("BitsAllocated", int) or 0) // 8) * (one("SamplesPerPixel", int) or 1)
+    problem = ""
+    if data.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED and path.stat().st_size < need:
+        problem = (f"{path} is truncated: {path.stat().st_size} bytes, but {size[0]} x {size[1]} pixels need {need}; "
+                   f"copy it again")
+    return Header(
+        path=name, modality=str(data.Modality), uid=str(data.get("SOPInstanceUID") or ""),
+        series=str(data.get("SeriesInstanceUID") or ""), frame=str(data.get("FrameOfReferenceUID") or ""), size=size,
+        spacing=(spacing[1], spacing[0]) if spacing else (0.0, 0.0), position=numbers("ImagePositionPatient", 3),
+        orientation=numbers("ImageOrientationPatient", 6) or (), thickness=one("SliceThickness") or 0.0,
+        localizer="LOCALIZER" in (data.get("ImageType") or ()), frames=one("NumberOfFrames", int) or 1,
+        slope=one("RescaleSlope"), intercept=one("RescaleIntercept"), unit=str(data.get("RescaleType") or ""),
+        padding=one("PixelPaddingValue", int), problem=problem)

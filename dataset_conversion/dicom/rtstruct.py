@@ -1,0 +1,162 @@
+"""Contours of an RTSTRUCT as masks on the grid of the image that they were drawn on.
+
+DICOM PS3.3 C.8.8.6 describes the contours: polygons in mm of the patient, one per plane. Holes are keyholes (the
+outline runs into the hole and back) or contours inside contours, so a point is inside by the even-odd rule over all
+contours of a plane.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from skimage.draw import polygon
+
+from nnunet_difflung.dataset_conversion.dicom.headers import read_dataset
+from nnunet_difflung.dataset_conversion.imaging.geometry import to_index
+from nnunet_difflung.errors import BadInput
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+POINTS = 7  # per pixel and axis; odd, so that one is the pixel's centre
+SAME_PLANE = 0.05  # of the distance between slices
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest.
+
+    Attributes:
+        name: stripped.
+        frame: its frame of reference, ``""`` where not given.
+        contours: (n, 3) points in mm (LPS) of each closed contour.
+        images: SOP instances that the closed contours were drawn on.
+        ignored: number of contours of other types by type.
+    """
+
+    name: str
+    frame: str
+    contours: tuple[np.ndarray, ...]
+    images: frozenset[str]
+    ignored: dict[str, int]
+
+
+def read_rtstruct(path: Path) -> tuple[frozenset[str], tuple[Roi, ...]]:
+    """The series that the structures were drawn on, and every region, also those without contours.
+
+    Raises:
+        BadInput: the file cannot be read or lacks its regions.
+    """
+    data = read_dataset(path)
+    try:
+        return _referenced_series(data), tuple(_rois(data))
+    except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise BadInput(f"{path}: no readable contours ({type(error).__name__}); the file is truncated or no RTSTRUCT: "
+                       f"export it again") from error
+
+
+def _referenced_series(data) -> frozenset[str]:
+    return frozenset(str(series.SeriesInstanceUID) for frame in data.get("ReferencedFrameOfReferenceSequence") or ()
+                     for study in frame.get("RTReferencedStudySequence") or ()
+                     for series in study.get("RTReferencedSeriesSequence") or () if series.get("SeriesInstanceUID"))
+
+
+def _rois(data) -> Iterator[Roi]:
+    frames = [str(f.get("FrameOfReferenceUID") or "") for f in data.get("ReferencedFrameOfReferenceSequence") or ()]
+    drawn: dict[int, list] = {}
+    for item in data.ROIContourSequence:
+        drawn.setdefault(int(item.ReferencedROINumber), []).extend(item.get("ContourSequence") or ())
+    for item in data.StructureSetROISequence:
+        contours, images, ignored = [], set(), Counter()
+        for contour in drawn.get(int(item.ROINumber), ()):
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            if contour.ContourGeometricType not in CLOSED:
+                ignored[str(contour.ContourGeometricType)] += 1
+            elif len(points) < 3:
+                ignored["closed with fewer than 3 points"] += 1
+            else:
+                contours.append(points)
+                images |= {str(i.ReferencedSOPInstanceUID) for i in contour.get("ContourImageSequence") or ()}
+        frame = str(item.get("ReferencedFrameOfReferenceUID") or (frames[0] if len(frames) == 1 else ""))
+        yield Roi(str(item.get("ROIName") or f"ROI {item.ROINumber}").strip(), frame, tuple(contours),
+                  frozenset(images), dict(ignored))
+
+
+def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[str]]:
+    """A region on an image's grid, which may be oblique or sheared.
+
+    A contour belongs to the slice nearest to it, at most half a slice away; where the planes of several fall on one
+    slice, the nearest plane counts. A pixel is set where at least half of its area is inside the contours,
+    counted at 7 x 7 points of it; a contour that fills half of no pixel keeps those with half of its largest share,
+    one between those points its centre's pixel.
+
+    Returns:
+        (z, y, x) uint8, and notes.
+
+    Raises:
+        BadInput: a contour that does not lie in the plane of the slices, or none that lies in the image.
+    """
+    mask, counts = np.zeros(image.GetSize()[::-1], np.uint8), Counter(_ignored(roi))
+    planes: dict[int, list[tuple[float, np.ndarray]]] = {}
+    for points in roi.contours:
+        index = to_index(image, points)
+        if np.ptp(index[:, 2]) > 0.5:
+            raise BadInput(f"{path}: a contour of {roi.name!r} spans {np.ptp(index[:, 2]):.1f} slices; expected "
+                           f"contours in the planes of the CT slices: export them on this series")
+        height = float(index[:, 2].mean())
+        z = round(height)
+        if not 0 <= z < len(mask):
+            counts["above or below the image"] += 1
+            continue
+        if abs(height - z) > SAME_PLANE:
+            counts["between slices, drawn on the nearest one"] += 1
+        if (index[:, :2] < -0.5).any() or (index[:, :2] > np.array(image.GetSize()[:2]) - 0.5).any():
+            counts["partly outside the image"] += 1
+        planes.setdefault(z, []).append((height, index[:, 1::-1]))
+    if roi.contours and not planes:
+        raise BadInput(f"{path}: none of the {len(roi.contours)} contours of {roi.name!r} lies in the CT volume; "
+                       f"expected contours drawn on this series: add the series they belong to or remove the file")
+    for z, contours in planes.items():
+        nearest = min((h for h, _ in contours), key=lambda h: abs(h - z))
+        here = [p for h, p in contours if abs(h - nearest) <= SAME_PLANE]
+        different = {np.round(p, 3).tobytes(): p for p in here}
+        counts["a second time in the file"] += len(here) - len(different)
+        counts["on planes that another one is nearer than"] += len(contours) - len(here)
+        _fill(mask[z], list(different.values()))
+    holes = len(mask[min(planes):max(planes) + 1]) - len(planes) if planes else 0
+    notes = [f"{roi.name}: {n} contour{'s' * (n > 1)} {what}" for what, n in sorted(counts.items()) if n]
+    return mask, notes + ([f"{roi.name}: {holes} slices between its contours have none"] if holes else [])
+
+
+def _ignored(roi: Roi) -> dict[str, int]:
+    return {f"of type {kind} ignored": number for kind, number in roi.ignored.items()}
+
+
+def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
+    """Sets pixels of one slice (y, x) in place; contours (n, 2) in pixels along y, x."""
+    low = np.maximum(np.floor(np.min([c.min(axis=0) for c in contours], axis=0)).astype(int), 0)
+    high = np.minimum(np.ceil(np.max([c.max(axis=0) for c in contours], axis=0)).astype(int) + 1, mask.shape)
+    if (low >= high).any():
+        return
+    size, window = high - low, mask[low[0]:high[0], low[1]:high[1]]
+    drawn = []
+    for contour in contours:
+        fine = (contour - low + 0.5) * POINTS - 0.5
+        drawn.append(np.zeros(size * POINTS, bool))
+        drawn[-1][polygon(fine[:, 0], fine[:, 1], drawn[-1].shape)] = True
+    inside = np.logical_xor.reduce(drawn)
+
+    def share(points: np.ndarray) -> np.ndarray:
+        return points.reshape(size[0], POINTS, size[1], POINTS).mean(axis=(1, 3))
+
+    window |= share(inside) >= 0.5
+    for contour, one in zip(contours, drawn, strict=True):  # none may vanish
+        own = share(one & inside)
+        if not one.any():
+            y, x = np.round(contour.mean(axis=0)).astype(int) - low
+            if 0 <= y < size[0] and 0 <= x < size[1]:
+                window[y, x] = 1
+        elif own.max() > 0 and not window[own > 0].any():
+            window |= own >= own.max() / 2

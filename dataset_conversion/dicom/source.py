@@ -1,0 +1,212 @@
+"""DICOM archives: CT series with RTSTRUCT contours or DICOM-SEG segments, one source per patient."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion.dicom.headers import Header
+from nnunet_difflung.dataset_conversion.dicom.patients import headers_by_patient
+from nnunet_difflung.dataset_conversion.dicom.rtstruct import Roi, read_rtstruct, roi_mask
+from nnunet_difflung.dataset_conversion.dicom.seg import SegFile, open_seg, segment_masks
+from nnunet_difflung.dataset_conversion.dicom.series import (
+    AIR,
+    DRAWINGS,
+    Stack,
+    choose_series,
+    ct_series,
+    read_slice,
+    read_volume,
+    stack,
+)
+from nnunet_difflung.dataset_conversion.imaging.geometry import (
+    image_like,
+    is_orthogonal,
+    on_grid,
+    straight_grid,
+    straightened,
+)
+from nnunet_difflung.dataset_conversion.sources import Listing, Scan
+from nnunet_difflung.errors import BadInput
+
+SAMPLES = 3  # slices that a listing looks into
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """An RTSTRUCT (``rois``) or DICOM-SEG (``seg``) file and the series that it names."""
+
+    path: Path
+    series: frozenset[str]
+    rois: tuple[Roi, ...] = ()
+    seg: SegFile | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [r.name for r in self.rois if r.contours] + (list(self.seg.names.values()) if self.seg else [])
+
+    @property
+    def frames(self) -> set[str]:
+        """Frames of reference of what was drawn, without those not given."""
+        return ({r.frame for r in self.rois if r.contours} | ({self.seg.frame} if self.seg else set())) - {""}
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """A patient of a DICOM archive.
+
+    Attributes:
+        patient: folder's name, or p001, … where patients share folders; never a DICOM tag.
+        folder: the archive's root.
+        headers: of the patient's files.
+        notes: on the archive.
+        series: which CT series to take where there are several: its folder or its number of slices.
+    """
+
+    patient: str
+    folder: Path
+    headers: tuple[Header, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    series: str | None = None
+
+    def listing(self) -> Listing:
+        """Headers, names of structures, and the intensities of the first, the middle and the last slice."""
+        problems, drawings, one = [], [], None
+        used = [h for h in self.headers if h.modality in DRAWINGS]
+        try:
+            self._check_readable()
+            for header in used:
+                drawings.append(self._drawing(header))
+            one, notes = self._stack(drawings)
+            drawings = self._that_fit(drawings, one, list(notes))
+        except BadInput as error:
+            problems.append(str(error))
+        names = tuple(sorted({name for d in drawings for name in d.names}))
+        if one is None:
+            modality = "/".join(sorted({h.modality for h in self.headers} - {"", *DRAWINGS}))
+            return Listing(self.patient, tuple(h.path for h in self.headers), (0, 0, 0), (0.0, 0.0, 0.0), modality,
+                           (0.0, 0.0), names, tuple(problems))
+        low, high = [], []
+        for index in sorted({round(i) for i in np.linspace(0, len(one.slices) - 1, SAMPLES)}):
+            try:
+                pixels = read_slice(one.slices[index], self.folder)
+                low, high = [*low, float(pixels.min())], [*high, float(pixels.max())]
+            except BadInput as error:
+                problems.append(str(error))
+        return Listing(self.patient, tuple(h.path for h in (*one.slices, *used)),
+                       (*one.slices[0].size, len(one.slices)), one.spacing, "CT",
+                       (min(low, default=0.0), max(high, default=0.0)), names, tuple(problems))
+
+    def load(self) -> Scan:
+        """The CT in HU and the structures drawn on it.
+
+        Raises:
+            BadInput: see ``Source``.
+        """
+        self._check_readable()
+        drawings = [self._drawing(h) for h in self.headers if h.modality in DRAWINGS]
+        one, notes = self._stack(drawings)
+        drawings = self._that_fit(drawings, one, notes)
+        image = read_volume(one, self.folder)
+        structures: dict[str, sitk.Image] = {}
+        origin: dict[str, Path] = {}
+        for drawing in drawings:
+            for name, mask in self._masks(drawing, image, one, notes):
+                if name in structures and origin[name] != drawing.path:
+                    raise BadInput(f"{drawing.path}: structure {name!r} is also in {origin[name].name}; keep one of "
+                                   f"the two files")
+                if name in structures:
+                    notes.append(f"{name}: several structures of this name are taken together")
+                    mask = sitk.Or(mask, structures[name])
+                structures[name], origin[name] = mask, drawing.path
+        if not is_orthogonal(image):
+            grid = straight_grid(image)
+            structures = {name: _moved(mask, grid) for name, mask in structures.items()}
+            image = straightened(image, AIR)
+        return Scan(image, structures, "CT", None, self._windowed(one, notes), tuple(dict.fromkeys(notes)))
+
+    def _check_readable(self) -> None:
+        for header in self.headers:
+            if header.problem and header.modality in ("", *DRAWINGS):
+                raise BadInput(header.problem)
+
+    def _drawing(self, header: Header) -> _Drawing:
+        path = self.folder / header.path
+        if header.modality == "SEG":
+            seg = open_seg(path)
+            return _Drawing(path, seg.series, seg=seg)
+        return _Drawing(path, *read_rtstruct(path))
+
+    def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[str]]:
+        series, left_out = ct_series(self.headers)
+        referenced = set().union(*(d.series for d in drawings))
+        if not referenced & set(series):
+            frames = set().union(*(d.frames for d in drawings))
+            referenced = {uid for uid, slices in series.items() if slices[0].frame in frames}
+        where = f"{self.folder}, patient {self.patient}"
+        one = stack(choose_series(series, left_out, self.series, referenced, where), self.folder)
+        return one, [*self.notes, *left_out, *one.notes]
+
+    def _that_fit(self, drawings: list[_Drawing], one: Stack, notes: list[str]) -> list[_Drawing]:
+        """Drawings of this series; those of another series of the patient are left out with a note.
+
+        Raises:
+            BadInput: a frame of reference that no series of the patient has, or contours on slices that are missing.
+        """
+        chosen, kept = one.slices[0], []
+        others = {h.series for h in self.headers if h.modality == "CT"} - {chosen.series}
+        for drawing in drawings:
+            if drawing.series & others and chosen.series not in drawing.series:
+                notes.append(f"left out {drawing.path.name}: drawn on another series of the patient")
+                continue
+            if chosen.frame and drawing.frames - {chosen.frame}:
+                raise BadInput(f"{drawing.path}: its structures refer to another frame of reference than the CT series "
+                               f"in {self.folder / chosen.folder}; expected structures of this series: add the series "
+                               f"they were drawn on or remove the file")
+            drawn_on = set().union(*(r.images for r in drawing.rois))
+            missing = len(drawn_on - {h.uid for h in self.headers})
+            if chosen.series in drawing.series and missing:
+                raise BadInput(f"{drawing.path}: {missing} of the {len(drawn_on)} slices that it has contours on are "
+                               f"missing in {self.folder / chosen.folder}; add them")
+            kept.append(drawing)
+        return kept
+
+    def _masks(self, drawing: _Drawing, image: sitk.Image, one: Stack,
+               notes: list[str]) -> Iterator[tuple[str, sitk.Image]]:
+        if drawing.seg:
+            yield from segment_masks(drawing.seg, image)
+        for roi in drawing.rois:
+            mask, remarks = roi_mask(roi, image, drawing.path)
+            notes += remarks
+            if roi.contours:
+                yield roi.name, one.place(mask)
+            else:
+                notes.append(f"{roi.name}: no closed contour, left out")
+
+    def _windowed(self, one: Stack, notes: list[str]) -> bool | None:
+        if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in one.slices):
+            notes.append("the files give no rescale slope and intercept to HU: stored values taken as HU")
+            return None
+        return False
+
+
+def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
+    return image_like(on_grid(mask, grid), grid)
+
+
+def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
+    """The patients of an archive, in the order of their files' paths; none where nothing is DICOM.
+
+    Args:
+        folder: searched with its subfolders, by content and not by file name.
+        series: which CT series to take where a patient has several.
+
+    Raises:
+        BadInput: there are DICOM files but pydicom is not installed.
+    """
+    folder = Path(folder)
+    return [DicomSource(name, folder, tuple(headers), notes, series)
+            for name, headers, notes in headers_by_patient(folder)]

@@ -1,0 +1,1 @@
+"""Images: geometry, resampling, intensities, the lung mask."""

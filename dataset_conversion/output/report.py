@@ -1,0 +1,141 @@
+"""What a conversion made, for a person's eyes: ``conversion_report.json`` and ``.png`` in the dataset's folder.
+
+Everything is measured on the written files, one patient at a time, so that the report shows what nnU-Net will read.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion.case import CaseRecord
+from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
+from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.parallel import in_parallel
+
+BINS = 60
+CT_RANGE = (-1050.0, 750.0)  # HU, bins of 30
+PERCENTILES = (5, 50, 95)
+MOST_TILES = 48
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """One patient's figures, and the slice to show."""
+
+    figures: dict
+    histograms: dict[str, np.ndarray]
+    tile: Tile | None
+
+
+def report_of_dataset(folder: Path, records: Sequence[CaseRecord], labels: Mapping[str, int], channel: str,
+                      processes: int = 1, derived: Sequence[str] = (),
+                      notes: Mapping[str, Sequence[str]] | None = None) -> dict:
+    """Measures a converted dataset and writes its report.
+
+    Args:
+        folder: the dataset's folder, with its cases.
+        records: of every case.
+        labels: name → value, background first.
+        channel: name of the channel; of ``CT`` intensities are HU.
+        processes: patients read at a time.
+        derived: labels that no reader drew.
+        notes: patient → lines to keep with it.
+
+    Returns:
+        The content of ``conversion_report.json``: ``labels``, ``channel``, ``derived``, ``classes`` (voxels, share,
+        cases, patients; mean and percentiles of intensities) and ``patients``.
+    """
+    groups: dict[str, list[CaseRecord]] = {}
+    for record in records:
+        groups.setdefault(record.patient, []).append(record)
+    totals = np.sum([record.voxels for record in records], axis=0)
+    rarity = [v for v in np.argsort(totals, kind="stable") if v and totals[v]]  # rarest first
+    shown = _evenly(sorted(groups), MOST_TILES)
+    bins = np.linspace(*_range(channel, folder, records), BINS + 1)
+    work = partial(_measure, folder, dict(labels), rarity, bins, frozenset(shown))
+    patients = dict(zip(groups, in_parallel(work, list(groups.values()), processes, "reports"), strict=True))
+    histograms = {name: np.sum([p.histograms[name] for p in patients.values()], axis=0) for name in labels}
+    report = {
+        "channel": channel, "labels": dict(labels), "derived": list(derived),
+        "classes": {name: _class(name, value, records, histograms[name], bins) for name, value in labels.items()},
+        "patients": {name: {**p.figures, "notes": list((notes or {}).get(name, ()))} for name, p in patients.items()},
+    }
+    write_json(folder / "conversion_report.json", report)
+    write_sheet(folder / "conversion_report.png", report, [patients[name].tile for name in shown], histograms, bins,
+                len(patients))
+    return report
+
+
+def _evenly(names: list[str], most: int) -> list[str]:
+    """At most so many of the names, spread over all."""
+    if len(names) <= most:
+        return names
+    return [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
+
+
+def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[float, float]:
+    if channel == "CT":
+        return CT_RANGE
+    image = sitk.GetArrayViewFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
+    low, high = float(image.min()), float(image.max())
+    return (0.0, 255.0) if low >= 0 and 1 < high <= 255 else (low, high if high > low else low + 1)
+
+
+def _files(folder: Path, record: CaseRecord) -> tuple[Path, Path]:
+    part = "Ts" if record.test else "Tr"
+    return (folder / f"images{part}" / f"{record.case_id}_0000.nii.gz",
+            folder / f"labels{part}" / f"{record.case_id}.nii.gz")
+
+
+def _measure(folder: Path, labels: dict[str, int], rarity: list[int], bins: np.ndarray, shown: frozenset,
+             records: list[CaseRecord]) -> _Patient:
+    """Figures of one patient and, where it is shown, the slice with most of its rarest class."""
+    histograms = {name: np.zeros(BINS, np.int64) for name in labels}
+    low, high, slices = np.inf, -np.inf, 0
+    wanted = next((v for v in rarity if any(r.voxels[v] for r in records)), 0)
+    best = max(records, key=lambda r: r.voxels[wanted])
+    tile, first = None, None
+    for record in records:
+        image, label = (sitk.ReadImage(str(f)) for f in _files(folder, record))
+        first = first or image
+        values, classes = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(label)
+        low, high, slices = min(low, float(values.min())), max(high, float(values.max())), slices + len(values)
+        for name, value in labels.items():
+            inside = np.clip(values[classes == value], bins[0], bins[-1])
+            histograms[name] += np.histogram(inside, bins)[0]
+        if record is best and record.patient in shown:
+            tile = _tile(record, image, label, wanted)
+    voxels = np.sum([r.voxels for r in records], axis=0)
+    figures = {"test": records[0].test, "cases": len(records), "slices": slices,
+               "size": list(first.GetSize()), "spacing_mm": [round(s, 4) for s in first.GetSpacing()],
+               "intensity": [round(low, 2), round(high, 2)],
+               "voxels": {name: int(voxels[value]) for name, value in labels.items()}}
+    return _Patient(figures, histograms, tile)
+
+
+def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int) -> Tile:
+    """The slice with most of a class as a radiologist looks at it: from the feet, the patient's right on the left."""
+    turned, classes = sitk.DICOMOrient(image, "LPS"), sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
+    z = int((classes == wanted).sum(axis=(1, 2)).argmax())
+    x, y, _ = turned.GetSpacing()
+    return Tile(record.case_id if len(classes) == 1 else f"{record.case_id}, slice {z}", record.test,
+                sitk.GetArrayViewFromImage(turned)[z].astype(np.float32), classes[z], (y, x))
+
+
+def _class(name: str, value: int, records: Sequence[CaseRecord], histogram: np.ndarray, bins: np.ndarray) -> dict:
+    counts = np.array([record.voxels[value] for record in records])
+    everything = sum(sum(record.voxels) for record in records)
+    middles = (bins[:-1] + bins[1:]) / 2
+    row = {"value": value, "voxels": int(counts.sum()), "share": round(float(counts.sum() / everything), 6),
+           "cases": int((counts > 0).sum()),
+           "patients": len({r.patient for r, n in zip(records, counts, strict=True) if n})}
+    if histogram.sum():
+        level = np.cumsum(histogram) / histogram.sum()
+        row["mean"] = round(float((middles * histogram).sum() / histogram.sum()), 1)
+        row["percentiles"] = {str(p): round(float(middles[np.searchsorted(level, p / 100)]), 1) for p in PERCENTILES}
+    return row

@@ -1,0 +1,119 @@
+"""Draws the conversion report's sheet: a slice of each patient with its labels, shares and intensities of classes."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.runtime.files import replacing
+
+COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#999999")  # Okabe and Ito
+COLUMNS = 4
+LUNG_WINDOW = (-1350.0, 150.0)  # HU
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One patient's slice.
+
+    Attributes:
+        title: case id, and slice of a volume.
+        test: whether it is of the test part.
+        image: (y, x) intensities.
+        label: (y, x) values.
+        spacing: mm along y, x.
+    """
+
+    title: str
+    test: bool
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float]
+
+
+def write_sheet(path: Path, report: dict, tiles: Sequence[Tile], histograms: dict[str, np.ndarray], bins: np.ndarray,
+                patients: int) -> None:
+    """Writes the PNG.
+
+    Args:
+        path: of the PNG.
+        report: content of ``conversion_report.json``.
+        tiles: slices to show.
+        histograms: class → counts of intensities.
+        bins: edges.
+        patients: number of patients, of which the tiles may be a part.
+    """
+    from matplotlib.figure import Figure
+    rows = -(-len(tiles) // COLUMNS)
+    figure = Figure(figsize=(15, 3.6 + 3.5 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
+    names = [name for name in report["labels"] if report["labels"][name]]
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    _shares(figure.add_subplot(grid[0, :4]), report, colours)
+    _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
+    _figures(figure.add_subplot(grid[0, 8:]), report, colours)
+    for i, tile in enumerate(tiles):
+        axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS):3 * (i % COLUMNS) + 3])
+        _slice(axes, tile, report, colours)
+    part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
+    figure.suptitle(f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
+                    f"patient's rarest class; seen from the feet, right is left", fontsize=10)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=75)
+
+
+def _shares(axes, report: dict, colours: dict[str, str]) -> None:
+    total = sum(row["voxels"] for name, row in report["classes"].items() if name in colours) or 1
+    shares = [100 * report["classes"][name]["voxels"] / total for name in colours]
+    axes.barh(range(len(colours)), [max(s, 1e-4) for s in shares], color=list(colours.values()))
+    for i, share in enumerate(shares):
+        axes.text(max(share, 1e-4) * 1.15, i, f"{share:.3g} %", va="center", fontsize=8)
+    derived = report["derived"]
+    axes.set(xscale="log", xlim=(min([s for s in shares if s] or [1]) / 3, 1000), xlabel="% of labelled voxels",
+             yticks=range(len(colours)))
+    axes.set_yticklabels([f"{name}\n(derived)" if name in derived else name for name in colours], fontsize=8)
+    axes.invert_yaxis()
+
+
+def _intensities(axes, report: dict, histograms: dict[str, np.ndarray], bins: np.ndarray,
+                 colours: dict[str, str]) -> None:
+    for name, colour in colours.items():
+        if histograms[name].sum():
+            axes.stairs(histograms[name] / histograms[name].sum(), bins, color=colour, label=name, linewidth=1.6)
+    axes.set(xlabel="HU" if report["channel"] == "CT" else report["channel"], ylabel="share of the class's voxels")
+    if colours:
+        axes.legend(fontsize=7)
+
+
+def _figures(axes, report: dict, colours: dict[str, str]) -> None:
+    """Table of cases, patients and intensities of each class."""
+    axes.axis("off")
+    cells = []
+    for name in colours:
+        row = report["classes"][name]
+        spread = row.get("percentiles")
+        cells.append([name, str(row["value"]), str(row["cases"]), str(row["patients"]),
+                      f"{row['mean']:.0f} ({spread['5']:.0f} to {spread['95']:.0f})" if spread else "–"])
+    if cells:
+        table = axes.table(cells, colLabels=["class", "value", "cases", "patients", "mean (5–95 %)"], loc="center",
+                           colWidths=[0.32, 0.11, 0.12, 0.15, 0.3])
+        table.auto_set_font_size(False)
+        table.set_fontsize(8)
+        table.scale(1, 1.3)
+
+
+def _slice(axes, tile: Tile, report: dict, colours: dict[str, str]) -> None:
+    if report["channel"] == "CT":
+        low, high = LUNG_WINDOW
+    else:
+        low, high = np.percentile(tile.image, (0.5, 99.5))
+    axes.imshow(tile.image, cmap="gray", vmin=low, vmax=high, interpolation="nearest",
+                aspect=tile.spacing[0] / tile.spacing[1])
+    for name, colour in colours.items():
+        mask = tile.label == report["labels"][name]
+        if name != "ignore" and mask.any():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+    axes.set_title(f"{tile.title[-38:]}{' (test)' if tile.test else ''}", fontsize=7)
+    axes.axis("off")

@@ -1,0 +1,139 @@
+"""Writes nnU-Net raw datasets: cases, dataset.json and patient-grouped splits, whole or not at all."""
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
+from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.parallel import in_parallel
+
+Item = TypeVar("Item")
+
+
+def dataset_name(dataset_id: int, name: str) -> str:
+    """``DatasetXXX_Name`` with the id and name checked.
+
+    Raises:
+        BadInput: an id outside 1..999 or a name with other than letters, digits, ``_`` and ``-``.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise BadInput(f"--dataset-id {dataset_id}: nnU-Net knows ids from 1 to 999; choose one that is free")
+    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
+        raise BadInput(f"--name {name!r}: use letters, digits, '_' and '-' only")
+    return f"Dataset{dataset_id:03d}_{name}"
+
+
+def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool = False) -> CaseRecord:
+    """Writes image and label of one case as .nii.gz.
+
+    Args:
+        folder: the dataset's folder.
+        case: image of any integer or float dtype (kept), label of values 0..number_of_labels-1.
+        number_of_labels: labels including background.
+        test: into imagesTs/labelsTs instead of imagesTr/labelsTr.
+    """
+    if case.image.shape != case.label.shape or case.image.ndim != 3:
+        raise ValueError(f"{case.case_id}: image {case.image.shape} and label {case.label.shape} differ or are not 3D")
+    part = "Ts" if test else "Tr"
+    paths = (Path(folder) / f"images{part}" / f"{case.case_id}_0000.nii.gz",
+             Path(folder) / f"labels{part}" / f"{case.case_id}.nii.gz")
+    for path, array in zip(paths, (case.image, case.label.astype(np.uint8)), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        image.SetSpacing(file_spacing(case))
+        image.SetOrigin(case.origin)
+        image.SetDirection(case.direction)
+        sitk.WriteImage(image, str(path), useCompression=True)
+    counts = np.bincount(case.label.ravel(), minlength=number_of_labels)
+    return CaseRecord(case.case_id, case.patient, test, tuple(int(n) for n in counts))
+
+
+def file_spacing(case: Case) -> tuple[float, float, float]:
+    """The spacing to write, in mm along x, y, z: a slice's z entry is made larger than its pixels where it is not.
+
+    nnU-Net cuts 2D patches across the axis of the largest spacing. A single slice with 5.6 mm pixels and 5 mm thickness
+    would be trained as patches of 1 × 64 pixels.
+    """
+    x, y, z = case.spacing
+    return (x, y, max(z, 2 * x, 2 * y)) if len(case.image) == 1 else case.spacing
+
+
+def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[Item],
+                     processes: int) -> list[CaseRecord]:
+    """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
+    return [record for records in in_parallel(work, items, processes, "patients") for record in records]
+
+
+def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Mapping[str, int],
+                   channels: Sequence[str], seed: int = 0, verify: bool = True, **about: str) -> list[dict]:
+    """Adds dataset.json and splits_final.json to written cases and lets nnU-Net check the whole.
+
+    Args:
+        folder: the dataset's folder with its cases.
+        records: every written case.
+        labels: name -> value, background first; ``ignore``, where there is one, last.
+        channels: one name per channel; the name "CT" makes nnU-Net normalise as CT.
+        seed: of the folds.
+        verify: run nnU-Net's ``verify_dataset_integrity`` (starts worker processes, some seconds).
+        **about: further entries of dataset.json, such as ``description`` and ``license``.
+
+    Returns:
+        The splits.
+    """
+    from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+    training = [r for r in records if not r.test]
+    about.setdefault("license", "see the source of the data")
+    about.setdefault("converted_by", "nnunet_difflung")
+    generate_dataset_json(str(folder), dict(enumerate(channels)), dict(labels), len(training), ".nii.gz",
+                          overwrite_image_reader_writer="SimpleITKIO", **about)
+    voxels: dict[str, np.ndarray] = {}
+    classes = [value for name, value in labels.items() if value and name != IGNORE]
+    for record in training:
+        voxels[record.patient] = voxels.get(record.patient, 0) + np.asarray(record.voxels)[classes]
+    splits = splits_from_folds(patient_folds(voxels, seed), {r.case_id: r.patient for r in training})
+    (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
+    if verify:
+        from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+        verify_dataset_integrity(str(folder), num_processes=1)
+    return splits
+
+
+def class_shares(records: Sequence[CaseRecord], test: bool = False) -> np.ndarray:
+    """Share of each label value, background first, over all pixels of the training (or test) cases."""
+    counts = np.sum([r.voxels for r in records if r.test == test], axis=0)
+    return counts / counts.sum()
+
+
+def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
+    """Table for the terminal: cases, patients and class shares of the training and of the test part."""
+    lines = []
+    for test, title in ((False, "training"), (True, "test")):
+        part = [r for r in records if r.test == test]
+        if not part:
+            continue
+        shares = class_shares(records, test)
+        lines.append(f"{title}: {len(part)} cases of {len({r.patient for r in part})} patients")
+        for name, value in labels.items():
+            patients = len({r.patient for r in part if r.voxels[value]})
+            with_class = sum(r.voxels[value] > 0 for r in part)
+            lines.append(f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {with_class} cases "
+                         f"of {patients} patients")
+    return "\n".join(lines)
+
+
+def warn_of_old_preprocessing(full_name: str) -> str | None:
+    """A line to show where ``$nnUNet_preprocessed`` still holds splits of an earlier dataset of this name."""
+    folder = os.environ.get("nnUNet_preprocessed")
+    if folder and (Path(folder) / full_name).exists():
+        return (f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before "
+                f"nnUNetv2_plan_and_preprocess")
+    return None

@@ -1,0 +1,176 @@
+"""Case ids from which the patient can be read back, and none of whose name or files in an anonymous conversion."""
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds, patients_of
+from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.sources import Source
+from nnunet_difflung.errors import BadInput
+
+LONGEST = 100
+SCANS_APART = 10_000  # slices of a patient's second scan are numbered from here
+
+_MAY_NAME = ("-i", "--mapping", "--patient-pattern", "--image", "--masks", "--series")  # their values may hold names
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient to convert.
+
+    Attributes:
+        patient: safe name, the beginning of its case ids.
+        name: in the archive, for messages.
+        sources: its scans.
+        test: goes to imagesTs and labelsTs.
+    """
+
+    patient: str
+    name: str
+    sources: tuple[Source, ...]
+    test: bool = False
+
+    def case_id(self, scan: int, z: int | None = None) -> str:
+        """``<patient>_s012`` for slice z of a scan, ``<patient>`` for a volume, ``<patient>_im02`` for one of two."""
+        if z is not None:
+            return f"{self.patient}_s{scan * SCANS_APART + z:03d}"
+        return self.patient if len(self.sources) == 1 else f"{self.patient}_im{scan + 1:02d}"
+
+
+def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymous: bool) -> list[Patient]:
+    """Patients with safe names, sorted by their names in the archive.
+
+    Args:
+        sources: each with its patient's name in the archive.
+        volumes: one case per volume, whose id ends with the patient's name.
+        anonymous: p001, p002, … instead of names.
+
+    Raises:
+        BadInput: a name without letters or digits, or two names that become one.
+    """
+    scans: dict[str, list[Source]] = {}
+    for name, source in sources:
+        scans.setdefault(name, []).append(source)
+    names = sorted(scans, key=natural)
+    safe = {name: f"p{k:03d}" if anonymous else safe_name(name) for k, name in enumerate(names, start=1)}
+    if volumes and not anonymous:
+        safe = _readable(safe, {name: len(found) for name, found in scans.items()})
+    seen: dict[str, str] = {}
+    for name in names:
+        if safe[name] in seen:
+            raise BadInput(f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected "
+                           f"names that differ in letters a-z and digits; rename one or give --anonymous")
+        seen[safe[name]] = name
+    return [Patient(safe[name], name, tuple(scans[name])) for name in names]
+
+
+def safe_name(name: str) -> str:
+    """A name in letters a-z, digits, ``_`` and ``-``; accents are dropped, all else becomes ``_``.
+
+    Raises:
+        BadInput: nothing is left.
+    """
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", plain).strip("_-")[:LONGEST].strip("_-")
+    if not plain:
+        raise BadInput(f"patient {name!r}: no letter a-z or digit in the name; rename it or give --anonymous")
+    return f"p_{plain}" if plain.startswith(SYNTHETIC_PREFIX) else plain
+
+
+def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
+    """Names changed where nnU-Net's add-ons would take the end of a volume's id for a slice counter."""
+    for _ in range(10):
+        ids = {Patient(safe[name], name, (None,) * n).case_id(k): name for name, n in scans.items() for k in range(n)}
+        read = patients_of(list(ids)) if ids else {}
+        wrong = {name for case, name in ids.items() if read[case] != safe[name]}
+        if not wrong:
+            return safe
+        safe = {name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", one) if name in wrong else one
+                for name, one in safe.items()}
+    raise BadInput(f"patient {min(wrong)!r}: its name looks like a slice's; rename it or give --anonymous")
+
+
+def choose_test(patients: Sequence[Patient], wanted: Sequence[str], share: float | None,
+                structures: dict[str, set[str]], seed: int) -> list[Patient]:
+    """The patients with those for the test part marked.
+
+    Args:
+        patients: all.
+        wanted: names in the archive, or safe names.
+        share: instead of ``wanted``: of all patients, dealt so that rare structures are spread over both parts.
+        structures: name of a patient → what is drawn for it.
+        seed: of the dealing.
+
+    Raises:
+        BadInput: an unknown name, or nobody left for training.
+    """
+    chosen = {p.patient for p in patients if p.name in wanted or p.patient in wanted}
+    for name in wanted:
+        if not any(name in (p.name, p.patient) for p in patients):
+            some = ", ".join(p.name for p in patients[:5]) + (", …" if len(patients) > 5 else "")
+            raise BadInput(f"--test {name}: no such patient; the archive has {some}")
+    if share is not None:
+        if len(patients) < 2:
+            raise BadInput(f"--test-share {share:g}: the archive has one patient; expected at least 2")
+        number = min(max(1, round(share * len(patients))), len(patients) - 1)
+        everything = sorted(set().union(*structures.values()))
+        drawn = {p.patient: np.array([name in structures[p.name] for name in everything]) for p in patients}
+        folds = patient_folds(drawn, seed, max(2, round(len(patients) / number)))
+        chosen = set(min(folds, key=lambda fold: (abs(len(fold) - number), fold)))
+    if len(chosen) == len(patients):
+        raise BadInput("--test names every patient; leave at least one for training")
+    return [Patient(p.patient, p.name, p.sources, p.patient in chosen) for p in patients]
+
+
+def state_of(patient: Patient) -> dict:
+    """What a finished patient was made of, to notice that it has changed since; as JSON gives it back.
+
+    Returns:
+        ``test``; ``files`` with path and size; ``stamp``: their times of change and, of each scan, the pixel size and
+        the structures, which options and other patients' files can change.
+    """
+    listings = [source.listing() for source in patient.sources]
+    files = [(path, (Path(source.folder) / path).stat()) for source, one in zip(patient.sources, listings, strict=True)
+             for path in one.files]
+    return {"test": patient.test, "files": [[path, state.st_size] for path, state in files],
+            "stamp": [[state.st_mtime_ns for _, state in files],
+                      [[list(map(float, one.spacing)), list(one.structures)] for one in listings]]}
+
+
+def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
+    """The words of a command with patients' ids behind ``--test``, without paths and expressions that may name them."""
+    ids = {patient.name: patient.patient for patient in patients}
+    result, option = [], ""
+    for word in words:
+        if word.startswith("-i") and word != "-i":
+            result.append("-i...")
+        elif word.startswith("-") and not (option == "--test" and word in ids):
+            option, equals, value = word.partition("=")
+            result.append(f"{option}={_value(option, value, ids)}" if equals else word)
+        else:
+            result.append(_value(option, word, ids))
+    return result
+
+
+def _value(option: str, value: str, ids: Mapping[str, str]) -> str:
+    if option == "--test":
+        return ids.get(value, value)
+    hidden = any(name == option or option.startswith("--") and name.startswith(option) for name in _MAY_NAME)
+    return "..." if hidden else value
+
+
+def without_files(content: Mapping) -> list[str]:
+    """A patient's ``notes`` in which none of its ``files`` is named."""
+    names = sorted({name for path, _ in content["files"] for name in (path, PurePosixPath(path).name)}, key=len)
+    notes = []
+    for note in content["notes"]:
+        for name in reversed(names):
+            note = note.replace(name, "a file")
+        notes.append(note)
+    return notes

@@ -1,0 +1,183 @@
+"""What the converters of public sets share: options, a source for NIfTI files, and the way into nnU-Net's format."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
+from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
+from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
+from nnunet_difflung.dataset_conversion.pipeline.options import (
+    ConvertOptions,
+    add_form_option,
+    add_running_options,
+    add_shape_options,
+    add_test_options,
+    check_test_options,
+)
+from nnunet_difflung.dataset_conversion.sources import Listing, Scan, Source
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.environment import without_folder
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """A public data set.
+
+    Attributes:
+        module: name of its converter's module.
+        dataset_id: default id.
+        name: default name behind the id.
+        mapping: structures → labels, as in a mapping file.
+        find: archive's folder → its patients.
+        crop: whether ``--crop-lungs`` makes sense (the set has lungs).
+    """
+
+    module: str
+    dataset_id: int
+    name: str
+    mapping: dict
+    find: Callable[[Path], list[Source]]
+    crop: bool = True
+
+
+@dataclass(frozen=True)
+class MaskOf:
+    """A structure: the voxels of a file that have one of some values (none given: all above 0)."""
+
+    name: str
+    path: Path
+    values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A patient of NIfTI files; see ``sources.Source``.
+
+    Attributes:
+        patient: name.
+        folder: the archive's root.
+        image: file.
+        masks: what is drawn.
+        windowed: as of ``Scan``.
+        notes: as of ``Scan``.
+    """
+
+    patient: str
+    folder: Path
+    image: Path
+    masks: tuple[MaskOf, ...]
+    windowed: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    def listing(self) -> Listing:
+        """From headers; the structures are those that the set promises."""
+        reader, problems, size, spacing = sitk.ImageFileReader(), [], (0, 0, 0), (0.0, 0.0, 0.0)
+        files = tuple(dict.fromkeys(p.relative_to(self.folder).as_posix() for p in (
+            self.image, *(mask.path for mask in self.masks))))
+        for path in files:
+            try:
+                reader.SetFileName(str(self.folder / path))
+                reader.ReadImageInformation()
+                if path == files[0]:
+                    size, spacing = reader.GetSize()[:3], reader.GetSpacing()[:3]
+            except RuntimeError:
+                problems.append(f"{self.folder / path} cannot be read; expected a NIfTI file; download it again")
+        names = tuple(sorted({mask.name for mask in self.masks}))
+        return Listing(self.patient, files, size, spacing, "CT", (0.0, 0.0), names, tuple(problems))
+
+    def load(self) -> Scan:
+        """Image and masks, each in its own place."""
+        structures = {}
+        for mask in self.masks:
+            image = read_volume(mask.path)
+            values = np.rint(sitk.GetArrayViewFromImage(image))
+            found = np.isin(values, mask.values) if mask.values else values > 0
+            structures[mask.name] = image_like(found.astype(np.uint8), image)
+        return Scan(read_volume(self.image), structures, "CT", None, self.windowed, self.notes)
+
+
+def below(folder: Path, *choices: str) -> Path:
+    """The first of some folders that is there.
+
+    Raises:
+        BadInput: none of them.
+    """
+    for choice in choices:
+        if (folder / choice).is_dir():
+            return folder / choice
+    raise BadInput(f"{folder / choices[0]} is missing; -i names the folder in which the downloads were unpacked; it "
+                   f"has to hold {choices[0]}")
+
+
+def nifti(folder: Path, stem: str) -> Path | None:
+    """``stem.nii.gz`` or ``stem.nii`` in a folder, whatever the archive's mirror has left of it."""
+    return next((p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()), None)
+
+
+def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
+    """Options of a public set's converter."""
+    p = argparse.ArgumentParser(prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
+                                description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder with the unpacked downloads")
+    add_form_option(p, "with a label")
+    add_shape_options(p, public.crop)
+    add_test_options(p)
+    p.add_argument("--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default %(default)s)")
+    p.add_argument("--name", default=public.name, help="name behind the id (default %(default)s)")
+    add_running_options(p)
+    p.add_argument("--dry-run", action="store_true", help="show patients and labels, write nothing")
+    return p
+
+
+def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    """Converts a public set.
+
+    Args:
+        public: the set.
+        o: what ``parser`` has read.
+        arguments: from which it has; None for those of the command line.
+
+    Raises:
+        BadInput: options that do not fit, or an archive that cannot be converted.
+    """
+    check_test_options(o)
+    if not o.i.is_dir():
+        raise BadInput(f"-i {o.i} is not a folder; name the one with the unpacked downloads")
+    full_name, mapping = dataset_name(o.dataset_id, o.name), parse_mapping(public.mapping)
+    options = ConvertOptions(o.form, o.form == "slices", o.spacing, o.size, getattr(o, "crop_lungs", None))
+    archive = listed_archive(o.i, public.module, public.find(o.i), o.np)
+    check_readable(archive)
+    patients = plan_patients(archive, options, False, o.test, o.test_share, o.seed)
+    print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
+    if o.dry_run:
+        print("\n".join(f"  {patient.name} → {patient.patient}{' (test)' * patient.test}" for patient in patients))
+        print("Dry run: nothing was written.")
+        return 0
+    words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    records = convert(archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed,
+                      said=[public.module, *words])
+    print(summary(records, mapping.labels))
+    print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
+    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {o.dataset_id} -c 2d")
+    return 0
+
+
+def converter(public: PublicSet, description: str) -> Callable[..., None]:
+    """``main`` of a public set's converter that has no options of its own."""
+
+    @command
+    def main(arguments: Sequence[str] | None = None) -> int:
+        """Console entry point."""
+        return run(public, parser(public, description).parse_args(arguments), arguments)
+
+    return main

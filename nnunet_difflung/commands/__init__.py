@@ -1,0 +1,1 @@
+"""The console commands: arguments in, exit code out."""

@@ -1,0 +1,72 @@
+"""nnU-Net trainings small enough for a CPU: a smaller U-Net, commands side by side, Dice of the result."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from nnunet_difflung.errors import Failed
+from nnunet_difflung.runtime.files import read_json, write_json
+
+CONFIGURATION = "2d_demo"
+FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512
+
+
+def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
+    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by.
+
+    Our trainers honour OMP_NUM_THREADS. Without augmentation workers (which planning, unlike training, cannot do
+    without) a training is repeatable.
+    """
+    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}
+    running = {}
+    for log, arguments in commands.items():
+        print(f"\n$ {shown(arguments)}   > {log}", flush=True)
+        with open(log, "w") as file:
+            running[log] = subprocess.Popen(installed(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
+    try:
+        failed = [log for log, process in running.items() if process.wait()]
+    except BaseException:
+        for process in running.values():
+            process.kill()
+        raise
+    if failed:
+        raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
+
+
+def make_small_configuration(path: Path, **changes) -> None:
+    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it.
+
+    Args:
+        path: nnU-Net's plans.
+        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is that of each stage.
+    """
+    plans = read_json(path)
+    architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
+    inner = architecture["arch_kwargs"]
+    stages, convolutions = inner["n_stages"], changes.pop("convolutions", None)
+    inner["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
+    if convolutions:
+        inner |= {"n_conv_per_stage": [convolutions] * stages,
+                  "n_conv_per_stage_decoder": [convolutions] * (stages - 1)}
+    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture, **changes}
+    write_json(path, plans)
+
+
+def installed(arguments: list[str]) -> list[str]:
+    """The command of this interpreter's environment, also where that is not on the PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / arguments[0]
+    return [str(beside) if beside.is_file() else arguments[0], *arguments[1:]]
+
+
+def shown(arguments: list[str]) -> str:
+    """A command as a user would type it."""
+    return " ".join(["python" if arguments[0] == sys.executable else arguments[0], *arguments[1:]])
+
+
+def pooled_dice(cases: list[dict], key: str) -> float:
+    """Dice of a label over all voxels of the cases of nnU-Net's ``summary.json`` (1 would be perfect; 0 if absent)."""
+    tp, fp, fn = (sum(case["metrics"][key][count] for case in cases) for count in ("TP", "FP", "FN"))
+    return 2 * tp / max(1, 2 * tp + fp + fn)

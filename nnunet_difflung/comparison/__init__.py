@@ -1,0 +1,1 @@
+"""Table 2: what nnU-Net's trainings are worth with and without synthetic cases."""

@@ -1,0 +1,183 @@
+"""nnU-Net's summary.json files of the arms as arrays of voxel counts per seed, fold and patient."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.comparison.statistics import mean_without_nan, pool
+from nnunet_difflung.comparison.trainings import Trainings
+from nnunet_difflung.dataset.splits import is_synthetic, patients_of
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import find_manifest
+from nnunet_difflung.paths import dataset_folders
+from nnunet_difflung.runtime.files import read_json
+
+Cases = dict[str, np.ndarray]  # case id → (classes, 3) voxels: true positive, false positive, false negative
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Voxel counts of every arm.
+
+    Attributes:
+        classes: names of the foreground labels.
+        seeds: names of the repetitions.
+        folds: as trained.
+        patients: sorted.
+        cases: fold → case id → patient.
+        counts: arm → (classes, seeds, folds, patients, 3) TP, FP, FN; NaN where a patient is not in a fold.
+        per_case: arm → (classes, seeds, folds) Dice as nnU-Net averages it over the cases that have one.
+    """
+
+    classes: tuple[str, ...]
+    seeds: tuple[str, ...]
+    folds: tuple[int | str, ...]
+    patients: tuple[str, ...]
+    cases: dict[int | str, dict[str, str]]
+    counts: dict[str, np.ndarray]
+    per_case: dict[str, np.ndarray]
+
+    def holds(self) -> np.ndarray:
+        """(classes, folds, patients) bool: whether the class is in the patient's reference segmentations."""
+        counts = next(iter(self.counts.values()))[:, 0]
+        return counts[..., 0] + counts[..., 2] > 0
+
+    def dice(self, arm: str) -> np.ndarray:
+        """(classes, seeds, folds, patients) pooled Dice of the patients whose reference holds the class, else NaN."""
+        return np.where(self.holds()[:, None], pool(self.counts[arm]), np.nan)
+
+    def false_positives(self, arm: str) -> np.ndarray:
+        """(classes, seeds, folds, patients) voxels painted in patients who don't have the class, else NaN."""
+        return np.where(self.holds()[:, None], np.nan, self.counts[arm][..., 1])
+
+    def pooled(self, arm: str) -> np.ndarray:
+        """(classes, seeds, folds) Dice over all voxels of a fold."""
+        return pool(np.nansum(self.counts[arm], axis=3))
+
+
+def foreground(trainings: Trainings) -> tuple[dict, dict[str, str]]:
+    """dataset.json as the trainings saw it, and its classes: name → key in nnU-Net's summary.json.
+
+    Raises:
+        BadInput: no dataset.json beside the trainings.
+    """
+    path = trainings.model(next(iter(trainings.results)), trainings.arms[0]) / "dataset.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is missing; nnU-Net puts it beside the folds of a training, so copy it from the "
+                       f"dataset's folder in nnUNet_raw")
+    content = read_json(path)
+    keys = {name: str(tuple(value) if isinstance(value, list) else value) for name, value in content["labels"].items()}
+    return content, {name: key for name, key in keys.items() if name != "ignore" and key != "0"}
+
+
+def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases:
+    """The voxel counts in nnU-Net's summary.json.
+
+    Args:
+        path: of the file.
+        classes: name → key, as from ``foreground``.
+        file_ending: of the dataset's files; what is before it in a predicted file's name is the case id.
+
+    Raises:
+        BadInput: no such content, or a case twice.
+    """
+    cases: Cases = {}
+    try:
+        for entry in read_json(path)["metric_per_case"]:
+            name = Path(entry["prediction_file"]).name.removesuffix(file_ending)
+            if name in cases:
+                raise BadInput(f"{path} holds case {name} twice; evaluate again")
+            cases[name] = np.array([[entry["metrics"][key][count] for count in ("TP", "FP", "FN")]
+                                    for key in classes.values()], float)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path} is no summary.json of the classes {', '.join(classes)} ({error!r}); evaluate again "
+                       f"with nnUNetv2_evaluate_folder, or nnUNetv2_train … --val") from error
+    if not cases:
+        raise BadInput(f"{path} holds no case; evaluate again with the predictions in place")
+    return cases
+
+
+def case_patients(cases: Iterable[str], dataset: str, pattern: str | None = None) -> dict[str, str]:
+    """Case id → patient, as ``difflung_augment`` read them, or by the same rules where it did not see the case.
+
+    Raises:
+        BadInput: the rules contradict the manifest, so that a pattern was used and has to be given here as well.
+    """
+    cases = sorted(set(cases))
+    if pattern is not None:
+        return patients_of(cases, pattern)
+    recorded = (find_manifest(dataset) or {"patients": {}})["patients"]
+    if set(cases) <= set(recorded):
+        return {case: recorded[case] for case in cases}
+    listed = {i for folder in dataset_folders(dataset) if folder and (folder / "splits_final.json").is_file()
+              for split in read_json(folder / "splits_final.json") for side in ("train", "val") for i in split[side]
+              if not is_synthetic(i)}
+    derived = patients_of(sorted(listed | set(recorded) | set(cases)))
+    if any(derived[case] != patient for case, patient in recorded.items()):
+        raise BadInput(f"the patient of case {next(c for c in cases if c not in recorded)} is not in the manifest of "
+                       f"{dataset} and cannot be told from its name; give the --patient-pattern of difflung_augment")
+    return {case: derived[case] for case in cases}
+
+
+def check_cases(found: dict[tuple[str, str, int | str], Cases], trainings: Trainings, names: list[str]) -> None:
+    """Refuses trainings that were not scored on the same real cases with the same references.
+
+    Args:
+        found: (arm, seed, fold) → voxel counts.
+        trainings: where they are from, for messages.
+        names: of the classes.
+
+    Raises:
+        BadInput: with the file, the case and the remedy.
+    """
+    again = ("train and validate" if trainings.predictions is None else "predict and evaluate") + " again"
+    made = set((find_manifest(trainings.dataset) or {"cases": {}})["cases"])
+    first: dict[int | str, tuple[Path, Cases]] = {}
+    for (arm, seed, fold), cases in found.items():
+        path = trainings.scored(seed, arm, fold) / "summary.json"
+        synthetic = sorted(i for i in cases if is_synthetic(i) or i in made)
+        if synthetic:
+            raise BadInput(f"{path} holds the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
+                           f"real ones only; use the trainers of this package, which validate on real cases, and "
+                           f"{again}")
+        other, expected = first.setdefault(fold, (path, cases))
+        unpaired = sorted(set(cases) ^ set(expected))
+        if unpaired:
+            raise BadInput(f"{path} and {other} were scored on different cases, so that patients cannot be paired: "
+                           f"{unpaired[0]} is in one only ({len(unpaired)} such cases); {again} with the same splits")
+        for case, counts in cases.items():
+            differ = counts[:, [0, 2]].sum(1) != expected[case][:, [0, 2]].sum(1)
+            if differ.any():
+                raise BadInput(f"{path} and {other} were scored against different references: case {case} has other "
+                               f"numbers of {names[int(np.argmax(differ))]} voxels; {again} with the same labels")
+
+
+def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pattern: str | None = None) -> Scores:
+    """Reads all summaries, checks that they can be paired, and pools each patient's cases.
+
+    Raises:
+        BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``.
+    """
+    found = {(arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
+             for arm, seed, fold in trainings.each()}
+    check_cases(found, trainings, list(classes))
+    patient = case_patients((case for cases in found.values() for case in cases), trainings.dataset, pattern)
+    patients = tuple(sorted(set(patient.values())))
+    seeds, shape = tuple(trainings.results), (len(classes), len(trainings.results), len(trainings.folds))
+    counts = {arm: np.full((*shape, len(patients), 3), np.nan) for arm in trainings.arms}
+    per_case = {arm: np.full(shape, np.nan) for arm in trainings.arms}
+    for (arm, seed, fold), cases in found.items():
+        s, f = seeds.index(seed), trainings.folds.index(fold)
+        for case in sorted(cases):
+            of_patient = counts[arm][:, s, f, patients.index(patient[case])]
+            of_patient[:] = np.where(np.isnan(of_patient), 0, of_patient) + cases[case]
+        per_case[arm][:, s, f] = mean_without_nan(pool(np.stack([cases[case] for case in sorted(cases)])), 0)
+    first = (trainings.arms[0], seeds[0])
+    return Scores(tuple(classes), seeds, trainings.folds, patients,
+                  {fold: {case: patient[case] for case in sorted(found[first + (fold,)])} for fold in trainings.folds},
+                  counts, per_case)

@@ -1,0 +1,146 @@
+"""Surface figures of segmentations: 95th percentile of the Hausdorff distance, and normalised surface Dice."""
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.comparison.scores import Scores
+from nnunet_difflung.comparison.statistics import mean_without_nan
+from nnunet_difflung.comparison.trainings import Trainings
+from nnunet_difflung.errors import BadInput
+
+FIGURES = ("hd95_mm", "nsd")
+Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]
+
+
+def check_installed() -> None:
+    """Refuses early where the optional library is missing.
+
+    Raises:
+        BadInput: MONAI cannot be imported.
+    """
+    try:
+        import monai.metrics  # noqa: F401
+    except ImportError as error:
+        raise BadInput(f"--surface needs MONAI, which is not installed ({error}); run: "
+                       f"pip install 'nnunet_difflung[metrics]'") from error
+
+
+def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...],
+                   tolerance: float) -> tuple[float, float]:
+    """Distances between the surfaces (edge voxels) of two masks.
+
+    Args:
+        reference: (z, y, x) bool with at least one voxel. A single slice (z = 1) is measured in its plane.
+        prediction: the same shape.
+        spacing: z, y, x in mm (pixels for formats without a spacing).
+        tolerance: in the same unit; surface within it counts as found.
+
+    Returns:
+        HD95, the larger of both directions, and NSD in [0, 1]. An empty prediction has the image's diagonal as its
+        distance, and NSD 0: it must not drop out of a mean for having missed the class.
+    """
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    if reference.shape[0] == 1:
+        reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
+    if not prediction.any():
+        return float(np.linalg.norm(np.multiply(reference.shape, spacing))), 0.0
+    masks = {"y_pred": torch.from_numpy(prediction[None, None].astype(np.float32)),
+             "y": torch.from_numpy(reference[None, None].astype(np.float32))}
+    options = {"include_background": True, "spacing": [float(s) for s in spacing]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hd95 = compute_hausdorff_distance(**masks, percentile=95, **options)
+        nsd = compute_surface_dice(**masks, class_thresholds=[float(tolerance)], **options)
+    return float(hd95), float(nsd)
+
+
+def case_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], values: list[list[int]],
+                ignore: int | None, tolerance: float) -> np.ndarray:
+    """(classes, 2) HD95 and NSD of a case; NaN for the classes that its reference doesn't hold.
+
+    Args:
+        reference: (z, y, x) label values.
+        prediction: the same shape.
+        spacing: z, y, x in mm.
+        values: label values of each class.
+        ignore: label value of voxels that are not judged, as nnU-Net does not judge them.
+        tolerance: in mm.
+    """
+    scores = np.full((len(values), 2), np.nan)
+    judged = np.ones(reference.shape, bool) if ignore is None else reference != ignore
+    for index, of_class in enumerate(values):
+        wanted = np.isin(reference, of_class) & judged
+        if wanted.any():
+            scores[index] = surface_scores(wanted, np.isin(prediction, of_class) & judged, spacing, tolerance)
+    return scores
+
+
+def collect_surfaces(trainings: Trainings, scores: Scores, dataset_json: dict,
+                     tolerance: float) -> dict[str, dict[str, np.ndarray]]:
+    """Surface figures of all arms from the segmentations beside their summary.json.
+
+    Returns:
+        figure → arm → (classes, seeds, folds, patients): mean over the patient's cases that hold the class, NaN for
+        patients without it.
+
+    Raises:
+        BadInput: a segmentation or the folder of the references is missing, or their shapes differ.
+    """
+    labels = dataset_json["labels"]
+    values = [labels[name] if isinstance(labels[name], list) else [labels[name]] for name in scores.classes]
+    references, ending = _reference_folder(trainings), dataset_json["file_ending"]
+    read = _reader(dataset_json)
+    found = {figure: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms}
+             for figure in FIGURES}
+    for arm, seed, fold in trainings.each():
+        of_patient: dict[str, list[np.ndarray]] = {}
+        for case, patient in scores.cases[fold].items():
+            reference, spacing = read(references / f"{case}{ending}")
+            path = trainings.scored(seed, arm, fold) / f"{case}{ending}"
+            prediction = read(path)[0]
+            if prediction.shape != reference.shape:
+                raise BadInput(f"{path} has shape {prediction.shape}, expected {reference.shape} as in {references}; "
+                               f"predict again")
+            of_patient.setdefault(patient, []).append(
+                case_scores(reference, prediction, spacing, values, labels.get("ignore"), tolerance))
+        s, f = scores.seeds.index(seed), scores.folds.index(fold)
+        for patient, of_cases in of_patient.items():
+            mean = mean_without_nan(np.stack(of_cases), 0)
+            for index, figure in enumerate(FIGURES):
+                found[figure][arm][:, s, f, scores.patients.index(patient)] = mean[:, index]
+    return found
+
+
+def _reference_folder(trainings: Trainings) -> Path:
+    """Where nnU-Net took the references from."""
+    raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in ("nnUNet_raw", "nnUNet_preprocessed"))
+    choices = (raw / "labelsTs",) if trainings.predictions else (preprocessed / "gt_segmentations", raw / "labelsTr")
+    for folder in choices:
+        if folder.is_dir():
+            return folder
+    raise BadInput(f"--surface needs the reference segmentations in {' or '.join(map(str, choices))}; set nnUNet_raw "
+                   f"and nnUNet_preprocessed, or leave --surface out")
+
+
+def _reader(dataset_json: dict) -> Read:
+    """Reads label values (z, y, x) and the spacing with nnU-Net's reader of the dataset."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    def read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+        if not path.is_file():
+            raise BadInput(f"{path} is missing; predict again, or leave --surface out")
+        with contextlib.redirect_stdout(io.StringIO()):
+            reader = determine_reader_writer_from_dataset_json(dataset_json, str(path), verbose=False)
+        labels, properties = reader().read_seg(str(path))
+        return np.rint(labels[0]).astype(np.int16), tuple(properties["spacing"])
+
+    return read

@@ -1,0 +1,187 @@
+"""Where the finished nnU-Net trainings of the arms lie, and whether they may be compared."""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.files import read_json
+
+PLANS = "nnUNetPlans"
+ARMS = {"reference": "nnUNetTrainerDiffLungReference", **{m.name: m.trainer for m in METHODS.values()},
+        "reference_poly": "nnUNetTrainerDiffLungReferencePoly", "cbmat_poly": "nnUNetTrainerDiffLungPoly",
+        "nnUNetTrainer": "nnUNetTrainer"}
+_ALIKE = {"num_epochs": "epochs", "num_iterations_per_epoch": "iterations an epoch", "batch_size": "cases a batch",
+          "configuration_manager": "a plan of the configuration"}
+_SAME_PLANS = "train again with the same plans and trainer length"
+_CAUSES = {"batch_size": "usually because nnU-Net caps its batch size by the number of training cases, so planning "
+                         "again after a further method was injected changes it: inject all methods before "
+                         "nnUNetv2_plan_and_preprocess, then train all arms again"}
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings of several arms on the same folds of a dataset, repeated with several seeds.
+
+    Attributes:
+        dataset: ``DatasetXXX_NAME``.
+        results: name of a repetition → its nnUNet_results folder.
+        folds: numbers or ``all``.
+        configuration: of nnU-Net, such as ``2d``.
+        arms: keys of ``ARMS``.
+        plans: name of nnU-Net's plans.
+        length: suffix of the trainers such as ``5epochs``; empty for nnU-Net's 1000 epochs.
+        predictions: folder inside each ``fold_K`` with an evaluated prediction; None for nnU-Net's validation.
+    """
+
+    dataset: str
+    results: dict[str, Path]
+    folds: tuple[int | str, ...]
+    configuration: str
+    arms: tuple[str, ...]
+    plans: str = PLANS
+    length: str = ""
+    predictions: str | None = None
+
+    def trainer(self, arm: str) -> str:
+        """Name of the class that trained an arm."""
+        return f"{ARMS[arm]}_{self.length}" if self.length else ARMS[arm]
+
+    def model(self, seed: str, arm: str) -> Path:
+        """nnU-Net's folder of all folds of an arm."""
+        return self.results[seed] / self.dataset / f"{self.trainer(arm)}__{self.plans}__{self.configuration}"
+
+    def scored(self, seed: str, arm: str, fold: int | str) -> Path:
+        """Folder with the predicted segmentations and their summary.json."""
+        return self.model(seed, arm) / f"fold_{fold}" / (self.predictions or "validation")
+
+    def each(self) -> Iterator[tuple[str, str, int | str]]:
+        """(arm, seed, fold) of every training."""
+        return ((arm, seed, fold) for arm in self.arms for seed in self.results for fold in self.folds)
+
+
+def named_results(folders: Sequence[Path]) -> dict[str, Path]:
+    """A short name for each results folder: its own, with its parent's in front where two would be the same.
+
+    Raises:
+        BadInput: a folder is missing or given twice.
+    """
+    folders = [Path(folder).resolve() for folder in folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadInput(f"--results {folder} is no folder; give nnUNet_results folders of finished trainings")
+        if folders.count(folder) > 1:
+            raise BadInput(f"--results {folder} is given {folders.count(folder)} times; each repetition counts once")
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-parts:]).lstrip("/") for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(names, folders, strict=True))
+
+
+def dataset_in(folder: Path, dataset: str) -> str:
+    """``DatasetXXX_NAME`` in a results folder, from an id or a name.
+
+    Raises:
+        BadInput: it is not there, or an id means several.
+    """
+    here = sorted(p.name for p in folder.glob("Dataset*") if p.is_dir())
+    wanted = [n for n in here if (n.startswith(f"Dataset{int(dataset):03d}_") if dataset.isdigit() else n == dataset)]
+    if len(wanted) != 1:
+        raise BadInput(f"dataset {dataset} means {len(wanted)} of the folders in {folder} ({', '.join(here) or 'none'})"
+                       f"; train its arms first, or give a full name such as Dataset801_NAME")
+    return wanted[0]
+
+
+def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans: str) -> str:
+    """The only configuration that any arm was trained with.
+
+    Raises:
+        BadInput: none or several.
+    """
+    arm = "|".join(re.escape(name) for name in ARMS.values())
+    pattern = re.compile(rf"(?:{arm}){f'_{re.escape(length)}' if length else ''}__{re.escape(plans)}__(.+)")
+    models = sorted({p.name for folder in folders for p in (folder / dataset).glob("nnUNetTrainer*") if p.is_dir()})
+    found = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
+    if len(found) != 1:
+        raise BadInput(f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
+                       f"{len(found)} configurations ({', '.join(found) or 'none'}) for "
+                       f"--length {length or '(none)'} and -p {plans}, expected one; choose with -c, --length and -p "
+                       f"among {', '.join(models) or 'nothing: no training is there yet'}")
+    return found[0]
+
+
+def finished_arms(trainings: Trainings) -> tuple[str, ...]:
+    """The arms of ``ARMS`` with at least one scored training among the folds and repetitions.
+
+    Raises:
+        BadInput: there is none.
+    """
+    found = tuple(arm for arm in ARMS if any((trainings.scored(seed, arm, fold) / "summary.json").is_file()
+                                             for seed in trainings.results for fold in trainings.folds))
+    if not found:
+        example = trainings.scored(next(iter(trainings.results)), "reference", trainings.folds[0])
+        raise BadInput(f"no arm has a finished training: expected files such as {example / 'summary.json'}; "
+                       f"check -f, -c and --length, or run: {_remedy(trainings, 'reference', trainings.folds[0])}")
+    return found
+
+
+def check_present(trainings: Trainings) -> None:
+    """Refuses a comparison in which a training is missing.
+
+    Raises:
+        BadInput: with the command that makes the first missing one.
+    """
+    missing = [(arm, seed, fold) for arm, seed, fold in trainings.each()
+               if not (trainings.scored(seed, arm, fold) / "summary.json").is_file()]
+    if missing:
+        arm, seed, fold = missing[0]
+        raise BadInput(f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
+                       f"{len(missing)} such trainings): run nnUNet_results={trainings.results[seed]} "
+                       f"{_remedy(trainings, arm, fold, seed)}; or leave the arm out with --arms")
+
+
+def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
+    number = int(trainings.dataset[7:10])
+    plans = "" if trainings.plans == PLANS else f" -p {trainings.plans}"
+    trainer = f"-tr {trainings.trainer(arm)}{plans}"
+    if trainings.predictions is None:
+        return (f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (with --c if it was begun, "
+                f"--val if only the validation is missing)")
+    seed = seed or next(iter(trainings.results))
+    raw, target = f"$nnUNet_raw/{trainings.dataset}", trainings.scored(seed, arm, fold)
+    model = trainings.model(seed, arm)
+    return (f"nnUNetv2_predict -i {raw}/imagesTs -o {target} -d {number} -c {trainings.configuration} -f {fold} "
+            f"{trainer} && nnUNetv2_evaluate_folder {raw}/labelsTs {target} -djfile {model / 'dataset.json'} "
+            f"-pfile {model / 'plans.json'}")
+
+
+def check_alike(trainings: Trainings) -> dict:
+    """Compares what nnU-Net noted about each training (debug.json) and refuses unequal ones.
+
+    Returns:
+        ``epochs``, ``iterations`` (of a training) and ``device``; empty where nnU-Net's notes are not at hand.
+
+    Raises:
+        BadInput: two trainings differ in length, batch size or plan.
+    """
+    first, devices = None, set()
+    for arm, seed, fold in trainings.each():
+        path = trainings.scored(seed, arm, fold).parent / "debug.json"
+        if not path.is_file():
+            continue
+        notes = read_json(path)
+        devices.add(str(notes.get("gpu_name", notes.get("device"))))
+        first = first or (path, notes)
+        for key, meaning in _ALIKE.items():
+            if notes.get(key) != first[1].get(key):
+                raise BadInput(f"{path} and {first[0]} were trained with different {meaning}, expected the same for a "
+                               f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); "
+                               f"{_CAUSES.get(key, _SAME_PLANS)}, or leave the arm out with --arms")
+    if first is None:
+        return {}
+    epochs, each = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])
+    return {"epochs": epochs, "iterations": epochs * each, "device": sorted(devices)}

@@ -1,0 +1,1 @@
+"""An nnU-Net dataset on disk, and its checked cases as arrays."""

@@ -1,0 +1,150 @@
+"""The checked cases of a dataset as a memory-mapped cache, which training examples are cut from.
+
+The cache keeps each case as two .npy files in the dataset's own intensities (an integer dtype where that is exact),
+so it serves every fold and window, and a training step reads only the crops that it needs.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import CaseFacts, read_case, source_stamp
+from nnunet_difflung.runtime.files import read_json, replacing, write_json
+from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.share import Share
+
+
+class SliceCache:
+    """Checked cases of a dataset as memory-mapped arrays in a folder."""
+
+    def __init__(self, folder: Path, facts: dict[str, CaseFacts], roles: LabelRoles):
+        self.folder, self.facts, self.roles = folder, facts, roles
+
+    def image(self, identifier: str) -> np.ndarray:
+        """(c, z, y, x) memory map in the dataset's own intensities."""
+        return np.load(self.folder / f"{identifier}.image.npy", mmap_mode="r")
+
+    def condition(self, identifier: str) -> np.ndarray:
+        """(z, y, x) uint8 memory map: label values, and ``roles.body_value`` for the derived body."""
+        return np.load(self.folder / f"{identifier}.condition.npy", mmap_mode="r")
+
+    def label(self, identifier: str) -> np.ndarray:
+        """(z, y, x) uint8 label values without the derived body class."""
+        condition = np.array(self.condition(identifier))
+        condition[condition == self.roles.body_value] = 0
+        return condition
+
+
+def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> dict[str, CaseFacts]:
+    """Reads and checks every real case and writes nothing.
+
+    Raises:
+        BadInput: the first fault found.
+    """
+    return _each_case(raw.cases.values(), lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
+
+
+def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True,
+                share: Share | None = None) -> SliceCache:
+    """Checks every real case and keeps it in ``folder``; cases already there and unchanged are not read again.
+
+    Args:
+        raw: the dataset.
+        folder: of the cache.
+        processes: threads that read cases.
+        progress: show a bar.
+        share: this process's part, where several build the same cache.
+
+    Raises:
+        BadInput: the first fault found among this process's cases.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    share = share or Share()
+
+    def cached(case: Case) -> CaseFacts:
+        path = folder / f"{case.identifier}.json"
+        known = _known_facts(path, case, raw.roles)
+        if known is not None:
+            return known
+        image, condition, facts = read_case(raw, case)
+        for name, array in (("image", image), ("condition", condition)):
+            with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
+                np.save(file, array)
+        write_json(path, {"stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)})
+        return facts
+
+    mine = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
+    found = _each_case(mine, cached, processes, progress, "caching slices")
+    for identifier, case in raw.cases.items():  # not in a thread: one that waits for another process can't be stopped
+        if identifier not in found:
+            path = folder / f"{identifier}.json"
+            share.wait_until(lambda path=path, case=case: _known_facts(path, case, raw.roles))
+            found[identifier] = cached(case)
+    return SliceCache(folder, {identifier: found[identifier] for identifier in raw.cases}, raw.roles)
+
+
+def _known_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
+    """What the cache holds of a case, if that is still in its files."""
+    known = read_json(path) if path.is_file() else None
+    if known is None or known["stamp"] != source_stamp(case) or known["roles"] != _roles_key(roles):
+        return None
+    return _facts(known["facts"])
+
+
+def _roles_key(roles: LabelRoles) -> str:
+    return f"format 2, {sorted(roles.values.items())} ignore={roles.ignore}"
+
+
+def _facts(known: dict) -> CaseFacts:
+    return CaseFacts(**{**known, "shape": tuple(known["shape"]), "spacing": tuple(known["spacing"])})
+
+
+def _each_case(cases: Collection[Case], work: Callable[[Case], CaseFacts], processes: int, progress: bool,
+               title: str) -> dict[str, CaseFacts]:
+    with in_threads(work, cases, processes) as results:
+        shown = bar(results, visible=progress, total=len(cases), desc=title, unit="case")
+        return {facts.identifier: facts for facts in shown}
+
+
+def class_counts(facts: Sequence[CaseFacts], roles: LabelRoles) -> dict[str, int]:
+    """Voxels of normal lung and of each pathology over some cases."""
+    return {name: sum(f.voxels(name) for f in facts) for name in roles.lung}
+
+
+@dataclass(frozen=True)
+class SliceIndex:
+    """The training slices of a fold: those that show lung.
+
+    Attributes:
+        cases: (n,) case id of each slice.
+        z: (n,) position of the slice in its case.
+        holding: pathology → indices of the slices that hold it.
+    """
+
+    cases: list[str]
+    z: np.ndarray
+    holding: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+def index_slices(cache: SliceCache, identifiers: Sequence[str]) -> SliceIndex:
+    """Lists the slices with lung of the given cases."""
+    cases, z, holding = [], [], {name: [] for name in cache.roles.pathologies}
+    for identifier in sorted(identifiers):
+        counts = cache.facts[identifier].counts
+        for position, lung in enumerate(np.sum([counts[name] for name in cache.roles.lung], axis=0)):
+            if lung:
+                for name, found in holding.items():
+                    if counts[name][position]:
+                        found.append(len(cases))
+                cases.append(identifier)
+                z.append(position)
+    return SliceIndex(cases, np.array(z, int), {name: np.array(found, int) for name, found in holding.items()})

@@ -1,0 +1,121 @@
+"""What each label of a dataset means to the generator: normal lung, pathology, structure, or to be ignored."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_difflung.errors import BadInput
+
+BODY = "derived_body"
+_NORMAL = re.compile(r"(?<![a-z])(normal|healthy)(?![a-z])", re.IGNORECASE)  # not "abnormal", "unhealthy"
+_LUNG = re.compile(r"^(lungs?|lung[ _-]?(tissue|parenchyma)|parenchyma)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LabelRoles:
+    """The roles of a dataset's labels.
+
+    Attributes:
+        normal: the label in which lesions may be placed.
+        pathologies: the labels that can be painted and are ablated in training.
+        structures: all further labels; they condition the generator and are never changed or ablated.
+        values: name → voxel value of the labels above.
+        ignore: voxel value of nnU-Net's ``ignore`` label, or None.
+    """
+
+    normal: str
+    pathologies: tuple[str, ...]
+    structures: tuple[str, ...]
+    values: dict[str, int]
+    ignore: int | None
+
+    @property
+    def lung(self) -> tuple[str, ...]:
+        """Normal lung and the pathologies: the voxels that shares are taken of."""
+        return (self.normal, *self.pathologies)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the condition channels, in order; the derived body class is the last."""
+        return (*self.lung, *self.structures, BODY)
+
+    @property
+    def body_value(self) -> int:
+        """Voxel value that stands for the derived body class in a condition map (no nnU-Net label)."""
+        return max([*self.values.values(), self.ignore or 0]) + 1
+
+    def condition_values(self) -> np.ndarray:
+        """Voxel values of ``conditions``, in order."""
+        return np.array([*(self.values[name] for name in self.conditions[:-1]), self.body_value])
+
+    def lung_values(self) -> np.ndarray:
+        """Voxel values of ``lung``, in order."""
+        return np.array([self.values[name] for name in self.lung])
+
+
+def label_roles(dataset_json: dict, where: str, normal_label: str | None = None,
+                structure_labels: Sequence[str] = ()) -> LabelRoles:
+    """Reads the roles out of dataset.json's ``labels``.
+
+    Args:
+        dataset_json: content of nnU-Net's dataset.json.
+        where: path of that file, for messages.
+        normal_label: name of the normal lung's label; None finds it by its name.
+        structure_labels: labels that are neither normal lung nor pathology.
+
+    Raises:
+        BadInput: region-based labels, values that nnU-Net refuses, no label that can be normal lung, no pathology,
+            unknown names.
+    """
+    labels = dataset_json["labels"]
+    if dataset_json.get("regions_class_order") or any(isinstance(v, (list, tuple)) for v in labels.values()):
+        raise BadInput(f"{where} has region-based labels (lists of values); a synthetic mask needs one class per "
+                       f"voxel, so convert the labels to plain integers and drop regions_class_order")
+    values = _values(labels, where)
+    ignore = values.pop("ignore", None)
+    foreground = {name: value for name, value in values.items() if value != 0}
+    unknown = [name for name in structure_labels if name not in foreground]
+    if unknown:
+        raise BadInput(f"--structure-label {unknown[0]} is not among the labels of {where}: {', '.join(foreground)}")
+    normal = _normal_label(foreground, where, normal_label)
+    if normal in structure_labels:
+        raise BadInput(f"--structure-label {normal} is the normal lung of {where}, into which lesions are placed; "
+                       f"leave it out, or name another normal lung with --normal-label")
+    pathologies = tuple(n for n in foreground if n != normal and n not in structure_labels)
+    if not pathologies:
+        raise BadInput(f"{where} has no pathology: beside normal lung ({normal}) it knows {list(foreground)}; "
+                       f"add the label of at least one pathology, or name normal lung with --normal-label")
+    return LabelRoles(normal, pathologies, tuple(structure_labels), foreground, ignore)
+
+
+def _values(labels: dict, where: str) -> dict[str, int]:
+    """Label → value as nnU-Net wants them: whole numbers, each once, background 0."""
+    for name, value in labels.items():
+        if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value)):
+            raise BadInput(f"{where}: label {name} has the value {value!r}; expected a whole number, such as 1")
+    values = {name: int(value) for name, value in labels.items()}
+    twice = [name for name, value in values.items() if list(values.values()).count(value) > 1]
+    if twice:
+        raise BadInput(f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one "
+                       f"for each")
+    if values.get("background") != 0:
+        raise BadInput(f"{where}: no label 'background' with the value 0, which nnU-Net needs; add it")
+    return values
+
+
+def _normal_label(foreground: dict[str, int], where: str, wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in foreground:
+            raise BadInput(f"--normal-label {wanted} is not among the labels of {where}: {', '.join(foreground)}")
+        return wanted
+    for pattern in (_NORMAL, _LUNG):
+        found = [name for name in foreground if pattern.search(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    raise BadInput(f"{where} has no label that is clearly normal lung (labels: {', '.join(foreground) or 'none'}; "
+                   f"candidates: {', '.join(found) or 'none'}); name it with --normal-label NAME")

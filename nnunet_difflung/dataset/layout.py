@@ -1,0 +1,135 @@
+"""Where an nnU-Net raw dataset keeps what: folders, case files, dataset.json, splits, and the reader for its format."""
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.runtime.files import read_json
+
+_KEYS = ("labels", "channel_names", "numTraining", "file_ending")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files of one case; an image file for each channel, except in formats that hold several channels in one."""
+
+    identifier: str
+    images: tuple[str, ...]
+    label: str
+
+
+def read_dataset_json(folder: Path) -> dict:
+    """``dataset.json``, checked for the keys that nnU-Net needs.
+
+    Raises:
+        BadInput: missing, no JSON, or a key is missing.
+    """
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is missing; an nnU-Net dataset needs it with the keys {', '.join(_KEYS)}")
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise BadInput(f"{path} is no valid JSON ({error})") from error
+    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise BadInput(f"{path} lacks the key {missing[0]!r}; expected {', '.join(_KEYS)}")
+    return content
+
+
+def check_files(cases: Iterable[Case], name: str) -> None:
+    """Whether all files of the cases are there.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for case in cases:
+        for file in (*case.images, case.label):
+            if not Path(file).is_file():
+                raise BadInput(f"{file} is missing: case {case.identifier} of {name} needs it")
+
+
+def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
+    """All training cases that nnU-Net would see, with files checked to exist and to agree with dataset.json.
+
+    Raises:
+        BadInput: a file is missing or misnamed, or numTraining is not their number.
+    """
+    if "dataset" in dataset_json:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / "dataset.json"))
+        cases = {i: Case(i, tuple(entry["images"]), entry["label"]) for i, entry in listed.items()}
+    else:
+        cases = _cases_in_folders(folder, dataset_json)
+    for case in cases.values():
+        if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
+            raise BadInput(f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
+                           f"does not begin with a dot; rename it")
+    check_files(cases.values(), folder.name)
+    if len(cases) != dataset_json["numTraining"]:
+        raise BadInput(f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
+                       f"training cases were found; correct numTraining or the files")
+    return cases
+
+
+def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
+    ending = dataset_json["file_ending"]
+    for part in ("imagesTr", "labelsTr"):
+        if not (folder / part).is_dir():
+            raise BadInput(f"{folder / part} is missing; nnU-Net expects images in imagesTr, labels in labelsTr")
+    images: dict[str, list[str]] = {}
+    for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
+        if file.name.startswith("."):
+            raise BadInput(f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS puts "
+                           f"such files beside copied ones)")
+        stem = file.name[:-len(ending)]
+        if len(stem) < 6 or stem[-5] != "_" or not stem[-4:].isdigit():
+            raise BadInput(f"{file} does not end in _XXXX{ending} (four digits for the channel); rename it")
+        images.setdefault(stem[:-5], []).append(str(file))
+    labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"[!.]*{ending}")}
+    lonely = sorted(set(labels) - set(images))
+    if lonely:
+        raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr "
+                       f"({len(lonely)} such labels)")
+    return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
+
+
+def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
+    """Splits from the raw folder, or else from the preprocessed one, and their path; (None, "") where there are none.
+
+    Raises:
+        BadInput: the file is no split file.
+    """
+    preprocessed = Path(nnunet_folder("nnUNet_preprocessed")) / folder.name
+    for path in (folder / "splits_final.json", preprocessed / "splits_final.json"):
+        if path.is_file():
+            try:
+                splits = read_json(path)
+                assert splits and all({"train", "val"} <= set(split) for split in splits)
+            except (ValueError, AssertionError, TypeError) as error:
+                raise BadInput(f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
+                               f"one for each fold") from error
+            return splits, str(path)
+    return None, ""
+
+
+def find_reader(dataset_json: dict, cases: dict[str, Case]) -> type:
+    """nnU-Net's reader for the dataset's files.
+
+    Raises:
+        BadInput: none of them can read the first image.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+    example = next(iter(cases.values())).images[0]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
+    except RuntimeError as error:
+        raise BadInput(f"{example} cannot be read by any of nnU-Net's readers for file_ending "
+                       f"{dataset_json['file_ending']!r}; repair the file, or correct file_ending") from error

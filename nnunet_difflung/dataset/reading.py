@@ -1,0 +1,137 @@
+"""Reads a case and checks what nnU-Net would only find hours later; derives the class ``body`` from the image."""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.errors import BadInput
+
+CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a checked case holds.
+
+    Attributes:
+        identifier: case id.
+        shape: (z, y, x).
+        channels: number of channels.
+        spacing: (z, y, x) in mm as nnU-Net's reader gives it.
+        dtype: dtype in which the cache keeps the image.
+        counts: label name → number of voxels in each slice (z).
+        stamp: size and time of the source files, to see that a cached copy is still theirs.
+        content: SHA-256 of image and labels, by which a generator knows its training data whatever the files' times.
+    """
+
+    identifier: str
+    shape: tuple[int, int, int]
+    channels: int
+    spacing: tuple[float, float, float]
+    dtype: str
+    counts: dict[str, list[int]]
+    stamp: list
+    content: str
+
+    def voxels(self, name: str) -> int:
+        """Number of voxels of a label in the whole case."""
+        return sum(self.counts[name])
+
+
+def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndarray:
+    """The derived class ``body``: thorax cage and mediastinum around the labelled structures.
+
+    Args:
+        image: (z, y, x), first channel.
+        label: (z, y, x); labelled voxels are never body.
+        threshold: −500 HU for CT.
+
+    Returns:
+        (z, y, x) bool: in each slice the largest connected component above the threshold, with its holes filled,
+        without the labelled voxels.
+    """
+    body = np.zeros(label.shape, bool)
+    for z, plane in enumerate(image > threshold):
+        if plane.any():
+            body[z] = ndimage.binary_fill_holes(remove_all_but_largest_component(plane))
+    return body & (label == 0)
+
+
+def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
+    """Reads a case and checks what nnU-Net would only find hours later.
+
+    Returns:
+        image (c, z, y, x), condition map (z, y, x) uint8 (label values, and ``roles.body_value``), facts.
+
+    Raises:
+        BadInput: different geometry of image and label, NaN, unknown labels, wrong number of channels.
+    """
+    image, of_image = raw.read_image(case.identifier)
+    label, of_label = raw.read_label(case.identifier)
+    _check_geometry(case, image, label, of_image, of_label)
+    if len(image) != len(raw.channels):
+        raise BadInput(f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected from "
+                       f"channel_names in dataset.json; add the missing _XXXX files or correct channel_names")
+    if not np.isfinite(image).all():
+        bad = int((~np.isfinite(image)).sum())
+        raise BadInput(f"{case.images[0]} has {bad} NaN or infinite voxels; replace them (−1000 HU for air)")
+    _check_labels(case, label, raw.roles)
+    threshold = CT_BODY_THRESHOLD if raw.channels[0].upper() == "CT" else _otsu(image[0])
+    condition = label.astype(np.uint8)
+    condition[body_mask(image[0], label, threshold)] = raw.roles.body_value
+    image = _exact_integers(image)
+    counts = {name: np.count_nonzero(label == value, axis=(1, 2)).tolist() for name, value in raw.roles.values.items()}
+    facts = CaseFacts(case.identifier, label.shape, len(image), tuple(float(s) for s in of_image["spacing"]),
+                      str(image.dtype), counts, source_stamp(case),
+                      hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest())
+    return image, condition, facts
+
+
+def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) -> None:
+    def refuse(what: str, found, expected) -> None:
+        raise BadInput(f"{case.label}: {what} {found} differs from its image's {expected} ({case.images[0]}); "
+                       f"resample the label onto the image's grid")
+
+    if label.shape != image.shape[1:]:
+        refuse("shape", label.shape, image.shape[1:])
+    if not np.allclose(of_image["spacing"], of_label["spacing"], rtol=1e-3):
+        refuse("spacing", of_label["spacing"], of_image["spacing"])
+    for family in ("sitk_stuff", "nibabel_stuff"):
+        for key, expected in of_image.get(family, {}).items():
+            if not isinstance(expected, str) and not np.allclose(expected, of_label[family][key], atol=1e-2):
+                refuse(key, np.round(of_label[family][key], 3).tolist(), np.round(expected, 3).tolist())
+
+
+def _check_labels(case: Case, label: np.ndarray, roles: LabelRoles) -> None:
+    known = {0, *roles.values.values(), *([] if roles.ignore is None else [roles.ignore])}
+    unknown = sorted({int(v) for v in np.unique(label)} - known)
+    if unknown:
+        raise BadInput(f"{case.label} holds the label {unknown[0]}, but dataset.json knows {sorted(known)}; "
+                       f"add the label to dataset.json or correct the file")
+
+
+def _otsu(channel: np.ndarray) -> float:
+    return float(threshold_otsu(channel)) if channel.min() < channel.max() else float(channel.max())
+
+
+def _exact_integers(image: np.ndarray) -> np.ndarray:
+    """The same values in uint8 or int16 where that loses nothing, else float32."""
+    for dtype in (np.uint8, np.int16):
+        limits = np.iinfo(dtype)
+        if limits.min <= image.min() and image.max() <= limits.max and (image == np.rint(image)).all():
+            return image.astype(dtype)
+    return image.astype(np.float32)
+
+
+def source_stamp(case: Case) -> list:
+    """Name, size and time of change of each source file, as JSON gives it back."""
+    return [[Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in (*case.images, case.label)]

@@ -1,0 +1,140 @@
+"""Writes a changed copy of an image or label file: same format, geometry and dtype, other voxels untouched.
+
+nnU-Net's readers have no writer for images (``write_seg`` would store HU as uint8), so a copy is made from the source
+file itself through the library that its reader uses. Voxels outside ``where`` keep their bits by construction.
+"""
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.errors import BadInput
+
+
+def write_changed_copy(sources: Sequence[str], targets: Sequence[str], values: np.ndarray, where: np.ndarray,
+                       reader: type) -> None:
+    """Copies ``sources`` to ``targets`` with ``values`` at ``where``.
+
+    Args:
+        sources: files of one case as nnU-Net lists them (one a channel, or fewer with several channels each).
+        targets: paths to write, one for each source.
+        values: (c, z, y, x) in the dataset's own intensities, in the reader's orientation.
+        where: (z, y, x) bool, the voxels to change.
+        reader: nnU-Net's reader class of the dataset.
+
+    Raises:
+        BadInput: a reader for which no writer is known.
+    """
+    write = _writer_of(reader)
+    channel = 0
+    for source, target in zip(sources, targets, strict=True):
+        channel += write(source, target, values[channel:], where, reader)
+
+
+def _writer_of(reader: type):
+    from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+    for families, write in (((SimpleITKIO,), _write_sitk), ((NibabelIO, NibabelIOWithReorient), _write_nibabel),
+                            ((NaturalImage2DIO,), _write_natural), ((Tiff3DIO,), _write_tiff)):
+        if issubclass(reader, families):
+            return write
+    raise BadInput(f"images read by {reader.__name__} cannot be written; supported are the files of SimpleITKIO, "
+                   f"NibabelIO, NaturalImage2DIO and Tiff3DIO (convert the dataset to .nii.gz)")
+
+
+def cast_like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rounds and clips to an integer dtype's range, or casts to a floating dtype."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+    return values.astype(dtype)
+
+
+def _change(array: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype."""
+    changed = array.copy()
+    changed[:, where] = cast_like(values[:len(array), where], array.dtype)
+    return changed
+
+
+def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+    import SimpleITK as sitk
+    original = sitk.ReadImage(source)
+    reorients = "Reorient" in reader.__name__
+    image = sitk.DICOMOrient(original, "RAS") if reorients else original
+    array = sitk.GetArrayFromImage(image)
+    four_d = array.reshape(array.shape[0] if array.ndim == 4 else 1, *where.shape)
+    result = sitk.GetImageFromArray(_change(four_d, values, where).reshape(array.shape), isVector=False)
+    result.CopyInformation(image)
+    if reorients:
+        direction = original.GetDirection()
+        result = sitk.DICOMOrient(result, sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(direction))
+    sitk.WriteImage(result, str(target), useCompression=True)
+    return len(four_d)
+
+
+def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+    import nibabel
+    from nibabel.orientations import io_orientation, ornt_transform
+    original = nibabel.load(source)
+    reorients = "Reorient" in reader.__name__
+    image = original.as_reoriented(io_orientation(original.affine)) if reorients else original
+    header = original.header.copy()
+    header.extensions.clear()  # these and the free texts may name a patient
+    for text in ("descrip", "db_name", "aux_file", "intent_name"):
+        header[text] = b""
+    scaled = (original.dataobj.slope, original.dataobj.inter) != (1, 0)
+    data = np.asanyarray(image.dataobj)
+    if scaled:
+        data = data.astype(np.float32)
+        header.set_data_dtype(np.float32)
+        header.set_slope_inter(1, 0)
+    changed = _change(data.transpose(2, 1, 0)[None], values, where)[0].transpose(2, 1, 0)
+    result = nibabel.Nifti1Image(changed, image.affine, header)
+    if reorients:
+        result = result.as_reoriented(ornt_transform(io_orientation(result.affine), io_orientation(original.affine)))
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(result.dataobj), original.affine, header), target)
+    return 1
+
+
+def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+    from skimage import io
+    array = io.imread(source)
+    channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
+    changed = _change(channels_first, values, where)
+    io.imsave(target, changed[0, 0] if array.ndim == 2 else changed[:, 0].transpose(1, 2, 0), check_contrast=False)
+    return len(channels_first)
+
+
+def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+    import tifffile
+    changed = _change(tifffile.imread(source)[None], values, where)[0]
+    tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
+    return 1
+
+
+def spacing_sidecar(file: str, channels: bool, reader: type) -> Path | None:
+    """The JSON file with a 3D TIFF's spacing, if the reader uses one and it exists.
+
+    Args:
+        file: an image file (``channels``: its name ends in ``_0000``) or a label file.
+        channels: whether the name has a channel suffix.
+        reader: nnU-Net's reader class.
+    """
+    if reader.__name__ != "Tiff3DIO":
+        return None
+    path = Path(file)
+    stem = path.name[:-len(path.suffix)]
+    sidecar = path.with_name((stem[:-5] if channels else stem) + ".json")
+    return sidecar if sidecar.is_file() else None
+
+
+def copy_sidecar(source: Path | None, target: Path) -> None:
+    """Copies a spacing file, where there is one."""
+    if source is not None:
+        shutil.copyfile(source, target)

@@ -1,0 +1,1 @@
+"""Table 1: how synthetic images compare with real ones."""

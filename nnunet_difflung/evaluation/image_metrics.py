@@ -1,0 +1,189 @@
+"""Figures of Table 1 for one patient: what is painted against what is real.
+
+One convention for PSNR and SSIM: intensities are clipped to [−1000, 1000] HU (other images: the generators' window),
+mapped to [0, 1], ``data_range`` 1, Gaussian window 11 pixels wide with σ 1.5, and the mean of scikit-image's full SSIM
+map. Figures of another convention must not be compared with these.
+
+``*_lung`` are taken over the lung alone. Over the whole isolated slice the background counts too. What is real and what
+is painted are both empty there (the window's low end, as in the cases that are shipped), which flatters all methods
+alike, and slices with much air more than others.
+
+``psnr_lung_of_mean`` is the PSNR that the mean of infinitely many samples of a mask would have. A sample that has the
+right texture, but not this very patient's noise, pays twice the texture's variance; a blurred image pays it once and so
+scores up to 3 dB better although it is worse. The mean of the samples is the fair opponent of a blurred image. That of
+n still pays 1 / n of the texture's variance; the unbiased estimate of this part, the samples' variance / n, is taken
+off its squared error. Samples that are all alike keep their PSNR, and so does a single one, whose variance is unknown.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.evaluation.real_slices import RealSlice, Window
+from nnunet_difflung.evaluation.texture_distance import descriptors, texture_distance
+from nnunet_difflung.painting.gate import wasserstein
+
+SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")
+BY_CLASS = ("hu_bias", "wasserstein", "sd_ratio", "texture", "real_sd")
+_BEST_PSNR = 100.0  # dB; equal images have an infinite PSNR, which no mean survives
+_SSIM_EDGE = 11  # pixels
+_MIN_VOXELS = 8  # of a class in a patient, to speak of a distribution
+_PER_SLICE = 20_000  # voxels of a class in a slice that enter a patient's distribution
+_TEXTURES_PER_SLICE = 200  # of a class in a slice
+
+Pool = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # class → (voxels, texture descriptors) of each slice
+Scales = dict[str, tuple[np.ndarray, np.ndarray]]  # class → mean and sd of real texture descriptors
+
+
+def psnr(difference: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of differences between images in [0, 1]; at most 100."""
+    return _decibels(float(np.mean(np.square(difference, dtype=float))))
+
+
+def psnr_of_mean(samples: np.ndarray, truth: np.ndarray) -> float:
+    """PSNR in dB, at most 100, that the mean of infinitely many samples would have.
+
+    Args:
+        samples: (n, voxels) in [0, 1]; with n = 1 the PSNR is that of this sample.
+        truth: (voxels,).
+    """
+    squared = np.mean((samples.mean(0) - truth) ** 2)
+    return _decibels(float(squared - samples.var(0, ddof=1).mean() / len(samples) if len(samples) > 1 else squared))
+
+
+def _decibels(squared_error: float) -> float:
+    """PSNR of a mean squared error; one of 1e-10 and less, also an estimate below 0, counts as 100 dB."""
+    return float(-10 * np.log10(max(squared_error, 10 ** (-_BEST_PSNR / 10))))
+
+
+def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(h, w) structural similarity of images in [0, 1]; edges below the window's 11 pixels are padded with 0."""
+    height, width = first.shape
+    pad = [(0, max(0, _SSIM_EDGE - edge)) for edge in (height, width)]
+    _, similarity = structural_similarity(
+        *(np.pad(image.astype(float), pad) for image in (first, second)), data_range=1, gaussian_weights=True,
+        sigma=1.5, use_sample_covariance=False, full=True)
+    return similarity[:height, :width]
+
+
+def image_figures(real: np.ndarray, painted: np.ndarray, lung: np.ndarray, counted: np.ndarray,
+                  window: Window) -> dict[str, float]:
+    """Figures of one slice.
+
+    Args:
+        real: (h, w), clipped to the window.
+        painted: (n, h, w) samples, likewise.
+        lung: (h, w) bool, normal lung and pathologies, not empty.
+        counted: (h, w) bool, False where the label is ``ignore``; there ``real`` stands in for what is painted.
+        window: (low, high) intensities that become 0 and 1.
+
+    Returns:
+        ``SCALARS``: means over the samples, but ``psnr_lung_of_mean`` of all together; MAE in the images' unit.
+    """
+    low, width = window[0], window[1] - window[0]
+    truth = (real.astype(float) - low) / width
+    samples = [np.where(counted, (image.astype(float) - low) / width, truth) for image in painted]
+    rows = []
+    for image in samples:
+        similarity, difference = ssim_map(truth, image), image - truth
+        rows.append((psnr(difference[counted]), similarity[counted].mean(), psnr(difference[lung]),
+                     similarity[lung].mean(), width * np.abs(difference[lung]).mean()))
+    figures = dict(zip(SCALARS, map(float, np.mean(rows, 0)), strict=False))
+    return {**figures, "psnr_lung_of_mean": psnr_of_mean(np.stack(samples)[:, lung], truth[lung])}
+
+
+def diversity(painted: np.ndarray, mask: np.ndarray) -> float:
+    """Spread between the samples of one mask: root of the voxels' mean variance over the (n, h, w) samples, n ≥ 2."""
+    return float(np.sqrt(painted[:, mask].astype(float).var(0, ddof=1).mean()))
+
+
+def pool_slice(image: np.ndarray, condition: np.ndarray, key: Sequence[int], roles: LabelRoles,
+               window: Window) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Voxels and texture descriptors of each lung class in a slice; equal masks and keys give the same positions."""
+    pooled = {}
+    for name in roles.lung:
+        mask, rng = condition == roles.values[name], np.random.default_rng([*key, roles.values[name]])
+        if mask.any():
+            voxels = image[mask]
+            chosen = rng.permutation(len(voxels))[:_PER_SLICE] if len(voxels) > _PER_SLICE else slice(None)
+            pooled[name] = (voxels[chosen].astype(float),
+                            descriptors(image, mask, window[1] - window[0], rng, _TEXTURES_PER_SLICE))
+    return pooled
+
+
+def add_to_pool(pool: Pool, pooled: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Adds a slice's voxels and descriptors."""
+    for name, parts in pooled.items():
+        pool.setdefault(name, []).append(parts)
+
+
+def class_figures(real: Pool, painted: Pool, scales: Scales) -> dict[str, dict[str, float]]:
+    """Distributions of each class that both pools hold: ``BY_CLASS`` → class → figure, in the images' unit.
+
+    ``hu_bias`` is the mean of what is painted minus the mean of what is real, ``sd_ratio`` the ratio of their standard
+    deviations (``real_sd`` is the latter), ``wasserstein`` the 1-Wasserstein distance, ``texture`` that of
+    ``texture_distance``. Classes of fewer than 8 voxels are left out, and of the texture those too thin for its window.
+    """
+    figures: dict[str, dict[str, float]] = {name: {} for name in BY_CLASS}
+    for name in [name for name in real if name in painted]:
+        (truth, of_truth), (made, of_made) = ([np.concatenate(part) for part in zip(*pool[name], strict=True)]
+                                              for pool in (real, painted))
+        if min(len(truth), len(made)) < _MIN_VOXELS:
+            continue
+        figures["hu_bias"][name] = float(made.mean() - truth.mean())
+        figures["wasserstein"][name] = wasserstein(made, truth)
+        figures["real_sd"][name] = float(truth.std())
+        if truth.std() > 0:
+            figures["sd_ratio"][name] = float(made.std() / truth.std())
+        if name in scales and min(len(of_truth), len(of_made)) >= 2:
+            rng = np.random.default_rng([len(of_truth), len(of_made)])
+            figures["texture"][name] = texture_distance(of_truth, of_made, scales[name], rng)
+    return figures
+
+
+class PatientTally:
+    """Collects the slices of one patient and one method, and makes their row of the table."""
+
+    def __init__(self, roles: LabelRoles, window: Window, scales: Scales):
+        self.roles, self.window, self.scales = roles, window, scales
+        self.images: list[dict[str, float]] = []
+        self.spread: dict[str, list[float]] = {}
+        self.seconds: list[float] = []
+        self.real: Pool = {}
+        self.painted: Pool = {}
+
+    def add(self, true: RealSlice, painted: np.ndarray, seconds: float | None = None,
+            condition: np.ndarray | None = None) -> None:
+        """Compares a slice.
+
+        Args:
+            true: the real slice.
+            painted: (n, h, w) samples.
+            seconds: that an image took; None if it was not painted by a network.
+            condition: (h, w) where the classes are in ``painted``; None: where they are in the real slice.
+        """
+        lung = np.isin(true.condition, self.roles.lung_values())
+        counted = np.ones_like(lung) if self.roles.ignore is None else true.condition != self.roles.ignore
+        self.images.append(image_figures(true.image, painted, lung, counted, self.window))
+        self.seconds += [] if seconds is None else [seconds]
+        add_to_pool(self.real, pool_slice(true.image, true.condition, true.key, self.roles, self.window))
+        for image in painted:
+            where = true.condition if condition is None else condition
+            add_to_pool(self.painted, pool_slice(image, where, true.key, self.roles, self.window))
+        for name in self.roles.lung if len(painted) > 1 else ():
+            mask = true.condition == self.roles.values[name]
+            if mask.any():
+                self.spread.setdefault(name, []).append(diversity(painted, mask))
+
+    def row(self) -> dict:
+        """The patient's figures: means over slices, and distributions over all of the patient's voxels."""
+        row: dict = {"slices": len(self.images)}
+        for name in SCALARS:
+            row[name] = float(np.mean([image[name] for image in self.images]))
+        row |= class_figures(self.real, self.painted, self.scales)
+        row["diversity"] = {name: float(np.mean(values)) for name, values in self.spread.items()}
+        row["seconds_per_image"] = float(np.median(self.seconds)) if self.seconds else None
+        return row

@@ -1,0 +1,83 @@
+"""Rows of Table 1 that no network made, to read the others by.
+
+``class_mean``: every class painted with its mean over the fold's training cases. The best PSNR that masks alone allow,
+and no texture at all: a method below it in PSNR is not worse for that. ``neighbour``: the next real slice of the same
+patient; its distributions are taken where its own classes are. ``real_other_patients``: the fold's real training
+patients together against each validation patient, the floor of bias, Wasserstein and texture distance that a perfect
+painter of other patients' lungs would reach.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.evaluation.image_metrics import PatientTally, Pool, Scales, add_to_pool, class_figures, pool_slice
+from nnunet_difflung.evaluation.real_slices import RealSlice, Window, neighbour_of, real_slice, slices_with_lung
+from nnunet_difflung.evaluation.texture_distance import standardisation
+
+REFERENCES = {
+    "class_mean": "each class painted with its mean over the training cases",
+    "neighbour": "the next real slice of the same patient",
+    "real_other_patients": "the real training patients against each validation patient",
+}
+_POOL_SLICES = 100  # training slices of a class that enter its distribution, evenly spaced
+
+
+@dataclass(frozen=True)
+class TrainingReference:
+    """What a fold's real training cases say about the classes.
+
+    Attributes:
+        means: voxel value of a condition class → mean intensity.
+        pool: voxels and texture descriptors of each lung class.
+        scales: mean and standard deviation of those descriptors.
+    """
+
+    means: dict[int, float]
+    pool: Pool
+    scales: Scales
+
+
+def training_reference(raw: RawDataset, cache: SliceCache, fold: int, window: Window) -> TrainingReference:
+    """Reads the slices with lung of the fold's training cases, and no others."""
+    found = slices_with_lung(cache, raw.training_cases(fold))
+    sums, counts = np.zeros(256), np.zeros(256)
+    for case, z in found:
+        true = real_slice(raw, cache, case, z, window)
+        sums += np.bincount(true.condition.ravel(), true.image.ravel(), 256)
+        counts += np.bincount(true.condition.ravel(), minlength=256)
+    means = {int(v): float(sums[v] / counts[v]) for v in cache.roles.condition_values() if counts[v]}
+    pool: Pool = {}
+    for name in cache.roles.lung:
+        holding = [(case, z) for case, z in found if cache.facts[case].counts[name][z]]
+        for i in np.unique(np.linspace(0, len(holding) - 1, min(len(holding), _POOL_SLICES)).round().astype(int)):
+            true = real_slice(raw, cache, *holding[i], window)
+            add_to_pool(pool, {name: pool_slice(true.image, true.condition, true.key, cache.roles, window)[name]})
+    described = {name: np.concatenate([part[1] for part in parts]) for name, parts in pool.items()}
+    return TrainingReference(means, pool, {n: standardisation(d) for n, d in described.items() if len(d) >= 2})
+
+
+def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Window) -> np.ndarray:
+    """(h, w) float32: every class at its mean; the window's lower end elsewhere, and for classes never trained on."""
+    table = np.full(256, window[0], np.float32)
+    table[list(means)] = list(means.values())
+    return table[condition]
+
+
+def reference_rows(raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlice], training: TrainingReference,
+                   window: Window) -> dict[str, dict]:
+    """One patient's rows: name of the reference → row; a patient without neighbouring slices has no such row."""
+    tallies = {name: PatientTally(cache.roles, window, training.scales) for name in ("class_mean", "neighbour")}
+    for true in slices:
+        tallies["class_mean"].add(true, class_mean_image(true.condition, training.means, window)[None])
+        other = neighbour_of(raw, cache, true, window)
+        if other is not None:
+            tallies["neighbour"].add(true, other.image[None], condition=other.condition)
+    rows = {name: tally.row() for name, tally in tallies.items() if tally.images}
+    rows["real_other_patients"] = {"slices": len(slices), **class_figures(
+        tallies["class_mean"].real, training.pool, training.scales)}
+    return rows

@@ -1,0 +1,1 @@
+"""The networks: their batches, training, sampling and files."""

@@ -1,0 +1,83 @@
+"""Training batches as a pure function of (seed, step): what is drawn, cut, mirrored and ablated.
+
+Nothing here has a state, so a resumed training sees the very batches that it would have seen, and each of several
+processes can make its own part of a batch.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.dataset.cache import SliceCache, SliceIndex
+from nnunet_difflung.generator.ablation import ablate, annealed, draw_ablation
+from nnunet_difflung.generator.encoding import isolate, normalise, one_hot
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's part of a training batch.
+
+    Attributes:
+        image: (b, c, p, p) float32 in [−1, 1], isolated.
+        condition: (b, k, p, p) float32 masks after ablation.
+        weight: (b, 1, p, p) float32, 0 where the label is ``ignore`` or beyond the image.
+    """
+
+    image: np.ndarray
+    condition: np.ndarray
+    weight: np.ndarray
+
+
+class BatchSource:
+    """Makes the batch of any training step of one fold."""
+
+    def __init__(self, cache: SliceCache, index: SliceIndex, config: GeneratorConfig,
+                 windows: Sequence[Sequence[float]], probabilities: np.ndarray, total_steps: int):
+        self.cache, self.index, self.config = cache, index, config
+        self.windows, self.probabilities, self.total_steps = windows, probabilities, total_steps
+        self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
+        self.present = [name for name, found in index.holding.items() if len(found)]
+        self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
+
+    def batch(self, step: int, slots: Sequence[int]) -> Batch:
+        """The examples at the given slots of the global batch of a step."""
+        examples = [self._example(step, slot) for slot in slots]
+        return Batch(*(np.stack(part) for part in zip(*examples, strict=True)))
+
+    def _example(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.config.seed, step, slot])
+        wanted = self._draw_class(rng)
+        number = int(rng.choice(self.index.holding[wanted] if wanted else len(self.index)))
+        case, z = self.index.cases[number], self.index.z[number]
+        condition = self.cache.condition(case)[z]
+        crop = self._draw_crop(np.asarray(condition), wanted, rng)
+        mirrored = self.config.flip and rng.random() < 0.5
+        ablated = draw_ablation(annealed(self.probabilities, step / self.total_steps, self.config.method,
+                                         self.config.annealing), rng)
+        image = normalise(np.asarray(self.cache.image(case)[(slice(None), z, *crop)]), self.windows)
+        return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)
+
+    def _draw_class(self, rng: np.random.Generator) -> str | None:
+        """The pathology that this slot is reserved for, or None for a uniform draw."""
+        position = rng.random() / self.share if self.share else len(self.present)
+        return self.present[int(position)] if position < len(self.present) else None
+
+    def _draw_crop(self, condition: np.ndarray, wanted: str | None, rng: np.random.Generator) -> tuple[slice, slice]:
+        """A crop of the patch size around a random voxel of the wanted class (else of the body), shifted at random."""
+        size = self.config.patch_size
+        mask = condition == self.cache.roles.values[wanted] if wanted else condition > 0
+        centre = rng.choice(np.argwhere(mask)) + rng.integers(-size // 4, size // 4 + 1, 2)
+        start = np.clip(centre - size // 2, 0, np.maximum(np.array(condition.shape) - size, 0))
+        return slice(start[0], start[0] + size), slice(start[1], start[1] + size)
+
+    def _finish(self, image: np.ndarray, condition: np.ndarray, ablated: np.ndarray, mirrored: bool):
+        roles, size = self.cache.roles, self.config.patch_size
+        pad = [(0, size - n) for n in condition.shape]
+        weight = np.pad(condition != (-1 if roles.ignore is None else roles.ignore), pad).astype(np.float32)[None]
+        image = np.pad(isolate(image, condition), [(0, 0), *pad], constant_values=-1)
+        masks = one_hot(np.pad(ablate(condition, ablated, self.pathologies), pad), roles.condition_values())
+        parts = (image, masks, weight)
+        return tuple(part[..., ::-1].copy() for part in parts) if mirrored else parts

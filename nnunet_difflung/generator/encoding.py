@@ -1,0 +1,68 @@
+"""Between stored intensities and labels and what a network sees: windows, [−1, 1], isolation, one-hot masks."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.dataset.cache import SliceCache
+
+CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
+
+
+def size_factor(config: GeneratorConfig) -> int:
+    """Image edges must be multiples of this for the network's poolings."""
+    return 2 ** (len(config.channels) - 1)
+
+
+def intensity_windows(cache: SliceCache, identifiers: Sequence[str], channels: Sequence[str],
+                      chosen: Sequence[Sequence[float]] = ()) -> tuple[tuple[float, float], ...]:
+    """For each channel the intensities that map to −1 and 1.
+
+    [−1000, 1000] HU for CT (paper, section 3.2); else the 0.5 and 99.5 percentiles of labelled and body voxels of the
+    given cases, which must be training cases of the fold.
+    """
+    if chosen:
+        return tuple((float(low), float(high)) for low, high in chosen)
+    windows = []
+    for channel, name in enumerate(channels):
+        if name.upper() == "CT":
+            windows.append(CT_WINDOW)
+            continue
+        values = np.concatenate([np.asarray(cache.image(i)[channel])[cache.condition(i) > 0][::7] for i in identifiers])
+        low, high = np.percentile(values, (0.5, 99.5))
+        windows.append((float(low), float(high if high > low else low + 1)))
+    return tuple(windows)
+
+
+def normalise(image: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Clips each channel (first axis) to its window and maps it to [−1, 1]; float32."""
+    low, high = _bounds(windows, image.ndim)
+    return (2 * ((np.clip(image, low, high) - low) / (high - low)) - 1).astype(np.float32)
+
+
+def denormalise(image: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Inverse of ``normalise`` within the window."""
+    low, high = _bounds(windows, image.ndim)
+    return (np.clip(image, -1, 1) + 1) * ((high - low) / 2) + low
+
+
+def _bounds(windows: Sequence[Sequence[float]], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    bounds = np.asarray(windows, np.float32).T.reshape(2, -1, *[1] * (dimensions - 1))
+    return bounds[0], bounds[1]
+
+
+def isolate(image: np.ndarray, condition: np.ndarray) -> np.ndarray:
+    """Sets everything outside lung, structures and body to −1, the window's lower end (paper, section 3.2).
+
+    Args:
+        image: (c, y, x) in [−1, 1].
+        condition: (y, x) condition map before any ablation.
+    """
+    return np.where(condition > 0, image, np.float32(-1))
+
+
+def one_hot(condition: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(k, y, x) float32 masks of the condition classes; background and ignored voxels are in none of them."""
+    return (condition[None] == values[:, None, None]).astype(np.float32)

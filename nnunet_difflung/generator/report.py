@@ -1,0 +1,142 @@
+"""What a person sees while a generator trains: bar, log, loss curve, sample sheets. It never touches the training."""
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.generator.batches import BatchSource
+from nnunet_difflung.generator.checkpoint import TrainingState
+from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
+from nnunet_difflung.generator.sampling import paint_batch
+from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.files import replacing, write_bytes
+
+LOG = "training_log.jsonl"
+_SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the training
+_SHEET_STEPS = 20
+
+
+class TrainingReport:
+    """Writes ``training_log.jsonl``, ``progress.png`` and ``samples/step_*.png`` into a generator's folder.
+
+    Args:
+        folder: of the generator.
+        total: steps of the whole training.
+        config: of the generator.
+        visible: show a bar and draw.
+        writes: whether this process is the one that writes.
+        least: steps between rows of the log, at least.
+    """
+
+    def __init__(self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True,
+                 least: int = 1):
+        self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
+        self.every = max(least, total // 400)
+        self.begun = time.monotonic()
+        self.sheets = {max(1, round(part * total)) for part in _SHEETS}
+        self.method, self.rows = METHODS[config.method], []
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line)
+
+    def resume(self, step: int) -> None:
+        """Keeps the log's rows up to a step; later ones will be written again."""
+        path = self.folder / LOG
+        if path.is_file():
+            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            self.rows = [row for row in rows if row["step"] <= step]
+            self.begun -= self.rows[-1].get("seconds", 0) if self.rows else 0
+
+    def due(self, state: TrainingState) -> bool:
+        """Whether this step is one for the log or for a sheet, and its losses have to be there."""
+        return state.step % self.every == 0 or state.step in self.sheets
+
+    def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source: BatchSource) -> None:
+        """To be called when the losses of so many more steps are known, and whenever the report is due."""
+        bar.update(steps)
+        if state.step % self.every == 0 or state.step == self.total:
+            row = {"step": state.step, "loss": float(np.mean(state.pending_losses)),
+                   "lr": state.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - self.begun, 3)}
+            state.pending_losses = []
+            self.rows.append(row)
+            rate = bar.format_dict["rate"]  # None at first
+            speed = f", {rate * self.config.batch_size:.0f} images/s" if rate else ""
+            bar.set_postfix_str(f"loss {row['loss']:.4f}{speed}", refresh=False)
+            if self.writes:
+                write_bytes(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        if self.writes and self.visible and state.step in self.sheets:
+            self._draw_curve()
+            self._draw_sheet(state, source)
+
+    def _draw_curve(self) -> None:
+        from matplotlib.figure import Figure
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        steps, losses = [row["step"] for row in self.rows], [row["loss"] for row in self.rows]
+        axes.plot(steps, losses, alpha=0.35, label="loss")
+        width = max(1, len(losses) // 20)
+        axes.plot(steps[width - 1:], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
+        look = ({"ylabel": "generator's loss"} if self.method.family == "gan"  # may be negative
+                else {"ylabel": "loss (Eq. 7)", "yscale": "log"})
+        axes.set(xlabel="training step", xlim=(0, self.total), **look)
+        axes.legend()
+        with replacing(self.folder / "progress.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+
+    def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
+        """Paints one training mask of each pathology with the averaged weights, beside its real slice."""
+        from matplotlib.figure import Figure
+        examples = [_example(source, name, self.config) for name in source.present]
+        if not examples:
+            return
+        figure = Figure(figsize=(6.6, 2.3 * len(examples)), layout="constrained")
+        rows = figure.subplots(len(examples), 3, squeeze=False)
+        painted = [self._paint(state, condition, source) for _, condition in examples]
+        low, high = self.config.windows[0]
+        for name, axes, (image, condition), synthetic in zip(source.present, rows, examples, painted, strict=True):
+            for axis, picture, title in zip(axes, (image[0], condition, synthetic[0]),
+                                            ("real", f"mask with {name}", f"painted, step {state.step}"), strict=True):
+                limits = {} if picture is condition else {"vmin": low, "vmax": low + 0.65 * (high - low)}
+                shown = picture if picture is condition else denormalise(picture[None], self.config.windows[:1])[0]
+                axis.imshow(shown, cmap="tab10" if picture is condition else "gray", interpolation="nearest", **limits)
+                axis.set_title(title, fontsize=8)
+                axis.axis("off")
+        with replacing(self.folder / "samples" / f"step_{state.step:07d}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+
+    def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
+        parameters = list(state.network.parameters())
+        device = parameters[0].device
+        masks = torch.from_numpy(one_hot(condition, source.cache.roles.condition_values()))[None].to(device)
+        noise = torch.randn(1, len(self.config.windows), *condition.shape, generator=torch.Generator().manual_seed(0))
+        state.ema.store(parameters)
+        state.ema.copy_to(parameters)
+        state.network.eval()
+        generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
+        try:
+            return paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks,
+                               noise.to(device))[0].cpu().numpy()
+        finally:
+            state.ema.restore(parameters)
+            state.network.train()
+
+
+def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The training slice with most of a pathology: image (c, y, x) in [−1, 1] and condition (y, x), cut to fit."""
+    found = source.index.holding[pathology]
+    voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in found]
+    number = int(found[int(np.argmax(voxels))])
+    case, z = source.index.cases[number], source.index.z[number]
+    condition = np.asarray(source.cache.condition(case)[z])
+    factor = size_factor(config)
+    height, width = (n // factor * factor for n in condition.shape)
+    image = normalise(np.asarray(source.cache.image(case)[:, z]), config.windows)
+    return isolate(image, condition)[:, :height, :width], condition[:height, :width]

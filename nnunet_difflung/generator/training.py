@@ -1,0 +1,194 @@
+"""Trains one fold's generator: the same command goes on where it stopped, bit for bit on one CPU process."""
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.ablation import initial_probabilities
+from nnunet_difflung.generator.batches import BatchSource
+from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
+from nnunet_difflung.generator.encoding import intensity_windows, size_factor
+from nnunet_difflung.generator.gan import require_gan
+from nnunet_difflung.generator.report import TrainingReport
+from nnunet_difflung.generator.steps import make_update, new_state, over_processes, step_inputs, train_step
+from nnunet_difflung.generator.store import CARD, is_finished, save_generator, write_card
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.device import ahead, steps_between_losses
+from nnunet_difflung.runtime.files import json_bytes, read_json
+from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.signals import Interruption
+
+_OF_GANS = ("l1_weight", "feature_weight", "discriminator_channels")
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What a generator of one fold may see: its training cases, and nothing else."""
+
+    cache: SliceCache
+    channels: tuple[str, ...]
+    dataset: str
+    fold: int | str
+    training_cases: tuple[str, ...]
+
+    def frequencies(self) -> np.ndarray:
+        """f_i of Eq. 8: each pathology's share of the lung voxels."""
+        counts = class_counts([self.cache.facts[i] for i in self.training_cases], self.cache.roles)
+        return np.array([counts[name] for name in self.cache.roles.pathologies]) / max(1, sum(counts.values()))
+
+
+def resolve(config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
+    """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices.
+
+    Settings that the method does not use get their default, so that they cannot tell two equal generators apart.
+    """
+    if METHODS[config.method].family != "gan":
+        unused = {f.name: f.default for f in fields(GeneratorConfig) if f.name in _OF_GANS}
+        config = replace(config, **unused)
+    factor = size_factor(config)
+    largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
+    patch = min(config.patch_size or largest, largest)
+    windows = intensity_windows(data.cache, data.training_cases, data.channels, config.windows)
+    return replace(config, patch_size=math.ceil(patch / factor) * factor, windows=windows)
+
+
+def total_steps(config: GeneratorConfig, slices: int) -> int:
+    """Training steps of all epochs."""
+    return max(1, config.epochs * math.ceil(slices / config.batch_size))
+
+
+def check_batch(config: GeneratorConfig, processes: int) -> None:
+    """Refuses a training batch that several processes cannot share evenly.
+
+    Raises:
+        BadInput: it is no multiple of their number.
+    """
+    if METHODS[config.method].generator and config.batch_size % processes:
+        raise BadInput(f"--batch-size {config.batch_size} cannot be shared evenly by {processes} processes; choose a "
+                       f"multiple")
+
+
+def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, device: str = "cpu",
+                    progress: bool = True, save_every: float = 60.0, stop_after: int | None = None) -> None:
+    """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
+
+    Args:
+        data: the fold's training cases.
+        config: settings; resolved here.
+        folder: ``…/DiffLung__<method>/fold_<K>``.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        progress: show a bar, and write ``progress.png`` and sample sheets.
+        save_every: seconds between checkpoints.
+        stop_after: stop early at this step, with a checkpoint (for tests).
+
+    Raises:
+        BadInput: ``folder`` holds a generator of other settings, the batch cannot be shared by the processes, or the
+            method needs a package that is not installed.
+    """
+    if METHODS[config.method].family == "gan":
+        require_gan()
+    config, index, card, settings = check_generator_folder(data, config, folder)
+    if is_finished(folder):
+        return
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # ours to set: accelerate keeps one a process
+    check_batch(config, accelerator.num_processes)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_card(folder, config, {**card, "settings": settings, "finished": False})
+    state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
+    update = make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
+    note = load_checkpoint(state, folder, settings)
+    report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process,
+                            steps_between_losses(accelerator.device))
+    report.resume(state.step)
+    if note:
+        report.say(note)
+    source = _source(data, index, config, card["total_steps"])
+    _loop(state, update, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
+    if accelerator.is_main_process and state.step >= card["total_steps"]:
+        state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
+        save_generator(folder, accelerator.unwrap_model(state.network), {**card, "settings": settings}, config)
+        remove_checkpoints(folder)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
+    roles = data.cache.roles
+    return {"dataset": data.dataset, "fold": data.fold, "training_cases": list(data.training_cases),
+            "training_slices": len(index), "channels": list(data.channels), "conditions": list(roles.conditions),
+            "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
+            "total_steps": total_steps(config, len(index)),
+            "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content
+                                                   for i in data.training_cases])).hexdigest()}
+
+
+def check_generator_folder(data: FoldData, config: GeneratorConfig,
+                           folder: Path) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
+    """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
+
+    Returns:
+        The resolved configuration, the slices, the card, and the hash of all that the weights depend on.
+
+    Raises:
+        BadInput: ``folder`` holds a generator of other settings or other training data.
+    """
+    config = resolve(config, data)
+    index = index_slices(data.cache, data.training_cases)
+    card = _card(data, config, index)
+    settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
+    if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
+        raise BadInput(f"{folder} holds a generator of other settings or other training data; repeat its command, or "
+                       f"delete that folder to train anew")
+    return config, index, card, settings
+
+
+@dataclass(frozen=True)
+class _Saving:
+    folder: Path
+    settings: str
+    every: float
+    stop_after: int | None
+
+
+def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
+    ablation = "none" if METHODS[config.method].family == "gan" else config.method
+    probabilities = initial_probabilities(data.frequencies(), ablation, config.ablation_probability, config.delta_0)
+    return BatchSource(data.cache, index, config, config.windows, probabilities, total)
+
+
+def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
+          report: TrainingReport, saving: _Saving) -> None:
+    total, config, saved, losses = source.total_steps, source.config, time.monotonic(), []
+    slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
+    end = min(total, saving.stop_after or total)
+    shown = bar(total=total, initial=state.step, desc="training generator", unit="step",
+                visible=report.visible and report.writes)
+    batches = ahead(lambda step: step_inputs(source, step, slots), range(state.step, end), accelerator.device)
+    with Interruption(impatient=True) as interruption, shown, batches as inputs:
+        while state.step < end:
+            losses.append(train_step(state, update, inputs(state.step), config, total))
+            if state.step % steps_between_losses(accelerator.device) and state.step != end and not report.due(state):
+                continue
+            values, asked = over_processes(accelerator, losses, interruption.asked)
+            state.pending_losses += values
+            losses.clear()
+            report.after_steps(len(values), state, shown, source)
+            due = time.monotonic() - saved > saving.every or state.step == end or asked
+            if due and accelerator.is_main_process and (state.step < total or saving.stop_after):
+                save_checkpoint(state, saving.folder, saving.settings)
+                saved = time.monotonic()
+            interruption.act()
+            if asked:  # another process got the signal
+                raise SystemExit(128 + signal.SIGTERM)

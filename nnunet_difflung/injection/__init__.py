@@ -1,0 +1,1 @@
+"""Changes a dataset all or nothing; records, proves and undoes the change."""

@@ -1,0 +1,187 @@
+"""The files of one change, made ready beside the dataset: cases, splits, dataset.json, manifest, backups."""
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.staged_case import StagedCase
+from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, sync_file
+from nnunet_difflung.injection.dataset_lock import HIDDEN
+from nnunet_difflung.injection.fingerprint import FINGERPRINT, staged_fingerprint
+from nnunet_difflung.injection.leaks import record_problems, split_problems
+from nnunet_difflung.injection.manifest import (
+    MANIFEST,
+    PREPROCESSED,
+    backup_name,
+    fault_in,
+    is_identifier,
+    is_planned,
+    lists_synthetic,
+    resolve,
+)
+from nnunet_difflung.paths import DATASET, SPLITS
+from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_bytes
+
+
+def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
+    """Whether a staged case is what its caller promised (a defect of ours if not).
+
+    Raises:
+        BadInput: a staged file is gone.
+    """
+    name, ending = re.escape(case.identifier), re.escape(raw.dataset_json["file_ending"])
+    example = next(iter(raw.cases.values()))
+    if not is_identifier(case.identifier):
+        raise ValueError(f"{case.identifier!r} is no id of a synthetic case")
+    if (case.record["method"], case.record["fold"]) != (run["method"], run["fold"]):
+        raise ValueError(f"{case.identifier} is not of method {run['method']}, fold {run['fold']}")
+    if len(case.images) != len(example.images) or not re.fullmatch(name + ending, case.label.name) \
+            or not all(re.fullmatch(rf"{name}_\d{{4}}{ending}", path.name) for path in case.images):
+        raise ValueError(f"{case.identifier} has other files than a case of {raw.name}: {case.images}, {case.label}")
+    for path in (*case.images, case.label):
+        if not path.is_file():
+            raise BadInput(f"{path} is missing, a staged file of {case.identifier}; run the same command again")
+
+
+class Change:
+    """Prepares the files of one commit in the staging folder and notes them in the manifest."""
+
+    def __init__(self, raw: RawDataset, manifest: dict):
+        self.raw, self.folder, self.manifest = raw, raw.folder, manifest
+        self.backups = [Step("mkdir", ORIGINALS)]
+        self.area = begin(raw.folder)
+        self.count = 0
+        self.preprocessed = raw.preprocessed.is_dir()
+
+    def _staged(self, content: bytes, target: str) -> Step:
+        self.count += 1
+        source = f"{COMMIT}/{self.count}.json"
+        write_bytes(self.folder / source, content)
+        return Step("put", target, source, hashlib.sha256(content).hexdigest())
+
+    def _replace(self, target: str, content: bytes) -> Step:
+        """Writes a JSON file anew; the first time its bytes are kept."""
+        path, entry = resolve(self.folder, target), self.manifest["files"].get(target)
+        step = self._staged(content, target)
+        if entry is None:
+            before = None
+            if path.is_file() and not (path.name == SPLITS and lists_synthetic(path)):
+                before = sha256(path)
+                self.count += 1
+                source = f"{COMMIT}/{self.count}_{path.name}"
+                shutil.copy2(path, self.folder / source, follow_symlinks=False)
+                sync_file(self.folder / source)
+                self.backups.append(Step("put", f"{ORIGINALS}/{backup_name(target)}", source))
+            entry = {"before": before}
+            if target == PREPROCESSED + SPLITS and not path.is_file() and is_planned(path.parent):
+                entry["deleted_before"] = True  # nnU-Net's planning had copied it, somebody took it away
+        self.manifest["files"][target] = {**entry, "after": step.after}
+        return step
+
+    def add_case(self, case: StagedCase, run: dict) -> list[Step]:
+        """Steps that move a staged case to its place."""
+        check_staged(case, self.raw, run)
+        images, labels = (part[0].parent / f"{case.identifier}.json" for part in (case.images, (case.label,)))
+        files = [(path, "imagesTr") for path in (*case.images, *[images] * images.is_file())]
+        files += [(path, "labelsTr") for path in (case.label, *[labels] * labels.is_file())]
+        steps = []
+        for path, part in files:
+            target = f"{part}/{path.name}"
+            if (self.folder / target).exists():
+                raise BadInput(f"{self.folder / target} exists and is in no manifest; move it away")
+            step = Step("put", target, self._inside(path, part), sha256(path))
+            self.manifest["files"][target] = {"before": None, "after": step.after}
+            steps.append(step)
+        record = json.loads(json_bytes(case.record))
+        self.manifest["cases"][case.identifier] = {**record, "files": [step.target for step in steps]}
+        return steps
+
+    def _inside(self, path: Path, part: str) -> str:
+        """A staged file's place relative to the dataset; brought there (by a copy) if it was staged elsewhere."""
+        if not path.resolve().is_relative_to((self.folder / HIDDEN).resolve()):
+            (self.area / part).mkdir(exist_ok=True)
+            path = Path(shutil.copyfile(path, self.area / part / path.name))
+        sync_file(path)
+        return path.resolve().relative_to(self.folder.resolve()).as_posix()
+
+    def folders(self) -> list[Step]:
+        """Makes imagesTr and labelsTr where ``dataset.json`` lists files elsewhere, and remembers having done so."""
+        made = [part for part in ("imagesTr", "labelsTr") if not (self.folder / part).is_dir()]
+        if not self.preprocessed and staged_fingerprint(self.raw).is_file():
+            made.append(PREPROCESSED)
+            self.preprocessed = True
+        self.manifest["made_folders"] = sorted({*self.manifest.get("made_folders", []), *made})
+        return [Step("mkdir", part) for part in made]
+
+    def fingerprint(self) -> list[Step]:
+        """Puts the real cases' fingerprint in place, if ``ensure_real_fingerprint`` made one and none is there."""
+        staged = staged_fingerprint(self.raw)
+        if not staged.is_file() or resolve(self.folder, FINGERPRINT).is_file():
+            return []
+        sync_file(staged)
+        after = sha256(staged)
+        self.manifest["files"][FINGERPRINT] = {"before": None, "after": after}
+        return [Step("put", FINGERPRINT, staged.relative_to(self.folder).as_posix(), after)]
+
+    def splits(self, members: list[tuple[str, int | str]]) -> list[Step]:
+        """Appends ids to their fold's training list (``all``: to none), in the raw and the preprocessed folder."""
+        steps, latest = [], None
+        paths = [resolve(self.folder, name) for name in (SPLITS, PREPROCESSED + SPLITS)]
+        for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[:1 + self.preprocessed], paths, strict=False):
+            if path.is_file():
+                splits = read_json(path)
+            elif latest is None and paths[1].is_file():
+                splits = read_json(paths[1])
+            else:
+                splits = copy.deepcopy(latest or self.raw.splits)
+            for identifier, fold in members:
+                if fold != "all" and identifier not in splits[fold]["train"]:
+                    splits[fold]["train"].append(identifier)
+            latest = splits
+            _refuse_leaks(self.manifest, splits, str(path))
+            steps.append(self._replace(name, json_bytes(splits)))
+        return steps
+
+    def dataset_json(self, cases: list[StagedCase]) -> list[Step]:
+        """Counts the cases, and lists their files where the dataset lists files."""
+        path = self.folder / DATASET
+        content = read_json(path)
+        if not cases and DATASET in self.manifest["files"]:
+            return []
+        content["numTraining"] = len(self.raw.cases) + len(self.manifest["cases"])
+        if "dataset" in content:
+            prefix = _path_style(content["dataset"], self.folder)
+            for case in cases:
+                content["dataset"][case.identifier] = {
+                    "images": [f"{prefix}imagesTr/{file.name}" for file in case.images],
+                    "label": f"{prefix}labelsTr/{case.label.name}"}
+        return [self._replace(DATASET, json_bytes(content))]
+
+    def manifest_copies(self) -> list[Step]:
+        """The manifest, and its copy in the preprocessed folder."""
+        fault = fault_in(self.manifest)
+        if fault:
+            raise ValueError(f"not a manifest: {fault}")
+        content = json_bytes(self.manifest)
+        return [self._staged(content, name) for name in (*[PREPROCESSED + MANIFEST] * self.preprocessed, MANIFEST)]
+
+
+def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
+    problems = split_problems(manifest, splits, where) + record_problems(manifest)
+    if problems:
+        raise Failed(f"nothing was injected, since {problems[0].text} ({len(problems)} such problems)")
+
+
+def _path_style(listed: dict, folder: Path) -> str:
+    """How ``dataset.json`` writes the paths that it lists: absolute, ``./…`` or relative."""
+    example = str(next(iter(listed.values()))["label"])
+    if os.path.isabs(example):
+        return f"{folder}/"
+    return "./" if example.startswith("./") else ""

@@ -1,0 +1,252 @@
+"""All or nothing: a change to a dataset, decided by one journal file and rolled forward after any interruption.
+
+Everything that a change needs lies in the hidden folder ``.difflung/`` of the raw dataset before the journal is
+written. Without a journal nothing has happened; with it, every step can be repeated until all are done.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
+from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
+from nnunet_difflung.paths import DATASET, SPLITS
+from nnunet_difflung.runtime.files import delete_path, read_json, sha256, write_json
+from nnunet_difflung.runtime.signals import Interruption
+
+ORIGINALS = f"{HIDDEN}/originals"
+_JSON = rf"(dataset|splits_final|{MANIFEST.removesuffix('.json')})\.json"
+_TARGETS = re.compile(
+    rf"{_JSON}|imagesTr|labelsTr|(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[^/]+|{re.escape(ORIGINALS)}(/[^/]+)?|"
+    rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?")
+_UNKNOWN = "if it is not yours, compare the dataset with a copy before you delete that file"
+
+COMMIT = f"{HIDDEN}/commit"
+_JOURNAL = "journal.json"
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a change.
+
+    Attributes:
+        do: ``put`` (rename ``source`` to ``target``), ``delete``, ``mkdir`` or ``rmdir`` (only if empty).
+        target: named as in the manifest.
+        source: relative to the raw dataset folder.
+        after: SHA-256 of the target after the step.
+    """
+
+    do: str
+    target: str
+    source: str = ""
+    after: str | None = None
+
+
+def read_journal(path: Path) -> tuple[dict, list[Step]]:
+    """The journal and its steps, none of which touches more than a commit of ours does.
+
+    Raises:
+        BadInput: it was changed by hand, or is of somebody who wants another file moved or deleted.
+    """
+    try:
+        journal = read_json(path)
+        steps = [Step(**step) for step in journal["steps"]]
+        bool(journal["clear"])
+        wrong = next((step for step in steps if not _is_ours(step)), None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
+                       ) from error
+    if wrong:
+        raise BadInput(f"{path} wants to {wrong.do} {wrong.target!r}, which no change of this package does; {_UNKNOWN}")
+    return journal, steps
+
+
+def _is_ours(step: Step) -> bool:
+    hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
+    return (step.do in ("put", "delete", "mkdir", "rmdir") and _TARGETS.fullmatch(step.target) is not None
+            and ".." not in [*step.target.split("/"), *step.source.split("/")] and "\\" not in step.target + step.source
+            and (hidden if step.do == "put" else not step.source))
+
+
+def begin(folder: Path) -> Path:
+    """An empty folder for the files of a new commit (the lock must be held, an earlier commit finished)."""
+    path = folder / COMMIT
+    path.mkdir(parents=True)
+    return path
+
+
+def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
+    """Does all steps; once the journal is written the change is decided, and ``recover`` would finish it.
+
+    Args:
+        folder: the raw dataset folder, locked.
+        steps: their sources must lie in ``folder`` and be complete on disk.
+        clear: remove the hidden folder at the end.
+    """
+    with Interruption():  # Ctrl-C and SIGTERM wait
+        (folder / COMMIT).mkdir(parents=True, exist_ok=True)
+        write_json(folder / COMMIT / _JOURNAL, {"format": 1, "clear": clear, "steps": [asdict(s) for s in steps]})
+        _sync_folder(folder / COMMIT)
+        _roll_forward(folder)
+
+
+def pending(folder: Path) -> bool:
+    """Whether a commit was interrupted after it was decided (or is under way)."""
+    return (folder / COMMIT / _JOURNAL).is_file()
+
+
+def recover(folder: Path) -> None:
+    """Finishes a commit that was interrupted, or clears what is left of one that was not decided.
+
+    Painted results of an interrupted synthesis (elsewhere in the hidden folder) stay. Cheap where there is nothing to
+    do, and then nothing is written.
+
+    Args:
+        folder: the raw dataset folder.
+    """
+    hidden = folder / HIDDEN
+    if (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden)):
+        with locked(folder):
+            finish(folder)
+
+
+def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = False) -> Found:
+    """What ``read`` finds in a dataset while nobody changes it; an interrupted change is finished first.
+
+    Readers take no lock, so ``read`` is called again where another command's change came between.
+
+    Args:
+        folder: the raw dataset folder.
+        read: reads the dataset.
+        untouched: leave an interrupted change as it is.
+
+    Raises:
+        BadInput: of ``read``; or the dataset can't be read for a change that is only half done.
+    """
+    while True:
+        if not untouched:
+            recover(folder)
+        before = _state(folder)
+        try:
+            found = read()
+        except (BadInput, FileNotFoundError) as error:
+            if _state(folder) != before:
+                continue
+            if pending(folder):
+                raise BadInput(f"{folder} is being changed by another command, or such a change was interrupted; wait, "
+                               f"or finish it with difflung_audit -d {folder.name}") from error
+            raise
+        if _state(folder) == before:
+            return found
+
+
+def _state(folder: Path) -> list[tuple[int, int] | None]:
+    """Differs before and after a change: its journal comes first and goes last, these files are replaced by it."""
+    return [_stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def finish(folder: Path) -> None:
+    """``recover`` for a caller that holds the lock."""
+    if pending(folder):
+        with Interruption():  # Ctrl-C and SIGTERM wait
+            _roll_forward(folder)
+    elif (folder / COMMIT).is_dir():
+        shutil.rmtree(folder / COMMIT)
+
+
+def _roll_forward(folder: Path) -> None:
+    journal, steps = read_journal(folder / COMMIT / _JOURNAL)
+    for step in steps:
+        {"put": _put, "delete": _delete, "mkdir": _mkdir, "rmdir": _rmdir}[step.do](folder, step)
+    for parent in sorted({resolve(folder, step.target).parent for step in steps}):
+        _sync_folder(parent)
+    if journal["clear"]:
+        _clear_but_journal(folder / HIDDEN)
+    os.unlink(folder / COMMIT / _JOURNAL)
+    shutil.rmtree(folder / COMMIT)
+
+
+def _put(folder: Path, step: Step) -> None:
+    source, target = folder / step.source, resolve(folder, step.target)
+    if os.path.lexists(source):
+        if target.parent.is_dir():
+            _rename(source, target)
+        elif step.target.startswith(PREPROCESSED):  # deleted meanwhile: nothing to be kept in step
+            os.unlink(source)
+        else:
+            raise BadInput(f"{target.parent} is missing, so an interrupted change cannot be finished; make the folder "
+                           f"and run the same command")
+    elif step.after and target.parent.is_dir() and not (target.is_file() and sha256(target) == step.after):
+        print(f"Warning: {target} was changed or deleted while a change of the dataset was interrupted; "
+              f"difflung_audit says what is wrong, difflung_remove undoes it.", file=sys.stderr)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Renames, also to another file system (nnUNet_preprocessed, or imagesTr behind a link)."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = target.with_name(f".{target.name}.difflung_writing")  # no image's ending: it must not be a case
+        temporary.unlink(missing_ok=True)
+        shutil.copy2(source, temporary, follow_symlinks=False)
+        sync_file(temporary)
+        os.replace(temporary, target)
+        os.unlink(source)
+
+
+def _delete(folder: Path, step: Step) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(resolve(folder, step.target))
+
+
+def _mkdir(folder: Path, step: Step) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(resolve(folder, step.target))
+
+
+def _rmdir(folder: Path, step: Step) -> None:
+    with suppress(OSError):
+        os.rmdir(resolve(folder, step.target))
+
+
+def sync_file(path: Path) -> None:
+    """Waits until a file's bytes are on disk."""
+    if not path.is_symlink():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix" and path.is_dir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _clear_but_journal(hidden: Path) -> None:
+    for path in sorted(hidden.iterdir()):
+        if path.name not in ("commit", "lock"):
+            delete_path(path)

@@ -1,0 +1,58 @@
+"""One command at a time changes a dataset."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.runtime.locks import acquire, is_at
+
+HIDDEN = ".difflung"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the dataset's lock; waits, with a message, while another process holds it."""
+    path = folder / HIDDEN / "lock"
+    said = False
+    while True:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            if not folder.is_dir() or path.parent.is_file():
+                raise
+            continue
+        except OSError as error:
+            raise BadInput(f"{path} cannot be written ({error.strerror}); make the dataset writable") from error
+        said = acquire(handle, path, said)
+        if is_at(handle, path):
+            break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        _tidy(folder)
+        os.close(handle)
+
+
+def is_bare(hidden: Path) -> bool:
+    """Whether the hidden folder holds nothing of use: no painted results, no backups, no journal."""
+    try:
+        return all(path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
+                   for path in hidden.iterdir())
+    except FileNotFoundError:  # another command is tidying it
+        return False
+
+
+def _tidy(folder: Path) -> None:
+    """Removes the hidden folder where it serves nothing (the lock is still held)."""
+    hidden = folder / HIDDEN
+    if hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden):
+        with suppress(OSError):
+            for path in hidden.iterdir():
+                os.rmdir(path) if path.is_dir() else os.unlink(path)
+            os.rmdir(hidden)

@@ -1,0 +1,56 @@
+"""nnU-Net's dataset fingerprint, from the real cases alone."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.injection.dataset_lock import HIDDEN
+from nnunet_difflung.injection.manifest import PREPROCESSED
+
+FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
+
+
+def staged_fingerprint(raw: RawDataset) -> Path:
+    """Where the fingerprint waits to be put in place; the name stands for the real files as they are now."""
+    digest = hashlib.sha256()
+    for identifier, case in sorted(raw.cases.items()):
+        for file in (*case.images, case.label):
+            status = os.stat(file)
+            digest.update(f"{identifier} {os.path.basename(file)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return raw.folder / HIDDEN / "fingerprint" / f"{digest.hexdigest()[:16]}.json"
+
+
+def extract(raw: RawDataset, target: Path, processes: int) -> None:
+    """Runs nnU-Net's own extractor over the real cases and writes its file to ``target``.
+
+    Args:
+        raw: the dataset.
+        target: from ``staged_fingerprint``; its folder is emptied first.
+        processes: worker processes; with 1 the work is done in this process, since starting one that imports
+            nnU-Net takes longer than reading a small dataset.
+    """
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor as nnunet
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.parent.mkdir(parents=True)
+    real = {i: {"images": list(case.images), "label": case.label} for i, case in sorted(raw.cases.items())}
+    replaced = ("nnUNet_preprocessed", "multiprocessing", "get_filenames_of_train_images_and_targets")
+    before = {name: getattr(nnunet, name) for name in replaced}
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        nnunet.nnUNet_preprocessed = scratch  # it writes there, not yet into the user's folder
+        nnunet.get_filenames_of_train_images_and_targets = lambda *_: real
+        if processes <= 1:
+            nnunet.multiprocessing = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+        try:
+            extractor = nnunet.DatasetFingerprintExtractor(raw.name, max(1, processes))
+            extractor.dataset = real
+            extractor.run(overwrite_existing=True)
+        finally:
+            for name, value in before.items():
+                setattr(nnunet, name, value)
+        os.replace(Path(scratch) / raw.name / "dataset_fingerprint.json", target)

@@ -1,0 +1,168 @@
+"""The manifest: what was added to a dataset, from what, and the hash of every file that changed.
+
+Files are named relative to the raw dataset folder, or with the prefix ``preprocessed:`` relative to the dataset's
+folder in ``$nnUNet_preprocessed``.
+"""
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+
+from nnunet_difflung import __version__
+from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import dataset_folders, nnunet_folder
+from nnunet_difflung.runtime.files import read_json
+
+MANIFEST = "difflung_manifest.json"
+PREPROCESSED = "preprocessed:"
+FORMAT = 1
+_IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
+_FILES = re.compile(rf"dataset\.json|splits_final\.json|{PREPROCESSED}(splits_final|dataset_fingerprint)\.json|"
+                    rf"(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
+_FOLDERS = ("imagesTr", "labelsTr", PREPROCESSED)
+_HASH = re.compile(r"[0-9a-f]{64}")
+_REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNet_raw or nnUNet_preprocessed"
+
+
+def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
+    """A manifest of a dataset to which nothing has been added yet."""
+    return {"format": FORMAT, "version": __version__, "dataset": dataset,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "patients": dict(patients),
+            "runs": [], "cases": {}, "files": {}, "made_folders": []}
+
+
+def is_identifier(name: object) -> bool:
+    """Whether a name is a well-formed id of a synthetic case."""
+    return isinstance(name, str) and bool(_IDENTIFIER.fullmatch(name))
+
+
+def resolve(folder: Path, name: str) -> Path:
+    """Path of a file named as in the manifest.
+
+    Raises:
+        BadInput: the name leaves the dataset, or ``nnUNet_preprocessed`` is needed and not set.
+    """
+    inside = name.removeprefix(PREPROCESSED)
+    if inside.startswith("/") or "\\" in inside or "\0" in inside or ".." in inside.split("/"):
+        raise BadInput(f"{name!r} names a file outside the dataset {folder.name}; expected a path inside it")
+    if name.startswith(PREPROCESSED):
+        return Path(nnunet_folder("nnUNet_preprocessed")) / folder.name / inside
+    return folder / inside
+
+
+def read_manifest(folder: str | Path) -> dict | None:
+    """The manifest in a raw or preprocessed dataset folder, checked; None if there is none.
+
+    Raises:
+        BadInput: damaged, of an unknown format, or with ids or paths that this package never writes.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as JSON ({error}); {_REMEDY}") from error
+    fault = fault_in(content)
+    if fault:
+        raise BadInput(f"{path} is damaged: {fault}; {_REMEDY}")
+    return content
+
+
+def fault_in(content: object) -> str | None:
+    """What is wrong with a manifest's content, or None."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        return f"format {found!r} found, {FORMAT} expected"
+    for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
+        if not isinstance(content.get(key), kind):
+            return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
+    if not _names(list(content["patients"].values())):
+        return "'patients' holds more than a patient's name for each case"
+    made = content.get("made_folders", [])
+    if not _names(made) or not set(made) <= set(_FOLDERS):
+        return f"'made_folders' holds more than {', '.join(_FOLDERS)}"
+    return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
+
+
+def _fault_in_cases(content: dict) -> str | None:
+    for identifier, case in content["cases"].items():
+        if not is_identifier(identifier):
+            return f"{identifier!r} is no id of a synthetic case ({_IDENTIFIER.pattern})"
+        if not isinstance(case, dict) or not {"method", "fold", "sources", "files"} <= set(case):
+            return f"case {identifier} lacks one of 'method', 'fold', 'sources', 'files'"
+        if not isinstance(case["method"], str) or not isinstance(case.get("generator") or "", str):
+            return f"case {identifier} has a malformed 'method' or 'generator'"
+        if not (_names(case["sources"]) and _names(case["files"]) and _is_fold(case["fold"])):
+            return f"case {identifier} has a malformed 'fold', 'sources' or 'files'"
+        if not set(case["files"]) <= set(content["files"]):
+            return f"case {identifier} has a file that is not under 'files'"
+    return None
+
+
+def _fault_in_files(files: dict) -> str | None:
+    for name, hashes in files.items():
+        if not _FILES.fullmatch(name) or ".." in name.split("/"):
+            return f"'files' names {name!r}, which is never written"
+        if not isinstance(hashes, dict) or not _is_hash(hashes.get("after")) \
+                or not (hashes.get("before") is None or _is_hash(hashes["before"])):
+            return f"'files' has no 'before' and 'after' hashes for {name!r}"
+    return None
+
+
+def _fault_in_runs(runs: list) -> str | None:
+    for run in runs:
+        if not isinstance(run, dict) or not isinstance(run.get("method"), str) or not _is_fold(run.get("fold")):
+            return "a run lacks 'method' or 'fold'"
+        if not isinstance(run.get("generator") or {}, dict):
+            return "a run's 'generator' is no object"
+        if not _names((run.get("generator") or {}).get("training_cases", [])):
+            return "a run's generator has malformed 'training_cases'"
+    return None
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_fold(value: object) -> bool:
+    return value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and bool(_HASH.fullmatch(value))
+
+
+def find_manifest(dataset_name: str) -> dict | None:
+    """The manifest of ``DatasetXXX_NAME`` from its raw folder, or else from its preprocessed one.
+
+    Raises:
+        BadInput: the manifest found is damaged.
+    """
+    for folder in dataset_folders(dataset_name):
+        manifest = read_manifest(folder) if folder is not None else None
+        if manifest is not None:
+            return manifest
+    return None
+
+
+def run_of(manifest: dict, case: dict) -> dict | None:
+    """The run that made a case."""
+    return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
+
+
+def is_planned(preprocessed: Path) -> bool:
+    """Whether nnU-Net has planned the dataset (and then copied the raw splits, if there were any)."""
+    return any(preprocessed.glob("*Plans*.json"))
+
+
+def backup_name(target: str) -> str:
+    """Name under which the original of a file is kept."""
+    return target.replace(PREPROCESSED, "preprocessed_")
+
+
+def lists_synthetic(splits: Path) -> bool:
+    """Whether a split file names synthetic cases; also where somebody has damaged it."""
+    return f'"{SYNTHETIC_PREFIX}'.encode() in splits.read_bytes()

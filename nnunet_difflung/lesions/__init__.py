@@ -1,0 +1,1 @@
+"""New lesion masks: what fits where, and which are needed."""

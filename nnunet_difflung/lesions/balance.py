@@ -1,0 +1,190 @@
+"""Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.lesions.placement import find_place
+from nnunet_difflung.lesions.plan import HostFacts, Operation, Plan, PlannedCase, shares
+
+_MAX_FILL = 0.5  # of a host's normal lung
+_MAX_LESIONS = 24  # in a host
+_SHRINK = 0.8  # of a lesion that fits nowhere, three times
+_MIN_HOST = 40  # voxels of normal lung
+_IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives up
+
+
+def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], roles: LabelRoles,
+                    read_label: Callable[[str], np.ndarray],
+                    known: dict[str, list[Lesion]] | None = None) -> dict[str, list[Lesion]]:
+    """Lesions of every pathology in the given training cases; cases in ``known`` are not read again."""
+    known = {} if known is None else known
+    for identifier in sorted(set(identifiers) - set(known)):
+        holding = [name for name in roles.pathologies if facts[identifier].voxels[name]]
+        label = read_label(identifier) if holding else None
+        known[identifier] = [lesion for name in holding for lesion in find_lesions(
+            label, roles.values[name], identifier, name, facts[identifier].spacing)]
+    found = [lesion for identifier in sorted(identifiers) for lesion in known[identifier]]
+    return {name: [lesion for lesion in found if lesion.pathology == name] for name in roles.pathologies}
+
+
+def _chances(lesions: list[Lesion]) -> np.ndarray:
+    """Cumulative probabilities of drawing each lesion, by the square root of its size."""
+    weights = np.sqrt([lesion.voxels for lesion in lesions])
+    total = np.cumsum(weights / max(weights.sum(), 1.0))
+    return total / total[-1] if len(total) else total
+
+
+class _Planner:
+    """State of the balancing loop."""
+
+    def __init__(self, hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles,
+                 config: BalanceConfig, fold: int | str):
+        self.hosts, self.lesions, self.roles, self.config = list(hosts), lesions, roles, config
+        self.facts = {host.identifier: host for host in hosts}
+        self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
+        self.counts = {name: sum(host.voxels[name] for host in hosts) for name in roles.lung}
+        self.mean_lung = sum(self.counts.values()) / max(1, len(self.hosts))
+        self.targets = {name: config.target_share.get(name, config.default_share)
+                        for name in roles.pathologies if lesions[name]}
+        self.chances = {name: _chances(found) for name, found in lesions.items()}
+        slices = sum(host.lung_slices for host in hosts)
+        self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
+
+    def furthest(self, counts: dict[str, int]) -> str | None:
+        """The pathology furthest below its target, relative to it; None when all are met."""
+        share = shares(counts)
+        deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
+        return max(deficits, key=deficits.get) if deficits else None
+
+    def quota(self, slices_left: int, per_case: float) -> int:
+        """Voxels of pathology that the next host should take, so that the targets are met within the bound.
+
+        Each of the n cases left brings mean_lung voxels: target · (lung + n · mean_lung) = present + n · quota.
+        """
+        left = max(1.0, slices_left / max(per_case, 1e-9))
+        lung = sum(self.counts.values()) + left * self.mean_lung
+        missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
+        return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
+
+    def fill(self, host: HostFacts, label: np.ndarray, quota: int, slices: int,
+             rng: np.random.Generator) -> list[Operation]:
+        """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more.
+
+        At most ``slices`` slices are touched; lesions go where slices are touched already, if they fit there.
+        """
+        normal = self.roles.values[self.roles.normal]
+        bound = min(quota, int(_MAX_FILL * host.voxels[self.roles.normal]))
+        operations, added, misses = [], 0, 0
+        touched: set[int] = set()
+        counts = {name: self.counts[name] + host.voxels[name] for name in self.counts}
+        while added < bound and len(operations) < _MAX_LESIONS and misses < 3:
+            name = self.furthest(counts)
+            if name is None:
+                break
+            free = self.free_slices(label, normal, touched, slices)
+            operation, touched = self.try_lesion(host, label, name, int(1.5 * (bound - added)) + 4, free, touched,
+                                                 slices, rng)
+            if operation is None:
+                misses += 1
+                continue
+            operations.append(operation)
+            added += operation.voxels
+            counts[name] += operation.voxels
+            counts[self.roles.normal] -= operation.voxels
+        return operations
+
+    @staticmethod
+    def free_slices(label: np.ndarray, normal: int, touched: set[int], slices: int) -> list[np.ndarray]:
+        """Normal lung to place a lesion in: first in the touched slices alone, then near them, within the bound."""
+        everywhere = label == normal
+        if len(label) == 1:
+            return [everywhere]
+        z = np.arange(len(label))
+        first, last = (min(touched), max(touched)) if touched else (0, len(label) - 1)
+        spare = slices - len(touched)
+        near = (z >= first - spare) & (z <= last + spare) if touched else np.ones(len(label), bool)
+        inside = np.isin(z, sorted(touched))
+        choices = [inside] * bool(touched) + [near] * (spare > 0)
+        return [everywhere & choice[:, None, None] for choice in choices]
+
+    def try_lesion(self, host: HostFacts, label: np.ndarray, name: str, largest: int, free: list[np.ndarray],
+                   touched: set[int], slices: int, rng: np.random.Generator) -> tuple[Operation | None, set[int]]:
+        """One lesion of a pathology, made small enough and shrunk up to three times until it fits somewhere.
+
+        Returns:
+            The operation (None if it never fits), and the slices that are touched then, at most ``slices``.
+        """
+        lesion = self.lesions[name][int(self.chances[name].searchsorted(rng.random(), side="right"))]
+        ratio = np.array(lesion.spacing) / host.spacing
+        deep = len(lesion.mask) > 1
+        size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if deep else 1)
+        transform = draw_transform(rng)
+        fitting = float((max(largest, 8) / size) ** (1 / (3 if deep else 2)))
+        transform = replace(transform, scale=min(transform.scale, fitting))
+        for _ in range(4):
+            mask = transformed(lesion.mask, transform, ratio)
+            for choice in free if mask.any() else ():
+                place = find_place(mask, choice, rng)
+                after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
+                if place is not None and len(after) <= slices:
+                    voxels = paste(label, mask, place, self.roles.values[name], self.roles.values[self.roles.normal])
+                    return Operation(name, lesion.case, lesion.component, transform, place, voxels), after
+            transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
+        return None, touched
+
+
+def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles, config: BalanceConfig,
+              fold: int | str, read_label: Callable[[str], np.ndarray]) -> Plan:
+    """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
+
+    Args:
+        hosts: the fold's training cases.
+        lesions: of the same cases.
+        roles: of the labels.
+        config: targets, bound, seed.
+        fold: part of every case's seed.
+        read_label: case id → (z, y, x) label values.
+    """
+    planner = _Planner(hosts, lesions, roles, config, fold)
+    plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
+    plan.notes += [f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
+                   for name in roles.pathologies if not lesions[name]]
+    usable = [host for host in planner.hosts if host.voxels[roles.normal] >= _MIN_HOST]
+    order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
+    painted = 0
+    while usable and planner.furthest(planner.counts) and painted < planner.max_slices and idle < _IDLE_HOSTS:
+        host = usable[order[index % len(order)]]
+        rng = np.random.default_rng([*planner.key, index])
+        before = read_label(host.identifier)
+        label = before.copy()
+        quota = planner.quota(planner.max_slices - painted, painted / len(plan.cases) if plan.cases else 1)
+        operations = planner.fill(host, label, quota, planner.max_slices - painted, rng)
+        touched = np.flatnonzero((label != before).any((1, 2)))
+        if len(touched) and painted + len(touched) <= planner.max_slices:
+            plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations),
+                                          tuple(int(z) for z in touched), int(rng.integers(2 ** 31))))
+            painted += len(touched)
+            for name in roles.lung:
+                planner.counts[name] += int((label == roles.values[name]).sum())
+            idle = 0
+        else:
+            idle += 1
+        index += 1
+    _note_unmet(plan, planner, idle)
+    return plan
+
+
+def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
+    share = shares(planner.counts)
+    for name, target in plan.targets.items():
+        if share[name] < 0.98 * target:
+            why = f"--max-synthetic {plan.max_slices}"
+            if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
+                why = "nothing more fits into normal lung"
+            plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")

@@ -1,0 +1,132 @@
+"""Real lesion texture, moved as its mask is moved and pasted into a host: the arm without any network."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, paste, resample_geometry, transformed
+from nnunet_difflung.lesions.plan import Operation, lesion_of
+
+EDGE = 1.0  # pixels outside a lesion's outline over which it fades into its host
+
+
+def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Continues a lesion's texture beyond its outline by reflecting it at the nearest voxel of the lesion.
+
+    So that interpolation, dilation and soft edges never take in tissue that is not the lesion's.
+
+    Args:
+        image: (c, z, y, x).
+        mask: (z, y, x) bool, not empty; only its voxels are read.
+    """
+    in_plane_first = (1e3, 1.0, 1.0)  # a neighbouring slice's voxel only where a slice has none of its own
+    nearest = ndimage.distance_transform_edt(~mask, in_plane_first, return_distances=False, return_indices=True)
+    here = np.indices(mask.shape)
+    mirrored = np.clip(2 * nearest - here, 0, np.array(mask.shape).reshape(3, 1, 1, 1) - 1)
+    source = np.where(mask[tuple(mirrored)], mirrored, nearest)
+    return image[(slice(None), *source)]
+
+
+def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, ratio: Sequence[float],
+                  room: int) -> np.ndarray:
+    """A lesion's texture turned, scaled and grown exactly as ``masks.transformed`` does with its mask.
+
+    Interpolation takes away fine grain; what is left of it is amplified to the strength that it had.
+
+    Args:
+        image: (c, z, y, x) the donor within the lesion's bounding box.
+        mask: (z, y, x) bool lesion in the same box.
+        transform: of the lesion.
+        ratio: (z, y, x) spacing of the donor over that of the host.
+        room: pixels of continued texture on each side of the transformed mask's box, along y and x.
+
+    Returns:
+        (c, z, y + 2·room, x + 2·room) float32, within each channel's range in the lesion.
+    """
+    matrix, offset, shape, grow = resample_geometry(mask, transform, ratio)
+    reach = room + transform.dilation + 2
+    pad = int(np.ceil(reach / min(1.0, *(r * transform.scale for r in ratio[1:])))) + 2
+    padded = np.pad(mask[..., ::-1] if transform.mirror else mask, [(0, 0), (pad, pad), (pad, pad)])
+    values = image[..., ::-1] if transform.mirror else image
+    values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)
+    large = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
+    start = offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
+    exact = all(np.allclose(part, np.round(part), atol=1e-6) for part in (matrix, start))
+    box = box_of(grow(mask))
+    z, (y, x) = box[0], (slice(part.start + reach - transform.dilation - room,
+                               part.stop + reach - transform.dilation + room) for part in box[1:])
+    channels = []
+    for channel in values:
+        moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[z, y, x]
+        inside = channel[padded]
+        moved = moved if exact else _grain_restored(moved, channel)
+        channels.append(np.clip(moved, inside.min(), inside.max()))
+    return np.stack(channels)
+
+
+def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Amplifies fine grain, the difference to the local mean (σ of 1 pixel), until the variance is that of ``source``.
+
+    With V = V_smooth + 2·g·C + g²·V_grain for the gain g, at least 1 and at most 2.
+    """
+    smooth = ndimage.gaussian_filter(moved, (0, 1, 1))
+    grain = moved - smooth
+    covariance, variance = float(np.cov(smooth.ravel(), grain.ravel())[0, 1]), max(float(grain.var()), 1e-12)
+    missing = max(0.0, covariance ** 2 + variance * float(source.var() - smooth.var()))
+    return smooth + np.clip((missing ** 0.5 - covariance) / variance, 1, 2) * grain
+
+
+def paste_textures(image: np.ndarray, label: np.ndarray, operations: Sequence[Operation], spacing: Sequence[float],
+                   lesions: dict[str, list[Lesion]], roles: LabelRoles,
+                   read_image: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Pastes each operation's real lesion texture into a copy of the host's image.
+
+    A lesion is pasted whole, its partial volume with it, and fades into its host over ``EDGE`` pixels outside its
+    outline; outside normal lung and the lesion itself the host is not touched.
+
+    Args:
+        image: (c, z, y, x) the host's intensities.
+        label: (z, y, x) the host's labels before any operation.
+        operations: of the plan, in their order.
+        spacing: (z, y, x) of the host in mm.
+        lesions: pathology → lesions, with those of the operations.
+        roles: of the labels.
+        read_image: case id → its image (c, z, y, x); only the lesion's box is read of a memory map.
+    """
+    result, current = image.astype(np.float32), label.copy()
+    normal, room = roles.values[roles.normal], int(np.ceil(EDGE)) + 1
+    for op in operations:
+        lesion = lesion_of(op, lesions)
+        ratio = np.array(lesion.spacing) / spacing
+        moved = transformed(lesion.mask, op.transform, ratio)
+        donor = np.asarray(read_image(op.donor)[(slice(None), *lesion.box)])
+        texture = moved_texture(donor, lesion.mask, op.transform, ratio, room)
+        here, there = _windows(op.place, moved.shape, label.shape, room)
+        free = current[here] == normal
+        paste(current, moved, op.place, roles.values[op.pathology], normal)
+        changed = free & (current[here] != normal)
+        weight = np.where(free, _fading(changed), 0)
+        result[(slice(None), *here)] += weight * (texture[(slice(None), *there)] - result[(slice(None), *here)])
+    return result
+
+
+def _fading(mask: np.ndarray) -> np.ndarray:
+    """1 on a (z, y, x) mask, and in each slice falling to 0 over ``EDGE`` pixels outside it."""
+    weight = mask.astype(np.float32)
+    for z in np.flatnonzero(mask.any((1, 2))):
+        outside = ndimage.distance_transform_edt(~mask[z])
+        weight[z] = np.clip(1 - outside / (EDGE + 1), 0, 1)
+    return weight
+
+
+def _windows(place: Sequence[int], size: Sequence[int], shape: Sequence[int],
+             room: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a texture with ``room`` lies in the host, and the part of it that is inside the host."""
+    start = np.array(place) - (0, room, room)
+    stop = np.array(place) + size + (0, room, room)
+    low, high = np.maximum(start, 0), np.minimum(stop, shape)
+    return (tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
+            tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True)))

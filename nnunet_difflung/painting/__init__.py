@@ -1,0 +1,1 @@
+"""A plan becomes painted, judged and staged cases."""

@@ -1,0 +1,197 @@
+"""What is painted in a planned case: which voxels, in which crop, from which noise."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
+from nnunet_difflung.generator.sampling import paint_batch
+from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.methods import Method
+
+_CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
+_CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
+
+
+@dataclass(frozen=True)
+class Host:
+    """A planned case in memory.
+
+    Attributes:
+        planned: the plan's entry.
+        image: (c, z, y, x) real intensities.
+        label: (z, y, x) the host's label map.
+        new_label: (z, y, x) with the pasted lesions.
+        condition: (z, y, x) ``new_label`` with the derived body class.
+        spacing: (z, y, x) in mm.
+        pasted: (c, z, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
+    """
+
+    planned: PlannedCase
+    image: np.ndarray
+    label: np.ndarray
+    new_label: np.ndarray
+    condition: np.ndarray
+    spacing: tuple[float, float, float]
+    pasted: np.ndarray | None = None
+
+
+def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
+    """(z, y, x) bool: the voxels that get new intensities.
+
+    ``composite``: the changed voxels and a margin of normal lung around them; pathology that was there stays real.
+    ``full``: the whole of every touched
+    slice (what lies outside lung and body is set to the window's lower end, as in the paper). Voxels labelled
+    ``ignore`` always keep their intensities.
+    """
+    changed = host.new_label != host.label
+    if sampling.paint == "full":
+        region = np.zeros_like(changed)
+        region[list(host.planned.slices)] = True
+    else:
+        plane = ndimage.generate_binary_structure(2, 1)[None]
+        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
+        region &= changed | (host.label == roles.values[roles.normal])
+    return region if roles.ignore is None else region & (host.label != roles.ignore)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slice to paint.
+
+    Attributes:
+        case: index of the planned case.
+        z: slice.
+        crop: (y, x) slices into the host, inside its bounds.
+        condition: (k, h, w) masks; h and w are multiples of the network's factor.
+        known: (c, h, w) real image in [−1, 1], isolated.
+        is_known: (1, h, w) bool.
+        noise: (c, h, w).
+        blend: (1, h, w) float32 weight of what is painted: 1 where labels changed, falling to 0 over the margin.
+        seed: of further noise that a sampler draws.
+        start: (c, h, w) in [−1, 1], ``known`` with real texture pasted, or None.
+    """
+
+    case: int
+    z: int
+    crop: tuple[slice, slice]
+    condition: np.ndarray
+    known: np.ndarray
+    is_known: np.ndarray
+    noise: np.ndarray
+    blend: np.ndarray
+    seed: int
+    start: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.condition.shape[1:]
+
+
+def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int) -> list[Job]:
+    """The slices of a planned case as the network will see them; a pure function of its arguments."""
+    region = painted_region(host, roles, sampling)
+    noise = _noise(host, len(host.image), attempt)
+    edge = size_factor(generator.config)
+    jobs = []
+    for z, crop in crops(region, edge, sampling):
+        condition = host.condition[z][crop]
+        pad = [(0, -n % edge) for n in condition.shape]
+
+        def seen(image: np.ndarray, z=z, crop=crop, condition=condition, pad=pad) -> np.ndarray:
+            cut = isolate(normalise(image[(slice(None), z, *crop)], generator.config.windows), condition)
+            return np.pad(cut, [(0, 0), *pad], constant_values=-1)
+
+        changed = (host.new_label[z] != host.label[z])[crop]
+        blend = np.pad(_blend(changed, region[z][crop], sampling), pad)[None]
+        jobs.append(Job(host.planned.index, z, crop, one_hot(np.pad(condition, pad), roles.condition_values()),
+                        seen(host.image), np.pad(~region[z][crop], pad)[None],
+                        np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]), blend,
+                        (host.planned.seed * 4099 + z) * 16 + attempt,
+                        None if host.pasted is None else seen(host.pasted)))
+    return jobs
+
+
+def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
+    """The slices of a painted region, and the part of each that the network sees."""
+    return [(int(z), _crop(region[z], edge, sampling)) for z in np.flatnonzero(region.any((1, 2)))]
+
+
+def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
+    """(h, w) weight of what is painted by a network that does not see the surroundings."""
+    if sampling.paint == "full":
+        return region.astype(np.float32)
+    away = ndimage.distance_transform_edt(~changed)
+    return (region * np.clip(1 - away / (sampling.margin + 1), 0, 1)).astype(np.float32)
+
+
+def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
+    """A box around the region with context, grown to a multiple of 32 where the slice has room; ``full``: all of it."""
+    box = ndimage.find_objects(region.astype(np.uint8))[0]
+    if sampling.paint == "full":
+        return slice(0, region.shape[0]), slice(0, region.shape[1])
+    step = max(_CROP_STEP, factor)
+    crop = []
+    for part, length in zip(box, region.shape, strict=True):
+        wanted = -(-(part.stop - part.start + 2 * sampling.context) // step) * step
+        start = int(np.clip((part.start + part.stop - wanted) // 2, 0, max(0, length - wanted)))
+        crop.append(slice(start, min(start + wanted, length)))
+    return crop[0], crop[1]
+
+
+def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
+    """(c, z, y, x) standard normal noise from the case's own seed; neighbouring slices of a volume share part of it.
+
+    Slices are painted one by one; independent noise would make textures jump from slice to slice, so the noise is a
+    first-order autoregression along z with a correlation length of 5 mm, which leaves each slice standard normal.
+    """
+    source = torch.Generator().manual_seed(host.planned.seed * 16 + attempt)
+    noise = torch.randn((channels, *host.label.shape), generator=source).numpy()
+    correlation = float(np.exp(-host.spacing[0] / _CORRELATION_MM))
+    for z in range(1, noise.shape[1]):
+        noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation ** 2) * noise[:, z]
+    return noise
+
+
+def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
+               device: str) -> list[np.ndarray]:
+    """Paints jobs of one shape together, or in halves where a GPU's memory does not hold them all.
+
+    Returns:
+        For each job (c, h, w) in the dataset's intensities, cut to its crop.
+    """
+    try:
+        return _paint_together(jobs, method, generator, sampling, device)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(jobs) == 1:
+            size = " × ".join(map(str, jobs[0].shape))
+            raise BadInput(f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
+                           f"--paint composite, -device cpu, or free the GPU") from error
+    torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
+    half = len(jobs) // 2
+    return [image for part in (jobs[:half], jobs[half:])
+            for image in paint_jobs(part, method, generator, sampling, device)]
+
+
+def _paint_together(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
+                    device: str) -> list[np.ndarray]:
+    def stacked(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
+
+    sources = [torch.Generator().manual_seed(job.seed) for job in jobs]
+    painted = paint_batch(method, generator, sampling, stacked("condition"), stacked("noise"), stacked("known"),
+                          stacked("is_known"), stacked("blend"), stacked("start") if method.pastes else None,
+                          sources).cpu().numpy()
+    results = []
+    for job, image in zip(jobs, painted, strict=True):
+        height, width = (part.stop - part.start for part in job.crop)
+        results.append(denormalise(image[:, :height, :width], generator.config.windows))
+    return results

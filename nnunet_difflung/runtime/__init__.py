@@ -1,0 +1,1 @@
+"""Processes, threads, devices, locks, signals, files: knows no lung and no dataset."""

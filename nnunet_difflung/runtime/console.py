@@ -1,0 +1,61 @@
+"""What every console command of this package shares: how bad input reaches the person who typed it."""
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.signals import sigterm, terminate
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., None]:
+    """Turns ``main`` into a console entry point.
+
+    ``BadInput`` becomes one line on stderr and exit code 2, ``Failed``, a full disk or a folder that cannot be written
+    one line and exit code 1, Ctrl-C exit code 130, SIGTERM 143. Everything else is a defect of ours and keeps its
+    traceback.
+    """
+
+    @functools.wraps(main)
+    def entry(*args, **kwargs) -> None:
+        before = sigterm(terminate)
+        try:
+            code = main(*args, **kwargs)
+        except BadInput as error:
+            print(f"Error: {_one_line(error)}", file=sys.stderr)
+            code = 2
+        except Failed as error:
+            print(f"Failed: {_one_line(error)}", file=sys.stderr)
+            code = 1
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            print(f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, "
+                  f"the same command goes on then", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            print("Interrupted. The same command goes on from here.", file=sys.stderr)
+            code = 130
+        finally:
+            sigterm(before)
+        sys.exit(code or 0)
+
+    return entry
+
+
+def _free() -> str:
+    """Where nnU-Net's folders are and what is free there, for a fault that does not say where it was."""
+    places = [Path(os.environ[v]) for v in PATH_VARIABLES if os.path.isdir(os.environ.get(v, ""))]
+    return ", ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.1f} MB free)" for place in places) or "writing"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,33 @@
+"""What a published figure depends on beside its settings: package versions, machine, the command as typed."""
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy", "monai")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> str:
+    """Cores, architecture and GPU of this machine; nothing that names it."""
+    import torch
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}, {gpu}"
+
+
+def without_folder(word: str) -> str:
+    """A typed word as it may be published: of an absolute path only the last part."""
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"

@@ -1,0 +1,107 @@
+"""Joins processes that a launcher started, and starts several on one machine."""
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
+
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.share import Share
+
+_OF_THE_LAUNCHER = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+                         if hasattr(signal, name))  # Windows has only two of them
+MODULE = "nnunet_difflung.commands.augment"
+
+
+def join(device: str) -> Share:
+    """This process's share of what its launcher started, as accelerate finds it; all of the processes have to call it.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    threads = torch.get_num_threads()
+    state = PartialState(cpu=device == "cpu")
+    torch.set_num_threads(threads)  # older versions of accelerate choose another number, which sums depend on
+    number = secrets.randbits(62)
+    if state.num_processes > 1:
+        number = int(broadcast(torch.tensor([number], device=state.device)))
+    return Share(state.process_index, state.num_processes, f"{number:x}")
+
+
+def leave() -> None:
+    """Takes leave of the other processes without waiting for them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def started_by_launcher() -> bool:
+    """Whether ``torchrun`` or ``accelerate launch`` has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
+    """Runs ``difflung_augment`` with these arguments in several processes of this machine, a GPU for each.
+
+    Args:
+        number: of processes; on the CPU they share the cores.
+        arguments: of the command; a process that was started here does not heed ``-num_gpus``.
+        device: ``cuda`` or ``cpu``.
+
+    Returns:
+        Exit code of the first process that failed, 128 + the signal after SIGTERM or Ctrl-C, else 0.
+
+    Raises:
+        BadInput: fewer GPUs than processes.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    if device not in ("cuda", "cpu"):
+        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
+    if device == "cuda" and number > torch.cuda.device_count():
+        raise BadInput(f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
+                       f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more")
+    if device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    try:
+        with TemporaryDirectory() as logs, _handlers_kept():
+            config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex,
+                                  max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                                  monitor_interval=0.2, **_log_folder(logs))
+            elastic_launch(config, sys.executable)("-m", MODULE, *arguments)
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode % 256
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Puts this process's signal handlers back: torch's launcher leaves its own behind."""
+    before = {number: signal.getsignal(number) for number in _OF_THE_LAUNCHER}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_folder(folder: str) -> dict:
+    """Where torch's launcher keeps its own files; torch 2.3 changed how it is told."""
+    try:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    except ImportError:
+        return {"log_dir": folder}
+    return {"logs_specs": DefaultLogsSpecs(log_dir=folder)}

@@ -1,0 +1,148 @@
+"""One command at a time trains and paints a fold; many may share a cache."""
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import clear_half_written, delete_path
+from nnunet_difflung.runtime.share import Share
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock; one command at a time is the user's matter there
+    fcntl = None
+_WORK_LOCK = ".lock"
+_ABANDONED = 3600.0  # seconds; some cluster file systems grant a lock on every node, so a cache may be in use anyway
+
+
+@contextmanager
+def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
+    """Holds the locks of generators' folders, so that two commands never train or paint the same fold at a time.
+
+    Args:
+        folders: made where they are missing; locked in one order by everybody, so that nobody waits in a circle.
+        share: the first process takes the locks, the others wait until it has written their common token there.
+    """
+    handles = []
+    try:
+        for folder in sorted(folders):
+            path = folder / _WORK_LOCK
+            if not share.main:
+                share.wait_until(lambda path=path: path.is_file() and path.read_text() == share.token)
+                continue
+            while not handles or not is_at(handles[-1], path):  # a folder may be deleted while this waits for it
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+                    acquire(handles[-1], path, False, "working on")
+            clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
+            os.ftruncate(handles[-1], 0)
+            os.write(handles[-1], share.token.encode())  # now the other processes begin to write
+        yield
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+@contextmanager
+def using(folder: Path) -> Iterator[Callable[[], bool]]:
+    """Marks a folder of files that several commands read and add to as in use.
+
+    Yields:
+        a function that deletes the folder if no other command uses it, and says whether it did. After it the folder
+        must not be used any more.
+    """
+    path = folder / _WORK_LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another command has just deleted the folder
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            yield lambda: False  # somebody else's, to be read only
+            return
+        if _try(handle, path):
+            clear_half_written(folder, _ABANDONED)
+        _flock(handle, path, "LOCK_SH")
+        if is_at(handle, path):
+            break
+        os.close(handle)
+
+    try:
+        yield lambda: _delete(handle, path)
+    finally:
+        os.close(handle)
+
+
+def delete_unused(folder: Path) -> bool:
+    """Deletes a folder, unless a command works on it or uses it; says whether it did."""
+    path = folder / _WORK_LOCK
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        return _delete(handle, path)
+    finally:
+        os.close(handle)
+
+
+def _delete(handle: int, path: Path) -> bool:
+    """Deletes the folder of an open lock, if nobody else has the lock."""
+    if not (_try(handle, path) and is_at(handle, path)):
+        return False
+    for entry in path.parent.iterdir():
+        if entry != path:
+            delete_path(entry)
+    path.unlink()  # last: until then no other command gets the lock
+    with suppress(OSError):  # one that waited for the lock has begun the folder anew
+        path.parent.rmdir()
+    return True
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether an open lock is still the file of its name: its folder may have been deleted meanwhile."""
+    try:
+        return os.fstat(handle).st_ino == os.stat(path).st_ino
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+    return False
+
+
+def acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> bool:
+    if not _try(handle, path):
+        if not said:
+            whose = path.parent.parent.name if doing == "changing" else path.parent
+            print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
+        _flock(handle, path, "LOCK_EX")
+        return True
+    return said
+
+
+def _try(handle: int, path: Path) -> bool:
+    """Takes a lock for oneself alone, if nobody else has it; a share of it that one had is lost otherwise."""
+    try:
+        _flock(handle, path, "LOCK_EX", "LOCK_NB")
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _flock(handle: int, path: Path, *flags: str) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, sum(getattr(fcntl, flag) for flag in flags))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # deleted by another machine: no longer at its name, as is_at will find
+            return
+        raise BadInput(f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
+                       f"mounted with file locks (Lustre: flock), or move the folder to another") from error

@@ -1,0 +1,77 @@
+"""Work on several items at a time, in threads or processes, behind progress bars that stay short in log files."""
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunet_difflung.errors import BadInput
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+_SECONDS_BETWEEN_LINES = 30
+
+
+@contextmanager
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Iterator[Result]]:
+    """Calls ``work`` on items in several threads; leaving the context early begins no further item.
+
+    Args:
+        work: done on each item.
+        items: in any number.
+        threads: 0 or 1 works in the calling thread.
+
+    Yields:
+        the results in the order of the items.
+    """
+    if threads < 2:
+        yield map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool.map(work, items)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def bar(items: Iterable | None = None, visible: bool = True, **options) -> tqdm:
+    """tqdm's bar; where the output is no terminal (a cluster's log), a line every half minute instead of each step.
+
+    Args:
+        items: to go through, or None where the caller updates the bar.
+        visible: False shows nothing.
+        options: tqdm's, such as ``total``, ``desc``, ``unit``, ``initial``, ``delay``.
+    """
+    seldom = {} if sys.stderr.isatty() else {"mininterval": _SECONDS_BETWEEN_LINES, "miniters": 1}
+    return tqdm(items, disable=not visible, **seldom, **options)
+
+
+def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:
+    """Results of ``work`` for every item, in the items' order, behind a progress bar, several at a time.
+
+    Raises:
+        BadInput: fewer than one process, or whatever ``work`` raises.
+    """
+    if processes < 1:
+        raise BadInput(f"-np {processes}: expected at least 1 process")
+    with contextlib.ExitStack() as stack:
+        if processes > 1 and len(items) > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items)), _worker))
+            results = pool.imap(work, items)
+        else:
+            results = map(work, items)
+        yield from bar(results, total=len(items), desc=what, unit=what.removesuffix("s"))
+
+
+def _worker() -> None:
+    """Leaves Ctrl-C to the main process, which ends its workers, and one thread to each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -1,0 +1,76 @@
+"""Ctrl-C and SIGTERM are noted and acted on where nothing is half done; forked workers have no handler."""
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+
+class Interruption:
+    """Context in which SIGINT and SIGTERM only set a flag.
+
+    ``act`` raises ``KeyboardInterrupt`` for SIGINT and ``SystemExit(143)`` for SIGTERM; so does leaving the context.
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def __init__(self, impatient: bool = False) -> None:
+        """With ``impatient`` it says so when a signal comes, and a second one acts at once."""
+        self.impatient = impatient
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+    def act(self) -> None:
+        """Ends the program's work if a signal has come."""
+        if self.received is not None:
+            received, self.received = self.received, None
+            raise KeyboardInterrupt if received == signal.SIGINT else SystemExit(128 + received)
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is None:
+            self.act()
+
+    def _note(self, number: int, frame) -> None:
+        if self.impatient and self.received is not None:
+            self.act()
+        self.received = number
+        if self.impatient:
+            os.write(2, b"\nStopping after this batch; a second signal stops at once.\n")
+
+
+def sigterm(handler):
+    """Sets what SIGTERM does and returns what it did; outside the main thread Python allows no handlers."""
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler)
+
+
+def terminate(number: int, frame) -> None:
+    """Ends as Ctrl-C does, through every ``finally``; files are written whole or not at all wherever this comes."""
+    raise SystemExit(128 + number)
+
+
+def _plain_in_forked_processes() -> None:
+    """Takes our handlers of SIGTERM out of a process that was just forked.
+
+    A pool ends its workers by SIGTERM. Python calls a handler between two instructions, so one that waits for a lock
+    just then would go on waiting, and its pool for it: nnU-Net's check of a dataset has hung so.
+    """
+    if (getattr(signal.getsignal(signal.SIGTERM), "__module__", None) or "").startswith("nnunet_difflung"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_plain_in_forked_processes)

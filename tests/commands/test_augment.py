@@ -1,0 +1,224 @@
+"""``difflung_augment`` as people run it: the real command on a tiny dataset, its files, resume and undo."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.commands.augment import main
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.manifest import read_manifest
+from tests.support.tiny import make_dataset, set_paths, tree_hashes
+
+OPTIONS = ["-d", "801", "--preset", "fast", "--epochs", "1", "--batch-size", "4", "--steps", "2", "--gate", "report",
+           "-device", "cpu", "--max-synthetic", "3"]
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
+    return prepared(tmp_path, monkeypatch)
+
+
+def prepared(folder: Path, monkeypatch, fingerprint: bool = True) -> tuple[Path, Path, Path]:
+    """nnU-Net's folders; a fingerprint is already there, since extracting one costs nnU-Net 2 GB and seconds."""
+    folders = set_paths(folder, monkeypatch)
+    if fingerprint:
+        (folders[1] / "Dataset801_Tiny").mkdir()
+        (folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")
+    return folders
+
+
+def synthetic_arrays(raw: RawDataset, identifier: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    ending = raw.dataset_json["file_ending"]
+    images = sorted(str(f) for f in (folder / "imagesTr").glob(f"{identifier}_????{ending}"))
+    image, _ = raw.reader().read_images(images)
+    label, _ = raw.reader().read_seg(str(folder / "labelsTr" / f"{identifier}{ending}"))
+    return image, label[0]
+
+
+@pytest.mark.parametrize("dataset", [
+    {}, {"file_ending": ".png"}, {"volumes": True, "depth": 5, "file_ending": ".nrrd", "channels": 2},
+    {"ignore": True, "file_ending": ".mha", "splits": False, "emphysema_every": 2}], ids=str)
+def test_composite_changes_only_what_it_says(folders, dataset, capsys):
+    folder = make_dataset(folders[0], **dataset)
+    before = tree_hashes(folder)
+    main([*OPTIONS, "-f", "0"])
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    assert manifest["cases"] and "nnUNetv2_train 801" in capsys.readouterr().out
+    for identifier, record in manifest["cases"].items():
+        image, label = synthetic_arrays(raw, identifier, folder)
+        real, real_label = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
+        changed = label != real_label
+        assert changed.any() and (real_label[changed] == 1).all() and np.isin(label[changed], (2, 3)).all()
+        assert sum(op["voxels"] for op in record["operations"]) >= changed.sum()
+        outside = (image == real).all(0)
+        assert outside[real_label != 1].all(), "only normal lung is ever painted over"
+        assert not outside.all() and set(np.flatnonzero((~outside).any((1, 2)))) <= set(record["slices"])
+        training = set(raw.training_cases(0))
+        assert set(record["sources"]) <= training and record["host"] in training
+    assert audit_dataset(raw.name, deep=True) == []
+    main([*OPTIONS, "-f", "0"])
+    assert "nothing to do" in capsys.readouterr().out
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+
+
+def test_full_paints_the_whole_isolated_slice(folders):
+    folder = make_dataset(folders[0])
+    main([*OPTIONS, "-f", "1", "--paint", "full"])
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    for identifier, record in manifest["cases"].items():
+        image, _ = synthetic_arrays(raw, identifier, folder)
+        real, _ = raw.read_image(record["host"])
+        air = real[0] < -990
+        assert (image[0][air & (raw.read_label(record["host"])[0] == 0)] == -1000).mean() > 0.95
+        inside = (real[0] > -400)
+        assert (image[0][inside] != real[0][inside]).mean() > 0.9
+
+
+def test_every_fold_has_its_own_generator_and_its_own_cases(folders):
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    main(OPTIONS)
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert len({run["generator"]["hash"] for run in manifest["runs"]}) == 2
+    for run in manifest["runs"]:
+        fold, card = run["fold"], folders[2] / run["generator"]["folder"] / "generator.json"
+        validation = {raw.patients[i] for i in raw.validation_cases(fold)}
+        assert json.loads(card.read_text())["training_cases"] == raw.training_cases(fold)
+        assert not validation & {raw.patients[i] for i in run["generator"]["training_cases"]}
+        ours = {i for i, record in manifest["cases"].items() if record["fold"] == fold}
+        assert ours and ours <= set(splits[fold]["train"]) and not ours & set(splits[1 - fold]["train"])
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 8 + len(manifest["cases"])
+
+
+def test_fold_all_enters_no_fold(folders):
+    folder = make_dataset(folders[0])
+    main([*OPTIONS, "-f", "all"])
+    manifest = read_manifest(folder)
+    splits = (folder / "splits_final.json").read_text()
+    assert manifest["cases"] and not any(i in splits for i in manifest["cases"])
+
+
+def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
+    folders = prepared(tmp_path, monkeypatch, fingerprint=False)
+    make_dataset(folders[0])
+    main([*OPTIONS, "-f", "0", "-np", "1"])
+    fingerprint = json.loads((folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").read_text())
+    assert len(fingerprint["spacings"]) == 10
+    remove(["-d", "801"])
+    assert not (folders[1] / "Dataset801_Tiny").exists()
+
+
+def test_dry_run_touches_nothing_and_shows_the_plan(folders, capsys):
+    make_dataset(folders[0], splits=False, emphysema_every=2)
+    before = tree_hashes(*folders)
+    main([*OPTIONS, "--dry-run", "--target-share", "emphysema=0.2"])
+    assert tree_hashes(*folders) == before
+    said = capsys.readouterr().out
+    for part in ("emphysema", "20.0%", "Estimate on cpu", "fold 4", "patient-grouped", "Dry run: nothing was written"):
+        assert part in said
+
+
+def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):
+    folder = make_dataset(folders[0])
+    before = tree_hashes(folder)
+    from nnunet_difflung.commands.augment import entry
+    options = [option for option in OPTIONS if option not in ("--gate", "report")]
+    with pytest.raises(SystemExit) as stop:
+        entry([*options, "-f", "0"])
+    assert stop.value.code == 1 and tree_hashes(folder) == before
+    said = capsys.readouterr().err
+    assert "under-trained" in said and "--epochs" in said and len(said.strip().splitlines()[-1]) > 80
+
+
+def test_a_picture_with_a_row_for_each_class(folders):
+    make_dataset(folders[0])
+    main([*OPTIONS, "-f", "0", "--target-share", "emphysema=0.2", "ILD=0.3"])
+    picture = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "preview.png"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def run_command(arguments: list[str], until=None, sign=signal.SIGKILL,
+                program: Sequence[str] = ("-m", "nnunet_difflung.commands.augment")) -> int:
+    """Starts the command and sends a signal as soon as ``until()`` holds (a state of the files, not a time)."""
+    process = subprocess.Popen([sys.executable, *program, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               cwd=Path(__file__).resolve().parents[2])
+    while process.poll() is None:
+        if until is not None and until():
+            process.send_signal(sign)
+            break
+        time.sleep(0.002)
+    return process.wait()
+
+
+def results_of(folder: Path, results: Path) -> dict:
+    """All that a run left, without times."""
+    manifest = read_manifest(folder)
+    manifest.pop("created")
+    weights = [p.read_bytes() for p in sorted(results.rglob("diffusion_pytorch_model.safetensors"))]
+    files = {k.removeprefix(str(folder)): v for k, v in tree_hashes(folder).items()
+             if "manifest" not in k and ".difflung" not in k}
+    return {"manifest": manifest, "weights": weights, "files": files}
+
+
+UNTIL_PAINTED = [*OPTIONS[:4], "--epochs", "6", *OPTIONS[6:], "-f", "0", "--save-every", "0", "--steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        folders = prepared(tmp_path_factory.mktemp("undisturbed"), patch)
+        folder = make_dataset(folders[0])
+        assert run_command(UNTIL_PAINTED) == 0
+        return results_of(folder, folders[2])
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, undisturbed, sign, code):
+    folder = make_dataset(folders[0])
+    before = tree_hashes(folder)
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
+    assert run_command(UNTIL_PAINTED, lambda: (fold / "checkpoint.safetensors").is_file(), sign) == code
+    assert not (fold / "unet").exists() and tree_hashes(folder) == before
+    first = (fold / "training_log.jsonl").read_text().splitlines()[0]
+    stopped = run_command(UNTIL_PAINTED, lambda: any(fold.glob("synthesis_*/painted/try0/*.npy")), sign)
+    if stopped != 0:  # three tiny slices may be painted before the signal arrives
+        assert stopped == code and tree_hashes(folder) == before
+    assert run_command(UNTIL_PAINTED) == 0
+    assert results_of(folder, folders[2]) == undisturbed
+    assert (fold / "training_log.jsonl").read_text().splitlines()[0] == first, "with its time: not trained anew"
+
+
+def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
+    from nnunet_difflung.painting import synthesis as synthesize
+    make_dataset(folders[0], patients=6)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu",
+               "--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]
+    painted, stop_at, real = [], [1], synthesize.paint_jobs
+
+    def counted(jobs, *rest):
+        if len(painted) in stop_at:
+            raise KeyboardInterrupt
+        painted.append([(job.case, job.z) for job in jobs])
+        return real(jobs, *rest)
+
+    monkeypatch.setattr(synthesize, "paint_jobs", counted)
+    with pytest.raises(KeyboardInterrupt):
+        main(options)
+    assert len(painted) == 1
+    stop_at.clear()
+    main(options)
+    slices = [place for batch in painted for place in batch]
+    assert len(painted) == 2 and len(set(slices)) == len(slices) == 10, "no slice is painted twice"

@@ -1,0 +1,53 @@
+"""The demo's own logic; its stages are the real commands, which have tests of their own."""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nnunet_difflung.commands.demo import Demo, run
+from nnunet_difflung.commands.small_trainings import CONFIGURATION, make_small_configuration, pooled_dice, side_by_side
+from nnunet_difflung.errors import BadInput, Failed
+
+
+def test_small_configuration_inherits_and_keeps_the_stages(tmp_path):
+    plans = {"configurations": {"2d": {"batch_size": 13, "architecture": {"arch_kwargs": {
+        "n_stages": 6, "features_per_stage": [32, 64, 128, 256, 512, 512]}}}}}
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    make_small_configuration(tmp_path / "plans.json")
+    after = json.loads((tmp_path / "plans.json").read_text())["configurations"]
+    assert after["2d"] == plans["configurations"]["2d"]
+    assert after[CONFIGURATION]["inherits_from"] == "2d"
+    assert after[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128, 128, 128]
+
+
+def test_pooled_dice_counts_voxels_not_cases():
+    cases = [{"metrics": {"1": {"TP": 90, "FP": 0, "FN": 10}}}, {"metrics": {"1": {"TP": 0, "FP": 10, "FN": 0}}}]
+    assert pooled_dice(cases, "1") == pytest.approx(180 / 200)
+
+
+def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path, monkeypatch):
+    done = []
+
+    def stages(self):
+        def second():
+            done.append("second")
+            if len(done) < 3:
+                raise Failed("interrupted")
+        return [("first", lambda: done.append("first")), ("second", second)]
+
+    monkeypatch.setattr(Demo, "stages", stages)
+    monkeypatch.setattr("nnunet_difflung.commands.demo._summary", lambda demo, seconds: {"seconds": seconds})
+    monkeypatch.setattr("nnunet_difflung.commands.demo.copy_file", lambda *_: None)
+    with pytest.raises(Failed):
+        run(Demo(tmp_path))
+    assert run(Demo(tmp_path))["seconds"].keys() == {"first", "second"}
+    assert done == ["first", "second", "second"]
+    assert json.loads((tmp_path / "summary.json").read_text())["seconds"]
+    with pytest.raises(BadInput, match="--overwrite"):
+        run(Demo(tmp_path, epochs=1))
+
+
+def test_a_failing_command_names_its_log(tmp_path):
+    with pytest.raises(Failed, match="b.log"):
+        side_by_side({tmp_path / "a.log": ["true"], tmp_path / "b.log": ["false"]}, {"PATH": "/bin:/usr/bin"})

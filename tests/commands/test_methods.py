@@ -1,0 +1,137 @@
+"""Methods beside the plain diffusion model, through the real command: same masks, own cases, one undo."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.commands.augment import main, parse, settings_from
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.methods import METHODS
+from tests.commands.test_augment import OPTIONS, prepared, synthetic_arrays
+from tests.support.tiny import HU, LABELS, make_dataset, tree_hashes
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    return prepared(tmp_path, monkeypatch)
+
+
+def _values(raw, folder, record, identifier, name):
+    image, label = synthetic_arrays(raw, identifier, folder)
+    changed = (label == LABELS[name]) & (raw.read_label(record["host"])[0] != LABELS[name])
+    return image[0][changed]
+
+
+def test_copy_paste_needs_no_generator_and_paints_real_texture(folders, capsys):
+    folder = make_dataset(folders[0], size=48)
+    before = tree_hashes(folder)
+    main([*OPTIONS, "-f", "0", "--method", "copy_paste"])
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    assert manifest["cases"] and "nnUNetTrainerDiffLungCopyPaste" in capsys.readouterr().out
+    assert not list(folders[2].rglob("*.safetensors"))
+    found = np.concatenate([_values(raw, folder, record, i, "emphysema") for i, record in manifest["cases"].items()])
+    assert abs(np.median(found) - HU["emphysema"][0]) < 25  # lesions of a few pixels, soft edges
+    for identifier, record in manifest["cases"].items():
+        image, label = synthetic_arrays(raw, identifier, folder)
+        real = raw.read_image(record["host"])[0]
+        assert record["method"] == "copy_paste" and record["generator"] is None and record["tries"] == 1
+        assert (image == real).all(0)[raw.read_label(record["host"])[0] != 1].all()
+    assert audit_dataset(raw.name, deep=True) == []
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+
+
+def test_all_arms_get_the_same_masks_and_harmonise_takes_the_generator_of_cbmat(folders):
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    for method in ("cbmat", "copy_paste", "harmonise"):
+        main([*OPTIONS, "-f", "0", "--method", method])
+    raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
+    by_method = {m: sorted(i for i, c in cases.items() if c["method"] == m)
+                 for m in ("cbmat", "copy_paste", "harmonise")}
+    assert len({len(ids) for ids in by_method.values()}) == 1 and by_method["cbmat"]
+    for trio in zip(*by_method.values(), strict=True):
+        arrays = [synthetic_arrays(raw, i, folder) for i in trio]
+        assert all(np.array_equal(arrays[0][1], other[1]) for other in arrays[1:])
+        assert len({a[0].tobytes() for a in arrays}) == 3
+    assert cases[by_method["harmonise"][0]]["generator"] == cases[by_method["cbmat"][0]]["generator"] is not None
+    assert len(list(folders[2].rglob("unet/*.safetensors"))) == 1
+    assert audit_dataset(raw.name, deep=True) == []
+
+
+def test_strength_leads_from_the_copy_to_the_generator(folders):
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    far = {}
+    for strength in ("0.02", "1"):
+        main([*OPTIONS, "--steps", "20", "-f", "0", "--method", "harmonise", "--strength", strength])
+        main([*OPTIONS, "-f", "0", "--method", "copy_paste"])
+        raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
+        pairs = [(i, i.replace("harmonise", "copy_paste")) for i in cases if "harmonise" in i]
+        far[strength] = np.mean([np.abs(np.subtract(*(synthetic_arrays(raw, i, folder)[0] for i in pair))).mean()
+                                 for pair in pairs])
+        remove(["-d", "801"])
+    assert far["0.02"] < 0.5 * far["1"]
+
+
+@pytest.mark.parametrize("options, expected", [
+    (["--method", "copy_paste", "--paint", "full"], "--paint composite"),
+    (["--method", "harmonise", "--preset", "paper"], "--paint composite"),
+    (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
+    (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
+    (["--method", "harmonise", "--strength", "0"], "--strength 0"),
+    (["--strength", "0.4"], "belongs to --method harmonise")])
+def test_what_a_method_cannot_do_is_refused(folders, options, expected):
+    make_dataset(folders[0])
+    with pytest.raises(BadInput, match=expected):
+        main(["-d", "801", "-device", "cpu", *options])
+
+
+@pytest.mark.parametrize("method, options, idle", [
+    ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),
+    ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
+    ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]), ("cbmat", ["--steps", "3"], [])])
+def test_options_that_change_nothing_are_named(method, options, idle, capsys):
+    plain = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method]))
+    settings = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
+    said = capsys.readouterr().err
+    assert (settings == plain) == (len(idle) == len(options) / 2), "what changes nothing must not tell runs apart"
+    assert (f"with --method {method}" in said) == bool(idle) and all(option in said for option in idle)
+    assert idle or "--" not in said
+
+
+def test_every_method_has_a_generator_that_is_a_method():
+    assert all(m.generator in ("", *METHODS) and METHODS[m.generator or name].generator == m.generator
+               for name, m in METHODS.items())
+
+
+def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch):
+    """Interrupted before the injection, folds changed: a painted validation patient would come in unseen."""
+    import nnunet_difflung.pipeline.augment as module
+    folders = prepared(tmp_path, monkeypatch)
+    folder = make_dataset(folders[0])
+    options = [*OPTIONS, "--method", "copy_paste", "-f", "0"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        main(options)
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "fold_0"
+    painted = list(fold.glob("synthesis_*"))
+    assert len(painted) == 1 and list(painted[0].rglob("*.nii.gz"))
+    splits = json.loads((folder / "splits_final.json").read_text())
+    ids = sorted(splits[0]["train"] + splits[0]["val"])
+    held = [i for i in ids if i[5:8] in ("002", "003", "004")]
+    assert set(held) & set(splits[0]["train"])
+    (folder / "splits_final.json").write_text(json.dumps([{"train": sorted(set(ids) - set(held)), "val": held}]))
+    main(options)
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    for identifier, record in manifest["cases"].items():
+        image, label = synthetic_arrays(raw, identifier, folder)
+        host, known = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
+        same = known != 1  # only normal lung is ever painted
+        assert record["host"] not in held and (image[:, same] == host[:, same]).all()
+        assert (label[same] == known[same]).all()
+    assert not painted[0].exists()

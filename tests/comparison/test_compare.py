@@ -1,0 +1,404 @@
+"""``difflung_compare`` on hand-written trees of nnU-Net's results."""
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_difflung.commands.compare import entry, main
+from nnunet_difflung.comparison.scores import case_patients
+from nnunet_difflung.comparison.statistics import difference, over_patients, pool
+from nnunet_difflung.comparison.surface import case_scores, surface_scores
+from nnunet_difflung.comparison.trainings import ARMS, named_results
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
+from tests.support import tiny
+
+NAME = "Dataset942_Tiny"
+LABELS = {"background": 0, "lung": 1, "emphysema": 2}
+# case -> (TP, FP, FN) of lung and emphysema; patient 3 has no emphysema, patient 1's second slice neither
+REFERENCE = {"p1_s0": [(80, 10, 10), (0, 0, 10)], "p1_s1": [(40, 0, 10), (0, 0, 0)],
+             "p2_s0": [(90, 0, 0), (5, 0, 15)], "p3_s0": [(70, 5, 5), (0, 0, 0)]}
+CBMAT = {"p1_s0": [(80, 10, 10), (6, 2, 4)], "p1_s1": [(40, 0, 10), (0, 4, 0)],
+         "p2_s0": [(90, 0, 0), (15, 5, 5)], "p3_s0": [(70, 5, 5), (0, 12, 0)]}
+
+
+def write_training(results, arm, cases, fold=0, scored="validation", length="", notes=None, prefix=""):
+    """What nnU-Net leaves of an arm's training that this command reads."""
+    model = results / NAME / f"{ARMS[arm]}{length and '_' + length}__nnUNetPlans__2d"
+    folder = model / f"fold_{fold}" / scored
+    folder.mkdir(parents=True, exist_ok=True)
+    (model / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".nii.gz"}))
+    entries = [{"prediction_file": f"/somewhere/else/{prefix}{case}.nii.gz", "metrics": {
+        str(key): dict(zip(("TP", "FP", "FN"), of_class, strict=True), Dice=float("nan"))
+        for key, of_class in enumerate(counts, 1)}} for case, counts in cases.items()]
+    (folder / "summary.json").write_text(json.dumps({"metric_per_case": entries}))
+    if notes:
+        (folder.parent / "debug.json").write_text(json.dumps(notes))
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """nnU-Net's folders; a manifest of the patients in the preprocessed one; two arms trained on fold 0."""
+    _, preprocessed, folder = tiny.set_paths(tmp_path, monkeypatch)
+    (preprocessed / NAME).mkdir()
+    manifest = new_manifest(NAME, {case: case.split("_")[0] for case in REFERENCE})
+    (preprocessed / NAME / MANIFEST).write_text(json.dumps(manifest))
+    write_training(folder, "reference", REFERENCE)
+    write_training(folder, "cbmat", CBMAT)
+    return folder
+
+
+def compared(*more, dataset="942", folds=("0",)):
+    assert main(["-d", dataset, "-f", *folds, *more]) == 0
+    out = more[more.index("-o") + 1] if "-o" in more else None
+    default = f"{NAME}/DiffLung__compare/table2.json"
+    return json.loads(Path(out or Path(os.environ["nnUNet_results"]) / default).read_text())
+
+
+# ---- statistics ----
+
+def test_pooled_dice_by_hand():
+    assert pool(np.array([[6, 2, 4], [0, 3, 0], [0, 0, 0]])) == pytest.approx([12 / 18, 0, np.nan], nan_ok=True)
+
+
+def test_every_patient_counts_once_in_the_mean_and_trainings_make_the_spread():
+    values = np.array([[[0.2, 0.4, np.nan], [np.nan, np.nan, 0.9]],
+                       [[0.4, 0.6, np.nan], [np.nan, np.nan, 0.7]]])  # two seeds, folds of two patients and of one
+    found = over_patients(values)
+    assert found["mean"] == pytest.approx((0.3 + 0.5 + 0.8) / 3)  # and not the mean of the folds' means
+    assert found["sd"] == pytest.approx(np.std([0.3, 0.9, 0.5, 0.7], ddof=1))
+    assert (found["n"], found["patients"]) == (4, 3)
+
+
+def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_sd=0.05, both_sd=0.0):
+    """Arm and reference whose difference is truth + patient + training (shared by the fold's patients) + both."""
+    shape = (seeds, folds, patients)
+    reference = np.full(shape, np.nan)
+    for fold in range(folds):  # each patient is in one fold
+        reference[:, fold, fold::folds] = 0.5
+    effect = (patient_sd * rng.standard_normal(patients) + seed_sd * rng.standard_normal((seeds, folds, 1))
+              + both_sd * rng.standard_normal(shape))
+    return reference + truth + effect, reference
+
+
+@pytest.mark.parametrize("design", [
+    {"patients": 15}, {"patients": 15, "both_sd": 0.1}, {"patients": 15, "folds": 5}, {"patients": 15, "seeds": 2},
+    {"patients": 30, "seeds": 8}, {"patients": 6, "seed_sd": 0}, {"patients": 15, "seeds": 1, "seed_sd": 0},
+    {"patients": 15, "patient_sd": 0.01}], ids=str)
+def test_interval_covers_the_truth_about_as_often_as_it_says(design):
+    rng = np.random.default_rng(0)
+    intervals = [difference(*simulated(rng, **design))["ci95"] for _ in range(1000)]
+    assert 0.90 <= np.mean([low <= 0.1 <= high for low, high in intervals]) <= 0.99
+
+
+def test_interval_of_one_training_is_the_t_interval_of_its_patients():
+    arm = np.array([[[0.2, 0.3, 0.7, 0.1]]])
+    low, high = difference(arm, arm * 0)["ci95"]
+    half = 3.182446 * arm.std(ddof=1) / 2  # t of 3 degrees of freedom
+    assert (low, high) == pytest.approx((arm.mean() - half, arm.mean() + half))
+
+
+def test_interval_is_repeatable_and_shrinks_with_patients():
+    widths = {}
+    for patients in (10, 40, 160):
+        arm, reference = simulated(np.random.default_rng(1), patients, seed_sd=0)
+        found = difference(arm, reference)
+        assert found == difference(arm, reference)
+        assert found["mean"] == pytest.approx((arm - reference).mean())
+        widths[patients] = np.diff(found["ci95"])[0]
+    assert widths[10] > 1.5 * widths[40] > 2.25 * widths[160]
+
+
+def test_interval_knows_the_spread_between_seeds_which_all_patients_share():
+    differences = np.array([0.0, 0.1, 0.2])[:, None, None] + np.zeros((3, 1, 50))  # patients agree, seeds don't
+    low, high = difference(differences, np.zeros_like(differences))["ci95"]
+    assert high - low > 0.1
+    halves = np.full((3, 2, 100), np.nan)  # two folds, whose networks are independent, average that out
+    halves[:, 0, :50] = halves[:, 1, 50:] = differences[:, 0]
+    two = difference(halves, np.where(np.isnan(halves), np.nan, 0))["ci95"]
+    assert two[1] - two[0] < 0.85 * (high - low)
+
+
+def test_equal_arms_differ_by_exactly_nothing():
+    arm = np.random.default_rng(2).random((3, 2, 9))
+    assert difference(arm, arm) == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 9}
+
+
+def test_patients_in_several_folds_weigh_the_same_as_others():
+    values = np.full((1, 2, 2), np.nan)
+    values[0, 0], values[0, 1, 0] = [0.0, 0.4], 0.2  # the first patient was scored in both folds
+    found = difference(values, values * 0)
+    assert found["mean"] == pytest.approx((0.1 + 0.4) / 2)
+    half = 12.7062 * 0.15  # t of 1 degree of freedom, standard error of 0.1 and 0.4
+    assert found["ci95"] == pytest.approx([0.25 - half, 0.25 + half])
+
+
+def test_one_patient_has_no_interval_and_unpaired_scores_are_refused():
+    assert np.isnan(difference(np.full((2, 1, 1), 0.5), np.zeros((2, 1, 1)))["ci95"]).all()
+    with pytest.raises(ValueError, match="same patients"):
+        difference(np.array([[[0.5, np.nan]]]), np.array([[[0.5, 0.1]]]))
+
+
+# ---- the table ----
+
+def test_table_of_two_arms_by_hand(results):
+    table = compared()
+    emphysema = table["cbmat"]["emphysema"]
+    dice = {"p1": 2 * 6 / (2 * 6 + 6 + 4), "p2": 2 * 15 / (2 * 15 + 10)}  # p1: both slices, false positives included
+    before = {"p1": 0.0, "p2": 2 * 5 / (2 * 5 + 15)}
+    assert emphysema["dice"] == {"mean": pytest.approx(np.mean(list(dice.values()))), "sd": None, "n": 1,
+                                 "patients": 2}
+    found = emphysema["diff_to_reference"]
+    each = [dice[p] - before[p] for p in dice]
+    assert found["mean"] == pytest.approx(np.mean(each), abs=1e-6)
+    half = 12.706205 * abs(each[0] - each[1]) / 2  # t of 1 degree of freedom
+    assert found["ci95"] == pytest.approx([np.mean(each) - half, np.mean(each) + half], abs=1e-5)
+    assert emphysema["pooled"]["mean"] == pytest.approx(2 * 21 / (2 * 21 + 23 + 9), abs=1e-6)
+    assert emphysema["per_case"]["mean"] == pytest.approx((12 / 18 + 0 + 30 / 40 + 0) / 4, abs=1e-6)
+    assert table["reference"]["emphysema"]["diff_to_reference"] == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 2}
+    assert table["cbmat"]["lung"]["diff_to_reference"]["ci95"] == [0.0, 0.0]
+    rows = {row["patient"]: row for row in emphysema["rows"]}
+    assert rows["p1"] == {"patient": "p1", "fold": 0, "seed": "nnUNet_results",
+                          "dice": pytest.approx(12 / 22, abs=1e-6), "tp": 6, "fp": 6, "fn": 4}
+
+
+def test_painting_in_patients_without_the_class_is_told_and_is_no_dice(results):
+    table = compared()
+    figures = table["cbmat"]["emphysema"]
+    assert (figures["false_positive_voxels"]["mean"], figures["false_positive_voxels"]["patients"]) == (12, 1)
+    assert table["reference"]["emphysema"]["false_positive_voxels"]["mean"] == 0
+    assert [row["dice"] for row in figures["rows"] if row["patient"] == "p3"] == [None]
+    assert table["cbmat"]["lung"]["false_positive_voxels"]["mean"] is None  # everyone has lung
+
+
+def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, capsys):
+    out = tmp_path / "elsewhere" / "mine.json"
+    table = compared("-o", str(out))
+    assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    text = out.with_suffix(".md").read_text()
+    assert "## emphysema (2 patients have it, 1 don't)" in text and text in capsys.readouterr().out
+    assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 [" in text
+    assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
+    assert str(tmp_path) not in out.read_text()
+    assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
+    assert "t-interval" in table["meta"]["interval"] and "of which one repetition tells nothing" in text
+
+
+def test_order_of_cases_and_arms_changes_nothing(results):
+    first = compared()
+    write_training(results, "reference", dict(reversed(REFERENCE.items())))
+    write_training(results, "cbmat", dict(reversed(CBMAT.items())))
+    again = compared("--arms", "cbmat", "reference")
+    for arm in ("reference", "cbmat"):
+        assert first[arm] == again[arm]
+
+
+def test_two_seeds_and_two_folds(results, tmp_path):
+    second = tmp_path / "seed2"
+    for where, arms in ((results, (REFERENCE, CBMAT)), (second, (REFERENCE, REFERENCE))):
+        for arm, cases in zip(("reference", "cbmat"), arms, strict=True):
+            write_training(where, arm, cases)
+            write_training(where, arm, cases, fold=1, prefix="q")
+    pattern = ("--patient-pattern", "(.+)_s[0-9]")
+    one = compared(*pattern)
+    table = compared("--results", str(results), str(second), *pattern, folds=("0", "1"))
+    assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"] and table["meta"]["folds"] == [0, 1]
+    found, single = table["cbmat"]["emphysema"], one["cbmat"]["emphysema"]
+    assert (found["dice"]["n"], found["dice"]["patients"], len(found["rows"])) == (4, 4, 12)
+    assert found["diff_to_reference"]["mean"] == pytest.approx(single["diff_to_reference"]["mean"] / 2, abs=1e-6)
+    low, high = found["diff_to_reference"]["ci95"]
+    assert low < 0.1 and high > single["diff_to_reference"]["mean"] - 0.05  # seeds may all be drawn like either one
+    assert found["dice"]["sd"] > 0
+
+
+def test_predictions_of_unseen_patients_also_of_fold_all(results):
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        unseen = {case.replace("p", "new"): counts for case, counts in cases.items()}
+        write_training(results, arm, unseen, fold="all", scored="test")
+    table = compared("--predictions", "test", folds=("all",))
+    assert {row["patient"] for row in table["cbmat"]["lung"]["rows"]} == {"new1", "new2", "new3"}
+    assert table["meta"]["scored"] == "predictions test" and table["meta"]["folds"] == ["all"]
+
+
+def test_trainings_of_another_length_and_stock_nnunet(results):
+    for arm, cases in (("nnUNetTrainer", REFERENCE), ("mat", CBMAT)):
+        write_training(results, arm, cases, length="5epochs")
+    table = compared("--length", "5epochs", "--reference", "nnUNetTrainer")
+    assert [arm for arm in table if arm != "meta"] == ["mat", "nnUNetTrainer"]
+    assert table["mat"]["emphysema"]["diff_to_reference"]["mean"] > 0.4
+
+
+def test_arms_are_all_trainers_of_this_package_and_stock_nnunet():
+    from nnunet_difflung import trainers
+    assert sorted(ARMS.values()) == sorted([arm.__name__ for arm in trainers.ARMS] + ["nnUNetTrainer"])
+
+
+# ---- what is refused ----
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        entry(["-d", "942", "-f", "0", *arguments])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith("Error: ") and message.count("\n") == 1
+    return message
+
+
+def test_a_missing_arm_is_named_with_its_command(results, capsys):
+    message = refusal(capsys, "--arms", "reference", "spade")
+    assert "arm spade, fold 0" in message
+    assert "nnUNetv2_train 942 2d 0 -tr nnUNetTrainerDiffLungSpade" in message
+    message = refusal(capsys, "--predictions", "test", "--arms", "reference")
+    assert "nnUNetv2_predict -i $nnUNet_raw" in message and "nnUNetv2_evaluate_folder" in message
+
+
+def test_a_missing_repetition_of_an_arm_is_not_passed_over(results, tmp_path, capsys):
+    write_training(tmp_path / "seed2", "reference", REFERENCE)
+    message = refusal(capsys, "--results", str(results), str(tmp_path / "seed2"))
+    assert "arm cbmat, fold 0" in message and "seed2" in message
+
+
+def test_arms_with_other_cases_cannot_be_paired(results, capsys):
+    write_training(results, "cbmat", {case: CBMAT[case] for case in ("p1_s0", "p1_s1", "p2_s0")})
+    message = refusal(capsys)
+    assert "p3_s0 is in one only" in message and "nnUNetTrainerDiffLungReference__" in message
+
+
+def test_arms_scored_against_other_references_cannot_be_paired(results, capsys):
+    write_training(results, "cbmat", {**CBMAT, "p2_s0": [(90, 0, 0), (15, 5, 6)]})
+    assert "case p2_s0 has other numbers of emphysema voxels" in refusal(capsys)
+
+
+def test_synthetic_cases_are_refused(results, capsys):
+    for arm in ("reference", "cbmat"):
+        write_training(results, arm, {**REFERENCE, "difflung_cbmat_0_000": REFERENCE["p1_s0"]})
+    assert "synthetic case difflung_cbmat_0_000" in refusal(capsys)
+
+
+def test_trainings_of_unequal_length_are_refused(results, capsys):
+    notes = {"num_epochs": 5, "num_iterations_per_epoch": 250, "device": "cpu"}
+    write_training(results, "reference", REFERENCE, notes=notes)
+    write_training(results, "cbmat", CBMAT, notes={**notes, "num_epochs": 6})
+    assert "different epochs" in refusal(capsys)
+    write_training(results, "cbmat", CBMAT, notes=notes)
+    meta = compared()["meta"]
+    assert (meta["iterations"], meta["device"]) == (1250, ["cpu"])
+
+
+def test_arms_planned_with_other_numbers_of_cases_are_told_the_cause(results, capsys):
+    notes = {"num_epochs": 5, "num_iterations_per_epoch": 250, "batch_size": 12, "configuration_manager": "batch 12"}
+    write_training(results, "reference", REFERENCE, notes=notes)
+    write_training(results, "cbmat", CBMAT, notes={**notes, "batch_size": 14, "configuration_manager": "batch 14"})
+    message = refusal(capsys)
+    assert "different cases a batch" in message and "(14 and 12)" in message
+    assert "caps its batch size by the number of training cases" in message
+    assert "inject all methods before nnUNetv2_plan_and_preprocess, then train all arms" in message
+    write_training(results, "cbmat", CBMAT, notes={**notes, "configuration_manager": "other patches"})
+    message = refusal(capsys)
+    assert "a plan of the configuration" in message and "caps its batch size" not in message
+
+
+def test_other_bad_input(results, capsys):
+    assert "its own training cases" in refusal(capsys, "-f", "all", "--arms", "cbmat")
+    assert "is not among the arms" in refusal(capsys, "--reference", "mat", "--arms", "cbmat")
+    assert "no arm has a finished training" in refusal(capsys, "-c", "3d_fullres")
+    assert "choose with -c, --length" in refusal(capsys, "--length", "20epochs")
+    assert "does not end in .json" in refusal(capsys, "-o", "table.md")
+    assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
+    (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
+    assert "is no summary.json of the classes lung, emphysema" in refusal(capsys)
+
+
+def test_results_of_the_same_name_are_told_apart(tmp_path):
+    folders = [tmp_path / seed / "nnUNet_results" for seed in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert list(named_results(folders)) == ["a/nnUNet_results", "b/nnUNet_results"]
+    assert list(named_results(folders[:1])) == ["nnUNet_results"]
+
+
+def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
+    assert case_patients(["p1_s0", "new_s3"], NAME) == {"p1_s0": "p1", "new_s3": "new"}
+    manifest = new_manifest(NAME, {"p1_s0": "clinicA", "p2_s0": "clinicA"})
+    (tmp_path / "nnUNet_preprocessed" / NAME / MANIFEST).write_text(json.dumps(manifest))
+    assert case_patients(["p1_s0"], NAME) == {"p1_s0": "clinicA"}
+    with pytest.raises(BadInput, match="new_s3 .*--patient-pattern"):
+        case_patients(["p1_s0", "new_s3"], NAME)
+    assert case_patients(["new_s3"], NAME, "(...).*") == {"new_s3": "new"}
+
+
+# ---- surfaces ----
+
+def mask(shape, *voxels):
+    found = np.zeros(shape, bool)
+    found[tuple(np.transpose(voxels))] = True
+    return found
+
+
+def test_surface_distances_in_millimetres_by_hand():
+    pytest.importorskip("monai")
+    flat, moved = mask((1, 9, 9), (0, 2, 2)), mask((1, 9, 9), (0, 2, 4))
+    assert surface_scores(flat, flat, (999, 1.5, 1.5), 1) == (0, 1)
+    assert surface_scores(flat, moved, (999, 1.5, 1.5), 2.9) == (3.0, 0)
+    assert surface_scores(flat, moved, (999, 1.5, 1.5), 3.1) == (3.0, 1)
+    deep = mask((4, 9, 9), (1, 2, 2)), mask((4, 9, 9), (2, 2, 2))
+    assert surface_scores(*deep, (5.0, 1, 1), 2) == (5.0, 0)
+    both = surface_scores(flat, flat | moved, (999, 1.5, 1.5), 1)
+    assert both[1] == pytest.approx(2 / 3)  # two of the three surface voxels of both masks
+    assert surface_scores(flat, flat & moved, (999, 3.0, 4.0), 2) == (pytest.approx(45.0), 0)  # the diagonal
+
+
+def test_hausdorff_distance_bears_five_percent_outliers_and_no_more():
+    pytest.importorskip("monai")
+    row = mask((1, 9, 60), *((0, 0, x) for x in range(40)))
+    one, four = (row | mask(row.shape, *((0, 8, x) for x in range(n))) for n in (1, 4))
+    assert surface_scores(row, one, (1, 1, 1), 1)[0] == 0
+    assert surface_scores(row, four, (1, 1, 1), 1)[0] == 8
+
+
+def test_ignored_voxels_are_not_judged():
+    pytest.importorskip("monai")
+    reference = np.zeros((1, 9, 9), int)
+    reference[0, 4, 4], reference[0, 8] = 1, 3
+    prediction = np.where(reference == 3, 1, reference)
+    assert case_scores(reference, prediction, (1, 1, 1), [[1], [2]], 3, 1)[0].tolist() == [0, 1]
+    assert case_scores(reference, prediction, (1, 1, 1), [[1], [2]], None, 1)[0, 0] > 0
+    assert np.isnan(case_scores(reference, prediction, (1, 1, 1), [[1], [2]], 3, 1)[1]).all()
+
+
+def write_labels(path, column):
+    label = np.zeros((1, 9, 9), np.uint8)
+    label[0, 1:8, 1:8] = 1
+    label[0, 2, column] = 2
+    path.parent.mkdir(exist_ok=True)
+    image = sitk.GetImageFromArray(label)
+    image.SetSpacing((1.5, 1.5, 5))
+    sitk.WriteImage(image, str(path))
+
+
+def test_surfaces_end_to_end(results, tmp_path):
+    pytest.importorskip("monai")
+    cases = {"p1_s0": [(49, 0, 0), (0, 1, 1)], "p2_s0": [(49, 0, 0), (0, 1, 1)]}
+    for arm, column in (("reference", 5), ("cbmat", 2)):
+        write_training(results, arm, cases)
+        folder = results / NAME / f"{ARMS[arm]}__nnUNetPlans__2d" / "fold_0" / "validation"
+        for case in cases:
+            write_labels(folder / f"{case}.nii.gz", column)
+            write_labels(tmp_path / "nnUNet_preprocessed" / NAME / "gt_segmentations" / f"{case}.nii.gz", 3)
+    table = compared("--surface", "--tolerance", "2")
+    assert table["reference"]["emphysema"]["hd95_mm"]["mean"] == 3.0  # two pixels of 1.5 mm
+    assert table["cbmat"]["emphysema"]["hd95_mm"]["mean"] == 1.5
+    assert (table["reference"]["emphysema"]["nsd"]["mean"], table["cbmat"]["emphysema"]["nsd"]["mean"]) == (0, 1)
+    assert table["cbmat"]["emphysema"]["hd95_mm"]["diff_to_reference"]["mean"] == -1.5
+    assert table["meta"]["tolerance_mm"] == 2
+    assert "hd95_mm" not in compared()["cbmat"]["emphysema"]
+
+
+def test_surface_without_its_files_or_its_library(results, monkeypatch, capsys):
+    pytest.importorskip("monai")
+    assert "gt_segmentations" in refusal(capsys, "--surface")
+    monkeypatch.setitem(sys.modules, "monai.metrics", None)
+    assert "pip install 'nnunet_difflung[metrics]'" in refusal(capsys, "--surface")

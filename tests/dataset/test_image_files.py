@@ -1,0 +1,143 @@
+"""Changed copies keep format, geometry, dtype and every voxel outside the change, for each of nnU-Net's readers."""
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.writing import cast_like, copy_sidecar, spacing_sidecar, write_changed_copy
+from nnunet_difflung.errors import BadInput
+from tests.support.tiny import make_dataset, set_paths
+
+_OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+FAMILIES = {
+    "slices nii.gz": {}, "volumes nii.gz": {"volumes": True, "channels": 2}, "float nrrd": {
+        "volumes": True, "file_ending": ".nrrd", "dtype": "float32"}, "mha oblique": {
+        "file_ending": ".mha", "direction": _OBLIQUE, "volumes": True},
+    "nibabel": {"volumes": True, "overwrite_image_reader_writer": "NibabelIO", "direction": np.diag([-1, 1, 1])},
+    "nibabel reorient": {"volumes": True, "overwrite_image_reader_writer": "NibabelIOWithReorient",
+                         "direction": np.diag([-1, 1, -1])},
+    "nibabel reorient, axes swapped": {"volumes": True, "overwrite_image_reader_writer": "NibabelIOWithReorient",
+                                       "direction": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])},
+    "sitk reorient": {"volumes": True, "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
+                      "direction": np.diag([-1, -1, 1])},
+    "png": {"file_ending": ".png"}, "png uint8": {"file_ending": ".png", "dtype": "uint8", "channels": 2},
+    "tif 2d": {"file_ending": ".tif"}, "tiff 3d": {"file_ending": ".tif", "volumes": True}}
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch, request):
+    """(dataset, case, copies of its images with some voxels set to 100, where)."""
+    folders = set_paths(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=2, slices=1, size=(20, 24), **FAMILIES[request.param])
+    raw = open_raw_dataset("801")
+    identifier = sorted(raw.cases)[0]
+    case = raw.cases[identifier]
+    image, _ = raw.read_image(identifier)
+    where = np.zeros(image.shape[1:], bool)
+    where[-1, 3:7, 5:11] = True
+    targets = [str(tmp_path / f"difflung_x_{c:04d}{raw.dataset_json['file_ending']}") for c in range(len(case.images))]
+    copy_sidecar(spacing_sidecar(case.images[0], True, raw.reader), tmp_path / "difflung_x.json")
+    write_changed_copy(case.images, targets, np.full_like(image, 100.4), where, raw.reader)
+    return raw, case, targets, where
+
+
+@pytest.mark.parametrize("copied", FAMILIES, indirect=True)
+def test_only_the_chosen_voxels_change(copied):
+    raw, case, targets, where = copied
+    before, properties = raw.reader().read_images(case.images)
+    after, new_properties = raw.reader().read_images(targets)
+    assert np.array_equal(after[:, ~where], before[:, ~where])
+    expected = 100.4 if raw.dataset_json["file_ending"] == ".nrrd" else 100
+    assert np.allclose(after[:, where], expected) and not np.allclose(before[:, where], expected)
+    assert list(properties["spacing"]) == list(new_properties["spacing"])
+
+
+@pytest.mark.parametrize("copied", FAMILIES, indirect=True)
+def test_the_file_keeps_dtype_and_geometry(copied):
+    _, case, targets, _ = copied
+    for source, target in zip(case.images, targets, strict=True):
+        if source.endswith((".nii.gz", ".nrrd", ".mha")):
+            a, b = sitk.ReadImage(source), sitk.ReadImage(target)
+            assert a.GetPixelID() == b.GetPixelID() and a.GetSize() == b.GetSize()
+            for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+                assert getattr(a, get)() == pytest.approx(getattr(b, get)(), abs=1e-6)
+        else:
+            from skimage import io
+            a, b = io.imread(source), io.imread(target)
+            assert a.dtype == b.dtype and a.shape == b.shape
+        if source.endswith(".nii.gz"):
+            a, b = nibabel.load(source), nibabel.load(target)
+            assert np.allclose(a.affine, b.affine, atol=1e-6) and a.header.get_zooms() == b.header.get_zooms()
+            assert a.header.get_data_dtype() == b.header.get_data_dtype()
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_scaled_nifti_keeps_every_value(tmp_path, monkeypatch, reader):
+    folders = set_paths(tmp_path, monkeypatch)
+    folder = make_dataset(folders[0], patients=2, slices=1, size=16, overwrite_image_reader_writer=reader)
+    for file in (folder / "imagesTr").glob("*.nii.gz"):
+        stored = nibabel.load(file)
+        stored = nibabel.Nifti1Image(np.asarray(stored.dataobj).astype(np.int16), stored.affine)
+        stored.header.set_slope_inter(0.5, -3)
+        stored.header["descrip"], stored.header["db_name"] = b"DOE^JANE", b"MRN1"
+        stored.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"PatientName=DOE^JANE"))
+        nibabel.save(stored, file)
+    raw = open_raw_dataset("801")
+    identifier, case = next(iter(raw.cases.items()))
+    image, _ = raw.read_image(identifier)
+    where = np.zeros(image.shape[1:], bool)
+    where[0, 4, 4] = True
+    target = str(tmp_path / "copy.nii.gz")
+    write_changed_copy(case.images, [target], np.full_like(image, -900.0), where, raw.reader)
+    after, _ = raw.reader().read_images([target])
+    assert np.array_equal(after[:, ~where], image[:, ~where]) and np.allclose(after[:, where], -900)
+    assert not any(name in gzip.decompress(Path(target).read_bytes()) for name in (b"DOE^JANE", b"MRN1"))
+
+
+def test_rgb_png_holds_three_channels(tmp_path, monkeypatch):
+    from skimage import io
+    folders = set_paths(tmp_path, monkeypatch)
+    folder = make_dataset(folders[0], patients=2, slices=1, size=16, file_ending=".png",
+                          channel_names={"0": "R", "1": "G", "2": "B"})
+    rng = np.random.default_rng(0)
+    for file in (folder / "imagesTr").glob("*.png"):
+        io.imsave(file, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), check_contrast=False)
+    raw = open_raw_dataset("801")
+    identifier, case = next(iter(raw.cases.items()))
+    image, _ = raw.read_image(identifier)
+    where = np.zeros(image.shape[1:], bool)
+    where[0, 2:4] = True
+    write_changed_copy(case.images, [str(tmp_path / "x.png")], image[::-1], where, raw.reader)
+    after = io.imread(tmp_path / "x.png")
+    before = io.imread(case.images[0])
+    assert np.array_equal(after[2:4], before[2:4, :, ::-1]) and np.array_equal(after[~where[0]], before[~where[0]])
+
+
+def test_casting_rounds_and_clips():
+    assert cast_like(np.array([-1e6, -0.6, 0.4, 1e6]), np.dtype(np.int16)).tolist() == [-32768, -1, 0, 32767]
+    assert cast_like(np.array([0.25]), np.dtype(np.float64)).tolist() == [0.25]
+
+
+def test_sidecars_belong_to_3d_tiff_only(tmp_path, monkeypatch):
+    folders = set_paths(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=2, file_ending=".tif", volumes=True, size=16, depth=5)
+    raw = open_raw_dataset("801")
+    case = next(iter(raw.cases.values()))
+    assert spacing_sidecar(case.images[0], True, raw.reader).name == "lung_001.json"
+    assert spacing_sidecar(case.label, False, raw.reader).parent.name == "labelsTr"
+    shutil.rmtree(raw.folder)
+    assert spacing_sidecar(case.label, False, raw.reader) is None
+
+
+def test_a_reader_without_writer_is_named():
+    class StrangeIO:
+        pass
+    with pytest.raises(BadInput, match="StrangeIO cannot be written"):
+        write_changed_copy(["a"], ["b"], np.zeros((1, 1, 1, 1)), np.ones((1, 1, 1), bool), StrangeIO)

@@ -1,0 +1,120 @@
+"""Raw datasets: what is read, and what is refused with which words."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from tests.support.tiny import LABELS, make_dataset, set_paths
+
+
+@pytest.fixture
+def raw_folder(tmp_path: Path, monkeypatch) -> Path:
+    return set_paths(tmp_path, monkeypatch)[0]
+
+
+def _json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def mutate(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+    return mutate
+
+
+FAULTS = [
+    ("no dataset.json", lambda f: (f / "dataset.json").unlink(), "dataset.json is missing"),
+    ("no JSON", lambda f: (f / "dataset.json").write_text("{"), "is no valid JSON"),
+    ("a list", lambda f: (f / "dataset.json").write_text("[]"), "lacks the key 'labels'"),
+    ("key missing", _json("dataset.json", lambda c: c.pop("file_ending")), "lacks the key 'file_ending'"),
+    ("count", _json("dataset.json", lambda c: c.update(numTraining=7)), "says numTraining 7, but 8 training cases"),
+    ("regions", _json("dataset.json", lambda c: c["labels"].update(ILD=[2, 3])), "region-based labels"),
+    ("no pathology", _json("dataset.json", lambda c: c.update(labels={"background": 0, "lung": 1})), "no pathology"),
+    ("no normal lung", _json("dataset.json", lambda c: c.update(labels={"background": 0, "a": 1, "b": 2})),
+     "no label that is clearly normal lung"),
+    ("two normal lungs", _json("dataset.json", lambda c: c["labels"].update(normal_lung_left=4)), "--normal-label"),
+    ("image missing", lambda f: (f / "imagesTr" / "lung_001_s00_0000.nii.gz").unlink(), "has no image lung_001_s00"),
+    ("label missing", lambda f: (f / "labelsTr" / "lung_001_s00.nii.gz").unlink(), "lung_001_s00.nii.gz is missing"),
+    ("no folder", lambda f: (f / "imagesTr").rename(f / "images"), "imagesTr is missing"),
+    ("channel suffix", lambda f: (f / "imagesTr" / "lung_001_s00_0000.nii.gz").rename(f / "imagesTr" / "a.nii.gz"),
+     "does not end in _XXXX.nii.gz"),
+    ("unreadable", lambda f: [p.write_bytes(b"no") for p in (f / "imagesTr").iterdir()], "cannot be read by any of"),
+    ("splits no JSON", lambda f: (f / "splits_final.json").write_text("{"), "is no split file"),
+    ("splits empty", lambda f: (f / "splits_final.json").write_text("[]"), "is no split file"),
+    ("unknown case", _json("splits_final.json", lambda c: c[1]["val"].append("x")), "fold 1 lists the val case 'x'"),
+    ("empty fold", _json("splits_final.json", lambda c: c[2].update(train=[])), "fold 2 has no training case"),
+    ("patient on both sides", _json("splits_final.json", lambda c: c[0]["train"].append(c[0]["val"][0])),
+     "patient 'lung_001' in training and in validation")]
+
+
+@pytest.mark.parametrize("mutate, message", [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_faulty_datasets_are_refused_in_one_line(raw_folder, mutate, message):
+    folder = make_dataset(raw_folder, patients=4, slices=2, size=16)
+    open_raw_dataset("801")
+    mutate(folder)
+    with pytest.raises(BadInput) as error:
+        open_raw_dataset("801")
+    assert message in str(error.value) and "\n" not in str(error.value).strip()
+
+
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed"])
+def test_missing_path_variables_are_named(raw_folder, monkeypatch, variable):
+    make_dataset(raw_folder, patients=2, size=16)
+    monkeypatch.setenv(variable, str(raw_folder / "nowhere"))
+    with pytest.raises(BadInput, match=f"{variable}=.*is not a folder"):
+        open_raw_dataset("801")
+    monkeypatch.delenv(variable)
+    with pytest.raises(BadInput, match=f"{variable} is not set"):
+        open_raw_dataset("801")
+
+
+def test_datasets_are_found_by_id_and_name(raw_folder):
+    folder = make_dataset(raw_folder, dataset_id=7, name="A", patients=2, size=16)
+    assert open_raw_dataset("7").folder == open_raw_dataset("007").folder == open_raw_dataset("Dataset007_A").folder
+    with pytest.raises(BadInput, match="dataset 8 is not in nnUNet_raw.*Dataset007_A"):
+        open_raw_dataset("8")
+    folder.with_name("Dataset007_B").mkdir()
+    with pytest.raises(BadInput, match="several datasets.*Dataset007_A, Dataset007_B"):
+        open_raw_dataset("7")
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 2, "volumes": True}, {"file_ending": ".nrrd"},
+                                     {"file_ending": ".png"}, {"file_ending": ".tif", "volumes": True},
+                                     {"dataset_key": True, "ignore": True}])
+def test_cases_are_c_z_y_x_and_labels_fit(raw_folder, options):
+    make_dataset(raw_folder, patients=3, slices=2, size=(16, 20), depth=5, **options)
+    raw = open_raw_dataset("801")
+    volumes = options.get("volumes", False)
+    assert len(raw.cases) == (3 if volumes else 6) and len(raw.splits) == 3
+    for identifier in raw.cases:
+        image, properties = raw.read_image(identifier)
+        label, _ = raw.read_label(identifier)
+        assert image.shape == (options.get("channels", 1), 5 if volumes else 1, 16, 20) and image.dtype == np.float32
+        assert label.shape == image.shape[1:] and label.dtype == np.int16 and len(properties["spacing"]) == 3
+        assert set(np.unique(label)) <= {*LABELS.values(), *[4] * options.get("ignore", False)}
+    assert raw.roles.normal == "normal_lung" and raw.roles.pathologies == ("emphysema", "ILD")
+
+
+def test_folds_by_name_and_new_patient_grouped_folds(raw_folder):
+    make_dataset(raw_folder, patients=6, slices=2, size=16, splits=False)
+    raw = open_raw_dataset("801")
+    assert raw.splits_are_new and raw.folds() == [0, 1, 2, 3, 4] and raw.folds(["all", "2", "2"]) == ["all", 2]
+    for split in raw.splits:
+        assert not {raw.patients[i] for i in split["train"]} & {raw.patients[i] for i in split["val"]}
+    assert sorted(i for split in raw.splits for i in split["val"]) == sorted(raw.cases)
+    for wrong in ("5", "-1", "x"):
+        with pytest.raises(BadInput, match=f"fold {wrong} is not in the split"):
+            raw.folds([wrong])
+
+
+@pytest.mark.parametrize("file, part", [("lung_001_s00_0000.nii.gz", "imagesTr"), ("lung_001_s00.nii.gz", "labelsTr")])
+def test_an_unreadable_case_is_named(raw_folder, file, part):
+    folder = make_dataset(raw_folder, patients=2, size=16)
+    raw = open_raw_dataset("801")
+    (folder / part / file).write_bytes(b"no image")
+    with pytest.raises(BadInput, match=f"{file} cannot be read"):
+        (raw.read_image if part == "imagesTr" else raw.read_label)("lung_001_s00")

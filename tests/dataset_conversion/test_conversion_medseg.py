@@ -1,0 +1,259 @@
+"""The MedSeg converter: labels, place in the patient, small lesions, bad input; and the real data where it is."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion import Dataset801_MedSegCOVID19 as medseg
+from nnunet_difflung.dataset_conversion.case import Case
+from nnunet_difflung.dataset_conversion.imaging.resampling import (
+    axis_weights,
+    crop,
+    resample_in_plane,
+    resample_label,
+    slices,
+)
+from nnunet_difflung.errors import BadInput
+
+DATA = Path(os.environ.get("DIFFLUNG_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+REAL = DATA / "medseg_rp"
+SPACING, ORIGIN = (1.5, 1.5, 6.0), (-30.0, -20.0, 100.0)
+
+
+def write(path: Path, array: np.ndarray, spacing=SPACING, origin=ORIGIN) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))
+
+
+def volumes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, lesions and lung of a made-up patient: 6 slices of 40 x 48, lung on slices 1 to 4."""
+    rng = np.random.default_rng(seed)
+    lung = np.zeros((6, 40, 48), np.uint8)
+    lung[1:5, 10:30, 12:40] = 1
+    lesion = np.zeros_like(lung)
+    lesion[2, 14:20, 14:22] = 1
+    lesion[3, 20:23, 20:23] = 2
+    lesion[2, 8, 15] = 1  # outside the lung mask
+    image = np.where(lung, 60, 200).astype(np.uint8) + rng.integers(0, 20, lung.shape, dtype=np.uint8)
+    return image, lesion, lung
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    for patient in (1, 2, 10):
+        for part, array in zip(medseg.FOLDERS, volumes(patient), strict=True):
+            write(tmp_path / "source" / part / f"{patient}.nii.gz", array)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "raw").mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    return tmp_path / "raw"
+
+
+def case(image: np.ndarray, label: np.ndarray, direction=None) -> Case:
+    return Case("m_p001", "m_p001", image, label, SPACING, ORIGIN, direction or (1, 0, 0, 0, 1, 0, 0, 0, 1))
+
+
+def test_labels_intensities_and_splits_of_slices(source, raw):
+    records, outside = medseg.convert_medseg(source, processes=1, test_patients=[10])
+    folder = raw / "Dataset801_MedSegCOVID19"
+    assert [r.case_id for r in records[:4]] == [f"medseg_p001_s{z:03d}" for z in (1, 2, 3, 4)]
+    assert [r.test for r in records] == [False] * 8 + [True] * 4
+    assert outside == pytest.approx(1 / 58)
+    image, lesion, lung = volumes(1)
+    for z in (1, 2, 3, 4):
+        found = sitk.ReadImage(str(folder / "imagesTr" / f"medseg_p001_s{z:03d}_0000.nii.gz"))
+        assert found.GetPixelID() == sitk.sitkUInt8
+        assert (sitk.GetArrayFromImage(found)[0] == image[z]).all()
+        label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"medseg_p001_s{z:03d}.nii.gz")))[0]
+        assert ((label == 2) == (lesion[z] == 1)).all() and ((label == 3) == (lesion[z] == 2)).all()
+        assert ((label == 1) == ((lung[z] == 1) & (lesion[z] == 0))).all()
+        assert found.GetOrigin() == pytest.approx((-30.0, -20.0, 100.0 + 6.0 * z))
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert [{c[:11] for c in fold["val"]} for fold in splits] in ([{"medseg_p001"}, {"medseg_p002"}],
+                                                                 [{"medseg_p002"}, {"medseg_p001"}])
+    channels = json.loads((folder / "dataset.json").read_text())["channel_names"]
+    assert "ct" not in channels["0"].lower()
+
+
+def test_same_bytes_whatever_the_processes(source, raw):
+    for k in (1, 2):
+        medseg.convert_medseg(source, medseg.MedSegSettings(spacing=2.0, crop_lungs=5.0), f"Dataset80{k}_A",
+                              processes=k, verify=False)
+    one, two = ({p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
+                for name in ("Dataset801_A", "Dataset802_A"))
+    assert len(one) == 24 and one == two
+
+
+def test_crop_keeps_every_voxel_where_it_is():
+    image, _lesion, lung = volumes(0)
+    # a patient lying obliquely: the axes of the image are no longer those of the scanner
+    c, s = np.cos(0.4), np.sin(0.4)
+    whole = case(image, lung, (c, -s, 0, s, c, 0, 0, 0, 1))
+    part = crop(whole, margin=4.0)
+    assert part.image.shape == (4 + 2, 20 + 6, 28 + 6)  # 4 mm are 1 slice and 3 pixels
+    def itk(one: Case) -> sitk.Image:
+        made = sitk.GetImageFromArray(one.image)
+        made.SetSpacing(one.spacing)
+        made.SetOrigin(one.origin)
+        made.SetDirection(one.direction)
+        return made
+    big, small = itk(whole), itk(part)
+    for index in ((0, 0, 0), (5, 7, 3), (33, 25, 5)):
+        place = big.TransformPhysicalPointToIndex(small.TransformIndexToPhysicalPoint(index))
+        assert big[place] == small[index]
+        assert big.TransformIndexToPhysicalPoint(place) == pytest.approx(small.TransformIndexToPhysicalPoint(index))
+
+
+def test_slices_lie_where_the_volume_has_them():
+    image, _lesion, lung = volumes(0)
+    cut = slices(case(image, lung))
+    assert [c.case_id for c in cut] == [f"m_p001_s{z:03d}" for z in (1, 2, 3, 4)]
+    assert [c.origin[2] for c in cut] == [106.0, 112.0, 118.0, 124.0]
+
+
+def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
+    image = np.zeros((1, 40, 60), np.uint8)
+    image[0, 10:20, 30:40] = 200
+    whole = case(image, (image > 0).astype(np.uint8))
+    for spacing in (1.0, 1.5, 2.9, 4.5):
+        new = resample_in_plane(whole, spacing)
+        assert new.spacing == (spacing, spacing, 6.0) and new.image.dtype == np.uint8
+        assert np.array(new.origin[:2]) - spacing / 2 == pytest.approx(np.array(ORIGIN[:2]) - 0.75)
+        for array, tolerance in ((new.image, 0.1), (new.label, 0.5 * spacing)):
+            y, x = (np.average(np.indices(array[0].shape)[k], weights=array[0]) for k in (0, 1))
+            assert (new.origin[0] + x * spacing, new.origin[1] + y * spacing) == pytest.approx(
+                (ORIGIN[0] + 34.5 * 1.5, ORIGIN[1] + 14.5 * 1.5), abs=tolerance)
+    same = resample_in_plane(whole, 1.5)
+    assert (same.image == image).all() and (same.label == whole.label).all()
+
+
+def test_images_are_averaged_not_sampled_when_pixels_grow():
+    noise = np.random.default_rng(0).normal(100, 20, (1, 80, 80)).astype(np.float32)
+    new = resample_in_plane(case(noise, np.zeros((1, 80, 80), np.uint8)), 6.0)
+    assert new.image.std() < 6 and new.image.mean() == pytest.approx(100, abs=1)
+
+
+def test_small_lesions_survive_where_nearest_neighbour_loses_them():
+    label = np.ones((64, 64), np.uint8)
+    seeds = [(y, x) for y in range(5, 60, 9) for x in range(6, 60, 9)]
+    for y, x in seeds:
+        label[y, x:x + 2] = 3
+    w = axis_weights(64, 16, 4.0)
+    new = resample_label(label, w, w)
+    for y, x in seeds:
+        assert (new[max(0, y // 4 - 1):y // 4 + 2, max(0, x // 4 - 1):x // 4 + 2] == 3).any()
+    assert (label[2::4, 2::4] == 3).sum() < len(seeds) / 2  # what plain nearest would have left
+    assert (new == 3).sum() == len(seeds)  # one pixel each, no more
+
+
+def test_large_lesions_keep_their_area_and_no_label_is_invented():
+    y, x = np.mgrid[:120, :120]
+    label = np.where(np.hypot(y - 60, x - 60) < 50, 1, 0).astype(np.uint8)
+    label[np.hypot(y - 60, x - 40) < 14] = 3
+    w = axis_weights(120, 51, 120 / 51)
+    new = resample_label(label, w, w)
+    assert set(np.unique(new)) == {0, 1, 3}
+    for value in (1, 3):
+        assert (new == value).sum() * (120 / 51) ** 2 == pytest.approx((label == value).sum(), rel=0.06)
+
+
+def test_volumes_and_size(source, raw):
+    settings = medseg.MedSegSettings(volumes=True, size=24)
+    records, _outside = medseg.convert_medseg(source, settings, processes=1, verify=False)
+    assert [r.case_id for r in records] == ["medseg_p001", "medseg_p002", "medseg_p010"]
+    image = sitk.ReadImage(str(raw / "Dataset801_MedSegCOVID19" / "imagesTr" / "medseg_p010_0000.nii.gz"))
+    assert image.GetSize() == (24, 20, 6) and image.GetSpacing() == pytest.approx((3.0, 3.0, 6.0))
+
+
+def spoil_missing(source: Path) -> str:
+    (source / "rp_msk" / "2.nii.gz").unlink()
+    return "rp_msk/2.nii.gz"
+
+
+def spoil_folder(source: Path) -> str:
+    for file in (source / "rp_lung_msk").iterdir():
+        file.unlink()
+    (source / "rp_lung_msk").rmdir()
+    return "rp_lung_msk"
+
+
+def spoil_geometry(source: Path) -> str:
+    write(source / "rp_lung_msk" / "10.nii.gz", volumes(10)[2], origin=(0.0, 0.0, 0.0))
+    return "rp_lung_msk/10.nii.gz: origin"
+
+
+def spoil_shape(source: Path) -> str:
+    write(source / "rp_msk" / "10.nii.gz", volumes(10)[1][:, :30])
+    return "rp_msk/10.nii.gz: size"
+
+
+def spoil_label(source: Path) -> str:
+    lesion = volumes(1)[1]
+    lesion[2, 15, 15] = 7
+    write(source / "rp_msk" / "1.nii.gz", lesion)
+    return "rp_msk/1.nii.gz: label 7"
+
+
+def spoil_hu(source: Path) -> str:
+    write(source / "rp_im" / "1.nii.gz", volumes(1)[0].astype(np.int16) - 1000)
+    return "rp_im/1.nii.gz: intensities"
+
+
+def spoil_file(source: Path) -> str:
+    (source / "rp_im" / "2.nii.gz").write_bytes(b"no image")
+    return "rp_im/2.nii.gz cannot be read"
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_folder, spoil_geometry, spoil_shape, spoil_label, spoil_hu,
+                                   spoil_file])
+def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil):
+    message = spoil(source)
+    with pytest.raises(SystemExit) as stop:
+        medseg.main(["-i", str(source), "-np", "1"])
+    error = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(error) == 1 and message in error[0]
+    assert not list(raw.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--test-patients", "3"], ["--test-patients", "1", "2", "10"],
+                                     ["--spacing", "2", "--size", "64"], ["--spacing", "0"],
+                                     ["--crop-lungs", "-3"]])
+def test_bad_options_are_refused(source, raw, capsys, options):
+    with pytest.raises(SystemExit) as stop:
+        medseg.main(["-i", str(source), "-np", "1", *options])
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("Error: --")
+    assert not list(raw.iterdir())
+
+
+def test_a_failure_between_cases_leaves_nothing(source, raw, monkeypatch):
+    monkeypatch.setattr(medseg, "finish_dataset", lambda *a, **k: (_ for _ in ()).throw(BadInput("stop")))
+    with pytest.raises(BadInput, match="stop"):
+        medseg.convert_medseg(source, processes=1)
+    assert not list(raw.iterdir())
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}; set DIFFLUNG_TEST_DATA to the folder that "
+                                              f"holds medseg_rp")
+def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
+    patients = medseg.find_patients(REAL)
+    assert patients == ["1", "2", "4", "5", "6", "7", "8", "9"]
+    whole, outside = medseg.read_patient(REAL, "2")
+    assert outside == 0 and (whole.label > 1).sum() == 11258
+    assert len(slices(whole)) == 33
+    cases = medseg.patient_cases(whole, medseg.MedSegSettings(spacing=2.8, crop_lungs=10.0))
+    area = 2.8 ** 2 * sum((c.label > 1).sum() for c in cases)
+    assert area == pytest.approx(11258 * whole.spacing[0] ** 2, rel=0.10)
+    slices_with_lesions = [{c.case_id for c in some if (c.label > 1).any()} for some in (cases, slices(whole))]
+    assert len(slices_with_lesions[0]) == len(slices_with_lesions[1])

@@ -1,0 +1,426 @@
+"""Injection and removal: every byte comes back, an interruption at any step is harmless, folds can run at once."""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnunet_difflung.commands.remove import entry
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.splits import is_synthetic
+from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.commit import recover
+from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
+from nnunet_difflung.injection.manifest import MANIFEST, find_manifest
+from nnunet_difflung.injection.removal import remove
+from nnunet_difflung.runtime.files import read_json, sha256, write_json
+from nnunet_difflung.runtime.locks import working_alone
+from nnunet_difflung.runtime.share import Share
+from tests.support.staging import plan_like_nnunet, stage_cases
+from tests.support.tiny import make_dataset, set_paths, tree_hashes
+
+_CALLS = ("replace", "unlink", "mkdir", "rmdir", "fsync", "rename")
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote; still a step below
+    return set_paths(tmp_path, monkeypatch)
+
+
+def _open(folders: tuple[Path, ...], **options) -> RawDataset:
+    make_dataset(folders[0], **{"patients": 5, "slices": 1, "size": 24, **options})
+    return open_raw_dataset("801")
+
+
+def _inject(raw: RawDataset, **options) -> None:
+    inject(raw, *stage_cases(raw, **options))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"splits": False}, {"dataset_key": True, "channels": 2}, {"file_ending": ".tif", "volumes": True},
+    {"file_ending": ".png"}], ids=["slices", "no splits", "dataset key", "tiff volumes", "png"])
+@pytest.mark.parametrize("planned", ["before", "after", "never"])
+def test_inject_then_remove_restores_every_byte(folders, options, planned):
+    raw = _open(folders, **options)
+    if planned == "before":
+        plan_like_nnunet(raw)
+    before = tree_hashes(*folders)
+    _inject(raw, fold=0)
+    again = open_raw_dataset("801")
+    _inject(again, fold=1, method="mat", count=1)
+    if planned == "after":
+        plan_like_nnunet(raw, fingerprint=False)
+    _inject(open_raw_dataset("801"), fold="all", count=1)
+
+    assert audit_dataset(raw.name, deep=True) == []
+    content = read_json(raw.folder / "dataset.json")
+    assert content["numTraining"] == 5 + 4
+    assert open_raw_dataset("801").cases.keys() == raw.cases.keys()
+    splits = read_json(raw.folder / "splits_final.json")
+    assert [sum(map(is_synthetic, split["train"])) for split in splits] == [2, 1, 0, 0, 0]
+    assert not any(is_synthetic(i) for split in splits for i in split["val"])
+    if planned != "never":
+        assert read_json(raw.preprocessed / "splits_final.json") == splits
+        assert find_manifest(raw.name) == read_json(raw.preprocessed / MANIFEST)
+    if options.get("dataset_key"):
+        assert content["dataset"]["difflung_mat_f1_0000"]["label"] == "./labelsTr/difflung_mat_f1_0000.nii.gz"
+
+    remove("801")
+    after = tree_hashes(*folders)
+    if planned == "after":  # what nnU-Net made of real cases stays; nothing synthetic does
+        assert {k: v for k, v in after.items() if not k.startswith(str(raw.preprocessed))} == before
+        assert not [name for name in after if "difflung" in name]
+        assert sha256(raw.preprocessed / "dataset.json") == sha256(raw.folder / "dataset.json")
+        assert (raw.preprocessed / "splits_final.json").is_file() != raw.splits_are_new
+    else:
+        assert after == before
+
+
+def test_doing_it_twice_changes_nothing_and_other_settings_are_refused(folders):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+    inject(raw, cases, run)
+    before = tree_hashes(*folders)
+    inject(raw, cases, run)
+    inject(open_raw_dataset("801"), *stage_cases(open_raw_dataset("801")))
+    assert {k: v for k, v in tree_hashes(*folders).items() if "/work" not in k} == \
+        {k: v for k, v in before.items() if "/work" not in k}
+    cases, run = stage_cases(raw, count=3)
+    with pytest.raises(BadInput, match="other settings.*difflung_remove"):
+        inject(raw, cases, run)
+
+
+def test_several_folds_and_methods_enter_together_or_not_at_all(folders):
+    raw = _open(folders)
+    before = _visible(folders)
+    additions = [stage_cases(raw, fold=0), stage_cases(raw, fold=1), stage_cases(raw, fold=1, method="mat")]
+    additions[2][0][0].record["sources"] = [raw.validation_cases(1)[0]]
+    with pytest.raises(Failed):
+        inject(raw, additions)
+    assert _visible(folders) == before
+    additions[2][0][0].record["sources"] = [raw.training_cases(1)[0]]
+    inject(raw, additions)
+    inject(raw, [*additions, stage_cases(raw, fold=2)])
+    assert audit_dataset(raw.name, deep=True) == [] and len(find_manifest(raw.name)["runs"]) == 4
+    assert read_json(raw.folder / "dataset.json")["numTraining"] == 5 + 8
+
+
+def test_leaking_cases_are_refused_and_nothing_changes(folders):
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    cases, run = stage_cases(raw)
+    cases[0].record["sources"].append(raw.validation_cases(0)[0])
+    with pytest.raises(Failed, match="made from"):
+        inject(raw, cases, run)
+    assert {k: v for k, v in tree_hashes(*folders).items() if ".difflung" not in k} == before
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+def test_folds_changed_while_painting_are_refused(folders):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+    splits = read_json(raw.folder / "splits_final.json")
+    splits[0], splits[1] = splits[1], splits[0]
+    write_json(raw.folder / "splits_final.json", splits)
+    with pytest.raises(BadInput, match="splits_final.json has other folds"):
+        inject(raw, cases, run)
+
+
+def test_real_fingerprint_comes_and_goes_with_the_cases(folders, monkeypatch):
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+
+    class Fewer(fingerprint_extractor.DatasetFingerprintExtractor):
+        """100 million voxels are drawn otherwise, however small the dataset is."""
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.num_foreground_voxels_for_intensitystats = 1e4
+
+    monkeypatch.setattr(fingerprint_extractor, "DatasetFingerprintExtractor", Fewer)
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    ensure_real_fingerprint(raw, 1)
+    assert tree_hashes(folders[1]) == {}
+    _inject(raw)
+    fingerprint = raw.preprocessed / "dataset_fingerprint.json"
+    assert len(read_json(fingerprint)["spacings"]) == len(raw.cases)
+    ours = sha256(fingerprint)
+    fingerprint.unlink()
+    ensure_real_fingerprint(raw, 1)
+    assert sha256(fingerprint) == ours and audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+def _in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
+    """Runs ``work`` in a forked process, killed before its n-th change of the file system.
+
+    Returns:
+        exit code (9: killed), and the number of changes if it was not.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(call):
+            def wrapper(*args, **kwargs):
+                nonlocal count
+                if count == kill_before:
+                    os._exit(9)
+                count += 1
+                return call(*args, **kwargs)
+            return wrapper
+
+        for name in _CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            work()
+            os.write(writing, str(count).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+    os.close(writing)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = os.read(reading, 100)
+    os.close(reading)
+    return code, int(said or 0)
+
+
+def _visible(folders: tuple[Path, ...]) -> dict[str, str]:
+    """The tree without the staging folder, and without what differs between two equal injections: their time."""
+    found = {k: v for k, v in tree_hashes(*folders).items() if "/.difflung" not in k and MANIFEST not in k}
+    manifests = {str(p): {**read_json(p), "created": ""} for folder in folders for p in folder.rglob(MANIFEST)}
+    return {**found, **{name: json.dumps(content) for name, content in manifests.items()}}
+
+
+def _across_file_systems(replace: Callable) -> Callable:
+    """``os.replace`` as if nnUNet_preprocessed were on another disk."""
+    def across(source, target):
+        if "nnUNet_preprocessed" in str(target) and "nnUNet_preprocessed" not in str(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(source, target)
+    return across
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["planned, two file systems", "no splits, staged elsewhere"])
+def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, tmp_path):
+    raw = _open(folders, splits=splits, patients=2, size=12)
+    elsewhere = None if splits else tmp_path / "elsewhere"
+    if splits:
+        plan_like_nnunet(raw)
+        monkeypatch.setattr(os, "replace", _across_file_systems(os.replace))
+    clean = tree_hashes(*folders)
+    cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
+    code, steps = _in_child(lambda: inject(raw, cases, run))
+    assert code == 0 and steps > 20
+    complete = _visible(folders)
+    outcomes = set()
+    for step in range(steps):
+        remove("801")
+        assert tree_hashes(*folders) == clean
+        cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
+        assert _in_child(lambda c=cases, r=run: inject(raw, c, r), step)[0] == 9
+        _never_validates_on_synthetic(raw)
+        recover(raw.folder)
+        found = _visible(folders)
+        outcomes.add(found == complete)
+        if found != complete:
+            assert found == clean
+            assert all(path.is_file() for case in cases for path in (*case.images, case.label))
+            inject(raw, cases, run)
+        assert _visible(folders) == complete and audit_dataset(raw.name, deep=True) == []
+    assert outcomes == {True, False}
+
+    code, steps = _in_child(lambda: remove("801"))
+    assert code == 0 and steps > 20 and tree_hashes(*folders) == clean
+    outcomes = set()
+    for step in range(steps):
+        inject(raw, *stage_cases(raw, count=1, staged_in=elsewhere))
+        assert _in_child(lambda: remove("801"), step)[0] == 9
+        _never_validates_on_synthetic(raw)
+        recover(raw.folder)
+        found = _visible(folders)
+        outcomes.add(found == clean)
+        assert tree_hashes(*folders) == clean if found == clean else found == complete
+        remove("801")
+        assert tree_hashes(*folders) == clean
+    assert outcomes == {True, False}
+
+
+def _never_validates_on_synthetic(raw: RawDataset) -> None:
+    """Whatever nnU-Net finds at this moment: no synthetic case to be drawn into a validation."""
+    for folder in (raw.folder, raw.preprocessed):
+        path = folder / "splits_final.json"
+        if path.is_file():
+            assert not any(is_synthetic(i) for split in read_json(path) for i in split["val"])
+        else:
+            assert folder != raw.folder or not list((raw.folder / "imagesTr").glob("difflung_*"))
+
+
+@pytest.mark.parametrize("moment, decided", [(0, False), (5, True), (9, True)])
+def test_ctrl_c_leaves_the_dataset_as_it_was_or_complete(folders, monkeypatch, moment, decided):
+    raw = _open(folders)
+    cases, run = stage_cases(raw)
+    before = _visible(folders)
+    replace, count = os.replace, 0
+
+    def interrupted(source, target):
+        nonlocal count
+        count += 1
+        if count == moment + 1:
+            signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            inject(raw, cases, run)
+    assert not (raw.folder / ".difflung" / "commit").exists()
+    assert (_visible(folders) != before) == decided and audit_dataset(raw.name, deep=True) == []
+    inject(raw, cases, run)
+    assert _visible(folders) != before and audit_dataset(raw.name, deep=True) == []
+
+
+def test_two_folds_at_the_same_time(folders):
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    staged = [stage_cases(raw, fold=fold) for fold in (0, 1, 2)]
+    children = []
+    for cases, run in staged:
+        child = os.fork()
+        if child == 0:
+            try:
+                inject(raw, cases, run)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert audit_dataset(raw.name, deep=True) == []
+    assert {c["fold"] for c in find_manifest(raw.name)["cases"].values()} == {0, 1, 2}
+    assert read_json(raw.folder / "dataset.json")["numTraining"] == 5 + 6
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+def test_what_a_user_changed_is_named_and_not_overwritten_blindly(folders, capsys):
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    _inject(raw)
+    content = read_json(raw.folder / "dataset.json")
+    write_json(raw.folder / "dataset.json", {**content, "description": "mine"})
+    with pytest.raises(SystemExit) as exit_code:
+        entry(["-d", "801"])
+    assert exit_code.value.code == 2 and "dataset.json was changed" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="dataset.json was changed"):
+        _inject(raw, fold=1)
+    (raw.folder / "imagesTr" / "difflung_cbmat_f0_0000_0000.nii.gz").unlink()
+    (raw.folder / "labelsTr" / "difflung_cbmat_f0_0001.nii.gz").write_bytes(b"mine")
+    lines = remove("801", force=True)
+    for expected in ("was already deleted", "was changed after it"):
+        assert any(expected in line for line in lines)
+    assert tree_hashes(*folders) == before
+
+
+def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
+    raw = _open(folders)
+    _inject(raw)
+    generator = folders[2] / raw.name / "DiffLung__cbmat" / "fold_0"
+    generator.mkdir(parents=True)
+    before = tree_hashes(*folders)
+    assert any("2 synthetic cases" in line for line in remove("801", dry_run=True))
+    assert tree_hashes(*folders) == before
+    assert any("generators stay" in line for line in remove("801"))
+    assert generator.is_dir()
+    remove("801", generators=True)
+    assert not generator.parent.exists()
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"{", "cannot be read as JSON"), (b"[]", "format 'list' found"), (b'{"format": 9}', "format 9 found"),
+    ({"files": {"../../x": {"before": None, "after": None}}}, "never written"),
+    ({"files": {"imagesTr/lung_001_s00_0000.nii.gz": {"before": None, "after": None}}}, "never written"),
+    ({"files": {"imagesTr/difflung_/../../x": {"before": None, "after": None}}}, "never written"),
+    ({"cases": {"difflung_a/b": {}}}, "no id"), ({"cases": {"lung_001": {}}}, "no id"),
+    ({"made_folders": ["/"]}, "made_folders"), ({"made_folders": None}, "made_folders"),
+    ({"made_folders": [[1]]}, "made_folders"), ({"patients": {"lung_001_s00": [1]}}, "patients"),
+    ({"files": {"imagesTr/difflung_a_0000.nii.gz": {"before": None, "after": None}}}, "hashes"),
+    ({"cases": {"difflung_a": {"method": [1], "fold": 0, "sources": [], "files": []}}}, "malformed"),
+    ({"cases": {"difflung_a": {"method": "mat", "fold": 0, "sources": [], "files": [], "generator": 7}}}, "malformed")])
+def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
+    raw = _open(folders)
+    _inject(raw)
+    path = raw.folder / MANIFEST
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps({**read_json(path), **content}).encode())
+    before = tree_hashes(*folders)
+    with pytest.raises(BadInput, match=message):
+        remove("801")
+    assert tree_hashes(*folders) == before
+    assert any(message in line for line in audit_dataset(raw.name))
+
+
+@pytest.mark.parametrize("step", [
+    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": "../../secret.txt"},
+    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": ".difflung/../../../secret.txt"},
+    {"do": "put", "target": "imagesTr/secret_0000.nii.gz", "source": ".difflung/commit/1.json"},
+    {"do": "delete", "target": "labelsTr/lung_001_s00.nii.gz"}, {"do": "delete", "target": "../secret.txt"},
+    {"do": "run", "target": "dataset.json"}, {"do": "delete"}, b"{", b"[]"], ids=str)
+def test_a_journal_that_is_not_ours_moves_and_deletes_nothing(folders, step):
+    raw = _open(folders)
+    (folders[0].parent / "secret.txt").write_text("secret")
+    journal = raw.folder / ".difflung" / "commit" / "journal.json"
+    journal.parent.mkdir(parents=True)
+    journal.write_bytes(step if isinstance(step, bytes) else json.dumps(
+        {"format": 1, "clear": False, "steps": [step]}).encode())
+    before = {k: v for k, v in tree_hashes(folders[0].parent).items() if not k.endswith("lock")}
+    with pytest.raises(BadInput, match=r"journal\.json"):
+        recover(raw.folder)
+    assert {k: v for k, v in tree_hashes(folders[0].parent).items() if not k.endswith("lock")} == before
+
+
+def test_a_file_system_without_locks_is_told(folders, monkeypatch):
+    raw = _open(folders)
+    before = tree_hashes(folders[0])
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("nnunet_difflung.runtime.locks.fcntl.flock", refuse)
+    with pytest.raises(BadInput, match="file locks"):
+        _inject(raw)
+    assert {k: v for k, v in tree_hashes(folders[0]).items() if ".difflung" not in k} == before
+
+
+def test_what_a_killed_command_was_writing_goes_with_the_next(tmp_path):
+    folder = tmp_path / "fold_0"
+    (folder / "samples").mkdir(parents=True)
+    for path in (folder, folder / "samples"):
+        (path / ".writing_x_checkpoint.safetensors").touch()
+    (folder / "checkpoint.safetensors").touch()
+    with working_alone([folder], Share()):
+        assert sorted(p.name for p in folder.rglob("*")) == [".lock", "checkpoint.safetensors", "samples"]
+
+
+def test_painted_results_survive_recovery(folders):
+    raw = _open(folders)
+    cases, _ = stage_cases(raw)
+    before = tree_hashes(*folders)
+    (raw.folder / ".difflung" / "commit").mkdir()
+    (raw.folder / ".difflung" / "commit" / "1.json").write_text("half")
+    recover(raw.folder)
+    assert {k: v for k, v in tree_hashes(*folders).items() if not k.endswith("lock")} == before

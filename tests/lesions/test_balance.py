@@ -1,0 +1,93 @@
+"""The balancing loop: shares, bounds, and plans that can be replayed."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.plan import HostFacts, new_label, shares
+from tests.support.tiny import make_masks
+
+ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+
+
+def cohort(cases: int = 16, size: int = 48, depth: int = 1, with_emphysema: int = 4) -> dict[str, np.ndarray]:
+    return {f"c{i:02d}": make_masks(np.random.default_rng(i), depth, (size, size), emphysema=i < with_emphysema)[1]
+            for i in range(cases)}
+
+
+def facts_of(labels: dict[str, np.ndarray], spacing=(5.0, 1.0, 1.0)) -> dict[str, HostFacts]:
+    return {i: HostFacts(i, spacing, {n: int((a == v).sum()) for n, v in ROLES.values.items()}, len(a))
+            for i, a in labels.items()}
+
+
+def plan_for(labels, config=None, fold=0):
+    facts = facts_of(labels)
+    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+    config = config or BalanceConfig()
+    return make_plan(list(facts.values()), lesions, ROLES, config, fold, labels.__getitem__), lesions, facts
+
+
+def test_targets_are_met_and_shares_are_those_of_the_labels():
+    labels = cohort()
+    plan, lesions, facts = plan_for(labels, BalanceConfig(max_synthetic=12))
+    made = [new_label(case, labels[case.host], lesions, facts, ROLES) for case in plan.cases]
+    everything = np.stack([*labels.values(), *made])
+    counted = {name: int((everything == ROLES.values[name]).sum()) for name in ROLES.lung}
+    assert counted == plan.after
+    before, after = shares(plan.before), shares(plan.after)
+    assert before["emphysema"] < 0.03 and after["emphysema"] == pytest.approx(0.06, abs=0.015)
+    assert not plan.notes
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 9), st.floats(0.02, 0.3))
+def test_bounds_hold_and_only_normal_lung_changes(seed, bound, target):
+    labels = cohort(8)
+    config = BalanceConfig(target_share={"emphysema": target}, max_synthetic=bound, seed=seed)
+    plan, lesions, facts = plan_for(labels, config)
+    assert plan.slices <= bound
+    for case in plan.cases:
+        old = labels[case.host]
+        new = new_label(case, old, lesions, facts, ROLES)
+        assert (old[new != old] == 1).all() and np.isin(new[new != old], (2, 3)).all()
+        assert tuple(np.flatnonzero((new != old).any((1, 2)))) == case.slices
+        assert sum(op.voxels for op in case.operations) >= (new != old).sum() > 0
+
+
+def test_unreachable_targets_are_reported():
+    plan, *_ = plan_for(cohort(8), BalanceConfig(target_share={"emphysema": 0.6}, max_synthetic=2))
+    assert any("emphysema" in note and "--max-synthetic 2" in note for note in plan.notes)
+
+
+def test_an_absent_class_is_noted_and_left_out():
+    plan, *_ = plan_for(cohort(8, with_emphysema=0), BalanceConfig(target_share={"ILD": 0.4}, max_synthetic=4))
+    assert "emphysema" not in plan.targets and any("emphysema" in note for note in plan.notes)
+    assert plan.cases and all(op.pathology == "ILD" for case in plan.cases for op in case.operations)
+
+
+def test_met_targets_need_nothing():
+    plan, *_ = plan_for(cohort(8), BalanceConfig(default_share=0.0001))
+    assert not plan.cases
+
+
+def test_default_bound_is_a_quarter_of_the_slices():
+    assert plan_for(cohort(16))[0].max_slices == 4
+
+
+def test_same_seed_same_plan_and_folds_differ():
+    labels = cohort()
+    first, second = plan_for(labels)[0], plan_for(labels)[0]
+    assert first.cases == second.cases != plan_for(labels, fold=1)[0].cases
+
+
+def test_volumes_move_lesions_as_3d_objects():
+    labels = cohort(6, depth=8, with_emphysema=2)
+    plan, lesions, facts = plan_for(labels, BalanceConfig(max_synthetic=13, target_share={"emphysema": 0.3}))
+    assert plan.slices <= 13
+    assert plan.cases and max(len(case.slices) for case in plan.cases) > 1
+    assert {len(lesion.mask) for lesion in lesions["emphysema"]} != {1}

@@ -1,0 +1,120 @@
+"""Lesions: what is found, how it is varied, where it goes."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.lesions.placement import find_place
+
+NORMAL, EMPHYSEMA, ILD = 1, 2, 3
+
+
+def disc(radius: int) -> np.ndarray:
+    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
+    return (y ** 2 + x ** 2 <= radius ** 2)[None]
+
+
+def lung(depth: int = 1) -> np.ndarray:
+    label = np.zeros((depth, 40, 48), np.uint8)
+    label[:, 4:36, 4:44] = NORMAL
+    label[:, 10:16, 20:30] = ILD
+    return label
+
+
+def test_lesions_are_components_of_their_class_only():
+    label = lung()
+    label[0, 20:24, 8:12] = EMPHYSEMA
+    label[0, 30, 40] = EMPHYSEMA  # a speck
+    found = find_lesions(label, EMPHYSEMA, "case", "emphysema", (5, 1, 1))
+    assert [lesion.voxels for lesion in found] == [16] and MIN_VOXELS > 1
+    assert found[0].mask.shape == (1, 4, 4)
+
+
+def test_a_volume_lesion_is_one_object():
+    label = lung(5)
+    label[1:4, 20:24, 8:12] = EMPHYSEMA
+    assert [lesion.mask.shape for lesion in find_lesions(label, EMPHYSEMA, "c", "e", (5, 1, 1))] == [(3, 4, 4)]
+
+
+@pytest.mark.parametrize("transform, area", [(Transform(), 1.0), (Transform(mirror=True), 1.0),
+                                             (Transform(angle=37.0), 1.0), (Transform(scale=1.5), 2.25),
+                                             (Transform(scale=0.75, angle=10.0), 0.5625)])
+def test_area_follows_the_scale(transform, area):
+    before = disc(9)
+    after = transformed(before, transform)
+    assert after.sum() == pytest.approx(area * before.sum(), rel=0.06)
+    assert ndimage.label(after)[1] == 1
+
+
+def test_dilation_grows_by_its_pixels():
+    after = transformed(disc(5), Transform(dilation=2))
+    assert after.shape == (1, 15, 15)
+    assert after.sum() > disc(6).sum()
+
+
+def test_a_lesion_keeps_its_size_in_mm():
+    """Twice the pixel size in the donor: twice the pixels in the host, along each axis with several voxels."""
+    after = transformed(np.ones((4, 10, 10), bool), Transform(), (0.5, 2.0, 2.0))
+    assert after.shape == (2, 20, 20) and after.all()
+    assert transformed(np.ones((1, 10, 10), bool), Transform(), (0.2, 1.0, 1.0)).shape == (1, 10, 10)
+
+
+def test_rotation_turns():
+    turned = transformed(np.ones((1, 3, 15), bool), Transform(angle=90.0))
+    assert turned.shape == pytest.approx((1, 15, 3), abs=1)
+
+
+def test_cascade_never_skips_a_step():
+    draws = [draw_transform(np.random.default_rng(seed)) for seed in range(500)]
+    assert all(t.angle for t in draws if t.scale != 1) and all(t.scale != 1 for t in draws if t.dilation)
+    shares = [np.mean([bool(t.angle) for t in draws]), np.mean([t.scale != 1 for t in draws]),
+              np.mean([t.dilation > 0 for t in draws])]
+    assert shares == pytest.approx([0.9, 0.63, 0.315], abs=0.06)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 3))
+def test_pasting_changes_normal_lung_only(seed, radius, depth):
+    rng = np.random.default_rng(seed)
+    label = lung(depth)
+    label[rng.random(label.shape) < 0.02] = ILD
+    before = label.copy()
+    mask = transformed(np.repeat(disc(radius), rng.integers(1, depth + 1), 0), draw_transform(rng))
+    place = find_place(mask, label == NORMAL, rng)
+    if place is None:
+        return
+    changed = paste(label, mask, place, EMPHYSEMA, NORMAL)
+    assert changed == (label != before).sum() >= 0.9 * mask.sum() - 1e-6
+    assert (before[label != before] == NORMAL).all() and (label[label != before] == EMPHYSEMA).all()
+
+
+def test_no_place_is_said_at_once():
+    assert find_place(disc(18), lung() == NORMAL, np.random.default_rng(0)) is None
+    assert find_place(np.ones((1, 50, 5), bool), lung() == NORMAL, np.random.default_rng(0)) is None
+    assert find_place(np.zeros((0, 0, 0), bool), lung() == NORMAL, np.random.default_rng(0)) is None
+
+
+def test_the_only_place_is_found():
+    free = np.zeros((3, 30, 30), bool)
+    free[1, 7:12, 20:25] = True
+    assert find_place(np.ones((1, 5, 5), bool), free, np.random.default_rng(0), inside=1.0) == (1, 7, 20)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.5, 1.0))
+def test_every_place_and_no_other_is_found(seed, depth, inside):
+    """Against counting the overlap at each position."""
+    rng = np.random.default_rng(seed)
+    free = ndimage.binary_dilation(rng.random((depth, 17, 21)) < 0.03, iterations=2)
+    mask = rng.random((depth, 5, 4)) < 0.7
+    mask[0, 0, 0] = True
+    enough = inside * mask.sum()
+    wanted = {(0, y, x) for y in range(13) for x in range(18)
+              if (free[:, y:y + 5, x:x + 4] & mask).sum() >= enough}
+    found = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
+    assert found <= wanted if wanted else found == {None}
+    assert len(found) >= min(len(wanted), 2)

@@ -1,0 +1,205 @@
+"""Batches made ahead, compiled networks and rare looks at the loss: faster, and the same training."""
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nnunet_difflung.commands.augment import parse, settings_from
+from nnunet_difflung.config import SamplingConfig, preset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator import steps as train_step
+from nnunet_difflung.generator import training as train
+from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from nnunet_difflung.generator.diffusion import build_network
+from nnunet_difflung.generator.sampling import paint_batch
+from nnunet_difflung.generator.store import Generator, load_generator
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting import jobs as painting
+from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
+from tests.generator.test_generator import TINY, logged, open_data
+
+CPU = torch.device("cpu")
+
+
+def numbered(step: int) -> tuple[torch.Tensor, ...]:
+    time.sleep(0.002 * (step % 3))  # threads finish in another order than they began
+    return torch.full((2,), step), torch.tensor(step)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_come_in_order_whatever_the_threads(threads):
+    with ahead(numbered, range(5, 25), CPU, threads) as take:
+        found = [take(step) for step in range(5, 25)]
+    assert [int(number) for _, number in found] == list(range(5, 25))
+    assert all((part == number).all() for part, number in found)
+
+
+def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
+    def broken(step: int) -> tuple[torch.Tensor, ...]:
+        if step == 3:
+            raise ValueError("no such case")
+        return numbered(step)
+
+    with ahead(broken, range(9), CPU, 2) as take, pytest.raises(ValueError, match="no such case"):
+        for step in range(9):
+            take(step)
+    with ahead(numbered, range(9), CPU, 2) as take, pytest.raises(RuntimeError, match="step 4 was asked for, 0"):
+        take(4)
+
+
+def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(tmp_path, monkeypatch):
+    data, config = open_data(tmp_path, monkeypatch), replace(TINY, epochs=6)
+    train.train_generator(data, config, tmp_path / "plain", progress=False)
+    monkeypatch.setattr(train, "steps_between_losses", lambda device: 5)
+    monkeypatch.setattr(train, "ahead", lambda make, steps, device: ahead(make, steps, device, 2))
+    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0, stop_after=4)
+    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0)
+    one, other = (load_generator(tmp_path / name) for name in ("plain", "fast"))
+    assert one.hash == other.hash
+    losses, rows = ([row["loss"] for row in logged(tmp_path / "plain")], logged(tmp_path / "fast"))
+    assert len(losses) == 12 and [row["step"] for row in rows] == [5, 10, 12]
+    for row, part in zip(rows, (losses[:5], losses[5:10], losses[10:]), strict=True):
+        assert row["loss"] == pytest.approx(sum(part) / len(part))
+
+
+def test_a_network_that_cannot_be_compiled_is_used_as_it_is(monkeypatch):
+    network, said, tried = torch.nn.Linear(2, 2), [], []
+
+    def refuses(_):
+        raise RuntimeError("no C++ compiler found\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    assert compiled(network, tried.append, said.append) is network and not tried
+    assert "no C++ compiler found" in said[0] and "long story" not in said[0]
+    monkeypatch.setattr(torch, "compile", lambda module: lambda x: module(x))
+    fast = compiled(network, lambda f: tried.append(f(torch.zeros(1, 2))), said.append)
+    assert fast is not network and len(tried) == 1 and len(said) == 1
+
+    def backward_fails(f):
+        raise ValueError("backward")
+
+    assert compiled(network, backward_fails, said.append) is network and "backward" in said[1]
+
+
+def test_compiling_is_for_long_trainings_on_cuda_and_can_be_switched_off(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    assert worth_compiling(cuda, 100_000)
+    assert not worth_compiling(cuda, 10) and not worth_compiling(CPU, 100_000)
+    monkeypatch.setenv("nnUNet_compile", "f")
+    assert not worth_compiling(cuda, 100_000)
+
+
+def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_input():
+    said, tried = [], []
+
+    def at_most(limit):
+        def trial(images):
+            tried.append(images)
+            if images > limit:
+                raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
+        return trial
+
+    assert parts_that_fit(16, at_most(16), said.append) == 1 and not said
+    assert parts_that_fit(12, at_most(4), said.append) == 4 and "12 images" in said[0] and tried[-3:] == [12, 6, 3]
+    assert parts_that_fit(6, at_most(1), said.append) == 6
+    with pytest.raises(BadInput, match="--patch-size"):
+        parts_that_fit(5, at_most(0), said.append)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_of_a_batch_add_up_to_its_step(tmp_path, monkeypatch, parts):
+    data = open_data(tmp_path, monkeypatch)
+    config = train.resolve(replace(TINY, batch_size=5), data)
+    source = train._source(data, train.index_slices(data.cache, data.training_cases), config, 9)
+    found = []
+    for cut in (1, parts):
+        state = train_step.new_state(config, 1, len(data.cache.roles.conditions), CPU)
+        update = train_step.make_update(state, config, Accelerator(cpu=True), 9)
+        update.parts = cut
+        losses = [float(train_step.train_step(state, update, train_step.step_inputs(source, step, list(range(5))),
+                                              config, 9)) for step in range(2)]
+        found.append((losses, torch.cat([p.detach().flatten() for p in state.network.parameters()])))
+    (losses, whole), (in_parts, summed) = found
+    assert in_parts == pytest.approx(losses, rel=1e-5)
+    apart = (whole - summed).abs()  # AdamW's first steps are of size lr where a gradient is near 0, whatever its sign
+    assert apart.mean() < 1e-5 and apart.max() < 4 * config.learning_rate
+
+
+def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):
+    seen = []
+
+    def together(jobs, *_):
+        seen.append(list(jobs))
+        if len(jobs) > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return [10 * job for job in jobs]
+
+    monkeypatch.setattr(painting, "_paint_together", together)
+    assert painting.paint_jobs([1, 2, 3, 4, 5], None, None, None, "cuda") == [10, 20, 30, 40, 50]
+    assert seen == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5], [3], [4, 5]]
+
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr(painting, "_paint_together", full)
+    with pytest.raises(BadInput, match="512 × 256"):
+        painting.paint_jobs([SimpleNamespace(shape=(512, 256))], None, None, None, "cuda")
+
+
+def test_bf16_paints_nearly_the_same_and_belongs_to_the_settings():
+    config = replace(TINY, windows=((-1000.0, 1000.0),))
+    torch.manual_seed(0)
+    network = build_network(config, 1, 3).eval().requires_grad_(False)
+    generator = Generator(network, config, ("a", "b", "c"), (), "", Path())
+    condition, noise = torch.zeros(2, 3, 16, 16), torch.randn(2, 1, 16, 16)
+    painted = [paint_batch(METHODS["cbmat"], generator, SamplingConfig(steps=3, precision=precision), condition, noise)
+               for precision in ("fp32", "bf16")]
+    assert painted[1].dtype == torch.float32
+    assert 0 < (painted[0] - painted[1]).abs().max() < 0.1
+    for precision in ("fp32", "bf16"):
+        settings = settings_from(parse(["-d", "1", "-device", "cpu", "--precision", precision]))
+        assert settings.sampling.precision == settings.generator.precision == precision
+
+
+@pytest.mark.parametrize("name", ["fast", "default", "paper"])
+def test_an_automatic_batch_is_the_presets_whatever_the_card(name):
+    def batch(*more: str) -> int:
+        return settings_from(parse(["-d", "1", "-device", "cpu", "--preset", name, *more])).generator.batch_size
+
+    assert batch("--batch-size", "auto") == batch() == preset(name).generator.batch_size != batch("--batch-size", "5")
+
+
+def test_both_precisions_are_trained_in_one_process(tmp_path, monkeypatch):
+    data = open_data(tmp_path, monkeypatch)
+    for precision in ("fp32", "bf16", "fp32"):
+        folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
+        train.train_generator(data, replace(TINY, epochs=1, precision=precision), folder, progress=False)
+        assert load_generator(folder).config.precision == precision
+
+
+def test_a_restored_optimizer_lies_in_memory_as_its_weights_do(tmp_path):
+    def step(state: TrainingState) -> None:
+        state.network(torch.zeros(1, 4, 8, 8), torch.zeros(1)).sample.square().mean().backward()
+        state.optimizer.step()
+
+    def fresh() -> TrainingState:
+        state = train_step.new_state(TINY, 1, 3, CPU)
+        state.network.to(memory_format=torch.channels_last)  # as on CUDA, where the fused AdamW insists on it
+        return state
+
+    saved, restored = fresh(), fresh()
+    step(saved)
+    save_checkpoint(saved, tmp_path, "settings")
+    load_checkpoint(restored, tmp_path, "settings")
+    for weight, entry in restored.optimizer.state.items():
+        assert entry["exp_avg"].stride() == weight.stride() == entry["exp_avg_sq"].stride()
+    for one, other in zip(saved.network.parameters(), restored.network.parameters(), strict=True):
+        before, after = saved.optimizer.state[one], restored.optimizer.state[other]
+        assert all(torch.equal(before[key], after[key]) for key in before)

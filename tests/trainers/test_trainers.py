@@ -1,0 +1,281 @@
+"""Trainers on a tiny dataset, found and run through nnU-Net's own functions."""
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+import nnunet_difflung
+from nnunet_difflung import trainers
+from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.methods import METHODS
+from tests.support import tiny_nnunet
+from tests.support.tiny_nnunet import NAME, REAL, SPLITS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHIM = Path(nnunet_difflung.__file__).parent / "nnunet_ext"
+SYNTHETIC = {f"difflung_{method}_{fold}": {"method": method, "fold": fold, "sources": [REAL[2]]}
+             for method in METHODS for fold in (0, "all")} | {
+    "difflung_cbmat_1": {"method": "cbmat", "fold": 1, "sources": [REAL[2]]}}
+
+# a trainer of three short epochs; DIE_AT_STEP kills its process there, without any chance to clean up
+TINY_TRAINER = """
+import os, signal
+from nnunet_difflung.trainers import nnUNetTrainerDiffLung
+
+class nnUNetTrainerTiny(nnUNetTrainerDiffLung):
+    epochs = 3
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 7, 1, 1
+
+    def train_step(self, batch):
+        if self.lr_scheduler.last_epoch == int(os.environ.get("DIE_AT_STEP", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step(batch)
+
+    def plot_network_architecture(self):
+        pass
+"""
+RUN = """
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from tests.trainers.test_trainers import train
+LocalLogger.plot_progress_png = lambda *_: None
+train("nnUNetTrainerTiny")
+"""
+
+
+def train(name, go_on=False, fold=0):
+    """What nnUNetv2_train does up to the final validation, on one thread of the CPU."""
+    torch.set_num_threads(1)
+    trainer = get_trainer_from_args(NAME, "2d", fold, name, continue_training=go_on, device=torch.device("cpu"))
+    maybe_load_checkpoint(trainer, go_on, False)
+    trainer.run_training()
+    return trainer
+
+
+def weights(trainer):
+    return torch.cat([w.flatten() for w in trainer.network.state_dict().values()])
+
+
+@pytest.fixture
+def nnunet(tmp_path, monkeypatch):
+    """nnU-Net's folders with the tiny dataset; yields the folder that holds them."""
+    for variable in ("raw", "preprocessed", "results"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(f"nnUNet_{variable}", str(tmp_path / variable))
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "tiny_trainer.py").write_text(TINY_TRAINER)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(SHIM), str(tmp_path / "trainers")]))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)
+    tiny_nnunet.write_dataset(tmp_path / "preprocessed", SYNTHETIC)
+    return tmp_path
+
+
+def trainer_of(name, fold=0):
+    return get_trainer_from_args(NAME, "2d", fold, name, device=torch.device("cpu"))
+
+
+# ---- found by nnU-Net ----
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung", "nnUNetTrainerDiffLungReference_250epochs"])
+def test_nnunet_finds_the_trainer(nnunet, name):
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is getattr(trainers, name)  # the very class of the package, not a copy
+    assert not any(module.startswith("nnunet_difflung_trainers") for module in sys.modules)
+
+
+def test_all_names_resolve_and_keep_nnunets_constructor():
+    expected = list(inspect.signature(nnUNetTrainer.__init__).parameters)
+    for name in trainers.__all__:
+        cls = getattr(trainers, name)
+        assert cls.__name__ == name
+        assert list(inspect.signature(cls.__init__).parameters) == expected
+    assert {f"nnUNetTrainerDiffLung{arm}_{n}epochs" for arm in ("", "Reference") for n in (5, 10, 20, 100, 250)} \
+        <= set(trainers.__all__)
+
+
+def test_every_method_has_its_trainer_and_every_cyclic_trainer_its_method():
+    trained = {arm.__name__: arm.method for arm in trainers.ARMS if arm.use_synthetic and arm.cyclic}
+    assert trained == {method.trainer: name for name, method in METHODS.items()}
+
+
+def test_length_variants_only_change_the_number_of_epochs(nnunet):
+    assert trainer_of("nnUNetTrainerDiffLung").num_epochs == 1000
+    twenty = trainer_of("nnUNetTrainerDiffLungReference_20epochs")
+    assert (twenty.num_epochs, twenty.use_synthetic) == (20, False)
+    assert "nnUNetTrainerDiffLungReference_20epochs__" in twenty.output_folder
+
+
+def test_shim_is_empty_where_the_package_is_missing(tmp_path):
+    code = f"import runpy; print('found', [n for n in runpy.run_path({str(SHIM / 'nnunet_difflung_trainers.py')!r}) " \
+           f"if n.startswith('nnUNet')])"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path,
+                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    assert done.stdout.strip() == "found []", done.stderr
+
+
+# ---- which cases ----
+
+@pytest.mark.parametrize("name, fold, synthetic", [
+    ("nnUNetTrainerDiffLung", 0, ["difflung_cbmat_0"]),
+    ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
+    ("nnUNetTrainerDiffLungSegGuided", 0, ["difflung_mat_0"]),
+    ("nnUNetTrainerDiffLungReference", 0, []),
+    ("nnUNetTrainerDiffLungPoly", 0, ["difflung_cbmat_0"]),
+    ("nnUNetTrainerDiffLungReferencePoly", 0, []),
+    *((METHODS[method].trainer, 0, [f"difflung_{method}_0"])
+      for method in ("none", "pix2pix", "spade", "copy_paste", "harmonise")),
+])
+def test_split_holds_real_cases_and_this_arms_synthetic_ones(nnunet, name, fold, synthetic):
+    tr_keys, val_keys = trainer_of(name, fold).do_split()
+    assert sorted(tr_keys) == sorted(SPLITS[fold]["train"] + synthetic)
+    assert val_keys == SPLITS[fold]["val"]
+
+
+def test_fold_all_validates_on_real_cases_only(nnunet):
+    tr_keys, val_keys = trainer_of("nnUNetTrainerDiffLung", "all").do_split()
+    assert sorted(tr_keys) == sorted([*REAL, "difflung_cbmat_all"])
+    assert sorted(val_keys) == sorted(REAL)
+
+
+def test_synthetic_cases_never_reach_validation_even_if_the_split_lists_them(nnunet):
+    path = nnunet / "preprocessed" / NAME / "splits_final.json"
+    splits = json.loads(path.read_text())
+    splits[0]["val"] += list(SYNTHETIC)
+    path.write_text(json.dumps(splits))
+    for name in ("nnUNetTrainerDiffLung", "nnUNetTrainerDiffLungReference"):
+        assert trainer_of(name).do_split()[1] == SPLITS[0]["val"]
+
+
+def test_refuses_to_start_without_synthetic_cases_and_names_the_commands(nnunet):
+    with pytest.raises(RuntimeError, match="difflung_augment -d Dataset942_Tiny -f 1 --method mat; then: "
+                                           "nnUNetv2_preprocess -d 942 -plans_name nnUNetPlans -c 2d"):
+        trainer_of("nnUNetTrainerDiffLungSegGuided", 1).run_training()
+
+
+def test_refuses_to_start_when_a_synthetic_case_is_not_preprocessed(nnunet):
+    (nnunet / "preprocessed" / NAME / "nnUNetPlans_2d" / "difflung_cbmat_0.b2nd").unlink()
+    with pytest.raises(RuntimeError, match="1 of the 1 synthetic cases.*difflung_cbmat_0.*nnUNetv2_preprocess"):
+        trainer_of("nnUNetTrainerDiffLung").run_training()
+
+
+def test_refuses_to_start_when_a_validation_patient_leaked(nnunet):
+    path = nnunet / "preprocessed" / NAME / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["cases"]["difflung_cbmat_0"]["sources"] = [REAL[0]]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from.*difflung_audit -d Dataset942_Tiny"):
+        trainer_of("nnUNetTrainerDiffLung").run_training()
+
+
+def test_reference_trains_on_a_dataset_that_was_never_augmented(nnunet):
+    (nnunet / "preprocessed" / NAME / MANIFEST).unlink()
+    trainer = trainer_of("nnUNetTrainerDiffLungReference")
+    assert sorted(trainer.do_split()[0]) == sorted(SPLITS[0]["train"])
+
+
+# ---- training ----
+
+def test_killed_training_continues_to_the_same_bits(nnunet):
+    search = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ, DIE_AT_STEP="17", PYTHONPATH=search)  # in the third of three epochs of seven steps
+    done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    folder = nnunet / "results" / NAME / "nnUNetTrainerTiny__nnUNetPlans__2d" / "fold_0"
+    assert (folder / "checkpoint_latest.pth").is_file() and not (folder / "checkpoint_final.pth").exists()
+    continued = train("nnUNetTrainerTiny", go_on=True)
+    (nnunet / "results").rename(nnunet / "first")
+    (nnunet / "results").mkdir()
+    straight = train("nnUNetTrainerTiny")
+    assert torch.equal(weights(continued), weights(straight))
+    for history in ("lrs", "train_losses", "val_losses"):
+        assert continued.logger.get_value(history, None) == straight.logger.get_value(history, None)
+    trough = straight.trough_share * straight.peak
+    assert straight.optimizer.param_groups[0]["lr"] == pytest.approx(trough, rel=1e-3)
+    first = nnunet / "first" / folder.relative_to(nnunet / "results")
+    assert not list(first.glob("*.tmp"))
+    saved = torch.load(first / "checkpoint_final.pth", weights_only=False)
+    slow = [state["slow"] for state in saved["optimizer_state"]["state"].values()]
+    assert any(torch.equal(slow[0], w) for w in saved["network_weights"].values())  # the checkpoint's are the slow ones
+
+
+def test_initial_weights_follow_the_seed_and_are_the_same_in_all_arms(nnunet, monkeypatch):
+    def fresh(name, seed, fold=0):
+        monkeypatch.setenv("DIFFLUNG_SEED", str(seed))
+        trainer = trainer_of(name, fold)
+        trainer.initialize()
+        return weights(trainer)
+
+    one = fresh("nnUNetTrainerDiffLung", 1)
+    state = torch.get_rng_state()
+    assert torch.equal(one, fresh("nnUNetTrainerDiffLungReference", 1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(one, fresh("nnUNetTrainerDiffLung", 2))
+    assert not torch.equal(one, fresh("nnUNetTrainerDiffLung", 1, fold=1))
+
+
+def short(name, monkeypatch, go_on=False):
+    """An arm with three epochs of four steps, not run yet."""
+    monkeypatch.setattr(getattr(trainers, name), "epochs", 3)
+    torch.set_num_threads(1)
+    trainer = get_trainer_from_args(NAME, "2d", 0, name, continue_training=go_on, device=torch.device("cpu"))
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch, trainer.save_every = 4, 1, 1
+    trainer.plot_network_architecture = lambda: None
+    maybe_load_checkpoint(trainer, go_on, False)
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLungPoly", "nnUNetTrainerDiffLungReferencePoly"])
+def test_poly_arms_take_nnunets_optimizer_and_rates_in_every_iteration(nnunet, monkeypatch, name):
+    trainer, rates = short(name, monkeypatch), []
+    step = nnUNetTrainer.train_step
+
+    def recorded(self, batch):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, batch)
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", recorded)
+    trainer.run_training()
+    assert type(trainer.optimizer) is torch.optim.SGD and type(trainer.lr_scheduler) is PolyLRScheduler
+    poly = [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3)]
+    assert trainer.logger.get_value("lrs", None) == pytest.approx(poly)
+    assert rates == pytest.approx([rate for rate in poly for _ in range(4)])
+    assert trainer.weight_decay == 3e-5 and trainer.optimizer.defaults["momentum"] == 0.99
+
+
+def test_a_poly_arm_continues_from_its_checkpoint_to_the_same_bits(nnunet, monkeypatch):
+    name = "nnUNetTrainerDiffLungPoly"
+    straight = short(name, monkeypatch)
+    straight.run_training()
+    (nnunet / "results").rename(nnunet / "first")
+    (nnunet / "results").mkdir()
+    interrupted = short(name, monkeypatch)
+    interrupted.initialize()  # with the schedule of three epochs, of which two are run
+    interrupted.num_epochs = 2
+    interrupted.run_training()
+    folder = nnunet / "results" / NAME / f"{name}__nnUNetPlans__2d" / "fold_0"
+    (folder / "checkpoint_final.pth").rename(folder / "checkpoint_latest.pth")
+    continued = short(name, monkeypatch, go_on=True)
+    assert continued.current_epoch == 2
+    continued.run_training()
+    assert continued.logger.get_value("lrs", None) == straight.logger.get_value("lrs", None)
+    assert torch.equal(weights(continued), weights(straight))
+
+
+def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
+    trainer = trainer_of("nnUNetTrainerDiffLungCopyPaste_10epochs")
+    trainer.initialize()
+    assert (trainer.initial_lr, type(trainer.optimizer)) == (0.05, trainers.lookahead.LookaheadSGD)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.01)
