@@ -26,7 +26,7 @@ compat: venv
 	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json
 
 gpu: venv
-	$(VENV)/bin/python benchmarks/gpu.py
+	$(VENV)/bin/python -m benchmarks.gpu
 
 demo: venv
 	$(VENV)/bin/difflung_demo

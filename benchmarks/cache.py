@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from _setting import PHANTOM, multiply, phantom
-from _timing import alternating, parser, row, write_rows
 
+from benchmarks.setting import PHANTOM, multiply, phantom
+from benchmarks.timing import alternating, parser, row, write_rows
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 

@@ -1,7 +1,7 @@
 """Everything that only a CUDA card can show, in one command that ends within --seconds.
 
     make gpu                                      # on a machine with a card
-    python benchmarks/gpu.py --rehearse -o /tmp   # the same steps, tiny, on a CPU
+    python -m benchmarks.gpu --rehearse -o /tmp  # the same steps, tiny, on a CPU
 
 Steps run one after the other, each in a process of its own: the tests that need a card, training and painting against
 the public code's network, networks of several sizes at 256², and the whole command on many slices of 512². With
@@ -28,8 +28,8 @@ import torch
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parent.parent
+AUGMENT, EVALUATE = "nnunet_difflung.commands.augment", "nnunet_difflung.commands.evaluate"
 NNUNET = ("nnunetv2", "SimpleITK")
 
 
@@ -59,34 +59,34 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
 
     few_slices = ["--max-slices", "2" if o.rehearse else "24"]
 
-    def script(name: str, *arguments: str) -> list[str]:
-        return [str(HERE / f"{name}.py"), *device, *arguments]
+    def benchmark(name: str, *arguments: str) -> list[str]:
+        return ["-m", f"benchmarks.{name}", *device, *arguments]
 
     yield Step("tests", ["-m", "pytest", "-q", "-rs", "-s", str(ROOT / "tests" / "runtime" / "test_cuda.py")], NNUNET)
     painting = "fast" if o.rehearse else "default"
-    yield Step("painting", script("painting", *size, *speed, "--preset", painting, "--precision", "bf16", "--slices",
+    yield Step("painting", benchmark("painting", *size, *speed, "--preset", painting, "--precision", "bf16", "--slices",
                                   "2" if o.rehearse else "32", "--batch-size", "32", *few[2:]), NNUNET)
     trained = [("fast", "default")] if o.rehearse else [("default", "default"), ("paper", "default"), ("paper", "fp32")]
     for name, precision in trained:
-        yield Step(f"training {name} against {precision}", script(
+        yield Step(f"training {name} against {precision}", benchmark(
             "training", *size, *speed, "--preset", name, *few, "--reference-precision", precision), NNUNET, 60)
     if o.dataset:
-        yield Step("dataset", ["-m", "nnunet_difflung.commands.augment", "-d", o.dataset, "-f", o.fold, *device, "--gate",
+        yield Step("dataset", ["-m", AUGMENT, "-d", o.dataset, "-f", o.fold, *device, "--gate",
                                "report", "-np", str(os.cpu_count()), "--preset", painting,
                                *(["--epochs", "1", "--max-synthetic", "2"] if o.rehearse else [])], NNUNET, 120)
-        yield Step("dataset, judged", ["-m", "nnunet_difflung.commands.evaluate", "-d", o.dataset, "-f", o.fold, *device,
+        yield Step("dataset, judged", ["-m", EVALUATE, "-d", o.dataset, "-f", o.fold, *device,
                                        "--preset", painting, "--methods", "cbmat", *few_slices, "-o",
                                        str(o.output / "gpu_table1.json")], NNUNET, 60)
     whole = ["--slices", "10", "--distinct", "10", "--preset", "fast", "--epochs", "3"] if o.rehearse else [
         "--slices", "2000", "--distinct", "100", "--preset", "default", "--epochs", "21"]
-    yield Step("whole command", script("whole", "--size", "64" if o.rehearse else "512", *speed[:2], *whole, "-np",
+    yield Step("whole command", benchmark("whole", "--size", "64" if o.rehearse else "512", *speed[:2], *whole, "-np",
                                        str(os.cpu_count())), NNUNET, 120)
     if not o.rehearse:
-        yield Step("training default on crops", script(
+        yield Step("training default on crops", benchmark(
             "training", *size, *speed, "--preset", "default", "--patch-size", "192", *few), NNUNET, 60)
     networks = ["16-32-32, 1 block (fast)"] if o.rehearse else [
         "32-64-128-128, 2 blocks (default)", "32-64-64, 1 block", "paper, 114 M"]
-    yield Step("networks", script(
+    yield Step("networks", benchmark(
         "networks", *size, "--steps", "2" if o.rehearse else "1500", "--crops", "0.75", "--patients",
         "5" if o.rehearse else "24", *few_slices, "--result", str(o.output / "gpu_networks.json"), "--networks",
         *networks), NNUNET, 90)

@@ -7,19 +7,14 @@ split, as a script would, and could not be undone or interrupted. For 1, 2 and 4
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
-from _setting import phantom
-from _timing import parser, row, seconds, write_rows
-
+from benchmarks.setting import phantom
+from benchmarks.timing import parser, row, seconds, write_rows
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.injection.inject import inject, staging_folder
 from nnunet_difflung.runtime.files import read_json, write_json
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.support.staging import stage_cases
 
 

@@ -1,6 +1,6 @@
 """Fills the tables in docs/performance.md from the JSON files in docs/results.
 
-    python benchmarks/make_table.py
+    python -m benchmarks.make_table
 """
 from __future__ import annotations
 

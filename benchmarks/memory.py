@@ -13,9 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _setting import multiply, phantom
-from _timing import parser, row, write_rows
-
+from benchmarks.setting import multiply, phantom
+from benchmarks.timing import parser, row, write_rows
 from nnunet_difflung.paths import results_folder
 from nnunet_difflung.runtime.files import write_json
 

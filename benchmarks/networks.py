@@ -1,7 +1,7 @@
 """What is a network's size worth: image quality of several networks, each trained for as long, or for as many steps.
 
-    python benchmarks/networks.py --size 64 --seconds 300 --seeds 1 2 --result docs/results/networks_64_cpu.json
-    python benchmarks/networks.py --size 64 --steps 1000 --crops 0.5 --precision bf16 --seeds 1 2 \\
+    python -m benchmarks.networks --size 64 --seconds 300 --seeds 1 2 --result docs/results/networks_64_cpu.json
+    python -m benchmarks.networks --size 64 --steps 1000 --crops 0.5 --precision bf16 --seeds 1 2 \\
         --result docs/results/networks_64_steps_cpu.json
 
 On the phantom. With --seconds, each network's step is timed first, and it gets as many epochs as fit; with --steps, all
@@ -23,10 +23,10 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from _setting import forward_flops, phantom
-from _timing import seconds
 from accelerate import Accelerator
 
+from benchmarks.setting import forward_flops, phantom
+from benchmarks.timing import seconds
 from nnunet_difflung.commands.evaluate import main as evaluate
 from nnunet_difflung.config import GeneratorConfig, preset
 from nnunet_difflung.dataset.cache import build_cache, index_slices
@@ -142,7 +142,7 @@ def main() -> None:
     def add(name: str, key: str, found: dict) -> None:
         content = known()
         content["rows"].setdefault(name, {})[key] = found
-        command = shlex.join(["python", "benchmarks/networks.py", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "benchmarks.networks", *sys.argv[1:]])
         earlier = [one for one in content.get("meta", {}).get("commands", []) if one != command]
         about = {"commands": [*earlier, command], "machine": machine(),
                  "date": date.today().isoformat(), "versions": versions(), "size": o.size,

@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from _setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
-from _timing import RESULTS, alternating, parser, row, write_rows
 
+from benchmarks.setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
+from benchmarks.timing import RESULTS, alternating, parser, row, write_rows
 from nnunet_difflung.config import BalanceConfig, preset
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.store import Generator

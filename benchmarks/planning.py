@@ -12,9 +12,9 @@ from statistics import median
 from unittest.mock import patch
 
 import numpy as np
-from _setting import ROLES, facts_of, phantom_labels
-from _timing import alternating, parser, row, seconds, write_rows
 
+from benchmarks.setting import ROLES, facts_of, phantom_labels
+from benchmarks.timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.masks import draw_transform, transformed

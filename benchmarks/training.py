@@ -19,10 +19,18 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from _setting import copy_bandwidth, forward_flops, matrices_in, matrix_peak, phantom, reference_network, step_bytes
-from _timing import alternating, parser, row, seconds, write_rows
 from accelerate import Accelerator
 
+from benchmarks.setting import (
+    copy_bandwidth,
+    forward_flops,
+    matrices_in,
+    matrix_peak,
+    phantom,
+    reference_network,
+    step_bytes,
+)
+from benchmarks.timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset

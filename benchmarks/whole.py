@@ -15,9 +15,8 @@ import sys
 from itertools import pairwise
 from statistics import median
 
-from _setting import multiply, phantom
-from _timing import parser, row, seconds, write_rows
-
+from benchmarks.setting import multiply, phantom
+from benchmarks.timing import parser, row, seconds, write_rows
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.report import LOG

@@ -7,12 +7,10 @@ after the other. Files are equal byte for byte, which is checked.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from _timing import alternating, parser, row, seconds, write_rows
-
+from benchmarks.timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
@@ -21,8 +19,6 @@ from nnunet_difflung.painting.cases import discard_work, write_case
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold
 from nnunet_difflung.runtime.files import sha256
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.support.tiny import make_dataset
 
 

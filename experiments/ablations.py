@@ -1,6 +1,6 @@
 """What each setting of difflung_augment is worth: painted HU and the Dice of a small segmenter, on the phantom.
 
-    python experiments/ablations.py -o WORK --seeds 1 2 3 --result docs/results/ablations_phantom.json
+    python -m experiments.ablations -o WORK --seeds 1 2 3 --result docs/results/ablations_phantom.json
 
 One setting is changed at a time. Every variant is generated in the fold of the command's own stages (plan, generator,
 painting, gate; nothing is injected), and a small U-Net (``small_segmenter``) is trained on the fold's real slices and
@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ablation_rows import add_row, as_read
-from ablation_variants import VARIANTS
-from small_segmenter import Slices, dice_by_patient, predict, train
 
+from experiments.ablation_rows import add_row, as_read
+from experiments.ablation_variants import VARIANTS
+from experiments.small_segmenter import Slices, dice_by_patient, predict, train
 from nnunet_difflung.config import Settings, preset
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -166,7 +166,7 @@ def main() -> None:
 
 def meta(root: Path) -> dict:
     """Command, date, versions, machine."""
-    return {"command": "python experiments/ablations.py " + " ".join(sys.argv[1:]).replace(str(root), "WORK"),
+    return {"command": "python -m experiments.ablations " + " ".join(sys.argv[1:]).replace(str(root), "WORK"),
             "date": datetime.date.today().isoformat(), "versions": versions(), "phantom_seed": PHANTOM_SEED,
             "fold": FOLD, "pixels": 64, "machine": machine()}
 

@@ -1,6 +1,6 @@
 """The whole chain on a dataset that lies in $nnUNet_raw, fold by fold, with both arms; raw results as JSON.
 
-    python experiments/main_chain.py -d 801 -f 0 1 2 --preset fast -o docs/results/NAME.json -- --epochs 80
+    python -m experiments.main_chain -d 801 -f 0 1 2 --preset fast -o docs/results/NAME.json -- --epochs 80
 
 What follows ``--`` goes to difflung_augment. Both arms of a fold train side by side, a core for each, with the small
 U-Net of the demo; the Dice are those of nnU-Net's own validation of the fold, on real cases. Finished trainings are
@@ -82,7 +82,7 @@ def main() -> None:
         rows.append(train_fold(options.d, raw.name, fold, options.length))
         seconds["train"] = round(time.monotonic() - begun)
         write_json(options.o, {
-            "meta": {"command": "python experiments/main_chain.py " + " ".join(sys.argv[1:]),
+            "meta": {"command": "python -m experiments.main_chain " + " ".join(sys.argv[1:]),
                      "date": datetime.date.today().isoformat(), "versions": versions(), "seconds": seconds,
                      "machine": machine(), "dataset": raw.name,
                      "dataset_json": {k: raw.dataset_json[k] for k in ("channel_names", "labels")},

@@ -1,6 +1,6 @@
 """From finished runs of ``run_arms.py`` to docs/results/table1_<set>.json and table2_<set>.json.
 
-    python experiments/make_results.py --set phantom -o WORK --seeds 1 2 3 -f 0 --arms reference cbmat mat copy_paste
+    python -m experiments.make_results --set phantom -o WORK --seeds 1 2 3 -f 0 --arms reference cbmat mat copy_paste
 
 Table 1 is ``difflung_evaluate``'s of every seed, merged; table 2 is ``difflung_compare``'s over all seeds and folds,
 ``table2_<set>.json`` on nnU-Net's own validation patients (or, where the set has test patients, on those, and the
@@ -14,8 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from run_arms import ARMS, SETS
-
+from experiments.run_arms import ARMS, SETS
 from nnunet_difflung.commands.compare import main as compare
 from nnunet_difflung.commands.small_trainings import CONFIGURATION
 from nnunet_difflung.evaluation.table1 import markdown, merge_table1
@@ -98,7 +97,7 @@ def main() -> None:
     o.against = [arm for arm in o.against if arm in o.arms]
     roots = [work / f"seed_{seed}" for seed in o.seeds]
     plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
-    made = f"python experiments/make_results.py {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
+    made = f"python -m experiments.make_results {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
     about = {"command": "; ".join([*read_json(work / "run.json")["commands"], made]),
              "seeds": o.seeds, "folds": o.f, "paired": o.pair, "length": o.length,
              "iterations": 250 * int(o.length.split("epoch")[0]),

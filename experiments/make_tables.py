@@ -1,6 +1,6 @@
 """Writes the tables in README.md and docs/results.md from the raw results in docs/results/.
 
-    python experiments/make_tables.py
+    python -m experiments.make_tables
 """
 from __future__ import annotations
 

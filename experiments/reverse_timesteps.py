@@ -1,6 +1,6 @@
 """How much texture an ideal denoiser keeps: our quadratic timesteps against diffusers' evenly spaced DDIM.
 
-    python experiments/reverse_timesteps.py
+    python -m experiments.reverse_timesteps
 
 x_0 ~ N(100 HU, (40 HU)²) in every pixel, for which the best denoiser is known; seed 0; v-prediction with zero terminal
 SNR, as in the default preset. Writes docs/results/reverse_timesteps.json.
@@ -57,7 +57,7 @@ def main() -> None:
                          "sd_hu": round(float(result.std()) * 1000, 1), "true_sd_hu": SD * 1000})
             print(rows[-1])
     write_json(Path(__file__).parent.parent / "docs" / "results" / "reverse_timesteps.json", {
-        "meta": {"command": "python experiments/reverse_timesteps.py", "seed": 0, "versions": versions(),
+        "meta": {"command": "python -m experiments.reverse_timesteps", "seed": 0, "versions": versions(),
                  "date": datetime.date.today().isoformat(),
                  "machine": machine()}, "rows": rows})
 

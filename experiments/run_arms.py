@@ -1,6 +1,6 @@
 """All arms of tables 1 and 2 on one dataset, several seeds and folds, through the real commands; resumable.
 
-    python experiments/run_arms.py --set phantom -o WORK --seeds 1 2 3 -f 0 --methods cbmat mat copy_paste
+    python -m experiments.run_arms --set phantom -o WORK --seeds 1 2 3 -f 0 --methods cbmat mat copy_paste
 
 Each seed has its own three nnU-Net folders below WORK, since a seed decides the generator's weights, the masks, the
 noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
@@ -8,7 +8,7 @@ Trainings run ``--jobs`` at a time, a core for each. Whatever is finished is not
 goes on; a failed command is shown with its log, and the other seeds, methods and arms go on. A phantom that is
 reported should not be the one on which settings were chosen: ``--convert "--size 64 --seed N"`` draws other patients.
 
-Afterwards: ``python experiments/make_results.py --set phantom -o WORK`` writes the tables' JSON files.
+Afterwards: ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON files.
 """
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def main() -> None:
                 o.length, tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split()))
             for number, seed in enumerate(o.seeds)]
     known = read_json(root / "run.json")["commands"] if (root / "run.json").is_file() else []
-    words = "python experiments/run_arms.py " + " ".join(map(_published, sys.argv[1:]))
+    words = "python -m experiments.run_arms " + " ".join(map(_published, sys.argv[1:]))
     write_json(root / "run.json", {"commands": [*(c for c in known if c != words), words]})
     sys.exit(min(everything(runs, o.jobs), 1))
 

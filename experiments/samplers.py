@@ -1,6 +1,6 @@
 """How many reverse steps a sampler needs: painted validation slices of finished generators, on the phantom.
 
-    python experiments/samplers.py -o WORK --seeds 1 2 3 --result docs/results/samplers_phantom.json
+    python -m experiments.samplers -o WORK --seeds 1 2 3 --result docs/results/samplers_phantom.json
 
 WORK is ``run_arms.py``'s, whose generators are used; every sampler paints the same validation masks from the same noise
 through ``difflung_evaluate``. Rows are written as they come; finished ones are skipped.
@@ -16,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from run_arms import SETS
-
+from experiments.run_arms import SETS
 from nnunet_difflung.commands.evaluate import main as evaluate
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import read_json, write_json
@@ -61,7 +60,7 @@ def main() -> None:
                 continue
             content["rows"].setdefault(name, {})[key] = painted(o, seed, sampler, steps)
             write_json(path, {**content, "meta": {
-                "command": "python experiments/samplers.py " + " ".join(sys.argv[1:]).replace(o.o, "WORK"),
+                "command": "python -m experiments.samplers " + " ".join(sys.argv[1:]).replace(o.o, "WORK"),
                 "date": datetime.date.today().isoformat(), "versions": versions(), "samples": o.samples,
                 "slices": o.max_slices, "method": o.method,
                 "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}})

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from shortcut_patches import Patches
 from sklearn.metrics import roc_auc_score
 
+from experiments.shortcut_patches import Patches
 from nnunet_difflung.errors import BadInput
 
 FOLDS = 3  # groups of patients, each judged by a network trained on the others

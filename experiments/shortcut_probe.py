@@ -1,6 +1,6 @@
 """Can a small classifier see where we painted, without seeing the lesion? A segmenter that can learns the wrong thing.
 
-    python experiments/shortcut_probe.py -d 800 -f 0 --methods cbmat mat copy_paste \\
+    python -m experiments.shortcut_probe -d 800 -f 0 --methods cbmat mat copy_paste \\
         -o docs/results/shortcut_probe_phantom.json
 
 Patches are centred on the margin of normal lung around pasted lesions (the host's label map against the synthetic
@@ -29,9 +29,9 @@ import sys
 import time
 
 import numpy as np
-from shortcut_classifier import grouped_auc
-from shortcut_patches import Patches, blind, by_lot, centres_around, cut, joined, seam_step, with_seam
 
+from experiments.shortcut_classifier import grouped_auc
+from experiments.shortcut_patches import Patches, blind, by_lot, centres_around, cut, joined, seam_step, with_seam
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
@@ -126,7 +126,7 @@ def main() -> None:
             rows.append(probe(raw, manifest, method, fold, options))
             print(rows[-1], flush=True)
     write_json(options.o, {
-        "meta": {"command": "python experiments/shortcut_probe.py " + " ".join(sys.argv[1:]), "seeds": options.seeds,
+        "meta": {"command": "python -m experiments.shortcut_probe " + " ".join(sys.argv[1:]), "seeds": options.seeds,
                  "date": datetime.date.today().isoformat(), "versions": versions(),
                  "seconds": round(time.monotonic() - begun),
                  "machine": machine()}, "rows": rows})

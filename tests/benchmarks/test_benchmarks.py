@@ -8,30 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in ("_setting", "_timing", "planning", "make_table"):
-        sys.modules.pop(name, None)
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("script", ["planning", "painting", "training", "cache", "writing"])
 def test_help_says_what_is_compared(script):
-    done = subprocess.run([sys.executable, BENCHMARKS / f"{script}.py", "-h"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{script}", "-h"], cwd=CHECKOUT, capture_output=True,
+                          text=True)
     assert done.returncode == 0 and "reference" in done.stdout and "-device" in done.stdout
 
 
 def test_the_reference_network_has_its_parameters():
-    import _setting
-    assert sum(w.numel() for w in _setting.reference_network().parameters()) / 1e6 == pytest.approx(113.7, abs=0.1)
+    from benchmarks import setting
+    assert sum(w.numel() for w in setting.reference_network().parameters()) / 1e6 == pytest.approx(113.7, abs=0.1)
 
 
 def test_trial_and_error_changes_normal_lung_only():
-    import planning
+    from benchmarks import planning
     rng, label = np.random.default_rng(0), np.zeros((1, 40, 40), np.uint8)
     label[:, 8:32, 8:32] = 1
     label[:, 18:22, 18:22] = 3
@@ -43,13 +36,12 @@ def test_trial_and_error_changes_normal_lung_only():
 
 
 def test_rows_have_the_agreed_keys_and_ratios_above_one_are_better(tmp_path):
-    import _timing
-    import make_table
-    rate = _timing.row("a", [2.0, 4.0, 3.0], [1.0, 1.0, 1.0], "slices/s", "cpu", {})
-    time = _timing.row("b", [1.0], [10.0], "s a slice", "cpu", {})
-    assert set(rate) == set(_timing.KEYS) and (rate["ratio"], time["ratio"]) == (3.0, 10.0)
+    from benchmarks import make_table, timing
+    rate = timing.row("a", [2.0, 4.0, 3.0], [1.0, 1.0, 1.0], "slices/s", "cpu", {})
+    time = timing.row("b", [1.0], [10.0], "s a slice", "cpu", {})
+    assert set(rate) == set(timing.KEYS) and (rate["ratio"], time["ratio"]) == (3.0, 10.0)
     for rows in ([rate, time], [time | {"ours": 2.0}]):
-        _timing.write_rows(tmp_path / "speed.json", rows)
-    found = _timing.read_json(tmp_path / "speed.json")
+        timing.write_rows(tmp_path / "speed.json", rows)
+    found = timing.read_json(tmp_path / "speed.json")
     assert [(r["name"], r["ours"]) for r in found] == [("a", 3.0), ("b", 2.0)]
     assert "| a | cpu | 3 (2 to 4) | 1 (1 to 1) | slices/s | 3 | 3 |" in make_table.table(found)

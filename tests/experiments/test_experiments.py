@@ -1,27 +1,14 @@
 """The experiments' tables of settings fit the package; their bookkeeping runs each task once and in order."""
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from nnunet_difflung import trainers
 from nnunet_difflung.config import preset
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-
-
-@pytest.fixture(autouse=True)
-def path(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    yield
-    for name in ("ablations", "small_segmenter", "run_arms", "make_results", "make_tables"):
-        sys.modules.pop(name, None)
-
 
 def test_every_variant_of_the_ablations_changes_what_it_says():
-    import ablations
+    from experiments import ablations
     default = ablations.settings_of(ablations.VARIANTS["default (cbmat, composite)"], 1)
     for name, variant in ablations.VARIANTS.items():
         settings = ablations.settings_of(variant, 1)
@@ -31,12 +18,12 @@ def test_every_variant_of_the_ablations_changes_what_it_says():
 
 
 def test_every_arm_has_its_trainer_in_every_length():
-    import run_arms
+    from experiments import run_arms
     assert all(hasattr(trainers, f"{trainer}_5epochs") for trainer in run_arms.ARMS.values())
 
 
 def test_a_failure_stops_its_seed_and_no_other(monkeypatch, tmp_path, capsys):
-    import run_arms
+    from experiments import run_arms
     done = []
     monkeypatch.setattr(run_arms, "prepare", lambda run: 1 / 0 if run.seed == 2 else done.append(("prepare", run.seed)))
     monkeypatch.setattr(run_arms, "table1", lambda run: done.append(("table1", run.seed)))
@@ -53,7 +40,8 @@ def test_a_failure_stops_its_seed_and_no_other(monkeypatch, tmp_path, capsys):
 
 def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
     import numpy as np
-    from small_segmenter import Slices, dice_by_patient, predict, train
+
+    from experiments.small_segmenter import Slices, dice_by_patient, predict, train
     rng = np.random.default_rng(0)
     label = np.zeros((8, 32, 32), np.uint8)
     label[:, 8:24, 8:24] = 1
@@ -67,8 +55,7 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
 
 
 def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table(tmp_path):
-    import ablations
-    import make_tables
+    from experiments import ablations, make_tables
     path = tmp_path / "ablations.json"
     about = {"command": "c", "date": "d", "machine": "m", "phantom_seed": 7, "pixels": 64}
     wanted = {"iterations": 600, "segmenters": 1}

@@ -1,16 +1,15 @@
 """The shortcut probe: sees a seam, sees nothing where nothing was painted, and never sees the lesion."""
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments import shortcut_classifier, shortcut_patches, shortcut_probe
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import write_changed_copy
@@ -18,21 +17,14 @@ from nnunet_difflung.injection.inject import inject
 from tests.support.staging import stage_cases
 from tests.support.tiny import make_dataset, set_paths
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 SIZE = 12
 
 
 @pytest.fixture(scope="module")
 def probe() -> SimpleNamespace:
-    """All functions of the script and of the two modules beside it."""
-    names = ("shortcut_patches", "shortcut_classifier", "shortcut_probe")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXPERIMENTS))
-        found = [importlib.import_module(name) for name in names]
-        yield SimpleNamespace(**{key: value for module in found for key, value in vars(module).items()
-                                 if not key.startswith("__")})
-    for name in names:
-        del sys.modules[name]
+    """All functions of the command and of the two modules beside it."""
+    return SimpleNamespace(**{key: value for module in (shortcut_patches, shortcut_classifier, shortcut_probe)
+                              for key, value in vars(module).items() if not key.startswith("__")})
 
 
 def hosts(probe, patients: int = 9, count: int = 6):
@@ -74,10 +66,10 @@ def test_nothing_is_seen_where_nothing_was_painted(probe):
 def test_patients_are_held_out_and_dealt_so_that_every_group_has_both_kinds(probe, monkeypatch):
     negative, seen = hosts(probe), []
     positive = negative[np.isin(negative.patient, ["p1", "p4", "p5"])]
-    monkeypatch.setattr("shortcut_classifier.inputs",
+    monkeypatch.setattr("experiments.shortcut_classifier.inputs",
                         lambda patches, scale: seen.append(set(patches.patient)) or patches)
-    monkeypatch.setattr("shortcut_classifier.fit", lambda classes, steps, seed: None)
-    monkeypatch.setattr("shortcut_classifier.scores", lambda model, patches: np.zeros(len(patches.patient)))
+    monkeypatch.setattr("experiments.shortcut_classifier.fit", lambda classes, steps, seed: None)
+    monkeypatch.setattr("experiments.shortcut_classifier.scores", lambda model, patches: np.zeros(len(patches.patient)))
     assert probe.grouped_auc(negative, positive, 1, 0) == 0.5
     for train_n, train_p, test_n, test_p in zip(*[iter(seen)] * 4, strict=True):
         assert not (train_n | train_p) & (test_n | test_p) and test_p

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from _timing import seconds
 from diffusers import UNet2DModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import seconds
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import (

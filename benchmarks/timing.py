@@ -80,7 +80,7 @@ def row(name: str, ours: Sequence[float], reference: Sequence[float] | None, uni
 def machine(device: str) -> dict:
     """Where and when, from which command, and what else the machine was doing."""
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     return {"command": command, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}, {hardware}, {torch.get_num_threads()} thread(s)",
             "load": round(os.getloadavg()[0], 1), "versions": versions()}
