@@ -2,12 +2,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +10,16 @@ import pytest
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
-from tests.support.tiny import make_dataset, set_paths, tree_hashes
-
-OPTIONS = ["-d", "801", "--preset", "fast", "--epochs", "1", "--batch-size", "4", "--steps", "2", "--gate", "report",
-           "-device", "cpu", "--max-synthetic", "3"]
+from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
+from tests.support.tiny import make_dataset, tree_hashes
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
     return prepared(tmp_path, monkeypatch)
-
-
-def prepared(folder: Path, monkeypatch, fingerprint: bool = True) -> tuple[Path, Path, Path]:
-    """nnU-Net's folders; a fingerprint is already there, since extracting one costs nnU-Net 2 GB and seconds."""
-    folders = set_paths(folder, monkeypatch)
-    if fingerprint:
-        (folders[1] / "Dataset801_Tiny").mkdir()
-        (folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")
-    return folders
-
-
-def synthetic_arrays(raw: RawDataset, identifier: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    ending = raw.dataset_json["file_ending"]
-    images = sorted(str(f) for f in (folder / "imagesTr").glob(f"{identifier}_????{ending}"))
-    image, _ = raw.reader().read_images(images)
-    label, _ = raw.reader().read_seg(str(folder / "labelsTr" / f"{identifier}{ending}"))
-    return image, label[0]
 
 
 @pytest.mark.parametrize("dataset", [
@@ -147,30 +123,6 @@ def test_a_picture_with_a_row_for_each_class(folders):
     main([*OPTIONS, "-f", "0", "--target-share", "emphysema=0.2", "ILD=0.3"])
     picture = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "preview.png"
     assert picture.read_bytes()[:4] == b"\x89PNG"
-
-
-def run_command(arguments: list[str], until=None, sign=signal.SIGKILL,
-                program: Sequence[str] = ("-m", "nnunet_difflung.commands.augment")) -> int:
-    """Starts the command and sends a signal as soon as ``until()`` holds (a state of the files, not a time)."""
-    process = subprocess.Popen([sys.executable, *program, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               cwd=Path(__file__).resolve().parents[2])
-    while process.poll() is None:
-        if until is not None and until():
-            process.send_signal(sign)
-            break
-        time.sleep(0.002)
-    return process.wait()
-
-
-def results_of(folder: Path, results: Path) -> dict:
-    """All that a run left, without times."""
-    manifest = read_manifest(folder)
-    manifest.pop("created")
-    weights = [p.read_bytes() for p in sorted(results.rglob("diffusion_pytorch_model.safetensors"))]
-    files = {k.removeprefix(str(folder)): v for k, v in tree_hashes(folder).items()
-             if "manifest" not in k and ".difflung" not in k}
-    return {"manifest": manifest, "weights": weights, "files": files}
 
 
 UNTIL_PAINTED = [*OPTIONS[:4], "--epochs", "6", *OPTIONS[6:], "-f", "0", "--save-every", "0", "--steps", "6"]

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import entry
-from tests.support.tiny import make_dataset, set_paths, tree_hashes
+from tests.support.tiny import make_dataset, tree_hashes
 
 CASE = "lung_001_s00"
 
@@ -196,8 +196,7 @@ def one_line(capsys) -> str:
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry-run", "run"])
 @pytest.mark.parametrize("mutate, options, parts", [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
-def test_fault(tmp_path, monkeypatch, capsys, mutate, options, parts, dry):
-    folders = set_paths(tmp_path, monkeypatch)
+def test_fault(folders, capsys, mutate, options, parts, dry):
     mutate(make_dataset(folders[0]))
     before = tree_hashes(*folders)
     code = stopped(["-d", "801", "--preset", "fast", "-device", "cpu", *options, *["--dry-run"] * dry])
@@ -207,8 +206,8 @@ def test_fault(tmp_path, monkeypatch, capsys, mutate, options, parts, dry):
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_words_that_argparse_refuses(tmp_path, monkeypatch, capsys, words):
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_words_that_argparse_refuses(raw_folder, tmp_path, capsys, words):
+    make_dataset(raw_folder)
     before = tree_hashes(tmp_path)
     assert stopped(["-d", "801", *words]) == 2
     said = capsys.readouterr().err
@@ -217,8 +216,8 @@ def test_words_that_argparse_refuses(tmp_path, monkeypatch, capsys, words):
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
 @pytest.mark.parametrize("value", [None, "/nowhere/at/all"])
-def test_path_variables(tmp_path, monkeypatch, capsys, variable, value):
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_path_variables(raw_folder, monkeypatch, capsys, variable, value):
+    make_dataset(raw_folder)
     if value is None:
         monkeypatch.delenv(variable)
     else:
@@ -228,48 +227,44 @@ def test_path_variables(tmp_path, monkeypatch, capsys, variable, value):
 
 
 @pytest.mark.parametrize("name", ["802", "Dataset801_Other", "tiny"])
-def test_unknown_dataset_lists_those_there(tmp_path, monkeypatch, capsys, name):
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_unknown_dataset_lists_those_there(raw_folder, capsys, name):
+    make_dataset(raw_folder)
     assert stopped(["-d", name]) == 2
     assert "Dataset801_Tiny" in one_line(capsys)
 
 
-def test_a_hidden_file_among_the_labels_is_no_case(tmp_path, monkeypatch):
-    folders = set_paths(tmp_path, monkeypatch)
-    (make_dataset(folders[0]) / "labelsTr" / f"._{CASE}.nii.gz").touch()
+def test_a_hidden_file_among_the_labels_is_no_case(raw_folder):
+    (make_dataset(raw_folder) / "labelsTr" / f"._{CASE}.nii.gz").touch()
     assert stopped(["-d", "801", "--dry-run", "--preset", "fast", "-device", "cpu", "-f", "0"]) == 0
 
 
-def test_two_datasets_of_one_id(tmp_path, monkeypatch, capsys):
-    raw, _, _ = set_paths(tmp_path, monkeypatch)
+def test_two_datasets_of_one_id(folders, capsys):
+    raw, _, _ = folders
     make_dataset(raw)
     make_dataset(raw, name="Twin")
     assert stopped(["-d", "801"]) == 2
     assert "Dataset801_Tiny" in (line := one_line(capsys)) and "Dataset801_Twin" in line
 
 
-def test_a_class_absent_from_a_fold_is_warned_of_and_left_out(tmp_path, monkeypatch, capsys):
-    folders = set_paths(tmp_path, monkeypatch)
-    swap_labels(2, 1)(make_dataset(folders[0]))
+def test_a_class_absent_from_a_fold_is_warned_of_and_left_out(raw_folder, capsys):
+    swap_labels(2, 1)(make_dataset(raw_folder))
     assert stopped(["-d", "801", "--dry-run", "--target-share", "ILD=0.3", "-device", "cpu", "--preset", "fast"]) == 0
     assert "emphysema: no lesion among the training cases" in capsys.readouterr().out
 
 
-def test_a_disk_too_small_is_seen_before_training(tmp_path, monkeypatch, capsys):
-    folders = set_paths(tmp_path, monkeypatch)
-    make_dataset(folders[0])
-    before = tree_hashes(folders[0])
+def test_a_disk_too_small_is_seen_before_training(raw_folder, monkeypatch, capsys):
+    make_dataset(raw_folder)
+    before = tree_hashes(raw_folder)
 
     class Usage:
         free = 10
 
     monkeypatch.setattr("nnunet_difflung.pipeline.estimates.shutil.disk_usage", lambda _: Usage)
     assert stopped(["-d", "801", "-device", "cpu", "--preset", "fast"]) == 2
-    assert "10 B free" in one_line(capsys) and tree_hashes(folders[0]) == before
+    assert "10 B free" in one_line(capsys) and tree_hashes(raw_folder) == before
 
 
-def test_other_settings_on_an_augmented_dataset(tmp_path, monkeypatch, capsys):
-    folders = set_paths(tmp_path, monkeypatch)
+def test_other_settings_on_an_augmented_dataset(folders, capsys):
     make_dataset(folders[0])
     (folders[1] / "Dataset801_Tiny").mkdir()
     (folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")

@@ -22,7 +22,7 @@ from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.preflight import begun_here
 from nnunet_difflung.runtime.locks import using, working_alone
 from nnunet_difflung.runtime.share import Share
-from tests.support.tiny import make_dataset, set_paths
+from tests.support.tiny import make_dataset
 
 
 def until(holds, seconds: float = 30) -> None:
@@ -148,11 +148,10 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_command_that_fails_leaves_the_cache_to_one_that_works(tmp_path, monkeypatch):
+def test_a_command_that_fails_leaves_the_cache_to_one_that_works(raw_folder, monkeypatch):
     """Both begin without a cache; the one that fails ends while the other one works."""
     from nnunet_difflung.pipeline import augment
-    folders = set_paths(tmp_path, monkeypatch)
-    make_dataset(folders[0])
+    make_dataset(raw_folder)
     cache = cache_folder("Dataset801_Tiny")
     with ExitStack() as other:
 
@@ -166,8 +165,7 @@ def test_a_command_that_fails_leaves_the_cache_to_one_that_works(tmp_path, monke
         assert len(list(cache.glob("*.json"))) == 10
 
 
-def test_generators_in_use_are_not_removed(tmp_path, monkeypatch):
-    folders = set_paths(tmp_path, monkeypatch)
+def test_generators_in_use_are_not_removed(folders):
     make_dataset(folders[0])
     results = folders[2] / "Dataset801_Tiny"
     for path in ("DiffLung__cbmat/fold_0", "DiffLung__cbmat/fold_1", "DiffLung__pix2pix/fold_0", "DiffLung__cache"):
@@ -182,9 +180,8 @@ def test_generators_in_use_are_not_removed(tmp_path, monkeypatch):
     assert list(results.iterdir()) == []
 
 
-def test_a_generator_begun_while_the_others_are_removed_stays(tmp_path, monkeypatch):
+def test_a_generator_begun_while_the_others_are_removed_stays(folders, monkeypatch):
     from nnunet_difflung.injection import removal as module
-    folders = set_paths(tmp_path, monkeypatch)
     make_dataset(folders[0])
     method, real = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat", module.delete_unused
     for path in (method / "fold_0" / "file", method / "fold_1" / "file", method / "preview.png"):
@@ -202,8 +199,7 @@ def test_a_generator_begun_while_the_others_are_removed_stays(tmp_path, monkeypa
     assert [str(path.relative_to(method)) for path in method.rglob("*")] == ["fold_0", "fold_0/new"]
 
 
-def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(tmp_path, monkeypatch):
-    folders = set_paths(tmp_path, monkeypatch)
+def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(folders, tmp_path):
     make_dataset(folders[0])
     results, elsewhere = folders[2] / "Dataset801_Tiny", tmp_path / "elsewhere"
     for path in (results / "DiffLung__cache" / "fold_1_s001.image.npy", results / "DiffLung__cbmat" / "fold_0" / "a",
@@ -245,9 +241,9 @@ def test_a_flock_on_a_stale_handle_is_no_missing_lock(tmp_path, monkeypatch):
         assert len(calls) == 2 and (tmp_path / "fold_0" / ".lock").is_file()
 
 
-def test_who_waited_for_a_command_of_other_settings_is_told(tmp_path, monkeypatch, capsys):
+def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypatch, capsys):
     from nnunet_difflung.pipeline import augment
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+    make_dataset(raw_folder)
     options = ["-d", "801", "--preset", "fast", "-device", "cpu", "-f", "0", "--method", "copy_paste", "--gate", "off"]
     real = augment.working_alone
 
@@ -269,8 +265,8 @@ def test_who_waited_for_a_command_of_other_settings_is_told(tmp_path, monkeypatc
     assert "Meanwhile another command has added" in said and "Audit: " in said, "audited, as always"
 
 
-def test_folds_of_other_settings_are_named(tmp_path, monkeypatch, capsys):
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_folds_of_other_settings_are_named(raw_folder, capsys):
+    make_dataset(raw_folder)
     options = ["-d", "801", "--preset", "fast", "-device", "cpu", "--method", "copy_paste", "--gate", "off"]
     main([*options, "-f", "0", "--max-synthetic", "2"])
     main([*options, "-f", "1", "--max-synthetic", "2"])
@@ -287,8 +283,8 @@ def _one_case_less(folder: Path) -> None:
     os.replace(temporary, folder / "dataset.json")
 
 
-def test_a_dataset_is_read_again_where_it_changed_meanwhile(tmp_path, monkeypatch):
-    folder, calls = make_dataset(set_paths(tmp_path, monkeypatch)[0]), []
+def test_a_dataset_is_read_again_where_it_changed_meanwhile(raw_folder):
+    folder, calls = make_dataset(raw_folder), []
 
     def read():
         calls.append(1)
@@ -314,8 +310,8 @@ def test_a_dataset_is_read_again_where_it_changed_meanwhile(tmp_path, monkeypatc
     assert read_steadily(folder, unsteady) == 3, "also what was read without a fault may be of two states"
 
 
-def test_a_file_that_goes_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch):
-    folder, calls = make_dataset(set_paths(tmp_path, monkeypatch)[0]), []
+def test_a_file_that_goes_while_it_is_read_is_looked_for_again(raw_folder):
+    folder, calls = make_dataset(raw_folder), []
 
     def read() -> int:
         calls.append(1)
@@ -337,16 +333,16 @@ def test_a_hidden_folder_that_another_command_tidies_is_not_bare(tmp_path):
     assert not is_bare(tmp_path / ".difflung")
 
 
-def test_a_fault_of_the_dataset_itself_is_told_at_once(tmp_path, monkeypatch):
-    folder, calls = make_dataset(set_paths(tmp_path, monkeypatch)[0]), []
+def test_a_fault_of_the_dataset_itself_is_told_at_once(raw_folder):
+    folder, calls = make_dataset(raw_folder), []
     _one_case_less(folder)
     with pytest.raises(BadInput, match="numTraining 9"):
         read_steadily(folder, lambda: calls.append(1) or open_raw_dataset("801"))
     assert len(calls) == 1
 
 
-def test_a_dry_run_says_that_a_change_is_under_way(tmp_path, monkeypatch):
-    folder = make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_a_dry_run_says_that_a_change_is_under_way(raw_folder):
+    folder = make_dataset(raw_folder)
     _one_case_less(folder)
     (folder / COMMIT).mkdir(parents=True)
     (folder / COMMIT / "journal.json").write_text("{}")
@@ -354,9 +350,9 @@ def test_a_dry_run_says_that_a_change_is_under_way(tmp_path, monkeypatch):
         read_steadily(folder, lambda: open_raw_dataset("801"), untouched=True)
 
 
-def test_an_audit_waits_for_a_change(tmp_path, monkeypatch):
+def test_an_audit_waits_for_a_change(raw_folder, monkeypatch):
     from nnunet_difflung.injection import audit
-    folder, calls, real = make_dataset(set_paths(tmp_path, monkeypatch)[0]), [], audit.find_manifest
+    folder, calls, real = make_dataset(raw_folder), [], audit.find_manifest
 
     def found(name):
         calls.append(1)

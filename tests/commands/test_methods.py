@@ -13,7 +13,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
-from tests.commands.test_augment import OPTIONS, prepared, synthetic_arrays
+from tests.support.commands import OPTIONS, prepared, synthetic_arrays
 from tests.support.tiny import HU, LABELS, make_dataset, tree_hashes
 
 

@@ -15,7 +15,6 @@ from nnunet_difflung.comparison.surface import case_scores, surface_scores
 from nnunet_difflung.comparison.trainings import ARMS, named_results
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
-from tests.support import tiny
 
 NAME = "Dataset942_Tiny"
 LABELS = {"background": 0, "lung": 1, "emphysema": 2}
@@ -41,9 +40,9 @@ def write_training(results, arm, cases, fold=0, scored="validation", length="", 
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
+def results(folders):
     """nnU-Net's folders; a manifest of the patients in the preprocessed one; two arms trained on fold 0."""
-    _, preprocessed, folder = tiny.set_paths(tmp_path, monkeypatch)
+    _, preprocessed, folder = folders
     (preprocessed / NAME).mkdir()
     manifest = new_manifest(NAME, {case: case.split("_")[0] for case in REFERENCE})
     (preprocessed / NAME / MANIFEST).write_text(json.dumps(manifest))

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.writing import cast_like, copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.errors import BadInput
-from tests.support.tiny import make_dataset, set_paths
+from tests.support.tiny import make_dataset
 
 _OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
 FAMILIES = {
@@ -32,10 +32,9 @@ FAMILIES = {
 
 
 @pytest.fixture
-def copied(tmp_path: Path, monkeypatch, request):
+def copied(raw_folder, tmp_path: Path, request):
     """(dataset, case, copies of its images with some voxels set to 100, where)."""
-    folders = set_paths(tmp_path, monkeypatch)
-    make_dataset(folders[0], patients=2, slices=1, size=(20, 24), **FAMILIES[request.param])
+    make_dataset(raw_folder, patients=2, slices=1, size=(20, 24), **FAMILIES[request.param])
     raw = open_raw_dataset("801")
     identifier = sorted(raw.cases)[0]
     case = raw.cases[identifier]
@@ -79,9 +78,8 @@ def test_the_file_keeps_dtype_and_geometry(copied):
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
-def test_scaled_nifti_keeps_every_value(tmp_path, monkeypatch, reader):
-    folders = set_paths(tmp_path, monkeypatch)
-    folder = make_dataset(folders[0], patients=2, slices=1, size=16, overwrite_image_reader_writer=reader)
+def test_scaled_nifti_keeps_every_value(raw_folder, tmp_path, reader):
+    folder = make_dataset(raw_folder, patients=2, slices=1, size=16, overwrite_image_reader_writer=reader)
     for file in (folder / "imagesTr").glob("*.nii.gz"):
         stored = nibabel.load(file)
         stored = nibabel.Nifti1Image(np.asarray(stored.dataobj).astype(np.int16), stored.affine)
@@ -101,10 +99,9 @@ def test_scaled_nifti_keeps_every_value(tmp_path, monkeypatch, reader):
     assert not any(name in gzip.decompress(Path(target).read_bytes()) for name in (b"DOE^JANE", b"MRN1"))
 
 
-def test_rgb_png_holds_three_channels(tmp_path, monkeypatch):
+def test_rgb_png_holds_three_channels(raw_folder, tmp_path):
     from skimage import io
-    folders = set_paths(tmp_path, monkeypatch)
-    folder = make_dataset(folders[0], patients=2, slices=1, size=16, file_ending=".png",
+    folder = make_dataset(raw_folder, patients=2, slices=1, size=16, file_ending=".png",
                           channel_names={"0": "R", "1": "G", "2": "B"})
     rng = np.random.default_rng(0)
     for file in (folder / "imagesTr").glob("*.png"):
@@ -125,9 +122,8 @@ def test_casting_rounds_and_clips():
     assert cast_like(np.array([0.25]), np.dtype(np.float64)).tolist() == [0.25]
 
 
-def test_sidecars_belong_to_3d_tiff_only(tmp_path, monkeypatch):
-    folders = set_paths(tmp_path, monkeypatch)
-    make_dataset(folders[0], patients=2, file_ending=".tif", volumes=True, size=16, depth=5)
+def test_sidecars_belong_to_3d_tiff_only(raw_folder):
+    make_dataset(raw_folder, patients=2, file_ending=".tif", volumes=True, size=16, depth=5)
     raw = open_raw_dataset("801")
     case = next(iter(raw.cases.values()))
     assert spacing_sidecar(case.images[0], True, raw.reader).name == "lung_001.json"

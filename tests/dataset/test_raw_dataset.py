@@ -10,12 +10,7 @@ import pytest
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from tests.support.tiny import LABELS, make_dataset, set_paths
-
-
-@pytest.fixture
-def raw_folder(tmp_path: Path, monkeypatch) -> Path:
-    return set_paths(tmp_path, monkeypatch)[0]
+from tests.support.tiny import LABELS, make_dataset
 
 
 def _json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]:

@@ -22,14 +22,6 @@ SMALL = phantom.PhantomSettings(CohortSettings(patients=8, test_patients=2, slic
 TINY = phantom.PhantomSettings(CohortSettings(patients=3, test_patients=1, slices=2), size=32)
 
 
-@pytest.fixture
-def raw(tmp_path, monkeypatch) -> Path:
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    return tmp_path / "nnUNet_raw"
-
-
 def digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
             for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -116,10 +108,10 @@ def test_geometry_in_millimetres(small):
     assert len(set(np.diff(numbers))) == 1 and np.diff(numbers)[0] > 50
 
 
-def test_same_seed_same_bytes_whatever_the_processes(raw):
+def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
     one, two = (phantom.build_phantom(TINY, f"Dataset80{k}_A", processes=k, verify=False) for k in (1, 2))
     assert one == two
-    first, second = digests(raw / "Dataset801_A"), digests(raw / "Dataset802_A")
+    first, second = digests(raw_folder / "Dataset801_A"), digests(raw_folder / "Dataset802_A")
     same = [name for name in first if not name.endswith("dataset.json")]
     assert len(same) == 2 * 8 + 3  # images and labels, splits, the report and its sheet
     assert all(first[name] == second[name] for name in same)
@@ -143,11 +135,11 @@ def test_anatomy_does_not_depend_on_the_number_of_pixels():
     assert np.corrcoef(means.ravel(), b.image[0].ravel())[0, 1] > 0.98
 
 
-def test_volumes_are_one_case_per_patient_with_true_distances(raw):
+def test_volumes_are_one_case_per_patient_with_true_distances(raw_folder):
     settings = phantom.PhantomSettings(CohortSettings(2, 0, 4), 32, volumes=True)
     records = phantom.build_phantom(settings, processes=1, verify=False)
     assert [r.case_id for r in records] == ["phantom_p000", "phantom_p001"]
-    image = sitk.ReadImage(str(raw / "Dataset800_ChestPhantom" / "imagesTr" / "phantom_p000_0000.nii.gz"))
+    image = sitk.ReadImage(str(raw_folder / "Dataset800_ChestPhantom" / "imagesTr" / "phantom_p000_0000.nii.gz"))
     assert image.GetSize() == (32, 32, 4)
     assert image.GetSpacing()[2] > 20  # four slices over the whole lungs
 
@@ -191,36 +183,36 @@ def test_a_single_patient_is_one_fold():
 @pytest.mark.parametrize("options, part", [(["--size", "4"], "--size 4"), (["--dataset-id", "1000"], "--dataset-id"),
                                            (["--patients", "0"], "--patients 0"), (["-np", "0"], "-np 0"),
                                            (["--name", "a b"], "--name"), (["--spacing", "-1"], "--spacing")])
-def test_bad_options_are_one_line_and_code_2(raw, capsys, options, part):
+def test_bad_options_are_one_line_and_code_2(raw_folder, capsys, options, part):
     with pytest.raises(SystemExit) as stop:
         phantom.main(["--patients", "2", "--test-patients", "0", "--slices", "1", "--size", "16", *options])
     error = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and error[-1].startswith("Error: ") and part in error[-1]
-    assert not list(raw.iterdir())
+    assert not list(raw_folder.iterdir())
 
 
-def test_an_existing_dataset_is_kept_unless_overwritten(raw):
+def test_an_existing_dataset_is_kept_unless_overwritten(raw_folder):
     tiny = phantom.PhantomSettings(CohortSettings(2, 0, 1), 16)
-    (raw / "Dataset800_ChestPhantom").mkdir()
-    (raw / "Dataset800_ChestPhantom" / "mine").touch()
+    (raw_folder / "Dataset800_ChestPhantom").mkdir()
+    (raw_folder / "Dataset800_ChestPhantom" / "mine").touch()
     with pytest.raises(BadInput, match="--overwrite"):
         phantom.build_phantom(tiny, processes=1, verify=False)
-    assert [p.name for p in raw.rglob("*")] == ["Dataset800_ChestPhantom", "mine"]
+    assert [p.name for p in raw_folder.rglob("*")] == ["Dataset800_ChestPhantom", "mine"]
     phantom.build_phantom(tiny, processes=1, verify=False, overwrite=True)
-    assert sorted(p.name for p in raw.iterdir()) == ["Dataset800_ChestPhantom"]
-    assert not (raw / "Dataset800_ChestPhantom" / "mine").exists()
+    assert sorted(p.name for p in raw_folder.iterdir()) == ["Dataset800_ChestPhantom"]
+    assert not (raw_folder / "Dataset800_ChestPhantom" / "mine").exists()
 
 
-def test_an_interrupted_run_leaves_nothing(raw, monkeypatch):
+def test_an_interrupted_run_leaves_nothing(raw_folder, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
     monkeypatch.setattr(phantom, "finish_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
         phantom.build_phantom(phantom.PhantomSettings(CohortSettings(2, 0, 1), 16), processes=1)
-    assert not list(raw.iterdir())
+    assert not list(raw_folder.iterdir())
 
 
-def test_an_id_taken_by_another_name_is_refused(raw):
-    (raw / "Dataset800_Other").mkdir()
+def test_an_id_taken_by_another_name_is_refused(raw_folder):
+    (raw_folder / "Dataset800_Other").mkdir()
     with pytest.raises(BadInput, match="Dataset800_Other"):
         phantom.build_phantom(TINY, processes=1)

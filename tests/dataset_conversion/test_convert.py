@@ -21,6 +21,8 @@ from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from tests.support.archives import SPACING, chest, like, structures, write_dicom, write_slices, write_volumes
 from tests.support.tiny import LABELS, set_paths, tree_hashes
 
+pytestmark = pytest.mark.usefixtures("raw_folder", "unverified")
+
 DATA = Path(os.environ.get("DIFFLUNG_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 OBLIQUE = Rotation.from_euler("xyz", [10, -8, 15], degrees=True).as_matrix()
 MAPPINGS = {
@@ -28,13 +30,6 @@ MAPPINGS = {
     "names": 'labels:\n  normal_lung: ["lungs?"]\n  emphysema: ["emph.*"]\n  ILD: ["ild"]\n',
     "derived": 'labels:\n  emphysema: ["emph.*"]\n  ILD: ["ild"]\nignore_structures: ["lungs"]\nlung: threshold\n',
 }
-
-
-@pytest.fixture(autouse=True)
-def raw(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity",
-                        lambda *_, **__: None)  # slow; one test asks for it
-    return set_paths(tmp_path, monkeypatch)[0]
 
 
 def mapping(folder: Path, name: str) -> str:

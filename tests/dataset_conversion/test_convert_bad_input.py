@@ -12,7 +12,7 @@ from nnunet_difflung.dataset_conversion.convert import entry
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import like, write_dicom, write_slices, write_volumes
-from tests.support.tiny import set_paths, tree_hashes
+from tests.support.tiny import tree_hashes
 
 GOOD = 'labels:\n  normal_lung: ["label 1"]\n  emphysema: ["label 2"]\n  ILD: ["label 3"]\n'
 NAMES = 'labels:\n  normal_lung: ["lungs"]\n  emphysema: ["emphysema"]\n  ILD: ["ild"]\n'
@@ -129,8 +129,7 @@ def refused(capsys, folder: Path, mapping: str | None, options: list[str]) -> st
 
 
 @pytest.mark.parametrize("mutate, mapping, options, parts", [row[1:] for row in FAULTS], ids=[r[0] for r in FAULTS])
-def test_fault(tmp_path, monkeypatch, capsys, mutate, mapping, options, parts):
-    set_paths(tmp_path, monkeypatch)
+def test_fault(folders, tmp_path, capsys, mutate, mapping, options, parts):
     write_volumes(tmp_path / "archive")
     mutate(tmp_path / "archive")
     message = refused(capsys, tmp_path / "archive", mapping, options)
@@ -146,22 +145,20 @@ def scout(z: int, data) -> None:
 
 
 @pytest.mark.parametrize("change, parts", [(no_ct, ["no CT series", "MR"]), (scout, ["no CT series", "localizer"])])
-def test_dicom_that_is_no_ct(tmp_path, monkeypatch, capsys, change, parts):
+def test_dicom_that_is_no_ct(folders, tmp_path, capsys, change, parts):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
     from tests.support.dicom_files import write_ct
-    set_paths(tmp_path, monkeypatch)
     write_dicom(tmp_path / "archive", 2)
     write_ct(tmp_path / "archive" / "p3", like(chest(3)[0].astype(np.float32)), "3", change=change)
     message = refused(capsys, tmp_path / "archive", NAMES, [])
     assert "p3" in message and all(part in message for part in parts), message
 
 
-def test_two_series_of_a_patient(tmp_path, monkeypatch, capsys):
+def test_two_series_of_a_patient(folders, tmp_path, capsys):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
     from tests.support.dicom_files import write_ct
-    set_paths(tmp_path, monkeypatch)
     write_dicom(tmp_path / "archive", 1)
     for name in ("thick", "thin"):
         write_ct(tmp_path / "archive" / "p2" / name, like(chest(3)[0].astype(np.float32)), "2")
@@ -169,8 +166,7 @@ def test_two_series_of_a_patient(tmp_path, monkeypatch, capsys):
     assert "thick" in message and "thin" in message and "--series" in message
 
 
-def test_slices_without_a_pixel_size(tmp_path, monkeypatch, capsys):
-    set_paths(tmp_path, monkeypatch)
+def test_slices_without_a_pixel_size(folders, tmp_path, capsys):
     write_slices(tmp_path / "archive")
     assert "--pixel-spacing" in refused(capsys, tmp_path / "archive", GOOD, [])
 

@@ -15,24 +15,20 @@ from nnunet_difflung.dataset_conversion.pipeline import archive
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import chest, like, structures, write_slices, write_volumes
-from tests.support.tiny import LABELS, set_paths, tree_hashes
+from tests.support.tiny import LABELS, tree_hashes
+
+pytestmark = pytest.mark.usefixtures("raw_folder", "unverified")
 
 VALUES = 'labels:\n  normal_lung: ["label 1"]\n  emphysema: ["label 2"]\n  ILD: ["label 3"]\n'
 NAMES = 'labels:\n  normal_lung: ["lungs?"]\n  emphysema: ["emph.*"]\n  ILD: ["ild"]\n'
 
 
-@pytest.fixture(autouse=True)
-def raw(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity",
-                        lambda *_, **__: None)
-    return set_paths(tmp_path, monkeypatch)[0]
-
-
-def convert(raw: Path, *options: str, mapping: str = VALUES, archive: str = "archive") -> Path:
-    path = raw.parent / "map.yaml"
+def convert(raw_folder: Path, *options: str, mapping: str = VALUES, archive: str = "archive") -> Path:
+    path = raw_folder.parent / "map.yaml"
     path.write_text(mapping)
-    main(["-i", str(raw.parent / archive), "--mapping", str(path), "-d", "810", "--name", "Mine", "-np", "1", *options])
-    return raw / "Dataset810_Mine"
+    main(["-i", str(raw_folder.parent / archive), "--mapping", str(path), "-d", "810", "--name", "Mine",
+          "-np", "1", *options])
+    return raw_folder / "Dataset810_Mine"
 
 
 def interrupt_in(monkeypatch, patient: str) -> None:
@@ -54,54 +50,54 @@ def _write_and_stop(folder: Path, case, number_of_labels: int, test: bool = Fals
     raise KeyboardInterrupt
 
 
-def interrupted(raw: Path, monkeypatch, patient: str, *options: str, mapping: str = VALUES) -> None:
+def interrupted(raw_folder: Path, monkeypatch, patient: str, *options: str, mapping: str = VALUES) -> None:
     with monkeypatch.context() as patch:
         interrupt_in(patch, patient)
         with pytest.raises(KeyboardInterrupt):
-            convert(raw, *options, mapping=mapping)
-    assert not (raw / "Dataset810_Mine").exists() and (raw / ".Dataset810_Mine.partial").is_dir()
+            convert(raw_folder, *options, mapping=mapping)
+    assert not (raw_folder / "Dataset810_Mine").exists() and (raw_folder / ".Dataset810_Mine.partial").is_dir()
 
 
 def cases_of(folder: Path, part: str = "Tr") -> set[str]:
     return {path.name.removesuffix("_0000.nii.gz") for path in (folder / f"images{part}").glob("*.nii.gz")}
 
 
-def test_half_a_patient_of_an_interrupted_call_does_not_stay_where_it_moved_away(raw, monkeypatch):
-    write_volumes(raw.parent / "archive", 4)
-    interrupted(raw, monkeypatch, "p3")
-    assert "p3_s000" in cases_of(raw / ".Dataset810_Mine.partial")
-    folder = convert(raw, "--test", "p3")
+def test_half_a_patient_of_an_interrupted_call_does_not_stay_where_it_moved_away(raw_folder, monkeypatch):
+    write_volumes(raw_folder.parent / "archive", 4)
+    interrupted(raw_folder, monkeypatch, "p3")
+    assert "p3_s000" in cases_of(raw_folder / ".Dataset810_Mine.partial")
+    folder = convert(raw_folder, "--test", "p3")
     assert {case[:2] for case in cases_of(folder)} == {"p1", "p2", "p4"}
     assert cases_of(folder, "Ts") == {f"p3_s{z:03d}" for z in range(4)}
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == len(cases_of(folder)) == 12
 
 
-def test_half_a_patient_does_not_stay_when_it_was_taken_out(raw, monkeypatch):
-    write_volumes(raw.parent / "archive", 4)
-    interrupted(raw, monkeypatch, "p3")
-    for path in (raw.parent / "archive").rglob("p3*"):
+def test_half_a_patient_does_not_stay_when_it_was_taken_out(raw_folder, monkeypatch):
+    write_volumes(raw_folder.parent / "archive", 4)
+    interrupted(raw_folder, monkeypatch, "p3")
+    for path in (raw_folder.parent / "archive").rglob("p3*"):
         path.unlink()
-    assert {case[:2] for case in cases_of(convert(raw))} == {"p1", "p2", "p4"}
+    assert {case[:2] for case in cases_of(convert(raw_folder))} == {"p1", "p2", "p4"}
 
 
-def test_another_pixel_size_converts_all_patients_anew(raw, monkeypatch):
-    write_slices(raw.parent / "archive", 3)
-    interrupted(raw, monkeypatch, "p3", "--pixel-spacing", "4")
-    folder = convert(raw, "--pixel-spacing", "3")
+def test_another_pixel_size_converts_all_patients_anew(raw_folder, monkeypatch):
+    write_slices(raw_folder.parent / "archive", 3)
+    interrupted(raw_folder, monkeypatch, "p3", "--pixel-spacing", "4")
+    folder = convert(raw_folder, "--pixel-spacing", "3")
     for path in (folder / "imagesTr").iterdir():
         assert sitk.ReadImage(str(path)).GetSpacing()[0] == 3, path.name
 
 
 @pytest.mark.parametrize("options, mapping", [(["--spacing", "8"], VALUES), ([], VALUES.replace("ILD", "fibrosis"))])
-def test_remains_of_another_command_are_not_mixed_in(raw, monkeypatch, options, mapping):
-    write_volumes(raw.parent / "archive", 3)
-    expected = tree_hashes(convert(raw, *options, mapping=mapping))
-    (raw / "Dataset810_Mine").rename(raw.parent / "whole")
-    interrupted(raw, monkeypatch, "p3")
-    assert tree_hashes(convert(raw, *options, mapping=mapping)) == expected
+def test_remains_of_another_command_are_not_mixed_in(raw_folder, monkeypatch, options, mapping):
+    write_volumes(raw_folder.parent / "archive", 3)
+    expected = tree_hashes(convert(raw_folder, *options, mapping=mapping))
+    (raw_folder / "Dataset810_Mine").rename(raw_folder.parent / "whole")
+    interrupted(raw_folder, monkeypatch, "p3")
+    assert tree_hashes(convert(raw_folder, *options, mapping=mapping)) == expected
 
 
-def test_two_commands_do_not_write_one_dataset_at_a_time(raw):
+def test_two_commands_do_not_write_one_dataset_at_a_time(raw_folder):
     with staged_dataset("Dataset810_Mine", key="a") as folder:
         note_patient(folder, "p1", {})
         for key in ("a", "b", None):
@@ -109,21 +105,22 @@ def test_two_commands_do_not_write_one_dataset_at_a_time(raw):
                     staged_dataset("Dataset810_Mine", key=key):
                 pytest.fail("two at once")
         assert list(folder.glob(".progress/p1.json"))
-    assert [path.name for path in raw.rglob("*")] == ["Dataset810_Mine"]
+    assert [path.name for path in raw_folder.rglob("*")] == ["Dataset810_Mine"]
 
 
-def test_anonymous_conversions_name_nobody(raw, capsys):
+def test_anonymous_conversions_name_nobody(raw_folder, capsys):
     for name, empty in (("Miller_Ann", ()), ("Smith_John", ("ILD",)), ("Young_Eve", ())):
         image, label = chest(1)
         for part, array in {"ct": image, **structures(label)}.items():
-            path = raw.parent / "archive" / name / f"{part}.nii.gz"
+            path = raw_folder.parent / "archive" / name / f"{part}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(like(array * (part not in empty)), str(path))
-    folder = convert(raw, "--anonymous", "--allow-missing", "--test=Young_Eve", "--patient-pattern",
+    folder = convert(raw_folder, "--anonymous", "--allow-missing", "--test=Young_Eve", "--patient-pattern",
                      "(Miller_Ann|Smith_John|Young_Eve)", mapping=NAMES)
     notes = json.loads((folder / MANIFEST).read_text())["patients"]["p002"]["notes"]
     assert any("empty" in note for note in notes), "what happened is still told"
-    told = "".join(path.read_text() for path in folder.glob("*.json")) + "".join(capsys.readouterr())
+    told = "".join(path.read_text() for path in folder.glob("*.json"))
+    told += "".join(capsys.readouterr())
     assert not [name for name in ("Smith", "Miller", "Young") if name in told]
     assert {case[:4] for case in cases_of(folder, "Ts")} == {"p003"}
 
@@ -131,33 +128,34 @@ def test_anonymous_conversions_name_nobody(raw, capsys):
 @pytest.mark.parametrize("options", [
     ["-i", "Miller_Ann/Ann_ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
     ["-iMiller_Ann/Ann_ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"]])
-def test_anonymous_conversions_keep_no_path_and_no_expression(raw, monkeypatch, capsys, options):
+def test_anonymous_conversions_keep_no_path_and_no_expression(raw_folder, monkeypatch, capsys, options):
     """Whatever way argparse lets them be typed, and relative to where the command was typed."""
     for name in ("Miller_Ann_1", "Miller_Ann_2"):
         image, label = chest(1)
         for part, array in {"ct": image, **structures(label)}.items():
-            path = raw.parent / "Miller_Ann" / "Ann_ct" / name / f"{part}.nii.gz"
+            path = raw_folder.parent / "Miller_Ann" / "Ann_ct" / name / f"{part}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(like(array), str(path))
-    (raw.parent / "Ann").mkdir()
-    (raw.parent / "Ann" / "map.yaml").write_text(NAMES)
-    monkeypatch.chdir(raw.parent)
+    (raw_folder.parent / "Ann").mkdir()
+    (raw_folder.parent / "Ann" / "map.yaml").write_text(NAMES)
+    monkeypatch.chdir(raw_folder.parent)
     main([*options, "-d", "810", "--name", "Mine", "-np", "1", "--anonymous"])
-    told = "".join(path.read_text() for path in (raw / "Dataset810_Mine").glob("*.json")) + "".join(capsys.readouterr())
+    told = "".join(path.read_text() for path in (raw_folder / "Dataset810_Mine").glob("*.json"))
+    told += "".join(capsys.readouterr())
     assert "Ann" not in told and "p002" in told and "difflung_convert" in told
 
 
-def test_the_manifest_keeps_the_words_of_the_command(raw):
-    made = write_volumes(raw.parent / "archive", 2)
+def test_the_manifest_keeps_the_words_of_the_command(raw_folder):
+    made = write_volumes(raw_folder.parent / "archive", 2)
     for number, name in enumerate(made, start=1):  # patients called 1 and 2, as numbers of the command are
-        for path in (raw.parent / "archive").rglob(f"{name}.nii.gz"):
+        for path in (raw_folder.parent / "archive").rglob(f"{name}.nii.gz"):
             path.rename(path.with_name(f"{number}.nii.gz"))
-    folder = convert(raw, "--anonymous", "--test", "2", "--seed", "2")
+    folder = convert(raw_folder, "--anonymous", "--test", "2", "--seed", "2")
     command = json.loads((folder / MANIFEST).read_text())["command"]
     assert "-np 1" in command and command.endswith("--test p002 --seed 2")
 
 
-def test_a_sagittal_volume_keeps_to_the_slices_that_were_drawn_on(raw):
+def test_a_sagittal_volume_keeps_to_the_slices_that_were_drawn_on(raw_folder):
     mapping = 'labels:\n  emphysema: ["emph.*"]\n  ILD: ["ild"]\nignore_structures: ["lungs"]\nlung: threshold\n'
     expected = {}
     for number in (1, 2):
@@ -165,10 +163,10 @@ def test_a_sagittal_volume_keeps_to_the_slices_that_were_drawn_on(raw):
         expected[f"p{number}"] = {int(z) for z in np.flatnonzero((label > 1).any(axis=(1, 2)))}
         assert 0 < len(expected[f"p{number}"]) < 8
         for part, array in {"ct": image, **structures(label)}.items():
-            path = raw.parent / "archive" / f"p{number}" / f"{part}.nii.gz"
+            path = raw_folder.parent / "archive" / f"p{number}" / f"{part}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.PermuteAxes(like(array), (1, 2, 0)), str(path))
-    folder = convert(raw, mapping=mapping)
+    folder = convert(raw_folder, mapping=mapping)
     found = {name: {int(case[-3:]) for case in cases_of(folder) if case.startswith(name)} for name in expected}
     assert found == expected
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"p1_s{min(expected['p1']):03d}.nii.gz")))

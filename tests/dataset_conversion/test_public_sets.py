@@ -14,16 +14,10 @@ from nnunet_difflung.dataset.splits import patients_of
 from nnunet_difflung.dataset_conversion.public.hug_rois import read_rois
 from nnunet_difflung.errors import BadInput
 from tests.support import public_layouts
-from tests.support.tiny import set_paths
+
+pytestmark = pytest.mark.usefixtures("raw_folder", "unverified")
 
 IGNORED = 8
-
-
-@pytest.fixture(autouse=True)
-def raw(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity",
-                        lambda *_, **__: None)  # slow; the generic converter's tests ask for it
-    return set_paths(tmp_path, monkeypatch)[0]
 
 
 def converted(tmp_path: Path, module: str, *options: str) -> tuple[Path, dict, dict]:

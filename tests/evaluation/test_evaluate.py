@@ -32,7 +32,7 @@ from nnunet_difflung.generator.store import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, results_folder
-from tests.generator.test_generator import TINY
+from tests.support.generators import TINY
 from tests.support.tiny import make_dataset, set_paths, tree_hashes
 
 WINDOW = (-1000.0, 1000.0)

@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import write_changed_copy
 from nnunet_difflung.injection.inject import inject
 from tests.support.staging import stage_cases
-from tests.support.tiny import make_dataset, set_paths
+from tests.support.tiny import make_dataset
 
 SIZE = 12
 
@@ -115,8 +115,8 @@ def _paint(raw, staged: StagedCase, step: float) -> None:
                        square, raw.reader)
 
 
-def test_the_command_on_an_augmented_dataset(probe, tmp_path, monkeypatch):
-    raw_folder, *_ = set_paths(tmp_path, monkeypatch)
+def test_the_command_on_an_augmented_dataset(folders, probe, tmp_path, monkeypatch):
+    raw_folder, *_ = folders
     make_dataset(raw_folder, patients=8, slices=2, folds=4)
     raw = open_raw_dataset("801")
     for method, step in (("cbmat", 0), ("copy_paste", 400)):

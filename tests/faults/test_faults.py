@@ -13,8 +13,8 @@ import pytest
 from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
-from tests.commands.test_augment import OPTIONS, prepared, results_of
 from tests.faults.campaign import campaign, faults
+from tests.support.commands import OPTIONS, prepared, results_of
 from tests.support.tiny import make_dataset, tree_hashes
 
 ONE_FOLD = [*OPTIONS, "-f", "0"]

@@ -22,7 +22,7 @@ from nnunet_difflung.generator.gan import Discriminators, build_gan, build_gener
 from nnunet_difflung.generator.steps import make_update, new_state
 from nnunet_difflung.generator.store import load_generator, save_generator
 from nnunet_difflung.generator.training import _source, resolve, train_generator
-from tests.generator.test_generator import TINY, logged, open_data
+from tests.support.generators import TINY, logged, open_data
 
 GANS = {name: replace(TINY, method=name, discriminator_channels=8) for name in ("pix2pix", "spade")}
 WEIGHTS = "gan/generator.safetensors"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nnunet_difflung.config import GeneratorConfig, preset
+from nnunet_difflung.config import GeneratorConfig
 from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.reading import body_mask
@@ -22,25 +22,7 @@ from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, 
 from nnunet_difflung.generator.steps import draw_noise, learning_rate
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import FoldData, resolve, train_generator
-from tests.support.tiny import make_dataset, set_paths
-
-TINY = replace(preset("fast").generator, channels=(8, 16), batch_size=4, patch_size=16, epochs=2, warmup_steps=2)
-
-
-def logged(folder: Path) -> list[dict]:
-    """The rows of a generator's log, but for its times."""
-    rows = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
-    times = [row.pop("seconds") for row in rows]
-    assert times == sorted(times)
-    return rows
-
-
-def open_data(folder: Path, monkeypatch, **options) -> FoldData:
-    raw_folder, _, _ = set_paths(folder, monkeypatch)
-    make_dataset(raw_folder, emphysema_every=2, **options)
-    raw = open_raw_dataset("801")
-    cache = build_cache(raw, folder / "cache", progress=False)
-    return FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
+from tests.support.generators import TINY, logged, open_data
 
 
 @pytest.fixture

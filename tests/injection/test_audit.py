@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,16 +17,14 @@ from nnunet_difflung.injection.leaks import split_problems
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, new_manifest
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
-from tests.support.tiny import make_dataset, set_paths
+from tests.support.tiny import make_dataset
 
 FIRST, SECOND, ALL = "difflung_cbmat_f0_0000", "difflung_cbmat_f1_0000", "difflung_cbmat_fall_0000"
 
 
 @pytest.fixture
-def raw(tmp_path: Path, monkeypatch) -> RawDataset:
+def raw(folders, no_fsync) -> RawDataset:
     """Two cases in fold 0, one in fold 1, one for the fold ``all``, planned by nnU-Net, with generators' records."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    folders = set_paths(tmp_path, monkeypatch)
     make_dataset(folders[0], patients=5, slices=2, size=16)
     dataset = open_raw_dataset("801")
     plan_like_nnunet(dataset)
@@ -170,9 +166,8 @@ def test_a_training_machine_without_the_raw_dataset(raw, monkeypatch):
     assert any("validates on" in line for line in audit_dataset(raw.name))
 
 
-def test_a_dataset_without_synthetic_cases_is_clean(tmp_path, monkeypatch):
-    folders = set_paths(tmp_path, monkeypatch)
-    folder = make_dataset(folders[0], patients=2, slices=1, size=16)
+def test_a_dataset_without_synthetic_cases_is_clean(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, slices=1, size=16)
     assert audit_dataset(folder.name) == [] and find_manifest(folder.name) is None
     assert not (folder / ".difflung").exists()
     with pytest.raises(SystemExit) as exit_code:

@@ -25,15 +25,11 @@ from nnunet_difflung.runtime.files import read_json, sha256, write_json
 from nnunet_difflung.runtime.locks import working_alone
 from nnunet_difflung.runtime.share import Share
 from tests.support.staging import plan_like_nnunet, stage_cases
-from tests.support.tiny import make_dataset, set_paths, tree_hashes
+from tests.support.tiny import make_dataset, tree_hashes
+
+pytestmark = pytest.mark.usefixtures("no_fsync")  # fsync still counts as a step
 
 _CALLS = ("replace", "unlink", "mkdir", "rmdir", "fsync", "rename")
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote; still a step below
-    return set_paths(tmp_path, monkeypatch)
 
 
 def _open(folders: tuple[Path, ...], **options) -> RawDataset:

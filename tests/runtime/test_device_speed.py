@@ -22,7 +22,7 @@ from nnunet_difflung.generator.store import Generator, load_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import jobs as painting
 from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
-from tests.generator.test_generator import TINY, logged, open_data
+from tests.support.generators import TINY, logged, open_data
 
 CPU = torch.device("cpu")
 

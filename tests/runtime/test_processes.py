@@ -29,8 +29,8 @@ from nnunet_difflung.runtime.launcher import run_in_processes
 from nnunet_difflung.runtime.parallel import in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption, terminate
-from tests.commands.test_augment import prepared, run_command
-from tests.support.tiny import make_dataset, set_paths, tree_hashes
+from tests.support.commands import prepared, run_command
+from tests.support.tiny import make_dataset, tree_hashes
 from tests.support.watched import written
 
 COMMON = ["-d", "801", "--preset", "fast", "--batch-size", "4", "--gate", "report", "-device", "cpu", "-f", "0",
@@ -209,9 +209,9 @@ def test_shares_cover_everything_once_and_wait_for_each_other(tmp_path):
     Share().wait_for([tmp_path / "missing"])  # alone there is nobody to wait for
 
 
-def test_a_fault_in_each_process_ends_each(tmp_path, monkeypatch):
+def test_a_fault_in_each_process_ends_each(raw_folder, tmp_path, monkeypatch):
     """Nobody waits for a case that another process can't cache before its own are done: a thread could not be ended."""
-    folder, waited = make_dataset(set_paths(tmp_path, monkeypatch)[0]), []
+    folder, waited = make_dataset(raw_folder), []
     raw = open_raw_dataset("801")
     for case in list(raw.cases)[:2]:
         (folder / "labelsTr" / f"{case}.nii.gz").write_bytes(b"none")
@@ -222,8 +222,8 @@ def test_a_fault_in_each_process_ends_each(tmp_path, monkeypatch):
     assert waited == []
 
 
-def test_a_cache_of_two_processes_is_that_of_one(tmp_path, monkeypatch):
-    make_dataset(set_paths(tmp_path, monkeypatch)[0])
+def test_a_cache_of_two_processes_is_that_of_one(raw_folder, tmp_path):
+    make_dataset(raw_folder)
     raw = open_raw_dataset("801")
     with ThreadPoolExecutor(2) as pool:
         two = list(pool.map(lambda index: build_cache(raw, tmp_path / "cache", 2, False, Share(index, 2)), (0, 1)))

@@ -1,0 +1,34 @@
+"""Fixtures of several test files."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny import set_paths
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
+    """nnU-Net's raw, preprocessed and results folders, empty; its variables name them."""
+    return set_paths(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def raw_folder(folders) -> Path:
+    """The first of ``folders``."""
+    return folders[0]
+
+
+@pytest.fixture
+def no_fsync(monkeypatch) -> None:
+    """Nothing waits for the disk: a killed process loses nothing that it wrote."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def unverified(monkeypatch) -> None:
+    """nnU-Net's check of a converted dataset, which is slow, is left out."""
+    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity",
+                        lambda *_, **__: None)
