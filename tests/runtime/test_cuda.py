@@ -15,7 +15,7 @@ from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import train_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime import device as device_speed
-from tests.generator.test_generator import TINY, logged, open_data
+from tests.support.generators import TINY, logged, open_data
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 HU = 1000.0  # of one unit of the network's range, [−1, 1]
