@@ -4,6 +4,7 @@ nnU-Net looks for trainers in its own package and in the folders of ``nnUNet_ext
 site-packages appends this package's ``nnunet_ext`` folder to that variable whenever the interpreter starts. Both
 ways of installing have to write it: a wheel through ``build_py``, ``pip install -e`` through ``editable_wheel``.
 """
+
 from __future__ import annotations
 
 import re
@@ -78,8 +79,9 @@ class EditableWithPth(editable_wheel):
         super().run()
         for wheel in Path(self.dist_dir).glob("nnunet_difflung*.whl"):
             if PTH_NAME not in zipfile.ZipFile(wheel).namelist():
-                raise RuntimeError(f"this version of setuptools left {PTH_NAME} out of the editable wheel; "
-                                   f"use a plain 'pip install .'")
+                raise RuntimeError(
+                    f"this version of setuptools left {PTH_NAME} out of the editable wheel; use a plain 'pip install .'"
+                )
 
 
 def version() -> str:
@@ -102,50 +104,80 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
     # explicit, so that nothing called "trainers" or "tests" lands in site-packages
-    packages=["nnunet_difflung", "nnunet_difflung.commands", "nnunet_difflung.comparison", "nnunet_difflung.dataset",
-              "nnunet_difflung.dataset_conversion", "nnunet_difflung.dataset_conversion.archive",
-              "nnunet_difflung.dataset_conversion.dicom", "nnunet_difflung.dataset_conversion.imaging",
-              "nnunet_difflung.dataset_conversion.output", "nnunet_difflung.dataset_conversion.phantom",
-              "nnunet_difflung.dataset_conversion.pipeline", "nnunet_difflung.dataset_conversion.public",
-              "nnunet_difflung.evaluation", "nnunet_difflung.generator", "nnunet_difflung.injection",
-              "nnunet_difflung.lesions", "nnunet_difflung.nnunet_ext", "nnunet_difflung.painting",
-              "nnunet_difflung.pipeline", "nnunet_difflung.runtime", "nnunet_difflung.trainers"],
-    package_dir={"nnunet_difflung": "nnunet_difflung", "nnunet_difflung.trainers": "trainers",
-                 "nnunet_difflung.dataset_conversion": "dataset_conversion"},
+    packages=[
+        "nnunet_difflung",
+        "nnunet_difflung.commands",
+        "nnunet_difflung.comparison",
+        "nnunet_difflung.dataset",
+        "nnunet_difflung.dataset_conversion",
+        "nnunet_difflung.dataset_conversion.archive",
+        "nnunet_difflung.dataset_conversion.dicom",
+        "nnunet_difflung.dataset_conversion.imaging",
+        "nnunet_difflung.dataset_conversion.output",
+        "nnunet_difflung.dataset_conversion.phantom",
+        "nnunet_difflung.dataset_conversion.pipeline",
+        "nnunet_difflung.dataset_conversion.public",
+        "nnunet_difflung.evaluation",
+        "nnunet_difflung.generator",
+        "nnunet_difflung.injection",
+        "nnunet_difflung.lesions",
+        "nnunet_difflung.nnunet_ext",
+        "nnunet_difflung.painting",
+        "nnunet_difflung.pipeline",
+        "nnunet_difflung.runtime",
+        "nnunet_difflung.trainers",
+    ],
+    package_dir={
+        "nnunet_difflung": "nnunet_difflung",
+        "nnunet_difflung.trainers": "trainers",
+        "nnunet_difflung.dataset_conversion": "dataset_conversion",
+    },
     install_requires=[
-        "nnunetv2>=2.8",            # the framework; 2.8.0 is the first to read nnUNet_extTrainer
-        "torch>=2.1.2",             # networks and training, the lower bound is nnU-Net's
-        "diffusers>=0.32.1",        # UNet2DModel, schedulers, EMAModel; UniPC fails in 0.31, 0.32.0 with torch 2.1
-        "accelerate>=0.30",         # device, precision and processes of the generator's training
+        "nnunetv2>=2.8",  # the framework; 2.8.0 is the first to read nnUNet_extTrainer
+        "torch>=2.1.2",  # networks and training, the lower bound is nnU-Net's
+        "diffusers>=0.32.1",  # UNet2DModel, schedulers, EMAModel; UniPC fails in 0.31, 0.32.0 with torch 2.1
+        "accelerate>=0.30",  # device, precision and processes of the generator's training
         "batchgenerators>=0.25.1",  # the loaders that nnU-Net's trainers, and so ours, run on
-        "SimpleITK>=2.2.1",         # writes images with their spacing, origin and direction
-        "numpy>=1.26",              # arrays; the lower bound is that of nnU-Net's blosc2
-        "scipy>=1.10",              # connected components, morphology, Wasserstein distance; 1.10 allows numpy 1.26
-        "scikit-image>=0.20",       # threshold of the body class, PNG files; 0.20 is the first for Python 3.11
-        "acvl-utils>=0.2.6",        # largest component of the body mask
-        "safetensors>=0.4",         # generators are stored without pickles
-        "tqdm",                     # progress bars
-        "matplotlib",               # progress.png, previews
-        "pyyaml",                   # mapping files of difflung_convert
+        "SimpleITK>=2.2.1",  # writes images with their spacing, origin and direction
+        "numpy>=1.26",  # arrays; the lower bound is that of nnU-Net's blosc2
+        "scipy>=1.10",  # connected components, morphology, Wasserstein distance; 1.10 allows numpy 1.26
+        "scikit-image>=0.20",  # threshold of the body class, PNG files; 0.20 is the first for Python 3.11
+        "acvl-utils>=0.2.6",  # largest component of the body mask
+        "safetensors>=0.4",  # generators are stored without pickles
+        "tqdm",  # progress bars
+        "matplotlib",  # progress.png, previews
+        "pyyaml",  # mapping files of difflung_convert
     ],
     extras_require={
         "gan": ["monai>=1.4"],  # networks of the comparison methods pix2pix and spade; 1.4 is the first with them
         "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
-        "convert": ["pydicom>=3.0.1",  # DICOM headers and RTSTRUCT contours
-                    "highdicom>=0.25"],  # DICOM-SEG
+        "convert": [
+            "pydicom>=3.0.1",  # DICOM headers and RTSTRUCT contours
+            "highdicom>=0.25",
+        ],  # DICOM-SEG
         "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
-        "test": ["pytest>=7", "pytest-xdist>=3.7", "hypothesis", "ruff", "setuptools>=64", "wheel",
-                 "monai>=1.4",  # the tests of both GANs
-                 "pydicom>=3.0.1", "highdicom>=0.25"],  # the tests of difflung_convert
+        "test": [
+            "pytest>=7",
+            "pytest-xdist>=3.7",
+            "hypothesis",
+            "ruff",
+            "setuptools>=64",
+            "wheel",
+            "monai>=1.4",  # the tests of both GANs
+            "pydicom>=3.0.1",
+            "highdicom>=0.25",
+        ],  # the tests of difflung_convert
     },
-    entry_points={"console_scripts": [
-        "difflung_augment=nnunet_difflung.commands.augment:entry",
-        "difflung_remove=nnunet_difflung.commands.remove:entry",
-        "difflung_audit=nnunet_difflung.commands.audit:entry",
-        "difflung_demo=nnunet_difflung.commands.demo:entry",
-        "difflung_evaluate=nnunet_difflung.commands.evaluate:entry",
-        "difflung_compare=nnunet_difflung.commands.compare:entry",
-        "difflung_convert=nnunet_difflung.dataset_conversion.convert:entry",
-    ]},
+    entry_points={
+        "console_scripts": [
+            "difflung_augment=nnunet_difflung.commands.augment:entry",
+            "difflung_remove=nnunet_difflung.commands.remove:entry",
+            "difflung_audit=nnunet_difflung.commands.audit:entry",
+            "difflung_demo=nnunet_difflung.commands.demo:entry",
+            "difflung_evaluate=nnunet_difflung.commands.evaluate:entry",
+            "difflung_compare=nnunet_difflung.commands.compare:entry",
+            "difflung_convert=nnunet_difflung.dataset_conversion.convert:entry",
+        ]
+    },
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
 )

@@ -3,6 +3,7 @@
 Ours reads with nnU-Net's reader, checks geometry, labels and values, derives the body class and hashes. The reference
 reads image and label with SimpleITK, clips, scales to [-1, 1] and saves slice by slice, and checks nothing.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -46,8 +47,20 @@ def main() -> None:
         mine, other = alternating(ours, lambda: plain_loop(raw, folder / "plain"), o.repeats)
     n = len(raw.cases)
     quality = {"checked": "geometry, labels, NaN, SHA-256, body class: ours only"}
-    write_rows(o.output, [row(f"cache, {o.size}², {n} slices", [n / t for t in mine], [n / t for t in other],
-                              "slices/s", "cpu", quality, threads=o.np)])
+    write_rows(
+        o.output,
+        [
+            row(
+                f"cache, {o.size}², {n} slices",
+                [n / t for t in mine],
+                [n / t for t in other],
+                "slices/s",
+                "cpu",
+                quality,
+                threads=o.np,
+            )
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the public code's network, networks of several sizes at 256², and the whole com
 finds is written when it ends, to gpu_speed.json, gpu_networks.json and gpu_run.json; a step that fails, or that lacks a
 package or the time, is named there and the next one begins. Run again, it repeats what did not succeed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -64,41 +65,135 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
 
     yield Step("tests", ["-m", "pytest", "-q", "-rs", "-s", str(ROOT / "tests" / "runtime" / "test_cuda.py")], NNUNET)
     painting = "fast" if o.rehearse else "default"
-    yield Step("painting", benchmark("painting", *size, *speed, "--preset", painting, "--precision", "bf16", "--slices",
-                                  "2" if o.rehearse else "32", "--batch-size", "32", *few[2:]), NNUNET)
+    yield Step(
+        "painting",
+        benchmark(
+            "painting",
+            *size,
+            *speed,
+            "--preset",
+            painting,
+            "--precision",
+            "bf16",
+            "--slices",
+            "2" if o.rehearse else "32",
+            "--batch-size",
+            "32",
+            *few[2:],
+        ),
+        NNUNET,
+    )
     trained = [("fast", "default")] if o.rehearse else [("default", "default"), ("paper", "default"), ("paper", "fp32")]
     for name, precision in trained:
-        yield Step(f"training {name} against {precision}", benchmark(
-            "training", *size, *speed, "--preset", name, *few, "--reference-precision", precision), NNUNET, 60)
+        yield Step(
+            f"training {name} against {precision}",
+            benchmark("training", *size, *speed, "--preset", name, *few, "--reference-precision", precision),
+            NNUNET,
+            60,
+        )
     if o.dataset:
-        yield Step("dataset", ["-m", AUGMENT, "-d", o.dataset, "-f", o.fold, *device, "--gate",
-                               "report", "-np", str(os.cpu_count()), "--preset", painting,
-                               *(["--epochs", "1", "--max-synthetic", "2"] if o.rehearse else [])], NNUNET, 120)
-        yield Step("dataset, judged", ["-m", EVALUATE, "-d", o.dataset, "-f", o.fold, *device,
-                                       "--preset", painting, "--methods", "cbmat", *few_slices, "-o",
-                                       str(o.output / "gpu_table1.json")], NNUNET, 60)
-    whole = ["--slices", "10", "--distinct", "10", "--preset", "fast", "--epochs", "3"] if o.rehearse else [
-        "--slices", "2000", "--distinct", "100", "--preset", "default", "--epochs", "21"]
-    yield Step("whole command", benchmark("whole", "--size", "64" if o.rehearse else "512", *speed[:2], *whole, "-np",
-                                       str(os.cpu_count())), NNUNET, 120)
+        yield Step(
+            "dataset",
+            [
+                "-m",
+                AUGMENT,
+                "-d",
+                o.dataset,
+                "-f",
+                o.fold,
+                *device,
+                "--gate",
+                "report",
+                "-np",
+                str(os.cpu_count()),
+                "--preset",
+                painting,
+                *(["--epochs", "1", "--max-synthetic", "2"] if o.rehearse else []),
+            ],
+            NNUNET,
+            120,
+        )
+        yield Step(
+            "dataset, judged",
+            [
+                "-m",
+                EVALUATE,
+                "-d",
+                o.dataset,
+                "-f",
+                o.fold,
+                *device,
+                "--preset",
+                painting,
+                "--methods",
+                "cbmat",
+                *few_slices,
+                "-o",
+                str(o.output / "gpu_table1.json"),
+            ],
+            NNUNET,
+            60,
+        )
+    whole = (
+        ["--slices", "10", "--distinct", "10", "--preset", "fast", "--epochs", "3"]
+        if o.rehearse
+        else ["--slices", "2000", "--distinct", "100", "--preset", "default", "--epochs", "21"]
+    )
+    yield Step(
+        "whole command",
+        benchmark("whole", "--size", "64" if o.rehearse else "512", *speed[:2], *whole, "-np", str(os.cpu_count())),
+        NNUNET,
+        120,
+    )
     if not o.rehearse:
-        yield Step("training default on crops", benchmark(
-            "training", *size, *speed, "--preset", "default", "--patch-size", "192", *few), NNUNET, 60)
-    networks = ["16-32-32, 1 block (fast)"] if o.rehearse else [
-        "32-64-128-128, 2 blocks (default)", "32-64-64, 1 block", "paper, 114 M"]
-    yield Step("networks", benchmark(
-        "networks", *size, "--steps", "2" if o.rehearse else "1500", "--crops", "0.75", "--patients",
-        "5" if o.rehearse else "24", *few_slices, "--result", str(o.output / "gpu_networks.json"), "--networks",
-        *networks), NNUNET, 90)
+        yield Step(
+            "training default on crops",
+            benchmark("training", *size, *speed, "--preset", "default", "--patch-size", "192", *few),
+            NNUNET,
+            60,
+        )
+    networks = (
+        ["16-32-32, 1 block (fast)"]
+        if o.rehearse
+        else ["32-64-128-128, 2 blocks (default)", "32-64-64, 1 block", "paper, 114 M"]
+    )
+    yield Step(
+        "networks",
+        benchmark(
+            "networks",
+            *size,
+            "--steps",
+            "2" if o.rehearse else "1500",
+            "--crops",
+            "0.75",
+            "--patients",
+            "5" if o.rehearse else "24",
+            *few_slices,
+            "--result",
+            str(o.output / "gpu_networks.json"),
+            "--networks",
+            *networks,
+        ),
+        NNUNET,
+        90,
+    )
 
 
 def run(step: Step, seconds: float, log: Path) -> dict:
     """Runs a step for at most ``seconds`` and says how it ended; its output goes to ``log`` as it comes."""
     begun = time.monotonic()
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, *step.command], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
-                                   env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(
-                                       [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])})
+        process = subprocess.Popen(
+            [sys.executable, *step.command],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            },
+        )
         try:
             ended = "done" if process.wait(seconds) == 0 else f"failed with exit code {process.returncode}"
         except subprocess.TimeoutExpired:
@@ -114,9 +209,13 @@ def about() -> dict:
     card = "none"
     if torch.cuda.is_available():
         about_card = torch.cuda.get_device_properties(0)
-        card = f"{about_card.name}, {about_card.total_memory / 2 ** 30:.0f} GiB, CUDA {torch.version.cuda}"
-    return {"card": card, "cores": os.cpu_count(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": versions()}
+        card = f"{about_card.name}, {about_card.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    return {
+        "card": card,
+        "cores": os.cpu_count(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,8 +226,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--only", nargs="+", metavar="STEP", help="steps by name (default: all that have not succeeded)")
     p.add_argument("--dataset", help="an nnU-Net dataset on which difflung_augment runs to its end")
     p.add_argument("--fold", default="0", help="of that dataset (default: 0)")
-    p.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "results",
-                   help="folder of the JSON files and logs (default: docs/results)")
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=ROOT / "docs" / "results",
+        help="folder of the JSON files and logs (default: docs/results)",
+    )
     o = p.parse_args(argv)
     if not o.rehearse and not torch.cuda.is_available():
         p.error("there is no CUDA card here; --rehearse runs the same steps on the CPU")

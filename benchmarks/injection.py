@@ -4,6 +4,7 @@ Ours is difflung_augment's injection of staged cases: checks, hashes, backups, j
 every file flushed to the disk, all cases or none. The reference copies the same files and rewrites dataset.json and the
 split, as a script would, and could not be undone or interrupted. For 1, 2 and 4 times the cases.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -65,9 +66,16 @@ def main() -> None:
         for factor in (1, 2, 4):
             count = factor * o.cases
             mine, other = timed(raw, count, o.repeats)
-            rows.append(row(f"injection, {count} cases of {o.size}²", [count / t for t in mine],
-                            [count / t for t in other], "cases/s", "cpu",
-                            {"safe": "hashes, backups, journal, fsync and undo: ours only"}))
+            rows.append(
+                row(
+                    f"injection, {count} cases of {o.size}²",
+                    [count / t for t in mine],
+                    [count / t for t in other],
+                    "cases/s",
+                    "cpu",
+                    {"safe": "hashes, backups, journal, fsync and undo: ours only"},
+                )
+            )
     write_rows(o.output, rows)
 
 

@@ -1,7 +1,8 @@
 """Fills the tables in docs/performance.md from the JSON files in docs/results.
 
-    python -m benchmarks.make_table
+python -m benchmarks.make_table
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,17 +16,20 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def table(rows: list[dict]) -> str:
     """A line for each row, with the spread of the repeats."""
-    lines = ["| what | device | ours (lowest to highest) | reference (lowest to highest) | unit | ratio | repeats | "
-             "load |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | device | ours (lowest to highest) | reference (lowest to highest) | unit | ratio | repeats | load |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         cells = []
         for who in ("ours", "reference"):
             spread = row["meta"]["spread"][who]
             cells.append("–" if spread is None else f"{_number(row[who])} ({' to '.join(map(_number, spread))})")
         ratio = "–" if row["ratio"] is None else _number(row["ratio"])
-        lines.append(f"| {row['name']} | {row['device']} | {cells[0]} | {cells[1]} | {row['unit']} | {ratio} | "
-                     f"{row['repeats']} | {row['meta']['load']} |")
+        lines.append(
+            f"| {row['name']} | {row['device']} | {cells[0]} | {cells[1]} | {row['unit']} | {ratio} | "
+            f"{row['repeats']} | {row['meta']['load']} |"
+        )
     return "\n".join(lines)
 
 
@@ -43,14 +47,24 @@ def network_table(content: dict) -> str:
         def each(form: str, key: str, group: str | None = None, runs=runs) -> str:
             return ", ".join(format((run[key][group] if group else run[key])["mean"], form) for run in runs)
 
-        lines.append(f"| {name} | {runs[0]['parameters'] / 1e6:.2f} M | {runs[0]['forward_gflop']:.2f} | "
-                     f"{', '.join(str(run['steps']) for run in runs)} | {each('.2f', 'psnr_lung')} | "
-                     f"{each('.2f', 'psnr_lung_of_mean')} | {each('+.1f', 'hu_bias', rare)} | "
-                     f"{each('.1f', 'wasserstein', rare)} | {each('.2f', 'texture', rare)} | {len(runs)} |")
-    return "\n".join([*(f"`{command}`" for command in meta["commands"]), "", f"{meta['date']}, {meta['machine']}; a "
-                      f"figure of each seed.", "",
-                      "| network | weights | GFLOP a pass | steps | PSNR lung | of the mean image | bias emphysema, "
-                      "HU | Wasserstein | texture distance | seeds |", "|---|" + "---|" * 9, *lines])
+        lines.append(
+            f"| {name} | {runs[0]['parameters'] / 1e6:.2f} M | {runs[0]['forward_gflop']:.2f} | "
+            f"{', '.join(str(run['steps']) for run in runs)} | {each('.2f', 'psnr_lung')} | "
+            f"{each('.2f', 'psnr_lung_of_mean')} | {each('+.1f', 'hu_bias', rare)} | "
+            f"{each('.1f', 'wasserstein', rare)} | {each('.2f', 'texture', rare)} | {len(runs)} |"
+        )
+    return "\n".join(
+        [
+            *(f"`{command}`" for command in meta["commands"]),
+            "",
+            f"{meta['date']}, {meta['machine']}; a figure of each seed.",
+            "",
+            "| network | weights | GFLOP a pass | steps | PSNR lung | of the mean image | bias emphysema, "
+            "HU | Wasserstein | texture distance | seeds |",
+            "|---|" + "---|" * 9,
+            *lines,
+        ]
+    )
 
 
 def main() -> None:
@@ -58,9 +72,12 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     path = DOCS / "performance.md"
     text = path.read_text()
-    for name, file, make in (("speed", "speed", table), ("gpu speed", "gpu_speed", table),
-                             ("networks", "networks_64_cpu", network_table),
-                             ("equal steps", "networks_64_steps_cpu", network_table)):
+    for name, file, make in (
+        ("speed", "speed", table),
+        ("gpu speed", "gpu_speed", table),
+        ("networks", "networks_64_cpu", network_table),
+        ("equal steps", "networks_64_steps_cpu", network_table),
+    ):
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"
         text = re.sub(f"{marks[0]}.*?{marks[1]}", lambda _, filled=filled: filled, text, flags=re.DOTALL)

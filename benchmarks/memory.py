@@ -6,6 +6,7 @@ that only the dataset grows; nnU-Net's fingerprint is there already, as after pl
 whatever the dataset). The reference is the same process with all slices loaded at once, as float32, as a script would:
 what it held is computed from the slices.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -35,11 +36,30 @@ def peak_of(command: list[str]) -> float:
 def main() -> None:
     """Entry of the command line."""
     p = parser(__doc__, 256, repeats=1)
-    p.add_argument("--patients", type=int, default=30, help="of the phantom at 1×, 5 slices each (default: "
-                   "%(default)s)")
+    p.add_argument(
+        "--patients", type=int, default=30, help="of the phantom at 1×, 5 slices each (default: %(default)s)"
+    )
     o = p.parse_args()
-    bounded = ["-d", "800", "-f", "0", "--preset", "fast", "-device", "cpu", "-np", "1", "--gate", "report",
-               "--max-synthetic", "8", "--target-share", "emphysema=0.05", "--epochs", "1"]
+    bounded = [
+        "-d",
+        "800",
+        "-f",
+        "0",
+        "--preset",
+        "fast",
+        "-device",
+        "cpu",
+        "-np",
+        "1",
+        "--gate",
+        "report",
+        "--max-synthetic",
+        "8",
+        "--target-share",
+        "emphysema=0.05",
+        "--epochs",
+        "1",
+    ]
     found = {}
     with phantom(o.size, o.patients, 5, 2) as folder:
         raw = next((folder / "nnUNet_raw").iterdir())
@@ -56,11 +76,22 @@ def main() -> None:
             shutil.rmtree(Path(results_folder(raw.name, "cbmat")).parent)
             shutil.rmtree(folder / "nnUNet_preprocessed" / raw.name, ignore_errors=True)
     slices = {factor: 5 * o.patients * factor for factor in found}
-    loaded = {factor: n * o.size ** 2 * 5 / 2 ** 20 for factor, n in slices.items()}  # float32 image, uint8 label
+    loaded = {factor: n * o.size**2 * 5 / 2**20 for factor, n in slices.items()}  # float32 image, uint8 label
     base = min(found[1])
-    write_rows(o.output, [row(
-        f"peak host memory, {n} slices of {o.size}²", found[factor], [base + loaded[factor]], "MiB", "cpu",
-        {"growth over 1×": found[factor][0] / base}) for factor, n in slices.items()])
+    write_rows(
+        o.output,
+        [
+            row(
+                f"peak host memory, {n} slices of {o.size}²",
+                found[factor],
+                [base + loaded[factor]],
+                "MiB",
+                "cpu",
+                {"growth over 1×": found[factor][0] / base},
+            )
+            for factor, n in slices.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ see the same slices. Then it is trained as difflung_augment does and judged by d
 validation slices. Rows are written as they come, also by several of these commands at once; finished ones are skipped.
 There is no reference but the network of the public code's default, which is one of those compared (``paper``).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -44,8 +45,12 @@ METHOD = "cbmat"
 NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's to paper's
     "8-16-16, 1 block": {"channels": (8, 16, 16), "layers_per_block": 1, "learning_rate": 3e-3},
     "16-32-32, 1 block (fast)": {"channels": (16, 32, 32), "layers_per_block": 1, "learning_rate": 2e-3},
-    "16-32-32, 1 block, crops 1/2": {"channels": (16, 32, 32), "layers_per_block": 1, "learning_rate": 2e-3,
-                                     "crops": 0.5},
+    "16-32-32, 1 block, crops 1/2": {
+        "channels": (16, 32, 32),
+        "layers_per_block": 1,
+        "learning_rate": 2e-3,
+        "crops": 0.5,
+    },
     "16-32-32, 2 blocks": {"channels": (16, 32, 32), "learning_rate": 2e-3},
     "32-64-64, 1 block": {"channels": (32, 64, 64), "layers_per_block": 1, "learning_rate": 1e-3},
     "32-64-128-128, 2 blocks (default)": {"channels": (32, 64, 128, 128), "learning_rate": 5e-4},
@@ -54,8 +59,16 @@ NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's
     "64-128-256-256, 2 blocks, crops 3/4": {"channels": (64, 128, 256, 256), "learning_rate": 2e-4, "crops": 0.75},
     "paper, 114 M": {"channels": (128, 128, 256, 256, 512, 512), "attention": True, "learning_rate": 1e-4},
 }
-KEPT = ("psnr_lung", "psnr_lung_of_mean", "ssim_lung", "hu_bias", "wasserstein", "sd_ratio", "texture",
-        "seconds_per_image")
+KEPT = (
+    "psnr_lung",
+    "psnr_lung_of_mean",
+    "ssim_lung",
+    "hu_bias",
+    "wasserstein",
+    "sd_ratio",
+    "texture",
+    "seconds_per_image",
+)
 
 
 def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
@@ -63,18 +76,27 @@ def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
     changes = dict(NETWORKS[name])
     patch = round(changes.pop("crops", o.crops) * o.size)
     base = replace(preset("fast").generator, layers_per_block=2)
-    return replace(base, method=METHOD, seed=seed, patch_size=patch, batch_size=o.batch_size,
-                   precision=o.precision or usual_precision(o.device), **changes)
+    return replace(
+        base,
+        method=METHOD,
+        seed=seed,
+        patch_size=patch,
+        batch_size=o.batch_size,
+        precision=o.precision or usual_precision(o.device),
+        **changes,
+    )
 
 
 def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: int = 10) -> float:
     """Of a training that has warmed up; as much as a step takes here and now."""
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
-    source = BatchSource(data.cache, index_slices(data.cache, data.training_cases), config, config.windows,
-                         data.frequencies() * 0, 1000)
+    source = BatchSource(
+        data.cache, index_slices(data.cache, data.training_cases), config, config.windows, data.frequencies() * 0, 1000
+    )
     update, slots = make_update(state, config, accelerator, 1000), list(range(config.batch_size))
     with ahead(lambda step: step_inputs(source, step, slots), range(1000), accelerator.device) as inputs:
+
         def some() -> None:
             for _ in range(steps):
                 train_step(state, update, inputs(state.step), config, 1000)
@@ -96,17 +118,41 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
     network = build_network(config, len(data.channels), len(data.cache.roles.conditions))
     with tempfile.TemporaryDirectory() as out:
         table = Path(out) / "table1.json"
-        evaluate(["-d", data.dataset, "-f", str(data.fold), "--methods", METHOD, "--preset", "fast", "--samples",
-                  str(o.samples), "--max-slices", str(o.max_slices), "-device", o.device, "-o", str(table)])
+        evaluate(
+            [
+                "-d",
+                data.dataset,
+                "-f",
+                str(data.fold),
+                "--methods",
+                METHOD,
+                "--preset",
+                "fast",
+                "--samples",
+                str(o.samples),
+                "--max-slices",
+                str(o.max_slices),
+                "-device",
+                o.device,
+                "-o",
+                str(table),
+            ]
+        )
         found = read_json(table)[METHOD]
-    return {"parameters": sum(w.numel() for w in network.parameters()), "steps": total_steps(config, slices),
-            "forward_gflop": forward_flops(network, -(-o.size // 32) * 32) / 1e9, "ms_a_step": 1000 * step,
-            "patch_size": config.patch_size,
-            "training_seconds": round(taken, 1), **{key: found[key] for key in KEPT}}
+    return {
+        "parameters": sum(w.numel() for w in network.parameters()),
+        "steps": total_steps(config, slices),
+        "forward_gflop": forward_flops(network, -(-o.size // 32) * 32) / 1e9,
+        "ms_a_step": 1000 * step,
+        "patch_size": config.patch_size,
+        "training_seconds": round(taken, 1),
+        **{key: found[key] for key in KEPT},
+    }
 
 
-def each(data: FoldData, o: argparse.Namespace, add: Callable[[str, str, dict], None],
-         known: Callable[[], dict]) -> None:
+def each(
+    data: FoldData, o: argparse.Namespace, add: Callable[[str, str, dict], None], known: Callable[[], dict]
+) -> None:
     """Networks one after the other, seed by seed."""
     for seed in o.seeds:
         for name in o.networks:
@@ -122,11 +168,23 @@ def main() -> None:
     length = p.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=300, help="of training for each (default: %(default)s)")
     length.add_argument("--steps", type=int, help="of training for each, in whole epochs, instead of --seconds")
-    p.add_argument("--crops", type=float, default=1.0, metavar="SHARE", help="edge of the training crops as a share of "
-                   "the slice's, for networks whose name does not say it (default: 1)")
+    p.add_argument(
+        "--crops",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="edge of the training crops as a share of "
+        "the slice's, for networks whose name does not say it (default: 1)",
+    )
     p.add_argument("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 where the GPU has it)")
-    p.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NETWORK",
-                   help=f"of {'; '.join(NETWORKS)} (default: all)")
+    p.add_argument(
+        "--networks",
+        nargs="+",
+        default=list(NETWORKS),
+        choices=NETWORKS,
+        metavar="NETWORK",
+        help=f"of {'; '.join(NETWORKS)} (default: all)",
+    )
     p.add_argument("--seeds", nargs="+", type=int, default=[1], help="of weights, batches and noise (default: 1)")
     p.add_argument("--patients", type=int, default=24, help="of the phantom, 6 slices each (default: %(default)s)")
     p.add_argument("--batch-size", type=int, default=12, help="(default: %(default)s)")
@@ -144,13 +202,21 @@ def main() -> None:
         content["rows"].setdefault(name, {})[key] = found
         command = shlex.join(["python", "-m", "benchmarks.networks", *sys.argv[1:]])
         earlier = [one for one in content.get("meta", {}).get("commands", []) if one != command]
-        about = {"commands": [*earlier, command], "machine": machine(),
-                 "date": date.today().isoformat(), "versions": versions(), "size": o.size,
-                 **({"steps": o.steps} if o.steps else {"seconds": o.seconds})}
+        about = {
+            "commands": [*earlier, command],
+            "machine": machine(),
+            "date": date.today().isoformat(),
+            "versions": versions(),
+            "size": o.size,
+            **({"steps": o.steps} if o.steps else {"seconds": o.seconds}),
+        }
         content["meta"] = about
         write_json(o.result, content)
-        print(f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "
-              f"image {found['psnr_lung_of_mean']['mean']:.2f}", flush=True)
+        print(
+            f"{name}, {key}: {found['steps']} steps, PSNR of lung {found['psnr_lung']['mean']:.2f}, of the mean "
+            f"image {found['psnr_lung_of_mean']['mean']:.2f}",
+            flush=True,
+        )
 
     with phantom(o.size, o.patients, 6, min(8, os.cpu_count() or 1)):
         raw = open_raw_dataset("800")

@@ -6,6 +6,7 @@ are timed in every repeat and multiplied (a step costs the same at every timeste
 weights hold, so both are untrained here. The quality in the row is that of both networks trained for as many steps
 (docs/results/networks_64_steps_cpu.json), both painted with 25 DDIM steps.
 """
+
 from __future__ import annotations
 
 import math
@@ -34,8 +35,14 @@ def hosts_of(size: int, bound: int) -> list[Host]:
     labels = phantom_labels(size, 8, 4)
     facts = facts_of(labels)
     lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
-    plan = make_plan(list(facts.values()), lesions, ROLES, BalanceConfig(default_share=0.3, max_synthetic=bound), 0,
-                     labels.__getitem__)
+    plan = make_plan(
+        list(facts.values()),
+        lesions,
+        ROLES,
+        BalanceConfig(default_share=0.3, max_synthetic=bound),
+        0,
+        labels.__getitem__,
+    )
     hosts = []
     for case in plan.cases:
         label = labels[case.host]
@@ -60,7 +67,7 @@ def our_painting(o, settings):
         batch = settings.sampling.batch_size
         for jobs in groups.values():
             for first in range(0, len(jobs), batch):
-                paint_jobs(jobs[first:first + batch], METHODS["cbmat"], generator, settings.sampling, o.device)
+                paint_jobs(jobs[first : first + batch], METHODS["cbmat"], generator, settings.sampling, o.device)
         return {f"{h} × {w}": len(jobs) for (h, w), jobs in groups.items()}
 
     return paint
@@ -87,12 +94,17 @@ def trained_quality(name: str) -> dict:
 
     def worth(ending: str) -> dict:
         runs = [run for network, seeds in rows.items() if network.endswith(ending) for run in seeds.values()]
-        return {"seeds": len(runs)} | {key: {group: round(fmean(run[key][group]["mean"] for run in runs), 3)
-                                             for group in runs[0][key]}
-                                       for key in ("hu_bias", "wasserstein", "texture") if runs}
+        return {"seeds": len(runs)} | {
+            key: {group: round(fmean(run[key][group]["mean"] for run in runs), 3) for group in runs[0][key]}
+            for key in ("hu_bias", "wasserstein", "texture")
+            if runs
+        }
 
-    return {"of": "both networks trained on crops of 32² for as many steps, docs/results/networks_64_steps_cpu.json",
-            "ours": worth(f"({name})"), "reference": worth("114 M")}
+    return {
+        "of": "both networks trained on crops of 32² for as many steps, docs/results/networks_64_steps_cpu.json",
+        "ours": worth(f"({name})"),
+        "reference": worth("114 M"),
+    }
 
 
 def main() -> None:
@@ -114,13 +126,27 @@ def main() -> None:
     reference = reference_steps(o.size, o.reference_batch, o.reference_steps, o.device, o.reference_precision)
     mine, step = alternating(ours, reference, o.repeats, o.device)
     per_step = [t / o.reference_steps / o.reference_batch for t in step]
-    write_rows(o.output, [row(
-        f"painting, preset {o.preset} composite against {steps} steps, {o.size}²", [t / slices for t in mine],
-        [t * steps for t in per_step], "s a slice", o.device, trained_quality(o.preset), crops=crops,
-        our_steps=settings.sampling.steps, sampler=settings.sampling.sampler, precision=o.precision,
-        our_batch=settings.sampling.batch_size,
-        timed_reference_steps=o.reference_steps, batches=math.ceil(slices / settings.sampling.batch_size))
-        for steps in (50, 1000)])
+    write_rows(
+        o.output,
+        [
+            row(
+                f"painting, preset {o.preset} composite against {steps} steps, {o.size}²",
+                [t / slices for t in mine],
+                [t * steps for t in per_step],
+                "s a slice",
+                o.device,
+                trained_quality(o.preset),
+                crops=crops,
+                our_steps=settings.sampling.steps,
+                sampler=settings.sampling.sampler,
+                precision=o.precision,
+                our_batch=settings.sampling.batch_size,
+                timed_reference_steps=o.reference_steps,
+                batches=math.ceil(slices / settings.sampling.batch_size),
+            )
+            for steps in (50, 1000)
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ the lesion lies in normal lung, else draw again. Both plan from the same lesions
 phantom's label maps are mirrored and shifted for 2, 4 and 8 times the cases. Plans differ in how hard their lesions are
 to place, so the rows also have the number of searches for a place (``searches a slice``) and the voxels of their masks.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -25,8 +26,9 @@ CONFIG = BalanceConfig(target_share={"emphysema": 0.06, "ILD": 0.25})
 TRIES = 1000
 
 
-def trial_and_error(label: np.ndarray, mask: np.ndarray, value: int, rng: np.random.Generator, inside: float = 0.9,
-                    tries: int = TRIES) -> int:
+def trial_and_error(
+    label: np.ndarray, mask: np.ndarray, value: int, rng: np.random.Generator, inside: float = 0.9, tries: int = TRIES
+) -> int:
     """Pastes a lesion into normal lung of ``label`` (in place) at the first drawn place that holds it.
 
     Returns:
@@ -74,8 +76,11 @@ def searches(plan: Callable[[], Plan]) -> list[int]:
 
 def multiplied(labels: dict[str, np.ndarray], factor: int) -> dict[str, np.ndarray]:
     """The label maps and ``factor`` − 1 shifted, alternately mirrored versions of each."""
-    return {f"{i}_{k}": np.roll(label[..., ::-1] if k % 2 else label, 3 * k, 2).copy()
-            for i, label in labels.items() for k in range(factor)}
+    return {
+        f"{i}_{k}": np.roll(label[..., ::-1] if k % 2 else label, 3 * k, 2).copy()
+        for i, label in labels.items()
+        for k in range(factor)
+    }
 
 
 def main() -> None:
@@ -88,8 +93,9 @@ def main() -> None:
     for factor in (1, 2, 4, 8):
         labels = multiplied(base, factor)
         facts = facts_of(labels)
-        collecting = seconds(lambda labels=labels, facts=facts: collect_lesions(
-            list(labels), facts, ROLES, labels.__getitem__))
+        collecting = seconds(
+            lambda labels=labels, facts=facts: collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+        )
         lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
 
         def ours(labels=labels, facts=facts, lesions=lesions):
@@ -97,8 +103,9 @@ def main() -> None:
 
         plan = ours()
         operations = sum(len(case.operations) for case in plan.cases)
-        counted = {name: sum(op.pathology == name for case in plan.cases for op in case.operations)
-                   for name in plan.targets}
+        counted = {
+            name: sum(op.pathology == name for case in plan.cases for op in case.operations) for name in plan.targets
+        }
 
         def reference(labels=labels, lesions=lesions, plan=plan, operations=operations, counted=counted):
             return reference_plan(labels, lesions, len(plan.cases), round(operations / len(plan.cases)), counted)
@@ -107,13 +114,28 @@ def main() -> None:
         mine, other = alternating(ours, reference, o.repeats)
         rates[factor] = plan.slices / median(mine)
         after = {name: plan.after[name] / sum(plan.after.values()) for name in plan.targets}
-        quality = {"share of lung after": after, "targets": plan.targets, "lesions pasted": operations,
-                   "voxels pasted, ours": sum(op.voxels for case in plan.cases for op in case.operations),
-                   "voxels pasted, reference": reference(), "searches a slice": len(sought) / plan.slices,
-                   "voxels a search": sum(sought) / len(sought)}
-        rows.append(row(f"mask planning, {o.size}², {factor}× cases", [plan.slices / t for t in mine],
-                        [plan.slices / t for t in other], "slices/s", "cpu", quality, cases=len(labels),
-                        planned=plan.slices, lesion_extraction_slices_per_s=len(labels) / collecting))
+        quality = {
+            "share of lung after": after,
+            "targets": plan.targets,
+            "lesions pasted": operations,
+            "voxels pasted, ours": sum(op.voxels for case in plan.cases for op in case.operations),
+            "voxels pasted, reference": reference(),
+            "searches a slice": len(sought) / plan.slices,
+            "voxels a search": sum(sought) / len(sought),
+        }
+        rows.append(
+            row(
+                f"mask planning, {o.size}², {factor}× cases",
+                [plan.slices / t for t in mine],
+                [plan.slices / t for t in other],
+                "slices/s",
+                "cpu",
+                quality,
+                cases=len(labels),
+                planned=plan.slices,
+                lesion_extraction_slices_per_s=len(labels) / collecting,
+            )
+        )
     rows[-1]["meta"]["rate at 8× over rate at 4×"] = rates[8] / rates[4]
     write_rows(o.output, rows)
 

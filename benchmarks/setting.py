@@ -1,4 +1,5 @@
 """The data, networks and peaks that several benchmarks measure with."""
+
 from __future__ import annotations
 
 import os
@@ -38,9 +39,14 @@ def reference_network() -> UNet2DModel:
     """The network of the public segmentation-guided code's default: image and mask channel in, image out."""
     down, up = ["DownBlock2D"] * 6, ["UpBlock2D"] * 6
     down[4], up[1] = "AttnDownBlock2D", "AttnUpBlock2D"
-    return UNet2DModel(in_channels=2, out_channels=1, layers_per_block=2,
-                       block_out_channels=(128, 128, 256, 256, 512, 512), down_block_types=tuple(down),
-                       up_block_types=tuple(up))
+    return UNet2DModel(
+        in_channels=2,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(128, 128, 256, 256, 512, 512),
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+    )
 
 
 @contextmanager
@@ -71,8 +77,16 @@ def multiply(raw: Path, times: int) -> None:
     write_json(raw / "dataset.json", {**content, "numTraining": content["numTraining"] * times})
     for split in raw.glob("splits_final.json"):
         folds = read_json(split)
-        write_json(split, [{part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times)
-                                   for i in ids] for part, ids in fold.items()} for fold in folds])
+        write_json(
+            split,
+            [
+                {
+                    part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times) for i in ids]
+                    for part, ids in fold.items()
+                }
+                for fold in folds
+            ],
+        )
 
 
 def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarray]:
@@ -88,8 +102,12 @@ def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarra
 
 def facts_of(labels: dict[str, np.ndarray]) -> dict[str, HostFacts]:
     """What planning knows of label maps."""
-    return {i: HostFacts(i, (5.0, 0.7, 0.7), {name: int((label == value).sum()) for name, value in
-                                              ROLES.values.items()}, len(label)) for i, label in labels.items()}
+    return {
+        i: HostFacts(
+            i, (5.0, 0.7, 0.7), {name: int((label == value).sum()) for name, value in ROLES.values.items()}, len(label)
+        )
+        for i, label in labels.items()
+    }
 
 
 @contextmanager
@@ -150,11 +168,11 @@ def matrix_peak(device: str, dtype: torch.dtype, repeats: int = 5) -> float:
     n = 8192 if device == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     seconds(lambda: a @ b, device)
-    return 2 * n ** 3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
+    return 2 * n**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
 
 
 def copy_bandwidth(device: str, repeats: int = 5) -> float:
     """Bytes/s read and written by a copy of 256 MB, best of the repeats."""
-    a = torch.zeros(64 * 2 ** 20, device=device)
+    a = torch.zeros(64 * 2**20, device=device)
     b = torch.empty_like(a)
     return 2 * a.nbytes / min(seconds(lambda: b.copy_(a), device) for _ in range(repeats + 1))

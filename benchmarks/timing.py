@@ -1,4 +1,5 @@
 """What every benchmark shares: fair timing of two ways in one process, and rows of docs/results/speed.json."""
+
 from __future__ import annotations
 
 import argparse
@@ -23,16 +24,33 @@ KEYS = ("name", "ours", "reference", "ratio", "unit", "quality", "device", "repe
 def parser(description: str, size: int, repeats: int = 5) -> argparse.ArgumentParser:
     """Options that all benchmarks have."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"),
-                   help="where networks run; timings wait for it to finish (default: cpu)")
+    p.add_argument(
+        "-device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="where networks run; timings wait for it to finish (default: cpu)",
+    )
     p.add_argument("--size", type=int, default=size, help="pixels along an image's edge (default: %(default)s)")
-    p.add_argument("--repeats", type=int, default=repeats,
-                   help="timed turns of each way, alternating, after one that warms up; the median counts "
-                        "(default: %(default)s)")
-    p.add_argument("--reference-precision", default="default", choices=("default", "fp32"), help="of a reference's "
-                   "network on CUDA: torch's default, which takes TF32 for convolutions, or fp32 (default: default)")
-    p.add_argument("-o", "--output", type=Path, default=RESULTS, help="JSON whose row of this name is replaced "
-                   "(default: docs/results/speed.json)")
+    p.add_argument(
+        "--repeats",
+        type=int,
+        default=repeats,
+        help="timed turns of each way, alternating, after one that warms up; the median counts (default: %(default)s)",
+    )
+    p.add_argument(
+        "--reference-precision",
+        default="default",
+        choices=("default", "fp32"),
+        help="of a reference's "
+        "network on CUDA: torch's default, which takes TF32 for convolutions, or fp32 (default: default)",
+    )
+    p.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=RESULTS,
+        help="JSON whose row of this name is replaced (default: docs/results/speed.json)",
+    )
     return p
 
 
@@ -47,8 +65,9 @@ def seconds(work: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - begun
 
 
-def alternating(ours: Callable[[], object], reference: Callable[[], object], repeats: int,
-                device: str = "cpu") -> tuple[list[float], list[float]]:
+def alternating(
+    ours: Callable[[], object], reference: Callable[[], object], repeats: int, device: str = "cpu"
+) -> tuple[list[float], list[float]]:
     """Seconds of each turn; the two take turns, so that what else the machine does hits both."""
     seconds(ours, device)
     seconds(reference, device)
@@ -56,8 +75,9 @@ def alternating(ours: Callable[[], object], reference: Callable[[], object], rep
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def row(name: str, ours: Sequence[float], reference: Sequence[float] | None, unit: str, device: str, quality: dict,
-        **about) -> dict:
+def row(
+    name: str, ours: Sequence[float], reference: Sequence[float] | None, unit: str, device: str, quality: dict, **about
+) -> dict:
     """A row of speed.json from repeated figures.
 
     Args:
@@ -71,19 +91,34 @@ def row(name: str, ours: Sequence[float], reference: Sequence[float] | None, uni
     """
     mine, other = median(ours), None if reference is None else median(reference)
     ratio = None if other is None else (mine / other if unit.endswith("/s") else other / mine)
-    spread = {"ours": [min(ours), max(ours)], "reference": None if reference is None else
-              [min(reference), max(reference)]}
-    return {"name": name, "ours": mine, "reference": other, "ratio": ratio, "unit": unit, "quality": quality,
-            "device": device, "repeats": len(ours), "meta": {"spread": spread, **machine(device), **about}}
+    spread = {
+        "ours": [min(ours), max(ours)],
+        "reference": None if reference is None else [min(reference), max(reference)],
+    }
+    return {
+        "name": name,
+        "ours": mine,
+        "reference": other,
+        "ratio": ratio,
+        "unit": unit,
+        "quality": quality,
+        "device": device,
+        "repeats": len(ours),
+        "meta": {"spread": spread, **machine(device), **about},
+    }
 
 
 def machine(device: str) -> dict:
     """Where and when, from which command, and what else the machine was doing."""
     hardware = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
     command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    return {"command": command, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "machine": f"{platform.system()} {platform.machine()}, {hardware}, {torch.get_num_threads()} thread(s)",
-            "load": round(os.getloadavg()[0], 1), "versions": versions()}
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": f"{platform.system()} {platform.machine()}, {hardware}, {torch.get_num_threads()} thread(s)",
+        "load": round(os.getloadavg()[0], 1),
+        "versions": versions(),
+    }
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:

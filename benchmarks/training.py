@@ -8,6 +8,7 @@ code does; ours sees them too, or crops of --patch-size, and on CUDA it is compi
 that the operations move and how long that takes at the speed of a copy (a roofline), and how long a step would wait
 for batches if none were made ahead.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -54,10 +55,12 @@ def our_steps(folder: Path, o: argparse.Namespace) -> Iterator[tuple]:
     accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no")
     state = new_state(config, 1, len(raw.roles.conditions), accelerator.device)
     update = make_update(state, config, accelerator, TOTAL)
-    source = BatchSource(cache, index_slices(cache, data.training_cases), config, config.windows,
-                         data.frequencies() * 0, TOTAL)
+    source = BatchSource(
+        cache, index_slices(cache, data.training_cases), config, config.windows, data.frequencies() * 0, TOTAL
+    )
     slots = list(range(config.batch_size))
     with ahead(lambda step: step_inputs(source, step, slots), range(TOTAL), accelerator.device) as inputs:
+
         def run() -> None:
             for _ in range(o.steps):
                 train_step(state, update, inputs(state.step), config, TOTAL)
@@ -117,24 +120,47 @@ def main() -> None:
     peaks = {"ours": matrix_peak(o.device, dtype)}
     with matrices_in(o.reference_precision):
         peaks["reference"] = matrix_peak(o.device, torch.float32)
-    moved = [step_bytes(network, edge, len(slots), o.precision),
-             step_bytes(reference, o.size, o.reference_batch, "fp32")]
+    moved = [
+        step_bytes(network, edge, len(slots), o.precision),
+        step_bytes(reference, o.size, o.reference_batch, "fp32"),
+    ]
     bandwidth = copy_bandwidth(o.device)
     rates = [[o.steps * len(slots) / t for t in mine], [o.steps * o.reference_batch / t for t in theirs]]
     quality = {"note": "speed of the step alone; what the trained weights are worth is in docs/results.md"}
-    write_rows(o.output, [row(
-        name_of(o), *rates, "images/s", o.device, quality,
-        parameters=[sum(w.numel() for w in n.parameters()) for n in (network, reference)],
-        forward_flops_per_image=flops, matrix_peak_flops=peaks, copy_bytes_per_s=bandwidth,
-        bytes_per_step=moved,
-        share_of_peak={"ours": 3 * flops[0] * median(rates[0]) / peaks["ours"],
-                       "reference": 3 * flops[1] * median(rates[1]) / peaks["reference"]},
-        roofline_s_per_step={  # what a step would take if nothing but this limited it, and what it takes
-            "ours": _limits(3 * flops[0] * len(slots) / peaks["ours"], moved[0] / bandwidth, median(mine) / o.steps),
-            "reference": _limits(3 * flops[1] * o.reference_batch / peaks["reference"], moved[1] / bandwidth,
-                                 median(theirs) / o.steps)},
-        batch_sizes=[len(slots), o.reference_batch], steps_in_a_turn=o.steps,
-        waiting_for_batches_without_making_them_ahead=making / (median(mine) / o.steps))])
+    write_rows(
+        o.output,
+        [
+            row(
+                name_of(o),
+                *rates,
+                "images/s",
+                o.device,
+                quality,
+                parameters=[sum(w.numel() for w in n.parameters()) for n in (network, reference)],
+                forward_flops_per_image=flops,
+                matrix_peak_flops=peaks,
+                copy_bytes_per_s=bandwidth,
+                bytes_per_step=moved,
+                share_of_peak={
+                    "ours": 3 * flops[0] * median(rates[0]) / peaks["ours"],
+                    "reference": 3 * flops[1] * median(rates[1]) / peaks["reference"],
+                },
+                roofline_s_per_step={  # what a step would take if nothing but this limited it, and what it takes
+                    "ours": _limits(
+                        3 * flops[0] * len(slots) / peaks["ours"], moved[0] / bandwidth, median(mine) / o.steps
+                    ),
+                    "reference": _limits(
+                        3 * flops[1] * o.reference_batch / peaks["reference"],
+                        moved[1] / bandwidth,
+                        median(theirs) / o.steps,
+                    ),
+                },
+                batch_sizes=[len(slots), o.reference_batch],
+                steps_in_a_turn=o.steps,
+                waiting_for_batches_without_making_them_ahead=making / (median(mine) / o.steps),
+            )
+        ],
+    )
 
 
 if __name__ == "__main__":

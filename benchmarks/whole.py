@@ -5,6 +5,7 @@ its fold 0 and reads the stages from its report. The training runs for --epochs;
 follows from the median step in its log and from what the stage took beside its steps (compiling, sheets), and the row
 says so. There is no opponent: the public code has no such command.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,23 @@ STAGES = ("cache", "plan", "train", "paint", "inject")
 
 def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
     """The command's seconds, those of its stages, the training's steps, and the seconds of one of them."""
-    typed = ["-d", "800", "-f", "0", "--preset", o.preset, "-device", o.device, "-np", str(o.np), "--epochs",
-             str(o.epochs), "--gate", "report", *o.augment]
+    typed = [
+        "-d",
+        "800",
+        "-f",
+        "0",
+        "--preset",
+        o.preset,
+        "-device",
+        o.device,
+        "-np",
+        str(o.np),
+        "--epochs",
+        str(o.epochs),
+        "--gate",
+        "report",
+        *o.augment,
+    ]
     command = [sys.executable, "-m", "nnunet_difflung.commands.augment", *typed]
     total = seconds(lambda: subprocess.run(command, check=True))
     results = results_folder(name, "cbmat")
@@ -58,13 +74,28 @@ def main() -> None:
         total, stages, trained, step = run(o, name)
     starting, steps = stages["train"] - step * trained, round(trained * full / o.epochs)
     stages = {**stages, "train": starting + step * steps, "start, audit": total - sum(stages.values())}
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2 ** 20
-    write_rows(o.output, [row(
-        f"whole difflung_augment, preset {o.preset}, {cases} slices of {o.size}²", [sum(stages.values()) / 60], None,
-        "min", o.device, {"note": "the command itself; what its cases are worth is in docs/results.md"},
-        stages_s={key: round(value, 1) for key, value in stages.items()}, steps=steps, ms_a_step=1000 * step,
-        steps_measured=trained, total_measured_s=total, training_beside_its_steps_s=starting,
-        peak_host_GiB=peak, threads=o.np)])
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    write_rows(
+        o.output,
+        [
+            row(
+                f"whole difflung_augment, preset {o.preset}, {cases} slices of {o.size}²",
+                [sum(stages.values()) / 60],
+                None,
+                "min",
+                o.device,
+                {"note": "the command itself; what its cases are worth is in docs/results.md"},
+                stages_s={key: round(value, 1) for key, value in stages.items()},
+                steps=steps,
+                ms_a_step=1000 * step,
+                steps_measured=trained,
+                total_measured_s=total,
+                training_beside_its_steps_s=starting,
+                peak_host_GiB=peak,
+                threads=o.np,
+            )
+        ],
+    )
 
 
 if __name__ == "__main__":

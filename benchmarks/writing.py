@@ -4,6 +4,7 @@ Both are difflung_augment's own way (gate, memorisation, image and label through
 ``copy_paste``, which needs no network, only the pasting of lesions, which is timed too; the reference does one case
 after the other. Files are equal byte for byte, which is checked.
 """
+
 from __future__ import annotations
 
 import os
@@ -30,9 +31,25 @@ def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:
     make_dataset(folder / "nnUNet_raw", patients=o.patients, volumes=True, depth=o.depth, size=o.size)
     raw = open_raw_dataset("801")
     cache = build_cache(raw, cache_folder(raw.name), o.np, progress=False)
-    settings = settings_from(parse(["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu",
-                                    "--target-share", "emphysema=0.3", "ILD=0.3", "--max-synthetic",
-                                    str(o.patients * o.depth)]))
+    settings = settings_from(
+        parse(
+            [
+                "-d",
+                "801",
+                "--method",
+                "copy_paste",
+                "--gate",
+                "report",
+                "-device",
+                "cpu",
+                "--target-share",
+                "emphysema=0.3",
+                "ILD=0.3",
+                "--max-synthetic",
+                str(o.patients * o.depth),
+            ]
+        )
+    )
     return prepare_fold(raw, 0, settings, cache.facts, cache.label, {}), cache
 
 
@@ -64,9 +81,20 @@ def main() -> None:
         mine, other = alternating(lambda: written(o.np), lambda: written(1), o.repeats)
     assert all(found == hashes[0] for found in hashes)
     cases = len(hashes[0]) // 2
-    write_rows(o.output, [row(f"measuring and writing, {cases} volumes of {o.depth} × {o.size}², {o.np} threads",
-                              [cases / t for t in mine], [cases / t for t in other], "cases/s", "cpu",
-                              {"files": "equal byte for byte"}, share_of_writing=sum(spent) / other[-1])])
+    write_rows(
+        o.output,
+        [
+            row(
+                f"measuring and writing, {cases} volumes of {o.depth} × {o.size}², {o.np} threads",
+                [cases / t for t in mine],
+                [cases / t for t in other],
+                "cases/s",
+                "cpu",
+                {"files": "equal byte for byte"},
+                share_of_writing=sum(spent) / other[-1],
+            )
+        ],
+    )
 
 
 if __name__ == "__main__":

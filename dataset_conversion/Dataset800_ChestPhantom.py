@@ -5,6 +5,7 @@ vessels, in true HU, seen through a scanner's blur and noise and labelled by a r
 Normal lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only about a
 quarter of the patients have emphysema, so that an ordinary U-Net does badly on it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -60,10 +61,14 @@ class PhantomSettings:
 
     def __post_init__(self):
         cohort = self.cohort
-        for option, value, low, high in (("--size", self.size, 16, 1024), ("--patients", cohort.patients, 1, 999),
-                                         ("--test-patients", cohort.test_patients, 0, 999),
-                                         ("--slices", cohort.slices, 1, 60), ("--seed", cohort.seed, 0, 2**31),
-                                         ("--label-noise", cohort.label_noise, 0, 3)):
+        for option, value, low, high in (
+            ("--size", self.size, 16, 1024),
+            ("--patients", cohort.patients, 1, 999),
+            ("--test-patients", cohort.test_patients, 0, 999),
+            ("--slices", cohort.slices, 1, 60),
+            ("--seed", cohort.seed, 0, 2**31),
+            ("--label-noise", cohort.label_noise, 0, 3),
+        ):
             if not low <= value <= high:
                 raise BadInput(f"{option} {value}: expected {low} to {high}")
 
@@ -84,17 +89,20 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
     truth, labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)
     step = float(numbers[1]) if len(numbers) > 1 else THICKNESS_MM
     painter = Painter(Thorax(patient, extent.lung_scale), min(step, THICKNESS_MM))
-    images = [painter.slice(one, z, size, patient.rng(4, i))
-              for i, (one, z) in enumerate(zip(truth, heights, strict=True))]
+    images = [
+        painter.slice(one, z, size, patient.rng(4, i)) for i, (one, z) in enumerate(zip(truth, heights, strict=True))
+    ]
     name = f"{PREFIX}_p{index + (cohort.patients if test else 0):03d}"
     pixel = FIELD_OF_VIEW_MM / size
     corner = (pixel - FIELD_OF_VIEW_MM) / 2
     if settings.volumes:
-        return [Case(name, name, np.stack(images), np.stack(labels), (pixel, pixel, step),
-                     (corner, corner, heights[0]))]
-    return [Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, THICKNESS_MM),
-                 (corner, corner, z))
-            for image, label, z, number in zip(images, labels, heights, numbers, strict=True)]
+        return [
+            Case(name, name, np.stack(images), np.stack(labels), (pixel, pixel, step), (corner, corner, heights[0]))
+        ]
+    return [
+        Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, THICKNESS_MM), (corner, corner, z))
+        for image, label, z, number in zip(images, labels, heights, numbers, strict=True)
+    ]
 
 
 def _write_patient(settings: PhantomSettings, extent: Extent, folder: Path, who: tuple[bool, int]) -> list[CaseRecord]:
@@ -102,8 +110,13 @@ def _write_patient(settings: PhantomSettings, extent: Extent, folder: Path, who:
     return [write_case(folder, case, len(LABELS), test) for case in phantom_cases(settings, extent, test, index)]
 
 
-def build_phantom(settings: PhantomSettings, full_name: str = "Dataset800_ChestPhantom", processes: int = 2,
-                  overwrite: bool = False, verify: bool = True) -> list[CaseRecord]:
+def build_phantom(
+    settings: PhantomSettings,
+    full_name: str = "Dataset800_ChestPhantom",
+    processes: int = 2,
+    overwrite: bool = False,
+    verify: bool = True,
+) -> list[CaseRecord]:
     """Generates the dataset ``$nnUNet_raw/<full_name>``; the same settings give the same bytes.
 
     Args:
@@ -125,26 +138,46 @@ def build_phantom(settings: PhantomSettings, full_name: str = "Dataset800_ChestP
         everyone = [(False, i) for i in range(cohort.patients)] + [(True, i) for i in range(cohort.test_patients)]
         write = partial(_write_patient, settings, extent, folder)
         records = for_each_patient(write, everyone, processes)
-        finish_dataset(folder, records, LABELS, ["CT"], cohort.seed, verify, name=full_name,
-                       description=f"Synthetic chest CT phantom, seed {cohort.seed}; no patient's data",
-                       license="generated; no rights reserved", reference="nnunet_difflung")
+        finish_dataset(
+            folder,
+            records,
+            LABELS,
+            ["CT"],
+            cohort.seed,
+            verify,
+            name=full_name,
+            description=f"Synthetic chest CT phantom, seed {cohort.seed}; no patient's data",
+            license="generated; no rights reserved",
+            reference="nnunet_difflung",
+        )
         report_of_dataset(folder, records, LABELS, "CT", processes)
     return records
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = argparse.ArgumentParser(prog="python -m nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom",
-                                description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--size", type=int, default=128,
-                   help="pixels along x and y of the 360 mm field of view: 64 gives 5.6 mm pixels, 256 1.4 mm")
+    p = argparse.ArgumentParser(
+        prog="python -m nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument(
+        "--size",
+        type=int,
+        default=128,
+        help="pixels along x and y of the 360 mm field of view: 64 gives 5.6 mm pixels, 256 1.4 mm",
+    )
     p.add_argument("--spacing", type=float, help="pixel size in mm, instead of --size (rounded to whole pixels)")
     p.add_argument("--patients", type=int, default=30, help="patients for training, dealt into 5 folds by patient")
     p.add_argument("--test-patients", type=int, default=15, help="patients for imagesTs/labelsTs")
     p.add_argument("--slices", type=int, help="slices per patient, spread over the lungs (6; with --volumes 24)")
     p.add_argument("--volumes", action="store_true", help="write one volume per patient instead of one case per slice")
-    p.add_argument("--label-noise", type=float, default=1.0,
-                   help="how far readers stray from the truth: 0 not at all, 1 about half a pixel")
+    p.add_argument(
+        "--label-noise",
+        type=float,
+        default=1.0,
+        help="how far readers stray from the truth: 0 not at all, 1 about half a pixel",
+    )
     p.add_argument("--seed", type=int, default=0, help="another seed gives other patients")
     p.add_argument("--dataset-id", type=int, default=800, help="nnU-Net dataset id")
     p.add_argument("--name", default="ChestPhantom", help="name behind the id")
@@ -160,8 +193,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.spacing is not None and args.spacing <= 0:
         raise BadInput(f"--spacing {args.spacing}: expected a size in mm above 0")
     size = args.size if args.spacing is None else round(FIELD_OF_VIEW_MM / args.spacing)
-    cohort = CohortSettings(args.patients, args.test_patients, args.slices or (24 if args.volumes else 6), args.seed,
-                            args.label_noise)
+    cohort = CohortSettings(
+        args.patients, args.test_patients, args.slices or (24 if args.volumes else 6), args.seed, args.label_noise
+    )
     full_name = dataset_name(args.dataset_id, args.name)
     records = build_phantom(PhantomSettings(cohort, size, args.volumes), full_name, args.np, args.overwrite)
     print(summary(records, LABELS))

@@ -8,6 +8,7 @@ The intensities are a lung window of 8 bits chosen per volume and no HU, so they
 is named ``lung_window_8bit``: nnU-Net then normalises each case by itself. Normal lung is the lung mask
 without lesions; a lesion outside the lung mask stays a lesion.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -70,15 +71,22 @@ def patient_cases(case: Case, settings: MedSegSettings) -> list[Case]:
     return [case] if settings.volumes else slices(case)
 
 
-def _write_patient(source: str, settings: MedSegSettings, folder: Path, test: Sequence[str],
-                   patient: str) -> list[CaseRecord]:
+def _write_patient(
+    source: str, settings: MedSegSettings, folder: Path, test: Sequence[str], patient: str
+) -> list[CaseRecord]:
     cases = patient_cases(read_patient(source, patient)[0], settings)
     return [write_case(folder, case, len(LABELS), patient in test) for case in cases]
 
 
-def convert_medseg(source: str | Path, settings: MedSegSettings | None = None,
-                   full_name: str = "Dataset801_MedSegCOVID19", test_patients: Sequence[int] = (), processes: int = 2,
-                   overwrite: bool = False, verify: bool = True) -> tuple[list[CaseRecord], float]:
+def convert_medseg(
+    source: str | Path,
+    settings: MedSegSettings | None = None,
+    full_name: str = "Dataset801_MedSegCOVID19",
+    test_patients: Sequence[int] = (),
+    processes: int = 2,
+    overwrite: bool = False,
+    verify: bool = True,
+) -> tuple[list[CaseRecord], float]:
     """Converts MedSeg's folder into ``$nnUNet_raw/<full_name>``.
 
     Args:
@@ -110,22 +118,40 @@ def convert_medseg(source: str | Path, settings: MedSegSettings | None = None,
         outside, lesions = outside + beyond, lesions + int((case.label > 1).sum())
     with staged_dataset(full_name, overwrite) as folder:
         records = for_each_patient(partial(_write_patient, str(source), settings, folder, test), patients, processes)
-        finish_dataset(folder, records, LABELS, [CHANNEL], 0, verify, name=full_name,
-                       description="COVID-19 CT volumes of MedSeg, 8-bit lung window per volume, not HU",
-                       reference="medicalsegmentation.com/covid19", license="see MedSeg's terms")
+        finish_dataset(
+            folder,
+            records,
+            LABELS,
+            [CHANNEL],
+            0,
+            verify,
+            name=full_name,
+            description="COVID-19 CT volumes of MedSeg, 8-bit lung window per volume, not HU",
+            reference="medicalsegmentation.com/covid19",
+            license="see MedSeg's terms",
+        )
         report_of_dataset(folder, records, LABELS, CHANNEL, processes)
     return records, outside / max(lesions, 1)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = argparse.ArgumentParser(prog="python -m nnunet_difflung.dataset_conversion.Dataset801_MedSegCOVID19",
-                                description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m nnunet_difflung.dataset_conversion.Dataset801_MedSegCOVID19",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("-i", required=True, metavar="FOLDER", help="folder that holds rp_im, rp_msk and rp_lung_msk")
     add_form_option(p, "that has lung")
     add_shape_options(p)
-    p.add_argument("--test-patients", type=int, nargs="*", default=[], metavar="N",
-                   help="patients for imagesTs/labelsTs instead of training, for example 8 9")
+    p.add_argument(
+        "--test-patients",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="N",
+        help="patients for imagesTs/labelsTs instead of training, for example 8 9",
+    )
     p.add_argument("--dataset-id", type=int, default=801, help="nnU-Net dataset id (default 801)")
     p.add_argument("--name", default="MedSegCOVID19", help="name behind the id (default MedSegCOVID19)")
     add_running_options(p)

@@ -9,6 +9,7 @@ The slices come from JPEG files whose grey values were stretched to look like HU
 five slices in a row are taken as one patient (``g01`` … ``g20``): a group may hold two patients, and a patient may be
 in two groups at their border. Where that matters, give this set to the training only.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -21,8 +22,14 @@ from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
 GROUP = 5
-MAPPING = {"labels": {"normal_lung": ["lungs"], "ground_glass": ["ground_glass"], "consolidation": ["consolidation"],
-                      "pleural_effusion": {"structures": ["pleural_effusion"], "pathology": False}}}
+MAPPING = {
+    "labels": {
+        "normal_lung": ["lungs"],
+        "ground_glass": ["ground_glass"],
+        "consolidation": ["consolidation"],
+        "pleural_effusion": {"structures": ["pleural_effusion"], "pathology": False},
+    }
+}
 VALUES = {"ground_glass": 1, "consolidation": 2, "pleural_effusion": 3}
 
 
@@ -55,16 +62,20 @@ def find(folder: Path) -> list[GroupSource]:
     for stem, path in files.items():
         if path is None:
             raise BadInput(f"{folder / (stem + '.nii.gz')} is missing; download it from MedSeg's page and put it there")
-    masks = (MaskOf("lungs", files["tr_lungmasks_updated"]),
-             *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()))
+    masks = (
+        MaskOf("lungs", files["tr_lungmasks_updated"]),
+        *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()),
+    )
     whole = FileSource("", folder, files["tr_im"], masks, True)
     problems = whole.listing().problems
     if problems:
         raise BadInput(problems[0])
     slices = whole.listing().size[2]
     notes = (f"{GROUP} slices in a row taken as one patient: the set does not say whose they are",)
-    return [GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
-            for k in range(-(-slices // GROUP))]
+    return [
+        GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
+        for k in range(-(-slices // GROUP))
+    ]
 
 
 main = converter(PublicSet("Dataset802_MedSegCOVID19Slices", 802, "MedSegCOVID19Slices", MAPPING, find), __doc__)

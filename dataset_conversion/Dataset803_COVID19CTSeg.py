@@ -9,6 +9,7 @@ The ten coronacases are in HU. The ten Radiopaedia cases are 8-bit display windo
 channel, so ``--part`` chooses, HU by default. Radiopaedia scans of one case (``radiopaedia_29_86490_1`` and
 ``…_86491_1``) are one patient.
 """
+
 from __future__ import annotations
 
 import re
@@ -39,8 +40,10 @@ def find(folder: Path, part: str = "coronacases") -> list[FileSource]:
         stem = mask.name.split(".nii")[0]
         image = nifti(images, stem)
         if image is None:
-            raise BadInput(f"{images / (stem + '.nii.gz')} is missing, but its mask is in {masks}; unpack "
-                           f"COVID-19-CT-Seg_20cases.zip")
+            raise BadInput(
+                f"{images / (stem + '.nii.gz')} is missing, but its mask is in {masks}; unpack "
+                f"COVID-19-CT-Seg_20cases.zip"
+            )
         patient = re.sub(r"^(radiopaedia_\d+)_.*", r"\1", stem)
         drawn = (MaskOf("lungs", mask, (1, 2)), MaskOf("infection", mask, (3,)))
         sources.append(FileSource(patient, folder, image, drawn, part == "radiopaedia"))
@@ -55,8 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = dict(zip(PARTS, ("COVID19CTSeg", "COVID19CTSegWindowed"), strict=True))
     public = PublicSet("Dataset803_COVID19CTSeg", 803, names[PARTS[0]], MAPPING, find)
     p = parser(public, __doc__)
-    p.add_argument("--part", choices=PARTS, default=PARTS[0], help="which of the two (default %(default)s); "
-                   f"radiopaedia is named {names[PARTS[1]]} where --name is not given")
+    p.add_argument(
+        "--part",
+        choices=PARTS,
+        default=PARTS[0],
+        help="which of the two (default %(default)s); "
+        f"radiopaedia is named {names[PARTS[1]]} where --name is not given",
+    )
     p.set_defaults(name=None)
     options = p.parse_args(arguments)
     options.name = options.name or names[options.part]

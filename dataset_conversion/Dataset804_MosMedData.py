@@ -5,6 +5,7 @@ Published by Morozov et al. (medRxiv 10.1101/2020.05.20.20100362; mosmed.ai) as 
 consolidation). Only studies of CT-1 have masks; every study is another patient. Intensities are HU; slices are 8 mm
 apart, since each tenth was kept. No lungs are published: normal lung is found by threshold and marked as derived.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,8 +29,9 @@ def find(folder: Path) -> list[FileSource]:
         stem = mask.name.split("_mask.nii")[0]
         image = next((found for kind in sorted(studies.iterdir()) if (found := nifti(kind, stem))), None)
         if image is None:
-            raise BadInput(f"{studies / 'CT-1' / (stem + '.nii.gz')} is missing, but its mask is in {masks}; unpack "
-                           f"all studies")
+            raise BadInput(
+                f"{studies / 'CT-1' / (stem + '.nii.gz')} is missing, but its mask is in {masks}; unpack all studies"
+            )
         sources.append(FileSource(stem, folder, image, (MaskOf("infection", mask),)))
     if not sources:
         raise BadInput(f"{masks}: no study_*_mask.nii.gz; unpack the masks there")

@@ -9,6 +9,7 @@ The readers outlined regions of 17 tissues and left the rest: what they outlined
 nnU-Net's ``ignore`` label, and slices on which nothing is outlined are left out. Tissues of few patients are ignored as
 well. Lungs that are not published for a series are found by threshold and marked in its notes.
 """
+
 from __future__ import annotations
 
 import re
@@ -25,10 +26,19 @@ from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, con
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
-LABELS = {"normal_lung": "healthy", "emphysema": "emphysema", "ground_glass": "ground_glass", "fibrosis": "fibrosis",
-          "micronodules": "micronodules", "consolidation": "consolidation", "reticulation": "reticulation"}
-MAPPING = {"labels": {label: [tissue] for label, tissue in LABELS.items()},
-           "ignore_label": [f"(?!({'|'.join(LABELS.values())})$).*"]}
+LABELS = {
+    "normal_lung": "healthy",
+    "emphysema": "emphysema",
+    "ground_glass": "ground_glass",
+    "fibrosis": "fibrosis",
+    "micronodules": "micronodules",
+    "consolidation": "consolidation",
+    "reticulation": "reticulation",
+}
+MAPPING = {
+    "labels": {label: [tissue] for label, tissue in LABELS.items()},
+    "ignore_label": [f"(?!({'|'.join(LABELS.values())})$).*"],
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,10 @@ class HugSource:
         found = [read_header(path, self.folder) for path in sorted(self.text.parent.glob("*.dcm"))]
         series, notes = ct_series([one[1] for one in found if one])
         if not series:
-            raise BadInput(f"{self.text.parent}: no CT slices beside {self.text.name} "
-                           f"({'; '.join(notes) or 'no .dcm'}); unpack the whole patient")
+            raise BadInput(
+                f"{self.text.parent}: no CT slices beside {self.text.name} "
+                f"({'; '.join(notes) or 'no .dcm'}); unpack the whole patient"
+            )
         return next(iter(series.values()))
 
     def listing(self) -> Listing:
@@ -74,8 +86,10 @@ class HugSource:
         shape = image.GetSize()[::-1]
         missing = sorted({roi.slice_number for roi in rois} - set(slice_of))
         if missing:
-            raise BadInput(f"{self.text}: contours on slice {missing[0]}, but no such slice is in {self.text.parent}; "
-                           f"expected a file that ends with -{missing[0]:04d}.dcm: unpack the whole patient")
+            raise BadInput(
+                f"{self.text}: contours on slice {missing[0]}, but no such slice is in {self.text.parent}; "
+                f"expected a file that ends with -{missing[0]:04d}.dcm: unpack the whole patient"
+            )
         masks = draw(rois, spacing, shape, slice_of)
         notes = list(one.notes)
         lung = self._lungs(shape, slice_of)
@@ -92,8 +106,10 @@ class HugSource:
         for path in files:
             z, pixels = slice_of.get(_number(path.name)), read_dataset(path).pixel_array
             if z is None or pixels.shape != shape[1:]:
-                raise BadInput(f"{path}: a lung mask of {pixels.shape} pixels for no slice of {self.text.parent}; "
-                               f"expected one for each slice; unpack the patient's lung masks again")
+                raise BadInput(
+                    f"{path}: a lung mask of {pixels.shape} pixels for no slice of {self.text.parent}; "
+                    f"expected one for each slice; unpack the patient's lung masks again"
+                )
             result[z] = pixels > 0
         return result if result.any() else None
 

@@ -10,6 +10,7 @@ without the effusion becomes ``normal_lung``, the class that lesions are painted
 so it is no reader's normal lung. The authors warn that some programs show their masks in a wrong orientation: a cavity
 that does not lie on lung in the CT's space is tried mirrored along y and z, and refused where that does not help.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -75,8 +76,10 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
             turned = {name: image_like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
             how = " and ".join("zyx"[axis] for axis in axes) or "nothing"
             return turned, (f"the masks' headers lie beside the CT: array order taken, mirrored along {how}",)
-    raise BadInput(f"{where}: does not lie on the lungs of the patient's CT, nor mirrored; expected PleThora's mask of "
-                   f"this series of NSCLC-Radiomics: download both again")
+    raise BadInput(
+        f"{where}: does not lie on the lungs of the patient's CT, nor mirrored; expected PleThora's mask of "
+        f"this series of NSCLC-Radiomics: download both again"
+    )
 
 
 def _on_lung(cavity: np.ndarray, dark: np.ndarray) -> float:
@@ -93,8 +96,10 @@ def find(folder: Path) -> list[PleThoraSource]:
     cavities, effusions = below(folder, "Thoracic_Cavities"), folder / "Effusions"
     root = next((p for p in (folder, *sorted(folder.glob("*"))) if (p / "NSCLC-Radiomics").is_dir()), None)
     if root is None:
-        raise BadInput(f"{folder / 'NSCLC-Radiomics'} is missing; download the CT collection of that name from "
-                       f"TCIA and unpack it there (a manifest-… folder around it does not matter)")
+        raise BadInput(
+            f"{folder / 'NSCLC-Radiomics'} is missing; download the CT collection of that name from "
+            f"TCIA and unpack it there (a manifest-… folder around it does not matter)"
+        )
     sources = []
     for place in sorted(p for p in cavities.iterdir() if p.is_dir()):
         name, series = place.name, root / "NSCLC-Radiomics" / place.name
@@ -103,11 +108,20 @@ def find(folder: Path) -> list[PleThoraSource]:
             raise BadInput(f"{place / (name + '_thor_cav_primary_reviewer.nii.gz')} is missing; download it again")
         ct = find_sources(series) if series.is_dir() else []
         if len(ct) != 1:
-            raise BadInput(f"{series}: {len(ct) or 'no'} CT patients; expected the series of {name}; download it from "
-                           f"NSCLC-Radiomics")
+            raise BadInput(
+                f"{series}: {len(ct) or 'no'} CT patients; expected the series of {name}; download it from "
+                f"NSCLC-Radiomics"
+            )
         only = tuple(header for header in ct[0].headers if header.modality == "CT")
-        sources.append(PleThoraSource(name, folder, DicomSource(name, series, only, ct[0].notes), cavity,
-                                      nifti(effusions / name, f"{name}_effusion_first_reviewer")))
+        sources.append(
+            PleThoraSource(
+                name,
+                folder,
+                DicomSource(name, series, only, ct[0].notes),
+                cavity,
+                nifti(effusions / name, f"{name}_effusion_first_reviewer"),
+            )
+        )
     if not sources:
         raise BadInput(f"{cavities}: no folder of a patient; unpack Thoracic_Cavities there")
     return sources

@@ -1,4 +1,5 @@
 """A converted case and what is recorded of it."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 ``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a ``find_sources`` that returns objects of the
 ``Source`` protocol; nothing behind this file knows where a patient came from.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

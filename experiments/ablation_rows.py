@@ -1,4 +1,5 @@
 """The file that ``ablations.py`` adds its rows to: a row for each variant, in it an entry for each seed."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """The variants of ``ablations.py``: what each changes in the ``fast`` preset."""
+
 from __future__ import annotations
 
 BASE = {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 72}}
@@ -33,8 +34,10 @@ VARIANTS: dict[str, dict] = {
     "half, Eq. 8, no annealing": {**BASE, "generator": {**HALF, "ablation_probability": "eq8", "annealing": "none"}},
     "half, uniform drawing": {**BASE, "generator": {**HALF, "balanced_share": 0.0}},
     "half, drawing 0.45": {**BASE, "generator": {**HALF, "balanced_share": 0.45}},
-    "half, uniform drawing, Eq. 8": {**BASE, "generator": {**HALF, "balanced_share": 0.0,
-                                                           "ablation_probability": "eq8"}},
+    "half, uniform drawing, Eq. 8": {
+        **BASE,
+        "generator": {**HALF, "balanced_share": 0.0, "ablation_probability": "eq8"},
+    },
     "half, uniform timesteps": {**BASE, "generator": {**HALF, "timestep_power": 1.0}},
     "half, epsilon": {**BASE, "generator": {**HALF, "prediction": "epsilon", "zero_terminal_snr": False}},
     "dose 0.25": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 9}},
@@ -43,6 +46,8 @@ VARIANTS: dict[str, dict] = {
     "target 0.03": {"balance": {"target_share": {"emphysema": 0.03}, "max_synthetic": 72}},
     "target 0.06": {"balance": {"target_share": {"emphysema": 0.06}, "max_synthetic": 72}},
     "target 0.20": {"balance": {"target_share": {"emphysema": 0.2}, "max_synthetic": 72}},
-    "copy_paste, dose 4": {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 144},
-                           "generator": {"method": "copy_paste"}},
+    "copy_paste, dose 4": {
+        "balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 144},
+        "generator": {"method": "copy_paste"},
+    },
 }

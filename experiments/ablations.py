@@ -9,6 +9,7 @@ since the defaults were chosen with these figures. Generators are kept in WORK a
 trained; rows are written as they come, and finished ones are skipped. Variants are compared within a seed; each entry
 says in which precision its generator was trained, and under which torch.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,16 +44,22 @@ PHANTOM_SEED, FOLD = 7, 0
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     """The ``fast`` preset with a variant's changes."""
     base = preset("fast")
-    return Settings(replace(base.generator, seed=seed, precision=precision, **variant.get("generator", {})),
-                    replace(base.sampling, **variant.get("sampling", {})),
-                    replace(base.balance, seed=seed, **variant.get("balance", {})), "fast")
+    return Settings(
+        replace(base.generator, seed=seed, precision=precision, **variant.get("generator", {})),
+        replace(base.sampling, **variant.get("sampling", {})),
+        replace(base.balance, seed=seed, **variant.get("balance", {})),
+        "fast",
+    )
 
 
 def real_slices(raw: RawDataset, cache: SliceCache) -> Slices:
     """The fold's training slices."""
     ids = raw.training_cases(FOLD)
-    return Slices(np.stack([cache.image(i)[0, 0] for i in ids]), np.stack([cache.label(i)[0] for i in ids]),
-                  np.array([raw.patients[i] for i in ids]))
+    return Slices(
+        np.stack([cache.image(i)[0, 0] for i in ids]),
+        np.stack([cache.label(i)[0] for i in ids]),
+        np.array([raw.patients[i] for i in ids]),
+    )
 
 
 def test_slices(raw: RawDataset) -> Slices:
@@ -61,16 +68,26 @@ def test_slices(raw: RawDataset) -> Slices:
     labels = sorted((raw.folder / "labelsTs").glob(f"*{ending}"))
     names = [f.name.removesuffix(ending) for f in labels]
     images = [reader.read_images([str(raw.folder / "imagesTs" / f"{n}_0000{ending}")])[0][0, 0] for n in names]
-    return Slices(np.stack(images), np.stack([reader.read_seg(str(f))[0][0, 0] for f in labels]).astype(np.uint8),
-                  np.array([n.split("_s")[0] for n in names]))
+    return Slices(
+        np.stack(images),
+        np.stack([reader.read_seg(str(f))[0][0, 0] for f in labels]).astype(np.uint8),
+        np.array([n.split("_s")[0] for n in names]),
+    )
 
 
 def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str) -> FoldWork:
     """Plans a variant and trains its generator, if no other variant has."""
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
-    key = "_".join([settings.generator.method.replace("harmonise", "cbmat"), *[
-        f"{k}{v}" for k, v in sorted(kept.items()) if v != getattr(preset("fast").generator, k)
-        and not isinstance(v, list)]])
+    key = "_".join(
+        [
+            settings.generator.method.replace("harmonise", "cbmat"),
+            *[
+                f"{k}{v}"
+                for k, v in sorted(kept.items())
+                if v != getattr(preset("fast").generator, k) and not isinstance(v, list)
+            ],
+        ]
+    )
     os.environ["nnUNet_results"] = str(root / "generators" / key)
     Path(os.environ["nnUNet_results"]).mkdir(parents=True, exist_ok=True)
     work = prepare_fold(raw, FOLD, settings, cache.facts, cache.label, {})
@@ -78,8 +95,9 @@ def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, 
     return work
 
 
-def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
-             device: str) -> tuple[Slices | None, dict]:
+def generate(
+    raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str
+) -> tuple[Slices | None, dict]:
     """Plans, trains and paints a variant; its slices, and what the gate measured."""
     begun = time.monotonic()
     work = trained(raw, cache, settings, root, device)
@@ -89,34 +107,44 @@ def generate(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path,
     images = [reader.read_images([str(f) for f in case.images])[0][0, 0] for case in result.staged]
     labels = [reader.read_seg(str(case.label))[0][0, 0] for case in result.staged]
     card = read_json(work.folder / CARD) if work.method.generator else {"versions": {"torch": None}}
-    report = {"generator_torch": card["versions"]["torch"], "quality": result.quality,
-              "quality_of_all": result.quality_of_all, "cases": len(result.staged),
-              "dropped": len(result.dropped), "repainted": result.repainted,
-              "training_seconds": round(training), "painting_seconds": round(time.monotonic() - begun)}
+    report = {
+        "generator_torch": card["versions"]["torch"],
+        "quality": result.quality,
+        "quality_of_all": result.quality_of_all,
+        "cases": len(result.staged),
+        "dropped": len(result.dropped),
+        "repainted": result.repainted,
+        "training_seconds": round(training),
+        "painting_seconds": round(time.monotonic() - begun),
+    }
     discard_work(work.work)
     if not images:
         return None, report
     return Slices(np.stack(images), np.stack(labels).astype(np.uint8), np.array(["synthetic"] * len(images))), report
 
 
-def run_variant(raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path,
-                options: argparse.Namespace) -> dict:
+def run_variant(
+    raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path, options: argparse.Namespace
+) -> dict:
     """Dice of several segmenters on the test patients, and what was painted."""
     data, test, report = real_slices(raw, cache), test_slices(raw), {}
     if settings:
         painted, report = generate(raw, cache, settings, root, options.device)
         if painted is not None:
-            data = Slices(*(np.concatenate(pair) for pair in zip(vars(data).values(), vars(painted).values(),
-                                                                 strict=True)))
+            data = Slices(
+                *(np.concatenate(pair) for pair in zip(vars(data).values(), vars(painted).values(), strict=True))
+            )
     dice: dict[str, list[dict]] = {name: [] for name in raw.roles.lung}
     for number in range(options.segmenters):
-        network = train(data, len(raw.roles.values) + 1, 100 * seed + number, options.iterations,
-                        device=options.device)
+        network = train(data, len(raw.roles.values) + 1, 100 * seed + number, options.iterations, device=options.device)
         predicted = predict(network, test.image)
         for name, found in dice.items():
             found.append(dice_by_patient(predicted, test, raw.roles.values[name]))
-    return {"dice": {name: [round(float(np.mean(list(d.values()))), 4) for d in found] for name, found in dice.items()},
-            "patients": dice, **report}
+    return {
+        "dice": {name: [round(float(np.mean(list(d.values()))), 4) for d in found] for name, found in dice.items()},
+        "patients": dice,
+        **report,
+    }
 
 
 def main() -> None:
@@ -128,11 +156,19 @@ def main() -> None:
     p.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     p.add_argument("--segmenters", type=int, default=2, help="seeds of the segmenter in each variant and seed")
     p.add_argument("--iterations", type=int, default=800, help="of a segmenter")
-    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
-                   help="of the generators; bf16 is faster on processors that have it")
+    p.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="of the generators; bf16 is faster on processors that have it",
+    )
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="of generators and segmenters")
-    p.add_argument("--generators-only", action="store_true", help="train the generators that WORK lacks, and no more; "
-                   "a later call, on another machine too, paints with them")
+    p.add_argument(
+        "--generators-only",
+        action="store_true",
+        help="train the generators that WORK lacks, and no more; "
+        "a later call, on another machine too, paints with them",
+    )
     o = p.parse_args()
     root = Path(o.o).resolve()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -158,17 +194,25 @@ def main() -> None:
                     trained(raw, cache, settings, root, o.device)
                 continue
             result = run_variant(raw, cache, settings, seed, root, o)
-            add_row(path, name, key, as_read(wanted), {**result, "precision": o.precision, "device": o.device},
-                    meta(root))
-            print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}",
-                  flush=True)
+            add_row(
+                path, name, key, as_read(wanted), {**result, "precision": o.precision, "device": o.device}, meta(root)
+            )
+            print(
+                f"{time.strftime('%H:%M:%S')} {name}, seed {seed}: {result['dice']} {result.get('quality')}", flush=True
+            )
 
 
 def meta(root: Path) -> dict:
     """Command, date, versions, machine."""
-    return {"command": "python -m experiments.ablations " + " ".join(sys.argv[1:]).replace(str(root), "WORK"),
-            "date": datetime.date.today().isoformat(), "versions": versions(), "phantom_seed": PHANTOM_SEED,
-            "fold": FOLD, "pixels": 64, "machine": machine()}
+    return {
+        "command": "python -m experiments.ablations " + " ".join(sys.argv[1:]).replace(str(root), "WORK"),
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "phantom_seed": PHANTOM_SEED,
+        "fold": FOLD,
+        "pixels": 64,
+        "machine": machine(),
+    }
 
 
 if __name__ == "__main__":

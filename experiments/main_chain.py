@@ -6,6 +6,7 @@ What follows ``--`` goes to difflung_augment. Both arms of a fold train side by 
 U-Net of the demo; the Dice are those of nnU-Net's own validation of the fold, on real cases. Finished trainings are
 not repeated.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -41,28 +42,54 @@ def call(arguments: list[str]) -> None:
 def train_fold(dataset: str, name: str, fold: int, length: str) -> dict:
     """Trains both arms and reads nnU-Net's validation of the fold."""
     results = Path(os.environ["nnUNet_results"]) / name
-    folders = {arm: results / f"{trainer}_{length}__nnUNetPlans__{CONFIGURATION}" / f"fold_{fold}"
-               for arm, trainer in ARMS.items()}
+    folders = {
+        arm: results / f"{trainer}_{length}__nnUNetPlans__{CONFIGURATION}" / f"fold_{fold}"
+        for arm, trainer in ARMS.items()
+    }
     missing = [arm for arm, folder in folders.items() if not (folder / "validation" / "summary.json").is_file()]
-    side_by_side({results / f"train_{arm}_{fold}.log": [
-        "nnUNetv2_train", dataset, CONFIGURATION, str(fold), "-tr", f"{ARMS[arm]}_{length}", "-device", "cpu",
-        *["--c"] * any(folders[arm].glob("checkpoint_*.pth"))] for arm in missing}, os.environ | ENVIRONMENT)
-    labels = {str(v): k for k, v in read_json(Path(os.environ["nnUNet_raw"]) / name / "dataset.json")["labels"].items()
-              if v and k != "ignore"}
+    side_by_side(
+        {
+            results / f"train_{arm}_{fold}.log": [
+                "nnUNetv2_train",
+                dataset,
+                CONFIGURATION,
+                str(fold),
+                "-tr",
+                f"{ARMS[arm]}_{length}",
+                "-device",
+                "cpu",
+                *["--c"] * any(folders[arm].glob("checkpoint_*.pth")),
+            ]
+            for arm in missing
+        },
+        os.environ | ENVIRONMENT,
+    )
+    labels = {
+        str(v): k
+        for k, v in read_json(Path(os.environ["nnUNet_raw"]) / name / "dataset.json")["labels"].items()
+        if v and k != "ignore"
+    }
     row: dict = {"fold": fold}
     for arm, folder in folders.items():
         summary = read_json(folder / "validation" / "summary.json")
-        row[arm] = {label: {"dice_pooled": round(pooled_dice(summary["metric_per_case"], key), 4),
-                            "dice_mean": round(summary["mean"][key]["Dice"], 4),
-                            "voxels": int(sum(c["metrics"][key]["n_ref"] for c in summary["metric_per_case"]))}
-                    for key, label in labels.items()}
+        row[arm] = {
+            label: {
+                "dice_pooled": round(pooled_dice(summary["metric_per_case"], key), 4),
+                "dice_mean": round(summary["mean"][key]["Dice"], 4),
+                "voxels": int(sum(c["metrics"][key]["n_ref"] for c in summary["metric_per_case"])),
+            }
+            for key, label in labels.items()
+        }
     return row
 
 
 def main() -> None:
     """Entry of the command line."""
-    own, more = (sys.argv[1:], []) if "--" not in sys.argv else (
-        sys.argv[1:sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1:])
+    own, more = (
+        (sys.argv[1:], [])
+        if "--" not in sys.argv
+        else (sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :])
+    )
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-d", required=True, help="dataset id or name")
     p.add_argument("-f", nargs="+", required=True, type=int, help="folds")
@@ -71,8 +98,20 @@ def main() -> None:
     p.add_argument("-o", required=True, help="JSON file to write")
     options = p.parse_args(own)
     raw, seconds, begun = open_raw_dataset(options.d), {}, time.monotonic()
-    call(["difflung_augment", "-d", options.d, "-f", *map(str, options.f), "--preset", options.preset, "-device", "cpu",
-          *more])
+    call(
+        [
+            "difflung_augment",
+            "-d",
+            options.d,
+            "-f",
+            *map(str, options.f),
+            "--preset",
+            options.preset,
+            "-device",
+            "cpu",
+            *more,
+        ]
+    )
     seconds["augment"], begun = round(time.monotonic() - begun), time.monotonic()
     call(["nnUNetv2_plan_and_preprocess", "-d", options.d, "-c", "2d", "-np", "2"])
     make_small_configuration(raw.preprocessed / "nnUNetPlans.json")
@@ -81,16 +120,29 @@ def main() -> None:
     for fold in options.f:
         rows.append(train_fold(options.d, raw.name, fold, options.length))
         seconds["train"] = round(time.monotonic() - begun)
-        write_json(options.o, {
-            "meta": {"command": "python -m experiments.main_chain " + " ".join(sys.argv[1:]),
-                     "date": datetime.date.today().isoformat(), "versions": versions(), "seconds": seconds,
-                     "machine": machine(), "dataset": raw.name,
-                     "dataset_json": {k: raw.dataset_json[k] for k in ("channel_names", "labels")},
-                     "median_shape_and_patch": [read_json(raw.preprocessed / "nnUNetPlans.json")["configurations"][
-                         "2d"][key] for key in ("median_image_size_in_voxels", "patch_size", "batch_size")]},
-            "leaks": audit_table(raw.name)["leaks"], "validation": rows,
-            "augment": read_json(Path(os.environ["nnUNet_results"]) / raw.name / "DiffLung__cbmat" /
-                                 "augment_report.json")})
+        write_json(
+            options.o,
+            {
+                "meta": {
+                    "command": "python -m experiments.main_chain " + " ".join(sys.argv[1:]),
+                    "date": datetime.date.today().isoformat(),
+                    "versions": versions(),
+                    "seconds": seconds,
+                    "machine": machine(),
+                    "dataset": raw.name,
+                    "dataset_json": {k: raw.dataset_json[k] for k in ("channel_names", "labels")},
+                    "median_shape_and_patch": [
+                        read_json(raw.preprocessed / "nnUNetPlans.json")["configurations"]["2d"][key]
+                        for key in ("median_image_size_in_voxels", "patch_size", "batch_size")
+                    ],
+                },
+                "leaks": audit_table(raw.name)["leaks"],
+                "validation": rows,
+                "augment": read_json(
+                    Path(os.environ["nnUNet_results"]) / raw.name / "DiffLung__cbmat" / "augment_report.json"
+                ),
+            },
+        )
         print(rows[-1], flush=True)
 
 

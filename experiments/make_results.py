@@ -6,6 +6,7 @@ Table 1 is ``difflung_evaluate``'s of every seed, merged; table 2 is ``difflung_
 ``table2_<set>.json`` on nnU-Net's own validation patients (or, where the set has test patients, on those, and the
 validation as ``table2_<set>_validation.json``).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -53,9 +54,23 @@ def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: 
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(roots[0] / variable)
     results = [paired(roots, options.f, options.set)] if options.pair else [r / "nnUNet_results" for r in roots]
-    arguments = ["-d", str(SETS[options.set][0]), "-f", *map(str, options.f), "-c", CONFIGURATION, "--length",
-                 options.length, "--results", *map(str, results), "--arms",
-                 *options.arms, *(["--predictions", predictions] if predictions else []), "-o", str(target)]
+    arguments = [
+        "-d",
+        str(SETS[options.set][0]),
+        "-f",
+        *map(str, options.f),
+        "-c",
+        CONFIGURATION,
+        "--length",
+        options.length,
+        "--results",
+        *map(str, results),
+        "--arms",
+        *options.arms,
+        *(["--predictions", predictions] if predictions else []),
+        "-o",
+        str(target),
+    ]
     against = {}
     for other in options.against:
         compare([*arguments, "--reference", other])
@@ -73,8 +88,11 @@ def cases_of(root: Path, kind: str) -> dict:
     """Planned, injected, repainted cases of each method and fold: what each arm had to train on."""
     manifest = root / "nnUNet_raw" / SETS[kind][1] / "difflung_manifest.json"
     runs = read_json(manifest)["runs"] if manifest.is_file() else []
-    return {f"{run['method']} fold {run['fold']}": {key: run["summary"][key] for key in ("planned", "injected")}
-            | {"dropped": len(run["summary"]["dropped"])} for run in runs}
+    return {
+        f"{run['method']} fold {run['fold']}": {key: run["summary"][key] for key in ("planned", "injected")}
+        | {"dropped": len(run["summary"]["dropped"])}
+        for run in runs
+    }
 
 
 def main() -> None:
@@ -86,8 +104,13 @@ def main() -> None:
     p.add_argument("-f", nargs="+", type=int, default=[0])
     p.add_argument("--pair", action="store_true", help="as of run_arms.py")
     p.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    p.add_argument("--against", nargs="*", default=["mat", "copy_paste"], choices=ARMS,
-                   help="arms with which all others are compared too, beside the reference")
+    p.add_argument(
+        "--against",
+        nargs="*",
+        default=["mat", "copy_paste"],
+        choices=ARMS,
+        help="arms with which all others are compared too, beside the reference",
+    )
     p.add_argument("--length", default="5epochs")
     p.add_argument("--name", help="of the result files, where one set has several experiments (default: the set's)")
     p.add_argument("--tables", nargs="+", type=int, default=[1, 2], choices=(1, 2), help="which to write")
@@ -98,11 +121,19 @@ def main() -> None:
     roots = [work / f"seed_{seed}" for seed in o.seeds]
     plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
     made = f"python -m experiments.make_results {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
-    about = {"command": "; ".join([*read_json(work / "run.json")["commands"], made]),
-             "seeds": o.seeds, "folds": o.f, "paired": o.pair, "length": o.length,
-             "iterations": 250 * int(o.length.split("epoch")[0]),
-             "network": {"patch_size": plans["2d"]["patch_size"], "batch_size": plans[CONFIGURATION]["batch_size"],
-                         "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"]}}
+    about = {
+        "command": "; ".join([*read_json(work / "run.json")["commands"], made]),
+        "seeds": o.seeds,
+        "folds": o.f,
+        "paired": o.pair,
+        "length": o.length,
+        "iterations": 250 * int(o.length.split("epoch")[0]),
+        "network": {
+            "patch_size": plans["2d"]["patch_size"],
+            "batch_size": plans[CONFIGURATION]["batch_size"],
+            "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"],
+        },
+    }
     if 1 in o.tables:
         table1(roots, RESULTS / f"table1_{name}.json", about)
     if 2 in o.tables:

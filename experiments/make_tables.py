@@ -1,7 +1,8 @@
 """Writes the tables in README.md and docs/results.md from the raw results in docs/results/.
 
-    python -m experiments.make_tables
+python -m experiments.make_tables
 """
+
 from __future__ import annotations
 
 import re
@@ -16,16 +17,22 @@ RESULTS = ROOT / "docs" / "results"
 
 def demo_table(demo: dict) -> str:
     """Per-class Dice of both arms on the phantom's test patients."""
-    lines = ["| Dice on unseen test patients | reference, mean over slices | with synthetic cases | reference, all "
-             "voxels | with synthetic cases |", "|---|---|---|---|---|"]
+    lines = [
+        "| Dice on unseen test patients | reference, mean over slices | with synthetic cases | reference, all "
+        "voxels | with synthetic cases |",
+        "|---|---|---|---|---|",
+    ]
     for name in demo["reference"]:
         row = [demo[arm][name] for arm in ("reference", "difflung", "reference_pooled", "difflung_pooled")]
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
     meta = demo["meta"]
-    lines += ["", f"{demo['test_cases']} slices of 15 test patients, leaks: {demo['leaks']}, "
-              f"{demo['seconds']['total'] / 60:.0f} minutes after installing ({meta['installing_seconds'] / 60:.1f} "
-              f"minutes), largest process {meta['peak_memory_gb']:.1f} GB; one seed; {meta['date']}, "
-              f"{meta['machine']}."]
+    lines += [
+        "",
+        f"{demo['test_cases']} slices of 15 test patients, leaks: {demo['leaks']}, "
+        f"{demo['seconds']['total'] / 60:.0f} minutes after installing ({meta['installing_seconds'] / 60:.1f} "
+        f"minutes), largest process {meta['peak_memory_gb']:.1f} GB; one seed; {meta['date']}, "
+        f"{meta['machine']}.",
+    ]
     return "\n".join(lines)
 
 
@@ -33,25 +40,39 @@ def chain_table(chain: dict) -> str:
     """Shares, painted intensities and Dice of a run of ``main_chain.py``."""
     meta, lines = chain["meta"], []
     shape, patch, batch = meta["median_shape_and_patch"]
-    lines += [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; slices of {shape[0]:.0f} × {shape[1]:.0f} "
-              f"pixels (median), U-Net patches of {patch[0]} × {patch[1]}, batch {batch}; leaks: {chain['leaks']}.", "",
-              "| fold | class | share of lung before | after | painted bias | Wasserstein | sd, painted / real |",
-              "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; slices of {shape[0]:.0f} × {shape[1]:.0f} "
+        f"pixels (median), U-Net patches of {patch[0]} × {patch[1]}, batch {batch}; leaks: {chain['leaks']}.",
+        "",
+        "| fold | class | share of lung before | after | painted bias | Wasserstein | sd, painted / real |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for fold in chain["augment"]["folds"]:
         totals = [sum(fold[key].values()) for key in ("before", "after")]
         for name in fold["before"]:
             quality = fold["quality"].get(name)
-            figures = [f"{quality['bias']:+.1f}", f"{quality['wasserstein']:.1f}", f"{quality['sd_ratio']:.2f}"] \
-                if quality else ["–"] * 3
-            lines.append(f"| {fold['fold']} | {name} | {fold['before'][name] / totals[0]:.1%} | "
-                         f"{fold['after'][name] / totals[1]:.1%} | " + " | ".join(figures) + " |")
-    lines += ["", "| fold | class | reference voxels | Dice (all voxels), reference | with synthetic cases | Dice "
-              "(mean over slices), reference | with synthetic cases |", "|---|---|---|---|---|---|---|"]
+            figures = (
+                [f"{quality['bias']:+.1f}", f"{quality['wasserstein']:.1f}", f"{quality['sd_ratio']:.2f}"]
+                if quality
+                else ["–"] * 3
+            )
+            lines.append(
+                f"| {fold['fold']} | {name} | {fold['before'][name] / totals[0]:.1%} | "
+                f"{fold['after'][name] / totals[1]:.1%} | " + " | ".join(figures) + " |"
+            )
+    lines += [
+        "",
+        "| fold | class | reference voxels | Dice (all voxels), reference | with synthetic cases | Dice "
+        "(mean over slices), reference | with synthetic cases |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in chain["validation"]:
         for name, reference in row["reference"].items():
             ours = row["difflung"][name]
-            lines.append(f"| {row['fold']} | {name} | {reference['voxels']} | {reference['dice_pooled']:.3f} | "
-                         f"{ours['dice_pooled']:.3f} | {reference['dice_mean']:.3f} | {ours['dice_mean']:.3f} |")
+            lines.append(
+                f"| {row['fold']} | {name} | {reference['voxels']} | {reference['dice_pooled']:.3f} | "
+                f"{ours['dice_pooled']:.3f} | {reference['dice_mean']:.3f} | {ours['dice_mean']:.3f} |"
+            )
     return "\n".join(lines)
 
 
@@ -60,8 +81,10 @@ def _run(meta: dict) -> str:
     network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
     folds = ", ".join(map(str, meta["folds"])) + (" (a seed for each fold)" if meta.get("paired") else "")
     patch = " × ".join(map(str, network["patch_size"]))
-    return (f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds {folds}; U-Net patches of "
-            f"{patch}, batch {network['batch_size']}, {meta['iterations']} iterations.")
+    return (
+        f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds {folds}; U-Net patches of "
+        f"{patch}, batch {network['batch_size']}, {meta['iterations']} iterations."
+    )
 
 
 def _figure(value: dict | None, digits: int, sign: str = "") -> str:
@@ -74,25 +97,40 @@ def table1(content: dict) -> str:
     """Figures of painted validation slices, a row for each method and reference."""
     meta = content["meta"]
     rows = {name: row for name, row in content.items() if name != "meta" and "psnr_lung" in row}
-    lines = [f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
-             f"mask, {meta['sampling']}; mean ± sd over patients and seeds. Folds "
-             f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}; "
-             f"{meta['date'][:10]}.", "",
-             "| method | PSNR lung, dB | SSIM lung | PSNR lung of the mean image | MAE lung | s / image |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
+        f"mask, {meta['sampling']}; mean ± sd over patients and seeds. Folds "
+        f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}; "
+        f"{meta['date'][:10]}.",
+        "",
+        "| method | PSNR lung, dB | SSIM lung | PSNR lung of the mean image | MAE lung | s / image |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in rows.items():
         seconds = "–" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.2f}"
-        lines.append(f"| `{name}` | {_figure(row['psnr_lung'], 2)} | {_figure(row['ssim_lung'], 3)} | "
-                     f"{_figure(row.get('psnr_lung_of_mean'), 2)} | {_figure(row['mae_lung'], 1)} | {seconds} |")
-    lines += ["", f"| class | method | bias, {meta['unit']} | Wasserstein | sd, painted / real | texture distance | "
-              "diversity |", "|---|---|---|---|---|---|---|"]
+        lines.append(
+            f"| `{name}` | {_figure(row['psnr_lung'], 2)} | {_figure(row['ssim_lung'], 3)} | "
+            f"{_figure(row.get('psnr_lung_of_mean'), 2)} | {_figure(row['mae_lung'], 1)} | {seconds} |"
+        )
+    lines += [
+        "",
+        f"| class | method | bias, {meta['unit']} | Wasserstein | sd, painted / real | texture distance | diversity |",
+        "|---|---|---|---|---|---|---|",
+    ]
     names = [name for name in content if name != "meta" and name != "neighbour"]
     for group in dict.fromkeys(group for name in names for group in content[name]["hu_bias"]):
         for name in names:
             row = content[name]
-            cells = [_figure(row[key].get(group), digits, sign) for key, digits, sign in (
-                ("hu_bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""), ("texture", 3, ""),
-                ("diversity", 1, ""))]
+            cells = [
+                _figure(row[key].get(group), digits, sign)
+                for key, digits, sign in (
+                    ("hu_bias", 1, "+"),
+                    ("wasserstein", 1, ""),
+                    ("sd_ratio", 2, ""),
+                    ("texture", 3, ""),
+                    ("diversity", 1, ""),
+                )
+            ]
             lines.append(f"| {group} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -101,24 +139,36 @@ def table2(content: dict) -> str:
     """Dice of the arms and their differences to the reference."""
     meta, arms = content["meta"], {name: rows for name, rows in content.items() if name != "meta"}
     classes = list(next(iter(arms.values())))
-    lines = [f"{meta['scored']}. {_run(meta)}", "",
-             "| class | arm | Dice | difference to the reference [95 %] | all voxels | false voxels in patients "
-             "without the class |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"{meta['scored']}. {_run(meta)}",
+        "",
+        "| class | arm | Dice | difference to the reference [95 %] | all voxels | false voxels in patients "
+        "without the class |",
+        "|---|---|---|---|---|---|",
+    ]
     for group in classes:
         for arm, rows in arms.items():
             row, difference = rows[group], rows[group]["diff_to_reference"]
             low, high = difference["ci95"]
-            shown = "–" if difference["mean"] is None or arm == meta["reference"] else f"{difference['mean']:+.3f}" + (
-                "" if low is None else f" [{low:+.3f}, {high:+.3f}]")
-            lines.append(f"| {group} ({row['dice']['patients']} patients) | `{arm}` | {_figure(row['dice'], 3)} | "
-                         f"{shown} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |")
+            shown = (
+                "–"
+                if difference["mean"] is None or arm == meta["reference"]
+                else f"{difference['mean']:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
+            )
+            lines.append(
+                f"| {group} ({row['dice']['patients']} patients) | `{arm}` | {_figure(row['dice'], 3)} | "
+                f"{shown} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |"
+            )
     return "\n".join(lines)
 
 
 def probe_table(content: dict) -> str:
     """What the shortcut probe can tell."""
-    lines = ["| AUC | synthetic against its own host | against real lesion borders | outlines alone | by lot | a known "
-             "seam |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| AUC | synthetic against its own host | against real lesion borders | outlines alone | by lot | a known "
+        "seam |",
+        "|---|---|---|---|---|---|",
+    ]
     keys = ("paired", "real_borders", "outlines_alone", "control", "known_seam")
     for row in content["rows"]:
         lines.append(f"| `{row['method']}` | " + " | ".join(_figure(row[key], 2) for key in keys) + " |")
@@ -131,20 +181,36 @@ def ablation_table(content: dict) -> str:
     some = next(iter(rows.values()))["wanted"]
     seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed ")})
     classes = list(next(iter(rows.values()))[seeds[0]]["dice"])
-    lines = [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
-             f"{meta['phantom_seed']}, {meta['pixels']} pixels, small U-Net of "
-             f"{some['iterations']} iterations, {some['segmenters']} in each seed; mean ± sd over seeds.", "",
-             f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
-             f"real | dropped | painting, s |", "|---|" + "---|" * (len(classes) + 5)]
+    lines = [
+        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
+        f"{meta['phantom_seed']}, {meta['pixels']} pixels, small U-Net of "
+        f"{some['iterations']} iterations, {some['segmenters']} in each seed; mean ± sd over seeds.",
+        "",
+        f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
+        f"real | dropped | painting, s |",
+        "|---|" + "---|" * (len(classes) + 5),
+    ]
     for name, row in rows.items():
         runs = [row[key] for key in seeds if key in row]
         dice = [_spread([sum(run["dice"][group]) / len(run["dice"][group]) for run in runs], 3) for group in classes]
         painted = [run["quality_of_all"] for run in runs if run.get("quality_of_all")]
         rare = next(iter(painted[0]), None) if painted else None
-        figures = [_spread([quality[rare][key] for quality in painted], digits, sign) for key, digits, sign in (
-            ("bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""))] if rare else ["–"] * 3
-        figures += [f"{sum(run['dropped'] for run in runs)} of {sum(run['cases'] + run['dropped'] for run in runs)}",
-                    f"{sum(run['painting_seconds'] for run in runs) / len(runs):.0f}"] if painted else ["–"] * 2
+        figures = (
+            [
+                _spread([quality[rare][key] for quality in painted], digits, sign)
+                for key, digits, sign in (("bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""))
+            ]
+            if rare
+            else ["–"] * 3
+        )
+        figures += (
+            [
+                f"{sum(run['dropped'] for run in runs)} of {sum(run['cases'] + run['dropped'] for run in runs)}",
+                f"{sum(run['painting_seconds'] for run in runs) / len(runs):.0f}",
+            ]
+            if painted
+            else ["–"] * 2
+        )
         lines.append(f"| {name} | {' | '.join([*dice, *figures])} |")
     return "\n".join(lines)
 
@@ -155,16 +221,26 @@ def sampler_table(content: dict) -> str:
     groups = list(next(iter(next(iter(rows.values())).values()))["hu_bias"])
     shown = [name for name in ("normal_lung", "emphysema") if name in groups] or groups[:2]
     columns = [f"{what} {name}" for name in shown for what in ("bias", "Wasserstein", "sd, painted / real", "texture")]
-    lines = [f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {meta['method']}, {meta['slices']} validation "
-             f"slices, {meta['samples']} samples of each; mean ± sd over {len(next(iter(rows.values())))} seeds.", "",
-             f"| sampler and steps | PSNR lung | of the mean image | {' | '.join(columns)} | s / image |",
-             "|---|" + "---|" * (len(columns) + 3)]
+    lines = [
+        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {meta['method']}, {meta['slices']} validation "
+        f"slices, {meta['samples']} samples of each; mean ± sd over {len(next(iter(rows.values())))} seeds.",
+        "",
+        f"| sampler and steps | PSNR lung | of the mean image | {' | '.join(columns)} | s / image |",
+        "|---|" + "---|" * (len(columns) + 3),
+    ]
     for name, seeds in sorted(rows.items(), key=lambda row: (row[0].split()[0], int(row[0].split()[1]))):
         runs = list(seeds.values())
         cells = [_spread([run[key]["mean"] for run in runs], 2) for key in ("psnr_lung", "psnr_lung_of_mean")]
-        cells += [_spread([run[key][group]["mean"] for run in runs], digits, sign) for group in shown
-                  for key, digits, sign in (("hu_bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""),
-                                            ("texture", 3, ""))]
+        cells += [
+            _spread([run[key][group]["mean"] for run in runs], digits, sign)
+            for group in shown
+            for key, digits, sign in (
+                ("hu_bias", 1, "+"),
+                ("wasserstein", 1, ""),
+                ("sd_ratio", 2, ""),
+                ("texture", 3, ""),
+            )
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} | {mean(run['seconds_per_image'] for run in runs):.2f} |")
     return "\n".join(lines)
 
@@ -189,12 +265,21 @@ def main() -> None:
     fill(ROOT / "README.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
-    for name, table in (("table1_phantom", table1), ("table2_phantom", table2), ("table2_phantom_validation", table2),
-                        ("table2_phantom_quarter", table2), ("table2_phantom_quarter_validation", table2),
-                        ("table1_medseg", table1), ("table2_medseg", table2),
-                        ("pilot_table1_phantom", table1), ("pilot_table2_phantom", table2),
-                        ("shortcut_probe_phantom", probe_table), ("shortcut_probe_pilot", probe_table),
-                        ("ablations_phantom", ablation_table), ("samplers_phantom", sampler_table)):
+    for name, table in (
+        ("table1_phantom", table1),
+        ("table2_phantom", table2),
+        ("table2_phantom_validation", table2),
+        ("table2_phantom_quarter", table2),
+        ("table2_phantom_quarter_validation", table2),
+        ("table1_medseg", table1),
+        ("table2_medseg", table2),
+        ("pilot_table1_phantom", table1),
+        ("pilot_table2_phantom", table2),
+        ("shortcut_probe_phantom", probe_table),
+        ("shortcut_probe_pilot", probe_table),
+        ("ablations_phantom", ablation_table),
+        ("samplers_phantom", sampler_table),
+    ):
         if (RESULTS / f"{name}.json").is_file():
             fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
 

@@ -10,6 +10,7 @@ reported should not be the one on which settings were chosen: ``--convert "--siz
 
 Afterwards: ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON files.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,11 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import read_json, write_json
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
-CONTROLS = {"reference": "nnUNetTrainerDiffLungReference", "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
-            "cbmat_poly": "nnUNetTrainerDiffLungPoly"}
+CONTROLS = {
+    "reference": "nnUNetTrainerDiffLungReference",
+    "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
+    "cbmat_poly": "nnUNetTrainerDiffLungPoly",
+}
 ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
 
 
@@ -75,8 +79,13 @@ class Run:
 
     def call(self, name: str, arguments: list[str], **variables: str) -> None:
         """Runs a command on one core; its output goes to ``logs/<name>.log``."""
-        variables = {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", **variables,
-                     **{v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}}
+        variables = {
+            "OMP_NUM_THREADS": "1",
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_compile": "f",
+            **variables,
+            **{v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
+        }
         log = self.root / "logs" / f"{name}.log"
         begun = time.monotonic()
         with open(log, "a") as file:
@@ -92,14 +101,29 @@ def prepare(run: Run) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs"):
         (run.root / variable).mkdir(parents=True, exist_ok=True)
     if not (run.folder("nnUNet_raw") / "dataset.json").is_file():
-        run.call("convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}",
-                             *run.convert])
+        run.call(
+            "convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}", *run.convert]
+        )
     failed = {}
     for method in run.methods:
         try:
-            run.call(f"augment_{method}", ["difflung_augment", "-d", run.dataset, "-f", *map(str, run.folds),
-                                           "--method", method, "--seed", str(run.seed), "-device", "cpu",
-                                           *run.augment])
+            run.call(
+                f"augment_{method}",
+                [
+                    "difflung_augment",
+                    "-d",
+                    run.dataset,
+                    "-f",
+                    *map(str, run.folds),
+                    "--method",
+                    method,
+                    "--seed",
+                    str(run.seed),
+                    "-device",
+                    "cpu",
+                    *run.augment,
+                ],
+            )
         except RuntimeError as error:  # a result too: this method's arms have nothing to train on, the others go on
             failed[method] = str(error)
     write_json(run.root / "failed_methods.json", failed)
@@ -119,8 +143,25 @@ def table1(run: Run) -> None:
     generators = sorted({METHODS[m].generator for m in run.methods} - {"", *failed_methods(run)})
     known = read_json(target) if target.is_file() else {"meta": {"folds": []}}
     if set(generators) - set(known) or set(run.folds) - set(known["meta"]["folds"]):
-        run.call("evaluate", ["difflung_evaluate", "-d", run.dataset, "-f", *map(str, run.folds), "--methods",
-                              *generators, "--seed", str(run.seed), "-device", "cpu", "-o", str(target), *run.evaluate])
+        run.call(
+            "evaluate",
+            [
+                "difflung_evaluate",
+                "-d",
+                run.dataset,
+                "-f",
+                *map(str, run.folds),
+                "--methods",
+                *generators,
+                "--seed",
+                str(run.seed),
+                "-device",
+                "cpu",
+                "-o",
+                str(target),
+                *run.evaluate,
+            ],
+        )
 
 
 def failed_methods(run: Run) -> dict:
@@ -134,18 +175,63 @@ def train(run: Run, arm: str, fold: int) -> None:
     folder, name = run.trained(arm, fold), f"{arm}_fold{fold}"
     if not (folder / "validation" / "summary.json").is_file():
         resume = ["--c"] * any(folder.glob("checkpoint_*.pth"))
-        run.call(f"train_{name}", ["nnUNetv2_train", run.dataset, CONFIGURATION, str(fold), "-tr",
-                                   f"{ARMS[arm]}_{run.length}", "-device", "cpu", *resume],
-                 nnUNet_n_proc_DA="0", DIFFLUNG_SEED=str(run.seed))
+        run.call(
+            f"train_{name}",
+            [
+                "nnUNetv2_train",
+                run.dataset,
+                CONFIGURATION,
+                str(fold),
+                "-tr",
+                f"{ARMS[arm]}_{run.length}",
+                "-device",
+                "cpu",
+                *resume,
+            ],
+            nnUNet_n_proc_DA="0",
+            DIFFLUNG_SEED=str(run.seed),
+        )
     raw, test = run.folder("nnUNet_raw"), folder / "test"
     if (raw / "imagesTs").is_dir() and not (test / "summary.json").is_file():
-        run.call(f"predict_{name}", [
-            "nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(test), "-d", run.dataset, "-c", CONFIGURATION,
-            "-f", str(fold), "-tr", f"{ARMS[arm]}_{run.length}", "-device", "cpu", "-npp", "1", "-nps", "1",
-            "--disable_tta"])
-        run.call(f"score_{name}", [
-            "nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(test), "-np", "1", "-djfile",
-            str(raw / "dataset.json"), "-pfile", str(run.folder("nnUNet_preprocessed") / "nnUNetPlans.json")])
+        run.call(
+            f"predict_{name}",
+            [
+                "nnUNetv2_predict",
+                "-i",
+                str(raw / "imagesTs"),
+                "-o",
+                str(test),
+                "-d",
+                run.dataset,
+                "-c",
+                CONFIGURATION,
+                "-f",
+                str(fold),
+                "-tr",
+                f"{ARMS[arm]}_{run.length}",
+                "-device",
+                "cpu",
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+                "--disable_tta",
+            ],
+        )
+        run.call(
+            f"score_{name}",
+            [
+                "nnUNetv2_evaluate_folder",
+                str(raw / "labelsTs"),
+                str(test),
+                "-np",
+                "1",
+                "-djfile",
+                str(raw / "dataset.json"),
+                "-pfile",
+                str(run.folder("nnUNet_preprocessed") / "nnUNetPlans.json"),
+            ],
+        )
 
 
 def everything(runs: list[Run], jobs: int) -> int:
@@ -167,8 +253,12 @@ def everything(runs: list[Run], jobs: int) -> int:
 
 
 def _after(number: int, run: Run) -> list:
-    trainings = [(number, 1, f"{arm} fold {fold}", lambda arm=arm, fold=fold: train(run, arm, fold))
-                 for fold in run.folds for arm in run.arms if arm.removesuffix("_poly") not in failed_methods(run)]
+    trainings = [
+        (number, 1, f"{arm} fold {fold}", lambda arm=arm, fold=fold: train(run, arm, fold))
+        for fold in run.folds
+        for arm in run.arms
+        if arm.removesuffix("_poly") not in failed_methods(run)
+    ]
     return [*trainings, (number, 2, "table 1", lambda: table1(run))]
 
 
@@ -191,8 +281,12 @@ def main() -> None:
     p.add_argument("-o", required=True, metavar="WORK", help="folder for all of it")
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
-    p.add_argument("--pair", action="store_true", help="the first seed gets the first fold only, the second the "
-                   "second, and so on: where hours do not allow all seeds in all folds")
+    p.add_argument(
+        "--pair",
+        action="store_true",
+        help="the first seed gets the first fold only, the second the "
+        "second, and so on: where hours do not allow all seeds in all folds",
+    )
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     p.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=CONTROLS)
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
@@ -206,9 +300,21 @@ def main() -> None:
     arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
     if o.pair and len(o.seeds) != len(o.f):
         raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; give as many of both")
-    runs = [Run(root / f"seed_{seed}", o.set, seed, (o.f[number],) if o.pair else tuple(o.f), tuple(o.methods), arms,
-                o.length, tuple(o.convert.split()), tuple(o.augment.split()), tuple(o.evaluate.split()))
-            for number, seed in enumerate(o.seeds)]
+    runs = [
+        Run(
+            root / f"seed_{seed}",
+            o.set,
+            seed,
+            (o.f[number],) if o.pair else tuple(o.f),
+            tuple(o.methods),
+            arms,
+            o.length,
+            tuple(o.convert.split()),
+            tuple(o.augment.split()),
+            tuple(o.evaluate.split()),
+        )
+        for number, seed in enumerate(o.seeds)
+    ]
     known = read_json(root / "run.json")["commands"] if (root / "run.json").is_file() else []
     words = "python -m experiments.run_arms " + " ".join(map(_published, sys.argv[1:]))
     write_json(root / "run.json", {"commands": [*(c for c in known if c != words), words]})

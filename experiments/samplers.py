@@ -5,6 +5,7 @@
 WORK is ``run_arms.py``'s, whose generators are used; every sampler paints the same validation masks from the same noise
 through ``difflung_evaluate``. Rows are written as they come; finished ones are skipped.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,8 +22,12 @@ from nnunet_difflung.commands.evaluate import main as evaluate
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
-CHOICES = [*(("ddim", n) for n in (5, 10, 15, 20, 25, 50, 250, 1000)), *(("dpm", n) for n in (5, 10, 25)),
-           *(("unipc", n) for n in (5, 10, 25)), *(("ddpm", n) for n in (50, 250))]
+CHOICES = [
+    *(("ddim", n) for n in (5, 10, 15, 20, 25, 50, 250, 1000)),
+    *(("dpm", n) for n in (5, 10, 25)),
+    *(("unipc", n) for n in (5, 10, 25)),
+    *(("ddpm", n) for n in (50, 250)),
+]
 KEPT = ("psnr_lung", "psnr_lung_of_mean", "hu_bias", "wasserstein", "sd_ratio", "texture", "seconds_per_image")
 
 
@@ -33,9 +38,32 @@ def painted(options: argparse.Namespace, seed: int, sampler: str, steps: int) ->
         os.environ[variable] = str(root / variable)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table1.json"
-        evaluate(["-d", str(SETS["phantom"][0]), "-f", str(options.f), "--methods", options.method, "--preset", "fast",
-                  "--sampler", sampler, "--steps", str(steps), "--samples", str(options.samples), "--max-slices",
-                  str(options.max_slices), "--seed", str(seed), "-device", options.device, "-o", str(table)])
+        evaluate(
+            [
+                "-d",
+                str(SETS["phantom"][0]),
+                "-f",
+                str(options.f),
+                "--methods",
+                options.method,
+                "--preset",
+                "fast",
+                "--sampler",
+                sampler,
+                "--steps",
+                str(steps),
+                "--samples",
+                str(options.samples),
+                "--max-slices",
+                str(options.max_slices),
+                "--seed",
+                str(seed),
+                "-device",
+                options.device,
+                "-o",
+                str(table),
+            ]
+        )
         return {key: read_json(table)[options.method][key] for key in KEPT}
 
 
@@ -59,11 +87,21 @@ def main() -> None:
             if key in content["rows"].get(name, {}):
                 continue
             content["rows"].setdefault(name, {})[key] = painted(o, seed, sampler, steps)
-            write_json(path, {**content, "meta": {
-                "command": "python -m experiments.samplers " + " ".join(sys.argv[1:]).replace(o.o, "WORK"),
-                "date": datetime.date.today().isoformat(), "versions": versions(), "samples": o.samples,
-                "slices": o.max_slices, "method": o.method,
-                "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}})
+            write_json(
+                path,
+                {
+                    **content,
+                    "meta": {
+                        "command": "python -m experiments.samplers " + " ".join(sys.argv[1:]).replace(o.o, "WORK"),
+                        "date": datetime.date.today().isoformat(),
+                        "versions": versions(),
+                        "samples": o.samples,
+                        "slices": o.max_slices,
+                        "method": o.method,
+                        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+                    },
+                },
+            )
             print(f"{time.strftime('%H:%M:%S')} {name}, seed {seed}", flush=True)
 
 

@@ -1,4 +1,5 @@
 """The shortcut probe's classifier: a small CNN, trained on some patients and judged on others."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,8 +26,9 @@ def network(channels: int) -> torch.nn.Sequential:
     for width, stride in ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2)):
         layers += [torch.nn.Conv2d(channels, width, 3, stride, 1), torch.nn.GroupNorm(4, width), torch.nn.ReLU()]
         channels = width
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(0.2),
-                               torch.nn.Linear(channels, 1))
+    return torch.nn.Sequential(
+        *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(0.2), torch.nn.Linear(channels, 1)
+    )
 
 
 def fit(classes: tuple[torch.Tensor, torch.Tensor], steps: int, seed: int) -> torch.nn.Sequential:

@@ -1,4 +1,5 @@
 """Patches of normal lung around lesions, as the shortcut probe's classifier sees them."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -37,16 +38,18 @@ def joined(parts: Sequence[Patches]) -> Patches:
     return Patches(*(np.concatenate([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
 
-def centres_around(region: np.ndarray, normal: np.ndarray, margin: int, count: int,
-                   rng: np.random.Generator) -> np.ndarray:
+def centres_around(
+    region: np.ndarray, normal: np.ndarray, margin: int, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """(at most count, 3) z, y, x drawn from the normal lung within ``margin`` pixels of a region."""
     plane = ndimage.generate_binary_structure(2, 1)[None]
     ring = np.argwhere(ndimage.binary_dilation(region, plane, margin) & normal & ~region)
     return ring[rng.permutation(len(ring))[:count]]
 
 
-def cut(image: np.ndarray, hidden: np.ndarray, normal: np.ndarray, centres: np.ndarray, size: int, patient: str,
-        case: str) -> Patches:
+def cut(
+    image: np.ndarray, hidden: np.ndarray, normal: np.ndarray, centres: np.ndarray, size: int, patient: str, case: str
+) -> Patches:
     """Patches of ``size`` pixels around voxels of one case.
 
     Args:
@@ -63,10 +66,13 @@ def cut(image: np.ndarray, hidden: np.ndarray, normal: np.ndarray, centres: np.n
     image = np.pad(image.astype(np.float32), [(0, 0), *room])
     visible, lung = np.pad(~hidden, room), np.pad(normal & ~hidden, room)
     windows = [(z, slice(y, y + size), slice(x, x + size)) for z, y, x in centres]
-    return Patches(np.array([image[(slice(None), *w)] for w in windows]).reshape(-1, len(image), size, size),
-                   np.array([visible[w] for w in windows], bool).reshape(-1, size, size),
-                   np.array([lung[w] for w in windows], bool).reshape(-1, size, size),
-                   np.array([patient] * len(windows)), np.array([case] * len(windows)))
+    return Patches(
+        np.array([image[(slice(None), *w)] for w in windows]).reshape(-1, len(image), size, size),
+        np.array([visible[w] for w in windows], bool).reshape(-1, size, size),
+        np.array([lung[w] for w in windows], bool).reshape(-1, size, size),
+        np.array([patient] * len(windows)),
+        np.array([case] * len(windows)),
+    )
 
 
 def seam_step(patches: Patches) -> float:

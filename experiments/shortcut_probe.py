@@ -21,6 +21,7 @@ method the area under the ROC curve (AUC), mean and sd over seeds, of
 AUC 0.5 says that *this* network, from these few patches, found nothing outside the lesion; not that there is nothing,
 nor anything about the lesion itself. Differences of 0.1 are within the chance of so few patients.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,8 +41,13 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
 
 
-def synthetic_patches(raw: RawDataset, manifest: dict, method: str, fold: int | str, options: argparse.Namespace,
-                      ) -> tuple[Patches, Patches, set[int]]:
+def synthetic_patches(
+    raw: RawDataset,
+    manifest: dict,
+    method: str,
+    fold: int | str,
+    options: argparse.Namespace,
+) -> tuple[Patches, Patches, set[int]]:
     """Patches of a method's synthetic cases, the same of their unmodified hosts, and the label values painted."""
     synthetic, hosts, painted = [], [], set()
     roles, ending = raw.roles, raw.dataset_json["file_ending"]
@@ -55,8 +61,10 @@ def synthetic_patches(raw: RawDataset, manifest: dict, method: str, fold: int | 
         centres = centres_around(changed, normal, options.margin, options.patches, np.random.default_rng(number))
         hidden = np.isin(label, [roles.values[p] for p in roles.pathologies])
         painted |= set(np.unique(label[changed]).tolist())
-        for found, image in ((synthetic, raw.reader().read_images(images)[0]),
-                             (hosts, raw.read_image(case["host"])[0])):
+        for found, image in (
+            (synthetic, raw.reader().read_images(images)[0]),
+            (hosts, raw.read_image(case["host"])[0]),
+        ):
             found.append(cut(image, hidden, normal, centres, options.size, raw.patients[case["host"]], name))
     if not synthetic:
         raise BadInput(f"{raw.name} holds no synthetic case of {method} for fold {fold}; run difflung_augment")
@@ -84,16 +92,30 @@ def probe(raw: RawDataset, manifest: dict, method: str, fold: int | str, options
     synthetic, hosts, painted = synthetic_patches(raw, manifest, method, fold, options)
     real = real_patches(raw, fold, painted, options)
     seam = with_seam(hosts)
-    questions = {"paired": lambda seed: (hosts, synthetic), "real_borders": lambda seed: (real, synthetic),
-                 "outlines_alone": lambda seed: (blind(real), blind(synthetic)),
-                 "control": lambda seed: by_lot(hosts, seed), "known_seam": lambda seed: (hosts, seam)}
-    row: dict = {"method": method, "fold": fold, "cases": len(np.unique(synthetic.case)),
-                 "patients": len(np.unique(synthetic.patient)), "patches": len(synthetic.case),
-                 "real_patches": len(real.case), "real_patients": len(np.unique(real.patient))}
+    questions = {
+        "paired": lambda seed: (hosts, synthetic),
+        "real_borders": lambda seed: (real, synthetic),
+        "outlines_alone": lambda seed: (blind(real), blind(synthetic)),
+        "control": lambda seed: by_lot(hosts, seed),
+        "known_seam": lambda seed: (hosts, seam),
+    }
+    row: dict = {
+        "method": method,
+        "fold": fold,
+        "cases": len(np.unique(synthetic.case)),
+        "patients": len(np.unique(synthetic.patient)),
+        "patches": len(synthetic.case),
+        "real_patches": len(real.case),
+        "real_patients": len(np.unique(real.patient)),
+    }
     for name, question in questions.items():
         found = [grouped_auc(*question(seed), options.steps, seed) for seed in options.seeds]
-        row[name] = {"mean": round(float(np.mean(found)), 4), "sd": round(float(np.std(found, ddof=len(found) > 1)), 4),
-                     "n": len(found), "auc": [round(a, 4) for a in found]}
+        row[name] = {
+            "mean": round(float(np.mean(found)), 4),
+            "sd": round(float(np.std(found, ddof=len(found) > 1)), 4),
+            "n": len(found),
+            "auc": [round(a, 4) for a in found],
+        }
     row["known_seam"]["step"] = round(seam_step(hosts), 1)
     return row
 
@@ -125,11 +147,20 @@ def main() -> None:
         for method in options.methods:
             rows.append(probe(raw, manifest, method, fold, options))
             print(rows[-1], flush=True)
-    write_json(options.o, {
-        "meta": {"command": "python -m experiments.shortcut_probe " + " ".join(sys.argv[1:]), "seeds": options.seeds,
-                 "date": datetime.date.today().isoformat(), "versions": versions(),
-                 "seconds": round(time.monotonic() - begun),
-                 "machine": machine()}, "rows": rows})
+    write_json(
+        options.o,
+        {
+            "meta": {
+                "command": "python -m experiments.shortcut_probe " + " ".join(sys.argv[1:]),
+                "seeds": options.seeds,
+                "date": datetime.date.today().isoformat(),
+                "versions": versions(),
+                "seconds": round(time.monotonic() - begun),
+                "machine": machine(),
+            },
+            "rows": rows,
+        },
+    )
 
 
 if __name__ == "__main__":

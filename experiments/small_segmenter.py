@@ -4,6 +4,7 @@ nnU-Net's own network class and loss, without its augmentation, deep supervision
 mirrored at random, real and synthetic ones drawn alike. Its Dice are lower than nnU-Net's and
 are only compared with each other; the tables are made with nnU-Net.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ class Slices:
     patient: np.ndarray
 
 
-def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: int = 12,
-          device: str = "cpu") -> nn.Module:
+def train(
+    data: Slices, classes: int, seed: int, iterations: int = 800, batch: int = 12, device: str = "cpu"
+) -> nn.Module:
     """Trains on slices drawn uniformly; AdamW with polynomial decay.
 
     Args:
@@ -47,11 +49,25 @@ def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: i
         device: ``cpu`` or ``cuda``.
     """
     torch.manual_seed(seed)
-    network = PlainConvUNet(1, len(FEATURES), list(FEATURES), nn.Conv2d, 3, [1, *[2] * (len(FEATURES) - 1)], 1, classes,
-                            1, conv_bias=True, norm_op=nn.InstanceNorm2d, norm_op_kwargs={"affine": True},
-                            nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True}).to(device)
-    loss_of = DC_and_CE_loss({"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}, {},
-                             dice_class=MemoryEfficientSoftDiceLoss)
+    network = PlainConvUNet(
+        1,
+        len(FEATURES),
+        list(FEATURES),
+        nn.Conv2d,
+        3,
+        [1, *[2] * (len(FEATURES) - 1)],
+        1,
+        classes,
+        1,
+        conv_bias=True,
+        norm_op=nn.InstanceNorm2d,
+        norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    ).to(device)
+    loss_of = DC_and_CE_loss(
+        {"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}, {}, dice_class=MemoryEfficientSoftDiceLoss
+    )
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
     rng = np.random.default_rng(seed)
     for step in range(iterations):
@@ -73,8 +89,12 @@ def train(data: Slices, classes: int, seed: int, iterations: int = 800, batch: i
 def predict(network: nn.Module, image: np.ndarray) -> np.ndarray:
     """(n, y, x) HU → (n, y, x) label values."""
     device = next(network.parameters()).device
-    return np.concatenate([network(_scaled(part).to(device)).argmax(1).cpu().numpy().astype(np.uint8)
-                           for part in np.array_split(image, max(1, len(image) // 32))])
+    return np.concatenate(
+        [
+            network(_scaled(part).to(device)).argmax(1).cpu().numpy().astype(np.uint8)
+            for part in np.array_split(image, max(1, len(image) // 32))
+        ]
+    )
 
 
 def dice_by_patient(predicted: np.ndarray, data: Slices, value: int) -> dict[str, float]:

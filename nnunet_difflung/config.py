@@ -1,4 +1,5 @@
 """A run's settings: frozen, saved as JSON beside what they made, with the presets of the command line."""
+
 from __future__ import annotations
 
 import hashlib
@@ -156,14 +157,35 @@ def preset(name: str) -> Settings:
     if name == "default":
         return base
     if name == "fast":
-        generator = replace(base.generator, channels=(16, 32, 32), layers_per_block=1, patch_size=64, batch_size=12,
-                            epochs=120, learning_rate=2e-3, warmup_steps=50, ema_decay=0.995,
-                            discriminator_channels=32)
+        generator = replace(
+            base.generator,
+            channels=(16, 32, 32),
+            layers_per_block=1,
+            patch_size=64,
+            batch_size=12,
+            epochs=120,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            ema_decay=0.995,
+            discriminator_channels=32,
+        )
         return Settings(generator, replace(base.sampling, context=16, margin=1), base.balance, name)
     if name == "paper":
-        generator = replace(base.generator, ablation_probability="eq8", prediction="epsilon", zero_terminal_snr=False,
-                            timestep_power=1.0, channels=(128, 128, 256, 256, 512, 512), attention=True,
-                            patch_size=0, epochs=400, learning_rate=1e-4, warmup_steps=500, ema_decay=0.9999,
-                            balanced_share=0.0, flip=False)
+        generator = replace(
+            base.generator,
+            ablation_probability="eq8",
+            prediction="epsilon",
+            zero_terminal_snr=False,
+            timestep_power=1.0,
+            channels=(128, 128, 256, 256, 512, 512),
+            attention=True,
+            patch_size=0,
+            epochs=400,
+            learning_rate=1e-4,
+            warmup_steps=500,
+            ema_decay=0.9999,
+            balanced_share=0.0,
+            flip=False,
+        )
         return Settings(generator, replace(base.sampling, steps=1000, paint="full"), base.balance, name)
     raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

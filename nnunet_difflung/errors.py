@@ -1,4 +1,5 @@
 """What goes wrong for a reason that the person at the keyboard can mend."""
+
 from __future__ import annotations
 
 

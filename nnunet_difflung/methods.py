@@ -1,4 +1,5 @@
 """The ways of making synthetic cases that can be compared; every one uses the same folds, masks and injection."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,18 +30,36 @@ class Method:
 
 
 _ALL = (
-    Method("cbmat", "diffusion", "cbmat", "nnUNetTrainerDiffLung",
-           "diffusion, class-balanced mask ablation (Diff-Lung)"),
-    Method("mat", "diffusion", "mat", "nnUNetTrainerDiffLungSegGuided",
-           "diffusion, uniform mask ablation (segmentation-guided diffusion)"),
+    Method(
+        "cbmat", "diffusion", "cbmat", "nnUNetTrainerDiffLung", "diffusion, class-balanced mask ablation (Diff-Lung)"
+    ),
+    Method(
+        "mat",
+        "diffusion",
+        "mat",
+        "nnUNetTrainerDiffLungSegGuided",
+        "diffusion, uniform mask ablation (segmentation-guided diffusion)",
+    ),
     Method("none", "diffusion", "none", "nnUNetTrainerDiffLungNoAblation", "diffusion without mask ablation"),
-    Method("pix2pix", "gan", "pix2pix", "nnUNetTrainerDiffLungPix2Pix",
-           "conditional GAN: U-Net, PatchGAN, L1 (Isola 2017)"),
-    Method("spade", "gan", "spade", "nnUNetTrainerDiffLungSpade",
-           "conditional GAN: SPADE, multi-scale discriminators, feature matching (Park 2019)"),
-    Method("copy_paste", "copy", "", "nnUNetTrainerDiffLungCopyPaste",
-           "real lesion texture pasted and blended, no network"),
-    Method("harmonise", "harmonise", "cbmat", "nnUNetTrainerDiffLungHarmonise",
-           "the cbmat diffusion started from the pasted texture at a middle noise level"),
+    Method(
+        "pix2pix", "gan", "pix2pix", "nnUNetTrainerDiffLungPix2Pix", "conditional GAN: U-Net, PatchGAN, L1 (Isola 2017)"
+    ),
+    Method(
+        "spade",
+        "gan",
+        "spade",
+        "nnUNetTrainerDiffLungSpade",
+        "conditional GAN: SPADE, multi-scale discriminators, feature matching (Park 2019)",
+    ),
+    Method(
+        "copy_paste", "copy", "", "nnUNetTrainerDiffLungCopyPaste", "real lesion texture pasted and blended, no network"
+    ),
+    Method(
+        "harmonise",
+        "harmonise",
+        "cbmat",
+        "nnUNetTrainerDiffLungHarmonise",
+        "the cbmat diffusion started from the pasted texture at a middle noise level",
+    ),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -1,4 +1,5 @@
 """Where nnU-Net and this package keep what: the three path variables, datasets, results, caches."""
+
 from __future__ import annotations
 
 import os
@@ -18,8 +19,10 @@ def nnunet_folder(variable: str) -> str:
     """
     value = os.environ.get(variable)
     if not value:
-        raise BadInput(f"the environment variable {variable} is not set; export {', '.join(PATH_VARIABLES)} "
-                       f"as nnU-Net's installation page describes")
+        raise BadInput(
+            f"the environment variable {variable} is not set; export {', '.join(PATH_VARIABLES)} "
+            f"as nnU-Net's installation page describes"
+        )
     if not os.path.isdir(value):
         raise BadInput(f"{variable}={value} is not a folder; create it (mkdir -p {value}) or correct the variable")
     return value
@@ -40,8 +43,10 @@ def dataset_folder(dataset: str) -> Path:
     else:
         found = [name for name in here if name == dataset]
     if not found:
-        raise BadInput(f"dataset {dataset} is not in nnUNet_raw={raw}, which holds {', '.join(here) or 'no dataset'}; "
-                       f"give an id or a name such as 801 or Dataset801_NAME")
+        raise BadInput(
+            f"dataset {dataset} is not in nnUNet_raw={raw}, which holds {', '.join(here) or 'no dataset'}; "
+            f"give an id or a name such as 801 or Dataset801_NAME"
+        )
     return raw / found[0]
 
 

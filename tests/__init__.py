@@ -1,4 +1,5 @@
 """The tests. A shell that runs them in the background has Ctrl-C ignored, which their commands would inherit."""
+
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

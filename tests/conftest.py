@@ -1,4 +1,5 @@
 """Fixtures of several test files."""
+
 from __future__ import annotations
 
 import os
@@ -30,5 +31,6 @@ def no_fsync(monkeypatch) -> None:
 @pytest.fixture
 def unverified(monkeypatch) -> None:
     """nnU-Net's check of a converted dataset, which is slow, is left out."""
-    monkeypatch.setattr("nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity",
-                        lambda *_, **__: None)
+    monkeypatch.setattr(
+        "nnunetv2.experiment_planning.verify_dataset_integrity.verify_dataset_integrity", lambda *_, **__: None
+    )

@@ -1,4 +1,5 @@
 """nnU-Net trainers of this package. Each arm exists in nnU-Net's usual lengths, e.g. ``…DiffLung_20epochs``."""
+
 from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
     nnUNetTrainerDiffLung,
     nnUNetTrainerDiffLungCopyPaste,
@@ -12,10 +13,18 @@ from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
     nnUNetTrainerDiffLungSpade,
 )
 
-ARMS = (nnUNetTrainerDiffLung, nnUNetTrainerDiffLungReference, nnUNetTrainerDiffLungSegGuided,
-        nnUNetTrainerDiffLungNoAblation, nnUNetTrainerDiffLungPix2Pix, nnUNetTrainerDiffLungSpade,
-        nnUNetTrainerDiffLungCopyPaste, nnUNetTrainerDiffLungHarmonise, nnUNetTrainerDiffLungPoly,
-        nnUNetTrainerDiffLungReferencePoly)
+ARMS = (
+    nnUNetTrainerDiffLung,
+    nnUNetTrainerDiffLungReference,
+    nnUNetTrainerDiffLungSegGuided,
+    nnUNetTrainerDiffLungNoAblation,
+    nnUNetTrainerDiffLungPix2Pix,
+    nnUNetTrainerDiffLungSpade,
+    nnUNetTrainerDiffLungCopyPaste,
+    nnUNetTrainerDiffLungHarmonise,
+    nnUNetTrainerDiffLungPoly,
+    nnUNetTrainerDiffLungReferencePoly,
+)
 LENGTHS = (1, 5, 10, 20, 100, 250)
 
 

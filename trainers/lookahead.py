@@ -1,4 +1,5 @@
 """Lookahead around SGD, with all of its state where nnU-Net's own checkpoint finds it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

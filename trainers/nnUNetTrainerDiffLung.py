@@ -1,4 +1,5 @@
 """The trainer of this package: nnU-Net's, with Lookahead, a cyclic learning rate and fold-locked synthetic cases."""
+
 from __future__ import annotations
 
 import os
@@ -32,17 +33,18 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     An arm of a comparison is a subclass that sets ``method`` (and is listed in ``trainers/__init__.py``).
     """
 
-    method: ClassVar[str] = "cbmat"          # the synthetic cases to train on, as the manifest names them
+    method: ClassVar[str] = "cbmat"  # the synthetic cases to train on, as the manifest names them
     use_synthetic: ClassVar[bool] = True
-    cyclic: ClassVar[bool] = True            # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
-    epochs: ClassVar[int | None] = None      # None: nnU-Net's 1000
-    peak: ClassVar[float] = 0.05             # highest learning rate; a triangle's mean is half, Lookahead halves again
-    epochs_per_cycle: ClassVar[int] = 10     # length of a learning rate triangle; at least two in a training
-    trough_share: ClassVar[float] = 0.01     # lowest learning rate as a share of initial_lr, the highest
-    end_envelope: ClassVar[float] = 0.5      # what is left of the peaks at the end of training
+    cyclic: ClassVar[bool] = True  # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
+    epochs: ClassVar[int | None] = None  # None: nnU-Net's 1000
+    peak: ClassVar[float] = 0.05  # highest learning rate; a triangle's mean is half, Lookahead halves again
+    epochs_per_cycle: ClassVar[int] = 10  # length of a learning rate triangle; at least two in a training
+    trough_share: ClassVar[float] = 0.01  # lowest learning rate as a share of initial_lr, the highest
+    end_envelope: ClassVar[float] = 0.5  # what is left of the peaks at the end of training
 
-    def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
-                 device: torch.device = _CUDA) -> None:
+    def __init__(
+        self, plans: dict, configuration: str, fold: int | str, dataset_json: dict, device: torch.device = _CUDA
+    ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.cyclic:
             self.initial_lr = self.peak
@@ -66,19 +68,24 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         """nnU-Net's SGD inside Lookahead, and the cyclic rate over the whole training (or nnU-Net's own pair)."""
         if not self.cyclic:
             return super().configure_optimizers()
-        optimizer = LookaheadSGD(self.network.parameters(), self.initial_lr, momentum=0.99, nesterov=True,
-                                 weight_decay=self.weight_decay)
-        schedule = IterationCyclicLR(optimizer, peak=self.initial_lr, trough=self.trough_share * self.initial_lr,
-                                     total=self.num_epochs * self.num_iterations_per_epoch,
-                                     cycles=max(2, round(self.num_epochs / self.epochs_per_cycle)),
-                                     end_envelope=self.end_envelope)
+        optimizer = LookaheadSGD(
+            self.network.parameters(), self.initial_lr, momentum=0.99, nesterov=True, weight_decay=self.weight_decay
+        )
+        schedule = IterationCyclicLR(
+            optimizer,
+            peak=self.initial_lr,
+            trough=self.trough_share * self.initial_lr,
+            total=self.num_epochs * self.num_iterations_per_epoch,
+            cycles=max(2, round(self.num_epochs / self.epochs_per_cycle)),
+            end_envelope=self.end_envelope,
+        )
         return optimizer, schedule
 
     def on_train_epoch_start(self) -> None:
         """Seeds the epoch; nnU-Net's part then logs the rate (and sets it, where it is not stepped per iteration)."""
         seed = self._seed(self.current_epoch)
         random.seed(seed)
-        np.random.seed(seed % 2 ** 32)
+        np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         super().on_train_epoch_start()
 
@@ -132,8 +139,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         mine = synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else []
         real_tr = synthetic_cases.real_only(tr_keys, manifest)
         real_val = synthetic_cases.real_only(val_keys, manifest)
-        self.print_to_log_file(f"{self.__class__.__name__}: {len(real_tr)} real and {len(mine)} synthetic training "
-                               f"cases, {len(real_val)} real validation cases.")
+        self.print_to_log_file(
+            f"{self.__class__.__name__}: {len(real_tr)} real and {len(mine)} synthetic training "
+            f"cases, {len(real_val)} real validation cases."
+        )
         return real_tr + mine, real_val
 
 

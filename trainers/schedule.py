@@ -1,4 +1,5 @@
 """The learning rate: triangles under a falling exponential, one step per iteration."""
+
 from __future__ import annotations
 
 from torch.optim import Optimizer
@@ -25,10 +26,18 @@ class IterationCyclicLR(CyclicLR):
         end_envelope: envelope at the end of training, in (0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer, peak: float, total: int, cycles: int, trough: float,
-                 end_envelope: float = 0.01) -> None:
-        super().__init__(optimizer, base_lr=trough, max_lr=peak, step_size_up=total / (2 * cycles), mode="exp_range",
-                         gamma=end_envelope ** (1 / total), cycle_momentum=False)
+    def __init__(
+        self, optimizer: Optimizer, peak: float, total: int, cycles: int, trough: float, end_envelope: float = 0.01
+    ) -> None:
+        super().__init__(
+            optimizer,
+            base_lr=trough,
+            max_lr=peak,
+            step_size_up=total / (2 * cycles),
+            mode="exp_range",
+            gamma=end_envelope ** (1 / total),
+            cycle_momentum=False,
+        )
 
     def step(self, epoch: int | None = None) -> None:
         """One iteration further; a call with an epoch is nnU-Net's and does nothing."""
@@ -46,7 +55,9 @@ class IterationCyclicLR(CyclicLR):
         """
         group = self.optimizer.param_groups[0]
         if "schedule_step" not in group:
-            raise RuntimeError("the checkpoint holds no position of the cyclic learning rate: it is not one of "
-                               "nnUNetTrainerDiffLung or its variants; start a new training")
+            raise RuntimeError(
+                "the checkpoint holds no position of the cyclic learning rate: it is not one of "
+                "nnUNetTrainerDiffLung or its variants; start a new training"
+            )
         self.last_epoch = group["schedule_step"]
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -1,4 +1,5 @@
 """Which cases of a dataset are synthetic, and which of them an arm may train on. Manifest in, identifiers out."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -23,8 +24,9 @@ def real_only(identifiers: Iterable[str], manifest: dict) -> list[str]:
 
 def of_arm(manifest: dict, method: str, fold: int | str) -> list[str]:
     """Synthetic identifiers painted with ``method`` for ``fold`` (a number or "all"), sorted."""
-    return sorted(key for key, case in manifest["cases"].items()
-                  if case["method"] == method and str(case["fold"]) == str(fold))
+    return sorted(
+        key for key, case in manifest["cases"].items() if case["method"] == method and str(case["fold"]) == str(fold)
+    )
 
 
 def check(trainer: nnUNetTrainer) -> None:
@@ -38,20 +40,28 @@ def check(trainer: nnUNetTrainer) -> None:
     from nnunet_difflung.injection.audit import audit_dataset
 
     name, fold = trainer.plans_manager.dataset_name, trainer.fold
-    preprocess = (f"nnUNetv2_preprocess -d {int(name[7:10])} -plans_name {trainer.plans_manager.plans_name} "
-                  f"-c {trainer.configuration_name}")
+    preprocess = (
+        f"nnUNetv2_preprocess -d {int(name[7:10])} -plans_name {trainer.plans_manager.plans_name} "
+        f"-c {trainer.configuration_name}"
+    )
     mine = of_arm(manifest(name), trainer.method, fold)
     if not mine:
-        raise RuntimeError(f"{name} has no synthetic cases of method '{trainer.method}' for fold {fold}. Run: "
-                           f"difflung_augment -d {name} -f {fold} --method {trainer.method}; then: {preprocess}")
+        raise RuntimeError(
+            f"{name} has no synthetic cases of method '{trainer.method}' for fold {fold}. Run: "
+            f"difflung_augment -d {name} -f {fold} --method {trainer.method}; then: {preprocess}"
+        )
     folder = trainer.preprocessed_dataset_folder
     present = set(infer_dataset_class(folder).get_identifiers(folder))
     missing = [key for key in mine if key not in present]
     if missing:
-        raise RuntimeError(f"{len(missing)} of the {len(mine)} synthetic cases for fold {fold} are not preprocessed "
-                           f"in {folder} (first: {missing[0]}). Run again: {preprocess}")
+        raise RuntimeError(
+            f"{len(missing)} of the {len(mine)} synthetic cases for fold {fold} are not preprocessed "
+            f"in {folder} (first: {missing[0]}). Run again: {preprocess}"
+        )
     problems = audit_dataset(name)
     if problems:
-        raise RuntimeError(f"the leak audit of {name} failed with {len(problems)} problem(s), the first: "
-                           f"{problems[0]}. See them all: difflung_audit -d {name}; start over: "
-                           f"difflung_remove -d {name}, then difflung_augment -d {name}")
+        raise RuntimeError(
+            f"the leak audit of {name} failed with {len(problems)} problem(s), the first: "
+            f"{problems[0]}. See them all: difflung_audit -d {name}; start over: "
+            f"difflung_remove -d {name}, then difflung_augment -d {name}"
+        )

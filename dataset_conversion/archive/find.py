@@ -1,4 +1,5 @@
 """What kind of archive a folder is, and the patients in it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -43,15 +44,24 @@ def kind_of(folder: Path) -> str:
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for path in files_below(folder):
         name = path.lower()
-        kind = ("volumes" if name.endswith(VOLUMES) else "slices" if name.endswith(SLICES) else
-                "dicom" if has_signature(folder / path) else None)
+        kind = (
+            "volumes"
+            if name.endswith(VOLUMES)
+            else "slices"
+            if name.endswith(SLICES)
+            else "dicom"
+            if has_signature(folder / path)
+            else None
+        )
         if kind:
             found[kind].append(path)
     kinds = [kind for kind, paths in found.items() if paths]
     if len(kinds) == 1:
         return kinds[0]
     if not kinds:
-        raise BadInput(f"{folder}: no image found; expected DICOM files, volumes ({', '.join(VOLUMES)}) or slices "
-                       f"({', '.join(SLICES)}); unpack the archive and name its folder with -i")
+        raise BadInput(
+            f"{folder}: no image found; expected DICOM files, volumes ({', '.join(VOLUMES)}) or slices "
+            f"({', '.join(SLICES)}); unpack the archive and name its folder with -i"
+        )
     listed = " and ".join(f"{len(found[kind])} files for --kind {kind} (such as {found[kind][0]})" for kind in kinds)
     raise BadInput(f"{folder} holds {listed}; say which with --kind")

@@ -1,4 +1,5 @@
 """Reads images and label maps of the common file formats, and tells the two apart by what they hold."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def stem(path: str | Path) -> str:
     name = Path(path).name
     for ending in (*VOLUMES, *SLICES):
         if name.lower().endswith(ending):
-            return name[:-len(ending)]
+            return name[: -len(ending)]
     return name
 
 
@@ -88,8 +89,10 @@ def read_volume(path: Path) -> sitk.Image:
         raise BadInput(f"{path} cannot be read ({reason}); expected a whole image file; copy it again") from error
     size = image.GetSize()
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise BadInput(f"{path}: {image.GetNumberOfComponentsPerPixel()} channels in each voxel; expected one; "
-                       f"save the channel that is the CT (or the label) by itself")
+        raise BadInput(
+            f"{path}: {image.GetNumberOfComponentsPerPixel()} channels in each voxel; expected one; "
+            f"save the channel that is the CT (or the label) by itself"
+        )
     if len(size) == 4 and size[3] == 1:
         image = image[:, :, :, 0]
     elif len(size) == 4:
@@ -134,12 +137,16 @@ def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
 def _pixels(path: Path, mask: bool) -> np.ndarray:
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
+
         with tifffile.TiffFile(path) as file:
             if len(file.pages) > 1:
-                raise BadInput(f"{path}: {len(file.pages)} pages; expected one slice in a file; save the pages apart, "
-                               f"or the stack as NIfTI with its spacing")
+                raise BadInput(
+                    f"{path}: {len(file.pages)} pages; expected one slice in a file; save the pages apart, "
+                    f"or the stack as NIfTI with its spacing"
+                )
             return file.asarray()
     from PIL import Image
+
     with Image.open(path) as picture:
         if picture.mode == "P" and not mask:
             picture = picture.convert("RGB")
@@ -154,6 +161,7 @@ def slice_spacing(path: Path) -> tuple[float, float]:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 0.0, 0.0
     import tifffile
+
     with tifffile.TiffFile(path) as file:
         tags = file.pages[0].tags
         unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1

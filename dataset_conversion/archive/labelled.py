@@ -1,4 +1,5 @@
 """The images of a folder with their label maps: which file is what, what belongs together, what values are called."""
+
 from __future__ import annotations
 
 import os
@@ -36,8 +37,10 @@ class MaskFile:
         """Why this cannot be used as a label map, or ""."""
         if self.facts.problem or self.facts.values is not None:
             return self.facts.problem
-        return (f"{folder / self.path}: values from {self.facts.low:g} to {self.facts.high:g}, not a few whole ones; "
-                f"expected labels; name images and label maps with --image and --masks")
+        return (
+            f"{folder / self.path}: values from {self.facts.low:g} to {self.facts.high:g}, not a few whole ones; "
+            f"expected labels; name images and label maps with --image and --masks"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,14 @@ class LabelledImage:
     facts: Facts
 
 
-def labelled_images(folder: Path, endings: tuple[str, ...], options: ArchiveOptions, processes: int, what: str,
-                    roles_by_name: Callable[[list[str]], dict[str, bool] | None] | None = None) -> list[LabelledImage]:
+def labelled_images(
+    folder: Path,
+    endings: tuple[str, ...],
+    options: ArchiveOptions,
+    processes: int,
+    what: str,
+    roles_by_name: Callable[[list[str]], dict[str, bool] | None] | None = None,
+) -> list[LabelledImage]:
     """The images below a folder, sorted by name; every file is read once, several at a time.
 
     Args:
@@ -83,9 +92,15 @@ def labelled_images(folder: Path, endings: tuple[str, ...], options: ArchiveOpti
         roles = (roles_by_name(paths) if roles_by_name else None) or _roles_by_content(found)
     pairs = _paired(folder, roles)
     names = _structure_names(*_values(pairs, found))
-    return [LabelledImage(pair.name, pair.image, tuple(
-        MaskFile(path, tuple(names[key].items()), found[path]) for key, path in pair.masks), found[pair.image])
-        for pair in pairs]
+    return [
+        LabelledImage(
+            pair.name,
+            pair.image,
+            tuple(MaskFile(path, tuple(names[key].items()), found[path]) for key, path in pair.masks),
+            found[pair.image],
+        )
+        for pair in pairs
+    ]
 
 
 def files_below(folder: Path, endings: tuple[str, ...] = ()) -> list[str]:
@@ -94,8 +109,11 @@ def files_below(folder: Path, endings: tuple[str, ...] = ()) -> list[str]:
     for at, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         below = Path(at).relative_to(folder)
-        found += [(below / name).as_posix() for name in names
-                  if not name.startswith(".") and name.lower().endswith(endings or "")]
+        found += [
+            (below / name).as_posix()
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(endings or "")
+        ]
     return sorted(found)
 
 
@@ -139,8 +157,14 @@ def _like_neighbours(path: str, roles: dict[str, bool]) -> bool:
     would be no image for its label maps, so it is that. Where they do not tell, the words in its path do.
     """
     at = Path(path)
-    groups = [{r for p, r in roles.items() if Path(p).name == at.name and Path(p).parent.parent == at.parent.parent
-               and Path(p).parent != at.parent}, {r for p, r in roles.items() if Path(p).parent == at.parent}]
+    groups = [
+        {
+            r
+            for p, r in roles.items()
+            if Path(p).name == at.name and Path(p).parent.parent == at.parent.parent and Path(p).parent != at.parent
+        },
+        {r for p, r in roles.items() if Path(p).parent == at.parent},
+    ]
     clear = [next(iter(group)) for group in groups if len(group) == 1]
     if clear and all(groups):
         return all(clear)
@@ -155,13 +179,17 @@ def _paired(folder: Path, roles: dict[str, bool]) -> list[Pair]:
     """
     images, masks = ([path for path, mask in roles.items() if mask == wanted] for wanted in (False, True))
     if not images:
-        raise BadInput(f"{folder}: all {len(masks)} files look like label maps, such as {masks[0]}; expected an image "
-                       f"for each patient; name the images with --image REGEX")
+        raise BadInput(
+            f"{folder}: all {len(masks)} files look like label maps, such as {masks[0]}; expected an image "
+            f"for each patient; name the images with --image REGEX"
+        )
     pairs, orphans = pair_files(images, masks, folder.resolve().name)
     if orphans:
-        raise BadInput(f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such files); "
-                       f"expected the image's name in it or one image in its folder; rename it, or say with --image "
-                       f"and --masks which files are what")
+        raise BadInput(
+            f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such files); "
+            f"expected the image's name in it or one image in its folder; rename it, or say with --image "
+            f"and --masks which files are what"
+        )
     return pairs
 
 

@@ -1,4 +1,5 @@
 """How an archive is to be read, as its owner says it."""
+
 from __future__ import annotations
 
 import re
@@ -51,6 +52,8 @@ def patient_by(pattern: str, name: str) -> str:
     """
     match = compiled("--patient-pattern", pattern).fullmatch(name)
     if not match:
-        raise BadInput(f"--patient-pattern {pattern!r} does not match the name {name!r}; it has to match every whole "
-                       f"name that --list shows, with the patient as its first group, such as '(.+)_[0-9]+'")
+        raise BadInput(
+            f"--patient-pattern {pattern!r} does not match the name {name!r}; it has to match every whole "
+            f"name that --list shows, with the patient as its first group, such as '(.+)_[0-9]+'"
+        )
     return (match[1] if match.groups() else match[0]) or name

@@ -3,6 +3,7 @@
 A folder for each patient (``p1/ct``, ``p1/lung``, also ``p1/masks/lung``), parallel folders (``images/p1``,
 ``masks/p1``, ``lesions/p1``), or all in one folder (``p1``, ``p1_lung``); and these inside one another.
 """
+
 from __future__ import annotations
 
 import os
@@ -57,8 +58,10 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
     several = {folder for match in matches for folder, n in Counter(f for f, _, _ in match.masks).items() if n > 1}
     pairs = []
     for match in matches:
-        keys = [(rest or folder or "mask") if folder in several else (folder or rest or "mask")
-                for folder, rest, _ in match.masks]
+        keys = [
+            (rest or folder or "mask") if folder in several else (folder or rest or "mask")
+            for folder, rest, _ in match.masks
+        ]
         named = tuple((key, path) for key, (*_, path) in zip(keys, match.masks, strict=True))
         pairs.append(Pair("/".join(match.name), match.image, named))
     return sorted(pairs, key=lambda pair: natural(pair.name)), sorted(set(masks) - used)
@@ -75,12 +78,16 @@ def _pair(images: list[str], masks: list[str], at: tuple[str, ...], root: str) -
     groups: dict[str, tuple[list[str], list[str]]] = {}
     for paths, side in ((images, 0), (masks, 1)):
         for path in paths:
-            below = PurePosixPath(path).parts[len(at):]
+            below = PurePosixPath(path).parts[len(at) :]
             groups.setdefault(below[0] if len(below) > 1 else "", ([], []))[side].append(path)
     if set(groups) == {""} or not all(found for found, labels in groups.values() if labels):
         return _matched(images, masks, at)
-    return [match for name, (found, labels) in sorted(groups.items()) if found for match in
-            (_pair(found, labels, (*at, name), root) if name else _matched(found, labels, at))]
+    return [
+        match
+        for name, (found, labels) in sorted(groups.items())
+        if found
+        for match in (_pair(found, labels, (*at, name), root) if name else _matched(found, labels, at))
+    ]
 
 
 def _single(image: str, masks: list[str], at: tuple[str, ...], root: str) -> _Match:
@@ -91,18 +98,21 @@ def _single(image: str, masks: list[str], at: tuple[str, ...], root: str) -> _Ma
         name = (*at[:-1], stems[image])  # parallel folders with one patient, or a file alone
         return _Match(name, image, tuple((_folder(path, at), "", path) for path in masks))
     start = os.path.commonprefix(list(stems.values())) if masks else ""
-    start = start[:max(start.rfind(s) for s in _SEPARATORS) + 1]
+    start = start[: max(start.rfind(s) for s in _SEPARATORS) + 1]
     rests = {}
     for path in masks:
         rest = stems[path].removeprefix(start) if re.search(r"\d", start) else stems[path]
         rests[path] = rest.removeprefix(name[-1]).strip(_SEPARATORS) or rest
     twice = {rest for rest, n in Counter(rests.values()).items() if n > 1}
-    return _Match(name, image, tuple(("", f"{_folder(path, at)} {rest}" if rest in twice else rest, path)
-                                     for path, rest in rests.items()))
+    return _Match(
+        name,
+        image,
+        tuple(("", f"{_folder(path, at)} {rest}" if rest in twice else rest, path) for path, rest in rests.items()),
+    )
 
 
 def _folder(path: str, at: tuple[str, ...]) -> str:
-    below = PurePosixPath(path).parts[len(at):]
+    below = PurePosixPath(path).parts[len(at) :]
     return below[0] if len(below) > 1 else ""
 
 
@@ -154,13 +164,18 @@ def _ways(images: list[str], masks: list[str], at: tuple[str, ...]) -> list[Call
     def without_ends(path: str) -> str:
         first, last = ends[_folder(path, at)]
         name = stem(path)
-        return name[first:len(name) - last] or name
+        return name[first : len(name) - last] or name
 
-    return [below, stem, lambda p: bare(below(p)), lambda p: bare(stem(p)), without_ends,
-            lambda p: str(PurePosixPath(p).with_name(stem(p)))]
+    return [
+        below,
+        stem,
+        lambda p: bare(below(p)),
+        lambda p: bare(stem(p)),
+        without_ends,
+        lambda p: str(PurePosixPath(p).with_name(stem(p))),
+    ]
 
 
 def _common(names: list[str]) -> int:
     """Length of the beginning that all names share, without the digits at its end."""
     return len(os.path.commonprefix(names).rstrip("0123456789"))
-

@@ -1,4 +1,5 @@
 """Archives of PNG, TIFF or BMP slices with masks."""
+
 from __future__ import annotations
 
 import re
@@ -16,8 +17,9 @@ from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
-_MASK_WORDS = re.compile(r"(?<![a-z])(masks?|msk|seg(mentation)?s?|labels?(Tr|Ts)?|annotations?|gt|lesions?)(?![a-z])",
-                         re.IGNORECASE)
+_MASK_WORDS = re.compile(
+    r"(?<![a-z])(masks?|msk|seg(mentation)?s?|labels?(Tr|Ts)?|annotations?|gt|lesions?)(?![a-z])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,16 @@ class SliceSource:
         structures = {name for one in self.slices for mask in one.masks for name in mask.structures()}
         files = tuple(path for one in self.slices for path in (one.path, *(mask.path for mask in one.masks)))
         size = (*facts[0].size[:2], len(facts))
-        return Listing(self.patient, files, size, self._spacing(), "",
-                       (min(f.low for f in facts), max(f.high for f in facts)), tuple(sorted(structures)),
-                       tuple(self._problems(structures)))
+        return Listing(
+            self.patient,
+            files,
+            size,
+            self._spacing(),
+            "",
+            (min(f.low for f in facts), max(f.high for f in facts)),
+            tuple(sorted(structures)),
+            tuple(self._problems(structures)),
+        )
 
     def _spacing(self) -> tuple[float, float, float]:
         size = self.pixel_spacing
@@ -56,24 +65,34 @@ class SliceSource:
             if one.facts.colour:
                 problems.append(f"{where}: a picture in colour; expected grey values; save it as grey")
             if one.facts.size != first.facts.size:
-                problems.append(f"{where}: {one.facts.size[:2]} pixels, but {first.path} of the same patient has "
-                                f"{first.facts.size[:2]}; expected slices of one size; bring them to one")
+                problems.append(
+                    f"{where}: {one.facts.size[:2]} pixels, but {first.path} of the same patient has "
+                    f"{first.facts.size[:2]}; expected slices of one size; bring them to one"
+                )
             if not self.pixel_spacing and min(one.facts.spacing[:2]) <= 0:
                 problems.append(f"{where} holds no pixel size in mm; give it with --pixel-spacing MM")
             elif not self.pixel_spacing and not np.allclose(one.facts.spacing, first.facts.spacing, rtol=1e-3):
-                problems.append(f"{where}: pixels of {one.facts.spacing[0]:g} mm, but {first.path} of the same "
-                                f"patient has {first.facts.spacing[0]:g} mm; expected one size")
+                problems.append(
+                    f"{where}: pixels of {one.facts.spacing[0]:g} mm, but {first.path} of the same "
+                    f"patient has {first.facts.spacing[0]:g} mm; expected one size"
+                )
             for mask in one.masks:
                 problem = mask.problem(self.folder)
                 if not problem and mask.facts.size != one.facts.size:
-                    problem = (f"{self.folder / mask.path}: {mask.facts.size[:2]} pixels, but {one.path} has "
-                               f"{one.facts.size[:2]}; expected a mask on the image's pixels; export it again")
+                    problem = (
+                        f"{self.folder / mask.path}: {mask.facts.size[:2]} pixels, but {one.path} has "
+                        f"{one.facts.size[:2]}; expected a mask on the image's pixels; export it again"
+                    )
                 problems += [problem] if problem else []
         if not problems and not structures:
             masks = [mask.path for one in self.slices for mask in one.masks]
-            problems.append(f"{self.folder / masks[0]}: an empty mask, and nothing else is drawn for {self.patient!r}; "
-                            f"take the patient out" if masks else f"{self.folder / first.path}: no mask belongs to "
-                            f"any slice of {self.patient!r}; add them or take the patient out")
+            problems.append(
+                f"{self.folder / masks[0]}: an empty mask, and nothing else is drawn for {self.patient!r}; "
+                f"take the patient out"
+                if masks
+                else f"{self.folder / first.path}: no mask belongs to "
+                f"any slice of {self.patient!r}; add them or take the patient out"
+            )
         return problems
 
     def load(self) -> Scan:
@@ -91,12 +110,14 @@ class SliceSource:
                     drawn[name][z] |= labels == value
         annotated = tuple(z for z, one in enumerate(self.slices) if one.masks)
         notes = ["no other slice of this patient is known; --patient-pattern groups slices"] if self.lonely else []
-        return Scan(image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated,
-                    notes=tuple(notes))
+        return Scan(
+            image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated, notes=tuple(notes)
+        )
 
     def _placed(self, array: np.ndarray) -> sitk.Image:
-        array = array.astype(np.uint8 if array.dtype == np.uint8 else np.int32 if array.dtype.kind in "iu"
-                             else np.float32)
+        array = array.astype(
+            np.uint8 if array.dtype == np.uint8 else np.int32 if array.dtype.kind in "iu" else np.float32
+        )
         image = sitk.GetImageFromArray(array)
         image.SetSpacing([float(v) for v in self._spacing()])
         return image
@@ -113,8 +134,10 @@ def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> l
     for patient, one in zip(_patients([one.name for one in images], options.patient_pattern), images, strict=True):
         groups.setdefault(patient, []).append(one)
     lonely = len(groups) == len(images) > 1
-    return [SliceSource(patient, folder, tuple(slices), options.pixel_spacing, lonely)
-            for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))]
+    return [
+        SliceSource(patient, folder, tuple(slices), options.pixel_spacing, lonely)
+        for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))
+    ]
 
 
 def _roles_by_name(paths: list[str]) -> dict[str, bool] | None:

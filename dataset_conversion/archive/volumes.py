@@ -1,4 +1,5 @@
 """Archives of NIfTI, NRRD or MetaImage volumes with label maps."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -32,16 +33,27 @@ class VolumeSource:
         structures = {name for mask in self.masks for name in mask.structures()}
         if not any(problems) and not structures:
             problems.append(self._nothing_drawn())
-        return Listing(self.patient, (self.image, *(mask.path for mask in self.masks)), self.facts.size,
-                       self.facts.spacing, "", (self.facts.low, self.facts.high), tuple(sorted(structures)),
-                       tuple(p for p in problems if p))
+        return Listing(
+            self.patient,
+            (self.image, *(mask.path for mask in self.masks)),
+            self.facts.size,
+            self.facts.spacing,
+            "",
+            (self.facts.low, self.facts.high),
+            tuple(sorted(structures)),
+            tuple(p for p in problems if p),
+        )
 
     def _nothing_drawn(self) -> str:
         if not self.masks:
-            return (f"{self.folder / self.image}: no label map belongs to this image; add it, take the image out, or "
-                    f"say with --image and --masks which files are what")
-        return (f"{self.folder / self.masks[0].path}: an empty mask, and nothing else is drawn for {self.patient!r}; "
-                f"add what was drawn or take the patient out")
+            return (
+                f"{self.folder / self.image}: no label map belongs to this image; add it, take the image out, or "
+                f"say with --image and --masks which files are what"
+            )
+        return (
+            f"{self.folder / self.masks[0].path}: an empty mask, and nothing else is drawn for {self.patient!r}; "
+            f"add what was drawn or take the patient out"
+        )
 
     def load(self) -> Scan:
         """Image and one mask for each structure, each in its own place."""
@@ -49,8 +61,12 @@ class VolumeSource:
         if problems:
             raise BadInput(problems[0])
         notes = tuple(f"{mask.path} is empty" for mask in self.masks if not mask.structures())
-        places = {name: (self.folder / mask.path, value) for mask in self.masks for value, name in mask.names
-                  if value in mask.facts.values}
+        places = {
+            name: (self.folder / mask.path, value)
+            for mask in self.masks
+            for value, name in mask.names
+            if value in mask.facts.values
+        }
         return Scan(read_volume(self.folder / self.image), LazyStructures(places), notes=notes)
 
 
@@ -78,8 +94,10 @@ def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> l
     """
     images = labelled_images(folder, VOLUMES, options, processes, "volume")
     patients = _patients([one.name for one in images], options.patient_pattern)
-    sources = [VolumeSource(patient, folder, one.path, one.masks, one.facts)
-               for patient, one in zip(patients, images, strict=True)]
+    sources = [
+        VolumeSource(patient, folder, one.path, one.masks, one.facts)
+        for patient, one in zip(patients, images, strict=True)
+    ]
     return sorted(sources, key=lambda s: (natural(s.patient), natural(s.image)))
 
 

@@ -1,4 +1,5 @@
 """Tells DICOM files by their content and reads the headers that matter; no header kept here says who the patient is."""
+
 from __future__ import annotations
 
 import warnings
@@ -10,10 +11,29 @@ from types import ModuleType
 from nnunet_difflung.errors import BadInput
 
 DICOMDIR = "1.2.840.10008.1.3.10"
-TAGS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID", "Modality",
-        "ImageType", "Rows", "Columns", "PixelSpacing", "SliceThickness", "ImagePositionPatient",
-        "ImageOrientationPatient", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation",
-        "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue")
+TAGS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "PatientID",
+    "Modality",
+    "ImageType",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "SliceThickness",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "PixelPaddingValue",
+)
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
@@ -69,11 +89,13 @@ def library(name: str) -> ModuleType:
         BadInput: it is not installed.
     """
     import importlib
+
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BadInput(f"DICOM files need {name}, which is not installed; "
-                       f"pip install 'nnunet_difflung[convert]'") from error
+        raise BadInput(
+            f"DICOM files need {name}, which is not installed; pip install 'nnunet_difflung[convert]'"
+        ) from error
 
 
 def has_signature(path: Path) -> bool:
@@ -108,8 +130,9 @@ def read_dataset(path: Path, **options):
         try:
             return pydicom.dcmread(path, force=True, **options)
         except Exception as error:  # a damaged file can make pydicom raise nearly anything
-            raise BadInput(f"{path} cannot be read as DICOM ({type(error).__name__}); copy it again or remove "
-                           f"it") from error
+            raise BadInput(
+                f"{path} cannot be read as DICOM ({type(error).__name__}); copy it again or remove it"
+            ) from error
 
 
 def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
@@ -145,13 +168,26 @@ def _header(name: str, path: Path, data) -> Header:
     need = size[0] * size[1] * ((one("BitsAllocated", int) or 0) // 8) * (one("SamplesPerPixel", int) or 1)
     problem = ""
     if data.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED and path.stat().st_size < need:
-        problem = (f"{path} is truncated: {path.stat().st_size} bytes, but {size[0]} x {size[1]} pixels need {need}; "
-                   f"copy it again")
+        problem = (
+            f"{path} is truncated: {path.stat().st_size} bytes, but {size[0]} x {size[1]} pixels need {need}; "
+            f"copy it again"
+        )
     return Header(
-        path=name, modality=str(data.Modality), uid=str(data.get("SOPInstanceUID") or ""),
-        series=str(data.get("SeriesInstanceUID") or ""), frame=str(data.get("FrameOfReferenceUID") or ""), size=size,
-        spacing=(spacing[1], spacing[0]) if spacing else (0.0, 0.0), position=numbers("ImagePositionPatient", 3),
-        orientation=numbers("ImageOrientationPatient", 6) or (), thickness=one("SliceThickness") or 0.0,
-        localizer="LOCALIZER" in (data.get("ImageType") or ()), frames=one("NumberOfFrames", int) or 1,
-        slope=one("RescaleSlope"), intercept=one("RescaleIntercept"), unit=str(data.get("RescaleType") or ""),
-        padding=one("PixelPaddingValue", int), problem=problem)
+        path=name,
+        modality=str(data.Modality),
+        uid=str(data.get("SOPInstanceUID") or ""),
+        series=str(data.get("SeriesInstanceUID") or ""),
+        frame=str(data.get("FrameOfReferenceUID") or ""),
+        size=size,
+        spacing=(spacing[1], spacing[0]) if spacing else (0.0, 0.0),
+        position=numbers("ImagePositionPatient", 3),
+        orientation=numbers("ImageOrientationPatient", 6) or (),
+        thickness=one("SliceThickness") or 0.0,
+        localizer="LOCALIZER" in (data.get("ImageType") or ()),
+        frames=one("NumberOfFrames", int) or 1,
+        slope=one("RescaleSlope"),
+        intercept=one("RescaleIntercept"),
+        unit=str(data.get("RescaleType") or ""),
+        padding=one("PixelPaddingValue", int),
+        problem=problem,
+    )

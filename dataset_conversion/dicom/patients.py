@@ -2,6 +2,7 @@
 
 The PatientID decides which files belong together and goes no further: names come from folders.
 """
+
 from __future__ import annotations
 
 from collections import Counter
@@ -28,8 +29,10 @@ def headers_by_patient(root: Path) -> Iterator[tuple[str, list[Header], tuple[st
     if len(identities) == 1 and len(with_ct) > 1:
         notes = ("all files of the archive carry one PatientID: each folder counts as a patient",)
         found = [("", h) for _, h in found]
-    here = {folder: Counter(i for i, h in found if h.folder == folder and i).most_common(1)
-            for folder in {h.folder for i, h in found if not i}}
+    here = {
+        folder: Counter(i for i, h in found if h.folder == folder and i).most_common(1)
+        for folder in {h.folder for i, h in found if not i}
+    }
     groups: dict[tuple[str, str], list[Header]] = {}
     for identity, header in found:
         known = identity or (here[header.folder][0][0] if here[header.folder] else "")
@@ -63,6 +66,12 @@ def _names(homes: Sequence[tuple[str, ...]], root: Path) -> list[str]:
     if len(set(homes)) < len(homes):
         return [f"p{i:03d}" for i in range(1, len(homes) + 1)]
     start = len(_common(homes)) if len(homes) > 1 else 0
-    depth = next((d for d in range(1, 1 + max((len(h) for h in homes), default=0))
-                  if len({h[start:start + d] for h in homes}) == len(homes)), 0)
-    return ["/".join(h[start:start + depth]) or root.resolve().name for h in homes]
+    depth = next(
+        (
+            d
+            for d in range(1, 1 + max((len(h) for h in homes), default=0))
+            if len({h[start : start + d] for h in homes}) == len(homes)
+        ),
+        0,
+    )
+    return ["/".join(h[start : start + depth]) or root.resolve().name for h in homes]

@@ -4,6 +4,7 @@ DICOM PS3.3 C.8.8.6 describes the contours: polygons in mm of the patient, one p
 outline runs into the hole and back) or contours inside contours, so a point is inside by the even-odd rule over all
 contours of a plane.
 """
+
 from __future__ import annotations
 
 from collections import Counter
@@ -53,14 +54,20 @@ def read_rtstruct(path: Path) -> tuple[frozenset[str], tuple[Roi, ...]]:
     try:
         return _referenced_series(data), tuple(_rois(data))
     except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
-        raise BadInput(f"{path}: no readable contours ({type(error).__name__}); the file is truncated or no RTSTRUCT: "
-                       f"export it again") from error
+        raise BadInput(
+            f"{path}: no readable contours ({type(error).__name__}); the file is truncated or no RTSTRUCT: "
+            f"export it again"
+        ) from error
 
 
 def _referenced_series(data) -> frozenset[str]:
-    return frozenset(str(series.SeriesInstanceUID) for frame in data.get("ReferencedFrameOfReferenceSequence") or ()
-                     for study in frame.get("RTReferencedStudySequence") or ()
-                     for series in study.get("RTReferencedSeriesSequence") or () if series.get("SeriesInstanceUID"))
+    return frozenset(
+        str(series.SeriesInstanceUID)
+        for frame in data.get("ReferencedFrameOfReferenceSequence") or ()
+        for study in frame.get("RTReferencedStudySequence") or ()
+        for series in study.get("RTReferencedSeriesSequence") or ()
+        if series.get("SeriesInstanceUID")
+    )
 
 
 def _rois(data) -> Iterator[Roi]:
@@ -80,8 +87,13 @@ def _rois(data) -> Iterator[Roi]:
                 contours.append(points)
                 images |= {str(i.ReferencedSOPInstanceUID) for i in contour.get("ContourImageSequence") or ()}
         frame = str(item.get("ReferencedFrameOfReferenceUID") or (frames[0] if len(frames) == 1 else ""))
-        yield Roi(str(item.get("ROIName") or f"ROI {item.ROINumber}").strip(), frame, tuple(contours),
-                  frozenset(images), dict(ignored))
+        yield Roi(
+            str(item.get("ROIName") or f"ROI {item.ROINumber}").strip(),
+            frame,
+            tuple(contours),
+            frozenset(images),
+            dict(ignored),
+        )
 
 
 def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[str]]:
@@ -103,8 +115,10 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
     for points in roi.contours:
         index = to_index(image, points)
         if np.ptp(index[:, 2]) > 0.5:
-            raise BadInput(f"{path}: a contour of {roi.name!r} spans {np.ptp(index[:, 2]):.1f} slices; expected "
-                           f"contours in the planes of the CT slices: export them on this series")
+            raise BadInput(
+                f"{path}: a contour of {roi.name!r} spans {np.ptp(index[:, 2]):.1f} slices; expected "
+                f"contours in the planes of the CT slices: export them on this series"
+            )
         height = float(index[:, 2].mean())
         z = round(height)
         if not 0 <= z < len(mask):
@@ -116,8 +130,10 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
             counts["partly outside the image"] += 1
         planes.setdefault(z, []).append((height, index[:, 1::-1]))
     if roi.contours and not planes:
-        raise BadInput(f"{path}: none of the {len(roi.contours)} contours of {roi.name!r} lies in the CT volume; "
-                       f"expected contours drawn on this series: add the series they belong to or remove the file")
+        raise BadInput(
+            f"{path}: none of the {len(roi.contours)} contours of {roi.name!r} lies in the CT volume; "
+            f"expected contours drawn on this series: add the series they belong to or remove the file"
+        )
     for z, contours in planes.items():
         nearest = min((h for h, _ in contours), key=lambda h: abs(h - z))
         here = [p for h, p in contours if abs(h - nearest) <= SAME_PLANE]
@@ -125,7 +141,7 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
         counts["a second time in the file"] += len(here) - len(different)
         counts["on planes that another one is nearer than"] += len(contours) - len(here)
         _fill(mask[z], list(different.values()))
-    holes = len(mask[min(planes):max(planes) + 1]) - len(planes) if planes else 0
+    holes = len(mask[min(planes) : max(planes) + 1]) - len(planes) if planes else 0
     notes = [f"{roi.name}: {n} contour{'s' * (n > 1)} {what}" for what, n in sorted(counts.items()) if n]
     return mask, notes + ([f"{roi.name}: {holes} slices between its contours have none"] if holes else [])
 
@@ -140,7 +156,7 @@ def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
     high = np.minimum(np.ceil(np.max([c.max(axis=0) for c in contours], axis=0)).astype(int) + 1, mask.shape)
     if (low >= high).any():
         return
-    size, window = high - low, mask[low[0]:high[0], low[1]:high[1]]
+    size, window = high - low, mask[low[0] : high[0], low[1] : high[1]]
     drawn = []
     for contour in contours:
         fine = (contour - low + 0.5) * POINTS - 0.5

@@ -1,4 +1,5 @@
 """Segments of a DICOM-SEG file as masks, through highdicom."""
+
 from __future__ import annotations
 
 import warnings
@@ -47,8 +48,10 @@ def open_seg(path: Path) -> SegFile:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = highdicom.seg.Segmentation.from_dataset(data, copy=False)
-        names = {int(s.SegmentNumber): str(s.get("SegmentLabel") or f"segment {s.SegmentNumber}").strip()
-                 for s in data.SegmentSequence}
+        names = {
+            int(s.SegmentNumber): str(s.get("SegmentLabel") or f"segment {s.SegmentNumber}").strip()
+            for s in data.SegmentSequence
+        }
         series = frozenset(str(s.SeriesInstanceUID) for s in data.get("ReferencedSeriesSequence") or ())
         return SegFile(path, data, names, str(data.get("FrameOfReferenceUID") or ""), series)
     except Exception as error:  # highdicom raises many kinds for a damaged file
@@ -86,8 +89,10 @@ def _planes(seg: SegFile, image: sitk.Image) -> list[tuple[int, int | None]] | N
         return None
     shared, frames = data.SharedFunctionalGroupsSequence[0], []
     for own in data.PerFrameFunctionalGroupsSequence:
+
         def macro(name, own=own):
             return (own.get(name) or shared.get(name))[0]
+
         axes = np.reshape(macro("PlaneOrientationSequence").ImageOrientationPatient, (2, 3)).astype(float)
         spacing = np.array(macro("PixelMeasuresSequence").PixelSpacing, float)[::-1]
         place = np.array(macro("PlanePositionSequence").ImagePositionPatient, float)
@@ -119,8 +124,10 @@ def _placed(seg: SegFile, number: int, frames: list[tuple[int, int | None]], ima
         else:
             outside += bool(there.any())
     if outside:
-        raise BadInput(f"{seg.path}: {outside} slices of {seg.names[number]!r} lie above or below the CT series, which "
-                       f"has {len(mask)} slices; add the missing slices or the series that was segmented")
+        raise BadInput(
+            f"{seg.path}: {outside} slices of {seg.names[number]!r} lie above or below the CT series, which "
+            f"has {len(mask)} slices; add the missing slices or the series that was segmented"
+        )
     return image_like(mask, image)
 
 
@@ -128,8 +135,10 @@ def _own_volume(seg: SegFile, number: int) -> sitk.Image:
     try:
         volume = seg.data.get_volume(segment_numbers=[number], rescale_fractional=True)
     except Exception as error:
-        raise BadInput(f"{seg.path}: its frames lie neither on the pixels of the CT series nor evenly spaced "
-                       f"({type(error).__name__}); export the segmentation on the series' grid") from error
+        raise BadInput(
+            f"{seg.path}: its frames lie neither on the pixels of the CT series nor evenly spaced "
+            f"({type(error).__name__}); export the segmentation on the series' grid"
+        ) from error
     array = volume.array[..., 0] if volume.array.ndim == 4 else volume.array
     result = sitk.GetImageFromArray((array >= 0.5).astype(np.uint8))
     axes = volume.affine[:3, 2::-1]  # its columns are the steps along slices, rows and columns of the array

@@ -1,4 +1,5 @@
 """Which of a patient's DICOM files are the CT series to convert, and its slices as a volume in HU."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -42,8 +43,13 @@ def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[
     return dict(sorted(series.items(), key=lambda item: -len(item[1]))), notes
 
 
-def choose_series(series: dict[str, list[Header]], left_out: Sequence[str], wanted: str | None,
-                  referenced: Collection[str], where: str) -> list[Header]:
+def choose_series(
+    series: dict[str, list[Header]],
+    left_out: Sequence[str],
+    wanted: str | None,
+    referenced: Collection[str],
+    where: str,
+) -> list[Header]:
     """The one series to convert.
 
     Args:
@@ -59,8 +65,9 @@ def choose_series(series: dict[str, list[Header]], left_out: Sequence[str], want
     """
     if not series:
         found = "; ".join(left_out) or "no image"
-        raise BadInput(f"{where}: no CT series ({found}); expected axial CT slices with positions: add them or remove "
-                       f"the patient")
+        raise BadInput(
+            f"{where}: no CT series ({found}); expected axial CT slices with positions: add them or remove the patient"
+        )
     choice = list(series.values())
     if wanted is not None:
         wanted = wanted.rstrip("/")
@@ -69,11 +76,15 @@ def choose_series(series: dict[str, list[Header]], left_out: Sequence[str], want
         choice = [s for uid, s in series.items() if uid in referenced] or choice
     if len(choice) == 1:
         return choice[0]
-    listed = ", ".join(f"{_folder(s)} ({len(s)} slice{'s' * (len(s) > 1)}, first file {s[0].path.rsplit('/', 1)[-1]})"
-                       for s in (choice or series.values()))
+    listed = ", ".join(
+        f"{_folder(s)} ({len(s)} slice{'s' * (len(s) > 1)}, first file {s[0].path.rsplit('/', 1)[-1]})"
+        for s in (choice or series.values())
+    )
     asked = "" if wanted is None else f" and {len(choice) or 'none'} of them match{'es' * (not choice)} {wanted!r}"
-    raise BadInput(f"{where}: {len(series)} CT series{asked}: {listed}; expected one: name it with --series FOLDER or "
-                   f"--series NUMBER_OF_SLICES, or move the others away")
+    raise BadInput(
+        f"{where}: {len(series)} CT series{asked}: {listed}; expected one: name it with --series FOLDER or "
+        f"--series NUMBER_OF_SLICES, or move the others away"
+    )
 
 
 def _folder(slices: Sequence[Header]) -> str:
@@ -133,12 +144,16 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
         for what, tolerance in (("size", 0), ("spacing", 1e-3), ("orientation", 1e-3)):
             mine, other = getattr(header, what), getattr(first, what)
             if not np.allclose(mine, other, rtol=0, atol=tolerance):
-                raise BadInput(f"{root / header.path}: {what} {_short(mine)} differs from {_short(other)} of "
-                               f"{Path(first.path).name} in the same series; move the files that do not belong away")
+                raise BadInput(
+                    f"{root / header.path}: {what} {_short(mine)} differs from {_short(other)} of "
+                    f"{Path(first.path).name} in the same series; move the files that do not belong away"
+                )
     lengths = np.linalg.norm(np.reshape(first.orientation, (2, 3)), axis=1)
     if not np.allclose(lengths, 1, atol=1e-2) or abs(np.dot(first.orientation[:3], first.orientation[3:])) > 1e-2:
-        raise BadInput(f"{root / first.path}: rows and columns are not perpendicular unit vectors "
-                       f"({_short(first.orientation)}); export the series again")
+        raise BadInput(
+            f"{root / first.path}: rows and columns are not perpendicular unit vectors "
+            f"({_short(first.orientation)}); export the series again"
+        )
     rows, columns, normal = _axes(first)
     places = np.array([h.position for h in slices])
     order = np.argsort(places @ normal, kind="stable")
@@ -152,8 +167,10 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
     off = (places - places[0] - np.arange(len(places))[:, None] * step) @ np.column_stack([rows, columns])
     worst = int(np.abs(off).max(axis=1).argmax())
     if np.abs(off[worst]).max() > 0.5 * min(first.spacing):
-        raise BadInput(f"{root / ordered[worst].path}: lies {np.abs(off[worst]).max():.2f} mm beside the line of the "
-                       f"other slices; the series is shifted irregularly: export it again")
+        raise BadInput(
+            f"{root / ordered[worst].path}: lies {np.abs(off[worst]).max():.2f} mm beside the line of the "
+            f"other slices; the series is shifted irregularly: export it again"
+        )
     drift = np.hypot(rows @ step, columns @ step) * (len(places) - 1)
     notes = ()
     if drift < 0.25 * min(first.spacing):
@@ -180,19 +197,25 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> Non
     twins = np.flatnonzero(steps < 0.01)
     if len(twins):
         a = twins[0]
-        raise BadInput(f"{where}: {len(twins)} of {len(slices)} slices lie where another one lies, for example "
-                       f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point, move the others away")
+        raise BadInput(
+            f"{where}: {len(twins)} of {len(slices)} slices lie where another one lies, for example "
+            f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point, move the others away"
+        )
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * usual)
     if len(gaps):
         a = gaps[0]
-        raise BadInput(f"{where}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
-                       f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
-                       f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add them")
+        raise BadInput(
+            f"{where}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
+            f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
+            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add them"
+        )
     regular = along[0] + np.arange(len(along)) * np.ptp(along) / (len(along) - 1)
     if np.abs(along - regular).max() > max(0.1, 0.1 * usual):
-        raise BadInput(f"{where}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
-                       f"keep the part of the series with one step")
+        raise BadInput(
+            f"{where}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
+            f"keep the part of the series with one step"
+        )
 
 
 def read_slice(header: Header, root: Path) -> np.ndarray:
@@ -210,12 +233,16 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     try:
         image = reader.Execute()
     except RuntimeError as error:  # its text may quote what is in the file
-        raise BadInput(f"{root / header.path}: its pixels cannot be decoded; the file is truncated or of an unknown "
-                       f"compression: copy it again or export it uncompressed") from error
+        raise BadInput(
+            f"{root / header.path}: its pixels cannot be decoded; the file is truncated or of an unknown "
+            f"compression: copy it again or export it uncompressed"
+        ) from error
     pixels = sitk.GetArrayFromImage(image)
     if pixels.size != header.size[0] * header.size[1]:
-        raise BadInput(f"{root / header.path}: holds pixels of shape {pixels.shape}, expected {_short(header.size)} "
-                       f"grey values; export the series again")
+        raise BadInput(
+            f"{root / header.path}: holds pixels of shape {pixels.shape}, expected {_short(header.size)} "
+            f"grey values; export the series again"
+        )
     pixels = pixels.reshape(header.size[::-1])
     if header.padding is not None:
         value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
@@ -227,5 +254,5 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
 def read_volume(one: Stack, root: Path) -> sitk.Image:
     """All slices in HU: int16 where every value is a whole number that fits, else float32."""
     pixels = np.stack([read_slice(h, root) for h in one.slices])
-    whole = np.abs(pixels).max() < 2 ** 15 and all(np.array_equal(p, np.rint(p)) for p in pixels)
+    whole = np.abs(pixels).max() < 2**15 and all(np.array_equal(p, np.rint(p)) for p in pixels)
     return one.place(pixels.astype(np.int16) if whole else pixels)

@@ -1,4 +1,5 @@
 """DICOM archives: CT series with RTSTRUCT contours or DICOM-SEG segments, one source per patient."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -87,8 +88,16 @@ class DicomSource:
         names = tuple(sorted({name for d in drawings for name in d.names}))
         if one is None:
             modality = "/".join(sorted({h.modality for h in self.headers} - {"", *DRAWINGS}))
-            return Listing(self.patient, tuple(h.path for h in self.headers), (0, 0, 0), (0.0, 0.0, 0.0), modality,
-                           (0.0, 0.0), names, tuple(problems))
+            return Listing(
+                self.patient,
+                tuple(h.path for h in self.headers),
+                (0, 0, 0),
+                (0.0, 0.0, 0.0),
+                modality,
+                (0.0, 0.0),
+                names,
+                tuple(problems),
+            )
         low, high = [], []
         for index in sorted({round(i) for i in np.linspace(0, len(one.slices) - 1, SAMPLES)}):
             try:
@@ -96,9 +105,16 @@ class DicomSource:
                 low, high = [*low, float(pixels.min())], [*high, float(pixels.max())]
             except BadInput as error:
                 problems.append(str(error))
-        return Listing(self.patient, tuple(h.path for h in (*one.slices, *used)),
-                       (*one.slices[0].size, len(one.slices)), one.spacing, "CT",
-                       (min(low, default=0.0), max(high, default=0.0)), names, tuple(problems))
+        return Listing(
+            self.patient,
+            tuple(h.path for h in (*one.slices, *used)),
+            (*one.slices[0].size, len(one.slices)),
+            one.spacing,
+            "CT",
+            (min(low, default=0.0), max(high, default=0.0)),
+            names,
+            tuple(problems),
+        )
 
     def load(self) -> Scan:
         """The CT in HU and the structures drawn on it.
@@ -116,8 +132,9 @@ class DicomSource:
         for drawing in drawings:
             for name, mask in self._masks(drawing, image, one, notes):
                 if name in structures and origin[name] != drawing.path:
-                    raise BadInput(f"{drawing.path}: structure {name!r} is also in {origin[name].name}; keep one of "
-                                   f"the two files")
+                    raise BadInput(
+                        f"{drawing.path}: structure {name!r} is also in {origin[name].name}; keep one of the two files"
+                    )
                 if name in structures:
                     notes.append(f"{name}: several structures of this name are taken together")
                     mask = sitk.Or(mask, structures[name])
@@ -163,19 +180,24 @@ class DicomSource:
                 notes.append(f"left out {drawing.path.name}: drawn on another series of the patient")
                 continue
             if chosen.frame and drawing.frames - {chosen.frame}:
-                raise BadInput(f"{drawing.path}: its structures refer to another frame of reference than the CT series "
-                               f"in {self.folder / chosen.folder}; expected structures of this series: add the series "
-                               f"they were drawn on or remove the file")
+                raise BadInput(
+                    f"{drawing.path}: its structures refer to another frame of reference than the CT series "
+                    f"in {self.folder / chosen.folder}; expected structures of this series: add the series "
+                    f"they were drawn on or remove the file"
+                )
             drawn_on = set().union(*(r.images for r in drawing.rois))
             missing = len(drawn_on - {h.uid for h in self.headers})
             if chosen.series in drawing.series and missing:
-                raise BadInput(f"{drawing.path}: {missing} of the {len(drawn_on)} slices that it has contours on are "
-                               f"missing in {self.folder / chosen.folder}; add them")
+                raise BadInput(
+                    f"{drawing.path}: {missing} of the {len(drawn_on)} slices that it has contours on are "
+                    f"missing in {self.folder / chosen.folder}; add them"
+                )
             kept.append(drawing)
         return kept
 
-    def _masks(self, drawing: _Drawing, image: sitk.Image, one: Stack,
-               notes: list[str]) -> Iterator[tuple[str, sitk.Image]]:
+    def _masks(
+        self, drawing: _Drawing, image: sitk.Image, one: Stack, notes: list[str]
+    ) -> Iterator[tuple[str, sitk.Image]]:
         if drawing.seg:
             yield from segment_masks(drawing.seg, image)
         for roi in drawing.rois:
@@ -208,5 +230,6 @@ def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
         BadInput: there are DICOM files but pydicom is not installed.
     """
     folder = Path(folder)
-    return [DicomSource(name, folder, tuple(headers), notes, series)
-            for name, headers, notes in headers_by_patient(folder)]
+    return [
+        DicomSource(name, folder, tuple(headers), notes, series) for name, headers, notes in headers_by_patient(folder)
+    ]

@@ -1,4 +1,5 @@
 """Trachea and main bronchi in a chest CT, so that a lung mask can leave them out."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,8 +13,9 @@ AREA = (25.0, 1200.0)  # mm² of a cross-section: a bronchus of 6 mm; the carina
 TRACHEA = (50.0, 32.0)  # smallest area in mm², largest width in mm, of what counts as trachea or main bronchus
 
 
-def find_airways(hu: np.ndarray, inside: np.ndarray, body: np.ndarray,
-                 spacing: tuple[float, float, float]) -> np.ndarray:
+def find_airways(
+    hu: np.ndarray, inside: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float]
+) -> np.ndarray:
     """Trachea and main bronchi, inner wall included.
 
     Slice by slice they are dark spots with soft tissue around, while dark spots of emphysema have lung around. Spots
@@ -39,8 +41,14 @@ def find_airways(hu: np.ndarray, inside: np.ndarray, body: np.ndarray,
     return ndimage.binary_dilation(kept, cross, iterations=max(1, round(WALL / 2 / spacing[1]))) & inside
 
 
-def _spots(hu: np.ndarray, inside: np.ndarray, body: np.ndarray, spacing: tuple[float, float], likely: np.ndarray,
-           sure: np.ndarray) -> None:
+def _spots(
+    hu: np.ndarray,
+    inside: np.ndarray,
+    body: np.ndarray,
+    spacing: tuple[float, float],
+    likely: np.ndarray,
+    sure: np.ndarray,
+) -> None:
     """Marks one slice's walled spots in ``likely``, and in ``sure`` those that can be trachea or main bronchus."""
     tissue = hu > TISSUE
     near = ndimage.uniform_filter(tissue.astype(np.float32), round(12 / spacing[0]) | 1)
@@ -61,8 +69,9 @@ def _spots(hu: np.ndarray, inside: np.ndarray, body: np.ndarray, spacing: tuple[
                     sure[boxes[k - 1]] |= spot
 
 
-def _walled(spots: np.ndarray, k: int, box: tuple[slice, slice], tissue: np.ndarray,
-            spacing: tuple[float, float]) -> bool:
+def _walled(
+    spots: np.ndarray, k: int, box: tuple[slice, slice], tissue: np.ndarray, spacing: tuple[float, float]
+) -> bool:
     """Whether a spot's surroundings, from 1 pixel to the wall's thickness away, are tissue."""
     steps = max(1, round(WALL / spacing[0]))
     room = tuple(slice(max(0, b.start - steps - 1), b.stop + steps + 1) for b in box)

@@ -2,6 +2,7 @@
 
 Places are millimetres in DICOM's patient coordinates (LPS), which are also SimpleITK's; array order means nothing here.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -127,8 +128,14 @@ def _shares(mask: sitk.Image, array: np.ndarray, image: sitk.Image) -> tuple[tup
     """
     empty = (slice(0, 0),) * 3
     box = ndimage.find_objects(array.astype(np.uint8))[0][::-1]
-    corners = np.array([[x, y, z] for x in (box[0].start - 1, box[0].stop) for y in (box[1].start - 1, box[1].stop)
-                        for z in (box[2].start - 1, box[2].stop)])
+    corners = np.array(
+        [
+            [x, y, z]
+            for x in (box[0].start - 1, box[0].stop)
+            for y in (box[1].start - 1, box[1].stop)
+            for z in (box[2].start - 1, box[2].stop)
+        ]
+    )
     reach = to_index(image, corners @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
     low = np.maximum(np.floor(reach.min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(reach.max(axis=0)) + 1, image.GetSize()).astype(int)
@@ -142,9 +149,17 @@ def _shares(mask: sitk.Image, array: np.ndarray, image: sitk.Image) -> tuple[tup
     shares = np.empty((nz, ny, nx), np.float32)
     for z in range(low[2], high[2]):  # slice by slice, for the memory's sake
         first = np.array([low[0], low[1], z]) - 0.5 + 0.5 / points
-        fine = sitk.Resample(source, (points * [nx, ny, 1]).tolist(), sitk.Transform(), sitk.sitkLinear,
-                             (np.array(image.GetOrigin()) + steps @ first).tolist(),
-                             (np.array(image.GetSpacing()) / points).tolist(), image.GetDirection(), 0.0)
-        shares[z - low[2]] = sitk.GetArrayViewFromImage(fine).reshape(
-            points[2], ny, points[1], nx, points[0]).mean(axis=(0, 2, 4))
+        fine = sitk.Resample(
+            source,
+            (points * [nx, ny, 1]).tolist(),
+            sitk.Transform(),
+            sitk.sitkLinear,
+            (np.array(image.GetOrigin()) + steps @ first).tolist(),
+            (np.array(image.GetSpacing()) / points).tolist(),
+            image.GetDirection(),
+            0.0,
+        )
+        shares[z - low[2]] = (
+            sitk.GetArrayViewFromImage(fine).reshape(points[2], ny, points[1], nx, points[0]).mean(axis=(0, 2, 4))
+        )
     return tuple(slice(int(a), int(b)) for a, b in zip(low[::-1], high[::-1], strict=True)), shares

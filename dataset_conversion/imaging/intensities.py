@@ -7,6 +7,7 @@ field of view (DICOM's PixelPaddingValue: often −2000, −3024 once an interce
 or noise and streaks of a reconstruction with a wider range. Source: DICOM PS3.3, C.7.5.1.1.2 (padding) and C.11.1
 (rescaling); Hsieh, Computed Tomography (CT number).
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -22,8 +23,9 @@ WINDOW_8BIT, WINDOWED = "lung_window_8bit", "windowed"
 ROUNDING = 0.01  # how far from whole numbers slope and intercept in floating point leave values that were whole
 
 
-def prepare_intensities(image: sitk.Image, modality: str, windowed: bool | None, window: tuple[float, float] | None,
-                        name: str = "image") -> tuple[sitk.Image, str, tuple[str, ...]]:
+def prepare_intensities(
+    image: sitk.Image, modality: str, windowed: bool | None, window: tuple[float, float] | None, name: str = "image"
+) -> tuple[sitk.Image, str, tuple[str, ...]]:
     """Finds out what the values are, sets padding to air, clips, and chooses channel name and dtype.
 
     Nothing is ever shifted or scaled by guess: values that look like stored ones without their intercept are refused.
@@ -46,8 +48,10 @@ def prepare_intensities(image: sitk.Image, modality: str, windowed: bool | None,
     """
     values = sitk.GetArrayFromImage(image)
     if np.issubdtype(values.dtype, np.floating) and not (bad := np.isfinite(values)).all():
-        raise BadInput(f"{name}: {int((~bad).sum())} values are NaN or infinite; expected numbers; "
-                       f"set them to {AIR} (air) or export the image again")
+        raise BadInput(
+            f"{name}: {int((~bad).sum())} values are NaN or infinite; expected numbers; "
+            f"set them to {AIR} (air) or export the image again"
+        )
     if values.min() == values.max():
         raise BadInput(f"{name}: every value is {values.min():g}; expected a picture; export the image again")
     notes: list[str] = []
@@ -88,12 +92,16 @@ def _channel(values: np.ndarray, windowed: bool | None, notes: list[str], name: 
         notes.append(f"values from {low:g} to {high:g} are a display window and no HU: channel {channel}")
         return channel
     if low >= 0 and high > 255:
-        raise BadInput(f"{found}, none below 0; expected HU, where air is {AIR}; these look like stored values "
-                       f"without their rescale intercept: give --rescale 1,-1024 if that is the intercept")
+        raise BadInput(
+            f"{found}, none below 0; expected HU, where air is {AIR}; these look like stored values "
+            f"without their rescale intercept: give --rescale 1,-1024 if that is the intercept"
+        )
     below = float((values < LOWEST).mean())
     if below > 0.05:
-        raise BadInput(f"{found}, {100 * below:.0f} % of them below {LOWEST}; expected HU, where air is {AIR}; "
-                       f"the rescale intercept looks subtracted twice: give --rescale 1,1024 if that is so")
+        raise BadInput(
+            f"{found}, {100 * below:.0f} % of them below {LOWEST}; expected HU, where air is {AIR}; "
+            f"the rescale intercept looks subtracted twice: give --rescale 1,1024 if that is so"
+        )
     if scaled:
         notes.append(f"the archive calls values from {low:g} to {high:g} HU; they look like a display window")
     elif low > -200:
@@ -129,20 +137,25 @@ def _note_fill(values: np.ndarray, notes: list[str]) -> None:
     corners = values[..., [0, 0, -1, -1], [0, -1, 0, -1]]
     value = corners.flat[0]
     if value > -900 and (corners == value).all() and (share := float((values == value).mean())) > 0.02:
-        notes.append(f"{100 * share:.0f} % of the voxels are exactly {value:g} HU, all corners among them: the fill "
-                     f"of an earlier resampling, not changed")
+        notes.append(
+            f"{100 * share:.0f} % of the voxels are exactly {value:g} HU, all corners among them: the fill "
+            f"of an earlier resampling, not changed"
+        )
 
 
-def _clipped(values: np.ndarray, channel: str, window: tuple[float, float] | None, notes: list[str],
-             name: str) -> np.ndarray:
+def _clipped(
+    values: np.ndarray, channel: str, window: tuple[float, float] | None, notes: list[str], name: str
+) -> np.ndarray:
     if window is None:
         return values
     low, high = window
     if not low < high:
         raise BadInput(f"--window {low:g},{high:g}: expected the lower value first")
     if channel in (WINDOW_8BIT, WINDOWED):
-        raise BadInput(f"{name}: values from {values.min():g} to {values.max():g} are a display window and no HU; "
-                       f"--window {low:g},{high:g} is in HU: leave it out")
+        raise BadInput(
+            f"{name}: values from {values.min():g} to {values.max():g} are a display window and no HU; "
+            f"--window {low:g},{high:g} is in HU: leave it out"
+        )
     outside = float(((values < low) | (values > high)).mean())
     notes.append(f"clipped to {low:g}..{high:g}: {100 * outside:.1f} % of the voxels")
     return np.clip(values.astype(np.float32), low, high)
@@ -161,5 +174,8 @@ def _compact(values: np.ndarray, channel: str) -> np.ndarray:
 def _whole(values: np.ndarray) -> bool:
     if np.issubdtype(values.dtype, np.integer):
         return True
-    return all(bool(np.abs(part - np.round(part)).max() <= ROUNDING) for part in np.array_split(values.ravel(), 64)
-               if len(part))
+    return all(
+        bool(np.abs(part - np.round(part)).max() <= ROUNDING)
+        for part in np.array_split(values.ravel(), 64)
+        if len(part)
+    )

@@ -5,6 +5,7 @@ without trachea and main bronchi. It is a derived label: good enough to say wher
 Steps: body, air in it, airways out, lungs chosen, dents along the chest wall filled. Sources of the ideas: Hu et al.,
 IEEE TMI 2001 (threshold, airways, smoothing); Sluimer et al., IEEE TMI 2005 (what thresholds miss in diseased lungs).
 """
+
 from __future__ import annotations
 
 import functools
@@ -53,8 +54,10 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
         raise ValueError(f"pathology {pathology.shape} and image {shape} differ")
     scaled = not_hu(sitk.GetArrayViewFromImage(image))
     if scaled:
-        raise BadInput(f"lungs cannot be found by HU: the values are a display window ({scaled}); give a lung mask "
-                       f"as a structure, or the images in HU")
+        raise BadInput(
+            f"lungs cannot be found by HU: the values are a display window ({scaled}); give a lung mask "
+            f"as a structure, or the images in HU"
+        )
     mask = np.asarray(_network()(image)) > 0 if backend == "lungmask" else _axial(image, pathology)
     if pathology is not None:
         mask |= pathology != 0
@@ -67,8 +70,10 @@ def _network() -> Callable[[sitk.Image], np.ndarray]:
     try:
         from lungmask import LMInferer
     except ImportError as error:
-        raise BadInput("the lung backend 'lungmask' is not installed; pip install lungmask, or take the backend "
-                       "'threshold', which needs nothing") from error
+        raise BadInput(
+            "the lung backend 'lungmask' is not installed; pip install lungmask, or take the backend "
+            "'threshold', which needs nothing"
+        ) from error
     return LMInferer(tqdm_disable=True).apply
 
 
@@ -132,8 +137,9 @@ def body_mask(hu: np.ndarray) -> np.ndarray:
     return body
 
 
-def choose_lungs(hu: np.ndarray, air: np.ndarray, body: np.ndarray,
-                 spacing: tuple[float, float, float]) -> list[np.ndarray]:
+def choose_lungs(
+    hu: np.ndarray, air: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float]
+) -> list[np.ndarray]:
     """The lungs among components of air in the body, as one bool array (z, y, x) a side.
 
     Components that consolidation cuts off stay with the lung of their side. Bowel gas is thinner than any parenchyma.
@@ -162,11 +168,12 @@ def choose_lungs(hu: np.ndarray, air: np.ndarray, body: np.ndarray,
     return list(sides.values())
 
 
-def _halves(part: np.ndarray, box: tuple[slice, ...], middle: float,
-            spacing: tuple[float, float, float]) -> list[np.ndarray]:
+def _halves(
+    part: np.ndarray, box: tuple[slice, ...], middle: float, spacing: tuple[float, float, float]
+) -> list[np.ndarray]:
     """Two lungs that touch, parted where they are thinnest; else the one component as it is."""
     volume = part.sum()
-    left = part[..., :max(0, int(middle) - box[2].start)].sum() / volume
+    left = part[..., : max(0, int(middle) - box[2].start)].sum() / volume
     if not 0.2 < left < 0.8:
         return [part]
     depth = ndimage.distance_transform_edt(np.pad(part, ((0, 0), (1, 1), (1, 1))), spacing)[:, 1:-1, 1:-1]

@@ -1,4 +1,5 @@
 """Fills what a threshold leaves out of a lung: vessels, fissures, and consolidation along the chest wall."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -34,8 +35,7 @@ def closed(lung: np.ndarray, spacing: tuple[float, float, float], radius: float 
     return result
 
 
-def costal_dents(lung: np.ndarray, body: np.ndarray, hu: np.ndarray,
-                 spacing: tuple[float, float, float]) -> np.ndarray:
+def costal_dents(lung: np.ndarray, body: np.ndarray, hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """Soft tissue between a lung and its convex hull, slice by slice, where it lies along the chest wall.
 
     Consolidation, tumour and effusion push the threshold's border away from the ribs, and so do heart and liver on

@@ -1,4 +1,5 @@
 """In-plane resampling and cropping of cases that keeps their place in the patient and their small lesions."""
+
 from __future__ import annotations
 
 from collections.abc import Collection
@@ -22,8 +23,9 @@ def axis_weights(old: int, new: int, step: float) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray,
-                   lesions: Collection[int] | None = None) -> np.ndarray:
+def resample_label(
+    label: np.ndarray, wy: np.ndarray, wx: np.ndarray, lesions: Collection[int] | None = None
+) -> np.ndarray:
     """Resamples one label slice: each class's share of a pixel by ``axis_weights``, then the largest share.
 
     A lesion (component of a lesion's label) too small to win any pixel keeps the pixel where its share is largest,
@@ -47,8 +49,10 @@ def resample_label(label: np.ndarray, wy: np.ndarray, wx: np.ndarray,
         components, number = ndimage.label(label == value, structure=np.ones((3, 3)))
         for k, box in enumerate(ndimage.find_objects(components), start=1):
             rows, columns = (np.flatnonzero(w[:, b].any(axis=1)) for w, b in zip((wy, wx), box, strict=True))
-            window = result[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-            share = wy[rows[0]:rows[-1] + 1, box[0]] @ (components[box] == k) @ wx[columns[0]:columns[-1] + 1, box[1]].T
+            window = result[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            share = (
+                wy[rows[0] : rows[-1] + 1, box[0]] @ (components[box] == k) @ wx[columns[0] : columns[-1] + 1, box[1]].T
+            )
             best = np.unravel_index(share.argmax(), share.shape)
             if not (window[share > 0] == value).any() and window[best] not in small:
                 window[best] = value
@@ -71,8 +75,13 @@ def resample_in_plane(case: Case, spacing: float, lesions: Collection[int] | Non
         image = np.clip(np.round(image), limits.min, limits.max)
     label = np.stack([resample_label(one, wy, wx, lesions) for one in case.label])
     offset = np.array([*(spacing - old) / 2, 0.0])
-    return replace(case, image=image.astype(case.image.dtype), label=label, origin=_moved(case, offset),
-                   spacing=(float(spacing), float(spacing), case.spacing[2]))
+    return replace(
+        case,
+        image=image.astype(case.image.dtype),
+        label=label,
+        origin=_moved(case, offset),
+        spacing=(float(spacing), float(spacing), case.spacing[2]),
+    )
 
 
 def resized(case: Case, spacing: float | None, size: int | None, lesions: Collection[int] | None = None) -> Case:
@@ -112,8 +121,13 @@ def slices(case: Case) -> list[Case]:
 
 def one_slice(case: Case, case_id: str, z: int) -> Case:
     """Slice ``z`` of a case as a case of its own, placed where it lies."""
-    return replace(case, case_id=case_id, image=case.image[z:z + 1], label=case.label[z:z + 1],
-                   origin=_moved(case, np.array([0, 0, z * case.spacing[2]])))
+    return replace(
+        case,
+        case_id=case_id,
+        image=case.image[z : z + 1],
+        label=case.label[z : z + 1],
+        origin=_moved(case, np.array([0, 0, z * case.spacing[2]])),
+    )
 
 
 def _moved(case: Case, offset: np.ndarray) -> tuple[float, float, float]:

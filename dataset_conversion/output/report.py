@@ -2,6 +2,7 @@
 
 Everything is measured on the written files, one patient at a time, so that the report shows what nnU-Net will read.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,15 @@ class _Patient:
     tile: Tile | None
 
 
-def report_of_dataset(folder: Path, records: Sequence[CaseRecord], labels: Mapping[str, int], channel: str,
-                      processes: int = 1, derived: Sequence[str] = (),
-                      notes: Mapping[str, Sequence[str]] | None = None) -> dict:
+def report_of_dataset(
+    folder: Path,
+    records: Sequence[CaseRecord],
+    labels: Mapping[str, int],
+    channel: str,
+    processes: int = 1,
+    derived: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> dict:
     """Measures a converted dataset and writes its report.
 
     Args:
@@ -61,13 +68,21 @@ def report_of_dataset(folder: Path, records: Sequence[CaseRecord], labels: Mappi
     patients = dict(zip(groups, in_parallel(work, list(groups.values()), processes, "reports"), strict=True))
     histograms = {name: np.sum([p.histograms[name] for p in patients.values()], axis=0) for name in labels}
     report = {
-        "channel": channel, "labels": dict(labels), "derived": list(derived),
+        "channel": channel,
+        "labels": dict(labels),
+        "derived": list(derived),
         "classes": {name: _class(name, value, records, histograms[name], bins) for name, value in labels.items()},
         "patients": {name: {**p.figures, "notes": list((notes or {}).get(name, ()))} for name, p in patients.items()},
     }
     write_json(folder / "conversion_report.json", report)
-    write_sheet(folder / "conversion_report.png", report, [patients[name].tile for name in shown], histograms, bins,
-                len(patients))
+    write_sheet(
+        folder / "conversion_report.png",
+        report,
+        [patients[name].tile for name in shown],
+        histograms,
+        bins,
+        len(patients),
+    )
     return report
 
 
@@ -88,12 +103,20 @@ def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[f
 
 def _files(folder: Path, record: CaseRecord) -> tuple[Path, Path]:
     part = "Ts" if record.test else "Tr"
-    return (folder / f"images{part}" / f"{record.case_id}_0000.nii.gz",
-            folder / f"labels{part}" / f"{record.case_id}.nii.gz")
+    return (
+        folder / f"images{part}" / f"{record.case_id}_0000.nii.gz",
+        folder / f"labels{part}" / f"{record.case_id}.nii.gz",
+    )
 
 
-def _measure(folder: Path, labels: dict[str, int], rarity: list[int], bins: np.ndarray, shown: frozenset,
-             records: list[CaseRecord]) -> _Patient:
+def _measure(
+    folder: Path,
+    labels: dict[str, int],
+    rarity: list[int],
+    bins: np.ndarray,
+    shown: frozenset,
+    records: list[CaseRecord],
+) -> _Patient:
     """Figures of one patient and, where it is shown, the slice with most of its rarest class."""
     histograms = {name: np.zeros(BINS, np.int64) for name in labels}
     low, high, slices = np.inf, -np.inf, 0
@@ -111,10 +134,15 @@ def _measure(folder: Path, labels: dict[str, int], rarity: list[int], bins: np.n
         if record is best and record.patient in shown:
             tile = _tile(record, image, label, wanted)
     voxels = np.sum([r.voxels for r in records], axis=0)
-    figures = {"test": records[0].test, "cases": len(records), "slices": slices,
-               "size": list(first.GetSize()), "spacing_mm": [round(s, 4) for s in first.GetSpacing()],
-               "intensity": [round(low, 2), round(high, 2)],
-               "voxels": {name: int(voxels[value]) for name, value in labels.items()}}
+    figures = {
+        "test": records[0].test,
+        "cases": len(records),
+        "slices": slices,
+        "size": list(first.GetSize()),
+        "spacing_mm": [round(s, 4) for s in first.GetSpacing()],
+        "intensity": [round(low, 2), round(high, 2)],
+        "voxels": {name: int(voxels[value]) for name, value in labels.items()},
+    }
     return _Patient(figures, histograms, tile)
 
 
@@ -123,17 +151,26 @@ def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int)
     turned, classes = sitk.DICOMOrient(image, "LPS"), sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
     z = int((classes == wanted).sum(axis=(1, 2)).argmax())
     x, y, _ = turned.GetSpacing()
-    return Tile(record.case_id if len(classes) == 1 else f"{record.case_id}, slice {z}", record.test,
-                sitk.GetArrayViewFromImage(turned)[z].astype(np.float32), classes[z], (y, x))
+    return Tile(
+        record.case_id if len(classes) == 1 else f"{record.case_id}, slice {z}",
+        record.test,
+        sitk.GetArrayViewFromImage(turned)[z].astype(np.float32),
+        classes[z],
+        (y, x),
+    )
 
 
 def _class(name: str, value: int, records: Sequence[CaseRecord], histogram: np.ndarray, bins: np.ndarray) -> dict:
     counts = np.array([record.voxels[value] for record in records])
     everything = sum(sum(record.voxels) for record in records)
     middles = (bins[:-1] + bins[1:]) / 2
-    row = {"value": value, "voxels": int(counts.sum()), "share": round(float(counts.sum() / everything), 6),
-           "cases": int((counts > 0).sum()),
-           "patients": len({r.patient for r, n in zip(records, counts, strict=True) if n})}
+    row = {
+        "value": value,
+        "voxels": int(counts.sum()),
+        "share": round(float(counts.sum() / everything), 6),
+        "cases": int((counts > 0).sum()),
+        "patients": len({r.patient for r, n in zip(records, counts, strict=True) if n}),
+    }
     if histogram.sum():
         level = np.cumsum(histogram) / histogram.sum()
         row["mean"] = round(float((middles * histogram).sum() / histogram.sum()), 1)

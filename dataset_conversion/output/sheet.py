@@ -1,4 +1,5 @@
 """Draws the conversion report's sheet: a slice of each patient with its labels, shares and intensities of classes."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -33,8 +34,9 @@ class Tile:
     spacing: tuple[float, float]
 
 
-def write_sheet(path: Path, report: dict, tiles: Sequence[Tile], histograms: dict[str, np.ndarray], bins: np.ndarray,
-                patients: int) -> None:
+def write_sheet(
+    path: Path, report: dict, tiles: Sequence[Tile], histograms: dict[str, np.ndarray], bins: np.ndarray, patients: int
+) -> None:
     """Writes the PNG.
 
     Args:
@@ -46,6 +48,7 @@ def write_sheet(path: Path, report: dict, tiles: Sequence[Tile], histograms: dic
         patients: number of patients, of which the tiles may be a part.
     """
     from matplotlib.figure import Figure
+
     rows = -(-len(tiles) // COLUMNS)
     figure = Figure(figsize=(15, 3.6 + 3.5 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
@@ -55,11 +58,14 @@ def write_sheet(path: Path, report: dict, tiles: Sequence[Tile], histograms: dic
     _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
     _figures(figure.add_subplot(grid[0, 8:]), report, colours)
     for i, tile in enumerate(tiles):
-        axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS):3 * (i % COLUMNS) + 3])
+        axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS) : 3 * (i % COLUMNS) + 3])
         _slice(axes, tile, report, colours)
     part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
-    figure.suptitle(f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
-                    f"patient's rarest class; seen from the feet, right is left", fontsize=10)
+    figure.suptitle(
+        f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
+        f"patient's rarest class; seen from the feet, right is left",
+        fontsize=10,
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=75)
 
@@ -71,14 +77,19 @@ def _shares(axes, report: dict, colours: dict[str, str]) -> None:
     for i, share in enumerate(shares):
         axes.text(max(share, 1e-4) * 1.15, i, f"{share:.3g} %", va="center", fontsize=8)
     derived = report["derived"]
-    axes.set(xscale="log", xlim=(min([s for s in shares if s] or [1]) / 3, 1000), xlabel="% of labelled voxels",
-             yticks=range(len(colours)))
+    axes.set(
+        xscale="log",
+        xlim=(min([s for s in shares if s] or [1]) / 3, 1000),
+        xlabel="% of labelled voxels",
+        yticks=range(len(colours)),
+    )
     axes.set_yticklabels([f"{name}\n(derived)" if name in derived else name for name in colours], fontsize=8)
     axes.invert_yaxis()
 
 
-def _intensities(axes, report: dict, histograms: dict[str, np.ndarray], bins: np.ndarray,
-                 colours: dict[str, str]) -> None:
+def _intensities(
+    axes, report: dict, histograms: dict[str, np.ndarray], bins: np.ndarray, colours: dict[str, str]
+) -> None:
     for name, colour in colours.items():
         if histograms[name].sum():
             axes.stairs(histograms[name] / histograms[name].sum(), bins, color=colour, label=name, linewidth=1.6)
@@ -94,11 +105,22 @@ def _figures(axes, report: dict, colours: dict[str, str]) -> None:
     for name in colours:
         row = report["classes"][name]
         spread = row.get("percentiles")
-        cells.append([name, str(row["value"]), str(row["cases"]), str(row["patients"]),
-                      f"{row['mean']:.0f} ({spread['5']:.0f} to {spread['95']:.0f})" if spread else "–"])
+        cells.append(
+            [
+                name,
+                str(row["value"]),
+                str(row["cases"]),
+                str(row["patients"]),
+                f"{row['mean']:.0f} ({spread['5']:.0f} to {spread['95']:.0f})" if spread else "–",
+            ]
+        )
     if cells:
-        table = axes.table(cells, colLabels=["class", "value", "cases", "patients", "mean (5–95 %)"], loc="center",
-                           colWidths=[0.32, 0.11, 0.12, 0.15, 0.3])
+        table = axes.table(
+            cells,
+            colLabels=["class", "value", "cases", "patients", "mean (5–95 %)"],
+            loc="center",
+            colWidths=[0.32, 0.11, 0.12, 0.15, 0.3],
+        )
         table.auto_set_font_size(False)
         table.set_fontsize(8)
         table.scale(1, 1.3)
@@ -109,8 +131,9 @@ def _slice(axes, tile: Tile, report: dict, colours: dict[str, str]) -> None:
         low, high = LUNG_WINDOW
     else:
         low, high = np.percentile(tile.image, (0.5, 99.5))
-    axes.imshow(tile.image, cmap="gray", vmin=low, vmax=high, interpolation="nearest",
-                aspect=tile.spacing[0] / tile.spacing[1])
+    axes.imshow(
+        tile.image, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect=tile.spacing[0] / tile.spacing[1]
+    )
     for name, colour in colours.items():
         mask = tile.label == report["labels"][name]
         if name != "ignore" and mask.any():

@@ -1,4 +1,5 @@
 """A dataset that appears when it is complete: written into a hidden folder, resumable by patient, then renamed."""
+
 from __future__ import annotations
 
 import contextlib
@@ -65,8 +66,9 @@ def _alone(partial: Path, full_name: str) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadInput(f"{partial}: another command is writing {full_name}; wait until it has ended, then give "
-                           f"this one again") from error
+            raise BadInput(
+                f"{partial}: another command is writing {full_name}; wait until it has ended, then give this one again"
+            ) from error
         yield
     finally:
         os.close(handle)

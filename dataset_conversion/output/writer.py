@@ -1,4 +1,5 @@
 """Writes nnU-Net raw datasets: cases, dataset.json and patient-grouped splits, whole or not at all."""
+
 from __future__ import annotations
 
 import json
@@ -44,8 +45,10 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
     if case.image.shape != case.label.shape or case.image.ndim != 3:
         raise ValueError(f"{case.case_id}: image {case.image.shape} and label {case.label.shape} differ or are not 3D")
     part = "Ts" if test else "Tr"
-    paths = (Path(folder) / f"images{part}" / f"{case.case_id}_0000.nii.gz",
-             Path(folder) / f"labels{part}" / f"{case.case_id}.nii.gz")
+    paths = (
+        Path(folder) / f"images{part}" / f"{case.case_id}_0000.nii.gz",
+        Path(folder) / f"labels{part}" / f"{case.case_id}.nii.gz",
+    )
     for path, array in zip(paths, (case.image, case.label.astype(np.uint8)), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
@@ -67,14 +70,22 @@ def file_spacing(case: Case) -> tuple[float, float, float]:
     return (x, y, max(z, 2 * x, 2 * y)) if len(case.image) == 1 else case.spacing
 
 
-def for_each_patient(work: Callable[[Item], list[CaseRecord]], items: Sequence[Item],
-                     processes: int) -> list[CaseRecord]:
+def for_each_patient(
+    work: Callable[[Item], list[CaseRecord]], items: Sequence[Item], processes: int
+) -> list[CaseRecord]:
     """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
     return [record for records in in_parallel(work, items, processes, "patients") for record in records]
 
 
-def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Mapping[str, int],
-                   channels: Sequence[str], seed: int = 0, verify: bool = True, **about: str) -> list[dict]:
+def finish_dataset(
+    folder: str | Path,
+    records: Sequence[CaseRecord],
+    labels: Mapping[str, int],
+    channels: Sequence[str],
+    seed: int = 0,
+    verify: bool = True,
+    **about: str,
+) -> list[dict]:
     """Adds dataset.json and splits_final.json to written cases and lets nnU-Net check the whole.
 
     Args:
@@ -90,11 +101,19 @@ def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Ma
         The splits.
     """
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+
     training = [r for r in records if not r.test]
     about.setdefault("license", "see the source of the data")
     about.setdefault("converted_by", "nnunet_difflung")
-    generate_dataset_json(str(folder), dict(enumerate(channels)), dict(labels), len(training), ".nii.gz",
-                          overwrite_image_reader_writer="SimpleITKIO", **about)
+    generate_dataset_json(
+        str(folder),
+        dict(enumerate(channels)),
+        dict(labels),
+        len(training),
+        ".nii.gz",
+        overwrite_image_reader_writer="SimpleITKIO",
+        **about,
+    )
     voxels: dict[str, np.ndarray] = {}
     classes = [value for name, value in labels.items() if value and name != IGNORE]
     for record in training:
@@ -103,6 +122,7 @@ def finish_dataset(folder: str | Path, records: Sequence[CaseRecord], labels: Ma
     (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
     if verify:
         from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
         verify_dataset_integrity(str(folder), num_processes=1)
     return splits
 
@@ -125,8 +145,9 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
         for name, value in labels.items():
             patients = len({r.patient for r in part if r.voxels[value]})
             with_class = sum(r.voxels[value] > 0 for r in part)
-            lines.append(f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {with_class} cases "
-                         f"of {patients} patients")
+            lines.append(
+                f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {with_class} cases of {patients} patients"
+            )
     return "\n".join(lines)
 
 
@@ -134,6 +155,8 @@ def warn_of_old_preprocessing(full_name: str) -> str | None:
     """A line to show where ``$nnUNet_preprocessed`` still holds splits of an earlier dataset of this name."""
     folder = os.environ.get("nnUNet_preprocessed")
     if folder and (Path(folder) / full_name).exists():
-        return (f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before "
-                f"nnUNetv2_plan_and_preprocess")
+        return (
+            f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before "
+            f"nnUNetv2_plan_and_preprocess"
+        )
     return None

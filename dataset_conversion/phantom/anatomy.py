@@ -3,6 +3,7 @@
 Coordinates in mm, LPS-like: x to the patient's left, y to the back, z up, z = 0 at the lung's apex. ``t`` = -z / height
 runs from 0 (apex) to 1 (base).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -54,17 +55,29 @@ class Patient:
 def draw_patient(key: tuple[int, ...], emphysema: bool) -> Patient:
     """Draws a patient; ``emphysema`` is decided by the cohort."""
     rng = np.random.default_rng([*key, 0])
-    waves = np.concatenate([rng.normal(0, [0.03, 0.03, 0.015], (7, 3)), rng.uniform(0, 2 * np.pi, (7, 1)),
-                            rng.uniform(0.4, 1.3, (7, 1))], axis=1)
+    waves = np.concatenate(
+        [rng.normal(0, [0.03, 0.03, 0.015], (7, 3)), rng.uniform(0, 2 * np.pi, (7, 1)), rng.uniform(0.4, 1.3, (7, 1))],
+        axis=1,
+    )
     return Patient(
-        key=key, half_width=120 * rng.uniform(0.94, 1.05), half_depth=84 * rng.uniform(0.91, 1.09),
-        height=rng.uniform(205, 265), fat=rng.uniform(5, 17), muscle=rng.uniform(9, 15),
-        heart=rng.uniform(0.88, 1.15), domes=(rng.uniform(0.70, 0.78), rng.uniform(0.75, 0.83)),
-        normal_hu=rng.uniform(-880, -805), gravity=rng.uniform(25, 65),
+        key=key,
+        half_width=120 * rng.uniform(0.94, 1.05),
+        half_depth=84 * rng.uniform(0.91, 1.09),
+        height=rng.uniform(205, 265),
+        fat=rng.uniform(5, 17),
+        muscle=rng.uniform(9, 15),
+        heart=rng.uniform(0.88, 1.15),
+        domes=(rng.uniform(0.70, 0.78), rng.uniform(0.75, 0.83)),
+        normal_hu=rng.uniform(-880, -805),
+        gravity=rng.uniform(25, 65),
         contrast=float(rng.choice([0, 90, 140], p=[0.6, 0.2, 0.2])),
-        noise=rng.uniform(9, 22), psf=rng.uniform(0.7, 1.5), grain=rng.uniform(0.7, 1.3),
+        noise=rng.uniform(9, 22),
+        psf=rng.uniform(0.7, 1.5),
+        grain=rng.uniform(0.7, 1.3),
         ild=float(rng.lognormal(0, 0.6)) if rng.random() < 0.75 else 0.0,
-        emphysema=rng.uniform(0.6, 1.4) if emphysema else 0.0, waves=waves)
+        emphysema=rng.uniform(0.6, 1.4) if emphysema else 0.0,
+        waves=waves,
+    )
 
 
 def ellipse(x, y, a: float, b: float, squarer: bool = False) -> np.ndarray:

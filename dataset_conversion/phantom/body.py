@@ -1,4 +1,5 @@
 """HU of everything around the lungs: wall, bones, mediastinum, abdomen, table."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,8 +31,9 @@ class Canvas:
         """Mixes an intensity in by a share of 0..1."""
         self.hu += share * (hu - self.hu)
 
-    def bone(self, signed_distance: np.ndarray, cortex_mm: float, cortex: float = CORTEX,
-             marrow: float = MARROW) -> None:
+    def bone(
+        self, signed_distance: np.ndarray, cortex_mm: float, cortex: float = CORTEX, marrow: float = MARROW
+    ) -> None:
         """A bone: a shell and what it holds."""
         self.lay(signed_distance, cortex)
         self.lay(signed_distance + cortex_mm, marrow)
@@ -57,7 +59,9 @@ def paint_body(canvas: Canvas, thorax: Thorax, z: float, rng: np.random.Generato
     back = np.clip((y - 0.35 * thorax.b) / 60, 0, 1) * np.clip(1 - np.abs(x) / 75, 0, 1)
     muscle = np.maximum(body + patient.fat * (1 - 0.5 * back), -(cavity + 1))
     canvas.lay(muscle, MUSCLE)
-    planes = np.exp(-(PlaneField(rng, 13.0).at(canvas.centres) / 0.16) ** 2) * (cavity > 9) * (body < -patient.fat - 3)
+    planes = (
+        np.exp(-((PlaneField(rng, 13.0).at(canvas.centres) / 0.16) ** 2)) * (cavity > 9) * (body < -patient.fat - 3)
+    )
     canvas.blend(0.75 * planes, FAT)
     _shoulder(canvas, thorax, x, y, t)
     canvas.lay(cavity + 1, MUSCLE)
@@ -82,7 +86,7 @@ def _shoulder(canvas: Canvas, thorax: Thorax, x, y, t: float) -> None:
     for side in (-1, 1):
         u, v = turned(x - side * (thorax.a + 4) * 0.80, y - (thorax.b + 10) * 0.76, side * (-38))
         length = 34 * max(1 - t / 0.55, 0.05) ** 0.5
-        canvas.bone(ellipse(u, v - 0.004 * u ** 2, length, 4.6, True), 2.2, 560, 170)
+        canvas.bone(ellipse(u, v - 0.004 * u**2, length, 4.6, True), 2.2, 560, 170)
     if t < 0.1:
         for side in (-1, 1):
             u, v = turned(x - side * 58, y + 0.62 * thorax.b, side * 24)
@@ -95,8 +99,12 @@ def _mediastinum(canvas: Canvas, thorax: Thorax, x, y, t: float, strands: np.nda
     blood = BLOOD + patient.contrast
     inside = np.maximum(thorax.mediastinum(x, y, t), thorax.cavity(x, y, t) + 2)
     canvas.lay(inside, FAT + 30 + 25 * strands)
-    for dx, dy, a, b, hu in ((-15, -0.26, 10, 9, blood), (3, -0.36, 9, 8, blood), (14, -0.16, 8, 8, blood),
-                             (-3, 0.42, 8, 6, 35)):
+    for dx, dy, a, b, hu in (
+        (-15, -0.26, 10, 9, blood),
+        (3, -0.36, 9, 8, blood),
+        (14, -0.16, 8, 8, blood),
+        (-3, 0.42, 8, 6, 35),
+    ):
         fade = max(0.0, t - 0.55) * 300 if dy < 0 else 0.0
         canvas.lay(ellipse(x - dx, y - dy * thorax.b, a, b) + fade, hu)
     trunk = ellipse(*turned(x - 12, y + 0.12 * thorax.b, -25), 34, 13) + abs(t - 0.47) * 260

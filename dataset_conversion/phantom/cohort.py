@@ -1,4 +1,5 @@
 """The phantom's patients as a group: who has what, and a calibration to the wanted shares of pixels."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -67,8 +68,9 @@ def painting_grid(pixels: int, finest: int = 144) -> int:
     return pixels * max(1, -(-finest // pixels))
 
 
-def patient_labels(patient: Patient, heights: list[float], extent: Extent, pixels: int, grid: int,
-                   label_noise: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def patient_labels(
+    patient: Patient, heights: list[float], extent: Extent, pixels: int, grid: int, label_noise: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """True labels on the painting grid and the reader's labels on the image grid, one of each per slice."""
     lesions, centres = Lesions(Thorax(patient, extent.lung_scale), heights, extent), pixel_centres(grid)
     truth = [lesions.truth(centres, z) for z in heights]
@@ -88,8 +90,13 @@ def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
     scale = 1.0
     x, y = pixel_centres(COARSE_GRID)[None], pixel_centres(COARSE_GRID)[:, None]
     for _ in range(rounds):
-        found = np.mean([np.mean(Thorax(patient, scale).lungs(x, y, z) < 0)
-                         for patient, its in zip(patients, heights, strict=True) for z in its])
+        found = np.mean(
+            [
+                np.mean(Thorax(patient, scale).lungs(x, y, z) < 0)
+                for patient, its in zip(patients, heights, strict=True)
+                for z in its
+            ]
+        )
         scale *= float(np.clip(np.sqrt(sum(wanted.values()) / found), 0.8, 1.25))
     extent = Extent(lung_scale=scale)
     everyone = [Lesions(Thorax(p, scale), its, extent) for p, its in zip(patients, heights, strict=True)]
@@ -97,8 +104,10 @@ def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
         masks = []
         for lesions in everyone:
             lesions.set_extent(extent)
-            masks += [read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
-                      for i, truth in enumerate(lesions.coarse_truth())]
+            masks += [
+                read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
+                for i, truth in enumerate(lesions.coarse_truth())
+            ]
         extent = _corrected(extent, masks, wanted)
     masks = []
     for patient, its in zip(patients, heights, strict=True):

@@ -1,4 +1,5 @@
 """Random fields in millimetres: the same picture whatever the number of pixels."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +16,7 @@ def _weights(points: np.ndarray, nodes: np.ndarray, scale: float) -> np.ndarray:
     """Gaussian weights (points, nodes); each row has unit energy, so a field of white nodes has variance 1."""
     w = np.exp(-0.5 * ((points[:, None] - nodes[None]) / scale) ** 2)
     w[w < 1e-4] = 0  # also keeps denormal numbers, which are slow, out of the products
-    return w / np.sqrt((w ** 2).sum(axis=1, keepdims=True))
+    return w / np.sqrt((w**2).sum(axis=1, keepdims=True))
 
 
 def _nodes(low: float, high: float, scale: float) -> np.ndarray:

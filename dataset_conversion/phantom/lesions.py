@@ -1,4 +1,5 @@
 """Where the phantom's pathologies lie, and what a reader would draw."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -37,8 +38,10 @@ class Lesions:
     def __init__(self, thorax: Thorax, heights: list[float], extent: Extent):
         self.thorax, patient = thorax, thorax.patient
         rng = patient.rng(2)
-        self.fields = {name: VolumeField(rng, scale, patient.height)
-                       for name, scale in (("clusters", 11.0), ("zones", 40.0), ("ild", 13.0), ("ild_zones", 45.0))}
+        self.fields = {
+            name: VolumeField(rng, scale, patient.height)
+            for name, scale in (("clusters", 11.0), ("zones", 40.0), ("ild", 13.0), ("ild_zones", 45.0))
+        }
         self.side = float(rng.normal(0, 0.5))
         centres = pixel_centres(COARSE_GRID)
         lungs = [self.lung(centres, z) for z in heights]
@@ -77,10 +80,20 @@ class Lesions:
         depth = ndimage.distance_transform_edt(lung).astype(np.float32) * pixel
         t = -z / self.thorax.patient.height
         field = {name: field.at(centres, z) for name, field in self.fields.items()}
-        ild = (1.9 * np.exp(-depth / 14) + 2.6 * t + 0.006 * centres[:, None] + 0.75 * field["ild"]
-               + 0.6 * field["ild_zones"])
-        emphysema = (field["clusters"] + 0.7 * field["zones"] - 3.2 * t - 1.2 * np.exp(-depth / 6)
-                     + self.side * np.sign(centres)[None])
+        ild = (
+            1.9 * np.exp(-depth / 14)
+            + 2.6 * t
+            + 0.006 * centres[:, None]
+            + 0.75 * field["ild"]
+            + 0.6 * field["ild_zones"]
+        )
+        emphysema = (
+            field["clusters"]
+            + 0.7 * field["zones"]
+            - 3.2 * t
+            - 1.2 * np.exp(-depth / 6)
+            + self.side * np.sign(centres)[None]
+        )
         return ild, emphysema
 
     def truth(self, centres: np.ndarray, z: float) -> np.ndarray:
@@ -129,7 +142,7 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
         missed = rng.random(60) < 0.1 * amount
         for k in range(1, number + 1):
             one = components == k
-            if one.sum() * pixel ** 2 < 2 * SMALLEST_EMPHYSEMA_MM2 and missed[k % 60]:
+            if one.sum() * pixel**2 < 2 * SMALLEST_EMPHYSEMA_MM2 and missed[k % 60]:
                 seen[one] = LABELS["normal_lung"]
     shift = amount * max(0.5 * FIELD_OF_VIEW_MM / pixels, 1.0) / pixel
     dy, dx = (shift * PlaneField(rng, 9.0).at(centres) for _ in range(2))

@@ -1,4 +1,5 @@
 """HU of the lungs and of their pathologies, and what the scanner makes of it all."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -61,7 +62,8 @@ class Painter:
         canvas = Canvas(pixel_centres(n))
         paint_body(canvas, self.thorax, z, rng)
         lung_edge = coverage(self.thorax.lungs(canvas.x, canvas.y, z), canvas.pixel) * (
-            ndimage.maximum_filter(truth, 3) > 0)
+            ndimage.maximum_filter(truth, 3) > 0
+        )
         canvas.blend(lung_edge, self.lung(canvas, truth, z, rng))
         image = ndimage.gaussian_filter(canvas.hu, patient.psf / canvas.pixel)
         factor = n // pixels
@@ -86,7 +88,7 @@ class Painter:
         hu = patient.normal_hu + patient.gravity * down + 13 * self.mottle.at(centres, z) + 16 * fine
         hu += self._air_trapping(centres, z)
         for x, y, height, radius in self.cysts:  # thin-walled cysts, no emphysema either
-            seen = np.sqrt(max(0.0, radius ** 2 - (z - height) ** 2))
+            seen = np.sqrt(max(0.0, radius**2 - (z - height) ** 2))
             if seen > 1.5:
                 distance = np.hypot(canvas.x - x, canvas.y - y) - seen
                 hu += coverage(distance - 1.2, pixel) * (-780 - hu)
@@ -111,12 +113,12 @@ class Painter:
     def _ild(self, centres: np.ndarray, truth: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
         """Ground glass crossed by fine lines, with honeycomb cysts under the pleura."""
         glass = self.glass_hu + 70 * PlaneField(rng, 7.0).at(centres) + 28 * PlaneField(rng, 2.0).at(centres)
-        lines = np.exp(-(PlaneField(rng, 4.2).at(centres) / 0.17) ** 2)
+        lines = np.exp(-((PlaneField(rng, 4.2).at(centres) / 0.17) ** 2))
         lined = sigmoid(2.5 * (PlaneField(rng, 15.0).at(centres) + 0.2))
         hu = glass + lines * lined * (-180 - glass) * 0.75
         depth = ndimage.distance_transform_edt(truth > 0).astype(np.float32) * pixel
         cysts = PlaneField(rng, 2.5).at(centres)
         comb = sigmoid(14 * (cysts - 0.75)) * sigmoid((9 - depth) / 2) * self.honeycomb
-        wall = np.exp(-((cysts - 0.35) / 0.3) ** 2) * sigmoid((9 - depth) / 2) * self.honeycomb
+        wall = np.exp(-(((cysts - 0.35) / 0.3) ** 2)) * sigmoid((9 - depth) / 2) * self.honeycomb
         hu = hu + 0.6 * wall * (-250 - hu)
         return hu + comb * (-905 - hu)

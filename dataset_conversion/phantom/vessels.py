@@ -1,4 +1,5 @@
 """Vessel and airway trees of the lungs: grown once per patient in 3D, drawn slice by slice."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -50,7 +51,7 @@ def grow_tree(root: np.ndarray, targets: np.ndarray, leaf_radius: float, rng: np
     xyz, parent = xyz[:count], np.asarray(parents[1:])
     cubes = np.zeros(count)
     for i in range(count - 1, 0, -1):
-        cubes[i] = max(cubes[i], leaf_radius ** 3)
+        cubes[i] = max(cubes[i], leaf_radius**3)
         cubes[parents[i]] += cubes[i]
     radius = np.cbrt(cubes)
     start_radius = np.minimum(radius[parent], radius[1:] * 1.25)
@@ -78,8 +79,7 @@ def airways(vessels: np.ndarray) -> np.ndarray:
     return beside
 
 
-def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: float,
-               grow: float = 0.0) -> np.ndarray:
+def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: float, grow: float = 0.0) -> np.ndarray:
     """Coverage (0..1) of one slice by tubes, shape (n, n) indexed [y, x].
 
     Args:
@@ -93,8 +93,9 @@ def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: floa
     result = np.zeros((len(centres), len(centres)))
     half = thickness / 2
     reach = tubes[:, 6] + grow
-    near = (np.minimum(tubes[:, 2], tubes[:, 5]) - reach < z + half) & \
-           (np.maximum(tubes[:, 2], tubes[:, 5]) + reach > z - half)
+    near = (np.minimum(tubes[:, 2], tubes[:, 5]) - reach < z + half) & (
+        np.maximum(tubes[:, 2], tubes[:, 5]) + reach > z - half
+    )
     for tube in tubes[near]:
         radii = tube[6:8] + grow
         first, last, p, q = _part_in_slab(tube, z, half)

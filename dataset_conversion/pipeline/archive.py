@@ -1,4 +1,5 @@
 """An archive → a dataset: what is in it, whether it can be converted, and the conversion of all its patients."""
+
 from __future__ import annotations
 
 import hashlib
@@ -80,13 +81,17 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
     mapping.check({name for one in archive.listings for name in one.structures}, str(archive.folder))
     lacking = []
     for rule in mapping.rules:
-        without = sorted({one.patient for one in archive.listings} - {
-            one.patient for one in archive.listings if any(rule.matches(name) for name in one.structures)})
+        without = sorted(
+            {one.patient for one in archive.listings}
+            - {one.patient for one in archive.listings if any(rule.matches(name) for name in one.structures)}
+        )
         if rule.structures and without and rule.label != IGNORE:
             lacking.append(f"{rule.label} in {', '.join(without[:8])}{', …' if len(without) > 8 else ''}")
     if lacking and not allow_missing:
-        raise BadInput(f"{archive.folder}: nothing is drawn for {'; '.join(lacking)}; correct the mapping, add what is "
-                       f"missing, or give --allow-missing if they were searched for it and have none")
+        raise BadInput(
+            f"{archive.folder}: nothing is drawn for {'; '.join(lacking)}; correct the mapping, add what is "
+            f"missing, or give --allow-missing if they were searched for it and have none"
+        )
 
 
 def check_readable(archive: Archive) -> None:
@@ -100,8 +105,9 @@ def check_readable(archive: Archive) -> None:
         raise BadInput(bad[0].problems[0] + ("" if len(bad) == 1 else f" ({len(bad)} patients have problems)"))
 
 
-def plan_patients(archive: Archive, options: ConvertOptions, anonymous: bool, test: Sequence[str],
-                  test_share: float | None, seed: int) -> list[Patient]:
+def plan_patients(
+    archive: Archive, options: ConvertOptions, anonymous: bool, test: Sequence[str], test_share: float | None, seed: int
+) -> list[Patient]:
     """Patients with ids, those of the test part marked."""
     pairs = [(source.patient, source) for source in archive.sources]
     patients = name_patients(pairs, options.form == "volumes", anonymous)
@@ -111,9 +117,19 @@ def plan_patients(archive: Archive, options: ConvertOptions, anonymous: bool, te
     return choose_test(patients, test, test_share, structures, seed)
 
 
-def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, patients: Sequence[Patient],
-            full_name: str, processes: int = 2, overwrite: bool = False, seed: int = 0, verify: bool = True,
-            said: Sequence[str] = (), anonymous: bool = False) -> list[CaseRecord]:
+def convert(
+    archive: Archive,
+    mapping: LabelMapping,
+    options: ConvertOptions,
+    patients: Sequence[Patient],
+    full_name: str,
+    processes: int = 2,
+    overwrite: bool = False,
+    seed: int = 0,
+    verify: bool = True,
+    said: Sequence[str] = (),
+    anonymous: bool = False,
+) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; what an interrupted call has finished is taken up again.
 
     Args:
@@ -145,22 +161,44 @@ def convert(archive: Archive, mapping: LabelMapping, options: ConvertOptions, pa
         for patient, content in zip(patients, in_parallel(work, patients, processes, "patients"), strict=True):
             done[patient.patient] = content
             _check_channel(done, patients, archive)
-        records = [CaseRecord(**{**row, "voxels": tuple(row["voxels"])}) for content in done.values()
-                   for row in content["records"]]
+        records = [
+            CaseRecord(**{**row, "voxels": tuple(row["voxels"])})
+            for content in done.values()
+            for row in content["records"]
+        ]
         channel = next(iter(done.values()))["channel"]
-        finish_dataset(folder, records, mapping.labels, [channel], seed, verify, name=full_name,
-                       description=f"converted from {archive.kind} by difflung_convert")
+        finish_dataset(
+            folder,
+            records,
+            mapping.labels,
+            [channel],
+            seed,
+            verify,
+            name=full_name,
+            description=f"converted from {archive.kind} by difflung_convert",
+        )
         derived = sorted({name for content in done.values() for name in content["derived"]})
         notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}
         report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
         hidden = {"records", "stamp", *(["files"] if anonymous else [])}
-        write_json(folder / MANIFEST, {
-            "format": 1, "command": shlex.join(typed(said, patients) if anonymous else said), "kind": archive.kind,
-            "channel": channel, "options": options.as_dict(), "mapping": asdict(mapping), "derived": derived,
-            "seed": seed,
-            "patients": {name: {k: v for k, v in content.items() if k not in hidden} | {
-                "notes": notes[name], "cases": [row["case_id"] for row in content["records"]]}
-                for name, content in done.items()}})
+        write_json(
+            folder / MANIFEST,
+            {
+                "format": 1,
+                "command": shlex.join(typed(said, patients) if anonymous else said),
+                "kind": archive.kind,
+                "channel": channel,
+                "options": options.as_dict(),
+                "mapping": asdict(mapping),
+                "derived": derived,
+                "seed": seed,
+                "patients": {
+                    name: {k: v for k, v in content.items() if k not in hidden}
+                    | {"notes": notes[name], "cases": [row["case_id"] for row in content["records"]]}
+                    for name, content in done.items()
+                },
+            },
+        )
     return records
 
 
@@ -190,5 +228,7 @@ def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archiv
     if len(channels) > 1:
         names = {patient.patient: patient.name for patient in patients}
         listed = " and ".join(f"{channel} in {names[name]}" for channel, name in channels.items())
-        raise BadInput(f"{archive.folder}: patients differ in their intensities, {listed}; expected one kind: convert "
-                       f"them apart, or take the others out")
+        raise BadInput(
+            f"{archive.folder}: patients differ in their intensities, {listed}; expected one kind: convert "
+            f"them apart, or take the others out"
+        )

@@ -1,4 +1,5 @@
 """What an archive holds, as a table, and a first mapping file for a person to edit."""
+
 from __future__ import annotations
 
 import json
@@ -16,15 +17,21 @@ from nnunet_difflung.runtime.files import write_bytes
 MAPPING = "difflung_mapping.yaml"
 _GUESSES = (  # label, what structures of it are often called
     (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),
-    ("emphysema", r".*emph?ysema.*"), ("ground_glass", r".*(ggo|ground.?glass).*"), ("consolidation", r".*consolid.*"),
-    ("fibrosis", r".*fibro.*|.*honeycomb.*"), ("pleural_effusion", r".*effusion.*"),
-    ("tumour", r"(gtv|ctv).*|.*(tumou?r|nodule|mass|lesion).*"))
+    ("emphysema", r".*emph?ysema.*"),
+    ("ground_glass", r".*(ggo|ground.?glass).*"),
+    ("consolidation", r".*consolid.*"),
+    ("fibrosis", r".*fibro.*|.*honeycomb.*"),
+    ("pleural_effusion", r".*effusion.*"),
+    ("tumour", r"(gtv|ctv).*|.*(tumou?r|nodule|mass|lesion).*"),
+)
 
 
 def listing_table(kind: str, listings: Sequence[Listing]) -> str:
     """One line for each patient, its problems below it, and the structures with the number of patients."""
-    lines = [f"{len(listings)} patients, {kind}",
-             f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures"]
+    lines = [
+        f"{len(listings)} patients, {kind}",
+        f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures",
+    ]
     for one in listings:
         size, spacing = "×".join(map(str, one.size)), "×".join(f"{s:.3g}" for s in one.spacing)
         values = f"{one.intensity[0]:g}…{one.intensity[1]:g}"
@@ -40,20 +47,29 @@ def first_mapping(listings: Sequence[Listing]) -> str:
     names = sorted({name for one in listings for name in one.structures})
     labels: dict[str, list[str]] = {}
     for name in names:
-        label = next((label for label, pattern in _GUESSES if re.fullmatch(pattern, name, re.IGNORECASE)),
-                     re.sub(r"\W+", "_", name).strip("_").lower() or "structure")
+        label = next(
+            (label for label, pattern in _GUESSES if re.fullmatch(pattern, name, re.IGNORECASE)),
+            re.sub(r"\W+", "_", name).strip("_").lower() or "structure",
+        )
         label = label if label[0].isalpha() and label not in ("background", "ignore") else f"label_{label}"
         labels.setdefault(label, []).append(name)
     order = [label for label, _ in _GUESSES if label in labels] + [x for x in labels if x not in dict(_GUESSES)]
     window = all(one.intensity[0] >= 0 and one.intensity[1] <= 255 for one in listings)
     lung = "none" if NORMAL in labels or window else "threshold"
-    lines = ["# Structures on the right become the label on the left; labels get 1, 2, 3, … in this order, and the",
-             "# later one wins where two overlap. Expressions match whole names in upper or lower case.", "labels:"]
+    lines = [
+        "# Structures on the right become the label on the left; labels get 1, 2, 3, … in this order, and the",
+        "# later one wins where two overlap. Expressions match whole names in upper or lower case.",
+        "labels:",
+    ]
     if lung != "none":
         lines.append(f"  {NORMAL}: []  # nobody drew it: found by 'lung' below")
     lines += [f"  {label}: {json.dumps([_expression(name) for name in labels[label]])}" for label in order]
-    lines += ["# Structures that become nothing:", "ignore_structures: []",
-              "# none, threshold or lungmask: how normal lung is found in HU where nobody drew it.", f"lung: {lung}"]
+    lines += [
+        "# Structures that become nothing:",
+        "ignore_structures: []",
+        "# none, threshold or lungmask: how normal lung is found in HU where nobody drew it.",
+        f"lung: {lung}",
+    ]
     if window:
         lines.insert(0, f"# Values 0 to 255 are no HU (channel {WINDOW_8BIT}): lungs cannot be found by threshold.")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ A label's priority is its value unless a number is given, so the later label win
 With ``ignore_label`` (a list that may be empty, or ``structures`` and ``priority``) slices that nobody looked at are
 ignored too. All but ``labels`` may be left out.
 """
+
 from __future__ import annotations
 
 import json
@@ -96,11 +97,14 @@ class LabelMapping:
         left_out = any(re.fullmatch(pattern, structure, re.IGNORECASE) for pattern in self.ignore_structures)
         if len(rules) + left_out > 1:
             names = [*(rule.label for rule in rules), *(["ignore_structures"] if left_out else [])]
-            raise BadInput(f"structure {structure!r} is matched by {' and by '.join(names)}; expected one; make the "
-                           f"expressions narrower")
+            raise BadInput(
+                f"structure {structure!r} is matched by {' and by '.join(names)}; expected one; make the "
+                f"expressions narrower"
+            )
         if not rules and not left_out:
-            raise BadInput(f"structure {structure!r} is in no label of the mapping; add it to a label or to "
-                           f"ignore_structures")
+            raise BadInput(
+                f"structure {structure!r} is in no label of the mapping; add it to a label or to ignore_structures"
+            )
         return rules[0] if rules else None
 
     def check(self, structures: Iterable[str], where: str) -> None:
@@ -119,12 +123,16 @@ class LabelMapping:
                     raise BadInput(f"{where}: {error}") from error
                 unknown.append(structure)
         if unknown:
-            raise BadInput(f"{where}: no label for {', '.join(map(repr, unknown))}; add "
-                           f"{'it' if len(unknown) == 1 else 'each'} to a label or to ignore_structures")
+            raise BadInput(
+                f"{where}: no label for {', '.join(map(repr, unknown))}; add "
+                f"{'it' if len(unknown) == 1 else 'each'} to a label or to ignore_structures"
+            )
         for rule in self.rules:
             if rule.structures and not any(rule.matches(structure) for structure in structures):
-                raise BadInput(f"{where}: {rule.label} ({', '.join(rule.structures)}) matches no structure; the "
-                               f"archive has {', '.join(map(repr, structures)) or 'none'}; correct or remove it")
+                raise BadInput(
+                    f"{where}: {rule.label} ({', '.join(rule.structures)}) matches no structure; the "
+                    f"archive has {', '.join(map(repr, structures)) or 'none'}; correct or remove it"
+                )
 
 
 def read_mapping(path: str | Path) -> LabelMapping:
@@ -136,8 +144,9 @@ def read_mapping(path: str | Path) -> LabelMapping:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        content = (json.loads(text, object_pairs_hook=_once) if path.suffix.lower() == ".json" else
-                   yaml.load(text, _Loader))
+        content = (
+            json.loads(text, object_pairs_hook=_once) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)
+        )
     except FileNotFoundError as error:
         raise BadInput(f"--mapping {path} does not exist; --list writes a first one to edit") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -145,8 +154,10 @@ def read_mapping(path: str | Path) -> LabelMapping:
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
     except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path} is no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} "
-                       f"({' '.join(str(error).split())}); correct it") from error
+        raise BadInput(
+            f"{path} is no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} "
+            f"({' '.join(str(error).split())}); correct it"
+        ) from error
     try:
         return parse_mapping(content)
     except BadInput as error:
@@ -170,10 +181,15 @@ def parse_mapping(content: Any) -> LabelMapping:
     if lung != "none" and NORMAL not in content["labels"]:
         names.insert(0, (NORMAL, []))
     for value, (label, entry) in enumerate(names, start=1):
-        if (not isinstance(label, str) or not re.fullmatch(r"[A-Za-z][\w .-]*", label)
-                or label in ("background", IGNORE)):
-            raise BadInput(f"label {label!r}: expected a name that begins with a letter and is not background or "
-                           f"ignore (see ignore_label); values follow from the order")
+        if (
+            not isinstance(label, str)
+            or not re.fullmatch(r"[A-Za-z][\w .-]*", label)
+            or label in ("background", IGNORE)
+        ):
+            raise BadInput(
+                f"label {label!r}: expected a name that begins with a letter and is not background or "
+                f"ignore (see ignore_label); values follow from the order"
+            )
         rule = _rule(label, value, entry)
         if not rule.structures and not (label == NORMAL and lung != "none"):
             raise BadInput(f"label {label} has no structure; give regular expressions, or remove it")
@@ -231,8 +247,9 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that comes twice is an error; PyYAML keeps the last."""
 
     def construct_mapping(self, node, deep=False):
-        return _once([(self.construct_object(key, True), self.construct_object(value, True))
-                      for key, value in node.value])
+        return _once(
+            [(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value]
+        )
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))

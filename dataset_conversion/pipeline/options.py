@@ -1,4 +1,5 @@
 """Options that the converters share: what becomes of a patient, and which patients are for the test part."""
+
 from __future__ import annotations
 
 import argparse
@@ -51,34 +52,57 @@ def check_shape(spacing: float | None, size: int | None, crop_lungs: float | Non
     """
     if spacing is not None and size is not None:
         raise BadInput("--spacing and --size exclude each other; give one")
-    for option, value, low, high in (("--spacing", spacing, 0.1, 50), ("--size", size, 16, 4096),
-                                     ("--crop-lungs", crop_lungs, 0, 1000)):
+    for option, value, low, high in (
+        ("--spacing", spacing, 0.1, 50),
+        ("--size", size, 16, 4096),
+        ("--crop-lungs", crop_lungs, 0, 1000),
+    ):
         if value is not None and not low <= value <= high:
             raise BadInput(f"{option} {value:g}: expected {low:g} to {high:g}")
 
 
 def add_form_option(group: argparse._ActionsContainer, which: str) -> None:
     """``--as``; ``which`` says of which slices a case is made."""
-    group.add_argument("--as", dest="form", choices=("slices", "volumes"), default="slices",
-                       help=f"a case for each slice {which}, as in the Diff-Lung paper (default), or for each volume")
+    group.add_argument(
+        "--as",
+        dest="form",
+        choices=("slices", "volumes"),
+        default="slices",
+        help=f"a case for each slice {which}, as in the Diff-Lung paper (default), or for each volume",
+    )
 
 
 def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> None:
     """``--spacing``, ``--size`` and, where the lungs are known (``crop``), ``--crop-lungs``."""
     group.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
-    group.add_argument("--size", type=int, metavar="PIXELS", help="resample in plane so that the longer side has this "
-                       "many pixels (pixel sizes then differ between patients when the lungs are cropped; --spacing "
-                       "keeps them equal)")
+    group.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="resample in plane so that the longer side has this "
+        "many pixels (pixel sizes then differ between patients when the lungs are cropped; --spacing "
+        "keeps them equal)",
+    )
     if crop:
-        group.add_argument("--crop-lungs", type=float, nargs="?", const=10.0, metavar="MM", help="cut each patient to "
-                           "the box of lungs and lesions and this margin (10 mm if no number follows)")
+        group.add_argument(
+            "--crop-lungs",
+            type=float,
+            nargs="?",
+            const=10.0,
+            metavar="MM",
+            help="cut each patient to the box of lungs and lesions and this margin (10 mm if no number follows)",
+        )
 
 
 def add_test_options(group: argparse._ActionsContainer) -> None:
     """``--test``, ``--test-share`` and ``--seed``."""
     group.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="patients for imagesTs/labelsTs")
-    group.add_argument("--test-share", type=float, metavar="SHARE", help="instead of --test: a share of the patients, "
-                       "dealt so that rare structures are on both sides")
+    group.add_argument(
+        "--test-share",
+        type=float,
+        metavar="SHARE",
+        help="instead of --test: a share of the patients, dealt so that rare structures are on both sides",
+    )
     group.add_argument("--seed", type=int, default=0, help="of folds and --test-share (default 0)")
 
 
@@ -96,6 +120,7 @@ def check_test_options(options: argparse.Namespace) -> None:
 
 def add_running_options(group: argparse._ActionsContainer) -> None:
     """``-np`` and ``--overwrite``."""
-    group.add_argument("-np", type=int, default=2, metavar="N", help="patients converted at a time (default 2); same "
-                       "result")
+    group.add_argument(
+        "-np", type=int, default=2, metavar="N", help="patients converted at a time (default 2); same result"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")

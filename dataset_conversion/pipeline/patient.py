@@ -1,4 +1,5 @@
 """One patient of an archive → nnU-Net cases: HU, labels on the image's grid, derived lung, crop, pixels, slices."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -50,8 +51,9 @@ class Labelled:
     notes: tuple[str, ...]
 
 
-def convert_patient(patient: Patient, mapping: LabelMapping, options: ConvertOptions,
-                    folder: Path) -> tuple[list[CaseRecord], dict]:
+def convert_patient(
+    patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path
+) -> tuple[list[CaseRecord], dict]:
     """Writes a patient's cases.
 
     Returns:
@@ -65,16 +67,20 @@ def convert_patient(patient: Patient, mapping: LabelMapping, options: ConvertOpt
         where = f"{source.folder}, patient {patient.name}"
         labelled = label_scan(source.load(), mapping, options, where)
         if about["channel"] not in ("", labelled.channel):
-            raise BadInput(f"{where}: one scan has channel {about['channel']}, another {labelled.channel}; expected "
-                           f"one kind of intensities; take one of them out")
+            raise BadInput(
+                f"{where}: one scan has channel {about['channel']}, another {labelled.channel}; expected "
+                f"one kind of intensities; take one of them out"
+            )
         about["channel"] = labelled.channel
         about["derived"] = sorted({*about["derived"], *labelled.derived})
         about["notes"] += [note for note in labelled.notes if note not in about["notes"]]
         for case in cases(labelled, patient, number, mapping, options):
             records.append(write_case(folder, case, len(mapping.labels), patient.test))
     if not records:
-        raise BadInput(f"{patient.sources[0].folder}, patient {patient.name}: none of the mapping's labels is drawn; "
-                       f"take the patient out, or give --all-slices if its lung is to be kept")
+        raise BadInput(
+            f"{patient.sources[0].folder}, patient {patient.name}: none of the mapping's labels is drawn; "
+            f"take the patient out, or give --all-slices if its lung is to be kept"
+        )
     return records, about
 
 
@@ -103,8 +109,9 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
 def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], where: str) -> np.ndarray:
     """(z, y, x) label map; where structures overlap, the larger priority wins."""
     label = np.zeros(image.GetSize()[::-1], np.uint8)
-    ranked = sorted((rule.priority, rule.value, name) for name in scan.structures
-                     if (rule := mapping.rule_of(name)) is not None)
+    ranked = sorted(
+        (rule.priority, rule.value, name) for name in scan.structures if (rule := mapping.rule_of(name)) is not None
+    )
     for _, value, name in ranked:
         mask = scan.structures[name]
         _check_place(mask, image, name, where)
@@ -129,15 +136,19 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
         reach = to_index(image, corners @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
         apart = max(np.abs(reach.min(0)).max(), np.abs(reach.max(0) - corners.max(0)).max())
         if apart > 1:
-            raise BadInput(f"{where}: the mask of {name!r} has as many voxels as its image but lies up to "
-                           f"{apart:.0f} voxels beside it (spacing, origin or direction differ); expected the image's "
-                           f"place: repair the mask's header, or export it again")
+            raise BadInput(
+                f"{where}: the mask of {name!r} has as many voxels as its image but lies up to "
+                f"{apart:.0f} voxels beside it (spacing, origin or direction differ); expected the image's "
+                f"place: repair the mask's header, or export it again"
+            )
     if len(there):
         places = to_index(image, there @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
         beyond = ((places < -0.5) | (places > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
         if beyond > OUTSIDE:
-            raise BadInput(f"{where}: {100 * beyond:.0f} % of {name!r} lie beyond the image; expected one that was "
-                           f"drawn on it: repair its header, or take the structure out")
+            raise BadInput(
+                f"{where}: {100 * beyond:.0f} % of {name!r} lie beyond the image; expected one that was "
+                f"drawn on it: repair its header, or take the structure out"
+            )
 
 
 def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, where: str) -> np.ndarray:
@@ -146,15 +157,18 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, wh
     Raises:
         BadInput: no lung found, or values that are no HU.
     """
-    values = [rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal,
-                                                                                           mapping.ignore)]
+    values = [
+        rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal, mapping.ignore)
+    ]
     try:
         lung = lung_mask(image, np.isin(label, values), mapping.lung)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
     if not (lung & (label == 0)).any():
-        raise BadInput(f"{where}: no lung found by {mapping.lung}; expected a chest CT in HU: take the patient out, or "
-                       f"draw the lung")
+        raise BadInput(
+            f"{where}: no lung found by {mapping.lung}; expected a chest CT in HU: take the patient out, or "
+            f"draw the lung"
+        )
     return lung
 
 
@@ -167,17 +181,29 @@ def _axial(labelled: Labelled, shown: np.ndarray) -> Labelled:
     if code[2] in "SI":
         return labelled
     label, where = (turned_with(labelled.image, array) for array in (labelled.label, shown.astype(np.uint8)))
-    return replace(labelled, image=sitk.DICOMOrient(labelled.image, "LPS"), label=label,
-                   drawn=tuple(int(z) for z in np.flatnonzero(where.any(axis=(1, 2)))),
-                   notes=(*labelled.notes, f"turned from {code} to axial slices"))
+    return replace(
+        labelled,
+        image=sitk.DICOMOrient(labelled.image, "LPS"),
+        label=label,
+        drawn=tuple(int(z) for z in np.flatnonzero(where.any(axis=(1, 2)))),
+        notes=(*labelled.notes, f"turned from {code} to axial slices"),
+    )
 
 
-def cases(labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping,
-          options: ConvertOptions) -> Sequence[Case]:
+def cases(
+    labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping, options: ConvertOptions
+) -> Sequence[Case]:
     """The cases that a labelled scan becomes."""
     image = labelled.image
-    whole = Case(patient.case_id(number), patient.patient, sitk.GetArrayFromImage(image), labelled.label,
-                 image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    whole = Case(
+        patient.case_id(number),
+        patient.patient,
+        sitk.GetArrayFromImage(image),
+        labelled.label,
+        image.GetSpacing(),
+        image.GetOrigin(),
+        image.GetDirection(),
+    )
     if options.crop_lungs is not None:
         whole = crop(whole, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
     lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}

@@ -1,4 +1,5 @@
 """Case ids from which the patient can be read back, and none of whose name or files in an anonymous conversion."""
+
 from __future__ import annotations
 
 import re
@@ -64,8 +65,10 @@ def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymou
     seen: dict[str, str] = {}
     for name in names:
         if safe[name] in seen:
-            raise BadInput(f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected "
-                           f"names that differ in letters a-z and digits; rename one or give --anonymous")
+            raise BadInput(
+                f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected "
+                f"names that differ in letters a-z and digits; rename one or give --anonymous"
+            )
         seen[safe[name]] = name
     return [Patient(safe[name], name, tuple(scans[name])) for name in names]
 
@@ -91,13 +94,15 @@ def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
         wrong = {name for case, name in ids.items() if read[case] != safe[name]}
         if not wrong:
             return safe
-        safe = {name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", one) if name in wrong else one
-                for name, one in safe.items()}
+        safe = {
+            name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", one) if name in wrong else one for name, one in safe.items()
+        }
     raise BadInput(f"patient {min(wrong)!r}: its name looks like a slice's; rename it or give --anonymous")
 
 
-def choose_test(patients: Sequence[Patient], wanted: Sequence[str], share: float | None,
-                structures: dict[str, set[str]], seed: int) -> list[Patient]:
+def choose_test(
+    patients: Sequence[Patient], wanted: Sequence[str], share: float | None, structures: dict[str, set[str]], seed: int
+) -> list[Patient]:
     """The patients with those for the test part marked.
 
     Args:
@@ -136,11 +141,19 @@ def state_of(patient: Patient) -> dict:
         the structures, which options and other patients' files can change.
     """
     listings = [source.listing() for source in patient.sources]
-    files = [(path, (Path(source.folder) / path).stat()) for source, one in zip(patient.sources, listings, strict=True)
-             for path in one.files]
-    return {"test": patient.test, "files": [[path, state.st_size] for path, state in files],
-            "stamp": [[state.st_mtime_ns for _, state in files],
-                      [[list(map(float, one.spacing)), list(one.structures)] for one in listings]]}
+    files = [
+        (path, (Path(source.folder) / path).stat())
+        for source, one in zip(patient.sources, listings, strict=True)
+        for path in one.files
+    ]
+    return {
+        "test": patient.test,
+        "files": [[path, state.st_size] for path, state in files],
+        "stamp": [
+            [state.st_mtime_ns for _, state in files],
+            [[list(map(float, one.spacing)), list(one.structures)] for one in listings],
+        ],
+    }
 
 
 def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:

@@ -4,6 +4,7 @@ A file ``CT-INSPIRIUM-7605.txt`` holds lines ``SpacingX: 0.683594`` and so on, a
 ``label: fibrosis``, ``slice_number: 4``, ``nb_points_on_contour: 63`` and as many lines ``x y`` in mm from the image's
 upper left corner; further slices and contours follow without repeating the label. Slice 4 is ``CT-7605-0004.dcm``.
 """
+
 from __future__ import annotations
 
 import re
@@ -53,23 +54,28 @@ def read_rois(path: Path) -> tuple[tuple[float, float], list[HugRoi]]:
             rois.append(HugRoi(label, number, _points(path, lines, position, int(value))))
             position += int(value)
             if not label or number < 1:
-                raise BadInput(f"{path}: line {position} ends a contour without label or slice_number; expected both "
-                               f"before it; download the file again")
+                raise BadInput(
+                    f"{path}: line {position} ends a contour without label or slice_number; expected both "
+                    f"before it; download the file again"
+                )
     if set(spacing) != {"x", "y"} or min(spacing.values()) <= 0:
         raise BadInput(f"{path}: no SpacingX and SpacingY above 0; expected the pixel size in mm; download it again")
     return (spacing["x"], spacing["y"]), rois
 
 
 def _points(path: Path, lines: list[str], position: int, number: int) -> np.ndarray:
-    found = [re.findall(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", line) for line in lines[position:position + number]]
+    found = [re.findall(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", line) for line in lines[position : position + number]]
     if len(found) < number or any(len(one) != 2 for one in found):
-        raise BadInput(f"{path}: line {position}: expected {number} lines of two numbers after nb_points_on_contour; "
-                       f"download the file again")
+        raise BadInput(
+            f"{path}: line {position}: expected {number} lines of two numbers after nb_points_on_contour; "
+            f"download the file again"
+        )
     return np.array(found, float).reshape(-1, 2)
 
 
-def draw(rois: list[HugRoi], spacing: tuple[float, float], shape: tuple[int, int, int],
-         slice_of: dict[int, int]) -> dict[str, np.ndarray]:
+def draw(
+    rois: list[HugRoi], spacing: tuple[float, float], shape: tuple[int, int, int], slice_of: dict[int, int]
+) -> dict[str, np.ndarray]:
     """Masks (z, y, x) of each class; a pixel is set where half of its area lies in a contour.
 
     Args:
@@ -92,6 +98,6 @@ def draw(rois: list[HugRoi], spacing: tuple[float, float], shape: tuple[int, int
         fine = np.zeros([(b - a) * FINE for a, b in zip(low, high, strict=True)], bool)
         fine[polygon(y - low[0] * FINE, x - low[1] * FINE, fine.shape)] = True
         share = fine.reshape(high[0] - low[0], FINE, high[1] - low[1], FINE).mean(axis=(1, 3))
-        part = mask[slice_of[roi.slice_number], low[0]:high[0], low[1]:high[1]]
+        part = mask[slice_of[roi.slice_number], low[0] : high[0], low[1] : high[1]]
         part |= share >= min(0.5, share.max() or 1)
     return masks

@@ -1,4 +1,5 @@
 """Reads the files that MedSeg publishes, and refuses what does not fit together."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -30,8 +31,10 @@ def find_patients(folder: str | Path) -> list[str]:
         raise BadInput(f"{folder}: no N.nii.gz in {', '.join(FOLDERS)}; unpack MedSeg's archives there")
     for part in FOLDERS:
         for patient in sorted(everyone - names[part]):
-            raise BadInput(f"{Path(folder) / part / (patient + '.nii.gz')} is missing although patient {patient} "
-                           f"occurs in another folder; add the file or remove the patient from the others")
+            raise BadInput(
+                f"{Path(folder) / part / (patient + '.nii.gz')} is missing although patient {patient} "
+                f"occurs in another folder; add the file or remove the patient from the others"
+            )
     for patient in sorted(everyone):
         if not patient.isdigit():
             raise BadInput(f"{Path(folder) / FOLDERS[0] / (patient + '.nii.gz')}: expected a number as patient name")
@@ -54,19 +57,22 @@ def read_patient(folder: str | Path, patient: str) -> tuple[Case, int]:
         for what in ("Size", "Spacing", "Origin", "Direction"):
             found, wanted = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
             if len(found) != len(wanted) or not np.allclose(found, wanted, atol=1e-3):
-                raise BadInput(f"{path}: {what.lower()} {found} differs from {wanted} of {paths[0]}; "
-                               f"masks must lie on the image's grid")
+                raise BadInput(
+                    f"{path}: {what.lower()} {found} differs from {wanted} of {paths[0]}; "
+                    f"masks must lie on the image's grid"
+                )
         unknown = sorted(set(np.unique(sitk.GetArrayViewFromImage(mask)).tolist()) - allowed)
         if unknown:
             raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
     pixels, lesion, lung = (sitk.GetArrayFromImage(volume) for volume in volumes)
     if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
-        raise BadInput(f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
-                       f"from 0 to 255 (an 8-bit lung window)")
+        raise BadInput(
+            f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
+            f"from 0 to 255 (an 8-bit lung window)"
+        )
     label = np.where(lesion > 0, lesion + 1, lung > 0).astype(np.uint8)
     name = f"{PREFIX}_p{int(patient):03d}"
-    case = Case(name, name, pixels.astype(np.uint8), label, image.GetSpacing(), image.GetOrigin(),
-                image.GetDirection())
+    case = Case(name, name, pixels.astype(np.uint8), label, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     return case, int(((lesion > 0) & (lung == 0)).sum())
 
 

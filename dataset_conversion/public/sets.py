@@ -1,4 +1,5 @@
 """What the converters of public sets share: options, a source for NIfTI files, and the way into nnU-Net's format."""
+
 from __future__ import annotations
 
 import argparse
@@ -82,8 +83,11 @@ class FileSource:
     def listing(self) -> Listing:
         """From headers; the structures are those that the set promises."""
         reader, problems, size, spacing = sitk.ImageFileReader(), [], (0, 0, 0), (0.0, 0.0, 0.0)
-        files = tuple(dict.fromkeys(p.relative_to(self.folder).as_posix() for p in (
-            self.image, *(mask.path for mask in self.masks))))
+        files = tuple(
+            dict.fromkeys(
+                p.relative_to(self.folder).as_posix() for p in (self.image, *(mask.path for mask in self.masks))
+            )
+        )
         for path in files:
             try:
                 reader.SetFileName(str(self.folder / path))
@@ -115,8 +119,10 @@ def below(folder: Path, *choices: str) -> Path:
     for choice in choices:
         if (folder / choice).is_dir():
             return folder / choice
-    raise BadInput(f"{folder / choices[0]} is missing; -i names the folder in which the downloads were unpacked; it "
-                   f"has to hold {choices[0]}")
+    raise BadInput(
+        f"{folder / choices[0]} is missing; -i names the folder in which the downloads were unpacked; it "
+        f"has to hold {choices[0]}"
+    )
 
 
 def nifti(folder: Path, stem: str) -> Path | None:
@@ -126,8 +132,11 @@ def nifti(folder: Path, stem: str) -> Path | None:
 
 def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     """Options of a public set's converter."""
-    p = argparse.ArgumentParser(prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
-                                description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder with the unpacked downloads")
     add_form_option(p, "with a label")
     add_shape_options(p, public.crop)
@@ -164,8 +173,9 @@ def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | Non
         print("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    records = convert(archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed,
-                      said=[public.module, *words])
+    records = convert(
+        archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed, said=[public.module, *words]
+    )
     print(summary(records, mapping.labels))
     print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {o.dataset_id} -c 2d")

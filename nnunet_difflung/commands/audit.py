@@ -1,4 +1,5 @@
 """``difflung_audit``: proves from the files themselves that no synthetic case has seen a validation patient."""
+
 from __future__ import annotations
 
 import argparse
@@ -32,15 +33,20 @@ def _dataset_name(dataset: str) -> str:
     wanted = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     found = sorted(p.name for p in Path(os.environ["nnUNet_preprocessed"]).glob(wanted) if p.is_dir())
     if len(found) != 1:
-        raise BadInput(f"dataset {dataset} is neither in nnUNet_raw nor (once) in nnUNet_preprocessed="
-                       f"{os.environ['nnUNet_preprocessed']}; give an id or a name such as 801 or Dataset801_NAME")
+        raise BadInput(
+            f"dataset {dataset} is neither in nnUNet_raw nor (once) in nnUNet_preprocessed="
+            f"{os.environ['nnUNet_preprocessed']}; give an id or a name such as 801 or Dataset801_NAME"
+        )
     return found[0]
 
 
 def main(argv: list[str] | None = None) -> int:
     """``difflung_audit``."""
-    parser = argparse.ArgumentParser(prog="difflung_audit", description="Proves from the files themselves that no "
-                                     "synthetic case has seen a validation patient of its fold.")
+    parser = argparse.ArgumentParser(
+        prog="difflung_audit",
+        description="Proves from the files themselves that no "
+        "synthetic case has seen a validation patient of its fold.",
+    )
     parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
     parser.add_argument("--fast", action="store_true", help="don't compare the hashes of the synthetic files")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

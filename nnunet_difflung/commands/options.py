@@ -1,4 +1,5 @@
 """What several commands' options have in common: kinds of numbers, options left to a preset."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """``difflung_remove``: takes every synthetic case out of a dataset again and restores its files byte for byte."""
+
 from __future__ import annotations
 
 import argparse
@@ -9,8 +10,10 @@ from nnunet_difflung.runtime.console import command
 
 def main(argv: list[str] | None = None) -> int:
     """``difflung_remove``."""
-    parser = argparse.ArgumentParser(prog="difflung_remove", description="Takes every synthetic case out of a dataset "
-                                     "and restores its files byte for byte.")
+    parser = argparse.ArgumentParser(
+        prog="difflung_remove",
+        description="Takes every synthetic case out of a dataset and restores its files byte for byte.",
+    )
     parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and touch nothing")
     parser.add_argument("--force", action="store_true", help="restore files although they were changed since")

@@ -1,4 +1,5 @@
 """nnU-Net trainings small enough for a CPU: a smaller U-Net, commands side by side, Dice of the result."""
+
 from __future__ import annotations
 
 import json
@@ -49,8 +50,10 @@ def make_small_configuration(path: Path, **changes) -> None:
     stages, convolutions = inner["n_stages"], changes.pop("convolutions", None)
     inner["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
     if convolutions:
-        inner |= {"n_conv_per_stage": [convolutions] * stages,
-                  "n_conv_per_stage_decoder": [convolutions] * (stages - 1)}
+        inner |= {
+            "n_conv_per_stage": [convolutions] * stages,
+            "n_conv_per_stage_decoder": [convolutions] * (stages - 1),
+        }
     plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture, **changes}
     write_json(path, plans)
 

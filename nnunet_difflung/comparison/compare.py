@@ -1,4 +1,5 @@
 """What each arm's finished nnU-Net trainings are worth per class, paired by patient."""
+
 from __future__ import annotations
 
 from datetime import datetime, timezone
@@ -39,13 +40,18 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
     for arm in scores.counts:
         table[arm] = {}
         for c, name in enumerate(scores.classes):
-            row = {"dice": over_patients(scores.dice(arm)[c]),
-                   "diff_to_reference": difference(scores.dice(arm)[c], scores.dice(reference)[c]),
-                   "pooled": spread(scores.pooled(arm)[c]), "per_case": spread(scores.per_case[arm][c]),
-                   "false_positive_voxels": over_patients(scores.false_positives(arm)[c])}
+            row = {
+                "dice": over_patients(scores.dice(arm)[c]),
+                "diff_to_reference": difference(scores.dice(arm)[c], scores.dice(reference)[c]),
+                "pooled": spread(scores.pooled(arm)[c]),
+                "per_case": spread(scores.per_case[arm][c]),
+                "false_positive_voxels": over_patients(scores.false_positives(arm)[c]),
+            }
             for figure, values in surfaces.items():
-                row[figure] = {**over_patients(values[arm][c]),
-                               "diff_to_reference": difference(values[arm][c], values[reference][c])}
+                row[figure] = {
+                    **over_patients(values[arm][c]),
+                    "diff_to_reference": difference(values[arm][c], values[reference][c]),
+                }
             table[arm][name] = {**row, "rows": _rows(scores, arm, c, {f: v[arm][c] for f, v in surfaces.items()})}
     return table
 
@@ -53,11 +59,20 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
 def _rows(scores: Scores, arm: str, c: int, surfaces: dict[str, np.ndarray]) -> list[dict]:
     """Every patient of every training, with voxel counts; Dice is empty where the reference lacks the class."""
     counts, dice = scores.counts[arm][c], scores.dice(arm)[c]
-    return [{"patient": patient, "fold": fold, "seed": seed, "dice": dice[s, f, p],
-             **{key: int(n) for key, n in zip(("tp", "fp", "fn"), counts[s, f, p], strict=True)},
-             **{figure: values[s, f, p] for figure, values in surfaces.items()}}
-            for f, fold in enumerate(scores.folds) for p, patient in enumerate(scores.patients)
-            for s, seed in enumerate(scores.seeds) if np.isfinite(counts[s, f, p, 0])]
+    return [
+        {
+            "patient": patient,
+            "fold": fold,
+            "seed": seed,
+            "dice": dice[s, f, p],
+            **{key: int(n) for key, n in zip(("tp", "fp", "fn"), counts[s, f, p], strict=True)},
+            **{figure: values[s, f, p] for figure, values in surfaces.items()},
+        }
+        for f, fold in enumerate(scores.folds)
+        for p, patient in enumerate(scores.patients)
+        for s, seed in enumerate(scores.seeds)
+        if np.isfinite(counts[s, f, p, 0])
+    ]
 
 
 def without_nan(content):
@@ -71,8 +86,14 @@ def without_nan(content):
     return content
 
 
-def compare(trainings: Trainings, reference: str, out: Path, pattern: str | None = None,
-            tolerance: float | None = None, typed: str = "") -> dict:
+def compare(
+    trainings: Trainings,
+    reference: str,
+    out: Path,
+    pattern: str | None = None,
+    tolerance: float | None = None,
+    typed: str = "",
+) -> dict:
     """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
 
     Args:
@@ -90,34 +111,56 @@ def compare(trainings: Trainings, reference: str, out: Path, pattern: str | None
         BadInput: a training is missing or not comparable.
     """
     if "all" in trainings.folds and trainings.predictions is None:
-        raise BadInput("fold all is validated on its own training cases, which says nothing; predict imagesTs, "
-                       "evaluate, and name that folder with --predictions")
+        raise BadInput(
+            "fold all is validated on its own training cases, which says nothing; predict imagesTs, "
+            "evaluate, and name that folder with --predictions"
+        )
     if reference not in trainings.arms:
-        raise BadInput(f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
-                       f"choose one of them with --reference")
+        raise BadInput(
+            f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
+            f"choose one of them with --reference"
+        )
     check_present(trainings)
     noted = check_alike(trainings)
     dataset_json, classes = foreground(trainings)
     scores = collect(trainings, classes, dataset_json["file_ending"], pattern)
     surfaces = {} if tolerance is None else collect_surfaces(trainings, scores, dataset_json, tolerance)
-    table = without_nan({"meta": _meta(trainings, scores, reference, noted, tolerance, typed),
-                         **tabulate(scores, reference, surfaces)})
-    points = {arm: {name: paired_differences(scores.dice(arm)[c], scores.dice(reference)[c])
-                    for c, name in enumerate(scores.classes)} for arm in trainings.arms}
+    table = without_nan(
+        {"meta": _meta(trainings, scores, reference, noted, tolerance, typed), **tabulate(scores, reference, surfaces)}
+    )
+    points = {
+        arm: {
+            name: paired_differences(scores.dice(arm)[c], scores.dice(reference)[c])
+            for c, name in enumerate(scores.classes)
+        }
+        for arm in trainings.arms
+    }
     write_json(out, table)
     write_markdown(out.with_suffix(".md"), table)
     plot_differences(out.with_suffix(".png"), table, points)
     return table
 
 
-def _meta(trainings: Trainings, scores: Scores, reference: str, noted: dict, tolerance: float | None,
-          typed: str) -> dict:
+def _meta(
+    trainings: Trainings, scores: Scores, reference: str, noted: dict, tolerance: float | None, typed: str
+) -> dict:
     scored = f"predictions {trainings.predictions}" if trainings.predictions else "validation"
-    return {"command": typed, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "dataset": trainings.dataset, "scored": scored, "configuration": trainings.configuration,
-            "plans": trainings.plans, "length": trainings.length or "nnU-Net's", "reference": reference,
-            "seeds": list(scores.seeds), "folds": list(scores.folds), **noted,
-            "patients": len(scores.patients), "cases": len({i for cases in scores.cases.values() for i in cases}),
-            "interval": "95 % t-interval, variance between patients and between the seeds of each fold",
-            **({"tolerance_mm": tolerance} if tolerance is not None else {}), "versions": versions(),
-            "machine": machine()}
+    return {
+        "command": typed,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "dataset": trainings.dataset,
+        "scored": scored,
+        "configuration": trainings.configuration,
+        "plans": trainings.plans,
+        "length": trainings.length or "nnU-Net's",
+        "reference": reference,
+        "seeds": list(scores.seeds),
+        "folds": list(scores.folds),
+        **noted,
+        "patients": len(scores.patients),
+        "cases": len({i for cases in scores.cases.values() for i in cases}),
+        "interval": "95 % t-interval, variance between patients and between the seeds of each fold",
+        **({"tolerance_mm": tolerance} if tolerance is not None else {}),
+        "versions": versions(),
+        "machine": machine(),
+    }

@@ -1,4 +1,5 @@
 """nnU-Net's summary.json files of the arms as arrays of voxel counts per seed, fold and patient."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -66,8 +67,10 @@ def foreground(trainings: Trainings) -> tuple[dict, dict[str, str]]:
     """
     path = trainings.model(next(iter(trainings.results)), trainings.arms[0]) / "dataset.json"
     if not path.is_file():
-        raise BadInput(f"{path} is missing; nnU-Net puts it beside the folds of a training, so copy it from the "
-                       f"dataset's folder in nnUNet_raw")
+        raise BadInput(
+            f"{path} is missing; nnU-Net puts it beside the folds of a training, so copy it from the "
+            f"dataset's folder in nnUNet_raw"
+        )
     content = read_json(path)
     keys = {name: str(tuple(value) if isinstance(value, list) else value) for name, value in content["labels"].items()}
     return content, {name: key for name, key in keys.items() if name != "ignore" and key != "0"}
@@ -90,13 +93,16 @@ def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases
             name = Path(entry["prediction_file"]).name.removesuffix(file_ending)
             if name in cases:
                 raise BadInput(f"{path} holds case {name} twice; evaluate again")
-            cases[name] = np.array([[entry["metrics"][key][count] for count in ("TP", "FP", "FN")]
-                                    for key in classes.values()], float)
+            cases[name] = np.array(
+                [[entry["metrics"][key][count] for count in ("TP", "FP", "FN")] for key in classes.values()], float
+            )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path} is no summary.json of the classes {', '.join(classes)} ({error!r}); evaluate again "
-                       f"with nnUNetv2_evaluate_folder, or nnUNetv2_train … --val") from error
+        raise BadInput(
+            f"{path} is no summary.json of the classes {', '.join(classes)} ({error!r}); evaluate again "
+            f"with nnUNetv2_evaluate_folder, or nnUNetv2_train … --val"
+        ) from error
     if not cases:
         raise BadInput(f"{path} holds no case; evaluate again with the predictions in place")
     return cases
@@ -114,13 +120,21 @@ def case_patients(cases: Iterable[str], dataset: str, pattern: str | None = None
     recorded = (find_manifest(dataset) or {"patients": {}})["patients"]
     if set(cases) <= set(recorded):
         return {case: recorded[case] for case in cases}
-    listed = {i for folder in dataset_folders(dataset) if folder and (folder / "splits_final.json").is_file()
-              for split in read_json(folder / "splits_final.json") for side in ("train", "val") for i in split[side]
-              if not is_synthetic(i)}
+    listed = {
+        i
+        for folder in dataset_folders(dataset)
+        if folder and (folder / "splits_final.json").is_file()
+        for split in read_json(folder / "splits_final.json")
+        for side in ("train", "val")
+        for i in split[side]
+        if not is_synthetic(i)
+    }
     derived = patients_of(sorted(listed | set(recorded) | set(cases)))
     if any(derived[case] != patient for case, patient in recorded.items()):
-        raise BadInput(f"the patient of case {next(c for c in cases if c not in recorded)} is not in the manifest of "
-                       f"{dataset} and cannot be told from its name; give the --patient-pattern of difflung_augment")
+        raise BadInput(
+            f"the patient of case {next(c for c in cases if c not in recorded)} is not in the manifest of "
+            f"{dataset} and cannot be told from its name; give the --patient-pattern of difflung_augment"
+        )
     return {case: derived[case] for case in cases}
 
 
@@ -142,19 +156,25 @@ def check_cases(found: dict[tuple[str, str, int | str], Cases], trainings: Train
         path = trainings.scored(seed, arm, fold) / "summary.json"
         synthetic = sorted(i for i in cases if is_synthetic(i) or i in made)
         if synthetic:
-            raise BadInput(f"{path} holds the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
-                           f"real ones only; use the trainers of this package, which validate on real cases, and "
-                           f"{again}")
+            raise BadInput(
+                f"{path} holds the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
+                f"real ones only; use the trainers of this package, which validate on real cases, and "
+                f"{again}"
+            )
         other, expected = first.setdefault(fold, (path, cases))
         unpaired = sorted(set(cases) ^ set(expected))
         if unpaired:
-            raise BadInput(f"{path} and {other} were scored on different cases, so that patients cannot be paired: "
-                           f"{unpaired[0]} is in one only ({len(unpaired)} such cases); {again} with the same splits")
+            raise BadInput(
+                f"{path} and {other} were scored on different cases, so that patients cannot be paired: "
+                f"{unpaired[0]} is in one only ({len(unpaired)} such cases); {again} with the same splits"
+            )
         for case, counts in cases.items():
             differ = counts[:, [0, 2]].sum(1) != expected[case][:, [0, 2]].sum(1)
             if differ.any():
-                raise BadInput(f"{path} and {other} were scored against different references: case {case} has other "
-                               f"numbers of {names[int(np.argmax(differ))]} voxels; {again} with the same labels")
+                raise BadInput(
+                    f"{path} and {other} were scored against different references: case {case} has other "
+                    f"numbers of {names[int(np.argmax(differ))]} voxels; {again} with the same labels"
+                )
 
 
 def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pattern: str | None = None) -> Scores:
@@ -163,8 +183,10 @@ def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pat
     Raises:
         BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``.
     """
-    found = {(arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
-             for arm, seed, fold in trainings.each()}
+    found = {
+        (arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
+        for arm, seed, fold in trainings.each()
+    }
     check_cases(found, trainings, list(classes))
     patient = case_patients((case for cases in found.values() for case in cases), trainings.dataset, pattern)
     patients = tuple(sorted(set(patient.values())))
@@ -178,6 +200,12 @@ def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pat
             of_patient[:] = np.where(np.isnan(of_patient), 0, of_patient) + cases[case]
         per_case[arm][:, s, f] = mean_without_nan(pool(np.stack([cases[case] for case in sorted(cases)])), 0)
     first = (trainings.arms[0], seeds[0])
-    return Scores(tuple(classes), seeds, trainings.folds, patients,
-                  {fold: {case: patient[case] for case in sorted(found[first + (fold,)])} for fold in trainings.folds},
-                  counts, per_case)
+    return Scores(
+        tuple(classes),
+        seeds,
+        trainings.folds,
+        patients,
+        {fold: {case: patient[case] for case in sorted(found[first + (fold,)])} for fold in trainings.folds},
+        counts,
+        per_case,
+    )

@@ -3,6 +3,7 @@
 Arrays are (seed, fold, patient), NaN where a patient is not in a fold or has no score, in the same places for every
 seed.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,8 +28,11 @@ def mean_without_nan(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndar
 def spread(values: np.ndarray) -> dict:
     """``n`` values of seeds × folds: their mean and standard deviation (NaN for fewer than two)."""
     found = values[np.isfinite(values)]
-    return {"mean": float(found.mean()) if len(found) else np.nan,
-            "sd": float(found.std(ddof=1)) if len(found) > 1 else np.nan, "n": len(found)}
+    return {
+        "mean": float(found.mean()) if len(found) else np.nan,
+        "sd": float(found.std(ddof=1)) if len(found) > 1 else np.nan,
+        "n": len(found),
+    }
 
 
 def over_patients(values: np.ndarray) -> dict:
@@ -40,8 +44,12 @@ def over_patients(values: np.ndarray) -> dict:
     """
     each = mean_without_nan(values, (0, 1))
     by_training = spread(mean_without_nan(values, 2))
-    return {"mean": float(mean_without_nan(each, 0)), "sd": by_training["sd"], "n": by_training["n"],
-            "patients": int(np.isfinite(each).sum())}
+    return {
+        "mean": float(mean_without_nan(each, 0)),
+        "sd": by_training["sd"],
+        "n": by_training["n"],
+        "patients": int(np.isfinite(each).sum()),
+    }
 
 
 def paired_differences(arm: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Surface figures of segmentations: 95th percentile of the Hausdorff distance, and normalised surface Dice."""
+
 from __future__ import annotations
 
 import contextlib
@@ -28,12 +29,14 @@ def check_installed() -> None:
     try:
         import monai.metrics  # noqa: F401
     except ImportError as error:
-        raise BadInput(f"--surface needs MONAI, which is not installed ({error}); run: "
-                       f"pip install 'nnunet_difflung[metrics]'") from error
+        raise BadInput(
+            f"--surface needs MONAI, which is not installed ({error}); run: pip install 'nnunet_difflung[metrics]'"
+        ) from error
 
 
-def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...],
-                   tolerance: float) -> tuple[float, float]:
+def surface_scores(
+    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float
+) -> tuple[float, float]:
     """Distances between the surfaces (edge voxels) of two masks.
 
     Args:
@@ -53,8 +56,10 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple
         reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
     if not prediction.any():
         return float(np.linalg.norm(np.multiply(reference.shape, spacing))), 0.0
-    masks = {"y_pred": torch.from_numpy(prediction[None, None].astype(np.float32)),
-             "y": torch.from_numpy(reference[None, None].astype(np.float32))}
+    masks = {
+        "y_pred": torch.from_numpy(prediction[None, None].astype(np.float32)),
+        "y": torch.from_numpy(reference[None, None].astype(np.float32)),
+    }
     options = {"include_background": True, "spacing": [float(s) for s in spacing]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,8 +68,14 @@ def surface_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple
     return float(hd95), float(nsd)
 
 
-def case_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], values: list[list[int]],
-                ignore: int | None, tolerance: float) -> np.ndarray:
+def case_scores(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing: tuple[float, ...],
+    values: list[list[int]],
+    ignore: int | None,
+    tolerance: float,
+) -> np.ndarray:
     """(classes, 2) HD95 and NSD of a case; NaN for the classes that its reference doesn't hold.
 
     Args:
@@ -84,8 +95,9 @@ def case_scores(reference: np.ndarray, prediction: np.ndarray, spacing: tuple[fl
     return scores
 
 
-def collect_surfaces(trainings: Trainings, scores: Scores, dataset_json: dict,
-                     tolerance: float) -> dict[str, dict[str, np.ndarray]]:
+def collect_surfaces(
+    trainings: Trainings, scores: Scores, dataset_json: dict, tolerance: float
+) -> dict[str, dict[str, np.ndarray]]:
     """Surface figures of all arms from the segmentations beside their summary.json.
 
     Returns:
@@ -99,8 +111,9 @@ def collect_surfaces(trainings: Trainings, scores: Scores, dataset_json: dict,
     values = [labels[name] if isinstance(labels[name], list) else [labels[name]] for name in scores.classes]
     references, ending = _reference_folder(trainings), dataset_json["file_ending"]
     read = _reader(dataset_json)
-    found = {figure: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms}
-             for figure in FIGURES}
+    found = {
+        figure: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms} for figure in FIGURES
+    }
     for arm, seed, fold in trainings.each():
         of_patient: dict[str, list[np.ndarray]] = {}
         for case, patient in scores.cases[fold].items():
@@ -108,10 +121,12 @@ def collect_surfaces(trainings: Trainings, scores: Scores, dataset_json: dict,
             path = trainings.scored(seed, arm, fold) / f"{case}{ending}"
             prediction = read(path)[0]
             if prediction.shape != reference.shape:
-                raise BadInput(f"{path} has shape {prediction.shape}, expected {reference.shape} as in {references}; "
-                               f"predict again")
+                raise BadInput(
+                    f"{path} has shape {prediction.shape}, expected {reference.shape} as in {references}; predict again"
+                )
             of_patient.setdefault(patient, []).append(
-                case_scores(reference, prediction, spacing, values, labels.get("ignore"), tolerance))
+                case_scores(reference, prediction, spacing, values, labels.get("ignore"), tolerance)
+            )
         s, f = scores.seeds.index(seed), scores.folds.index(fold)
         for patient, of_cases in of_patient.items():
             mean = mean_without_nan(np.stack(of_cases), 0)
@@ -127,8 +142,10 @@ def _reference_folder(trainings: Trainings) -> Path:
     for folder in choices:
         if folder.is_dir():
             return folder
-    raise BadInput(f"--surface needs the reference segmentations in {' or '.join(map(str, choices))}; set nnUNet_raw "
-                   f"and nnUNet_preprocessed, or leave --surface out")
+    raise BadInput(
+        f"--surface needs the reference segmentations in {' or '.join(map(str, choices))}; set nnUNet_raw "
+        f"and nnUNet_preprocessed, or leave --surface out"
+    )
 
 
 def _reader(dataset_json: dict) -> Read:

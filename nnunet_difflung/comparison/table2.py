@@ -1,4 +1,5 @@
 """Table 2 for people: Markdown, and a plot of the paired differences."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,33 +20,59 @@ def write_markdown(path: Path, table: dict) -> None:
     """
     meta, arms = table["meta"], {arm: rows for arm, rows in table.items() if arm != "meta"}
     classes = list(next(iter(arms.values())))
-    lines = [f"# {meta['dataset']}: {meta['scored']}", "",
-             f"Folds {', '.join(map(str, meta['folds']))}; {len(meta['seeds'])} repetition(s) "
-             f"({', '.join(meta['seeds'])}); configuration {meta['configuration']}"
-             + (f"; {meta['iterations']} iterations" if meta.get("iterations") else "") + f". `{meta['command']}`", "",
-             "Dice: per patient over all of the patient's voxels, mean over the patients who have the class ± standard "
-             "deviation over seeds × folds. Difference: per patient to "
-             f"`{meta['reference']}`, with the 95 % t-interval of the spread between patients and "
-             + ("between the repetitions of each fold. " if len(meta["seeds"]) > 1 else
-                "not between trainings, of which one repetition tells nothing. ") + "Pooled: over all "
-             "voxels of a fold. False: voxels painted in a patient without the class."]
+    lines = [
+        f"# {meta['dataset']}: {meta['scored']}",
+        "",
+        f"Folds {', '.join(map(str, meta['folds']))}; {len(meta['seeds'])} repetition(s) "
+        f"({', '.join(meta['seeds'])}); configuration {meta['configuration']}"
+        + (f"; {meta['iterations']} iterations" if meta.get("iterations") else "")
+        + f". `{meta['command']}`",
+        "",
+        "Dice: per patient over all of the patient's voxels, mean over the patients who have the class ± standard "
+        "deviation over seeds × folds. Difference: per patient to "
+        f"`{meta['reference']}`, with the 95 % t-interval of the spread between patients and "
+        + (
+            "between the repetitions of each fold. "
+            if len(meta["seeds"]) > 1
+            else "not between trainings, of which one repetition tells nothing. "
+        )
+        + "Pooled: over all "
+        "voxels of a fold. False: voxels painted in a patient without the class.",
+    ]
     for name in classes:
         first = arms[meta["reference"]][name]
-        lines += ["", f"## {name} ({first['dice']['patients']} patients have it, "
-                      f"{first['false_positive_voxels']['patients']} don't)", ""]
+        lines += [
+            "",
+            f"## {name} ({first['dice']['patients']} patients have it, "
+            f"{first['false_positive_voxels']['patients']} don't)",
+            "",
+        ]
         lines += _rows({arm: rows[name] for arm, rows in arms.items()})
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
 def _rows(arms: dict[str, dict]) -> list[str]:
     surface = [key for key in ("hd95_mm", "nsd") if key in next(iter(arms.values()))]
-    head = ["arm", "Dice", "difference [95 %]", "pooled Dice", "Dice per case", "false voxels",
-            *({"hd95_mm": "HD95, mm", "nsd": "NSD"}[key] for key in surface)]
+    head = [
+        "arm",
+        "Dice",
+        "difference [95 %]",
+        "pooled Dice",
+        "Dice per case",
+        "false voxels",
+        *({"hd95_mm": "HD95, mm", "nsd": "NSD"}[key] for key in surface),
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for arm, row in arms.items():
-        cells = [arm, _value(row["dice"], 3), _difference(row["diff_to_reference"]), _value(row["pooled"], 3),
-                 _value(row["per_case"], 3), _value(row["false_positive_voxels"], 1),
-                 *(_value(row[key], 2 if key == "hd95_mm" else 3) for key in surface)]
+        cells = [
+            arm,
+            _value(row["dice"], 3),
+            _difference(row["diff_to_reference"]),
+            _value(row["pooled"], 3),
+            _value(row["per_case"], 3),
+            _value(row["false_positive_voxels"], 1),
+            *(_value(row[key], 2 if key == "hd95_mm" else 3) for key in surface),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

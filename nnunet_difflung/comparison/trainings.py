@@ -1,4 +1,5 @@
 """Where the finished nnU-Net trainings of the arms lie, and whether they may be compared."""
+
 from __future__ import annotations
 
 import re
@@ -11,15 +12,25 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import read_json
 
 PLANS = "nnUNetPlans"
-ARMS = {"reference": "nnUNetTrainerDiffLungReference", **{m.name: m.trainer for m in METHODS.values()},
-        "reference_poly": "nnUNetTrainerDiffLungReferencePoly", "cbmat_poly": "nnUNetTrainerDiffLungPoly",
-        "nnUNetTrainer": "nnUNetTrainer"}
-_ALIKE = {"num_epochs": "epochs", "num_iterations_per_epoch": "iterations an epoch", "batch_size": "cases a batch",
-          "configuration_manager": "a plan of the configuration"}
+ARMS = {
+    "reference": "nnUNetTrainerDiffLungReference",
+    **{m.name: m.trainer for m in METHODS.values()},
+    "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
+    "cbmat_poly": "nnUNetTrainerDiffLungPoly",
+    "nnUNetTrainer": "nnUNetTrainer",
+}
+_ALIKE = {
+    "num_epochs": "epochs",
+    "num_iterations_per_epoch": "iterations an epoch",
+    "batch_size": "cases a batch",
+    "configuration_manager": "a plan of the configuration",
+}
 _SAME_PLANS = "train again with the same plans and trainer length"
-_CAUSES = {"batch_size": "usually because nnU-Net caps its batch size by the number of training cases, so planning "
-                         "again after a further method was injected changes it: inject all methods before "
-                         "nnUNetv2_plan_and_preprocess, then train all arms again"}
+_CAUSES = {
+    "batch_size": "usually because nnU-Net caps its batch size by the number of training cases, so planning "
+    "again after a further method was injected changes it: inject all methods before "
+    "nnUNetv2_plan_and_preprocess, then train all arms again"
+}
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,10 @@ def dataset_in(folder: Path, dataset: str) -> str:
     here = sorted(p.name for p in folder.glob("Dataset*") if p.is_dir())
     wanted = [n for n in here if (n.startswith(f"Dataset{int(dataset):03d}_") if dataset.isdigit() else n == dataset)]
     if len(wanted) != 1:
-        raise BadInput(f"dataset {dataset} means {len(wanted)} of the folders in {folder} ({', '.join(here) or 'none'})"
-                       f"; train its arms first, or give a full name such as Dataset801_NAME")
+        raise BadInput(
+            f"dataset {dataset} means {len(wanted)} of the folders in {folder} ({', '.join(here) or 'none'})"
+            f"; train its arms first, or give a full name such as Dataset801_NAME"
+        )
     return wanted[0]
 
 
@@ -107,10 +120,12 @@ def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans
     models = sorted({p.name for folder in folders for p in (folder / dataset).glob("nnUNetTrainer*") if p.is_dir()})
     found = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
     if len(found) != 1:
-        raise BadInput(f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
-                       f"{len(found)} configurations ({', '.join(found) or 'none'}) for "
-                       f"--length {length or '(none)'} and -p {plans}, expected one; choose with -c, --length and -p "
-                       f"among {', '.join(models) or 'nothing: no training is there yet'}")
+        raise BadInput(
+            f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
+            f"{len(found)} configurations ({', '.join(found) or 'none'}) for "
+            f"--length {length or '(none)'} and -p {plans}, expected one; choose with -c, --length and -p "
+            f"among {', '.join(models) or 'nothing: no training is there yet'}"
+        )
     return found[0]
 
 
@@ -120,12 +135,21 @@ def finished_arms(trainings: Trainings) -> tuple[str, ...]:
     Raises:
         BadInput: there is none.
     """
-    found = tuple(arm for arm in ARMS if any((trainings.scored(seed, arm, fold) / "summary.json").is_file()
-                                             for seed in trainings.results for fold in trainings.folds))
+    found = tuple(
+        arm
+        for arm in ARMS
+        if any(
+            (trainings.scored(seed, arm, fold) / "summary.json").is_file()
+            for seed in trainings.results
+            for fold in trainings.folds
+        )
+    )
     if not found:
         example = trainings.scored(next(iter(trainings.results)), "reference", trainings.folds[0])
-        raise BadInput(f"no arm has a finished training: expected files such as {example / 'summary.json'}; "
-                       f"check -f, -c and --length, or run: {_remedy(trainings, 'reference', trainings.folds[0])}")
+        raise BadInput(
+            f"no arm has a finished training: expected files such as {example / 'summary.json'}; "
+            f"check -f, -c and --length, or run: {_remedy(trainings, 'reference', trainings.folds[0])}"
+        )
     return found
 
 
@@ -135,13 +159,18 @@ def check_present(trainings: Trainings) -> None:
     Raises:
         BadInput: with the command that makes the first missing one.
     """
-    missing = [(arm, seed, fold) for arm, seed, fold in trainings.each()
-               if not (trainings.scored(seed, arm, fold) / "summary.json").is_file()]
+    missing = [
+        (arm, seed, fold)
+        for arm, seed, fold in trainings.each()
+        if not (trainings.scored(seed, arm, fold) / "summary.json").is_file()
+    ]
     if missing:
         arm, seed, fold = missing[0]
-        raise BadInput(f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
-                       f"{len(missing)} such trainings): run nnUNet_results={trainings.results[seed]} "
-                       f"{_remedy(trainings, arm, fold, seed)}; or leave the arm out with --arms")
+        raise BadInput(
+            f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
+            f"{len(missing)} such trainings): run nnUNet_results={trainings.results[seed]} "
+            f"{_remedy(trainings, arm, fold, seed)}; or leave the arm out with --arms"
+        )
 
 
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
@@ -149,14 +178,18 @@ def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = 
     plans = "" if trainings.plans == PLANS else f" -p {trainings.plans}"
     trainer = f"-tr {trainings.trainer(arm)}{plans}"
     if trainings.predictions is None:
-        return (f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (with --c if it was begun, "
-                f"--val if only the validation is missing)")
+        return (
+            f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (with --c if it was begun, "
+            f"--val if only the validation is missing)"
+        )
     seed = seed or next(iter(trainings.results))
     raw, target = f"$nnUNet_raw/{trainings.dataset}", trainings.scored(seed, arm, fold)
     model = trainings.model(seed, arm)
-    return (f"nnUNetv2_predict -i {raw}/imagesTs -o {target} -d {number} -c {trainings.configuration} -f {fold} "
-            f"{trainer} && nnUNetv2_evaluate_folder {raw}/labelsTs {target} -djfile {model / 'dataset.json'} "
-            f"-pfile {model / 'plans.json'}")
+    return (
+        f"nnUNetv2_predict -i {raw}/imagesTs -o {target} -d {number} -c {trainings.configuration} -f {fold} "
+        f"{trainer} && nnUNetv2_evaluate_folder {raw}/labelsTs {target} -djfile {model / 'dataset.json'} "
+        f"-pfile {model / 'plans.json'}"
+    )
 
 
 def check_alike(trainings: Trainings) -> dict:
@@ -178,9 +211,11 @@ def check_alike(trainings: Trainings) -> dict:
         first = first or (path, notes)
         for key, meaning in _ALIKE.items():
             if notes.get(key) != first[1].get(key):
-                raise BadInput(f"{path} and {first[0]} were trained with different {meaning}, expected the same for a "
-                               f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); "
-                               f"{_CAUSES.get(key, _SAME_PLANS)}, or leave the arm out with --arms")
+                raise BadInput(
+                    f"{path} and {first[0]} were trained with different {meaning}, expected the same for a "
+                    f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); "
+                    f"{_CAUSES.get(key, _SAME_PLANS)}, or leave the arm out with --arms"
+                )
     if first is None:
         return {}
     epochs, each = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])

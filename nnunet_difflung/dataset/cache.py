@@ -3,6 +3,7 @@
 The cache keeps each case as two .npy files in the dataset's own intensities (an integer dtype where that is exact),
 so it serves every fold and window, and a training step reads only the crops that it needs.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
@@ -50,8 +51,9 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
     return _each_case(raw.cases.values(), lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
 
 
-def build_cache(raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True,
-                share: Share | None = None) -> SliceCache:
+def build_cache(
+    raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True, share: Share | None = None
+) -> SliceCache:
     """Checks every real case and keeps it in ``folder``; cases already there and unchanged are not read again.
 
     Args:
@@ -105,8 +107,9 @@ def _facts(known: dict) -> CaseFacts:
     return CaseFacts(**{**known, "shape": tuple(known["shape"]), "spacing": tuple(known["spacing"])})
 
 
-def _each_case(cases: Collection[Case], work: Callable[[Case], CaseFacts], processes: int, progress: bool,
-               title: str) -> dict[str, CaseFacts]:
+def _each_case(
+    cases: Collection[Case], work: Callable[[Case], CaseFacts], processes: int, progress: bool, title: str
+) -> dict[str, CaseFacts]:
     with in_threads(work, cases, processes) as results:
         shown = bar(results, visible=progress, total=len(cases), desc=title, unit="case")
         return {facts.identifier: facts for facts in shown}

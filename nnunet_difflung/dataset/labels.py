@@ -1,4 +1,5 @@
 """What each label of a dataset means to the generator: normal lung, pathology, structure, or to be ignored."""
+
 from __future__ import annotations
 
 import re
@@ -56,8 +57,9 @@ class LabelRoles:
         return np.array([self.values[name] for name in self.lung])
 
 
-def label_roles(dataset_json: dict, where: str, normal_label: str | None = None,
-                structure_labels: Sequence[str] = ()) -> LabelRoles:
+def label_roles(
+    dataset_json: dict, where: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()
+) -> LabelRoles:
     """Reads the roles out of dataset.json's ``labels``.
 
     Args:
@@ -72,8 +74,10 @@ def label_roles(dataset_json: dict, where: str, normal_label: str | None = None,
     """
     labels = dataset_json["labels"]
     if dataset_json.get("regions_class_order") or any(isinstance(v, (list, tuple)) for v in labels.values()):
-        raise BadInput(f"{where} has region-based labels (lists of values); a synthetic mask needs one class per "
-                       f"voxel, so convert the labels to plain integers and drop regions_class_order")
+        raise BadInput(
+            f"{where} has region-based labels (lists of values); a synthetic mask needs one class per "
+            f"voxel, so convert the labels to plain integers and drop regions_class_order"
+        )
     values = _values(labels, where)
     ignore = values.pop("ignore", None)
     foreground = {name: value for name, value in values.items() if value != 0}
@@ -82,12 +86,16 @@ def label_roles(dataset_json: dict, where: str, normal_label: str | None = None,
         raise BadInput(f"--structure-label {unknown[0]} is not among the labels of {where}: {', '.join(foreground)}")
     normal = _normal_label(foreground, where, normal_label)
     if normal in structure_labels:
-        raise BadInput(f"--structure-label {normal} is the normal lung of {where}, into which lesions are placed; "
-                       f"leave it out, or name another normal lung with --normal-label")
+        raise BadInput(
+            f"--structure-label {normal} is the normal lung of {where}, into which lesions are placed; "
+            f"leave it out, or name another normal lung with --normal-label"
+        )
     pathologies = tuple(n for n in foreground if n != normal and n not in structure_labels)
     if not pathologies:
-        raise BadInput(f"{where} has no pathology: beside normal lung ({normal}) it knows {list(foreground)}; "
-                       f"add the label of at least one pathology, or name normal lung with --normal-label")
+        raise BadInput(
+            f"{where} has no pathology: beside normal lung ({normal}) it knows {list(foreground)}; "
+            f"add the label of at least one pathology, or name normal lung with --normal-label"
+        )
     return LabelRoles(normal, pathologies, tuple(structure_labels), foreground, ignore)
 
 
@@ -99,8 +107,9 @@ def _values(labels: dict, where: str) -> dict[str, int]:
     values = {name: int(value) for name, value in labels.items()}
     twice = [name for name, value in values.items() if list(values.values()).count(value) > 1]
     if twice:
-        raise BadInput(f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one "
-                       f"for each")
+        raise BadInput(
+            f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one for each"
+        )
     if values.get("background") != 0:
         raise BadInput(f"{where}: no label 'background' with the value 0, which nnU-Net needs; add it")
     return values
@@ -117,5 +126,7 @@ def _normal_label(foreground: dict[str, int], where: str, wanted: str | None) ->
             return found[0]
         if found:
             break
-    raise BadInput(f"{where} has no label that is clearly normal lung (labels: {', '.join(foreground) or 'none'}; "
-                   f"candidates: {', '.join(found) or 'none'}); name it with --normal-label NAME")
+    raise BadInput(
+        f"{where} has no label that is clearly normal lung (labels: {', '.join(foreground) or 'none'}; "
+        f"candidates: {', '.join(found) or 'none'}); name it with --normal-label NAME"
+    )

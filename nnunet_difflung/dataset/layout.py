@@ -1,4 +1,5 @@
 """Where an nnU-Net raw dataset keeps what: folders, case files, dataset.json, splits, and the reader for its format."""
+
 from __future__ import annotations
 
 import contextlib
@@ -62,18 +63,23 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     """
     if "dataset" in dataset_json:
         from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
         listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / "dataset.json"))
         cases = {i: Case(i, tuple(entry["images"]), entry["label"]) for i, entry in listed.items()}
     else:
         cases = _cases_in_folders(folder, dataset_json)
     for case in cases.values():
         if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
-            raise BadInput(f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
-                           f"does not begin with a dot; rename it")
+            raise BadInput(
+                f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
+                f"does not begin with a dot; rename it"
+            )
     check_files(cases.values(), folder.name)
     if len(cases) != dataset_json["numTraining"]:
-        raise BadInput(f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
-                       f"training cases were found; correct numTraining or the files")
+        raise BadInput(
+            f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
+            f"training cases were found; correct numTraining or the files"
+        )
     return cases
 
 
@@ -85,17 +91,20 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
     images: dict[str, list[str]] = {}
     for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
         if file.name.startswith("."):
-            raise BadInput(f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS puts "
-                           f"such files beside copied ones)")
-        stem = file.name[:-len(ending)]
+            raise BadInput(
+                f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS puts "
+                f"such files beside copied ones)"
+            )
+        stem = file.name[: -len(ending)]
         if len(stem) < 6 or stem[-5] != "_" or not stem[-4:].isdigit():
             raise BadInput(f"{file} does not end in _XXXX{ending} (four digits for the channel); rename it")
         images.setdefault(stem[:-5], []).append(str(file))
-    labels = {f.name[:-len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"[!.]*{ending}")}
+    labels = {f.name[: -len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"[!.]*{ending}")}
     lonely = sorted(set(labels) - set(images))
     if lonely:
-        raise BadInput(f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr "
-                       f"({len(lonely)} such labels)")
+        raise BadInput(
+            f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr ({len(lonely)} such labels)"
+        )
     return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
 
 
@@ -112,8 +121,10 @@ def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
                 splits = read_json(path)
                 assert splits and all({"train", "val"} <= set(split) for split in splits)
             except (ValueError, AssertionError, TypeError) as error:
-                raise BadInput(f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
-                               f"one for each fold") from error
+                raise BadInput(
+                    f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
+                    f"one for each fold"
+                ) from error
             return splits, str(path)
     return None, ""
 
@@ -125,11 +136,14 @@ def find_reader(dataset_json: dict, cases: dict[str, Case]) -> type:
         BadInput: none of them can read the first image.
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
     example = next(iter(cases.values())).images[0]
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
     except RuntimeError as error:
-        raise BadInput(f"{example} cannot be read by any of nnU-Net's readers for file_ending "
-                       f"{dataset_json['file_ending']!r}; repair the file, or correct file_ending") from error
+        raise BadInput(
+            f"{example} cannot be read by any of nnU-Net's readers for file_ending "
+            f"{dataset_json['file_ending']!r}; repair the file, or correct file_ending"
+        ) from error

@@ -2,6 +2,7 @@
 
 In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -61,8 +62,10 @@ class RawDataset:
             elif str(fold).isdigit() and int(fold) < len(self.splits):
                 folds.append(int(fold))
             else:
-                raise BadInput(f"fold {fold} is not in the split of {self.name}, which has folds 0 to "
-                               f"{len(self.splits) - 1} (or all)")
+                raise BadInput(
+                    f"fold {fold} is not in the split of {self.name}, which has folds 0 to "
+                    f"{len(self.splits) - 1} (or all)"
+                )
         return list(dict.fromkeys(folds))
 
     def training_cases(self, fold: int | str) -> list[str]:
@@ -95,8 +98,12 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
-def open_raw_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = (),
-                     patient_pattern: str | None = None) -> RawDataset:
+def open_raw_dataset(
+    dataset: str,
+    normal_label: str | None = None,
+    structure_labels: Sequence[str] = (),
+    patient_pattern: str | None = None,
+) -> RawDataset:
     """Opens a dataset by id or name and checks all that can be checked without reading voxels.
 
     Raises:

@@ -1,4 +1,5 @@
 """Reads a case and checks what nnU-Net would only find hours later; derives the class ``body`` from the image."""
+
 from __future__ import annotations
 
 import hashlib
@@ -79,8 +80,10 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
     label, of_label = raw.read_label(case.identifier)
     _check_geometry(case, image, label, of_image, of_label)
     if len(image) != len(raw.channels):
-        raise BadInput(f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected from "
-                       f"channel_names in dataset.json; add the missing _XXXX files or correct channel_names")
+        raise BadInput(
+            f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected from "
+            f"channel_names in dataset.json; add the missing _XXXX files or correct channel_names"
+        )
     if not np.isfinite(image).all():
         bad = int((~np.isfinite(image)).sum())
         raise BadInput(f"{case.images[0]} has {bad} NaN or infinite voxels; replace them (−1000 HU for air)")
@@ -90,16 +93,25 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
     condition[body_mask(image[0], label, threshold)] = raw.roles.body_value
     image = _exact_integers(image)
     counts = {name: np.count_nonzero(label == value, axis=(1, 2)).tolist() for name, value in raw.roles.values.items()}
-    facts = CaseFacts(case.identifier, label.shape, len(image), tuple(float(s) for s in of_image["spacing"]),
-                      str(image.dtype), counts, source_stamp(case),
-                      hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest())
+    facts = CaseFacts(
+        case.identifier,
+        label.shape,
+        len(image),
+        tuple(float(s) for s in of_image["spacing"]),
+        str(image.dtype),
+        counts,
+        source_stamp(case),
+        hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(),
+    )
     return image, condition, facts
 
 
 def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) -> None:
     def refuse(what: str, found, expected) -> None:
-        raise BadInput(f"{case.label}: {what} {found} differs from its image's {expected} ({case.images[0]}); "
-                       f"resample the label onto the image's grid")
+        raise BadInput(
+            f"{case.label}: {what} {found} differs from its image's {expected} ({case.images[0]}); "
+            f"resample the label onto the image's grid"
+        )
 
     if label.shape != image.shape[1:]:
         refuse("shape", label.shape, image.shape[1:])
@@ -115,8 +127,10 @@ def _check_labels(case: Case, label: np.ndarray, roles: LabelRoles) -> None:
     known = {0, *roles.values.values(), *([] if roles.ignore is None else [roles.ignore])}
     unknown = sorted({int(v) for v in np.unique(label)} - known)
     if unknown:
-        raise BadInput(f"{case.label} holds the label {unknown[0]}, but dataset.json knows {sorted(known)}; "
-                       f"add the label to dataset.json or correct the file")
+        raise BadInput(
+            f"{case.label} holds the label {unknown[0]}, but dataset.json knows {sorted(known)}; "
+            f"add the label to dataset.json or correct the file"
+        )
 
 
 def _otsu(channel: np.ndarray) -> float:

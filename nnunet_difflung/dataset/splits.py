@@ -1,4 +1,5 @@
 """Patients behind case ids, and folds in which no patient is on both sides."""
+
 from __future__ import annotations
 
 import re
@@ -48,8 +49,10 @@ def _patient(identifier: str, pattern: str) -> str:
     except re.error as error:
         raise BadInput(f"--patient-pattern {pattern!r} is not a regular expression ({error})") from error
     if not match:
-        raise BadInput(f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
-                       f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'")
+        raise BadInput(
+            f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
+            f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'"
+        )
     return match[1] if match.groups() else match[0]
 
 
@@ -61,12 +64,19 @@ def patient_grouped_splits(patients: dict[str, str], seed: int = 12345, folds: i
     """
     names = sorted(set(patients.values()))
     if len(names) < 2:
-        raise BadInput(f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
-                       f"can be validated on another; check --patient-pattern")
+        raise BadInput(
+            f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
+            f"can be validated on another; check --patient-pattern"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     groups = [{names[i] for i in part} for part in np.array_split(order, min(folds, len(names)))]
-    return [{"train": sorted(i for i, p in patients.items() if p not in group),
-             "val": sorted(i for i, p in patients.items() if p in group)} for group in groups]
+    return [
+        {
+            "train": sorted(i for i, p in patients.items() if p not in group),
+            "val": sorted(i for i, p in patients.items() if p in group),
+        }
+        for group in groups
+    ]
 
 
 def real_only(splits: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
@@ -85,15 +95,19 @@ def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[
         for side in ("train", "val"):
             unknown = sorted(set(split[side]) - known)
             if unknown:
-                raise BadInput(f"{where} fold {fold} lists the {side} case {unknown[0]!r}, which is not in the dataset "
-                               f"({len(unknown)} such cases); correct or delete {where}")
+                raise BadInput(
+                    f"{where} fold {fold} lists the {side} case {unknown[0]!r}, which is not in the dataset "
+                    f"({len(unknown)} such cases); correct or delete {where}"
+                )
         if not split["train"]:
             raise BadInput(f"{where} fold {fold} has no training case; correct or delete {where}")
         both = {patients[i] for i in split["train"]} & {patients[i] for i in split["val"]}
         if both:
-            raise BadInput(f"{where} fold {fold} has patient {sorted(both)[0]!r} in training and in validation "
-                           f"({len(both)} such patients): delete the file and patient-grouped folds are made, or say "
-                           f"with --patient-pattern how to read the patient ('(.+)' if every case is a patient)")
+            raise BadInput(
+                f"{where} fold {fold} has patient {sorted(both)[0]!r} in training and in validation "
+                f"({len(both)} such patients): delete the file and patient-grouped folds are made, or say "
+                f"with --patient-pattern how to read the patient ('(.+)' if every case is a patient)"
+            )
 
 
 def patient_folds(voxels: Mapping[str, Sequence[int]], seed: int, folds: int = 5) -> list[list[str]]:
@@ -139,5 +153,10 @@ def splits_from_folds(folds: Sequence[Sequence[str]], cases: Mapping[str, str]) 
     if len(folds) == 1:
         everything = sorted(cases)
         return [{"train": everything, "val": everything}]
-    return [{"train": sorted(c for c, patient in cases.items() if patient not in set(fold)),
-             "val": sorted(c for c, patient in cases.items() if patient in set(fold))} for fold in folds]
+    return [
+        {
+            "train": sorted(c for c, patient in cases.items() if patient not in set(fold)),
+            "val": sorted(c for c, patient in cases.items() if patient in set(fold)),
+        }
+        for fold in folds
+    ]

@@ -1,4 +1,5 @@
 """A synthetic case that waits for its injection."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 nnU-Net's readers have no writer for images (``write_seg`` would store HU as uint8), so a copy is made from the source
 file itself through the library that its reader uses. Voxels outside ``where`` keep their bits by construction.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -14,8 +15,9 @@ import numpy as np
 from nnunet_difflung.errors import BadInput
 
 
-def write_changed_copy(sources: Sequence[str], targets: Sequence[str], values: np.ndarray, where: np.ndarray,
-                       reader: type) -> None:
+def write_changed_copy(
+    sources: Sequence[str], targets: Sequence[str], values: np.ndarray, where: np.ndarray, reader: type
+) -> None:
     """Copies ``sources`` to ``targets`` with ``values`` at ``where``.
 
     Args:
@@ -39,12 +41,19 @@ def _writer_of(reader: type):
     from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-    for families, write in (((SimpleITKIO,), _write_sitk), ((NibabelIO, NibabelIOWithReorient), _write_nibabel),
-                            ((NaturalImage2DIO,), _write_natural), ((Tiff3DIO,), _write_tiff)):
+
+    for families, write in (
+        ((SimpleITKIO,), _write_sitk),
+        ((NibabelIO, NibabelIOWithReorient), _write_nibabel),
+        ((NaturalImage2DIO,), _write_natural),
+        ((Tiff3DIO,), _write_tiff),
+    ):
         if issubclass(reader, families):
             return write
-    raise BadInput(f"images read by {reader.__name__} cannot be written; supported are the files of SimpleITKIO, "
-                   f"NibabelIO, NaturalImage2DIO and Tiff3DIO (convert the dataset to .nii.gz)")
+    raise BadInput(
+        f"images read by {reader.__name__} cannot be written; supported are the files of SimpleITKIO, "
+        f"NibabelIO, NaturalImage2DIO and Tiff3DIO (convert the dataset to .nii.gz)"
+    )
 
 
 def cast_like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -58,12 +67,13 @@ def cast_like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _change(array: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype."""
     changed = array.copy()
-    changed[:, where] = cast_like(values[:len(array), where], array.dtype)
+    changed[:, where] = cast_like(values[: len(array), where], array.dtype)
     return changed
 
 
 def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
     import SimpleITK as sitk
+
     original = sitk.ReadImage(source)
     reorients = "Reorient" in reader.__name__
     image = sitk.DICOMOrient(original, "RAS") if reorients else original
@@ -81,6 +91,7 @@ def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray,
 def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
     import nibabel
     from nibabel.orientations import io_orientation, ornt_transform
+
     original = nibabel.load(source)
     reorients = "Reorient" in reader.__name__
     image = original.as_reoriented(io_orientation(original.affine)) if reorients else original
@@ -104,6 +115,7 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
 
 def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
     from skimage import io
+
     array = io.imread(source)
     channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
     changed = _change(channels_first, values, where)
@@ -113,6 +125,7 @@ def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarr
 
 def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
     import tifffile
+
     changed = _change(tifffile.imread(source)[None], values, where)[0]
     tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
     return 1
@@ -129,7 +142,7 @@ def spacing_sidecar(file: str, channels: bool, reader: type) -> Path | None:
     if reader.__name__ != "Tiff3DIO":
         return None
     path = Path(file)
-    stem = path.name[:-len(path.suffix)]
+    stem = path.name[: -len(path.suffix)]
     sidecar = path.with_name((stem[:-5] if channels else stem) + ".json")
     return sidecar if sidecar.is_file() else None
 

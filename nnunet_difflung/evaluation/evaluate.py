@@ -1,4 +1,5 @@
 """What each generator paints from validation masks, against the real slices (Table 1)."""
+
 from __future__ import annotations
 
 import datetime
@@ -77,21 +78,33 @@ def evaluate(request: Request) -> Path:
     Raises:
         BadInput: no finished generator, a fold without validation slices, generators that do not fit the dataset.
     """
-    raw = read_steadily(dataset_folder(request.dataset), lambda: open_raw_dataset(
-        request.dataset, request.normal_label, request.structure_labels, request.patient_pattern))
+    raw = read_steadily(
+        dataset_folder(request.dataset),
+        lambda: open_raw_dataset(
+            request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+        ),
+    )
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
-    windows = {fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods])
-               for fold in folds}
+    windows = {
+        fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods]) for fold in folds
+    }
     with using(cache_folder(raw.name)):
         cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
         rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
     return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
 
 
-def _evaluate_folds(raw: RawDataset, cache: SliceCache, folds: list[int], methods: list[str],
-                    windows: dict[int, Window], cards: dict, request: Request) -> tuple[dict[str, list[dict]], Sheet]:
+def _evaluate_folds(
+    raw: RawDataset,
+    cache: SliceCache,
+    folds: list[int],
+    methods: list[str],
+    windows: dict[int, Window],
+    cards: dict,
+    request: Request,
+) -> tuple[dict[str, list[dict]], Sheet]:
     """Each method's rows over all folds, and the pictures."""
     chosen = {fold: slices_with_lung(cache, raw.validation_cases(fold), request.max_slices) for fold in folds}
     for fold in folds:
@@ -100,8 +113,9 @@ def _evaluate_folds(raw: RawDataset, cache: SliceCache, folds: list[int], method
     sheet = Sheet(raw.roles, shown_slices(cache, [place for fold in folds for place in chosen[fold]]))
     rows: dict[str, list[dict]] = {}
     for fold in folds:
-        for name, found in _evaluate_fold(raw, cache, fold, chosen[fold], methods, windows[fold], request,
-                                          sheet).items():
+        for name, found in _evaluate_fold(
+            raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet
+        ).items():
             seed = cards[name, fold]["config"]["seed"] if name in methods else None
             rows.setdefault(name, []).extend({"fold": fold, "seed": seed, **row} for row in found)
     return rows, sheet
@@ -121,19 +135,25 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request) -> list[st
     if pasted:
         print(f"Left out: {', '.join(pasted)} (lesions pasted into a real slice; nothing paints a whole one).")
     painting = [method.name for method in wanted if not method.pastes]
-    missing = {name: [fold for fold in folds if not is_finished(results_folder(raw.name, name) / f"fold_{fold}")]
-               for name in painting}
+    missing = {
+        name: [fold for fold in folds if not is_finished(results_folder(raw.name, name) / f"fold_{fold}")]
+        for name in painting
+    }
     finished = [name for name in painting if not missing[name]]
     for name in painting:
         if missing[name] and (request.methods or not finished):
             where = " ".join(map(str, missing[name]))
-            raise BadInput(f"{results_folder(raw.name, name)} holds no finished generator of fold {where}; train it "
-                           f"with difflung_augment -d {request.dataset} -f {where} --method {name}")
+            raise BadInput(
+                f"{results_folder(raw.name, name)} holds no finished generator of fold {where}; train it "
+                f"with difflung_augment -d {request.dataset} -f {where} --method {name}"
+            )
         if len(folds) > len(missing[name]) > 0:
             print(f"Left out: {name} (no finished generator in fold {', '.join(map(str, missing[name]))}).")
     if not finished:
-        raise BadInput(f"none of --methods {' '.join(request.methods)} paints whole slices; choose from "
-                       f"{', '.join(m.name for m in METHODS.values() if not m.pastes)}")
+        raise BadInput(
+            f"none of --methods {' '.join(request.methods)} paints whole slices; choose from "
+            f"{', '.join(m.name for m in METHODS.values() if not m.pastes)}"
+        )
     return finished
 
 
@@ -142,25 +162,43 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
     folder = results_folder(raw.name, method) / f"fold_{fold}"
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
-        raise BadInput(f"{folder} was trained on the classes {', '.join(card['conditions'])}, not on "
-                       f"{', '.join(raw.roles.conditions)}; give --normal-label and --structure-label as in training")
+        raise BadInput(
+            f"{folder} was trained on the classes {', '.join(card['conditions'])}, not on "
+            f"{', '.join(raw.roles.conditions)}; give --normal-label and --structure-label as in training"
+        )
     held_out = {raw.patients[i] for i in raw.validation_cases(fold)}
     seen = sorted(i for i in card["training_cases"] if raw.patients.get(i) in held_out)
     if seen:
-        raise BadInput(f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
-                       f"({len(seen)} such cases); delete the folder and train again with this split")
+        raise BadInput(
+            f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
+            f"({len(seen)} such cases); delete the folder and train again with this split"
+        )
     if METHODS[method].family == "diffusion" and request.sampling.steps > card["config"]["train_timesteps"]:
-        raise BadInput(f"--steps {request.sampling.steps} is more than the {card['config']['train_timesteps']} "
-                       f"timesteps that {folder} was trained with")
+        raise BadInput(
+            f"--steps {request.sampling.steps} is more than the {card['config']['train_timesteps']} "
+            f"timesteps that {folder} was trained with"
+        )
     return card
 
 
-def _evaluate_fold(raw: RawDataset, cache: SliceCache, fold: int, chosen: list[tuple[str, int]],
-                   methods: Sequence[str], window: Window, request: Request, sheet: Sheet) -> dict[str, list[dict]]:
+def _evaluate_fold(
+    raw: RawDataset,
+    cache: SliceCache,
+    fold: int,
+    chosen: list[tuple[str, int]],
+    methods: Sequence[str],
+    window: Window,
+    request: Request,
+    sheet: Sheet,
+) -> dict[str, list[dict]]:
     """Rows of a fold's patients: method or reference → rows. Slices are in memory for one patient at a time."""
     training = training_reference(raw, cache, fold, window)
-    by_patient = {patient: list(places) for patient, places in groupby(
-        sorted(chosen, key=lambda p: (raw.patients[p[0]], p)), key=lambda p: raw.patients[p[0]])}
+    by_patient = {
+        patient: list(places)
+        for patient, places in groupby(
+            sorted(chosen, key=lambda p: (raw.patients[p[0]], p)), key=lambda p: raw.patients[p[0]]
+        )
+    }
 
     def load(places: Sequence[tuple[str, int]]) -> list[RealSlice]:
         return [real_slice(raw, cache, *place, window) for place in places]
@@ -168,8 +206,16 @@ def _evaluate_fold(raw: RawDataset, cache: SliceCache, fold: int, chosen: list[t
     rows: dict[str, list[dict]] = {}
     for name in methods:
         generator = load_generator(results_folder(raw.name, name) / f"fold_{fold}", request.device)
-        painter = MaskPainter(METHODS[name], generator, request.sampling, raw.roles.condition_values(), window,
-                              request.samples, request.seed, fold)
+        painter = MaskPainter(
+            METHODS[name],
+            generator,
+            request.sampling,
+            raw.roles.condition_values(),
+            window,
+            request.samples,
+            request.seed,
+            fold,
+        )
         with bar(total=len(chosen), desc=f"fold {fold}: {name}", unit="slice", visible=request.progress) as shown:
             for patient, places in by_patient.items():
                 tally = PatientTally(raw.roles, window, training.scales)
@@ -188,19 +234,33 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
     """How the figures came about; what follows from the rows is added by ``make_table``."""
     name = torch.cuda.get_device_name() if request.device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     return {
-        "command": request.command, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "dataset": raw.name, "unit": "HU" if raw.channels[0].upper() == "CT" else "grey levels",
-        "channel": raw.channels[0], "windows": {str(fold): list(window) for fold, window in windows.items()},
-        "samples": request.samples, "max_slices": request.max_slices, "noise_seeds": [request.seed],
+        "command": request.command,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "dataset": raw.name,
+        "unit": "HU" if raw.channels[0].upper() == "CT" else "grey levels",
+        "channel": raw.channels[0],
+        "windows": {str(fold): list(window) for fold, window in windows.items()},
+        "samples": request.samples,
+        "max_slices": request.max_slices,
+        "noise_seeds": [request.seed],
         "sampling": f"sampler {request.sampling.sampler}, {request.sampling.steps} steps, "
-                    f"{request.sampling.batch_size} images at once, {request.sampling.precision} (preset "
-                    f"{request.preset})",
+        f"{request.sampling.batch_size} images at once, {request.sampling.precision} (preset "
+        f"{request.preset})",
         "versions": {**versions(), **{package: version(package) for package in ("scipy", "scikit-image")}},
         "device": name if request.device != "mps" else "mps",
         "machine": machine(),
-        "generators": [{"method": m, "fold": fold, "seed": card["config"]["seed"], "iterations": card["total_steps"],
-                        "weights_sha256": card["weights_sha256"],
-                        "config": asdict(config_from_json(card["config"]))} for (m, fold), card in cards.items()]}
+        "generators": [
+            {
+                "method": m,
+                "fold": fold,
+                "seed": card["config"]["seed"],
+                "iterations": card["total_steps"],
+                "weights_sha256": card["weights_sha256"],
+                "config": asdict(config_from_json(card["config"])),
+            }
+            for (m, fold), card in cards.items()
+        ],
+    }
 
 
 def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> Path:

@@ -14,6 +14,7 @@ scores up to 3 dB better although it is worse. The mean of the samples is the fa
 n still pays 1 / n of the texture's variance; the unbiased estimate of this part, the samples' variance / n, is taken
 off its squared error. Samples that are all alike keep their PSNR, and so does a single one, whose variance is unknown.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -64,13 +65,19 @@ def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     height, width = first.shape
     pad = [(0, max(0, _SSIM_EDGE - edge)) for edge in (height, width)]
     _, similarity = structural_similarity(
-        *(np.pad(image.astype(float), pad) for image in (first, second)), data_range=1, gaussian_weights=True,
-        sigma=1.5, use_sample_covariance=False, full=True)
+        *(np.pad(image.astype(float), pad) for image in (first, second)),
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
     return similarity[:height, :width]
 
 
-def image_figures(real: np.ndarray, painted: np.ndarray, lung: np.ndarray, counted: np.ndarray,
-                  window: Window) -> dict[str, float]:
+def image_figures(
+    real: np.ndarray, painted: np.ndarray, lung: np.ndarray, counted: np.ndarray, window: Window
+) -> dict[str, float]:
     """Figures of one slice.
 
     Args:
@@ -89,8 +96,15 @@ def image_figures(real: np.ndarray, painted: np.ndarray, lung: np.ndarray, count
     rows = []
     for image in samples:
         similarity, difference = ssim_map(truth, image), image - truth
-        rows.append((psnr(difference[counted]), similarity[counted].mean(), psnr(difference[lung]),
-                     similarity[lung].mean(), width * np.abs(difference[lung]).mean()))
+        rows.append(
+            (
+                psnr(difference[counted]),
+                similarity[counted].mean(),
+                psnr(difference[lung]),
+                similarity[lung].mean(),
+                width * np.abs(difference[lung]).mean(),
+            )
+        )
     figures = dict(zip(SCALARS, map(float, np.mean(rows, 0)), strict=False))
     return {**figures, "psnr_lung_of_mean": psnr_of_mean(np.stack(samples)[:, lung], truth[lung])}
 
@@ -100,8 +114,9 @@ def diversity(painted: np.ndarray, mask: np.ndarray) -> float:
     return float(np.sqrt(painted[:, mask].astype(float).var(0, ddof=1).mean()))
 
 
-def pool_slice(image: np.ndarray, condition: np.ndarray, key: Sequence[int], roles: LabelRoles,
-               window: Window) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def pool_slice(
+    image: np.ndarray, condition: np.ndarray, key: Sequence[int], roles: LabelRoles, window: Window
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Voxels and texture descriptors of each lung class in a slice; equal masks and keys give the same positions."""
     pooled = {}
     for name in roles.lung:
@@ -109,8 +124,10 @@ def pool_slice(image: np.ndarray, condition: np.ndarray, key: Sequence[int], rol
         if mask.any():
             voxels = image[mask]
             chosen = rng.permutation(len(voxels))[:_PER_SLICE] if len(voxels) > _PER_SLICE else slice(None)
-            pooled[name] = (voxels[chosen].astype(float),
-                            descriptors(image, mask, window[1] - window[0], rng, _TEXTURES_PER_SLICE))
+            pooled[name] = (
+                voxels[chosen].astype(float),
+                descriptors(image, mask, window[1] - window[0], rng, _TEXTURES_PER_SLICE),
+            )
     return pooled
 
 
@@ -129,8 +146,9 @@ def class_figures(real: Pool, painted: Pool, scales: Scales) -> dict[str, dict[s
     """
     figures: dict[str, dict[str, float]] = {name: {} for name in BY_CLASS}
     for name in [name for name in real if name in painted]:
-        (truth, of_truth), (made, of_made) = ([np.concatenate(part) for part in zip(*pool[name], strict=True)]
-                                              for pool in (real, painted))
+        (truth, of_truth), (made, of_made) = (
+            [np.concatenate(part) for part in zip(*pool[name], strict=True)] for pool in (real, painted)
+        )
         if min(len(truth), len(made)) < _MIN_VOXELS:
             continue
         figures["hu_bias"][name] = float(made.mean() - truth.mean())
@@ -155,8 +173,9 @@ class PatientTally:
         self.real: Pool = {}
         self.painted: Pool = {}
 
-    def add(self, true: RealSlice, painted: np.ndarray, seconds: float | None = None,
-            condition: np.ndarray | None = None) -> None:
+    def add(
+        self, true: RealSlice, painted: np.ndarray, seconds: float | None = None, condition: np.ndarray | None = None
+    ) -> None:
         """Compares a slice.
 
         Args:

@@ -1,4 +1,5 @@
 """Paints the masks of validation slices, whole and several times, for comparison only: nothing is written."""
+
 from __future__ import annotations
 
 import time
@@ -57,15 +58,15 @@ class MaskPainter:
             done: list[np.ndarray] = []
             seconds: list[float] = []
             for first in range(0, len(jobs), self.sampling.batch_size):
-                batch = jobs[first:first + self.sampling.batch_size]
+                batch = jobs[first : first + self.sampling.batch_size]
                 begun = time.perf_counter()
                 done += self._paint_batch(batch, shape)
                 seconds += [(time.perf_counter() - begun) / len(batch)] * len(batch)
                 while len(done) >= self.samples:
                     height, width = group[0].image.shape
-                    images = np.stack([image[:height, :width] for image in done[:self.samples]])
-                    yield group.pop(0), images, float(np.mean(seconds[:self.samples]))
-                    del done[:self.samples], seconds[:self.samples]
+                    images = np.stack([image[:height, :width] for image in done[: self.samples]])
+                    yield group.pop(0), images, float(np.mean(seconds[: self.samples]))
+                    del done[: self.samples], seconds[: self.samples]
 
     def _padded(self, true: RealSlice) -> tuple[int, int]:
         """The slice's shape, grown to what the network's poolings need."""
@@ -78,14 +79,27 @@ class MaskPainter:
         device = next(self.generator.network.parameters()).device
         rngs = [np.random.default_rng([self.seed, self.fold, *true.key, sample]) for true, sample in jobs]
         noise = np.stack([rng.standard_normal((channels, *shape), np.float32) for rng in rngs])
-        sources = [torch.Generator().manual_seed(int(rng.integers(2 ** 62))) for rng in rngs]
+        sources = [torch.Generator().manual_seed(int(rng.integers(2**62))) for rng in rngs]
         conditions = [self._condition(true, shape) for true, _ in jobs]
         masks = np.stack([one_hot(condition, self.values) for condition in conditions])
-        painted = paint_batch(self.method, self.generator, self.sampling, torch.from_numpy(masks).to(device),
-                              torch.from_numpy(noise).to(device), sources=sources).float().cpu().numpy()
+        painted = (
+            paint_batch(
+                self.method,
+                self.generator,
+                self.sampling,
+                torch.from_numpy(masks).to(device),
+                torch.from_numpy(noise).to(device),
+                sources=sources,
+            )
+            .float()
+            .cpu()
+            .numpy()
+        )
         windows = self.generator.config.windows
-        images = [np.where(condition == 0, windows[0][0], denormalise(image, windows)[0])
-                  for image, condition in zip(painted, conditions, strict=True)]
+        images = [
+            np.where(condition == 0, windows[0][0], denormalise(image, windows)[0])
+            for image, condition in zip(painted, conditions, strict=True)
+        ]
         return [np.clip(image, *self.window).astype(np.float32) for image in images]
 
     @staticmethod

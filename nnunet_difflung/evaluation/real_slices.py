@@ -1,4 +1,5 @@
 """Real slices as Table 1 compares them: isolated, clipped to one window, with the mask that is painted."""
+
 from __future__ import annotations
 
 import zlib
@@ -51,8 +52,10 @@ def metric_window(raw: RawDataset, configs: Sequence[GeneratorConfig]) -> Window
         return CT_WINDOW
     windows = {config.windows[0] for config in configs}
     if len(windows) > 1:
-        raise BadInput(f"the generators of {raw.name} paint different windows ({sorted(windows)}), so their figures "
-                       f"cannot be compared; train them with one --window")
+        raise BadInput(
+            f"the generators of {raw.name} paint different windows ({sorted(windows)}), so their figures "
+            f"cannot be compared; train them with one --window"
+        )
     return windows.pop()
 
 

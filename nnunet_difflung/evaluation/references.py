@@ -6,6 +6,7 @@ patient; its distributions are taken where its own classes are. ``real_other_pat
 patients together against each validation patient, the floor of bias, Wasserstein and texture distance that a perfect
 painter of other patients' lungs would reach.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -68,8 +69,9 @@ def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Win
     return table[condition]
 
 
-def reference_rows(raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlice], training: TrainingReference,
-                   window: Window) -> dict[str, dict]:
+def reference_rows(
+    raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlice], training: TrainingReference, window: Window
+) -> dict[str, dict]:
     """One patient's rows: name of the reference → row; a patient without neighbouring slices has no such row."""
     tallies = {name: PatientTally(cache.roles, window, training.scales) for name in ("class_mean", "neighbour")}
     for true in slices:
@@ -78,6 +80,8 @@ def reference_rows(raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlic
         if other is not None:
             tallies["neighbour"].add(true, other.image[None], condition=other.condition)
     rows = {name: tally.row() for name, tally in tallies.items() if tally.images}
-    rows["real_other_patients"] = {"slices": len(slices), **class_figures(
-        tallies["class_mean"].real, training.pool, training.scales)}
+    rows["real_other_patients"] = {
+        "slices": len(slices),
+        **class_figures(tallies["class_mean"].real, training.pool, training.scales),
+    }
     return rows

@@ -1,4 +1,5 @@
 """The picture sheet of Table 1: mask, real slice and what each method painted from the mask, in one grey window."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,6 +42,7 @@ class Sheet:
         if not rows:
             return False
         from matplotlib.figure import Figure
+
         columns = 2 + max(len(images) for *_, images in rows)
         figure = Figure(figsize=(2.6 * columns, 2.9 * len(rows)), layout="constrained")
         for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
@@ -50,8 +52,9 @@ class Sheet:
             figure.savefig(temporary, format="png", dpi=110)
         return True
 
-    def _draw_row(self, axes: np.ndarray, names: str, true: RealSlice, window: Window,
-                  images: dict[str, np.ndarray]) -> None:
+    def _draw_row(
+        self, axes: np.ndarray, names: str, true: RealSlice, window: Window, images: dict[str, np.ndarray]
+    ) -> None:
         label = np.where(true.condition == self.roles.body_value, 0, true.condition)
         rows, columns = zoom(label)
         bright = 300.0 if window == CT_WINDOW else window[1]  # HU; lung and soft tissue, not bone

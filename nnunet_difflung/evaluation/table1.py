@@ -1,4 +1,5 @@
 """Table 1 as JSON content and as Markdown, and several of them as one."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,10 +13,21 @@ from nnunet_difflung.methods import METHODS
 
 _JOINED = ("command", "device", "machine", "sampling")  # of meta, as text
 _COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")
-_COLUMNS = {"psnr_lung": ("PSNR lung", 2), "ssim_lung": ("SSIM lung", 3), "psnr_lung_of_mean": ("PSNR lung, mean¹", 2),
-            "psnr": ("PSNR slice", 2), "ssim": ("SSIM slice", 3), "mae_lung": ("MAE lung", 1)}
-_CLASS_COLUMNS = {"hu_bias": ("bias", 1), "wasserstein": ("Wasserstein", 1), "sd_ratio": ("sd ratio", 2),
-                  "texture": ("texture²", 3), "diversity": ("diversity³", 1)}
+_COLUMNS = {
+    "psnr_lung": ("PSNR lung", 2),
+    "ssim_lung": ("SSIM lung", 3),
+    "psnr_lung_of_mean": ("PSNR lung, mean¹", 2),
+    "psnr": ("PSNR slice", 2),
+    "ssim": ("SSIM slice", 3),
+    "mae_lung": ("MAE lung", 1),
+}
+_CLASS_COLUMNS = {
+    "hu_bias": ("bias", 1),
+    "wasserstein": ("Wasserstein", 1),
+    "sd_ratio": ("sd ratio", 2),
+    "texture": ("texture²", 3),
+    "diversity": ("diversity³", 1),
+}
 _NOTES = """\
 Mean ± standard deviation over patients (and seeds, where there are several); intensities in {unit}. Clipped to the
 window, mapped to [0, 1], data range 1, Gaussian 11/1.5: figures of another convention are not comparable.
@@ -35,8 +47,11 @@ image; `class_mean` shows what no texture at all earns.
 
 def statistic(values: Sequence[float]) -> dict:
     """Mean, standard deviation (n − 1; None for a single value) and number."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            "n": len(values)}
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "n": len(values),
+    }
 
 
 def summarise(rows: Sequence[dict]) -> dict:
@@ -44,8 +59,9 @@ def summarise(rows: Sequence[dict]) -> dict:
     entry: dict = {name: statistic(values) for name in SCALARS if (values := [r[name] for r in rows if name in r])}
     for figure in (*BY_CLASS, "diversity"):
         classes = dict.fromkeys(name for row in rows for name in row.get(figure, {}))
-        entry[figure] = {name: statistic([row[figure][name] for row in rows if name in row.get(figure, {})])
-                         for name in classes}
+        entry[figure] = {
+            name: statistic([row[figure][name] for row in rows if name in row.get(figure, {})]) for name in classes
+        }
     seconds = [row["seconds_per_image"] for row in rows if row.get("seconds_per_image")]
     return {**entry, "seconds_per_image": float(np.median(seconds)) if seconds else None, "per_patient": list(rows)}
 
@@ -53,15 +69,23 @@ def summarise(rows: Sequence[dict]) -> dict:
 def make_table(meta: dict, rows: dict[str, list[dict]]) -> dict:
     """The whole JSON content: ``meta``, then each method and reference; what follows from the rows is added to meta."""
     ordered = [name for name in (*METHODS, *REFERENCES) if rows.get(name)]
-    slices = {(row["fold"], row["patient"]): row["slices"] for name in ordered for row in rows[name]
-              if name != "neighbour"}
+    slices = {
+        (row["fold"], row["patient"]): row["slices"] for name in ordered for row in rows[name] if name != "neighbour"
+    }
     spread = summarise(rows["real_other_patients"])["real_sd"]
-    meta = {**meta, "real_sd": {name: value["mean"] for name, value in spread.items()},
-            "folds": sorted({fold for fold, _ in slices}), "slices": sum(slices.values()),
-            "patients": len({patient for _, patient in slices}),
-            "seeds": sorted({card["seed"] for card in meta["generators"]}),
-            "iterations": {name: sorted({card["iterations"] for card in meta["generators"] if card["method"] == name})
-                           for name in ordered if name in METHODS}}
+    meta = {
+        **meta,
+        "real_sd": {name: value["mean"] for name, value in spread.items()},
+        "folds": sorted({fold for fold, _ in slices}),
+        "slices": sum(slices.values()),
+        "patients": len({patient for _, patient in slices}),
+        "seeds": sorted({card["seed"] for card in meta["generators"]}),
+        "iterations": {
+            name: sorted({card["iterations"] for card in meta["generators"] if card["method"] == name})
+            for name in ordered
+            if name in METHODS
+        },
+    }
     return {"meta": meta, **{name: summarise(rows[name]) for name in ordered}}
 
 
@@ -85,21 +109,27 @@ def merge_table1(tables: Sequence[dict]) -> dict:
             if meta[key] != metas[0][key]:
                 raise BadInput(f"tables of {key} {metas[0][key]!r} and {meta[key]!r} cannot be merged")
         if _reverse_process(meta) != _reverse_process(metas[0]):
-            raise BadInput(f"tables of {_reverse_process(metas[0])} and {_reverse_process(meta)} cannot be merged; run "
-                           f"difflung_evaluate with the same --preset, --sampler and --steps for all of them")
+            raise BadInput(
+                f"tables of {_reverse_process(metas[0])} and {_reverse_process(meta)} cannot be merged; run "
+                f"difflung_evaluate with the same --preset, --sampler and --steps for all of them"
+            )
         for fold, window in meta["windows"].items():
             if windows.setdefault(fold, window) != window:
                 raise BadInput(f"tables with the windows {windows[fold]} and {window} in fold {fold} cannot be merged")
     merged = {**metas[0], "windows": windows, "date": max(meta["date"] for meta in metas)}
     for key in _JOINED:
         merged[key] = "; ".join(dict.fromkeys(meta[key] for meta in metas))
-    merged["versions"] = {name: ", ".join(dict.fromkeys(meta["versions"].get(name, "?") for meta in metas))
-                          for name in metas[0]["versions"]}
+    merged["versions"] = {
+        name: ", ".join(dict.fromkeys(meta["versions"].get(name, "?") for meta in metas))
+        for name in metas[0]["versions"]
+    }
     merged["noise_seeds"] = sorted({seed for meta in metas for seed in meta["noise_seeds"]})
     merged["generators"] = _unique([card for meta in metas for card in meta["generators"]])
     names = dict.fromkeys(name for table in tables for name in table if name != "meta")
-    rows = {name: _unique([row for table in tables if name in table for row in table[name]["per_patient"]])
-            for name in names}
+    rows = {
+        name: _unique([row for table in tables if name in table for row in table[name]["per_patient"]])
+        for name in names
+    }
     return make_table(merged, rows)
 
 
@@ -119,16 +149,28 @@ def _unique(rows: Sequence[dict]) -> list[dict]:
 def markdown(table: dict) -> str:
     """Table 1 for people: images over all classes, then the distributions of each class."""
     meta, names = table["meta"], [name for name in table if name != "meta"]
-    lines = [f"# Table 1: {meta['dataset']}", "",
-             f"{meta['slices']} validation slices of {meta['patients']} patients, folds "
-             f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}, "
-             f"{meta['sampling']}; seconds on {meta['device']}.", ""]
+    lines = [
+        f"# Table 1: {meta['dataset']}",
+        "",
+        f"{meta['slices']} validation slices of {meta['patients']} patients, folds "
+        f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}, "
+        f"{meta['sampling']}; seconds on {meta['device']}.",
+        "",
+    ]
     lines += _head(["method", *(title for title, _ in _COLUMNS.values()), "s/image", "n"])
     for name in names:
         if "psnr" in table[name]:
             seconds = table[name]["seconds_per_image"]
-            lines.append(_line([name, *(_cell(table[name].get(key), digits) for key, (_, digits) in _COLUMNS.items()),
-                                "–" if seconds is None else f"{seconds:.3g}", str(table[name]["psnr"]["n"])]))
+            lines.append(
+                _line(
+                    [
+                        name,
+                        *(_cell(table[name].get(key), digits) for key, (_, digits) in _COLUMNS.items()),
+                        "–" if seconds is None else f"{seconds:.3g}",
+                        str(table[name]["psnr"]["n"]),
+                    ]
+                )
+            )
     for group in dict.fromkeys(label for name in names for label in table[name]["hu_bias"]):
         lines += ["", f"## {group}", "", *_head(["method", *(t for t, _ in _CLASS_COLUMNS.values()), "n"])]
         for name in [name for name in names if group in table[name]["hu_bias"]]:

@@ -17,6 +17,7 @@ equal distributions, while KID's cubic kernel sees three moments; it has no band
 linearly, not with the sixth power. 1 is roughly a shift of all descriptors by one real standard deviation. Neighbouring
 windows overlap, so even real texture does not reach 0: ``real_other_patients`` is the floor to compare with.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -30,8 +31,7 @@ _KEPT = 1000  # descriptors of a set that enter a distance
 _SOFT = 1 / 200  # s₀ as a share of the window's width
 
 
-def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.random.Generator,
-                limit: int) -> np.ndarray:
+def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.random.Generator, limit: int) -> np.ndarray:
     """Texture around voxels of one class in one slice.
 
     Args:
@@ -50,7 +50,7 @@ def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.rando
     centred = np.where(mask, image - image[mask].mean(dtype=float), 0.0)[box]
     centred, mask = np.pad(centred, _EDGE), np.pad(mask[box], _EDGE)
     mean, count = _window_mean(centred, mask)
-    maps = [np.maximum(_window_mean(centred ** 2, mask)[0] - mean ** 2, 0)]
+    maps = [np.maximum(_window_mean(centred**2, mask)[0] - mean**2, 0)]
     usable = mask & (count >= _MIN_PAIRS)
     for offset in _OFFSETS:
         moved, there = (np.roll(part, np.negative(offset), (0, 1)) for part in (centred, mask))
@@ -70,7 +70,7 @@ def _window_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _window_sum(values: np.ndarray) -> np.ndarray:
-    return ndimage.uniform_filter(values, _EDGE, mode="constant") * _EDGE ** 2
+    return ndimage.uniform_filter(values, _EDGE, mode="constant") * _EDGE**2
 
 
 def standardisation(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +78,9 @@ def standardisation(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return real.mean(0), np.maximum(real.std(0), 0.05)
 
 
-def texture_distance(first: np.ndarray, second: np.ndarray, scale: tuple[np.ndarray, np.ndarray],
-                     rng: np.random.Generator) -> float:
+def texture_distance(
+    first: np.ndarray, second: np.ndarray, scale: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> float:
     """Unbiased energy distance of two sets of descriptors (n, 9) and (m, 9); at most 1000 of each are used.
 
     Raises:

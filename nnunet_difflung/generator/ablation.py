@@ -4,6 +4,7 @@ Ablating a class takes its mask from the condition, so that the network learns t
 single labels. Normal lung, further structures and the derived body class are never ablated, and nothing is ablated when
 sampling.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,8 +12,9 @@ import math
 import numpy as np
 
 
-def initial_probabilities(frequencies: np.ndarray, method: str, reading: str = "eq8",
-                          delta_0: float = 1.0) -> np.ndarray:
+def initial_probabilities(
+    frequencies: np.ndarray, method: str, reading: str = "eq8", delta_0: float = 1.0
+) -> np.ndarray:
     """Ablation probability of each pathology at the start of training.
 
     Args:

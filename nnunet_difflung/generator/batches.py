@@ -3,6 +3,7 @@
 Nothing here has a state, so a resumed training sees the very batches that it would have seen, and each of several
 processes can make its own part of a batch.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -34,8 +35,15 @@ class Batch:
 class BatchSource:
     """Makes the batch of any training step of one fold."""
 
-    def __init__(self, cache: SliceCache, index: SliceIndex, config: GeneratorConfig,
-                 windows: Sequence[Sequence[float]], probabilities: np.ndarray, total_steps: int):
+    def __init__(
+        self,
+        cache: SliceCache,
+        index: SliceIndex,
+        config: GeneratorConfig,
+        windows: Sequence[Sequence[float]],
+        probabilities: np.ndarray,
+        total_steps: int,
+    ):
         self.cache, self.index, self.config = cache, index, config
         self.windows, self.probabilities, self.total_steps = windows, probabilities, total_steps
         self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
@@ -55,8 +63,9 @@ class BatchSource:
         condition = self.cache.condition(case)[z]
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
         mirrored = self.config.flip and rng.random() < 0.5
-        ablated = draw_ablation(annealed(self.probabilities, step / self.total_steps, self.config.method,
-                                         self.config.annealing), rng)
+        ablated = draw_ablation(
+            annealed(self.probabilities, step / self.total_steps, self.config.method, self.config.annealing), rng
+        )
         image = normalise(np.asarray(self.cache.image(case)[(slice(None), z, *crop)]), self.windows)
         return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)
 

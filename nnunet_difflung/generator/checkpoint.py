@@ -1,4 +1,5 @@
 """Training state in safetensors (no pickle), in two generations, so that a kill at any moment loses minutes at most."""
+
 from __future__ import annotations
 
 import os
@@ -63,8 +64,12 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
     for name, optimizer in state.optimizers().items():
         for i, entry in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in entry.items()}
-    metadata = {"step": str(state.step), "settings": settings, "ema_step": str(state.ema.optimization_step),
-                "losses": ",".join(float(v).hex() for v in state.pending_losses)}
+    metadata = {
+        "step": str(state.step),
+        "settings": settings,
+        "ema_step": str(state.ema.optimization_step),
+        "losses": ",".join(float(v).hex() for v in state.pending_losses),
+    }
     with replacing(folder / NEWEST) as temporary:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
         if _is_whole(folder / NEWEST):  # a damaged one must not replace the one that training went on from
@@ -107,13 +112,16 @@ def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
     Values of another shape, such as a count of steps, stay as they are.
     """
-    return torch.empty_like(weight, device=value.device, dtype=value.dtype).copy_(value) \
-        if value.shape == weight.shape else value
+    return (
+        torch.empty_like(weight, device=value.device, dtype=value.dtype).copy_(value)
+        if value.shape == weight.shape
+        else value
+    )
 
 
 def _restore(state: TrainingState, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
     for name, network in state.networks().items():
         network.load_state_dict(part(f"{name}."))

@@ -3,6 +3,7 @@
 diffusers takes seconds to import, so it is imported where a network is made or run: commands that refuse their input,
 or find nothing to do, answer without it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
     Without attention it is purely convolutional, so that it can be trained on crops and applied to any size.
     """
     from diffusers import UNet2DModel
+
     levels = len(config.channels)
     attending = {levels - 2} if config.attention and levels > 1 else set()
     return UNet2DModel(
@@ -39,19 +41,31 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
 
 
 def _schedule_options(config: GeneratorConfig) -> dict:
-    return {"num_train_timesteps": config.train_timesteps, "beta_schedule": config.noise_schedule,
-            "prediction_type": config.prediction, "rescale_betas_zero_snr": config.zero_terminal_snr,
-            "timestep_spacing": "trailing"}
+    return {
+        "num_train_timesteps": config.train_timesteps,
+        "beta_schedule": config.noise_schedule,
+        "prediction_type": config.prediction,
+        "rescale_betas_zero_snr": config.zero_terminal_snr,
+        "timestep_spacing": "trailing",
+    }
 
 
 def forward_process(config: GeneratorConfig) -> DDPMScheduler:
     """β and ᾱ of Eq. 1 and 2, with ``add_noise`` (Eq. 6) and ``get_velocity``."""
     from diffusers import DDPMScheduler
+
     return DDPMScheduler(**_schedule_options(config))
 
 
-def diffusion_loss(network: Callable, process: DDPMScheduler, x_0: torch.Tensor, condition: torch.Tensor,
-                   weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def diffusion_loss(
+    network: Callable,
+    process: DDPMScheduler,
+    x_0: torch.Tensor,
+    condition: torch.Tensor,
+    weight: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+) -> torch.Tensor:
     """Eq. 7, ‖ε − ε_θ(x_t, t | m)‖², or the same for the velocity; the mean over the voxels that count.
 
     Args:
@@ -80,7 +94,7 @@ def reverse_timesteps(steps: int, train_timesteps: int) -> list[int]:
     denoiser at 25 steps kept 11 of 40 HU, here nearly all). All timesteps are used where ``steps`` asks for them.
     """
     even = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
-    spaced = (even ** 2 * (train_timesteps - 1)).round().long().tolist()
+    spaced = (even**2 * (train_timesteps - 1)).round().long().tolist()
     wanted = min(steps, train_timesteps)
     for i in range(1, wanted):  # neighbours may not coincide
         spaced[i] = min(spaced[i], spaced[i - 1] - 1)
@@ -89,8 +103,14 @@ def reverse_timesteps(steps: int, train_timesteps: int) -> list[int]:
     return spaced[:wanted]
 
 
-def reverse_step(x_t: torch.Tensor, predicted: torch.Tensor, bar: torch.Tensor, bar_before: torch.Tensor,
-                 prediction: str, fresh: torch.Tensor | None = None) -> torch.Tensor:
+def reverse_step(
+    x_t: torch.Tensor,
+    predicted: torch.Tensor,
+    bar: torch.Tensor,
+    bar_before: torch.Tensor,
+    prediction: str,
+    fresh: torch.Tensor | None = None,
+) -> torch.Tensor:
     """One reverse step between any two timesteps, with x_0 clipped and ε made to agree with the clipped x_0.
 
     Deterministic: DDIM (Song, Meng, Ermon 2021, Eq. 12 with σ = 0). With ``fresh`` noise: the same with the σ that
@@ -118,10 +138,19 @@ def reverse_step(x_t: torch.Tensor, predicted: torch.Tensor, bar: torch.Tensor, 
 
 
 @torch.no_grad()
-def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, condition: torch.Tensor,
-          noise: torch.Tensor, known: torch.Tensor | None = None, is_known: torch.Tensor | None = None,
-          generators: Sequence[torch.Generator] | None = None, start: torch.Tensor | None = None,
-          strength: float = 1.0) -> torch.Tensor:
+def paint(
+    network: Callable,
+    config: GeneratorConfig,
+    sampler: str,
+    steps: int,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    known: torch.Tensor | None = None,
+    is_known: torch.Tensor | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    start: torch.Tensor | None = None,
+    strength: float = 1.0,
+) -> torch.Tensor:
     """Samples p(x_0 | m), with a known region re-imposed at every step where one is given.
 
     Args:
@@ -159,16 +188,28 @@ def paint(network: Callable, config: GeneratorConfig, sampler: str, steps: int, 
     return x_t.clamp(-1, 1)
 
 
-def _paint_second_order(network: Callable, config: GeneratorConfig, sampler: str, steps: int, condition: torch.Tensor,
-                        noise: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None) -> torch.Tensor:
+def _paint_second_order(
+    network: Callable,
+    config: GeneratorConfig,
+    sampler: str,
+    steps: int,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    known: torch.Tensor | None,
+    is_known: torch.Tensor | None,
+) -> torch.Tensor:
     """DPM-Solver++ 2M (Lu et al. 2022) or UniPC (Zhao et al. 2023), timesteps evenly spaced in log SNR."""
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
     options = _schedule_options(config)
-    scheduler = (DPMSolverMultistepScheduler(**options, use_lu_lambdas=True) if sampler == "dpm" else
-                 UniPCMultistepScheduler(**options, use_exponential_sigmas=True))
+    scheduler = (
+        DPMSolverMultistepScheduler(**options, use_lu_lambdas=True)
+        if sampler == "dpm"
+        else UniPCMultistepScheduler(**options, use_exponential_sigmas=True)
+    )
     scheduler.set_timesteps(steps, device=noise.device)
     sigmas = scheduler.sigmas.to(noise.device)
-    bars = (1 / (1 + sigmas ** 2)).to(noise.dtype)
+    bars = (1 / (1 + sigmas**2)).to(noise.dtype)
     x_t = _impose(noise, known, is_known, noise, bars[0])
     for i, t in enumerate(scheduler.timesteps):
         predicted = network(torch.cat([x_t, condition], 1), t).sample.float()
@@ -183,8 +224,9 @@ def _fresh(like: torch.Tensor, generators: Sequence[torch.Generator] | None) -> 
     return torch.stack([torch.randn(like.shape[1:], generator=source) for source in sources]).to(like.device)
 
 
-def _impose(x_t: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None, noise: torch.Tensor,
-            bar: torch.Tensor) -> torch.Tensor:
+def _impose(
+    x_t: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None, noise: torch.Tensor, bar: torch.Tensor
+) -> torch.Tensor:
     """Replaces the known region of x_t by √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε (Eq. 6); ᾱ = 1 is the clean image."""
     if known is None or is_known is None:
         return x_t

@@ -1,4 +1,5 @@
 """Between stored intensities and labels and what a network sees: windows, [−1, 1], isolation, one-hot masks."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ def size_factor(config: GeneratorConfig) -> int:
     return 2 ** (len(config.channels) - 1)
 
 
-def intensity_windows(cache: SliceCache, identifiers: Sequence[str], channels: Sequence[str],
-                      chosen: Sequence[Sequence[float]] = ()) -> tuple[tuple[float, float], ...]:
+def intensity_windows(
+    cache: SliceCache, identifiers: Sequence[str], channels: Sequence[str], chosen: Sequence[Sequence[float]] = ()
+) -> tuple[tuple[float, float], ...]:
     """For each channel the intensities that map to −1 and 1.
 
     [−1000, 1000] HU for CT (paper, section 3.2); else the 0.5 and 99.5 percentiles of labelled and body voxels of the

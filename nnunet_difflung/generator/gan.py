@@ -4,6 +4,7 @@ Both paint from masks and noise, have about as many levels and weights as the di
 size. Noise enters as image channels instead of dropout or a style vector, and feature maps are normalised within each
 image, so an image depends on its own masks and noise only.
 """
+
 from __future__ import annotations
 
 import math
@@ -29,8 +30,10 @@ def require_gan() -> None:
         from monai.networks.nets import PatchDiscriminator, UNet  # noqa: F401
         from monai.networks.nets.spade_network import SPADENetResBlock  # noqa: F401
     except ImportError as error:
-        raise BadInput(f"--method pix2pix and spade need MONAI 1.4 or newer, which cannot be imported ({error}); run "
-                       f"pip install 'nnunet_difflung[gan]'") from error
+        raise BadInput(
+            f"--method pix2pix and spade need MONAI 1.4 or newer, which cannot be imported ({error}); run "
+            f"pip install 'nnunet_difflung[gan]'"
+        ) from error
 
 
 def build_generator(config: GeneratorConfig, image_channels: int, condition_channels: int) -> nn.Module:
@@ -42,11 +45,14 @@ def build_generator(config: GeneratorConfig, image_channels: int, condition_chan
     return network(config, image_channels, condition_channels)
 
 
-def build_gan(config: GeneratorConfig, image_channels: int,
-              condition_channels: int) -> tuple[nn.Module, Discriminators]:
+def build_gan(
+    config: GeneratorConfig, image_channels: int, condition_channels: int
+) -> tuple[nn.Module, Discriminators]:
     """Generator and discriminators of ``pix2pix`` or ``spade``; the discriminators need ``config.patch_size``."""
-    return (build_generator(config, image_channels, condition_channels),
-            Discriminators(config, image_channels + condition_channels))
+    return (
+        build_generator(config, image_channels, condition_channels),
+        Discriminators(config, image_channels + condition_channels),
+    )
 
 
 def _groups(config: GeneratorConfig, affine: bool) -> tuple[str, dict]:
@@ -68,11 +74,18 @@ class Pix2PixGenerator(nn.Module):
 
     def __init__(self, config: GeneratorConfig, image_channels: int, condition_channels: int):
         from monai.networks.nets import UNet
+
         super().__init__()
         widths = [2 * width for width in config.channels]
-        self.unet = UNet(2, image_channels + condition_channels, widths[0], channels=(widths[0], *widths),
-                         strides=(1,) + (2,) * (len(widths) - 1), num_res_units=2 * config.layers_per_block,
-                         norm=_groups(config, True))
+        self.unet = UNet(
+            2,
+            image_channels + condition_channels,
+            widths[0],
+            channels=(widths[0], *widths),
+            strides=(1,) + (2,) * (len(widths) - 1),
+            num_res_units=2 * config.layers_per_block,
+            norm=_groups(config, True),
+        )
         self.last = nn.Conv2d(widths[0], image_channels, 3, padding=1)
 
     def forward(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -90,6 +103,7 @@ class SpadeGenerator(nn.Module):
 
     def __init__(self, config: GeneratorConfig, image_channels: int, condition_channels: int):
         from monai.networks.nets.spade_network import SPADENetResBlock
+
         super().__init__()
         self.factor, self.per_level = size_factor(config), config.layers_per_block
         maps = image_channels + condition_channels
@@ -97,7 +111,8 @@ class SpadeGenerator(nn.Module):
         self.first = nn.Conv2d(maps, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
             SPADENetResBlock(2, before, after, maps, 2 * config.channels[0], norm=_groups(config, False))
-            for before, after in zip([widths[0], *widths], widths, strict=False))
+            for before, after in zip([widths[0], *widths], widths, strict=False)
+        )
         for block in self.blocks:
             for spade in (block.norm_0, block.norm_1, *([block.norm_s] if block.learned_shortcut else ())):
                 spade.mlp_gamma.adn, spade.mlp_beta.adn = nn.Identity(), nn.Identity()
@@ -123,11 +138,14 @@ class Discriminators(nn.Module):
 
     def __init__(self, config: GeneratorConfig, channels: int):
         from monai.networks.nets import PatchDiscriminator
+
         super().__init__()
         edges = [config.patch_size >> i for i in range(_SCALES[config.method])]
         layers = [min(3, max(0, int(math.log2(max(1, edge) / 3)))) for edge in edges]
-        self.scales = nn.ModuleList(PatchDiscriminator(2, config.discriminator_channels, channels, num_layers_d=n,
-                                                       norm="INSTANCE") for n in layers)
+        self.scales = nn.ModuleList(
+            PatchDiscriminator(2, config.discriminator_channels, channels, num_layers_d=n, norm="INSTANCE")
+            for n in layers
+        )
 
     def forward(self, maps: torch.Tensor) -> list[list[torch.Tensor]]:
         """For each scale the feature maps of all layers; the last one is the verdict, (n, 1, h', w') logits.
@@ -142,8 +160,14 @@ class Discriminators(nn.Module):
         return results
 
 
-def discriminator_loss(config: GeneratorConfig, discriminators: nn.Module, fake: torch.Tensor, image: torch.Tensor,
-                       condition: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def discriminator_loss(
+    config: GeneratorConfig,
+    discriminators: nn.Module,
+    fake: torch.Tensor,
+    image: torch.Tensor,
+    condition: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
     """How badly real and painted images are told apart: cross-entropy (``pix2pix``) or hinge (``spade``).
 
     Args:
@@ -157,8 +181,10 @@ def discriminator_loss(config: GeneratorConfig, discriminators: nn.Module, fake:
     Returns:
         Scalar mean over patches and scales.
     """
-    verdicts = [torch.chunk(scale[-1].float(), 2) for scale in discriminators(
-        torch.cat([_seen(image, condition, weight), _seen(fake, condition, weight)]))]
+    verdicts = [
+        torch.chunk(scale[-1].float(), 2)
+        for scale in discriminators(torch.cat([_seen(image, condition, weight), _seen(fake, condition, weight)]))
+    ]
     if config.method == "spade":
         losses = [functional.relu(1 - real).mean() + functional.relu(1 + painted).mean() for real, painted in verdicts]
     else:
@@ -166,8 +192,14 @@ def discriminator_loss(config: GeneratorConfig, discriminators: nn.Module, fake:
     return torch.stack(losses).mean()
 
 
-def generator_loss(config: GeneratorConfig, discriminators: nn.Module, fake: torch.Tensor, image: torch.Tensor,
-                   condition: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def generator_loss(
+    config: GeneratorConfig,
+    discriminators: nn.Module,
+    fake: torch.Tensor,
+    image: torch.Tensor,
+    condition: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
     """Adversarial term plus ``l1_weight`` · L1 (``pix2pix``) or ``feature_weight`` · feature matching (``spade``).
 
     Arguments as of ``discriminator_loss``; ``fake`` carries the gradient.
@@ -177,8 +209,11 @@ def generator_loss(config: GeneratorConfig, discriminators: nn.Module, fake: tor
         adversarial = torch.stack([-scale[-1].float().mean() for scale in seen]).mean()
         with torch.no_grad():
             wanted = discriminators(_seen(image, condition, weight))
-        distances = [(a.float() - b.float()).abs().mean() for scale, other in zip(seen, wanted, strict=True)
-                     for a, b in zip(scale[:-1], other[:-1], strict=True)]
+        distances = [
+            (a.float() - b.float()).abs().mean()
+            for scale, other in zip(seen, wanted, strict=True)
+            for a, b in zip(scale[:-1], other[:-1], strict=True)
+        ]
         return adversarial + config.feature_weight * torch.stack(distances).sum() / len(seen)
     adversarial = torch.stack([functional.softplus(-scale[-1].float()).mean() for scale in seen]).mean()
     error = ((fake - image).abs() * weight).sum((1, 2, 3))

@@ -1,4 +1,5 @@
 """What a person sees while a generator trains: bar, log, loss curve, sample sheets. It never touches the training."""
+
 from __future__ import annotations
 
 import json
@@ -35,8 +36,9 @@ class TrainingReport:
         least: steps between rows of the log, at least.
     """
 
-    def __init__(self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True,
-                 least: int = 1):
+    def __init__(
+        self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True, least: int = 1
+    ):
         self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
         self.every = max(least, total // 400)
         self.begun = time.monotonic()
@@ -63,8 +65,12 @@ class TrainingReport:
         """To be called when the losses of so many more steps are known, and whenever the report is due."""
         bar.update(steps)
         if state.step % self.every == 0 or state.step == self.total:
-            row = {"step": state.step, "loss": float(np.mean(state.pending_losses)),
-                   "lr": state.optimizer.param_groups[0]["lr"], "seconds": round(time.monotonic() - self.begun, 3)}
+            row = {
+                "step": state.step,
+                "loss": float(np.mean(state.pending_losses)),
+                "lr": state.optimizer.param_groups[0]["lr"],
+                "seconds": round(time.monotonic() - self.begun, 3),
+            }
             state.pending_losses = []
             self.rows.append(row)
             rate = bar.format_dict["rate"]  # None at first
@@ -78,14 +84,18 @@ class TrainingReport:
 
     def _draw_curve(self) -> None:
         from matplotlib.figure import Figure
+
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         steps, losses = [row["step"] for row in self.rows], [row["loss"] for row in self.rows]
         axes.plot(steps, losses, alpha=0.35, label="loss")
         width = max(1, len(losses) // 20)
-        axes.plot(steps[width - 1:], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
-        look = ({"ylabel": "generator's loss"} if self.method.family == "gan"  # may be negative
-                else {"ylabel": "loss (Eq. 7)", "yscale": "log"})
+        axes.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
+        look = (
+            {"ylabel": "generator's loss"}
+            if self.method.family == "gan"  # may be negative
+            else {"ylabel": "loss (Eq. 7)", "yscale": "log"}
+        )
         axes.set(xlabel="training step", xlim=(0, self.total), **look)
         axes.legend()
         with replacing(self.folder / "progress.png") as temporary:
@@ -94,6 +104,7 @@ class TrainingReport:
     def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
         """Paints one training mask of each pathology with the averaged weights, beside its real slice."""
         from matplotlib.figure import Figure
+
         examples = [_example(source, name, self.config) for name in source.present]
         if not examples:
             return
@@ -102,8 +113,12 @@ class TrainingReport:
         painted = [self._paint(state, condition, source) for _, condition in examples]
         low, high = self.config.windows[0]
         for name, axes, (image, condition), synthetic in zip(source.present, rows, examples, painted, strict=True):
-            for axis, picture, title in zip(axes, (image[0], condition, synthetic[0]),
-                                            ("real", f"mask with {name}", f"painted, step {state.step}"), strict=True):
+            for axis, picture, title in zip(
+                axes,
+                (image[0], condition, synthetic[0]),
+                ("real", f"mask with {name}", f"painted, step {state.step}"),
+                strict=True,
+            ):
                 limits = {} if picture is condition else {"vmin": low, "vmax": low + 0.65 * (high - low)}
                 shown = picture if picture is condition else denormalise(picture[None], self.config.windows[:1])[0]
                 axis.imshow(shown, cmap="tab10" if picture is condition else "gray", interpolation="nearest", **limits)
@@ -122,8 +137,11 @@ class TrainingReport:
         state.network.eval()
         generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
-            return paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks,
-                               noise.to(device))[0].cpu().numpy()
+            return (
+                paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks, noise.to(device))[0]
+                .cpu()
+                .numpy()
+            )
         finally:
             state.ema.restore(parameters)
             state.network.train()

@@ -1,4 +1,5 @@
 """From masks to images, whatever the method: the one place where diffusion, GANs and copying meet."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,10 +14,18 @@ from nnunet_difflung.runtime.device import in_precision
 
 
 @torch.no_grad()
-def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, condition: torch.Tensor,
-                noise: torch.Tensor, known: torch.Tensor | None = None, is_known: torch.Tensor | None = None,
-                blend: torch.Tensor | None = None, start: torch.Tensor | None = None,
-                sources: Sequence[torch.Generator] | None = None) -> torch.Tensor:
+def paint_batch(
+    method: Method,
+    generator: Generator,
+    sampling: SamplingConfig,
+    condition: torch.Tensor,
+    noise: torch.Tensor,
+    known: torch.Tensor | None = None,
+    is_known: torch.Tensor | None = None,
+    blend: torch.Tensor | None = None,
+    start: torch.Tensor | None = None,
+    sources: Sequence[torch.Generator] | None = None,
+) -> torch.Tensor:
     """Paints masks with a method.
 
     Args:
@@ -42,7 +51,19 @@ def paint_batch(method: Method, generator: Generator, sampling: SamplingConfig, 
         return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)
     network = generator.for_reverse_steps(sampling.precision, noise.device)
     if method.family == "diffusion":
-        return paint(network, generator.config, sampling.sampler, sampling.steps, condition, noise, known,
-                     is_known, sources)
-    return paint(network, generator.config, "ddim", sampling.steps, condition, noise, known, is_known,
-                 sources, start, sampling.strength)
+        return paint(
+            network, generator.config, sampling.sampler, sampling.steps, condition, noise, known, is_known, sources
+        )
+    return paint(
+        network,
+        generator.config,
+        "ddim",
+        sampling.steps,
+        condition,
+        noise,
+        known,
+        is_known,
+        sources,
+        start,
+        sampling.strength,
+    )

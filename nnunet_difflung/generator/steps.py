@@ -1,4 +1,5 @@
 """One training step of each kind of generator: what differs between diffusion and GANs; the loop is shared."""
+
 from __future__ import annotations
 
 import math
@@ -31,8 +32,9 @@ def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int,
-               power: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_noise(
+    shape: Sequence[int], timesteps: int, seed: int, step: int, power: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """ε (on the CPU, so that it does not depend on the device) and t of a whole global batch.
 
     Args:
@@ -48,24 +50,29 @@ def draw_noise(shape: Sequence[int], timesteps: int, seed: int, step: int,
     return noise, t.long().clamp(max=timesteps - 1)
 
 
-def new_state(config: GeneratorConfig, image_channels: int, condition_channels: int,
-              device: torch.device) -> TrainingState:
+def new_state(
+    config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
+) -> TrainingState:
     """Networks with their initial weights, which depend on the seed only, and optimizers."""
     torch.manual_seed(config.seed)
     if METHODS[config.method].family == "gan":
         network, discriminators = (part.to(device) for part in build_gan(config, image_channels, condition_channels))
-        optimizers = [torch.optim.Adam(part.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
-                      for part in (network, discriminators)]
+        optimizers = [
+            torch.optim.Adam(part.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
+            for part in (network, discriminators)
+        ]
         return TrainingState(network, optimizers[0], _averaged(network, config), discriminators, optimizers[1])
     network = ready_for(build_network(config, image_channels, condition_channels), device)
     ema = _averaged(network, config)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4,
-                                  fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
+    )
     return TrainingState(network, optimizer, ema)
 
 
 def _averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
     from diffusers.training_utils import EMAModel
+
     return EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
@@ -93,8 +100,9 @@ class DiffusionUpdate:
         self.optimizer.zero_grad()
         del kept
 
-    def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
-                 t: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
         """Updates the weights and returns the loss; arguments as of ``diffusion_loss``.
 
         The loss is a mean over images, so its gradient is a sum over any parts of the batch.
@@ -120,10 +128,12 @@ class GanUpdate:
     def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.config, self.judges = accelerator, config, state.discriminators
         self.network, self.optimizer, self.discriminators, self.discriminator_optimizer = accelerator.prepare(
-            state.network, state.optimizer, state.discriminators, state.discriminator_optimizer)
+            state.network, state.optimizer, state.discriminators, state.discriminator_optimizer
+        )
 
-    def __call__(self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor,
-                 t: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
         """Updates the weights and returns the generator's loss; arguments as of ``diffusion_loss``, t is not used."""
         with computing_in(self.config.precision, self.accelerator.device):
             fake = self.network(condition, noise).float()
@@ -159,8 +169,9 @@ def step_inputs(source: BatchSource, step: int, slots: list[int]) -> tuple[torch
     return (*(torch.from_numpy(part) for part in (batch.image, batch.condition, batch.weight)), noise[slots], t[slots])
 
 
-def train_step(state: TrainingState, update: Callable, inputs: tuple[torch.Tensor, ...], config: GeneratorConfig,
-               total_steps: int) -> torch.Tensor:
+def train_step(
+    state: TrainingState, update: Callable, inputs: tuple[torch.Tensor, ...], config: GeneratorConfig, total_steps: int
+) -> torch.Tensor:
     """One step of the whole training state; returns this process's loss, still on its device."""
     for optimizer in state.optimizers().values():
         for group in optimizer.param_groups:

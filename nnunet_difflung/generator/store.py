@@ -2,6 +2,7 @@
 
 Diffusion models have diffusers' ``save_pretrained`` form; a GAN's generator is rebuilt from the JSON's configuration.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -103,8 +104,10 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     weights = _weights(folder, config)
     found = sha256(weights)
     if found != card["weights_sha256"]:
-        raise BadInput(f"{weights} is not the file that {CARD} names (SHA-256 {found[:12]}, expected "
-                       f"{card['weights_sha256'][:12]}); delete {folder} and train again")
+        raise BadInput(
+            f"{weights} is not the file that {CARD} names (SHA-256 {found[:12]}, expected "
+            f"{card['weights_sha256'][:12]}); delete {folder} and train again"
+        )
     network = _network(folder, config, card)
     network = ready_for(network.requires_grad_(False).eval(), torch.device(device))
     return Generator(network, config, tuple(card["conditions"]), tuple(card["training_cases"]), found, folder)
@@ -113,6 +116,7 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
 def _network(folder: Path, config: GeneratorConfig, card: dict) -> torch.nn.Module:
     if not _is_gan(config):
         from diffusers import UNet2DModel
+
         return UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
     require_gan()
     network = build_generator(config, len(card["channels"]), len(card["conditions"]))

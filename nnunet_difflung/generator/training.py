@@ -1,4 +1,5 @@
 """Trains one fold's generator: the same command goes on where it stopped, bit for bit on one CPU process."""
+
 from __future__ import annotations
 
 import hashlib
@@ -75,12 +76,20 @@ def check_batch(config: GeneratorConfig, processes: int) -> None:
         BadInput: it is no multiple of their number.
     """
     if METHODS[config.method].generator and config.batch_size % processes:
-        raise BadInput(f"--batch-size {config.batch_size} cannot be shared evenly by {processes} processes; choose a "
-                       f"multiple")
+        raise BadInput(
+            f"--batch-size {config.batch_size} cannot be shared evenly by {processes} processes; choose a multiple"
+        )
 
 
-def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, device: str = "cpu",
-                    progress: bool = True, save_every: float = 60.0, stop_after: int | None = None) -> None:
+def train_generator(
+    data: FoldData,
+    config: GeneratorConfig,
+    folder: Path,
+    device: str = "cpu",
+    progress: bool = True,
+    save_every: float = 60.0,
+    stop_after: int | None = None,
+) -> None:
     """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
 
     Args:
@@ -109,8 +118,14 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
     state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
     update = make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
-    report = TrainingReport(folder, card["total_steps"], config, progress, accelerator.is_main_process,
-                            steps_between_losses(accelerator.device))
+    report = TrainingReport(
+        folder,
+        card["total_steps"],
+        config,
+        progress,
+        accelerator.is_main_process,
+        steps_between_losses(accelerator.device),
+    )
     report.resume(state.step)
     if note:
         report.say(note)
@@ -126,16 +141,22 @@ def train_generator(data: FoldData, config: GeneratorConfig, folder: Path, devic
 
 def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
     roles = data.cache.roles
-    return {"dataset": data.dataset, "fold": data.fold, "training_cases": list(data.training_cases),
-            "training_slices": len(index), "channels": list(data.channels), "conditions": list(roles.conditions),
-            "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
-            "total_steps": total_steps(config, len(index)),
-            "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content
-                                                   for i in data.training_cases])).hexdigest()}
+    return {
+        "dataset": data.dataset,
+        "fold": data.fold,
+        "training_cases": list(data.training_cases),
+        "training_slices": len(index),
+        "channels": list(data.channels),
+        "conditions": list(roles.conditions),
+        "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
+        "total_steps": total_steps(config, len(index)),
+        "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content for i in data.training_cases])).hexdigest(),
+    }
 
 
-def check_generator_folder(data: FoldData, config: GeneratorConfig,
-                           folder: Path) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
+def check_generator_folder(
+    data: FoldData, config: GeneratorConfig, folder: Path
+) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
     """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
 
     Returns:
@@ -149,8 +170,10 @@ def check_generator_folder(data: FoldData, config: GeneratorConfig,
     card = _card(data, config, index)
     settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
     if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
-        raise BadInput(f"{folder} holds a generator of other settings or other training data; repeat its command, or "
-                       f"delete that folder to train anew")
+        raise BadInput(
+            f"{folder} holds a generator of other settings or other training data; repeat its command, or "
+            f"delete that folder to train anew"
+        )
     return config, index, card, settings
 
 
@@ -168,13 +191,24 @@ def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: i
     return BatchSource(data.cache, index, config, config.windows, probabilities, total)
 
 
-def _loop(state: TrainingState, update: Callable, source: BatchSource, accelerator: Accelerator,
-          report: TrainingReport, saving: _Saving) -> None:
+def _loop(
+    state: TrainingState,
+    update: Callable,
+    source: BatchSource,
+    accelerator: Accelerator,
+    report: TrainingReport,
+    saving: _Saving,
+) -> None:
     total, config, saved, losses = source.total_steps, source.config, time.monotonic(), []
     slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
     end = min(total, saving.stop_after or total)
-    shown = bar(total=total, initial=state.step, desc="training generator", unit="step",
-                visible=report.visible and report.writes)
+    shown = bar(
+        total=total,
+        initial=state.step,
+        desc="training generator",
+        unit="step",
+        visible=report.visible and report.writes,
+    )
     batches = ahead(lambda step: step_inputs(source, step, slots), range(state.step, end), accelerator.device)
     with Interruption(impatient=True) as interruption, shown, batches as inputs:
         while state.step < end:

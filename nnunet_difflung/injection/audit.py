@@ -1,4 +1,5 @@
 """Proves from the files themselves that no synthetic case has seen a validation patient."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -44,16 +45,22 @@ def _agreement(raw: list[dict] | None, other: list[dict] | None, folder: Path | 
         return [Problem(f"{path} is missing: nnU-Net would draw folds over synthetic cases", None, True)] * planned
     if raw is None:
         return []
-    differ = [f for f, split in enumerate(raw) if f >= len(other)
-              or any(set(split[side]) != set(other[f][side]) for side in ("train", "val"))]
+    differ = [
+        f
+        for f, split in enumerate(raw)
+        if f >= len(other) or any(set(split[side]) != set(other[f][side]) for side in ("train", "val"))
+    ]
     folds = ", ".join(map(str, differ))
     return [Problem(f"{path} differs from the raw {SPLITS} in fold {folds}")] * bool(differ)
 
 
 def _without_manifest(raw: Path | None, splits: dict[str, list[dict]]) -> list[Problem]:
-    found = [Problem(f"{where} fold {fold} lists {some(ids)}, and there is no manifest", fold, True)
-             for where, content in splits.items() for fold, split in enumerate(content)
-             if (ids := {i for i in (*split["train"], *split["val"]) if is_synthetic(i)})]
+    found = [
+        Problem(f"{where} fold {fold} lists {some(ids)}, and there is no manifest", fold, True)
+        for where, content in splits.items()
+        for fold, split in enumerate(content)
+        if (ids := {i for i in (*split["train"], *split["val"]) if is_synthetic(i)})
+    ]
     parts = [raw / part for part in ("imagesTr", "labelsTr")] if raw is not None else []
     files = [path.name for part in parts for path in part.glob(f"{SYNTHETIC_PREFIX}*")]
     if files:
@@ -93,7 +100,8 @@ def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep:
     if manifest is None:
         return _table(dataset_name, None, splits, found + _without_manifest(raw, splits))
     if copy is not None and (copy["cases"], copy["patients"], copy["runs"]) != tuple(
-            manifest[key] for key in ("cases", "patients", "runs")):
+        manifest[key] for key in ("cases", "patients", "runs")
+    ):
         found.append(Problem(f"the manifests in {raw} and {preprocessed} differ; copy the right one over the other"))
     found += record_problems(manifest)
     for where, content in splits.items():
@@ -115,15 +123,28 @@ def _table(name: str, manifest: dict | None, splits: dict[str, list[dict]], foun
     for fold, split in enumerate(next(iter(splits.values()), [])):
         real = [i for i in split["train"] if not is_synthetic(i)]
         methods = Counter(cases[i]["method"] if i in cases else "unknown" for i in split["train"] if is_synthetic(i))
-        rows.append({"fold": fold, "training_cases": len(real),
-                     "training_patients": len({patients.get(i, i) for i in real}), "synthetic": dict(methods),
-                     "validation_cases": len(split["val"]),
-                     "leaks": sum(p.leak for p in found if p.fold == fold)})
+        rows.append(
+            {
+                "fold": fold,
+                "training_cases": len(real),
+                "training_patients": len({patients.get(i, i) for i in real}),
+                "synthetic": dict(methods),
+                "validation_cases": len(split["val"]),
+                "leaks": sum(p.leak for p in found if p.fold == fold),
+            }
+        )
     everywhere = Counter(case["method"] for case in cases.values() if case["fold"] == "all")
     if everywhere:
-        rows.append({"fold": "all", "training_cases": len(patients), "training_patients": len(set(patients.values())),
-                     "synthetic": dict(everywhere), "validation_cases": 0,
-                     "leaks": sum(p.leak for p in found if p.fold == "all")})
+        rows.append(
+            {
+                "fold": "all",
+                "training_cases": len(patients),
+                "training_patients": len(set(patients.values())),
+                "synthetic": dict(everywhere),
+                "validation_cases": 0,
+                "leaks": sum(p.leak for p in found if p.fold == "all"),
+            }
+        )
     return {"dataset": name, "leaks": sum(p.leak for p in found), "problems": [p.text for p in found], "folds": rows}
 
 

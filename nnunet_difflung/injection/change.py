@@ -1,4 +1,5 @@
 """The files of one change, made ready beside the dataset: cases, splits, dataset.json, manifest, backups."""
+
 from __future__ import annotations
 
 import copy
@@ -42,8 +43,11 @@ def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
         raise ValueError(f"{case.identifier!r} is no id of a synthetic case")
     if (case.record["method"], case.record["fold"]) != (run["method"], run["fold"]):
         raise ValueError(f"{case.identifier} is not of method {run['method']}, fold {run['fold']}")
-    if len(case.images) != len(example.images) or not re.fullmatch(name + ending, case.label.name) \
-            or not all(re.fullmatch(rf"{name}_\d{{4}}{ending}", path.name) for path in case.images):
+    if (
+        len(case.images) != len(example.images)
+        or not re.fullmatch(name + ending, case.label.name)
+        or not all(re.fullmatch(rf"{name}_\d{{4}}{ending}", path.name) for path in case.images)
+    ):
         raise ValueError(f"{case.identifier} has other files than a case of {raw.name}: {case.images}, {case.label}")
     for path in (*case.images, case.label):
         if not path.is_file():
@@ -134,7 +138,7 @@ class Change:
         """Appends ids to their fold's training list (``all``: to none), in the raw and the preprocessed folder."""
         steps, latest = [], None
         paths = [resolve(self.folder, name) for name in (SPLITS, PREPROCESSED + SPLITS)]
-        for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[:1 + self.preprocessed], paths, strict=False):
+        for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[: 1 + self.preprocessed], paths, strict=False):
             if path.is_file():
                 splits = read_json(path)
             elif latest is None and paths[1].is_file():
@@ -161,7 +165,8 @@ class Change:
             for case in cases:
                 content["dataset"][case.identifier] = {
                     "images": [f"{prefix}imagesTr/{file.name}" for file in case.images],
-                    "label": f"{prefix}labelsTr/{case.label.name}"}
+                    "label": f"{prefix}labelsTr/{case.label.name}",
+                }
         return [self._replace(DATASET, json_bytes(content))]
 
     def manifest_copies(self) -> list[Step]:

@@ -3,6 +3,7 @@
 Everything that a change needs lies in the hidden folder ``.difflung/`` of the raw dataset before the journal is
 written. Without a journal nothing has happened; with it, every step can be repeated until all are done.
 """
+
 from __future__ import annotations
 
 import errno
@@ -28,7 +29,8 @@ ORIGINALS = f"{HIDDEN}/originals"
 _JSON = rf"(dataset|splits_final|{MANIFEST.removesuffix('.json')})\.json"
 _TARGETS = re.compile(
     rf"{_JSON}|imagesTr|labelsTr|(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[^/]+|{re.escape(ORIGINALS)}(/[^/]+)?|"
-    rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?")
+    rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?"
+)
 _UNKNOWN = "if it is not yours, compare the dataset with a copy before you delete that file"
 
 COMMIT = f"{HIDDEN}/commit"
@@ -65,8 +67,9 @@ def read_journal(path: Path) -> tuple[dict, list[Step]]:
         bool(journal["clear"])
         wrong = next((step for step in steps if not _is_ours(step)), None)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
-                       ) from error
+        raise BadInput(
+            f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
+        ) from error
     if wrong:
         raise BadInput(f"{path} wants to {wrong.do} {wrong.target!r}, which no change of this package does; {_UNKNOWN}")
     return journal, steps
@@ -74,9 +77,13 @@ def read_journal(path: Path) -> tuple[dict, list[Step]]:
 
 def _is_ours(step: Step) -> bool:
     hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
-    return (step.do in ("put", "delete", "mkdir", "rmdir") and _TARGETS.fullmatch(step.target) is not None
-            and ".." not in [*step.target.split("/"), *step.source.split("/")] and "\\" not in step.target + step.source
-            and (hidden if step.do == "put" else not step.source))
+    return (
+        step.do in ("put", "delete", "mkdir", "rmdir")
+        and _TARGETS.fullmatch(step.target) is not None
+        and ".." not in [*step.target.split("/"), *step.source.split("/")]
+        and "\\" not in step.target + step.source
+        and (hidden if step.do == "put" else not step.source)
+    )
 
 
 def begin(folder: Path) -> Path:
@@ -144,8 +151,10 @@ def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = Fal
             if _state(folder) != before:
                 continue
             if pending(folder):
-                raise BadInput(f"{folder} is being changed by another command, or such a change was interrupted; wait, "
-                               f"or finish it with difflung_audit -d {folder.name}") from error
+                raise BadInput(
+                    f"{folder} is being changed by another command, or such a change was interrupted; wait, "
+                    f"or finish it with difflung_audit -d {folder.name}"
+                ) from error
             raise
         if _state(folder) == before:
             return found
@@ -193,11 +202,16 @@ def _put(folder: Path, step: Step) -> None:
         elif step.target.startswith(PREPROCESSED):  # deleted meanwhile: nothing to be kept in step
             os.unlink(source)
         else:
-            raise BadInput(f"{target.parent} is missing, so an interrupted change cannot be finished; make the folder "
-                           f"and run the same command")
+            raise BadInput(
+                f"{target.parent} is missing, so an interrupted change cannot be finished; make the folder "
+                f"and run the same command"
+            )
     elif step.after and target.parent.is_dir() and not (target.is_file() and sha256(target) == step.after):
-        print(f"Warning: {target} was changed or deleted while a change of the dataset was interrupted; "
-              f"difflung_audit says what is wrong, difflung_remove undoes it.", file=sys.stderr)
+        print(
+            f"Warning: {target} was changed or deleted while a change of the dataset was interrupted; "
+            f"difflung_audit says what is wrong, difflung_remove undoes it.",
+            file=sys.stderr,
+        )
 
 
 def _rename(source: Path, target: Path) -> None:

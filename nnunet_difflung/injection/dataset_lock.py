@@ -1,4 +1,5 @@
 """One command at a time changes a dataset."""
+
 from __future__ import annotations
 
 import os
@@ -42,8 +43,10 @@ def locked(folder: Path) -> Iterator[None]:
 def is_bare(hidden: Path) -> bool:
     """Whether the hidden folder holds nothing of use: no painted results, no backups, no journal."""
     try:
-        return all(path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
-                   for path in hidden.iterdir())
+        return all(
+            path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
+            for path in hidden.iterdir()
+        )
     except FileNotFoundError:  # another command is tidying it
         return False
 

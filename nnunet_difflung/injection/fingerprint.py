@@ -1,4 +1,5 @@
 """nnU-Net's dataset fingerprint, from the real cases alone."""
+
 from __future__ import annotations
 
 import hashlib
@@ -36,6 +37,7 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
             nnU-Net takes longer than reading a small dataset.
     """
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor as nnunet
+
     shutil.rmtree(target.parent, ignore_errors=True)
     target.parent.mkdir(parents=True)
     real = {i: {"images": list(case.images), "label": case.label} for i, case in sorted(raw.cases.items())}

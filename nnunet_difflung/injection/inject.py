@@ -1,4 +1,5 @@
 """Adds synthetic cases to an nnU-Net raw dataset, to one fold's training list, all at once or not at all."""
+
 from __future__ import annotations
 
 import copy
@@ -59,8 +60,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     ours = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
     same = json_bytes(known.get("settings")) == json_bytes(run.get("settings"))
     if not same or ours != {case.identifier for case in cases}:
-        raise BadInput(f"{manifest['dataset']} already has {len(ours)} cases of method {run['method']}, fold "
-                       f"{run['fold']}, made with other settings; {_REMOVE}")
+        raise BadInput(
+            f"{manifest['dataset']} already has {len(ours)} cases of method {run['method']}, fold "
+            f"{run['fold']}, made with other settings; {_REMOVE}"
+        )
     return True
 
 
@@ -101,18 +104,24 @@ def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
         if path.name == DATASET or name == SPLITS or (name == PREPROCESSED + SPLITS and path.is_file()):
             found = sha256(path) if path.is_file() else None
             if found != hashes["after"]:
-                raise BadInput(f"{path} was {'changed' if found else 'deleted'} after synthetic cases were injected; "
-                               f"restore it, or {_REMOVE} (with --force it takes the original back)")
+                raise BadInput(
+                    f"{path} was {'changed' if found else 'deleted'} after synthetic cases were injected; "
+                    f"restore it, or {_REMOVE} (with --force it takes the original back)"
+                )
     dataset_json = read_json(raw.folder / DATASET)
     if dataset_json["numTraining"] != len(raw.cases) + len(manifest["cases"]):
-        raise BadInput(f"{raw.folder / DATASET} says numTraining {dataset_json['numTraining']}, expected "
-                       f"{len(raw.cases)} real and {len(manifest['cases'])} synthetic cases; the dataset changed while "
-                       f"its cases were painted: correct it, or start again without {raw.folder / HIDDEN}")
+        raise BadInput(
+            f"{raw.folder / DATASET} says numTraining {dataset_json['numTraining']}, expected "
+            f"{len(raw.cases)} real and {len(manifest['cases'])} synthetic cases; the dataset changed while "
+            f"its cases were painted: correct it, or start again without {raw.folder / HIDDEN}"
+        )
     for name in (SPLITS, PREPROCESSED + SPLITS):
         path = resolve(raw.folder, name)
         if path.is_file() and not _same_folds(real_only(raw.splits), real_only(read_json(path))):
-            raise BadInput(f"{path} has other folds than those that the synthetic cases were made for; restore it or "
-                           f"start again without the staged cases in {raw.folder / HIDDEN}")
+            raise BadInput(
+                f"{path} has other folds than those that the synthetic cases were made for; restore it or "
+                f"start again without the staged cases in {raw.folder / HIDDEN}"
+            )
 
 
 def _same_folds(expected: list[dict], found: list[dict]) -> bool:

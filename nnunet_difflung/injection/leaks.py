@@ -1,4 +1,5 @@
 """Rules of fold-locking: what the manifest, the splits, the files and the generators have to agree on."""
+
 from __future__ import annotations
 
 import os
@@ -45,15 +46,30 @@ def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Probl
             found.append(Problem(f"{where} fold {fold} validates on the synthetic case {identifier}", fold, True))
         both = {patients.get(i, i) for i in split["train"] if i not in synthetic} & held_out
         if both:
-            found.append(Problem(f"{where} fold {fold} has the same patients in training and validation: "
-                                 f"{some(both)}", fold, True))
+            found.append(
+                Problem(
+                    f"{where} fold {fold} has the same patients in training and validation: {some(both)}", fold, True
+                )
+            )
         for identifier in sorted(synthetic - set(cases)):
-            found.append(Problem(f"{where} fold {fold} trains on {identifier}, which the manifest does not know: where "
-                                 f"it comes from cannot be shown", fold, True))
+            found.append(
+                Problem(
+                    f"{where} fold {fold} trains on {identifier}, which the manifest does not know: where "
+                    f"it comes from cannot be shown",
+                    fold,
+                    True,
+                )
+            )
         for identifier in sorted(synthetic & set(cases)):
             if cases[identifier]["fold"] != fold:
-                found.append(Problem(f"{where} fold {fold} trains on {identifier}, which was made for fold "
-                                     f"{cases[identifier]['fold']}", fold, True))
+                found.append(
+                    Problem(
+                        f"{where} fold {fold} trains on {identifier}, which was made for fold "
+                        f"{cases[identifier]['fold']}",
+                        fold,
+                        True,
+                    )
+                )
         for text in _origin_leaks(manifest, fold, validation, held_out):
             found.append(Problem(f"{text} (validation of {where} fold {fold})", fold, True))
         absent = {i for i, case in cases.items() if case["fold"] == fold} - synthetic
@@ -89,16 +105,30 @@ def record_problems(manifest: dict) -> list[Problem]:
     for identifier, case in sorted(manifest["cases"].items()):
         unknown = set(case["sources"]) - set(manifest["patients"])
         if unknown or not case["sources"]:
-            found.append(Problem(f"the manifest gives {identifier} sources that are no real case: "
-                                 f"{some(unknown) or 'none'}", case["fold"], True))
+            found.append(
+                Problem(
+                    f"the manifest gives {identifier} sources that are no real case: {some(unknown) or 'none'}",
+                    case["fold"],
+                    True,
+                )
+            )
         run = run_of(manifest, case)
         generator = ((run or {}).get("generator") or {}).get("hash")
         if run is None:
-            found.append(Problem(f"the manifest has no run {case['method']} fold {case['fold']} for {identifier}",
-                                 case["fold"], True))
+            found.append(
+                Problem(
+                    f"the manifest has no run {case['method']} fold {case['fold']} for {identifier}", case["fold"], True
+                )
+            )
         elif case.get("generator") and generator != case["generator"]:
-            found.append(Problem(f"{identifier} was made by the generator {case['generator'][:12]}, its run names "
-                                 f"{str(generator)[:12]}", case["fold"], True))
+            found.append(
+                Problem(
+                    f"{identifier} was made by the generator {case['generator'][:12]}, its run names "
+                    f"{str(generator)[:12]}",
+                    case["fold"],
+                    True,
+                )
+            )
     return found
 
 
@@ -112,8 +142,13 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
             if not path.is_file():
                 found.append(Problem(f"{path} is missing, a file of {identifier}", case["fold"]))
             elif deep and sha256(path) != expected:
-                found.append(Problem(f"{path} was changed since it was injected (SHA-256 {sha256(path)[:12]}, manifest "
-                                     f"{expected[:12]})", case["fold"]))
+                found.append(
+                    Problem(
+                        f"{path} was changed since it was injected (SHA-256 {sha256(path)[:12]}, manifest "
+                        f"{expected[:12]})",
+                        case["fold"],
+                    )
+                )
     for part in ("imagesTr", "labelsTr"):
         for path in sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*")):
             if f"{part}/{path.name}" not in known:
@@ -137,12 +172,17 @@ def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Pr
             continue
         recorded = set((run.get("generator") or {}).get("training_cases", []))
         if trained != recorded:
-            found.append(Problem(f"{path} says that the generator was trained on other cases than the manifest does: "
-                                 f"{some(trained ^ recorded)}", fold, True))
+            found.append(
+                Problem(
+                    f"{path} says that the generator was trained on other cases than the manifest does: "
+                    f"{some(trained ^ recorded)}",
+                    fold,
+                    True,
+                )
+            )
         validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()
         held_out = {manifest["patients"].get(i, i) for i in validation}
         leaked = {i for i in trained if i in validation or manifest["patients"].get(i) in held_out}
         if leaked:
-            found.append(Problem(f"{path}: trained on {some(leaked)}, whose patients validate fold {fold}", fold,
-                                 True))
+            found.append(Problem(f"{path}: trained on {some(leaked)}, whose patients validate fold {fold}", fold, True))
     return found

@@ -3,6 +3,7 @@
 Files are named relative to the raw dataset folder, or with the prefix ``preprocessed:`` relative to the dataset's
 folder in ``$nnUNet_preprocessed``.
 """
+
 from __future__ import annotations
 
 import re
@@ -19,8 +20,10 @@ MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
-_FILES = re.compile(rf"dataset\.json|splits_final\.json|{PREPROCESSED}(splits_final|dataset_fingerprint)\.json|"
-                    rf"(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
+_FILES = re.compile(
+    rf"dataset\.json|splits_final\.json|{PREPROCESSED}(splits_final|dataset_fingerprint)\.json|"
+    rf"(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+"
+)
 _FOLDERS = ("imagesTr", "labelsTr", PREPROCESSED)
 _HASH = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNet_raw or nnUNet_preprocessed"
@@ -28,9 +31,17 @@ _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNe
 
 def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
     """A manifest of a dataset to which nothing has been added yet."""
-    return {"format": FORMAT, "version": __version__, "dataset": dataset,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "patients": dict(patients),
-            "runs": [], "cases": {}, "files": {}, "made_folders": []}
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "dataset": dataset,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "patients": dict(patients),
+        "runs": [],
+        "cases": {},
+        "files": {},
+        "made_folders": [],
+    }
 
 
 def is_identifier(name: object) -> bool:
@@ -106,8 +117,11 @@ def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
         if not _FILES.fullmatch(name) or ".." in name.split("/"):
             return f"'files' names {name!r}, which is never written"
-        if not isinstance(hashes, dict) or not _is_hash(hashes.get("after")) \
-                or not (hashes.get("before") is None or _is_hash(hashes["before"])):
+        if (
+            not isinstance(hashes, dict)
+            or not _is_hash(hashes.get("after"))
+            or not (hashes.get("before") is None or _is_hash(hashes["before"]))
+        ):
             return f"'files' has no 'before' and 'after' hashes for {name!r}"
     return None
 

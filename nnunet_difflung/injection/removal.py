@@ -1,4 +1,5 @@
 """Takes every synthetic case out of a dataset again and restores its files byte for byte."""
+
 from __future__ import annotations
 
 import os
@@ -43,8 +44,10 @@ class Removal:
         """Restores a file from the backup of ``backup`` (the name in the manifest)."""
         path = self.folder / ORIGINALS / backup_name(backup)
         if not os.path.lexists(path) or not (path.is_symlink() or sha256(path) == expected):
-            raise BadInput(f"{path} is {'damaged' if path.exists() else 'missing'}, the original of "
-                           f"{resolve(self.folder, target)} (SHA-256 {expected}); put a copy of the original there")
+            raise BadInput(
+                f"{path} is {'damaged' if path.exists() else 'missing'}, the original of "
+                f"{resolve(self.folder, target)} (SHA-256 {expected}); put a copy of the original there"
+            )
         source = f"{COMMIT}/{len(self.backups)}_{path.name}"
         self.backups.append((path, source))
         self.steps.append(Step("put", target, source, expected))
@@ -63,8 +66,10 @@ class Removal:
             elif sha256(path) != self.files[name]["after"]:
                 self.lines.append(f"{path} was changed after it was injected; it goes with the rest")
             self.delete(name)
-        self.lines.append(f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names)} files) of "
-                          f"{self.folder.name}, and {len(derived)} files that nnU-Net made of them")
+        self.lines.append(
+            f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names)} files) of "
+            f"{self.folder.name}, and {len(derived)} files that nnU-Net made of them"
+        )
 
     def restore(self, name: str) -> None:
         """A JSON file that the injection rewrote."""
@@ -85,8 +90,10 @@ class Removal:
     def refuse_or_say(self, path: Path, what: str) -> None:
         """A file changed by somebody else."""
         if not self.force and what == "changed":
-            raise BadInput(f"{path} was changed after the synthetic cases were injected, so restoring it would undo "
-                           f"that change; keep a copy of it and use --force, or undo the change")
+            raise BadInput(
+                f"{path} was changed after the synthetic cases were injected, so restoring it would undo "
+                f"that change; keep a copy of it and use --force, or undo the change"
+            )
         self.lines.append(f"{path} was {what} after the synthetic cases were injected")
 
     def restore_preprocessed_splits(self) -> None:
@@ -129,8 +136,10 @@ class Removal:
         if sha256(path) == entry["after"]:
             self.delete(FINGERPRINT)
         else:
-            self.lines.append(f"{path} was made anew since and is left; if synthetic cases were in the dataset then, "
-                              f"run nnUNetv2_plan_and_preprocess --clean")
+            self.lines.append(
+                f"{path} was made anew since and is left; if synthetic cases were in the dataset then, "
+                f"run nnUNetv2_plan_and_preprocess --clean"
+            )
 
     def finish(self) -> None:
         """The manifests go last, then folders that the injection made, if they are empty."""

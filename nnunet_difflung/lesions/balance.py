@@ -1,4 +1,5 @@
 """Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -19,16 +20,23 @@ _MIN_HOST = 40  # voxels of normal lung
 _IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives up
 
 
-def collect_lesions(identifiers: Sequence[str], facts: dict[str, HostFacts], roles: LabelRoles,
-                    read_label: Callable[[str], np.ndarray],
-                    known: dict[str, list[Lesion]] | None = None) -> dict[str, list[Lesion]]:
+def collect_lesions(
+    identifiers: Sequence[str],
+    facts: dict[str, HostFacts],
+    roles: LabelRoles,
+    read_label: Callable[[str], np.ndarray],
+    known: dict[str, list[Lesion]] | None = None,
+) -> dict[str, list[Lesion]]:
     """Lesions of every pathology in the given training cases; cases in ``known`` are not read again."""
     known = {} if known is None else known
     for identifier in sorted(set(identifiers) - set(known)):
         holding = [name for name in roles.pathologies if facts[identifier].voxels[name]]
         label = read_label(identifier) if holding else None
-        known[identifier] = [lesion for name in holding for lesion in find_lesions(
-            label, roles.values[name], identifier, name, facts[identifier].spacing)]
+        known[identifier] = [
+            lesion
+            for name in holding
+            for lesion in find_lesions(label, roles.values[name], identifier, name, facts[identifier].spacing)
+        ]
     found = [lesion for identifier in sorted(identifiers) for lesion in known[identifier]]
     return {name: [lesion for lesion in found if lesion.pathology == name] for name in roles.pathologies}
 
@@ -43,15 +51,22 @@ def _chances(lesions: list[Lesion]) -> np.ndarray:
 class _Planner:
     """State of the balancing loop."""
 
-    def __init__(self, hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles,
-                 config: BalanceConfig, fold: int | str):
+    def __init__(
+        self,
+        hosts: Sequence[HostFacts],
+        lesions: dict[str, list[Lesion]],
+        roles: LabelRoles,
+        config: BalanceConfig,
+        fold: int | str,
+    ):
         self.hosts, self.lesions, self.roles, self.config = list(hosts), lesions, roles, config
         self.facts = {host.identifier: host for host in hosts}
         self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
         self.counts = {name: sum(host.voxels[name] for host in hosts) for name in roles.lung}
         self.mean_lung = sum(self.counts.values()) / max(1, len(self.hosts))
-        self.targets = {name: config.target_share.get(name, config.default_share)
-                        for name in roles.pathologies if lesions[name]}
+        self.targets = {
+            name: config.target_share.get(name, config.default_share) for name in roles.pathologies if lesions[name]
+        }
         self.chances = {name: _chances(found) for name, found in lesions.items()}
         slices = sum(host.lung_slices for host in hosts)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
@@ -72,8 +87,9 @@ class _Planner:
         missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
         return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
 
-    def fill(self, host: HostFacts, label: np.ndarray, quota: int, slices: int,
-             rng: np.random.Generator) -> list[Operation]:
+    def fill(
+        self, host: HostFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
+    ) -> list[Operation]:
         """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more.
 
         At most ``slices`` slices are touched; lesions go where slices are touched already, if they fit there.
@@ -88,8 +104,9 @@ class _Planner:
             if name is None:
                 break
             free = self.free_slices(label, normal, touched, slices)
-            operation, touched = self.try_lesion(host, label, name, int(1.5 * (bound - added)) + 4, free, touched,
-                                                 slices, rng)
+            operation, touched = self.try_lesion(
+                host, label, name, int(1.5 * (bound - added)) + 4, free, touched, slices, rng
+            )
             if operation is None:
                 misses += 1
                 continue
@@ -113,8 +130,17 @@ class _Planner:
         choices = [inside] * bool(touched) + [near] * (spare > 0)
         return [everywhere & choice[:, None, None] for choice in choices]
 
-    def try_lesion(self, host: HostFacts, label: np.ndarray, name: str, largest: int, free: list[np.ndarray],
-                   touched: set[int], slices: int, rng: np.random.Generator) -> tuple[Operation | None, set[int]]:
+    def try_lesion(
+        self,
+        host: HostFacts,
+        label: np.ndarray,
+        name: str,
+        largest: int,
+        free: list[np.ndarray],
+        touched: set[int],
+        slices: int,
+        rng: np.random.Generator,
+    ) -> tuple[Operation | None, set[int]]:
         """One lesion of a pathology, made small enough and shrunk up to three times until it fits somewhere.
 
         Returns:
@@ -139,8 +165,14 @@ class _Planner:
         return None, touched
 
 
-def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], roles: LabelRoles, config: BalanceConfig,
-              fold: int | str, read_label: Callable[[str], np.ndarray]) -> Plan:
+def make_plan(
+    hosts: Sequence[HostFacts],
+    lesions: dict[str, list[Lesion]],
+    roles: LabelRoles,
+    config: BalanceConfig,
+    fold: int | str,
+    read_label: Callable[[str], np.ndarray],
+) -> Plan:
     """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
 
     Args:
@@ -153,8 +185,11 @@ def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], role
     """
     planner = _Planner(hosts, lesions, roles, config, fold)
     plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
-    plan.notes += [f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
-                   for name in roles.pathologies if not lesions[name]]
+    plan.notes += [
+        f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
+        for name in roles.pathologies
+        if not lesions[name]
+    ]
     usable = [host for host in planner.hosts if host.voxels[roles.normal] >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
     painted = 0
@@ -167,8 +202,15 @@ def make_plan(hosts: Sequence[HostFacts], lesions: dict[str, list[Lesion]], role
         operations = planner.fill(host, label, quota, planner.max_slices - painted, rng)
         touched = np.flatnonzero((label != before).any((1, 2)))
         if len(touched) and painted + len(touched) <= planner.max_slices:
-            plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations),
-                                          tuple(int(z) for z in touched), int(rng.integers(2 ** 31))))
+            plan.cases.append(
+                PlannedCase(
+                    len(plan.cases),
+                    host.identifier,
+                    tuple(operations),
+                    tuple(int(z) for z in touched),
+                    int(rng.integers(2**31)),
+                )
+            )
             painted += len(touched)
             for name in roles.lung:
                 planner.counts[name] += int((label == roles.values[name]).sum())

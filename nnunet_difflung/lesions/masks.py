@@ -2,6 +2,7 @@
 
 All masks are (z, y, x) bool, so that lesions of volumes move as 3D objects; a slice is a volume with z = 1.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -64,8 +65,7 @@ class Transform:
     dilation: int = 0
 
 
-def find_lesions(label: np.ndarray, value: int, case: str, pathology: str,
-                 spacing: Sequence[float]) -> list[Lesion]:
+def find_lesions(label: np.ndarray, value: int, case: str, pathology: str, spacing: Sequence[float]) -> list[Lesion]:
     """Connected components of a label value with at least ``MIN_VOXELS`` voxels.
 
     Args:
@@ -152,8 +152,9 @@ def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: 
     """(z, y, x) float32 of a mask with a voxel of padding; a single slice as a plane, for half the work."""
     values = np.pad(mask.astype(np.float32), 1)
     if len(mask) == 1 and shape[0] == 1:
-        return ndimage.affine_transform(values[1], matrix[1:, 1:], offset[1:] + 1, output_shape=shape[1:], order=1,
-                                        mode="nearest")[None]
+        return ndimage.affine_transform(
+            values[1], matrix[1:, 1:], offset[1:] + 1, output_shape=shape[1:], order=1, mode="nearest"
+        )[None]
     return ndimage.affine_transform(values, matrix, offset + 1, output_shape=shape, order=1, mode="nearest")
 
 

@@ -1,4 +1,5 @@
 """Where a lesion fits into normal lung: every such place, from integral images, and one of them at random."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9,
-               tries: int = 4) -> tuple[int, int, int] | None:
+def find_place(
+    mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9, tries: int = 4
+) -> tuple[int, int, int] | None:
     """A random position at which a mask lies in free voxels.
 
     For a drawn z position the overlap at *every* y and x is counted, so for a slice None means that there is no such
@@ -28,9 +30,9 @@ def find_place(mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, ins
         return None
     enough = inside * mask.sum()
     below = np.concatenate([[0], np.cumsum(np.count_nonzero(free, axis=(1, 2)))])
-    starts = np.flatnonzero(below[len(mask):] - below[:room[0] + 1] >= enough)
+    starts = np.flatnonzero(below[len(mask) :] - below[: room[0] + 1] >= enough)
     for z in rng.permutation(starts)[:tries].astype(int):
-        fitting = _fitting(mask, free[z:z + len(mask)], enough)
+        fitting = _fitting(mask, free[z : z + len(mask)], enough)
         if len(fitting):
             y, x = fitting[rng.integers(len(fitting))]
             return int(z), int(y), int(x)
@@ -47,16 +49,16 @@ def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
     free = free[:, rows, columns]
     if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
         return np.zeros((0, 2), int)
-    counter = np.int16 if mask.sum() < 2 ** 15 else np.int32  # a wrap-around on the way cancels out
+    counter = np.int16 if mask.sum() < 2**15 else np.int32  # a wrap-around on the way cancels out
     sums = np.zeros((*free.shape[:2], free.shape[2] + 1), counter)
     np.cumsum(free, axis=2, dtype=counter, out=sums[:, :, 1:])
     y, x = _possible(sums.sum(0, dtype=np.int32), mask.shape[1:], enough)
     overlap = np.zeros((y.stop - y.start, x.stop - x.start), counter)
     edges = np.diff(mask, axis=2, prepend=False, append=False)
     for (z, row, first), (_, _, last) in np.argwhere(edges).reshape(-1, 2, 3).tolist():
-        line = sums[z, y.start + row:y.stop + row]
-        overlap += line[:, x.start + last:x.stop + last]
-        overlap -= line[:, x.start + first:x.stop + first]
+        line = sums[z, y.start + row : y.stop + row]
+        overlap += line[:, x.start + last : x.stop + last]
+        overlap -= line[:, x.start + first : x.stop + first]
     return np.argwhere(overlap >= enough) + (rows.start + y.start, columns.start + x.start)
 
 
@@ -82,9 +84,11 @@ def _possible(sums: np.ndarray, box: Sequence[int], enough: float) -> tuple[slic
         box: (y, x) size.
         enough: voxels.
     """
-    inside = sums[:, box[1]:] - sums[:, :-box[1]]
+    inside = sums[:, box[1] :] - sums[:, : -box[1]]
     integral = np.zeros((len(inside) + 1, inside.shape[1]), np.int32)
     np.cumsum(inside, axis=0, out=integral[1:])
-    possible = integral[box[0]:] - integral[:-box[0]] >= enough
-    return tuple(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
-                 for found in (np.flatnonzero(possible.any(axis)) for axis in (1, 0)))
+    possible = integral[box[0] :] - integral[: -box[0]] >= enough
+    return tuple(
+        slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+        for found in (np.flatnonzero(possible.any(axis)) for axis in (1, 0))
+    )

@@ -1,4 +1,5 @@
 """A fold's plan of synthetic cases as data, and the label maps that follow from it."""
+
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -57,8 +58,13 @@ class PlannedCase:
 
     def as_record(self) -> dict:
         """Plain content for the manifest."""
-        return {"host": self.host, "sources": self.sources(), "slices": list(self.slices), "seed": self.seed,
-                "operations": [asdict(op) for op in self.operations]}
+        return {
+            "host": self.host,
+            "sources": self.sources(),
+            "slices": list(self.slices),
+            "seed": self.seed,
+            "operations": [asdict(op) for op in self.operations],
+        }
 
 
 @dataclass
@@ -84,8 +90,13 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
     return {name: count / total for name, count in counts.items()}
 
 
-def new_label(case: PlannedCase, label: np.ndarray, lesions: dict[str, list[Lesion]], facts: dict[str, HostFacts],
-              roles: LabelRoles) -> np.ndarray:
+def new_label(
+    case: PlannedCase,
+    label: np.ndarray,
+    lesions: dict[str, list[Lesion]],
+    facts: dict[str, HostFacts],
+    roles: LabelRoles,
+) -> np.ndarray:
     """Applies a planned case's operations to its host's label map; (z, y, x), a copy."""
     result = label.copy()
     for op in case.operations:

@@ -1,4 +1,5 @@
 """Real lesion texture, moved as its mask is moved and pasted into a host: the arm without any network."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -30,8 +31,9 @@ def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return image[(slice(None), *source)]
 
 
-def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, ratio: Sequence[float],
-                  room: int) -> np.ndarray:
+def moved_texture(
+    image: np.ndarray, mask: np.ndarray, transform: Transform, ratio: Sequence[float], room: int
+) -> np.ndarray:
     """A lesion's texture turned, scaled and grown exactly as ``masks.transformed`` does with its mask.
 
     Interpolation takes away fine grain; what is left of it is amplified to the strength that it had.
@@ -56,8 +58,13 @@ def moved_texture(image: np.ndarray, mask: np.ndarray, transform: Transform, rat
     start = offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
     exact = all(np.allclose(part, np.round(part), atol=1e-6) for part in (matrix, start))
     box = box_of(grow(mask))
-    z, (y, x) = box[0], (slice(part.start + reach - transform.dilation - room,
-                               part.stop + reach - transform.dilation + room) for part in box[1:])
+    z, (y, x) = (
+        box[0],
+        (
+            slice(part.start + reach - transform.dilation - room, part.stop + reach - transform.dilation + room)
+            for part in box[1:]
+        ),
+    )
     channels = []
     for channel in values:
         moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[z, y, x]
@@ -75,13 +82,19 @@ def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(moved, (0, 1, 1))
     grain = moved - smooth
     covariance, variance = float(np.cov(smooth.ravel(), grain.ravel())[0, 1]), max(float(grain.var()), 1e-12)
-    missing = max(0.0, covariance ** 2 + variance * float(source.var() - smooth.var()))
-    return smooth + np.clip((missing ** 0.5 - covariance) / variance, 1, 2) * grain
+    missing = max(0.0, covariance**2 + variance * float(source.var() - smooth.var()))
+    return smooth + np.clip((missing**0.5 - covariance) / variance, 1, 2) * grain
 
 
-def paste_textures(image: np.ndarray, label: np.ndarray, operations: Sequence[Operation], spacing: Sequence[float],
-                   lesions: dict[str, list[Lesion]], roles: LabelRoles,
-                   read_image: Callable[[str], np.ndarray]) -> np.ndarray:
+def paste_textures(
+    image: np.ndarray,
+    label: np.ndarray,
+    operations: Sequence[Operation],
+    spacing: Sequence[float],
+    lesions: dict[str, list[Lesion]],
+    roles: LabelRoles,
+    read_image: Callable[[str], np.ndarray],
+) -> np.ndarray:
     """Pastes each operation's real lesion texture into a copy of the host's image.
 
     A lesion is pasted whole, its partial volume with it, and fades into its host over ``EDGE`` pixels outside its
@@ -122,11 +135,14 @@ def _fading(mask: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _windows(place: Sequence[int], size: Sequence[int], shape: Sequence[int],
-             room: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _windows(
+    place: Sequence[int], size: Sequence[int], shape: Sequence[int], room: int
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Where a texture with ``room`` lies in the host, and the part of it that is inside the host."""
     start = np.array(place) - (0, room, room)
     stop = np.array(place) + size + (0, room, room)
     low, high = np.maximum(start, 0), np.minimum(stop, shape)
-    return (tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
-            tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True)))
+    return (
+        tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
+        tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True)),
+    )

@@ -3,6 +3,7 @@
 nnU-Net drops modules loaded this way from ``sys.modules`` again, so the classes are defined in the package and only
 named here. Without the package (an environment that merely inherited ``nnUNet_extTrainer``) the file is empty.
 """
+
 try:
     from nnunet_difflung import trainers as _trainers
 except ModuleNotFoundError as _error:

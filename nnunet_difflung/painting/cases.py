@@ -1,4 +1,5 @@
 """A synthesis of one fold: what it needs, what comes of it, and the files in which its cases wait for injection."""
+
 from __future__ import annotations
 
 import shutil
@@ -95,8 +96,9 @@ def load_host(s: Synthesis, planned: PlannedCase, pasted: bool = False) -> Host:
     image = np.array(s.cache.image(planned.host))
     textures = None
     if pasted and METHODS[s.method].pastes:
-        textures = paste_textures(image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles,
-                                  s.cache.image)
+        textures = paste_textures(
+            image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles, s.cache.image
+        )
     return Host(planned, image, label, changed, condition, s.facts[planned.host].spacing, textures)
 
 
@@ -104,8 +106,9 @@ def staged_files(s: Synthesis, planned: PlannedCase) -> tuple[list[Path], Path]:
     """Paths of a synthetic case's image and label files in the work folder, named as nnU-Net names them."""
     identifier = synthetic_id(s.method, s.fold, planned.index)
     ending = s.raw.dataset_json["file_ending"]
-    images = [s.work / "imagesTr" / f"{identifier}_{i:04d}{ending}"
-              for i in range(len(s.raw.cases[planned.host].images))]
+    images = [
+        s.work / "imagesTr" / f"{identifier}_{i:04d}{ending}" for i in range(len(s.raw.cases[planned.host].images))
+    ]
     return images, s.work / "labelsTr" / f"{identifier}{ending}"
 
 
@@ -125,8 +128,15 @@ def write_case(s: Synthesis, host: Host, values: np.ndarray, region: np.ndarray)
 def staged_case(s: Synthesis, planned: PlannedCase, measured: dict, attempt: int) -> StagedCase:
     """A painted case with its entry in the manifest."""
     images, label = staged_files(s, planned)
-    record = {"method": s.method, "fold": s.fold, **planned.as_record(), "generator": s.generator.hash or None,
-              "paint": s.sampling.paint, "tries": attempt + 1, **measured}
+    record = {
+        "method": s.method,
+        "fold": s.fold,
+        **planned.as_record(),
+        "generator": s.generator.hash or None,
+        "paint": s.sampling.paint,
+        "tries": attempt + 1,
+        **measured,
+    }
     return StagedCase(synthetic_id(s.method, s.fold, planned.index), tuple(images), label, record)
 
 

@@ -3,6 +3,7 @@
 A class that the generator has not learned is painted as normal lung under a pathology's label and poisons the training,
 so every painted case is measured against the real voxels of the training fold, in the dataset's own units (HU for CT).
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -35,8 +36,9 @@ class ClassReference:
     max_distance: float
 
 
-def reference(cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]],
-              seed: int) -> dict[str, list[ClassReference]]:
+def reference(
+    cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]], seed: int
+) -> dict[str, list[ClassReference]]:
     """Class → a reference for each channel, from the given (training) cases; clipped to the generator's windows."""
     samples: dict[str, list[np.ndarray]] = {name: [] for name in cache.roles.pathologies}
     rng = np.random.default_rng(seed)
@@ -47,8 +49,11 @@ def reference(cache: SliceCache, identifiers: Sequence[str], windows: Sequence[S
                 if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS:
                     voxels = _clipped(np.asarray(image[:, z])[:, condition[z] == cache.roles.values[name]], windows)
                     found.append(rng.permuted(voxels, axis=1)[:, :_PER_SLICE])
-    return {name: [_class_reference([sample[c] for sample in found], rng) for c in range(len(windows))]
-            for name, found in samples.items() if found}
+    return {
+        name: [_class_reference([sample[c] for sample in found], rng) for c in range(len(windows))]
+        for name, found in samples.items()
+        if found
+    }
 
 
 def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -59,6 +64,7 @@ def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarr
 def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     """Wasserstein-1 distance between two samples of intensities, in their unit."""
     from scipy.stats import wasserstein_distance  # takes a second to import; commands that end early do without
+
     return float(wasserstein_distance(a, b))
 
 
@@ -67,8 +73,11 @@ def _class_reference(slices: list[np.ndarray], rng: np.random.Generator) -> Clas
     bias = [abs(part.mean() - pool.mean()) for part in slices]
     distance = [wasserstein(part, pool) for part in slices]
     floor = (0.1 if len(slices) >= _FEW else 0.5) * pool.std()
-    return ClassReference(pool, _SLACK * max(floor, float(np.percentile(bias, 95))),
-                          _SLACK * max(floor, float(np.percentile(distance, 95))))
+    return ClassReference(
+        pool,
+        _SLACK * max(floor, float(np.percentile(bias, 95))),
+        _SLACK * max(floor, float(np.percentile(distance, 95))),
+    )
 
 
 def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassReference]]) -> dict[str, dict]:
@@ -97,10 +106,15 @@ def _compare(values: np.ndarray, real: ClassReference) -> dict:
     bias = float(values.mean() - real.values.mean())
     distance = wasserstein(values, real.values)
     chance = 2 * float(real.values.std()) / np.sqrt(len(values))
-    return {"voxels": len(values), "bias": round(bias, 2), "wasserstein": round(distance, 2),
-            "max_bias": round(real.max_bias + chance, 2), "max_wasserstein": round(real.max_distance + chance, 2),
-            "sd_ratio": round(float(values.std() / max(real.values.std(), 1e-9)), 3),
-            "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance)}
+    return {
+        "voxels": len(values),
+        "bias": round(bias, 2),
+        "wasserstein": round(distance, 2),
+        "max_bias": round(real.max_bias + chance, 2),
+        "max_wasserstein": round(real.max_distance + chance, 2),
+        "sd_ratio": round(float(values.std() / max(real.values.std(), 1e-9)), 3),
+        "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance),
+    }
 
 
 def passes(quality: dict[str, dict]) -> bool:
@@ -115,8 +129,11 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
         found = [row[name] for row in rows if name in row]
         weights = [row["voxels"] for row in found]
         bias = float(np.average([row["bias"] for row in found], weights=weights))
-        summary[name] = {"cases": len(found), "bias": round(bias, 2),
-                         "wasserstein": round(float(np.mean([r["wasserstein"] for r in found])), 2),
-                         "sd_ratio": round(float(np.average([r["sd_ratio"] for r in found], weights=weights)), 3),
-                         "passing": sum(r["passes"] for r in found)}
+        summary[name] = {
+            "cases": len(found),
+            "bias": round(bias, 2),
+            "wasserstein": round(float(np.mean([r["wasserstein"] for r in found])), 2),
+            "sd_ratio": round(float(np.average([r["sd_ratio"] for r in found], weights=weights)), 3),
+            "passing": sum(r["passes"] for r in found),
+        }
     return summary

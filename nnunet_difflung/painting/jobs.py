@@ -1,4 +1,5 @@
 """What is painted in a planned case: which voxels, in which crop, from which noise."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -112,11 +113,20 @@ def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: Sam
 
         changed = (host.new_label[z] != host.label[z])[crop]
         blend = np.pad(_blend(changed, region[z][crop], sampling), pad)[None]
-        jobs.append(Job(host.planned.index, z, crop, one_hot(np.pad(condition, pad), roles.condition_values()),
-                        seen(host.image), np.pad(~region[z][crop], pad)[None],
-                        np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]), blend,
-                        (host.planned.seed * 4099 + z) * 16 + attempt,
-                        None if host.pasted is None else seen(host.pasted)))
+        jobs.append(
+            Job(
+                host.planned.index,
+                z,
+                crop,
+                one_hot(np.pad(condition, pad), roles.condition_values()),
+                seen(host.image),
+                np.pad(~region[z][crop], pad)[None],
+                np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]),
+                blend,
+                (host.planned.seed * 4099 + z) * 16 + attempt,
+                None if host.pasted is None else seen(host.pasted),
+            )
+        )
     return jobs
 
 
@@ -157,12 +167,13 @@ def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
     noise = torch.randn((channels, *host.label.shape), generator=source).numpy()
     correlation = float(np.exp(-host.spacing[0] / _CORRELATION_MM))
     for z in range(1, noise.shape[1]):
-        noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation ** 2) * noise[:, z]
+        noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation**2) * noise[:, z]
     return noise
 
 
-def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
-               device: str) -> list[np.ndarray]:
+def paint_jobs(
+    jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
+) -> list[np.ndarray]:
     """Paints jobs of one shape together, or in halves where a GPU's memory does not hold them all.
 
     Returns:
@@ -173,23 +184,40 @@ def paint_jobs(jobs: list[Job], method: Method, generator: Generator, sampling: 
     except torch.cuda.OutOfMemoryError as error:
         if len(jobs) == 1:
             size = " × ".join(map(str, jobs[0].shape))
-            raise BadInput(f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
-                           f"--paint composite, -device cpu, or free the GPU") from error
+            raise BadInput(
+                f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
+                f"--paint composite, -device cpu, or free the GPU"
+            ) from error
     torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
     half = len(jobs) // 2
-    return [image for part in (jobs[:half], jobs[half:])
-            for image in paint_jobs(part, method, generator, sampling, device)]
+    return [
+        image for part in (jobs[:half], jobs[half:]) for image in paint_jobs(part, method, generator, sampling, device)
+    ]
 
 
-def _paint_together(jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig,
-                    device: str) -> list[np.ndarray]:
+def _paint_together(
+    jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
+) -> list[np.ndarray]:
     def stacked(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
 
     sources = [torch.Generator().manual_seed(job.seed) for job in jobs]
-    painted = paint_batch(method, generator, sampling, stacked("condition"), stacked("noise"), stacked("known"),
-                          stacked("is_known"), stacked("blend"), stacked("start") if method.pastes else None,
-                          sources).cpu().numpy()
+    painted = (
+        paint_batch(
+            method,
+            generator,
+            sampling,
+            stacked("condition"),
+            stacked("noise"),
+            stacked("known"),
+            stacked("is_known"),
+            stacked("blend"),
+            stacked("start") if method.pastes else None,
+            sources,
+        )
+        .cpu()
+        .numpy()
+    )
     results = []
     for job, image in zip(jobs, painted, strict=True):
         height, width = (part.stop - part.start for part in job.crop)

@@ -9,6 +9,7 @@ sees its training slices mirrored at most.
 
 Every patch counts the same number of voxels, since the best of many correlations depends on it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,8 +25,13 @@ _REGIONS = 300  # real regions measured of a class
 _FEW = 10  # real regions, below which there is no 99th percentile to speak of
 
 
-def real_to_real(cache: SliceCache, identifiers: Sequence[str], patients: Mapping[str, str],
-                 windows: Sequence[Sequence[float]], seed: int) -> MemorisationReference:
+def real_to_real(
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    patients: Mapping[str, str],
+    windows: Sequence[Sequence[float]],
+    seed: int,
+) -> MemorisationReference:
     """Collects the training patches and measures real regions against the slices of other patients.
 
     A real region is a class in one slice. At 512 × 512 pixels an element of a patch is 4 × 4 pixels: fine
@@ -52,8 +58,9 @@ def real_to_real(cache: SliceCache, identifiers: Sequence[str], patients: Mappin
     return MemorisationReference(windows, grain, classes)
 
 
-def _bank(cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference,
-          rng: np.random.Generator) -> ClassBank | None:
+def _bank(
+    cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference, rng: np.random.Generator
+) -> ClassBank | None:
     """Patches around all training voxels of a class, or around a random 200,000 of them."""
     value, slices, patches, source = cache.roles.values[name], [], [], []
     kept = min(1.0, _BANK / max(1, sum(cache.facts[i].voxels(name) for i in identifiers)))
@@ -72,20 +79,30 @@ def _bank(cache: SliceCache, identifiers: Sequence[str], name: str, reference: M
     return ClassBank(value, stacked, tuple(slices), np.array(source), np.empty(0), None, kept)
 
 
-def _real_figures(cache: SliceCache, bank: ClassBank, patients: Mapping[str, str], reference: MemorisationReference,
-                  rng: np.random.Generator) -> np.ndarray:
+def _real_figures(
+    cache: SliceCache,
+    bank: ClassBank,
+    patients: Mapping[str, str],
+    reference: MemorisationReference,
+    rng: np.random.Generator,
+) -> np.ndarray:
     figures = []
     for number in sorted(rng.permutation(len(bank.slices))[:_REGIONS]):
         case, z = bank.slices[number]
         same = {i for i, _ in bank.slices if patients[i] == patients[case]}
-        region = np.asarray(cache.condition(case)[z:z + 1]) == bank.value
-        found = compare_region(np.asarray(cache.image(case)[:, z:z + 1]), region, bank, reference, same)
+        region = np.asarray(cache.condition(case)[z : z + 1]) == bank.value
+        found = compare_region(np.asarray(cache.image(case)[:, z : z + 1]), region, bank, reference, same)
         figures += [found["similarity"]] if found else []
     return np.sort(figures)
 
 
-def nearest(values: np.ndarray, changed: np.ndarray, label: np.ndarray, reference: MemorisationReference,
-            exclude: Collection[str] = ()) -> dict[str, dict | None]:
+def nearest(
+    values: np.ndarray,
+    changed: np.ndarray,
+    label: np.ndarray,
+    reference: MemorisationReference,
+    exclude: Collection[str] = (),
+) -> dict[str, dict | None]:
     """Finds the training slice that a synthetic case's lesions resemble most.
 
     Args:
@@ -122,9 +139,11 @@ def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
     summary = {}
     for name, entries in sorted(found.items()):
         verdicts = [entry["above_real_p99"] for entry in entries if entry["above_real_p99"] is not None]
-        summary[name] = {"cases": len(entries),
-                         "mean": round(float(np.mean([e["similarity"] for e in entries])), 4) if entries else None,
-                         "share_above_real_p99": round(float(np.mean(verdicts)), 4) if verdicts else None,
-                         "real_regions": entries[0]["real_regions"] if entries else None,
-                         "searched": entries[0]["searched"] if entries else None}
+        summary[name] = {
+            "cases": len(entries),
+            "mean": round(float(np.mean([e["similarity"] for e in entries])), 4) if entries else None,
+            "share_above_real_p99": round(float(np.mean(verdicts)), 4) if verdicts else None,
+            "real_regions": entries[0]["real_regions"] if entries else None,
+            "searched": entries[0]["searched"] if entries else None,
+        }
     return summary

@@ -1,4 +1,5 @@
 """Patches of lesion texture and their correlation with a bank of training patches; see ``memorisation``."""
+
 from __future__ import annotations
 
 from collections.abc import Collection
@@ -73,8 +74,9 @@ def around(image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: st
     return np.pad(image, [(0, 0), (reach, reach), (reach, reach)], mode)[:, rows, columns]
 
 
-def compare_region(values: np.ndarray, region: np.ndarray, bank: ClassBank, reference: MemorisationReference,
-                   exclude: Collection[str]) -> dict | None:
+def compare_region(
+    values: np.ndarray, region: np.ndarray, bank: ClassBank, reference: MemorisationReference, exclude: Collection[str]
+) -> dict | None:
     """Similarity of a (z, y, x) region of a (c, z, y, x) image to the bank's nearest slice; None if it is too small."""
     centres = _centres(region, reference.grain)
     allowed = np.array([case not in exclude for case, _ in bank.slices])[bank.source]
@@ -90,9 +92,15 @@ def compare_region(values: np.ndarray, region: np.ndarray, bank: ClassBank, refe
     votes = np.bincount(bank.source[match[best >= figure]], minlength=len(bank.slices))
     case, z = bank.slices[int(votes.argmax())]
     figure = round(figure, 4)
-    return {"similarity": figure, "nearest_case": case, "nearest_slice": z,
-            "above_real_p99": None if bank.real_p99 is None else figure > bank.real_p99, "patches": len(best),
-            "real_regions": len(bank.real), "searched": round(bank.searched, 4)}
+    return {
+        "similarity": figure,
+        "nearest_case": case,
+        "nearest_slice": z,
+        "above_real_p99": None if bank.real_p99 is None else figure > bank.real_p99,
+        "patches": len(best),
+        "real_regions": len(bank.real),
+        "searched": round(bank.searched, 4),
+    }
 
 
 def _centres(region: np.ndarray, grain: int) -> np.ndarray:
@@ -106,8 +114,9 @@ def _centres(region: np.ndarray, grain: int) -> np.ndarray:
     return centres[np.linspace(0, len(centres) - 1, min(_PATCHES, len(centres))).astype(int)]
 
 
-def _patches(values: np.ndarray, region: np.ndarray, centres: np.ndarray, mirror: int,
-             reference: MemorisationReference) -> tuple[np.ndarray, np.ndarray]:
+def _patches(
+    values: np.ndarray, region: np.ndarray, centres: np.ndarray, mirror: int, reference: MemorisationReference
+) -> tuple[np.ndarray, np.ndarray]:
     """(c, n, 81) patches around the centres, mirrored if ``mirror`` is −1, and (n, 81) bool, the 32 that count."""
     offsets, patches, counted = OFFSETS * (reference.grain, mirror * reference.grain), [], []
     for z in np.unique(centres[:, 0]):
@@ -118,21 +127,22 @@ def _patches(values: np.ndarray, region: np.ndarray, centres: np.ndarray, mirror
     return np.concatenate(patches, axis=1), np.concatenate(counted)
 
 
-def _best(patches: np.ndarray, counted: np.ndarray, bank: ClassBank,
-          allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _best(
+    patches: np.ndarray, counted: np.ndarray, bank: ClassBank, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(n,) highest correlation of each patch over the bank, averaged over channels, and where in the bank it is."""
     weight = counted.astype(np.float32)
     centred = weight * (patches - (patches * weight).sum(-1, keepdims=True) / _VOXELS)
-    norm = np.maximum(np.linalg.norm(centred, axis=-1), _FLAT * _VOXELS ** 0.5)
+    norm = np.maximum(np.linalg.norm(centred, axis=-1), _FLAT * _VOXELS**0.5)
     best, index = np.full(len(weight), -1.0), np.zeros(len(weight), int)
     for start in range(0, len(allowed), _CHUNK):
-        chosen = start + np.flatnonzero(allowed[start:start + _CHUNK])
+        chosen = start + np.flatnonzero(allowed[start : start + _CHUNK])
         if not len(chosen):
             continue
         similarity = np.zeros((len(weight), len(chosen)), np.float32)
         for own, length, others in zip(centred, norm, bank.patches[:, chosen], strict=True):
-            square = weight @ (others ** 2).T - (weight @ others.T) ** 2 / _VOXELS
-            similarity += (own @ others.T) / (length[:, None] * np.sqrt(np.maximum(square, _FLAT ** 2 * _VOXELS)))
+            square = weight @ (others**2).T - (weight @ others.T) ** 2 / _VOXELS
+            similarity += (own @ others.T) / (length[:, None] * np.sqrt(np.maximum(square, _FLAT**2 * _VOXELS)))
         at = similarity.argmax(1)
         highest = similarity[np.arange(len(at)), at] / len(centred)
         better = highest > best

@@ -1,4 +1,5 @@
 """The picture that a person looks at before trusting synthetic CT: real and painted side by side."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -27,6 +28,7 @@ def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path
     if not rows:
         return False
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 2.9 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 5, squeeze=False)
     for axes, (name, (s, planned, z)) in zip(grid, rows, strict=True):
@@ -37,8 +39,9 @@ def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path
     return True
 
 
-def _typical(syntheses: list[tuple[Synthesis, SynthesisResult]],
-             name: str) -> tuple[Synthesis, PlannedCase, int] | None:
+def _typical(
+    syntheses: list[tuple[Synthesis, SynthesisResult]], name: str
+) -> tuple[Synthesis, PlannedCase, int] | None:
     """The staged case with the median number of new voxels of a class, and its slice with most of them."""
     found = []
     for s, result in syntheses:
@@ -62,8 +65,13 @@ def _draw_row(axes: np.ndarray, name: str, s: Synthesis, planned: PlannedCase, z
     bright = 300.0 if (low, high) == CT_WINDOW else high  # HU; lung and soft tissue, not bone
     limits = {"cmap": "gray", "vmin": low, "vmax": bright, "interpolation": "nearest"}
     rows, columns = zoom(label)
-    shown = [("real", real), ("mask", coloured(label, s.cache.roles)), ("new mask", coloured(new, s.cache.roles)),
-             ("synthetic", painted), ("difference", painted - real)]
+    shown = [
+        ("real", real),
+        ("mask", coloured(label, s.cache.roles)),
+        ("new mask", coloured(new, s.cache.roles)),
+        ("synthetic", painted),
+        ("difference", painted - real),
+    ]
     for axis, (title, picture) in zip(axes, shown, strict=True):
         style = limits if title in ("real", "synthetic") else {"interpolation": "nearest"}
         if title == "difference":
@@ -91,6 +99,7 @@ def zoom(label: np.ndarray) -> tuple[slice, slice]:
 def coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
     """(y, x, 3) colours of a label map."""
     from matplotlib.colors import to_rgb
+
     picture = np.zeros((*label.shape, 3))
     for i, name in enumerate([*roles.lung, *roles.structures]):
         picture[label == roles.values[name]] = to_rgb(_COLOURS[i % len(_COLOURS)])
@@ -99,6 +108,8 @@ def coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
 
 def legend(figure, roles: LabelRoles) -> None:
     from matplotlib.patches import Patch
-    patches = [Patch(color=_COLOURS[i % len(_COLOURS)], label=name)
-               for i, name in enumerate([*roles.lung, *roles.structures])]
+
+    patches = [
+        Patch(color=_COLOURS[i % len(_COLOURS)], label=name) for i, name in enumerate([*roles.lung, *roles.structures])
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9)

@@ -4,6 +4,7 @@ Work lies in the generator's folder and is kept until it is injected, so an inte
 painted in batches that depend on the plan alone, so it ends with the same files, whatever the number of processes that
 share the batches and the cases.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -100,8 +101,10 @@ def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: b
 
     total = sum(len(case.slices) for case in cases)
     title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
-    with Interruption(impatient=True) as interruption, bar(
-            total=total, desc=title, unit="slice", visible=progress and total > 0 and share.main) as shown:
+    with (
+        Interruption(impatient=True) as interruption,
+        bar(total=total, desc=title, unit="slice", visible=progress and total > 0 and share.main) as shown,
+    ):
         for position, jobs in enumerate(_batches(s, cases, attempt)):
             if share.mine(position) and not all(file(job).is_file() for job in jobs):
                 for job, image in zip(jobs, _painted(s, jobs), strict=True):
@@ -115,15 +118,17 @@ def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
     return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
 
 
-def _assemble_all(s: Synthesis, cases: list[PlannedCase], attempt: int, share: Share, threads: int,
-                  progress: bool) -> None:
+def _assemble_all(
+    s: Synthesis, cases: list[PlannedCase], attempt: int, share: Share, threads: int, progress: bool
+) -> None:
     def one(planned: PlannedCase) -> None:
         _assemble(s, planned, attempt, share)
 
     threads = threads if share.number == 1 else 0  # a thread that waits for another process can't be interrupted
     with in_threads(one, cases, threads) as done:
-        for _ in bar(done, visible=progress and share.main, total=len(cases), desc="measuring and writing",
-                     unit="case", delay=2):
+        for _ in bar(
+            done, visible=progress and share.main, total=len(cases), desc="measuring and writing", unit="case", delay=2
+        ):
             pass
 
 
@@ -141,10 +146,15 @@ def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) ->
     values = _values(s, host, region, attempt)
     changed = host.new_label != host.label
     names = {s.cache.roles.values[name]: name for name in s.cache.roles.pathologies}
-    painted = {name: values[:, changed & (host.new_label == value)] for value, name in names.items()
-               if (changed & (host.new_label == value)).any()}
-    measured = {"quality": measure(painted, s.references) if s.sampling.gate != "off" else {},
-                "memorisation": nearest(values, changed, host.new_label, s.memory) if s.memory else {}}
+    painted = {
+        name: values[:, changed & (host.new_label == value)]
+        for value, name in names.items()
+        if (changed & (host.new_label == value)).any()
+    }
+    measured = {
+        "quality": measure(painted, s.references) if s.sampling.gate != "off" else {},
+        "memorisation": nearest(values, changed, host.new_label, s.memory) if s.memory else {},
+    }
     if accepted(s.sampling, measured):
         write_case(s, host, values, region)
     write_json(record, measured)

@@ -1,4 +1,5 @@
 """From an nnU-Net dataset with a rare class to the same dataset with synthetic cases of it."""
+
 from __future__ import annotations
 
 import time
@@ -66,8 +67,9 @@ def augment(request: Request) -> None:
         _carry_out(raw, works, cache, request, share, seconds)
 
 
-def _carry_out(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share,
-               seconds: dict[str, float]) -> None:
+def _carry_out(
+    raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share, seconds: dict[str, float]
+) -> None:
     """Tells the plan and does what of it is left to do."""
     if share.main:
         warn_of_orientation(raw, cache.facts)
@@ -95,16 +97,16 @@ def open_dataset(request: Request) -> tuple[RawDataset, list[int | str]]:
         nnunet_folder(variable)
 
     def read() -> tuple[RawDataset, list[int | str]]:
-        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels,
-                               request.patient_pattern)
+        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
         check_names(raw, request.settings)
         return raw, folds_to_do(raw, request.folds, request.settings)
 
     return read_steadily(dataset_folder(request.dataset), read, request.dry_run)
 
 
-def _prepare(raw: RawDataset, folds: list[int | str], request: Request, share: Share,
-             seconds: dict[str, float]) -> tuple[SliceCache, list[FoldWork]]:
+def _prepare(
+    raw: RawDataset, folds: list[int | str], request: Request, share: Share, seconds: dict[str, float]
+) -> tuple[SliceCache, list[FoldWork]]:
     """Checks and caches the cases and plans every fold; notes in ``seconds`` what took how long."""
     begun, lesions = time.monotonic(), {}
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
@@ -118,13 +120,16 @@ def _prepare(raw: RawDataset, folds: list[int | str], request: Request, share: S
 
 
 def _introduce(raw: RawDataset) -> None:
-    print(f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
-          f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
-          f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}")
+    print(
+        f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
+        f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
+        f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}"
+    )
 
 
-def _run(raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share,
-         seconds: dict[str, float]) -> None:
+def _run(
+    raw: RawDataset, works: list[FoldWork], cache: SliceCache, request: Request, share: Share, seconds: dict[str, float]
+) -> None:
     done, begun = [], time.monotonic()
     for work in works:  # all folds are trained before the first is painted: nobody waits long in a collective
         train_fold(work, cache, request.device, request.save_every)

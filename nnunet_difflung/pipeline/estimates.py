@@ -1,4 +1,5 @@
 """Time, disk and how a person reads them, before hours are spent."""
+
 from __future__ import annotations
 
 import os
@@ -33,8 +34,14 @@ def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -
     inputs = channels + len(work.raw.roles.conditions)
     for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
         begun = time.perf_counter()
-        loss = network(torch.zeros(batch, inputs, edge, edge, device=device),
-                       torch.zeros(batch, dtype=torch.long, device=device)).sample.square().mean()
+        loss = (
+            network(
+                torch.zeros(batch, inputs, edge, edge, device=device),
+                torch.zeros(batch, dtype=torch.long, device=device),
+            )
+            .sample.square()
+            .mean()
+        )
         loss.item()  # waits for the device
         forward = (time.perf_counter() - begun) / batch
         loss.backward()
@@ -83,5 +90,7 @@ def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:
     for variable, need in (("nnUNet_raw", in_raw), ("nnUNet_results", in_results)):
         free = shutil.disk_usage(nnunet_folder(variable)).free
         if need > free:
-            raise BadInput(f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "
-                           f"{size(need)}; free some space, or lower --max-synthetic")
+            raise BadInput(
+                f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "
+                f"{size(need)}; free some space, or lower --max-synthetic"
+            )

@@ -1,4 +1,5 @@
 """The stages of one fold, each of which sees that fold's training cases and no others."""
+
 from __future__ import annotations
 
 import hashlib
@@ -79,12 +80,19 @@ class FoldWork:
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""
-        return FoldData(cache, tuple(self.raw.channels), self.raw.name, self.fold,
-                        tuple(self.raw.training_cases(self.fold)))
+        return FoldData(
+            cache, tuple(self.raw.channels), self.raw.name, self.fold, tuple(self.raw.training_cases(self.fold))
+        )
 
 
-def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: dict[str, CaseFacts],
-                 read_label: Callable[[str], np.ndarray], known: dict[str, list[Lesion]]) -> FoldWork:
+def prepare_fold(
+    raw: RawDataset,
+    fold: int | str,
+    settings: Settings,
+    facts: dict[str, CaseFacts],
+    read_label: Callable[[str], np.ndarray],
+    known: dict[str, list[Lesion]],
+) -> FoldWork:
     """Counts classes over the fold's training cases, collects lesions, and plans.
 
     ``known`` keeps each case's lesions for the other folds that train on it.
@@ -100,28 +108,46 @@ def prepare_fold(raw: RawDataset, fold: int | str, settings: Settings, facts: di
         hosts[i] = HostFacts(i, case.spacing, {name: case.voxels(name) for name in roles.values}, int(lung.sum()))
     for name, what in ((roles.normal, "normal lung"), (None, "pathology")):
         if not any(host.voxels[n] for host in hosts.values() for n in ([name] if name else roles.pathologies)):
-            raise BadInput(f"{raw.name} fold {fold}: its {len(hosts)} training cases hold no {what} "
-                           f"({name or ', '.join(roles.pathologies)}); leave the fold out with -f, or correct the "
-                           f"labels or splits_final.json")
+            raise BadInput(
+                f"{raw.name} fold {fold}: its {len(hosts)} training cases hold no {what} "
+                f"({name or ', '.join(roles.pathologies)}); leave the fold out with -f, or correct the "
+                f"labels or splits_final.json"
+            )
     lesions = collect_lesions(identifiers, hosts, roles, read_label, known)
     plan = make_plan(list(hosts.values()), lesions, roles, settings.balance, fold, read_label)
     return FoldWork(raw, fold, settings, hosts, lesions, plan, {i: facts[i].content for i in identifiers})
 
 
-def synthesize_fold(work: FoldWork, cache: SliceCache, device: str, progress: bool = True,
-                    share: Share | None = None, threads: int = 1) -> tuple[Synthesis, SynthesisResult]:
+def synthesize_fold(
+    work: FoldWork, cache: SliceCache, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
+) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; ``share`` and ``threads`` as of ``synthesize``."""
     if share is None or share.main:
         work.discard_outdated()
     generator = load_generator(work.folder, device) if work.method.generator else without_network(work, cache)
     training = work.raw.training_cases(work.fold)
     windows, seed = generator.config.windows, work.settings.balance.seed
-    memory = None if work.settings.sampling.memorised == "off" else real_to_real(
-        cache, training, work.raw.patients, windows, seed)
-    references = {} if work.settings.sampling.gate == "off" else reference(
-        cache, training, windows, seed)
-    synthesis = Synthesis(work.raw, cache, work.plan, work.lesions, work.facts, generator, references,
-                          work.settings.sampling, work.method.name, work.fold, work.work, device, memory)
+    memory = (
+        None
+        if work.settings.sampling.memorised == "off"
+        else real_to_real(cache, training, work.raw.patients, windows, seed)
+    )
+    references = {} if work.settings.sampling.gate == "off" else reference(cache, training, windows, seed)
+    synthesis = Synthesis(
+        work.raw,
+        cache,
+        work.plan,
+        work.lesions,
+        work.facts,
+        generator,
+        references,
+        work.settings.sampling,
+        work.method.name,
+        work.fold,
+        work.work,
+        device,
+        memory,
+    )
     return synthesis, synthesize(synthesis, progress, share, threads)
 
 

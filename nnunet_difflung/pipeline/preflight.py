@@ -1,4 +1,5 @@
 """What is checked before hours are spent, and before anything is injected."""
+
 from __future__ import annotations
 
 import sys
@@ -21,22 +22,29 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
     """Refuses options that name classes or channels which the dataset does not have."""
     windows = settings.generator.windows
     if windows and len(windows) != len(raw.channels):
-        raise BadInput(f"--window has {len(windows)} pairs, but {raw.name} has {len(raw.channels)} channel(s): "
-                       f"{', '.join(raw.channels)}; give one LOW,HIGH for each")
+        raise BadInput(
+            f"--window has {len(windows)} pairs, but {raw.name} has {len(raw.channels)} channel(s): "
+            f"{', '.join(raw.channels)}; give one LOW,HIGH for each"
+        )
     for name in settings.balance.target_share:
         if name not in raw.roles.pathologies:
-            raise BadInput(f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
-                           f"{', '.join(raw.roles.pathologies)}")
+            raise BadInput(
+                f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
+                f"{', '.join(raw.roles.pathologies)}"
+            )
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
     """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
-        print(f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
-              f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
-              f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
-              f"spacing into the files", file=sys.stderr)
+        print(
+            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
+            f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
+            f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
+            f"spacing into the files",
+            file=sys.stderr,
+        )
 
 
 def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> list[int | str]:
@@ -52,9 +60,11 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
     for fold in folds:
         there = _comparable(known[fold].get("settings")) if fold in known else now
         if there != now:
-            raise BadInput(f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                           f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
-                           f"run difflung_remove -d {raw.name} first, or repeat the earlier settings")
+            raise BadInput(
+                f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
+                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
+                f"run difflung_remove -d {raw.name} first, or repeat the earlier settings"
+            )
     return [fold for fold in folds if fold not in known]
 
 
@@ -64,9 +74,11 @@ def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: S
     for run in manifest["runs"] if manifest else ():
         there = _comparable(run.get("settings"))
         if run["method"] == settings.generator.method and run["fold"] not in folds and there != now:
-            print(f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
-                  f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
-                  file=sys.stderr)
+            print(
+                f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
+                f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
+                file=sys.stderr,
+            )
 
 
 def _comparable(settings: object) -> dict | None:
@@ -80,8 +92,12 @@ def _differences(there: dict | None, now: dict) -> str:
     """Names up to four settings that differ, as they were and as they are."""
     if there is None:
         return ""
-    found = [f"{key} {there[part].get(key)} there, {value} now" for part in ("generator", "sampling", "balance")
-             for key, value in now[part].items() if there.get(part, {}).get(key) != value]
+    found = [
+        f"{key} {there[part].get(key)} there, {value} now"
+        for part in ("generator", "sampling", "balance")
+        for key, value in now[part].items()
+        if there.get(part, {}).get(key) != value
+    ]
     return "".join(f"; {one}" for one in found[:4]) + ("; …" if len(found) > 4 else "")
 
 
@@ -122,11 +138,17 @@ def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
     failing = sum(not passes(row["quality"]) for row in result.dropped.values())
     rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
     if failing < 0.5 * len(result.dropped):
-        raise Failed(f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
-                     f"them all the same with --memorised report, or train with fewer --epochs or more patients")
+        raise Failed(
+            f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
+            f"them all the same with --memorised report, or train with fewer --epochs or more patients"
+        )
     if work.method.family == "copy":
-        raise Failed(f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
-                     f"differ much from each other; nothing was injected. Inject them all the same with --gate report")
-    raise Failed(f"fold {work.fold}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
-                 f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs than "
-                 f"{work.settings.generator.epochs}, or inject all the same with --gate report")
+        raise Failed(
+            f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
+            f"differ much from each other; nothing was injected. Inject them all the same with --gate report"
+        )
+    raise Failed(
+        f"fold {work.fold}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
+        f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs than "
+        f"{work.settings.generator.epochs}, or inject all the same with --gate report"
+    )

@@ -1,4 +1,5 @@
 """What ``difflung_augment`` says and leaves: class tables, plans, results, report, audit, the next commands."""
+
 from __future__ import annotations
 
 import os
@@ -26,43 +27,62 @@ def describe_fold(work: FoldWork) -> str:
     before, after = shares(plan.before), shares(plan.after)
     patients = len({raw.patients[i] for i in training})
     slices = sum(host.lung_slices for host in work.facts.values())
-    lines = [f"\nfold {work.fold}: {len(training)} training cases, {slices} slices with lung, {patients} patients",
-             f"  {'class':<20}{'share of lung':>14}{'target':>9}{'planned':>9}{'patients':>10}{'lesions':>9}"]
+    lines = [
+        f"\nfold {work.fold}: {len(training)} training cases, {slices} slices with lung, {patients} patients",
+        f"  {'class':<20}{'share of lung':>14}{'target':>9}{'planned':>9}{'patients':>10}{'lesions':>9}",
+    ]
     for name in raw.roles.lung:
         target = plan.targets.get(name)
         holding = len({raw.patients[i] for i, host in work.facts.items() if host.voxels[name]})
         lesions = len(work.lesions[name]) if name in work.lesions else ""
-        lines.append(f"  {name:<20}{before[name]:>13.2%} {f'{target:.1%}' if target else '':>8}{after[name]:>9.2%}"
-                     f"{holding:>10}{lesions:>9}")
+        lines.append(
+            f"  {name:<20}{before[name]:>13.2%} {f'{target:.1%}' if target else '':>8}{after[name]:>9.2%}"
+            f"{holding:>10}{lesions:>9}"
+        )
     operations = sum(len(case.operations) for case in plan.cases)
-    lines.append(f"  plan: {len(plan.cases)} synthetic cases, {plan.slices} painted slices (at most "
-                 f"{plan.max_slices}), {operations} pasted lesions")
+    lines.append(
+        f"  plan: {len(plan.cases)} synthetic cases, {plan.slices} painted slices (at most "
+        f"{plan.max_slices}), {operations} pasted lesions"
+    )
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
 
 
 def describe_result(work: FoldWork, result: SynthesisResult) -> str:
     """What was painted in a fold and how it compares with the real voxels."""
-    lines = [f"fold {work.fold}: {len(result.staged)} cases painted, {len(result.dropped)} dropped, "
-             f"{result.repainted} repainted"]
+    lines = [
+        f"fold {work.fold}: {len(result.staged)} cases painted, {len(result.dropped)} dropped, "
+        f"{result.repainted} repainted"
+    ]
     for name, row in result.quality.items():
-        lines.append(f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
-                     f"{row['passing']} of {row['cases']} cases pass the gate")
+        lines.append(
+            f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+            f"{row['passing']} of {row['cases']} cases pass the gate"
+        )
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
-            lines.append(f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
-                         f"99 % of {row['real_regions']} real lesions are to other patients' (mean correlation "
-                         f"{row['mean']:.2f})")
+            lines.append(
+                f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
+                f"99 % of {row['real_regions']} real lesions are to other patients' (mean correlation "
+                f"{row['mean']:.2f})"
+            )
     lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
 
 
 def _faults(measured: dict) -> str:
     """Why a case was dropped."""
-    faults = [f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at "
-              f"most {row['max_wasserstein']:.0f})" for name, row in measured["quality"].items() if not row["passes"]]
-    faults += [f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
-               for name, row in measured["memorisation"].items() if row and row["above_real_p99"]]
+    faults = [
+        f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at "
+        f"most {row['max_wasserstein']:.0f})"
+        for name, row in measured["quality"].items()
+        if not row["passes"]
+    ]
+    faults += [
+        f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
+        for name, row in measured["memorisation"].items()
+        if row and row["above_real_p99"]
+    ]
     return ", ".join(faults)
 
 
@@ -72,27 +92,48 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     on = "" if device == "cuda" else f" -device {device}"
     trainer = METHODS[method].trainer
     model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
-    return "\n".join([
-        "Next:",
-        f"  nnUNetv2_plan_and_preprocess -d {dataset} -c {configuration}",
-        f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{on}",
-        f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{on}",
-        f"  nnUNetv2_predict -i {raw.folder / 'imagesTs'} -o PREDICTIONS {model}",
-        f"  nnUNetv2_evaluate_folder {raw.folder / 'labelsTs'} PREDICTIONS -djfile {raw.folder / 'dataset.json'} "
-        f"-pfile {raw.preprocessed / 'nnUNetPlans.json'}",
-        f"Undo: difflung_remove -d {dataset}"])
+    return "\n".join(
+        [
+            "Next:",
+            f"  nnUNetv2_plan_and_preprocess -d {dataset} -c {configuration}",
+            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{on}",
+            f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{on}",
+            f"  nnUNetv2_predict -i {raw.folder / 'imagesTs'} -o PREDICTIONS {model}",
+            f"  nnUNetv2_evaluate_folder {raw.folder / 'labelsTs'} PREDICTIONS -djfile {raw.folder / 'dataset.json'} "
+            f"-pfile {raw.preprocessed / 'nnUNetPlans.json'}",
+            f"Undo: difflung_remove -d {dataset}",
+        ]
+    )
 
 
-def conclude(raw: RawDataset, works: list[FoldWork], done: list[tuple[Synthesis, SynthesisResult]], seconds: dict,
-              request: Request, preview: Path | None) -> None:
+def conclude(
+    raw: RawDataset,
+    works: list[FoldWork],
+    done: list[tuple[Synthesis, SynthesisResult]],
+    seconds: dict,
+    request: Request,
+    preview: Path | None,
+) -> None:
     """Report, audit and the commands to run next."""
     path = results_folder(raw.name, request.settings.generator.method) / "augment_report.json"
     earlier = read_json(path)["folds"] if path.is_file() else []
-    rows = [{"fold": work.fold, "before": work.plan.before, "after": work.plan.after, "notes": work.plan.notes,
-             "planned": len(work.plan.cases), "injected": len(result.staged), "repainted": result.repainted,
-             "dropped": result.dropped, "quality": result.quality, "quality_of_all": result.quality_of_all,
-             "memorisation": result.memorisation,
-             "seconds_of_all_folds_together": seconds} for work, (_, result) in zip(works, done, strict=True)]
+    rows = [
+        {
+            "fold": work.fold,
+            "before": work.plan.before,
+            "after": work.plan.after,
+            "notes": work.plan.notes,
+            "planned": len(work.plan.cases),
+            "injected": len(result.staged),
+            "repainted": result.repainted,
+            "dropped": result.dropped,
+            "quality": result.quality,
+            "quality_of_all": result.quality_of_all,
+            "memorisation": result.memorisation,
+            "seconds_of_all_folds_together": seconds,
+        }
+        for work, (_, result) in zip(works, done, strict=True)
+    ]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
@@ -115,14 +156,26 @@ def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -
 
 def run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
     """What the manifest keeps of a run."""
-    return {"method": s.method, "fold": s.fold, "settings": work.settings.as_dict(),
-            "generator": {"hash": s.generator.hash or None, "folder": os.path.relpath(
-                s.generator.folder, nnunet_folder("nnUNet_results")),
-                "training_cases": list(s.generator.training_cases)},
-            "summary": {"planned": len(work.plan.cases), "injected": len(result.staged),
-                        "dropped": sorted(result.dropped), "quality": result.quality,
-                        "memorisation": result.memorisation, "targets": work.plan.targets,
-                        "voxels_before": work.plan.before, "voxels_planned": work.plan.after}}
+    return {
+        "method": s.method,
+        "fold": s.fold,
+        "settings": work.settings.as_dict(),
+        "generator": {
+            "hash": s.generator.hash or None,
+            "folder": os.path.relpath(s.generator.folder, nnunet_folder("nnUNet_results")),
+            "training_cases": list(s.generator.training_cases),
+        },
+        "summary": {
+            "planned": len(work.plan.cases),
+            "injected": len(result.staged),
+            "dropped": sorted(result.dropped),
+            "quality": result.quality,
+            "memorisation": result.memorisation,
+            "targets": work.plan.targets,
+            "voxels_before": work.plan.before,
+            "voxels_planned": work.plan.after,
+        },
+    }
 
 
 def dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
@@ -142,9 +195,11 @@ def dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     if working:
         training, painting = estimate_seconds(working[0], facts, request.device)
         disk = sum(sum(estimate_bytes(work, facts)) for work in working)
-        print(f"\nEstimate on {request.device}: {duration(training * len(working))} of training and "
-              f"{duration(painting * len(working))} of painting for {len(working)} fold(s); up to {size(disk)} of "
-              f"disk.")
+        print(
+            f"\nEstimate on {request.device}: {duration(training * len(working))} of training and "
+            f"{duration(painting * len(working))} of painting for {len(working)} fold(s); up to {size(disk)} of "
+            f"disk."
+        )
         if request.device == "cpu" and request.settings.preset != "fast" and training * len(working) > 3600:
             print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
     print("Dry run: nothing was written.")

@@ -1,4 +1,5 @@
 """What ``difflung_augment`` is asked for."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

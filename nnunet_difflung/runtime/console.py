@@ -1,4 +1,5 @@
 """What every console command of this package shares: how bad input reaches the person who typed it."""
+
 from __future__ import annotations
 
 import errno
@@ -38,8 +39,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         except OSError as error:
             if error.errno not in _OF_THE_DISK:
                 raise
-            print(f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, "
-                  f"the same command goes on then", file=sys.stderr)
+            print(
+                f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, "
+                f"the same command goes on then",
+                file=sys.stderr,
+            )
             code = 1
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on from here.", file=sys.stderr)

@@ -1,4 +1,5 @@
 """What makes a GPU fast and changes no equation: matrix precision, memory format, compiling, batches made ahead."""
+
 from __future__ import annotations
 
 import os
@@ -115,13 +116,17 @@ def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str]
             break
         except torch.cuda.OutOfMemoryError as error:
             if parts >= batch:
-                raise BadInput(f"the GPU's memory does not hold a single training crop ({str(error)[:120]}); choose a "
-                               f"smaller --patch-size, or free the GPU") from error
+                raise BadInput(
+                    f"the GPU's memory does not hold a single training crop ({str(error)[:120]}); choose a "
+                    f"smaller --patch-size, or free the GPU"
+                ) from error
             parts = min(batch, 2 * parts)
         torch.cuda.empty_cache()  # here, where the error no longer holds the tensors of the trial
     if parts > 1:
-        say(f"{batch} images do not fit the GPU's memory at once: gradients are summed over {parts} parts of a step, "
-            f"which gives the same training, slower")
+        say(
+            f"{batch} images do not fit the GPU's memory at once: gradients are summed over {parts} parts of a step, "
+            f"which gives the same training, slower"
+        )
     return parts
 
 
@@ -155,8 +160,9 @@ def steps_between_losses(device: torch.device) -> int:
 
 
 @contextmanager
-def ahead(make: Callable[[int], tuple[torch.Tensor, ...]], steps: range, device: torch.device,
-          threads: int | None = None) -> Iterator[Callable[[int], tuple[torch.Tensor, ...]]]:
+def ahead(
+    make: Callable[[int], tuple[torch.Tensor, ...]], steps: range, device: torch.device, threads: int | None = None
+) -> Iterator[Callable[[int], tuple[torch.Tensor, ...]]]:
     """Makes the coming steps' batches in threads while the device computes.
 
     ``make`` has to be a pure function of the step, so what comes out is the same whatever the number of threads.
@@ -187,6 +193,7 @@ def ahead(make: Callable[[int], tuple[torch.Tensor, ...]], steps: range, device:
         return tuple(part.pin_memory() if cuda else part for part in make(step))
 
     with ThreadPoolExecutor(threads) as pool:
+
         def take(step: int) -> tuple[torch.Tensor, ...]:
             while len(waiting) < _AHEAD and (following := next(coming, None)) is not None:
                 waiting.append((following, pool.submit(made, following)))
@@ -217,5 +224,7 @@ def check_device(device: str) -> None:
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device]:
-        raise BadInput(f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
-                       f"{' or '.join(name for name, here in there.items() if here)}, or repair the driver")
+        raise BadInput(
+            f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
+            f"{' or '.join(name for name, here in there.items() if here)}, or repair the driver"
+        )

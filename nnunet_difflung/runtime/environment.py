@@ -1,4 +1,5 @@
 """What a published figure depends on beside its settings: package versions, machine, the command as typed."""
+
 from __future__ import annotations
 
 import os
@@ -23,6 +24,7 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Cores, architecture and GPU of this machine; nothing that names it."""
     import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}, {gpu}"
 

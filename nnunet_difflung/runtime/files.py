@@ -1,4 +1,5 @@
 """Files that are never half written, and their hashes."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """Joins processes that a launcher started, and starts several on one machine."""
+
 from __future__ import annotations
 
 import logging
@@ -18,8 +19,9 @@ from accelerate.utils import broadcast
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.share import Share
 
-_OF_THE_LAUNCHER = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
-                         if hasattr(signal, name))  # Windows has only two of them
+_OF_THE_LAUNCHER = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
+)  # Windows has only two of them
 MODULE = "nnunet_difflung.commands.augment"
 
 
@@ -66,19 +68,30 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     if device not in ("cuda", "cpu"):
         raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
     if device == "cuda" and number > torch.cuda.device_count():
-        raise BadInput(f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
-                       f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more")
+        raise BadInput(
+            f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more"
+        )
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     try:
         with TemporaryDirectory() as logs, _handlers_kept():
-            config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=uuid.uuid4().hex,
-                                  max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                                  monitor_interval=0.2, **_log_folder(logs))
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=number,
+                run_id=uuid.uuid4().hex,
+                max_restarts=0,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                monitor_interval=0.2,
+                **_log_folder(logs),
+            )
             elastic_launch(config, sys.executable)("-m", MODULE, *arguments)
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode % 256

@@ -1,4 +1,5 @@
 """One command at a time trains and paints a fold; many may share a cache."""
+
 from __future__ import annotations
 
 import errno
@@ -144,5 +145,7 @@ def _flock(handle: int, path: Path, *flags: str) -> None:
     except OSError as error:
         if error.errno == errno.ESTALE:  # deleted by another machine: no longer at its name, as is_at will find
             return
-        raise BadInput(f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
-                       f"mounted with file locks (Lustre: flock), or move the folder to another") from error
+        raise BadInput(
+            f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
+            f"mounted with file locks (Lustre: flock), or move the folder to another"
+        ) from error

@@ -1,4 +1,5 @@
 """Work on several items at a time, in threads or processes, behind progress bars that stay short in log files."""
+
 from __future__ import annotations
 
 import contextlib

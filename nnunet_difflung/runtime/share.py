@@ -1,4 +1,5 @@
 """One process's part of work that several processes do, and waiting for each other's files."""
+
 from __future__ import annotations
 
 import time

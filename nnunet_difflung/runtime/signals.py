@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM are noted and acted on where nothing is half done; forked workers have no handler."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """The benchmarks' opponents are what they say, and their rows have the agreed keys."""
+
 from __future__ import annotations
 
 import subprocess
@@ -13,18 +14,21 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("script", ["planning", "painting", "training", "cache", "writing"])
 def test_help_says_what_is_compared(script):
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{script}", "-h"], cwd=CHECKOUT, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{script}", "-h"], cwd=CHECKOUT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "reference" in done.stdout and "-device" in done.stdout
 
 
 def test_the_reference_network_has_its_parameters():
     from benchmarks import setting
+
     assert sum(w.numel() for w in setting.reference_network().parameters()) / 1e6 == pytest.approx(113.7, abs=0.1)
 
 
 def test_trial_and_error_changes_normal_lung_only():
     from benchmarks import planning
+
     rng, label = np.random.default_rng(0), np.zeros((1, 40, 40), np.uint8)
     label[:, 8:32, 8:32] = 1
     label[:, 18:22, 18:22] = 3
@@ -37,6 +41,7 @@ def test_trial_and_error_changes_normal_lung_only():
 
 def test_rows_have_the_agreed_keys_and_ratios_above_one_are_better(tmp_path):
     from benchmarks import make_table, timing
+
     rate = timing.row("a", [2.0, 4.0, 3.0], [1.0, 1.0, 1.0], "slices/s", "cpu", {})
     time = timing.row("b", [1.0], [10.0], "s a slice", "cpu", {})
     assert set(rate) == set(timing.KEYS) and (rate["ratio"], time["ratio"]) == (3.0, 10.0)

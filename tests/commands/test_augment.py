@@ -1,4 +1,5 @@
 """``difflung_augment`` as people run it: the real command on a tiny dataset, its files, resume and undo."""
+
 from __future__ import annotations
 
 import json
@@ -22,9 +23,16 @@ def folders(tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
     return prepared(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("dataset", [
-    {}, {"file_ending": ".png"}, {"volumes": True, "depth": 5, "file_ending": ".nrrd", "channels": 2},
-    {"ignore": True, "file_ending": ".mha", "splits": False, "emphysema_every": 2}], ids=str)
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {},
+        {"file_ending": ".png"},
+        {"volumes": True, "depth": 5, "file_ending": ".nrrd", "channels": 2},
+        {"ignore": True, "file_ending": ".mha", "splits": False, "emphysema_every": 2},
+    ],
+    ids=str,
+)
 def test_composite_changes_only_what_it_says(folders, dataset, capsys):
     folder = make_dataset(folders[0], **dataset)
     before = tree_hashes(folder)
@@ -58,7 +66,7 @@ def test_full_paints_the_whole_isolated_slice(folders):
         real, _ = raw.read_image(record["host"])
         air = real[0] < -990
         assert (image[0][air & (raw.read_label(record["host"])[0] == 0)] == -1000).mean() > 0.95
-        inside = (real[0] > -400)
+        inside = real[0] > -400
         assert (image[0][inside] != real[0][inside]).mean() > 0.9
 
 
@@ -110,6 +118,7 @@ def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):
     folder = make_dataset(folders[0])
     before = tree_hashes(folder)
     from nnunet_difflung.commands.augment import entry
+
     options = [option for option in OPTIONS if option not in ("--gate", "report")]
     with pytest.raises(SystemExit) as stop:
         entry([*options, "-f", "0"])
@@ -155,9 +164,25 @@ def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, u
 
 def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
     from nnunet_difflung.painting import synthesis as synthesize
+
     make_dataset(folders[0], patients=6)
-    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu",
-               "--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]
+    options = [
+        "-d",
+        "801",
+        "-f",
+        "0",
+        "--method",
+        "copy_paste",
+        "--gate",
+        "report",
+        "-device",
+        "cpu",
+        "--max-synthetic",
+        "10",
+        "--target-share",
+        "emphysema=0.4",
+        "ILD=0.4",
+    ]
     painted, stop_at, real = [], [1], synthesize.paint_jobs
 
     def counted(jobs, *rest):

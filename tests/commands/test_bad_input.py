@@ -1,4 +1,5 @@
 """Faulty datasets and command lines: exit code 2, one line that names file and remedy, every file left as it was."""
+
 from __future__ import annotations
 
 import json
@@ -25,6 +26,7 @@ def edit_json(name: str, **changes) -> Callable[[Path], None]:
             else:
                 content[key] = value
         path.write_text(json.dumps(content))
+
     return edit
 
 
@@ -33,6 +35,7 @@ def edit_splits(edit: Callable[[list], None]) -> Callable[[Path], None]:
         content = json.loads((folder / "splits_final.json").read_text())
         edit(content)
         (folder / "splits_final.json").write_text(json.dumps(content))
+
     return apply
 
 
@@ -40,6 +43,7 @@ def edit_image(part: str, change: Callable[[sitk.Image], sitk.Image], suffix: st
     def edit(folder: Path) -> None:
         path = str(folder / part / f"{CASE}{suffix}.nii.gz")
         sitk.WriteImage(change(sitk.ReadImage(path)), path)
+
     return edit
 
 
@@ -71,6 +75,7 @@ def swap_labels(source: int, target: int) -> Callable[[Path], None]:
             changed = sitk.GetImageFromArray(array)
             changed.CopyInformation(image)
             sitk.WriteImage(changed, str(path))
+
     return edit
 
 
@@ -107,13 +112,24 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("broken dataset.json", truncate("dataset.json"), [], ["dataset.json", "no valid JSON"]),
     ("key missing", edit_json("dataset.json", file_ending=None), [], ["lacks the key 'file_ending'"]),
     ("numTraining", edit_json("dataset.json", numTraining=7), [], ["numTraining 7", "10"]),
-    ("id that leaves the folder", edit_json("dataset.json", dataset={"../../out": {
-        "images": [f"imagesTr/{CASE}_0000.nii.gz"], "label": f"labelsTr/{CASE}.nii.gz"}}, numTraining=1), [],
-     ["dataset.json", "'../../out'", "no slash"]),
+    (
+        "id that leaves the folder",
+        edit_json(
+            "dataset.json",
+            dataset={"../../out": {"images": [f"imagesTr/{CASE}_0000.nii.gz"], "label": f"labelsTr/{CASE}.nii.gz"}},
+            numTraining=1,
+        ),
+        [],
+        ["dataset.json", "'../../out'", "no slash"],
+    ),
     ("label file missing", drop(f"labelsTr/{CASE}.nii.gz"), [], [f"{CASE}.nii.gz is missing"]),
     ("image file missing", drop(f"imagesTr/{CASE}_0000.nii.gz"), [], [CASE, "has no image"]),
-    ("file without channel", lambda f: (f / "imagesTr" / f"{CASE}_0000.nii.gz").rename(f / "imagesTr" / "x.nii.gz"),
-     [], ["x.nii.gz", "_XXXX"]),
+    (
+        "file without channel",
+        lambda f: (f / "imagesTr" / f"{CASE}_0000.nii.gz").rename(f / "imagesTr" / "x.nii.gz"),
+        [],
+        ["x.nii.gz", "_XXXX"],
+    ),
     ("unreadable image", truncate(f"imagesTr/{CASE}_0000.nii.gz"), [], [f"{CASE}_0000.nii.gz"]),
     ("unreadable label", truncate(f"labelsTr/{CASE}.nii.gz"), [], [f"{CASE}.nii.gz", "cannot be read"]),
     ("label of other shape", label(lambda i: i[:20, :, :]), [], [f"{CASE}.nii.gz", "shape", "resample"]),
@@ -121,19 +137,35 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("label of other origin", label(with_origin), [], [f"{CASE}.nii.gz", "origin", "resample"]),
     ("unknown label", label(with_label_9), [], [f"{CASE}.nii.gz", "label 9", "[0, 1, 2, 3]"]),
     ("NaN", nan_image, [], [f"{CASE}_0000.nrrd", "NaN"]),
-    ("channels", edit_json("dataset.json", channel_names={"0": "CT", "1": "PET"}), [],
-     ["1 channels found, 2 expected"]),
-    ("regions", edit_json("dataset.json", labels={"background": 0, "lung": [1, 2, 3], "ILD": 3}), [],
-     ["region-based", "plain integers"]),
-    ("no normal lung", edit_json("dataset.json", labels={"background": 0, "a": 1, "b": 2, "c": 3}), [],
-     ["--normal-label"]),
+    (
+        "channels",
+        edit_json("dataset.json", channel_names={"0": "CT", "1": "PET"}),
+        [],
+        ["1 channels found, 2 expected"],
+    ),
+    (
+        "regions",
+        edit_json("dataset.json", labels={"background": 0, "lung": [1, 2, 3], "ILD": 3}),
+        [],
+        ["region-based", "plain integers"],
+    ),
+    (
+        "no normal lung",
+        edit_json("dataset.json", labels={"background": 0, "a": 1, "b": 2, "c": 3}),
+        [],
+        ["--normal-label"],
+    ),
     ("no pathology", edit_json("dataset.json", labels={"background": 0, "normal_lung": 1}), [], ["no pathology"]),
     ("no pathology in any case", lambda f: (swap_labels(2, 1)(f), swap_labels(3, 1)(f)), [], ["hold no pathology"]),
     ("no normal lung in any case", swap_labels(1, 0), [], ["hold no normal lung"]),
     ("splits broken", truncate("splits_final.json"), [], ["splits_final.json", "no split file"]),
     ("splits with unknown case", edit_splits(lambda s: s[0]["val"].append("nobody")), [], ["'nobody'", "fold 0"]),
-    ("patient on both sides", edit_splits(lambda s: s[1]["train"].append(s[1]["val"][0])), [],
-     ["fold 1", "patient", "--patient-pattern"]),
+    (
+        "patient on both sides",
+        edit_splits(lambda s: s[1]["train"].append(s[1]["val"][0])),
+        [],
+        ["fold 1", "patient", "--patient-pattern"],
+    ),
     ("empty training list", edit_splits(lambda s: s[2].update(train=[])), [], ["fold 2", "no training case"]),
     ("fold", nothing, ["-f", "5"], ["fold 5", "folds 0 to 4"]),
     ("fold name", nothing, ["-f", "first"], ["fold first"]),
@@ -151,12 +183,24 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("steps", nothing, ["--steps", "2000"], ["--steps 2000", "1000"]),
     ("empty dataset.json", lambda f: (f / "dataset.json").write_text(""), [], ["dataset.json", "no valid JSON"]),
     ("dataset.json is a list", lambda f: (f / "dataset.json").write_text("[]"), [], ["dataset.json"]),
-    ("no background", edit_json("dataset.json", labels={"normal_lung": 1, "emphysema": 2, "ILD": 3}), [],
-     ["background"]),
-    ("label value is text", edit_json("dataset.json", labels={"background": 0, "normal_lung": "one", "ILD": 3}), [],
-     ["dataset.json", "normal_lung"]),
-    ("one value for two labels", edit_json("dataset.json", labels={"background": 0, "normal_lung": 1, "a": 2, "b": 2}),
-     [], ["dataset.json"]),
+    (
+        "no background",
+        edit_json("dataset.json", labels={"normal_lung": 1, "emphysema": 2, "ILD": 3}),
+        [],
+        ["background"],
+    ),
+    (
+        "label value is text",
+        edit_json("dataset.json", labels={"background": 0, "normal_lung": "one", "ILD": 3}),
+        [],
+        ["dataset.json", "normal_lung"],
+    ),
+    (
+        "one value for two labels",
+        edit_json("dataset.json", labels={"background": 0, "normal_lung": 1, "a": 2, "b": 2}),
+        [],
+        ["dataset.json"],
+    ),
     ("unknown file ending", edit_json("dataset.json", file_ending=".xyz"), [], ["numTraining 10, but 0"]),
     ("no images", lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], [], ["imagesTr"]),
     ("no labels", lambda f: [p.unlink() for p in (f / "labelsTr").iterdir()], [], ["labelsTr"]),
@@ -172,13 +216,37 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("all are structures", nothing, ["--structure-label", "emphysema", "ILD"], ["no pathology"]),
     ("target is no number", nothing, ["--target-share", "ILD=much"], ["ILD=much"]),
     ("window is no pair", nothing, ["--window", "7"], ["--window", "LOW,HIGH"]),
-    ("hidden file of another system", lambda f: (f / "imagesTr" / f"._{CASE}_0000.nii.gz").touch(), [],
-     [f"._{CASE}_0000.nii.gz", "begins with a dot", "delete it"]),
-    ("case renamed", lambda f: [p.rename(p.with_name(f"difflung_x_{p.name}")) for part in (
-        "imagesTr", "labelsTr") for p in (f / part).iterdir() if CASE in p.name], [], ["lists the val case"]),
+    (
+        "hidden file of another system",
+        lambda f: (f / "imagesTr" / f"._{CASE}_0000.nii.gz").touch(),
+        [],
+        [f"._{CASE}_0000.nii.gz", "begins with a dot", "delete it"],
+    ),
+    (
+        "case renamed",
+        lambda f: [
+            p.rename(p.with_name(f"difflung_x_{p.name}"))
+            for part in ("imagesTr", "labelsTr")
+            for p in (f / part).iterdir()
+            if CASE in p.name
+        ],
+        [],
+        ["lists the val case"],
+    ),
 ]
-WORDS = [["--epochs", "0"], ["--batch-size", "-1"], ["--balanced-share", "2"], ["-c", "4d"], ["--preset", "best"],
-         ["--method", "magic"], ["-np", "0"], ["-num_gpus", "0"], ["--seed", "-3"], ["--margin", "x"], ["--nonsense"]]
+WORDS = [
+    ["--epochs", "0"],
+    ["--batch-size", "-1"],
+    ["--balanced-share", "2"],
+    ["-c", "4d"],
+    ["--preset", "best"],
+    ["--method", "magic"],
+    ["-np", "0"],
+    ["-num_gpus", "0"],
+    ["--seed", "-3"],
+    ["--margin", "x"],
+    ["--nonsense"],
+]
 
 
 def stopped(arguments: list[str]) -> int:
@@ -268,8 +336,25 @@ def test_other_settings_on_an_augmented_dataset(folders, capsys):
     make_dataset(folders[0])
     (folders[1] / "Dataset801_Tiny").mkdir()
     (folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")
-    options = ["-d", "801", "-f", "0", "--preset", "fast", "--epochs", "1", "--batch-size", "4", "--steps", "2",
-               "--gate", "report", "-device", "cpu", "--max-synthetic"]
+    options = [
+        "-d",
+        "801",
+        "-f",
+        "0",
+        "--preset",
+        "fast",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--steps",
+        "2",
+        "--gate",
+        "report",
+        "-device",
+        "cpu",
+        "--max-synthetic",
+    ]
     assert stopped([*options, "2"]) == 0
     before = tree_hashes(*folders)
     capsys.readouterr()

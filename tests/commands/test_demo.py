@@ -1,4 +1,5 @@
 """The demo's own logic; its stages are the real commands, which have tests of their own."""
+
 from __future__ import annotations
 
 import json
@@ -11,8 +12,14 @@ from nnunet_difflung.errors import BadInput, Failed
 
 
 def test_small_configuration_inherits_and_keeps_the_stages(tmp_path):
-    plans = {"configurations": {"2d": {"batch_size": 13, "architecture": {"arch_kwargs": {
-        "n_stages": 6, "features_per_stage": [32, 64, 128, 256, 512, 512]}}}}}
+    plans = {
+        "configurations": {
+            "2d": {
+                "batch_size": 13,
+                "architecture": {"arch_kwargs": {"n_stages": 6, "features_per_stage": [32, 64, 128, 256, 512, 512]}},
+            }
+        }
+    }
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     make_small_configuration(tmp_path / "plans.json")
     after = json.loads((tmp_path / "plans.json").read_text())["configurations"]
@@ -34,6 +41,7 @@ def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path
             done.append("second")
             if len(done) < 3:
                 raise Failed("interrupted")
+
         return [("first", lambda: done.append("first")), ("second", second)]
 
     monkeypatch.setattr(Demo, "stages", stages)

@@ -1,4 +1,5 @@
 """Commands that run at the same time: who waits for whom, and nobody deletes or misreads what another one needs."""
+
 from __future__ import annotations
 
 import errno
@@ -32,9 +33,13 @@ def until(holds, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("hold, told", [
-    (lambda folder: locked(folder), "changing Dataset801_Tiny"),
-    (lambda folder: working_alone([folder / "fold_0"], Share()), "working on")])
+@pytest.mark.parametrize(
+    "hold, told",
+    [
+        (lambda folder: locked(folder), "changing Dataset801_Tiny"),
+        (lambda folder: working_alone([folder / "fold_0"], Share()), "working on"),
+    ],
+)
 def test_who_waits_says_for_what(tmp_path, capfd, hold, told):
     folder, done, said = tmp_path / "Dataset801_Tiny", [], []
     folder.mkdir()
@@ -151,6 +156,7 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
 def test_a_command_that_fails_leaves_the_cache_to_one_that_works(raw_folder, monkeypatch):
     """Both begin without a cache; the one that fails ends while the other one works."""
     from nnunet_difflung.pipeline import augment
+
     make_dataset(raw_folder)
     cache = cache_folder("Dataset801_Tiny")
     with ExitStack() as other:
@@ -174,7 +180,9 @@ def test_generators_in_use_are_not_removed(folders):
     with working_alone([results / "DiffLung__cbmat" / "fold_1"], Share()), using(results / "DiffLung__cache"):
         said = "\n".join(remove("801", generators=True))
     assert sorted(str(path.relative_to(results)) for path in results.rglob("file")) == [
-        "DiffLung__cache/file", "DiffLung__cbmat/fold_1/file"]
+        "DiffLung__cache/file",
+        "DiffLung__cbmat/fold_1/file",
+    ]
     assert said.count("another command is using it") == 2 and "removed: " + str(results / "DiffLung__pix2pix") in said
     remove("801", generators=True)
     assert list(results.iterdir()) == []
@@ -182,6 +190,7 @@ def test_generators_in_use_are_not_removed(folders):
 
 def test_a_generator_begun_while_the_others_are_removed_stays(folders, monkeypatch):
     from nnunet_difflung.injection import removal as module
+
     make_dataset(folders[0])
     method, real = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat", module.delete_unused
     for path in (method / "fold_0" / "file", method / "fold_1" / "file", method / "preview.png"):
@@ -202,8 +211,11 @@ def test_a_generator_begun_while_the_others_are_removed_stays(folders, monkeypat
 def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(folders, tmp_path):
     make_dataset(folders[0])
     results, elsewhere = folders[2] / "Dataset801_Tiny", tmp_path / "elsewhere"
-    for path in (results / "DiffLung__cache" / "fold_1_s001.image.npy", results / "DiffLung__cbmat" / "fold_0" / "a",
-                 elsewhere / "sample.png"):
+    for path in (
+        results / "DiffLung__cache" / "fold_1_s001.image.npy",
+        results / "DiffLung__cbmat" / "fold_0" / "a",
+        elsewhere / "sample.png",
+    ):
         path.parent.mkdir(parents=True)
         path.touch()
     (results / "DiffLung__cbmat" / "fold_0" / "samples").symlink_to(elsewhere)
@@ -243,6 +255,7 @@ def test_a_flock_on_a_stale_handle_is_no_missing_lock(tmp_path, monkeypatch):
 
 def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypatch, capsys):
     from nnunet_difflung.pipeline import augment
+
     make_dataset(raw_folder)
     options = ["-d", "801", "--preset", "fast", "-device", "cpu", "-f", "0", "--method", "copy_paste", "--gate", "off"]
     real = augment.working_alone
@@ -253,6 +266,7 @@ def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypa
             assert main([*options, *more]) == 0  # the command that was waited for
             capsys.readouterr()
             return real(*arguments)
+
         return working_alone
 
     monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "2"))
@@ -352,6 +366,7 @@ def test_a_dry_run_says_that_a_change_is_under_way(raw_folder):
 
 def test_an_audit_waits_for_a_change(raw_folder, monkeypatch):
     from nnunet_difflung.injection import audit
+
     folder, calls, real = make_dataset(raw_folder), [], audit.find_manifest
 
     def found(name):

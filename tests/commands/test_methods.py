@@ -1,4 +1,5 @@
 """Methods beside the plain diffusion model, through the real command: same masks, own cases, one undo."""
+
 from __future__ import annotations
 
 import json
@@ -52,8 +53,9 @@ def test_all_arms_get_the_same_masks_and_harmonise_takes_the_generator_of_cbmat(
     for method in ("cbmat", "copy_paste", "harmonise"):
         main([*OPTIONS, "-f", "0", "--method", method])
     raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
-    by_method = {m: sorted(i for i, c in cases.items() if c["method"] == m)
-                 for m in ("cbmat", "copy_paste", "harmonise")}
+    by_method = {
+        m: sorted(i for i, c in cases.items() if c["method"] == m) for m in ("cbmat", "copy_paste", "harmonise")
+    }
     assert len({len(ids) for ids in by_method.values()}) == 1 and by_method["cbmat"]
     for trio in zip(*by_method.values(), strict=True):
         arrays = [synthetic_arrays(raw, i, folder) for i in trio]
@@ -72,29 +74,39 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
         main([*OPTIONS, "-f", "0", "--method", "copy_paste"])
         raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
         pairs = [(i, i.replace("harmonise", "copy_paste")) for i in cases if "harmonise" in i]
-        far[strength] = np.mean([np.abs(np.subtract(*(synthetic_arrays(raw, i, folder)[0] for i in pair))).mean()
-                                 for pair in pairs])
+        far[strength] = np.mean(
+            [np.abs(np.subtract(*(synthetic_arrays(raw, i, folder)[0] for i in pair))).mean() for pair in pairs]
+        )
         remove(["-d", "801"])
     assert far["0.02"] < 0.5 * far["1"]
 
 
-@pytest.mark.parametrize("options, expected", [
-    (["--method", "copy_paste", "--paint", "full"], "--paint composite"),
-    (["--method", "harmonise", "--preset", "paper"], "--paint composite"),
-    (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
-    (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
-    (["--method", "harmonise", "--strength", "0"], "--strength 0"),
-    (["--strength", "0.4"], "belongs to --method harmonise")])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--method", "copy_paste", "--paint", "full"], "--paint composite"),
+        (["--method", "harmonise", "--preset", "paper"], "--paint composite"),
+        (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
+        (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
+        (["--method", "harmonise", "--strength", "0"], "--strength 0"),
+        (["--strength", "0.4"], "belongs to --method harmonise"),
+    ],
+)
 def test_what_a_method_cannot_do_is_refused(folders, options, expected):
     make_dataset(folders[0])
     with pytest.raises(BadInput, match=expected):
         main(["-d", "801", "-device", "cpu", *options])
 
 
-@pytest.mark.parametrize("method, options, idle", [
-    ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),
-    ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
-    ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]), ("cbmat", ["--steps", "3"], [])])
+@pytest.mark.parametrize(
+    "method, options, idle",
+    [
+        ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),
+        ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
+        ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]),
+        ("cbmat", ["--steps", "3"], []),
+    ],
+)
 def test_options_that_change_nothing_are_named(method, options, idle, capsys):
     plain = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method]))
     settings = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
@@ -105,13 +117,16 @@ def test_options_that_change_nothing_are_named(method, options, idle, capsys):
 
 
 def test_every_method_has_a_generator_that_is_a_method():
-    assert all(m.generator in ("", *METHODS) and METHODS[m.generator or name].generator == m.generator
-               for name, m in METHODS.items())
+    assert all(
+        m.generator in ("", *METHODS) and METHODS[m.generator or name].generator == m.generator
+        for name, m in METHODS.items()
+    )
 
 
 def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch):
     """Interrupted before the injection, folds changed: a painted validation patient would come in unseen."""
     import nnunet_difflung.pipeline.augment as module
+
     folders = prepared(tmp_path, monkeypatch)
     folder = make_dataset(folders[0])
     options = [*OPTIONS, "--method", "copy_paste", "-f", "0"]

@@ -1,4 +1,5 @@
 """``difflung_compare`` on hand-written trees of nnU-Net's results."""
+
 import json
 import os
 import sys
@@ -19,10 +20,18 @@ from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
 NAME = "Dataset942_Tiny"
 LABELS = {"background": 0, "lung": 1, "emphysema": 2}
 # case -> (TP, FP, FN) of lung and emphysema; patient 3 has no emphysema, patient 1's second slice neither
-REFERENCE = {"p1_s0": [(80, 10, 10), (0, 0, 10)], "p1_s1": [(40, 0, 10), (0, 0, 0)],
-             "p2_s0": [(90, 0, 0), (5, 0, 15)], "p3_s0": [(70, 5, 5), (0, 0, 0)]}
-CBMAT = {"p1_s0": [(80, 10, 10), (6, 2, 4)], "p1_s1": [(40, 0, 10), (0, 4, 0)],
-         "p2_s0": [(90, 0, 0), (15, 5, 5)], "p3_s0": [(70, 5, 5), (0, 12, 0)]}
+REFERENCE = {
+    "p1_s0": [(80, 10, 10), (0, 0, 10)],
+    "p1_s1": [(40, 0, 10), (0, 0, 0)],
+    "p2_s0": [(90, 0, 0), (5, 0, 15)],
+    "p3_s0": [(70, 5, 5), (0, 0, 0)],
+}
+CBMAT = {
+    "p1_s0": [(80, 10, 10), (6, 2, 4)],
+    "p1_s1": [(40, 0, 10), (0, 4, 0)],
+    "p2_s0": [(90, 0, 0), (15, 5, 5)],
+    "p3_s0": [(70, 5, 5), (0, 12, 0)],
+}
 
 
 def write_training(results, arm, cases, fold=0, scored="validation", length="", notes=None, prefix=""):
@@ -31,9 +40,16 @@ def write_training(results, arm, cases, fold=0, scored="validation", length="", 
     folder = model / f"fold_{fold}" / scored
     folder.mkdir(parents=True, exist_ok=True)
     (model / "dataset.json").write_text(json.dumps({"labels": LABELS, "file_ending": ".nii.gz"}))
-    entries = [{"prediction_file": f"/somewhere/else/{prefix}{case}.nii.gz", "metrics": {
-        str(key): dict(zip(("TP", "FP", "FN"), of_class, strict=True), Dice=float("nan"))
-        for key, of_class in enumerate(counts, 1)}} for case, counts in cases.items()]
+    entries = [
+        {
+            "prediction_file": f"/somewhere/else/{prefix}{case}.nii.gz",
+            "metrics": {
+                str(key): dict(zip(("TP", "FP", "FN"), of_class, strict=True), Dice=float("nan"))
+                for key, of_class in enumerate(counts, 1)
+            },
+        }
+        for case, counts in cases.items()
+    ]
     (folder / "summary.json").write_text(json.dumps({"metric_per_case": entries}))
     if notes:
         (folder.parent / "debug.json").write_text(json.dumps(notes))
@@ -60,13 +76,15 @@ def compared(*more, dataset="942", folds=("0",)):
 
 # ---- statistics ----
 
+
 def test_pooled_dice_by_hand():
     assert pool(np.array([[6, 2, 4], [0, 3, 0], [0, 0, 0]])) == pytest.approx([12 / 18, 0, np.nan], nan_ok=True)
 
 
 def test_every_patient_counts_once_in_the_mean_and_trainings_make_the_spread():
-    values = np.array([[[0.2, 0.4, np.nan], [np.nan, np.nan, 0.9]],
-                       [[0.4, 0.6, np.nan], [np.nan, np.nan, 0.7]]])  # two seeds, folds of two patients and of one
+    values = np.array(
+        [[[0.2, 0.4, np.nan], [np.nan, np.nan, 0.9]], [[0.4, 0.6, np.nan], [np.nan, np.nan, 0.7]]]
+    )  # two seeds, folds of two patients and of one
     found = over_patients(values)
     assert found["mean"] == pytest.approx((0.3 + 0.5 + 0.8) / 3)  # and not the mean of the folds' means
     assert found["sd"] == pytest.approx(np.std([0.3, 0.9, 0.5, 0.7], ddof=1))
@@ -79,15 +97,28 @@ def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_s
     reference = np.full(shape, np.nan)
     for fold in range(folds):  # each patient is in one fold
         reference[:, fold, fold::folds] = 0.5
-    effect = (patient_sd * rng.standard_normal(patients) + seed_sd * rng.standard_normal((seeds, folds, 1))
-              + both_sd * rng.standard_normal(shape))
+    effect = (
+        patient_sd * rng.standard_normal(patients)
+        + seed_sd * rng.standard_normal((seeds, folds, 1))
+        + both_sd * rng.standard_normal(shape)
+    )
     return reference + truth + effect, reference
 
 
-@pytest.mark.parametrize("design", [
-    {"patients": 15}, {"patients": 15, "both_sd": 0.1}, {"patients": 15, "folds": 5}, {"patients": 15, "seeds": 2},
-    {"patients": 30, "seeds": 8}, {"patients": 6, "seed_sd": 0}, {"patients": 15, "seeds": 1, "seed_sd": 0},
-    {"patients": 15, "patient_sd": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "design",
+    [
+        {"patients": 15},
+        {"patients": 15, "both_sd": 0.1},
+        {"patients": 15, "folds": 5},
+        {"patients": 15, "seeds": 2},
+        {"patients": 30, "seeds": 8},
+        {"patients": 6, "seed_sd": 0},
+        {"patients": 15, "seeds": 1, "seed_sd": 0},
+        {"patients": 15, "patient_sd": 0.01},
+    ],
+    ids=str,
+)
 def test_interval_covers_the_truth_about_as_often_as_it_says(design):
     rng = np.random.default_rng(0)
     intervals = [difference(*simulated(rng, **design))["ci95"] for _ in range(1000)]
@@ -144,13 +175,13 @@ def test_one_patient_has_no_interval_and_unpaired_scores_are_refused():
 
 # ---- the table ----
 
+
 def test_table_of_two_arms_by_hand(results):
     table = compared()
     emphysema = table["cbmat"]["emphysema"]
     dice = {"p1": 2 * 6 / (2 * 6 + 6 + 4), "p2": 2 * 15 / (2 * 15 + 10)}  # p1: both slices, false positives included
     before = {"p1": 0.0, "p2": 2 * 5 / (2 * 5 + 15)}
-    assert emphysema["dice"] == {"mean": pytest.approx(np.mean(list(dice.values()))), "sd": None, "n": 1,
-                                 "patients": 2}
+    assert emphysema["dice"] == {"mean": pytest.approx(np.mean(list(dice.values()))), "sd": None, "n": 1, "patients": 2}
     found = emphysema["diff_to_reference"]
     each = [dice[p] - before[p] for p in dice]
     assert found["mean"] == pytest.approx(np.mean(each), abs=1e-6)
@@ -161,8 +192,15 @@ def test_table_of_two_arms_by_hand(results):
     assert table["reference"]["emphysema"]["diff_to_reference"] == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 2}
     assert table["cbmat"]["lung"]["diff_to_reference"]["ci95"] == [0.0, 0.0]
     rows = {row["patient"]: row for row in emphysema["rows"]}
-    assert rows["p1"] == {"patient": "p1", "fold": 0, "seed": "nnUNet_results",
-                          "dice": pytest.approx(12 / 22, abs=1e-6), "tp": 6, "fp": 6, "fn": 4}
+    assert rows["p1"] == {
+        "patient": "p1",
+        "fold": 0,
+        "seed": "nnUNet_results",
+        "dice": pytest.approx(12 / 22, abs=1e-6),
+        "tp": 6,
+        "fp": 6,
+        "fn": 4,
+    }
 
 
 def test_painting_in_patients_without_the_class_is_told_and_is_no_dice(results):
@@ -233,10 +271,12 @@ def test_trainings_of_another_length_and_stock_nnunet(results):
 
 def test_arms_are_all_trainers_of_this_package_and_stock_nnunet():
     from nnunet_difflung import trainers
+
     assert sorted(ARMS.values()) == sorted([arm.__name__ for arm in trainers.ARMS] + ["nnUNetTrainer"])
 
 
 # ---- what is refused ----
+
 
 def refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
@@ -330,6 +370,7 @@ def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
 
 
 # ---- surfaces ----
+
 
 def mask(shape, *voxels):
     found = np.zeros(shape, bool)

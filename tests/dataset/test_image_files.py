@@ -1,4 +1,5 @@
 """Changed copies keep format, geometry, dtype and every voxel outside the change, for each of nnU-Net's readers."""
+
 from __future__ import annotations
 
 import gzip
@@ -17,18 +18,31 @@ from tests.support.tiny import make_dataset
 
 _OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
 FAMILIES = {
-    "slices nii.gz": {}, "volumes nii.gz": {"volumes": True, "channels": 2}, "float nrrd": {
-        "volumes": True, "file_ending": ".nrrd", "dtype": "float32"}, "mha oblique": {
-        "file_ending": ".mha", "direction": _OBLIQUE, "volumes": True},
+    "slices nii.gz": {},
+    "volumes nii.gz": {"volumes": True, "channels": 2},
+    "float nrrd": {"volumes": True, "file_ending": ".nrrd", "dtype": "float32"},
+    "mha oblique": {"file_ending": ".mha", "direction": _OBLIQUE, "volumes": True},
     "nibabel": {"volumes": True, "overwrite_image_reader_writer": "NibabelIO", "direction": np.diag([-1, 1, 1])},
-    "nibabel reorient": {"volumes": True, "overwrite_image_reader_writer": "NibabelIOWithReorient",
-                         "direction": np.diag([-1, 1, -1])},
-    "nibabel reorient, axes swapped": {"volumes": True, "overwrite_image_reader_writer": "NibabelIOWithReorient",
-                                       "direction": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])},
-    "sitk reorient": {"volumes": True, "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
-                      "direction": np.diag([-1, -1, 1])},
-    "png": {"file_ending": ".png"}, "png uint8": {"file_ending": ".png", "dtype": "uint8", "channels": 2},
-    "tif 2d": {"file_ending": ".tif"}, "tiff 3d": {"file_ending": ".tif", "volumes": True}}
+    "nibabel reorient": {
+        "volumes": True,
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        "direction": np.diag([-1, 1, -1]),
+    },
+    "nibabel reorient, axes swapped": {
+        "volumes": True,
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        "direction": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]),
+    },
+    "sitk reorient": {
+        "volumes": True,
+        "overwrite_image_reader_writer": "SimpleITKIOWithReorient",
+        "direction": np.diag([-1, -1, 1]),
+    },
+    "png": {"file_ending": ".png"},
+    "png uint8": {"file_ending": ".png", "dtype": "uint8", "channels": 2},
+    "tif 2d": {"file_ending": ".tif"},
+    "tiff 3d": {"file_ending": ".tif", "volumes": True},
+}
 
 
 @pytest.fixture
@@ -69,6 +83,7 @@ def test_the_file_keeps_dtype_and_geometry(copied):
                 assert getattr(a, get)() == pytest.approx(getattr(b, get)(), abs=1e-6)
         else:
             from skimage import io
+
             a, b = io.imread(source), io.imread(target)
             assert a.dtype == b.dtype and a.shape == b.shape
         if source.endswith(".nii.gz"):
@@ -101,8 +116,10 @@ def test_scaled_nifti_keeps_every_value(raw_folder, tmp_path, reader):
 
 def test_rgb_png_holds_three_channels(raw_folder, tmp_path):
     from skimage import io
-    folder = make_dataset(raw_folder, patients=2, slices=1, size=16, file_ending=".png",
-                          channel_names={"0": "R", "1": "G", "2": "B"})
+
+    folder = make_dataset(
+        raw_folder, patients=2, slices=1, size=16, file_ending=".png", channel_names={"0": "R", "1": "G", "2": "B"}
+    )
     rng = np.random.default_rng(0)
     for file in (folder / "imagesTr").glob("*.png"):
         io.imsave(file, rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), check_contrast=False)
@@ -135,5 +152,6 @@ def test_sidecars_belong_to_3d_tiff_only(raw_folder):
 def test_a_reader_without_writer_is_named():
     class StrangeIO:
         pass
+
     with pytest.raises(BadInput, match="StrangeIO cannot be written"):
         write_changed_copy(["a"], ["b"], np.zeros((1, 1, 1, 1)), np.ones((1, 1, 1), bool), StrangeIO)

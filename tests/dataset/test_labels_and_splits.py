@@ -1,4 +1,5 @@
 """Roles of labels, patients behind ids, folds by patient."""
+
 from __future__ import annotations
 
 import pytest
@@ -27,28 +28,36 @@ def test_structures_and_ignore_have_their_own_roles():
     assert "ignore" not in found.conditions and found.lung == ("lung", "ILD")
 
 
-@pytest.mark.parametrize("labels, options, part", [
-    ({"background": 0, "a": 1, "b": 2}, {}, "--normal-label"),
-    ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "--normal-label"),
-    ({"background": 0, "normal": 1, "healthy": 2, "ILD": 3}, {}, "candidates: normal, healthy"),
-    ({"background": 0, "lung": 1}, {}, "no pathology"),
-    ({"background": 0, "abnormal": 1, "unhealthy": 2}, {}, "--normal-label"),
-    ({"background": 0, "lung": [1, 2], "ILD": 2}, {}, "region-based"),
-    ({"background": 0, "lung": 1, "ILD": 2}, {"normal_label": "x"}, "--normal-label x"),
-    ({"background": 0, "lung": 1, "ILD": 2}, {"structure_labels": ("x",)}, "--structure-label x")])
+@pytest.mark.parametrize(
+    "labels, options, part",
+    [
+        ({"background": 0, "a": 1, "b": 2}, {}, "--normal-label"),
+        ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "--normal-label"),
+        ({"background": 0, "normal": 1, "healthy": 2, "ILD": 3}, {}, "candidates: normal, healthy"),
+        ({"background": 0, "lung": 1}, {}, "no pathology"),
+        ({"background": 0, "abnormal": 1, "unhealthy": 2}, {}, "--normal-label"),
+        ({"background": 0, "lung": [1, 2], "ILD": 2}, {}, "region-based"),
+        ({"background": 0, "lung": 1, "ILD": 2}, {"normal_label": "x"}, "--normal-label x"),
+        ({"background": 0, "lung": 1, "ILD": 2}, {"structure_labels": ("x",)}, "--structure-label x"),
+    ],
+)
 def test_unclear_roles_are_refused(labels, options, part):
     with pytest.raises(BadInput, match=part):
         roles(labels, **options)
 
 
-@pytest.mark.parametrize("ids, patients", [
-    (["p_p001_s000", "p_p001_s001", "p_p002_s000", "p_p003_s010"], ["p_p001", "p_p001", "p_p002", "p_p003"]),
-    (["lung_001_12", "lung_001_13", "lung_002_12", "lung_003_1"], ["lung_001", "lung_001", "lung_002", "lung_003"]),
-    (["case_001", "case_002", "case_003"], ["case_001", "case_002", "case_003"]),
-    (["covid19_case_001", "covid19_case_002", "covid19_case_003"], None),
-    (["a-slice3", "a-slice4", "b-slice3"], ["a", "a", "b"]),
-    (["P00_s000", "P00_s001", "P01_s000", "P10"], ["P00", "P00", "P01", "P10"]),
-    (["P0_s0", "P0_s1", "P1_s0", "P1_s1"], ["P0", "P0", "P1", "P1"])])
+@pytest.mark.parametrize(
+    "ids, patients",
+    [
+        (["p_p001_s000", "p_p001_s001", "p_p002_s000", "p_p003_s010"], ["p_p001", "p_p001", "p_p002", "p_p003"]),
+        (["lung_001_12", "lung_001_13", "lung_002_12", "lung_003_1"], ["lung_001", "lung_001", "lung_002", "lung_003"]),
+        (["case_001", "case_002", "case_003"], ["case_001", "case_002", "case_003"]),
+        (["covid19_case_001", "covid19_case_002", "covid19_case_003"], None),
+        (["a-slice3", "a-slice4", "b-slice3"], ["a", "a", "b"]),
+        (["P00_s000", "P00_s001", "P01_s000", "P10"], ["P00", "P00", "P01", "P10"]),
+        (["P0_s0", "P0_s1", "P1_s0", "P1_s1"], ["P0", "P0", "P1", "P1"]),
+    ],
+)
 def test_patients_are_read_from_ids(ids, patients):
     assert list(patients_of(ids).values()) == (patients or ids)
 
@@ -73,9 +82,14 @@ def test_no_patient_is_on_both_sides(owners, seed):
     assert all(sorted(split["train"] + split["val"]) == sorted(patients) for split in splits)
 
 
-@pytest.mark.parametrize("splits, part", [
-    ([{"train": ["a1"], "val": ["a2"]}], "patient 'a'"), ([{"train": ["a1", "zz"], "val": ["b1"]}], "'zz'"),
-    ([{"train": [], "val": ["b1"]}], "no training case")])
+@pytest.mark.parametrize(
+    "splits, part",
+    [
+        ([{"train": ["a1"], "val": ["a2"]}], "patient 'a'"),
+        ([{"train": ["a1", "zz"], "val": ["b1"]}], "'zz'"),
+        ([{"train": [], "val": ["b1"]}], "no training case"),
+    ],
+)
 def test_splits_that_leak_or_lie_are_refused(splits, part):
     patients = {"a1": "a", "a2": "a", "b1": "b"}
     with pytest.raises(BadInput, match=part):

@@ -1,4 +1,5 @@
 """Raw datasets: what is read, and what is refused with which words."""
+
 from __future__ import annotations
 
 import json
@@ -18,6 +19,7 @@ def _json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]
         content = json.loads((folder / name).read_text())
         change(content)
         (folder / name).write_text(json.dumps(content))
+
     return mutate
 
 
@@ -29,21 +31,31 @@ FAULTS = [
     ("count", _json("dataset.json", lambda c: c.update(numTraining=7)), "says numTraining 7, but 8 training cases"),
     ("regions", _json("dataset.json", lambda c: c["labels"].update(ILD=[2, 3])), "region-based labels"),
     ("no pathology", _json("dataset.json", lambda c: c.update(labels={"background": 0, "lung": 1})), "no pathology"),
-    ("no normal lung", _json("dataset.json", lambda c: c.update(labels={"background": 0, "a": 1, "b": 2})),
-     "no label that is clearly normal lung"),
+    (
+        "no normal lung",
+        _json("dataset.json", lambda c: c.update(labels={"background": 0, "a": 1, "b": 2})),
+        "no label that is clearly normal lung",
+    ),
     ("two normal lungs", _json("dataset.json", lambda c: c["labels"].update(normal_lung_left=4)), "--normal-label"),
     ("image missing", lambda f: (f / "imagesTr" / "lung_001_s00_0000.nii.gz").unlink(), "has no image lung_001_s00"),
     ("label missing", lambda f: (f / "labelsTr" / "lung_001_s00.nii.gz").unlink(), "lung_001_s00.nii.gz is missing"),
     ("no folder", lambda f: (f / "imagesTr").rename(f / "images"), "imagesTr is missing"),
-    ("channel suffix", lambda f: (f / "imagesTr" / "lung_001_s00_0000.nii.gz").rename(f / "imagesTr" / "a.nii.gz"),
-     "does not end in _XXXX.nii.gz"),
+    (
+        "channel suffix",
+        lambda f: (f / "imagesTr" / "lung_001_s00_0000.nii.gz").rename(f / "imagesTr" / "a.nii.gz"),
+        "does not end in _XXXX.nii.gz",
+    ),
     ("unreadable", lambda f: [p.write_bytes(b"no") for p in (f / "imagesTr").iterdir()], "cannot be read by any of"),
     ("splits no JSON", lambda f: (f / "splits_final.json").write_text("{"), "is no split file"),
     ("splits empty", lambda f: (f / "splits_final.json").write_text("[]"), "is no split file"),
     ("unknown case", _json("splits_final.json", lambda c: c[1]["val"].append("x")), "fold 1 lists the val case 'x'"),
     ("empty fold", _json("splits_final.json", lambda c: c[2].update(train=[])), "fold 2 has no training case"),
-    ("patient on both sides", _json("splits_final.json", lambda c: c[0]["train"].append(c[0]["val"][0])),
-     "patient 'lung_001' in training and in validation")]
+    (
+        "patient on both sides",
+        _json("splits_final.json", lambda c: c[0]["train"].append(c[0]["val"][0])),
+        "patient 'lung_001' in training and in validation",
+    ),
+]
 
 
 @pytest.mark.parametrize("mutate, message", [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
@@ -77,9 +89,17 @@ def test_datasets_are_found_by_id_and_name(raw_folder):
         open_raw_dataset("7")
 
 
-@pytest.mark.parametrize("options", [{}, {"channels": 2, "volumes": True}, {"file_ending": ".nrrd"},
-                                     {"file_ending": ".png"}, {"file_ending": ".tif", "volumes": True},
-                                     {"dataset_key": True, "ignore": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"channels": 2, "volumes": True},
+        {"file_ending": ".nrrd"},
+        {"file_ending": ".png"},
+        {"file_ending": ".tif", "volumes": True},
+        {"dataset_key": True, "ignore": True},
+    ],
+)
 def test_cases_are_c_z_y_x_and_labels_fit(raw_folder, options):
     make_dataset(raw_folder, patients=3, slices=2, size=(16, 20), depth=5, **options)
     raw = open_raw_dataset("801")

@@ -1,4 +1,5 @@
 """DICOM archives: the same voxels at the same place, the same structures, and one clear line for what is wrong."""
+
 from __future__ import annotations
 
 import os
@@ -43,7 +44,7 @@ def ct(direction=STRAIGHT, dtype=np.float32, seed: int = 0) -> sitk.Image:
 
 def shapes() -> dict[str, np.ndarray]:
     """A ring and a blob over several slices with a slice between them."""
-    y, x = np.ogrid[:SIZE[1], :SIZE[0]]
+    y, x = np.ogrid[: SIZE[1], : SIZE[0]]
     ring, blob = np.zeros((2, *SIZE[::-1]), np.uint8)
     distance = np.hypot(y - 20, x - 22)
     ring[2:6] = (distance < 14) & (distance > 6)
@@ -89,8 +90,11 @@ def test_what_goes_to_dicom_comes_back_at_the_same_place(tmp_path, kind, directi
     slices = write_ct(tmp_path / "pat", image, slopes=(0.25, 0.5, 1.0))
     masks = shapes()
     if kind == "RTSTRUCT":
-        write_rtstruct(tmp_path / "pat" / "rs", slices,
-                       {f" {n} ": outlines(like(m, direction=direction)) for n, m in masks.items()})
+        write_rtstruct(
+            tmp_path / "pat" / "rs",
+            slices,
+            {f" {n} ": outlines(like(m, direction=direction)) for n, m in masks.items()},
+        )
     else:
         write_seg(tmp_path / "pat" / "seg", slices, {f" {n} ": m for n, m in masks.items()}, kind, seed=3)
     source = the(tmp_path)
@@ -101,8 +105,9 @@ def test_what_goes_to_dicom_comes_back_at_the_same_place(tmp_path, kind, directi
     assert np.abs(sitk.GetArrayFromImage(scan.image) - sitk.GetArrayFromImage(image)).max() <= 0.5
     corners = [(0, 0, 0), (47, 0, 0), (0, 39, 0), (0, 0, 7), (47, 39, 7)]
     for corner in corners:
-        assert np.allclose(scan.image.TransformIndexToPhysicalPoint(corner),
-                           image.TransformIndexToPhysicalPoint(corner), atol=1e-4)
+        assert np.allclose(
+            scan.image.TransformIndexToPhysicalPoint(corner), image.TransformIndexToPhysicalPoint(corner), atol=1e-4
+        )
     for name, mask in masks.items():
         assert dice(on_grid(scan.structures[name], image), mask) >= 0.99
 
@@ -190,8 +195,13 @@ def test_files_are_found_by_content_and_grouped_by_patient(tmp_path):
 
 def test_patients_in_one_folder_get_numbers_and_anonymous_ones_their_folders(tmp_path):
     for name in "ab":
-        write_ct(tmp_path / "one", ct(seed=ord(name)), name, seed=ord(name),
-                 change=lambda z, data, name=name: bool(data.save_as(tmp_path / "one" / f"{name}{z}")))
+        write_ct(
+            tmp_path / "one",
+            ct(seed=ord(name)),
+            name,
+            seed=ord(name),
+            change=lambda z, data, name=name: bool(data.save_as(tmp_path / "one" / f"{name}{z}")),
+        )
         write_ct(tmp_path / "two" / f"case {name}", ct(), "ANON", seed=ord(name))
     sources = find_sources(tmp_path / "one")
     assert [s.patient for s in sources] == ["p001", "p002"]
@@ -217,16 +227,21 @@ def test_localizers_other_modalities_and_copies_are_left_out_with_a_note(tmp_pat
     (tmp_path / "a" / "ct" / "copy").write_bytes((tmp_path / "a" / "ct" / "00x").read_bytes())
     scan = the(tmp_path).load()
     assert scan.image.GetSize() == SIZE
-    assert set(scan.notes) == {"left out 1 file of a localizer (scout)", "left out 8 files of modality MR",
-                               "left out 1 file that are copies of another file",
-                               "left out 2 files of CT without a place in the patient or a pixel spacing"}
+    assert set(scan.notes) == {
+        "left out 1 file of a localizer (scout)",
+        "left out 8 files of modality MR",
+        "left out 1 file that are copies of another file",
+        "left out 2 files of CT without a place in the patient or a pixel spacing",
+    }
 
 
 def _fourth(**values):
     """Gives the fourth slice other values."""
+
     def change(z, data):
         for name, value in values.items() if z == 3 else ():
             setattr(data, name, value)
+
     return change
 
 
@@ -242,20 +257,41 @@ def _compressed_and_cut(z, data):
         data.PixelData = data.PixelData[:200]
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda z, data: z not in (3, 4), ["2 of 8 slices are missing", "7.50 mm apart, 2.50 mm elsewhere"]),
-    (_fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 5.0])), ["1 of 8 slices lie where another"]),
-    (_fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 8.4])), ["1.60 to 3.40 mm apart", "even steps"]),
-    (_fourth(ImagePositionPatient=numbers([0, 20, ORIGIN[2] + 7.5])), ["10.00 mm beside the line"]),
-    (_fourth(PixelSpacing=numbers([1.1, 0.9])), ["spacing", "0.9x1.1"]),
-    (_fourth(ImageOrientationPatient=numbers([0, 1, 0, 1, 0, 0])), ["orientation", "in the same series"]),
-    (lambda z, data: setattr(data, "ImageOrientationPatient", numbers([1, 0, 0, 0.6, 0.8, 0])), ["not perpendicular"]),
-    (_one_column_less, ["size", "47x40", "48x40"]),
-    (_fourth(PixelData=b"\0" * 1000), ["is truncated", "need 3840"]),
-    (_compressed_and_cut, ["cannot be decoded"]),
-    (lambda z, data: setattr(data, "Modality", "PT"), ["no CT series", "8 files of modality PT"]),
-], ids=["gap", "duplicate", "uneven", "beside", "spacing", "orientation", "skew", "size", "truncated", "compressed",
-        "modality"])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda z, data: z not in (3, 4), ["2 of 8 slices are missing", "7.50 mm apart, 2.50 mm elsewhere"]),
+        (_fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 5.0])), ["1 of 8 slices lie where another"]),
+        (
+            _fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 8.4])),
+            ["1.60 to 3.40 mm apart", "even steps"],
+        ),
+        (_fourth(ImagePositionPatient=numbers([0, 20, ORIGIN[2] + 7.5])), ["10.00 mm beside the line"]),
+        (_fourth(PixelSpacing=numbers([1.1, 0.9])), ["spacing", "0.9x1.1"]),
+        (_fourth(ImageOrientationPatient=numbers([0, 1, 0, 1, 0, 0])), ["orientation", "in the same series"]),
+        (
+            lambda z, data: setattr(data, "ImageOrientationPatient", numbers([1, 0, 0, 0.6, 0.8, 0])),
+            ["not perpendicular"],
+        ),
+        (_one_column_less, ["size", "47x40", "48x40"]),
+        (_fourth(PixelData=b"\0" * 1000), ["is truncated", "need 3840"]),
+        (_compressed_and_cut, ["cannot be decoded"]),
+        (lambda z, data: setattr(data, "Modality", "PT"), ["no CT series", "8 files of modality PT"]),
+    ],
+    ids=[
+        "gap",
+        "duplicate",
+        "uneven",
+        "beside",
+        "spacing",
+        "orientation",
+        "skew",
+        "size",
+        "truncated",
+        "compressed",
+        "modality",
+    ],
+)
 def test_bad_series_are_refused_with_one_line(tmp_path, change, said):
     write_ct(tmp_path / "pat", ct(), change=change)
     source = the(tmp_path)
@@ -270,7 +306,7 @@ def test_a_damaged_file_is_named(tmp_path):
     slices = write_ct(tmp_path / "pat", ct())
     write_rtstruct(tmp_path / "pat" / "rs", slices, {"x": outlines(like(shapes()["blob"]))})
     contours = (tmp_path / "pat" / "rs").read_bytes()
-    for damaged in (contours[:140], contours[:len(contours) // 2]):
+    for damaged in (contours[:140], contours[: len(contours) // 2]):
         (tmp_path / "pat" / "rs").write_bytes(damaged)
         source = the(tmp_path)
         assert str(tmp_path / "pat" / "rs") in refused(source)
@@ -322,17 +358,31 @@ def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
         return None, box(z, 10, 20, 10, 20)
 
     twice = at(6)
-    scan = contoured(tmp_path, [at(1.3), (None, box(1.0, 30, 40, 10, 20)), at(4.4), twice, twice, at(-1), at(8.2),
-                                (None, box(7, -5, 4, 10, 20))]).load()
+    scan = contoured(
+        tmp_path,
+        [
+            at(1.3),
+            (None, box(1.0, 30, 40, 10, 20)),
+            at(4.4),
+            twice,
+            twice,
+            at(-1),
+            at(8.2),
+            (None, box(7, -5, 4, 10, 20)),
+        ],
+    ).load()
     mask = arrays(scan)["x"]
     assert list(np.flatnonzero(mask.any(axis=(1, 2)))) == [1, 4, 6, 7]
     assert mask[1, 15, 35] and not mask[1, 15, 15]  # the nearer plane counts
     assert mask[6, 15, 15]
-    assert set(scan.notes) == {"x: 2 contours above or below the image", "x: 1 contour a second time in the file",
-                               "x: 2 contours between slices, drawn on the nearest one",
-                               "x: 1 contour partly outside the image",
-                               "x: 1 contour on planes that another one is nearer than",
-                               "x: 3 slices between its contours have none"}
+    assert set(scan.notes) == {
+        "x: 2 contours above or below the image",
+        "x: 1 contour a second time in the file",
+        "x: 2 contours between slices, drawn on the nearest one",
+        "x: 1 contour partly outside the image",
+        "x: 1 contour on planes that another one is nearer than",
+        "x: 3 slices between its contours have none",
+    }
 
 
 def test_points_and_open_contours_are_no_structures(tmp_path):
@@ -346,11 +396,19 @@ def _other_frame(data):
     data.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3.4"
 
 
-@pytest.mark.parametrize("contours, options, said", [
-    ([(2, box(2, 10, 20, 10, 20))], {"change": _other_frame}, "another frame of reference"),
-    ([(None, box(20, 10, 20, 10, 20))], {}, "none of the 1 contours of 'x' lies in the CT volume"),
-    ([(2, box(2, 10, 20, 10, 20) + np.array([[0, 0, 0], [0, 0, 5], [0, 0, 5], [0, 0, 0]]))], {}, "spans 2.0 slices"),
-], ids=["frame", "elsewhere", "across"])
+@pytest.mark.parametrize(
+    "contours, options, said",
+    [
+        ([(2, box(2, 10, 20, 10, 20))], {"change": _other_frame}, "another frame of reference"),
+        ([(None, box(20, 10, 20, 10, 20))], {}, "none of the 1 contours of 'x' lies in the CT volume"),
+        (
+            [(2, box(2, 10, 20, 10, 20) + np.array([[0, 0, 0], [0, 0, 5], [0, 0, 5], [0, 0, 0]]))],
+            {},
+            "spans 2.0 slices",
+        ),
+    ],
+    ids=["frame", "elsewhere", "across"],
+)
 def test_contours_of_something_else_are_refused(tmp_path, contours, options, said):
     line = refused(contoured(tmp_path, contours, **options))
     assert said in line and str(tmp_path / "pat" / "rs") in line
@@ -360,8 +418,9 @@ def test_contours_and_segments_on_missing_slices_are_refused(tmp_path):
     slices = write_ct(tmp_path / "pat", ct())
     masks = shapes()
     write_rtstruct(tmp_path / "pat" / "drawn", slices, {"blob": outlines(like(masks["blob"]))})
-    lost = next(p for p in (tmp_path / "pat").glob("*x")
-                if pydicom.dcmread(p).SOPInstanceUID == slices[7].SOPInstanceUID)
+    lost = next(
+        p for p in (tmp_path / "pat").glob("*x") if pydicom.dcmread(p).SOPInstanceUID == slices[7].SOPInstanceUID
+    )
     lost.unlink()
     assert "1 of the 3 slices that it has contours on are missing" in refused(the(tmp_path))
     (tmp_path / "pat" / "drawn").unlink()
@@ -402,6 +461,7 @@ def test_fractional_segments_count_from_one_half_and_may_lie_on_a_grid_of_their_
 
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
     import sys
+
     assert find_sources(tmp_path) == []
     write_ct(tmp_path, ct())
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -424,7 +484,7 @@ def test_on_grid_is_exact_on_the_same_grid_and_blind_to_array_order():
 def test_on_grid_keeps_volumes_specks_and_plates_on_a_coarser_grid():
     fine = np.zeros((60, 60, 60), np.uint8)
     z, y, x = np.ogrid[:60, :60, :60]
-    ball = (z - 30) ** 2 + (y - 30) ** 2 + (x - 25) ** 2 < 15 ** 2
+    ball = (z - 30) ** 2 + (y - 30) ** 2 + (x - 25) ** 2 < 15**2
     fine[ball] = 1
     fine[10, 50, 50] = 1  # a speck
     fine[4, 10:22, 30:48] = 1  # a plate, a quarter as thick as the new voxels
@@ -457,10 +517,13 @@ def test_real_tumours_lie_in_tissue_on_the_slices_of_their_contours():
         path = next((REAL / source.patient).glob("*RS*"))
         ml = mask.sum() * np.prod(scan.image.GetSpacing()) / 1000
         assert ml == pytest.approx(_polygon_ml(path, 3.0), rel=0.015)
-        heights = {round(float(c.ContourData[2]), 2)
-                   for c in pydicom.dcmread(path).ROIContourSequence[0].ContourSequence}
-        assert heights == {round(scan.image.TransformIndexToPhysicalPoint((0, 0, int(z)))[2], 2)
-                           for z in np.flatnonzero(mask.any(axis=(1, 2)))}
+        heights = {
+            round(float(c.ContourData[2]), 2) for c in pydicom.dcmread(path).ROIContourSequence[0].ContourSequence
+        }
+        assert heights == {
+            round(scan.image.TransformIndexToPhysicalPoint((0, 0, int(z)))[2], 2)
+            for z in np.flatnonzero(mask.any(axis=(1, 2)))
+        }
         assert (pixels[mask] > -500).mean() > 0.75  # tissue; the tumour of pat_2 has a cavity
         around = np.roll(mask, (12, 12), axis=(1, 2)) & ~mask
         assert pixels[mask].mean() > pixels[around].mean() + 100

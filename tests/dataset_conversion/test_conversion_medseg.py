@@ -1,4 +1,5 @@
 """The MedSeg converter: labels, place in the patient, small lesions, bad input; and the real data where it is."""
+
 from __future__ import annotations
 
 import json
@@ -81,18 +82,23 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
         assert ((label == 1) == ((lung[z] == 1) & (lesion[z] == 0))).all()
         assert found.GetOrigin() == pytest.approx((-30.0, -20.0, 100.0 + 6.0 * z))
     splits = json.loads((folder / "splits_final.json").read_text())
-    assert [{c[:11] for c in fold["val"]} for fold in splits] in ([{"medseg_p001"}, {"medseg_p002"}],
-                                                                 [{"medseg_p002"}, {"medseg_p001"}])
+    assert [{c[:11] for c in fold["val"]} for fold in splits] in (
+        [{"medseg_p001"}, {"medseg_p002"}],
+        [{"medseg_p002"}, {"medseg_p001"}],
+    )
     channels = json.loads((folder / "dataset.json").read_text())["channel_names"]
     assert "ct" not in channels["0"].lower()
 
 
 def test_same_bytes_whatever_the_processes(source, raw):
     for k in (1, 2):
-        medseg.convert_medseg(source, medseg.MedSegSettings(spacing=2.0, crop_lungs=5.0), f"Dataset80{k}_A",
-                              processes=k, verify=False)
-    one, two = ({p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
-                for name in ("Dataset801_A", "Dataset802_A"))
+        medseg.convert_medseg(
+            source, medseg.MedSegSettings(spacing=2.0, crop_lungs=5.0), f"Dataset80{k}_A", processes=k, verify=False
+        )
+    one, two = (
+        {p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
+        for name in ("Dataset801_A", "Dataset802_A")
+    )
     assert len(one) == 24 and one == two
 
 
@@ -103,12 +109,14 @@ def test_crop_keeps_every_voxel_where_it_is():
     whole = case(image, lung, (c, -s, 0, s, c, 0, 0, 0, 1))
     part = crop(whole, margin=4.0)
     assert part.image.shape == (4 + 2, 20 + 6, 28 + 6)  # 4 mm are 1 slice and 3 pixels
+
     def itk(one: Case) -> sitk.Image:
         made = sitk.GetImageFromArray(one.image)
         made.SetSpacing(one.spacing)
         made.SetOrigin(one.origin)
         made.SetDirection(one.direction)
         return made
+
     big, small = itk(whole), itk(part)
     for index in ((0, 0, 0), (5, 7, 3), (33, 25, 5)):
         place = big.TransformPhysicalPointToIndex(small.TransformIndexToPhysicalPoint(index))
@@ -134,7 +142,8 @@ def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
         for array, tolerance in ((new.image, 0.1), (new.label, 0.5 * spacing)):
             y, x = (np.average(np.indices(array[0].shape)[k], weights=array[0]) for k in (0, 1))
             assert (new.origin[0] + x * spacing, new.origin[1] + y * spacing) == pytest.approx(
-                (ORIGIN[0] + 34.5 * 1.5, ORIGIN[1] + 14.5 * 1.5), abs=tolerance)
+                (ORIGIN[0] + 34.5 * 1.5, ORIGIN[1] + 14.5 * 1.5), abs=tolerance
+            )
     same = resample_in_plane(whole, 1.5)
     assert (same.image == image).all() and (same.label == whole.label).all()
 
@@ -149,11 +158,11 @@ def test_small_lesions_survive_where_nearest_neighbour_loses_them():
     label = np.ones((64, 64), np.uint8)
     seeds = [(y, x) for y in range(5, 60, 9) for x in range(6, 60, 9)]
     for y, x in seeds:
-        label[y, x:x + 2] = 3
+        label[y, x : x + 2] = 3
     w = axis_weights(64, 16, 4.0)
     new = resample_label(label, w, w)
     for y, x in seeds:
-        assert (new[max(0, y // 4 - 1):y // 4 + 2, max(0, x // 4 - 1):x // 4 + 2] == 3).any()
+        assert (new[max(0, y // 4 - 1) : y // 4 + 2, max(0, x // 4 - 1) : x // 4 + 2] == 3).any()
     assert (label[2::4, 2::4] == 3).sum() < len(seeds) / 2  # what plain nearest would have left
     assert (new == 3).sum() == len(seeds)  # one pixel each, no more
 
@@ -216,8 +225,9 @@ def spoil_file(source: Path) -> str:
     return "rp_im/2.nii.gz cannot be read"
 
 
-@pytest.mark.parametrize("spoil", [spoil_missing, spoil_folder, spoil_geometry, spoil_shape, spoil_label, spoil_hu,
-                                   spoil_file])
+@pytest.mark.parametrize(
+    "spoil", [spoil_missing, spoil_folder, spoil_geometry, spoil_shape, spoil_label, spoil_hu, spoil_file]
+)
 def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil):
     message = spoil(source)
     with pytest.raises(SystemExit) as stop:
@@ -227,9 +237,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil
     assert not list(raw.iterdir())
 
 
-@pytest.mark.parametrize("options", [["--test-patients", "3"], ["--test-patients", "1", "2", "10"],
-                                     ["--spacing", "2", "--size", "64"], ["--spacing", "0"],
-                                     ["--crop-lungs", "-3"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--test-patients", "3"],
+        ["--test-patients", "1", "2", "10"],
+        ["--spacing", "2", "--size", "64"],
+        ["--spacing", "0"],
+        ["--crop-lungs", "-3"],
+    ],
+)
 def test_bad_options_are_refused(source, raw, capsys, options):
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1", *options])
@@ -244,8 +261,9 @@ def test_a_failure_between_cases_leaves_nothing(source, raw, monkeypatch):
     assert not list(raw.iterdir())
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real data at {REAL}; set DIFFLUNG_TEST_DATA to the folder that "
-                                              f"holds medseg_rp")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no real data at {REAL}; set DIFFLUNG_TEST_DATA to the folder that holds medseg_rp"
+)
 def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
     patients = medseg.find_patients(REAL)
     assert patients == ["1", "2", "4", "5", "6", "7", "8", "9"]
@@ -253,7 +271,7 @@ def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
     assert outside == 0 and (whole.label > 1).sum() == 11258
     assert len(slices(whole)) == 33
     cases = medseg.patient_cases(whole, medseg.MedSegSettings(spacing=2.8, crop_lungs=10.0))
-    area = 2.8 ** 2 * sum((c.label > 1).sum() for c in cases)
+    area = 2.8**2 * sum((c.label > 1).sum() for c in cases)
     assert area == pytest.approx(11258 * whole.spacing[0] ** 2, rel=0.10)
     slices_with_lesions = [{c.case_id for c in some if (c.label > 1).any()} for some in (cases, slices(whole))]
     assert len(slices_with_lesions[0]) == len(slices_with_lesions[1])

@@ -1,4 +1,5 @@
 """The chest phantom: reproducible, of the stated shares, of plausible HU, and an nnU-Net dataset."""
+
 from __future__ import annotations
 
 import hashlib
@@ -23,15 +24,19 @@ TINY = phantom.PhantomSettings(CohortSettings(patients=3, test_patients=1, slice
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def arrays(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     labels = sorted((folder / f"labels{part}").iterdir())
     images = [folder / f"images{part}" / p.name.replace(".nii.gz", "_0000.nii.gz") for p in labels]
-    return tuple(np.concatenate([sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in paths])
-                 for paths in (images, labels))
+    return tuple(
+        np.concatenate([sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in paths]) for paths in (images, labels)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,7 @@ def test_tree_obeys_murray_and_reaches_every_target():
     starts = {tuple(p) for p in tree[:, :3]}
     leaves = [edge for edge in tree if tuple(edge[3:6]) not in starts]
     from_root = tree[(tree[:, :3] == 0).all(axis=1)]
-    assert (from_root[:, 7] ** 3).sum() == pytest.approx(len(leaves) * 0.5 ** 3)
+    assert (from_root[:, 7] ** 3).sum() == pytest.approx(len(leaves) * 0.5**3)
 
 
 def test_folds_deal_a_rare_class_apart():
@@ -180,9 +185,17 @@ def test_a_single_patient_is_one_fold():
     assert splits_from_folds(patient_folds({"a": [1]}, 0), {"a_s1": "a"}) == [{"train": ["a_s1"], "val": ["a_s1"]}]
 
 
-@pytest.mark.parametrize("options, part", [(["--size", "4"], "--size 4"), (["--dataset-id", "1000"], "--dataset-id"),
-                                           (["--patients", "0"], "--patients 0"), (["-np", "0"], "-np 0"),
-                                           (["--name", "a b"], "--name"), (["--spacing", "-1"], "--spacing")])
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        (["--size", "4"], "--size 4"),
+        (["--dataset-id", "1000"], "--dataset-id"),
+        (["--patients", "0"], "--patients 0"),
+        (["-np", "0"], "-np 0"),
+        (["--name", "a b"], "--name"),
+        (["--spacing", "-1"], "--spacing"),
+    ],
+)
 def test_bad_options_are_one_line_and_code_2(raw_folder, capsys, options, part):
     with pytest.raises(SystemExit) as stop:
         phantom.main(["--patients", "2", "--test-patients", "0", "--slices", "1", "--size", "16", *options])
@@ -206,6 +219,7 @@ def test_an_existing_dataset_is_kept_unless_overwritten(raw_folder):
 def test_an_interrupted_run_leaves_nothing(raw_folder, monkeypatch):
     def stop(*_args, **_kwargs):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(phantom, "finish_dataset", stop)
     with pytest.raises(KeyboardInterrupt):
         phantom.build_phantom(phantom.PhantomSettings(CohortSettings(2, 0, 1), 16), processes=1)

@@ -1,4 +1,5 @@
 """The conversion report tells what lies in the written files, and shows the right slice the right way round."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,9 @@ def dataset(tmp_path):
         image, label = chest(number, 2, emphysema=number != 2)
         written[f"p{number}"] = image, label
         for z in range(2):
-            case = Case(f"p{number}_s{z:03d}", f"p{number}", image[z:z + 1], label[z:z + 1], (4.0, 4.0, 8.0), (0, 0, z))
+            case = Case(
+                f"p{number}_s{z:03d}", f"p{number}", image[z : z + 1], label[z : z + 1], (4.0, 4.0, 8.0), (0, 0, z)
+            )
             records.append(write_case(tmp_path, case, len(LABELS), test=number == 3))
     return tmp_path, records, written
 
@@ -67,8 +70,14 @@ def test_volumes_in_any_orientation_are_shown_as_radiologists_look_at_them(tmp_p
     records = []
     for patient, code in (("p1", "LPS"), ("p2", "RAI"), ("p3", "PIR")):
         turned = [sitk.DICOMOrient(one, code) for one in (pixels, classes)]
-        case = Case(patient, patient, *(sitk.GetArrayFromImage(one) for one in turned), turned[0].GetSpacing(),
-                    turned[0].GetOrigin(), turned[0].GetDirection())
+        case = Case(
+            patient,
+            patient,
+            *(sitk.GetArrayFromImage(one) for one in turned),
+            turned[0].GetSpacing(),
+            turned[0].GetOrigin(),
+            turned[0].GetDirection(),
+        )
         records.append(write_case(tmp_path, case, len(LABELS)))
     shown = []
     monkeypatch.setattr(conversion_report, "write_sheet", lambda path, report, tiles, *_: shown.extend(tiles))

@@ -1,4 +1,5 @@
 """``difflung_convert``: every kind of archive comes out in HU, in place, by patient, whatever interrupts it."""
+
 from __future__ import annotations
 
 import json
@@ -39,14 +40,29 @@ def mapping(folder: Path, name: str) -> str:
 
 
 def converted(tmp_path: Path, name: str, *options: str) -> Path:
-    main(["-i", str(tmp_path / "archive"), "--mapping", mapping(tmp_path, name), "-d", "810", "--name", "Mine", "-np",
-          "1", *options])
+    main(
+        [
+            "-i",
+            str(tmp_path / "archive"),
+            "--mapping",
+            mapping(tmp_path, name),
+            "-d",
+            "810",
+            "--name",
+            "Mine",
+            "-np",
+            "1",
+            *options,
+        ]
+    )
     return tmp_path / "nnUNet_raw" / "Dataset810_Mine"
 
 
 def read(folder: Path, case: str, part: str = "Tr") -> tuple[sitk.Image, np.ndarray]:
-    return (sitk.ReadImage(str(folder / f"images{part}" / f"{case}_0000.nii.gz")),
-            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"labels{part}" / f"{case}.nii.gz"))))
+    return (
+        sitk.ReadImage(str(folder / f"images{part}" / f"{case}_0000.nii.gz")),
+        sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"labels{part}" / f"{case}.nii.gz"))),
+    )
 
 
 def check_slices(folder: Path, made: dict, boundary: float = 1.0) -> None:
@@ -96,8 +112,9 @@ def test_an_oblique_volume_keeps_its_place(tmp_path):
         expected = like(image, direction=OBLIQUE)
         assert np.abs(sitk.GetArrayFromImage(found) - image).max() <= 0.5
         for index in ((0, 0, 0), (63, 0, 0), (0, 63, 3)):
-            assert np.allclose(found.TransformIndexToPhysicalPoint(index),
-                               expected.TransformIndexToPhysicalPoint(index), atol=1e-3)
+            assert np.allclose(
+                found.TransformIndexToPhysicalPoint(index), expected.TransformIndexToPhysicalPoint(index), atol=1e-3
+            )
         for value in (1, 2, 3):
             a, b = classes == value, label == value
             assert 2 * (a & b).sum() >= 0.99 * (a.sum() + b.sum())
@@ -169,9 +186,11 @@ def test_a_mask_on_another_grid_comes_through_physical_space(tmp_path):
 
 def test_priorities_decide_overlaps_and_ignore_marks_what_nobody_knows(tmp_path):
     made = write_volumes(tmp_path / "archive", 2, binary=True)
-    MAPPINGS["overlap"] = ('labels:\n  normal_lung: ["lungs"]\n'
-                           '  emphysema: {structures: ["emphysema"], priority: 0.5}\n'
-                           'ignore_label: {structures: ["ild"], priority: 9}\n')
+    MAPPINGS["overlap"] = (
+        'labels:\n  normal_lung: ["lungs"]\n'
+        '  emphysema: {structures: ["emphysema"], priority: 0.5}\n'
+        'ignore_label: {structures: ["ild"], priority: 9}\n'
+    )
     folder = converted(tmp_path, "overlap")
     _, classes = read(folder, "p1_s001")
     label = made["p1"][1][1]
@@ -199,8 +218,9 @@ def test_processes_and_repetition_change_no_byte_and_nnunet_agrees(tmp_path, mon
     first = tree_hashes(folder)
     assert any("conversion_report.png" in name for name in first)
     again = converted(tmp_path, "values", "--overwrite", "-np", "2")
-    assert {k: v for k, v in tree_hashes(again).items() if MANIFEST not in k} == \
-        {k: v for k, v in first.items() if MANIFEST not in k}
+    assert {k: v for k, v in tree_hashes(again).items() if MANIFEST not in k} == {
+        k: v for k, v in first.items() if MANIFEST not in k
+    }
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
@@ -209,8 +229,21 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
     folder = tmp_path / "nnUNet_raw" / "Dataset810_Mine"
     folder.rename(tmp_path / "whole")
     partial = tmp_path / "nnUNet_raw" / ".Dataset810_Mine.partial"
-    command = [sys.executable, "-m", "nnunet_difflung.dataset_conversion.convert", "-i", str(tmp_path / "archive"),
-               "--mapping", str(tmp_path / "values.yaml"), "-d", "810", "--name", "Mine", "-np", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "nnunet_difflung.dataset_conversion.convert",
+        "-i",
+        str(tmp_path / "archive"),
+        "--mapping",
+        str(tmp_path / "values.yaml"),
+        "-d",
+        "810",
+        "--name",
+        "Mine",
+        "-np",
+        "1",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list(partial.glob(".progress/p*.json"))) < 2:
         time.sleep(0.001)
@@ -236,7 +269,11 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     MAPPINGS["first"] = path.read_text()
     folder = converted(tmp_path, "first")
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {
-        "background": 0, "normal_lung": 1, "emphysema": 2, "ild": 3}
+        "background": 0,
+        "normal_lung": 1,
+        "emphysema": 2,
+        "ild": 3,
+    }
     path.write_text(MAPPINGS["names"])
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
     assert "was there already" in capsys.readouterr().out and path.read_text() == MAPPINGS["names"]
@@ -262,8 +299,22 @@ def test_stored_values_become_hu_by_rescale_and_window_clips(tmp_path):
 @pytest.mark.skipif(not (DATA / "plethora").is_dir(), reason="the real CT is not here (DIFFLUNG_TEST_DATA)")
 def test_real_volumes_in_hu(tmp_path):
     MAPPINGS["plethora"] = 'labels:\n  normal_lung: ["label 1"]\n  pleural_effusion: ["label 2"]\n'
-    main(["-i", str(DATA / "plethora"), "--mapping", mapping(tmp_path, "plethora"), "-d", "811", "--name", "Plethora",
-          "-np", "1", "--spacing", "6"])
+    main(
+        [
+            "-i",
+            str(DATA / "plethora"),
+            "--mapping",
+            mapping(tmp_path, "plethora"),
+            "-d",
+            "811",
+            "--name",
+            "Plethora",
+            "-np",
+            "1",
+            "--spacing",
+            "6",
+        ]
+    )
     report = json.loads((tmp_path / "nnUNet_raw" / "Dataset811_Plethora" / "conversion_report.json").read_text())
     assert report["channel"] == "CT" and len(report["patients"]) == 4
     assert -900 < report["classes"]["normal_lung"]["mean"] < -600

@@ -1,4 +1,5 @@
 """What is wrong with an archive, a mapping or a command line: one line with file and remedy, and nothing written."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def edited(name: str, change: Callable[[sitk.Image], sitk.Image]) -> Callable[[P
     def edit(folder: Path) -> None:
         image = change(sitk.ReadImage(str(folder / name)))
         sitk.WriteImage(image, str(folder / name))
+
     return edit
 
 
@@ -107,8 +109,13 @@ FAULTS = [  # name, mutation of a good archive of volumes, mapping, further opti
     ("pattern", nothing, GOOD, ["--patient-pattern", "x(.*)"], ["--patient-pattern", "does not match"]),
     ("pattern syntax", nothing, GOOD, ["--patient-pattern", "("], ["regular expression"]),
     ("image expression", nothing, GOOD, ["--image", "scan"], ["--image 'scan' matches none"]),
-    ("crop without lung", nothing, 'labels:\n  a: ["label 2"]\n  b: ["label 3"]\nignore_structures: ["label 1"]\n',
-     ["--crop-lungs"], ["--crop-lungs", "normal lung"]),
+    (
+        "crop without lung",
+        nothing,
+        'labels:\n  a: ["label 2"]\n  b: ["label 3"]\nignore_structures: ["label 1"]\n',
+        ["--crop-lungs"],
+        ["--crop-lungs", "normal lung"],
+    ),
     ("mixed archive", lambda f: write_slices(f / "more", 1), GOOD, [], ["volumes", "slices", "--kind"]),
     ("one value", edited(CT, lambda _: like(np.full((4, 64, 64), -5, np.int16))), GOOD, [], ["p1", "every value is"]),
 ]
@@ -149,6 +156,7 @@ def test_dicom_that_is_no_ct(folders, tmp_path, capsys, change, parts):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
     from tests.support.dicom_files import write_ct
+
     write_dicom(tmp_path / "archive", 2)
     write_ct(tmp_path / "archive" / "p3", like(chest(3)[0].astype(np.float32)), "3", change=change)
     message = refused(capsys, tmp_path / "archive", NAMES, [])
@@ -159,6 +167,7 @@ def test_two_series_of_a_patient(folders, tmp_path, capsys):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
     from tests.support.dicom_files import write_ct
+
     write_dicom(tmp_path / "archive", 1)
     for name in ("thick", "thin"):
         write_ct(tmp_path / "archive" / "p2" / name, like(chest(3)[0].astype(np.float32)), "2")
@@ -180,13 +189,19 @@ def test_what_is_needed_is_asked_for(tmp_path, capsys, missing):
     assert stop.value.code == 2 and f"Error: {missing} is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"labels": {}}, "'labels' is empty"), ({"labels": {"background": ["a"]}}, "not background"),
-    ({"labels": {"a": []}}, "no structure"), ({"labels": {"a": [1]}}, "regular expressions in quotes"),
-    ({"labels": {"a": {"structures": ["x"], "priority": "high"}}}, "no number"),
-    ({"labels": {"a": {"structures": ["x"], "pathology": 1}}}, "neither true nor false"),
-    ({"labels": {"a": ["x"]}, "lung": "maybe"}, "none of none, threshold, lungmask"),
-    ({"labels": {"a": {"structure": ["x"]}}}, "'structure'")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"labels": {}}, "'labels' is empty"),
+        ({"labels": {"background": ["a"]}}, "not background"),
+        ({"labels": {"a": []}}, "no structure"),
+        ({"labels": {"a": [1]}}, "regular expressions in quotes"),
+        ({"labels": {"a": {"structures": ["x"], "priority": "high"}}}, "no number"),
+        ({"labels": {"a": {"structures": ["x"], "pathology": 1}}}, "neither true nor false"),
+        ({"labels": {"a": ["x"]}, "lung": "maybe"}, "none of none, threshold, lungmask"),
+        ({"labels": {"a": {"structure": ["x"]}}}, "'structure'"),
+    ],
+)
 def test_mappings(content, message):
     with pytest.raises(BadInput, match=message):
         parse_mapping(content)

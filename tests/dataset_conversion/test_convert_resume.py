@@ -1,4 +1,5 @@
 """``difflung_convert`` goes on after an interruption, and nothing of another archive, command or person gets in."""
+
 from __future__ import annotations
 
 import json
@@ -26,8 +27,21 @@ NAMES = 'labels:\n  normal_lung: ["lungs?"]\n  emphysema: ["emph.*"]\n  ILD: ["i
 def convert(raw_folder: Path, *options: str, mapping: str = VALUES, archive: str = "archive") -> Path:
     path = raw_folder.parent / "map.yaml"
     path.write_text(mapping)
-    main(["-i", str(raw_folder.parent / archive), "--mapping", str(path), "-d", "810", "--name", "Mine",
-          "-np", "1", *options])
+    main(
+        [
+            "-i",
+            str(raw_folder.parent / archive),
+            "--mapping",
+            str(path),
+            "-d",
+            "810",
+            "--name",
+            "Mine",
+            "-np",
+            "1",
+            *options,
+        ]
+    )
     return raw_folder / "Dataset810_Mine"
 
 
@@ -46,6 +60,7 @@ def interrupt_in(monkeypatch, patient: str) -> None:
 
 def _write_and_stop(folder: Path, case, number_of_labels: int, test: bool = False) -> CaseRecord:
     from nnunet_difflung.dataset_conversion.output.writer import write_case
+
     write_case(folder, case, number_of_labels, test)
     raise KeyboardInterrupt
 
@@ -101,8 +116,10 @@ def test_two_commands_do_not_write_one_dataset_at_a_time(raw_folder):
     with staged_dataset("Dataset810_Mine", key="a") as folder:
         note_patient(folder, "p1", {})
         for key in ("a", "b", None):
-            with pytest.raises(BadInput, match=r"another command .*Dataset810_Mine"), \
-                    staged_dataset("Dataset810_Mine", key=key):
+            with (
+                pytest.raises(BadInput, match=r"another command .*Dataset810_Mine"),
+                staged_dataset("Dataset810_Mine", key=key),
+            ):
                 pytest.fail("two at once")
         assert list(folder.glob(".progress/p1.json"))
     assert [path.name for path in raw_folder.rglob("*")] == ["Dataset810_Mine"]
@@ -115,8 +132,15 @@ def test_anonymous_conversions_name_nobody(raw_folder, capsys):
             path = raw_folder.parent / "archive" / name / f"{part}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(like(array * (part not in empty)), str(path))
-    folder = convert(raw_folder, "--anonymous", "--allow-missing", "--test=Young_Eve", "--patient-pattern",
-                     "(Miller_Ann|Smith_John|Young_Eve)", mapping=NAMES)
+    folder = convert(
+        raw_folder,
+        "--anonymous",
+        "--allow-missing",
+        "--test=Young_Eve",
+        "--patient-pattern",
+        "(Miller_Ann|Smith_John|Young_Eve)",
+        mapping=NAMES,
+    )
     notes = json.loads((folder / MANIFEST).read_text())["patients"]["p002"]["notes"]
     assert any("empty" in note for note in notes), "what happened is still told"
     told = "".join(path.read_text() for path in folder.glob("*.json"))
@@ -125,9 +149,13 @@ def test_anonymous_conversions_name_nobody(raw_folder, capsys):
     assert {case[:4] for case in cases_of(folder, "Ts")} == {"p003"}
 
 
-@pytest.mark.parametrize("options", [
-    ["-i", "Miller_Ann/Ann_ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
-    ["-iMiller_Ann/Ann_ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-i", "Miller_Ann/Ann_ct", "--patient-p", "(Miller_Ann.*)", "--mapping=Ann/map.yaml"],
+        ["-iMiller_Ann/Ann_ct", "--patient-pattern=(Miller_Ann.*)", "--mapping", "Ann/map.yaml"],
+    ],
+)
 def test_anonymous_conversions_keep_no_path_and_no_expression(raw_folder, monkeypatch, capsys, options):
     """Whatever way argparse lets them be typed, and relative to where the command was typed."""
     for name in ("Miller_Ann_1", "Miller_Ann_2"):
@@ -175,5 +203,6 @@ def test_a_sagittal_volume_keeps_to_the_slices_that_were_drawn_on(raw_folder):
 
 def test_slices_of_a_second_scan_have_ids_of_their_own():
     from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
+
     patient = Patient("p1", "p1", (None, None))
     assert len({patient.case_id(scan, z) for scan in (0, 1) for z in range(3000)}) == 6000

@@ -1,4 +1,5 @@
 """HU, padding, display windows, and stored values that lost their intercept are told apart."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Lungs by threshold and morphology: whole, without airways, table and bowel, whatever is in them."""
+
 from __future__ import annotations
 
 import os
@@ -18,7 +19,7 @@ SHAPE, SPACING = (24, 110, 130), (2.5, 2.5, 4.0)
 
 
 def ball(centre, radii) -> np.ndarray:
-    z, y, x = np.ogrid[:SHAPE[0], :SHAPE[1], :SHAPE[2]]
+    z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     return sum(((a - c) / r) ** 2 for a, c, r in zip((z, y, x), centre, radii, strict=True)) <= 1
 
 
@@ -26,7 +27,7 @@ def body(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """HU of a chest with two lungs, vessels, trachea, a table and gas in the bowel; and where lung is."""
     rng = np.random.default_rng(seed)
     hu = np.full(SHAPE, -1000.0)
-    y, x = np.ogrid[:SHAPE[1], :SHAPE[2]]
+    y, x = np.ogrid[: SHAPE[1], : SHAPE[2]]
     trunk = ((y - 52) / 42) ** 2 + ((x - 65) / 58) ** 2 <= 1
     hu[:, trunk] = 40
     lung = ball((12, 52, 38), (13, 30, 20)) | ball((12, 52, 92), (13, 30, 20))
@@ -105,6 +106,7 @@ def test_what_cannot_be_done_is_said(monkeypatch):
         lung_mask(image_of(np.rint(window)))
     monkeypatch.setitem(sys.modules, "lungmask", None)
     from nnunet_difflung.dataset_conversion.imaging.lung_mask import _network
+
     _network.cache_clear()
     with pytest.raises(BadInput, match="pip install lungmask"):
         lung_mask(image_of(hu), backend="lungmask")
@@ -116,6 +118,7 @@ def test_what_cannot_be_done_is_said(monkeypatch):
 
 def test_the_network_gets_the_image_and_its_mask_is_taken(monkeypatch):
     from nnunet_difflung.dataset_conversion.imaging import lung_mask as module
+
     hu, lung = body()
     monkeypatch.setattr(module, "_network", lambda: lambda image: np.where(lung, 2, 0) * (image.GetSize()[0] == 130))
     assert np.array_equal(lung_mask(image_of(hu), backend="lungmask") > 0, lung)

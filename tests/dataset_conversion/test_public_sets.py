@@ -1,4 +1,5 @@
 """Converters of public sets, on small files that follow the published folders and names to the letter."""
+
 from __future__ import annotations
 
 import importlib
@@ -101,7 +102,7 @@ def test_hug_keeps_what_was_outlined_and_ignores_the_rest_of_the_lung(tmp_path, 
         rest = (truth[z] == 1) & (found != values["normal_lung"])
         assert (found[rest] == IGNORED).mean() > (0.97 if lungs else 0.8)
     y, x = public_layouts.healthy_place(truth)
-    assert (label(folder, "53_s002")[y:y + 4, x:x + 4] == values["normal_lung"]).all(), "healthy is outlined too"
+    assert (label(folder, "53_s002")[y : y + 4, x : x + 4] == values["normal_lung"]).all(), "healthy is outlined too"
     assert (label(folder, "53_s001")[11:13, 11:13] == IGNORED).all(), "tissues of few patients"
     notes = report["patients"]["53"]["notes"]
     assert any("lung found by threshold" in note for note in notes) != lungs
@@ -119,13 +120,26 @@ def test_plethora_masks_lie_on_the_lungs_whatever_their_headers_say(tmp_path, mi
         assert any("mirrored along z" in note for note in report["patients"][name]["notes"]) == mirrored
 
 
-@pytest.mark.parametrize("module, make, remove, message", [
-    ("Dataset802_MedSegCOVID19Slices", "medseg_slices", "tr_lungmasks_updated.nii.gz", "tr_lungmasks_updated"),
-    ("Dataset803_COVID19CTSeg", "covid_20_cases", "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz", "coronacases_001"),
-    ("Dataset804_MosMedData", "mosmed", "COVID19_1110/studies/CT-1/study_0255.nii.gz", "study_0255"),
-    ("Dataset805_HUGILD", "hug", "ILD_DB_txtROIs/HRCT_pilot/200/CT-7606-0002.dcm", "HRCT_pilot"),
-    ("Dataset806_PleThora", "plethora", "Thoracic_Cavities/LUNG1-002/LUNG1-002_thor_cav_primary_reviewer.nii.gz",
-     "LUNG1-002_thor_cav")])
+@pytest.mark.parametrize(
+    "module, make, remove, message",
+    [
+        ("Dataset802_MedSegCOVID19Slices", "medseg_slices", "tr_lungmasks_updated.nii.gz", "tr_lungmasks_updated"),
+        (
+            "Dataset803_COVID19CTSeg",
+            "covid_20_cases",
+            "COVID-19-CT-Seg_20cases/coronacases_001.nii.gz",
+            "coronacases_001",
+        ),
+        ("Dataset804_MosMedData", "mosmed", "COVID19_1110/studies/CT-1/study_0255.nii.gz", "study_0255"),
+        ("Dataset805_HUGILD", "hug", "ILD_DB_txtROIs/HRCT_pilot/200/CT-7606-0002.dcm", "HRCT_pilot"),
+        (
+            "Dataset806_PleThora",
+            "plethora",
+            "Thoracic_Cavities/LUNG1-002/LUNG1-002_thor_cav_primary_reviewer.nii.gz",
+            "LUNG1-002_thor_cav",
+        ),
+    ],
+)
 def test_what_is_missing_is_named(tmp_path, capsys, module, make, remove, message):
     pytest.importorskip("highdicom")
     getattr(public_layouts, make)(tmp_path / "set")
@@ -140,9 +154,14 @@ def test_what_is_missing_is_named(tmp_path, capsys, module, make, remove, messag
     assert not list((tmp_path / "nnUNet_raw").iterdir())
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.replace("SpacingX", "Spacing"), "SpacingX"), (lambda t: t[:-40], "two numbers"),
-    (lambda t: t.replace("label: emphysema\n", ""), "without label")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.replace("SpacingX", "Spacing"), "SpacingX"),
+        (lambda t: t[:-40], "two numbers"),
+        (lambda t: t.replace("label: emphysema\n", ""), "without label"),
+    ],
+)
 def test_damaged_contours_are_refused(tmp_path, change, message):
     text = public_layouts.roi_text([("emphysema", 2, np.array([[1, 1], [1, 9], [9, 9], [9, 1]]))], 0.7)
     path = tmp_path / "CT-INSPIRIUM-1.txt"

@@ -1,4 +1,5 @@
 """Table 1: figures with known answers, texture ranking, references, and the command itself on a tiny dataset."""
+
 from __future__ import annotations
 
 import copy
@@ -46,8 +47,13 @@ def lung_slice(size: int = 40, seed: int = 0) -> RealSlice:
     condition[4:-4, 4:-4], condition[8:-8, 8:-8], condition[10:22, 10:22] = ROLES.body_value, 1, 2
     noise = ndimage.gaussian_filter(rng.standard_normal((size, size)), 0.7)
     image = np.choose(np.searchsorted([0, 1, 2, ROLES.body_value], condition), [-1000.0, -800.0, -900.0, 40.0])
-    return RealSlice("p", "case", 0, np.where(condition, image + 60 * noise / noise.std(), -1000).clip(*WINDOW).astype(
-        np.float32), condition)
+    return RealSlice(
+        "p",
+        "case",
+        0,
+        np.where(condition, image + 60 * noise / noise.std(), -1000).clip(*WINDOW).astype(np.float32),
+        condition,
+    )
 
 
 def masks(true: RealSlice) -> tuple[np.ndarray, np.ndarray]:
@@ -67,8 +73,9 @@ def test_figures_are_those_of_skimage():
     lung, counted = masks(true)
     found = image_figures(true.image, painted[None], lung, counted, WINDOW)
     a, b = (true.image.astype(float) + 1000) / 2000, (painted.astype(float) + 1000) / 2000
-    _, similarity = structural_similarity(a, b, data_range=1, gaussian_weights=True, sigma=1.5,
-                                          use_sample_covariance=False, full=True)
+    _, similarity = structural_similarity(
+        a, b, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )
     assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1))
     assert found["ssim"] == pytest.approx(similarity.mean())
     assert found["psnr_lung"] == pytest.approx(10 * np.log10(1 / ((a - b)[lung] ** 2).mean()))
@@ -173,8 +180,9 @@ def test_texture_distance_grows_with_blur_and_with_noise_and_other_real_texture_
 
     floor = max(abs(distance(lambda image: image, seed)) for seed in (1, 2, 3))
     blurred = [distance(lambda image, s=s: ndimage.gaussian_filter(image, s), 4) for s in (0.4, 0.6, 0.9, 1.5)]
-    noisy = [distance(lambda image, s=s: image + np.random.default_rng(9).normal(0, s, image.shape), 4)
-             for s in (20, 40, 80)]
+    noisy = [
+        distance(lambda image, s=s: image + np.random.default_rng(9).normal(0, s, image.shape), 4) for s in (20, 40, 80)
+    ]
     wide = distance(lambda image: -850 + 2 * (image + 850), 4)
     for ranked in (blurred, noisy):
         assert ranked == sorted(ranked) and ranked[0] > 4 * floor
@@ -183,6 +191,7 @@ def test_texture_distance_grows_with_blur_and_with_noise_and_other_real_texture_
 
 def test_texture_sees_grain_that_a_histogram_cannot():
     """The same voxel values in another order."""
+
     def shuffled(image: np.ndarray) -> np.ndarray:
         return np.random.default_rng(3).permutation(image.ravel()).reshape(image.shape)
 
@@ -248,6 +257,7 @@ def open_dataset(folder: Path, monkeypatch, **options):
 
 def brighten(raw, case: str) -> None:
     import SimpleITK as sitk
+
     file = raw.cases[case].images[0]
     sitk.WriteImage(sitk.ReadImage(file) + 200, file)
 
@@ -311,8 +321,9 @@ def trained(tmp_path, monkeypatch):
     raw, cache = open_dataset(tmp_path, monkeypatch, size=(30, 34))
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     for method in ("cbmat", "none"):
-        train_generator(data, replace(TINY, method=method, epochs=1), results_folder(raw.name, method) / "fold_0",
-                        progress=False)
+        train_generator(
+            data, replace(TINY, method=method, epochs=1), results_folder(raw.name, method) / "fold_0", progress=False
+        )
     return raw
 
 
@@ -347,8 +358,9 @@ def test_the_command_writes_figures_table_and_pictures_and_leaves_the_dataset_al
 def test_slices_are_in_memory_for_one_patient_at_a_time(tmp_path, monkeypatch):
     raw, cache = open_dataset(tmp_path, monkeypatch, patients=6, folds=2)
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
-    train_generator(data, replace(TINY, method="none", epochs=1), results_folder(raw.name, "none") / "fold_0",
-                    progress=False)
+    train_generator(
+        data, replace(TINY, method="none", epochs=1), results_folder(raw.name, "none") / "fold_0", progress=False
+    )
     loaded, most = [], 0
 
     def load(*arguments) -> RealSlice:

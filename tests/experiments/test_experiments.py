@@ -1,4 +1,5 @@
 """The experiments' tables of settings fit the package; their bookkeeping runs each task once and in order."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,6 +10,7 @@ from nnunet_difflung.config import preset
 
 def test_every_variant_of_the_ablations_changes_what_it_says():
     from experiments import ablations
+
     default = ablations.settings_of(ablations.VARIANTS["default (cbmat, composite)"], 1)
     for name, variant in ablations.VARIANTS.items():
         settings = ablations.settings_of(variant, 1)
@@ -19,22 +21,32 @@ def test_every_variant_of_the_ablations_changes_what_it_says():
 
 def test_every_arm_has_its_trainer_in_every_length():
     from experiments import run_arms
+
     assert all(hasattr(trainers, f"{trainer}_5epochs") for trainer in run_arms.ARMS.values())
 
 
 def test_a_failure_stops_its_seed_and_no_other(monkeypatch, tmp_path, capsys):
     from experiments import run_arms
+
     done = []
     monkeypatch.setattr(run_arms, "prepare", lambda run: 1 / 0 if run.seed == 2 else done.append(("prepare", run.seed)))
     monkeypatch.setattr(run_arms, "table1", lambda run: done.append(("table1", run.seed)))
     monkeypatch.setattr(run_arms, "train", lambda run, arm, fold: done.append((arm, fold, run.seed)))
-    runs = [run_arms.Run(tmp_path / str(seed), "phantom", seed, (0, 1), ("cbmat",), ("reference", "cbmat"), "5epochs",
-                         (), (), ()) for seed in (1, 2, 3)]
+    runs = [
+        run_arms.Run(
+            tmp_path / str(seed), "phantom", seed, (0, 1), ("cbmat",), ("reference", "cbmat"), "5epochs", (), (), ()
+        )
+        for seed in (1, 2, 3)
+    ]
     assert run_arms.everything(runs, 2) == 1
     assert "seed 2 prepare: FAILED: division by zero" in capsys.readouterr().out
-    assert sorted(map(str, done)) == sorted(map(str, [(arm, fold, seed) for seed in (1, 3) for fold in (0, 1)
-                                                      for arm in ("reference", "cbmat")] + [
-        (what, seed) for what in ("prepare", "table1") for seed in (1, 3)]))
+    assert sorted(map(str, done)) == sorted(
+        map(
+            str,
+            [(arm, fold, seed) for seed in (1, 3) for fold in (0, 1) for arm in ("reference", "cbmat")]
+            + [(what, seed) for what in ("prepare", "table1") for seed in (1, 3)],
+        )
+    )
     assert done.index(("prepare", 1)) < done.index(("cbmat", 0, 1)) < done.index(("table1", 1))
 
 
@@ -42,6 +54,7 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
     import numpy as np
 
     from experiments.small_segmenter import Slices, dice_by_patient, predict, train
+
     rng = np.random.default_rng(0)
     label = np.zeros((8, 32, 32), np.uint8)
     label[:, 8:24, 8:24] = 1
@@ -56,13 +69,19 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
 
 def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table(tmp_path):
     from experiments import ablations, make_tables
+
     path = tmp_path / "ablations.json"
     about = {"command": "c", "date": "d", "machine": "m", "phantom_seed": 7, "pixels": 64}
     wanted = {"iterations": 600, "segmenters": 1}
     quality = {"emphysema": {"bias": -3.0, "wasserstein": 20.0, "sd_ratio": 0.8}}
     for seed, dice in ((1, 0.7), (2, 0.8)):
-        row = {"dice": {"emphysema": [dice]}, "quality_of_all": quality, "cases": 9, "dropped": 1,
-               "painting_seconds": 4}
+        row = {
+            "dice": {"emphysema": [dice]},
+            "quality_of_all": quality,
+            "cases": 9,
+            "dropped": 1,
+            "painting_seconds": 4,
+        }
         ablations.add_row(path, "mat", f"seed {seed}", wanted, row, about)
         ablations.add_row(path, "real only", f"seed {seed}", wanted, {"dice": {"emphysema": [0.1]}}, about)
     assert [p.name for p in tmp_path.iterdir()] == ["ablations.json"]

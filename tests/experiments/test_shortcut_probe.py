@@ -1,4 +1,5 @@
 """The shortcut probe: sees a seam, sees nothing where nothing was painted, and never sees the lesion."""
+
 from __future__ import annotations
 
 import json
@@ -23,8 +24,14 @@ SIZE = 12
 @pytest.fixture(scope="module")
 def probe() -> SimpleNamespace:
     """All functions of the command and of the two modules beside it."""
-    return SimpleNamespace(**{key: value for module in (shortcut_patches, shortcut_classifier, shortcut_probe)
-                              for key, value in vars(module).items() if not key.startswith("__")})
+    return SimpleNamespace(
+        **{
+            key: value
+            for module in (shortcut_patches, shortcut_classifier, shortcut_probe)
+            for key, value in vars(module).items()
+            if not key.startswith("__")
+        }
+    )
 
 
 def hosts(probe, patients: int = 9, count: int = 6):
@@ -44,9 +51,11 @@ def hosts(probe, patients: int = 9, count: int = 6):
 def ring(patches, step: float):
     """The patches with a step in HU on the pixels that touch what is hidden."""
     from scipy import ndimage
+
     edge = np.array([ndimage.binary_dilation(~v) & v for v in patches.visible])
-    return type(patches)(patches.pixels + step * edge[:, None], patches.visible, patches.lung, patches.patient,
-                         patches.case)
+    return type(patches)(
+        patches.pixels + step * edge[:, None], patches.visible, patches.lung, patches.patient, patches.case
+    )
 
 
 def test_a_seam_is_seen_in_patients_that_were_not_trained_on(probe):
@@ -66,8 +75,9 @@ def test_nothing_is_seen_where_nothing_was_painted(probe):
 def test_patients_are_held_out_and_dealt_so_that_every_group_has_both_kinds(probe, monkeypatch):
     negative, seen = hosts(probe), []
     positive = negative[np.isin(negative.patient, ["p1", "p4", "p5"])]
-    monkeypatch.setattr("experiments.shortcut_classifier.inputs",
-                        lambda patches, scale: seen.append(set(patches.patient)) or patches)
+    monkeypatch.setattr(
+        "experiments.shortcut_classifier.inputs", lambda patches, scale: seen.append(set(patches.patient)) or patches
+    )
     monkeypatch.setattr("experiments.shortcut_classifier.fit", lambda classes, steps, seed: None)
     monkeypatch.setattr("experiments.shortcut_classifier.scores", lambda model, patches: np.zeros(len(patches.patient)))
     assert probe.grouped_auc(negative, positive, 1, 0) == 0.5
@@ -79,8 +89,9 @@ def test_patients_are_held_out_and_dealt_so_that_every_group_has_both_kinds(prob
 
 def test_the_lesion_is_hidden(probe):
     real, scale = hosts(probe), np.array([[-850.0], [40.0]])
-    lesion = type(real)(np.where(real.visible[:, None], real.pixels, 400), real.visible, real.lung, real.patient,
-                        real.case)
+    lesion = type(real)(
+        np.where(real.visible[:, None], real.pixels, 400), real.visible, real.lung, real.patient, real.case
+    )
     assert not np.array_equal(lesion.pixels, real.pixels)
     assert np.array_equal(probe.inputs(lesion, scale), probe.inputs(real, scale))
     assert len(np.unique(probe.inputs(probe.blind(real), scale)[:, 0][real.visible])) == 1
@@ -106,13 +117,14 @@ def _paint(raw, staged: StagedCase, step: float) -> None:
     image, label = raw.read_image(host.identifier)[0], raw.read_label(host.identifier)[0]
     z, y, x = np.argwhere(label == 1)[len(np.argwhere(label == 1)) // 3]
     wide, square = np.zeros((2, *label.shape), bool)
-    wide[z, y - 3:y + 4, x - 3:x + 4], square[z, y - 2:y + 3, x - 2:x + 3] = True, True
+    wide[z, y - 3 : y + 4, x - 3 : x + 4], square[z, y - 2 : y + 3, x - 2 : x + 3] = True, True
     wide, square = wide & (label == 1), square & (label == 1)
     values = np.where(square, -940, np.where(wide, image + step, image))
     write_changed_copy(host.images, [str(f) for f in staged.images], values, wide, raw.reader)
     shutil.copyfile(host.label, staged.label)
-    write_changed_copy((host.label,), (str(staged.label),), np.where(square, 2, label)[None].astype(np.float32),
-                       square, raw.reader)
+    write_changed_copy(
+        (host.label,), (str(staged.label),), np.where(square, 2, label)[None].astype(np.float32), square, raw.reader
+    )
 
 
 def test_the_command_on_an_augmented_dataset(folders, probe, tmp_path, monkeypatch):
@@ -126,8 +138,28 @@ def test_the_command_on_an_augmented_dataset(folders, probe, tmp_path, monkeypat
         inject(raw, cases, run)
         raw = open_raw_dataset("801")
     output = tmp_path / "result.json"
-    monkeypatch.setattr(sys, "argv", ["shortcut_probe.py", "-d", "801", "-f", "0", "--methods", "cbmat", "copy_paste",
-                                      "--seeds", "0", "--size", "12", "--steps", "30", "-o", str(output)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "shortcut_probe.py",
+            "-d",
+            "801",
+            "-f",
+            "0",
+            "--methods",
+            "cbmat",
+            "copy_paste",
+            "--seeds",
+            "0",
+            "--size",
+            "12",
+            "--steps",
+            "30",
+            "-o",
+            str(output),
+        ],
+    )
     probe.main()
     content = json.loads(output.read_text())
     clean, seam = content["rows"]

@@ -7,6 +7,7 @@ until a stage has begun (a state of the files, never a time) and a random moment
 looks at the dataset: it has to be as before or fully changed, or a change that was decided has to be finished by the
 next command. Then the same command has to end with the result of an undisturbed run.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,9 +32,29 @@ from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.tiny import VARIABLES, make_dataset, tree_hashes
 
-AUGMENT = ["nnunet_difflung.commands.augment", "-d", "801", "--preset", "fast", "--epochs", "3", "--batch-size", "4",
-           "--steps", "4", "--gate", "report", "-device", "cpu", "--max-synthetic", "3", "-f", "0", "--save-every",
-           "0"]
+AUGMENT = [
+    "nnunet_difflung.commands.augment",
+    "-d",
+    "801",
+    "--preset",
+    "fast",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "4",
+    "--steps",
+    "4",
+    "--gate",
+    "report",
+    "-device",
+    "cpu",
+    "--max-synthetic",
+    "3",
+    "-f",
+    "0",
+    "--save-every",
+    "0",
+]
 REMOVE = ["nnunet_difflung.commands.remove", "-d", "801"]
 NAME = "Dataset801_Tiny"
 STATES = ("before", "after", "decided", "broken")
@@ -115,15 +136,22 @@ class Ground:
         manifest = read_manifest(self.raw)
         if manifest:
             manifest.pop("created")
-        files = {k.removeprefix(str(self.place)): v for k, v in tree_hashes(
-            self.raw, self.place / "nnUNet_preprocessed").items() if ".difflung" not in k and MANIFEST not in k}
+        files = {
+            k.removeprefix(str(self.place)): v
+            for k, v in tree_hashes(self.raw, self.place / "nnUNet_preprocessed").items()
+            if ".difflung" not in k and MANIFEST not in k
+        }
         return {"manifest": manifest, "files": files}
 
     def start(self, command: list[str]) -> subprocess.Popen:
         """Starts a command on the place."""
         variables = {name: str(self.place / name) for name in VARIABLES}
-        return subprocess.Popen([sys.executable, "-m", *command], env=os.environ | variables | {"OMP_NUM_THREADS": "1"},
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=os.environ | variables | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, command: list[str]) -> int:
         """Exit code of a command; its last words are shown if it fails."""
@@ -155,11 +183,13 @@ def round_of(ground: Ground, stage: Stage, sign: signal.Signals, moment: float) 
         process.communicate()
         row = {"hit": hit, "code": process.returncode, "seconds": round(time.monotonic() - begun, 2)}
         found = ground.dataset()  # of a removal "before" is with the cases, "after" without
-        row["found"] = ("decided" if pending(ground.raw) else "before" if found == start else
-                        "after" if found == end else "broken")
+        row["found"] = (
+            "decided" if pending(ground.raw) else "before" if found == start else "after" if found == end else "broken"
+        )
         done = row["found"] == "after" and not augmenting  # there is nothing left to remove then
-        row["recovered"] = ((done or ground.run(stage.command) == 0) and ground.dataset() == end
-                            and not pending(ground.raw))
+        row["recovered"] = (
+            (done or ground.run(stage.command) == 0) and ground.dataset() == end and not pending(ground.raw)
+        )
         return row
 
     return ground.fresh("plain" if augmenting else "augmented", work)
@@ -215,15 +245,25 @@ def main() -> int:
     rows = campaign(o.kills, o.seed, o.minutes)
     if o.o:
         known = read_json(o.o)["rounds"] if o.o.is_file() else {}
-        write_json(o.o, {"meta": {"command": f"python -m tests.faults.campaign --kills {o.kills} --seed {o.seed}",
-                                  "date": datetime.date.today().isoformat(), "python": platform.python_version(),
-                                  "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"},
-                         "rounds": {**known, f"seed {o.seed}": rows}})
+        write_json(
+            o.o,
+            {
+                "meta": {
+                    "command": f"python -m tests.faults.campaign --kills {o.kills} --seed {o.seed}",
+                    "date": datetime.date.today().isoformat(),
+                    "python": platform.python_version(),
+                    "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+                },
+                "rounds": {**known, f"seed {o.seed}": rows},
+            },
+        )
     for name in STAGES:
         mine = [row for row in rows if row["stage"] == name]
         states = ", ".join(f"{sum(r['found'] == s for r in mine)} {s}" for s in STATES)
-        print(f"{name:<22}{len(mine):3} kills, {sum(r['hit'] for r in mine)} in time: {states}; "
-              f"{sum(r['recovered'] for r in mine)} ended as they should")
+        print(
+            f"{name:<22}{len(mine):3} kills, {sum(r['hit'] for r in mine)} in time: {states}; "
+            f"{sum(r['recovered'] for r in mine)} ended as they should"
+        )
     for line in (found := faults(rows)):
         print(f"FAULT {line}")
     return int(bool(found))

@@ -1,4 +1,5 @@
 """What happens in real clusters: kills, full and read-only disks, files that vanish, two jobs at once, odd clocks."""
+
 from __future__ import annotations
 
 import json
@@ -42,8 +43,12 @@ def mounted(folder: Path, options: str):
 
 def command(arguments: list[str]) -> tuple[int, str]:
     """Exit code and stderr of the real command."""
-    done = subprocess.run([sys.executable, "-m", "nnunet_difflung.commands.augment", *arguments], capture_output=True,
-                          text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "nnunet_difflung.commands.augment", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     return done.returncode, done.stderr
 
 
@@ -97,6 +102,7 @@ def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypat
     raw, _, results = prepared(tmp_path, monkeypatch)
     folder = make_dataset(raw)
     import nnunet_difflung.pipeline.augment as module
+
     real = getattr(module, stage)
     gone = folder / "imagesTr" / "lung_002_s00_0000.nii.gz"
 
@@ -123,9 +129,16 @@ def test_two_commands_for_one_fold_at_once(tmp_path, monkeypatch):
     (tmp_path / "a").rename(tmp_path / "one")
     raw, _, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
-    jobs = [subprocess.Popen([sys.executable, "-m", "nnunet_difflung.commands.augment", *ONE_FOLD], text=True,
-                             env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            for _ in range(2)]
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "nnunet_difflung.commands.augment", *ONE_FOLD],
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
     said = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     found = results_of(folder, results)
@@ -143,12 +156,14 @@ def test_files_from_the_future_change_nothing(tmp_path, monkeypatch):
     raw, preprocessed, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
     import nnunet_difflung.pipeline.augment as module
+
     monkeypatch.setattr(module, "synthesize_fold", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(ONE_FOLD)
     monkeypatch.undo()
-    for variable, path in zip(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), (raw, preprocessed, results),
-                              strict=True):
+    for variable, path in zip(
+        ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), (raw, preprocessed, results), strict=True
+    ):
         monkeypatch.setenv(variable, str(path))
         for file in path.rglob("*"):
             os.utime(file, (4e9, 4e9))

@@ -1,4 +1,5 @@
 """Eq. 8, Eq. 9 and Algorithm 1: the formulas, and what is never ablated."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The comparison GANs: what their networks promise, what their losses count, and training through the shared loop."""
+
 from __future__ import annotations
 
 import json
@@ -59,7 +60,9 @@ def test_an_image_depends_on_its_own_masks_and_noise_only(config):
     network = build_generator(config, 2, 3).train()  # in which batch norm would show itself
     condition, noise = inputs(3, 16, 24)
     together = network(condition, noise)
-    assert all(torch.allclose(network(condition[i:i + 1], noise[i:i + 1])[0], together[i], atol=1e-5) for i in range(3))
+    assert all(
+        torch.allclose(network(condition[i : i + 1], noise[i : i + 1])[0], together[i], atol=1e-5) for i in range(3)
+    )
     assert torch.equal(network(condition, noise), together)
     for other in (network(condition, inputs(3, 16, 24, 1)[1]), network(condition.roll(1, 1), noise)):
         assert ((other - together).abs().amax((1, 2, 3)) > 1e-3).all()
@@ -80,15 +83,17 @@ def test_discriminators_fit_the_crops(config, patch, verdicts):
     scales = Discriminators(replace(config, patch_size=patch), 5)(torch.cat(inputs(2, patch, patch), 1))
     assert len(scales) == {"pix2pix": 1, "spade": 2}[config.method]
     assert scales[0][-1].shape == (2, 1, verdicts, verdicts)
-    assert [scale[0].shape[-1] for scale in scales] == [patch // 2, patch // 4][:len(scales)]
+    assert [scale[0].shape[-1] for scale in scales] == [patch // 2, patch // 4][: len(scales)]
     assert all(scale[-1].isfinite().all() and scale[-1].numel() for scale in scales)
 
 
 def verdict(real: float, painted: float):
     """Discriminators that know a real image by its ones; its only feature is the image itself."""
+
     def judge(maps: torch.Tensor) -> list[list[torch.Tensor]]:
         image = maps[:, :1]
         return [[image, torch.where(image.mean((1, 2, 3)) == 1, real, painted)[:, None, None, None]]]
+
     return judge
 
 
@@ -110,8 +115,10 @@ def test_voxels_without_weight_do_not_count(config):
     weight[..., 9:], weight[1, :, 2:5] = 0, 0
     _, discriminators = build_gan(config, 2, 3)
     for loss in (discriminator_loss, generator_loss):
+
         def value(fake, image, loss=loss):
             return loss(config, discriminators, fake, image, condition, weight)
+
         before = value(fake, image)
         free, counting = 5 * (weight == 0), 5 * weight
         assert value(fake + free, image) == before == value(fake, image - free)
@@ -140,7 +147,12 @@ def test_interrupted_training_ends_with_the_same_bits(config, data, tmp_path):
     train_generator(data, config, tmp_path / "parts", progress=False, save_every=0, stop_after=3)
     state = load_file(tmp_path / "parts" / NEWEST)
     assert {name.split(".")[0] for name in state} == {
-        "network", "ema", "optimizer", "discriminators", "discriminator_optimizer"}
+        "network",
+        "ema",
+        "optimizer",
+        "discriminators",
+        "discriminator_optimizer",
+    }
     train_generator(data, config, tmp_path / "parts", progress=False)
     whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -162,8 +174,11 @@ def test_reports_do_not_change_the_weights(data, tmp_path):
 def test_pix2pix_learns_each_class(tmp_path, monkeypatch):
     """Of classes with one intensity each, unseen masks are painted with those intensities."""
     wanted = {"normal_lung": -800.0, "emphysema": -300.0, "ILD": 200.0}
-    monkeypatch.setattr(tests.support.tiny, "HU", {"air": (-1000.0, 0.0), "body": (600.0, 0.0),
-                                           **{name: (value, 0.0) for name, value in wanted.items()}})
+    monkeypatch.setattr(
+        tests.support.tiny,
+        "HU",
+        {"air": (-1000.0, 0.0), "body": (600.0, 0.0), **{name: (value, 0.0) for name, value in wanted.items()}},
+    )
     data = open_data(tmp_path, monkeypatch)
     config = replace(GANS["pix2pix"], epochs=70, learning_rate=4e-3, ema_decay=0.95, patch_size=32)
     train_generator(data, config, tmp_path / "g", progress=False)
@@ -193,8 +208,10 @@ def test_saved_generators_come_back(config, tmp_path):
 def test_without_monai_one_line_says_what_to_install(config, data, tmp_path, monkeypatch):
     train_generator(data, config, tmp_path / "trained", progress=False)
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
-    for attempt in (lambda: train_generator(data, config, tmp_path / "new", progress=False),
-                    lambda: load_generator(tmp_path / "trained")):
+    for attempt in (
+        lambda: train_generator(data, config, tmp_path / "new", progress=False),
+        lambda: load_generator(tmp_path / "trained"),
+    ):
         with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[gan\]'$") as found:
             attempt()
         assert "\n" not in str(found.value)
@@ -202,8 +219,10 @@ def test_without_monai_one_line_says_what_to_install(config, data, tmp_path, mon
 
 
 def test_monai_is_imported_only_when_needed():
-    code = ("import sys, nnunet_difflung.generator.training; "
-            "print(json.dumps(sorted(m for m in sys.modules if 'monai' in m)))")
+    code = (
+        "import sys, nnunet_difflung.generator.training; "
+        "print(json.dumps(sorted(m for m in sys.modules if 'monai' in m)))"
+    )
     done = subprocess.run([sys.executable, "-c", "import json; " + code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
 

@@ -1,4 +1,5 @@
 """Slices, batches, diffusion and training: determinism, inverses, resume to the bit."""
+
 from __future__ import annotations
 
 import json
@@ -178,8 +179,9 @@ def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, predic
     is_known = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     is_known[..., :3] = True
     sources = [torch.Generator().manual_seed(i) for i in range(2)]
-    result = paint(Oracle(), config, sampler, 50, torch.zeros(2, 3, 8, 8), torch.randn(2, 1, 8, 8), known, is_known,
-                   sources)
+    result = paint(
+        Oracle(), config, sampler, 50, torch.zeros(2, 3, 8, 8), torch.randn(2, 1, 8, 8), known, is_known, sources
+    )
     assert (result[..., :3] == 0.25).all()
     assert (result - x_0)[..., 3:].abs().max() < (0.1 if sampler == "ddpm" else 0.03)
 
@@ -200,7 +202,7 @@ def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     class Ideal:
         def __call__(self, x, t):
             bar = process.alphas_cumprod[t.long()].clamp(1e-10, 1 - 1e-10)
-            gain = bar.sqrt() * sd ** 2 / (bar * sd ** 2 + 1 - bar)
+            gain = bar.sqrt() * sd**2 / (bar * sd**2 + 1 - bar)
             x_0 = mean + gain * (x[:, :1] - bar.sqrt() * mean)
             noise = (x[:, :1] - bar.sqrt() * x_0) / (1 - bar).sqrt()
             self.sample = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
@@ -240,6 +242,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("damaged, step", [((), 3), ((NEWEST,), 2), ((NEWEST, PREVIOUS), 0)])
 def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatch, damaged, step):
     import nnunet_difflung.generator.training as module
+
     train_generator(data, TINY, tmp_path / "whole", progress=False)
     for stop in (1, 3):
         train_generator(data, TINY, tmp_path / "parts", progress=False, save_every=0, stop_after=stop)

@@ -1,4 +1,5 @@
 """The audit: clean datasets pass, and every planted leak is named."""
+
 from __future__ import annotations
 
 import json
@@ -42,6 +43,7 @@ def _in_splits(change: Callable[[list], None], preprocessed: bool = True, of_raw
             splits = read_json(folder / "splits_final.json")
             change(splits)
             write_json(folder / "splits_final.json", splits)
+
     return mutate
 
 
@@ -51,6 +53,7 @@ def _in_manifest(change: Callable[[dict], None], copies: bool = True):
             manifest = read_json(folder / MANIFEST)
             change(manifest)
             write_json(folder / MANIFEST, manifest)
+
     return mutate
 
 
@@ -129,7 +132,8 @@ MUTATIONS = [
     ("no splits", _delete_splits, "nnU-Net would", True),
     ("no preprocessed splits", lambda raw: (raw.preprocessed / "splits_final.json").unlink(), "draw folds over", True),
     ("broken splits", lambda raw: (raw.folder / "splits_final.json").write_text("{"), "is no split file", False),
-    ("broken manifest", lambda raw: (raw.folder / MANIFEST).write_text("{"), "cannot be read as JSON", False)]
+    ("broken manifest", lambda raw: (raw.folder / MANIFEST).write_text("{"), "cannot be read as JSON", False),
+]
 
 
 @pytest.mark.parametrize("mutate, message, leak", [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
@@ -153,8 +157,14 @@ def test_the_command_prints_a_table_and_exits_by_the_result(raw, capsys):
     table = json.loads(capsys.readouterr().out)
     assert exit_code.value.code == 1 and len(table["problems"]) == 1
     rows = {row["fold"]: row for row in table["folds"]}
-    assert rows[0] == {"fold": 0, "training_cases": 8, "training_patients": 4, "synthetic": {"cbmat": 2},
-                       "validation_cases": 2, "leaks": 0}
+    assert rows[0] == {
+        "fold": 0,
+        "training_cases": 8,
+        "training_patients": 4,
+        "synthetic": {"cbmat": 2},
+        "validation_cases": 2,
+        "leaks": 0,
+    }
     assert rows["all"]["training_cases"] == 10 and rows["all"]["synthetic"] == {"cbmat": 1}
 
 
@@ -180,9 +190,10 @@ def test_a_dataset_without_synthetic_cases_is_clean(raw_folder):
 def test_a_random_leak_is_found_and_a_fold_locked_set_passes(data):
     patients = {f"p{p}_s{s}": f"p{p}" for p in range(data.draw(st.integers(2, 5))) for s in range(2)}
     names = sorted(set(patients.values()))
-    splits = [{"train": [i for i, p in patients.items() if p != name],
-               "val": [i for i, p in patients.items() if p == name]}
-              for name in names]
+    splits = [
+        {"train": [i for i, p in patients.items() if p != name], "val": [i for i, p in patients.items() if p == name]}
+        for name in names
+    ]
     manifest = new_manifest("Dataset001_X", patients)
     for index in range(data.draw(st.integers(1, 4))):
         fold = data.draw(st.integers(0, len(names) - 1))

@@ -1,4 +1,5 @@
 """Injection and removal: every byte comes back, an interruption at any step is harmless, folds can run at once."""
+
 from __future__ import annotations
 
 import errno
@@ -41,9 +42,17 @@ def _inject(raw: RawDataset, **options) -> None:
     inject(raw, *stage_cases(raw, **options))
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"splits": False}, {"dataset_key": True, "channels": 2}, {"file_ending": ".tif", "volumes": True},
-    {"file_ending": ".png"}], ids=["slices", "no splits", "dataset key", "tiff volumes", "png"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"splits": False},
+        {"dataset_key": True, "channels": 2},
+        {"file_ending": ".tif", "volumes": True},
+        {"file_ending": ".png"},
+    ],
+    ids=["slices", "no splits", "dataset key", "tiff volumes", "png"],
+)
 @pytest.mark.parametrize("planned", ["before", "after", "never"])
 def test_inject_then_remove_restores_every_byte(folders, options, planned):
     raw = _open(folders, **options)
@@ -88,8 +97,9 @@ def test_doing_it_twice_changes_nothing_and_other_settings_are_refused(folders):
     before = tree_hashes(*folders)
     inject(raw, cases, run)
     inject(open_raw_dataset("801"), *stage_cases(open_raw_dataset("801")))
-    assert {k: v for k, v in tree_hashes(*folders).items() if "/work" not in k} == \
-        {k: v for k, v in before.items() if "/work" not in k}
+    assert {k: v for k, v in tree_hashes(*folders).items() if "/work" not in k} == {
+        k: v for k, v in before.items() if "/work" not in k
+    }
     cases, run = stage_cases(raw, count=3)
     with pytest.raises(BadInput, match="other settings.*difflung_remove"):
         inject(raw, cases, run)
@@ -176,6 +186,7 @@ def _in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple
                     os._exit(9)
                 count += 1
                 return call(*args, **kwargs)
+
             return wrapper
 
         for name in _CALLS:
@@ -204,10 +215,12 @@ def _visible(folders: tuple[Path, ...]) -> dict[str, str]:
 
 def _across_file_systems(replace: Callable) -> Callable:
     """``os.replace`` as if nnUNet_preprocessed were on another disk."""
+
     def across(source, target):
         if "nnUNet_preprocessed" in str(target) and "nnUNet_preprocessed" not in str(source):
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         return replace(source, target)
+
     return across
 
 
@@ -347,17 +360,29 @@ def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
     assert not generator.parent.exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"{", "cannot be read as JSON"), (b"[]", "format 'list' found"), (b'{"format": 9}', "format 9 found"),
-    ({"files": {"../../x": {"before": None, "after": None}}}, "never written"),
-    ({"files": {"imagesTr/lung_001_s00_0000.nii.gz": {"before": None, "after": None}}}, "never written"),
-    ({"files": {"imagesTr/difflung_/../../x": {"before": None, "after": None}}}, "never written"),
-    ({"cases": {"difflung_a/b": {}}}, "no id"), ({"cases": {"lung_001": {}}}, "no id"),
-    ({"made_folders": ["/"]}, "made_folders"), ({"made_folders": None}, "made_folders"),
-    ({"made_folders": [[1]]}, "made_folders"), ({"patients": {"lung_001_s00": [1]}}, "patients"),
-    ({"files": {"imagesTr/difflung_a_0000.nii.gz": {"before": None, "after": None}}}, "hashes"),
-    ({"cases": {"difflung_a": {"method": [1], "fold": 0, "sources": [], "files": []}}}, "malformed"),
-    ({"cases": {"difflung_a": {"method": "mat", "fold": 0, "sources": [], "files": [], "generator": 7}}}, "malformed")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"[]", "format 'list' found"),
+        (b'{"format": 9}', "format 9 found"),
+        ({"files": {"../../x": {"before": None, "after": None}}}, "never written"),
+        ({"files": {"imagesTr/lung_001_s00_0000.nii.gz": {"before": None, "after": None}}}, "never written"),
+        ({"files": {"imagesTr/difflung_/../../x": {"before": None, "after": None}}}, "never written"),
+        ({"cases": {"difflung_a/b": {}}}, "no id"),
+        ({"cases": {"lung_001": {}}}, "no id"),
+        ({"made_folders": ["/"]}, "made_folders"),
+        ({"made_folders": None}, "made_folders"),
+        ({"made_folders": [[1]]}, "made_folders"),
+        ({"patients": {"lung_001_s00": [1]}}, "patients"),
+        ({"files": {"imagesTr/difflung_a_0000.nii.gz": {"before": None, "after": None}}}, "hashes"),
+        ({"cases": {"difflung_a": {"method": [1], "fold": 0, "sources": [], "files": []}}}, "malformed"),
+        (
+            {"cases": {"difflung_a": {"method": "mat", "fold": 0, "sources": [], "files": [], "generator": 7}}},
+            "malformed",
+        ),
+    ],
+)
 def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
     raw = _open(folders)
     _inject(raw)
@@ -370,19 +395,29 @@ def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
     assert any(message in line for line in audit_dataset(raw.name))
 
 
-@pytest.mark.parametrize("step", [
-    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": "../../secret.txt"},
-    {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": ".difflung/../../../secret.txt"},
-    {"do": "put", "target": "imagesTr/secret_0000.nii.gz", "source": ".difflung/commit/1.json"},
-    {"do": "delete", "target": "labelsTr/lung_001_s00.nii.gz"}, {"do": "delete", "target": "../secret.txt"},
-    {"do": "run", "target": "dataset.json"}, {"do": "delete"}, b"{", b"[]"], ids=str)
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": "../../secret.txt"},
+        {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": ".difflung/../../../secret.txt"},
+        {"do": "put", "target": "imagesTr/secret_0000.nii.gz", "source": ".difflung/commit/1.json"},
+        {"do": "delete", "target": "labelsTr/lung_001_s00.nii.gz"},
+        {"do": "delete", "target": "../secret.txt"},
+        {"do": "run", "target": "dataset.json"},
+        {"do": "delete"},
+        b"{",
+        b"[]",
+    ],
+    ids=str,
+)
 def test_a_journal_that_is_not_ours_moves_and_deletes_nothing(folders, step):
     raw = _open(folders)
     (folders[0].parent / "secret.txt").write_text("secret")
     journal = raw.folder / ".difflung" / "commit" / "journal.json"
     journal.parent.mkdir(parents=True)
-    journal.write_bytes(step if isinstance(step, bytes) else json.dumps(
-        {"format": 1, "clear": False, "steps": [step]}).encode())
+    journal.write_bytes(
+        step if isinstance(step, bytes) else json.dumps({"format": 1, "clear": False, "steps": [step]}).encode()
+    )
     before = {k: v for k, v in tree_hashes(folders[0].parent).items() if not k.endswith("lock")}
     with pytest.raises(BadInput, match=r"journal\.json"):
         recover(raw.folder)

@@ -7,6 +7,7 @@ finds today. Each is a virtual environment of its own with the installed project
 beside no source tree. An environment is kept and found again until the requirements change; remove the folder to have
 it made anew. Needs pip's package index, and about 13 GB of disk.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -35,17 +36,27 @@ SOURCES = ("setup.py", "pyproject.toml", "README.md", "nnunet_difflung", "traine
 WHICH = ("lowest", "newest")
 # what is imported of each library: training, resume, every sampler; trainers; GANs; metrics; readers; DICOM; and the
 # command from start to end, killed in between, in two processes
-SAMPLE = ("generator/test_generator.py", "trainers/test_trainers.py", "generator/test_gan.py",
-          "trainers/test_lookahead.py", "lesions/test_texture.py", "comparison/test_compare.py",
-          "dataset/test_image_files.py", "lesions/test_masks.py", "dataset_conversion/test_conversion_dicom.py",
-          "injection/test_inject.py::test_inject_then_remove_restores_every_byte",
-          "commands/test_augment.py::test_composite_changes_only_what_it_says",
-          "commands/test_augment.py::test_full_paints_the_whole_isolated_slice",
-          "commands/test_augment.py::test_the_fingerprint_is_that_of_the_real_cases",
-          "commands/test_augment.py::test_interrupted_in_training_and_in_painting_then_the_same_result[15-143]",
-          "runtime/test_processes.py::test_two_processes_do_what_one_does")
-NO_NETWORK = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|Max retries exceeded|"
-                        r"[Cc]onnection broken|Connection to \S+ timed out")
+SAMPLE = (
+    "generator/test_generator.py",
+    "trainers/test_trainers.py",
+    "generator/test_gan.py",
+    "trainers/test_lookahead.py",
+    "lesions/test_texture.py",
+    "comparison/test_compare.py",
+    "dataset/test_image_files.py",
+    "lesions/test_masks.py",
+    "dataset_conversion/test_conversion_dicom.py",
+    "injection/test_inject.py::test_inject_then_remove_restores_every_byte",
+    "commands/test_augment.py::test_composite_changes_only_what_it_says",
+    "commands/test_augment.py::test_full_paints_the_whole_isolated_slice",
+    "commands/test_augment.py::test_the_fingerprint_is_that_of_the_real_cases",
+    "commands/test_augment.py::test_interrupted_in_training_and_in_painting_then_the_same_result[15-143]",
+    "runtime/test_processes.py::test_two_processes_do_what_one_does",
+)
+NO_NETWORK = re.compile(
+    r"NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|Max retries exceeded|"
+    r"[Cc]onnection broken|Connection to \S+ timed out"
+)
 
 
 class CannotCheck(Exception):
@@ -55,6 +66,7 @@ class CannotCheck(Exception):
 def requirements(setup: Path = CHECKOUT / "setup.py") -> list[str]:
     """What a setup.py requires, with all its extras; nothing is built or written for it."""
     from distutils.core import run_setup
+
     stated = run_setup(str(setup), stop_after="init")
     return [*stated.install_requires, *(line for lines in stated.extras_require.values() for line in lines)]
 
@@ -97,8 +109,14 @@ class Environment:
     def call(self, *arguments: str) -> subprocess.CompletedProcess:
         """Runs its Python beside the tests, without the variables of whoever called us."""
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("nnUNet_")}
-        return subprocess.run([str(self.python), *arguments], cwd=self.folder / "work", text=True,
-                              env=kept | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.run(
+            [str(self.python), *arguments],
+            cwd=self.folder / "work",
+            text=True,
+            env=kept | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def pip(self, *arguments: str) -> None:
         """Raises: CannotCheck: with pip's reason in a line."""
@@ -145,8 +163,15 @@ class Environment:
         """Runs these tests; what they said is in ``tests.log`` of its folder."""
         report, begun = self.folder / "tests.xml", time.monotonic()
         report.unlink(missing_ok=True)
-        done = self.call("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-                         *(f"tests/{name}" for name in sample))
+        done = self.call(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            *(f"tests/{name}" for name in sample),
+        )
         (self.folder / "tests.log").write_text(done.stdout)
         seconds = round(time.monotonic() - begun)
         return {"versions": self.versions(), **counted(report, done.returncode), "seconds": seconds}
@@ -189,9 +214,12 @@ def main(arguments: list[str] | None = None) -> int:
         for name in row["failing"]:
             print(f"{which}: FAILED {name}, see {environment.folder / 'tests.log'}", flush=True)
         if o.result:
-            meta = {"command": f"python -m tests.installation.compat --which {' '.join(o.which)}{sample}",
-                    "date": datetime.date.today().isoformat(), "python": platform.python_version(),
-                    "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}"}
+            meta = {
+                "command": f"python -m tests.installation.compat --which {' '.join(o.which)}{sample}",
+                "date": datetime.date.today().isoformat(),
+                "python": platform.python_version(),
+                "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+            }
             write_json(o.result, {"meta": meta, **rows})
     return int(not all(row["ok"] for row in rows.values()))
 

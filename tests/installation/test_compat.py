@@ -1,4 +1,5 @@
 """The compatibility check reads setup.py, pins what it says, and calls a failure a failure; nothing is installed."""
+
 from __future__ import annotations
 
 import subprocess
@@ -22,16 +23,22 @@ REPORT = """<testsuites><testsuite errors="0" failures="1" skipped="1" tests="3"
 def test_requirements_are_those_of_setup_py(tmp_path):
     found = requirements()
     assert {"nnunetv2", "torch", "diffusers", "accelerate", "monai", "highdicom", "pytest"} <= {
-        Requirement(line).name for line in found}
-    (tmp_path / "setup.py").write_text("from setuptools import setup\nsetup(name='a', install_requires=['b>=1', 'c'],"
-                                       "extras_require={'x': ['d>=2'], 'y': ['e']})\n")
+        Requirement(line).name for line in found
+    }
+    (tmp_path / "setup.py").write_text(
+        "from setuptools import setup\nsetup(name='a', install_requires=['b>=1', 'c'],"
+        "extras_require={'x': ['d>=2'], 'y': ['e']})\n"
+    )
     assert requirements(tmp_path / "setup.py") == ["b>=1", "c", "d>=2", "e"]
     assert [path.name for path in tmp_path.iterdir()] == ["setup.py"]
 
 
 def test_lowest_is_the_stated_bound_and_nothing_else_is_pinned():
     assert lowest(["torch!=2.9.*,>=2.1.2,<3", "tqdm", "scikit_image>=0.20", "SimpleITK>=2.2.1", "old<2"]) == [
-        "scikit-image==0.20", "simpleitk==2.2.1", "torch==2.1.2"]
+        "scikit-image==0.20",
+        "simpleitk==2.2.1",
+        "torch==2.1.2",
+    ]
     assert lowest(["monai>=1.9", "monai>=1.10", "monai>=1.4"]) == ["monai==1.10"], "one of several extras, as numbers"
     pins = lowest(requirements())
     assert "nnunetv2==2.8" in pins and not any(pin.startswith(("tqdm", "ruff")) for pin in pins)
@@ -43,13 +50,22 @@ def test_an_environment_is_known_until_its_requirements_change():
     assert len({mark, fingerprint("lowest", ["a>=2", "b"]), fingerprint("newest", ["a>=1", "b"])}) == 3
 
 
-@pytest.mark.parametrize("inside, failing", [("", []), ("<failure>no</failure>", ["tests.test_gan::test_b[1]"]),
-                                             ("<error>no</error>", ["tests.test_gan::test_b[1]"])])
+@pytest.mark.parametrize(
+    "inside, failing",
+    [
+        ("", []),
+        ("<failure>no</failure>", ["tests.test_gan::test_b[1]"]),
+        ("<error>no</error>", ["tests.test_gan::test_b[1]"]),
+    ],
+)
 def test_failing_tests_are_counted_and_named(tmp_path, inside, failing):
     (tmp_path / "tests.xml").write_text(REPORT.format(inside))
     found = counted(tmp_path / "tests.xml", int(bool(failing)))
-    assert found == {"tests": {"passed": 2 - len(failing), "failed": len(failing), "skipped": 1}, "failing": failing,
-                     "ok": not failing}
+    assert found == {
+        "tests": {"passed": 2 - len(failing), "failed": len(failing), "skipped": 1},
+        "failing": failing,
+        "ok": not failing,
+    }
 
 
 def test_a_crash_and_no_test_at_all_are_failures(tmp_path):
@@ -61,19 +77,28 @@ def test_a_crash_and_no_test_at_all_are_failures(tmp_path):
 
 
 def test_pips_failures_are_told_in_a_line():
-    conflict = ("Collecting a\nERROR: Cannot install a and b because these versions conflict.\n\nThe conflict is "
-                "caused by:\n    The user requested b==1\n    a 2 depends on b>=2\n\n"
-                "ERROR: ResolutionImpossible: for help\n")
-    assert reason(conflict) == ("Cannot install a and b because these versions conflict.; The user requested b==1; "
-                                "a 2 depends on b>=2")
+    conflict = (
+        "Collecting a\nERROR: Cannot install a and b because these versions conflict.\n\nThe conflict is "
+        "caused by:\n    The user requested b==1\n    a 2 depends on b>=2\n\n"
+        "ERROR: ResolutionImpossible: for help\n"
+    )
+    assert reason(conflict) == (
+        "Cannot install a and b because these versions conflict.; The user requested b==1; a 2 depends on b>=2"
+    )
     assert reason("ERROR: Could not find\nERROR: No matching distribution found for a==1\n") == (
-        "No matching distribution found for a==1")
+        "No matching distribution found for a==1"
+    )
 
 
 def test_without_network_one_line_and_its_own_exit_code(tmp_path, monkeypatch, capfd):
     """The real pip, with an index at a port where nobody listens."""
-    for variable, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "EXTRA_INDEX_URL": "", "FIND_LINKS": "",
-                            "RETRIES": "1", "CONFIG_FILE": "/dev/null"}.items():
+    for variable, value in {
+        "INDEX_URL": "http://127.0.0.1:9/simple",
+        "EXTRA_INDEX_URL": "",
+        "FIND_LINKS": "",
+        "RETRIES": "1",
+        "CONFIG_FILE": "/dev/null",
+    }.items():
         monkeypatch.setenv(f"PIP_{variable}", value)
     monkeypatch.setattr(compat, "requirements", lambda: ["nnunetv2>=2.8"])
     result = tmp_path / "compat.json"
@@ -107,8 +132,9 @@ def test_exit_code_and_result_say_what_failed(tmp_path, monkeypatch, capsys):
     assert "newest: FAILED tests.test_gan::test_b" in capsys.readouterr().out
     found = read_json(result)
     assert found["lowest"]["ok"] and not found["newest"]["ok"]
-    assert found["meta"]["command"] == ("python -m tests.installation.compat --which lowest "
-                                        "newest"), "no folder of this machine"
+    assert found["meta"]["command"] == ("python -m tests.installation.compat --which lowest newest"), (
+        "no folder of this machine"
+    )
     monkeypatch.setattr(Pretended, "found", {})
     assert main(["-o", str(tmp_path)]) == 2 and "lowest: no such version" in capsys.readouterr().err
 
@@ -118,6 +144,7 @@ def test_the_sample_is_there_and_the_help_says_what_it_does():
     for name, _, test in (entry.partition("::") for entry in compat.SAMPLE):
         text = (tests / name).read_text()
         assert f"def {test.split('[')[0]}(" in text if test else "def test_" in text, name
-    done = subprocess.run([sys.executable, "-m", "tests.installation.compat", "-h"], cwd=tests.parent,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.installation.compat", "-h"], cwd=tests.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "lowest" in done.stdout

@@ -1,4 +1,5 @@
 """What an installation leaves behind: trainers that nnU-Net finds by itself, and nothing after uninstalling."""
+
 import os
 import shutil
 import subprocess
@@ -12,14 +13,17 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "nnunet_difflung", "trainers", "dataset_conversion")
 CLEAN = {key: value for key, value in os.environ.items() if key not in ("nnUNet_extTrainer", "PYTHONPATH")}
-PROBE = ("import os, sys; "
-         "print(os.environ.get('nnUNet_extTrainer'), {'torch', 'nnunetv2', 'nnunet_difflung'} & set(sys.modules))")
+PROBE = (
+    "import os, sys; "
+    "print(os.environ.get('nnUNet_extTrainer'), {'torch', 'nnunetv2', 'nnunet_difflung'} & set(sys.modules))"
+)
 
 
 def call(*command, cwd, **environment):
     """Runs a command in a clean environment and returns its stdout; its stderr must say why it failed."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env={**CLEAN, **environment}, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env={**CLEAN, **environment}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 
@@ -39,8 +43,7 @@ def source(tmp_path_factory):
     root.mkdir()
     for name in SOURCES:
         if (CHECKOUT / name).is_dir():
-            shutil.copytree(CHECKOUT / name, root / name, symlinks=True,
-                            ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(CHECKOUT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         elif (CHECKOUT / name).is_file():
             shutil.copy(CHECKOUT / name, root / name)
     return root
@@ -61,16 +64,25 @@ class Environment:
         self.before = self.files()
 
     def pip(self, *arguments):
-        call(sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", *arguments,
-             cwd=self.folder)
+        call(
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.python,
+            "--disable-pip-version-check",
+            *arguments,
+            cwd=self.folder,
+        )
 
     def files(self):
         return {path for path in (self.folder / "venv").rglob("*") if not path.is_dir()}
 
     def start(self, code=PROBE, **environment):
         """Starts its interpreter and returns what ``code`` prints; nothing may appear on stderr."""
-        done = subprocess.run([self.python, "-c", code], cwd=self.folder, env={**CLEAN, **environment},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [self.python, "-c", code], cwd=self.folder, env={**CLEAN, **environment}, capture_output=True, text=True
+        )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.strip()
 
@@ -103,8 +115,10 @@ def test_users_folders_stay_first_and_ours_comes_once(installed):
 
 def test_subpackages_are_found_from_any_folder(installed, source):
     environment, _ = installed
-    code = ("import os; os.chdir(%r); import importlib.util as u; "
-            "print(all(u.find_spec('nnunet_difflung.' + n) for n in ('trainers', 'dataset_conversion', 'nnunet_ext')))")
+    code = (
+        "import os; os.chdir(%r); import importlib.util as u; "
+        "print(all(u.find_spec('nnunet_difflung.' + n) for n in ('trainers', 'dataset_conversion', 'nnunet_ext')))"
+    )
     for folder in (environment.folder, source):  # a clone as current folder hides the installed package
         assert environment.start(f"import sys; sys.path.insert(0, {str(folder)!r}); " + code % str(folder)) == "True"
 

@@ -1,4 +1,5 @@
 """The balancing loop: shares, bounds, and plans that can be replayed."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -16,13 +17,17 @@ ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "
 
 
 def cohort(cases: int = 16, size: int = 48, depth: int = 1, with_emphysema: int = 4) -> dict[str, np.ndarray]:
-    return {f"c{i:02d}": make_masks(np.random.default_rng(i), depth, (size, size), emphysema=i < with_emphysema)[1]
-            for i in range(cases)}
+    return {
+        f"c{i:02d}": make_masks(np.random.default_rng(i), depth, (size, size), emphysema=i < with_emphysema)[1]
+        for i in range(cases)
+    }
 
 
 def facts_of(labels: dict[str, np.ndarray], spacing=(5.0, 1.0, 1.0)) -> dict[str, HostFacts]:
-    return {i: HostFacts(i, spacing, {n: int((a == v).sum()) for n, v in ROLES.values.items()}, len(a))
-            for i, a in labels.items()}
+    return {
+        i: HostFacts(i, spacing, {n: int((a == v).sum()) for n, v in ROLES.values.items()}, len(a))
+        for i, a in labels.items()
+    }
 
 
 def plan_for(labels, config=None, fold=0):

@@ -1,4 +1,5 @@
 """Lesions: what is found, how it is varied, where it goes."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,8 +15,8 @@ NORMAL, EMPHYSEMA, ILD = 1, 2, 3
 
 
 def disc(radius: int) -> np.ndarray:
-    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
-    return (y ** 2 + x ** 2 <= radius ** 2)[None]
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    return (y**2 + x**2 <= radius**2)[None]
 
 
 def lung(depth: int = 1) -> np.ndarray:
@@ -40,9 +41,16 @@ def test_a_volume_lesion_is_one_object():
     assert [lesion.mask.shape for lesion in find_lesions(label, EMPHYSEMA, "c", "e", (5, 1, 1))] == [(3, 4, 4)]
 
 
-@pytest.mark.parametrize("transform, area", [(Transform(), 1.0), (Transform(mirror=True), 1.0),
-                                             (Transform(angle=37.0), 1.0), (Transform(scale=1.5), 2.25),
-                                             (Transform(scale=0.75, angle=10.0), 0.5625)])
+@pytest.mark.parametrize(
+    "transform, area",
+    [
+        (Transform(), 1.0),
+        (Transform(mirror=True), 1.0),
+        (Transform(angle=37.0), 1.0),
+        (Transform(scale=1.5), 2.25),
+        (Transform(scale=0.75, angle=10.0), 0.5625),
+    ],
+)
 def test_area_follows_the_scale(transform, area):
     before = disc(9)
     after = transformed(before, transform)
@@ -71,8 +79,11 @@ def test_rotation_turns():
 def test_cascade_never_skips_a_step():
     draws = [draw_transform(np.random.default_rng(seed)) for seed in range(500)]
     assert all(t.angle for t in draws if t.scale != 1) and all(t.scale != 1 for t in draws if t.dilation)
-    shares = [np.mean([bool(t.angle) for t in draws]), np.mean([t.scale != 1 for t in draws]),
-              np.mean([t.dilation > 0 for t in draws])]
+    shares = [
+        np.mean([bool(t.angle) for t in draws]),
+        np.mean([t.scale != 1 for t in draws]),
+        np.mean([t.dilation > 0 for t in draws]),
+    ]
     assert shares == pytest.approx([0.9, 0.63, 0.315], abs=0.06)
 
 
@@ -113,8 +124,7 @@ def test_every_place_and_no_other_is_found(seed, depth, inside):
     mask = rng.random((depth, 5, 4)) < 0.7
     mask[0, 0, 0] = True
     enough = inside * mask.sum()
-    wanted = {(0, y, x) for y in range(13) for x in range(18)
-              if (free[:, y:y + 5, x:x + 4] & mask).sum() >= enough}
+    wanted = {(0, y, x) for y in range(13) for x in range(18) if (free[:, y : y + 5, x : x + 4] & mask).sum() >= enough}
     found = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
     assert found <= wanted if wanted else found == {None}
     assert len(found) >= min(len(wanted), 2)

@@ -1,4 +1,5 @@
 """Real lesion texture moved with its mask and pasted: the geometry, what may be read, what may be touched."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,8 +13,14 @@ from nnunet_difflung.lesions.texture import fill_outside, moved_texture, paste_t
 
 ROLES = LabelRoles("normal", ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
 SPACING = (5.0, 1.0, 1.0)
-TRANSFORMS = [Transform(), Transform(mirror=True), Transform(angle=90.0), Transform(angle=33.0, scale=1.4),
-              Transform(mirror=True, angle=120.0, scale=0.8, dilation=2), Transform(dilation=1)]
+TRANSFORMS = [
+    Transform(),
+    Transform(mirror=True),
+    Transform(angle=90.0),
+    Transform(angle=33.0, scale=1.4),
+    Transform(mirror=True, angle=120.0, scale=0.8, dilation=2),
+    Transform(dilation=1),
+]
 
 
 def _blob(size: int = 15) -> np.ndarray:
@@ -42,10 +49,11 @@ def test_texture_moves_as_the_mask_does(transform):
     if transform.dilation:
         expected = np.pad(expected, [(0, 0), *[(transform.dilation,) * 2] * 2])
     box_mask = resample_geometry(mask, transform, (1, 1, 1))[3](mask)
-    box = tuple(slice(np.flatnonzero(box_mask.any(a))[0], np.flatnonzero(box_mask.any(a))[-1] + 1)
-                for a in ((1, 2), (0, 2), (0, 1)))
-    undilated = grow(mask) if not transform.dilation else np.pad(
-        grow(mask), [(0, 0), *[(transform.dilation,) * 2] * 2])
+    box = tuple(
+        slice(np.flatnonzero(box_mask.any(a))[0], np.flatnonzero(box_mask.any(a))[-1] + 1)
+        for a in ((1, 2), (0, 2), (0, 1))
+    )
+    undilated = grow(mask) if not transform.dilation else np.pad(grow(mask), [(0, 0), *[(transform.dilation,) * 2] * 2])
     where = undilated[box]
     assert (inner[where] == expected[box][where]).mean() > 0.93
 
@@ -54,8 +62,12 @@ def test_texture_moves_as_the_mask_does(transform):
 def test_values_and_grain_stay_those_of_the_lesion(transform):
     rng, mask = np.random.default_rng(1), np.ones((1, 40, 30), bool)
     mask[0, :5, :5] = False
-    image = np.stack([np.where(mask, rng.normal(-940, 20, mask.shape), 5000.0),
-                      np.where(mask, rng.uniform(0, 10, mask.shape), -700.0)])
+    image = np.stack(
+        [
+            np.where(mask, rng.normal(-940, 20, mask.shape), 5000.0),
+            np.where(mask, rng.uniform(0, 10, mask.shape), -700.0),
+        ]
+    )
     texture = moved_texture(image, mask, transform, (1, 1, 1), 2)
     for channel, source in zip(texture, image, strict=True):
         real = source[mask]

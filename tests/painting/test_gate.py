@@ -1,4 +1,5 @@
 """The gate: lets real lesions through, stops a pathology that was painted as normal lung."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -48,8 +49,9 @@ def painted(mean: float, sd: float = 30.0, voxels: int = 150, seed: int = 1) -> 
 @pytest.mark.parametrize("voxels", [10, 30, 300])
 def test_the_real_distribution_passes_however_few_slices_there_are(cases, voxels):
     references = reference(Cache(cases), [f"c{i}" for i in range(cases)], WINDOWS, 0)
-    results = [passes(measure({"emphysema": painted(-940, voxels=voxels, seed=seed)}, references))
-               for seed in range(60)]
+    results = [
+        passes(measure({"emphysema": painted(-940, voxels=voxels, seed=seed)}, references)) for seed in range(60)
+    ]
     assert np.mean(results) > 0.9
 
 
@@ -74,7 +76,8 @@ def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():
     rows = [measure({"emphysema": painted(-930, voxels=n)}, references) for n in (50, 400)]
     summary = pooled([*rows, {}])["emphysema"]
     assert summary["cases"] == 2 and summary["bias"] == pytest.approx(
-        np.average([r["emphysema"]["bias"] for r in rows], weights=[50, 400]), abs=0.02)
+        np.average([r["emphysema"]["bias"] for r in rows], weights=[50, 400]), abs=0.02
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 40.0])

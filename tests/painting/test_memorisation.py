@@ -1,4 +1,5 @@
 """The memorisation audit: copied texture is found wherever it was moved, fresh texture of the same kind is not."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -61,11 +62,18 @@ def paint(label: np.ndarray, seed: int, scale: int = 1, channels: int = 1) -> np
     """(c, z, y, x) intensities of the labels with grain of the same statistics for every seed."""
     noise = np.random.default_rng(seed).standard_normal((channels, *label.shape))
     return (MEAN[label] + 60 * scale * ndimage.gaussian_filter(noise, (0, 0, 0.7 * scale, 0.7 * scale))).astype(
-        np.float32)
+        np.float32
+    )
 
 
-def lesion(cache: Cache, source: str | None, value: int = 3, shift: tuple[int, int] = (7, 11), mirror: bool = True,
-           host: str = "p0_s0"):
+def lesion(
+    cache: Cache,
+    source: str | None,
+    value: int = 3,
+    shift: tuple[int, int] = (7, 11),
+    mirror: bool = True,
+    host: str = "p0_s0",
+):
     """A host with a lesion whose texture is a training slice's (None: fresh), shifted and mirrored.
 
     Returns:
@@ -210,12 +218,22 @@ def test_few_patients_give_no_percentile():
 
 def test_summary():
     def row(similarity, above):
-        return {"similarity": similarity, "nearest_case": "a", "nearest_slice": 0, "above_real_p99": above,
-                "patches": 9, "real_regions": 19, "searched": 1.0}
+        return {
+            "similarity": similarity,
+            "nearest_case": "a",
+            "nearest_slice": 0,
+            "above_real_p99": above,
+            "patches": 9,
+            "real_regions": 19,
+            "searched": 1.0,
+        }
 
     searched = {"real_regions": 19, "searched": 1.0}
     rows = [{"ILD": row(0.9, True), "emphysema": None}, {"ILD": row(0.6, False)}, {"emphysema": row(0.5, None)}, {}]
-    assert summarise(rows) == {"ILD": {"cases": 2, "mean": 0.75, "share_above_real_p99": 0.5, **searched},
-                               "emphysema": {"cases": 1, "mean": 0.5, "share_above_real_p99": None, **searched}}
-    assert summarise([{"ILD": None}]) == {"ILD": {
-        "cases": 0, "mean": None, "share_above_real_p99": None, "real_regions": None, "searched": None}}
+    assert summarise(rows) == {
+        "ILD": {"cases": 2, "mean": 0.75, "share_above_real_p99": 0.5, **searched},
+        "emphysema": {"cases": 1, "mean": 0.5, "share_above_real_p99": None, **searched},
+    }
+    assert summarise([{"ILD": None}]) == {
+        "ILD": {"cases": 0, "mean": None, "share_above_real_p99": None, "real_regions": None, "searched": None}
+    }

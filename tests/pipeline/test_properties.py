@@ -3,6 +3,7 @@
 Nothing of the package judges here: files, splits and shares are read as nnU-Net would read them, so that a fault which
 the package's own audit shares with its synthesis does not hide.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,8 +25,9 @@ from nnunet_difflung.methods import METHODS
 from tests.support.staging import stage_cases
 from tests.support.tiny import LABELS, VARIABLES, make_dataset, tree_hashes
 
-SLOW = settings(deadline=None, max_examples=10, derandomize=True, suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate])  # shrinking would run the commands for minutes
+SLOW = settings(
+    deadline=None, max_examples=10, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)  # shrinking would run the commands for minutes
 
 
 @st.composite
@@ -51,8 +53,10 @@ class Place:
         self.preprocessed.mkdir()
         (self.preprocessed / "dataset_fingerprint.json").write_text("{}")  # nnU-Net takes seconds for a real one
         names = [f"lung_{p:03d}_s{s:02d}" for p in range(1, patients + 1) for s in range(slices)]
-        self.folds = [{"train": [n for n in names if int(n[5:8]) not in fold],
-                       "val": [n for n in names if int(n[5:8]) in fold]} for fold in held_out]
+        self.folds = [
+            {"train": [n for n in names if int(n[5:8]) not in fold], "val": [n for n in names if int(n[5:8]) in fold]}
+            for fold in held_out
+        ]
         (self.folder / "splits_final.json").write_text(json.dumps(self.folds))
 
     def __enter__(self) -> Place:
@@ -93,8 +97,14 @@ def test_no_synthetic_case_trains_another_fold_or_is_validated_on(cohort, data):
     with Place(*cohort) as place:
         before = tree_hashes(place.folder)
         raw = open_raw_dataset("801")
-        pairs = data.draw(st.lists(st.tuples(st.integers(0, len(place.folds) - 1), st.sampled_from(sorted(METHODS))),
-                                   min_size=1, max_size=4, unique=True))
+        pairs = data.draw(
+            st.lists(
+                st.tuples(st.integers(0, len(place.folds) - 1), st.sampled_from(sorted(METHODS))),
+                min_size=1,
+                max_size=4,
+                unique=True,
+            )
+        )
         for number, (fold, method) in enumerate(pairs):
             inject(open_raw_dataset("801") if number else raw, *stage_cases(raw, method, fold, count=2))
             place.check_folds()
@@ -108,14 +118,35 @@ def test_no_synthetic_case_trains_another_fold_or_is_validated_on(cohort, data):
 def test_painted_cases_hold_what_was_planned(cohort, seed, target, bound, data):
     with Place(*cohort) as place:
         fold = data.draw(st.integers(0, len(place.folds) - 1))
-        augment(["-d", "801", "-f", str(fold), "--method", "copy_paste", "--gate", "off", "-device", "cpu", "--seed",
-                 str(seed), "--max-synthetic", str(bound), "--target-share", f"emphysema={target}", f"ILD={target}"])
+        augment(
+            [
+                "-d",
+                "801",
+                "-f",
+                str(fold),
+                "--method",
+                "copy_paste",
+                "--gate",
+                "off",
+                "-device",
+                "cpu",
+                "--seed",
+                str(seed),
+                "--max-synthetic",
+                str(bound),
+                "--target-share",
+                f"emphysema={target}",
+                f"ILD={target}",
+            ]
+        )
         if not (place.folder / "difflung_manifest.json").is_file():
             return  # the targets were met by the real cases
         place.check_folds()
-        counts = {name: sum(int((place.label(i) == LABELS[name]).sum()) for i in place.folds[fold]["train"])
-                  for name in ("normal_lung", "emphysema", "ILD")}
-        run, = json.loads((place.folder / "difflung_manifest.json").read_text())["runs"]
+        counts = {
+            name: sum(int((place.label(i) == LABELS[name]).sum()) for i in place.folds[fold]["train"])
+            for name in ("normal_lung", "emphysema", "ILD")
+        }
+        (run,) = json.loads((place.folder / "difflung_manifest.json").read_text())["runs"]
         assert run["summary"]["voxels_before"] == counts
         for identifier, case in place.cases().items():
             label, host = place.label(identifier), place.label(case["host"])

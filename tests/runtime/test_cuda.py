@@ -1,4 +1,5 @@
 """What only a CUDA card can show; skipped without one. ``make gpu`` runs these first."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -39,9 +40,14 @@ def painted(folder: Path, device: str, precision: str = "fp32", sampler: str = "
     """(n, 1, h, w) in [−1, 1] on the CPU, from the same masks and noise on every device."""
     generator = load_generator(folder, device)
     condition, noise = masks_and_noise(len(generator.conditions))
-    image = paint_batch(METHODS[generator.config.method], generator,
-                        SamplingConfig(steps=10, precision=precision, sampler=sampler), condition.to(device),
-                        noise.to(device), sources=[torch.Generator().manual_seed(i) for i in range(len(noise))])
+    image = paint_batch(
+        METHODS[generator.config.method],
+        generator,
+        SamplingConfig(steps=10, precision=precision, sampler=sampler),
+        condition.to(device),
+        noise.to(device),
+        sources=[torch.Generator().manual_seed(i) for i in range(len(noise))],
+    )
     assert image.device.type == device
     return image.float().cpu()
 
@@ -100,7 +106,7 @@ def test_a_batch_that_the_card_does_not_hold_is_done_in_parts():
     inputs = [torch.randn(16, channels, 256, 256, device=device) for channels in (1, 3)]
     inputs += [torch.ones_like(inputs[0]), torch.randn_like(inputs[0]), torch.arange(16, device=device) * 60]
     losses, parts = [], []
-    for limit in (total, 3 * 2 ** 30):
+    for limit in (total, 3 * 2**30):
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
         try:

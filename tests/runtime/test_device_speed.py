@@ -1,4 +1,5 @@
 """Batches made ahead, compiled networks and rare looks at the loss: faster, and the same training."""
+
 from __future__ import annotations
 
 import time
@@ -104,6 +105,7 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
             tried.append(images)
             if images > limit:
                 raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
+
         return trial
 
     assert parts_that_fit(16, at_most(16), said.append) == 1 and not said
@@ -123,8 +125,10 @@ def test_parts_of_a_batch_add_up_to_its_step(tmp_path, monkeypatch, parts):
         state = train_step.new_state(config, 1, len(data.cache.roles.conditions), CPU)
         update = train_step.make_update(state, config, Accelerator(cpu=True), 9)
         update.parts = cut
-        losses = [float(train_step.train_step(state, update, train_step.step_inputs(source, step, list(range(5))),
-                                              config, 9)) for step in range(2)]
+        losses = [
+            float(train_step.train_step(state, update, train_step.step_inputs(source, step, list(range(5))), config, 9))
+            for step in range(2)
+        ]
         found.append((losses, torch.cat([p.detach().flatten() for p in state.network.parameters()])))
     (losses, whole), (in_parts, summed) = found
     assert in_parts == pytest.approx(losses, rel=1e-5)
@@ -159,8 +163,10 @@ def test_bf16_paints_nearly_the_same_and_belongs_to_the_settings():
     network = build_network(config, 1, 3).eval().requires_grad_(False)
     generator = Generator(network, config, ("a", "b", "c"), (), "", Path())
     condition, noise = torch.zeros(2, 3, 16, 16), torch.randn(2, 1, 16, 16)
-    painted = [paint_batch(METHODS["cbmat"], generator, SamplingConfig(steps=3, precision=precision), condition, noise)
-               for precision in ("fp32", "bf16")]
+    painted = [
+        paint_batch(METHODS["cbmat"], generator, SamplingConfig(steps=3, precision=precision), condition, noise)
+        for precision in ("fp32", "bf16")
+    ]
     assert painted[1].dtype == torch.float32
     assert 0 < (painted[0] - painted[1]).abs().max() < 0.1
     for precision in ("fp32", "bf16"):

@@ -1,4 +1,5 @@
 """Several processes: the same training, the same painted files, one exit code, and nothing lost to a signal."""
+
 from __future__ import annotations
 
 import json
@@ -33,8 +34,25 @@ from tests.support.commands import prepared, run_command
 from tests.support.tiny import make_dataset, tree_hashes
 from tests.support.watched import written
 
-COMMON = ["-d", "801", "--preset", "fast", "--batch-size", "4", "--gate", "report", "-device", "cpu", "-f", "0",
-          "--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]  # two batches to paint
+COMMON = [
+    "-d",
+    "801",
+    "--preset",
+    "fast",
+    "--batch-size",
+    "4",
+    "--gate",
+    "report",
+    "-device",
+    "cpu",
+    "-f",
+    "0",
+    "--max-synthetic",
+    "10",
+    "--target-share",
+    "emphysema=0.4",
+    "ILD=0.4",
+]  # two batches to paint
 OPTIONS = [*COMMON, "--epochs", "2", "--steps", "2"]
 TWO = ["-num_gpus", "2"]
 
@@ -54,8 +72,19 @@ def painted(folder: Path) -> dict[str, str]:
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node", "1", "--nnodes", "2", "--master_addr", "127.0.0.1")
-ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no")  # without a GPU it starts two processes on the CPU
+ACCELERATE = (
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+)  # without a GPU it starts two processes on the CPU
 WATCHED = ("-m", "tests.support.watched")
 
 
@@ -65,8 +94,14 @@ def on_two_machines(options: list[str]) -> list[int]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda node: run_command(options, program=[
-            *TORCHRUN, "--master_port", port, "--node_rank", node, *WATCHED]), ("0", "1")))
+        return list(
+            pool.map(
+                lambda node: run_command(
+                    options, program=[*TORCHRUN, "--master_port", port, "--node_rank", node, *WATCHED]
+                ),
+                ("0", "1"),
+            )
+        )
 
 
 def with_accelerate(options: list[str]) -> list[int]:
@@ -128,8 +163,9 @@ def test_a_gan_in_two_processes_learns_what_one_learns(tmp_path, monkeypatch):
         weights = [load_file(path) for path in sorted(place.rglob("*.safetensors"))]
         found.append((rows, weights, set(read_manifest(folder)["cases"])))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4) and len(found[0][0]) == 2
-    assert found[0][1] and all(np.abs(one[k] - two[k]).max() < 1e-3 for one, two in zip(
-        found[0][1], found[1][1], strict=True) for k in one)
+    assert found[0][1] and all(
+        np.abs(one[k] - two[k]).max() < 1e-3 for one, two in zip(found[0][1], found[1][1], strict=True) for k in one
+    )
     assert found[0][2] == found[1][2] != set()
 
 
@@ -145,11 +181,12 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(tmp_path, mo
     assert run_command(options) == 0
     rows = begun.read_text().splitlines()
     assert len(rows) == 60 > len(before) > 0 and read_manifest(folder)["cases"]
-    assert rows[:len(before)] == before, "with their times: the steps before the signal were not done anew"
+    assert rows[: len(before)] == before, "with their times: the steps before the signal were not done anew"
 
 
 def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch, capfd):
     from nnunet_difflung.commands.augment import entry
+
     raw, _, results = prepared(tmp_path, monkeypatch)
     folder = make_dataset(raw)
     (folder / "labelsTr" / "lung_001_s00.nii.gz").write_bytes(b"no image")
@@ -165,6 +202,7 @@ def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch,
 
 def test_a_batch_that_cannot_be_shared_is_told_before_any_process_starts(tmp_path, monkeypatch, capfd):
     from nnunet_difflung.commands.augment import entry
+
     raw, _, results = prepared(tmp_path, monkeypatch)
     make_dataset(raw)
     with pytest.raises(SystemExit) as stop:
@@ -233,11 +271,23 @@ def test_a_cache_of_two_processes_is_that_of_one(raw_folder, tmp_path):
 
 def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, monkeypatch):
     from nnunet_difflung.pipeline import augment
+
     work, deleted = SimpleNamespace(work=tmp_path / "synthesis"), threading.Event()
-    request = SimpleNamespace(device="cpu", save_every=1, processes=1, settings=SimpleNamespace(
-        generator=SimpleNamespace(method="cbmat")))
-    for name in ("train_fold", "leave", "describe_result", "refuse_undertrained", "results_folder", "write_preview",
-                 "ensure_real_fingerprint", "run_entry", "inject", "conclude"):
+    request = SimpleNamespace(
+        device="cpu", save_every=1, processes=1, settings=SimpleNamespace(generator=SimpleNamespace(method="cbmat"))
+    )
+    for name in (
+        "train_fold",
+        "leave",
+        "describe_result",
+        "refuse_undertrained",
+        "results_folder",
+        "write_preview",
+        "ensure_real_fingerprint",
+        "run_entry",
+        "inject",
+        "conclude",
+    ):
         monkeypatch.setattr(augment, name, MagicMock())
     monkeypatch.setattr(augment, "synthesize_fold", lambda *_, **__: (None, SimpleNamespace(staged=[])))
     monkeypatch.setattr(augment, "discard_work", lambda _: deleted.set())

@@ -1,4 +1,5 @@
 """What a user sees while a command starts and works: bars in a log file, and no long silence before them."""
+
 from __future__ import annotations
 
 import subprocess
@@ -16,8 +17,9 @@ with bar(total=5000, visible={visible}, desc="training") as shown:
 
 
 def lines(visible: bool) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", CODE.format(visible=visible)], capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(visible=visible)], capture_output=True, text=True, check=True
+    )
     return [line for line in done.stderr.replace("\r", "\n").splitlines() if line]
 
 
@@ -28,6 +30,8 @@ def test_without_a_terminal_a_bar_takes_a_few_lines_and_ends_complete():
 
 
 def test_commands_start_without_the_packages_that_only_networks_need():
-    code = ("import sys, nnunet_difflung.commands.augment; "
-            "print({'diffusers', 'nnunetv2', 'scipy.stats'} & set(sys.modules))")
+    code = (
+        "import sys, nnunet_difflung.commands.augment; "
+        "print({'diffusers', 'nnunetv2', 'scipy.stats'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -1,4 +1,5 @@
 """Writes small CT archives as people have them: DICOM, volumes with label maps, slices with masks."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -34,8 +35,14 @@ def structures(label: np.ndarray) -> dict[str, np.ndarray]:
     return {name: mask.astype(np.uint8) for name, mask in named.items() if mask.any()}
 
 
-def write_volumes(folder: Path, patients: int = 3, binary: bool = False, ending: str = ".nii.gz", depth: int = 4,
-                  emphysema_every: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def write_volumes(
+    folder: Path,
+    patients: int = 3,
+    binary: bool = False,
+    ending: str = ".nii.gz",
+    depth: int = 4,
+    emphysema_every: int = 1,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """``ct/p1``, ``label/p1`` with one label map of all classes, or ``p1/ct``, ``p1/Lungs``, … with ``binary``.
 
     Returns:
@@ -44,8 +51,11 @@ def write_volumes(folder: Path, patients: int = 3, binary: bool = False, ending:
     made = {}
     for number in range(1, patients + 1):
         image, label = made[f"p{number}"] = chest(number, depth, emphysema=(number - 1) % emphysema_every == 0)
-        files = {f"p{number}/ct": image, **{f"p{number}/{k}": m for k, m in structures(label).items()}} if binary else \
-            {f"ct/p{number}": image, f"label/p{number}": label}
+        files = (
+            {f"p{number}/ct": image, **{f"p{number}/{k}": m for k, m in structures(label).items()}}
+            if binary
+            else {f"ct/p{number}": image, f"label/p{number}": label}
+        )
         for name, array in files.items():
             path = folder / f"{name}{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +66,7 @@ def write_volumes(folder: Path, patients: int = 3, binary: bool = False, ending:
 def write_slices(folder: Path, patients: int = 3, slices: int = 2) -> None:
     """``images/p1_s00.png`` in a lung window of 8 bits, ``masks/p1_s00.png`` with labels."""
     from skimage import io
+
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for number in range(1, patients + 1):
@@ -66,10 +77,17 @@ def write_slices(folder: Path, patients: int = 3, slices: int = 2) -> None:
                 io.imsave(folder / part / f"p{number}_s{z:02d}.png", array[z].astype(np.uint8), check_contrast=False)
 
 
-def write_dicom(folder: Path, patients: int = 2, kind: str = "RTSTRUCT", depth: int = 4, direction=None,
-                names: tuple[str, ...] = ("Lungs", "Emphysema", "ILD")) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def write_dicom(
+    folder: Path,
+    patients: int = 2,
+    kind: str = "RTSTRUCT",
+    depth: int = 4,
+    direction=None,
+    names: tuple[str, ...] = ("Lungs", "Emphysema", "ILD"),
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """A folder for each patient with a CT series and its structures."""
     from tests.support.dicom_files import outlines, write_ct, write_rtstruct, write_seg
+
     made = {}
     for number in range(1, patients + 1):
         image, label = made[f"p{number}"] = chest(number, depth)
@@ -77,8 +95,9 @@ def write_dicom(folder: Path, patients: int = 2, kind: str = "RTSTRUCT", depth: 
         written = write_ct(place / "ct", like(image.astype(np.float32), direction=direction), patient=str(number))
         drawn = {name: mask for name, mask in structures(label).items() if name in names}
         if kind == "RTSTRUCT":
-            write_rtstruct(place / "rs", written,
-                           {name: outlines(like(mask, direction=direction)) for name, mask in drawn.items()})
+            write_rtstruct(
+                place / "rs", written, {name: outlines(like(mask, direction=direction)) for name, mask in drawn.items()}
+            )
         else:
             write_seg(place / "seg", written, drawn)
     return made

@@ -1,4 +1,5 @@
 """``difflung_augment`` on a tiny dataset: its options, a process of it, and what it left."""
+
 from __future__ import annotations
 
 import os
@@ -15,8 +16,24 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.tiny import set_paths, tree_hashes
 
-OPTIONS = ["-d", "801", "--preset", "fast", "--epochs", "1", "--batch-size", "4", "--steps", "2", "--gate", "report",
-           "-device", "cpu", "--max-synthetic", "3"]
+OPTIONS = [
+    "-d",
+    "801",
+    "--preset",
+    "fast",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--steps",
+    "2",
+    "--gate",
+    "report",
+    "-device",
+    "cpu",
+    "--max-synthetic",
+    "3",
+]
 
 
 def prepared(folder: Path, monkeypatch, fingerprint: bool = True) -> tuple[Path, Path, Path]:
@@ -36,12 +53,20 @@ def synthetic_arrays(raw: RawDataset, identifier: str, folder: Path) -> tuple[np
     return image, label[0]
 
 
-def run_command(arguments: list[str], until=None, sign=signal.SIGKILL,
-                program: Sequence[str] = ("-m", "nnunet_difflung.commands.augment")) -> int:
+def run_command(
+    arguments: list[str],
+    until=None,
+    sign=signal.SIGKILL,
+    program: Sequence[str] = ("-m", "nnunet_difflung.commands.augment"),
+) -> int:
     """Starts the command and sends a signal as soon as ``until()`` holds (a state of the files, not a time)."""
-    process = subprocess.Popen([sys.executable, *program, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               cwd=Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     while process.poll() is None:
         if until is not None and until():
             process.send_signal(sign)
@@ -55,6 +80,9 @@ def results_of(folder: Path, results: Path) -> dict:
     manifest = read_manifest(folder)
     manifest.pop("created")
     weights = [p.read_bytes() for p in sorted(results.rglob("diffusion_pytorch_model.safetensors"))]
-    files = {k.removeprefix(str(folder)): v for k, v in tree_hashes(folder).items()
-             if "manifest" not in k and ".difflung" not in k}
+    files = {
+        k.removeprefix(str(folder)): v
+        for k, v in tree_hashes(folder).items()
+        if "manifest" not in k and ".difflung" not in k
+    }
     return {"manifest": manifest, "weights": weights, "files": files}

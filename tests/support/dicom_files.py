@@ -1,4 +1,5 @@
 """Writes DICOM archives for the tests: CT series, RTSTRUCT and DICOM-SEG of made-up patients."""
+
 from __future__ import annotations
 
 import warnings
@@ -40,9 +41,16 @@ def blank(sop_class: str, modality: str, series: str, patient: str, study: str =
     return data
 
 
-def write_ct(folder: Path, image: sitk.Image, patient: str = "1", slopes: Sequence[float] = (1.0,), seed: int = 0,
-             change: Callable[[int, FileDataset], bool | None] | None = None, series: str | None = None,
-             frame: str | None = None) -> list[FileDataset]:
+def write_ct(
+    folder: Path,
+    image: sitk.Image,
+    patient: str = "1",
+    slopes: Sequence[float] = (1.0,),
+    seed: int = 0,
+    change: Callable[[int, FileDataset], bool | None] | None = None,
+    series: str | None = None,
+    frame: str | None = None,
+) -> list[FileDataset]:
     """Writes one file per slice, under shuffled names and instance numbers.
 
     Args:
@@ -93,9 +101,13 @@ def outlines(mask: sitk.Image) -> list[tuple[int, np.ndarray]]:
     return found
 
 
-def write_rtstruct(path: Path, slices: Sequence[FileDataset],
-                   structures: Mapping[str, Sequence[tuple[int | None, np.ndarray]]], kind: str = "CLOSED_PLANAR",
-                   change: Callable[[Dataset], None] | None = None) -> None:
+def write_rtstruct(
+    path: Path,
+    slices: Sequence[FileDataset],
+    structures: Mapping[str, Sequence[tuple[int | None, np.ndarray]]],
+    kind: str = "CLOSED_PLANAR",
+    change: Callable[[Dataset], None] | None = None,
+) -> None:
     """Writes contours.
 
     Args:
@@ -133,8 +145,14 @@ def write_rtstruct(path: Path, slices: Sequence[FileDataset],
     data.save_as(path, enforce_file_format=True)
 
 
-def write_seg(path: Path, slices: Sequence[FileDataset], masks: Mapping[str, np.ndarray], kind: str = "BINARY",
-              seed: int | None = None, **options) -> None:
+def write_seg(
+    path: Path,
+    slices: Sequence[FileDataset],
+    masks: Mapping[str, np.ndarray],
+    kind: str = "BINARY",
+    seed: int | None = None,
+    **options,
+) -> None:
     """Writes masks (z, y, x) as segments; empty frames are left out.
 
     Args:
@@ -145,14 +163,30 @@ def write_seg(path: Path, slices: Sequence[FileDataset], masks: Mapping[str, np.
         seed: shuffles the frames; needs rows x columns to be a multiple of 8.
         **options: of ``highdicom.seg.Segmentation``.
     """
-    described = [hd.seg.SegmentDescription(number, name, codes.SCT.Tissue, codes.SCT.Lung,
-                                           hd.seg.SegmentAlgorithmTypeValues.MANUAL)
-                 for number, name in enumerate(masks, start=1)]
+    described = [
+        hd.seg.SegmentDescription(
+            number, name, codes.SCT.Tissue, codes.SCT.Lung, hd.seg.SegmentAlgorithmTypeValues.MANUAL
+        )
+        for number, name in enumerate(masks, start=1)
+    ]
     pixels = np.stack(list(masks.values()), axis=-1).astype(np.uint8 if kind == "BINARY" else np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = hd.seg.Segmentation(list(slices), pixels, kind, described, generate_uid(), 2, generate_uid(), 1, "tests",
-                                   "tests", "1", "1", **options)
+        data = hd.seg.Segmentation(
+            list(slices),
+            pixels,
+            kind,
+            described,
+            generate_uid(),
+            2,
+            generate_uid(),
+            1,
+            "tests",
+            "tests",
+            "1",
+            "1",
+            **options,
+        )
         if seed is not None:
             frames = np.frombuffer(data.PixelData, np.uint8).reshape(data.NumberOfFrames, -1)
             order = np.random.default_rng(seed).permutation(len(frames))

@@ -1,4 +1,5 @@
 """The smallest generator that trains, its data, and what a training logged."""
+
 from __future__ import annotations
 
 import json

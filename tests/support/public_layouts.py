@@ -1,4 +1,5 @@
 """Small files in the folders and under the names in which public data sets are published."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,8 +21,12 @@ def medseg_slices(folder: Path, slices: int = 12) -> tuple[np.ndarray, np.ndarra
     image, label = chest(1, slices)
     mask = np.select([label == LABELS["ILD"], label == LABELS["emphysema"]], [1, 2], 0).astype(np.uint8)
     lungs = (label > 0) * np.where(np.arange(64) < 32, 1, 2)
-    for name, array in (("tr_im", image.astype(np.float32) + 0.3), ("tr_mask", mask),
-                        ("tr_lungmasks_updated", lungs.astype(np.uint8)), ("val_im", image[:2].astype(np.float32))):
+    for name, array in (
+        ("tr_im", image.astype(np.float32) + 0.3),
+        ("tr_mask", mask),
+        ("tr_lungmasks_updated", lungs.astype(np.uint8)),
+        ("val_im", image[:2].astype(np.float32)),
+    ):
         write(folder / f"{name}.nii.gz", array)
     return image, mask
 
@@ -29,8 +34,13 @@ def medseg_slices(folder: Path, slices: int = 12) -> tuple[np.ndarray, np.ndarra
 def covid_20_cases(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Both parts: HU, and 8-bit windows; 1 left lung, 2 right lung, 3 infection."""
     made = {}
-    names = ("coronacases_001", "coronacases_002", "radiopaedia_10_85902_1", "radiopaedia_29_86490_1",
-             "radiopaedia_29_86491_1")
+    names = (
+        "coronacases_001",
+        "coronacases_002",
+        "radiopaedia_10_85902_1",
+        "radiopaedia_29_86490_1",
+        "radiopaedia_29_86491_1",
+    )
     for number, name in enumerate(names):
         image, label = chest(number)
         if name.startswith("radiopaedia"):
@@ -57,8 +67,15 @@ def mosmed(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def roi_text(rois: list[tuple[str, int, np.ndarray]], spacing: float) -> str:
     """Contours (class, slice number, points in mm) as the HUG database writes them, the slices of a class together."""
-    lines = ["Patient: x", "Study: 1.2.3", "Series: 1.2.4", f"SpacingX: {spacing:.6f}", f"SpacingY: {spacing:.6f}",
-             "SpacingZ: 5.000000", ""]
+    lines = [
+        "Patient: x",
+        "Study: 1.2.3",
+        "Series: 1.2.4",
+        f"SpacingX: {spacing:.6f}",
+        f"SpacingY: {spacing:.6f}",
+        "SpacingZ: 5.000000",
+        "",
+    ]
     last = ""
     for name, number, points in rois:
         lines += [f"label: {name}"] * (name != last)
@@ -71,7 +88,7 @@ def roi_text(rois: list[tuple[str, int, np.ndarray]], spacing: float) -> str:
 def healthy_place(label: np.ndarray) -> tuple[int, int]:
     """Upper left corner (y, x) of the first four by four pixels of slice 2 that are normal lung."""
     normal = label[2] == 1
-    return next((y, x) for y in range(60) for x in range(60) if normal[y:y + 4, x:x + 4].all())
+    return next((y, x) for y in range(60) for x in range(60) if normal[y : y + 4, x : x + 4].all())
 
 
 def hug(folder: Path, lungs: bool = True) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -81,6 +98,7 @@ def hug(folder: Path, lungs: bool = True) -> dict[str, tuple[np.ndarray, np.ndar
     from skimage.measure import find_contours
 
     from tests.support.dicom_files import blank, write_ct
+
     made = {}
     for number, place in enumerate(("53/CT-INSPIRIUM-7605", "HRCT_pilot/200")):
         image, label = made[place] = chest(number)
@@ -92,9 +110,12 @@ def hug(folder: Path, lungs: bool = True) -> dict[str, tuple[np.ndarray, np.ndar
 
         source.mkdir(parents=True)
         write_ct(source, like(image.astype(np.float32)), str(number), change=renumbered)
-        rois = [(name, z + 1, (line[:-1, ::-1] + 0.5) * SPACING[0])
-                for name, value in (("emphysema", 2), ("fibrosis", 3)) for z in (1, 2)
-                for line in find_contours((label[z] == value).astype(float), 0.5)]
+        rois = [
+            (name, z + 1, (line[:-1, ::-1] + 0.5) * SPACING[0])
+            for name, value in (("emphysema", 2), ("fibrosis", 3))
+            for z in (1, 2)
+            for line in find_contours((label[z] == value).astype(float), 0.5)
+        ]
         rois.append(("cysts", 2, np.array([[10, 10], [10, 14], [14, 14], [14, 10]]) * SPACING[0]))
         y, x = healthy_place(label)
         rois.append(("healthy", 3, np.array([[x, y], [x, y + 4], [x + 4, y + 4], [x + 4, y]]) * SPACING[0]))
@@ -114,6 +135,7 @@ def hug(folder: Path, lungs: bool = True) -> dict[str, tuple[np.ndarray, np.ndar
 def plethora(folder: Path, mirrored: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Cavity and effusion of three patients (the third without effusion), CT as DICOM in TCIA's folders."""
     from tests.support.dicom_files import outlines, write_ct, write_rtstruct
+
     made = {}
     for number in (1, 2, 3):
         image, label = chest(number, 6)

@@ -1,4 +1,5 @@
 """Synthetic cases as synthesis would leave them, without any generator."""
+
 from __future__ import annotations
 
 import shutil
@@ -15,8 +16,14 @@ from nnunet_difflung.runtime.files import write_json
 GENERATOR = "a" * 64
 
 
-def stage_cases(raw: RawDataset, method: str = "cbmat", fold: int | str = 0, count: int = 2,
-                bump: float = 3.0, staged_in: Path | None = None) -> tuple[list[StagedCase], dict]:
+def stage_cases(
+    raw: RawDataset,
+    method: str = "cbmat",
+    fold: int | str = 0,
+    count: int = 2,
+    bump: float = 3.0,
+    staged_in: Path | None = None,
+) -> tuple[list[StagedCase], dict]:
     """Stages changed copies of training cases of the fold, and the run that goes with them."""
     work = (staged_in or staging_folder(raw)) / "work" / f"{method}_{fold}"
     for part in ("imagesTr", "labelsTr"):
@@ -26,14 +33,19 @@ def stage_cases(raw: RawDataset, method: str = "cbmat", fold: int | str = 0, cou
     for index in range(count):
         host = training[index % len(training)]
         cases.append(_stage(raw, work, f"difflung_{method}_f{fold}_{index:04d}", host, method, fold, bump))
-    run = {"method": method, "fold": fold, "settings": {"seed": 0, "count": count},
-           "generator": {"hash": GENERATOR, "folder": f"DiffLung__{method}/fold_{fold}", "training_cases": training},
-           "summary": {"injected": count}}
+    run = {
+        "method": method,
+        "fold": fold,
+        "settings": {"seed": 0, "count": count},
+        "generator": {"hash": GENERATOR, "folder": f"DiffLung__{method}/fold_{fold}", "training_cases": training},
+        "summary": {"injected": count},
+    }
     return cases, run
 
 
-def _stage(raw: RawDataset, work: Path, identifier: str, host: str, method: str, fold: int | str,
-           bump: float) -> StagedCase:
+def _stage(
+    raw: RawDataset, work: Path, identifier: str, host: str, method: str, fold: int | str, bump: float
+) -> StagedCase:
     ending = raw.dataset_json["file_ending"]
     case = raw.cases[host]
     image, _ = raw.read_image(host)
@@ -45,8 +57,17 @@ def _stage(raw: RawDataset, work: Path, identifier: str, host: str, method: str,
     shutil.copyfile(case.label, target)
     copy_sidecar(spacing_sidecar(case.images[0], True, raw.reader), work / "imagesTr" / f"{identifier}.json")
     copy_sidecar(spacing_sidecar(case.label, False, raw.reader), work / "labelsTr" / f"{identifier}.json")
-    record = {"method": method, "fold": fold, "sources": [host], "host": host, "slices": [0], "operations": [],
-              "seed": np.int64(7), "generator": GENERATOR, "quality": {"bias": np.float32(1.5)}}
+    record = {
+        "method": method,
+        "fold": fold,
+        "sources": [host],
+        "host": host,
+        "slices": [0],
+        "operations": [],
+        "seed": np.int64(7),
+        "generator": GENERATOR,
+        "quality": {"bias": np.float32(1.5)},
+    }
     return StagedCase(identifier, targets, target, record)
 
 

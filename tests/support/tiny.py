@@ -1,4 +1,5 @@
 """Tiny nnU-Net datasets made on the fly: an elliptic body, two lungs, lesions with plausible HU."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,8 +10,13 @@ import numpy as np
 
 LABELS = {"background": 0, "normal_lung": 1, "emphysema": 2, "ILD": 3}
 IGNORE = 4
-HU = {"air": (-1000.0, 0.0), "body": (40.0, 15.0), "normal_lung": (-850.0, 40.0), "emphysema": (-940.0, 20.0),
-      "ILD": (-600.0, 80.0)}
+HU = {
+    "air": (-1000.0, 0.0),
+    "body": (40.0, 15.0),
+    "normal_lung": (-850.0, 40.0),
+    "emphysema": (-940.0, 20.0),
+    "ILD": (-600.0, 80.0),
+}
 UNSIGNED_OFFSET = 1024
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -29,12 +35,13 @@ def set_paths(folder: Path, monkeypatch) -> tuple[Path, Path, Path]:
 
 
 def _disc(shape: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
-    y, x = np.ogrid[:shape[0], :shape[1]]
+    y, x = np.ogrid[: shape[0], : shape[1]]
     return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1
 
 
-def make_masks(rng: np.random.Generator, depth: int, size: tuple[int, int], emphysema: bool = True,
-               ild: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def make_masks(
+    rng: np.random.Generator, depth: int, size: tuple[int, int], emphysema: bool = True, ild: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws one patient's anatomy.
 
     Returns:
@@ -67,8 +74,12 @@ def make_image(rng: np.random.Generator, body: np.ndarray, label: np.ndarray, ch
     return np.stack([image, *extra]).astype(np.float32)
 
 
-def write_array(path: Path, array: np.ndarray, spacing: tuple[float, float, float] = (5.0, 0.8, 0.8),
-                direction: np.ndarray | None = None) -> None:
+def write_array(
+    path: Path,
+    array: np.ndarray,
+    spacing: tuple[float, float, float] = (5.0, 0.8, 0.8),
+    direction: np.ndarray | None = None,
+) -> None:
     """Writes (z, y, x) in the format of the path's ending.
 
     PNG (and 2D TIFF) keep z = 1 only; unsigned formats are the caller's matter.
@@ -76,12 +87,15 @@ def write_array(path: Path, array: np.ndarray, spacing: tuple[float, float, floa
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name.endswith((".png", ".bmp")) or (path.name.endswith((".tif", ".tiff")) and len(array) == 1):
         from skimage import io
+
         io.imsave(path, array[0], check_contrast=False)
     elif path.name.endswith((".tif", ".tiff")):
         import tifffile
+
         tifffile.imwrite(path, array, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
     else:
         import SimpleITK as sitk
+
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(spacing[::-1])
         image.SetOrigin((-11.5, 7.25, 100.0))
@@ -90,11 +104,27 @@ def write_array(path: Path, array: np.ndarray, spacing: tuple[float, float, floa
         sitk.WriteImage(image, str(path), True)
 
 
-def make_dataset(raw_folder: str | Path, dataset_id: int = 801, name: str = "Tiny", patients: int = 5, slices: int = 2,
-                 size: int | tuple[int, int] = 32, channels: int = 1, file_ending: str = ".nii.gz",
-                 volumes: bool = False, depth: int = 6, ignore: bool = False, splits: bool = True, folds: int = 5,
-                 dataset_key: bool = False, emphysema_every: int = 1, dtype: str | None = None,
-                 direction: np.ndarray | None = None, seed: int = 0, **dataset_json) -> Path:
+def make_dataset(
+    raw_folder: str | Path,
+    dataset_id: int = 801,
+    name: str = "Tiny",
+    patients: int = 5,
+    slices: int = 2,
+    size: int | tuple[int, int] = 32,
+    channels: int = 1,
+    file_ending: str = ".nii.gz",
+    volumes: bool = False,
+    depth: int = 6,
+    ignore: bool = False,
+    splits: bool = True,
+    folds: int = 5,
+    dataset_key: bool = False,
+    emphysema_every: int = 1,
+    dtype: str | None = None,
+    direction: np.ndarray | None = None,
+    seed: int = 0,
+    **dataset_json,
+) -> Path:
     """Writes a dataset.
 
     Args:
@@ -127,7 +157,7 @@ def make_dataset(raw_folder: str | Path, dataset_id: int = 801, name: str = "Tin
             image = make_image(rng, body, label, channels) + (UNSIGNED_OFFSET if unsigned else 0)
             if ignore:
                 corner = body & (label == 0)
-                corner[:, size[0] // 2:] = False
+                corner[:, size[0] // 2 :] = False
                 label[corner & (np.arange(size[1]) < size[1] // 3)] = IGNORE
             cast = image if dtype.kind == "f" else np.rint(np.clip(image, 0 if dtype.kind == "u" else -1024, None))
             _write_case(folder, identifier, cast.astype(dtype), label, file_ending, direction)
@@ -137,8 +167,9 @@ def make_dataset(raw_folder: str | Path, dataset_id: int = 801, name: str = "Tin
     return folder
 
 
-def _write_case(folder: Path, identifier: str, image: np.ndarray, label: np.ndarray, ending: str,
-                direction: np.ndarray | None) -> None:
+def _write_case(
+    folder: Path, identifier: str, image: np.ndarray, label: np.ndarray, ending: str, direction: np.ndarray | None
+) -> None:
     for channel, array in enumerate(image):
         write_array(folder / "imagesTr" / f"{identifier}_{channel:04d}{ending}", array, direction=direction)
     write_array(folder / "labelsTr" / f"{identifier}{ending}", label, direction=direction)
@@ -147,14 +178,24 @@ def _write_case(folder: Path, identifier: str, image: np.ndarray, label: np.ndar
             (folder / part / f"{identifier}.json").write_text(json.dumps({"spacing": [5.0, 0.8, 0.8]}))
 
 
-def _write_json_files(folder: Path, cases: dict[str, str], channels: int, ending: str, ignore: bool, dataset_key: bool,
-                      more: dict) -> None:
-    content = {"channel_names": {str(c): "CT" if c == 0 else f"extra{c}" for c in range(channels)},
-               "labels": {**LABELS, **({"ignore": IGNORE} if ignore else {})}, "numTraining": len(cases),
-               "file_ending": ending, **more}
+def _write_json_files(
+    folder: Path, cases: dict[str, str], channels: int, ending: str, ignore: bool, dataset_key: bool, more: dict
+) -> None:
+    content = {
+        "channel_names": {str(c): "CT" if c == 0 else f"extra{c}" for c in range(channels)},
+        "labels": {**LABELS, **({"ignore": IGNORE} if ignore else {})},
+        "numTraining": len(cases),
+        "file_ending": ending,
+        **more,
+    }
     if dataset_key:
-        content["dataset"] = {i: {"images": [f"./imagesTr/{i}_{c:04d}{ending}" for c in range(channels)],
-                                  "label": f"./labelsTr/{i}{ending}"} for i in cases}
+        content["dataset"] = {
+            i: {
+                "images": [f"./imagesTr/{i}_{c:04d}{ending}" for c in range(channels)],
+                "label": f"./labelsTr/{i}{ending}",
+            }
+            for i in cases
+        }
     (folder / "dataset.json").write_text(json.dumps(content, indent=4))
 
 
@@ -165,8 +206,9 @@ def write_splits(folder: Path, cases: dict[str, str], folds: int) -> None:
     content = []
     for fold in range(folds):
         held_out = set(names[fold::folds])
-        content.append({"train": [i for i in cases if cases[i] not in held_out],
-                        "val": [i for i in cases if cases[i] in held_out]})
+        content.append(
+            {"train": [i for i in cases if cases[i] not in held_out], "val": [i for i in cases if cases[i] in held_out]}
+        )
     (folder / "splits_final.json").write_text(json.dumps(content, indent=4))
 
 

@@ -1,4 +1,5 @@
 """LookaheadSGD against a numpy reference, and the learning rate's shape."""
+
 import copy
 
 import numpy as np

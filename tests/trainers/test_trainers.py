@@ -1,4 +1,5 @@
 """Trainers on a tiny dataset, found and run through nnU-Net's own functions."""
+
 import inspect
 import json
 import os
@@ -24,9 +25,11 @@ from tests.support.tiny_nnunet import NAME, REAL, SPLITS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHIM = Path(nnunet_difflung.__file__).parent / "nnunet_ext"
-SYNTHETIC = {f"difflung_{method}_{fold}": {"method": method, "fold": fold, "sources": [REAL[2]]}
-             for method in METHODS for fold in (0, "all")} | {
-    "difflung_cbmat_1": {"method": "cbmat", "fold": 1, "sources": [REAL[2]]}}
+SYNTHETIC = {
+    f"difflung_{method}_{fold}": {"method": method, "fold": fold, "sources": [REAL[2]]}
+    for method in METHODS
+    for fold in (0, "all")
+} | {"difflung_cbmat_1": {"method": "cbmat", "fold": 1, "sources": [REAL[2]]}}
 
 # a trainer of three short epochs; DIE_AT_STEP kills its process there, without any chance to clean up
 TINY_TRAINER = """
@@ -89,6 +92,7 @@ def trainer_of(name, fold=0):
 
 # ---- found by nnU-Net ----
 
+
 @pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung", "nnUNetTrainerDiffLungReference_250epochs"])
 def test_nnunet_finds_the_trainer(nnunet, name):
     found = recursive_find_trainer_class_by_name(name)
@@ -102,8 +106,9 @@ def test_all_names_resolve_and_keep_nnunets_constructor():
         cls = getattr(trainers, name)
         assert cls.__name__ == name
         assert list(inspect.signature(cls.__init__).parameters) == expected
-    assert {f"nnUNetTrainerDiffLung{arm}_{n}epochs" for arm in ("", "Reference") for n in (5, 10, 20, 100, 250)} \
-        <= set(trainers.__all__)
+    assert {f"nnUNetTrainerDiffLung{arm}_{n}epochs" for arm in ("", "Reference") for n in (5, 10, 20, 100, 250)} <= set(
+        trainers.__all__
+    )
 
 
 def test_every_method_has_its_trainer_and_every_cyclic_trainer_its_method():
@@ -119,25 +124,38 @@ def test_length_variants_only_change_the_number_of_epochs(nnunet):
 
 
 def test_shim_is_empty_where_the_package_is_missing(tmp_path):
-    code = f"import runpy; print('found', [n for n in runpy.run_path({str(SHIM / 'nnunet_difflung_trainers.py')!r}) " \
-           f"if n.startswith('nnUNet')])"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path,
-                          env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    code = (
+        f"import runpy; print('found', [n for n in runpy.run_path({str(SHIM / 'nnunet_difflung_trainers.py')!r}) "
+        f"if n.startswith('nnUNet')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )
     assert done.stdout.strip() == "found []", done.stderr
 
 
 # ---- which cases ----
 
-@pytest.mark.parametrize("name, fold, synthetic", [
-    ("nnUNetTrainerDiffLung", 0, ["difflung_cbmat_0"]),
-    ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
-    ("nnUNetTrainerDiffLungSegGuided", 0, ["difflung_mat_0"]),
-    ("nnUNetTrainerDiffLungReference", 0, []),
-    ("nnUNetTrainerDiffLungPoly", 0, ["difflung_cbmat_0"]),
-    ("nnUNetTrainerDiffLungReferencePoly", 0, []),
-    *((METHODS[method].trainer, 0, [f"difflung_{method}_0"])
-      for method in ("none", "pix2pix", "spade", "copy_paste", "harmonise")),
-])
+
+@pytest.mark.parametrize(
+    "name, fold, synthetic",
+    [
+        ("nnUNetTrainerDiffLung", 0, ["difflung_cbmat_0"]),
+        ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
+        ("nnUNetTrainerDiffLungSegGuided", 0, ["difflung_mat_0"]),
+        ("nnUNetTrainerDiffLungReference", 0, []),
+        ("nnUNetTrainerDiffLungPoly", 0, ["difflung_cbmat_0"]),
+        ("nnUNetTrainerDiffLungReferencePoly", 0, []),
+        *(
+            (METHODS[method].trainer, 0, [f"difflung_{method}_0"])
+            for method in ("none", "pix2pix", "spade", "copy_paste", "harmonise")
+        ),
+    ],
+)
 def test_split_holds_real_cases_and_this_arms_synthetic_ones(nnunet, name, fold, synthetic):
     tr_keys, val_keys = trainer_of(name, fold).do_split()
     assert sorted(tr_keys) == sorted(SPLITS[fold]["train"] + synthetic)
@@ -160,8 +178,11 @@ def test_synthetic_cases_never_reach_validation_even_if_the_split_lists_them(nnu
 
 
 def test_refuses_to_start_without_synthetic_cases_and_names_the_commands(nnunet):
-    with pytest.raises(RuntimeError, match="difflung_augment -d Dataset942_Tiny -f 1 --method mat; then: "
-                                           "nnUNetv2_preprocess -d 942 -plans_name nnUNetPlans -c 2d"):
+    with pytest.raises(
+        RuntimeError,
+        match="difflung_augment -d Dataset942_Tiny -f 1 --method mat; then: "
+        "nnUNetv2_preprocess -d 942 -plans_name nnUNetPlans -c 2d",
+    ):
         trainer_of("nnUNetTrainerDiffLungSegGuided", 1).run_training()
 
 
@@ -187,6 +208,7 @@ def test_reference_trains_on_a_dataset_that_was_never_augmented(nnunet):
 
 
 # ---- training ----
+
 
 def test_killed_training_continues_to_the_same_bits(nnunet):
     search = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
