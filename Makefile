@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED = $(VENV)/.installed
 
-.PHONY: venv test demo faults compat gpu clean
+.PHONY: venv test lint demo faults compat gpu clean
 
 venv: $(INSTALLED)
 
@@ -15,8 +15,7 @@ $(INSTALLED): setup.py pyproject.toml
 	$(VENV)/bin/pip install --disable-pip-version-check -q -e '.[test]'
 	@touch $@
 
-test: venv
-	$(VENV)/bin/ruff check .
+test: lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: venv
@@ -24,6 +23,10 @@ faults: venv
 
 compat: venv
 	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json
+
+lint: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 gpu: venv
 	$(VENV)/bin/python -m benchmarks.gpu

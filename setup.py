@@ -160,7 +160,7 @@ setup(
             "pytest>=7",
             "pytest-xdist>=3.7",
             "hypothesis",
-            "ruff",
+            "ruff>=0.17,<0.18",  # another version may format otherwise
             "setuptools>=64",
             "wheel",
             "monai>=1.4",  # the tests of both GANs

@@ -170,8 +170,9 @@ def probe_table(content: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     keys = ("paired", "real_borders", "outlines_alone", "control", "known_seam")
-    for row in content["rows"]:
-        lines.append(f"| `{row['method']}` | " + " | ".join(_figure(row[key], 2) for key in keys) + " |")
+    lines += [
+        f"| `{row['method']}` | " + " | ".join(_figure(row[key], 2) for key in keys) + " |" for row in content["rows"]
+    ]
     return "\n".join(lines)
 
 

@@ -80,7 +80,7 @@ class DicomSource:
         try:
             self._check_readable()
             for header in used:
-                drawings.append(self._drawing(header))
+                drawings.append(self._drawing(header))  # noqa: PERF401 (keeps what was read before a fault)
             one, notes = self._stack(drawings)
             drawings = self._that_fit(drawings, one, list(notes))
         except BadInput as error:

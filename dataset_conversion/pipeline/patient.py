@@ -74,8 +74,10 @@ def convert_patient(
         about["channel"] = labelled.channel
         about["derived"] = sorted({*about["derived"], *labelled.derived})
         about["notes"] += [note for note in labelled.notes if note not in about["notes"]]
-        for case in cases(labelled, patient, number, mapping, options):
-            records.append(write_case(folder, case, len(mapping.labels), patient.test))
+        records += [
+            write_case(folder, case, len(mapping.labels), patient.test)
+            for case in cases(labelled, patient, number, mapping, options)
+        ]
     if not records:
         raise BadInput(
             f"{patient.sources[0].folder}, patient {patient.name}: none of the mapping's labels is drawn; "

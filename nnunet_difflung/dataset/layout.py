@@ -119,8 +119,9 @@ def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
         if path.is_file():
             try:
                 splits = read_json(path)
-                assert splits and all({"train", "val"} <= set(split) for split in splits)
-            except (ValueError, AssertionError, TypeError) as error:
+                if not splits or not all({"train", "val"} <= set(split) for split in splits):
+                    raise ValueError("a fold lacks train or val")
+            except (ValueError, TypeError) as error:
                 raise BadInput(
                     f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
                     f"one for each fold"

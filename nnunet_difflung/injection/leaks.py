@@ -42,8 +42,10 @@ def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Probl
         validation = set(split["val"])
         held_out = {patients.get(i, i) for i in validation}
         synthetic = {i for i in split["train"] if is_synthetic(i) or i in cases}
-        for identifier in sorted(i for i in validation if is_synthetic(i) or i in cases):
-            found.append(Problem(f"{where} fold {fold} validates on the synthetic case {identifier}", fold, True))
+        found += [
+            Problem(f"{where} fold {fold} validates on the synthetic case {identifier}", fold, True)
+            for identifier in sorted(i for i in validation if is_synthetic(i) or i in cases)
+        ]
         both = {patients.get(i, i) for i in split["train"] if i not in synthetic} & held_out
         if both:
             found.append(
@@ -51,27 +53,28 @@ def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Probl
                     f"{where} fold {fold} has the same patients in training and validation: {some(both)}", fold, True
                 )
             )
-        for identifier in sorted(synthetic - set(cases)):
-            found.append(
-                Problem(
-                    f"{where} fold {fold} trains on {identifier}, which the manifest does not know: where "
-                    f"it comes from cannot be shown",
-                    fold,
-                    True,
-                )
+        found += [
+            Problem(
+                f"{where} fold {fold} trains on {identifier}, which the manifest does not know: where it comes from "
+                f"cannot be shown",
+                fold,
+                True,
             )
-        for identifier in sorted(synthetic & set(cases)):
-            if cases[identifier]["fold"] != fold:
-                found.append(
-                    Problem(
-                        f"{where} fold {fold} trains on {identifier}, which was made for fold "
-                        f"{cases[identifier]['fold']}",
-                        fold,
-                        True,
-                    )
-                )
-        for text in _origin_leaks(manifest, fold, validation, held_out):
-            found.append(Problem(f"{text} (validation of {where} fold {fold})", fold, True))
+            for identifier in sorted(synthetic - set(cases))
+        ]
+        found += [
+            Problem(
+                f"{where} fold {fold} trains on {identifier}, which was made for fold {cases[identifier]['fold']}",
+                fold,
+                True,
+            )
+            for identifier in sorted(synthetic & set(cases))
+            if cases[identifier]["fold"] != fold
+        ]
+        found += [
+            Problem(f"{text} (validation of {where} fold {fold})", fold, True)
+            for text in _origin_leaks(manifest, fold, validation, held_out)
+        ]
         absent = {i for i, case in cases.items() if case["fold"] == fold} - synthetic
         if absent:
             found.append(Problem(f"{where} fold {fold} lacks its synthetic training cases {some(absent)}", fold))
@@ -150,9 +153,11 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
                     )
                 )
     for part in ("imagesTr", "labelsTr"):
-        for path in sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*")):
-            if f"{part}/{path.name}" not in known:
-                found.append(Problem(f"{path} is not in the manifest"))
+        found += [
+            Problem(f"{path} is not in the manifest")
+            for path in sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*"))
+            if f"{part}/{path.name}" not in known
+        ]
     return found
 
 

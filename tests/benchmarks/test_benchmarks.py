@@ -17,7 +17,9 @@ def test_help_says_what_is_compared(script):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", "-h"], cwd=CHECKOUT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "reference" in done.stdout and "-device" in done.stdout
+    assert done.returncode == 0
+    assert "reference" in done.stdout
+    assert "-device" in done.stdout
 
 
 def test_the_reference_network_has_its_parameters():
@@ -35,7 +37,8 @@ def test_trial_and_error_changes_normal_lung_only():
     before = label.copy()
     changed = planning.trial_and_error(label, np.ones((1, 5, 5), bool), 2, rng)
     assert changed == (label != before).sum() >= 0.9 * 25
-    assert (before[label != before] == 1).all() and (label[label != before] == 2).all()
+    assert (before[label != before] == 1).all()
+    assert (label[label != before] == 2).all()
     assert planning.trial_and_error(label, np.ones((1, 30, 30), bool), 2, rng) == 0
 
 
@@ -44,7 +47,8 @@ def test_rows_have_the_agreed_keys_and_ratios_above_one_are_better(tmp_path):
 
     rate = timing.row("a", [2.0, 4.0, 3.0], [1.0, 1.0, 1.0], "slices/s", "cpu", {})
     time = timing.row("b", [1.0], [10.0], "s a slice", "cpu", {})
-    assert set(rate) == set(timing.KEYS) and (rate["ratio"], time["ratio"]) == (3.0, 10.0)
+    assert set(rate) == set(timing.KEYS)
+    assert (rate["ratio"], time["ratio"]) == (3.0, 10.0)
     for rows in ([rate, time], [time | {"ours": 2.0}]):
         timing.write_rows(tmp_path / "speed.json", rows)
     found = timing.read_json(tmp_path / "speed.json")

@@ -38,18 +38,23 @@ def test_composite_changes_only_what_it_says(folders, dataset, capsys):
     before = tree_hashes(folder)
     main([*OPTIONS, "-f", "0"])
     raw, manifest = open_raw_dataset("801"), read_manifest(folder)
-    assert manifest["cases"] and "nnUNetv2_train 801" in capsys.readouterr().out
+    assert manifest["cases"]
+    assert "nnUNetv2_train 801" in capsys.readouterr().out
     for identifier, record in manifest["cases"].items():
         image, label = synthetic_arrays(raw, identifier, folder)
         real, real_label = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
         changed = label != real_label
-        assert changed.any() and (real_label[changed] == 1).all() and np.isin(label[changed], (2, 3)).all()
+        assert changed.any()
+        assert (real_label[changed] == 1).all()
+        assert np.isin(label[changed], (2, 3)).all()
         assert sum(op["voxels"] for op in record["operations"]) >= changed.sum()
         outside = (image == real).all(0)
         assert outside[real_label != 1].all(), "only normal lung is ever painted over"
-        assert not outside.all() and set(np.flatnonzero((~outside).any((1, 2)))) <= set(record["slices"])
+        assert not outside.all()
+        assert set(np.flatnonzero((~outside).any((1, 2)))) <= set(record["slices"])
         training = set(raw.training_cases(0))
-        assert set(record["sources"]) <= training and record["host"] in training
+        assert set(record["sources"]) <= training
+        assert record["host"] in training
     assert audit_dataset(raw.name, deep=True) == []
     main([*OPTIONS, "-f", "0"])
     assert "nothing to do" in capsys.readouterr().out
@@ -82,7 +87,9 @@ def test_every_fold_has_its_own_generator_and_its_own_cases(folders):
         assert json.loads(card.read_text())["training_cases"] == raw.training_cases(fold)
         assert not validation & {raw.patients[i] for i in run["generator"]["training_cases"]}
         ours = {i for i, record in manifest["cases"].items() if record["fold"] == fold}
-        assert ours and ours <= set(splits[fold]["train"]) and not ours & set(splits[1 - fold]["train"])
+        assert ours
+        assert ours <= set(splits[fold]["train"])
+        assert not ours & set(splits[1 - fold]["train"])
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 8 + len(manifest["cases"])
 
 
@@ -91,7 +98,8 @@ def test_fold_all_enters_no_fold(folders):
     main([*OPTIONS, "-f", "all"])
     manifest = read_manifest(folder)
     splits = (folder / "splits_final.json").read_text()
-    assert manifest["cases"] and not any(i in splits for i in manifest["cases"])
+    assert manifest["cases"]
+    assert not any(i in splits for i in manifest["cases"])
 
 
 def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
@@ -122,9 +130,12 @@ def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):
     options = [option for option in OPTIONS if option not in ("--gate", "report")]
     with pytest.raises(SystemExit) as stop:
         entry([*options, "-f", "0"])
-    assert stop.value.code == 1 and tree_hashes(folder) == before
+    assert stop.value.code == 1
+    assert tree_hashes(folder) == before
     said = capsys.readouterr().err
-    assert "under-trained" in said and "--epochs" in said and len(said.strip().splitlines()[-1]) > 80
+    assert "under-trained" in said
+    assert "--epochs" in said
+    assert len(said.strip().splitlines()[-1]) > 80
 
 
 def test_a_picture_with_a_row_for_each_class(folders):
@@ -146,17 +157,19 @@ def undisturbed(tmp_path_factory) -> dict:
         return results_of(folder, folders[2])
 
 
-@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, undisturbed, sign, code):
     folder = make_dataset(folders[0])
     before = tree_hashes(folder)
     fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
     assert run_command(UNTIL_PAINTED, lambda: (fold / "checkpoint.safetensors").is_file(), sign) == code
-    assert not (fold / "unet").exists() and tree_hashes(folder) == before
+    assert not (fold / "unet").exists()
+    assert tree_hashes(folder) == before
     first = (fold / "training_log.jsonl").read_text().splitlines()[0]
     stopped = run_command(UNTIL_PAINTED, lambda: any(fold.glob("synthesis_*/painted/try0/*.npy")), sign)
     if stopped != 0:  # three tiny slices may be painted before the signal arrives
-        assert stopped == code and tree_hashes(folder) == before
+        assert stopped == code
+        assert tree_hashes(folder) == before
     assert run_command(UNTIL_PAINTED) == 0
     assert results_of(folder, folders[2]) == undisturbed
     assert (fold / "training_log.jsonl").read_text().splitlines()[0] == first, "with its time: not trained anew"
@@ -198,4 +211,5 @@ def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
     stop_at.clear()
     main(options)
     slices = [place for batch in painted for place in batch]
-    assert len(painted) == 2 and len(set(slices)) == len(slices) == 10, "no slice is painted twice"
+    assert len(painted) == 2
+    assert len(set(slices)) == len(slices) == 10, "no slice is painted twice"

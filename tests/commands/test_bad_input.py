@@ -258,18 +258,21 @@ def stopped(arguments: list[str]) -> int:
 def one_line(capsys) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     ours = [line for line in lines if line.startswith("Error: ")]
-    assert len(ours) == 1 and lines[-1] == ours[0] and not any("Traceback" in line for line in lines)
+    assert len(ours) == 1
+    assert lines[-1] == ours[0]
+    assert not any("Traceback" in line for line in lines)
     return ours[0]
 
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry-run", "run"])
-@pytest.mark.parametrize("mutate, options, parts", [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
+@pytest.mark.parametrize(("mutate", "options", "parts"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
 def test_fault(folders, capsys, mutate, options, parts, dry):
     mutate(make_dataset(folders[0]))
     before = tree_hashes(*folders)
     code = stopped(["-d", "801", "--preset", "fast", "-device", "cpu", *options, *["--dry-run"] * dry])
     message = one_line(capsys)
-    assert code == 2 and all(part in message for part in parts), message
+    assert code == 2, message
+    assert all(part in message for part in parts), message
     assert tree_hashes(*folders) == before
 
 
@@ -279,7 +282,9 @@ def test_words_that_argparse_refuses(raw_folder, tmp_path, capsys, words):
     before = tree_hashes(tmp_path)
     assert stopped(["-d", "801", *words]) == 2
     said = capsys.readouterr().err
-    assert words[0] in said.splitlines()[-1] and "usage" in said and tree_hashes(tmp_path) == before
+    assert words[0] in said.splitlines()[-1]
+    assert "usage" in said
+    assert tree_hashes(tmp_path) == before
 
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
@@ -311,7 +316,8 @@ def test_two_datasets_of_one_id(folders, capsys):
     make_dataset(raw)
     make_dataset(raw, name="Twin")
     assert stopped(["-d", "801"]) == 2
-    assert "Dataset801_Tiny" in (line := one_line(capsys)) and "Dataset801_Twin" in line
+    assert "Dataset801_Tiny" in (line := one_line(capsys))
+    assert "Dataset801_Twin" in line
 
 
 def test_a_class_absent_from_a_fold_is_warned_of_and_left_out(raw_folder, capsys):
@@ -329,7 +335,8 @@ def test_a_disk_too_small_is_seen_before_training(raw_folder, monkeypatch, capsy
 
     monkeypatch.setattr("nnunet_difflung.pipeline.estimates.shutil.disk_usage", lambda _: Usage)
     assert stopped(["-d", "801", "-device", "cpu", "--preset", "fast"]) == 2
-    assert "10 B free" in one_line(capsys) and tree_hashes(raw_folder) == before
+    assert "10 B free" in one_line(capsys)
+    assert tree_hashes(raw_folder) == before
 
 
 def test_other_settings_on_an_augmented_dataset(folders, capsys):
@@ -359,4 +366,5 @@ def test_other_settings_on_an_augmented_dataset(folders, capsys):
     before = tree_hashes(*folders)
     capsys.readouterr()
     assert stopped([*options, "3"]) == 2
-    assert "difflung_remove" in one_line(capsys) and tree_hashes(*folders) == before
+    assert "difflung_remove" in one_line(capsys)
+    assert tree_hashes(*folders) == before

@@ -34,7 +34,7 @@ def until(holds, seconds: float = 30) -> None:
 
 
 @pytest.mark.parametrize(
-    "hold, told",
+    ("hold", "told"),
     [
         (lambda folder: locked(folder), "changing Dataset801_Tiny"),
         (lambda folder: working_alone([folder / "fold_0"], Share()), "working on"),
@@ -52,7 +52,8 @@ def test_who_waits_says_for_what(tmp_path, capfd, hold, told):
         thread = threading.Thread(target=second)
         thread.start()
         until(lambda: said.append(capfd.readouterr().err) or "waiting for it" in "".join(said))
-        assert not done and told in "".join(said)
+        assert not done
+        assert told in "".join(said)
         released = time.monotonic()
     thread.join()
     assert done[0] >= released
@@ -110,11 +111,14 @@ def test_a_cache_goes_only_with_the_last_that_uses_it(tmp_path):
         delete()
         assert (cache / "a.json").is_file()
     with using(cache) as delete_if_alone:
-        assert delete_if_alone() and not cache.exists() and not delete_if_alone()
+        assert delete_if_alone()
+        assert not cache.exists()
+        assert not delete_if_alone()
     with begun_here(cache) as delete:
         (cache / "a.json").touch()
         delete()
-        assert not cache.exists() and cache.parent.exists(), "the parent was there before"
+        assert not cache.exists()
+        assert cache.parent.exists(), "the parent was there before"
 
 
 def test_the_results_folder_stays_while_it_holds_something(tmp_path):
@@ -183,7 +187,8 @@ def test_generators_in_use_are_not_removed(folders):
         "DiffLung__cache/file",
         "DiffLung__cbmat/fold_1/file",
     ]
-    assert said.count("another command is using it") == 2 and "removed: " + str(results / "DiffLung__pix2pix") in said
+    assert said.count("another command is using it") == 2
+    assert "removed: " + str(results / "DiffLung__pix2pix") in said
     remove("801", generators=True)
     assert list(results.iterdir()) == []
 
@@ -220,7 +225,8 @@ def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(folders, tmp_path
         path.touch()
     (results / "DiffLung__cbmat" / "fold_0" / "samples").symlink_to(elsewhere)
     remove("801", generators=True)
-    assert list(results.iterdir()) == [] and (elsewhere / "sample.png").is_file()
+    assert list(results.iterdir()) == []
+    assert (elsewhere / "sample.png").is_file()
 
 
 def test_a_lock_file_that_another_machine_has_deleted_is_made_anew(tmp_path, monkeypatch):
@@ -234,7 +240,8 @@ def test_a_lock_file_that_another_machine_has_deleted_is_made_anew(tmp_path, mon
 
     monkeypatch.setattr(os, "fstat", fstat)
     with using(tmp_path / "cache"):
-        assert stale and (tmp_path / "cache" / ".lock").is_file()
+        assert stale
+        assert (tmp_path / "cache" / ".lock").is_file()
 
 
 def test_a_flock_on_a_stale_handle_is_no_missing_lock(tmp_path, monkeypatch):
@@ -250,7 +257,8 @@ def test_a_flock_on_a_stale_handle_is_no_missing_lock(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with working_alone([tmp_path / "fold_0"], Share()):
-        assert len(calls) == 2 and (tmp_path / "fold_0" / ".lock").is_file()
+        assert len(calls) == 2
+        assert (tmp_path / "fold_0" / ".lock").is_file()
 
 
 def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypatch, capsys):
@@ -276,7 +284,8 @@ def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypa
     monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "1"))
     assert main([*options, "--max-synthetic", "1"]) == 0
     said = capsys.readouterr().out
-    assert "Meanwhile another command has added" in said and "Audit: " in said, "audited, as always"
+    assert "Meanwhile another command has added" in said
+    assert "Audit: " in said, "audited, as always"
 
 
 def test_folds_of_other_settings_are_named(raw_folder, capsys):
@@ -287,7 +296,8 @@ def test_folds_of_other_settings_are_named(raw_folder, capsys):
     assert "other settings" not in capsys.readouterr().err
     main([*options, "-f", "2", "--max-synthetic", "1"])
     said = capsys.readouterr().err
-    assert said.count("Warning: fold ") == 2 and "other settings; max_synthetic 2 there, 1 now; folds" in said
+    assert said.count("Warning: fold ") == 2
+    assert "other settings; max_synthetic 2 there, 1 now; folds" in said
 
 
 def _one_case_less(folder: Path) -> None:
@@ -311,7 +321,8 @@ def test_a_dataset_is_read_again_where_it_changed_meanwhile(raw_folder):
                 content = json.loads((folder / "dataset.json").read_text())
                 (folder / "dataset.json").write_text(json.dumps({**content, "numTraining": 10}))
 
-    assert len(read_steadily(folder, read).cases) == 10 and len(calls) == 2
+    assert len(read_steadily(folder, read).cases) == 10
+    assert len(calls) == 2
     calls.clear()
 
     def unsteady():
@@ -376,4 +387,5 @@ def test_an_audit_waits_for_a_change(raw_folder, monkeypatch):
         return real(name)
 
     monkeypatch.setattr(audit, "find_manifest", found)
-    assert audit_dataset("Dataset801_Tiny") == [] and len(calls) == 2
+    assert audit_dataset("Dataset801_Tiny") == []
+    assert len(calls) == 2

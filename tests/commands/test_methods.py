@@ -34,14 +34,17 @@ def test_copy_paste_needs_no_generator_and_paints_real_texture(folders, capsys):
     before = tree_hashes(folder)
     main([*OPTIONS, "-f", "0", "--method", "copy_paste"])
     raw, manifest = open_raw_dataset("801"), read_manifest(folder)
-    assert manifest["cases"] and "nnUNetTrainerDiffLungCopyPaste" in capsys.readouterr().out
+    assert manifest["cases"]
+    assert "nnUNetTrainerDiffLungCopyPaste" in capsys.readouterr().out
     assert not list(folders[2].rglob("*.safetensors"))
     found = np.concatenate([_values(raw, folder, record, i, "emphysema") for i, record in manifest["cases"].items()])
     assert abs(np.median(found) - HU["emphysema"][0]) < 25  # lesions of a few pixels, soft edges
     for identifier, record in manifest["cases"].items():
         image, label = synthetic_arrays(raw, identifier, folder)
         real = raw.read_image(record["host"])[0]
-        assert record["method"] == "copy_paste" and record["generator"] is None and record["tries"] == 1
+        assert record["method"] == "copy_paste"
+        assert record["generator"] is None
+        assert record["tries"] == 1
         assert (image == real).all(0)[raw.read_label(record["host"])[0] != 1].all()
     assert audit_dataset(raw.name, deep=True) == []
     remove(["-d", "801"])
@@ -56,7 +59,8 @@ def test_all_arms_get_the_same_masks_and_harmonise_takes_the_generator_of_cbmat(
     by_method = {
         m: sorted(i for i, c in cases.items() if c["method"] == m) for m in ("cbmat", "copy_paste", "harmonise")
     }
-    assert len({len(ids) for ids in by_method.values()}) == 1 and by_method["cbmat"]
+    assert len({len(ids) for ids in by_method.values()}) == 1
+    assert by_method["cbmat"]
     for trio in zip(*by_method.values(), strict=True):
         arrays = [synthetic_arrays(raw, i, folder) for i in trio]
         assert all(np.array_equal(arrays[0][1], other[1]) for other in arrays[1:])
@@ -82,7 +86,7 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
 
 
 @pytest.mark.parametrize(
-    "options, expected",
+    ("options", "expected"),
     [
         (["--method", "copy_paste", "--paint", "full"], "--paint composite"),
         (["--method", "harmonise", "--preset", "paper"], "--paint composite"),
@@ -99,7 +103,7 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
 
 
 @pytest.mark.parametrize(
-    "method, options, idle",
+    ("method", "options", "idle"),
     [
         ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),
         ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
@@ -112,7 +116,8 @@ def test_options_that_change_nothing_are_named(method, options, idle, capsys):
     settings = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options]))
     said = capsys.readouterr().err
     assert (settings == plain) == (len(idle) == len(options) / 2), "what changes nothing must not tell runs apart"
-    assert (f"with --method {method}" in said) == bool(idle) and all(option in said for option in idle)
+    assert (f"with --method {method}" in said) == bool(idle)
+    assert all(option in said for option in idle)
     assert idle or "--" not in said
 
 
@@ -130,12 +135,14 @@ def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch)
     folders = prepared(tmp_path, monkeypatch)
     folder = make_dataset(folders[0])
     options = [*OPTIONS, "--method", "copy_paste", "-f", "0"]
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "inject", lambda *_: 1 / 0)
-        main(options)
+        with pytest.raises(ZeroDivisionError):
+            main(options)
     fold = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "fold_0"
     painted = list(fold.glob("synthesis_*"))
-    assert len(painted) == 1 and list(painted[0].rglob("*.nii.gz"))
+    assert len(painted) == 1
+    assert list(painted[0].rglob("*.nii.gz"))
     splits = json.loads((folder / "splits_final.json").read_text())
     ids = sorted(splits[0]["train"] + splits[0]["val"])
     held = [i for i in ids if i[5:8] in ("002", "003", "004")]
@@ -147,6 +154,7 @@ def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch)
         image, label = synthetic_arrays(raw, identifier, folder)
         host, known = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
         same = known != 1  # only normal lung is ever painted
-        assert record["host"] not in held and (image[:, same] == host[:, same]).all()
+        assert record["host"] not in held
+        assert (image[:, same] == host[:, same]).all()
         assert (label[same] == known[same]).all()
     assert not painted[0].exists()

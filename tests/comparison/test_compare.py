@@ -217,12 +217,14 @@ def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, cap
     table = compared("-o", str(out))
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     text = out.with_suffix(".md").read_text()
-    assert "## emphysema (2 patients have it, 1 don't)" in text and text in capsys.readouterr().out
+    assert "## emphysema (2 patients have it, 1 don't)" in text
+    assert text in capsys.readouterr().out
     assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 [" in text
     assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
     assert str(tmp_path) not in out.read_text()
     assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
-    assert "t-interval" in table["meta"]["interval"] and "of which one repetition tells nothing" in text
+    assert "t-interval" in table["meta"]["interval"]
+    assert "of which one repetition tells nothing" in text
 
 
 def test_order_of_cases_and_arms_changes_nothing(results):
@@ -243,12 +245,14 @@ def test_two_seeds_and_two_folds(results, tmp_path):
     pattern = ("--patient-pattern", "(.+)_s[0-9]")
     one = compared(*pattern)
     table = compared("--results", str(results), str(second), *pattern, folds=("0", "1"))
-    assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"] and table["meta"]["folds"] == [0, 1]
+    assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"]
+    assert table["meta"]["folds"] == [0, 1]
     found, single = table["cbmat"]["emphysema"], one["cbmat"]["emphysema"]
     assert (found["dice"]["n"], found["dice"]["patients"], len(found["rows"])) == (4, 4, 12)
     assert found["diff_to_reference"]["mean"] == pytest.approx(single["diff_to_reference"]["mean"] / 2, abs=1e-6)
     low, high = found["diff_to_reference"]["ci95"]
-    assert low < 0.1 and high > single["diff_to_reference"]["mean"] - 0.05  # seeds may all be drawn like either one
+    assert low < 0.1
+    assert high > single["diff_to_reference"]["mean"] - 0.05
     assert found["dice"]["sd"] > 0
 
 
@@ -258,7 +262,8 @@ def test_predictions_of_unseen_patients_also_of_fold_all(results):
         write_training(results, arm, unseen, fold="all", scored="test")
     table = compared("--predictions", "test", folds=("all",))
     assert {row["patient"] for row in table["cbmat"]["lung"]["rows"]} == {"new1", "new2", "new3"}
-    assert table["meta"]["scored"] == "predictions test" and table["meta"]["folds"] == ["all"]
+    assert table["meta"]["scored"] == "predictions test"
+    assert table["meta"]["folds"] == ["all"]
 
 
 def test_trainings_of_another_length_and_stock_nnunet(results):
@@ -282,7 +287,9 @@ def refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
         entry(["-d", "942", "-f", "0", *arguments])
     message = capsys.readouterr().err
-    assert stop.value.code == 2 and message.startswith("Error: ") and message.count("\n") == 1
+    assert stop.value.code == 2
+    assert message.startswith("Error: ")
+    assert message.count("\n") == 1
     return message
 
 
@@ -291,19 +298,22 @@ def test_a_missing_arm_is_named_with_its_command(results, capsys):
     assert "arm spade, fold 0" in message
     assert "nnUNetv2_train 942 2d 0 -tr nnUNetTrainerDiffLungSpade" in message
     message = refusal(capsys, "--predictions", "test", "--arms", "reference")
-    assert "nnUNetv2_predict -i $nnUNet_raw" in message and "nnUNetv2_evaluate_folder" in message
+    assert "nnUNetv2_predict -i $nnUNet_raw" in message
+    assert "nnUNetv2_evaluate_folder" in message
 
 
 def test_a_missing_repetition_of_an_arm_is_not_passed_over(results, tmp_path, capsys):
     write_training(tmp_path / "seed2", "reference", REFERENCE)
     message = refusal(capsys, "--results", str(results), str(tmp_path / "seed2"))
-    assert "arm cbmat, fold 0" in message and "seed2" in message
+    assert "arm cbmat, fold 0" in message
+    assert "seed2" in message
 
 
 def test_arms_with_other_cases_cannot_be_paired(results, capsys):
     write_training(results, "cbmat", {case: CBMAT[case] for case in ("p1_s0", "p1_s1", "p2_s0")})
     message = refusal(capsys)
-    assert "p3_s0 is in one only" in message and "nnUNetTrainerDiffLungReference__" in message
+    assert "p3_s0 is in one only" in message
+    assert "nnUNetTrainerDiffLungReference__" in message
 
 
 def test_arms_scored_against_other_references_cannot_be_paired(results, capsys):
@@ -332,12 +342,14 @@ def test_arms_planned_with_other_numbers_of_cases_are_told_the_cause(results, ca
     write_training(results, "reference", REFERENCE, notes=notes)
     write_training(results, "cbmat", CBMAT, notes={**notes, "batch_size": 14, "configuration_manager": "batch 14"})
     message = refusal(capsys)
-    assert "different cases a batch" in message and "(14 and 12)" in message
+    assert "different cases a batch" in message
+    assert "(14 and 12)" in message
     assert "caps its batch size by the number of training cases" in message
     assert "inject all methods before nnUNetv2_plan_and_preprocess, then train all arms" in message
     write_training(results, "cbmat", CBMAT, notes={**notes, "configuration_manager": "other patches"})
     message = refusal(capsys)
-    assert "a plan of the configuration" in message and "caps its batch size" not in message
+    assert "a plan of the configuration" in message
+    assert "caps its batch size" not in message
 
 
 def test_other_bad_input(results, capsys):

@@ -68,7 +68,8 @@ def test_only_the_chosen_voxels_change(copied):
     after, new_properties = raw.reader().read_images(targets)
     assert np.array_equal(after[:, ~where], before[:, ~where])
     expected = 100.4 if raw.dataset_json["file_ending"] == ".nrrd" else 100
-    assert np.allclose(after[:, where], expected) and not np.allclose(before[:, where], expected)
+    assert np.allclose(after[:, where], expected)
+    assert not np.allclose(before[:, where], expected)
     assert list(properties["spacing"]) == list(new_properties["spacing"])
 
 
@@ -78,17 +79,20 @@ def test_the_file_keeps_dtype_and_geometry(copied):
     for source, target in zip(case.images, targets, strict=True):
         if source.endswith((".nii.gz", ".nrrd", ".mha")):
             a, b = sitk.ReadImage(source), sitk.ReadImage(target)
-            assert a.GetPixelID() == b.GetPixelID() and a.GetSize() == b.GetSize()
+            assert a.GetPixelID() == b.GetPixelID()
+            assert a.GetSize() == b.GetSize()
             for get in ("GetSpacing", "GetOrigin", "GetDirection"):
                 assert getattr(a, get)() == pytest.approx(getattr(b, get)(), abs=1e-6)
         else:
             from skimage import io
 
             a, b = io.imread(source), io.imread(target)
-            assert a.dtype == b.dtype and a.shape == b.shape
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
         if source.endswith(".nii.gz"):
             a, b = nibabel.load(source), nibabel.load(target)
-            assert np.allclose(a.affine, b.affine, atol=1e-6) and a.header.get_zooms() == b.header.get_zooms()
+            assert np.allclose(a.affine, b.affine, atol=1e-6)
+            assert a.header.get_zooms() == b.header.get_zooms()
             assert a.header.get_data_dtype() == b.header.get_data_dtype()
 
 
@@ -110,7 +114,8 @@ def test_scaled_nifti_keeps_every_value(raw_folder, tmp_path, reader):
     target = str(tmp_path / "copy.nii.gz")
     write_changed_copy(case.images, [target], np.full_like(image, -900.0), where, raw.reader)
     after, _ = raw.reader().read_images([target])
-    assert np.array_equal(after[:, ~where], image[:, ~where]) and np.allclose(after[:, where], -900)
+    assert np.array_equal(after[:, ~where], image[:, ~where])
+    assert np.allclose(after[:, where], -900)
     assert not any(name in gzip.decompress(Path(target).read_bytes()) for name in (b"DOE^JANE", b"MRN1"))
 
 
@@ -131,7 +136,8 @@ def test_rgb_png_holds_three_channels(raw_folder, tmp_path):
     write_changed_copy(case.images, [str(tmp_path / "x.png")], image[::-1], where, raw.reader)
     after = io.imread(tmp_path / "x.png")
     before = io.imread(case.images[0])
-    assert np.array_equal(after[2:4], before[2:4, :, ::-1]) and np.array_equal(after[~where[0]], before[~where[0]])
+    assert np.array_equal(after[2:4], before[2:4, :, ::-1])
+    assert np.array_equal(after[~where[0]], before[~where[0]])
 
 
 def test_casting_rounds_and_clips():

@@ -18,18 +18,23 @@ def roles(labels: dict, **options):
 @pytest.mark.parametrize("name", ["normal_lung", "Healthy", "lung", "Lungs", "lung tissue", "parenchyma"])
 def test_normal_lung_is_found_by_name(name):
     found = roles({"background": 0, "emphysema": 1, name: 2})
-    assert found.normal == name and found.pathologies == ("emphysema",)
-    assert found.conditions == (name, "emphysema", BODY) and found.body_value == 3
+    assert found.normal == name
+    assert found.pathologies == ("emphysema",)
+    assert found.conditions == (name, "emphysema", BODY)
+    assert found.body_value == 3
 
 
 def test_structures_and_ignore_have_their_own_roles():
     found = roles({"background": 0, "lung": 1, "airway": 2, "ILD": 3, "ignore": 4}, structure_labels=("airway",))
-    assert found.structures == ("airway",) and found.ignore == 4 and found.body_value == 5
-    assert "ignore" not in found.conditions and found.lung == ("lung", "ILD")
+    assert found.structures == ("airway",)
+    assert found.ignore == 4
+    assert found.body_value == 5
+    assert "ignore" not in found.conditions
+    assert found.lung == ("lung", "ILD")
 
 
 @pytest.mark.parametrize(
-    "labels, options, part",
+    ("labels", "options", "part"),
     [
         ({"background": 0, "a": 1, "b": 2}, {}, "--normal-label"),
         ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "--normal-label"),
@@ -47,7 +52,7 @@ def test_unclear_roles_are_refused(labels, options, part):
 
 
 @pytest.mark.parametrize(
-    "ids, patients",
+    ("ids", "patients"),
     [
         (["p_p001_s000", "p_p001_s001", "p_p002_s000", "p_p003_s010"], ["p_p001", "p_p001", "p_p002", "p_p003"]),
         (["lung_001_12", "lung_001_13", "lung_002_12", "lung_003_1"], ["lung_001", "lung_001", "lung_002", "lung_003"]),
@@ -83,7 +88,7 @@ def test_no_patient_is_on_both_sides(owners, seed):
 
 
 @pytest.mark.parametrize(
-    "splits, part",
+    ("splits", "part"),
     [
         ([{"train": ["a1"], "val": ["a2"]}], "patient 'a'"),
         ([{"train": ["a1", "zz"], "val": ["b1"]}], "'zz'"),

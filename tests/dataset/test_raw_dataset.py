@@ -58,14 +58,15 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("mutate, message", [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+@pytest.mark.parametrize(("mutate", "message"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
 def test_faulty_datasets_are_refused_in_one_line(raw_folder, mutate, message):
     folder = make_dataset(raw_folder, patients=4, slices=2, size=16)
     open_raw_dataset("801")
     mutate(folder)
     with pytest.raises(BadInput) as error:
         open_raw_dataset("801")
-    assert message in str(error.value) and "\n" not in str(error.value).strip()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value).strip()
 
 
 @pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed"])
@@ -104,20 +105,27 @@ def test_cases_are_c_z_y_x_and_labels_fit(raw_folder, options):
     make_dataset(raw_folder, patients=3, slices=2, size=(16, 20), depth=5, **options)
     raw = open_raw_dataset("801")
     volumes = options.get("volumes", False)
-    assert len(raw.cases) == (3 if volumes else 6) and len(raw.splits) == 3
+    assert len(raw.cases) == (3 if volumes else 6)
+    assert len(raw.splits) == 3
     for identifier in raw.cases:
         image, properties = raw.read_image(identifier)
         label, _ = raw.read_label(identifier)
-        assert image.shape == (options.get("channels", 1), 5 if volumes else 1, 16, 20) and image.dtype == np.float32
-        assert label.shape == image.shape[1:] and label.dtype == np.int16 and len(properties["spacing"]) == 3
+        assert image.shape == (options.get("channels", 1), 5 if volumes else 1, 16, 20)
+        assert image.dtype == np.float32
+        assert label.shape == image.shape[1:]
+        assert label.dtype == np.int16
+        assert len(properties["spacing"]) == 3
         assert set(np.unique(label)) <= {*LABELS.values(), *[4] * options.get("ignore", False)}
-    assert raw.roles.normal == "normal_lung" and raw.roles.pathologies == ("emphysema", "ILD")
+    assert raw.roles.normal == "normal_lung"
+    assert raw.roles.pathologies == ("emphysema", "ILD")
 
 
 def test_folds_by_name_and_new_patient_grouped_folds(raw_folder):
     make_dataset(raw_folder, patients=6, slices=2, size=16, splits=False)
     raw = open_raw_dataset("801")
-    assert raw.splits_are_new and raw.folds() == [0, 1, 2, 3, 4] and raw.folds(["all", "2", "2"]) == ["all", 2]
+    assert raw.splits_are_new
+    assert raw.folds() == [0, 1, 2, 3, 4]
+    assert raw.folds(["all", "2", "2"]) == ["all", 2]
     for split in raw.splits:
         assert not {raw.patients[i] for i in split["train"]} & {raw.patients[i] for i in split["val"]}
     assert sorted(i for split in raw.splits for i in split["val"]) == sorted(raw.cases)
@@ -126,7 +134,9 @@ def test_folds_by_name_and_new_patient_grouped_folds(raw_folder):
             raw.folds([wrong])
 
 
-@pytest.mark.parametrize("file, part", [("lung_001_s00_0000.nii.gz", "imagesTr"), ("lung_001_s00.nii.gz", "labelsTr")])
+@pytest.mark.parametrize(
+    ("file", "part"), [("lung_001_s00_0000.nii.gz", "imagesTr"), ("lung_001_s00.nii.gz", "labelsTr")]
+)
 def test_an_unreadable_case_is_named(raw_folder, file, part):
     folder = make_dataset(raw_folder, patients=2, size=16)
     raw = open_raw_dataset("801")

@@ -74,8 +74,10 @@ def refused(source: DicomSource) -> str:
     with pytest.raises(BadInput) as caught:
         source.load()
     line = str(caught.value)
-    assert "\n" not in line and str(source.folder) in line
-    assert SECRET not in line and "1.2.826" not in line
+    assert "\n" not in line
+    assert str(source.folder) in line
+    assert SECRET not in line
+    assert "1.2.826" not in line
     return line
 
 
@@ -100,8 +102,11 @@ def test_what_goes_to_dicom_comes_back_at_the_same_place(tmp_path, kind, directi
     source = the(tmp_path)
     listing, scan = source.listing(), source.load()
     assert (source.patient, listing.size, listing.modality, listing.problems) == ("pat", SIZE, "CT", ())
-    assert listing.structures == ("blob", "ring") and np.allclose(listing.spacing, SPACING)
-    assert scan.modality == "CT" and scan.windowed is False and scan.annotated is None
+    assert listing.structures == ("blob", "ring")
+    assert np.allclose(listing.spacing, SPACING)
+    assert scan.modality == "CT"
+    assert scan.windowed is False
+    assert scan.annotated is None
     assert np.abs(sitk.GetArrayFromImage(scan.image) - sitk.GetArrayFromImage(image)).max() <= 0.5
     corners = [(0, 0, 0), (47, 0, 0), (0, 39, 0), (0, 0, 7), (47, 39, 7)]
     for corner in corners:
@@ -165,7 +170,8 @@ def test_a_tilted_gantry_is_straightened_with_its_structures(tmp_path):
     write_rtstruct(tmp_path / "a" / "rs", slices, {"ball": outlines(like(ball(places(image)), direction=sheared))})
     scan = the(tmp_path).load()
     assert any("tilted gantry (18.0 degrees)" in note for note in scan.notes)
-    assert is_orthogonal(scan.image) and not is_orthogonal(image)
+    assert is_orthogonal(scan.image)
+    assert not is_orthogonal(image)
     pixels, index = sitk.GetArrayFromImage(scan.image), to_index(image, places(scan.image).reshape(-1, 3))
     inside = ((index >= 0.01) & (index <= np.array(SIZE) - 1.01)).all(axis=1).reshape(pixels.shape)
     assert inside.sum() > 0.7 * np.prod(SIZE)
@@ -189,7 +195,8 @@ def test_files_are_found_by_content_and_grouped_by_patient(tmp_path):
         assert np.abs(sitk.GetArrayFromImage(again.load().image) - expected).max() <= 0.501
         for told in (source, source.headers, source.listing(), source.load().notes):
             text = re.sub(r"[\d.]{20,}", "UID", repr(told))  # random digits hold a year now and then
-            assert SECRET not in text and "1977" not in text
+            assert SECRET not in text
+            assert "1977" not in text
     assert find_sources(tmp_path / "set" / "a")[0].patient == "study"
 
 
@@ -258,7 +265,7 @@ def _compressed_and_cut(z, data):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         (lambda z, data: z not in (3, 4), ["2 of 8 slices are missing", "7.50 mm apart, 2.50 mm elsewhere"]),
         (_fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 5.0])), ["1 of 8 slices lie where another"]),
@@ -319,15 +326,19 @@ def test_two_series_need_a_choice_or_a_reference(tmp_path):
     write_ct(tmp_path / "pat" / "thin", thin)
     source = the(tmp_path)
     line = refused(source)
-    assert "pat/thick (5 slices" in line and "pat/thin (8 slices" in line and "--series" in line
+    assert "pat/thick (5 slices" in line
+    assert "pat/thin (8 slices" in line
+    assert "--series" in line
     for wanted, depth in (("thick", 5), ("pat/thin", 8), ("pat/thin/", 8), ("8", 8)):
         assert replace(source, series=wanted).load().image.GetSize()[2] == depth
     assert "none of them matches 'medium'" in refused(replace(source, series="medium"))
     write_seg(tmp_path / "pat" / "seg", thick, {"x": shapes()["blob"][:5]})
     source = the(tmp_path)
-    assert source.load().image.GetSize()[2] == 5 and source.listing().size[2] == 5
+    assert source.load().image.GetSize()[2] == 5
+    assert source.listing().size[2] == 5
     scan = replace(source, series="thin").load()
-    assert scan.structures == {} and any("another series" in note for note in scan.notes)
+    assert scan.structures == {}
+    assert any("another series" in note for note in scan.notes)
 
 
 def contoured(tmp_path: Path, contours, **options) -> DicomSource:
@@ -347,9 +358,12 @@ def test_holes_keyholes_and_pixels_by_area(tmp_path):
     expected = np.zeros(SIZE[1::-1], np.uint8)
     expected[10:30, 10:30] = 1
     expected[15:25, 15:25] = 0
-    assert np.array_equal(mask[2], expected) and np.array_equal(mask[3], expected)
-    assert mask[5, 10:13, 10:13].all() and mask[5].sum() == 9
-    assert mask[6].sum() == 1 and mask[6, 21, 21]
+    assert np.array_equal(mask[2], expected)
+    assert np.array_equal(mask[3], expected)
+    assert mask[5, 10:13, 10:13].all()
+    assert mask[5].sum() == 9
+    assert mask[6].sum() == 1
+    assert mask[6, 21, 21]
     assert not mask[[0, 1, 4, 7]].any()
 
 
@@ -373,7 +387,8 @@ def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
     ).load()
     mask = arrays(scan)["x"]
     assert list(np.flatnonzero(mask.any(axis=(1, 2)))) == [1, 4, 6, 7]
-    assert mask[1, 15, 35] and not mask[1, 15, 15]  # the nearer plane counts
+    assert mask[1, 15, 35]
+    assert not mask[1, 15, 15]
     assert mask[6, 15, 15]
     assert set(scan.notes) == {
         "x: 2 contours above or below the image",
@@ -388,7 +403,8 @@ def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
 def test_points_and_open_contours_are_no_structures(tmp_path):
     source = contoured(tmp_path, [(2, box(2, 10, 20, 10, 20))] * 2, kind="OPEN_PLANAR")
     scan = source.load()
-    assert scan.structures == {} and source.listing().structures == ()
+    assert scan.structures == {}
+    assert source.listing().structures == ()
     assert "x: 2 contours of type OPEN_PLANAR ignored" in scan.notes
 
 
@@ -397,7 +413,7 @@ def _other_frame(data):
 
 
 @pytest.mark.parametrize(
-    "contours, options, said",
+    ("contours", "options", "said"),
     [
         ([(2, box(2, 10, 20, 10, 20))], {"change": _other_frame}, "another frame of reference"),
         ([(None, box(20, 10, 20, 10, 20))], {}, "none of the 1 contours of 'x' lies in the CT volume"),
@@ -411,7 +427,8 @@ def _other_frame(data):
 )
 def test_contours_of_something_else_are_refused(tmp_path, contours, options, said):
     line = refused(contoured(tmp_path, contours, **options))
-    assert said in line and str(tmp_path / "pat" / "rs") in line
+    assert said in line
+    assert str(tmp_path / "pat" / "rs") in line
 
 
 def test_contours_and_segments_on_missing_slices_are_refused(tmp_path):
@@ -456,7 +473,8 @@ def test_fractional_segments_count_from_one_half_and_may_lie_on_a_grid_of_their_
     write_seg(tmp_path / "pat" / "seg", other, {"x": small})
     expected = small.repeat(2, axis=1).repeat(2, axis=2)
     found = on_grid(find_sources(tmp_path / "pat")[0].load().structures["x"], image)
-    assert dice(found, expected) > 0.93 and not found[[0, 1, 6, 7]].any()
+    assert dice(found, expected) > 0.93
+    assert not found[[0, 1, 6, 7]].any()
 
 
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
@@ -491,8 +509,10 @@ def test_on_grid_keeps_volumes_specks_and_plates_on_a_coarser_grid():
     coarse = like(np.zeros((15, 20, 20), np.uint8), (3, 3, 4), (1.0, 1.0, 1.5))
     found = on_grid(like(fine, (1, 1, 1), (0, 0, 0)), coarse)
     assert abs(found[4:12].sum() * 36 / ball.sum() - 1) < 0.03
-    assert found[2, 16, 16] and found[:, 15:18, 15:18].sum() == 1
-    assert found[1, 3:7, 10:16].sum() >= 20 and not found[0].any()
+    assert found[2, 16, 16]
+    assert found[:, 15:18, 15:18].sum() == 1
+    assert found[1, 3:7, 10:16].sum() >= 20
+    assert not found[0].any()
     assert not on_grid(like(fine, (1, 1, 1), (500, 0, 0)), coarse).any()
 
 
@@ -510,7 +530,9 @@ def test_real_tumours_lie_in_tissue_on_the_slices_of_their_contours():
     assert [s.patient for s in sources] == ["pat_2", "pat_3"]
     for source in sources:
         listing, scan = source.listing(), source.load()
-        assert listing.problems == () and listing.structures == ("GTV-1",) and scan.windowed is False
+        assert listing.problems == ()
+        assert listing.structures == ("GTV-1",)
+        assert scan.windowed is False
         assert np.allclose(scan.image.GetSpacing(), (0.977, 0.977, 3.0), atol=1e-4)
         pixels, mask = sitk.GetArrayFromImage(scan.image), arrays(scan)["GTV-1"].astype(bool)
         assert pixels.min() == -1000

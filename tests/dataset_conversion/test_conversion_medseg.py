@@ -78,7 +78,8 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
         assert found.GetPixelID() == sitk.sitkUInt8
         assert (sitk.GetArrayFromImage(found)[0] == image[z]).all()
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"medseg_p001_s{z:03d}.nii.gz")))[0]
-        assert ((label == 2) == (lesion[z] == 1)).all() and ((label == 3) == (lesion[z] == 2)).all()
+        assert ((label == 2) == (lesion[z] == 1)).all()
+        assert ((label == 3) == (lesion[z] == 2)).all()
         assert ((label == 1) == ((lung[z] == 1) & (lesion[z] == 0))).all()
         assert found.GetOrigin() == pytest.approx((-30.0, -20.0, 100.0 + 6.0 * z))
     splits = json.loads((folder / "splits_final.json").read_text())
@@ -99,7 +100,8 @@ def test_same_bytes_whatever_the_processes(source, raw):
         {p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
         for name in ("Dataset801_A", "Dataset802_A")
     )
-    assert len(one) == 24 and one == two
+    assert len(one) == 24
+    assert one == two
 
 
 def test_crop_keeps_every_voxel_where_it_is():
@@ -137,7 +139,8 @@ def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
     whole = case(image, (image > 0).astype(np.uint8))
     for spacing in (1.0, 1.5, 2.9, 4.5):
         new = resample_in_plane(whole, spacing)
-        assert new.spacing == (spacing, spacing, 6.0) and new.image.dtype == np.uint8
+        assert new.spacing == (spacing, spacing, 6.0)
+        assert new.image.dtype == np.uint8
         assert np.array(new.origin[:2]) - spacing / 2 == pytest.approx(np.array(ORIGIN[:2]) - 0.75)
         for array, tolerance in ((new.image, 0.1), (new.label, 0.5 * spacing)):
             y, x = (np.average(np.indices(array[0].shape)[k], weights=array[0]) for k in (0, 1))
@@ -145,13 +148,15 @@ def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
                 (ORIGIN[0] + 34.5 * 1.5, ORIGIN[1] + 14.5 * 1.5), abs=tolerance
             )
     same = resample_in_plane(whole, 1.5)
-    assert (same.image == image).all() and (same.label == whole.label).all()
+    assert (same.image == image).all()
+    assert (same.label == whole.label).all()
 
 
 def test_images_are_averaged_not_sampled_when_pixels_grow():
     noise = np.random.default_rng(0).normal(100, 20, (1, 80, 80)).astype(np.float32)
     new = resample_in_plane(case(noise, np.zeros((1, 80, 80), np.uint8)), 6.0)
-    assert new.image.std() < 6 and new.image.mean() == pytest.approx(100, abs=1)
+    assert new.image.std() < 6
+    assert new.image.mean() == pytest.approx(100, abs=1)
 
 
 def test_small_lesions_survive_where_nearest_neighbour_loses_them():
@@ -183,7 +188,8 @@ def test_volumes_and_size(source, raw):
     records, _outside = medseg.convert_medseg(source, settings, processes=1, verify=False)
     assert [r.case_id for r in records] == ["medseg_p001", "medseg_p002", "medseg_p010"]
     image = sitk.ReadImage(str(raw / "Dataset801_MedSegCOVID19" / "imagesTr" / "medseg_p010_0000.nii.gz"))
-    assert image.GetSize() == (24, 20, 6) and image.GetSpacing() == pytest.approx((3.0, 3.0, 6.0))
+    assert image.GetSize() == (24, 20, 6)
+    assert image.GetSpacing() == pytest.approx((3.0, 3.0, 6.0))
 
 
 def spoil_missing(source: Path) -> str:
@@ -233,7 +239,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1"])
     error = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and len(error) == 1 and message in error[0]
+    assert stop.value.code == 2
+    assert len(error) == 1
+    assert message in error[0]
     assert not list(raw.iterdir())
 
 
@@ -250,7 +258,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil
 def test_bad_options_are_refused(source, raw, capsys, options):
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1", *options])
-    assert stop.value.code == 2 and capsys.readouterr().err.startswith("Error: --")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: --")
     assert not list(raw.iterdir())
 
 
@@ -268,7 +277,8 @@ def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
     patients = medseg.find_patients(REAL)
     assert patients == ["1", "2", "4", "5", "6", "7", "8", "9"]
     whole, outside = medseg.read_patient(REAL, "2")
-    assert outside == 0 and (whole.label > 1).sum() == 11258
+    assert outside == 0
+    assert (whole.label > 1).sum() == 11258
     assert len(slices(whole)) == 33
     cases = medseg.patient_cases(whole, medseg.MedSegSettings(spacing=2.8, crop_lungs=10.0))
     area = 2.8**2 * sum((c.label > 1).sum() for c in cases)

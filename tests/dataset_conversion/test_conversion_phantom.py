@@ -60,7 +60,8 @@ def test_shares_are_the_papers_measured_from_the_files(small):
 
 def test_hu_are_plausible_and_classes_differ(small):
     images, labels = arrays(small[0], "Tr")
-    assert images.dtype == np.int16 and images.min() >= -1024
+    assert images.dtype == np.int16
+    assert images.min() >= -1024
     corner = images[:, :3, :3]
     assert corner.mean() == pytest.approx(-1000, abs=10)
     normal, emphysema, ild = (np.median(images[labels == k]) for k in (1, 2, 3))
@@ -94,7 +95,8 @@ def test_description_and_test_part_agree_with_the_files(small):
     folder, records = small
     description = json.loads((folder / "dataset.json").read_text())
     assert description["numTraining"] == len(list((folder / "imagesTr").iterdir())) == 24
-    assert description["labels"] == LABELS and description["channel_names"] == {"0": "CT"}
+    assert description["labels"] == LABELS
+    assert description["channel_names"] == {"0": "CT"}
     assert description["overwrite_image_reader_writer"] == "SimpleITKIO"
     assert len(list((folder / "labelsTs").iterdir())) == 6
     assert not {r.patient for r in records if r.test} & {r.patient for r in records if not r.test}
@@ -110,7 +112,8 @@ def test_geometry_in_millimetres(small):
         assert image.GetOrigin()[0] == pytest.approx(-180 + 360 / 128)
     heights = [image.GetOrigin()[2] for image in images]
     assert np.diff(heights) == pytest.approx(np.diff(numbers))
-    assert len(set(np.diff(numbers))) == 1 and np.diff(numbers)[0] > 50
+    assert len(set(np.diff(numbers))) == 1
+    assert np.diff(numbers)[0] > 50
 
 
 def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
@@ -186,7 +189,7 @@ def test_a_single_patient_is_one_fold():
 
 
 @pytest.mark.parametrize(
-    "options, part",
+    ("options", "part"),
     [
         (["--size", "4"], "--size 4"),
         (["--dataset-id", "1000"], "--dataset-id"),
@@ -200,7 +203,9 @@ def test_bad_options_are_one_line_and_code_2(raw_folder, capsys, options, part):
     with pytest.raises(SystemExit) as stop:
         phantom.main(["--patients", "2", "--test-patients", "0", "--slices", "1", "--size", "16", *options])
     error = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and error[-1].startswith("Error: ") and part in error[-1]
+    assert stop.value.code == 2
+    assert error[-1].startswith("Error: ")
+    assert part in error[-1]
     assert not list(raw_folder.iterdir())
 
 

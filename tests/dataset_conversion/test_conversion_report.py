@@ -38,13 +38,18 @@ def test_figures_are_those_of_the_files(dataset):
     for name, value in LABELS.items():
         values = np.concatenate([image[label == value] for image, label in written.values()])
         row = report["classes"][name]
-        assert row["voxels"] == len(values) and row["patients"] == (2 if name == "emphysema" else 3)
+        assert row["voxels"] == len(values)
+        assert row["patients"] == (2 if name == "emphysema" else 3)
         assert abs(row["mean"] - np.clip(values, -1050, 750).mean()) < 16, "half of a bin"
     assert sum(row["share"] for row in report["classes"].values()) == pytest.approx(1, abs=1e-4)
     one = report["patients"]["p3"]
-    assert one["test"] and one["cases"] == 2 and one["slices"] == 2 and one["spacing_mm"] == [4.0, 4.0, 8.0]
+    assert one["test"]
+    assert one["cases"] == 2
+    assert one["slices"] == 2
+    assert one["spacing_mm"] == [4.0, 4.0, 8.0]
     assert one["intensity"] == [written["p3"][0].min(), written["p3"][0].max()]
-    assert report["patients"]["p1"]["notes"] == ["a note"] and not report["patients"]["p2"]["notes"]
+    assert report["patients"]["p1"]["notes"] == ["a note"]
+    assert not report["patients"]["p2"]["notes"]
     assert (folder / "conversion_report.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -53,11 +58,13 @@ def test_the_slice_with_most_of_the_rarest_class_is_shown(dataset, monkeypatch):
     shown = []
     monkeypatch.setattr(conversion_report, "write_sheet", lambda path, report, tiles, *_: shown.extend(tiles))
     report_of_dataset(folder, records, LABELS, "CT")
-    assert [tile.title[:2] for tile in shown] == ["p1", "p2", "p3"] and [t.test for t in shown] == [False, False, True]
+    assert [tile.title[:2] for tile in shown] == ["p1", "p2", "p3"]
+    assert [t.test for t in shown] == [False, False, True]
     for tile, (image, label) in zip(shown, written.values(), strict=True):
         rarest = 2 if (label == 2).any() else 3
         z = int((label == rarest).sum(axis=(1, 2)).argmax())
-        assert np.array_equal(tile.label, label[z]) and np.array_equal(tile.image, image[z])
+        assert np.array_equal(tile.label, label[z])
+        assert np.array_equal(tile.image, image[z])
 
 
 def test_volumes_in_any_orientation_are_shown_as_radiologists_look_at_them(tmp_path, monkeypatch):
@@ -83,8 +90,10 @@ def test_volumes_in_any_orientation_are_shown_as_radiologists_look_at_them(tmp_p
     monkeypatch.setattr(conversion_report, "write_sheet", lambda path, report, tiles, *_: shown.extend(tiles))
     report_of_dataset(tmp_path, records, LABELS, "CT")
     for tile in shown:
-        assert tile.title.endswith("slice 1") and tile.spacing == (3.0, 2.0)
-        assert np.array_equal(tile.image, image[1]) and tile.label[10, 20] == 2
+        assert tile.title.endswith("slice 1")
+        assert tile.spacing == (3.0, 2.0)
+        assert np.array_equal(tile.image, image[1])
+        assert tile.label[10, 20] == 2
 
 
 def test_many_patients_are_sampled_and_processes_change_nothing(dataset, monkeypatch):

@@ -79,13 +79,14 @@ def check_slices(folder: Path, made: dict, boundary: float = 1.0) -> None:
                 assert 2 * (a & b).sum() >= boundary * (a.sum() + b.sum()), (patient, z, value)
 
 
-@pytest.mark.parametrize("binary, ending", [(False, ".nii.gz"), (True, ".nrrd"), (True, ".mha")])
+@pytest.mark.parametrize(("binary", "ending"), [(False, ".nii.gz"), (True, ".nrrd"), (True, ".mha")])
 def test_volumes_with_one_label_map_or_one_file_for_each_structure(tmp_path, binary, ending):
     made = write_volumes(tmp_path / "archive", binary=binary, ending=ending)
     folder = converted(tmp_path, "names" if binary else "values")
     check_slices(folder, made)
     described = json.loads((folder / "dataset.json").read_text())
-    assert described["channel_names"] == {"0": "CT"} and described["labels"] == LABELS
+    assert described["channel_names"] == {"0": "CT"}
+    assert described["labels"] == LABELS
     assert described["numTraining"] == 12
     splits = json.loads((folder / "splits_final.json").read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
@@ -124,10 +125,12 @@ def test_slices_of_pictures_are_no_hu(tmp_path):
     write_slices(tmp_path / "archive")
     folder = converted(tmp_path, "values", "--pixel-spacing", "4")
     described = json.loads((folder / "dataset.json").read_text())
-    assert described["channel_names"] == {"0": "lung_window_8bit"} and described["numTraining"] == 6
+    assert described["channel_names"] == {"0": "lung_window_8bit"}
+    assert described["numTraining"] == 6
     image, label = read(folder, "p1_s000")
     expected = chest(1, 2)[1]
-    assert (label[0] == expected[0]).all() and sitk.GetArrayFromImage(image).max() <= 255
+    assert (label[0] == expected[0]).all()
+    assert sitk.GetArrayFromImage(image).max() <= 255
 
 
 def test_the_lung_is_found_where_nobody_drew_it_and_said_to_be_derived(tmp_path):
@@ -150,7 +153,8 @@ def test_only_slices_on_which_something_is_drawn(tmp_path):
     for patient, (_, label) in made.items():
         drawn = np.flatnonzero((label > 1).any(axis=(1, 2)))
         cases = sorted(p.name for p in (folder / "labelsTr").glob(f"{patient}_*"))
-        assert cases == [f"{patient}_s{z:03d}.nii.gz" for z in drawn] and 0 < len(drawn) < 8
+        assert cases == [f"{patient}_s{z:03d}.nii.gz" for z in drawn]
+        assert 0 < len(drawn) < 8
 
 
 def test_crop_and_resampling_keep_the_place_and_small_lesions(tmp_path):
@@ -168,12 +172,14 @@ def test_crop_and_resampling_keep_the_place_and_small_lesions(tmp_path):
     folder = converted(tmp_path, "two", "--crop-lungs", "12", "--spacing", "11")
     for z, (y, x) in ((0, spot), (1, (30, 15))):
         found, classes = read(folder, f"p1_s{z:03d}")
-        assert found.GetSpacing()[0] == 11 and found.GetSize()[0] < 64 * 4 / 11
+        assert found.GetSpacing()[0] == 11
+        assert found.GetSize()[0] < 64 * 4 / 11
         where = np.argwhere(classes[0] == 1)
         assert len(where) == 1
         place = found.TransformIndexToPhysicalPoint((int(where[0][1]), int(where[0][0]), 0))
         true = like(image).TransformIndexToPhysicalPoint((int(x), int(y), z))
-        assert np.abs(np.subtract(place, true)[:2]).max() <= 11 / 2 + 2 and abs(place[2] - true[2]) < 1e-3
+        assert np.abs(np.subtract(place, true)[:2]).max() <= 11 / 2 + 2
+        assert abs(place[2] - true[2]) < 1e-3
 
 
 def test_a_mask_on_another_grid_comes_through_physical_space(tmp_path):
@@ -204,7 +210,8 @@ def test_test_patients_and_anonymous_names(tmp_path):
     assert {p.name[:4] for p in (folder / "imagesTs").iterdir()} == {"p002"}
     assert {p.name[:4] for p in (folder / "imagesTr").iterdir()} == {"p001", "p003", "p004"}
     told = (folder / MANIFEST).read_text() + (folder / "conversion_report.json").read_text()
-    assert "p002" in told and "p2" not in told, "neither names nor files"
+    assert "p002" in told
+    assert "p2" not in told, "neither names nor files"
     folder = converted(tmp_path, "values", "--test-share", "0.5", "--overwrite")
     assert "ct/p2.nii.gz" in (folder / MANIFEST).read_text()
     assert len({p.name[:2] for p in (folder / "imagesTs").iterdir()}) == 2
@@ -249,15 +256,19 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not folder.exists() and partial.is_dir()
+    assert not folder.exists()
+    assert partial.is_dir()
     (partial / ".writing_x_conversion_report.png").touch()
     (partial / ".progress" / ".writing_x_p5.json").touch()  # as if killed while a note was being written
     done = {p.name: p.stat().st_mtime_ns for p in partial.glob("imagesTr/p1_*")}
     (tmp_path / "archive" / "ct" / "p2.nii.gz").touch()  # changed meanwhile: converted anew
     kept = {p.name: p.stat().st_mtime_ns for p in partial.glob("imagesTr/p2_*")}
-    assert tree_hashes(converted(tmp_path, "values")) == expected and not partial.exists()
-    assert done and all((folder / "imagesTr" / name).stat().st_mtime_ns == when for name, when in done.items())
-    assert kept and all((folder / "imagesTr" / name).stat().st_mtime_ns != when for name, when in kept.items())
+    assert tree_hashes(converted(tmp_path, "values")) == expected
+    assert not partial.exists()
+    assert done
+    assert all((folder / "imagesTr" / name).stat().st_mtime_ns == when for name, when in done.items())
+    assert kept
+    assert all((folder / "imagesTr" / name).stat().st_mtime_ns != when for name, when in kept.items())
 
 
 def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
@@ -265,7 +276,9 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     path = tmp_path / "first.yaml"
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
     said = capsys.readouterr().out
-    assert "2 patients, volumes" in said and "64×64×4" in said and "Emphysema (2), ILD (2), Lungs (2)" in said
+    assert "2 patients, volumes" in said
+    assert "64×64×4" in said
+    assert "Emphysema (2), ILD (2), Lungs (2)" in said
     MAPPINGS["first"] = path.read_text()
     folder = converted(tmp_path, "first")
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {
@@ -276,13 +289,15 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     }
     path.write_text(MAPPINGS["names"])
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
-    assert "was there already" in capsys.readouterr().out and path.read_text() == MAPPINGS["names"]
+    assert "was there already" in capsys.readouterr().out
+    assert path.read_text() == MAPPINGS["names"]
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     write_volumes(tmp_path / "archive", 2)
     converted(tmp_path, "values", "--dry-run")
-    assert "p1 → p1" in capsys.readouterr().out and not list((tmp_path / "nnUNet_raw").iterdir())
+    assert "p1 → p1" in capsys.readouterr().out
+    assert not list((tmp_path / "nnUNet_raw").iterdir())
 
 
 def test_stored_values_become_hu_by_rescale_and_window_clips(tmp_path):
@@ -316,7 +331,8 @@ def test_real_volumes_in_hu(tmp_path):
         ]
     )
     report = json.loads((tmp_path / "nnUNet_raw" / "Dataset811_Plethora" / "conversion_report.json").read_text())
-    assert report["channel"] == "CT" and len(report["patients"]) == 4
+    assert report["channel"] == "CT"
+    assert len(report["patients"]) == 4
     assert -900 < report["classes"]["normal_lung"]["mean"] < -600
     assert -100 < report["classes"]["pleural_effusion"]["mean"] < 60
 

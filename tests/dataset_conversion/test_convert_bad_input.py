@@ -129,13 +129,16 @@ def refused(capsys, folder: Path, mapping: str | None, options: list[str]) -> st
     with pytest.raises(SystemExit) as stop:
         entry(["-i", str(folder), "--mapping", str(path), "-d", "810", "--name", "Mine", "-np", "1", *options])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
-    assert stop.value.code == 2 and len(lines) == 1
+    assert stop.value.code == 2
+    assert len(lines) == 1
     after = {k: v for k, v in tree_hashes(folder, folder.parent / "nnUNet_raw").items() if ".partial" not in k}
     assert after == before
     return lines[0]
 
 
-@pytest.mark.parametrize("mutate, mapping, options, parts", [row[1:] for row in FAULTS], ids=[r[0] for r in FAULTS])
+@pytest.mark.parametrize(
+    ("mutate", "mapping", "options", "parts"), [row[1:] for row in FAULTS], ids=[r[0] for r in FAULTS]
+)
 def test_fault(folders, tmp_path, capsys, mutate, mapping, options, parts):
     write_volumes(tmp_path / "archive")
     mutate(tmp_path / "archive")
@@ -151,7 +154,7 @@ def scout(z: int, data) -> None:
     data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 
 
-@pytest.mark.parametrize("change, parts", [(no_ct, ["no CT series", "MR"]), (scout, ["no CT series", "localizer"])])
+@pytest.mark.parametrize(("change", "parts"), [(no_ct, ["no CT series", "MR"]), (scout, ["no CT series", "localizer"])])
 def test_dicom_that_is_no_ct(folders, tmp_path, capsys, change, parts):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
@@ -160,7 +163,8 @@ def test_dicom_that_is_no_ct(folders, tmp_path, capsys, change, parts):
     write_dicom(tmp_path / "archive", 2)
     write_ct(tmp_path / "archive" / "p3", like(chest(3)[0].astype(np.float32)), "3", change=change)
     message = refused(capsys, tmp_path / "archive", NAMES, [])
-    assert "p3" in message and all(part in message for part in parts), message
+    assert "p3" in message, message
+    assert all(part in message for part in parts), message
 
 
 def test_two_series_of_a_patient(folders, tmp_path, capsys):
@@ -172,7 +176,9 @@ def test_two_series_of_a_patient(folders, tmp_path, capsys):
     for name in ("thick", "thin"):
         write_ct(tmp_path / "archive" / "p2" / name, like(chest(3)[0].astype(np.float32)), "2")
     message = refused(capsys, tmp_path / "archive", NAMES, [])
-    assert "thick" in message and "thin" in message and "--series" in message
+    assert "thick" in message
+    assert "thin" in message
+    assert "--series" in message
 
 
 def test_slices_without_a_pixel_size(folders, tmp_path, capsys):
@@ -186,11 +192,12 @@ def test_what_is_needed_is_asked_for(tmp_path, capsys, missing):
     del options[missing]
     with pytest.raises(SystemExit) as stop:
         entry(["-i", str(tmp_path), *(word for pair in options.items() for word in pair)])
-    assert stop.value.code == 2 and f"Error: {missing} is missing" in capsys.readouterr().err
+    assert stop.value.code == 2
+    assert f"Error: {missing} is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         ({"labels": {}}, "'labels' is empty"),
         ({"labels": {"background": ["a"]}}, "not background"),
@@ -210,5 +217,7 @@ def test_mappings(content, message):
 def test_mapping_values_follow_the_order_and_derived_lung_comes_first():
     known = parse_mapping({"labels": {"b": ["x"], "a": "y"}, "lung": "threshold", "ignore_label": ["z"]})
     assert known.labels == {"background": 0, "normal_lung": 1, "b": 2, "a": 3, "ignore": 4}
-    assert known.normal == 1 and known.ignore == 4
-    assert known.rule_of("Y").label == "a" and known.rule_of("z").priority == 0
+    assert known.normal == 1
+    assert known.ignore == 4
+    assert known.rule_of("Y").label == "a"
+    assert known.rule_of("z").priority == 0

@@ -23,9 +23,13 @@ def hu() -> np.ndarray:
 
 def test_hu_stay_as_they_are():
     values, channel, notes = prepared(hu())
-    assert channel == "CT" and values.dtype == np.int16 and np.array_equal(values, hu()) and not notes
+    assert channel == "CT"
+    assert values.dtype == np.int16
+    assert np.array_equal(values, hu())
+    assert not notes
     values, channel, _ = prepared(hu().astype(np.float32) + 0.25, modality="")
-    assert channel == "CT" and values.dtype == np.float32
+    assert channel == "CT"
+    assert values.dtype == np.float32
     assert prepared(hu().astype(np.float64) + 0.004)[0].dtype == np.int16, "slope and intercept in floating point"
 
 
@@ -34,7 +38,10 @@ def test_padding_becomes_air(padding):
     image = hu()
     image[:, :6] = image[:, -6:] = padding
     values, channel, notes = prepared(image)
-    assert channel == "CT" and (values[:, :6] == AIR).all() and "padding" in notes[0] and str(padding) in notes[0]
+    assert channel == "CT"
+    assert (values[:, :6] == AIR).all()
+    assert "padding" in notes[0]
+    assert str(padding) in notes[0]
     assert np.array_equal(values[:, 6:-6], hu()[:, 6:-6])
 
 
@@ -42,7 +49,8 @@ def test_noise_below_air_is_no_padding():
     image = hu()
     image[:, 30, 30] = -1040
     values, _, notes = prepared(image)
-    assert np.array_equal(values, image) and not notes
+    assert np.array_equal(values, image)
+    assert not notes
 
 
 def test_twelve_bits_without_intercept_are_refused_and_an_intercept_taken_twice():
@@ -52,11 +60,15 @@ def test_twelve_bits_without_intercept_are_refused_and_an_intercept_taken_twice(
         prepared(hu() - 1024 + np.arange(64, dtype=np.int16))  # no constant in the corners
 
 
-@pytest.mark.parametrize("scale, channel, dtype", [(255, "lung_window_8bit", np.uint8), (1, "windowed", np.float32)])
+@pytest.mark.parametrize(
+    ("scale", "channel", "dtype"), [(255, "lung_window_8bit", np.uint8), (1, "windowed", np.float32)]
+)
 def test_display_windows_are_no_hu(scale, channel, dtype):
     window = np.clip((hu() + 1350) / 1500, 0, 1) * scale
     values, found, notes = prepared(np.rint(window) if scale == 255 else window, modality="")
-    assert found == channel and values.dtype == dtype and "no HU" in notes[0]
+    assert found == channel
+    assert values.dtype == dtype
+    assert "no HU" in notes[0]
     assert not_hu(window - 0.5) is not None if scale == 1 else not_hu(hu()) is None
 
 
@@ -69,12 +81,14 @@ def test_what_the_archive_says_counts():
 
 def test_window_clips_hu_only():
     values, _, notes = prepared(hu(), window=(-900, 0))
-    assert values.min() == -900 and values.max() == 0 and "clipped" in notes[-1]
+    assert values.min() == -900
+    assert values.max() == 0
+    assert "clipped" in notes[-1]
     with pytest.raises(BadInput, match="leave it out"):
         prepared((hu() > 0).astype(np.uint8) * 255, window=(-900, 0))
 
 
-@pytest.mark.parametrize("value, message", [(np.nan, "NaN"), (np.inf, "infinite")])
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "infinite")])
 def test_no_numbers_are_refused(value, message):
     image = hu().astype(np.float32)
     image[0, 3, 3] = value

@@ -47,18 +47,22 @@ def image(folder: Path, case: str) -> np.ndarray:
 def test_medseg_slices(tmp_path):
     pixels, mask = public_layouts.medseg_slices(tmp_path / "set")
     folder, described, report = converted(tmp_path, "Dataset802_MedSegCOVID19Slices")
-    assert described["channel_names"] == {"0": "windowed"} and described["numTraining"] == 12
-    assert set(report["patients"]) == {"g01", "g02", "g03"} and report["patients"]["g03"]["slices"] == 2
+    assert described["channel_names"] == {"0": "windowed"}
+    assert described["numTraining"] == 12
+    assert set(report["patients"]) == {"g01", "g02", "g03"}
+    assert report["patients"]["g03"]["slices"] == 2
     for case, z in (("g01_s004", 4), ("g02_s000", 5), ("g03_s001", 11)):
         assert np.allclose(image(folder, case), pixels[z] + 0.3, atol=0.01)
         found = label(folder, case)
-        assert np.array_equal(found == 2, mask[z] == 1) and np.array_equal(found == 3, mask[z] == 2)
+        assert np.array_equal(found == 2, mask[z] == 1)
+        assert np.array_equal(found == 3, mask[z] == 2)
 
 
 def test_covid_20_cases(tmp_path):
     made = public_layouts.covid_20_cases(tmp_path / "set")
     folder, described, report = converted(tmp_path, "Dataset803_COVID19CTSeg")
-    assert described["channel_names"] == {"0": "CT"} and len(report["patients"]) == 2
+    assert described["channel_names"] == {"0": "CT"}
+    assert len(report["patients"]) == 2
     pixels, mask = made["coronacases_002"]
     assert np.array_equal(image(folder, "coronacases_002_s001"), pixels[1])
     assert np.array_equal(label(folder, "coronacases_002_s001"), np.where(mask[1] == 3, 2, mask[1] > 0))
@@ -81,7 +85,8 @@ def test_mosmed_has_derived_lungs(tmp_path):
     for study, (_, mask) in made.items():
         case = next(p.name for p in (folder / "labelsTr").glob("*_s001.nii.gz") if study[-2:] in p.name)
         found = label(folder, case.removesuffix(".nii.gz"))
-        assert np.array_equal(found == 2, mask[1] > 0) and (found == 1).sum() > 300
+        assert np.array_equal(found == 2, mask[1] > 0)
+        assert (found == 1).sum() > 300
 
 
 @pytest.mark.parametrize("lungs", [True, False], ids=["lung masks", "no lung masks"])
@@ -89,8 +94,10 @@ def test_hug_keeps_what_was_outlined_and_ignores_the_rest_of_the_lung(tmp_path, 
     pytest.importorskip("highdicom")
     made = public_layouts.hug(tmp_path / "set", lungs)
     folder, described, report = converted(tmp_path, "Dataset805_HUGILD")
-    assert described["labels"]["ignore"] == IGNORED and described["channel_names"] == {"0": "CT"}
-    assert set(report["patients"]) == {"53", "pilot_200"} and described["numTraining"] == 4, "two slices have contours"
+    assert described["labels"]["ignore"] == IGNORED
+    assert described["channel_names"] == {"0": "CT"}
+    assert set(report["patients"]) == {"53", "pilot_200"}
+    assert described["numTraining"] == 4, "two slices have contours"
     pixels, truth = made["53/CT-INSPIRIUM-7605"]
     values = described["labels"]
     for z in (1, 2):
@@ -113,7 +120,8 @@ def test_plethora_masks_lie_on_the_lungs_whatever_their_headers_say(tmp_path, mi
     pytest.importorskip("highdicom")
     made = public_layouts.plethora(tmp_path / "set", mirrored)
     folder, _, report = converted(tmp_path, "Dataset806_PleThora")
-    assert set(report["patients"]) == set(made) and report["patients"]["LUNG1-003"]["voxels"]["pleural_effusion"] == 0
+    assert set(report["patients"]) == set(made)
+    assert report["patients"]["LUNG1-003"]["voxels"]["pleural_effusion"] == 0
     for name, (pixels, truth) in made.items():
         assert np.array_equal(label(folder, f"{name}_s002"), truth[2])
         assert np.abs(image(folder, f"{name}_s002") - pixels[2]).max() <= 0.5
@@ -121,7 +129,7 @@ def test_plethora_masks_lie_on_the_lungs_whatever_their_headers_say(tmp_path, mi
 
 
 @pytest.mark.parametrize(
-    "module, make, remove, message",
+    ("module", "make", "remove", "message"),
     [
         ("Dataset802_MedSegCOVID19Slices", "medseg_slices", "tr_lungmasks_updated.nii.gz", "tr_lungmasks_updated"),
         (
@@ -150,12 +158,14 @@ def test_what_is_missing_is_named(tmp_path, capsys, module, make, remove, messag
             converter.main(["-i", str(folder), "-np", "1"])
         said = capsys.readouterr().err
         line = [one for one in said.splitlines() if one.startswith("Error: ")]
-        assert stop.value.code == 2 and len(line) == 1 and (message in line[0] or folder.name == "nnUNet_raw"), said
+        assert stop.value.code == 2, said
+        assert len(line) == 1, said
+        assert message in line[0] or folder.name == "nnUNet_raw", said
     assert not list((tmp_path / "nnUNet_raw").iterdir())
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda t: t.replace("SpacingX", "Spacing"), "SpacingX"),
         (lambda t: t[:-40], "two numbers"),

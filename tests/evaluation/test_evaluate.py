@@ -86,9 +86,12 @@ def test_figures_are_those_of_skimage():
 def test_equal_images_score_best_and_stay_finite():
     true = lung_slice()
     row = row_of(true, true.image[None])
-    assert row["ssim"] == row["ssim_lung"] == pytest.approx(1) and row["mae_lung"] == 0
-    assert row["psnr"] == row["psnr_lung"] == 100 and psnr(np.zeros(3)) == 100
-    assert row["wasserstein"] == {"normal_lung": 0, "emphysema": 0} and row["sd_ratio"]["emphysema"] == 1
+    assert row["ssim"] == row["ssim_lung"] == pytest.approx(1)
+    assert row["mae_lung"] == 0
+    assert row["psnr"] == row["psnr_lung"] == 100
+    assert psnr(np.zeros(3)) == 100
+    assert row["wasserstein"] == {"normal_lung": 0, "emphysema": 0}
+    assert row["sd_ratio"]["emphysema"] == 1
     json.dumps(row, allow_nan=False)
 
 
@@ -101,7 +104,7 @@ def test_a_shift_of_50_hu_is_an_error_and_a_bias_of_50_hu_but_no_change_of_textu
         assert row["wasserstein"][name] == pytest.approx(50, abs=0.01)
         assert row["sd_ratio"][name] == pytest.approx(1, abs=1e-4)
     assert row["texture"]["normal_lung"] < 0.01
-    assert "texture" in row and "emphysema" not in row["texture"], "no real training descriptors of it were given"
+    assert "emphysema" not in row["texture"], "no real training descriptors of it were given"
 
 
 def test_a_copied_background_flatters_the_slice_and_not_the_lung():
@@ -109,7 +112,8 @@ def test_a_copied_background_flatters_the_slice_and_not_the_lung():
     lung, counted = masks(true)
     painted = np.where(lung, true.image + 100, true.image)
     found = image_figures(true.image, painted[None], lung, counted, WINDOW)
-    assert found["psnr"] > found["psnr_lung"] + 3 and found["ssim"] > found["ssim_lung"]
+    assert found["psnr"] > found["psnr_lung"] + 3
+    assert found["ssim"] > found["ssim_lung"]
     assert found["psnr_lung"] == pytest.approx(20 * np.log10(2000 / 100), abs=0.01)
 
 
@@ -185,8 +189,10 @@ def test_texture_distance_grows_with_blur_and_with_noise_and_other_real_texture_
     ]
     wide = distance(lambda image: -850 + 2 * (image + 850), 4)
     for ranked in (blurred, noisy):
-        assert ranked == sorted(ranked) and ranked[0] > 4 * floor
-    assert wide > 10 * floor and floor < 0.1
+        assert ranked == sorted(ranked)
+        assert ranked[0] > 4 * floor
+    assert wide > 10 * floor
+    assert floor < 0.1
 
 
 def test_texture_sees_grain_that_a_histogram_cannot():
@@ -208,10 +214,12 @@ def test_texture_is_that_of_the_class_alone():
     assert inside.shape == (99, 9)
     assert np.allclose(inside, descriptors(outside, *args, np.random.default_rng(0), 99), atol=1e-6)
     mean, sd = np.expm1(inside).mean(0) * 10, np.expm1(inside).std(0)
-    assert mean[0] == pytest.approx(50, rel=0.1) and mean[1:] == pytest.approx(50 * np.sqrt(2), rel=0.1)
+    assert mean[0] == pytest.approx(50, rel=0.1)
+    assert mean[1:] == pytest.approx(50 * np.sqrt(2), rel=0.1)
     steps = descriptors(np.where(np.arange(30) < 12, -900.0, -700.0) + 0 * image, *args, np.random.default_rng(0), 999)
     assert np.isclose(steps, 0, atol=1e-6).all(1).any(), "flat windows have no texture, whatever their level"
-    assert (sd > 0).all() and not len(descriptors(image, np.eye(30, dtype=bool), 2000, np.random.default_rng(0), 99))
+    assert (sd > 0).all()
+    assert not len(descriptors(image, np.eye(30, dtype=bool), 2000, np.random.default_rng(0), 99))
 
 
 def painter(batch_size: int, sampler: str = "ddim", samples: int = 3, paints: tuple = WINDOW) -> MaskPainter:
@@ -228,7 +236,8 @@ def test_samples_do_not_depend_on_the_batch(sampler):
     slices = [replace(lung_slice(), case=f"c{i}", z=i) for i in range(3)]
     slices[1] = replace(slices[1], image=slices[1].image[:31, 1:36], condition=slices[1].condition[:31, 1:36])
     many, single = ({true.case: images for true, images, _ in painter(size, sampler).paint(slices)} for size in (5, 1))
-    assert sorted(many) == ["c0", "c1", "c2"] and many["c1"].shape == (3, 31, 35)
+    assert sorted(many) == ["c0", "c1", "c2"]
+    assert many["c1"].shape == (3, 31, 35)
     for case, images in many.items():
         assert images == pytest.approx(single[case], abs=0.1)
         assert np.abs(images[0] - images[1]).mean() > 10, "samples of a mask are different"
@@ -243,7 +252,8 @@ def test_what_is_painted_outside_the_body_is_emptied_as_in_shipped_cases(low):
     true = replace(true, image=true.image[:39, :37], condition=true.condition[:39, :37])
     images = next(iter(painter(2, paints=(low, 1000.0)).paint([true])))[1]
     outside = true.condition == 0
-    assert images.shape == (3, 39, 37) and (images[:, outside] == max(low, WINDOW[0])).all()
+    assert images.shape == (3, 39, 37)
+    assert (images[:, outside] == max(low, WINDOW[0])).all()
     for value in (1, 2, ROLES.body_value):
         assert images[:, true.condition == value].std() > 10, "inside everything is as painted"
 
@@ -272,7 +282,8 @@ def test_class_means_come_from_training_cases_only(tmp_path, monkeypatch):
     cache = build_cache(raw, cache.folder, progress=False)
     assert training_reference(raw, cache, 0, WINDOW).means == before.means
     true = real_slice(raw, cache, raw.validation_cases(0)[0], 0, WINDOW)
-    assert (true.image[true.condition == 0] == -1000).all() and cache.image(true.case).min() > -1000, "not isolated"
+    assert (true.image[true.condition == 0] == -1000).all()
+    assert cache.image(true.case).min() > -1000, "not isolated"
     brighten(raw, case[0])
     after = training_reference(raw, build_cache(raw, cache.folder, progress=False), 0, WINDOW)
     assert after.means[2] > before.means[2] + 5
@@ -287,10 +298,13 @@ def test_references_tell_bias_and_texture_apart(tmp_path, monkeypatch):
     rows = reference_rows(raw, cache, slices, training, WINDOW)
     mean, neighbour, others = (rows[name] for name in ("class_mean", "neighbour", "real_other_patients"))
     assert mean["sd_ratio"]["normal_lung"] == pytest.approx(0, abs=1e-6)
-    assert abs(mean["hu_bias"]["normal_lung"]) < 10 and mean["wasserstein"]["normal_lung"] > 20
+    assert abs(mean["hu_bias"]["normal_lung"]) < 10
+    assert mean["wasserstein"]["normal_lung"] > 20
     assert mean["texture"]["normal_lung"] > 20 * abs(others["texture"]["normal_lung"])
-    assert others["wasserstein"]["normal_lung"] < 5 and "psnr" not in others
-    assert neighbour["slices"] == 1 and neighbour["hu_bias"]["emphysema"] == pytest.approx(0, abs=10)
+    assert others["wasserstein"]["normal_lung"] < 5
+    assert "psnr" not in others
+    assert neighbour["slices"] == 1
+    assert neighbour["hu_bias"]["emphysema"] == pytest.approx(0, abs=10)
     assert neighbour["mae_lung"] > mean["mae_lung"]
 
 
@@ -310,9 +324,12 @@ def test_a_neighbour_is_the_next_slice_of_the_same_patient(tmp_path, monkeypatch
 def test_a_limit_spreads_over_the_cases(tmp_path, monkeypatch):
     raw, cache = open_dataset(tmp_path, monkeypatch)
     everything = slices_with_lung(cache, sorted(raw.cases))
-    assert len(everything) == 10 and slices_with_lung(cache, sorted(raw.cases), 99) == everything
+    assert len(everything) == 10
+    assert slices_with_lung(cache, sorted(raw.cases), 99) == everything
     chosen = slices_with_lung(cache, sorted(raw.cases), 3)
-    assert len(set(chosen)) == 3 and chosen[0] == everything[0] and chosen[-1] == everything[-1]
+    assert len(set(chosen)) == 3
+    assert chosen[0] == everything[0]
+    assert chosen[-1] == everything[-1]
 
 
 @pytest.fixture
@@ -338,17 +355,27 @@ def test_the_command_writes_figures_table_and_pictures_and_leaves_the_dataset_al
     out = tmp_path / "nnUNet_results" / trained.name / "DiffLung__evaluate" / "table1.json"
     table = json.loads(out.read_text())
     assert list(table) == ["meta", "cbmat", "none", "class_mean", "neighbour", "real_other_patients"]
-    assert "Left out: copy_paste, harmonise" in said and "| cbmat |" in said
+    assert "Left out: copy_paste, harmonise" in said
+    assert "| cbmat |" in said
     meta, entry = table["meta"], table["cbmat"]
-    assert meta["unit"] == "HU" and meta["slices"] == 2 and meta["patients"] == 1 and meta["seeds"] == [12345]
-    assert meta["folds"] == [0] and meta["iterations"]["cbmat"] == [2] and "difflung_evaluate -d 801" in meta["command"]
+    assert meta["unit"] == "HU"
+    assert meta["slices"] == 2
+    assert meta["patients"] == 1
+    assert meta["seeds"] == [12345]
+    assert meta["folds"] == [0]
+    assert meta["iterations"]["cbmat"] == [2]
+    assert "difflung_evaluate -d 801" in meta["command"]
     assert {"versions", "device", "machine", "date", "generators", "windows"} <= set(meta)
     for name in ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean"):
-        assert set(entry[name]) == {"mean", "sd", "n"} and entry[name]["n"] == 1 and entry[name]["sd"] is None
+        assert set(entry[name]) == {"mean", "sd", "n"}
+        assert entry[name]["n"] == 1
+        assert entry[name]["sd"] is None
     for name in ("hu_bias", "wasserstein", "sd_ratio", "diversity"):
         assert set(entry[name]) == {"normal_lung", "emphysema", "ILD"}
-    assert "normal_lung" in entry["texture"] and entry["seconds_per_image"] > 0
-    assert entry["diversity"]["ILD"]["mean"] > 0 and table["class_mean"]["seconds_per_image"] is None
+    assert "normal_lung" in entry["texture"]
+    assert entry["seconds_per_image"] > 0
+    assert entry["diversity"]["ILD"]["mean"] > 0
+    assert table["class_mean"]["seconds_per_image"] is None
     assert entry["per_patient"][0]["patient"] == trained.patients[trained.validation_cases(0)[0]]
     assert table["class_mean"]["psnr_lung"]["mean"] > entry["psnr_lung"]["mean"], "two steps of training paint noise"
     assert out.with_suffix(".md").read_text() == markdown(table)
@@ -382,7 +409,8 @@ def test_figures_repeat_and_methods_and_output_can_be_chosen(trained, tmp_path):
     for name in ("a", "b"):
         main([*QUICK, "--methods", "none", "--max-slices", "1", "-o", str(tmp_path / f"{name}.json")])
         table = json.loads((tmp_path / f"{name}.json").read_text())
-        assert "cbmat" not in table and table["meta"]["slices"] == 1
+        assert "cbmat" not in table
+        assert table["meta"]["slices"] == 1
         rows.append([{**row, "seconds_per_image": 0} for row in table["none"]["per_patient"]])
     assert rows[0] == rows[1]
     with pytest.raises(BadInput, match=r"table\.txt is not a \.json file"):
@@ -419,9 +447,11 @@ def test_tables_of_folds_and_seeds_merge_over_patients_and_seeds(trained, tmp_pa
     merged = merge_table1([first, second])
     before = first["cbmat"]["psnr_lung"]["mean"]
     assert merged["cbmat"]["psnr_lung"] == pytest.approx({"mean": before + 1, "sd": np.sqrt(2), "n": 2})
-    assert merged["meta"]["seeds"] == [7, 12345] and merged["meta"]["patients"] == 1
+    assert merged["meta"]["seeds"] == [7, 12345]
+    assert merged["meta"]["patients"] == 1
     assert merged["class_mean"] == first["class_mean"], "the references are the same for every seed"
-    assert merge_table1([first]) == first and merge_table1([merged, first])["cbmat"] == merged["cbmat"]
+    assert merge_table1([first]) == first
+    assert merge_table1([merged, first])["cbmat"] == merged["cbmat"]
     assert "± 1.41" in markdown(merged)
     second["meta"]["sampling"] = first["meta"]["sampling"].replace(" images at once", "0 images at once")
     assert merge_table1([first, second])["meta"]["sampling"].count("images at once") == 2

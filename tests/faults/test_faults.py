@@ -25,7 +25,8 @@ def test_a_sample_of_the_campaign():
     """The whole of it is ``make faults``."""
     stages = ("training", "painting", "committing", "removing")
     rows = campaign(len(stages), seed=0, minutes=30, shown=False, stages=stages)
-    assert [row["stage"] for row in rows] == list(stages) and faults(rows) == []
+    assert [row["stage"] for row in rows] == list(stages)
+    assert faults(rows) == []
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def command(arguments: list[str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("variable, room", [("nnUNet_results", 60_000), ("nnUNet_raw", 12_000)])
+@pytest.mark.parametrize(("variable", "room"), [("nnUNet_results", 60_000), ("nnUNet_raw", 12_000)])
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, variable, room):
     """The check before the start is passed by, as by another user who fills the disk meanwhile."""
     place = tmp_path / "a" / variable
@@ -66,11 +67,13 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, variable, room):
         with pytest.raises(OSError, match="No space left"):
             main(ONE_FOLD)
         visible = {k: v for k, v in tree_hashes(folder).items() if ".difflung" not in k}
-        assert visible == before and audit_dataset("801") == []
+        assert visible == before
+        assert audit_dataset("801") == []
         filler.unlink()
         subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
         main(ONE_FOLD)
-        assert read_manifest(folder)["cases"] and audit_dataset("801", deep=True) == []
+        assert read_manifest(folder)["cases"]
+        assert audit_dataset("801", deep=True) == []
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
@@ -80,8 +83,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         make_dataset(raw)
         code, said = command(ONE_FOLD)
         last = said.strip().splitlines()[-1]
-        assert code in (1, 2) and "Traceback" not in said
-        assert ("No space left" in last or "free some space" in last) and str(place) in last
+        assert code in (1, 2)
+        assert "Traceback" not in said
+        assert "No space left" in last or "free some space" in last
+        assert str(place) in last
 
 
 def test_a_read_only_dataset_is_told_in_one_line(tmp_path, monkeypatch):
@@ -93,7 +98,9 @@ def test_a_read_only_dataset_is_told_in_one_line(tmp_path, monkeypatch):
         monkeypatch.setenv("nnUNet_raw", str(tmp_path / "empty"))
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "empty")], check=True)
         code, said = command(ONE_FOLD)
-        assert code in (1, 2) and "Traceback" not in said and "writable" in said.strip().splitlines()[-1]
+        assert code in (1, 2)
+        assert "Traceback" not in said
+        assert "writable" in said.strip().splitlines()[-1]
     assert tree_hashes(folder) == before
 
 
@@ -116,7 +123,9 @@ def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypat
     with pytest.raises(SystemExit) as stop:
         entry(ONE_FOLD)
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "Traceback" not in said and said.count("Error: ") == 1
+    assert stop.value.code == 2
+    assert "Traceback" not in said
+    assert said.count("Error: ") == 1
     assert str(gone) in said.strip().splitlines()[-1]
     assert {k: v for k, v in tree_hashes(folder).items() if ".difflung" not in k} == before
 

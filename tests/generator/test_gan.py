@@ -46,13 +46,14 @@ def inputs(n: int, h: int, w: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
     return torch.stack([labels == i for i in (1, 2, 3)], 1).float(), torch.randn(n, 2, h, w, generator=source)
 
 
-@pytest.mark.parametrize("layers, channels", [(1, (8, 16)), (2, (8, 16, 24)), (1, (8,) * 4)])
+@pytest.mark.parametrize(("layers", "channels"), [(1, (8, 16)), (2, (8, 16, 24)), (1, (8,) * 4)])
 def test_any_multiple_of_the_size_factor_is_painted(config, layers, channels):
     config = replace(config, channels=channels, layers_per_block=layers)
     network, factor = build_generator(config, 2, 3), size_factor(config)
     for h, w in ((1, 1), (1, 5), (3, 2)):
         image = network(*inputs(2, h * factor, w * factor))
-        assert image.shape == (2, 2, h * factor, w * factor) and image.abs().max() <= 1
+        assert image.shape == (2, 2, h * factor, w * factor)
+        assert image.abs().max() <= 1
         assert image.isfinite().all()
 
 
@@ -77,7 +78,7 @@ def test_spade_modulates_by_the_masks_nearby_not_by_their_area():
     assert (norm(x, maps)[..., 20:] - norm(x, other)[..., 20:]).abs().mean() > 1e-3
 
 
-@pytest.mark.parametrize("patch, verdicts", [(8, 2), (16, 2), (24, 1), (64, 6), (192, 22)])
+@pytest.mark.parametrize(("patch", "verdicts"), [(8, 2), (16, 2), (24, 1), (64, 6), (192, 22)])
 def test_discriminators_fit_the_crops(config, patch, verdicts):
     """192 pixels give the 22 × 22 verdicts of a PatchGAN that sees 70 × 70; small crops take fewer layers."""
     scales = Discriminators(replace(config, patch_size=patch), 5)(torch.cat(inputs(2, patch, patch), 1))
@@ -125,7 +126,8 @@ def test_voxels_without_weight_do_not_count(config):
         assert value(fake + counting, image) != before != value(fake, image - counting)
         painted = fake.clone().requires_grad_()
         value(painted, image).backward()
-        assert (painted.grad[(weight == 0).expand_as(fake)] == 0).all() and painted.grad.abs().sum() > 0
+        assert (painted.grad[(weight == 0).expand_as(fake)] == 0).all()
+        assert painted.grad.abs().sum() > 0
 
 
 def test_a_step_moves_both_sides_and_leaves_no_gradient(config):
@@ -155,9 +157,11 @@ def test_interrupted_training_ends_with_the_same_bits(config, data, tmp_path):
     }
     train_generator(data, config, tmp_path / "parts", progress=False)
     whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
     logs = [logged(tmp_path / name) for name in ("whole", "parts")]
-    assert logs[0] == logs[1] and len(logs[0]) == 4
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4
     assert not list((tmp_path / "parts").glob("checkpoint*"))
 
 
@@ -198,7 +202,8 @@ def test_saved_generators_come_back(config, tmp_path):
     loaded = load_generator(tmp_path)
     assert (loaded.config, loaded.training_cases) == (config, ("one", "two"))
     assert torch.equal(loaded.network(*inputs(1, 16, 16)), network(*inputs(1, 16, 16)))
-    assert not loaded.network.training and not any(p.requires_grad for p in loaded.network.parameters())
+    assert not loaded.network.training
+    assert not any(p.requires_grad for p in loaded.network.parameters())
     assert {path.suffix for path in tmp_path.rglob("*.*")} == {".json", ".safetensors"}
     (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1] + b"x")
     with pytest.raises(BadInput, match="SHA-256"):

@@ -41,7 +41,8 @@ def test_cache_keeps_exact_voxels_and_is_not_read_twice(data, monkeypatch):
     raw = open_raw_dataset("801")
     case = data.training_cases[0]
     image, _ = raw.read_image(case)
-    assert data.cache.image(case).dtype == np.int16 and (data.cache.image(case) == image).all()
+    assert data.cache.image(case).dtype == np.int16
+    assert (data.cache.image(case) == image).all()
     assert (data.cache.label(case) == raw.read_label(case)[0]).all()
     assert isinstance(data.cache.image(case), np.memmap)
     monkeypatch.setattr("nnunet_difflung.dataset.cache.read_case", lambda *_: pytest.fail("read again"))
@@ -63,7 +64,8 @@ def test_body_is_the_largest_component_without_labels():
     label = np.zeros((1, 20, 20), int)
     label[0, 8:12, 6:8] = 1
     body = body_mask(image, label, -500)
-    assert not body[0, 19].any() and not body[label > 0].any()
+    assert not body[0, 19].any()
+    assert not body[label > 0].any()
     assert body[0, 8:12, 8].all(), "unlabelled holes belong to the body"
     assert body.sum() == 14 * 14 - 8
 
@@ -78,7 +80,9 @@ def test_normalisation_is_inverted_within_the_window():
 
 def test_one_hot_leaves_background_and_ignore_out():
     masks = one_hot(np.array([[0, 1], [9, 3]]), np.array([1, 3]))
-    assert masks.sum() == 2 and masks[0, 0, 1] == 1 and masks[1, 1, 1] == 1
+    assert masks.sum() == 2
+    assert masks[0, 0, 1] == 1
+    assert masks[1, 1, 1] == 1
 
 
 def test_batches_are_a_function_of_seed_and_step(data):
@@ -113,7 +117,8 @@ def test_ablation_is_drawn_per_image_and_spares_lung_and_body(data):
             assert gone.sum() / there == pytest.approx(0.5, abs=0.2)
             assert set(np.unique(ablated[:, channel][complete[:, channel] > 0])) == {0, 1}
         else:
-            assert not gone.any() and (ablated[:, channel] == complete[:, channel]).all()
+            assert not gone.any()
+            assert (ablated[:, channel] == complete[:, channel]).all()
 
 
 def test_ablation_ends_with_the_training(data):
@@ -127,16 +132,20 @@ def test_ablation_ends_with_the_training(data):
 def test_ignored_voxels_do_not_count(tmp_path, monkeypatch):
     data = open_data(tmp_path, monkeypatch, ignore=True, size=24)
     batch = source_of(data, replace(TINY, patch_size=32)).batch(0, range(8))
-    assert batch.weight.shape[-2:] == (24, 24) and (batch.weight == 0).any()
+    assert batch.weight.shape[-2:] == (24, 24)
+    assert (batch.weight == 0).any()
     assert not batch.condition[np.broadcast_to(batch.weight == 0, batch.condition.shape)].any()
 
 
 def test_small_slices_are_padded_and_masked_out(tmp_path, monkeypatch):
     data = open_data(tmp_path, monkeypatch, size=(22, 31), channels=2)
     config = resolve(replace(TINY, patch_size=0), data)
-    assert config.patch_size == 32 and len(config.windows) == 2 and config.windows[0] == (-1000, 1000)
+    assert config.patch_size == 32
+    assert len(config.windows) == 2
+    assert config.windows[0] == (-1000, 1000)
     batch = source_of(data, config).batch(0, range(4))
-    assert batch.image.shape == (4, 2, 32, 32) and batch.weight.sum() == 4 * 22 * 31
+    assert batch.image.shape == (4, 2, 32, 32)
+    assert batch.weight.sum() == 4 * 22 * 31
 
 
 def test_weight_hides_voxels_from_the_loss():
@@ -161,7 +170,7 @@ def test_weight_hides_voxels_from_the_loss():
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
-@pytest.mark.parametrize("prediction, zero", [("epsilon", False), ("v_prediction", True)])
+@pytest.mark.parametrize(("prediction", "zero"), [("epsilon", False), ("v_prediction", True)])
 def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, prediction, zero):
     """A network that knows x_0 must lead every sampler to x_0."""
     config = replace(TINY, prediction=prediction, zero_terminal_snr=zero)
@@ -189,12 +198,14 @@ def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, predic
 @pytest.mark.parametrize("steps", [1, 2, 25, 150, 600, 999, 1000])
 def test_reverse_timesteps_fall_from_the_last_to_the_first(steps):
     timesteps = reverse_timesteps(steps, 1000)
-    assert len(timesteps) == steps and timesteps[0] == 999 and sorted(set(timesteps), reverse=True) == timesteps
+    assert len(timesteps) == steps
+    assert timesteps[0] == 999
+    assert sorted(set(timesteps), reverse=True) == timesteps
     assert steps == 1 or timesteps[-1] == 0
     assert steps < 1000 or timesteps == list(range(999, -1, -1))
 
 
-@pytest.mark.parametrize("sampler, steps", [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("unipc", 25)])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("unipc", 25)])
 def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     """For x_0 ~ N(0.1, 0.04²) the ideal denoiser is known; mean and spread of its samples must be those of x_0."""
     process, mean, sd = forward_process(TINY), 0.1, 0.04
@@ -210,7 +221,8 @@ def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
 
     noise = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     result = paint(Ideal(), TINY, sampler, steps, torch.zeros(4, 3, 32, 32), noise)
-    assert result.mean() == pytest.approx(mean, abs=0.003) and result.std() == pytest.approx(sd, rel=0.2)
+    assert result.mean() == pytest.approx(mean, abs=0.003)
+    assert result.std() == pytest.approx(sd, rel=0.2)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
@@ -225,21 +237,27 @@ def test_a_convolutional_network_paints_any_size():
 
 def test_learning_rate_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, 100, TINY) for step in range(100)]
-    assert np.argmax(rates) <= 3 and max(rates) == pytest.approx(TINY.learning_rate)
-    assert rates[0] < rates[1] and rates[-1] < 0.01 * TINY.learning_rate
+    assert np.argmax(rates) <= 3
+    assert max(rates) == pytest.approx(TINY.learning_rate)
+    assert rates[0] < rates[1]
+    assert rates[-1] < 0.01 * TINY.learning_rate
     for power in (1.0, 2.0):  # t = u^p · T has the mean T / (p + 1)
         drawn = draw_noise((4000, 1, 1, 1), 1000, 5, 9, power)[1]
-        assert drawn.min() >= 0 and drawn.max() <= 999 and abs(drawn.double().mean() - 1000 / (power + 1)) < 15
+        assert drawn.min() >= 0
+        assert drawn.max() <= 999
+        assert abs(drawn.double().mean() - 1000 / (power + 1)) < 15
     noise, t = draw_noise((4, 1, 8, 8), 1000, 5, 9)
     again, _ = draw_noise((4, 1, 8, 8), 1000, 5, 9)
-    assert (noise == again).all() and t.shape == (4,) and (noise != draw_noise((4, 1, 8, 8), 1000, 5, 10)[0]).any()
+    assert (noise == again).all()
+    assert t.shape == (4,)
+    assert (noise != draw_noise((4, 1, 8, 8), 1000, 5, 10)[0]).any()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("damaged, step", [((), 3), ((NEWEST,), 2), ((NEWEST, PREVIOUS), 0)])
+@pytest.mark.parametrize(("damaged", "step"), [((), 3), ((NEWEST,), 2), ((NEWEST, PREVIOUS), 0)])
 def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatch, damaged, step):
     import nnunet_difflung.generator.training as module
 
@@ -260,9 +278,11 @@ def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatc
     train_generator(data, TINY, tmp_path / "parts", progress=False)
     assert begun == [step], "a training that began anew would end with the same bits too"
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
     logs = [logged(tmp_path / name) for name in ("whole", "parts")]
-    assert logs[0] == logs[1] and len(logs[0]) == 4
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4
     assert not list((tmp_path / "parts").glob("checkpoint*"))
 
 
@@ -279,7 +299,8 @@ def test_sampling_uses_the_averaged_weights(data, tmp_path):
     train_generator(data, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=3)
     state = load_file(tmp_path / "g" / NEWEST)
     last, averaged = state["network.conv_in.weight"], state["ema.0"]
-    assert last.shape == averaged.shape and not torch.equal(last, averaged)
+    assert last.shape == averaged.shape
+    assert not torch.equal(last, averaged)
     train_generator(data, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=4)
     generator = load_generator(tmp_path / "g")
     assert generator.training_cases == data.training_cases
@@ -299,7 +320,8 @@ def test_other_settings_and_changed_weights_are_refused(data, tmp_path):
     with pytest.raises(BadInput, match="other settings"):
         train_generator(data, replace(TINY, epochs=3), tmp_path / "g", progress=False)
     card = json.loads((tmp_path / "g" / "generator.json").read_text())
-    assert card["training_cases"] == list(data.training_cases) and card["finished"]
+    assert card["training_cases"] == list(data.training_cases)
+    assert card["finished"]
     file = tmp_path / "g" / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(BadInput, match="SHA-256"):

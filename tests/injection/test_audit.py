@@ -136,7 +136,7 @@ MUTATIONS = [
 ]
 
 
-@pytest.mark.parametrize("mutate, message, leak", [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
+@pytest.mark.parametrize(("mutate", "message", "leak"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
 def test_every_planted_fault_is_named(raw, mutate, message, leak):
     assert audit_dataset(raw.name, deep=True) == []
     mutate(raw)
@@ -149,13 +149,16 @@ def test_the_command_prints_a_table_and_exits_by_the_result(raw, capsys):
     with pytest.raises(SystemExit) as exit_code:
         entry(["-d", "801"])
     printed = capsys.readouterr().out
-    assert exit_code.value.code == 0 and "0 leaks, 0 problems" in printed and "cbmat 2" in printed
+    assert exit_code.value.code == 0
+    assert "0 leaks, 0 problems" in printed
+    assert "cbmat 2" in printed
     _change_image(raw)
     assert audit_dataset(raw.name) == []  # hashes only when asked
     with pytest.raises(SystemExit) as exit_code:
         entry(["-d", raw.name, "--json"])
     table = json.loads(capsys.readouterr().out)
-    assert exit_code.value.code == 1 and len(table["problems"]) == 1
+    assert exit_code.value.code == 1
+    assert len(table["problems"]) == 1
     rows = {row["fold"]: row for row in table["folds"]}
     assert rows[0] == {
         "fold": 0,
@@ -165,7 +168,8 @@ def test_the_command_prints_a_table_and_exits_by_the_result(raw, capsys):
         "validation_cases": 2,
         "leaks": 0,
     }
-    assert rows["all"]["training_cases"] == 10 and rows["all"]["synthetic"] == {"cbmat": 1}
+    assert rows["all"]["training_cases"] == 10
+    assert rows["all"]["synthetic"] == {"cbmat": 1}
 
 
 def test_a_training_machine_without_the_raw_dataset(raw, monkeypatch):
@@ -178,7 +182,8 @@ def test_a_training_machine_without_the_raw_dataset(raw, monkeypatch):
 
 def test_a_dataset_without_synthetic_cases_is_clean(raw_folder):
     folder = make_dataset(raw_folder, patients=2, slices=1, size=16)
-    assert audit_dataset(folder.name) == [] and find_manifest(folder.name) is None
+    assert audit_dataset(folder.name) == []
+    assert find_manifest(folder.name) is None
     assert not (folder / ".difflung").exists()
     with pytest.raises(SystemExit) as exit_code:
         entry(["-d", "802"])

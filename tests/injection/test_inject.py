@@ -116,7 +116,8 @@ def test_several_folds_and_methods_enter_together_or_not_at_all(folders):
     additions[2][0][0].record["sources"] = [raw.training_cases(1)[0]]
     inject(raw, additions)
     inject(raw, [*additions, stage_cases(raw, fold=2)])
-    assert audit_dataset(raw.name, deep=True) == [] and len(find_manifest(raw.name)["runs"]) == 4
+    assert audit_dataset(raw.name, deep=True) == []
+    assert len(find_manifest(raw.name)["runs"]) == 4
     assert read_json(raw.folder / "dataset.json")["numTraining"] == 5 + 8
 
 
@@ -163,7 +164,8 @@ def test_real_fingerprint_comes_and_goes_with_the_cases(folders, monkeypatch):
     ours = sha256(fingerprint)
     fingerprint.unlink()
     ensure_real_fingerprint(raw, 1)
-    assert sha256(fingerprint) == ours and audit_dataset(raw.name, deep=True) == []
+    assert sha256(fingerprint) == ours
+    assert audit_dataset(raw.name, deep=True) == []
     remove("801")
     assert tree_hashes(*folders) == before
 
@@ -234,7 +236,8 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, 
     clean = tree_hashes(*folders)
     cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
     code, steps = _in_child(lambda: inject(raw, cases, run))
-    assert code == 0 and steps > 20
+    assert code == 0
+    assert steps > 20
     complete = _visible(folders)
     outcomes = set()
     for step in range(steps):
@@ -250,11 +253,14 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, 
             assert found == clean
             assert all(path.is_file() for case in cases for path in (*case.images, case.label))
             inject(raw, cases, run)
-        assert _visible(folders) == complete and audit_dataset(raw.name, deep=True) == []
+        assert _visible(folders) == complete
+        assert audit_dataset(raw.name, deep=True) == []
     assert outcomes == {True, False}
 
     code, steps = _in_child(lambda: remove("801"))
-    assert code == 0 and steps > 20 and tree_hashes(*folders) == clean
+    assert code == 0
+    assert steps > 20
+    assert tree_hashes(*folders) == clean
     outcomes = set()
     for step in range(steps):
         inject(raw, *stage_cases(raw, count=1, staged_in=elsewhere))
@@ -279,7 +285,7 @@ def _never_validates_on_synthetic(raw: RawDataset) -> None:
             assert folder != raw.folder or not list((raw.folder / "imagesTr").glob("difflung_*"))
 
 
-@pytest.mark.parametrize("moment, decided", [(0, False), (5, True), (9, True)])
+@pytest.mark.parametrize(("moment", "decided"), [(0, False), (5, True), (9, True)])
 def test_ctrl_c_leaves_the_dataset_as_it_was_or_complete(folders, monkeypatch, moment, decided):
     raw = _open(folders)
     cases, run = stage_cases(raw)
@@ -298,9 +304,11 @@ def test_ctrl_c_leaves_the_dataset_as_it_was_or_complete(folders, monkeypatch, m
         with pytest.raises(KeyboardInterrupt):
             inject(raw, cases, run)
     assert not (raw.folder / ".difflung" / "commit").exists()
-    assert (_visible(folders) != before) == decided and audit_dataset(raw.name, deep=True) == []
+    assert (_visible(folders) != before) == decided
+    assert audit_dataset(raw.name, deep=True) == []
     inject(raw, cases, run)
-    assert _visible(folders) != before and audit_dataset(raw.name, deep=True) == []
+    assert _visible(folders) != before
+    assert audit_dataset(raw.name, deep=True) == []
 
 
 def test_two_folds_at_the_same_time(folders):
@@ -335,7 +343,8 @@ def test_what_a_user_changed_is_named_and_not_overwritten_blindly(folders, capsy
     write_json(raw.folder / "dataset.json", {**content, "description": "mine"})
     with pytest.raises(SystemExit) as exit_code:
         entry(["-d", "801"])
-    assert exit_code.value.code == 2 and "dataset.json was changed" in capsys.readouterr().err
+    assert exit_code.value.code == 2
+    assert "dataset.json was changed" in capsys.readouterr().err
     with pytest.raises(BadInput, match="dataset.json was changed"):
         _inject(raw, fold=1)
     (raw.folder / "imagesTr" / "difflung_cbmat_f0_0000_0000.nii.gz").unlink()
@@ -361,7 +370,7 @@ def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"{", "cannot be read as JSON"),
         (b"[]", "format 'list' found"),

@@ -41,7 +41,8 @@ def test_lowest_is_the_stated_bound_and_nothing_else_is_pinned():
     ]
     assert lowest(["monai>=1.9", "monai>=1.10", "monai>=1.4"]) == ["monai==1.10"], "one of several extras, as numbers"
     pins = lowest(requirements())
-    assert "nnunetv2==2.8" in pins and not any(pin.startswith(("tqdm", "ruff")) for pin in pins)
+    assert "nnunetv2==2.8" in pins
+    assert not any(pin.startswith(("tqdm", "ruff")) for pin in pins)
 
 
 def test_an_environment_is_known_until_its_requirements_change():
@@ -51,7 +52,7 @@ def test_an_environment_is_known_until_its_requirements_change():
 
 
 @pytest.mark.parametrize(
-    "inside, failing",
+    ("inside", "failing"),
     [
         ("", []),
         ("<failure>no</failure>", ["tests.test_gan::test_b[1]"]),
@@ -104,7 +105,9 @@ def test_without_network_one_line_and_its_own_exit_code(tmp_path, monkeypatch, c
     result = tmp_path / "compat.json"
     assert main(["--which", "lowest", "-o", str(tmp_path / "a"), "--result", str(result)]) == 2
     said = capfd.readouterr().err
-    assert said.startswith("lowest: no network") and said.count("\n") == 1 and not result.exists()
+    assert said.startswith("lowest: no network")
+    assert said.count("\n") == 1
+    assert not result.exists()
     assert not (tmp_path / "a" / "lowest" / "finished").exists(), "half an environment is not taken for one"
 
 
@@ -127,16 +130,19 @@ def test_exit_code_and_result_say_what_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compat, "Environment", Pretended)
     monkeypatch.setattr(Pretended, "found", {"lowest": good, "newest": bad})
     result = tmp_path / "compat.json"
-    assert main(["--which", "lowest", "-o", str(tmp_path)]) == 0 and not result.exists()
+    assert main(["--which", "lowest", "-o", str(tmp_path)]) == 0
+    assert not result.exists()
     assert main(["-o", str(tmp_path), "--result", str(result)]) == 1
     assert "newest: FAILED tests.test_gan::test_b" in capsys.readouterr().out
     found = read_json(result)
-    assert found["lowest"]["ok"] and not found["newest"]["ok"]
+    assert found["lowest"]["ok"]
+    assert not found["newest"]["ok"]
     assert found["meta"]["command"] == ("python -m tests.installation.compat --which lowest newest"), (
         "no folder of this machine"
     )
     monkeypatch.setattr(Pretended, "found", {})
-    assert main(["-o", str(tmp_path)]) == 2 and "lowest: no such version" in capsys.readouterr().err
+    assert main(["-o", str(tmp_path)]) == 2
+    assert "lowest: no such version" in capsys.readouterr().err
 
 
 def test_the_sample_is_there_and_the_help_says_what_it_does():
@@ -147,4 +153,5 @@ def test_the_sample_is_there_and_the_help_says_what_it_does():
     done = subprocess.run(
         [sys.executable, "-m", "tests.installation.compat", "-h"], cwd=tests.parent, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "lowest" in done.stdout
+    assert done.returncode == 0
+    assert "lowest" in done.stdout

@@ -31,7 +31,8 @@ def test_lesions_are_components_of_their_class_only():
     label[0, 20:24, 8:12] = EMPHYSEMA
     label[0, 30, 40] = EMPHYSEMA  # a speck
     found = find_lesions(label, EMPHYSEMA, "case", "emphysema", (5, 1, 1))
-    assert [lesion.voxels for lesion in found] == [16] and MIN_VOXELS > 1
+    assert [lesion.voxels for lesion in found] == [16]
+    assert MIN_VOXELS > 1
     assert found[0].mask.shape == (1, 4, 4)
 
 
@@ -42,7 +43,7 @@ def test_a_volume_lesion_is_one_object():
 
 
 @pytest.mark.parametrize(
-    "transform, area",
+    ("transform", "area"),
     [
         (Transform(), 1.0),
         (Transform(mirror=True), 1.0),
@@ -67,7 +68,8 @@ def test_dilation_grows_by_its_pixels():
 def test_a_lesion_keeps_its_size_in_mm():
     """Twice the pixel size in the donor: twice the pixels in the host, along each axis with several voxels."""
     after = transformed(np.ones((4, 10, 10), bool), Transform(), (0.5, 2.0, 2.0))
-    assert after.shape == (2, 20, 20) and after.all()
+    assert after.shape == (2, 20, 20)
+    assert after.all()
     assert transformed(np.ones((1, 10, 10), bool), Transform(), (0.2, 1.0, 1.0)).shape == (1, 10, 10)
 
 
@@ -78,7 +80,8 @@ def test_rotation_turns():
 
 def test_cascade_never_skips_a_step():
     draws = [draw_transform(np.random.default_rng(seed)) for seed in range(500)]
-    assert all(t.angle for t in draws if t.scale != 1) and all(t.scale != 1 for t in draws if t.dilation)
+    assert all(t.angle for t in draws if t.scale != 1)
+    assert all(t.scale != 1 for t in draws if t.dilation)
     shares = [
         np.mean([bool(t.angle) for t in draws]),
         np.mean([t.scale != 1 for t in draws]),
@@ -100,7 +103,8 @@ def test_pasting_changes_normal_lung_only(seed, radius, depth):
         return
     changed = paste(label, mask, place, EMPHYSEMA, NORMAL)
     assert changed == (label != before).sum() >= 0.9 * mask.sum() - 1e-6
-    assert (before[label != before] == NORMAL).all() and (label[label != before] == EMPHYSEMA).all()
+    assert (before[label != before] == NORMAL).all()
+    assert (label[label != before] == EMPHYSEMA).all()
 
 
 def test_no_place_is_said_at_once():

@@ -32,7 +32,8 @@ def test_only_the_lesion_is_read():
     mask, image = _blob(), np.full((1, 1, 15, 15), 1e6)
     image[0][mask] = np.random.default_rng(0).normal(-900, 20, mask.sum())
     filled = fill_outside(image, mask)
-    assert filled.max() < 0 and np.array_equal(filled[0][mask], image[0][mask])
+    assert filled.max() < 0
+    assert np.array_equal(filled[0][mask], image[0][mask])
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -71,7 +72,8 @@ def test_values_and_grain_stay_those_of_the_lesion(transform):
     texture = moved_texture(image, mask, transform, (1, 1, 1), 2)
     for channel, source in zip(texture, image, strict=True):
         real = source[mask]
-        assert channel.min() >= real.min() - 1e-3 and channel.max() <= real.max() + 1e-3
+        assert channel.min() >= real.min() - 1e-3
+        assert channel.max() <= real.max() + 1e-3
         assert channel.std() == pytest.approx(real.std(), rel=0.1)
         assert channel.mean() == pytest.approx(real.mean(), abs=0.15 * real.std())
 
@@ -111,7 +113,8 @@ def test_every_relabelled_voxel_of_a_volume_gets_lesion_texture(transform, spaci
     result, host, host_label, new, _ = _paste(((0, 2, 3), (1, 9, 5)), transform, 3, spacing)
     inside = new == 2
     assert inside.any((1, 2)).sum() > 1
-    assert result[0][inside].max() < -900 and result[0][inside].std() > 7
+    assert result[0][inside].max() < -900
+    assert result[0][inside].std() > 7
     np.testing.assert_array_equal(result[0][host_label == 0], host[0][host_label == 0])
     near = ndimage.binary_dilation(inside, np.ones((1, 3, 3), bool), 1)
     np.testing.assert_array_equal(result[0][~near], host[0][~near])
@@ -124,4 +127,6 @@ def test_a_later_lesion_does_not_repaint_an_earlier_one():
 
 def test_a_lesion_at_the_border_of_the_slice_fits():
     result, host, *_ = _paste(((0, 0, 0),), Transform(angle=45.0, dilation=1))
-    assert result.shape == host.shape and np.isfinite(result).all() and result[0, 0, :6, :6].min() < -920
+    assert result.shape == host.shape
+    assert np.isfinite(result).all()
+    assert result[0, 0, :6, :6].min() < -920

@@ -99,11 +99,12 @@ def reference(cache):
     return cache.reference()
 
 
-@pytest.mark.parametrize("mirror", (True, False))
-@pytest.mark.parametrize("value, name", ((2, "emphysema"), (3, "ILD")))
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize(("value", "name"), [(2, "emphysema"), (3, "ILD")])
 def test_a_moved_copy_is_found_with_its_source(cache, reference, value, name, mirror):
     found = nearest(*lesion(cache, "p4_s0", value, mirror=mirror), reference)[name]
-    assert found["similarity"] > 0.999 and found["above_real_p99"] is True
+    assert found["similarity"] > 0.999
+    assert found["above_real_p99"] is True
     assert (found["nearest_case"], found["nearest_slice"]) == ("p4_s0", 0)
 
 
@@ -111,7 +112,8 @@ def test_brighter_and_noisier_copies_are_copies(cache, reference):
     values, changed, label = lesion(cache, "p4_s0")
     noise = np.random.default_rng(0).normal(0, 0.2 * values[0][changed].std(), values.shape)
     found = nearest(1.3 * values + 200 + noise, changed, label, reference)["ILD"]
-    assert found["above_real_p99"] and found["nearest_case"] == "p4_s0"
+    assert found["above_real_p99"]
+    assert found["nearest_case"] == "p4_s0"
 
 
 def test_fresh_texture_of_the_same_statistics_is_not_flagged(cache, reference):
@@ -125,7 +127,8 @@ def test_a_copy_of_a_quarter_of_the_lesion_is_enough(cache, reference):
     values, changed, label = lesion(cache, None, shift=(0, 0), mirror=False)
     values[:, :, 8:24, 6:12] = cache.images["p4_s0"][:, :, 8:24, 6:12]
     found = nearest(values, changed, label, reference)["ILD"]
-    assert found["above_real_p99"] and found["nearest_case"] == "p4_s0"
+    assert found["above_real_p99"]
+    assert found["nearest_case"] == "p4_s0"
 
 
 def test_only_painted_voxels_count(cache, reference):
@@ -140,7 +143,8 @@ def test_only_painted_voxels_count(cache, reference):
 def test_excluded_cases_are_not_compared_with(cache, reference):
     copy = lesion(cache, "p4_s0")
     found = nearest(*copy, reference, exclude=("p4_s0",))["ILD"]
-    assert not found["above_real_p99"] and found["nearest_case"] != "p4_s0"
+    assert not found["above_real_p99"]
+    assert found["nearest_case"] != "p4_s0"
     assert nearest(*copy, reference, exclude=tuple(cache.images))["ILD"] is None
 
 
@@ -166,7 +170,8 @@ def test_nothing_is_said_of_small_or_flat_regions(cache, reference):
     flat[0, 10:30, 10:30] = True
     noise = np.random.default_rng(0).normal(0, 0.2, values.shape)
     found = nearest(np.where(flat, -600, values) + noise, flat, np.where(flat, 3, 1), reference)["ILD"]
-    assert found["similarity"] < 0.2 and not found["above_real_p99"]  # a fifth of a HU is no texture
+    assert found["similarity"] < 0.2
+    assert not found["above_real_p99"]
 
 
 def test_regions_at_the_border_and_several_slices(cache, reference):
@@ -175,14 +180,16 @@ def test_regions_at_the_border_and_several_slices(cache, reference):
     changed = np.zeros(label.shape, bool)
     changed[1, :16, :14] = True  # the corner of the second slice
     found = nearest(values, changed, label, reference)["ILD"]
-    assert found["similarity"] > 0.999 and found["nearest_case"] == "p4_s0"
+    assert found["similarity"] > 0.999
+    assert found["nearest_case"] == "p4_s0"
 
 
 def test_large_slices_are_compared_by_grains_and_banks_are_bounded(monkeypatch):
     monkeypatch.setattr(memorisation, "_BANK", 6000)  # of about 100,000
     cache = Cache(patients=12, scale=6)
     reference = cache.reference()
-    assert reference.grain == 2 and 5000 < reference.classes["ILD"].patches.shape[1] < 7000
+    assert reference.grain == 2
+    assert 5000 < reference.classes["ILD"].patches.shape[1] < 7000
     assert reference.classes["ILD"].searched < 0.15
     values, *copied = lesion(cache, "p4_s0", shift=(35, 51))
     assert nearest(values, *copied, reference)["ILD"]["above_real_p99"]
@@ -207,13 +214,15 @@ def test_correlation_is_numpys(reference):
     best, index = memorisation_patches._best(patches, counted, bank, np.ones(len(bank.source), bool))
     for patch, mask, value, at in zip(patches[0], counted, best, index, strict=True):
         every = [np.corrcoef(patch[mask], other[mask])[0, 1] for other in bank.patches[0]]
-        assert at == np.argmax(every) and value == pytest.approx(max(every), abs=1e-3)
+        assert at == np.argmax(every)
+        assert value == pytest.approx(max(every), abs=1e-3)
 
 
 def test_few_patients_give_no_percentile():
     few = Cache(patients=4)
     found = nearest(*lesion(few, "p2_s0"), few.reference())["ILD"]
-    assert found["above_real_p99"] is None and found["similarity"] > 0.999
+    assert found["above_real_p99"] is None
+    assert found["similarity"] > 0.999
 
 
 def test_summary():

@@ -58,7 +58,9 @@ def test_every_generator_trains_and_paints(data, tmp_path, method, precision):
     config = replace(TINY, method=method, precision=precision, discriminator_channels=8)
     train_generator(data, config, tmp_path / "g", "cuda", progress=False)
     image = painted(tmp_path / "g", "cuda", precision)
-    assert image.isfinite().all() and image.abs().max() <= 1 and image.std() > 0
+    assert image.isfinite().all()
+    assert image.abs().max() <= 1
+    assert image.std() > 0
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
@@ -68,7 +70,8 @@ def test_cuda_and_bf16_paint_what_the_cpu_paints_in_fp32(data, tmp_path, sampler
     for precision, near in (("fp32", 5), ("bf16", 20)):
         apart = HU * (painted(tmp_path / "g", "cuda", precision, sampler) - expected)
         print(f"{sampler} {precision}: mean {apart.mean():+.2f} HU, mean absolute {apart.abs().mean():.2f} HU")
-        assert apart.abs().mean() < near and apart.mean().abs() < near / 4
+        assert apart.abs().mean() < near
+        assert apart.mean().abs() < near / 4
 
 
 def losses_of(data, config, folder: Path, monkeypatch, compiling: bool) -> list[float]:
@@ -88,7 +91,8 @@ def test_replayed_passes_paint_what_single_ones_paint_whatever_was_painted_befor
         one, other = (paint_batch(METHODS["cbmat"], g, sampling, condition, noise) for g in (generator, single))
         assert (one - other).abs().max() < 1e-3
     replayed = generator.ready["fp32"]
-    assert isinstance(replayed, device_speed.Replayed) and len(replayed.recorded) == 3
+    assert isinstance(replayed, device_speed.Replayed)
+    assert len(replayed.recorded) == 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

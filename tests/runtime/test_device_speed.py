@@ -48,8 +48,7 @@ def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
         return numbered(step)
 
     with ahead(broken, range(9), CPU, 2) as take, pytest.raises(ValueError, match="no such case"):
-        for step in range(9):
-            take(step)
+        list(map(take, range(9)))
     with ahead(numbered, range(9), CPU, 2) as take, pytest.raises(RuntimeError, match="step 4 was asked for, 0"):
         take(4)
 
@@ -64,7 +63,8 @@ def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(tmp_path, m
     one, other = (load_generator(tmp_path / name) for name in ("plain", "fast"))
     assert one.hash == other.hash
     losses, rows = ([row["loss"] for row in logged(tmp_path / "plain")], logged(tmp_path / "fast"))
-    assert len(losses) == 12 and [row["step"] for row in rows] == [5, 10, 12]
+    assert len(losses) == 12
+    assert [row["step"] for row in rows] == [5, 10, 12]
     for row, part in zip(rows, (losses[:5], losses[5:10], losses[10:]), strict=True):
         assert row["loss"] == pytest.approx(sum(part) / len(part))
 
@@ -76,23 +76,29 @@ def test_a_network_that_cannot_be_compiled_is_used_as_it_is(monkeypatch):
         raise RuntimeError("no C++ compiler found\nand a long story")
 
     monkeypatch.setattr(torch, "compile", refuses)
-    assert compiled(network, tried.append, said.append) is network and not tried
-    assert "no C++ compiler found" in said[0] and "long story" not in said[0]
+    assert compiled(network, tried.append, said.append) is network
+    assert not tried
+    assert "no C++ compiler found" in said[0]
+    assert "long story" not in said[0]
     monkeypatch.setattr(torch, "compile", lambda module: lambda x: module(x))
     fast = compiled(network, lambda f: tried.append(f(torch.zeros(1, 2))), said.append)
-    assert fast is not network and len(tried) == 1 and len(said) == 1
+    assert fast is not network
+    assert len(tried) == 1
+    assert len(said) == 1
 
     def backward_fails(f):
         raise ValueError("backward")
 
-    assert compiled(network, backward_fails, said.append) is network and "backward" in said[1]
+    assert compiled(network, backward_fails, said.append) is network
+    assert "backward" in said[1]
 
 
 def test_compiling_is_for_long_trainings_on_cuda_and_can_be_switched_off(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.delenv("nnUNet_compile", raising=False)
     assert worth_compiling(cuda, 100_000)
-    assert not worth_compiling(cuda, 10) and not worth_compiling(CPU, 100_000)
+    assert not worth_compiling(cuda, 10)
+    assert not worth_compiling(CPU, 100_000)
     monkeypatch.setenv("nnUNet_compile", "f")
     assert not worth_compiling(cuda, 100_000)
 
@@ -108,8 +114,11 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
 
         return trial
 
-    assert parts_that_fit(16, at_most(16), said.append) == 1 and not said
-    assert parts_that_fit(12, at_most(4), said.append) == 4 and "12 images" in said[0] and tried[-3:] == [12, 6, 3]
+    assert parts_that_fit(16, at_most(16), said.append) == 1
+    assert not said
+    assert parts_that_fit(12, at_most(4), said.append) == 4
+    assert "12 images" in said[0]
+    assert tried[-3:] == [12, 6, 3]
     assert parts_that_fit(6, at_most(1), said.append) == 6
     with pytest.raises(BadInput, match="--patch-size"):
         parts_that_fit(5, at_most(0), said.append)
@@ -133,7 +142,8 @@ def test_parts_of_a_batch_add_up_to_its_step(tmp_path, monkeypatch, parts):
     (losses, whole), (in_parts, summed) = found
     assert in_parts == pytest.approx(losses, rel=1e-5)
     apart = (whole - summed).abs()  # AdamW's first steps are of size lr where a gradient is near 0, whatever its sign
-    assert apart.mean() < 1e-5 and apart.max() < 4 * config.learning_rate
+    assert apart.mean() < 1e-5
+    assert apart.max() < 4 * config.learning_rate
 
 
 def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):

@@ -162,8 +162,10 @@ def test_a_gan_in_two_processes_learns_what_one_learns(tmp_path, monkeypatch):
         rows = [json.loads(line)["loss"] for line in (place / "training_log.jsonl").read_text().splitlines()]
         weights = [load_file(path) for path in sorted(place.rglob("*.safetensors"))]
         found.append((rows, weights, set(read_manifest(folder)["cases"])))
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4) and len(found[0][0]) == 2
-    assert found[0][1] and all(
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    assert len(found[0][0]) == 2
+    assert found[0][1]
+    assert all(
         np.abs(one[k] - two[k]).max() < 1e-3 for one, two in zip(found[0][1], found[1][1], strict=True) for k in one
     )
     assert found[0][2] == found[1][2] != set()
@@ -176,11 +178,13 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on(tmp_path, mo
     options = [*OPTIONS, "--epochs", "30", "--save-every", "3600", *TWO]  # longer than a signal takes on a busy machine
     begun = generator(results) / "training_log.jsonl"
     assert run_command(options, begun.is_file, signal.SIGTERM) == 143
-    assert (generator(results) / "checkpoint.safetensors").is_file() and tree_hashes(folder) == before
+    assert (generator(results) / "checkpoint.safetensors").is_file()
+    assert tree_hashes(folder) == before
     before = begun.read_text().splitlines()
     assert run_command(options) == 0
     rows = begun.read_text().splitlines()
-    assert len(rows) == 60 > len(before) > 0 and read_manifest(folder)["cases"]
+    assert len(rows) == 60 > len(before) > 0
+    assert read_manifest(folder)["cases"]
     assert rows[: len(before)] == before, "with their times: the steps before the signal were not done anew"
 
 
@@ -195,8 +199,11 @@ def test_bad_input_is_told_once_and_has_its_own_exit_code(tmp_path, monkeypatch,
         entry([*OPTIONS, *TWO])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "torch's launcher would leave its own"
     said = capfd.readouterr().err
-    assert stop.value.code == 2 and tree_hashes(folder) == before
-    assert said.count("Error: ") == 1 and "lung_001_s00" in said and "Traceback" not in said
+    assert stop.value.code == 2
+    assert tree_hashes(folder) == before
+    assert said.count("Error: ") == 1
+    assert "lung_001_s00" in said
+    assert "Traceback" not in said
     assert not list(results.iterdir()), "the cache that was begun is gone, after both processes have ended"
 
 
@@ -208,7 +215,9 @@ def test_a_batch_that_cannot_be_shared_is_told_before_any_process_starts(tmp_pat
     with pytest.raises(SystemExit) as stop:
         entry([*OPTIONS, *TWO, "--batch-size", "5"])
     said = capfd.readouterr().err
-    assert stop.value.code == 2 and said.count("Error: ") == 1 and "--batch-size 5" in said
+    assert stop.value.code == 2
+    assert said.count("Error: ") == 1
+    assert "--batch-size 5" in said
     assert not list(results.iterdir())
 
 
@@ -232,7 +241,7 @@ def test_threads_keep_the_order_and_stop_where_they_are_left(threads):
     with in_threads(work, range(50), threads) as results:
         assert list(results) == [k * k for k in range(50)]
     begun.clear()
-    with pytest.raises(KeyboardInterrupt), in_threads(work, range(50), threads) as results:
+    with pytest.raises(KeyboardInterrupt), in_threads(work, range(50), threads) as results:  # noqa: PT012
         next(results)
         raise KeyboardInterrupt
     assert 1 <= len(begun) <= 10
@@ -336,7 +345,8 @@ def test_forked_workers_have_no_handler_of_ours():
 
     with pytest.raises(SystemExit, match="0"):
         command(main)()
-    assert found == [signal.SIGTERM] * 2 and signal.getsignal(signal.SIGTERM) is before
+    assert found == [signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

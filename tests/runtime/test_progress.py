@@ -25,7 +25,9 @@ def lines(visible: bool) -> list[str]:
 
 def test_without_a_terminal_a_bar_takes_a_few_lines_and_ends_complete():
     shown = lines(True)
-    assert len(shown) <= 4 and "training: 100%" in shown[-1] and any("working: 100%" in line for line in shown)
+    assert len(shown) <= 4
+    assert "training: 100%" in shown[-1]
+    assert any("working: 100%" in line for line in shown)
     assert lines(False) == []
 
 

@@ -47,7 +47,7 @@ def problem():
     return rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
 
 
-@pytest.mark.parametrize("k, alpha, steps", [(5, 0.5, 53), (5, 0.5, 50), (1, 0.3, 7), (4, 1.0, 9)])
+@pytest.mark.parametrize(("k", "alpha", "steps"), [(5, 0.5, 53), (5, 0.5, 50), (1, 0.3, 7), (4, 1.0, 9)])
 def test_agrees_with_numpy(problem, k, alpha, steps):
     start, target = problem
     p, optimizer = make(start, k, alpha)
@@ -137,11 +137,13 @@ def rates(total, cycles, peak=0.01, trough=0.0001):
     return np.array(values)
 
 
-@pytest.mark.parametrize("total, cycles", [(100, 1), (1000, 5), (250, 3), (770, 7)])
+@pytest.mark.parametrize(("total", "cycles"), [(100, 1), (1000, 5), (250, 3), (770, 7)])
 def test_rate_rises_and_falls_cycles_times_and_ends_in_a_trough(total, cycles):
     values = rates(total, cycles)
-    assert values[0] == pytest.approx(0.0001) and values[-1] == pytest.approx(0.0001, rel=1e-3)
-    assert values.min() == pytest.approx(0.0001) and values.max() <= 0.01
+    assert values[0] == pytest.approx(0.0001)
+    assert values[-1] == pytest.approx(0.0001, rel=1e-3)
+    assert values.min() == pytest.approx(0.0001)
+    assert values.max() <= 0.01
     peaks = [i for i in range(1, total) if values[i - 1] < values[i] >= values[i + 1]]
     assert len(peaks) == cycles
 
@@ -164,7 +166,8 @@ def test_schedule_ignores_nnunets_call_per_epoch_and_restores_from_the_optimizer
         schedule.step()
     rate = optimizer.param_groups[0]["lr"]
     schedule.step(7)
-    assert optimizer.param_groups[0]["lr"] == rate and schedule.last_epoch == 23
+    assert optimizer.param_groups[0]["lr"] == rate
+    assert schedule.last_epoch == 23
 
     resumed, resumed_schedule = fresh()
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))

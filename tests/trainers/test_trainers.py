@@ -142,7 +142,7 @@ def test_shim_is_empty_where_the_package_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, fold, synthetic",
+    ("name", "fold", "synthetic"),
     [
         ("nnUNetTrainerDiffLung", 0, ["difflung_cbmat_0"]),
         ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
@@ -216,7 +216,8 @@ def test_killed_training_continues_to_the_same_bits(nnunet):
     done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     folder = nnunet / "results" / NAME / "nnUNetTrainerTiny__nnUNetPlans__2d" / "fold_0"
-    assert (folder / "checkpoint_latest.pth").is_file() and not (folder / "checkpoint_final.pth").exists()
+    assert (folder / "checkpoint_latest.pth").is_file()
+    assert not (folder / "checkpoint_final.pth").exists()
     continued = train("nnUNetTrainerTiny", go_on=True)
     (nnunet / "results").rename(nnunet / "first")
     (nnunet / "results").mkdir()
@@ -270,11 +271,13 @@ def test_poly_arms_take_nnunets_optimizer_and_rates_in_every_iteration(nnunet, m
 
     monkeypatch.setattr(nnUNetTrainer, "train_step", recorded)
     trainer.run_training()
-    assert type(trainer.optimizer) is torch.optim.SGD and type(trainer.lr_scheduler) is PolyLRScheduler
+    assert type(trainer.optimizer) is torch.optim.SGD
+    assert type(trainer.lr_scheduler) is PolyLRScheduler
     poly = [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3)]
     assert trainer.logger.get_value("lrs", None) == pytest.approx(poly)
     assert rates == pytest.approx([rate for rate in poly for _ in range(4)])
-    assert trainer.weight_decay == 3e-5 and trainer.optimizer.defaults["momentum"] == 0.99
+    assert trainer.weight_decay == 3e-5
+    assert trainer.optimizer.defaults["momentum"] == 0.99
 
 
 def test_a_poly_arm_continues_from_its_checkpoint_to_the_same_bits(nnunet, monkeypatch):
