@@ -12,7 +12,7 @@ $(INSTALLED): setup.py pyproject.toml
 	  || { echo "$(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "python cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
-	$(VENV)/bin/pip install --disable-pip-version-check -q -e '.[test]'
+	$(VENV)/bin/pip install --disable-pip-version-check -q -e '.[test,lint]'
 	@touch $@
 
 test: lint

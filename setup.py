@@ -102,6 +102,24 @@ setup(
     description="Diff-Lung for nnU-Net v2: fold-locked synthetic CT for rare lung classes",
     long_description=long_description(),
     long_description_content_type="text/markdown",
+    author="The nnunet_difflung developers",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["nnU-Net", "diffusion model", "data augmentation", "chest CT", "class imbalance", "segmentation"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     # explicit, so that nothing called "trainers" or "tests" lands in site-packages
     packages=[
@@ -127,6 +145,7 @@ setup(
         "nnunet_difflung.runtime",
         "nnunet_difflung.trainers",
     ],
+    package_data={"nnunet_difflung": ["py.typed"]},
     package_dir={
         "nnunet_difflung": "nnunet_difflung",
         "nnunet_difflung.trainers": "trainers",
@@ -156,11 +175,15 @@ setup(
             "highdicom>=0.25",
         ],  # DICOM-SEG
         "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
+        "lint": [
+            "ruff>=0.17,<0.18",  # style and format; another version may format otherwise
+            "mypy>=2,<3",  # types
+        ],
         "test": [
             "pytest>=7",
             "pytest-xdist>=3.7",
             "hypothesis",
-            "ruff>=0.17,<0.18",  # another version may format otherwise
+            "import-linter>=2.17",  # the contract between rooms
             "setuptools>=64",
             "wheel",
             "monai>=1.4",  # the tests of both GANs

@@ -64,11 +64,12 @@ class CannotCheck(Exception):
 
 
 def requirements(setup: Path = CHECKOUT / "setup.py") -> list[str]:
-    """What a setup.py requires, with all its extras; nothing is built or written for it."""
+    """What a setup.py requires, with all extras that the package or its tests use; nothing is built for it."""
     from distutils.core import run_setup
 
     stated = run_setup(str(setup), stop_after="init")
-    return [*stated.install_requires, *(line for lines in stated.extras_require.values() for line in lines)]
+    extras = [lines for name, lines in stated.extras_require.items() if name != "lint"]
+    return [*stated.install_requires, *(line for lines in extras for line in lines)]
 
 
 def lowest(stated: list[str]) -> list[str]:
