@@ -12,10 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast
-
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.share import Share
 
@@ -31,6 +27,10 @@ def join(device: str) -> Share:
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
     """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast
+
     threads = torch.get_num_threads()
     state = PartialState(cpu=device == "cpu")
     torch.set_num_threads(threads)  # older versions of accelerate choose another number, which sums depend on
@@ -42,6 +42,8 @@ def join(device: str) -> Share:
 
 def leave() -> None:
     """Takes leave of the other processes without waiting for them."""
+    import torch
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -65,6 +67,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     Raises:
         BadInput: fewer GPUs than processes.
     """
+    import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
