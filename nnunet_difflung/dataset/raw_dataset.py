@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.dataset.splits import check_splits, is_synthetic, patient_grouped_splits, patients_of
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folder, nnunet_folder
+from nnunet_difflung.paths import DATASET, PATH_VARIABLES, dataset_folder, nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,31 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
+def check_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()) -> None:
+    """Checks nnU-Net's path variables and what dataset.json says, which takes no time and no large package.
+
+    Args:
+        dataset: id or name.
+        normal_label: name of the normal lung's label; None finds it by its name.
+        structure_labels: labels that are neither normal lung nor pathology.
+
+    Raises:
+        BadInput: a folder or dataset.json is missing, or dataset.json is faulty.
+    """
+    for variable in PATH_VARIABLES:
+        nnunet_folder(variable)
+    _described(dataset, normal_label, structure_labels)
+
+
+def _described(
+    dataset: str, normal_label: str | None, structure_labels: Sequence[str]
+) -> tuple[Path, dict, LabelRoles]:
+    """A dataset's folder, its dataset.json and the roles of its labels."""
+    folder = dataset_folder(dataset)
+    dataset_json = read_dataset_json(folder)
+    return folder, dataset_json, label_roles(dataset_json, str(folder / DATASET), normal_label, structure_labels)
+
+
 def open_raw_dataset(
     dataset: str,
     normal_label: str | None = None,
@@ -109,18 +134,15 @@ def open_raw_dataset(
     Raises:
         BadInput: with the file, what was found, what was expected and what to do.
     """
-    folder = dataset_folder(dataset)
-    dataset_json = read_dataset_json(folder)
-    roles = label_roles(dataset_json, str(folder / "dataset.json"), normal_label, structure_labels)
+    folder, dataset_json, roles = _described(dataset, normal_label, structure_labels)
     everything = list_cases(folder, dataset_json)
     cases = {i: case for i, case in everything.items() if not is_synthetic(i)}
     if not cases:
         raise BadInput(f"{folder} has no training case; expected images in imagesTr and labels in labelsTr")
     patients = patients_of(list(cases), patient_pattern)
     splits, where = find_splits(folder)
-    new = splits is None
-    if new:
-        splits = patient_grouped_splits(patients)
-    else:
+    if splits is not None:
         check_splits(splits, list(everything), patients, where)
-    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), patients, splits, new)
+    reader = find_reader(dataset_json, cases)
+    folds = patient_grouped_splits(patients) if splits is None else splits
+    return RawDataset(folder, dataset_json, cases, roles, reader, patients, folds, splits_are_new=splits is None)
