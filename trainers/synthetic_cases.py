@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.injection.manifest import find_manifest
+from nnunet_difflung.paths import dataset_id
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -41,7 +42,7 @@ def check(trainer: nnUNetTrainer) -> None:
 
     name, fold = trainer.plans_manager.dataset_name, trainer.fold
     preprocess = (
-        f"nnUNetv2_preprocess -d {int(name[7:10])} -plans_name {trainer.plans_manager.plans_name} "
+        f"nnUNetv2_preprocess -d {dataset_id(name)} -plans_name {trainer.plans_manager.plans_name} "
         f"-c {trainer.configuration_name}"
     )
     mine = of_arm(manifest(name), trainer.method, fold)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.commands.options import by_preset, chosen_device, given, natural, positive, share_of_one
+from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
 from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SamplingConfig, Settings, preset
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
@@ -276,6 +276,7 @@ def _precision(options: argparse.Namespace) -> str:
     """The precision that was asked for, or that of the device, for which PyTorch is imported."""
     if options.precision:
         return options.precision
+    from nnunet_difflung.commands.devices import chosen_device
     from nnunet_difflung.runtime.device import usual_precision
 
     return usual_precision(chosen_device(options.device))
@@ -349,6 +350,7 @@ def request_from(options: argparse.Namespace) -> Request:
     check_dataset(options.dataset, options.normal_label, options.structure_label)
     settings = settings_from(options)
 
+    from nnunet_difflung.commands.devices import chosen_device
     from nnunet_difflung.pipeline.request import Request
 
     return Request(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.commands.options import checked_output, chosen_device, given, positive
+from nnunet_difflung.commands.options import checked_output, given, positive
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.methods import METHODS
@@ -93,11 +93,12 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
     options = parser().parse_args(arguments)
     out = checked_output(options.out)
     check_dataset(options.dataset, options.normal_label, options.structure_label)
-    device = chosen_device(options.device)
 
+    from nnunet_difflung.commands.devices import chosen_device
     from nnunet_difflung.evaluation.evaluate import Request
     from nnunet_difflung.runtime.device import usual_precision
 
+    device = chosen_device(options.device)
     sampling = replace(
         preset(options.preset).sampling,
         paint="full",

@@ -77,25 +77,12 @@ def add_folds(group: Options, explanation: str, required: bool = False) -> None:
 
 
 def add_device(group: Options, doing: str) -> None:
-    """``-device``, as ``device``; None stands for the fastest device here (see ``chosen_device``)."""
+    """``-device``, as ``device``; None stands for the fastest device here (see ``commands.devices``)."""
     group.add_argument(
         "-device",
         choices=DEVICES,
         help=f"device for {doing} (default: cuda if PyTorch finds a GPU, else mps on Apple silicon, else cpu)",
     )
-
-
-def chosen_device(device: str | None) -> str:
-    """The device that was asked for, or the fastest one here; imports PyTorch.
-
-    Raises:
-        BadInput: PyTorch does not see the device.
-    """
-    from nnunet_difflung.runtime.device import check_device, default_device
-
-    device = device or default_device()
-    check_device(device)
-    return device
 
 
 def add_processes(group: Options, doing: str) -> None:

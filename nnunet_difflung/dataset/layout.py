@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import DATASET, SPLITS, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json
 
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
@@ -30,7 +30,7 @@ def read_dataset_json(folder: Path) -> dict:
     Raises:
         BadInput: missing, no JSON, or a key is missing.
     """
-    path = folder / "dataset.json"
+    path = folder / DATASET
     if not path.is_file():
         raise BadInput(f"{path} is missing; an nnU-Net dataset needs it with the keys {', '.join(_KEYS)}")
     try:
@@ -64,7 +64,7 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     if "dataset" in dataset_json:
         from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / "dataset.json"))
+        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / DATASET))
         cases = {i: Case(i, tuple(entry["images"]), entry["label"]) for i, entry in listed.items()}
     else:
         cases = _cases_in_folders(folder, dataset_json)
@@ -114,8 +114,7 @@ def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
     Raises:
         BadInput: the file is no split file.
     """
-    preprocessed = Path(nnunet_folder("nnUNet_preprocessed")) / folder.name
-    for path in (folder / "splits_final.json", preprocessed / "splits_final.json"):
+    for path in (folder / SPLITS, preprocessed_folder(folder.name) / SPLITS):
         if path.is_file():
             try:
                 splits = read_json(path)

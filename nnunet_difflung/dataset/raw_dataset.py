@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.dataset.splits import check_splits, is_synthetic, patient_grouped_splits, patients_of
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import DATASET, PATH_VARIABLES, dataset_folder, nnunet_folder
+from nnunet_difflung.paths import DATASET, PATH_VARIABLES, dataset_folder, nnunet_folder, preprocessed_folder
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RawDataset:
     @property
     def preprocessed(self) -> Path:
         """The dataset's folder in ``$nnUNet_preprocessed`` (it may not exist)."""
-        return Path(nnunet_folder("nnUNet_preprocessed")) / self.name
+        return preprocessed_folder(self.name)
 
     def folds(self, wanted: Sequence[str] | None = None) -> list[int | str]:
         """Checks fold names; None means every fold of the split.

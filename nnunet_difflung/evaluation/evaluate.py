@@ -24,7 +24,7 @@ from nnunet_difflung.evaluation.table1 import make_table, markdown
 from nnunet_difflung.generator.store import CARD, config_from_json, is_finished, load_generator
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder, dataset_folder, nnunet_folder, results_folder
+from nnunet_difflung.paths import cache_folder, dataset_folder, fold_folder, results_folder, table1_file
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 from nnunet_difflung.runtime.locks import using
@@ -147,8 +147,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
         say(f"Left out: {', '.join(pasted)} (lesions pasted into a real slice; nothing paints a whole one).")
     painting = [method.name for method in wanted if not method.pastes]
     missing = {
-        name: [fold for fold in folds if not is_finished(results_folder(raw.name, name) / f"fold_{fold}")]
-        for name in painting
+        name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
     }
     finished = [name for name in painting if not missing[name]]
     for name in painting:
@@ -170,7 +169,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
 
 def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
     """A generator's JSON, checked to fit the dataset and not to know the fold's validation patients."""
-    folder = results_folder(raw.name, method) / f"fold_{fold}"
+    folder = fold_folder(raw.name, method, fold)
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
         raise BadInput(
@@ -216,7 +215,7 @@ def _evaluate_fold(
 
     rows: dict[str, list[dict]] = {}
     for name in methods:
-        generator = load_generator(results_folder(raw.name, name) / f"fold_{fold}", request.device)
+        generator = load_generator(fold_folder(raw.name, name, fold), request.device)
         painter = MaskPainter(
             METHODS[name],
             generator,
@@ -275,7 +274,7 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
 
 
 def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> list[Path]:
-    out = request.out or Path(nnunet_folder("nnUNet_results")) / raw.name / "DiffLung__evaluate" / "table1.json"
+    out = request.out or table1_file(raw.name)
     write_json(out, table)
     write_bytes(out.with_suffix(".md"), markdown(table).encode())
     written = [out, out.with_suffix(".md")]
