@@ -1,4 +1,4 @@
-"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds. With ``layout`` all that knows the format.
+"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds; its format is known here and in ``layout``.
 
 In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
 """
@@ -47,16 +47,16 @@ class RawDataset:
         """The dataset's folder in ``$nnUNet_preprocessed`` (it may not exist)."""
         return preprocessed_folder(self.name)
 
-    def folds(self, wanted: Sequence[str] | None = None) -> list[int | str]:
+    def folds(self, names: Sequence[str] | None = None) -> list[int | str]:
         """Checks fold names; None means every fold of the split.
 
         Raises:
             BadInput: a fold that the split does not have.
         """
-        if not wanted:
+        if not names:
             return list(range(len(self.splits)))
         folds: list[int | str] = []
-        for fold in wanted:
+        for fold in names:
             if fold == "all":
                 folds.append("all")
             elif str(fold).isdigit() and int(fold) < len(self.splits):
@@ -64,7 +64,7 @@ class RawDataset:
             else:
                 raise BadInput(
                     f"fold {fold} is not in the split of {self.name}, which has folds 0 to "
-                    f"{len(self.splits) - 1} (or all)"
+                    f"{len(self.splits) - 1}; give one of these numbers, or all"
                 )
         return list(dict.fromkeys(folds))
 
@@ -89,7 +89,7 @@ class RawDataset:
 
 
 def _read(read, files):
-    """Calls a reader and turns its failures into one line with the file's name."""
+    """Calls a reader; an error of any kind becomes one line with the file's name."""
     try:
         return read(files)
     except Exception as error:
@@ -129,20 +129,20 @@ def open_raw_dataset(
     structure_labels: Sequence[str] = (),
     patient_pattern: str | None = None,
 ) -> RawDataset:
-    """Opens a dataset by id or name and checks all that can be checked without reading voxels.
+    """Opens a dataset by id or name and checks everything that can be checked without reading voxels.
 
     Raises:
-        BadInput: with the file, what was found, what was expected and what to do.
+        BadInput: the message names the file, what was found, what was expected, and the remedy.
     """
     folder, dataset_json, roles = _described(dataset, normal_label, structure_labels)
-    everything = list_cases(folder, dataset_json)
-    cases = {i: case for i, case in everything.items() if not is_synthetic(i)}
+    all_cases = list_cases(folder, dataset_json)
+    cases = {i: case for i, case in all_cases.items() if not is_synthetic(i)}
     if not cases:
-        raise BadInput(f"{folder} has no training case; expected images in imagesTr and labels in labelsTr")
+        raise BadInput(f"{folder} has no training case; put images into imagesTr and labels into labelsTr")
     patients = patients_of(list(cases), patient_pattern)
     splits, where = find_splits(folder)
     if splits is not None:
-        check_splits(splits, list(everything), patients, where)
+        check_splits(splits, list(all_cases), patients, where)
     reader = find_reader(dataset_json, cases)
     folds = patient_grouped_splits(patients) if splits is None else splits
     return RawDataset(folder, dataset_json, cases, roles, reader, patients, folds, splits_are_new=splits is None)

@@ -1,4 +1,4 @@
-"""Joins processes that a launcher started, and starts several on one machine."""
+"""Joins the processes that a launcher started, and starts several processes on one machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULE = "nnunet_difflung.commands.augment"
 
 
 def join(device: str) -> Share:
-    """This process's share of what its launcher started, as accelerate finds it; all of the processes have to call it.
+    """This process's share of the work, as accelerate sees its launcher; every process has to call it.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -41,7 +41,7 @@ def join(device: str) -> Share:
 
 
 def leave() -> None:
-    """Takes leave of the other processes without waiting for them."""
+    """Leaves the process group without waiting for the other processes."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -57,8 +57,8 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     """Runs ``difflung_augment`` with these arguments in several processes of this machine, a GPU for each.
 
     Args:
-        number: of processes; on the CPU they share the cores.
-        arguments: of the command; a process that was started here does not heed ``-num_gpus``.
+        number: number of processes; on the CPU they share the cores.
+        arguments: of the command; the processes started here ignore ``-num_gpus``.
         device: ``cuda`` or ``cpu``.
 
     Returns:
@@ -77,7 +77,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     if device == "cuda" and number > torch.cuda.device_count():
         raise BadInput(
             f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more"
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); give a smaller number"
         )
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
@@ -105,7 +105,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Puts this process's signal handlers back: torch's launcher leaves its own behind."""
+    """Restores this process's signal handlers: torch's launcher leaves its own behind."""
     before = {number: signal.getsignal(number) for number in _OF_THE_LAUNCHER}
     try:
         yield
@@ -115,7 +115,7 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _log_folder(folder: str) -> dict:
-    """Where torch's launcher keeps its own files; torch 2.3 changed how it is told."""
+    """Arguments that tell torch's launcher where to keep its own files; torch 2.3 changed them."""
     try:
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     except ImportError:
