@@ -258,7 +258,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
         **given(options, "paint", "margin", "sampler", "steps", "strength"),
     )
     if sampling.steps > generator.train_timesteps:
-        raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
+        raise BadInput(
+            f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training; give fewer"
+        )
     _check_method(method, options, sampling)
     balance = replace(
         base.balance,
@@ -283,19 +285,25 @@ def _precision(options: argparse.Namespace) -> str:
 
 
 def _check_method(method: Method, options: argparse.Namespace, sampling: SamplingConfig) -> None:
-    """Refuses what a method cannot do, or options that would do nothing."""
+    """Refuses options that a method does not support.
+
+    Raises:
+        BadInput: with the option and the remedy.
+    """
     if method.pastes and sampling.paint == "full":
         raise BadInput(
             f"--method {method.name} pastes lesions into real slices and cannot paint whole ones; add --paint composite"
         )
     if method.family == "harmonise" and options.sampler not in (None, "ddim"):
-        raise BadInput(f"--method harmonise runs DDIM from the middle; --sampler {options.sampler} cannot")
+        raise BadInput(
+            f"--sampler {options.sampler} does not work with --method harmonise, which needs ddim: leave --sampler out"
+        )
     if method.family == "harmonise" and sampling.strength <= 0:
         raise BadInput(
-            "--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method copy_paste"
+            "--strength 0 would leave the pasted texture unchanged; give a share above 0, or choose --method copy_paste"
         )
     if method.family != "harmonise" and options.strength is not None:
-        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
+        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}; leave it out")
     if method.family == "gan":
         from nnunet_difflung.generator.gan import require_gan
 
@@ -303,14 +311,14 @@ def _check_method(method: Method, options: argparse.Namespace, sampling: Samplin
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
-    """Takes out options that a method has no use for, so that they cannot tell equal runs apart, and says so."""
+    """Drops options that a method does not use, so that they cannot make equal runs look different, and says so."""
     idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)
     if idle:
         print(
-            f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} changes "
-            f"nothing.",
+            f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} has no "
+            f"effect.",
             file=sys.stderr,
         )
 

@@ -97,9 +97,9 @@ def _add_score_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--predictions",
         metavar="NAME",
-        help="score predictions of unseen cases instead of nnU-Net's validation: the folder NAME inside each fold of "
+        help="score predictions of unseen cases: the folder NAME inside each fold of "
         f"a trained model, written by nnUNetv2_predict -i imagesTs -o .../{fold_name('K')}/NAME and scored by "
-        f"nnUNetv2_evaluate_folder labelsTs .../{fold_name('K')}/NAME",
+        f"nnUNetv2_evaluate_folder labelsTs .../{fold_name('K')}/NAME (default: nnU-Net's validation)",
     )
     shared.add_patient_pattern(group, "the patients that difflung_augment recorded")
     group.add_argument(

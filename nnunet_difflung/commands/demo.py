@@ -1,4 +1,4 @@
-"""``difflung_demo``: the whole product on a chest phantom, through the real commands, on a laptop.
+"""``difflung_demo``: the whole chain on a chest phantom, with the real commands, on a laptop.
 
 Each stage is one of the commands that a user would type; only the U-Net is made smaller than nnU-Net's plan for it, as
 a configuration ``2d_demo`` in the plans file, so that both arms train in minutes on two CPU cores.
