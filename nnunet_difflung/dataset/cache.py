@@ -82,8 +82,8 @@ def build_cache(
         write_json(path, {"stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)})
         return facts
 
-    mine = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    facts = _each_case(mine, cached, processes, progress, "caching slices")
+    own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
+    facts = _each_case(own_cases, cached, processes, progress, "caching slices")
     for identifier, case in raw.cases.items():  # not in a thread: one that waits for another process can't be stopped
         if identifier not in facts:
             share.wait_until(partial(_current_facts, folder / f"{identifier}.json", case, raw.roles))
