@@ -46,9 +46,11 @@ def parser() -> argparse.ArgumentParser:
     """The command's options, in nnU-Net's own names where it has them."""
     p = shared.command_parser("difflung_augment", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
+    _add_machine_options(p.add_argument_group("machine"))
     _add_mask_options(p.add_argument_group("which masks are made"))
     _add_label_options(p.add_argument_group("labels and patients"))
-    _add_generator_options(p.add_argument_group("generator"))
+    _add_training_options(p.add_argument_group("training of the generator"))
+    _add_conditioning_options(p.add_argument_group("what the generator learns"))
     _add_painting_options(p.add_argument_group("painting"))
     return p
 
@@ -77,6 +79,17 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="show class shares, plan, time and disk space, and write nothing"
     )
+    group.add_argument(
+        "-c",
+        dest="configuration",
+        default="2d",
+        choices=("2d", "3d_fullres", "3d_lowres"),
+        help="nnU-Net configuration that you will train, for the commands printed at the end (default: %(default)s)",
+    )
+    shared.add_seed(group, "weights, batches, masks and noise")
+
+
+def _add_machine_options(group: argparse._ArgumentGroup) -> None:
     shared.add_device(group, "training and painting")
     group.add_argument(
         "-num_gpus",
@@ -86,14 +99,6 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         help="GPUs of this machine to use, one process each; the result is the same (default: %(default)s)",
     )
     shared.add_processes(group, "read, measure and write")
-    group.add_argument(
-        "-c",
-        dest="configuration",
-        default="2d",
-        choices=("2d", "3d_fullres", "3d_lowres"),
-        help="nnU-Net configuration that you will train, for the commands printed at the end (default: %(default)s)",
-    )
-    shared.add_seed(group, "weights, batches, masks and noise")
     group.add_argument(
         "--save-every",
         type=float,
@@ -126,7 +131,7 @@ def _add_label_options(group: argparse._ArgumentGroup) -> None:
     shared.add_patient_pattern(group)
 
 
-def _add_generator_options(group: argparse._ArgumentGroup) -> None:
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--epochs",
         type=positive,
@@ -154,6 +159,10 @@ def _add_generator_options(group: argparse._ArgumentGroup) -> None:
         help="share of each batch that is drawn for each pathology; 0: slices are drawn uniformly "
         f"({by_preset('generator', 'balanced_share')})",
     )
+    shared.add_precision(group, "training and painting")
+
+
+def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ablation-probability",
         choices=ABLATION_READINGS,
@@ -171,7 +180,6 @@ def _add_generator_options(group: argparse._ArgumentGroup) -> None:
         choices=("epsilon", "v_prediction"),
         help=f"training target of the network ({by_preset('generator', 'prediction')})",
     )
-    shared.add_precision(group, "training and painting")
     group.add_argument(
         "--window",
         action="append",

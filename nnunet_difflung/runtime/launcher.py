@@ -67,18 +67,11 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     Raises:
         BadInput: fewer GPUs than processes.
     """
-    import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if device not in ("cuda", "cpu"):
-        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
-    if device == "cuda" and number > torch.cuda.device_count():
-        raise BadInput(
-            f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); give a smaller number"
-        )
+    _check_number(number, device)
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
@@ -101,6 +94,19 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
+
+
+def _check_number(number: int, device: str) -> None:
+    """Refuses more processes than GPUs, and devices that cannot be shared."""
+    import torch
+
+    if device not in ("cuda", "cpu"):
+        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
+    if device == "cuda" and number > torch.cuda.device_count():
+        raise BadInput(
+            f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); give a smaller number"
+        )
 
 
 @contextmanager
