@@ -16,6 +16,7 @@ from benchmarks.setting import PHANTOM, multiply, phantom
 from benchmarks.timing import alternating, parser, row, write_rows
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.paths import NNUNET_RAW
 
 
 def plain_loop(raw: RawDataset, folder: Path) -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     p.add_argument("--times", type=int, default=1, help="as many copies of every case, for growth (default: 1)")
     o = p.parse_args()
     with phantom(o.size, o.patients, 4) as folder:
-        multiply(folder / "nnUNet_raw" / PHANTOM, o.times)
+        multiply(folder / NNUNET_RAW / PHANTOM, o.times)
         raw = open_raw_dataset("800")
 
         def ours() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.setting import multiply, phantom
 from benchmarks.timing import parser, row, write_rows
-from nnunet_difflung.paths import results_folder
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, results_folder
 from nnunet_difflung.runtime.files import write_json
 
 MEASURED = """
@@ -62,19 +62,19 @@ def main() -> None:
     ]
     found = {}
     with phantom(o.size, o.patients, 5, 2) as folder:
-        raw = next((folder / "nnUNet_raw").iterdir())
+        raw = next((folder / NNUNET_RAW).iterdir())
         for factor in (1, 2, 4):
             whole = folder / f"x{factor}" / raw.name
             shutil.copytree(raw, whole)
             multiply(whole, factor)
             shutil.move(raw, folder / "kept")
             shutil.move(whole, raw)
-            write_json(folder / "nnUNet_preprocessed" / raw.name / "dataset_fingerprint.json", {"spacings": []})
+            write_json(folder / NNUNET_PREPROCESSED / raw.name / "dataset_fingerprint.json", {"spacings": []})
             found[factor] = [peak_of(bounded) for _ in range(o.repeats)]
             shutil.rmtree(raw)
             shutil.move(folder / "kept", raw)
             shutil.rmtree(Path(results_folder(raw.name, "cbmat")).parent)
-            shutil.rmtree(folder / "nnUNet_preprocessed" / raw.name, ignore_errors=True)
+            shutil.rmtree(folder / NNUNET_PREPROCESSED / raw.name, ignore_errors=True)
     slices = {factor: 5 * o.patients * factor for factor in found}
     loaded = {factor: n * o.size**2 * 5 / 2**20 for factor, n in slices.items()}  # float32 image, uint8 label
     base = min(found[1])

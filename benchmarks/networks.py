@@ -36,7 +36,7 @@ from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.steps import make_update, new_state, step_inputs, train_step
 from nnunet_difflung.generator.training import FoldData, resolve, total_steps, train_generator
-from nnunet_difflung.paths import cache_folder, results_folder
+from nnunet_difflung.paths import cache_folder, fold_folder
 from nnunet_difflung.runtime.device import ahead, usual_precision
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
@@ -112,7 +112,7 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
     step = seconds_a_step(data, config, o.device)
     steps = o.steps or o.seconds / step
     config = replace(config, epochs=max(1, round(steps / total_steps(replace(config, epochs=1), slices))))
-    folder = results_folder(data.dataset, METHOD) / f"fold_{data.fold}"
+    folder = fold_folder(data.dataset, METHOD, data.fold)
     shutil.rmtree(folder, ignore_errors=True)
     taken = seconds(lambda: train_generator(data, config, folder, o.device, progress=False), o.device)
     network = build_network(config, len(data.channels), len(data.cache.roles.conditions))

@@ -21,7 +21,7 @@ from benchmarks.timing import parser, row, seconds, write_rows
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.report import LOG
-from nnunet_difflung.paths import results_folder
+from nnunet_difflung.paths import NNUNET_RAW, fold_name, results_folder
 from nnunet_difflung.runtime.files import read_json
 
 STAGES = ("cache", "plan", "train", "paint", "inject")
@@ -51,7 +51,7 @@ def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
     results = results_folder(name, "cbmat")
     report = read_json(results / "augment_report.json")
     stages = report["folds"][0]["seconds_of_all_folds_together"]
-    log = [json.loads(line) for line in (results / "fold_0" / LOG).read_text().splitlines()]
+    log = [json.loads(line) for line in (results / fold_name(0) / LOG).read_text().splitlines()]
     step = median((b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairwise(log))
     return total, {key: stages[key] for key in STAGES}, log[-1]["step"], step
 
@@ -68,7 +68,7 @@ def main() -> None:
     o = p.parse_args()
     full = preset(o.preset).generator.epochs
     with phantom(o.size, o.distinct // 5, 5, o.np) as folder:
-        raw = next((folder / "nnUNet_raw").iterdir())
+        raw = next((folder / NNUNET_RAW).iterdir())
         multiply(raw, o.slices // o.distinct)
         name, cases = raw.name, len(open_raw_dataset("800").cases)
         total, stages, trained, step = run(o, name)

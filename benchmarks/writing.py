@@ -17,7 +17,7 @@ from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting import synthesis as module
 from nnunet_difflung.painting.cases import discard_work, write_case
-from nnunet_difflung.paths import PATH_VARIABLES, cache_folder
+from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold
 from nnunet_difflung.runtime.files import sha256
 from tests.support.tiny import make_dataset
@@ -28,7 +28,7 @@ def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:
     for name in PATH_VARIABLES:
         (folder / name).mkdir()
         os.environ[name] = str(folder / name)
-    make_dataset(folder / "nnUNet_raw", patients=o.patients, volumes=True, depth=o.depth, size=o.size)
+    make_dataset(folder / NNUNET_RAW, patients=o.patients, volumes=True, depth=o.depth, size=o.size)
     raw = open_raw_dataset("801")
     cache = build_cache(raw, cache_folder(raw.name), o.np, progress=False)
     settings = settings_from(

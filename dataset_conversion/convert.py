@@ -28,7 +28,7 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 )
 from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = convert_options(options)
     if chosen.crop_lungs is not None and mapping.normal is None:
         raise BadInput("--crop-lungs needs a label for normal lung, and the mapping has none; add one, or leave it out")
-    target = Path(nnunet_folder("nnUNet_raw")) / full_name
+    target = raw_folder(full_name)
     if target.exists() and not options.overwrite:
         raise BadInput(f"{target} exists already; give --overwrite to replace it or another -d")
     archive = read_archive(options.i, archive_options(options), options.np)

@@ -33,7 +33,7 @@ from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSe
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
 from nnunet_difflung.generator.store import CARD
 from nnunet_difflung.painting.cases import discard_work
-from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
@@ -88,8 +88,8 @@ def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, 
             ],
         ]
     )
-    os.environ["nnUNet_results"] = str(root / "generators" / key)
-    Path(os.environ["nnUNet_results"]).mkdir(parents=True, exist_ok=True)
+    os.environ[NNUNET_RESULTS] = str(root / "generators" / key)
+    Path(os.environ[NNUNET_RESULTS]).mkdir(parents=True, exist_ok=True)
     work = prepare_fold(raw, FOLD, settings, cache.facts, cache.label, {})
     train_fold(work, cache, device, 600)
     return work
@@ -172,10 +172,10 @@ def main() -> None:
     o = p.parse_args()
     root = Path(o.o).resolve()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in PATH_VARIABLES:
         os.environ[variable] = str(root / variable)
         (root / variable).mkdir(parents=True, exist_ok=True)
-    if not (root / "nnUNet_raw" / "Dataset800_ChestPhantom" / "dataset.json").is_file():
+    if not (root / NNUNET_RAW / "Dataset800_ChestPhantom" / "dataset.json").is_file():
         build_phantom(PhantomSettings(CohortSettings(seed=PHANTOM_SEED), 64))
     raw = open_raw_dataset("800")
     cache = build_cache(raw, cache_folder(raw.name), 1, progress=False)

@@ -27,6 +27,7 @@ from nnunet_difflung.commands.small_trainings import (
 )
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.audit import audit_table
+from nnunet_difflung.paths import NNUNET_RESULTS, fold_name, nnunet_folder, raw_folder, results_folder
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
@@ -41,9 +42,9 @@ def call(arguments: list[str]) -> None:
 
 def train_fold(dataset: str, name: str, fold: int, length: str) -> dict:
     """Trains both arms and reads nnU-Net's validation of the fold."""
-    results = Path(os.environ["nnUNet_results"]) / name
+    results = Path(nnunet_folder(NNUNET_RESULTS), name)
     folders = {
-        arm: results / f"{trainer}_{length}__nnUNetPlans__{CONFIGURATION}" / f"fold_{fold}"
+        arm: results / f"{trainer}_{length}__nnUNetPlans__{CONFIGURATION}" / fold_name(fold)
         for arm, trainer in ARMS.items()
     }
     missing = [arm for arm, folder in folders.items() if not (folder / "validation" / "summary.json").is_file()]
@@ -65,9 +66,7 @@ def train_fold(dataset: str, name: str, fold: int, length: str) -> dict:
         os.environ | ENVIRONMENT,
     )
     labels = {
-        str(v): k
-        for k, v in read_json(Path(os.environ["nnUNet_raw"]) / name / "dataset.json")["labels"].items()
-        if v and k != "ignore"
+        str(v): k for k, v in read_json(raw_folder(name) / "dataset.json")["labels"].items() if v and k != "ignore"
     }
     row: dict = {"fold": fold}
     for arm, folder in folders.items():
@@ -138,9 +137,7 @@ def main() -> None:
                 },
                 "leaks": audit_table(raw.name)["leaks"],
                 "validation": rows,
-                "augment": read_json(
-                    Path(os.environ["nnUNet_results"]) / raw.name / "DiffLung__cbmat" / "augment_report.json"
-                ),
+                "augment": read_json(results_folder(raw.name, "cbmat") / "augment_report.json"),
             },
         )
         print(rows[-1], flush=True)

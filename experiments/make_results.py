@@ -19,6 +19,7 @@ from experiments.run_arms import ARMS, SETS
 from nnunet_difflung.commands.compare import main as compare
 from nnunet_difflung.commands.small_trainings import CONFIGURATION
 from nnunet_difflung.evaluation.table1 import markdown, merge_table1
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -37,10 +38,10 @@ def table1(roots: list[Path], target: Path, about: dict) -> None:
 
 def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
     """One nnUNet_results folder in which each fold is that of its own seed (``run_arms.py --pair``)."""
-    folder, name = roots[0].parent / "paired" / "nnUNet_results", SETS[kind][1]
+    folder, name = roots[0].parent / "paired" / NNUNET_RESULTS, SETS[kind][1]
     shutil.rmtree(folder, ignore_errors=True)
     for root, fold in zip(roots, folds, strict=True):
-        for training in (root / "nnUNet_results" / name).glob(f"nnUNetTrainer*/fold_{fold}"):
+        for training in (root / NNUNET_RESULTS / name).glob(f"nnUNetTrainer*/{fold_name(fold)}"):
             model = folder / name / training.parent.name
             model.mkdir(parents=True, exist_ok=True)
             for file in ("dataset.json", "plans.json"):
@@ -51,9 +52,9 @@ def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
 
 def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: dict, predictions: str | None) -> None:
     """Compares the arms' trainings over all seeds: with the reference, and with each arm of ``--against``."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in PATH_VARIABLES:
         os.environ[variable] = str(roots[0] / variable)
-    results = [paired(roots, options.f, options.set)] if options.pair else [r / "nnUNet_results" for r in roots]
+    results = [paired(roots, options.f, options.set)] if options.pair else [r / NNUNET_RESULTS for r in roots]
     arguments = [
         "-d",
         str(SETS[options.set][0]),
@@ -86,7 +87,7 @@ def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: 
 
 def cases_of(root: Path, kind: str) -> dict:
     """Planned, injected, repainted cases of each method and fold: what each arm had to train on."""
-    manifest = root / "nnUNet_raw" / SETS[kind][1] / "difflung_manifest.json"
+    manifest = root / NNUNET_RAW / SETS[kind][1] / "difflung_manifest.json"
     runs = read_json(manifest)["runs"] if manifest.is_file() else []
     return {
         f"{run['method']} fold {run['fold']}": {key: run["summary"][key] for key in ("planned", "injected")}
@@ -119,7 +120,7 @@ def main() -> None:
     work = Path(o.o).resolve()
     o.against = [arm for arm in o.against if arm in o.arms]
     roots = [work / f"seed_{seed}" for seed in o.seeds]
-    plans = read_json(roots[0] / "nnUNet_preprocessed" / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
+    plans = read_json(roots[0] / NNUNET_PREPROCESSED / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
     made = f"python -m experiments.make_results {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
     about = {
         "command": "; ".join([*read_json(work / "run.json")["commands"], made]),
@@ -137,7 +138,7 @@ def main() -> None:
     if 1 in o.tables:
         table1(roots, RESULTS / f"table1_{name}.json", about)
     if 2 in o.tables:
-        test = (roots[0] / "nnUNet_raw" / SETS[o.set][1] / "imagesTs").is_dir()
+        test = (roots[0] / NNUNET_RAW / SETS[o.set][1] / "imagesTs").is_dir()
         table2(roots, o, RESULTS / f"table2_{name}{'_validation' if test else ''}.json", about, None)
         if test:
             table2(roots, o, RESULTS / f"table2_{name}.json", about, "test")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from nnunet_difflung.commands.small_trainings import CONFIGURATION, installed, make_small_configuration
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_json
 
 SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
@@ -75,7 +76,7 @@ class Run:
     def trained(self, arm: str, fold: int) -> Path:
         """Where nnU-Net puts an arm's training."""
         name = f"{ARMS[arm]}_{self.length}__nnUNetPlans__{CONFIGURATION}"
-        return self.folder("nnUNet_results") / name / f"fold_{fold}"
+        return self.folder(NNUNET_RESULTS) / name / fold_name(fold)
 
     def call(self, name: str, arguments: list[str], **variables: str) -> None:
         """Runs a command on one core; its output goes to ``logs/<name>.log``."""
@@ -84,7 +85,7 @@ class Run:
             "nnUNet_def_n_proc": "1",
             "nnUNet_compile": "f",
             **variables,
-            **{v: str(self.root / v) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
+            **{v: str(self.root / v) for v in PATH_VARIABLES},
         }
         log = self.root / "logs" / f"{name}.log"
         begun = time.monotonic()
@@ -98,9 +99,9 @@ class Run:
 
 def prepare(run: Run) -> None:
     """Dataset, synthetic cases of every method, preprocessing, table 1; each step once."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "logs"):
+    for variable in (*PATH_VARIABLES, "logs"):
         (run.root / variable).mkdir(parents=True, exist_ok=True)
-    if not (run.folder("nnUNet_raw") / "dataset.json").is_file():
+    if not (run.folder(NNUNET_RAW) / "dataset.json").is_file():
         run.call(
             "convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}", *run.convert]
         )
@@ -127,8 +128,8 @@ def prepare(run: Run) -> None:
         except RuntimeError as error:  # a result too: this method's arms have nothing to train on, the others go on
             failed[method] = str(error)
     write_json(run.root / "failed_methods.json", failed)
-    plans = run.folder("nnUNet_preprocessed") / "nnUNetPlans.json"
-    manifest = run.folder("nnUNet_raw") / "difflung_manifest.json"
+    plans = run.folder(NNUNET_PREPROCESSED) / "nnUNetPlans.json"
+    manifest = run.folder(NNUNET_RAW) / "difflung_manifest.json"
     cases = sorted(read_json(manifest)["cases"]) if manifest.is_file() else []
     done = run.root / "preprocessed.json"
     if not done.is_file() or read_json(done) != cases:
@@ -191,7 +192,7 @@ def train(run: Run, arm: str, fold: int) -> None:
             nnUNet_n_proc_DA="0",
             DIFFLUNG_SEED=str(run.seed),
         )
-    raw, test = run.folder("nnUNet_raw"), folder / "test"
+    raw, test = run.folder(NNUNET_RAW), folder / "test"
     if (raw / "imagesTs").is_dir() and not (test / "summary.json").is_file():
         run.call(
             f"predict_{name}",
@@ -229,7 +230,7 @@ def train(run: Run, arm: str, fold: int) -> None:
                 "-djfile",
                 str(raw / "dataset.json"),
                 "-pfile",
-                str(run.folder("nnUNet_preprocessed") / "nnUNetPlans.json"),
+                str(run.folder(NNUNET_PREPROCESSED) / "nnUNetPlans.json"),
             ],
         )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from experiments.run_arms import SETS
 from nnunet_difflung.commands.evaluate import main as evaluate
+from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
@@ -34,7 +35,7 @@ KEPT = ("psnr_lung", "psnr_lung_of_mean", "hu_bias", "wasserstein", "sd_ratio", 
 def painted(options: argparse.Namespace, seed: int, sampler: str, steps: int) -> dict:
     """The figures of one sampler and one seed's generator."""
     root = Path(options.o).resolve() / f"seed_{seed}"
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in PATH_VARIABLES:
         os.environ[variable] = str(root / variable)
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table1.json"

@@ -1,14 +1,14 @@
-"""What goes wrong for a reason that the person at the keyboard can mend."""
+"""Errors that the user of a command can resolve."""
 
 from __future__ import annotations
 
 
 class BadInput(ValueError):
-    """Input that cannot be worked with.
+    """Input that a command cannot work with (exit code 2).
 
     The message is one line that names the file, what was found, what was expected, and the remedy.
     """
 
 
 class Failed(RuntimeError):
-    """A stage ended without its result although the input was right (exit code 1), for example a failed gate."""
+    """A stage ended without a result although the input was correct (exit code 1), such as a failed gate."""

@@ -1,4 +1,12 @@
-"""Where nnU-Net and this package keep what: the three path variables, datasets, results, caches."""
+"""Where nnU-Net and this package keep what: datasets, results, caches. No other module spells these names.
+
+$nnUNet_raw/DatasetXXX_NAME
+$nnUNet_preprocessed/DatasetXXX_NAME
+$nnUNet_results/DatasetXXX_NAME/DiffLung__METHOD/fold_K     generators
+                                DiffLung__cache             cases as arrays
+                                DiffLung__evaluate          Table 1
+                                DiffLung__compare           Table 2
+"""
 
 from __future__ import annotations
 
@@ -7,8 +15,11 @@ from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 
-PATH_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+PATH_VARIABLES = (NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS)
 DATASET, SPLITS = "dataset.json", "splits_final.json"
+_OURS, _FOLD = "DiffLung__", "fold_"
+TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results
 
 
 def nnunet_folder(variable: str) -> str:
@@ -28,43 +39,145 @@ def nnunet_folder(variable: str) -> str:
     return value
 
 
+# ---- names of datasets ----
+
+
+def dataset_id(name: str) -> int:
+    """801 of ``Dataset801_NAME``."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
+
+
+def full_name(number: int, name: str) -> str:
+    """``Dataset801_NAME`` of 801 and ``NAME``."""
+    return f"Dataset{number:03d}_{name}"
+
+
+def names_in(root: str | Path) -> list[str]:
+    """Names of the datasets in one of nnU-Net's folders, sorted."""
+    return sorted(path.name for path in Path(root).glob("Dataset*") if path.is_dir())
+
+
+def meant(dataset: str, names: list[str]) -> list[str]:
+    """The names that an id or a name stands for."""
+    if str(dataset).isdigit():
+        return [name for name in names if name.startswith(full_name(int(dataset), ""))]
+    return [name for name in names if name == dataset]
+
+
 def dataset_folder(dataset: str) -> Path:
     """Finds ``$nnUNet_raw/DatasetXXX_NAME`` from an id or a name.
 
     Raises:
-        BadInput: a path variable or the dataset is missing.
+        BadInput: the path variable or the dataset is missing, or an id stands for several datasets.
     """
-    raw = Path(nnunet_folder("nnUNet_raw"))
-    here = sorted(p.name for p in raw.glob("Dataset*") if p.is_dir())
-    if str(dataset).isdigit():
-        found = [name for name in here if name.startswith(f"Dataset{int(dataset):03d}_")]
-        if len(found) > 1:
-            raise BadInput(f"id {dataset} means several datasets in {raw}: {', '.join(found)}; give the full name")
-    else:
-        found = [name for name in here if name == dataset]
-    if not found:
+    raw = Path(nnunet_folder(NNUNET_RAW))
+    names = names_in(raw)
+    matches = meant(dataset, names)
+    if len(matches) > 1:
+        raise BadInput(f"id {dataset} means several datasets in {raw}: {', '.join(matches)}; give the full name")
+    if not matches:
         raise BadInput(
-            f"dataset {dataset} is not in nnUNet_raw={raw}, which holds {', '.join(here) or 'no dataset'}; "
+            f"dataset {dataset} is not in {NNUNET_RAW}={raw}, which holds {', '.join(names) or 'no dataset'}; "
             f"give an id or a name such as 801 or Dataset801_NAME"
         )
-    return raw / found[0]
+    return raw / matches[0]
 
 
-def dataset_folders(dataset_name: str) -> tuple[Path | None, Path | None]:
+def dataset_name(dataset: str) -> str:
+    """``DatasetXXX_NAME`` from an id or a name, of a raw dataset or of one that is only in ``$nnUNet_preprocessed``.
+
+    Raises:
+        BadInput: no path variable is set, or the dataset is in neither folder.
+    """
+    preprocessed = os.environ.get(NNUNET_PREPROCESSED)
+    if os.environ.get(NNUNET_RAW) or not preprocessed:
+        try:
+            return dataset_folder(dataset).name
+        except BadInput:
+            if not preprocessed:
+                raise
+    matches = meant(dataset, names_in(preprocessed))
+    if len(matches) != 1:
+        raise BadInput(
+            f"dataset {dataset} is neither in {NNUNET_RAW} nor (once) in {NNUNET_PREPROCESSED}={preprocessed}; "
+            f"give an id or a name such as 801 or Dataset801_NAME"
+        )
+    return matches[0]
+
+
+# ---- folders of a dataset ----
+
+
+def dataset_folders(name: str) -> tuple[Path | None, Path | None]:
     """The dataset's raw and preprocessed folders; None where the variable is unset or the folder missing."""
-    found = []
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        root = os.environ.get(variable)
-        folder = Path(root) / dataset_name if root else None
-        found.append(folder if folder is not None and folder.is_dir() else None)
-    return found[0], found[1]
+    raw, preprocessed = (_folder_if_there(variable, name) for variable in (NNUNET_RAW, NNUNET_PREPROCESSED))
+    return raw, preprocessed
 
 
-def results_folder(dataset: str, method: str) -> Path:
-    """``$nnUNet_results/<dataset>/DiffLung__<method>``."""
-    return Path(nnunet_folder("nnUNet_results")) / dataset / f"DiffLung__{method}"
+def _folder_if_there(variable: str, name: str) -> Path | None:
+    root = os.environ.get(variable)
+    return Path(root, name) if root and Path(root, name).is_dir() else None
 
 
-def cache_folder(dataset: str) -> Path:
-    """Cached slices of a dataset, shared by folds and methods."""
-    return Path(nnunet_folder("nnUNet_results")) / dataset / "DiffLung__cache"
+def raw_folder(name: str) -> Path:
+    """``$nnUNet_raw/DatasetXXX_NAME``; it may not exist."""
+    return Path(nnunet_folder(NNUNET_RAW), name)
+
+
+def preprocessed_folder(name: str) -> Path:
+    """``$nnUNet_preprocessed/DatasetXXX_NAME``; it may not exist."""
+    return Path(nnunet_folder(NNUNET_PREPROCESSED), name)
+
+
+def method_name(method: str) -> str:
+    """``DiffLung__METHOD``, the name of a method's folder in a dataset's results."""
+    return f"{_OURS}{method}"
+
+
+def results_folder(name: str, method: str) -> Path:
+    """``$nnUNet_results/DatasetXXX_NAME/DiffLung__METHOD``; it may not exist."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, method_name(method))
+
+
+def cache_folder(name: str) -> Path:
+    """Cached cases of a dataset, shared by folds and methods."""
+    return results_folder(name, "cache")
+
+
+def table1_file(name: str) -> Path:
+    """Where ``difflung_evaluate`` writes its results by default."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, TABLE1)
+
+
+def table2_file(name: str) -> Path:
+    """Where ``difflung_compare`` writes its results by default."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, TABLE2)
+
+
+def our_folders(name: str) -> list[Path]:
+    """Every folder of this package in a dataset's results, sorted; none where ``nnUNet_results`` is not set."""
+    results = os.environ.get(NNUNET_RESULTS)
+    return sorted(Path(results, name).glob(f"{_OURS}*")) if results else []
+
+
+# ---- folds, of this package's generators and of nnU-Net's models ----
+
+
+def fold_name(fold: int | str) -> str:
+    """``fold_0`` or ``fold_all``."""
+    return f"{_FOLD}{fold}"
+
+
+def fold_folder(name: str, method: str, fold: int | str) -> Path:
+    """Where the generator of a method's fold is kept; it may not exist."""
+    return results_folder(name, method) / fold_name(fold)
+
+
+def fold_folders(folder: Path) -> list[Path]:
+    """The folders of folds in the folder of a method or a model, sorted."""
+    return sorted(path for path in folder.glob(f"{_FOLD}*") if path.is_dir())
+
+
+def is_fold(name: str) -> bool:
+    """Whether a file's or folder's name is that of a fold."""
+    return name.startswith(_FOLD)

@@ -40,7 +40,9 @@ class LookaheadSGD(torch.optim.SGD):
                 group.setdefault(name, self.defaults[name])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]  # torch declares two overloads, this is both
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """One step of SGD; every k-th is followed by the pull. Returns the closure's loss."""
         for group in self.param_groups:
             for p in group["params"]:

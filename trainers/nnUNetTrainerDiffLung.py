@@ -27,8 +27,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     training, also across ``--c``. nnU-Net's worker processes for data augmentation (``nnUNet_n_proc_DA`` > 0) draw
     from the system's entropy, as they always do.
 
-    On the CPU ``OMP_NUM_THREADS`` is honoured; nnU-Net would take every core, so that two trainings side by side take
-    several times as long as one after the other.
+    On the CPU ``OMP_NUM_THREADS`` is respected; nnU-Net would use every core, and two trainings at the same time would
+    take several times as long as one after the other.
 
     An arm of a comparison is a subclass that sets ``method`` (and is listed in ``trainers/__init__.py``).
     """
@@ -37,10 +37,10 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     use_synthetic: ClassVar[bool] = True
     cyclic: ClassVar[bool] = True  # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
     epochs: ClassVar[int | None] = None  # None: nnU-Net's 1000
-    peak: ClassVar[float] = 0.05  # highest learning rate; a triangle's mean is half, Lookahead halves again
+    peak: ClassVar[float] = 0.05  # highest learning rate; a triangle's mean is half of it, and Lookahead halves again
     epochs_per_cycle: ClassVar[int] = 10  # length of a learning rate triangle; at least two in a training
     trough_share: ClassVar[float] = 0.01  # lowest learning rate as a share of initial_lr, the highest
-    end_envelope: ClassVar[float] = 0.5  # what is left of the peaks at the end of training
+    end_envelope: ClassVar[float] = 0.5  # envelope of the peaks at the end of training, as a share of ``peak``
 
     def __init__(
         self, plans: dict, configuration: str, fold: int | str, dataset_json: dict, device: torch.device = _CUDA
@@ -110,7 +110,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             os.replace(unfinished, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's, then the cyclic learning rate goes on where the checkpoint left it."""
+        """Loads nnU-Net's checkpoint; the cyclic learning rate resumes at its position."""
         super().load_checkpoint(filename_or_checkpoint)
         if self.cyclic:
             self.lr_scheduler.restore()
@@ -129,21 +129,21 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         super().on_train_start()
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's split: real cases as they are, of the synthetic ones this arm's in training and none in validation.
+        """nnU-Net's split of the real cases; this arm's synthetic cases join the training cases, none the validation.
 
         Returns:
             Case identifiers for training and for validation.
         """
         tr_keys, val_keys = super().do_split()
         manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
-        mine = synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else []
+        synthetic = synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else []
         real_tr = synthetic_cases.real_only(tr_keys, manifest)
         real_val = synthetic_cases.real_only(val_keys, manifest)
         self.print_to_log_file(
-            f"{self.__class__.__name__}: {len(real_tr)} real and {len(mine)} synthetic training "
+            f"{self.__class__.__name__}: {len(real_tr)} real and {len(synthetic)} synthetic training "
             f"cases, {len(real_val)} real validation cases."
         )
-        return real_tr + mine, real_val
+        return real_tr + synthetic, real_val
 
 
 class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):

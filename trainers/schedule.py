@@ -33,14 +33,14 @@ class IterationCyclicLR(CyclicLR):
             optimizer,
             base_lr=trough,
             max_lr=peak,
-            step_size_up=total / (2 * cycles),
+            step_size_up=total / (2 * cycles),  # type: ignore[arg-type]  # annotated as int, but any number works
             mode="exp_range",
             gamma=end_envelope ** (1 / total),
             cycle_momentum=False,
         )
 
     def step(self, epoch: int | None = None) -> None:
-        """One iteration further; a call with an epoch is nnU-Net's and does nothing."""
+        """Advances by one iteration; a call with an epoch is nnU-Net's and does nothing."""
         if epoch is not None:
             return
         super().step()
@@ -48,7 +48,7 @@ class IterationCyclicLR(CyclicLR):
             group["schedule_step"] = self.last_epoch
 
     def restore(self) -> None:
-        """Takes the position up again that ``optimizer.load_state_dict`` has just loaded.
+        """Resumes at the position that ``optimizer.load_state_dict`` has just loaded.
 
         Raises:
             RuntimeError: the checkpoint was written by a trainer without this schedule.
@@ -56,8 +56,8 @@ class IterationCyclicLR(CyclicLR):
         group = self.optimizer.param_groups[0]
         if "schedule_step" not in group:
             raise RuntimeError(
-                "the checkpoint holds no position of the cyclic learning rate: it is not one of "
-                "nnUNetTrainerDiffLung or its variants; start a new training"
+                "the checkpoint holds no position of the cyclic learning rate, so it was not written by "
+                "nnUNetTrainerDiffLung or one of its variants; start a new training"
             )
         self.last_epoch = group["schedule_step"]
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

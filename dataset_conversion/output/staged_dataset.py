@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import NNUNET_RAW, nnunet_folder
 from nnunet_difflung.runtime.files import write_json
 
 try:
@@ -35,7 +35,7 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
         BadInput: the dataset stands already and ``overwrite`` is off, its id is taken by another name, or another
             command is writing it.
     """
-    raw = Path(nnunet_folder("nnUNet_raw"))
+    raw = Path(nnunet_folder(NNUNET_RAW))
     target, partial = raw / full_name, raw / f".{full_name}.partial"
     same_id = [p.name for p in raw.glob(f"{full_name[:10]}_*") if p.name != full_name]
     if same_id:

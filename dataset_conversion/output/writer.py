@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, full_name
 from nnunet_difflung.runtime.parallel import in_parallel
 
 Item = TypeVar("Item")
@@ -30,7 +31,7 @@ def dataset_name(dataset_id: int, name: str) -> str:
         raise BadInput(f"--dataset-id {dataset_id}: nnU-Net knows ids from 1 to 999; choose one that is free")
     if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
         raise BadInput(f"--name {name!r}: use letters, digits, '_' and '-' only")
-    return f"Dataset{dataset_id:03d}_{name}"
+    return full_name(dataset_id, name)
 
 
 def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool = False) -> CaseRecord:
@@ -153,7 +154,7 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
 
 def warn_of_old_preprocessing(full_name: str) -> str | None:
     """A line to show where ``$nnUNet_preprocessed`` still holds splits of an earlier dataset of this name."""
-    folder = os.environ.get("nnUNet_preprocessed")
+    folder = os.environ.get(NNUNET_PREPROCESSED)
     if folder and (Path(folder) / full_name).exists():
         return (
             f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before "

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 
-from nnunet_difflung.errors import BadInput
+from nnunet_difflung.commands import options as shared
 from nnunet_difflung.injection.audit import audit_table
-from nnunet_difflung.paths import dataset_folder
+from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
+
+_DESCRIPTION = """
+Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
+validation patients. Prints a table of the folds and a line for each problem. Exit code 0: no problem was found; 1:
+there are problems. An interrupted change of the dataset is completed first.
+"""
+_EXAMPLE = "difflung_audit -d 801"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = shared.command_parser("difflung_audit", _DESCRIPTION, _EXAMPLE)
+    group = p.add_argument_group("run")
+    shared.add_dataset(group, "dataset in $nnUNet_raw or $nnUNet_preprocessed")
+    group.add_argument(
+        "--fast",
+        action="store_true",
+        help="do not compare the SHA-256 hashes of the synthetic files (default: compare them)",
+    )
+    group.add_argument("--json", action="store_true", help="print everything as JSON (default: as a table)")
+    return p
 
 
 def print_table(table: dict) -> None:
@@ -20,45 +40,19 @@ def print_table(table: dict) -> None:
         real = f"{row['training_cases']} of {row['training_patients']} patients"
         synthetic = ", ".join(f"{method} {n}" for method, n in sorted(row["synthetic"].items())) or "none"
         print(f"{row['fold']:>5} {real:>22} {synthetic:<32} {row['validation_cases']:>10} {row['leaks']:>6}")
+    for line in table["problems"]:
+        print(f"- {line}")
+    print(f"{table['dataset']}: {table['leaks']} leaks, {len(table['problems'])} problems")
 
 
-def _dataset_name(dataset: str) -> str:
-    """Name from an id or a name, where the raw dataset may be missing."""
-    if os.environ.get("nnUNet_raw") or not os.environ.get("nnUNet_preprocessed"):
-        try:
-            return dataset_folder(dataset).name
-        except BadInput:
-            if not os.environ.get("nnUNet_preprocessed"):
-                raise
-    wanted = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-    found = sorted(p.name for p in Path(os.environ["nnUNet_preprocessed"]).glob(wanted) if p.is_dir())
-    if len(found) != 1:
-        raise BadInput(
-            f"dataset {dataset} is neither in nnUNet_raw nor (once) in nnUNet_preprocessed="
-            f"{os.environ['nnUNet_preprocessed']}; give an id or a name such as 801 or Dataset801_NAME"
-        )
-    return found[0]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``difflung_audit``."""
-    parser = argparse.ArgumentParser(
-        prog="difflung_audit",
-        description="Proves from the files themselves that no "
-        "synthetic case has seen a validation patient of its fold.",
-    )
-    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
-    parser.add_argument("--fast", action="store_true", help="don't compare the hashes of the synthetic files")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    args = parser.parse_args(argv)
-    table = audit_table(_dataset_name(args.dataset), deep=not args.fast)
-    if args.json:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command line."""
+    options = parser().parse_args(arguments)
+    table = audit_table(dataset_name(options.dataset), deep=not options.fast)
+    if options.json:
         print(json.dumps(table, indent=1))
     else:
         print_table(table)
-        for line in table["problems"]:
-            print(f"- {line}")
-        print(f"{table['dataset']}: {table['leaks']} leaks, {len(table['problems'])} problems")
     return 1 if table["problems"] else 0
 
 

@@ -7,29 +7,30 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from nnunet_difflung.commands.options import given, natural, positive, positive_or_auto, share_of_one
-from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SAMPLERS, SamplingConfig, Settings, preset
+from nnunet_difflung.commands import options as shared
+from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
+from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SamplingConfig, Settings, preset
+from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.gan import require_gan
-from nnunet_difflung.generator.training import check_batch
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import cache_folder
-from nnunet_difflung.pipeline.augment import augment, open_dataset
-from nnunet_difflung.pipeline.preflight import (
-    begun_here,
-    nothing_left_on_fault,
-)
-from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.device import check_device, default_device, usual_precision
-from nnunet_difflung.runtime.launcher import run_in_processes, started_by_launcher
+
+if TYPE_CHECKING:
+    from nnunet_difflung.pipeline.request import Request
 
 _DESCRIPTION = """
-Adds synthetic cases of rare lung classes to an nnU-Net dataset. For every fold it trains a mask-conditioned diffusion
-model on that fold's training patients alone, plans new masks in which the rare classes are common, paints them, checks
-their intensities against the real ones, and adds them to that fold's training list. Validation stays real. Interrupt it
-at any moment and give the same command again; difflung_remove undoes it byte for byte.
+Adds synthetic cases of rare lung classes to an nnU-Net dataset. For each fold it trains a mask-conditioned diffusion
+model on the training patients of that fold alone, plans new masks in which the rare classes are common, paints them,
+compares their intensities with the real ones, and adds the new cases to that fold's training list. Validation cases
+stay real. The command can be interrupted at any time; run it again to resume. difflung_remove restores the dataset
+byte for byte.
+"""
+_EXAMPLE = """
+difflung_augment -d 801 --dry-run                 show class shares, plan, time and disk space
+difflung_augment -d 801 -f 0 --preset fast        one fold, with a small network
 """
 
 _ABLATION = ("ablation_probability", "annealing")
@@ -43,152 +44,67 @@ _IDLE = {
 
 def parser() -> argparse.ArgumentParser:
     """The command's options, in nnU-Net's own names where it has them."""
-    p = argparse.ArgumentParser(prog="difflung_augment", description=_DESCRIPTION)
+    p = shared.command_parser("difflung_augment", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
-    _add_generator_options(p.add_argument_group("generator"))
+    _add_machine_options(p.add_argument_group("machine"))
+    _add_mask_options(p.add_argument_group("which masks are made"))
+    _add_label_options(p.add_argument_group("labels and patients"))
+    _add_training_options(p.add_argument_group("training of the generator"))
+    _add_conditioning_options(p.add_argument_group("what the generator learns"))
     _add_painting_options(p.add_argument_group("painting"))
-    _add_mask_options(p.add_argument_group("masks and labels"))
     return p
 
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name in $nnUNet_raw")
+    shared.add_dataset(group)
+    shared.add_folds(
+        group,
+        "; 'all' trains one generator on every case, for a final model that is judged on a separate test set "
+        "(default: every fold of the split)",
+    )
+    shared.add_preset(
+        group,
+        "default: for one GPU; fast: a small network, for a CPU or small images; paper: Diff-Lung as published "
+        "(Eq. 8, 1000 steps, whole slices)",
+    )
     group.add_argument(
-        "-f",
-        nargs="+",
-        metavar="FOLD",
-        help="folds, such as -f 0 2; 'all' trains one generator on "
-        "every case, for a final model judged on a separate test set (default: every fold of the split)",
+        "--method",
+        default="cbmat",
+        choices=METHODS,
+        metavar="METHOD",
+        help="how synthetic cases are made. "
+        + "; ".join(f"{m.name}: {m.explanation}" for m in METHODS.values())
+        + " (default: %(default)s)",
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="show class shares, plan, time and disk space, and write nothing"
     )
     group.add_argument(
         "-c",
+        dest="configuration",
         default="2d",
-        metavar="CONFIGURATION",
         choices=("2d", "3d_fullres", "3d_lowres"),
-        help="nnU-Net configuration that you will train; decides the commands printed at the end (default: 2d)",
+        help="nnU-Net configuration that you will train, for the commands printed at the end (default: %(default)s)",
     )
-    group.add_argument(
-        "-device",
-        default=default_device(),
-        choices=("cuda", "cpu", "mps"),
-        help="where to train and paint (default here: %(default)s)",
-    )
+    shared.add_seed(group, "weights, batches, masks and noise")
+
+
+def _add_machine_options(group: argparse._ArgumentGroup) -> None:
+    shared.add_device(group, "training and painting")
     group.add_argument(
         "-num_gpus",
         type=positive,
         default=1,
         metavar="N",
-        help="GPUs of this machine to train and paint with, a process for each; same result (default: 1)",
+        help="GPUs of this machine to use, one process each; the result is the same (default: %(default)s)",
     )
+    shared.add_processes(group, "read, measure and write")
     group.add_argument(
-        "-np", type=positive, default=2, metavar="N", help="threads that read, measure and write cases (default: 2)"
-    )
-    group.add_argument("--dry-run", action="store_true", help="show class shares, plan, time and disk; write nothing")
-    group.add_argument(
-        "--preset",
-        default="default",
-        choices=("default", "fast", "paper"),
-        help="default: v-prediction, 25 DDIM steps, right in HU, for one GPU; fast: a small network for "
-        "a CPU and small images; paper: Diff-Lung as published (Eq. 8, 1000 steps, whole slices) "
-        "(default: default)",
-    )
-    group.add_argument("--seed", type=natural, help="of weights, batches, masks and noise (default: 12345)")
-    group.add_argument(
-        "--save-every", type=float, default=60, metavar="SECONDS", help="between checkpoints in training (default: 60)"
-    )
-
-
-def _add_generator_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--method",
-        default="cbmat",
-        choices=METHODS,
-        help="how synthetic cases are made: "
-        + "; ".join(f"{m.name}: {m.explanation}" for m in METHODS.values())
-        + " (default: cbmat)",
-    )
-    group.add_argument(
-        "--ablation-probability",
-        choices=ABLATION_READINGS,
-        help="reading of Eq. 8: eq8 is 1 - f, text is proportional to f (default: by preset)",
-    )
-    group.add_argument(
-        "--annealing",
-        choices=ANNEALINGS,
-        help="of the ablation: cosine (Eq. 9), or none, so that it goes on to the end (default: cosine)",
-    )
-    group.add_argument("--epochs", type=positive, help="passes over the fold's slices (default: by preset)")
-    group.add_argument(
-        "--batch-size",
-        type=positive_or_auto,
-        metavar="SLICES",
-        help="in a training step, or auto: the "
-        "preset's. A step that the GPU's memory does not hold is done in parts whose gradients are "
-        "summed, so that every card trains the same generator (default: auto)",
-    )
-    group.add_argument(
-        "--patch-size",
-        type=natural,
-        metavar="PIXELS",
-        help="edge of training crops, 0 for whole slices (default: by preset)",
-    )
-    group.add_argument(
-        "--balanced-share",
-        type=share_of_one,
-        metavar="SHARE",
-        help="of each batch drawn for each pathology; 0 draws uniformly (default: by preset)",
-    )
-    group.add_argument(
-        "--prediction", choices=("epsilon", "v_prediction"), help="network's target (default: by preset)"
-    )
-    group.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        help="of the network in training and painting (default: bf16 on GPUs that have it)",
-    )
-    group.add_argument(
-        "--window",
-        action="append",
-        metavar="LOW,HIGH",
-        help="intensities that are painted, as in "
-        "--window=-1000,1000; once for each channel (default: that for CT, else percentiles of the "
-        "fold's training cases)",
-    )
-
-
-def _add_painting_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--paint",
-        choices=("composite", "full"),
-        help="only the changed region, re-imposing the "
-        "real surroundings at every step, or the whole isolated slice (default: by preset)",
-    )
-    group.add_argument(
-        "--margin",
-        type=natural,
-        metavar="PIXELS",
-        help="normal lung around a new lesion that is painted along with it in composite (default: by preset)",
-    )
-    group.add_argument("--sampler", choices=SAMPLERS, help="reverse process (default: ddim)")
-    group.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
-    group.add_argument(
-        "--strength",
-        type=share_of_one,
-        help="of --method harmonise: noise level at which the "
-        "reverse process begins, as a share of all timesteps (default: 0.5)",
-    )
-    group.add_argument(
-        "--gate",
-        default="drop",
-        choices=("drop", "report", "off"),
-        help="cases whose painted intensities are not those of the real class (default: drop)",
-    )
-    group.add_argument(
-        "--memorised",
-        default="report",
-        choices=("report", "drop", "off"),
-        help="cases whose lesions are closer to a training slice than 99 %% of real lesions are to "
-        "those of other patients (default: report)",
+        "--save-every",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="time between two checkpoints of the generator in training (default: %(default)s)",
     )
 
 
@@ -198,26 +114,116 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         metavar="CLASS=SHARE",
-        help="wanted shares of lung voxels, such as emphysema=0.06 ILD=0.22 (default: 0.06 each)",
+        help="wanted share of the lung voxels for each pathology, such as emphysema=0.06 ILD=0.22 "
+        f"(default: {preset('default').balance.default_share} each)",
     )
     group.add_argument(
         "--max-synthetic",
         type=natural,
         metavar="SLICES",
-        help="bound on painted slices of a fold (default: a quarter of its real slices)",
+        help="maximum number of painted slices of a fold "
+        f"(default: {preset('default').balance.max_ratio} times the number of its real slices)",
     )
-    group.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
+
+
+def _add_label_options(group: argparse._ArgumentGroup) -> None:
+    shared.add_labels(group)
+    shared.add_patient_pattern(group)
+
+
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--structure-label",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="labels that are neither normal lung nor pathology (airways, heart)",
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help=f"passes over the fold's training slices ({by_preset('generator', 'epochs')})",
     )
     group.add_argument(
-        "--patient-pattern",
-        metavar="REGEX",
-        help="matches a whole case id; its first group is the patient (default: the id without its slice counter)",
+        "--batch-size",
+        type=shared.positive_or_auto,
+        metavar="SLICES",
+        help="slices of a training step, or 'auto' for the preset's. A step that does not fit into the GPU's memory is "
+        "split and its gradients are summed, so that every GPU trains the same generator "
+        f"({by_preset('generator', 'batch_size')})",
+    )
+    group.add_argument(
+        "--patch-size",
+        type=natural,
+        metavar="PIXELS",
+        help=f"edge of the training crops; 0: whole slices ({by_preset('generator', 'patch_size')})",
+    )
+    group.add_argument(
+        "--balanced-share",
+        type=share_of_one,
+        metavar="SHARE",
+        help="share of each batch that is drawn for each pathology; 0: slices are drawn uniformly "
+        f"({by_preset('generator', 'balanced_share')})",
+    )
+    shared.add_precision(group, "training and painting")
+
+
+def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--ablation-probability",
+        choices=ABLATION_READINGS,
+        help="reading of Eq. 8 for a class that is the share f of the lung voxels: eq8: 1 - f; text: proportional to f "
+        f"({by_preset('generator', 'ablation_probability')})",
+    )
+    group.add_argument(
+        "--annealing",
+        choices=ANNEALINGS,
+        help="how mask ablation fades during training: cosine (Eq. 9), or none: it stays on to the end "
+        f"({by_preset('generator', 'annealing')})",
+    )
+    group.add_argument(
+        "--prediction",
+        choices=("epsilon", "v_prediction"),
+        help=f"training target of the network ({by_preset('generator', 'prediction')})",
+    )
+    group.add_argument(
+        "--window",
+        action="append",
+        metavar="LOW,HIGH",
+        help="range of intensities that is painted, as in --window=-1000,1000; give it once for each channel "
+        "(default: -1000,1000 HU for CT, else percentiles of the fold's training cases)",
+    )
+
+
+def _add_painting_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--paint",
+        choices=("composite", "full"),
+        help="composite: only the changed region, with the real surroundings re-imposed at every step; full: the whole "
+        f"isolated slice ({by_preset('sampling', 'paint')})",
+    )
+    group.add_argument(
+        "--margin",
+        type=natural,
+        metavar="PIXELS",
+        help="normal lung around a new lesion that is painted along with it, for --paint composite "
+        f"({by_preset('sampling', 'margin')})",
+    )
+    shared.add_sampler(group)
+    group.add_argument(
+        "--strength",
+        type=share_of_one,
+        metavar="SHARE",
+        help="for --method harmonise: noise level at which the reverse process starts, as a share of the training "
+        f"timesteps ({by_preset('sampling', 'strength')})",
+    )
+    group.add_argument(
+        "--gate",
+        default="drop",
+        choices=("drop", "report", "off"),
+        help="what happens to cases whose painted intensities differ from those of the real class "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--memorised",
+        default="report",
+        choices=("report", "drop", "off"),
+        help="what happens to cases with a lesion that is closer to a training slice than 99 %% of real lesions are to "
+        "those of other patients (default: %(default)s)",
     )
 
 
@@ -227,17 +233,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """The preset with the options given on the command line."""
-    check_device(options.device)
+    """The preset with the options given on the command line.
+
+    Raises:
+        BadInput: a value that is out of range, or options that do not go together.
+    """
     base, method = preset(options.preset), METHODS[options.method]
     _leave_out(method, options)
-    seed = {} if options.seed is None else {"seed": options.seed}
-    precision = options.precision or usual_precision(options.device)
     generator = replace(
         base.generator,
         method=options.method,
-        precision=precision,
-        **seed,
+        seed=options.seed,
         **given(
             options,
             "ablation_probability",
@@ -257,45 +263,70 @@ def settings_from(options: argparse.Namespace) -> Settings:
         base.sampling,
         gate=options.gate,
         memorised=options.memorised,
-        precision=precision,
         **given(options, "paint", "margin", "sampler", "steps", "strength"),
     )
     if sampling.steps > generator.train_timesteps:
-        raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
+        raise BadInput(
+            f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training; give fewer"
+        )
     _check_method(method, options, sampling)
     balance = replace(
-        base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic, **seed
+        base.balance,
+        target_share=_targets(options.target_share),
+        max_synthetic=options.max_synthetic,
+        seed=options.seed,
     )
-    return Settings(generator, sampling, balance, options.preset)
+    precision = _precision(options)
+    return Settings(
+        replace(generator, precision=precision), replace(sampling, precision=precision), balance, options.preset
+    )
+
+
+def _precision(options: argparse.Namespace) -> str:
+    """The precision that was asked for, or that of the device, for which PyTorch is imported."""
+    if options.precision:
+        return options.precision
+    from nnunet_difflung.commands.devices import chosen_device
+    from nnunet_difflung.runtime.device import usual_precision
+
+    return usual_precision(chosen_device(options.device))
 
 
 def _check_method(method: Method, options: argparse.Namespace, sampling: SamplingConfig) -> None:
-    """Refuses what a method cannot do, or options that would do nothing."""
+    """Refuses options that a method does not support.
+
+    Raises:
+        BadInput: with the option and the remedy.
+    """
     if method.pastes and sampling.paint == "full":
         raise BadInput(
             f"--method {method.name} pastes lesions into real slices and cannot paint whole ones; add --paint composite"
         )
     if method.family == "harmonise" and options.sampler not in (None, "ddim"):
-        raise BadInput(f"--method harmonise runs DDIM from the middle; --sampler {options.sampler} cannot")
+        raise BadInput(
+            f"--sampler {options.sampler} does not work with --method harmonise, which needs ddim: leave --sampler out"
+        )
     if method.family == "harmonise" and sampling.strength <= 0:
         raise BadInput(
-            "--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method copy_paste"
+            "--strength 0 would leave the pasted texture unchanged; give a share above 0, or choose --method copy_paste"
         )
     if method.family != "harmonise" and options.strength is not None:
-        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
+        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}; leave it out")
     if method.family == "gan":
+        from nnunet_difflung.generator.gan import require_gan
+
         require_gan()
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
-    """Takes out options that a method has no use for, so that they cannot tell equal runs apart, and says so."""
+    """Drops options that a method does not use, so that they cannot make equal runs look different, and says so."""
     idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)
     if idle:
         print(
-            f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} changes "
-            f"nothing.",
+            f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} has no "
+            f"effect.",
             file=sys.stderr,
         )
 
@@ -326,33 +357,63 @@ def _window(text: str) -> tuple[float, float]:
     return low, high
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of the command line."""
-    options = parse(arguments)
-    request = Request(
-        dataset=options.d,
-        folds=tuple(options.f or ()),
-        settings=settings_from(options),
-        configuration=options.c,
-        device=options.device,
-        processes=options.np,
+def request_from(options: argparse.Namespace) -> Request:
+    """The request that a command line stands for; what is wrong is told before PyTorch is imported.
+
+    Raises:
+        BadInput: a faulty option, a device that is not there, or a dataset that is missing or faulty.
+    """
+    check_dataset(options.dataset, options.normal_label, options.structure_label)
+    settings = settings_from(options)
+
+    from nnunet_difflung.commands.devices import chosen_device
+    from nnunet_difflung.pipeline.request import Request
+
+    return Request(
+        dataset=options.dataset,
+        folds=tuple(options.folds),
+        settings=settings,
+        configuration=options.configuration,
+        device=chosen_device(options.device),
+        processes=options.processes,
         normal_label=options.normal_label,
         structure_labels=tuple(options.structure_label),
         patient_pattern=options.patient_pattern,
         save_every=options.save_every,
         dry_run=options.dry_run,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command line."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(typed)
+    request = request_from(options)
+
+    from nnunet_difflung.pipeline.augment import augment
+    from nnunet_difflung.runtime.launcher import started_by_launcher
+
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
-        raw, _ = open_dataset(request)  # what is wrong is told once
-        check_batch(request.settings.generator, options.num_gpus)
-        with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
-            code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
-            if code == 2:
-                delete()
-        return code
+        return _run_in_processes(request, options.num_gpus, typed)
     augment(request)
     sys.stdout.flush()
     return 0
+
+
+def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -> int:
+    """Runs the command in several processes and returns their exit code."""
+    from nnunet_difflung.generator.training import check_batch
+    from nnunet_difflung.pipeline.augment import open_dataset
+    from nnunet_difflung.pipeline.preflight import begun_here, nothing_left_on_fault
+    from nnunet_difflung.runtime.launcher import run_in_processes
+
+    raw, _ = open_dataset(request)  # what is wrong is told once
+    check_batch(request.settings.generator, number)
+    with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
+        code = run_in_processes(number, arguments, request.device)
+        if code == 2:
+            delete()
+    return code
 
 
 entry = command(main)

@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nnunet_difflung.comparison.compare import compare
-from nnunet_difflung.comparison.surface import check_installed
+from nnunet_difflung.commands import options as shared
+from nnunet_difflung.commands.options import checked_output
 from nnunet_difflung.comparison.trainings import (
     ARMS,
     PLANS,
@@ -20,114 +21,156 @@ from nnunet_difflung.comparison.trainings import (
     named_results,
 )
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, TABLE2, fold_name, nnunet_folder, table2_file
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
+_DESCRIPTION = """
+Compares finished nnU-Net trainings class by class (the paper's Table 2): Dice of each patient, and the paired
+differences to a reference arm with 95 % confidence intervals, as a table and a plot. An arm is a trainer: the reference
+is trained on real cases only, each of the others on the real cases and the synthetic cases of one method.
+"""
+_EXAMPLE = """
+difflung_compare -d 801 -f 0 1 2 3 4
+difflung_compare -d 801 -f 0 --arms reference cbmat copy_paste --length 5epochs
+"""
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="difflung_compare",
-        description="Compares finished nnU-Net trainings of the "
-        "arms by class: Dice of each patient, paired differences to the reference with "
-        "95 % intervals, a table and a plot.",
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options, in nnU-Net's own names where it has them."""
+    p = shared.command_parser("difflung_compare", _DESCRIPTION, _EXAMPLE)
+    _add_run_options(p.add_argument_group("run"))
+    _add_training_options(p.add_argument_group("which trainings"))
+    _add_score_options(p.add_argument_group("how they are scored"))
+    return p
+
+
+def _add_run_options(group: argparse._ArgumentGroup) -> None:
+    shared.add_dataset(group, "dataset in the results folder")
+    shared.add_folds(
+        group, "; every arm must be trained on all of them; 'all' only together with --predictions", required=True
     )
-    add = parser.add_argument
-    add("-d", dest="dataset", required=True, help="dataset id or name")
-    add(
-        "-f",
-        dest="folds",
+    group.add_argument(
+        "--arms",
         nargs="+",
-        required=True,
-        metavar="FOLD",
-        help="folds, whose trainings all have to be finished (all: only with --predictions)",
+        choices=tuple(ARMS),
+        metavar="ARM",
+        help=f"arms to compare, of {', '.join(ARMS)} (default: every arm with a finished training)",
     )
-    add("-c", dest="configuration", help="nnU-Net's configuration (default: the only one that was trained)")
-    add("-p", dest="plans", default=PLANS, help=f"nnU-Net's plans (default: {PLANS})")
-    add("--arms", nargs="+", choices=tuple(ARMS), help="default: every arm with a finished training")
-    add(
+    group.add_argument(
         "--reference",
         default="reference",
         choices=tuple(ARMS),
         metavar="ARM",
-        help="the arm that the others are compared with (default: reference)",
+        help="arm that the others are compared with (default: %(default)s)",
     )
-    add("--length", default="", help="trainers of this length, such as 5epochs (default: nnU-Net's 1000 epochs)")
-    add(
+    shared.add_output(group, TABLE2)
+
+
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-c",
+        dest="configuration",
+        metavar="CONFIGURATION",
+        help="nnU-Net configuration, such as 2d (default: the only one that was trained)",
+    )
+    group.add_argument(
+        "-p", dest="plans", default=PLANS, metavar="PLANS", help="name of nnU-Net's plans (default: %(default)s)"
+    )
+    group.add_argument(
+        "--length",
+        default="",
+        metavar="LENGTH",
+        help="length of the trainers as in their names, such as 5epochs (default: nnU-Net's 1000 epochs)",
+    )
+    group.add_argument(
         "--results",
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="nnUNet_results folders of trainings that differ in "
-        "DIFFLUNG_SEED only; each is a repetition (default: $nnUNet_results)",
+        help="nnUNet_results folders of trainings that differ in DIFFLUNG_SEED only; each folder is one repetition "
+        "(default: $nnUNet_results)",
     )
-    add(
+
+
+def _add_score_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--predictions",
         metavar="NAME",
-        help="don't read nnU-Net's validation but the predictions of unseen cases "
-        "that nnUNetv2_predict -i imagesTs -o …/<trainer>__<plans>__<configuration>/fold_K/NAME wrote and "
-        "nnUNetv2_evaluate_folder labelsTs …/fold_K/NAME scored (…/fold_K/NAME/summary.json)",
+        help="score predictions of unseen cases: the folder NAME inside each fold of "
+        f"a trained model, written by nnUNetv2_predict -i imagesTs -o .../{fold_name('K')}/NAME and scored by "
+        f"nnUNetv2_evaluate_folder labelsTs .../{fold_name('K')}/NAME (default: nnU-Net's validation)",
     )
-    add(
-        "--patient-pattern",
-        help="regular expression whose first group is the patient of a case id (default: as "
-        "difflung_augment read them)",
-    )
-    add(
+    shared.add_patient_pattern(group, "the patients that difflung_augment recorded")
+    group.add_argument(
         "--surface",
         action="store_true",
-        help="also HD95 and normalised surface Dice from the segmentations; needs "
+        help="also compute HD95 and the normalised surface Dice from the segmentations; needs "
         "pip install 'nnunet_difflung[metrics]'",
     )
-    add("--tolerance", type=float, default=2.0, metavar="MM", help="of the surface Dice (default: 2)")
-    add(
-        "-o",
-        dest="out",
-        type=Path,
-        metavar="FILE.json",
-        help="default: $nnUNet_results/DATASET/DiffLung__compare/table2.json; the .md and .png are written beside it",
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=2.0,
+        metavar="MM",
+        help="distance within which a surface counts as correct in the normalised surface Dice (default: %(default)s)",
     )
-    return parser
 
 
-def _folds(wanted: Sequence[str]) -> tuple[int | str, ...]:
-    for fold in wanted:
+def _folds(names: Sequence[str]) -> tuple[int | str, ...]:
+    for fold in names:
         if fold != "all" and not fold.isdigit():
-            raise BadInput(f"-f {fold} is no fold; expected numbers such as 0 1 2, or all")
-    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in wanted))
+            raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
+    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def trainings_from(options: argparse.Namespace) -> Trainings:
+    """The trainings that a command line stands for.
+
+    Raises:
+        BadInput: a folder, a dataset or a configuration that is missing or ambiguous, or no finished training.
+    """
+    folds = _folds(options.folds)
+    results = named_results(options.results or [Path(nnunet_folder(NNUNET_RESULTS))])
+    folders = list(results.values())
+    dataset = dataset_in(folders[0], options.dataset)
+    configuration = options.configuration or find_configuration(folders, dataset, options.length, options.plans)
+    candidates = Trainings(
+        dataset=dataset,
+        results=results,
+        folds=folds,
+        configuration=configuration,
+        arms=(),
+        plans=options.plans,
+        length=options.length,
+        predictions=options.predictions,
+    )
+    return replace(candidates, arms=tuple(dict.fromkeys(options.arms or finished_arms(candidates))))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
-    options = _parser().parse_args(argv)
-    if options.out is not None and options.out.suffix != ".json":
-        raise BadInput(f"-o {options.out} does not end in .json; give the path of the table, such as table2.json")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(words)
+    out = checked_output(options.out)
     if not options.tolerance > 0:
         raise BadInput(f"--tolerance {options.tolerance} is not positive; give millimetres, such as 2")
     if options.surface:
+        from nnunet_difflung.comparison.surface import check_installed
+
         check_installed()
-    results = named_results(options.results or [Path(nnunet_folder("nnUNet_results"))])
-    dataset, folders = dataset_in(next(iter(results.values())), options.dataset), list(results.values())
-    configuration = options.configuration or find_configuration(folders, dataset, options.length, options.plans)
-    chosen = {
-        "dataset": dataset,
-        "results": results,
-        "folds": _folds(options.folds),
-        "configuration": configuration,
-        "plans": options.plans,
-        "length": options.length,
-        "predictions": options.predictions,
-    }
-    arms = options.arms or finished_arms(Trainings(**chosen, arms=()))
-    out = options.out or Path(nnunet_folder("nnUNet_results")) / dataset / "DiffLung__compare" / "table2.json"
-    words = [without_folder(word) for word in (sys.argv[1:] if argv is None else argv)]
+    trainings = trainings_from(options)
+    out = out or table2_file(trainings.dataset)
+
+    from nnunet_difflung.comparison.compare import compare
+
     compare(
-        Trainings(**chosen, arms=tuple(dict.fromkeys(arms))),
+        trainings,
         options.reference,
         out,
         options.patient_pattern,
         options.tolerance if options.surface else None,
-        shlex.join(["difflung_compare", *words]),
+        shlex.join(["difflung_compare", *map(without_folder, words)]),
     )
     print(out.with_suffix(".md").read_text())
     print(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")

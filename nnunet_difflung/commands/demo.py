@@ -1,4 +1,4 @@
-"""``difflung_demo``: the whole product on a chest phantom, through the real commands, on a laptop.
+"""``difflung_demo``: the whole chain on a chest phantom, with the real commands, on a laptop.
 
 Each stage is one of the commands that a user would type; only the U-Net is made smaller than nnU-Net's plan for it, as
 a configuration ``2d_demo`` in the plans file, so that both arms train in minutes on two CPU cores.
@@ -15,7 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nnunet_difflung.commands import options as shared
+from nnunet_difflung.commands.options import positive
 from nnunet_difflung.commands.small_trainings import (
     CONFIGURATION,
     installed,
@@ -25,6 +28,14 @@ from nnunet_difflung.commands.small_trainings import (
     side_by_side,
 )
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.paths import (
+    NNUNET_PREPROCESSED,
+    NNUNET_RAW,
+    NNUNET_RESULTS,
+    PATH_VARIABLES,
+    fold_name,
+    method_name,
+)
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import copy_file, read_json, write_json
@@ -33,12 +44,20 @@ DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
 ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
 
 
+_DESCRIPTION = """
+Shows the whole chain on a synthetic chest phantom, in about ten minutes on two CPU cores: makes the dataset, trains the
+generator, adds synthetic cases, trains nnU-Net without and with them, and reports Dice on unseen patients. The command
+can be interrupted at any time; run it again to resume.
+"""
+_EXAMPLE = "difflung_demo -o demo"
+
+
 @dataclass(frozen=True)
 class Demo:
     """A demonstration in a folder.
 
     Attributes:
-        folder: everything is kept here; a second run goes on after the last finished stage.
+        folder: everything is kept here; a second run resumes after the last finished stage.
         length: suffix of nnU-Net's trainer variants, such as ``5epochs``.
         epochs: of the generator.
         size: pixels of the phantom's slices.
@@ -56,60 +75,67 @@ class Demo:
     @property
     def plans(self) -> Path:
         """nnU-Net's plans file."""
-        return self.path("nnUNet_preprocessed") / NAME / "nnUNetPlans.json"
+        return self.path(NNUNET_PREPROCESSED) / NAME / "nnUNetPlans.json"
 
     def environment(self) -> dict[str, str]:
         """Variables of the commands: nnU-Net's folders, and few worker processes."""
-        paths = {v: str(self.path(v).resolve()) for v in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        paths = {variable: str(self.path(variable).resolve()) for variable in PATH_VARIABLES}
         return os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
     def stages(self) -> list[tuple[str, Callable[[], None]]]:
         """Name and work of each stage, in order."""
-        augment = [
-            "difflung_augment",
-            "-d",
-            str(DATASET),
-            "-f",
-            str(FOLD),
-            "--preset",
-            "fast",
-            "-device",
-            "cpu",
-            "--epochs",
-            str(self.epochs),
-            "--target-share",
-            "emphysema=0.1",
-            "--max-synthetic",
-            "72",
-        ]
-        plan = ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2"]
         return [
-            (
-                "phantom",
-                lambda: self.call(
-                    [
-                        sys.executable,
-                        "-m",
-                        f"nnunet_difflung.dataset_conversion.{NAME}",
-                        "--size",
-                        str(self.size),
-                        "--overwrite",
-                    ]
-                ),
-            ),
-            ("augment", lambda: self.call(augment)),
-            ("plan", lambda: (self.call(plan), make_small_configuration(self.plans))),
+            ("phantom", self.make_phantom),
+            ("augment", self.add_cases),
+            ("plan", self.make_plans),
             ("train", lambda: self.both(self.train_command)),
-            ("predict", lambda: [self.call(self.predict_command(arm)) for arm in ARMS]),
-            ("evaluate", lambda: [self.call(self.evaluate_command(arm)) for arm in ARMS]),
+            ("predict", lambda: self.one_by_one(self.predict_command)),
+            ("evaluate", lambda: self.one_by_one(self.evaluate_command)),
             ("audit", lambda: self.call(["difflung_audit", "-d", str(DATASET)])),
         ]
+
+    def make_phantom(self) -> None:
+        """Writes the dataset."""
+        module = f"nnunet_difflung.dataset_conversion.{NAME}"
+        self.call([sys.executable, "-m", module, "--size", str(self.size), "--overwrite"])
+
+    def add_cases(self) -> None:
+        """Trains the generator and adds the synthetic cases."""
+        self.call(
+            [
+                "difflung_augment",
+                "-d",
+                str(DATASET),
+                "-f",
+                str(FOLD),
+                "--preset",
+                "fast",
+                "-device",
+                "cpu",
+                "--epochs",
+                str(self.epochs),
+                "--target-share",
+                "emphysema=0.1",
+                "--max-synthetic",
+                "72",
+            ]
+        )
+
+    def make_plans(self) -> None:
+        """Plans and preprocesses the dataset; the small U-Net joins the plans."""
+        self.call(["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2"])
+        make_small_configuration(self.plans)
 
     def call(self, arguments: list[str]) -> None:
         """Runs a command in the foreground and shows it."""
         print(f"\n$ {shown(arguments)}", flush=True)
         if subprocess.run(installed(arguments), env=self.environment()).returncode:
             raise Failed(f"{shown(arguments)} failed; its message is above")
+
+    def one_by_one(self, command_of: Callable[[str], list[str]]) -> None:
+        """Runs a command for one arm after the other."""
+        for arm in ARMS:
+            self.call(command_of(arm))
 
     def both(self, command_of: Callable[[str], list[str]]) -> None:
         """Runs a command for both arms side by side."""
@@ -122,8 +148,8 @@ class Demo:
 
     def train_command(self, arm: str) -> list[str]:
         """nnU-Net's training of an arm, going on where an interrupted one stopped."""
-        results = self.path("nnUNet_results") / NAME / f"{self.trainer(arm)}__nnUNetPlans__{CONFIGURATION}"
-        resume = ["--c"] * any((results / f"fold_{FOLD}").glob("checkpoint_*.pth"))
+        model = self.path(NNUNET_RESULTS) / NAME / f"{self.trainer(arm)}__nnUNetPlans__{CONFIGURATION}"
+        begun = any((model / fold_name(FOLD)).glob("checkpoint_*.pth"))
         return [
             "nnUNetv2_train",
             str(DATASET),
@@ -133,7 +159,7 @@ class Demo:
             self.trainer(arm),
             "-device",
             "cpu",
-            *resume,
+            *(["--c"] if begun else []),
         ]
 
     def predict_command(self, arm: str) -> list[str]:
@@ -141,7 +167,7 @@ class Demo:
         return [
             "nnUNetv2_predict",
             "-i",
-            str(self.path("nnUNet_raw") / NAME / "imagesTs"),
+            str(self.path(NNUNET_RAW) / NAME / "imagesTs"),
             "-o",
             str(self.folder / f"predictions_{arm}"),
             "-d",
@@ -165,12 +191,12 @@ class Demo:
         """nnU-Net's own evaluation."""
         return [
             "nnUNetv2_evaluate_folder",
-            str(self.path("nnUNet_raw") / NAME / "labelsTs"),
+            str(self.path(NNUNET_RAW) / NAME / "labelsTs"),
             str(self.folder / f"predictions_{arm}"),
             "-np",
             "1",
             "-djfile",
-            str(self.path("nnUNet_raw") / NAME / "dataset.json"),
+            str(self.path(NNUNET_RAW) / NAME / "dataset.json"),
             "-pfile",
             str(self.plans),
         ]
@@ -179,25 +205,26 @@ class Demo:
 def run(demo: Demo) -> dict:
     """Runs the stages that are not done yet, and writes ``summary.json`` and ``preview.png``."""
     demo.folder.mkdir(parents=True, exist_ok=True)
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for variable in PATH_VARIABLES:
         demo.path(variable).mkdir(exist_ok=True)
     progress = demo.folder / "progress.json"
     options = {"length": demo.length, "epochs": demo.epochs, "size": demo.size}
-    known = read_json(progress) if progress.is_file() else {"options": options, "seconds": {}}
-    if known["options"] != options:
+    finished: dict[str, Any] = read_json(progress) if progress.is_file() else {"options": options, "seconds": {}}
+    if finished["options"] != options:
         raise BadInput(
-            f"{demo.folder} holds a demo with {known['options']}; begin anew with --overwrite, or choose "
+            f"{demo.folder} holds a demo with {finished['options']}; start over with --overwrite, or choose "
             f"another folder with -o"
         )
+    seconds: dict[str, float] = finished["seconds"]
     for name, work in demo.stages():
-        if name not in known["seconds"]:
+        if name not in seconds:
             begun = time.monotonic()
             work()
-            known["seconds"][name] = round(time.monotonic() - begun, 1)
-            write_json(progress, known)
-    summary = _summary(demo, known["seconds"])
+            seconds[name] = round(time.monotonic() - begun, 1)
+            write_json(progress, finished)
+    summary = _summary(demo, seconds)
     write_json(demo.folder / "summary.json", summary)
-    preview = demo.path("nnUNet_results") / NAME / "DiffLung__cbmat" / "preview.png"
+    preview = demo.path(NNUNET_RESULTS) / NAME / method_name("cbmat") / "preview.png"
     copy_file(preview, demo.folder / "preview.png")
     return summary
 
@@ -207,7 +234,7 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
     from nnunet_difflung.injection.audit import audit_table
 
     os.environ.update({k: v for k, v in demo.environment().items() if k.startswith("nnUNet_")})
-    names = {str(v): k for k, v in read_json(demo.path("nnUNet_raw") / NAME / "dataset.json")["labels"].items() if v}
+    names = {str(v): k for k, v in read_json(demo.path(NNUNET_RAW) / NAME / "dataset.json")["labels"].items() if v}
     summary: dict = {}
     for arm in ARMS:
         scores = read_json(demo.folder / f"predictions_{arm}" / "summary.json")
@@ -215,13 +242,13 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
         summary[f"{arm}_pooled"] = {
             name: round(pooled_dice(scores["metric_per_case"], key), 4) for key, name in names.items()
         }
-    report = read_json(demo.path("nnUNet_results") / NAME / "DiffLung__cbmat" / "augment_report.json")
+    report = read_json(demo.path(NNUNET_RESULTS) / NAME / method_name("cbmat") / "augment_report.json")
     return {
         **summary,
         "leaks": audit_table(NAME)["leaks"],
         "quality": report["folds"][0]["quality"],
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "test_cases": len(list((demo.path("nnUNet_raw") / NAME / "labelsTs").glob("*.nii.gz"))),
+        "test_cases": len(list((demo.path(NNUNET_RAW) / NAME / "labelsTs").glob("*.nii.gz"))),
         "versions": versions(),
     }
 
@@ -239,26 +266,46 @@ def _table(summary: dict) -> str:
     return "\n".join([*lines, f"leaks: {summary['leaks']}   seconds: {summary['seconds']['total']:.0f}"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of the command line."""
-    p = argparse.ArgumentParser(
-        prog="difflung_demo",
-        description="Shows the whole chain on a chest phantom in about "
-        "ten minutes on two CPU cores: dataset, generator, synthetic cases, both nnU-Net "
-        "trainings, Dice on unseen patients. Interrupt it and run it again to go on.",
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = shared.command_parser("difflung_demo", _DESCRIPTION, _EXAMPLE)
+    group = p.add_argument_group("run")
+    group.add_argument(
+        "-o",
+        dest="folder",
+        type=Path,
+        default=Path("demo"),
+        metavar="FOLDER",
+        help="folder for everything that the demo writes (default: %(default)s)",
     )
-    p.add_argument("-o", default="demo", metavar="FOLDER", help="everything is written here (default: demo)")
-    p.add_argument(
+    group.add_argument(
         "--length",
         default="5epochs",
         choices=("1epoch", "5epochs", "20epochs"),
-        help="of both nnU-Net trainings, 250 iterations an epoch (default: 5epochs)",
+        help="length of both nnU-Net trainings, with 250 iterations an epoch (default: %(default)s)",
     )
-    p.add_argument("--epochs", type=int, default=60, help="of the generator (default: 60)")
-    p.add_argument("--size", type=int, default=64, help="pixels of the phantom (default: 64)")
-    p.add_argument("--overwrite", action="store_true", help="begin anew")
-    options = p.parse_args(arguments)
-    folder = Path(options.o)
+    group.add_argument(
+        "--epochs",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="epochs of the generator's training (default: %(default)s)",
+    )
+    group.add_argument(
+        "--size",
+        type=positive,
+        default=64,
+        metavar="PIXELS",
+        help="edge of the phantom's slices (default: %(default)s)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="delete FOLDER first and start over")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command line."""
+    options = parser().parse_args(arguments)
+    folder = options.folder
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     print(_table(run(Demo(folder, options.length, options.epochs, options.size))))

@@ -7,143 +7,132 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnunet_difflung.commands.options import given, natural, positive
-from nnunet_difflung.config import SAMPLERS, preset
-from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.evaluate import Request, evaluate
+from nnunet_difflung.commands import options as shared
+from nnunet_difflung.commands.options import checked_output, given, positive
+from nnunet_difflung.config import preset
+from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import TABLE1
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.device import check_device, default_device, usual_precision
 from nnunet_difflung.runtime.environment import without_folder
 
+if TYPE_CHECKING:
+    from nnunet_difflung.evaluation.evaluate import Request
+
 _DESCRIPTION = """
-Compares generators (the paper's Table 1): each paints the masks of its fold's validation slices, which it has never
-seen, as whole slices, and what it paints is compared with the real slices: PSNR, SSIM, error, and for each class bias,
-Wasserstein distance, texture and diversity. Train the generators first with difflung_augment --method ...; nothing is
-written into the dataset. Beside them stand three references: each class at its mean, the neighbouring real slice, and
-real slices of other patients. Example: difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix --preset fast
+Compares generators (the paper's Table 1). Each generator paints whole slices from the masks of its fold's validation
+slices, which it has never seen, and the painted slices are compared with the real ones: PSNR, SSIM, error, and for each
+class bias, Wasserstein distance, texture and diversity. Three references are reported beside them: each class at its
+mean intensity, the neighbouring real slice, and real slices of other patients. Train the generators first with
+difflung_augment --method METHOD. Nothing is written into the dataset.
 """
+_EXAMPLE = "difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix --preset fast"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options, in nnU-Net's own names where it has them."""
-    p = argparse.ArgumentParser(prog="difflung_evaluate", description=_DESCRIPTION)
-    run, painting = p.add_argument_group("run"), p.add_argument_group("painting")
-    labels = p.add_argument_group("labels, as for difflung_augment")
-    run.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name in $nnUNet_raw")
-    run.add_argument(
-        "-f", nargs="+", default=[], metavar="FOLD", help="folds, such as -f 0 2 (default: every fold of the split)"
-    )
-    run.add_argument(
+    p = shared.command_parser("difflung_evaluate", _DESCRIPTION, _EXAMPLE)
+    _add_run_options(p.add_argument_group("run"))
+    _add_painting_options(p.add_argument_group("painting"))
+    labels = p.add_argument_group("labels and patients, as for difflung_augment")
+    shared.add_labels(labels)
+    shared.add_patient_pattern(labels)
+    return p
+
+
+def _add_run_options(group: argparse._ArgumentGroup) -> None:
+    shared.add_dataset(group)
+    shared.add_folds(group, " (default: every fold of the split)")
+    group.add_argument(
         "--methods",
         nargs="+",
         default=[],
         metavar="METHOD",
         choices=METHODS,
-        help="of "
-        f"{', '.join(METHODS)}; those that start from a real slice have no whole-slice generator and are "
-        "left out (default: all that are finished in every fold given)",
+        help=f"methods to compare, of {', '.join(METHODS)}; those that start from a real slice paint no whole slices "
+        "and are left out (default: every method whose generators are trained in all of these folds)",
     )
-    run.add_argument(
-        "-device",
-        default=default_device(),
-        choices=("cuda", "cpu", "mps"),
-        help="where to paint (default here: %(default)s)",
-    )
-    run.add_argument("-np", type=positive, default=2, metavar="N", help="threads that read cases (default: 2)")
-    run.add_argument(
-        "-o",
-        type=Path,
-        metavar="FILE.json",
-        help="where the figures go; FILE.md and FILE.png are "
-        "written beside it (default: $nnUNet_results/<dataset>/DiffLung__evaluate/table1.json)",
-    )
-    painting.add_argument(
+    shared.add_preset(group, "preset that the generators were trained with; sets --sampler and --steps")
+    shared.add_output(group, TABLE1)
+    shared.add_device(group, "painting")
+    shared.add_processes(group, "read")
+
+
+def _add_painting_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--samples",
         type=positive,
         default=4,
         metavar="N",
-        help="images of each mask; spread needs two (default: %(default)s)",
+        help="images painted from each mask; their diversity needs at least 2 (default: %(default)s)",
     )
-    painting.add_argument(
+    group.add_argument(
         "--max-slices",
         type=positive,
         metavar="N",
-        help="paint at most so many slices of a fold, "
-        "evenly spaced over its patients, for a quick look (default: all that show lung)",
+        help="for a quick look: maximum number of slices of a fold, evenly spaced over its patients (default: every "
+        "slice that shows lung)",
     )
-    painting.add_argument("--seed", type=natural, default=12345, help="of the noise (default: %(default)s)")
-    painting.add_argument(
-        "--preset",
-        default="default",
-        choices=("default", "fast", "paper"),
-        help="whose sampler and "
-        "steps to use; give the one that the generators were trained with (default: %(default)s)",
-    )
-    painting.add_argument("--sampler", choices=SAMPLERS, help="reverse process of diffusion (default: by preset)")
-    painting.add_argument("--steps", type=positive, help="of the reverse process (default: by preset)")
-    painting.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        help="of the network (default: bf16 on GPUs that have it, as in difflung_augment)",
-    )
-    labels.add_argument("--normal-label", metavar="NAME", help="label of normal lung (default: found by its name)")
-    labels.add_argument(
-        "--structure-label",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="labels that are neither normal lung nor pathology",
-    )
-    labels.add_argument(
-        "--patient-pattern",
-        metavar="REGEX",
-        help="matches a whole case id; its first group is the patient (default: the id without its slice counter)",
-    )
-    return p
+    shared.add_sampler(group)
+    shared.add_precision(group, "painting")
+    shared.add_seed(group, "the noise")
 
 
-def request_from(arguments: Sequence[str] | None, command: str) -> Request:
-    """The request that a command line stands for.
+def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
+    """The request that a command line stands for; what is wrong is told before PyTorch is imported.
+
+    Args:
+        arguments: of the command line.
+        typed: the command as it is recorded in the results.
 
     Raises:
-        BadInput: a device that is not there, or an output that is no JSON file.
+        BadInput: a device that is not there, an output that is not a JSON file, or a faulty dataset.
     """
     options = parser().parse_args(arguments)
-    check_device(options.device)
-    if options.o is not None and options.o.suffix != ".json":
-        raise BadInput(f"-o {options.o} is not a .json file; the table and the pictures are named after it")
+    out = checked_output(options.out)
+    check_dataset(options.dataset, options.normal_label, options.structure_label)
+
+    from nnunet_difflung.commands.devices import chosen_device
+    from nnunet_difflung.evaluation.evaluate import Request
+    from nnunet_difflung.runtime.device import usual_precision
+
+    device = chosen_device(options.device)
     sampling = replace(
         preset(options.preset).sampling,
         paint="full",
-        precision=options.precision or usual_precision(options.device),
+        precision=options.precision or usual_precision(device),
         **given(options, "sampler", "steps"),
     )
     return Request(
-        options.d,
-        tuple(options.f),
-        tuple(dict.fromkeys(options.methods)),
-        sampling,
-        options.preset,
-        options.samples,
-        options.max_slices,
-        options.seed,
-        options.device,
-        options.np,
-        options.o,
-        options.normal_label,
-        tuple(options.structure_label),
-        options.patient_pattern,
-        command,
+        dataset=options.dataset,
+        folds=tuple(options.folds),
+        methods=tuple(dict.fromkeys(options.methods)),
+        sampling=sampling,
+        preset=options.preset,
+        samples=options.samples,
+        max_slices=options.max_slices,
+        seed=options.seed,
+        device=device,
+        processes=options.processes,
+        out=out,
+        normal_label=options.normal_label,
+        structure_labels=tuple(options.structure_label),
+        patient_pattern=options.patient_pattern,
+        command=typed,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    evaluate(request_from(typed, shlex.join(["difflung_evaluate", *map(without_folder, typed)])))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    request = request_from(words, shlex.join(["difflung_evaluate", *map(without_folder, words)]))
+
+    from nnunet_difflung.evaluation.evaluate import evaluate
+
+    written = evaluate(request, say=print)
+    print(written[1].read_text(), "Written:", *written, sep="\n")
     return 0
 
 

@@ -1,8 +1,38 @@
-"""What several commands' options have in common: kinds of numbers, options left to a preset."""
+"""What the commands' parsers share: options that several of them have, kinds of numbers, the look of -h."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
+from argparse import _ActionsContainer as Options
+from dataclasses import asdict
+from pathlib import Path
+
+from nnunet_difflung.config import SAMPLERS, preset
+from nnunet_difflung.errors import BadInput
+
+PRESETS = ("default", "fast", "paper")
+DEVICES = ("cuda", "cpu", "mps")
+PRECISIONS = ("fp32", "bf16")
+_WIDEST = 110  # columns of a help text; fewer where the terminal has fewer
+
+
+def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser whose -h ends with an example.
+
+    Args:
+        name: of the command.
+        description: plain text; wrapped here.
+        example: one command line, or several with a line each.
+    """
+    width = min(_WIDEST, shutil.get_terminal_size().columns - 2)
+    return argparse.ArgumentParser(
+        prog=name,
+        description=textwrap.fill(" ".join(description.split()), width),
+        epilog="example:\n" + textwrap.indent(textwrap.dedent(example).strip(), "  "),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width),
+    )
 
 
 def given(options: argparse.Namespace, *names: str) -> dict:
@@ -10,11 +40,152 @@ def given(options: argparse.Namespace, *names: str) -> dict:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
+def by_preset(part: str, name: str) -> str:
+    """What a setting is in the presets, for a help text, such as ``default: 25; preset paper: 1000``.
+
+    Args:
+        part: ``generator``, ``sampling`` or ``balance``.
+        name: of the setting.
+    """
+    usual, *others = ((which, asdict(preset(which))[part][name]) for which in PRESETS)
+    differing = [f"; preset {which}: {value}" for which, value in others if value != usual[1]]
+    return f"default: {usual[1]}{''.join(differing)}"
+
+
+def add_dataset(group: Options, where: str = "dataset in $nnUNet_raw") -> None:
+    """``-d``, as ``dataset``."""
+    group.add_argument(
+        "-d",
+        dest="dataset",
+        required=True,
+        metavar="DATASET",
+        help=f"{where}, by id or name: 801 or Dataset801_NAME",
+    )
+
+
+def add_folds(group: Options, explanation: str, required: bool = False) -> None:
+    """``-f``, as ``folds``, a list of names."""
+    group.add_argument(
+        "-f",
+        dest="folds",
+        nargs="+",
+        default=[],
+        required=required,
+        metavar="FOLD",
+        help=f"folds, such as -f 0 2{explanation}",
+    )
+
+
+def add_device(group: Options, doing: str) -> None:
+    """``-device``, as ``device``; None stands for the fastest device here (see ``commands.devices``)."""
+    group.add_argument(
+        "-device",
+        choices=DEVICES,
+        help=f"device for {doing} (default: cuda if PyTorch finds a GPU, else mps on Apple silicon, else cpu)",
+    )
+
+
+def add_processes(group: Options, doing: str) -> None:
+    """``-np``, as ``processes``."""
+    group.add_argument(
+        "-np",
+        dest="processes",
+        type=positive,
+        default=2,
+        metavar="N",
+        help=f"threads that {doing} cases (default: %(default)s)",
+    )
+
+
+def add_preset(group: Options, explanation: str) -> None:
+    """``--preset``."""
+    group.add_argument("--preset", default="default", choices=PRESETS, help=f"{explanation} (default: %(default)s)")
+
+
+def add_seed(group: Options, of: str) -> None:
+    """``--seed``."""
+    default = preset("default").generator.seed
+    group.add_argument(
+        "--seed", type=natural, default=default, metavar="N", help=f"random seed of {of} (default: %(default)s)"
+    )
+
+
+def add_sampler(group: Options) -> None:
+    """``--sampler`` and ``--steps``."""
+    group.add_argument(
+        "--sampler", choices=SAMPLERS, help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')})"
+    )
+    group.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help=f"denoising steps of the reverse process ({by_preset('sampling', 'steps')})",
+    )
+
+
+def add_precision(group: Options, doing: str) -> None:
+    """``--precision``."""
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help=f"number format of the network in {doing} (default: bf16 on GPUs that support it, else fp32)",
+    )
+
+
+def add_labels(group: Options) -> None:
+    """``--normal-label`` and ``--structure-label``."""
+    group.add_argument(
+        "--normal-label",
+        metavar="LABEL",
+        help="label of normal lung tissue (default: the label with 'normal' or 'healthy' in its name, or 'lung')",
+    )
+    group.add_argument(
+        "--structure-label",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="labels that are neither normal lung nor pathology, such as airways or heart (default: none)",
+    )
+
+
+def add_patient_pattern(group: Options, default: str = "the id without its slice number") -> None:
+    """``--patient-pattern``."""
+    group.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="regular expression that matches a whole case id and whose first group is the patient, such as "
+        f"'(.+)_s[0-9]+' (default: {default})",
+    )
+
+
+def add_output(group: Options, default: str) -> None:
+    """``-o``, as ``out``, a path."""
+    group.add_argument(
+        "-o",
+        dest="out",
+        type=Path,
+        metavar="FILE.json",
+        help=f"results file; FILE.md and FILE.png are written beside it (default: {default} in the dataset's folder in "
+        "$nnUNet_results)",
+    )
+
+
+def checked_output(out: Path | None) -> Path | None:
+    """The path given with ``-o``.
+
+    Raises:
+        BadInput: it is not a JSON file's.
+    """
+    if out is not None and out.suffix != ".json":
+        raise BadInput(f"-o {out} does not end in .json; give the path of the results file, such as table.json")
+    return out
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1; for argparse, as those below."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
 
 

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
+from nnunet_difflung.commands import options as shared
 from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.runtime.console import command
 
+_DESCRIPTION = """
+Removes every synthetic case from a dataset and restores its files (dataset.json, splits, preprocessed folder) byte for
+byte. Trained generators stay, so that difflung_augment can paint again without training, unless --generators is given.
+"""
+_EXAMPLE = """
+difflung_remove -d 801 --dry-run
+difflung_remove -d 801
+"""
 
-def main(argv: list[str] | None = None) -> int:
-    """``difflung_remove``."""
-    parser = argparse.ArgumentParser(
-        prog="difflung_remove",
-        description="Takes every synthetic case out of a dataset and restores its files byte for byte.",
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = shared.command_parser("difflung_remove", _DESCRIPTION, _EXAMPLE)
+    group = p.add_argument_group("run")
+    shared.add_dataset(group)
+    group.add_argument("--dry-run", action="store_true", help="list what would be removed, and change nothing")
+    group.add_argument(
+        "--generators",
+        action="store_true",
+        help="also delete the trained generators and cached cases in $nnUNet_results (default: keep them)",
     )
-    parser.add_argument("-d", dest="dataset", required=True, help="dataset id or name")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and touch nothing")
-    parser.add_argument("--force", action="store_true", help="restore files although they were changed since")
-    parser.add_argument("--generators", action="store_true", help="delete the trained generators too")
-    args = parser.parse_args(argv)
-    lines = remove(args.dataset, args.dry_run, args.force, args.generators)
-    print("Would be done:" if args.dry_run else "Done:")
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="restore dataset.json and the splits even if they were edited after the synthetic cases were added; "
+        "the edits are lost (default: refuse)",
+    )
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command line."""
+    options = parser().parse_args(arguments)
+    lines = remove(options.dataset, options.dry_run, options.force, options.generators)
+    print("Would be done:" if options.dry_run else "Done:")
     for line in lines:
         print(f"- {line}")
     return 0

@@ -16,10 +16,17 @@ FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512
 
 
 def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
-    """Runs commands at the same time, a core for each; their output goes to the files that they are keyed by.
+    """Runs commands at the same time, on one core each.
 
-    Our trainers honour OMP_NUM_THREADS. Without augmentation workers (which planning, unlike training, cannot do
-    without) a training is repeatable.
+    This package's trainers respect OMP_NUM_THREADS. Without worker processes for data augmentation a training is
+    repeatable.
+
+    Args:
+        commands: log file → command whose output it gets.
+        environment: variables of the commands.
+
+    Raises:
+        Failed: a command ended with an error.
     """
     one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}
     running = {}
@@ -38,11 +45,11 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
 
 
 def make_small_configuration(path: Path, **changes) -> None:
-    """Adds a U-Net with fewer features as a configuration of its own to a plans file; every arm uses it.
+    """Adds a configuration with a smaller U-Net to a plans file; all arms train it.
 
     Args:
         path: nnU-Net's plans.
-        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is that of each stage.
+        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions``: number in each stage.
     """
     plans = read_json(path)
     architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
@@ -59,7 +66,7 @@ def make_small_configuration(path: Path, **changes) -> None:
 
 
 def installed(arguments: list[str]) -> list[str]:
-    """The command of this interpreter's environment, also where that is not on the PATH."""
+    """The command from this interpreter's environment, even if that is not on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / arguments[0]
     return [str(beside) if beside.is_file() else arguments[0], *arguments[1:]]
 

@@ -15,6 +15,7 @@ from nnunet_difflung.comparison.scores import Scores
 from nnunet_difflung.comparison.statistics import mean_without_nan
 from nnunet_difflung.comparison.trainings import Trainings
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW
 
 FIGURES = ("hd95_mm", "nsd")
 Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]
@@ -137,7 +138,7 @@ def collect_surfaces(
 
 def _reference_folder(trainings: Trainings) -> Path:
     """Where nnU-Net took the references from."""
-    raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in ("nnUNet_raw", "nnUNet_preprocessed"))
+    raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in (NNUNET_RAW, NNUNET_PREPROCESSED))
     choices = (raw / "labelsTs",) if trainings.predictions else (preprocessed / "gt_segmentations", raw / "labelsTr")
     for folder in choices:
         if folder.is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import dataset_id, fold_name, meant, names_in
 from nnunet_difflung.runtime.files import read_json
 
 PLANS = "nnUNetPlans"
@@ -67,7 +68,7 @@ class Trainings:
 
     def scored(self, seed: str, arm: str, fold: int | str) -> Path:
         """Folder with the predicted segmentations and their summary.json."""
-        return self.model(seed, arm) / f"fold_{fold}" / (self.predictions or "validation")
+        return self.model(seed, arm) / fold_name(fold) / (self.predictions or "validation")
 
     def each(self) -> Iterator[tuple[str, str, int | str]]:
         """(arm, seed, fold) of every training."""
@@ -99,8 +100,8 @@ def dataset_in(folder: Path, dataset: str) -> str:
     Raises:
         BadInput: it is not there, or an id means several.
     """
-    here = sorted(p.name for p in folder.glob("Dataset*") if p.is_dir())
-    wanted = [n for n in here if (n.startswith(f"Dataset{int(dataset):03d}_") if dataset.isdigit() else n == dataset)]
+    here = names_in(folder)
+    wanted = meant(dataset, here)
     if len(wanted) != 1:
         raise BadInput(
             f"dataset {dataset} means {len(wanted)} of the folders in {folder} ({', '.join(here) or 'none'})"
@@ -174,7 +175,7 @@ def check_present(trainings: Trainings) -> None:
 
 
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
-    number = int(trainings.dataset[7:10])
+    number = dataset_id(trainings.dataset)
     plans = "" if trainings.plans == PLANS else f" -p {trainings.plans}"
     trainer = f"-tr {trainings.trainer(arm)}{plans}"
     if trainings.predictions is None:

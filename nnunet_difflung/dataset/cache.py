@@ -1,13 +1,14 @@
 """The checked cases of a dataset as a memory-mapped cache, which training examples are cut from.
 
-The cache keeps each case as two .npy files in the dataset's own intensities (an integer dtype where that is exact),
-so it serves every fold and window, and a training step reads only the crops that it needs.
+The cache stores each case as two .npy files in the dataset's own intensities (as integers where that is exact), so it
+serves every fold and window, and a training step reads only the crops that it needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
     """Reads and checks every real case and writes nothing.
 
     Raises:
-        BadInput: the first fault found.
+        BadInput: the first fault.
     """
     return _each_case(raw.cases.values(), lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
 
@@ -54,26 +55,26 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
 def build_cache(
     raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True, share: Share | None = None
 ) -> SliceCache:
-    """Checks every real case and keeps it in ``folder``; cases already there and unchanged are not read again.
+    """Checks every real case and stores it in ``folder``; cases that are there and unchanged are not read again.
 
     Args:
         raw: the dataset.
         folder: of the cache.
-        processes: threads that read cases.
-        progress: show a bar.
-        share: this process's part, where several build the same cache.
+        processes: number of threads that read cases.
+        progress: show a progress bar.
+        share: this process's part, if several processes build the same cache.
 
     Raises:
-        BadInput: the first fault found among this process's cases.
+        BadInput: the first fault in this process's cases.
     """
     folder.mkdir(parents=True, exist_ok=True)
     share = share or Share()
 
     def cached(case: Case) -> CaseFacts:
         path = folder / f"{case.identifier}.json"
-        known = _known_facts(path, case, raw.roles)
-        if known is not None:
-            return known
+        current = _current_facts(path, case, raw.roles)
+        if current is not None:
+            return current
         image, condition, facts = read_case(raw, case)
         for name, array in (("image", image), ("condition", condition)):
             with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
@@ -81,30 +82,29 @@ def build_cache(
         write_json(path, {"stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)})
         return facts
 
-    mine = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    found = _each_case(mine, cached, processes, progress, "caching slices")
+    own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
+    facts = _each_case(own_cases, cached, processes, progress, "caching slices")
     for identifier, case in raw.cases.items():  # not in a thread: one that waits for another process can't be stopped
-        if identifier not in found:
-            path = folder / f"{identifier}.json"
-            share.wait_until(lambda path=path, case=case: _known_facts(path, case, raw.roles))
-            found[identifier] = cached(case)
-    return SliceCache(folder, {identifier: found[identifier] for identifier in raw.cases}, raw.roles)
+        if identifier not in facts:
+            share.wait_until(partial(_current_facts, folder / f"{identifier}.json", case, raw.roles))
+            facts[identifier] = cached(case)
+    return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
 
 
-def _known_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
-    """What the cache holds of a case, if that is still in its files."""
-    known = read_json(path) if path.is_file() else None
-    if known is None or known["stamp"] != source_stamp(case) or known["roles"] != _roles_key(roles):
+def _current_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
+    """What the cache holds of a case, or None if the case is missing there or its files have changed."""
+    entry = read_json(path) if path.is_file() else None
+    if entry is None or entry["stamp"] != source_stamp(case) or entry["roles"] != _roles_key(roles):
         return None
-    return _facts(known["facts"])
+    return _facts(entry["facts"])
 
 
 def _roles_key(roles: LabelRoles) -> str:
     return f"format 2, {sorted(roles.values.items())} ignore={roles.ignore}"
 
 
-def _facts(known: dict) -> CaseFacts:
-    return CaseFacts(**{**known, "shape": tuple(known["shape"]), "spacing": tuple(known["spacing"])})
+def _facts(content: dict) -> CaseFacts:
+    return CaseFacts(**{**content, "shape": tuple(content["shape"]), "spacing": tuple(content["spacing"])})
 
 
 def _each_case(
@@ -140,14 +140,16 @@ class SliceIndex:
 
 def index_slices(cache: SliceCache, identifiers: Sequence[str]) -> SliceIndex:
     """Lists the slices with lung of the given cases."""
-    cases, z, holding = [], [], {name: [] for name in cache.roles.pathologies}
+    cases: list[str] = []
+    z: list[int] = []
+    holding: dict[str, list[int]] = {name: [] for name in cache.roles.pathologies}
     for identifier in sorted(identifiers):
         counts = cache.facts[identifier].counts
         for position, lung in enumerate(np.sum([counts[name] for name in cache.roles.lung], axis=0)):
             if lung:
-                for name, found in holding.items():
+                for name, indices in holding.items():
                     if counts[name][position]:
-                        found.append(len(cases))
+                        indices.append(len(cases))
                 cases.append(identifier)
                 z.append(position)
-    return SliceIndex(cases, np.array(z, int), {name: np.array(found, int) for name, found in holding.items()})
+    return SliceIndex(cases, np.array(z, int), {name: np.array(indices, int) for name, indices in holding.items()})

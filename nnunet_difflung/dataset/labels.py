@@ -1,4 +1,4 @@
-"""What each label of a dataset means to the generator: normal lung, pathology, structure, or to be ignored."""
+"""What each label of a dataset means to the generator: normal lung, pathology, structure, or ignore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LabelRoles:
     Attributes:
         normal: the label in which lesions may be placed.
         pathologies: the labels that can be painted and are ablated in training.
-        structures: all further labels; they condition the generator and are never changed or ablated.
+        structures: all other labels; they condition the generator and are never changed or ablated.
         values: name → voxel value of the labels above.
         ignore: voxel value of nnU-Net's ``ignore`` label, or None.
     """
@@ -69,8 +69,8 @@ def label_roles(
         structure_labels: labels that are neither normal lung nor pathology.
 
     Raises:
-        BadInput: region-based labels, values that nnU-Net refuses, no label that can be normal lung, no pathology,
-            unknown names.
+        BadInput: region-based labels, values that nnU-Net refuses, no label that can be normal lung, no pathology, or
+            a name that is not a label.
     """
     labels = dataset_json["labels"]
     if dataset_json.get("regions_class_order") or any(isinstance(v, (list, tuple)) for v in labels.values()):
@@ -93,14 +93,14 @@ def label_roles(
     pathologies = tuple(n for n in foreground if n != normal and n not in structure_labels)
     if not pathologies:
         raise BadInput(
-            f"{where} has no pathology: beside normal lung ({normal}) it knows {list(foreground)}; "
-            f"add the label of at least one pathology, or name normal lung with --normal-label"
+            f"{where} has no pathology: its labels are {', '.join(foreground)}, of which {normal} is "
+            f"taken as normal lung; add a label for at least one pathology, or name normal lung with --normal-label"
         )
     return LabelRoles(normal, pathologies, tuple(structure_labels), foreground, ignore)
 
 
 def _values(labels: dict, where: str) -> dict[str, int]:
-    """Label → value as nnU-Net wants them: whole numbers, each once, background 0."""
+    """Label → value as nnU-Net requires: whole numbers, each used once, background 0."""
     for name, value in labels.items():
         if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value)):
             raise BadInput(f"{where}: label {name} has the value {value!r}; expected a whole number, such as 1")
@@ -108,25 +108,25 @@ def _values(labels: dict, where: str) -> dict[str, int]:
     twice = [name for name, value in values.items() if list(values.values()).count(value) > 1]
     if twice:
         raise BadInput(
-            f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one for each"
+            f"{where}: the labels {' and '.join(twice)} share the value {values[twice[0]]}; expected one value each"
         )
     if values.get("background") != 0:
-        raise BadInput(f"{where}: no label 'background' with the value 0, which nnU-Net needs; add it")
+        raise BadInput(f"{where} has no label 'background' with the value 0, which nnU-Net needs; add it")
     return values
 
 
-def _normal_label(foreground: dict[str, int], where: str, wanted: str | None) -> str:
-    if wanted is not None:
-        if wanted not in foreground:
-            raise BadInput(f"--normal-label {wanted} is not among the labels of {where}: {', '.join(foreground)}")
-        return wanted
+def _normal_label(foreground: dict[str, int], where: str, given: str | None) -> str:
+    if given is not None:
+        if given not in foreground:
+            raise BadInput(f"--normal-label {given} is not among the labels of {where}: {', '.join(foreground)}")
+        return given
     for pattern in (_NORMAL, _LUNG):
-        found = [name for name in foreground if pattern.search(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        candidates = [name for name in foreground if pattern.search(name)]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
             break
     raise BadInput(
         f"{where} has no label that is clearly normal lung (labels: {', '.join(foreground) or 'none'}; "
-        f"candidates: {', '.join(found) or 'none'}); name it with --normal-label NAME"
+        f"candidates: {', '.join(candidates) or 'none'}); name it with --normal-label NAME"
     )

@@ -1,4 +1,4 @@
-"""Where an nnU-Net raw dataset keeps what: folders, case files, dataset.json, splits, and the reader for its format."""
+"""Layout of an nnU-Net raw dataset: folders, case files, dataset.json, splits, and the reader for its format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import DATASET, SPLITS, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json
 
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
@@ -17,7 +17,7 @@ _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 
 @dataclass(frozen=True)
 class Case:
-    """Files of one case; an image file for each channel, except in formats that hold several channels in one."""
+    """Files of one case: an image file for each channel, except in formats that store several channels in one file."""
 
     identifier: str
     images: tuple[str, ...]
@@ -28,35 +28,37 @@ def read_dataset_json(folder: Path) -> dict:
     """``dataset.json``, checked for the keys that nnU-Net needs.
 
     Raises:
-        BadInput: missing, no JSON, or a key is missing.
+        BadInput: the file is missing, is not JSON, or lacks a key.
     """
-    path = folder / "dataset.json"
+    path = folder / DATASET
     if not path.is_file():
         raise BadInput(f"{path} is missing; an nnU-Net dataset needs it with the keys {', '.join(_KEYS)}")
     try:
         content = read_json(path)
     except ValueError as error:
-        raise BadInput(f"{path} is no valid JSON ({error})") from error
+        raise BadInput(f"{path} is not valid JSON ({error}); restore or correct the file") from error
     missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
     if missing:
-        raise BadInput(f"{path} lacks the key {missing[0]!r}; expected {', '.join(_KEYS)}")
+        raise BadInput(f"{path} lacks the key {missing[0]!r}; expected {', '.join(_KEYS)}: add it")
     return content
 
 
 def check_files(cases: Iterable[Case], name: str) -> None:
-    """Whether all files of the cases are there.
+    """Checks that all files of the cases exist.
 
     Raises:
-        BadInput: one is not.
+        BadInput: a file is missing.
     """
     for case in cases:
         for file in (*case.images, case.label):
             if not Path(file).is_file():
-                raise BadInput(f"{file} is missing: case {case.identifier} of {name} needs it")
+                raise BadInput(
+                    f"{file} is missing: case {case.identifier} of {name} needs it; restore it, or remove the case"
+                )
 
 
 def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
-    """All training cases that nnU-Net would see, with files checked to exist and to agree with dataset.json.
+    """All training cases that nnU-Net would see; their files exist and agree with dataset.json.
 
     Raises:
         BadInput: a file is missing or misnamed, or numTraining is not their number.
@@ -64,21 +66,21 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     if "dataset" in dataset_json:
         from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / "dataset.json"))
+        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / DATASET))
         cases = {i: Case(i, tuple(entry["images"]), entry["label"]) for i, entry in listed.items()}
     else:
         cases = _cases_in_folders(folder, dataset_json)
     for case in cases.values():
         if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
             raise BadInput(
-                f"{folder / 'dataset.json'} names a case {case.identifier!r}; a case id holds no slash and "
-                f"does not begin with a dot; rename it"
+                f"{folder / DATASET} names a case {case.identifier!r}; a case id has no slash and "
+                f"does not begin with a dot: rename the case"
             )
     check_files(cases.values(), folder.name)
     if len(cases) != dataset_json["numTraining"]:
         raise BadInput(
-            f"{folder / 'dataset.json'} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
-            f"training cases were found; correct numTraining or the files"
+            f"{folder / DATASET} says numTraining {dataset_json['numTraining']}, but {len(cases)} "
+            f"training cases were found; correct numTraining, or add or remove files"
         )
     return cases
 
@@ -92,30 +94,30 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
     for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
         if file.name.startswith("."):
             raise BadInput(
-                f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS puts "
-                f"such files beside copied ones)"
+                f"{file} begins with a dot, and nnU-Net would take it for a case; delete it (macOS leaves "
+                f"such files beside copied files)"
             )
         stem = file.name[: -len(ending)]
         if len(stem) < 6 or stem[-5] != "_" or not stem[-4:].isdigit():
             raise BadInput(f"{file} does not end in _XXXX{ending} (four digits for the channel); rename it")
         images.setdefault(stem[:-5], []).append(str(file))
     labels = {f.name[: -len(ending)]: str(f) for f in (folder / "labelsTr").glob(f"[!.]*{ending}")}
-    lonely = sorted(set(labels) - set(images))
-    if lonely:
+    without_image = sorted(set(labels) - set(images))
+    if without_image:
         raise BadInput(
-            f"{labels[lonely[0]]} has no image {lonely[0]}_0000{ending} in imagesTr ({len(lonely)} such labels)"
+            f"{labels[without_image[0]]} has no image {without_image[0]}_0000{ending} in imagesTr "
+            f"({len(without_image)} such labels); add the image or remove the label"
         )
     return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
 
 
 def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
-    """Splits from the raw folder, or else from the preprocessed one, and their path; (None, "") where there are none.
+    """Splits from the raw folder, or else from the preprocessed one, and their path; (None, "") if there are none.
 
     Raises:
-        BadInput: the file is no split file.
+        BadInput: the file is not a split file.
     """
-    preprocessed = Path(nnunet_folder("nnUNet_preprocessed")) / folder.name
-    for path in (folder / "splits_final.json", preprocessed / "splits_final.json"):
+    for path in (folder / SPLITS, preprocessed_folder(folder.name) / SPLITS):
         if path.is_file():
             try:
                 splits = read_json(path)
@@ -123,7 +125,7 @@ def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
                     raise ValueError("a fold lacks train or val")
             except (ValueError, TypeError) as error:
                 raise BadInput(
-                    f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
+                    f"{path} is not a split file; expected a JSON list of {{'train': [...], 'val': [...]}}, "
                     f"one for each fold"
                 ) from error
             return splits, str(path)
@@ -134,7 +136,7 @@ def find_reader(dataset_json: dict, cases: dict[str, Case]) -> type:
     """nnU-Net's reader for the dataset's files.
 
     Raises:
-        BadInput: none of them can read the first image.
+        BadInput: none of nnU-Net's readers can read the first image.
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 

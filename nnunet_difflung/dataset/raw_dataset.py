@@ -1,4 +1,4 @@
-"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds. With ``layout`` all that knows the format.
+"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds; its format is known here and in ``layout``.
 
 In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
 """
@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.dataset.splits import check_splits, is_synthetic, patient_grouped_splits, patients_of
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folder, nnunet_folder
+from nnunet_difflung.paths import DATASET, PATH_VARIABLES, dataset_folder, nnunet_folder, preprocessed_folder
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class RawDataset:
     @property
     def preprocessed(self) -> Path:
         """The dataset's folder in ``$nnUNet_preprocessed`` (it may not exist)."""
-        return Path(nnunet_folder("nnUNet_preprocessed")) / self.name
+        return preprocessed_folder(self.name)
 
-    def folds(self, wanted: Sequence[str] | None = None) -> list[int | str]:
+    def folds(self, names: Sequence[str] | None = None) -> list[int | str]:
         """Checks fold names; None means every fold of the split.
 
         Raises:
             BadInput: a fold that the split does not have.
         """
-        if not wanted:
+        if not names:
             return list(range(len(self.splits)))
         folds: list[int | str] = []
-        for fold in wanted:
+        for fold in names:
             if fold == "all":
                 folds.append("all")
             elif str(fold).isdigit() and int(fold) < len(self.splits):
@@ -64,7 +64,7 @@ class RawDataset:
             else:
                 raise BadInput(
                     f"fold {fold} is not in the split of {self.name}, which has folds 0 to "
-                    f"{len(self.splits) - 1} (or all)"
+                    f"{len(self.splits) - 1}; give one of these numbers, or all"
                 )
         return list(dict.fromkeys(folds))
 
@@ -89,7 +89,7 @@ class RawDataset:
 
 
 def _read(read, files):
-    """Calls a reader and turns its failures into one line with the file's name."""
+    """Calls a reader; an error of any kind becomes one line with the file's name."""
     try:
         return read(files)
     except Exception as error:
@@ -98,29 +98,51 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
+def check_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()) -> None:
+    """Checks nnU-Net's path variables and what dataset.json says, which takes no time and no large package.
+
+    Args:
+        dataset: id or name.
+        normal_label: name of the normal lung's label; None finds it by its name.
+        structure_labels: labels that are neither normal lung nor pathology.
+
+    Raises:
+        BadInput: a folder or dataset.json is missing, or dataset.json is faulty.
+    """
+    for variable in PATH_VARIABLES:
+        nnunet_folder(variable)
+    _described(dataset, normal_label, structure_labels)
+
+
+def _described(
+    dataset: str, normal_label: str | None, structure_labels: Sequence[str]
+) -> tuple[Path, dict, LabelRoles]:
+    """A dataset's folder, its dataset.json and the roles of its labels."""
+    folder = dataset_folder(dataset)
+    dataset_json = read_dataset_json(folder)
+    return folder, dataset_json, label_roles(dataset_json, str(folder / DATASET), normal_label, structure_labels)
+
+
 def open_raw_dataset(
     dataset: str,
     normal_label: str | None = None,
     structure_labels: Sequence[str] = (),
     patient_pattern: str | None = None,
 ) -> RawDataset:
-    """Opens a dataset by id or name and checks all that can be checked without reading voxels.
+    """Opens a dataset by id or name and checks everything that can be checked without reading voxels.
 
     Raises:
-        BadInput: with the file, what was found, what was expected and what to do.
+        BadInput: the message names the file, what was found, what was expected, and the remedy.
     """
-    folder = dataset_folder(dataset)
-    dataset_json = read_dataset_json(folder)
-    roles = label_roles(dataset_json, str(folder / "dataset.json"), normal_label, structure_labels)
-    everything = list_cases(folder, dataset_json)
-    cases = {i: case for i, case in everything.items() if not is_synthetic(i)}
+    folder, dataset_json, roles = _described(dataset, normal_label, structure_labels)
+    all_cases = list_cases(folder, dataset_json)
+    cases = {i: case for i, case in all_cases.items() if not is_synthetic(i)}
     if not cases:
-        raise BadInput(f"{folder} has no training case; expected images in imagesTr and labels in labelsTr")
+        raise BadInput(f"{folder} has no training case; put images into imagesTr and labels into labelsTr")
     patients = patients_of(list(cases), patient_pattern)
     splits, where = find_splits(folder)
-    new = splits is None
-    if new:
-        splits = patient_grouped_splits(patients)
-    else:
-        check_splits(splits, list(everything), patients, where)
-    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), patients, splits, new)
+    if splits is not None:
+        check_splits(splits, list(all_cases), patients, where)
+    reader = find_reader(dataset_json, cases)
+    folds = patient_grouped_splits(patients) if splits is None else splits
+    return RawDataset(folder, dataset_json, cases, roles, reader, patients, folds, splits_are_new=splits is None)

@@ -1,4 +1,4 @@
-"""Reads a case and checks what nnU-Net would only find hours later; derives the class ``body`` from the image."""
+"""Reads a case and finds faults that nnU-Net would only find hours later; derives the class ``body`` from the image."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class CaseFacts:
         shape: (z, y, x).
         channels: number of channels.
         spacing: (z, y, x) in mm as nnU-Net's reader gives it.
-        dtype: dtype in which the cache keeps the image.
+        dtype: data type of the cached image.
         counts: label name → number of voxels in each slice (z).
-        stamp: size and time of the source files, to see that a cached copy is still theirs.
-        content: SHA-256 of image and labels, by which a generator knows its training data whatever the files' times.
+        stamp: name, size and modification time of the source files; tells whether a cached copy is still up to date.
+        content: SHA-256 of image and labels; identifies a generator's training data, whatever the files' times.
     """
 
     identifier: str
@@ -68,36 +68,37 @@ def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndar
 
 
 def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
-    """Reads a case and checks what nnU-Net would only find hours later.
+    """Reads a case and checks it for faults that nnU-Net would only find hours later.
 
     Returns:
         image (c, z, y, x), condition map (z, y, x) uint8 (label values, and ``roles.body_value``), facts.
 
     Raises:
-        BadInput: different geometry of image and label, NaN, unknown labels, wrong number of channels.
+        BadInput: image and label differ in geometry, NaN, undefined labels, or a wrong number of channels.
     """
     image, of_image = raw.read_image(case.identifier)
     label, of_label = raw.read_label(case.identifier)
     _check_geometry(case, image, label, of_image, of_label)
     if len(image) != len(raw.channels):
         raise BadInput(
-            f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected from "
+            f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected according to "
             f"channel_names in dataset.json; add the missing _XXXX files or correct channel_names"
         )
     if not np.isfinite(image).all():
-        bad = int((~np.isfinite(image)).sum())
-        raise BadInput(f"{case.images[0]} has {bad} NaN or infinite voxels; replace them (−1000 HU for air)")
+        count = int((~np.isfinite(image)).sum())
+        raise BadInput(f"{case.images[0]} has {count} NaN or infinite voxels; replace them, for example by −1000 HU")
     _check_labels(case, label, raw.roles)
     threshold = CT_BODY_THRESHOLD if raw.channels[0].upper() == "CT" else _otsu(image[0])
     condition = label.astype(np.uint8)
     condition[body_mask(image[0], label, threshold)] = raw.roles.body_value
     image = _exact_integers(image)
+    z, y, x = of_image["spacing"]
     counts = {name: np.count_nonzero(label == value, axis=(1, 2)).tolist() for name, value in raw.roles.values.items()}
     facts = CaseFacts(
         case.identifier,
         label.shape,
         len(image),
-        tuple(float(s) for s in of_image["spacing"]),
+        (float(z), float(y), float(x)),
         str(image.dtype),
         counts,
         source_stamp(case),
@@ -107,9 +108,9 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
 
 
 def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) -> None:
-    def refuse(what: str, found, expected) -> None:
+    def refuse(what: str, actual, expected) -> None:
         raise BadInput(
-            f"{case.label}: {what} {found} differs from its image's {expected} ({case.images[0]}); "
+            f"{case.label}: {what} {actual} differs from the image's {expected} ({case.images[0]}); "
             f"resample the label onto the image's grid"
         )
 
@@ -124,11 +125,11 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
 
 
 def _check_labels(case: Case, label: np.ndarray, roles: LabelRoles) -> None:
-    known = {0, *roles.values.values(), *([] if roles.ignore is None else [roles.ignore])}
-    unknown = sorted({int(v) for v in np.unique(label)} - known)
+    defined = {0, *roles.values.values()} | (set() if roles.ignore is None else {roles.ignore})
+    unknown = sorted({int(v) for v in np.unique(label)} - defined)
     if unknown:
         raise BadInput(
-            f"{case.label} holds the label {unknown[0]}, but dataset.json knows {sorted(known)}; "
+            f"{case.label} holds the label {unknown[0]}, but dataset.json defines only {sorted(defined)}; "
             f"add the label to dataset.json or correct the file"
         )
 
@@ -138,7 +139,7 @@ def _otsu(channel: np.ndarray) -> float:
 
 
 def _exact_integers(image: np.ndarray) -> np.ndarray:
-    """The same values in uint8 or int16 where that loses nothing, else float32."""
+    """The same values as uint8 or int16 if that is exact, else as float32."""
     for dtype in (np.uint8, np.int16):
         limits = np.iinfo(dtype)
         if limits.min <= image.min() and image.max() <= limits.max and (image == np.rint(image)).all():
@@ -147,5 +148,5 @@ def _exact_integers(image: np.ndarray) -> np.ndarray:
 
 
 def source_stamp(case: Case) -> list:
-    """Name, size and time of change of each source file, as JSON gives it back."""
+    """Name, size and modification time of each source file, as JSON returns it."""
     return [[Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in (*case.images, case.label)]

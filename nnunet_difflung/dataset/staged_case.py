@@ -1,4 +1,4 @@
-"""A synthetic case that waits for its injection."""
+"""A synthetic case that is ready to be injected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 class StagedCase:
     """A synthetic case whose files are complete and have their final names.
 
-    Under ``staging_folder`` they are moved by the injection, anywhere else they are copied.
+    The injection moves files that lie under ``staging_folder`` and copies all others.
 
     Attributes:
         identifier: ``difflung_…``.

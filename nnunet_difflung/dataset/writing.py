@@ -1,4 +1,4 @@
-"""Writes a changed copy of an image or label file: same format, geometry and dtype, other voxels untouched.
+"""Writes a changed copy of an image or label file: same format, geometry and dtype; all other voxels stay the same.
 
 nnU-Net's readers have no writer for images (``write_seg`` would store HU as uint8), so a copy is made from the source
 file itself through the library that its reader uses. Voxels outside ``where`` keep their bits by construction.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def write_changed_copy(
         reader: nnU-Net's reader class of the dataset.
 
     Raises:
-        BadInput: a reader for which no writer is known.
+        BadInput: a reader whose files this package cannot write.
     """
     write = _writer_of(reader)
     channel = 0
@@ -51,8 +52,8 @@ def _writer_of(reader: type):
         if issubclass(reader, families):
             return write
     raise BadInput(
-        f"images read by {reader.__name__} cannot be written; supported are the files of SimpleITKIO, "
-        f"NibabelIO, NaturalImage2DIO and Tiff3DIO (convert the dataset to .nii.gz)"
+        f"images read by nnU-Net's {reader.__name__} cannot be written; expected files of SimpleITKIO, NibabelIO, "
+        f"NaturalImage2DIO or Tiff3DIO: convert the dataset to .nii.gz"
     )
 
 
@@ -92,7 +93,7 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
     import nibabel
     from nibabel.orientations import io_orientation, ornt_transform
 
-    original = nibabel.load(source)
+    original: Any = nibabel.load(source)  # a NIfTI image; nibabel annotates the base class of all formats
     reorients = "Reorient" in reader.__name__
     image = original.as_reoriented(io_orientation(original.affine)) if reorients else original
     header = original.header.copy()
@@ -127,7 +128,7 @@ def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray,
     import tifffile
 
     changed = _change(tifffile.imread(source)[None], values, where)[0]
-    tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are no RGB(A)
+    tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are not RGB(A)
     return 1
 
 
@@ -148,6 +149,6 @@ def spacing_sidecar(file: str, channels: bool, reader: type) -> Path | None:
 
 
 def copy_sidecar(source: Path | None, target: Path) -> None:
-    """Copies a spacing file, where there is one."""
+    """Copies a spacing file, if there is one."""
     if source is not None:
         shutil.copyfile(source, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -24,7 +24,7 @@ from nnunet_difflung.evaluation.table1 import make_table, markdown
 from nnunet_difflung.generator.store import CARD, config_from_json, is_finished, load_generator
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder, dataset_folder, nnunet_folder, results_folder
+from nnunet_difflung.paths import cache_folder, dataset_folder, fold_folder, results_folder, table1_file
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 from nnunet_difflung.runtime.locks import using
@@ -72,8 +72,19 @@ class Request:
     progress: bool = True
 
 
-def evaluate(request: Request) -> Path:
-    """Compares the methods, writes JSON, Markdown and pictures, and returns the JSON's path.
+def _quiet(line: str) -> None:
+    """Says nothing."""
+
+
+def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path]:
+    """Compares the methods and writes JSON, Markdown and pictures.
+
+    Args:
+        request: what to compare.
+        say: is told which methods are left out and why, a line each.
+
+    Returns:
+        the files written, the JSON file first and the Markdown file second.
 
     Raises:
         BadInput: no finished generator, a fold without validation slices, generators that do not fit the dataset.
@@ -85,7 +96,7 @@ def evaluate(request: Request) -> Path:
         ),
     )
     folds = _folds(raw, request)
-    methods = _methods(raw, folds, request)
+    methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
     windows = {
         fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods]) for fold in folds
@@ -128,16 +139,15 @@ def _folds(raw: RawDataset, request: Request) -> list[int]:
     return [int(fold) for fold in folds]
 
 
-def _methods(raw: RawDataset, folds: Sequence[int], request: Request) -> list[str]:
+def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Callable[[str], None]) -> list[str]:
     """The methods to compare; says which are left out and why."""
     wanted = [METHODS[name] for name in request.methods or METHODS]
     pasted = [method.name for method in wanted if method.pastes]
     if pasted:
-        print(f"Left out: {', '.join(pasted)} (lesions pasted into a real slice; nothing paints a whole one).")
+        say(f"Left out: {', '.join(pasted)} (lesions pasted into a real slice; nothing paints a whole one).")
     painting = [method.name for method in wanted if not method.pastes]
     missing = {
-        name: [fold for fold in folds if not is_finished(results_folder(raw.name, name) / f"fold_{fold}")]
-        for name in painting
+        name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
     }
     finished = [name for name in painting if not missing[name]]
     for name in painting:
@@ -148,7 +158,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request) -> list[st
                 f"with difflung_augment -d {request.dataset} -f {where} --method {name}"
             )
         if len(folds) > len(missing[name]) > 0:
-            print(f"Left out: {name} (no finished generator in fold {', '.join(map(str, missing[name]))}).")
+            say(f"Left out: {name} (no finished generator in fold {', '.join(map(str, missing[name]))}).")
     if not finished:
         raise BadInput(
             f"none of --methods {' '.join(request.methods)} paints whole slices; choose from "
@@ -159,7 +169,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request) -> list[st
 
 def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
     """A generator's JSON, checked to fit the dataset and not to know the fold's validation patients."""
-    folder = results_folder(raw.name, method) / f"fold_{fold}"
+    folder = fold_folder(raw.name, method, fold)
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
         raise BadInput(
@@ -205,7 +215,7 @@ def _evaluate_fold(
 
     rows: dict[str, list[dict]] = {}
     for name in methods:
-        generator = load_generator(results_folder(raw.name, name) / f"fold_{fold}", request.device)
+        generator = load_generator(fold_folder(raw.name, name, fold), request.device)
         painter = MaskPainter(
             METHODS[name],
             generator,
@@ -263,12 +273,11 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
     }
 
 
-def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> Path:
-    out = request.out or Path(nnunet_folder("nnUNet_results")) / raw.name / "DiffLung__evaluate" / "table1.json"
-    text = markdown(table)
+def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> list[Path]:
+    out = request.out or table1_file(raw.name)
     write_json(out, table)
-    write_bytes(out.with_suffix(".md"), text.encode())
-    shown = sheet.write(out.with_suffix(".png"))
-    written = [out, out.with_suffix(".md"), *([out.with_suffix(".png")] if shown else [])]
-    print(text, "Written:", *written, sep="\n")
-    return out
+    write_bytes(out.with_suffix(".md"), markdown(table).encode())
+    written = [out, out.with_suffix(".md")]
+    if sheet.write(out.with_suffix(".png")):
+        written.append(out.with_suffix(".png"))
+    return written

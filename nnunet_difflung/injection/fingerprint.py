@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.injection.manifest import PREPROCESSED
+from nnunet_difflung.paths import NNUNET_PREPROCESSED
 
 FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 
@@ -41,7 +42,7 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
     shutil.rmtree(target.parent, ignore_errors=True)
     target.parent.mkdir(parents=True)
     real = {i: {"images": list(case.images), "label": case.label} for i, case in sorted(raw.cases.items())}
-    replaced = ("nnUNet_preprocessed", "multiprocessing", "get_filenames_of_train_images_and_targets")
+    replaced = (NNUNET_PREPROCESSED, "multiprocessing", "get_filenames_of_train_images_and_targets")
     before = {name: getattr(nnunet, name) for name in replaced}
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         nnunet.nnUNet_preprocessed = scratch  # it writes there, not yet into the user's folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.injection.manifest import run_of
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import fold_folder, our_folders
 from nnunet_difflung.runtime.files import read_json, sha256
 
 
@@ -163,11 +163,11 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
 
 def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Problem]:
     """Whether the generators' own records (in nnUNet_results, where they are at hand) agree with the manifest."""
-    found, results = [], os.environ.get("nnUNet_results")
-    for run in manifest["runs"] if results else []:
+    found: list[Problem] = []
+    for run in manifest["runs"] if our_folders(name) else []:
         fold = run["fold"]
         method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / "generator.json"
+        path = fold_folder(name, method, fold) / "generator.json"
         if not path.is_file():
             continue
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders, nnunet_folder
+from nnunet_difflung.paths import dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json
 
 MANIFEST = "difflung_manifest.json"
@@ -59,7 +59,7 @@ def resolve(folder: Path, name: str) -> Path:
     if inside.startswith("/") or "\\" in inside or "\0" in inside or ".." in inside.split("/"):
         raise BadInput(f"{name!r} names a file outside the dataset {folder.name}; expected a path inside it")
     if name.startswith(PREPROCESSED):
-        return Path(nnunet_folder("nnUNet_preprocessed")) / folder.name / inside
+        return preprocessed_folder(folder.name) / inside
     return folder / inside
 
 

@@ -21,7 +21,7 @@ from nnunet_difflung.injection.manifest import (
     read_manifest,
     resolve,
 )
-from nnunet_difflung.paths import DATASET, SPLITS, cache_folder, dataset_folder
+from nnunet_difflung.paths import DATASET, SPLITS, cache_folder, dataset_folder, fold_folders, is_fold, our_folders
 from nnunet_difflung.runtime.files import delete_path, read_json, sha256
 from nnunet_difflung.runtime.locks import delete_unused
 
@@ -209,8 +209,7 @@ def _carry_out(folder: Path, plan: Removal) -> None:
 
 
 def _generators(name: str, delete: bool, asked: bool) -> list[str]:
-    results = os.environ.get("nnUNet_results")
-    folders = sorted((Path(results) / name).glob("DiffLung__*")) if results else []
+    folders = our_folders(name)
     if not folders:
         return []
     kept = [path for folder in folders for path in _delete(folder)] if delete else []
@@ -225,10 +224,10 @@ def _delete(folder: Path) -> list[Path]:
     """Deletes the cache or a method's folder but for what another command uses, which is returned."""
     if folder == cache_folder(folder.parent.name):
         return [] if delete_unused(folder) else [folder]
-    kept = [path for path in sorted(folder.glob("fold_*")) if path.is_dir() and not delete_unused(path)]
+    kept = [path for path in fold_folders(folder) if not delete_unused(path)]
     if not kept:
         for entry in folder.iterdir():
-            if not entry.name.startswith("fold_"):  # those that are there now were begun by another command
+            if not is_fold(entry.name):  # those that are there now were begun by another command
                 delete_path(entry)
         with suppress(OSError):
             folder.rmdir()

@@ -14,7 +14,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.training import total_steps
-from nnunet_difflung.paths import nnunet_folder
+from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, nnunet_folder
 from nnunet_difflung.pipeline.fold import FoldWork
 
 
@@ -83,11 +83,11 @@ def size(count: float) -> str:
 def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:
     """Refuses a plan for which nnUNet_raw or nnUNet_results has no room."""
     needs = [estimate_bytes(work, facts) for work in works]
-    raw, results = (nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_results"))
+    raw, results = (nnunet_folder(variable) for variable in (NNUNET_RAW, NNUNET_RESULTS))
     in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs)
     if os.stat(raw).st_dev == os.stat(results).st_dev:
         in_raw = in_results = in_raw + in_results
-    for variable, need in (("nnUNet_raw", in_raw), ("nnUNet_results", in_results)):
+    for variable, need in ((NNUNET_RAW, in_raw), (NNUNET_RESULTS, in_results)):
         free = shutil.disk_usage(nnunet_folder(variable)).free
         if need > free:
             raise BadInput(

@@ -24,7 +24,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, discard_w
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
 from nnunet_difflung.painting.synthesis import synthesize
-from nnunet_difflung.paths import results_folder
+from nnunet_difflung.paths import fold_folder
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.share import Share
 
@@ -49,12 +49,12 @@ class FoldWork:
     @property
     def folder(self) -> Path:
         """The folder of the generator that paints (of a method without one: where its cases are made)."""
-        return results_folder(self.raw.name, self.method.generator or self.method.name) / f"fold_{self.fold}"
+        return fold_folder(self.raw.name, self.method.generator or self.method.name, self.fold)
 
     @property
     def own_folder(self) -> Path:
         """The folder of the method's own fold; that of the generator unless it borrows another method's."""
-        return results_folder(self.raw.name, self.method.name) / f"fold_{self.fold}"
+        return fold_folder(self.raw.name, self.method.name, self.fold)
 
     @property
     def config(self) -> GeneratorConfig:

@@ -12,7 +12,7 @@ from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.paths import nnunet_folder, results_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
 from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
@@ -88,7 +88,7 @@ def _faults(measured: dict) -> str:
 
 def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[int | str], device: str) -> str:
     """nnU-Net's commands that use the synthetic cases."""
-    dataset, fold = int(raw.name[7:10]), folds[0]
+    dataset, fold = dataset_id(raw.name), folds[0]
     on = "" if device == "cuda" else f" -device {device}"
     trainer = METHODS[method].trainer
     model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
@@ -162,7 +162,7 @@ def run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
         "settings": work.settings.as_dict(),
         "generator": {
             "hash": s.generator.hash or None,
-            "folder": os.path.relpath(s.generator.folder, nnunet_folder("nnUNet_results")),
+            "folder": os.path.relpath(s.generator.folder, nnunet_folder(NNUNET_RESULTS)),
             "training_cases": list(s.generator.training_cases),
         },
         "summary": {

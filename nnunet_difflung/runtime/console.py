@@ -1,4 +1,4 @@
-"""What every console command of this package shares: how bad input reaches the person who typed it."""
+"""What all console commands share: how an error reaches the person who typed the command, and the exit codes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` becomes one line on stderr and exit code 2, ``Failed``, a full disk or a folder that cannot be written
-    one line and exit code 1, Ctrl-C exit code 130, SIGTERM 143. Everything else is a defect of ours and keeps its
-    traceback.
+    ``BadInput`` becomes one line on stderr and exit code 2; ``Failed``, a full disk, or a folder that cannot be
+    written, one line and exit code 1; Ctrl-C exit code 130; SIGTERM 143. Any other exception is a bug in this package
+    and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -40,13 +40,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             if error.errno not in _OF_THE_DISK:
                 raise
             print(
-                f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; make room or make it writable, "
-                f"the same command goes on then",
+                f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; free some space or make the folder "
+                f"writable, then run the same command again to resume",
                 file=sys.stderr,
             )
             code = 1
         except KeyboardInterrupt:
-            print("Interrupted. The same command goes on from here.", file=sys.stderr)
+            print("Interrupted. Run the same command again to resume.", file=sys.stderr)
             code = 130
         finally:
             sigterm(before)
@@ -56,7 +56,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
 
 
 def _free() -> str:
-    """Where nnU-Net's folders are and what is free there, for a fault that does not say where it was."""
+    """nnU-Net's folders and the free space in each, for an error that does not name a file."""
     places = [Path(os.environ[v]) for v in PATH_VARIABLES if os.path.isdir(os.environ.get(v, ""))]
     return ", ".join(f"{place} ({shutil.disk_usage(place).free / 1e6:.1f} MB free)" for place in places) or "writing"
 

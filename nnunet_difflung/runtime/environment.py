@@ -1,4 +1,4 @@
-"""What a published figure depends on beside its settings: package versions, machine, the command as typed."""
+"""What a published figure depends on besides its settings: package versions, machine, the command as typed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", 
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def machine() -> str:
-    """Cores, architecture and GPU of this machine; nothing that names it."""
+    """Cores, architecture and GPU of this machine, without its name."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -30,6 +30,6 @@ def machine() -> str:
 
 
 def without_folder(word: str) -> str:
-    """A typed word as it may be published: of an absolute path only the last part."""
+    """A typed word as it may be published: an absolute path is reduced to its last part."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"

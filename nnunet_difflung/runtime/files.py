@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _WRITING = ".writing_"
-_UMASK = os.umask(0)  # can only be asked by setting it, which threads would see
+_UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice
 os.umask(_UMASK)
 
 
@@ -29,7 +29,7 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; renamed to ``path`` when the block ends well, else removed.
+    """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
     The temporary name keeps the file's ending, since image writers choose the format by it.
     """
@@ -49,20 +49,25 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
-    """Deletes what ``replacing`` of a killed process left below a folder, last written at least ``age`` seconds ago."""
-    for left in folder.rglob(f"{_WRITING}*"):
+    """Deletes temporary files of ``replacing`` that a killed process left below a folder.
+
+    Args:
+        folder: is searched with its subfolders.
+        age: only files that were last written at least so many seconds ago.
+    """
+    for temporary in folder.rglob(f"{_WRITING}*"):
         with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime >= age:
-                left.unlink()
+            if time.time() - temporary.stat().st_mtime >= age:
+                temporary.unlink()
 
 
 def delete_path(path: Path) -> None:
-    """Deletes a file, a link, or a folder with all that is in it."""
+    """Deletes a file, a link, or a folder with everything in it."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a whole file or nothing."""
+    """Writes a file completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -73,7 +78,7 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes a whole JSON file or nothing."""
+    """Writes a JSON file completely or not at all."""
     write_bytes(path, json_bytes(content))
 
 
@@ -83,13 +88,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
-    """Copies a whole file or nothing."""
+    """Copies a file completely or not at all."""
     with replacing(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def _plain(value: Any) -> Any:
-    """numpy scalars and arrays, paths and tuples as JSON knows them."""
+    """numpy scalars, arrays and paths as JSON values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):

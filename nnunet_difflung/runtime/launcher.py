@@ -1,4 +1,4 @@
-"""Joins processes that a launcher started, and starts several on one machine."""
+"""Joins the processes that a launcher started, and starts several processes on one machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast
-
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.share import Share
 
@@ -26,11 +22,15 @@ MODULE = "nnunet_difflung.commands.augment"
 
 
 def join(device: str) -> Share:
-    """This process's share of what its launcher started, as accelerate finds it; all of the processes have to call it.
+    """This process's share of the work, as accelerate sees its launcher; every process has to call it.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
     """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast
+
     threads = torch.get_num_threads()
     state = PartialState(cpu=device == "cpu")
     torch.set_num_threads(threads)  # older versions of accelerate choose another number, which sums depend on
@@ -41,7 +41,9 @@ def join(device: str) -> Share:
 
 
 def leave() -> None:
-    """Takes leave of the other processes without waiting for them."""
+    """Leaves the process group without waiting for the other processes."""
+    import torch
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -55,8 +57,8 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     """Runs ``difflung_augment`` with these arguments in several processes of this machine, a GPU for each.
 
     Args:
-        number: of processes; on the CPU they share the cores.
-        arguments: of the command; a process that was started here does not heed ``-num_gpus``.
+        number: number of processes; on the CPU they share the cores.
+        arguments: of the command; the processes started here ignore ``-num_gpus``.
         device: ``cuda`` or ``cpu``.
 
     Returns:
@@ -69,13 +71,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if device not in ("cuda", "cpu"):
-        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
-    if device == "cuda" and number > torch.cuda.device_count():
-        raise BadInput(
-            f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); ask for no more"
-        )
+    _check_number(number, device)
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
@@ -100,9 +96,22 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
     return 0
 
 
+def _check_number(number: int, device: str) -> None:
+    """Refuses more processes than GPUs, and devices that cannot be shared."""
+    import torch
+
+    if device not in ("cuda", "cpu"):
+        raise BadInput(f"-num_gpus {number} needs -device cuda (or cpu, to share its cores), not {device}")
+    if device == "cuda" and number > torch.cuda.device_count():
+        raise BadInput(
+            f"-num_gpus {number}: torch sees {torch.cuda.device_count()} GPU(s) here "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); give a smaller number"
+        )
+
+
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Puts this process's signal handlers back: torch's launcher leaves its own behind."""
+    """Restores this process's signal handlers: torch's launcher leaves its own behind."""
     before = {number: signal.getsignal(number) for number in _OF_THE_LAUNCHER}
     try:
         yield
@@ -112,7 +121,7 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _log_folder(folder: str) -> dict:
-    """Where torch's launcher keeps its own files; torch 2.3 changed how it is told."""
+    """Arguments that tell torch's launcher where to keep its own files; torch 2.3 changed them."""
     try:
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     except ImportError:

@@ -7,15 +7,18 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import clear_half_written, delete_path
 from nnunet_difflung.runtime.share import Share
 
+fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows: no lock; one command at a time is the user's matter there
+except ImportError:  # Windows: no lock; there the user has to run one command at a time
     fcntl = None
 _WORK_LOCK = ".lock"
 _ABANDONED = 3600.0  # seconds; some cluster file systems grant a lock on every node, so a cache may be in use anyway
@@ -26,15 +29,15 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
     """Holds the locks of generators' folders, so that two commands never train or paint the same fold at a time.
 
     Args:
-        folders: made where they are missing; locked in one order by everybody, so that nobody waits in a circle.
+        folders: created if missing; every command locks them in sorted order, so that no two wait for each other.
         share: the first process takes the locks, the others wait until it has written their common token there.
     """
-    handles = []
+    handles: list[int] = []
     try:
         for folder in sorted(folders):
             path = folder / _WORK_LOCK
             if not share.main:
-                share.wait_until(lambda path=path: path.is_file() and path.read_text() == share.token)
+                share.wait_until(partial(_holds, path, share.token))
                 continue
             while not handles or not is_at(handles[-1], path):  # a folder may be deleted while this waits for it
                 folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +58,8 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
     """Marks a folder of files that several commands read and add to as in use.
 
     Yields:
-        a function that deletes the folder if no other command uses it, and says whether it did. After it the folder
-        must not be used any more.
+        a function that deletes the folder if no other command uses it, and returns whether it did. Afterwards the
+        folder must not be used any more.
     """
     path = folder / _WORK_LOCK
     while True:
@@ -68,7 +71,7 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            yield lambda: False  # somebody else's, to be read only
+            yield lambda: False  # another user's folder: it can only be read
             return
         if _try(handle, path):
             clear_half_written(folder, _ABANDONED)
@@ -84,7 +87,7 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
 
 
 def delete_unused(folder: Path) -> bool:
-    """Deletes a folder, unless a command works on it or uses it; says whether it did."""
+    """Deletes a folder unless a command is using it; returns whether it did."""
     path = folder / _WORK_LOCK
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -94,7 +97,7 @@ def delete_unused(folder: Path) -> bool:
 
 
 def _delete(handle: int, path: Path) -> bool:
-    """Deletes the folder of an open lock, if nobody else has the lock."""
+    """Deletes the folder of an open lock if nobody else holds the lock; returns whether it did."""
     if not (_try(handle, path) and is_at(handle, path)):
         return False
     for entry in path.parent.iterdir():
@@ -106,8 +109,13 @@ def _delete(handle: int, path: Path) -> bool:
     return True
 
 
+def _holds(path: Path, token: str) -> bool:
+    """Whether a lock is held by processes with this token."""
+    return path.is_file() and path.read_text() == token
+
+
 def is_at(handle: int, path: Path) -> bool:
-    """Whether an open lock is still the file of its name: its folder may have been deleted meanwhile."""
+    """Whether an open lock file is still at its path: its folder may have been deleted meanwhile."""
     try:
         return os.fstat(handle).st_ino == os.stat(path).st_ino
     except OSError as error:
@@ -117,17 +125,28 @@ def is_at(handle: int, path: Path) -> bool:
 
 
 def acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> bool:
-    if not _try(handle, path):
-        if not said:
-            whose = path.parent.parent.name if doing == "changing" else path.parent
-            print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
-        _flock(handle, path, "LOCK_EX")
-        return True
-    return said
+    """Takes an open lock; waits while another command holds it.
+
+    Args:
+        handle: of the open file.
+        path: of the file; for messages.
+        said: whether the line that is printed before waiting was already printed.
+        doing: what the holder does to the dataset ("changing") or to the lock's folder.
+
+    Returns:
+        whether the line has been printed.
+    """
+    if _try(handle, path):
+        return said
+    if not said:
+        whose = path.parent.parent.name if doing == "changing" else path.parent
+        print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
+    _flock(handle, path, "LOCK_EX")
+    return True
 
 
 def _try(handle: int, path: Path) -> bool:
-    """Takes a lock for oneself alone, if nobody else has it; a share of it that one had is lost otherwise."""
+    """Takes an exclusive lock if nobody else holds the lock; otherwise a shared lock held before is lost."""
     try:
         _flock(handle, path, "LOCK_EX", "LOCK_NB")
         return True
@@ -143,9 +162,9 @@ def _flock(handle: int, path: Path, *flags: str) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno == errno.ESTALE:  # deleted by another machine: no longer at its name, as is_at will find
+        if error.errno == errno.ESTALE:  # deleted by another machine; is_at will notice
             return
         raise BadInput(
-            f"{path} cannot be locked, which keeps two commands apart ({error}); have the file system "
-            f"mounted with file locks (Lustre: flock), or move the folder to another"
+            f"{path} cannot be locked ({error}), so two commands could write there at the same time; mount the "
+            f"file system with file locks (Lustre: option flock), or move the folder to another file system"
         ) from error

@@ -1,4 +1,4 @@
-"""Work on several items at a time, in threads or processes, behind progress bars that stay short in log files."""
+"""Work on several items at a time, in threads or processes, with progress bars that stay short in log files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_difflung.errors import BadInput
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _SECONDS_BETWEEN_LINES = 30
 
 
 @contextmanager
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Iterator[Result]]:
-    """Calls ``work`` on items in several threads; leaving the context early begins no further item.
+    """Calls ``work`` on items in several threads; leaving the context early starts no further item.
 
     Args:
-        work: done on each item.
-        items: in any number.
-        threads: 0 or 1 works in the calling thread.
+        work: called once for each item.
+        items: any number of them.
+        threads: number of threads; with 0 or 1 the calling thread does the work.
 
     Yields:
         the results in the order of the items.
@@ -44,19 +44,19 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
 
 
 def bar(items: Iterable | None = None, visible: bool = True, **options) -> tqdm:
-    """tqdm's bar; where the output is no terminal (a cluster's log), a line every half minute instead of each step.
+    """tqdm's bar; where the output is not a terminal (a cluster's log), a line every half minute, not at every step.
 
     Args:
-        items: to go through, or None where the caller updates the bar.
+        items: to iterate over, or None if the caller updates the bar.
         visible: False shows nothing.
         options: tqdm's, such as ``total``, ``desc``, ``unit``, ``initial``, ``delay``.
     """
-    seldom = {} if sys.stderr.isatty() else {"mininterval": _SECONDS_BETWEEN_LINES, "miniters": 1}
+    seldom: dict[str, float] = {} if sys.stderr.isatty() else {"mininterval": _SECONDS_BETWEEN_LINES, "miniters": 1}
     return tqdm(items, disable=not visible, **seldom, **options)
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:
-    """Results of ``work`` for every item, in the items' order, behind a progress bar, several at a time.
+    """Results of ``work`` for every item, in the items' order, several at a time, with a progress bar.
 
     Raises:
         BadInput: fewer than one process, or whatever ``work`` raises.
@@ -66,13 +66,15 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(items) > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items)), _worker))
-            results = pool.imap(work, items)
+            results: Iterator[Result] = pool.imap(work, items)
         else:
             results = map(work, items)
         yield from bar(results, total=len(items), desc=what, unit=what.removesuffix("s"))
 
 
 def _worker() -> None:
-    """Leaves Ctrl-C to the main process, which ends its workers, and one thread to each."""
+    """Prepares a worker: Ctrl-C is handled by the main process, and SimpleITK uses one thread in each worker."""
+    import SimpleITK as sitk
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -1,4 +1,4 @@
-"""One process's part of work that several processes do, and waiting for each other's files."""
+"""One process's part of the work of several processes, and waiting for each other's files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _POLL = 0.05  # seconds between looks for another process's file
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of work that all processes list in the same order.
+    """One process's part of a list of work that all processes have in the same order.
 
     Attributes:
-        index: of this process, from 0; process 0 writes what is shared.
-        number: of processes.
-        token: the same in these processes and in no others, those of an earlier or later start included.
+        index: number of this process, from 0; process 0 writes shared files.
+        number: number of processes.
+        token: the same in all of these processes, and different in every other start.
     """
 
     index: int = 0
@@ -26,11 +26,11 @@ class Share:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes what is shared and talks to the user."""
+        """Whether this process writes shared files and prints."""
         return self.index == 0
 
     def mine(self, position: int) -> bool:
-        """Whether this process does the work at a position of the list."""
+        """Whether the work at a position of the list is this process's."""
         return position % self.number == self.index
 
     def wait_for(self, files: Iterable[Path]) -> None:
@@ -42,8 +42,8 @@ class Share:
     def wait_until(self, done: Callable[[], object]) -> None:
         """Returns once another process's work is done.
 
-        No collective: those time out, and a process that has nothing to paint may wait for hours. Whoever started the
-        processes ends all of them when one fails.
+        This is not a collective operation: those time out, and a process that has nothing to paint may wait for hours.
+        The launcher ends all processes if one fails.
         """
         while not done():
             time.sleep(_POLL)

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM are noted and acted on where nothing is half done; forked workers have no handler."""
+"""Ctrl-C and SIGTERM take effect only where nothing is half done; forked workers have no handler of ours."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from typing import Any
 
 
 class Interruption:
@@ -15,18 +16,22 @@ class Interruption:
     """
 
     def __init__(self, impatient: bool = False) -> None:
-        """With ``impatient`` it says so when a signal comes, and a second one acts at once."""
+        """Starts without a signal.
+
+        Args:
+            impatient: print a line when a signal comes, and act at once on a second one.
+        """
         self.impatient = impatient
         self.received: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has been received."""
         return self.received is not None
 
     def act(self) -> None:
-        """Ends the program's work if a signal has come."""
+        """Raises the exception of a signal that has been received."""
         if self.received is not None:
             received, self.received = self.received, None
             raise KeyboardInterrupt if received == signal.SIGINT else SystemExit(128 + received)
@@ -52,22 +57,25 @@ class Interruption:
 
 
 def sigterm(handler):
-    """Sets what SIGTERM does and returns what it did; outside the main thread Python allows no handlers."""
+    """Sets the handler of SIGTERM and returns the previous one.
+
+    Outside the main thread, where Python allows no handlers, nothing changes and None is returned.
+    """
     if handler is None or threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler)
 
 
 def terminate(number: int, frame) -> None:
-    """Ends as Ctrl-C does, through every ``finally``; files are written whole or not at all wherever this comes."""
+    """Ends the program through every ``finally``, as Ctrl-C does; files are complete or absent at any moment."""
     raise SystemExit(128 + number)
 
 
 def _plain_in_forked_processes() -> None:
-    """Takes our handlers of SIGTERM out of a process that was just forked.
+    """Removes our SIGTERM handler from a process that was just forked.
 
-    A pool ends its workers by SIGTERM. Python calls a handler between two instructions, so one that waits for a lock
-    just then would go on waiting, and its pool for it: nnU-Net's check of a dataset has hung so.
+    A pool ends its workers by SIGTERM. Python runs a handler between two instructions, so a worker that is waiting for
+    a lock would wait for ever, and its pool for the worker: nnU-Net's check of a dataset has hung this way.
     """
     if (getattr(signal.getsignal(signal.SIGTERM), "__module__", None) or "").startswith("nnunet_difflung"):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

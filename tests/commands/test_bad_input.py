@@ -109,7 +109,7 @@ def truncate(name: str) -> Callable[[Path], None]:
 
 FAULTS = [  # name, mutation of a good dataset, further options, parts of the message
     ("no dataset.json", drop("dataset.json"), [], ["dataset.json is missing"]),
-    ("broken dataset.json", truncate("dataset.json"), [], ["dataset.json", "no valid JSON"]),
+    ("broken dataset.json", truncate("dataset.json"), [], ["dataset.json", "not valid JSON"]),
     ("key missing", edit_json("dataset.json", file_ending=None), [], ["lacks the key 'file_ending'"]),
     ("numTraining", edit_json("dataset.json", numTraining=7), [], ["numTraining 7", "10"]),
     (
@@ -158,7 +158,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("no pathology", edit_json("dataset.json", labels={"background": 0, "normal_lung": 1}), [], ["no pathology"]),
     ("no pathology in any case", lambda f: (swap_labels(2, 1)(f), swap_labels(3, 1)(f)), [], ["hold no pathology"]),
     ("no normal lung in any case", swap_labels(1, 0), [], ["hold no normal lung"]),
-    ("splits broken", truncate("splits_final.json"), [], ["splits_final.json", "no split file"]),
+    ("splits broken", truncate("splits_final.json"), [], ["splits_final.json", "not a split file"]),
     ("splits with unknown case", edit_splits(lambda s: s[0]["val"].append("nobody")), [], ["'nobody'", "fold 0"]),
     (
         "patient on both sides",
@@ -181,7 +181,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("windows for other channels", nothing, ["--window=0,1", "--window=2,3"], ["--window", "1 channel(s)"]),
     ("device", nothing, ["-device", "mps"], ["-device mps", "-device cpu"]),
     ("steps", nothing, ["--steps", "2000"], ["--steps 2000", "1000"]),
-    ("empty dataset.json", lambda f: (f / "dataset.json").write_text(""), [], ["dataset.json", "no valid JSON"]),
+    ("empty dataset.json", lambda f: (f / "dataset.json").write_text(""), [], ["dataset.json", "not valid JSON"]),
     ("dataset.json is a list", lambda f: (f / "dataset.json").write_text("[]"), [], ["dataset.json"]),
     (
         "no background",
@@ -205,7 +205,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
     ("no images", lambda f: [p.unlink() for p in (f / "imagesTr").iterdir()], [], ["imagesTr"]),
     ("no labels", lambda f: [p.unlink() for p in (f / "labelsTr").iterdir()], [], ["labelsTr"]),
     ("splits are no list", lambda f: (f / "splits_final.json").write_text("{}"), [], ["splits_final.json"]),
-    ("fold without val", edit_splits(lambda s: s[0].pop("val")), [], ["splits_final.json", "no split file"]),
+    ("fold without val", edit_splits(lambda s: s[0].pop("val")), [], ["splits_final.json", "not a split file"]),
     ("empty splits", edit_splits(lambda s: s.clear()), [], ["splits_final.json"]),
     ("case on both sides", edit_splits(lambda s: s[0]["train"].append(s[0]["val"][0])), [], ["fold 0"]),
     ("strength without harmonise", nothing, ["--strength", "0.3"], ["--strength", "harmonise"]),

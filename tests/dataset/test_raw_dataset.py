@@ -25,7 +25,7 @@ def _json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]
 
 FAULTS = [
     ("no dataset.json", lambda f: (f / "dataset.json").unlink(), "dataset.json is missing"),
-    ("no JSON", lambda f: (f / "dataset.json").write_text("{"), "is no valid JSON"),
+    ("no JSON", lambda f: (f / "dataset.json").write_text("{"), "is not valid JSON"),
     ("a list", lambda f: (f / "dataset.json").write_text("[]"), "lacks the key 'labels'"),
     ("key missing", _json("dataset.json", lambda c: c.pop("file_ending")), "lacks the key 'file_ending'"),
     ("count", _json("dataset.json", lambda c: c.update(numTraining=7)), "says numTraining 7, but 8 training cases"),
@@ -46,8 +46,8 @@ FAULTS = [
         "does not end in _XXXX.nii.gz",
     ),
     ("unreadable", lambda f: [p.write_bytes(b"no") for p in (f / "imagesTr").iterdir()], "cannot be read by any of"),
-    ("splits no JSON", lambda f: (f / "splits_final.json").write_text("{"), "is no split file"),
-    ("splits empty", lambda f: (f / "splits_final.json").write_text("[]"), "is no split file"),
+    ("splits no JSON", lambda f: (f / "splits_final.json").write_text("{"), "is not a split file"),
+    ("splits empty", lambda f: (f / "splits_final.json").write_text("[]"), "is not a split file"),
     ("unknown case", _json("splits_final.json", lambda c: c[1]["val"].append("x")), "fold 1 lists the val case 'x'"),
     ("empty fold", _json("splits_final.json", lambda c: c[2].update(train=[])), "fold 2 has no training case"),
     (

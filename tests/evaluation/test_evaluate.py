@@ -413,7 +413,7 @@ def test_figures_repeat_and_methods_and_output_can_be_chosen(trained, tmp_path):
         assert table["meta"]["slices"] == 1
         rows.append([{**row, "seconds_per_image": 0} for row in table["none"]["per_patient"]])
     assert rows[0] == rows[1]
-    with pytest.raises(BadInput, match=r"table\.txt is not a \.json file"):
+    with pytest.raises(BadInput, match=r"table\.txt does not end in \.json"):
         main([*QUICK, "-o", "table.txt"])
 
 

@@ -29,8 +29,9 @@ import numpy as np
 
 from nnunet_difflung.injection.commit import pending
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
-from tests.support.tiny import VARIABLES, make_dataset, tree_hashes
+from tests.support.tiny import make_dataset, tree_hashes
 
 AUGMENT = [
     "nnunet_difflung.commands.augment",
@@ -101,8 +102,8 @@ class Ground:
     def __init__(self, folder: Path) -> None:
         """Makes the dataset in ``folder`` and augments a copy."""
         self.folder, self.place = folder, folder / "place"
-        raw, preprocessed, _ = (folder / "plain" / name for name in VARIABLES)
-        for name in VARIABLES:
+        raw, preprocessed, _ = (folder / "plain" / name for name in PATH_VARIABLES)
+        for name in PATH_VARIABLES:
             (folder / "plain" / name).mkdir(parents=True)
         make_dataset(raw)
         (preprocessed / NAME).mkdir()
@@ -145,7 +146,7 @@ class Ground:
 
     def start(self, command: list[str]) -> subprocess.Popen:
         """Starts a command on the place."""
-        variables = {name: str(self.place / name) for name in VARIABLES}
+        variables = {name: str(self.place / name) for name in PATH_VARIABLES}
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             env=os.environ | variables | {"OMP_NUM_THREADS": "1"},

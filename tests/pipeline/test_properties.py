@@ -22,8 +22,9 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import PATH_VARIABLES
 from tests.support.staging import stage_cases
-from tests.support.tiny import LABELS, VARIABLES, make_dataset, tree_hashes
+from tests.support.tiny import LABELS, make_dataset, tree_hashes
 
 SLOW = settings(
     deadline=None, max_examples=10, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
@@ -44,7 +45,7 @@ class Place:
     def __init__(self, patients: int, slices: int, held_out: list[list[int]]) -> None:
         """Writes the dataset, with a fold for each list of validation patients."""
         self.temporary = tempfile.TemporaryDirectory()
-        paths = {name: str(Path(self.temporary.name) / name) for name in VARIABLES}
+        paths = {name: str(Path(self.temporary.name) / name) for name in PATH_VARIABLES}
         for path in paths.values():
             Path(path).mkdir()
         self.environment = mock.patch.dict(os.environ, paths)

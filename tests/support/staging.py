@@ -11,6 +11,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.injection.inject import staging_folder
+from nnunet_difflung.paths import fold_name, method_name
 from nnunet_difflung.runtime.files import write_json
 
 GENERATOR = "a" * 64
@@ -37,7 +38,11 @@ def stage_cases(
         "method": method,
         "fold": fold,
         "settings": {"seed": 0, "count": count},
-        "generator": {"hash": GENERATOR, "folder": f"DiffLung__{method}/fold_{fold}", "training_cases": training},
+        "generator": {
+            "hash": GENERATOR,
+            "folder": f"{method_name(method)}/{fold_name(fold)}",
+            "training_cases": training,
+        },
         "summary": {"injected": count},
     }
     return cases, run

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.paths import PATH_VARIABLES, full_name
+
 LABELS = {"background": 0, "normal_lung": 1, "emphysema": 2, "ILD": 3}
 IGNORE = 4
 HU = {
@@ -18,7 +20,6 @@ HU = {
     "ILD": (-600.0, 80.0),
 }
 UNSIGNED_OFFSET = 1024
-VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def set_paths(folder: Path, monkeypatch) -> tuple[Path, Path, Path]:
@@ -27,8 +28,8 @@ def set_paths(folder: Path, monkeypatch) -> tuple[Path, Path, Path]:
     Returns:
         the raw, the preprocessed and the results folder.
     """
-    folders = tuple(Path(folder) / name for name in VARIABLES)
-    for name, path in zip(VARIABLES, folders, strict=True):
+    folders = tuple(Path(folder) / name for name in PATH_VARIABLES)
+    for name, path in zip(PATH_VARIABLES, folders, strict=True):
         path.mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv(name, str(path))
     return folders
@@ -143,7 +144,7 @@ def make_dataset(
     Returns:
         the dataset's folder.
     """
-    folder = Path(raw_folder) / f"Dataset{dataset_id:03d}_{name}"
+    folder = Path(raw_folder) / full_name(dataset_id, name)
     size = (size, size) if isinstance(size, int) else tuple(size)
     unsigned = file_ending in (".png", ".bmp")
     dtype = np.dtype(dtype or ("uint16" if unsigned else "int16"))

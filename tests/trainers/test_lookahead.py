@@ -182,5 +182,5 @@ def test_restore_refuses_a_foreign_checkpoint():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1.0)
     schedule = IterationCyclicLR(optimizer, peak=0.01, trough=0.0001, total=60, cycles=2)
     optimizer.load_state_dict(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1.0).state_dict())
-    with pytest.raises(RuntimeError, match="not one of"):
+    with pytest.raises(RuntimeError, match="not written by nnUNetTrainerDiffLung"):
         schedule.restore()

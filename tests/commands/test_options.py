@@ -1,0 +1,72 @@
+"""The commands' options: none is lost, shared ones are the same everywhere, and -h explains each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import pytest
+
+OPTIONS = {
+    "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
+    "--annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision --window --paint "
+    "--margin --sampler --steps --strength --gate --memorised --target-share --max-synthetic --normal-label "
+    "--structure-label --patient-pattern",
+    "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
+    "--normal-label --structure-label --patient-pattern",
+    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --surface "
+    "--tolerance -o",
+    "audit": "-d --fast --json",
+    "remove": "-d --dry-run --force --generators",
+    "demo": "-o --length --epochs --size --overwrite",
+}
+SHARED = [option for option in OPTIONS["evaluate"].split() if option in OPTIONS["augment"].split()]
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    return importlib.import_module(f"nnunet_difflung.commands.{name}").parser()
+
+
+def actions(name: str) -> dict[str, argparse.Action]:
+    return {
+        option: action
+        for action in parser(name)._actions
+        for option in action.option_strings
+        if option not in ("-h", "--help")
+    }
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_names_of_all_options(name):
+    assert sorted(actions(name)) == sorted(OPTIONS[name].split())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_is_explained_with_its_default(name):
+    for option, action in actions(name).items():
+        assert action.help, option
+        if action.nargs == 0:  # a flag, off by default
+            continue
+        assert action.required or "(default: " in action.help or "; preset" in action.help, option
+        assert action.choices or action.metavar, f"{option} shows no example of its value"
+
+
+@pytest.mark.parametrize("option", SHARED)
+def test_shared_options_are_the_same_in_both_commands(option):
+    augment, evaluate = actions("augment")[option], actions("evaluate")[option]
+    for key in ("dest", "type", "default", "choices", "metavar", "nargs"):
+        assert getattr(augment, key) == getattr(evaluate, key), key
+
+
+def test_defaults_that_a_preset_changes_are_shown():
+    text = " ".join(parser("augment").format_help().split())
+    assert "(default: 25; preset paper: 1000)" in text
+    assert "(default: 200; preset fast: 120; preset paper: 400)" in text
+
+
+def test_help_fits_the_terminal(monkeypatch):
+    for columns in (80, 100, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for name in OPTIONS:
+            text = parser(name).format_help().split("example:")[0]
+            assert max(map(len, text.splitlines())) <= min(columns, 112), (name, columns)
