@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.config import CT_WINDOW, GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache, index_slices
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.encoding import CT_WINDOW
 
 Window = tuple[float, float]
 
