@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.comparison.compare import compare
-from nnunet_difflung.comparison.surface import check_installed
 from nnunet_difflung.comparison.trainings import (
     ARMS,
     PLANS,
@@ -22,7 +21,7 @@ from nnunet_difflung.comparison.trainings import (
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import nnunet_folder
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.environment import require, without_folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.tolerance > 0:
         raise BadInput(f"--tolerance {options.tolerance} is not positive; give millimetres, such as 2")
     if options.surface:
-        check_installed()
+        require("monai.metrics", extra="metrics", why="--surface", otherwise="leave --surface out")
     results = named_results(options.results or [Path(nnunet_folder("nnUNet_results"))])
     dataset, folders = dataset_in(next(iter(results.values())), options.dataset), list(results.values())
     configuration = options.configuration or find_configuration(folders, dataset, options.length, options.plans)

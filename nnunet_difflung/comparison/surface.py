@@ -20,20 +20,6 @@ FIGURES = ("hd95_mm", "nsd")
 Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]
 
 
-def check_installed() -> None:
-    """Refuses early where the optional library is missing.
-
-    Raises:
-        BadInput: MONAI cannot be imported.
-    """
-    try:
-        import monai.metrics  # noqa: F401
-    except ImportError as error:
-        raise BadInput(
-            f"--surface needs MONAI, which is not installed ({error}); run: pip install 'nnunet_difflung[metrics]'"
-        ) from error
-
-
 def surface_scores(
     reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float
 ) -> tuple[float, float]:
