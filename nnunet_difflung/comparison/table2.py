@@ -1,4 +1,4 @@
-"""Table 2 for people: Markdown, and a plot of the paired differences."""
+"""Table 2 for readers: Markdown, and a plot of the paired differences."""
 
 from __future__ import annotations
 
@@ -31,23 +31,21 @@ def write_markdown(path: Path, table: dict) -> None:
         + (f"; {meta['iterations']} iterations" if meta.get("iterations") else "")
         + f". `{meta['command']}`",
         "",
-        "Dice: per patient over all of the patient's voxels, mean over the patients who have the class ± standard "
-        "deviation over seeds × folds. Difference: per patient to "
-        f"`{meta['reference']}`, with the 95 % t-interval of the spread between patients and "
+        "Dice: over all voxels of a patient, then the mean over the patients who have the class ± the standard "
+        f"deviation over seeds × folds. Difference: per patient to `{meta['reference']}`, with a 95 % t-interval that "
         + (
-            "between the repetitions of each fold. "
+            "covers the spread between patients and between the repetitions of each fold. "
             if len(meta["seeds"]) > 1
-            else "not between trainings, of which one repetition tells nothing. "
+            else "covers the spread between patients; a single repetition does not show the spread between trainings. "
         )
-        + "Pooled: over all "
-        "voxels of a fold. False: voxels painted in a patient without the class.",
+        + "Pooled Dice: over all voxels of a fold. False voxels: predicted in a patient without the class.",
     ]
     for name in classes:
         first = arms[meta["reference"]][name]
         lines += [
             "",
-            f"## {name} ({first['dice']['patients']} patients have it, "
-            f"{first['false_positive_voxels']['patients']} don't)",
+            f"## {name} ({first['dice']['patients']} patients with it, "
+            f"{first['false_positive_voxels']['patients']} without)",
             "",
         ]
         lines += _rows({arm: rows[name] for arm, rows in arms.items()})

@@ -1,4 +1,4 @@
-"""The picture sheet of Table 1: mask, real slice and what each method painted from the mask, in one grey window."""
+"""The picture sheet of Table 1: mask, real slice, and what each method painted from the mask, in the same window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_difflung.runtime.figures import bare, display_window, drawing, legen
 
 
 def shown_slices(cache: SliceCache, slices: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """For each pathology the slice with most of it: (case, z) → names of the pathologies that it stands for."""
+    """The slice with most voxels of each pathology: (case, z) → names of the pathologies that it is shown for."""
     shown: dict[tuple[str, int], str] = {}
     for name in cache.roles.pathologies:
         case, z = max(slices, key=lambda place: cache.facts[place[0]].counts[name][place[1]])
@@ -23,14 +23,14 @@ def shown_slices(cache: SliceCache, slices: list[tuple[str, int]]) -> dict[tuple
 
 
 class Sheet:
-    """Collects the pictures of some slices while methods are compared."""
+    """Collects the pictures of the shown slices while the methods are evaluated."""
 
     def __init__(self, roles: LabelRoles, shown: dict[tuple[str, int], str]):
         self.roles, self.shown = roles, shown
         self.rows: dict[tuple[str, int], tuple[RealSlice, Window, dict[str, np.ndarray]]] = {}
 
     def offer(self, true: RealSlice, window: Window, method: str, painted: np.ndarray) -> None:
-        """Keeps a painted (h, w) image if its slice is one of those shown."""
+        """Keeps a painted (h, w) image if its slice is to be shown."""
         if (true.case, true.z) in self.shown:
             self.rows.setdefault((true.case, true.z), (true, window, {}))[2][method] = painted
 

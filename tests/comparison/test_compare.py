@@ -217,14 +217,14 @@ def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, cap
     table = compared("-o", str(out))
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     text = out.with_suffix(".md").read_text()
-    assert "## emphysema (2 patients have it, 1 don't)" in text
+    assert "## emphysema (2 patients with it, 1 without)" in text
     assert text in capsys.readouterr().out
     assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 [" in text
     assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
     assert str(tmp_path) not in out.read_text()
     assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
     assert "t-interval" in table["meta"]["interval"]
-    assert "of which one repetition tells nothing" in text
+    assert "a single repetition does not show the spread between trainings" in text
 
 
 def test_order_of_cases_and_arms_changes_nothing(results):
@@ -312,13 +312,13 @@ def test_a_missing_repetition_of_an_arm_is_not_passed_over(results, tmp_path, ca
 def test_arms_with_other_cases_cannot_be_paired(results, capsys):
     write_training(results, "cbmat", {case: CBMAT[case] for case in ("p1_s0", "p1_s1", "p2_s0")})
     message = refusal(capsys)
-    assert "p3_s0 is in one only" in message
+    assert "p3_s0 is in only one of them" in message
     assert "nnUNetTrainerDiffLungReference__" in message
 
 
 def test_arms_scored_against_other_references_cannot_be_paired(results, capsys):
     write_training(results, "cbmat", {**CBMAT, "p2_s0": [(90, 0, 0), (15, 5, 6)]})
-    assert "case p2_s0 has other numbers of emphysema voxels" in refusal(capsys)
+    assert "case p2_s0 has different numbers of emphysema voxels" in refusal(capsys)
 
 
 def test_synthetic_cases_are_refused(results, capsys):
@@ -331,7 +331,7 @@ def test_trainings_of_unequal_length_are_refused(results, capsys):
     notes = {"num_epochs": 5, "num_iterations_per_epoch": 250, "device": "cpu"}
     write_training(results, "reference", REFERENCE, notes=notes)
     write_training(results, "cbmat", CBMAT, notes={**notes, "num_epochs": 6})
-    assert "different epochs" in refusal(capsys)
+    assert "different numbers of epochs" in refusal(capsys)
     write_training(results, "cbmat", CBMAT, notes=notes)
     meta = compared()["meta"]
     assert (meta["iterations"], meta["device"]) == (1250, ["cpu"])
@@ -342,13 +342,12 @@ def test_arms_planned_with_other_numbers_of_cases_are_told_the_cause(results, ca
     write_training(results, "reference", REFERENCE, notes=notes)
     write_training(results, "cbmat", CBMAT, notes={**notes, "batch_size": 14, "configuration_manager": "batch 14"})
     message = refusal(capsys)
-    assert "different cases a batch" in message
-    assert "(14 and 12)" in message
+    assert "different batch sizes (14 and 12)" in message
     assert "caps its batch size by the number of training cases" in message
     assert "inject all methods before nnUNetv2_plan_and_preprocess, then train all arms" in message
     write_training(results, "cbmat", CBMAT, notes={**notes, "configuration_manager": "other patches"})
     message = refusal(capsys)
-    assert "a plan of the configuration" in message
+    assert "different plans of the configuration" in message
     assert "caps its batch size" not in message
 
 
@@ -360,7 +359,7 @@ def test_other_bad_input(results, capsys):
     assert "does not end in .json" in refusal(capsys, "-o", "table.md")
     assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
     (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
-    assert "is no summary.json of the classes lung, emphysema" in refusal(capsys)
+    assert "is not a summary.json of the classes lung, emphysema" in refusal(capsys)
 
 
 def test_results_of_the_same_name_are_told_apart(tmp_path):
