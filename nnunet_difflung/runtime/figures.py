@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 Window = tuple[float, float]
 
-# Okabe and Ito 2008, told apart by colour-blind people too; the lightest first, which stand out on a grey CT
-CLASS_COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
-SPECIAL_COLOURS = {"ignore": "#999999", "derived_body": "#404040"}  # not classes that anything is compared in
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # the same, those that show on white
+# Colour-blind people can tell them apart. Seven of Okabe and Ito (2008), light ones first, since they stand out on a
+# grey CT; then dark ones of Paul Tol's for datasets with many classes. With more classes the colours repeat.
+CLASS_COLOURS = (
+    *("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2"),
+    *("#882255", "#332288"),
+)
+SPECIAL_COLOURS = {"ignore": "#BBBBBB", "derived_body": "#303030"}  # greys: voxels that belong to no class
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's that show on white
 RULE_COLOUR = "#333333"
 
 LUNG_WINDOW: Window = (-1350.0, 150.0)  # HU; a radiologist's lung window, width 1500 at -600

@@ -45,7 +45,9 @@ def seen(colour: str, eye: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("eye", COLOUR_BLIND)
-@pytest.mark.parametrize("palette", [CLASS_COLOURS, LINE_COLOURS], ids=["classes", "lines"])
+@pytest.mark.parametrize(
+    "palette", [(*CLASS_COLOURS, *SPECIAL_COLOURS.values()), LINE_COLOURS], ids=["classes", "lines"]
+)
 def test_colours_are_told_apart_by_colour_blind_people(palette, eye):
     distances = {pair: np.linalg.norm(np.subtract(*(seen(c, eye) for c in pair))) for pair in combinations(palette, 2)}
     assert min(distances.values()) > 10, min(distances, key=distances.get)
