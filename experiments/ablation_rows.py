@@ -1,4 +1,4 @@
-"""The file that ``ablations.py`` adds its rows to: a row for each variant, in it an entry for each seed."""
+"""The file of ``ablations.py``: a row for each variant that holds an entry for each seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 
 
 def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: dict) -> None:
-    """Writes a variant's row for one seed; several processes, with a seed each, may share the file."""
+    """Writes a variant's row for one seed; several processes, each with its own seed, may share the file."""
     with locked(path.parent):
         content = read_json(path) if path.is_file() else {"rows": {}}
         row = content["rows"].get(name, {})
@@ -19,5 +19,5 @@ def add_row(path: Path, name: str, key: str, wanted: dict, result: dict, about: 
 
 
 def as_read(content: dict) -> dict:
-    """The same content as it comes back from a file."""
+    """The content as it reads back from a JSON file."""
     return json.loads(json_bytes(content))

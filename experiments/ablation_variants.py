@@ -1,9 +1,9 @@
-"""The variants of ``ablations.py``: what each changes in the ``fast`` preset."""
+"""The variants of ``ablations.py`` and the settings of the ``fast`` preset that each of them changes."""
 
 from __future__ import annotations
 
 BASE = {"balance": {"target_share": {"emphysema": 0.1}, "max_synthetic": 72}}
-HALF = {"epochs": 60}  # of the preset's training: generators that are compared with each other, "half training" first
+HALF = {"epochs": 60}  # half of the preset's training; these variants are compared with "half training"
 VARIANTS: dict[str, dict] = {
     "real only": {},
     "default (cbmat, composite)": BASE,

@@ -1,13 +1,13 @@
-"""What each setting of difflung_augment is worth: painted HU and the Dice of a small segmenter, on the phantom.
+"""Measures the effect of single settings of difflung_augment on painted HU and on the Dice of a small segmenter.
 
     python -m experiments.ablations -o WORK --seeds 1 2 3 --result docs/results/ablations_phantom.json
 
-One setting is changed at a time. Every variant is generated in the fold of the command's own stages (plan, generator,
-painting, gate; nothing is injected), and a small U-Net (``small_segmenter``) is trained on the fold's real slices and
-the painted ones. It is scored on the phantom's test patients. The phantom is drawn with a seed (7) that no table uses,
-since the defaults were chosen with these figures. Generators are kept in WORK and found again, wherever they were
-trained; rows are written as they come, and finished ones are skipped. Variants are compared within a seed; each entry
-says in which precision its generator was trained, and under which torch.
+One setting is changed at a time. Every variant goes through the command's own stages (plan, generator, painting, gate;
+nothing is injected), and a small U-Net (``small_segmenter``) is trained on the fold's real slices and the painted ones.
+It is scored on the test patients of a phantom. That phantom is drawn with a seed (7) that no table uses, since the
+defaults were chosen with these figures. Generators are kept in WORK and used again, also if another machine trained
+them. Every row is written as soon as it is finished; finished rows are skipped. Variants are compared within a seed.
+Each entry records the precision of its generator and the version of torch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def real_slices(raw: RawDataset, cache: SliceCache) -> Slices:
 
 
 def test_slices(raw: RawDataset) -> Slices:
-    """The test patients, whom neither generator nor segmenter has seen."""
+    """Slices of the test patients, which neither generator nor segmenter has seen."""
     reader, ending = raw.reader(), raw.dataset_json["file_ending"]
     labels = sorted((raw.folder / "labelsTs").glob(f"*{ending}"))
     names = [f.name.removesuffix(ending) for f in labels]
@@ -76,7 +76,7 @@ def test_slices(raw: RawDataset) -> Slices:
 
 
 def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str) -> FoldWork:
-    """Plans a variant and trains its generator, if no other variant has."""
+    """Plans a variant and trains its generator, unless another variant has trained it already."""
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
     key = "_".join(
         [
@@ -98,7 +98,7 @@ def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, 
 def generate(
     raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str
 ) -> tuple[Slices | None, dict]:
-    """Plans, trains and paints a variant; its slices, and what the gate measured."""
+    """Plans, trains and paints a variant; returns its slices and the figures of the gate."""
     begun = time.monotonic()
     work = trained(raw, cache, settings, root, device)
     training, begun = time.monotonic() - begun, time.monotonic()
@@ -126,7 +126,7 @@ def generate(
 def run_variant(
     raw: RawDataset, cache: SliceCache, settings: Settings | None, seed: int, root: Path, options: argparse.Namespace
 ) -> dict:
-    """Dice of several segmenters on the test patients, and what was painted."""
+    """Dice of several segmenters on the test patients, and figures of the painted slices."""
     data, test, report = real_slices(raw, cache), test_slices(raw), {}
     if settings:
         painted, report = generate(raw, cache, settings, root, options.device)
@@ -138,10 +138,13 @@ def run_variant(
     for number in range(options.segmenters):
         network = train(data, len(raw.roles.values) + 1, 100 * seed + number, options.iterations, device=options.device)
         predicted = predict(network, test.image)
-        for name, found in dice.items():
-            found.append(dice_by_patient(predicted, test, raw.roles.values[name]))
+        for name, of_segmenters in dice.items():
+            of_segmenters.append(dice_by_patient(predicted, test, raw.roles.values[name]))
     return {
-        "dice": {name: [round(float(np.mean(list(d.values()))), 4) for d in found] for name, found in dice.items()},
+        "dice": {
+            name: [round(float(np.mean(list(of_patient.values()))), 4) for of_patient in of_segmenters]
+            for name, of_segmenters in dice.items()
+        },
         "patients": dice,
         **report,
     }
@@ -152,9 +155,9 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-o", required=True, metavar="WORK", help="folder for dataset and generators")
     p.add_argument("--result", required=True, help="JSON file; rows are added to it")
-    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of masks, generator and noise")
+    p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="seeds of masks, generator and noise")
     p.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    p.add_argument("--segmenters", type=int, default=2, help="seeds of the segmenter in each variant and seed")
+    p.add_argument("--segmenters", type=int, default=2, help="segmenters trained for each variant and seed")
     p.add_argument("--iterations", type=int, default=800, help="of a segmenter")
     p.add_argument(
         "--precision",
@@ -166,8 +169,8 @@ def main() -> None:
     p.add_argument(
         "--generators-only",
         action="store_true",
-        help="train the generators that WORK lacks, and no more; "
-        "a later call, on another machine too, paints with them",
+        help="only train the generators that are missing in WORK; "
+        "a later call, on this or another machine, paints with them",
     )
     o = p.parse_args()
     root = Path(o.o).resolve()

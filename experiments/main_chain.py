@@ -1,10 +1,10 @@
-"""The whole chain on a dataset that lies in $nnUNet_raw, fold by fold, with both arms; raw results as JSON.
+"""Runs the whole chain on a dataset in $nnUNet_raw, fold by fold, with both arms; writes the results as JSON.
 
     python -m experiments.main_chain -d 801 -f 0 1 2 --preset fast -o docs/results/NAME.json -- --epochs 80
 
-What follows ``--`` goes to difflung_augment. Both arms of a fold train side by side, a core for each, with the small
-U-Net of the demo; the Dice are those of nnU-Net's own validation of the fold, on real cases. Finished trainings are
-not repeated.
+Options after ``--`` are passed to difflung_augment. Both arms of a fold train at the same time, each on its own core,
+with the small U-Net of the demo; the Dice come from nnU-Net's own validation of the fold, on real cases. Finished
+trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_fold(dataset: str, name: str, fold: int, length: str) -> dict:
                 f"{ARMS[arm]}_{length}",
                 "-device",
                 "cpu",
-                *["--c"] * any(folders[arm].glob("checkpoint_*.pth")),
+                *(["--c"] if any(folders[arm].glob("checkpoint_*.pth")) else []),
             ]
             for arm in missing
         },
@@ -92,7 +92,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-d", required=True, help="dataset id or name")
     p.add_argument("-f", nargs="+", required=True, type=int, help="folds")
-    p.add_argument("--preset", default="fast", help="of difflung_augment")
+    p.add_argument("--preset", default="fast", help="preset of difflung_augment")
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
     p.add_argument("-o", required=True, help="JSON file to write")
     options = p.parse_args(own)

@@ -1,10 +1,11 @@
-"""From finished runs of ``run_arms.py`` to docs/results/table1_<set>.json and table2_<set>.json.
+"""Makes docs/results/table1_<set>.json and table2_<set>.json from finished runs of ``run_arms.py``.
 
     python -m experiments.make_results --set phantom -o WORK --seeds 1 2 3 -f 0 --arms reference cbmat mat copy_paste
 
-Table 1 is ``difflung_evaluate``'s of every seed, merged; table 2 is ``difflung_compare``'s over all seeds and folds,
-``table2_<set>.json`` on nnU-Net's own validation patients (or, where the set has test patients, on those, and the
-validation as ``table2_<set>_validation.json``).
+Table 1 merges the tables that ``difflung_evaluate`` wrote for every seed. Table 2 is the output of ``difflung_compare``
+over all seeds and folds. If the set has test patients, ``table2_<set>.json`` holds their scores and
+``table2_<set>_validation.json`` those of nnU-Net's validation patients; without test patients ``table2_<set>.json``
+holds the validation.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def table1(roots: list[Path], target: Path, about: dict) -> None:
 
 
 def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
-    """One nnUNet_results folder in which each fold is that of its own seed (``run_arms.py --pair``)."""
+    """An nnUNet_results folder in which each fold comes from its own seed (``run_arms.py --pair``)."""
     folder, name = roots[0].parent / "paired" / NNUNET_RESULTS, SETS[kind][1]
     shutil.rmtree(folder, ignore_errors=True)
     for root, fold in zip(roots, folds, strict=True):
@@ -51,7 +52,7 @@ def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
 
 
 def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: dict, predictions: str | None) -> None:
-    """Compares the arms' trainings over all seeds: with the reference, and with each arm of ``--against``."""
+    """Compares the arms' trainings over all seeds with the reference and with each arm of ``--against``."""
     for variable in PATH_VARIABLES:
         os.environ[variable] = str(roots[0] / variable)
     results = [paired(roots, options.f, options.set)] if options.pair else [r / NNUNET_RESULTS for r in roots]
@@ -73,20 +74,20 @@ def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: 
         str(target),
     ]
     against = {}
-    for other in options.against:
-        compare([*arguments, "--reference", other])
-        against[other] = read_json(target)
+    for opponent in options.against:
+        compare([*arguments, "--reference", opponent])
+        against[opponent] = read_json(target)
     compare(arguments)
     content = read_json(target)
     for arm in options.arms:
         for name, row in content[arm].items():
-            row |= {f"diff_to_{other}": table[arm][name]["diff_to_reference"] for other, table in against.items()}
+            row |= {f"diff_to_{opponent}": table[arm][name]["diff_to_reference"] for opponent, table in against.items()}
     content["meta"] |= {**about, "cases": {root.name: cases_of(root, options.set) for root in roots}}
     write_json(target, content)
 
 
 def cases_of(root: Path, kind: str) -> dict:
-    """Planned, injected, repainted cases of each method and fold: what each arm had to train on."""
+    """Numbers of planned, injected and dropped cases of each method and fold."""
     manifest = root / NNUNET_RAW / SETS[kind][1] / "difflung_manifest.json"
     runs = read_json(manifest)["runs"] if manifest.is_file() else []
     return {
@@ -100,21 +101,23 @@ def main() -> None:
     """Entry of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--set", required=True, choices=SETS)
-    p.add_argument("-o", required=True, metavar="WORK", help="of run_arms.py")
+    p.add_argument("-o", required=True, metavar="WORK", help="the folder given to run_arms.py")
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0])
-    p.add_argument("--pair", action="store_true", help="as of run_arms.py")
+    p.add_argument("--pair", action="store_true", help="if run_arms.py ran with --pair")
     p.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     p.add_argument(
         "--against",
         nargs="*",
         default=["mat", "copy_paste"],
         choices=ARMS,
-        help="arms with which all others are compared too, beside the reference",
+        help="further arms to compare all arms with, in addition to the reference",
     )
     p.add_argument("--length", default="5epochs")
-    p.add_argument("--name", help="of the result files, where one set has several experiments (default: the set's)")
-    p.add_argument("--tables", nargs="+", type=int, default=[1, 2], choices=(1, 2), help="which to write")
+    p.add_argument(
+        "--name", help="name of the result files, for a set with several experiments (default: name of the set)"
+    )
+    p.add_argument("--tables", nargs="+", type=int, default=[1, 2], choices=(1, 2), help="tables to write")
     o = p.parse_args()
     name = o.name or o.set
     work = Path(o.o).resolve()

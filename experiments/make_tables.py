@@ -77,7 +77,7 @@ def chain_table(chain: dict) -> str:
 
 
 def _run(meta: dict) -> str:
-    """Where a table's figures come from."""
+    """The command, date, seeds, folds and network of a table."""
     network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
     folds = ", ".join(map(str, meta["folds"])) + (" (a seed for each fold)" if meta.get("paired") else "")
     patch = " × ".join(map(str, network["patch_size"]))
@@ -163,7 +163,7 @@ def table2(content: dict) -> str:
 
 
 def probe_table(content: dict) -> str:
-    """What the shortcut probe can tell."""
+    """AUCs of the shortcut probe, a row for each method."""
     lines = [
         "| AUC | synthetic against its own host | against real lesion borders | outlines alone | by lot | a known "
         "seam |",
@@ -177,15 +177,15 @@ def probe_table(content: dict) -> str:
 
 
 def ablation_table(content: dict) -> str:
-    """What each setting is worth: Dice of the small segmenter and painted intensities, mean ± sd over seeds."""
+    """Dice of the small segmenter and painted intensities for each variant, mean ± sd over seeds."""
     rows, meta = content["rows"], content["meta"]
-    some = next(iter(rows.values()))["wanted"]
+    settings = next(iter(rows.values()))["wanted"]
     seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed ")})
     classes = list(next(iter(rows.values()))[seeds[0]]["dice"])
     lines = [
         f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
         f"{meta['phantom_seed']}, {meta['pixels']} pixels, small U-Net of "
-        f"{some['iterations']} iterations, {some['segmenters']} in each seed; mean ± sd over seeds.",
+        f"{settings['iterations']} iterations, {settings['segmenters']} in each seed; mean ± sd over seeds.",
         "",
         f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
         f"real | dropped | painting, s |",
@@ -252,16 +252,16 @@ def _spread(values: list[float], digits: int, sign: str = "") -> str:
 
 
 def fill(path: Path, name: str, table: str) -> None:
-    """Replaces what stands between ``<!-- name -->`` and ``<!-- end of name -->``."""
+    """Replaces the text between ``<!-- name -->`` and ``<!-- end of name -->``."""
     text, marks = path.read_text(), (f"<!-- {name} -->", f"<!-- end of {name} -->")
     pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"{path} has no {marks[0]} … {marks[1]}")
+        raise SystemExit(f"{path} does not contain {marks[0]} … {marks[1]}, between which the table belongs")
     write_bytes(path, pattern.sub(lambda _: f"{marks[0]}\n{table}\n{marks[1]}", text).encode())
 
 
 def main() -> None:
-    """Fills every table whose raw results are there."""
+    """Writes every table whose raw results exist."""
     demo = demo_table(read_json(RESULTS / "demo.json"))
     fill(ROOT / "README.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "demo", demo)

@@ -1,9 +1,9 @@
-"""How much texture an ideal denoiser keeps: our quadratic timesteps against diffusers' evenly spaced DDIM.
+"""How much texture an ideal denoiser keeps: our quadratic timesteps compared with diffusers' evenly spaced DDIM.
 
     python -m experiments.reverse_timesteps
 
-x_0 ~ N(100 HU, (40 HU)²) in every pixel, for which the best denoiser is known; seed 0; v-prediction with zero terminal
-SNR, as in the default preset. Writes docs/results/reverse_timesteps.json.
+x_0 ~ N(100 HU, (40 HU)²) in every pixel, for which the optimal denoiser is known; seed 0; v-prediction with zero
+terminal SNR, as in the default preset. Writes docs/results/reverse_timesteps.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def evenly(noise: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures both spacings and writes the result."""
     noise = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     rows = []
     for steps in (25, 50, 150, 600, 1000):

@@ -1,12 +1,12 @@
-"""All arms of tables 1 and 2 on one dataset, several seeds and folds, through the real commands; resumable.
+"""Runs all arms of tables 1 and 2 on one dataset, with several seeds and folds, through the real commands; resumable.
 
     python -m experiments.run_arms --set phantom -o WORK --seeds 1 2 3 -f 0 --methods cbmat mat copy_paste
 
 Each seed has its own three nnU-Net folders below WORK, since a seed decides the generator's weights, the masks, the
 noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
-Trainings run ``--jobs`` at a time, a core for each. Whatever is finished is not done again, so that an interrupted run
-goes on; a failed command is shown with its log, and the other seeds, methods and arms go on. A phantom that is
-reported should not be the one on which settings were chosen: ``--convert "--size 64 --seed N"`` draws other patients.
+``--jobs`` trainings run at a time, each on its own core. Finished steps are skipped, so the same command resumes an
+interrupted run. A failed command is reported with its log, and the other seeds, methods and arms continue. Results
+should not come from the phantom on which settings were chosen: ``--convert "--size 64 --seed N"`` draws other patients.
 
 Afterwards: ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON files.
 """
@@ -38,14 +38,14 @@ ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of an experiment: where it lies and how it is made.
+    """One seed of an experiment: its folder and its settings.
 
     Attributes:
-        root: holds nnU-Net's three folders.
+        root: folder that holds nnU-Net's three folders.
         kind: ``phantom`` or ``medseg``.
-        seed: of everything but the dataset.
+        seed: of everything except the dataset.
         folds: nnU-Net folds.
-        methods: whose cases are made.
+        methods: methods that paint synthetic cases.
         arms: keys of ``ARMS`` to train.
         length: suffix of the trainers.
         convert: further options of the converter.
@@ -74,7 +74,7 @@ class Run:
         return self.root / variable / SETS[self.kind][1]
 
     def trained(self, arm: str, fold: int) -> Path:
-        """Where nnU-Net puts an arm's training."""
+        """The folder of an arm's training."""
         name = f"{ARMS[arm]}_{self.length}__nnUNetPlans__{CONFIGURATION}"
         return self.folder(NNUNET_RESULTS) / name / fold_name(fold)
 
@@ -94,11 +94,11 @@ class Run:
         with open(self.root / "logs" / "seconds.txt", "a") as file:
             file.write(f"{name} {time.monotonic() - begun:.0f}\n")
         if code:
-            raise RuntimeError(f"{' '.join(arguments)} ended with {code}; see {log}")
+            raise RuntimeError(f"{' '.join(arguments)} failed with exit code {code}; see {log}")
 
 
 def prepare(run: Run) -> None:
-    """Dataset, synthetic cases of every method, preprocessing, table 1; each step once."""
+    """Makes the dataset and the synthetic cases of every method, and preprocesses them; finished steps are skipped."""
     for variable in (*PATH_VARIABLES, "logs"):
         (run.root / variable).mkdir(parents=True, exist_ok=True)
     if not (run.folder(NNUNET_RAW) / "dataset.json").is_file():
@@ -125,7 +125,7 @@ def prepare(run: Run) -> None:
                     *run.augment,
                 ],
             )
-        except RuntimeError as error:  # a result too: this method's arms have nothing to train on, the others go on
+        except RuntimeError as error:  # also a result: the arms of this method are not trained, the other arms are
             failed[method] = str(error)
     write_json(run.root / "failed_methods.json", failed)
     plans = run.folder(NNUNET_PREPROCESSED) / "nnUNetPlans.json"
@@ -134,7 +134,7 @@ def prepare(run: Run) -> None:
     done = run.root / "preprocessed.json"
     if not done.is_file() or read_json(done) != cases:
         run.call("plan", ["nnUNetv2_plan_and_preprocess", "-d", run.dataset, "-c", "2d", "-np", "1"])
-        make_small_configuration(plans, convolutions=1, batch_size=12)  # nnU-Net would take 2 of them
+        make_small_configuration(plans, convolutions=1, batch_size=12)  # nnU-Net would take 2 convolutions
         write_json(done, cases)
 
 
@@ -166,16 +166,16 @@ def table1(run: Run) -> None:
 
 
 def failed_methods(run: Run) -> dict:
-    """Methods whose cases could not be made, and why."""
+    """Methods whose synthetic cases could not be made → error."""
     path = run.root / "failed_methods.json"
     return read_json(path) if path.is_file() else {}
 
 
 def train(run: Run, arm: str, fold: int) -> None:
-    """Trains an arm, predicts the test patients, and has nnU-Net evaluate both."""
+    """Trains and validates an arm, then predicts and scores the test patients, if there are any."""
     folder, name = run.trained(arm, fold), f"{arm}_fold{fold}"
     if not (folder / "validation" / "summary.json").is_file():
-        resume = ["--c"] * any(folder.glob("checkpoint_*.pth"))
+        resume = ["--c"] if any(folder.glob("checkpoint_*.pth")) else []
         run.call(
             f"train_{name}",
             [
@@ -236,7 +236,7 @@ def train(run: Run, arm: str, fold: int) -> None:
 
 
 def everything(runs: list[Run], jobs: int) -> int:
-    """Works through all seeds, ``jobs`` commands at a time, earlier seeds first; the number of failures."""
+    """Works through all seeds, ``jobs`` commands at a time, earlier seeds first; returns the number of failures."""
     failures, running = 0, {}
     waiting = [(number, 0, "prepare", lambda run=run: prepare(run)) for number, run in enumerate(runs)]
     with ThreadPoolExecutor(jobs) as pool:
@@ -278,20 +278,20 @@ def _published(word: str) -> str:
 def main() -> None:
     """Entry of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--set", required=True, choices=SETS, help="which data")
-    p.add_argument("-o", required=True, metavar="WORK", help="folder for all of it")
+    p.add_argument("--set", required=True, choices=SETS, help="dataset")
+    p.add_argument("-o", required=True, metavar="WORK", help="folder for datasets, trainings and logs")
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
     p.add_argument(
         "--pair",
         action="store_true",
-        help="the first seed gets the first fold only, the second the "
-        "second, and so on: where hours do not allow all seeds in all folds",
+        help="run only the first fold with the first seed, the second fold with the second seed, and so on, "
+        "if there is no time for all seeds in all folds",
     )
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     p.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=CONTROLS)
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
-    p.add_argument("--jobs", type=int, default=2, help="commands at a time, a core for each")
+    p.add_argument("--jobs", type=int, default=2, help="commands at a time, each on its own core")
     p.add_argument("--convert", default="", help="further options of the converter, in one string")
     p.add_argument("--augment", default="--preset fast", help="further options of difflung_augment, in one string")
     p.add_argument("--evaluate", default="--preset fast", help="further options of difflung_evaluate, in one string")
@@ -300,7 +300,7 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
     if o.pair and len(o.seeds) != len(o.f):
-        raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; give as many of both")
+        raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; expected the same number of both")
     runs = [
         Run(
             root / f"seed_{seed}",

@@ -1,9 +1,10 @@
-"""How many reverse steps a sampler needs: painted validation slices of finished generators, on the phantom.
+"""Measures how many reverse steps each sampler needs, on validation slices painted by finished generators.
 
     python -m experiments.samplers -o WORK --seeds 1 2 3 --result docs/results/samplers_phantom.json
 
-WORK is ``run_arms.py``'s, whose generators are used; every sampler paints the same validation masks from the same noise
-through ``difflung_evaluate``. Rows are written as they come; finished ones are skipped.
+WORK is a folder of ``run_arms.py --set phantom``, whose generators are used. Every sampler paints the same validation
+masks from the same noise through ``difflung_evaluate``. Every row is written as soon as it is finished; finished rows
+are skipped.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> None:
     p.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     p.add_argument("-f", type=int, default=0, help="fold")
     p.add_argument("--method", default="cbmat", choices=("cbmat", "mat", "none"))
-    p.add_argument("--samples", type=int, default=2, help="of each mask")
+    p.add_argument("--samples", type=int, default=2, help="images painted from each mask")
     p.add_argument("--max-slices", type=int, default=8, help="validation slices")
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     o = p.parse_args()

@@ -1,4 +1,4 @@
-"""The shortcut probe's classifier: a small CNN, trained on some patients and judged on others."""
+"""The shortcut probe's classifier: a small CNN that is trained on some patients and tested on others."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sklearn.metrics import roc_auc_score
 from experiments.shortcut_patches import Patches
 from nnunet_difflung.errors import BadInput
 
-FOLDS = 3  # groups of patients, each judged by a network trained on the others
+FOLDS = 3  # groups of patients, each tested with a network that was trained on the other groups
 BATCH, RATE = 64, 2e-3
 
 
 def inputs(patches: Patches, scale: np.ndarray) -> torch.Tensor:
-    """(n, c + 1, p, p): standardised intensities, 0 where hidden, clipped at 5 sd; and what is visible."""
+    """(n, c + 1, p, p): standardised intensities, clipped at 5 sd, 0 where hidden; and the mask of visible pixels."""
     pixels = np.clip((patches.pixels - scale[0][:, None, None]) / scale[1][:, None, None], -5, 5)
     visible = patches.visible[:, None]
     return torch.from_numpy(np.concatenate([pixels * visible, visible], axis=1).astype(np.float32))
@@ -52,7 +52,7 @@ def fit(classes: tuple[torch.Tensor, torch.Tensor], steps: int, seed: int) -> to
 
 
 def deal(negative: Patches, positive: Patches, seed: int) -> dict[str, int]:
-    """Patient → group; patients with many of the rarer kind are dealt first, so that every group has some."""
+    """Patient → group; patients with many patches of the rarer kind are dealt first, so that every group has some."""
     names = np.random.default_rng(seed).permutation(np.unique(np.concatenate([negative.patient, positive.patient])))
     fewest = min((negative, positive), key=lambda p: len(np.unique(p.patient)))
     order = sorted(names, key=lambda name: -np.count_nonzero(fewest.patient == name))
@@ -69,12 +69,12 @@ def grouped_auc(negative: Patches, positive: Patches, steps: int, seed: int) -> 
     """AUC on patients that the classifier has not seen, averaged over the groups of patients.
 
     Raises:
-        BadInput: fewer patients than groups on either side.
+        BadInput: one of the two kinds has patches of fewer patients than there are groups.
     """
     for patches in (negative, positive):
         if len(np.unique(patches.patient)) < FOLDS:
-            raise BadInput(f"{len(np.unique(patches.patient))} patients have patches, at least {FOLDS} are needed")
-    group, found = deal(negative, positive, seed), []
+            raise BadInput(f"{len(np.unique(patches.patient))} patients have patches, expected at least {FOLDS}")
+    group, areas = deal(negative, positive, seed), []
     for fold in range(FOLDS):
         held = [np.array([group[name] == fold for name in p.patient]) for p in (negative, positive)]
         training = [p[~out] for p, out in zip((negative, positive), held, strict=True)]
@@ -83,5 +83,5 @@ def grouped_auc(negative: Patches, positive: Patches, steps: int, seed: int) -> 
         model = fit(tuple(inputs(p, scale) for p in training), steps, seed * FOLDS + fold)
         results = [scores(model, inputs(p[out], scale)) for p, out in zip((negative, positive), held, strict=True)]
         truth = np.repeat([0, 1], [len(r) for r in results])
-        found.append(roc_auc_score(truth, np.concatenate(results)))
-    return float(np.mean(found))
+        areas.append(roc_auc_score(truth, np.concatenate(results)))
+    return float(np.mean(areas))

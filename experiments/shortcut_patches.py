@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-SEAM = 0.5  # of the visible voxels' standard deviation, where that is of normal lung
+SEAM = 0.5  # step of a known seam as a share of the standard deviation of visible normal lung
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What the classifier may see.
+    """Patches as the classifier sees them.
 
     Attributes:
         pixels: (n, c, p, p) intensities.
-        visible: (n, p, p) bool, what is not hidden; False beyond the image.
+        visible: (n, p, p) bool, False for hidden pixels and beyond the image.
         lung: (n, p, p) bool, visible normal lung.
         patient: (n,) of each patch.
         case: (n,) synthetic or real case that each patch was cut for.
@@ -34,7 +34,7 @@ class Patches:
 
 
 def joined(parts: Sequence[Patches]) -> Patches:
-    """Several lots of patches as one."""
+    """Joins several sets of patches."""
     return Patches(*(np.concatenate([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
 
@@ -81,18 +81,18 @@ def seam_step(patches: Patches) -> float:
 
 
 def with_seam(patches: Patches) -> Patches:
-    """The same patches with the step added to the lung that touches what is hidden."""
+    """The same patches with the step added to the lung pixels next to hidden ones."""
     edge = ndimage.binary_dilation(~patches.visible, ndimage.generate_binary_structure(2, 1)[None]) & patches.lung
     return replace(patches, pixels=patches.pixels + seam_step(patches) * edge[:, None])
 
 
 def blind(patches: Patches) -> Patches:
-    """Patches of which only the masks are left."""
+    """The same patches without intensities: only their masks can be seen."""
     return replace(patches, pixels=np.zeros_like(patches.pixels))
 
 
 def by_lot(patches: Patches, seed: int) -> tuple[Patches, Patches]:
-    """Splits patches of one kind in two, case by case within each patient, at random."""
+    """Splits patches of one kind at random into two halves; a case is in one of them."""
     cases = np.random.default_rng(seed).permutation(np.unique(patches.case))
     first = np.isin(patches.case, cases[::2])
     return patches[first], patches[~first]

@@ -1,8 +1,8 @@
-"""A small U-Net that is trained in half a minute: for ablations, where nnU-Net itself would take days on two cores.
+"""A small U-Net that trains in half a minute, for ablations that would take nnU-Net days on two cores.
 
-nnU-Net's own network class and loss, without its augmentation, deep supervision and patches: whole slices of one size,
-mirrored at random, real and synthetic ones drawn alike. Its Dice are lower than nnU-Net's and
-are only compared with each other; the tables are made with nnU-Net.
+It has nnU-Net's network class and loss, without its augmentation, deep supervision and patches: it sees whole slices of
+one size, mirrored at random, real and synthetic slices with the same probability. Its Dice are lower than nnU-Net's and
+are compared only with each other; the tables are made with nnU-Net.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import nn
 
 FEATURES = (8, 16, 32, 64)
-RATE = 3e-3  # of AdamW; with SGD and momentum 0.99 a rare class is found or not, by the seed
+RATE = 3e-3  # of AdamW; with SGD and momentum 0.99 it depends on the seed whether a rare class is found
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def train(
 
     Args:
         data: training slices, real and synthetic.
-        classes: labels, with the background.
+        classes: number of labels, background included.
         seed: of weights and batches.
         iterations: steps.
         batch: slices in a step.
@@ -98,13 +98,13 @@ def predict(network: nn.Module, image: np.ndarray) -> np.ndarray:
 
 
 def dice_by_patient(predicted: np.ndarray, data: Slices, value: int) -> dict[str, float]:
-    """Dice of a label over each patient who has it, over all voxels of the patient."""
+    """Dice of a label for each patient who has it, over all voxels of the patient."""
     result = {}
     for patient in sorted(set(data.patient)):
-        mine = data.patient == patient
-        p, t = predicted[mine] == value, data.label[mine] == value
-        if t.any():
-            result[patient] = float(2 * (p & t).sum() / (p.sum() + t.sum()))
+        slices = data.patient == patient
+        segmented, expected = predicted[slices] == value, data.label[slices] == value
+        if expected.any():
+            result[patient] = float(2 * (segmented & expected).sum() / (segmented.sum() + expected.sum()))
     return result
 
 

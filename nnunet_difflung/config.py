@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 ABLATION_READINGS = ("eq8", "text")
 ANNEALINGS = ("cosine", "none")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
+CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny import set_paths
+from tests.support.tiny import set_paths, write_fingerprint
 
 
 @pytest.fixture
@@ -20,6 +20,20 @@ def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
 def raw_folder(folders) -> Path:
     """The first of ``folders``."""
     return folders[0]
+
+
+@pytest.fixture
+def fingerprint(folders) -> None:
+    """nnU-Net's fingerprint of the dataset is already there: extracting it costs 2 GB and seconds."""
+    write_fingerprint(folders[1])
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch):
+    """Fold 0 of a tiny dataset in which every second patient has emphysema, with its cache."""
+    from tests.support.generators import open_data  # imports torch, which most tests do without
+
+    return open_data(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.environment import require
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 TAGS = (
@@ -88,14 +89,7 @@ def library(name: str) -> ModuleType:
     Raises:
         BadInput: it is not installed.
     """
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BadInput(
-            f"DICOM files need {name}, which is not installed; pip install 'nnunet_difflung[convert]'"
-        ) from error
+    return require(name, extra="convert", why="reading DICOM files")
 
 
 def has_signature(path: Path) -> bool:

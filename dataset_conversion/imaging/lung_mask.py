@@ -21,6 +21,7 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import turned_with
 from nnunet_difflung.dataset_conversion.imaging.intensities import not_hu
 from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_slices
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.environment import require
 
 TISSUE = -400.0  # HU half-way between lung (-850) and chest wall (50): where partial volume puts the lung's border
 WORKING = 1.4  # mm; finer pixels are averaged first: the shape needs no more, and 512 x 512 takes a quarter of the time
@@ -67,14 +68,13 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
 @functools.cache
 def _network() -> Callable[[sitk.Image], np.ndarray]:
     """The pretrained network's ``apply``; its weights are loaded once in a process."""
-    try:
-        from lungmask import LMInferer
-    except ImportError as error:
-        raise BadInput(
-            "the lung backend 'lungmask' is not installed; pip install lungmask, or take the backend "
-            "'threshold', which needs nothing"
-        ) from error
-    return LMInferer(tqdm_disable=True).apply
+    lungmask = require(
+        "lungmask",
+        extra="lungmask",
+        why="the lung masks of lung: lungmask",
+        otherwise="set lung: threshold, which needs no further package",
+    )
+    return lungmask.LMInferer(tqdm_disable=True).apply
 
 
 def _axial(image: sitk.Image, pathology: np.ndarray | None) -> np.ndarray:

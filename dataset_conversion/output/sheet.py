@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.runtime.files import replacing
+from nnunet_difflung.runtime.figures import LUNG_WINDOW, class_colours, drawing, outline_classes, show_grey
 
-COLOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2", "#999999")  # Okabe and Ito
 COLUMNS = 4
-LUNG_WINDOW = (-1350.0, 150.0)  # HU
 
 
 @dataclass(frozen=True)
@@ -47,27 +45,22 @@ def write_sheet(
         bins: edges.
         patients: number of patients, of which the tiles may be a part.
     """
-    from matplotlib.figure import Figure
-
     rows = -(-len(tiles) // COLUMNS)
-    figure = Figure(figsize=(15, 3.6 + 3.5 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
-    names = [name for name in report["labels"] if report["labels"][name]]
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    _shares(figure.add_subplot(grid[0, :4]), report, colours)
-    _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
-    _figures(figure.add_subplot(grid[0, 8:]), report, colours)
-    for i, tile in enumerate(tiles):
-        axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS) : 3 * (i % COLUMNS) + 3])
-        _slice(axes, tile, report, colours)
-    part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
-    figure.suptitle(
-        f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
-        f"patient's rarest class; seen from the feet, right is left",
-        fontsize=10,
-    )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=75)
+    colours = class_colours(report["labels"])
+    with drawing(path, 15, 3.6 + 3.5 * rows, dpi=75) as figure:
+        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
+        _shares(figure.add_subplot(grid[0, :4]), report, colours)
+        _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
+        _figures(figure.add_subplot(grid[0, 8:]), report, colours)
+        for i, tile in enumerate(tiles):
+            axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS) : 3 * (i % COLUMNS) + 3])
+            _slice(axes, tile, report)
+        part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
+        figure.suptitle(
+            f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
+            f"patient's rarest class; seen from the feet, right is left",
+            fontsize=10,
+        )
 
 
 def _shares(axes, report: dict, colours: dict[str, str]) -> None:
@@ -126,17 +119,12 @@ def _figures(axes, report: dict, colours: dict[str, str]) -> None:
         table.scale(1, 1.3)
 
 
-def _slice(axes, tile: Tile, report: dict, colours: dict[str, str]) -> None:
+def _slice(axes, tile: Tile, report: dict) -> None:
     if report["channel"] == "CT":
         low, high = LUNG_WINDOW
     else:
         low, high = np.percentile(tile.image, (0.5, 99.5))
-    axes.imshow(
-        tile.image, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect=tile.spacing[0] / tile.spacing[1]
-    )
-    for name, colour in colours.items():
-        mask = tile.label == report["labels"][name]
-        if name != "ignore" and mask.any():
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+    show_grey(axes, tile.image, (low, high), tile.spacing[0] / tile.spacing[1])
+    outline_classes(axes, tile.label, {name: value for name, value in report["labels"].items() if name != "ignore"})
     axes.set_title(f"{tile.title[-38:]}{' (test)' if tile.test else ''}", fontsize=7)
     axes.axis("off")

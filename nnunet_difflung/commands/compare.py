@@ -23,7 +23,7 @@ from nnunet_difflung.comparison.trainings import (
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, TABLE2, fold_name, nnunet_folder, table2_file
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.environment import require, without_folder
 
 _DESCRIPTION = """
 Compares finished nnU-Net trainings class by class (the paper's Table 2): Dice of each patient, and the paired
@@ -156,9 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.tolerance > 0:
         raise BadInput(f"--tolerance {options.tolerance} is not positive; give millimetres, such as 2")
     if options.surface:
-        from nnunet_difflung.comparison.surface import check_installed
-
-        check_installed()
+        require("monai.metrics", extra="metrics", why="--surface", otherwise="leave --surface out")
     trainings = trainings_from(options)
     out = out or table2_file(trainings.dataset)
 

@@ -1,9 +1,10 @@
-"""What each arm's finished nnU-Net trainings are worth per class, paired by patient."""
+"""Compares the finished nnU-Net trainings of several arms, class by class and paired by patient (Table 2)."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,7 @@ from nnunet_difflung.comparison.scores import Scores, collect, foreground
 from nnunet_difflung.comparison.statistics import difference, over_patients, paired_differences, spread
 from nnunet_difflung.comparison.surface import collect_surfaces
 from nnunet_difflung.comparison.table2 import plot_differences, write_markdown
-from nnunet_difflung.comparison.trainings import (
-    Trainings,
-    check_alike,
-    check_present,
-)
+from nnunet_difflung.comparison.trainings import Trainings, check_alike, check_present
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
@@ -28,12 +25,12 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
 
     Args:
         scores: of the arms.
-        reference: the arm that the others are compared with.
+        reference: the arm that the other arms are compared with.
         surfaces: figure → arm → (classes, seeds, folds, patients); may be empty.
 
     Returns:
         arm → class → ``dice`` (pooled per patient), ``diff_to_reference``, ``pooled`` (over all voxels of a fold),
-        ``per_case`` (nnU-Net's mean over cases), ``false_positive_voxels`` (per patient who does not have the class),
+        ``per_case`` (nnU-Net's mean over cases), ``false_positive_voxels`` (per patient without the class),
         ``rows`` (each patient of each training) and, for each surface figure, its summary and difference.
     """
     table: dict = {}
@@ -52,12 +49,13 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
                     **over_patients(values[arm][c]),
                     "diff_to_reference": difference(values[arm][c], values[reference][c]),
                 }
-            table[arm][name] = {**row, "rows": _rows(scores, arm, c, {f: v[arm][c] for f, v in surfaces.items()})}
+            surfaces_of_class = {figure: values[arm][c] for figure, values in surfaces.items()}
+            table[arm][name] = {**row, "rows": _rows(scores, arm, c, surfaces_of_class)}
     return table
 
 
 def _rows(scores: Scores, arm: str, c: int, surfaces: dict[str, np.ndarray]) -> list[dict]:
-    """Every patient of every training, with voxel counts; Dice is empty where the reference lacks the class."""
+    """Every patient of every training with voxel counts; Dice is NaN where the reference lacks the class."""
     counts, dice = scores.counts[arm][c], scores.dice(arm)[c]
     return [
         {
@@ -75,8 +73,8 @@ def _rows(scores: Scores, arm: str, c: int, surfaces: dict[str, np.ndarray]) -> 
     ]
 
 
-def without_nan(content):
-    """``content`` for JSON: figures rounded to 6 digits, None for NaN."""
+def without_nan(content: Any) -> Any:
+    """Prepares content for JSON: numbers are rounded to 6 digits, NaN becomes None."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -97,36 +95,40 @@ def compare(
     """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
 
     Args:
-        trainings: which ones; all have to be there.
+        trainings: the trainings to compare; all of them must be finished and scored.
         reference: one of their arms.
         out: path of the JSON file.
-        pattern: how to read the patient from a case id; None as ``difflung_augment`` did.
-        tolerance: of the surface figures in mm; None leaves them out.
-        typed: the command, for the record.
+        pattern: regular expression whose first group is the patient of a case id; None reads patients as
+            ``difflung_augment`` did.
+        tolerance: of the surface Dice in mm; None leaves the surface figures out.
+        typed: the command as typed, for the record.
 
     Returns:
         the table as written.
 
     Raises:
-        BadInput: a training is missing or not comparable.
+        BadInput: a training is missing, or the trainings cannot be compared.
     """
     if "all" in trainings.folds and trainings.predictions is None:
         raise BadInput(
-            "fold all is validated on its own training cases, which says nothing; predict imagesTs, "
-            "evaluate, and name that folder with --predictions"
+            "-f all: nnU-Net validates this fold on its own training cases, so the scores say nothing about unseen "
+            "patients; predict imagesTs, evaluate the predictions, and name their folder with --predictions"
         )
     if reference not in trainings.arms:
         raise BadInput(
             f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
-            f"choose one of them with --reference"
+            f"choose one of these with --reference"
         )
     check_present(trainings)
-    noted = check_alike(trainings)
+    training_facts = check_alike(trainings)
     dataset_json, classes = foreground(trainings)
     scores = collect(trainings, classes, dataset_json["file_ending"], pattern)
     surfaces = {} if tolerance is None else collect_surfaces(trainings, scores, dataset_json, tolerance)
     table = without_nan(
-        {"meta": _meta(trainings, scores, reference, noted, tolerance, typed), **tabulate(scores, reference, surfaces)}
+        {
+            "meta": _meta(trainings, scores, reference, training_facts, tolerance, typed),
+            **tabulate(scores, reference, surfaces),
+        }
     )
     points = {
         arm: {
@@ -142,7 +144,7 @@ def compare(
 
 
 def _meta(
-    trainings: Trainings, scores: Scores, reference: str, noted: dict, tolerance: float | None, typed: str
+    trainings: Trainings, scores: Scores, reference: str, training_facts: dict, tolerance: float | None, typed: str
 ) -> dict:
     scored = f"predictions {trainings.predictions}" if trainings.predictions else "validation"
     return {
@@ -156,9 +158,9 @@ def _meta(
         "reference": reference,
         "seeds": list(scores.seeds),
         "folds": list(scores.folds),
-        **noted,
+        **training_facts,
         "patients": len(scores.patients),
-        "cases": len({i for cases in scores.cases.values() for i in cases}),
+        "cases": len({case for cases in scores.cases.values() for case in cases}),
         "interval": "95 % t-interval, variance between patients and between the seeds of each fold",
         **({"tolerance_mm": tolerance} if tolerance is not None else {}),
         "versions": versions(),

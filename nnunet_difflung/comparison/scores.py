@@ -1,4 +1,4 @@
-"""nnU-Net's summary.json files of the arms as arrays of voxel counts per seed, fold and patient."""
+"""Reads nnU-Net's summary.json files of the arms as arrays of voxel counts per seed, fold and patient."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Scores:
     Attributes:
         classes: names of the foreground labels.
         seeds: names of the repetitions.
-        folds: as trained.
-        patients: sorted.
+        folds: numbers, or ``all``.
+        patients: names, sorted.
         cases: fold → case id → patient.
         counts: arm → (classes, seeds, folds, patients, 3) TP, FP, FN; NaN where a patient is not in a fold.
         per_case: arm → (classes, seeds, folds) Dice as nnU-Net averages it over the cases that have one.
@@ -51,7 +51,7 @@ class Scores:
         return np.where(self.holds()[:, None], pool(self.counts[arm]), np.nan)
 
     def false_positives(self, arm: str) -> np.ndarray:
-        """(classes, seeds, folds, patients) voxels painted in patients who don't have the class, else NaN."""
+        """(classes, seeds, folds, patients) voxels predicted in patients without the class, else NaN."""
         return np.where(self.holds()[:, None], np.nan, self.counts[arm][..., 1])
 
     def pooled(self, arm: str) -> np.ndarray:
@@ -68,7 +68,7 @@ def foreground(trainings: Trainings) -> tuple[dict, dict[str, str]]:
     path = trainings.model(next(iter(trainings.results)), trainings.arms[0]) / "dataset.json"
     if not path.is_file():
         raise BadInput(
-            f"{path} is missing; nnU-Net puts it beside the folds of a training, so copy it from the "
+            f"{path} is missing; nnU-Net writes it beside the folds of a training, so copy it from the "
             f"dataset's folder in nnUNet_raw"
         )
     content = read_json(path)
@@ -82,17 +82,17 @@ def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases
     Args:
         path: of the file.
         classes: name → key, as from ``foreground``.
-        file_ending: of the dataset's files; what is before it in a predicted file's name is the case id.
+        file_ending: of the dataset's files; the name of a predicted file without it is the case id.
 
     Raises:
-        BadInput: no such content, or a case twice.
+        BadInput: the file is not such a summary, lists no case, or lists a case twice.
     """
     cases: Cases = {}
     try:
         for entry in read_json(path)["metric_per_case"]:
             name = Path(entry["prediction_file"]).name.removesuffix(file_ending)
             if name in cases:
-                raise BadInput(f"{path} holds case {name} twice; evaluate again")
+                raise BadInput(f"{path} lists case {name} twice; evaluate again")
             cases[name] = np.array(
                 [[entry["metrics"][key][count] for count in ("TP", "FP", "FN")] for key in classes.values()], float
             )
@@ -100,112 +100,112 @@ def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases
         if isinstance(error, BadInput):
             raise
         raise BadInput(
-            f"{path} is no summary.json of the classes {', '.join(classes)} ({error!r}); evaluate again "
+            f"{path} is not a summary.json of the classes {', '.join(classes)} ({error!r}); evaluate again "
             f"with nnUNetv2_evaluate_folder, or nnUNetv2_train … --val"
         ) from error
     if not cases:
-        raise BadInput(f"{path} holds no case; evaluate again with the predictions in place")
+        raise BadInput(f"{path} lists no case; check that the predictions are in this folder and evaluate again")
     return cases
 
 
 def case_patients(cases: Iterable[str], dataset: str, pattern: str | None = None) -> dict[str, str]:
-    """Case id → patient, as ``difflung_augment`` read them, or by the same rules where it did not see the case.
+    """Case id → patient, as ``difflung_augment`` recorded it, or by the same rules for cases that it did not see.
 
     Raises:
-        BadInput: the rules contradict the manifest, so that a pattern was used and has to be given here as well.
+        BadInput: the rules contradict the manifest: a pattern was used, and it has to be given here as well.
     """
-    cases = sorted(set(cases))
+    scored = sorted(set(cases))
     if pattern is not None:
-        return patients_of(cases, pattern)
+        return patients_of(scored, pattern)
     recorded = (find_manifest(dataset) or {"patients": {}})["patients"]
-    if set(cases) <= set(recorded):
-        return {case: recorded[case] for case in cases}
+    if set(scored) <= set(recorded):
+        return {case: recorded[case] for case in scored}
     listed = {
-        i
+        case
         for folder in dataset_folders(dataset)
         if folder and (folder / "splits_final.json").is_file()
         for split in read_json(folder / "splits_final.json")
         for side in ("train", "val")
-        for i in split[side]
-        if not is_synthetic(i)
+        for case in split[side]
+        if not is_synthetic(case)
     }
-    derived = patients_of(sorted(listed | set(recorded) | set(cases)))
+    derived = patients_of(sorted(listed | set(recorded) | set(scored)))
     if any(derived[case] != patient for case, patient in recorded.items()):
         raise BadInput(
-            f"the patient of case {next(c for c in cases if c not in recorded)} is not in the manifest of "
-            f"{dataset} and cannot be told from its name; give the --patient-pattern of difflung_augment"
+            f"case {next(case for case in scored if case not in recorded)} is not in the manifest of {dataset}, "
+            f"and its patient cannot be read from its name; give the same --patient-pattern as to difflung_augment"
         )
-    return {case: derived[case] for case in cases}
+    return {case: derived[case] for case in scored}
 
 
-def check_cases(found: dict[tuple[str, str, int | str], Cases], trainings: Trainings, names: list[str]) -> None:
+def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: Trainings, names: list[str]) -> None:
     """Refuses trainings that were not scored on the same real cases with the same references.
 
     Args:
-        found: (arm, seed, fold) → voxel counts.
-        trainings: where they are from, for messages.
+        summaries: (arm, seed, fold) → voxel counts of the cases.
+        trainings: the trainings that were scored, for messages.
         names: of the classes.
 
     Raises:
-        BadInput: with the file, the case and the remedy.
+        BadInput: two summaries cannot be paired, or one lists a synthetic case; names the file and the case.
     """
     again = ("train and validate" if trainings.predictions is None else "predict and evaluate") + " again"
-    made = set((find_manifest(trainings.dataset) or {"cases": {}})["cases"])
+    injected = set((find_manifest(trainings.dataset) or {"cases": {}})["cases"])
     first: dict[int | str, tuple[Path, Cases]] = {}
-    for (arm, seed, fold), cases in found.items():
+    for (arm, seed, fold), cases in summaries.items():
         path = trainings.scored(seed, arm, fold) / "summary.json"
-        synthetic = sorted(i for i in cases if is_synthetic(i) or i in made)
+        synthetic = sorted(case for case in cases if is_synthetic(case) or case in injected)
         if synthetic:
             raise BadInput(
-                f"{path} holds the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
-                f"real ones only; use the trainers of this package, which validate on real cases, and "
+                f"{path} scores the synthetic case {synthetic[0]} ({len(synthetic)} such cases), expected "
+                f"only real cases; use the trainers of this package, which validate on real cases, and "
                 f"{again}"
             )
-        other, expected = first.setdefault(fold, (path, cases))
+        first_path, expected = first.setdefault(fold, (path, cases))
         unpaired = sorted(set(cases) ^ set(expected))
         if unpaired:
             raise BadInput(
-                f"{path} and {other} were scored on different cases, so that patients cannot be paired: "
-                f"{unpaired[0]} is in one only ({len(unpaired)} such cases); {again} with the same splits"
+                f"{path} and {first_path} were scored on different cases, so patients cannot be paired: "
+                f"{unpaired[0]} is in only one of them ({len(unpaired)} such cases); {again} with the same splits"
             )
         for case, counts in cases.items():
             differ = counts[:, [0, 2]].sum(1) != expected[case][:, [0, 2]].sum(1)
             if differ.any():
                 raise BadInput(
-                    f"{path} and {other} were scored against different references: case {case} has other "
+                    f"{path} and {first_path} were scored against different references: case {case} has different "
                     f"numbers of {names[int(np.argmax(differ))]} voxels; {again} with the same labels"
                 )
 
 
 def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pattern: str | None = None) -> Scores:
-    """Reads all summaries, checks that they can be paired, and pools each patient's cases.
+    """Reads all summaries, checks that they can be paired, and adds up each patient's cases.
 
     Raises:
         BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``.
     """
-    found = {
+    summaries = {
         (arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
         for arm, seed, fold in trainings.each()
     }
-    check_cases(found, trainings, list(classes))
-    patient = case_patients((case for cases in found.values() for case in cases), trainings.dataset, pattern)
-    patients = tuple(sorted(set(patient.values())))
+    check_cases(summaries, trainings, list(classes))
+    patient_of = case_patients((case for cases in summaries.values() for case in cases), trainings.dataset, pattern)
+    patients = tuple(sorted(set(patient_of.values())))
     seeds, shape = tuple(trainings.results), (len(classes), len(trainings.results), len(trainings.folds))
     counts = {arm: np.full((*shape, len(patients), 3), np.nan) for arm in trainings.arms}
     per_case = {arm: np.full(shape, np.nan) for arm in trainings.arms}
-    for (arm, seed, fold), cases in found.items():
+    for (arm, seed, fold), cases in summaries.items():
         s, f = seeds.index(seed), trainings.folds.index(fold)
         for case in sorted(cases):
-            of_patient = counts[arm][:, s, f, patients.index(patient[case])]
+            of_patient = counts[arm][:, s, f, patients.index(patient_of[case])]
             of_patient[:] = np.where(np.isnan(of_patient), 0, of_patient) + cases[case]
         per_case[arm][:, s, f] = mean_without_nan(pool(np.stack([cases[case] for case in sorted(cases)])), 0)
-    first = (trainings.arms[0], seeds[0])
+    arm, seed = trainings.arms[0], seeds[0]  # every other training was scored on the same cases
     return Scores(
         tuple(classes),
         seeds,
         trainings.folds,
         patients,
-        {fold: {case: patient[case] for case in sorted(found[first + (fold,)])} for fold in trainings.folds},
+        {fold: {case: patient_of[case] for case in sorted(summaries[arm, seed, fold])} for fold in trainings.folds},
         counts,
         per_case,
     )

@@ -21,20 +21,6 @@ FIGURES = ("hd95_mm", "nsd")
 Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]
 
 
-def check_installed() -> None:
-    """Refuses early where the optional library is missing.
-
-    Raises:
-        BadInput: MONAI cannot be imported.
-    """
-    try:
-        import monai.metrics  # noqa: F401
-    except ImportError as error:
-        raise BadInput(
-            f"--surface needs MONAI, which is not installed ({error}); run: pip install 'nnunet_difflung[metrics]'"
-        ) from error
-
-
 def surface_scores(
     reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance: float
 ) -> tuple[float, float]:
@@ -44,11 +30,11 @@ def surface_scores(
         reference: (z, y, x) bool with at least one voxel. A single slice (z = 1) is measured in its plane.
         prediction: the same shape.
         spacing: z, y, x in mm (pixels for formats without a spacing).
-        tolerance: in the same unit; surface within it counts as found.
+        tolerance: in the same unit; surfaces closer than this count as matching.
 
     Returns:
-        HD95, the larger of both directions, and NSD in [0, 1]. An empty prediction has the image's diagonal as its
-        distance, and NSD 0: it must not drop out of a mean for having missed the class.
+        HD95, the larger of both directions, and NSD in [0, 1]. An empty prediction gets the image's diagonal as its
+        distance and NSD 0, so that a prediction that misses the class still counts in the mean.
     """
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -57,15 +43,12 @@ def surface_scores(
         reference, prediction, spacing = reference[0], prediction[0], spacing[1:]
     if not prediction.any():
         return float(np.linalg.norm(np.multiply(reference.shape, spacing))), 0.0
-    masks = {
-        "y_pred": torch.from_numpy(prediction[None, None].astype(np.float32)),
-        "y": torch.from_numpy(reference[None, None].astype(np.float32)),
-    }
-    options = {"include_background": True, "spacing": [float(s) for s in spacing]}
+    predicted, expected = (torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (prediction, reference))
+    edges = [float(edge) for edge in spacing]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        hd95 = compute_hausdorff_distance(**masks, percentile=95, **options)
-        nsd = compute_surface_dice(**masks, class_thresholds=[float(tolerance)], **options)
+        hd95 = compute_hausdorff_distance(predicted, expected, include_background=True, percentile=95, spacing=edges)
+        nsd = compute_surface_dice(predicted, expected, [float(tolerance)], include_background=True, spacing=edges)
     return float(hd95), float(nsd)
 
 
@@ -77,22 +60,22 @@ def case_scores(
     ignore: int | None,
     tolerance: float,
 ) -> np.ndarray:
-    """(classes, 2) HD95 and NSD of a case; NaN for the classes that its reference doesn't hold.
+    """(classes, 2) HD95 and NSD of a case; NaN for the classes that its reference does not contain.
 
     Args:
         reference: (z, y, x) label values.
         prediction: the same shape.
         spacing: z, y, x in mm.
         values: label values of each class.
-        ignore: label value of voxels that are not judged, as nnU-Net does not judge them.
+        ignore: label value of voxels that are left out, as nnU-Net leaves them out; None if there is none.
         tolerance: in mm.
     """
     scores = np.full((len(values), 2), np.nan)
-    judged = np.ones(reference.shape, bool) if ignore is None else reference != ignore
+    counted = np.ones(reference.shape, bool) if ignore is None else reference != ignore
     for index, of_class in enumerate(values):
-        wanted = np.isin(reference, of_class) & judged
-        if wanted.any():
-            scores[index] = surface_scores(wanted, np.isin(prediction, of_class) & judged, spacing, tolerance)
+        expected = np.isin(reference, of_class) & counted
+        if expected.any():
+            scores[index] = surface_scores(expected, np.isin(prediction, of_class) & counted, spacing, tolerance)
     return scores
 
 
@@ -102,17 +85,17 @@ def collect_surfaces(
     """Surface figures of all arms from the segmentations beside their summary.json.
 
     Returns:
-        figure → arm → (classes, seeds, folds, patients): mean over the patient's cases that hold the class, NaN for
-        patients without it.
+        figure → arm → (classes, seeds, folds, patients): mean over the patient's cases that contain the class, NaN
+        for patients without it.
 
     Raises:
-        BadInput: a segmentation or the folder of the references is missing, or their shapes differ.
+        BadInput: a segmentation or the folder of the references is missing, or the shapes of two segmentations differ.
     """
     labels = dataset_json["labels"]
     values = [labels[name] if isinstance(labels[name], list) else [labels[name]] for name in scores.classes]
     references, ending = _reference_folder(trainings), dataset_json["file_ending"]
     read = _reader(dataset_json)
-    found = {
+    surfaces = {
         figure: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms} for figure in FIGURES
     }
     for arm, seed, fold in trainings.each():
@@ -132,12 +115,12 @@ def collect_surfaces(
         for patient, of_cases in of_patient.items():
             mean = mean_without_nan(np.stack(of_cases), 0)
             for index, figure in enumerate(FIGURES):
-                found[figure][arm][:, s, f, scores.patients.index(patient)] = mean[:, index]
-    return found
+                surfaces[figure][arm][:, s, f, scores.patients.index(patient)] = mean[:, index]
+    return surfaces
 
 
 def _reference_folder(trainings: Trainings) -> Path:
-    """Where nnU-Net took the references from."""
+    """The folder of the reference segmentations that nnU-Net scored against."""
     raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in (NNUNET_RAW, NNUNET_PREPROCESSED))
     choices = (raw / "labelsTs",) if trainings.predictions else (preprocessed / "gt_segmentations", raw / "labelsTr")
     for folder in choices:

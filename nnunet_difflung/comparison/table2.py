@@ -1,14 +1,17 @@
-"""Table 2 for people: Markdown, and a plot of the paired differences."""
+"""Table 2 for readers: Markdown, and a plot of the paired differences."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.runtime.files import replacing, write_bytes
+from nnunet_difflung.runtime.figures import LINE_COLOURS, RULE_COLOUR, drawing
+from nnunet_difflung.runtime.files import write_bytes
 
-_SHADES = ("#1b6ca8", "#c8553d", "#3d8361", "#8a5a9e", "#b0892f", "#5b6770")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def write_markdown(path: Path, table: dict) -> None:
@@ -28,23 +31,21 @@ def write_markdown(path: Path, table: dict) -> None:
         + (f"; {meta['iterations']} iterations" if meta.get("iterations") else "")
         + f". `{meta['command']}`",
         "",
-        "Dice: per patient over all of the patient's voxels, mean over the patients who have the class ± standard "
-        "deviation over seeds × folds. Difference: per patient to "
-        f"`{meta['reference']}`, with the 95 % t-interval of the spread between patients and "
+        "Dice: over all voxels of a patient, then the mean over the patients who have the class ± the standard "
+        f"deviation over seeds × folds. Difference: per patient to `{meta['reference']}`, with a 95 % t-interval that "
         + (
-            "between the repetitions of each fold. "
+            "covers the spread between patients and between the repetitions of each fold. "
             if len(meta["seeds"]) > 1
-            else "not between trainings, of which one repetition tells nothing. "
+            else "covers the spread between patients; a single repetition does not show the spread between trainings. "
         )
-        + "Pooled: over all "
-        "voxels of a fold. False: voxels painted in a patient without the class.",
+        + "Pooled Dice: over all voxels of a fold. False voxels: predicted in a patient without the class.",
     ]
     for name in classes:
         first = arms[meta["reference"]][name]
         lines += [
             "",
-            f"## {name} ({first['dice']['patients']} patients have it, "
-            f"{first['false_positive_voxels']['patients']} don't)",
+            f"## {name} ({first['dice']['patients']} patients with it, "
+            f"{first['false_positive_voxels']['patients']} without)",
             "",
         ]
         lines += _rows({arm: rows[name] for arm, rows in arms.items()})
@@ -98,30 +99,30 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
         table: as ``compare`` returns it, without NaN.
         points: arm → class → differences of the patients (NaN: no score).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     reference, classes = table["meta"]["reference"], list(table[table["meta"]["reference"]])
     arms = [arm for arm in points if arm != reference]
-    figure = Figure(figsize=(1.2 + len(classes) * (1.2 + 0.6 * max(1, len(arms))), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, len(classes), squeeze=False, sharey=True)[0], classes, strict=True):
-        axes.axhline(0, color="#333333", linewidth=0.8)
-        axes.set_title(f"{name}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
-        for x, arm in enumerate(arms):
-            values, shade = points[arm][name], _SHADES[x % len(_SHADES)]
-            values = values[np.isfinite(values)]
-            jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
-            axes.plot(x + jitter, values, "o", color=shade, alpha=0.4, markersize=4)
-            found = table[arm][name]["diff_to_reference"]
-            if found["ci95"][0] is not None:
-                axes.plot([x + 0.3] * 2, found["ci95"], color=shade, linewidth=2)
-            if found["mean"] is not None:
-                axes.plot(x + 0.3, found["mean"], "D", color=shade, markersize=6)
-        axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=8)
-        axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
-    low, high = figure.axes[0].get_ylim()
-    figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # few patients: intervals beyond what Dice can be
-    figure.axes[0].set_ylabel(f"Dice of a patient minus {reference}'s\n(diamond: mean, bar: 95 % interval)", fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    with drawing(path, 1.2 + len(classes) * (1.2 + 0.6 * max(1, len(arms))), 4, dpi=150) as figure:
+        for axes, name in zip(figure.subplots(1, len(classes), squeeze=False, sharey=True)[0], classes, strict=True):
+            axes.axhline(0, color=RULE_COLOUR, linewidth=0.8)
+            axes.set_title(f"{name}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
+            for x, arm in enumerate(arms):
+                _plot_arm(axes, x, points[arm][name], table[arm][name]["diff_to_reference"])
+            axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=8)
+            axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
+        low, high = figure.axes[0].get_ylim()
+        figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # few patients: intervals beyond what Dice can be
+        figure.axes[0].set_ylabel(
+            f"Dice of a patient minus {reference}'s\n(diamond: mean, bar: 95 % interval)", fontsize=8
+        )
+
+
+def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> None:
+    """Draws an arm's patients side by side around ``x``, and to their right their mean and its interval."""
+    colour = LINE_COLOURS[x % len(LINE_COLOURS)]
+    values = differences[np.isfinite(differences)]
+    jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
+    axes.plot(x + jitter, values, "o", color=colour, alpha=0.4, markersize=4)
+    if summary["ci95"][0] is not None:
+        axes.plot([x + 0.3] * 2, summary["ci95"], color=colour, linewidth=2)
+    if summary["mean"] is not None:
+        axes.plot(x + 0.3, summary["mean"], "D", color=colour, markersize=6)

@@ -1,4 +1,4 @@
-"""Where the finished nnU-Net trainings of the arms lie, and whether they may be compared."""
+"""Finds the finished nnU-Net trainings of the arms and checks that they can be compared."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ARMS = {
     "cbmat_poly": "nnUNetTrainerDiffLungPoly",
     "nnUNetTrainer": "nnUNetTrainer",
 }
-_ALIKE = {
-    "num_epochs": "epochs",
-    "num_iterations_per_epoch": "iterations an epoch",
-    "batch_size": "cases a batch",
-    "configuration_manager": "a plan of the configuration",
+_MUST_AGREE = {  # key in debug.json → what it is
+    "num_epochs": "numbers of epochs",
+    "num_iterations_per_epoch": "iterations per epoch",
+    "batch_size": "batch sizes",
+    "configuration_manager": "plans of the configuration",
 }
 _SAME_PLANS = "train again with the same plans and trainer length"
 _CAUSES = {
     "batch_size": "usually because nnU-Net caps its batch size by the number of training cases, so planning "
-    "again after a further method was injected changes it: inject all methods before "
+    "again after another method was injected changes it: inject all methods before "
     "nnUNetv2_plan_and_preprocess, then train all arms again"
 }
 
@@ -46,7 +46,7 @@ class Trainings:
         arms: keys of ``ARMS``.
         plans: name of nnU-Net's plans.
         length: suffix of the trainers such as ``5epochs``; empty for nnU-Net's 1000 epochs.
-        predictions: folder inside each ``fold_K`` with an evaluated prediction; None for nnU-Net's validation.
+        predictions: folder inside each ``fold_K`` with evaluated predictions; None for nnU-Net's validation.
     """
 
     dataset: str
@@ -76,7 +76,7 @@ class Trainings:
 
 
 def named_results(folders: Sequence[Path]) -> dict[str, Path]:
-    """A short name for each results folder: its own, with its parent's in front where two would be the same.
+    """A short name for each results folder: its own name, preceded by its parents' names where two would be equal.
 
     Raises:
         BadInput: a folder is missing or given twice.
@@ -84,7 +84,7 @@ def named_results(folders: Sequence[Path]) -> dict[str, Path]:
     folders = [Path(folder).resolve() for folder in folders]
     for folder in folders:
         if not folder.is_dir():
-            raise BadInput(f"--results {folder} is no folder; give nnUNet_results folders of finished trainings")
+            raise BadInput(f"--results {folder} is not a folder; give nnUNet_results folders of finished trainings")
         if folders.count(folder) > 1:
             raise BadInput(f"--results {folder} is given {folders.count(folder)} times; each repetition counts once")
     for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
@@ -98,36 +98,36 @@ def dataset_in(folder: Path, dataset: str) -> str:
     """``DatasetXXX_NAME`` in a results folder, from an id or a name.
 
     Raises:
-        BadInput: it is not there, or an id means several.
+        BadInput: it is not there, or several folders have the id.
     """
-    here = names_in(folder)
-    wanted = meant(dataset, here)
-    if len(wanted) != 1:
+    names = names_in(folder)
+    matching = meant(dataset, names)
+    if len(matching) != 1:
         raise BadInput(
-            f"dataset {dataset} means {len(wanted)} of the folders in {folder} ({', '.join(here) or 'none'})"
-            f"; train its arms first, or give a full name such as Dataset801_NAME"
+            f"-d {dataset} matches {len(matching)} of the folders in {folder} ({', '.join(names) or 'none'}), expected "
+            f"one; train the arms of the dataset first, or give its full name, such as Dataset801_NAME"
         )
-    return wanted[0]
+    return matching[0]
 
 
 def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans: str) -> str:
-    """The only configuration that any arm was trained with.
+    """The configuration that the arms were trained with.
 
     Raises:
-        BadInput: none or several.
+        BadInput: there is none, or there are several.
     """
     arm = "|".join(re.escape(name) for name in ARMS.values())
     pattern = re.compile(rf"(?:{arm}){f'_{re.escape(length)}' if length else ''}__{re.escape(plans)}__(.+)")
     models = sorted({p.name for folder in folders for p in (folder / dataset).glob("nnUNetTrainer*") if p.is_dir()})
-    found = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
-    if len(found) != 1:
+    configurations = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
+    if len(configurations) != 1:
         raise BadInput(
             f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
-            f"{len(found)} configurations ({', '.join(found) or 'none'}) for "
-            f"--length {length or '(none)'} and -p {plans}, expected one; choose with -c, --length and -p "
-            f"among {', '.join(models) or 'nothing: no training is there yet'}"
+            f"{len(configurations)} configurations ({', '.join(configurations) or 'none'}) with "
+            f"{f'--length {length}' if length else 'no --length'} and -p {plans}, expected one; "
+            f"choose with -c, --length and -p among {', '.join(models) or 'the trainings, of which there are none yet'}"
         )
-    return found[0]
+    return configurations[0]
 
 
 def finished_arms(trainings: Trainings) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def finished_arms(trainings: Trainings) -> tuple[str, ...]:
     Raises:
         BadInput: there is none.
     """
-    found = tuple(
+    arms = tuple(
         arm
         for arm in ARMS
         if any(
@@ -145,20 +145,20 @@ def finished_arms(trainings: Trainings) -> tuple[str, ...]:
             for fold in trainings.folds
         )
     )
-    if not found:
+    if not arms:
         example = trainings.scored(next(iter(trainings.results)), "reference", trainings.folds[0])
         raise BadInput(
             f"no arm has a finished training: expected files such as {example / 'summary.json'}; "
             f"check -f, -c and --length, or run: {_remedy(trainings, 'reference', trainings.folds[0])}"
         )
-    return found
+    return arms
 
 
 def check_present(trainings: Trainings) -> None:
     """Refuses a comparison in which a training is missing.
 
     Raises:
-        BadInput: with the command that makes the first missing one.
+        BadInput: names the first missing training and the command that makes it.
     """
     missing = [
         (arm, seed, fold)
@@ -180,8 +180,8 @@ def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = 
     trainer = f"-tr {trainings.trainer(arm)}{plans}"
     if trainings.predictions is None:
         return (
-            f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (with --c if it was begun, "
-            f"--val if only the validation is missing)"
+            f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (add --c if it was started, "
+            f"or --val if only the validation is missing)"
         )
     seed = seed or next(iter(trainings.results))
     raw, target = f"$nnUNet_raw/{trainings.dataset}", trainings.scored(seed, arm, fold)
@@ -194,15 +194,16 @@ def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = 
 
 
 def check_alike(trainings: Trainings) -> dict:
-    """Compares what nnU-Net noted about each training (debug.json) and refuses unequal ones.
+    """Compares the settings that nnU-Net recorded for each training (debug.json) and refuses different ones.
 
     Returns:
-        ``epochs``, ``iterations`` (of a training) and ``device``; empty where nnU-Net's notes are not at hand.
+        ``epochs``, ``iterations`` (of a training) and ``device``; empty if no training has a debug.json.
 
     Raises:
-        BadInput: two trainings differ in length, batch size or plan.
+        BadInput: two trainings differ in length, batch size or plans.
     """
-    first, devices = None, set()
+    first: tuple[Path, dict] | None = None
+    devices: set[str] = set()
     for arm, seed, fold in trainings.each():
         path = trainings.scored(seed, arm, fold).parent / "debug.json"
         if not path.is_file():
@@ -210,14 +211,14 @@ def check_alike(trainings: Trainings) -> dict:
         notes = read_json(path)
         devices.add(str(notes.get("gpu_name", notes.get("device"))))
         first = first or (path, notes)
-        for key, meaning in _ALIKE.items():
+        for key, meaning in _MUST_AGREE.items():
             if notes.get(key) != first[1].get(key):
                 raise BadInput(
-                    f"{path} and {first[0]} were trained with different {meaning}, expected the same for a "
-                    f"fair comparison ({str(notes.get(key))[:60]} and {str(first[1].get(key))[:60]}); "
+                    f"{path} and {first[0]} record different {meaning} ({str(notes.get(key))[:60]} and "
+                    f"{str(first[1].get(key))[:60]}), expected the same for a fair comparison; "
                     f"{_CAUSES.get(key, _SAME_PLANS)}, or leave the arm out with --arms"
                 )
     if first is None:
         return {}
-    epochs, each = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])
-    return {"epochs": epochs, "iterations": epochs * each, "device": sorted(devices)}
+    epochs, iterations = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])
+    return {"epochs": epochs, "iterations": epochs * iterations, "device": sorted(devices)}

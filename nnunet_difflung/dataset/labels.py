@@ -48,6 +48,12 @@ class LabelRoles:
         """Voxel value that stands for the derived body class in a condition map (no nnU-Net label)."""
         return max([*self.values.values(), self.ignore or 0]) + 1
 
+    @property
+    def condition_classes(self) -> dict[str, int]:
+        """Name → voxel value of everything that a condition map may hold: labels, ignored voxels and the body."""
+        ignored = {} if self.ignore is None else {"ignore": self.ignore}
+        return {**self.values, **ignored, BODY: self.body_value}
+
     def condition_values(self) -> np.ndarray:
         """Voxel values of ``conditions``, in order."""
         return np.array([*(self.values[name] for name in self.conditions[:-1]), self.body_value])

@@ -1,4 +1,4 @@
-"""What each generator paints from validation masks, against the real slices (Table 1)."""
+"""Compares what each generator paints from validation masks with the real slices (Table 1)."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Request:
 
     Attributes:
         dataset: id or name.
-        folds: names of folds, empty for all of the split.
-        methods: names of methods, empty for all whose generators are finished.
+        folds: names of folds; empty for every fold of the split.
+        methods: names of methods; empty for all whose generators are finished in every fold.
         sampling: sampler, steps and batch size.
-        preset: from which the sampling came.
-        samples: images of each mask.
-        max_slices: most validation slices of a fold, evenly spaced, or None.
+        preset: name of the preset that ``sampling`` starts from.
+        samples: images painted from each mask.
+        max_slices: at most so many validation slices of a fold, evenly spaced; None for all.
         seed: of the noise.
         device: ``cpu``, ``cuda`` or ``mps``.
         processes: threads that read cases.
-        out: the JSON file, or None for the default.
-        normal_label: name of the normal lung's label, or None.
+        out: the JSON file; None for the default.
+        normal_label: name of the normal lung's label; None finds it by its name.
         structure_labels: labels that are neither lung nor pathology.
-        patient_pattern: regular expression, or None.
-        command: as it was typed.
+        patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
+        command: the command as typed.
         progress: show bars.
     """
 
@@ -87,7 +87,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
         the files written, the JSON file first and the Markdown file second.
 
     Raises:
-        BadInput: no finished generator, a fold without validation slices, generators that do not fit the dataset.
+        BadInput: a generator is not finished or does not fit the dataset, or a fold has no validation slice with lung.
     """
     raw = read_steadily(
         dataset_folder(request.dataset),
@@ -116,35 +116,38 @@ def _evaluate_folds(
     cards: dict,
     request: Request,
 ) -> tuple[dict[str, list[dict]], Sheet]:
-    """Each method's rows over all folds, and the pictures."""
+    """Rows of each method and reference over all folds, and the pictures."""
     chosen = {fold: slices_with_lung(cache, raw.validation_cases(fold), request.max_slices) for fold in folds}
     for fold in folds:
         if not chosen[fold]:
-            raise BadInput(f"{raw.name} fold {fold} has no validation slice that shows lung; leave it out with -f")
+            raise BadInput(
+                f"fold {fold} of {raw.name} has no validation slice that shows lung; choose the other folds with -f"
+            )
     sheet = Sheet(raw.roles, shown_slices(cache, [place for fold in folds for place in chosen[fold]]))
     rows: dict[str, list[dict]] = {}
     for fold in folds:
-        for name, found in _evaluate_fold(
-            raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet
-        ).items():
+        of_fold = _evaluate_fold(raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet)
+        for name, of_patients in of_fold.items():
             seed = cards[name, fold]["config"]["seed"] if name in methods else None
-            rows.setdefault(name, []).extend({"fold": fold, "seed": seed, **row} for row in found)
+            rows.setdefault(name, []).extend({"fold": fold, "seed": seed, **row} for row in of_patients)
     return rows, sheet
 
 
 def _folds(raw: RawDataset, request: Request) -> list[int]:
     folds = raw.folds(request.folds)
     if "all" in folds:
-        raise BadInput("fold all trains on every case and has no validation slices to compare with; give -f 0 1 ...")
+        raise BadInput(
+            "-f all: fold all trains on every case, so it has no validation slices; give numbers, such as -f 0 1"
+        )
     return [int(fold) for fold in folds]
 
 
 def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Callable[[str], None]) -> list[str]:
-    """The methods to compare; says which are left out and why."""
+    """The methods to compare; says which methods are left out and why."""
     wanted = [METHODS[name] for name in request.methods or METHODS]
     pasted = [method.name for method in wanted if method.pastes]
     if pasted:
-        say(f"Left out: {', '.join(pasted)} (lesions pasted into a real slice; nothing paints a whole one).")
+        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole one).")
     painting = [method.name for method in wanted if not method.pastes]
     missing = {
         name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
@@ -154,7 +157,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
         if missing[name] and (request.methods or not finished):
             where = " ".join(map(str, missing[name]))
             raise BadInput(
-                f"{results_folder(raw.name, name)} holds no finished generator of fold {where}; train it "
+                f"{results_folder(raw.name, name)} has no finished generator of fold {where}; train it "
                 f"with difflung_augment -d {request.dataset} -f {where} --method {name}"
             )
         if len(folds) > len(missing[name]) > 0:
@@ -168,25 +171,25 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
 
 
 def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
-    """A generator's JSON, checked to fit the dataset and not to know the fold's validation patients."""
+    """A generator's JSON, after checking that it fits the dataset and saw none of the fold's validation patients."""
     folder = fold_folder(raw.name, method, fold)
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
         raise BadInput(
-            f"{folder} was trained on the classes {', '.join(card['conditions'])}, not on "
+            f"{folder} was trained on the classes {', '.join(card['conditions'])}, expected "
             f"{', '.join(raw.roles.conditions)}; give --normal-label and --structure-label as in training"
         )
-    held_out = {raw.patients[i] for i in raw.validation_cases(fold)}
-    seen = sorted(i for i in card["training_cases"] if raw.patients.get(i) in held_out)
+    held_out = {raw.patients[case] for case in raw.validation_cases(fold)}
+    seen = sorted(case for case in card["training_cases"] if raw.patients.get(case) in held_out)
     if seen:
         raise BadInput(
             f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
-            f"({len(seen)} such cases); delete the folder and train again with this split"
+            f"({len(seen)} such cases); delete the folder and train again with the present split"
         )
     if METHODS[method].family == "diffusion" and request.sampling.steps > card["config"]["train_timesteps"]:
         raise BadInput(
             f"--steps {request.sampling.steps} is more than the {card['config']['train_timesteps']} "
-            f"timesteps that {folder} was trained with"
+            f"timesteps that {folder} was trained with; give at most so many"
         )
     return card
 
@@ -201,7 +204,7 @@ def _evaluate_fold(
     request: Request,
     sheet: Sheet,
 ) -> dict[str, list[dict]]:
-    """Rows of a fold's patients: method or reference → rows. Slices are in memory for one patient at a time."""
+    """Rows of a fold's patients: method or reference → rows. Only one patient's slices are in memory at a time."""
     training = training_reference(raw, cache, fold, window)
     by_patient = {
         patient: list(places)
@@ -241,7 +244,7 @@ def _evaluate_fold(
 
 
 def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int, Window], request: Request) -> dict:
-    """How the figures came about; what follows from the rows is added by ``make_table``."""
+    """How the figures were made; ``make_table`` adds what follows from the rows."""
     name = torch.cuda.get_device_name() if request.device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     return {
         "command": request.command,

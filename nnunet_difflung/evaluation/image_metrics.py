@@ -1,18 +1,19 @@
-"""Figures of Table 1 for one patient: what is painted against what is real.
+"""Figures of Table 1 for one patient: painted images compared with real ones.
 
 One convention for PSNR and SSIM: intensities are clipped to [−1000, 1000] HU (other images: the generators' window),
 mapped to [0, 1], ``data_range`` 1, Gaussian window 11 pixels wide with σ 1.5, and the mean of scikit-image's full SSIM
 map. Figures of another convention must not be compared with these.
 
-``*_lung`` are taken over the lung alone. Over the whole isolated slice the background counts too. What is real and what
-is painted are both empty there (the window's low end, as in the cases that are shipped), which flatters all methods
-alike, and slices with much air more than others.
+``*_lung`` figures are taken over the lung alone. Figures of the whole isolated slice include the background, which is
+empty both in the real and in the painted image (the window's low end, as in the synthetic cases that are written). That
+flatters all methods alike, and slices with much background most.
 
-``psnr_lung_of_mean`` is the PSNR that the mean of infinitely many samples of a mask would have. A sample that has the
-right texture, but not this very patient's noise, pays twice the texture's variance; a blurred image pays it once and so
-scores up to 3 dB better although it is worse. The mean of the samples is the fair opponent of a blurred image. That of
-n still pays 1 / n of the texture's variance; the unbiased estimate of this part, the samples' variance / n, is taken
-off its squared error. Samples that are all alike keep their PSNR, and so does a single one, whose variance is unknown.
+``psnr_lung_of_mean`` is the PSNR that the mean of infinitely many samples of a mask would have. The squared error of a
+sample that has the right texture, but not the noise of this patient, contains the texture's variance twice; that of a
+blurred image contains it once, so the blurred image scores up to 3 dB better although it is worse. The mean of many
+samples can be compared with a blurred image fairly. With n samples the squared error of their mean still contains 1 / n
+of the texture's variance; the unbiased estimate of that part, the samples' variance / n, is subtracted. Identical
+samples keep their PSNR, and so does a single sample, whose variance is unknown.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from nnunet_difflung.painting.gate import wasserstein
 
 SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")
 BY_CLASS = ("hu_bias", "wasserstein", "sd_ratio", "texture", "real_sd")
-_BEST_PSNR = 100.0  # dB; equal images have an infinite PSNR, which no mean survives
+_BEST_PSNR = 100.0  # dB; the PSNR of equal images is infinite, and so would be every mean over it
 _SSIM_EDGE = 11  # pixels
-_MIN_VOXELS = 8  # of a class in a patient, to speak of a distribution
-_PER_SLICE = 20_000  # voxels of a class in a slice that enter a patient's distribution
-_TEXTURES_PER_SLICE = 200  # of a class in a slice
+_MIN_VOXELS = 8  # minimum sample size of a class in a patient
+_VOXELS_PER_SLICE = 20_000  # at most so many voxels of a class in a slice enter a patient's distribution
+_TEXTURES_PER_SLICE = 200  # at most so many texture descriptors of a class in a slice
 
 Pool = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # class → (voxels, texture descriptors) of each slice
 Scales = dict[str, tuple[np.ndarray, np.ndarray]]  # class → mean and sd of real texture descriptors
@@ -48,7 +49,7 @@ def psnr_of_mean(samples: np.ndarray, truth: np.ndarray) -> float:
     """PSNR in dB, at most 100, that the mean of infinitely many samples would have.
 
     Args:
-        samples: (n, voxels) in [0, 1]; with n = 1 the PSNR is that of this sample.
+        samples: (n, voxels) in [0, 1]; with n = 1 the result is the PSNR of this sample.
         truth: (voxels,).
     """
     squared = np.mean((samples.mean(0) - truth) ** 2)
@@ -56,12 +57,12 @@ def psnr_of_mean(samples: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _decibels(squared_error: float) -> float:
-    """PSNR of a mean squared error; one of 1e-10 and less, also an estimate below 0, counts as 100 dB."""
+    """PSNR of a mean squared error; 1e-10 and less, including an estimate below 0, counts as 100 dB."""
     return float(-10 * np.log10(max(squared_error, 10 ** (-_BEST_PSNR / 10))))
 
 
 def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(h, w) structural similarity of images in [0, 1]; edges below the window's 11 pixels are padded with 0."""
+    """(h, w) structural similarity of images in [0, 1]; edges shorter than the window's 11 pixels are padded with 0."""
     height, width = first.shape
     pad = [(0, max(0, _SSIM_EDGE - edge)) for edge in (height, width)]
     _, similarity = structural_similarity(
@@ -84,11 +85,11 @@ def image_figures(
         real: (h, w), clipped to the window.
         painted: (n, h, w) samples, likewise.
         lung: (h, w) bool, normal lung and pathologies, not empty.
-        counted: (h, w) bool, False where the label is ``ignore``; there ``real`` stands in for what is painted.
+        counted: (h, w) bool, False where the label is ``ignore``; there the painted image is replaced by the real one.
         window: (low, high) intensities that become 0 and 1.
 
     Returns:
-        ``SCALARS``: means over the samples, but ``psnr_lung_of_mean`` of all together; MAE in the images' unit.
+        ``SCALARS``: means over the samples (``psnr_lung_of_mean`` takes all of them together); MAE in the images' unit.
     """
     low, width = window[0], window[1] - window[0]
     truth = (real.astype(float) - low) / width
@@ -117,13 +118,15 @@ def diversity(painted: np.ndarray, mask: np.ndarray) -> float:
 def pool_slice(
     image: np.ndarray, condition: np.ndarray, key: Sequence[int], roles: LabelRoles, window: Window
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Voxels and texture descriptors of each lung class in a slice; equal masks and keys give the same positions."""
+    """Voxels and texture descriptors of each lung class in a slice; equal masks and keys choose the same positions."""
     pooled = {}
     for name in roles.lung:
         mask, rng = condition == roles.values[name], np.random.default_rng([*key, roles.values[name]])
         if mask.any():
             voxels = image[mask]
-            chosen = rng.permutation(len(voxels))[:_PER_SLICE] if len(voxels) > _PER_SLICE else slice(None)
+            chosen = (
+                rng.permutation(len(voxels))[:_VOXELS_PER_SLICE] if len(voxels) > _VOXELS_PER_SLICE else slice(None)
+            )
             pooled[name] = (
                 voxels[chosen].astype(float),
                 descriptors(image, mask, window[1] - window[0], rng, _TEXTURES_PER_SLICE),
@@ -138,32 +141,33 @@ def add_to_pool(pool: Pool, pooled: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 
 
 def class_figures(real: Pool, painted: Pool, scales: Scales) -> dict[str, dict[str, float]]:
-    """Distributions of each class that both pools hold: ``BY_CLASS`` → class → figure, in the images' unit.
+    """Compares the distributions of each class in both pools: ``BY_CLASS`` → class → figure, in the images' unit.
 
-    ``hu_bias`` is the mean of what is painted minus the mean of what is real, ``sd_ratio`` the ratio of their standard
-    deviations (``real_sd`` is the latter), ``wasserstein`` the 1-Wasserstein distance, ``texture`` that of
-    ``texture_distance``. Classes of fewer than 8 voxels are left out, and of the texture those too thin for its window.
+    ``hu_bias`` is the mean of the painted minus the mean of the real voxels, ``sd_ratio`` the ratio of their standard
+    deviations, ``real_sd`` the standard deviation of the real voxels, ``wasserstein`` the 1-Wasserstein distance, and
+    ``texture`` the ``texture_distance``. Classes of fewer than 8 voxels are left out, and so is the texture of classes
+    that are too thin for its window.
     """
     figures: dict[str, dict[str, float]] = {name: {} for name in BY_CLASS}
     for name in [name for name in real if name in painted]:
-        (truth, of_truth), (made, of_made) = (
+        (real_voxels, real_textures), (painted_voxels, painted_textures) = (
             [np.concatenate(part) for part in zip(*pool[name], strict=True)] for pool in (real, painted)
         )
-        if min(len(truth), len(made)) < _MIN_VOXELS:
+        if min(len(real_voxels), len(painted_voxels)) < _MIN_VOXELS:
             continue
-        figures["hu_bias"][name] = float(made.mean() - truth.mean())
-        figures["wasserstein"][name] = wasserstein(made, truth)
-        figures["real_sd"][name] = float(truth.std())
-        if truth.std() > 0:
-            figures["sd_ratio"][name] = float(made.std() / truth.std())
-        if name in scales and min(len(of_truth), len(of_made)) >= 2:
-            rng = np.random.default_rng([len(of_truth), len(of_made)])
-            figures["texture"][name] = texture_distance(of_truth, of_made, scales[name], rng)
+        figures["hu_bias"][name] = float(painted_voxels.mean() - real_voxels.mean())
+        figures["wasserstein"][name] = wasserstein(painted_voxels, real_voxels)
+        figures["real_sd"][name] = float(real_voxels.std())
+        if real_voxels.std() > 0:
+            figures["sd_ratio"][name] = float(painted_voxels.std() / real_voxels.std())
+        if name in scales and min(len(real_textures), len(painted_textures)) >= 2:
+            rng = np.random.default_rng([len(real_textures), len(painted_textures)])
+            figures["texture"][name] = texture_distance(real_textures, painted_textures, scales[name], rng)
     return figures
 
 
 class PatientTally:
-    """Collects the slices of one patient and one method, and makes their row of the table."""
+    """Collects the slices of one patient painted by one method, and makes the patient's row of the table."""
 
     def __init__(self, roles: LabelRoles, window: Window, scales: Scales):
         self.roles, self.window, self.scales = roles, window, scales
@@ -181,8 +185,8 @@ class PatientTally:
         Args:
             true: the real slice.
             painted: (n, h, w) samples.
-            seconds: that an image took; None if it was not painted by a network.
-            condition: (h, w) where the classes are in ``painted``; None: where they are in the real slice.
+            seconds: painting time of an image; None if no network painted it.
+            condition: (h, w) condition map of ``painted``; None if it is that of the real slice.
         """
         lung = np.isin(true.condition, self.roles.lung_values())
         counted = np.ones_like(lung) if self.roles.ignore is None else true.condition != self.roles.ignore

@@ -1,4 +1,4 @@
-"""Paints the masks of validation slices, whole and several times, for comparison only: nothing is written."""
+"""Paints whole slices from validation masks, several samples of each, for comparison only: nothing is written."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class MaskPainter:
     """A fold's generator and how its samples are drawn.
 
     Attributes:
-        method: whose generator it is.
+        method: the generator's method.
         generator: of the fold.
         sampling: sampler, steps and batch size.
         values: (k,) voxel values of the condition channels.
-        window: intensities to which what is painted is clipped.
-        samples: images of each mask.
-        seed: with fold, case, z and number of the sample it fixes the noise, whatever else is in the batch.
+        window: intensities to which the images are clipped.
+        samples: images painted from each mask.
+        seed: fixes the noise, together with fold, case, z and number of the sample; independent of the batch.
         fold: of the split.
     """
 
@@ -44,11 +44,11 @@ class MaskPainter:
     def paint(self, slices: Sequence[RealSlice]) -> Iterator[tuple[RealSlice, np.ndarray, float]]:
         """Paints every mask ``samples`` times.
 
-        What is painted is isolated as ``synthesize`` does before it writes a case: outside the body (condition 0) it is
-        the low end of the generator's window, whatever the network painted there.
+        The images are isolated as ``synthesize`` does before it writes a case: outside the body (condition 0) they are
+        set to the low end of the generator's window, whatever the network painted there.
 
         Yields:
-            slice, (samples, h, w) float32 of the first channel in the dataset's intensities, seconds an image took.
+            slice, (samples, h, w) float32 of the first channel in the dataset's intensities, mean seconds per image.
         """
         shapes: dict[tuple[int, int], list[RealSlice]] = {}
         for true in slices:
@@ -69,7 +69,7 @@ class MaskPainter:
                     del done[: self.samples], seconds[: self.samples]
 
     def _padded(self, true: RealSlice) -> tuple[int, int]:
-        """The slice's shape, grown to what the network's poolings need."""
+        """The slice's shape, enlarged to what the network's poolings need."""
         factor = size_factor(self.generator.config)
         height, width = (-(-edge // factor) * factor for edge in true.image.shape)
         return height, width
@@ -104,5 +104,5 @@ class MaskPainter:
 
     @staticmethod
     def _condition(true: RealSlice, shape: tuple[int, int]) -> np.ndarray:
-        """The slice's condition map, grown to (h, w) ``shape`` with 0 (outside the body)."""
+        """The slice's condition map, padded to (h, w) ``shape`` with 0 (outside the body)."""
         return np.pad(true.condition, [(0, edge - n) for edge, n in zip(shape, true.condition.shape, strict=True)])

@@ -1,4 +1,4 @@
-"""Real slices as Table 1 compares them: isolated, clipped to one window, with the mask that is painted."""
+"""Real slices as Table 1 compares them: isolated, clipped to one window, with the mask that is painted from."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.config import CT_WINDOW, GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache, index_slices
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.encoding import CT_WINDOW
 
 Window = tuple[float, float]
 
@@ -22,9 +21,9 @@ class RealSlice:
     """A real slice of a fold.
 
     Attributes:
-        patient: whose it is.
+        patient: name of the patient.
         case: case id.
-        z: position in the case.
+        z: index of the slice in the case.
         image: (h, w) float32, first channel in the dataset's intensities, clipped to the metrics' window and set to
             its lower end outside lung, structures and body.
         condition: (h, w) uint8 condition map.
@@ -38,7 +37,7 @@ class RealSlice:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Numbers that seed whatever is drawn for this slice."""
+        """Numbers that seed all random draws for this slice."""
         return zlib.crc32(self.case.encode()), self.z
 
 
@@ -46,15 +45,15 @@ def metric_window(raw: RawDataset, configs: Sequence[GeneratorConfig]) -> Window
     """The intensities that become 0 and 1 before PSNR and SSIM: [−1000, 1000] HU for CT, else the generators' window.
 
     Raises:
-        BadInput: generators of different windows, whose figures could not be compared.
+        BadInput: the generators were trained with different windows, so their figures could not be compared.
     """
     if raw.channels[0].upper() == "CT":
         return CT_WINDOW
     windows = {config.windows[0] for config in configs}
     if len(windows) > 1:
         raise BadInput(
-            f"the generators of {raw.name} paint different windows ({sorted(windows)}), so their figures "
-            f"cannot be compared; train them with one --window"
+            f"the generators of {raw.name} were trained with different windows ({sorted(windows)}), so their "
+            f"figures cannot be compared; train them with the same --window"
         )
     return windows.pop()
 
@@ -67,22 +66,22 @@ def real_slice(raw: RawDataset, cache: SliceCache, case: str, z: int, window: Wi
 
 
 def slices_with_lung(cache: SliceCache, identifiers: Sequence[str], limit: int | None = None) -> list[tuple[str, int]]:
-    """(case, z) of the slices that show lung, in order of case and z; ``limit`` keeps so many, evenly spaced."""
+    """(case, z) of the slices that show lung, by case and z; at most ``limit`` of them, evenly spaced."""
     index = index_slices(cache, identifiers)
-    found = list(zip(index.cases, map(int, index.z), strict=True))
-    if limit is None or limit >= len(found):
-        return found
-    return [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
+    places = list(zip(index.cases, map(int, index.z), strict=True))
+    if limit is None or limit >= len(places):
+        return places
+    return [places[i] for i in np.linspace(0, len(places) - 1, limit).round().astype(int)]
 
 
 def neighbour_of(raw: RawDataset, cache: SliceCache, true: RealSlice, window: Window) -> RealSlice | None:
     """The next slice of the same patient: next z of a volume, or the patient's next case id.
 
-    None where there is none, it shows no lung, or it has another shape.
+    None if there is no such slice, it shows no lung, or its shape differs.
     """
     case, z = true.case, true.z + 1
     if z >= cache.facts[case].shape[0]:
-        later = sorted(i for i in raw.cases if raw.patients[i] == true.patient and i > case)
+        later = sorted(name for name in raw.cases if raw.patients[name] == true.patient and name > case)
         if cache.facts[case].shape[0] > 1 or not later:
             return None
         case, z = later[0], 0

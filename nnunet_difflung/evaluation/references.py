@@ -1,10 +1,10 @@
-"""Rows of Table 1 that no network made, to read the others by.
+"""Rows of Table 1 that no network painted: reference values for reading the other rows.
 
-``class_mean``: every class painted with its mean over the fold's training cases. The best PSNR that masks alone allow,
-and no texture at all: a method below it in PSNR is not worse for that. ``neighbour``: the next real slice of the same
-patient; its distributions are taken where its own classes are. ``real_other_patients``: the fold's real training
-patients together against each validation patient, the floor of bias, Wasserstein and texture distance that a perfect
-painter of other patients' lungs would reach.
+``class_mean``: every class painted with its mean over the fold's training cases. It has the best PSNR that masks alone
+allow, and no texture at all: a method with a lower PSNR is not worse for that reason. ``neighbour``: the next real
+slice of the same patient; its distributions are taken where its own classes are. ``real_other_patients``: the pooled
+real training patients of the fold compared with each validation patient, that is, the lowest bias, Wasserstein and
+texture distance to expect of a generator that learned from other patients.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ REFERENCES = {
     "neighbour": "the next real slice of the same patient",
     "real_other_patients": "the real training patients against each validation patient",
 }
-_POOL_SLICES = 100  # training slices of a class that enter its distribution, evenly spaced
+_POOL_SLICES = 100  # at most so many training slices of a class enter its distribution, evenly spaced
 
 
 @dataclass(frozen=True)
 class TrainingReference:
-    """What a fold's real training cases say about the classes.
+    """Means and distributions of the classes in a fold's real training cases.
 
     Attributes:
         means: voxel value of a condition class → mean intensity.
@@ -44,26 +44,28 @@ class TrainingReference:
 
 
 def training_reference(raw: RawDataset, cache: SliceCache, fold: int, window: Window) -> TrainingReference:
-    """Reads the slices with lung of the fold's training cases, and no others."""
-    found = slices_with_lung(cache, raw.training_cases(fold))
+    """Reads the slices with lung of the fold's training cases, and no other slices."""
+    places = slices_with_lung(cache, raw.training_cases(fold))
     sums, counts = np.zeros(256), np.zeros(256)
-    for case, z in found:
+    for case, z in places:
         true = real_slice(raw, cache, case, z, window)
         sums += np.bincount(true.condition.ravel(), true.image.ravel(), 256)
         counts += np.bincount(true.condition.ravel(), minlength=256)
     means = {int(v): float(sums[v] / counts[v]) for v in cache.roles.condition_values() if counts[v]}
     pool: Pool = {}
     for name in cache.roles.lung:
-        holding = [(case, z) for case, z in found if cache.facts[case].counts[name][z]]
+        holding = [(case, z) for case, z in places if cache.facts[case].counts[name][z]]
         for i in np.unique(np.linspace(0, len(holding) - 1, min(len(holding), _POOL_SLICES)).round().astype(int)):
-            true = real_slice(raw, cache, *holding[i], window)
+            case, z = holding[int(i)]
+            true = real_slice(raw, cache, case, z, window)
             add_to_pool(pool, {name: pool_slice(true.image, true.condition, true.key, cache.roles, window)[name]})
-    described = {name: np.concatenate([part[1] for part in parts]) for name, parts in pool.items()}
-    return TrainingReference(means, pool, {n: standardisation(d) for n, d in described.items() if len(d) >= 2})
+    textures = {name: np.concatenate([part[1] for part in parts]) for name, parts in pool.items()}
+    scales = {name: standardisation(texture) for name, texture in textures.items() if len(texture) >= 2}
+    return TrainingReference(means, pool, scales)
 
 
 def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Window) -> np.ndarray:
-    """(h, w) float32: every class at its mean; the window's lower end elsewhere, and for classes never trained on."""
+    """(h, w) float32: every class at its mean; the window's lower end elsewhere and for classes never trained on."""
     table = np.full(256, window[0], np.float32)
     table[list(means)] = list(means.values())
     return table[condition]
@@ -72,13 +74,13 @@ def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Win
 def reference_rows(
     raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlice], training: TrainingReference, window: Window
 ) -> dict[str, dict]:
-    """One patient's rows: name of the reference → row; a patient without neighbouring slices has no such row."""
+    """One patient's rows: name of the reference → row; no ``neighbour`` for a patient without neighbouring slices."""
     tallies = {name: PatientTally(cache.roles, window, training.scales) for name in ("class_mean", "neighbour")}
     for true in slices:
         tallies["class_mean"].add(true, class_mean_image(true.condition, training.means, window)[None])
-        other = neighbour_of(raw, cache, true, window)
-        if other is not None:
-            tallies["neighbour"].add(true, other.image[None], condition=other.condition)
+        neighbour = neighbour_of(raw, cache, true, window)
+        if neighbour is not None:
+            tallies["neighbour"].add(true, neighbour.image[None], condition=neighbour.condition)
     rows = {name: tally.row() for name, tally in tallies.items() if tally.images}
     rows["real_other_patients"] = {
         "slices": len(slices),

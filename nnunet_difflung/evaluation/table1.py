@@ -1,4 +1,4 @@
-"""Table 1 as JSON content and as Markdown, and several of them as one."""
+"""Table 1 as JSON content and as Markdown, and several tables merged into one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nnunet_difflung.evaluation.image_metrics import BY_CLASS, SCALARS
 from nnunet_difflung.evaluation.references import REFERENCES
 from nnunet_difflung.methods import METHODS
 
-_JOINED = ("command", "device", "machine", "sampling")  # of meta, as text
-_COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")
+_JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table lists one after another
+_COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # entries of meta that have to be equal
 _COLUMNS = {
     "psnr_lung": ("PSNR lung", 2),
     "ssim_lung": ("SSIM lung", 3),
@@ -29,24 +29,26 @@ _CLASS_COLUMNS = {
     "diversity": ("diversity³", 1),
 }
 _NOTES = """\
-Mean ± standard deviation over patients (and seeds, where there are several); intensities in {unit}. Clipped to the
-window, mapped to [0, 1], data range 1, Gaussian 11/1.5: figures of another convention are not comparable.
+Mean ± standard deviation over patients (and seeds, if there are several); intensities in {unit}. PSNR and SSIM of
+images clipped to the window and mapped to [0, 1], data range 1, Gaussian window 11/1.5: figures of another convention
+are not comparable.
 
 ¹ PSNR that the mean of infinitely many samples of a mask would have, estimated from {samples}: the squared error of
-their mean less their variance / {samples} (a single sample stays as it is). A single sample with the right texture pays
-twice the texture's variance, a blurred image only once (up to 3 dB), so a higher PSNR of single images can mean a worse
-image; `class_mean` shows what no texture at all earns.
+their mean minus their variance / {samples} (a single sample is not corrected). The squared error of a sample with the
+right texture contains the texture's variance twice, that of a blurred image only once (up to 3 dB), so a higher PSNR of
+single images can mean a worse image; `class_mean` shows the PSNR of an image without any texture.
 
-² Energy distance of local standard deviations and differences of voxels 1 to 3 pixels apart; no network, no mean.
-`real_other_patients` is the floor for it, for the bias and for the Wasserstein distance.
+² Energy distance of local standard deviations and of differences between voxels 1 to 3 pixels apart; needs no network
+and does not depend on the mean. `real_other_patients` shows the lowest value to expect, also for the bias and the
+Wasserstein distance.
 
-³ Standard deviation between the samples of a mask; the real voxels of a patient's class by
-{real_sd}.
+³ Standard deviation between the samples of a mask; for comparison, the standard deviation of the real voxels of a
+patient's class: {real_sd}.
 """
 
 
 def statistic(values: Sequence[float]) -> dict:
-    """Mean, standard deviation (n − 1; None for a single value) and number."""
+    """Mean, standard deviation (with n − 1; None for a single value) and number of values."""
     return {
         "mean": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -67,7 +69,7 @@ def summarise(rows: Sequence[dict]) -> dict:
 
 
 def make_table(meta: dict, rows: dict[str, list[dict]]) -> dict:
-    """The whole JSON content: ``meta``, then each method and reference; what follows from the rows is added to meta."""
+    """The whole JSON content: ``meta``, completed with what follows from the rows, then each method and reference."""
     ordered = [name for name in (*METHODS, *REFERENCES) if rows.get(name)]
     slices = {
         (row["fold"], row["patient"]): row["slices"] for name in ordered for row in rows[name] if name != "neighbour"
@@ -90,15 +92,15 @@ def make_table(meta: dict, rows: dict[str, list[dict]]) -> dict:
 
 
 def merge_table1(tables: Sequence[dict]) -> dict:
-    """Several folds' or seeds' tables as one: every patient of every fold and seed is a row, and counts alike.
+    """Merges the tables of several folds or seeds: every patient of every fold and seed is a row of equal weight.
 
-    Equal rows count once, so the references, which do not depend on a generator's seed, are not multiplied.
+    Equal rows count once, so the references, which do not depend on a generator's seed, are not counted repeatedly.
 
     Args:
         tables: contents of ``table1.json`` files.
 
     Raises:
-        BadInput: no table, or tables that cannot be compared.
+        BadInput: there is no table, or the tables cannot be compared.
     """
     if not tables:
         raise BadInput("no table1.json was given; run difflung_evaluate first")
@@ -107,7 +109,10 @@ def merge_table1(tables: Sequence[dict]) -> dict:
     for meta in metas:
         for key in _COMPARABLE:
             if meta[key] != metas[0][key]:
-                raise BadInput(f"tables of {key} {metas[0][key]!r} and {meta[key]!r} cannot be merged")
+                raise BadInput(
+                    f"tables with {key} {metas[0][key]!r} and {meta[key]!r} cannot be merged; run difflung_evaluate "
+                    f"with the same options on the same dataset for all of them"
+                )
         if _reverse_process(meta) != _reverse_process(metas[0]):
             raise BadInput(
                 f"tables of {_reverse_process(metas[0])} and {_reverse_process(meta)} cannot be merged; run "
@@ -115,7 +120,10 @@ def merge_table1(tables: Sequence[dict]) -> dict:
             )
         for fold, window in meta["windows"].items():
             if windows.setdefault(fold, window) != window:
-                raise BadInput(f"tables with the windows {windows[fold]} and {window} in fold {fold} cannot be merged")
+                raise BadInput(
+                    f"tables with the windows {windows[fold]} and {window} in fold {fold} cannot be merged; merge only "
+                    f"tables of generators that were trained with the same --window"
+                )
     merged = {**metas[0], "windows": windows, "date": max(meta["date"] for meta in metas)}
     for key in _JOINED:
         merged[key] = "; ".join(dict.fromkeys(meta[key] for meta in metas))
@@ -134,7 +142,7 @@ def merge_table1(tables: Sequence[dict]) -> dict:
 
 
 def _reverse_process(meta: dict) -> str:
-    """Sampler and steps that a table was painted with; how many images at once changes nothing."""
+    """Sampler and steps of a table's images; the batch size is left out, since it does not change the images."""
     return meta["sampling"].partition(" steps")[0] + " steps"
 
 
@@ -147,7 +155,7 @@ def _unique(rows: Sequence[dict]) -> list[dict]:
 
 
 def markdown(table: dict) -> str:
-    """Table 1 for people: images over all classes, then the distributions of each class."""
+    """Table 1 for readers: figures of the images, then the distributions of each class."""
     meta, names = table["meta"], [name for name in table if name != "meta"]
     lines = [
         f"# Table 1: {meta['dataset']}",

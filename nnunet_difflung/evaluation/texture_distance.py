@@ -1,4 +1,4 @@
-"""How far painted texture is from real texture, without any pretrained network.
+"""Distance between painted and real texture, without any pretrained network.
 
 A voxel's texture is described by nine numbers, all read from the 7 × 7 window around it and only from voxels of its own
 class, so that borders between classes play no part:
@@ -7,15 +7,16 @@ class, so that borders between classes play no part:
 * the root mean square difference of voxels 1, 2 and 3 pixels apart along rows and along columns, and of diagonal
   neighbours in both directions (an empirical variogram: fine and coarse grain, and its direction).
 
-None of them depends on the mean, which bias and Wasserstein distance of the intensities measure already. They enter as
-log(1 + s / s₀) with s₀ = 10 HU (a two-hundredth of the window), so that equal ratios count equally, and are
-standardised with the real training voxels of the fold and class: one fixed scale for every method.
+None of them depends on the mean intensity, which the bias and the Wasserstein distance measure already. They enter as
+log(1 + s / s₀) with s₀ = 10 HU (1/200 of the window's width), so that equal ratios count equally, and are standardised
+with the real training voxels of the fold and class, so that every method is measured on the same scale.
 
 Two sets of descriptors are compared by the energy distance 2·E‖X − Y‖ − E‖X − X′‖ − E‖Y − Y′‖ (Székely and Rizzo 2013),
-estimated without bias. It is the squared MMD, as KID is, of the kernel −‖x − y‖ (Sejdinovic et al. 2013): zero only for
-equal distributions, while KID's cubic kernel sees three moments; it has no bandwidth to choose, and outliers weigh
-linearly, not with the sixth power. 1 is roughly a shift of all descriptors by one real standard deviation. Neighbouring
-windows overlap, so even real texture does not reach 0: ``real_other_patients`` is the floor to compare with.
+estimated without bias. Like KID it is a squared MMD, with the kernel −‖x − y‖ (Sejdinovic et al. 2013): it is zero only
+for equal distributions, whereas KID's cubic kernel compares three moments; it has no bandwidth to choose, and outliers
+enter linearly, not with the sixth power. A distance of 1 is roughly a shift of all descriptors by one real standard
+deviation. Patients differ and neighbouring windows overlap, so not even real texture reaches 0:
+``real_other_patients`` is the lowest value to expect.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from scipy.spatial.distance import cdist
 
 _EDGE = 7  # pixels of the window
 _OFFSETS = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, -1))
-_MIN_PAIRS = 6  # of voxels of the class in the window, to speak of a difference
-_KEPT = 1000  # descriptors of a set that enter a distance
-_SOFT = 1 / 200  # s₀ as a share of the window's width
+_MIN_PAIRS = 6  # minimum sample size: pairs of voxels of the class in a window
+_MAX_DESCRIPTORS = 1000  # at most so many descriptors of a set enter a distance
+_SOFTENING = 1 / 200  # s₀ as a share of the window's width
 
 
 def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.random.Generator, limit: int) -> np.ndarray:
@@ -37,12 +38,12 @@ def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.rando
     Args:
         image: (h, w) intensities.
         mask: (h, w) bool, the class.
-        width: of the metrics' window, in the image's unit.
-        rng: chooses the voxels; equal masks and states choose equal voxels.
-        limit: most voxels to describe.
+        width: of the window that PSNR and SSIM use, in the image's unit.
+        rng: chooses the voxels; equal masks and generator states choose the same voxels.
+        limit: at most so many voxels are described.
 
     Returns:
-        (n, 9), n ≤ limit; empty for regions too small or thin for differences over 3 pixels.
+        (n, 9), n ≤ limit; empty for regions that are too small or thin for differences over 3 pixels.
     """
     if not mask.any():
         return np.zeros((0, len(_OFFSETS) + 1))
@@ -53,14 +54,14 @@ def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.rando
     maps = [np.maximum(_window_mean(centred**2, mask)[0] - mean**2, 0)]
     usable = mask & (count >= _MIN_PAIRS)
     for offset in _OFFSETS:
-        moved, there = (np.roll(part, np.negative(offset), (0, 1)) for part in (centred, mask))
-        squared, pairs = _window_mean((moved - centred) ** 2, mask & there)
+        moved, moved_mask = (np.roll(part, np.negative(offset), (0, 1)) for part in (centred, mask))
+        squared, pairs = _window_mean((moved - centred) ** 2, mask & moved_mask)
         usable &= pairs >= _MIN_PAIRS
         maps.append(np.maximum(squared, 0))
     chosen = np.argwhere(usable)
     chosen = chosen[np.sort(rng.permutation(len(chosen))[:limit])]
-    found = np.sqrt(np.stack([part[tuple(chosen.T)] for part in maps], 1))
-    return np.log1p(found / (width * _SOFT))
+    roots = np.sqrt(np.stack([squares[tuple(chosen.T)] for squares in maps], 1))
+    return np.log1p(roots / (width * _SOFTENING))
 
 
 def _window_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ def _window_sum(values: np.ndarray) -> np.ndarray:
 
 
 def standardisation(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of real descriptors (n, 9), the latter at least 0.05 (a twentieth of e-fold)."""
+    """Mean and standard deviation of real descriptors (n, 9); a standard deviation below 0.05 counts as 0.05."""
     return real.mean(0), np.maximum(real.std(0), 0.05)
 
 
@@ -87,8 +88,8 @@ def texture_distance(
         ValueError: a set has fewer than two descriptors.
     """
     if min(len(first), len(second)) < 2:
-        raise ValueError(f"{len(first)} and {len(second)} descriptors; a distance needs two of each")
-    x, y = (_standardised(rng.permutation(part)[:_KEPT], scale) for part in (first, second))
+        raise ValueError(f"{len(first)} and {len(second)} descriptors; expected at least 2 of each")
+    x, y = (_standardised(rng.permutation(part)[:_MAX_DESCRIPTORS], scale) for part in (first, second))
     return float(2 * cdist(x, y).mean() - _within(x) - _within(y))
 
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.config import CT_WINDOW, GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache
-
-CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 
 
 def size_factor(config: GeneratorConfig) -> int:

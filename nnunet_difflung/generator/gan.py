@@ -14,26 +14,20 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_difflung.config import GeneratorConfig
-from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
+from nnunet_difflung.runtime.environment import require
 
 _SCALES = {"pix2pix": 1, "spade": 2}  # discriminators, each seeing half the resolution of the one before
 
 
 def require_gan() -> None:
-    """Sees that MONAI is there and new enough, before anything is computed.
+    """Checks that MONAI 1.4 or newer is installed, before anything is computed.
 
     Raises:
         BadInput: it is not.
     """
-    try:
-        from monai.networks.nets import PatchDiscriminator, UNet  # noqa: F401
-        from monai.networks.nets.spade_network import SPADENetResBlock  # noqa: F401
-    except ImportError as error:
-        raise BadInput(
-            f"--method pix2pix and spade need MONAI 1.4 or newer, which cannot be imported ({error}); run "
-            f"pip install 'nnunet_difflung[gan]'"
-        ) from error
+    for module in ("monai.networks.nets", "monai.networks.nets.spade_network"):
+        require(module, extra="gan", why="--method pix2pix and spade")
 
 
 def build_generator(config: GeneratorConfig, image_channels: int, condition_channels: int) -> nn.Module:

@@ -17,7 +17,16 @@ from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, 
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import Generator
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.runtime.files import replacing, write_bytes
+from nnunet_difflung.runtime.figures import (
+    LINE_COLOURS,
+    bare,
+    display_window,
+    drawing,
+    legend,
+    show_classes,
+    show_grey,
+)
+from nnunet_difflung.runtime.files import write_bytes
 
 LOG = "training_log.jsonl"
 _SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the training
@@ -83,49 +92,38 @@ class TrainingReport:
             self._draw_sheet(state, source)
 
     def _draw_curve(self) -> None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
         steps, losses = [row["step"] for row in self.rows], [row["loss"] for row in self.rows]
-        axes.plot(steps, losses, alpha=0.35, label="loss")
         width = max(1, len(losses) // 20)
-        axes.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
         look = (
             {"ylabel": "generator's loss"}
             if self.method.family == "gan"  # may be negative
             else {"ylabel": "loss (Eq. 7)", "yscale": "log"}
         )
-        axes.set(xlabel="training step", xlim=(0, self.total), **look)
-        axes.legend()
-        with replacing(self.folder / "progress.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+        with drawing(self.folder / "progress.png", 7, 4) as figure:
+            axes = figure.subplots()
+            axes.plot(steps, losses, color=LINE_COLOURS[0], alpha=0.35, label="loss")
+            mean = np.convolve(losses, np.ones(width) / width, "valid")
+            axes.plot(steps[width - 1 :], mean, color=LINE_COLOURS[1], label="moving mean")
+            axes.set(xlabel="training step", xlim=(0, self.total), **look)
+            axes.legend()
 
     def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
         """Paints one training mask of each pathology with the averaged weights, beside its real slice."""
-        from matplotlib.figure import Figure
-
         examples = [_example(source, name, self.config) for name in source.present]
         if not examples:
             return
-        figure = Figure(figsize=(6.6, 2.3 * len(examples)), layout="constrained")
-        rows = figure.subplots(len(examples), 3, squeeze=False)
         painted = [self._paint(state, condition, source) for _, condition in examples]
-        low, high = self.config.windows[0]
-        for name, axes, (image, condition), synthetic in zip(source.present, rows, examples, painted, strict=True):
-            for axis, picture, title in zip(
-                axes,
-                (image[0], condition, synthetic[0]),
-                ("real", f"mask with {name}", f"painted, step {state.step}"),
-                strict=True,
-            ):
-                limits = {} if picture is condition else {"vmin": low, "vmax": low + 0.65 * (high - low)}
-                shown = picture if picture is condition else denormalise(picture[None], self.config.windows[:1])[0]
-                axis.imshow(shown, cmap="tab10" if picture is condition else "gray", interpolation="nearest", **limits)
-                axis.set_title(title, fontsize=8)
-                axis.axis("off")
-        with replacing(self.folder / "samples" / f"step_{state.step:07d}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+        window, classes = display_window(self.config.windows[0]), source.cache.roles.condition_classes
+        path = self.folder / "samples" / f"step_{state.step:07d}.png"
+        with drawing(path, 6.6, 2.3 * len(examples) + 0.5) as figure:
+            rows = figure.subplots(len(examples), 3, squeeze=False)
+            for name, axes, (image, condition), synthetic in zip(source.present, rows, examples, painted, strict=True):
+                show_grey(axes[0], denormalise(image[:1], self.config.windows[:1])[0], window)
+                show_classes(axes[1], condition, classes)
+                show_grey(axes[2], denormalise(synthetic[:1], self.config.windows[:1])[0], window)
+                for axis, title in zip(axes, ("real", f"mask with {name}", f"painted, step {state.step}"), strict=True):
+                    bare(axis, title, 8)
+            legend(figure, classes)
 
     def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
         parameters = list(state.network.parameters())

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.generator.encoding import CT_WINDOW
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, load_host, staged_files
-from nnunet_difflung.runtime.files import replacing
-
-_COLOURS = ("#2e7d32", "#1e88e5", "#e53935", "#fdd835", "#8e24aa", "#fb8c00", "#00acc1")
+from nnunet_difflung.runtime.figures import (
+    bare,
+    display_window,
+    drawing,
+    legend,
+    show_classes,
+    show_difference,
+    show_grey,
+    zoom,
+)
 
 
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
@@ -27,15 +32,11 @@ def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path
     rows = [(name, best) for name in roles.pathologies if (best := _typical(syntheses, name))]
     if not rows:
         return False
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 2.9 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), 5, squeeze=False)
-    for axes, (name, (s, planned, z)) in zip(grid, rows, strict=True):
-        _draw_row(axes, name, s, planned, z)
-    legend(figure, roles)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with drawing(path, 13, 2.9 * len(rows)) as figure:
+        grid = figure.subplots(len(rows), 5, squeeze=False)
+        for axes, (name, (s, planned, z)) in zip(grid, rows, strict=True):
+            _draw_row(axes, name, s, planned, z)
+        legend(figure, roles.values)
     return True
 
 
@@ -61,55 +62,14 @@ def _draw_row(axes: np.ndarray, name: str, s: Synthesis, planned: PlannedCase, z
     host, (images, _) = load_host(s, planned), staged_files(s, planned)
     painted = s.raw.reader().read_images([str(f) for f in images])[0][0, z]
     real, label, new = host.image[0, z].astype(float), host.label[z], host.new_label[z]
-    low, high = s.generator.config.windows[0]
-    bright = 300.0 if (low, high) == CT_WINDOW else high  # HU; lung and soft tissue, not bone
-    limits = {"cmap": "gray", "vmin": low, "vmax": bright, "interpolation": "nearest"}
-    rows, columns = zoom(label)
-    shown = [
-        ("real", real),
-        ("mask", coloured(label, s.cache.roles)),
-        ("new mask", coloured(new, s.cache.roles)),
-        ("synthetic", painted),
-        ("difference", painted - real),
-    ]
-    for axis, (title, picture) in zip(axes, shown, strict=True):
-        style = limits if title in ("real", "synthetic") else {"interpolation": "nearest"}
-        if title == "difference":
-            bound = max(1.0, float(np.percentile(np.abs(picture), 99.5)))
-            style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, "interpolation": "nearest"}
-            title = f"difference (±{bound:.0f})"
-        axis.imshow(picture[rows, columns], **style)
-        axis.set_title(f"{title}: {planned.host}, fold {s.fold}" if title == "real" else title, fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
+    window, values = display_window(s.generator.config.windows[0]), s.cache.roles.values
+    shown = zoom(label)
+    show_grey(axes[0], real[shown], window)
+    show_classes(axes[1], label[shown], values)
+    show_classes(axes[2], new[shown], values)
+    show_grey(axes[3], painted[shown], window)
+    bound = show_difference(axes[4], (painted - real)[shown])
+    titles = (f"real: {planned.host}, fold {s.fold}", "mask", "new mask", "synthetic", f"difference (±{bound:.0f})")
+    for axis, title in zip(axes, titles, strict=True):
+        bare(axis, title)
     axes[0].set_ylabel(name, fontsize=11)
-
-
-def zoom(label: np.ndarray) -> tuple[slice, slice]:
-    """The labelled part of a slice with some room around it."""
-    edges = []
-    for axis in (1, 0):
-        there = np.flatnonzero((label > 0).any(axis))
-        length = len(label) if axis == 1 else label.shape[1]
-        room = max(4, length // 16)
-        edges.append(slice(max(0, there[0] - room), there[-1] + room + 1) if len(there) else slice(None))
-    return edges[0], edges[1]
-
-
-def coloured(label: np.ndarray, roles: LabelRoles) -> np.ndarray:
-    """(y, x, 3) colours of a label map."""
-    from matplotlib.colors import to_rgb
-
-    picture = np.zeros((*label.shape, 3))
-    for i, name in enumerate([*roles.lung, *roles.structures]):
-        picture[label == roles.values[name]] = to_rgb(_COLOURS[i % len(_COLOURS)])
-    return picture
-
-
-def legend(figure, roles: LabelRoles) -> None:
-    from matplotlib.patches import Patch
-
-    patches = [
-        Patch(color=_COLOURS[i % len(_COLOURS)], label=name) for i, name in enumerate([*roles.lung, *roles.structures])
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9)

@@ -1,24 +1,58 @@
-"""What a published figure depends on besides its settings: package versions, machine, the command as typed."""
+"""The software and the machine that a command runs on, as far as a published figure or an option depends on them."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
+
+from nnunet_difflung.errors import BadInput
 
 _PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy", "monai")
 
 
+def require(module: str, *, extra: str, why: str, otherwise: str = "") -> ModuleType:
+    """Imports a module of an optional package.
+
+    Args:
+        module: such as ``monai.metrics``.
+        extra: of setup.py's ``extras_require`` that installs the package in a version that will do.
+        why: what it is needed for, as it reads after "is needed for".
+        otherwise: what can be done without the package, as it reads after "or"; may be empty.
+
+    Raises:
+        BadInput: the package is not installed, or the installed version does not have the module.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        installed = _version(package)
+        if installed is None:
+            fault = "it is not installed"
+        else:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            fault = f"the installed version {installed} cannot be used ({reason})"
+        choice = f", or {otherwise}" if otherwise else ""
+        raise BadInput(
+            f"{package} is needed for {why}, but {fault}; run: pip install 'nnunet_difflung[{extra}]'{choice}"
+        ) from error
+
+
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    installed = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            installed[package] = "not installed"
-    return installed
+    """Versions of what decides a result."""
+    return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in _PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package, None if there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +16,7 @@ from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch) -> tuple[Path, Path, Path]:
-    return prepared(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("fingerprint")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +99,7 @@ def test_fold_all_enters_no_fold(folders):
 
 
 def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
-    folders = prepared(tmp_path, monkeypatch, fingerprint=False)
+    folders = prepared(tmp_path / "new", monkeypatch, fingerprint=False)
     make_dataset(folders[0])
     main([*OPTIONS, "-f", "0", "-np", "1"])
     fingerprint = json.loads((folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").read_text())

@@ -14,13 +14,10 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
-from tests.support.commands import OPTIONS, prepared, synthetic_arrays
+from tests.support.commands import OPTIONS, synthetic_arrays
 from tests.support.tiny import HU, LABELS, make_dataset, tree_hashes
 
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    return prepared(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("fingerprint")
 
 
 def _values(raw, folder, record, identifier, name):
@@ -128,11 +125,10 @@ def test_every_method_has_a_generator_that_is_a_method():
     )
 
 
-def test_what_was_painted_for_other_folds_is_not_injected(tmp_path, monkeypatch):
+def test_what_was_painted_for_other_folds_is_not_injected(folders, monkeypatch):
     """Interrupted before the injection, folds changed: a painted validation patient would come in unseen."""
     import nnunet_difflung.pipeline.augment as module
 
-    folders = prepared(tmp_path, monkeypatch)
     folder = make_dataset(folders[0])
     options = [*OPTIONS, "--method", "copy_paste", "-f", "0"]
     with monkeypatch.context() as patch:

@@ -85,10 +85,10 @@ def test_every_patient_counts_once_in_the_mean_and_trainings_make_the_spread():
     values = np.array(
         [[[0.2, 0.4, np.nan], [np.nan, np.nan, 0.9]], [[0.4, 0.6, np.nan], [np.nan, np.nan, 0.7]]]
     )  # two seeds, folds of two patients and of one
-    found = over_patients(values)
-    assert found["mean"] == pytest.approx((0.3 + 0.5 + 0.8) / 3)  # and not the mean of the folds' means
-    assert found["sd"] == pytest.approx(np.std([0.3, 0.9, 0.5, 0.7], ddof=1))
-    assert (found["n"], found["patients"]) == (4, 3)
+    summary = over_patients(values)
+    assert summary["mean"] == pytest.approx((0.3 + 0.5 + 0.8) / 3)  # and not the mean of the folds' means
+    assert summary["sd"] == pytest.approx(np.std([0.3, 0.9, 0.5, 0.7], ddof=1))
+    assert (summary["n"], summary["patients"]) == (4, 3)
 
 
 def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_sd=0.05, both_sd=0.0):
@@ -136,10 +136,10 @@ def test_interval_is_repeatable_and_shrinks_with_patients():
     widths = {}
     for patients in (10, 40, 160):
         arm, reference = simulated(np.random.default_rng(1), patients, seed_sd=0)
-        found = difference(arm, reference)
-        assert found == difference(arm, reference)
-        assert found["mean"] == pytest.approx((arm - reference).mean())
-        widths[patients] = np.diff(found["ci95"])[0]
+        result = difference(arm, reference)
+        assert result == difference(arm, reference)
+        assert result["mean"] == pytest.approx((arm - reference).mean())
+        widths[patients] = np.diff(result["ci95"])[0]
     assert widths[10] > 1.5 * widths[40] > 2.25 * widths[160]
 
 
@@ -161,10 +161,10 @@ def test_equal_arms_differ_by_exactly_nothing():
 def test_patients_in_several_folds_weigh_the_same_as_others():
     values = np.full((1, 2, 2), np.nan)
     values[0, 0], values[0, 1, 0] = [0.0, 0.4], 0.2  # the first patient was scored in both folds
-    found = difference(values, values * 0)
-    assert found["mean"] == pytest.approx((0.1 + 0.4) / 2)
+    result = difference(values, values * 0)
+    assert result["mean"] == pytest.approx((0.1 + 0.4) / 2)
     half = 12.7062 * 0.15  # t of 1 degree of freedom, standard error of 0.1 and 0.4
-    assert found["ci95"] == pytest.approx([0.25 - half, 0.25 + half])
+    assert result["ci95"] == pytest.approx([0.25 - half, 0.25 + half])
 
 
 def test_one_patient_has_no_interval_and_unpaired_scores_are_refused():
@@ -182,11 +182,11 @@ def test_table_of_two_arms_by_hand(results):
     dice = {"p1": 2 * 6 / (2 * 6 + 6 + 4), "p2": 2 * 15 / (2 * 15 + 10)}  # p1: both slices, false positives included
     before = {"p1": 0.0, "p2": 2 * 5 / (2 * 5 + 15)}
     assert emphysema["dice"] == {"mean": pytest.approx(np.mean(list(dice.values()))), "sd": None, "n": 1, "patients": 2}
-    found = emphysema["diff_to_reference"]
-    each = [dice[p] - before[p] for p in dice]
-    assert found["mean"] == pytest.approx(np.mean(each), abs=1e-6)
-    half = 12.706205 * abs(each[0] - each[1]) / 2  # t of 1 degree of freedom
-    assert found["ci95"] == pytest.approx([np.mean(each) - half, np.mean(each) + half], abs=1e-5)
+    result = emphysema["diff_to_reference"]
+    gains = [dice[p] - before[p] for p in dice]
+    assert result["mean"] == pytest.approx(np.mean(gains), abs=1e-6)
+    half = 12.706205 * abs(gains[0] - gains[1]) / 2  # t of 1 degree of freedom
+    assert result["ci95"] == pytest.approx([np.mean(gains) - half, np.mean(gains) + half], abs=1e-5)
     assert emphysema["pooled"]["mean"] == pytest.approx(2 * 21 / (2 * 21 + 23 + 9), abs=1e-6)
     assert emphysema["per_case"]["mean"] == pytest.approx((12 / 18 + 0 + 30 / 40 + 0) / 4, abs=1e-6)
     assert table["reference"]["emphysema"]["diff_to_reference"] == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 2}
@@ -217,14 +217,14 @@ def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, cap
     table = compared("-o", str(out))
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     text = out.with_suffix(".md").read_text()
-    assert "## emphysema (2 patients have it, 1 don't)" in text
+    assert "## emphysema (2 patients with it, 1 without)" in text
     assert text in capsys.readouterr().out
     assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 [" in text
     assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
     assert str(tmp_path) not in out.read_text()
     assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
     assert "t-interval" in table["meta"]["interval"]
-    assert "of which one repetition tells nothing" in text
+    assert "a single repetition does not show the spread between trainings" in text
 
 
 def test_order_of_cases_and_arms_changes_nothing(results):
@@ -243,17 +243,19 @@ def test_two_seeds_and_two_folds(results, tmp_path):
             write_training(where, arm, cases)
             write_training(where, arm, cases, fold=1, prefix="q")
     pattern = ("--patient-pattern", "(.+)_s[0-9]")
-    one = compared(*pattern)
+    single_seed = compared(*pattern)
     table = compared("--results", str(results), str(second), *pattern, folds=("0", "1"))
     assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"]
     assert table["meta"]["folds"] == [0, 1]
-    found, single = table["cbmat"]["emphysema"], one["cbmat"]["emphysema"]
-    assert (found["dice"]["n"], found["dice"]["patients"], len(found["rows"])) == (4, 4, 12)
-    assert found["diff_to_reference"]["mean"] == pytest.approx(single["diff_to_reference"]["mean"] / 2, abs=1e-6)
-    low, high = found["diff_to_reference"]["ci95"]
+    of_two_seeds, of_one_seed = table["cbmat"]["emphysema"], single_seed["cbmat"]["emphysema"]
+    assert (of_two_seeds["dice"]["n"], of_two_seeds["dice"]["patients"], len(of_two_seeds["rows"])) == (4, 4, 12)
+    assert of_two_seeds["diff_to_reference"]["mean"] == pytest.approx(
+        of_one_seed["diff_to_reference"]["mean"] / 2, abs=1e-6
+    )
+    low, high = of_two_seeds["diff_to_reference"]["ci95"]
     assert low < 0.1
-    assert high > single["diff_to_reference"]["mean"] - 0.05
-    assert found["dice"]["sd"] > 0
+    assert high > of_one_seed["diff_to_reference"]["mean"] - 0.05
+    assert of_two_seeds["dice"]["sd"] > 0
 
 
 def test_predictions_of_unseen_patients_also_of_fold_all(results):
@@ -312,13 +314,13 @@ def test_a_missing_repetition_of_an_arm_is_not_passed_over(results, tmp_path, ca
 def test_arms_with_other_cases_cannot_be_paired(results, capsys):
     write_training(results, "cbmat", {case: CBMAT[case] for case in ("p1_s0", "p1_s1", "p2_s0")})
     message = refusal(capsys)
-    assert "p3_s0 is in one only" in message
+    assert "p3_s0 is in only one of them" in message
     assert "nnUNetTrainerDiffLungReference__" in message
 
 
 def test_arms_scored_against_other_references_cannot_be_paired(results, capsys):
     write_training(results, "cbmat", {**CBMAT, "p2_s0": [(90, 0, 0), (15, 5, 6)]})
-    assert "case p2_s0 has other numbers of emphysema voxels" in refusal(capsys)
+    assert "case p2_s0 has different numbers of emphysema voxels" in refusal(capsys)
 
 
 def test_synthetic_cases_are_refused(results, capsys):
@@ -331,7 +333,7 @@ def test_trainings_of_unequal_length_are_refused(results, capsys):
     notes = {"num_epochs": 5, "num_iterations_per_epoch": 250, "device": "cpu"}
     write_training(results, "reference", REFERENCE, notes=notes)
     write_training(results, "cbmat", CBMAT, notes={**notes, "num_epochs": 6})
-    assert "different epochs" in refusal(capsys)
+    assert "different numbers of epochs" in refusal(capsys)
     write_training(results, "cbmat", CBMAT, notes=notes)
     meta = compared()["meta"]
     assert (meta["iterations"], meta["device"]) == (1250, ["cpu"])
@@ -342,13 +344,12 @@ def test_arms_planned_with_other_numbers_of_cases_are_told_the_cause(results, ca
     write_training(results, "reference", REFERENCE, notes=notes)
     write_training(results, "cbmat", CBMAT, notes={**notes, "batch_size": 14, "configuration_manager": "batch 14"})
     message = refusal(capsys)
-    assert "different cases a batch" in message
-    assert "(14 and 12)" in message
+    assert "different batch sizes (14 and 12)" in message
     assert "caps its batch size by the number of training cases" in message
     assert "inject all methods before nnUNetv2_plan_and_preprocess, then train all arms" in message
     write_training(results, "cbmat", CBMAT, notes={**notes, "configuration_manager": "other patches"})
     message = refusal(capsys)
-    assert "a plan of the configuration" in message
+    assert "different plans of the configuration" in message
     assert "caps its batch size" not in message
 
 
@@ -360,7 +361,7 @@ def test_other_bad_input(results, capsys):
     assert "does not end in .json" in refusal(capsys, "-o", "table.md")
     assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
     (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
-    assert "is no summary.json of the classes lung, emphysema" in refusal(capsys)
+    assert "is not a summary.json of the classes lung, emphysema" in refusal(capsys)
 
 
 def test_results_of_the_same_name_are_told_apart(tmp_path):
@@ -385,9 +386,9 @@ def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
 
 
 def mask(shape, *voxels):
-    found = np.zeros(shape, bool)
-    found[tuple(np.transpose(voxels))] = True
-    return found
+    voxels_set = np.zeros(shape, bool)
+    voxels_set[tuple(np.transpose(voxels))] = True
+    return voxels_set
 
 
 def test_surface_distances_in_millimetres_by_hand():
@@ -406,9 +407,9 @@ def test_surface_distances_in_millimetres_by_hand():
 def test_hausdorff_distance_bears_five_percent_outliers_and_no_more():
     pytest.importorskip("monai")
     row = mask((1, 9, 60), *((0, 0, x) for x in range(40)))
-    one, four = (row | mask(row.shape, *((0, 8, x) for x in range(n))) for n in (1, 4))
-    assert surface_scores(row, one, (1, 1, 1), 1)[0] == 0
-    assert surface_scores(row, four, (1, 1, 1), 1)[0] == 8
+    row_with_one, row_with_four = (row | mask(row.shape, *((0, 8, x) for x in range(n))) for n in (1, 4))
+    assert surface_scores(row, row_with_one, (1, 1, 1), 1)[0] == 0
+    assert surface_scores(row, row_with_four, (1, 1, 1), 1)[0] == 8
 
 
 def test_ignored_voxels_are_not_judged():

@@ -71,16 +71,16 @@ def test_figures_are_those_of_skimage():
     true = lung_slice()
     painted = true.image + np.random.default_rng(1).normal(0, 90, true.image.shape).astype(np.float32)
     lung, counted = masks(true)
-    found = image_figures(true.image, painted[None], lung, counted, WINDOW)
+    figures = image_figures(true.image, painted[None], lung, counted, WINDOW)
     a, b = (true.image.astype(float) + 1000) / 2000, (painted.astype(float) + 1000) / 2000
     _, similarity = structural_similarity(
         a, b, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
-    assert found["psnr"] == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1))
-    assert found["ssim"] == pytest.approx(similarity.mean())
-    assert found["psnr_lung"] == pytest.approx(10 * np.log10(1 / ((a - b)[lung] ** 2).mean()))
-    assert found["ssim_lung"] == pytest.approx(similarity[lung].mean())
-    assert found["mae_lung"] == pytest.approx(np.abs(painted - true.image)[lung].mean(), rel=1e-5)
+    assert figures["psnr"] == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1))
+    assert figures["ssim"] == pytest.approx(similarity.mean())
+    assert figures["psnr_lung"] == pytest.approx(10 * np.log10(1 / ((a - b)[lung] ** 2).mean()))
+    assert figures["ssim_lung"] == pytest.approx(similarity[lung].mean())
+    assert figures["mae_lung"] == pytest.approx(np.abs(painted - true.image)[lung].mean(), rel=1e-5)
 
 
 def test_equal_images_score_best_and_stay_finite():
@@ -111,10 +111,10 @@ def test_a_copied_background_flatters_the_slice_and_not_the_lung():
     true = lung_slice()
     lung, counted = masks(true)
     painted = np.where(lung, true.image + 100, true.image)
-    found = image_figures(true.image, painted[None], lung, counted, WINDOW)
-    assert found["psnr"] > found["psnr_lung"] + 3
-    assert found["ssim"] > found["ssim_lung"]
-    assert found["psnr_lung"] == pytest.approx(20 * np.log10(2000 / 100), abs=0.01)
+    figures = image_figures(true.image, painted[None], lung, counted, WINDOW)
+    assert figures["psnr"] > figures["psnr_lung"] + 3
+    assert figures["ssim"] > figures["ssim_lung"]
+    assert figures["psnr_lung"] == pytest.approx(20 * np.log10(2000 / 100), abs=0.01)
 
 
 def test_a_textured_sample_pays_twice_and_the_mean_of_samples_does_not():
@@ -139,12 +139,12 @@ def test_psnr_of_the_mean_does_not_depend_on_the_number_of_samples():
     samples = mean + rng.normal(0, 60, (4, *shape))
     of_true_mean = image_figures(real, mean[None], lung, lung, WINDOW)["psnr_lung"]
     for n in (2, 4):
-        found = image_figures(real, samples[:n], lung, lung, WINDOW)
-        assert found["psnr_lung_of_mean"] == pytest.approx(of_true_mean, abs=0.25)
+        figures = image_figures(real, samples[:n], lung, lung, WINDOW)
+        assert figures["psnr_lung_of_mean"] == pytest.approx(of_true_mean, abs=0.25)
         assert psnr((samples[:n].mean(0) - real) / 2000) < of_true_mean - 2, "the plain mean pays for the noise"
     for same in (samples[:1], np.repeat(samples[:1], 4, 0)):
-        found = image_figures(real, same, lung, lung, WINDOW)
-        assert found["psnr_lung_of_mean"] == pytest.approx(found["psnr_lung"]), "without variance nothing changes"
+        figures = image_figures(real, same, lung, lung, WINDOW)
+        assert figures["psnr_lung_of_mean"] == pytest.approx(figures["psnr_lung"]), "without variance nothing changes"
     around = np.stack([mean - 60, mean + 60])  # the estimate of the error is below 0
     assert image_figures(mean, around, lung, lung, WINDOW)["psnr_lung_of_mean"] == 100
 
@@ -312,8 +312,8 @@ def test_references_tell_bias_and_texture_apart(tmp_path, monkeypatch):
 def test_a_neighbour_is_the_next_slice_of_the_same_patient(tmp_path, monkeypatch, volumes):
     raw, cache = open_dataset(tmp_path, monkeypatch, volumes=volumes, depth=3, patients=2, folds=2)
     places = slices_with_lung(cache, sorted(raw.cases))
-    found = {place: neighbour_of(raw, cache, real_slice(raw, cache, *place, WINDOW), WINDOW) for place in places}
-    named = {place: other and (other.case, other.z) for place, other in found.items()}
+    neighbours = {place: neighbour_of(raw, cache, real_slice(raw, cache, *place, WINDOW), WINDOW) for place in places}
+    named = {place: neighbour and (neighbour.case, neighbour.z) for place, neighbour in neighbours.items()}
     patients = ("lung_001", "lung_002")
     if volumes:
         assert named == {(p, z): (p, z + 1) if z < 2 else None for p in patients for z in range(3)}
@@ -455,10 +455,10 @@ def test_tables_of_folds_and_seeds_merge_over_patients_and_seeds(trained, tmp_pa
     assert "± 1.41" in markdown(merged)
     second["meta"]["sampling"] = first["meta"]["sampling"].replace(" images at once", "0 images at once")
     assert merge_table1([first, second])["meta"]["sampling"].count("images at once") == 2
-    for this, other in (("3 steps", "30 steps"), ("sampler ddim", "sampler dpm")):
-        assert this in first["meta"]["sampling"]
-        second["meta"]["sampling"] = first["meta"]["sampling"].replace(this, other)
-        with pytest.raises(BadInput, match=f"{other}.* cannot be merged; run difflung_evaluate with the same"):
+    for present, changed in (("3 steps", "30 steps"), ("sampler ddim", "sampler dpm")):
+        assert present in first["meta"]["sampling"]
+        second["meta"]["sampling"] = first["meta"]["sampling"].replace(present, changed)
+        with pytest.raises(BadInput, match=f"{changed}.* cannot be merged; run difflung_evaluate with the same"):
             merge_table1([first, second])
     second["meta"]["samples"] = 9
     with pytest.raises(BadInput, match="samples 2 and 9 cannot be merged"):

@@ -60,9 +60,9 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
     label[:, 8:24, 8:24] = 1
     image = np.where(label, -300, -900) + rng.normal(0, 20, label.shape)
     data = Slices(image, label, np.array(["a", "b"] * 4))
-    found = dice_by_patient(predict(train(data, 2, 0, 30, 4), image), data, 1)
-    assert set(found) == {"a", "b"}
-    assert min(found.values()) > 0.95
+    dice = dice_by_patient(predict(train(data, 2, 0, 30, 4), image), data, 1)
+    assert set(dice) == {"a", "b"}
+    assert min(dice.values()) > 0.95
     half = label.copy()
     half[:, 16:] = 0
     assert dice_by_patient(half, data, 1)["a"] == pytest.approx(2 / 3)

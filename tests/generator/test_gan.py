@@ -34,11 +34,6 @@ def config(request):
     return GANS[request.param]
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    return open_data(tmp_path, monkeypatch)
-
-
 def inputs(n: int, h: int, w: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """One-hot masks of three classes and noise for two channels."""
     source = torch.Generator().manual_seed(seed)

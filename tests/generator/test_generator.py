@@ -26,11 +26,6 @@ from nnunet_difflung.generator.training import FoldData, resolve, train_generato
 from tests.support.generators import TINY, logged, open_data
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch) -> FoldData:
-    return open_data(tmp_path, monkeypatch)
-
-
 def source_of(data: FoldData, config: GeneratorConfig, probabilities=(0.5, 0.5)) -> BatchSource:
     config = resolve(config, data)
     index = index_slices(data.cache, data.training_cases)

@@ -16,16 +16,11 @@ from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import train_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime import device as device_speed
-from tests.support.generators import TINY, logged, open_data
+from tests.support.generators import TINY, logged
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 HU = 1000.0  # of one unit of the network's range, [−1, 1]
 TRAINED = replace(TINY, channels=(16, 32), patch_size=32, epochs=60)
-
-
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    return open_data(tmp_path, monkeypatch)
 
 
 def masks_and_noise(conditions: int, size: int = 32, n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

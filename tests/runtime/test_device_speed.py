@@ -23,7 +23,7 @@ from nnunet_difflung.generator.store import Generator, load_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import jobs as painting
 from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
-from tests.support.generators import TINY, logged, open_data
+from tests.support.generators import TINY, logged
 
 CPU = torch.device("cpu")
 
@@ -53,8 +53,8 @@ def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
         take(4)
 
 
-def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(tmp_path, monkeypatch):
-    data, config = open_data(tmp_path, monkeypatch), replace(TINY, epochs=6)
+def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(data, tmp_path, monkeypatch):
+    config = replace(TINY, epochs=6)
     train.train_generator(data, config, tmp_path / "plain", progress=False)
     monkeypatch.setattr(train, "steps_between_losses", lambda device: 5)
     monkeypatch.setattr(train, "ahead", lambda make, steps, device: ahead(make, steps, device, 2))
@@ -125,8 +125,7 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
 
 
 @pytest.mark.parametrize("parts", [2, 5])
-def test_parts_of_a_batch_add_up_to_its_step(tmp_path, monkeypatch, parts):
-    data = open_data(tmp_path, monkeypatch)
+def test_parts_of_a_batch_add_up_to_its_step(data, parts):
     config = train.resolve(replace(TINY, batch_size=5), data)
     source = train._source(data, train.index_slices(data.cache, data.training_cases), config, 9)
     found = []
@@ -192,8 +191,7 @@ def test_an_automatic_batch_is_the_presets_whatever_the_card(name):
     assert batch("--batch-size", "auto") == batch() == preset(name).generator.batch_size != batch("--batch-size", "5")
 
 
-def test_both_precisions_are_trained_in_one_process(tmp_path, monkeypatch):
-    data = open_data(tmp_path, monkeypatch)
+def test_both_precisions_are_trained_in_one_process(data, tmp_path):
     for precision in ("fp32", "bf16", "fp32"):
         folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
         train.train_generator(data, replace(TINY, epochs=1, precision=precision), folder, progress=False)

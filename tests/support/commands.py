@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.manifest import read_manifest
-from tests.support.tiny import set_paths, tree_hashes
+from tests.support.tiny import set_paths, tree_hashes, write_fingerprint
 
 OPTIONS = [
     "-d",
@@ -40,8 +40,7 @@ def prepared(folder: Path, monkeypatch, fingerprint: bool = True) -> tuple[Path,
     """nnU-Net's folders; a fingerprint is already there, since extracting one costs nnU-Net 2 GB and seconds."""
     folders = set_paths(folder, monkeypatch)
     if fingerprint:
-        (folders[1] / "Dataset801_Tiny").mkdir()
-        (folders[1] / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")
+        write_fingerprint(folders[1])
     return folders
 
 

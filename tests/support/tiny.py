@@ -35,6 +35,12 @@ def set_paths(folder: Path, monkeypatch) -> tuple[Path, Path, Path]:
     return folders
 
 
+def write_fingerprint(preprocessed: Path) -> None:
+    """An empty ``dataset_fingerprint.json`` of the default dataset, as if nnU-Net had extracted it."""
+    (preprocessed / "Dataset801_Tiny").mkdir()
+    (preprocessed / "Dataset801_Tiny" / "dataset_fingerprint.json").write_text("{}")
+
+
 def _disc(shape: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
     y, x = np.ogrid[: shape[0], : shape[1]]
     return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1

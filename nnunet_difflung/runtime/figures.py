@@ -1,0 +1,146 @@
+"""What all pictures of this package share: colours, display windows, and how a figure is drawn and saved.
+
+matplotlib is imported only when something is drawn, and always draws into memory: no window, no pyplot, no state that
+outlives a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunet_difflung.config import CT_WINDOW
+from nnunet_difflung.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Window = tuple[float, float]
+
+# Colour-blind people can tell them apart. Seven of Okabe and Ito (2008), light ones first, since they stand out on a
+# grey CT; then dark ones of Paul Tol's for datasets with many classes. With more classes the colours repeat.
+CLASS_COLOURS = (
+    *("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2"),
+    *("#882255", "#332288"),
+)
+SPECIAL_COLOURS = {"ignore": "#BBBBBB", "derived_body": "#303030"}  # greys: voxels that belong to no class
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's that show on white
+RULE_COLOUR = "#333333"
+
+LUNG_WINDOW: Window = (-1350.0, 150.0)  # HU; a radiologist's lung window, width 1500 at -600
+_BRIGHTEST = 300.0  # HU; beyond it is bone, of which nothing is learned here
+
+
+def display_window(window: Window) -> Window:
+    """The part of a generator's window that is shown: of CT's [−1000, 1000] HU up to 300 HU, all of any other."""
+    return (window[0], _BRIGHTEST) if tuple(window) == CT_WINDOW else window
+
+
+def class_colours(values: Mapping[str, int]) -> dict[str, str]:
+    """Colour of each class, the same in every picture of a dataset: they are dealt out in order of the label values.
+
+    Args:
+        values: class → label value, as in dataset.json; the background (0) has no colour.
+    """
+    classes = sorted(
+        (name for name, value in values.items() if value and name not in SPECIAL_COLOURS), key=lambda name: values[name]
+    )
+    colours = {name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)}
+    return {name: SPECIAL_COLOURS.get(name) or colours[name] for name, value in values.items() if value}
+
+
+def coloured(label: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
+    """(y, x, 3) colours in [0, 1] of a (y, x) label map; black where it holds none of the values."""
+    from matplotlib.colors import to_rgb
+
+    picture = np.zeros((*label.shape, 3))
+    for name, colour in class_colours(values).items():
+        picture[label == values[name]] = to_rgb(colour)
+    return picture
+
+
+def zoom(label: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the labelled part of a (y, x) slice with some margin; all of them if nothing is labelled."""
+    edges = []
+    for length, labelled in zip(label.shape, ((label > 0).any(1), (label > 0).any(0)), strict=True):
+        inside, margin = np.flatnonzero(labelled), max(4, length // 16)
+        edges.append(slice(max(0, inside[0] - margin), inside[-1] + margin + 1) if len(inside) else slice(None))
+    return edges[0], edges[1]
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator[Figure]:
+    """Yields an empty figure; what was drawn is written to a PNG when the block ends well, wholly or not at all.
+
+    Args:
+        path: of the PNG.
+        width: in inches.
+        height: in inches.
+        dpi: pixels in an inch.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    try:
+        yield figure
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=dpi)
+    finally:
+        figure.clear()
+
+
+def show_grey(axes: Axes, image: np.ndarray, window: Window, aspect: float = 1.0) -> None:
+    """Draws a (y, x) image in grey.
+
+    Args:
+        axes: to draw into.
+        image: intensities.
+        window: intensities that are black and white.
+        aspect: height of a pixel divided by its width.
+    """
+    axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest", aspect=aspect)
+
+
+def show_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) -> None:
+    """Draws a (y, x) label map in the colours of its classes."""
+    axes.imshow(coloured(label, values), interpolation="nearest")
+
+
+def show_difference(axes: Axes, difference: np.ndarray) -> float:
+    """Draws a (y, x) difference, blue below and red above 0, and returns the bound of its colours in the image's unit.
+
+    The bound is the 99.5th percentile of the absolute values, at least 1.
+    """
+    bound = max(1.0, float(np.percentile(np.abs(difference), 99.5)))
+    axes.imshow(difference, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+    return bound
+
+
+def outline_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) -> None:
+    """Draws the outline of each class of a (y, x) label map over an image."""
+    for name, colour in class_colours(values).items():
+        mask = label == values[name]
+        if mask.any():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+
+
+def bare(axes: Axes, title: str, size: float = 9) -> None:
+    """Takes the ticks off an image and gives it a title of a font size in points."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=size)
+
+
+def legend(figure: Figure, values: Mapping[str, int]) -> None:
+    """Names the colours of the classes below a figure."""
+    from matplotlib.patches import Patch
+
+    patches = [Patch(color=colour, label=name) for name, colour in class_colours(values).items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9)
