@@ -22,7 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
 from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
-from nnunet_difflung.runtime.files import delete_path, read_json, sha256, write_json
+from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
 from nnunet_difflung.runtime.signals import Interruption
 
 ORIGINALS = f"{HIDDEN}/originals"
@@ -35,6 +35,7 @@ _UNKNOWN = "if it is not yours, compare the dataset with a copy before you delet
 
 COMMIT = f"{HIDDEN}/commit"
 _JOURNAL = "journal.json"
+_FORMAT = 1
 Found = TypeVar("Found")
 
 
@@ -63,12 +64,17 @@ def read_journal(path: Path) -> tuple[dict, list[Step]]:
     """
     try:
         journal = read_json(path)
+        check_format(
+            path, journal, _FORMAT, " and run the same command again; don't delete the file, the dataset is half done"
+        )
         steps = [Step(**step) for step in journal["steps"]]
         bool(journal["clear"])
         wrong = next((step for step in steps if not _is_ours(step)), None)
+    except BadInput:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(
-            f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
+            f"{path} is not a journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
         ) from error
     if wrong:
         raise BadInput(f"{path} wants to {wrong.do} {wrong.target!r}, which no change of this package does; {_UNKNOWN}")
@@ -103,7 +109,7 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     """
     with Interruption():  # Ctrl-C and SIGTERM wait
         (folder / COMMIT).mkdir(parents=True, exist_ok=True)
-        write_json(folder / COMMIT / _JOURNAL, {"format": 1, "clear": clear, "steps": [asdict(s) for s in steps]})
+        write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
         _sync_folder(folder / COMMIT)
         _roll_forward(folder)
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.injection.manifest import run_of
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.files import sha256
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,14 @@ def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Pr
     for run in manifest["runs"] if results else []:
         fold = run["fold"]
         method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / "generator.json"
+        path = Path(results) / name / f"DiffLung__{method}" / f"fold_{fold}" / CARD
         if not path.is_file():
             continue
         try:
-            trained = set(read_json(path)["training_cases"])
+            trained = set(read_card(path.parent)["training_cases"])
+        except BadInput as error:
+            found.append(Problem(str(error), fold))
+            continue
         except (ValueError, KeyError, TypeError) as error:
             found.append(Problem(f"{path} cannot be read ({error!r})", fold))
             continue

@@ -14,7 +14,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import dataset_folders, nnunet_folder
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import check_format, read_json
 
 MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
@@ -76,6 +76,10 @@ def read_manifest(folder: str | Path) -> dict | None:
         return None
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} cannot be read as JSON ({error}); {_REMEDY}") from error
+    if isinstance(content, dict):
+        check_format(
+            path, content, FORMAT, ", or remove the synthetic cases with difflung_remove of the version that added them"
+        )
     fault = fault_in(content)
     if fault:
         raise BadInput(f"{path} is damaged: {fault}; {_REMEDY}")
@@ -84,9 +88,8 @@ def read_manifest(folder: str | Path) -> dict | None:
 
 def fault_in(content: object) -> str | None:
     """What is wrong with a manifest's content, or None."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        return f"format {found!r} found, {FORMAT} expected"
+    if not isinstance(content, dict):
+        return f"its content is a {type(content).__name__}, expected an object"
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"

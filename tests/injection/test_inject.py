@@ -373,8 +373,8 @@ def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
     ("content", "message"),
     [
         (b"{", "cannot be read as JSON"),
-        (b"[]", "format 'list' found"),
-        (b'{"format": 9}', "format 9 found"),
+        (b"[]", "content is a list"),
+        (b'{"format": 9}', "has format 9"),
         ({"files": {"../../x": {"before": None, "after": None}}}, "never written"),
         ({"files": {"imagesTr/lung_001_s00_0000.nii.gz": {"before": None, "after": None}}}, "never written"),
         ({"files": {"imagesTr/difflung_/../../x": {"before": None, "after": None}}}, "never written"),
