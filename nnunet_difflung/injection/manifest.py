@@ -67,7 +67,7 @@ def read_manifest(folder: str | Path) -> dict | None:
     """The manifest in a raw or preprocessed dataset folder, checked; None if there is none.
 
     Raises:
-        BadInput: damaged, of an unknown format, or with ids or paths that this package never writes.
+        BadInput: it is damaged, of a newer format, or names ids or files that this package never writes.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -94,17 +94,17 @@ def fault_in(content: object) -> str | None:
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
     if not _names(list(content["patients"].values())):
-        return "'patients' holds more than a patient's name for each case"
+        return "'patients' has a value that is not a patient's name"
     made = content.get("made_folders", [])
     if not _names(made) or not set(made) <= set(_FOLDERS):
-        return f"'made_folders' holds more than {', '.join(_FOLDERS)}"
+        return f"'made_folders' is not a list of {', '.join(_FOLDERS)}"
     return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
 
 
 def _fault_in_cases(content: dict) -> str | None:
     for identifier, case in content["cases"].items():
         if not is_identifier(identifier):
-            return f"{identifier!r} is no id of a synthetic case ({_IDENTIFIER.pattern})"
+            return f"{identifier!r} is not an id of a synthetic case ({_IDENTIFIER.pattern})"
         if not isinstance(case, dict) or not {"method", "fold", "sources", "files"} <= set(case):
             return f"case {identifier} lacks one of 'method', 'fold', 'sources', 'files'"
         if not isinstance(case["method"], str) or not isinstance(case.get("generator") or "", str):
@@ -119,7 +119,7 @@ def _fault_in_cases(content: dict) -> str | None:
 def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
         if not _FILES.fullmatch(name) or ".." in name.split("/"):
-            return f"'files' names {name!r}, which is never written"
+            return f"'files' names {name!r}, which this package never writes"
         if (
             not isinstance(hashes, dict)
             or not _is_hash(hashes.get("after"))
@@ -134,7 +134,7 @@ def _fault_in_runs(runs: list) -> str | None:
         if not isinstance(run, dict) or not isinstance(run.get("method"), str) or not _is_fold(run.get("fold")):
             return "a run lacks 'method' or 'fold'"
         if not isinstance(run.get("generator") or {}, dict):
-            return "a run's 'generator' is no object"
+            return "a run's 'generator' is not an object"
         if not _names((run.get("generator") or {}).get("training_cases", [])):
             return "a run's generator has malformed 'training_cases'"
     return None
@@ -156,7 +156,7 @@ def find_manifest(dataset_name: str) -> dict | None:
     """The manifest of ``DatasetXXX_NAME`` from its raw folder, or else from its preprocessed one.
 
     Raises:
-        BadInput: the manifest found is damaged.
+        BadInput: the manifest is damaged or of a newer format.
     """
     for folder in dataset_folders(dataset_name):
         manifest = read_manifest(folder) if folder is not None else None
@@ -171,7 +171,7 @@ def run_of(manifest: dict, case: dict) -> dict | None:
 
 
 def is_planned(preprocessed: Path) -> bool:
-    """Whether nnU-Net has planned the dataset (and then copied the raw splits, if there were any)."""
+    """Whether nnU-Net has planned the dataset, and so copied the raw splits if there were any."""
     return any(preprocessed.glob("*Plans*.json"))
 
 
@@ -181,5 +181,5 @@ def backup_name(target: str) -> str:
 
 
 def lists_synthetic(splits: Path) -> bool:
-    """Whether a split file names synthetic cases; also where somebody has damaged it."""
+    """Whether a split file names synthetic cases; works for a damaged file too."""
     return f'"{SYNTHETIC_PREFIX}'.encode() in splits.read_bytes()
