@@ -72,7 +72,7 @@ def read_journal(path: Path) -> tuple[dict, list[Step]]:
         )
         steps = [Step(**step) for step in journal["steps"]]
         bool(journal["clear"])
-        wrong = next((step for step in steps if not _is_possible(step)), None)
+        wrong = next((step for step in steps if not _is_allowed(step)), None)
     except BadInput:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -84,7 +84,7 @@ def read_journal(path: Path) -> tuple[dict, list[Step]]:
     return journal, steps
 
 
-def _is_possible(step: Step) -> bool:
+def _is_allowed(step: Step) -> bool:
     source_is_hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
     return (
         step.do in ("put", "delete", "mkdir", "rmdir")
@@ -169,7 +169,7 @@ def read_steadily(folder: Path, read: Callable[[], Result], untouched: bool = Fa
 
 
 def _state(folder: Path) -> list[tuple[int, int] | None]:
-    """Differs before and after a change: its journal comes first and goes last, these files are replaced by it."""
+    """Differs before and after a change, which writes its journal first, replaces these files, and deletes it last."""
     return [_stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
 
 

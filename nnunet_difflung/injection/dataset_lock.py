@@ -22,7 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
         BadInput: the dataset cannot be written, or its file system has no locks.
     """
     path = folder / HIDDEN / "lock"
-    said = False
+    announced = False
     while True:
         try:
             path.parent.mkdir(exist_ok=True)
@@ -32,8 +32,10 @@ def locked(folder: Path) -> Iterator[None]:
                 raise
             continue
         except OSError as error:
-            raise BadInput(f"{path} cannot be written ({error.strerror}); make the dataset writable") from error
-        said = acquire(handle, path, said)
+            raise BadInput(
+                f"{path} cannot be written ({error.strerror}); make the dataset's folder writable"
+            ) from error
+        announced = acquire(handle, path, announced)
         if is_at(handle, path):
             break
         os.close(handle)

@@ -21,9 +21,8 @@ from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
 
-Addition = tuple[
-    list[StagedCase], dict
-]  # staged cases of one method and one fold, and the manifest's entry of their run
+# staged cases of one method and one fold, and the manifest's entry of their run
+Addition = tuple[list[StagedCase], dict]
 
 _REMOVE = "run difflung_remove first"
 

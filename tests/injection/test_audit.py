@@ -39,7 +39,8 @@ def raw(folders, no_fsync) -> RawDataset:
 
 def _in_splits(change: Callable[[list], None], preprocessed: bool = True, of_raw: bool = True):
     def mutate(raw: RawDataset) -> None:
-        for folder in [raw.folder] * of_raw + [raw.preprocessed] * preprocessed:
+        folders = ([raw.folder] if of_raw else []) + ([raw.preprocessed] if preprocessed else [])
+        for folder in folders:
             splits = read_json(folder / "splits_final.json")
             change(splits)
             write_json(folder / "splits_final.json", splits)
@@ -49,7 +50,7 @@ def _in_splits(change: Callable[[list], None], preprocessed: bool = True, of_raw
 
 def _in_manifest(change: Callable[[dict], None], copies: bool = True):
     def mutate(raw: RawDataset) -> None:
-        for folder in [raw.folder] + [raw.preprocessed] * copies:
+        for folder in [raw.folder, raw.preprocessed] if copies else [raw.folder]:
             manifest = read_json(folder / MANIFEST)
             change(manifest)
             write_json(folder / MANIFEST, manifest)
