@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RAW, nnunet_folder
-from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.files import check_format, write_json
 
 try:
     import fcntl
@@ -19,6 +19,7 @@ except ImportError:  # Windows: two commands at once are the user's matter there
     fcntl = None
 
 _PROGRESS, _LOCK = ".progress", ".lock"
+_FORMAT = 1  # of a finished patient's note
 
 
 @contextlib.contextmanager
@@ -101,7 +102,12 @@ def _publish(partial: Path, target: Path) -> None:
 
 def finished_patients(folder: Path) -> dict[str, dict]:
     """Patient → what ``note_patient`` has kept of it in a staged folder."""
-    return {path.stem: json.loads(path.read_text()) for path in _notes(folder)}
+    finished = {}
+    for path in _notes(folder):
+        content = json.loads(path.read_text())
+        check_format(path, content, _FORMAT, f", or delete the folder {folder} to convert its patients anew")
+        finished[path.stem] = {key: value for key, value in content.items() if key != "format"}
+    return finished
 
 
 def _notes(folder: Path) -> list[Path]:
@@ -111,7 +117,7 @@ def _notes(folder: Path) -> list[Path]:
 
 def note_patient(folder: Path, patient: str, content: dict) -> None:
     """Keeps that all cases of a patient are written; whole or not at all."""
-    write_json(folder / _PROGRESS / f"{patient}.json", content)
+    write_json(folder / _PROGRESS / f"{patient}.json", {"format": _FORMAT, **content})
 
 
 def keep_only(folder: Path, patients: Collection[str]) -> None:

@@ -17,9 +17,11 @@ from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, source_stamp
-from nnunet_difflung.runtime.files import read_json, replacing, write_json
+from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
+
+_FORMAT = 1  # of an entry's JSON; the text of _roles_key is older than this number and not connected with it
 
 
 class SliceCache:
@@ -79,7 +81,9 @@ def build_cache(
         for name, array in (("image", image), ("condition", condition)):
             with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, array)
-        write_json(path, {"stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)})
+        write_json(
+            path, {"format": _FORMAT, "stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)}
+        )
         return facts
 
     own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
@@ -94,7 +98,10 @@ def build_cache(
 def _current_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
     """What the cache holds of a case, or None if the case is missing there or its files have changed."""
     entry = read_json(path) if path.is_file() else None
-    if entry is None or entry["stamp"] != source_stamp(case) or entry["roles"] != _roles_key(roles):
+    if entry is None:
+        return None
+    check_format(path, entry, _FORMAT, f", or delete the folder {path.parent} to read the cases anew")
+    if entry["stamp"] != source_stamp(case) or entry["roles"] != _roles_key(roles):
         return None
     return _facts(entry["facts"])
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.config import GeneratorConfig
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.card import CARD, CARD_FORMAT, read_card
 from nnunet_difflung.generator.diffusion import forward_process
 from nnunet_difflung.generator.gan import build_generator, require_gan
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.device import for_reverse_steps, ready_for
 from nnunet_difflung.runtime.environment import versions
-from nnunet_difflung.runtime.files import read_json, replacing, sha256, write_json
+from nnunet_difflung.runtime.files import replacing, sha256, write_json
 
-CARD = "generator.json"
 _DIFFUSION_WEIGHTS, _GAN_WEIGHTS = "unet/diffusion_pytorch_model.safetensors", "gan/generator.safetensors"
 
 
@@ -56,7 +56,7 @@ class Generator:
 
 def is_finished(folder: Path) -> bool:
     """Whether a generator's training has ended."""
-    return (folder / CARD).is_file() and bool(read_json(folder / CARD).get("finished"))
+    return (folder / CARD).is_file() and bool(read_card(folder).get("finished"))
 
 
 def config_from_json(content: dict) -> GeneratorConfig:
@@ -67,7 +67,7 @@ def config_from_json(content: dict) -> GeneratorConfig:
 
 def write_card(folder: Path, config: GeneratorConfig, content: dict) -> None:
     """Writes ``generator.json``: configuration, data and versions."""
-    write_json(folder / CARD, {"config": asdict(config), **content, "versions": versions()})
+    write_json(folder / CARD, {"format": CARD_FORMAT, "config": asdict(config), **content, "versions": versions()})
 
 
 def _is_gan(config: GeneratorConfig) -> bool:
@@ -99,7 +99,7 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     """
     if not is_finished(folder):
         raise BadInput(f"{folder} holds no finished generator; run difflung_augment, which trains it")
-    card = read_json(folder / CARD)
+    card = read_card(folder)
     config = config_from_json(card["config"])
     weights = _weights(folder, config)
     found = sha256(weights)

@@ -18,15 +18,16 @@ from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
 from nnunet_difflung.generator.batches import BatchSource
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.generator.encoding import intensity_windows, size_factor
 from nnunet_difflung.generator.gan import require_gan
 from nnunet_difflung.generator.report import TrainingReport
 from nnunet_difflung.generator.steps import make_update, new_state, over_processes, step_inputs, train_step
-from nnunet_difflung.generator.store import CARD, is_finished, save_generator, write_card
+from nnunet_difflung.generator.store import is_finished, save_generator, write_card
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.device import ahead, steps_between_losses
-from nnunet_difflung.runtime.files import json_bytes, read_json
+from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.signals import Interruption
 
@@ -169,7 +170,7 @@ def check_generator_folder(
     index = index_slices(data.cache, data.training_cases)
     card = _card(data, config, index)
     settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
-    if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
+    if (folder / CARD).is_file() and read_card(folder).get("settings") != settings:
         raise BadInput(
             f"{folder} holds a generator of other settings or other training data; repeat its command, or "
             f"delete that folder to train anew"

@@ -1,9 +1,11 @@
-"""Proves from the files themselves that no synthetic case has seen a validation patient."""
+"""Checks from the files themselves that no synthetic case has seen a validation patient."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
@@ -11,148 +13,200 @@ from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
+    first_names,
     generator_problems,
     record_problems,
-    some,
     split_problems,
 )
 from nnunet_difflung.injection.manifest import find_manifest, is_planned, read_manifest
 from nnunet_difflung.paths import SPLITS, dataset_folders
 from nnunet_difflung.runtime.files import read_json
 
-
-def _read_splits(folder: Path | None, found: list[Problem]) -> list[dict] | None:
-    path = folder / SPLITS if folder is not None else None
-    if path is None or not path.is_file():
-        return None
-    try:
-        splits = read_json(path)
-        lists = [split[side] for split in splits for side in ("train", "val")]
-        assert all(isinstance(part, list) and all(isinstance(i, str) for i in part) for part in lists)
-        return splits
-    except (ValueError, AssertionError, TypeError, KeyError, OSError):
-        found.append(Problem(f"{path} is no split file; expected a JSON list of {{'train': [...], 'val': [...]}}"))
-        return None
+_SIDES = ("train", "val")
 
 
-def _agreement(raw: list[dict] | None, other: list[dict] | None, folder: Path | None, synthetic: bool) -> list[Problem]:
-    """Raw and preprocessed splits as nnU-Net compares them: fold by fold, as sets."""
-    if folder is None or (raw is None and other is None):
-        return []
-    path = folder / SPLITS
-    if other is None:
-        planned = synthetic and is_planned(folder)
-        return [Problem(f"{path} is missing: nnU-Net would draw folds over synthetic cases", None, True)] * planned
-    if raw is None:
-        return []
-    differ = [
-        f
-        for f, split in enumerate(raw)
-        if f >= len(other) or any(set(split[side]) != set(other[f][side]) for side in ("train", "val"))
-    ]
-    folds = ", ".join(map(str, differ))
-    return [Problem(f"{path} differs from the raw {SPLITS} in fold {folds}")] * bool(differ)
+@dataclass(frozen=True)
+class FoldSummary:
+    """What a fold trains and validates on.
+
+    Attributes:
+        fold: number, or ``all``.
+        training_cases: real ones.
+        training_patients: of the real training cases.
+        synthetic: method → number of synthetic training cases.
+        validation_cases: real and, by mistake, synthetic ones.
+        leaks: problems of this fold by which its training knows something of its validation.
+    """
+
+    fold: int | str
+    training_cases: int
+    training_patients: int
+    synthetic: dict[str, int]
+    validation_cases: int
+    leaks: int
 
 
-def _without_manifest(raw: Path | None, splits: dict[str, list[dict]]) -> list[Problem]:
-    found = [
-        Problem(f"{where} fold {fold} lists {some(ids)}, and there is no manifest", fold, True)
-        for where, content in splits.items()
-        for fold, split in enumerate(content)
-        if (ids := {i for i in (*split["train"], *split["val"]) if is_synthetic(i)})
-    ]
-    parts = [raw / part for part in ("imagesTr", "labelsTr")] if raw is not None else []
-    files = [path.name for part in parts for path in part.glob(f"{SYNTHETIC_PREFIX}*")]
-    if files:
-        found.append(Problem(f"{raw} holds {some(files)}, and there is no manifest"))
-    return found
+@dataclass(frozen=True)
+class Audit:
+    """Result of an audit.
+
+    Attributes:
+        dataset: ``DatasetXXX_NAME``.
+        problems: empty if fold-locking is proven, or if the dataset has no synthetic cases.
+        folds: of the raw splits, or of the preprocessed ones where there are no raw splits.
+    """
+
+    dataset: str
+    problems: tuple[Problem, ...]
+    folds: tuple[FoldSummary, ...]
+
+    @property
+    def leaks(self) -> int:
+        """Number of problems that are leaks."""
+        return sum(problem.leak for problem in self.problems)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON content with ``dataset``, ``leaks`` (their number), ``problems`` (lines) and ``folds``."""
+        return {
+            "dataset": self.dataset,
+            "leaks": self.leaks,
+            "problems": [problem.text for problem in self.problems],
+            "folds": [asdict(fold) for fold in self.folds],
+        }
 
 
-def audit_table(dataset_name: str, deep: bool = False) -> dict:
-    """Everything that the audit knows.
+def audit(dataset_name: str, deep: bool = False) -> Audit:
+    """Audits the raw and the preprocessed folder of a dataset, as far as they exist.
 
     Args:
-        dataset_name: ``DatasetXXX_NAME``. An interrupted change of it is finished first.
+        dataset_name: ``DatasetXXX_NAME``. An interrupted change of the dataset is finished first.
         deep: compare the hashes of the synthetic files too.
-
-    Returns:
-        ``{"dataset", "leaks": n, "problems": [lines], "folds": [{"fold", "training_cases", "training_patients",
-        "synthetic": {method: n}, "validation_cases", "leaks"}]}``; what the raw or the preprocessed folder shows, and
-        both where both are there.
     """
     raw, preprocessed = dataset_folders(dataset_name)
 
-    def read() -> dict:
+    def read() -> Audit:
         return _audit(dataset_name, raw, preprocessed, deep)
 
     return read_steadily(raw, read) if raw is not None else read()
 
 
-def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep: bool) -> dict:
-    found: list[Problem] = []
-    in_raw, in_preprocessed = _read_splits(raw, found), _read_splits(preprocessed, found)
-    splits = {str(f / SPLITS): s for f, s in ((raw, in_raw), (preprocessed, in_preprocessed)) if s is not None}
+def audit_table(dataset_name: str, deep: bool = False) -> dict[str, Any]:
+    """``audit`` as JSON content."""
+    return audit(dataset_name, deep).as_dict()
+
+
+def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
+    """The problems that ``audit`` finds, a line each; empty if there are none."""
+    return [problem.text for problem in audit(dataset_name, deep).problems]
+
+
+def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep: bool) -> Audit:
+    problems: list[Problem] = []
+    raw_splits, preprocessed_splits = _read_splits(raw, problems), _read_splits(preprocessed, problems)
+    splits: dict[str, list[dict]] = {}
+    for folder, content in ((raw, raw_splits), (preprocessed, preprocessed_splits)):
+        if folder is not None and content is not None:
+            splits[str(folder / SPLITS)] = content
     try:
         manifest = find_manifest(dataset_name)
         copy = read_manifest(preprocessed) if preprocessed is not None else None
     except BadInput as error:
-        return _table(dataset_name, None, {}, [*found, Problem(str(error))])
+        return _result(dataset_name, None, {}, [*problems, Problem(str(error))])
     if manifest is None:
-        return _table(dataset_name, None, splits, found + _without_manifest(raw, splits))
-    if copy is not None and (copy["cases"], copy["patients"], copy["runs"]) != tuple(
-        manifest[key] for key in ("cases", "patients", "runs")
-    ):
-        found.append(Problem(f"the manifests in {raw} and {preprocessed} differ; copy the right one over the other"))
-    found += record_problems(manifest)
+        return _result(dataset_name, None, splits, problems + _problems_without_manifest(raw, splits))
+    if copy is not None and any(copy[key] != manifest[key] for key in ("cases", "patients", "runs")):
+        text = f"the manifests in {raw} and {preprocessed} differ; replace the wrong one by a copy of the right one"
+        problems.append(Problem(text))
+    problems += record_problems(manifest)
     for where, content in splits.items():
-        found += split_problems(manifest, content, where)
+        problems += split_problems(manifest, content, where)
     if not splits and manifest["cases"]:
-        text = f"{dataset_name} has synthetic cases and no {SPLITS}: nnU-Net would validate on them"
-        found.append(Problem(text, None, True))
-    found += _agreement(in_raw, in_preprocessed, preprocessed, bool(manifest["cases"]))
-    found += generator_problems(dataset_name, manifest, next(iter(splits.values()), []))
+        text = f"{dataset_name} has synthetic cases but no {SPLITS}: nnU-Net would validate on synthetic cases"
+        problems.append(Problem(text, None, True))
+    problems += _disagreement(raw_splits, preprocessed_splits, preprocessed, bool(manifest["cases"]))
+    problems += generator_problems(dataset_name, manifest, next(iter(splits.values()), []))
     if raw is not None:
-        found += file_problems(raw, manifest, deep)
-    return _table(dataset_name, manifest, splits, found)
+        problems += file_problems(raw, manifest, deep)
+    return _result(dataset_name, manifest, splits, problems)
 
 
-def _table(name: str, manifest: dict | None, splits: dict[str, list[dict]], found: list[Problem]) -> dict:
-    patients = manifest["patients"] if manifest else {}
-    cases = manifest["cases"] if manifest else {}
-    rows = []
-    for fold, split in enumerate(next(iter(splits.values()), [])):
-        real = [i for i in split["train"] if not is_synthetic(i)]
-        methods = Counter(cases[i]["method"] if i in cases else "unknown" for i in split["train"] if is_synthetic(i))
-        rows.append(
-            {
-                "fold": fold,
-                "training_cases": len(real),
-                "training_patients": len({patients.get(i, i) for i in real}),
-                "synthetic": dict(methods),
-                "validation_cases": len(split["val"]),
-                "leaks": sum(p.leak for p in found if p.fold == fold),
-            }
-        )
-    everywhere = Counter(case["method"] for case in cases.values() if case["fold"] == "all")
-    if everywhere:
-        rows.append(
-            {
-                "fold": "all",
-                "training_cases": len(patients),
-                "training_patients": len(set(patients.values())),
-                "synthetic": dict(everywhere),
-                "validation_cases": 0,
-                "leaks": sum(p.leak for p in found if p.fold == "all"),
-            }
-        )
-    return {"dataset": name, "leaks": sum(p.leak for p in found), "problems": [p.text for p in found], "folds": rows}
+def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:
+    """Content of a folder's split file; None if there is none, or if it is damaged, which is added to ``problems``."""
+    path = folder / SPLITS if folder is not None else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        splits = read_json(path)
+        lists = [split[side] for split in splits for side in _SIDES]
+        if all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in lists):
+            return splits
+    except (ValueError, TypeError, KeyError, OSError):
+        pass
+    problems.append(Problem(f"{path} is not a split file; expected a JSON list of {{'train': [...], 'val': [...]}}"))
+    return None
 
 
-def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
-    """Problems of a dataset, a line each; empty if fold-locking is proven (or nothing synthetic is there).
+def _disagreement(
+    raw: list[dict] | None, preprocessed: list[dict] | None, folder: Path | None, synthetic: bool
+) -> list[Problem]:
+    """Where raw and preprocessed splits differ in nnU-Net's eyes, which compares them fold by fold, as sets.
 
     Args:
-        dataset_name: ``DatasetXXX_NAME``; its raw or its preprocessed folder may be missing.
-        deep: compare the hashes of the synthetic files too.
+        raw: splits in the raw folder.
+        preprocessed: splits in the preprocessed folder.
+        folder: the preprocessed folder.
+        synthetic: whether the dataset has synthetic cases.
     """
-    return audit_table(dataset_name, deep)["problems"]
+    if folder is None:
+        return []
+    path = folder / SPLITS
+    if preprocessed is None:
+        if raw is not None and synthetic and is_planned(folder):
+            text = f"{path} is missing: nnU-Net would draw folds over real and synthetic cases"
+            return [Problem(text, None, True)]
+        return []
+    if raw is None:
+        return []
+    different = [
+        fold
+        for fold, split in enumerate(raw)
+        if fold >= len(preprocessed) or any(set(split[side]) != set(preprocessed[fold][side]) for side in _SIDES)
+    ]
+    if not different:
+        return []
+    return [Problem(f"{path} differs from the raw {SPLITS} in fold {', '.join(map(str, different))}")]
+
+
+def _problems_without_manifest(raw: Path | None, splits: dict[str, list[dict]]) -> list[Problem]:
+    problems = []
+    for where, content in splits.items():
+        for fold, split in enumerate(content):
+            listed = {name for side in _SIDES for name in split[side] if is_synthetic(name)}
+            if listed:
+                text = f"{where} fold {fold} lists {first_names(listed)}, but there is no manifest"
+                problems.append(Problem(text, fold, True))
+    parts = [raw / part for part in ("imagesTr", "labelsTr")] if raw is not None else []
+    files = [path.name for part in parts for path in part.glob(f"{SYNTHETIC_PREFIX}*")]
+    if files:
+        problems.append(Problem(f"{raw} holds {first_names(files)}, but there is no manifest"))
+    return problems
+
+
+def _result(name: str, manifest: dict | None, splits: dict[str, list[dict]], problems: list[Problem]) -> Audit:
+    patients = manifest["patients"] if manifest else {}
+    cases = manifest["cases"] if manifest else {}
+
+    def leaks(fold: int | str) -> int:
+        return sum(problem.leak for problem in problems if problem.fold == fold)
+
+    folds = []
+    for fold, split in enumerate(next(iter(splits.values()), [])):
+        real = [case for case in split["train"] if not is_synthetic(case)]
+        methods = Counter(cases[i]["method"] if i in cases else "unknown" for i in split["train"] if is_synthetic(i))
+        held_in = len({patients.get(case, case) for case in real})
+        folds.append(FoldSummary(fold, len(real), held_in, dict(methods), len(split["val"]), leaks(fold)))
+    for_all = Counter(case["method"] for case in cases.values() if case["fold"] == "all")
+    if for_all:
+        number = len(set(patients.values()))
+        folds.append(FoldSummary("all", len(patients), number, dict(for_all), 0, leaks("all")))
+    return Audit(name, tuple(problems), tuple(folds))

@@ -1,4 +1,4 @@
-"""The files of one change, made ready beside the dataset: cases, splits, dataset.json, manifest, backups."""
+"""Prepares the files of one change beside the dataset: cases, splits, dataset.json, manifest, backups."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_b
 
 
 def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
-    """Whether a staged case is what its caller promised (a defect of ours if not).
+    """Checks that a staged case fits its run and the dataset.
 
     Raises:
-        BadInput: a staged file is gone.
+        ValueError: it does not, which is an error of the calling code.
+        BadInput: a staged file is missing.
     """
     name, ending = re.escape(case.identifier), re.escape(raw.dataset_json["file_ending"])
     example = next(iter(raw.cases.values()))
     if not is_identifier(case.identifier):
-        raise ValueError(f"{case.identifier!r} is no id of a synthetic case")
+        raise ValueError(f"{case.identifier!r} is not an id of a synthetic case")
     if (case.record["method"], case.record["fold"]) != (run["method"], run["fold"]):
         raise ValueError(f"{case.identifier} is not of method {run['method']}, fold {run['fold']}")
     if (
@@ -48,7 +49,9 @@ def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
         or not re.fullmatch(name + ending, case.label.name)
         or not all(re.fullmatch(rf"{name}_\d{{4}}{ending}", path.name) for path in case.images)
     ):
-        raise ValueError(f"{case.identifier} has other files than a case of {raw.name}: {case.images}, {case.label}")
+        raise ValueError(
+            f"{case.identifier} lacks or misnames files of a case of {raw.name}: {case.images}, {case.label}"
+        )
     for path in (*case.images, case.label):
         if not path.is_file():
             raise BadInput(f"{path} is missing, a staged file of {case.identifier}; run the same command again")
@@ -71,7 +74,7 @@ class Change:
         return Step("put", target, source, hashlib.sha256(content).hexdigest())
 
     def _replace(self, target: str, content: bytes) -> Step:
-        """Writes a JSON file anew; the first time its bytes are kept."""
+        """Replaces a JSON file; the first time its original bytes are kept."""
         path, entry = resolve(self.folder, target), self.manifest["files"].get(target)
         step = self._staged(content, target)
         if entry is None:
@@ -85,21 +88,24 @@ class Change:
                 self.backups.append(Step("put", f"{ORIGINALS}/{backup_name(target)}", source))
             entry = {"before": before}
             if target == PREPROCESSED + SPLITS and not path.is_file() and is_planned(path.parent):
-                entry["deleted_before"] = True  # nnU-Net's planning had copied it, somebody took it away
+                entry["deleted_before"] = True  # copied by nnU-Net's planning, and deleted by somebody since
         self.manifest["files"][target] = {**entry, "after": step.after}
         return step
 
     def add_case(self, case: StagedCase, run: dict) -> list[Step]:
-        """Steps that move a staged case to its place."""
+        """Steps that move a staged case into the dataset."""
         check_staged(case, self.raw, run)
-        images, labels = (part[0].parent / f"{case.identifier}.json" for part in (case.images, (case.label,)))
-        files = [(path, "imagesTr") for path in (*case.images, *[images] * images.is_file())]
-        files += [(path, "labelsTr") for path in (case.label, *[labels] * labels.is_file())]
+        images, labels = list(case.images), [case.label]
+        for paths in (images, labels):
+            sidecar = paths[0].with_name(f"{case.identifier}.json")
+            if sidecar.is_file():
+                paths.append(sidecar)
+        files = [(path, "imagesTr") for path in images] + [(path, "labelsTr") for path in labels]
         steps = []
         for path, part in files:
             target = f"{part}/{path.name}"
             if (self.folder / target).exists():
-                raise BadInput(f"{self.folder / target} exists and is in no manifest; move it away")
+                raise BadInput(f"{self.folder / target} exists and is not in the manifest; move it to another folder")
             step = Step("put", target, self._inside(path, part), sha256(path))
             self.manifest["files"][target] = {"before": None, "after": step.after}
             steps.append(step)
@@ -108,7 +114,7 @@ class Change:
         return steps
 
     def _inside(self, path: Path, part: str) -> str:
-        """A staged file's place relative to the dataset; brought there (by a copy) if it was staged elsewhere."""
+        """Path of a staged file relative to the dataset; a file that was staged elsewhere is copied there first."""
         if not path.resolve().is_relative_to((self.folder / HIDDEN).resolve()):
             (self.area / part).mkdir(exist_ok=True)
             path = Path(shutil.copyfile(path, self.area / part / path.name))
@@ -116,7 +122,7 @@ class Change:
         return path.resolve().relative_to(self.folder.resolve()).as_posix()
 
     def folders(self) -> list[Step]:
-        """Makes imagesTr and labelsTr where ``dataset.json`` lists files elsewhere, and remembers having done so."""
+        """Steps that make missing folders, such as imagesTr if ``dataset.json`` lists files elsewhere; recorded."""
         made = [part for part in ("imagesTr", "labelsTr") if not (self.folder / part).is_dir()]
         if not self.preprocessed and staged_fingerprint(self.raw).is_file():
             made.append(PREPROCESSED)
@@ -125,7 +131,7 @@ class Change:
         return [Step("mkdir", part) for part in made]
 
     def fingerprint(self) -> list[Step]:
-        """Puts the real cases' fingerprint in place, if ``ensure_real_fingerprint`` made one and none is there."""
+        """Steps that put the real cases' fingerprint in place, if one is staged and the dataset has none."""
         staged = staged_fingerprint(self.raw)
         if not staged.is_file() or resolve(self.folder, FINGERPRINT).is_file():
             return []
@@ -135,7 +141,7 @@ class Change:
         return [Step("put", FINGERPRINT, staged.relative_to(self.folder).as_posix(), after)]
 
     def splits(self, members: list[tuple[str, int | str]]) -> list[Step]:
-        """Appends ids to their fold's training list (``all``: to none), in the raw and the preprocessed folder."""
+        """Steps that add ids to their fold's training list (``all``: to none), in both folders of the dataset."""
         steps, latest = [], None
         paths = [resolve(self.folder, name) for name in (SPLITS, PREPROCESSED + SPLITS)]
         for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[: 1 + self.preprocessed], paths, strict=False):
@@ -154,7 +160,7 @@ class Change:
         return steps
 
     def dataset_json(self, cases: list[StagedCase]) -> list[Step]:
-        """Counts the cases, and lists their files where the dataset lists files."""
+        """Steps that update ``numTraining`` and, if the dataset lists its files, the list."""
         path = self.folder / DATASET
         content = read_json(path)
         if not cases and DATASET in self.manifest["files"]:
@@ -170,18 +176,19 @@ class Change:
         return [self._replace(DATASET, json_bytes(content))]
 
     def manifest_copies(self) -> list[Step]:
-        """The manifest, and its copy in the preprocessed folder."""
+        """Steps that write the manifest and its copy in the preprocessed folder."""
         fault = fault_in(self.manifest)
         if fault:
             raise ValueError(f"not a manifest: {fault}")
         content = json_bytes(self.manifest)
-        return [self._staged(content, name) for name in (*[PREPROCESSED + MANIFEST] * self.preprocessed, MANIFEST)]
+        names = [PREPROCESSED + MANIFEST, MANIFEST] if self.preprocessed else [MANIFEST]
+        return [self._staged(content, name) for name in names]
 
 
 def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
     problems = split_problems(manifest, splits, where) + record_problems(manifest)
     if problems:
-        raise Failed(f"nothing was injected, since {problems[0].text} ({len(problems)} such problems)")
+        raise Failed(f"nothing was injected: {problems[0].text} ({len(problems)} such problems)")
 
 
 def _path_style(listed: dict, folder: Path) -> str:

@@ -22,7 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
 from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
-from nnunet_difflung.runtime.files import delete_path, read_json, sha256, write_json
+from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
 from nnunet_difflung.runtime.signals import Interruption
 
 ORIGINALS = f"{HIDDEN}/originals"
@@ -31,11 +31,12 @@ _TARGETS = re.compile(
     rf"{_JSON}|imagesTr|labelsTr|(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[^/]+|{re.escape(ORIGINALS)}(/[^/]+)?|"
     rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?"
 )
-_UNKNOWN = "if it is not yours, compare the dataset with a copy before you delete that file"
+_UNKNOWN = "compare the dataset with a copy before you delete that file"
 
 COMMIT = f"{HIDDEN}/commit"
 _JOURNAL = "journal.json"
-Found = TypeVar("Found")
+_FORMAT = 1
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,33 +57,41 @@ class Step:
 
 
 def read_journal(path: Path) -> tuple[dict, list[Step]]:
-    """The journal and its steps, none of which touches more than a commit of ours does.
+    """The journal and its steps, which only touch files that a change by this package touches.
 
     Raises:
-        BadInput: it was changed by hand, or is of somebody who wants another file moved or deleted.
+        BadInput: it is damaged, of a newer format, or has a step that this package never writes.
     """
     try:
         journal = read_json(path)
+        check_format(
+            path,
+            journal,
+            _FORMAT,
+            " and run the same command again; do not delete the file: a change of the dataset is half done",
+        )
         steps = [Step(**step) for step in journal["steps"]]
         bool(journal["clear"])
-        wrong = next((step for step in steps if not _is_ours(step)), None)
+        wrong = next((step for step in steps if not _is_allowed(step)), None)
+    except BadInput:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(
-            f"{path} is no journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
+            f"{path} is not a journal of an interrupted change ({type(error).__name__}: {error}); {_UNKNOWN}"
         ) from error
     if wrong:
-        raise BadInput(f"{path} wants to {wrong.do} {wrong.target!r}, which no change of this package does; {_UNKNOWN}")
+        raise BadInput(f"{path} has a step {wrong.do} {wrong.target!r}, which this package never writes; {_UNKNOWN}")
     return journal, steps
 
 
-def _is_ours(step: Step) -> bool:
-    hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
+def _is_allowed(step: Step) -> bool:
+    source_is_hidden = step.source.startswith(f"{HIDDEN}/") and not {"", "."} & set(step.source.split("/"))
     return (
         step.do in ("put", "delete", "mkdir", "rmdir")
         and _TARGETS.fullmatch(step.target) is not None
         and ".." not in [*step.target.split("/"), *step.source.split("/")]
         and "\\" not in step.target + step.source
-        and (hidden if step.do == "put" else not step.source)
+        and (source_is_hidden if step.do == "put" else not step.source)
     )
 
 
@@ -94,7 +103,7 @@ def begin(folder: Path) -> Path:
 
 
 def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
-    """Does all steps; once the journal is written the change is decided, and ``recover`` would finish it.
+    """Does all steps. Once the journal is written the change is decided: ``recover`` finishes it if this is killed.
 
     Args:
         folder: the raw dataset folder, locked.
@@ -103,7 +112,7 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     """
     with Interruption():  # Ctrl-C and SIGTERM wait
         (folder / COMMIT).mkdir(parents=True, exist_ok=True)
-        write_json(folder / COMMIT / _JOURNAL, {"format": 1, "clear": clear, "steps": [asdict(s) for s in steps]})
+        write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
         _sync_folder(folder / COMMIT)
         _roll_forward(folder)
 
@@ -114,10 +123,9 @@ def pending(folder: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Finishes a commit that was interrupted, or clears what is left of one that was not decided.
+    """Finishes an interrupted commit, or deletes the files of one that was not decided.
 
-    Painted results of an interrupted synthesis (elsewhere in the hidden folder) stay. Cheap where there is nothing to
-    do, and then nothing is written.
+    Other files in the hidden folder stay. If there is nothing to do, nothing is written.
 
     Args:
         folder: the raw dataset folder.
@@ -128,10 +136,10 @@ def recover(folder: Path) -> None:
             finish(folder)
 
 
-def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = False) -> Found:
-    """What ``read`` finds in a dataset while nobody changes it; an interrupted change is finished first.
+def read_steadily(folder: Path, read: Callable[[], Result], untouched: bool = False) -> Result:
+    """Result of ``read`` on a dataset that nobody changed meanwhile; an interrupted change is finished first.
 
-    Readers take no lock, so ``read`` is called again where another command's change came between.
+    Readers take no lock, so ``read`` is called again if another command changed the dataset meanwhile.
 
     Args:
         folder: the raw dataset folder.
@@ -139,29 +147,29 @@ def read_steadily(folder: Path, read: Callable[[], Found], untouched: bool = Fal
         untouched: leave an interrupted change as it is.
 
     Raises:
-        BadInput: of ``read``; or the dataset can't be read for a change that is only half done.
+        BadInput: raised by ``read``, or the dataset cannot be read because a change of it is half done.
     """
     while True:
         if not untouched:
             recover(folder)
         before = _state(folder)
         try:
-            found = read()
+            result = read()
         except (BadInput, FileNotFoundError) as error:
             if _state(folder) != before:
                 continue
             if pending(folder):
                 raise BadInput(
                     f"{folder} is being changed by another command, or such a change was interrupted; wait, "
-                    f"or finish it with difflung_audit -d {folder.name}"
+                    f"or run difflung_audit -d {folder.name}, which finishes the change"
                 ) from error
             raise
         if _state(folder) == before:
-            return found
+            return result
 
 
 def _state(folder: Path) -> list[tuple[int, int] | None]:
-    """Differs before and after a change: its journal comes first and goes last, these files are replaced by it."""
+    """Differs before and after a change, which writes its journal first, replaces these files, and deletes it last."""
     return [_stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
 
 
@@ -174,7 +182,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def finish(folder: Path) -> None:
-    """``recover`` for a caller that holds the lock."""
+    """``recover``, for a caller that holds the lock."""
     if pending(folder):
         with Interruption():  # Ctrl-C and SIGTERM wait
             _roll_forward(folder)
@@ -199,17 +207,17 @@ def _put(folder: Path, step: Step) -> None:
     if os.path.lexists(source):
         if target.parent.is_dir():
             _rename(source, target)
-        elif step.target.startswith(PREPROCESSED):  # deleted meanwhile: nothing to be kept in step
+        elif step.target.startswith(PREPROCESSED):  # deleted meanwhile: there is no copy to update
             os.unlink(source)
         else:
             raise BadInput(
-                f"{target.parent} is missing, so an interrupted change cannot be finished; make the folder "
-                f"and run the same command"
+                f"{target.parent} is missing, so an interrupted change cannot be finished; create the folder "
+                f"and run the same command again"
             )
     elif step.after and target.parent.is_dir() and not (target.is_file() and sha256(target) == step.after):
         print(
-            f"Warning: {target} was changed or deleted while a change of the dataset was interrupted; "
-            f"difflung_audit says what is wrong, difflung_remove undoes it.",
+            f"Warning: {target} was changed or deleted after a change of the dataset had been interrupted; "
+            f"difflung_audit shows what is wrong, difflung_remove restores the dataset.",
             file=sys.stderr,
         )
 
@@ -221,7 +229,9 @@ def _rename(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        temporary = target.with_name(f".{target.name}.difflung_writing")  # no image's ending: it must not be a case
+        temporary = target.with_name(
+            f".{target.name}.difflung_writing"
+        )  # without an image's ending, so that nobody takes it for a case
         temporary.unlink(missing_ok=True)
         shutil.copy2(source, temporary, follow_symlinks=False)
         sync_file(temporary)

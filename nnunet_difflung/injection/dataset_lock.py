@@ -16,9 +16,13 @@ HIDDEN = ".difflung"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the dataset's lock; waits, with a message, while another process holds it."""
+    """Holds the dataset's lock; waits, with a message, while another process holds it.
+
+    Raises:
+        BadInput: the dataset cannot be written, or its file system has no locks.
+    """
     path = folder / HIDDEN / "lock"
-    said = False
+    announced = False
     while True:
         try:
             path.parent.mkdir(exist_ok=True)
@@ -28,8 +32,10 @@ def locked(folder: Path) -> Iterator[None]:
                 raise
             continue
         except OSError as error:
-            raise BadInput(f"{path} cannot be written ({error.strerror}); make the dataset writable") from error
-        said = acquire(handle, path, said)
+            raise BadInput(
+                f"{path} cannot be written ({error.strerror}); make the dataset's folder writable"
+            ) from error
+        announced = acquire(handle, path, announced)
         if is_at(handle, path):
             break
         os.close(handle)
@@ -41,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_bare(hidden: Path) -> bool:
-    """Whether the hidden folder holds nothing of use: no painted results, no backups, no journal."""
+    """Whether the hidden folder can be deleted: it has no staged files, no originals, no journal."""
     try:
         return all(
             path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
@@ -52,7 +58,7 @@ def is_bare(hidden: Path) -> bool:
 
 
 def _tidy(folder: Path) -> None:
-    """Removes the hidden folder where it serves nothing (the lock is still held)."""
+    """Deletes the hidden folder of a dataset without synthetic cases if it is bare (the lock is still held)."""
     hidden = folder / HIDDEN
     if hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden):
         with suppress(OSError):

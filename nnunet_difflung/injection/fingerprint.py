@@ -19,7 +19,7 @@ FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 
 
 def staged_fingerprint(raw: RawDataset) -> Path:
-    """Where the fingerprint waits to be put in place; the name stands for the real files as they are now."""
+    """Where the fingerprint is kept until it is injected; the name depends on the real files' sizes and times."""
     digest = hashlib.sha256()
     for identifier, case in sorted(raw.cases.items()):
         for file in (*case.images, case.label):

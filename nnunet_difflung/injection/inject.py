@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -16,9 +17,12 @@ from nnunet_difflung.injection.change import Change
 from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
-from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_manifest, resolve
+from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_manifest, resolve, run_of
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
+
+# staged cases of one method and one fold, and the manifest's entry of their run
+Addition = tuple[list[StagedCase], dict]
 
 _REMOVE = "run difflung_remove first"
 
@@ -30,21 +34,25 @@ def staging_folder(raw: RawDataset) -> Path:
     return folder
 
 
+@overload
+def inject(raw: RawDataset, cases: Sequence[StagedCase], run: dict) -> None: ...
+@overload
+def inject(raw: RawDataset, cases: Sequence[Addition]) -> None: ...
 def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     """Adds synthetic cases, all or none. Doing it again changes nothing.
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases of one method and one fold; without ``run``, pairs (staged cases, run) of several
-            folds or methods, which then enter the dataset together.
-        run: the manifest's entry: ``method``, ``fold`` (``all``: the cases enter no fold's list), settings,
+        cases: staged cases of one method and one fold; without ``run``, pairs (staged cases, run) of several folds or
+            methods, which are then added together.
+        run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
 
     Raises:
         BadInput: the dataset was changed meanwhile or already has other cases of this method and fold.
         Failed: the cases would leak into a validation.
     """
-    additions = list(cases) if run is None else [(cases, run)]
+    additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
         manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
@@ -54,21 +62,24 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
 
 
 def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
-    known = next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (run["method"], run["fold"])), None)
-    if known is None:
+    earlier = run_of(manifest, run)
+    if earlier is None:
         return False
-    ours = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
-    same = json_bytes(known.get("settings")) == json_bytes(run.get("settings"))
-    if not same or ours != {case.identifier for case in cases}:
+    present = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
+    same = json_bytes(earlier.get("settings")) == json_bytes(run.get("settings"))
+    if not same or present != {case.identifier for case in cases}:
         raise BadInput(
-            f"{manifest['dataset']} already has {len(ours)} cases of method {run['method']}, fold "
-            f"{run['fold']}, made with other settings; {_REMOVE}"
+            f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "
+            f"{run['fold']}, which were made with other settings; {_REMOVE}"
         )
     return True
 
 
-def _commit(raw: RawDataset, manifest: dict, additions: list[tuple[list[StagedCase], dict]]) -> None:
-    """Checks, prepares every file, and commits (the lock is held); without additions, puts in what is missing."""
+def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
+    """Checks, prepares every file, and commits (the lock is held).
+
+    Without additions it writes only files that the dataset should have and lacks, such as the fingerprint.
+    """
     _check_unchanged(raw, manifest)
     change = Change(raw, copy.deepcopy(manifest))
     try:
@@ -79,11 +90,11 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[tuple[list[StagedCa
         raise
 
 
-def _steps(raw: RawDataset, change: Change, additions: list[tuple[list[StagedCase], dict]]) -> list[Step]:
-    """The change in an order in which nnU-Net, started in its middle, fails or ignores the new cases.
+def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[Step]:
+    """The steps in an order in which nnU-Net, started between two of them, fails or ignores the new cases.
 
-    Without a split file nnU-Net draws folds over everything it finds, so that file comes before the cases then. Where
-    there is one, cases that it doesn't list are ignored, so the cases come first.
+    Without a split file nnU-Net draws folds over every case in the folders, so the file is written before the cases.
+    If there is one, nnU-Net ignores cases that it does not list, so the cases are moved first.
     """
     moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
     change.manifest["runs"] += [json.loads(json_bytes(run)) for _, run in additions]
@@ -95,51 +106,55 @@ def _steps(raw: RawDataset, change: Change, additions: list[tuple[list[StagedCas
 
 
 def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
-    """Refuses where somebody else changed what the manifest stands for, or the folds that the cases rest on."""
+    """Refuses a dataset whose recorded files, or whose folds, somebody else has changed.
+
+    Raises:
+        BadInput: it was.
+    """
     check_files(raw.cases.values(), raw.name)
     if manifest["patients"] != raw.patients:
-        raise BadInput(f"{raw.name} was augmented with other cases or another --patient-pattern; {_REMOVE}")
+        raise BadInput(f"{raw.name} was augmented when it had other cases or with another --patient-pattern; {_REMOVE}")
     for name, hashes in manifest["files"].items():
         path = resolve(raw.folder, name)
         if path.name == DATASET or name == SPLITS or (name == PREPROCESSED + SPLITS and path.is_file()):
-            found = sha256(path) if path.is_file() else None
-            if found != hashes["after"]:
+            actual = sha256(path) if path.is_file() else None
+            if actual != hashes["after"]:
                 raise BadInput(
-                    f"{path} was {'changed' if found else 'deleted'} after synthetic cases were injected; "
-                    f"restore it, or {_REMOVE} (with --force it takes the original back)"
+                    f"{path} was {'changed' if actual else 'deleted'} after synthetic cases were injected; "
+                    f"restore it, or {_REMOVE} (with --force, which brings the original back)"
                 )
     dataset_json = read_json(raw.folder / DATASET)
     if dataset_json["numTraining"] != len(raw.cases) + len(manifest["cases"]):
         raise BadInput(
             f"{raw.folder / DATASET} says numTraining {dataset_json['numTraining']}, expected "
             f"{len(raw.cases)} real and {len(manifest['cases'])} synthetic cases; the dataset changed while "
-            f"its cases were painted: correct it, or start again without {raw.folder / HIDDEN}"
+            f"its cases were painted: correct numTraining and run the same command again"
         )
     for name in (SPLITS, PREPROCESSED + SPLITS):
         path = resolve(raw.folder, name)
         if path.is_file() and not _same_folds(real_only(raw.splits), real_only(read_json(path))):
             raise BadInput(
-                f"{path} has other folds than those that the synthetic cases were made for; restore it or "
-                f"start again without the staged cases in {raw.folder / HIDDEN}"
+                f"{path} has other folds than those that the synthetic cases were made for; restore it, or run the "
+                f"same command again, which makes the cases for the new folds"
             )
 
 
-def _same_folds(expected: list[dict], found: list[dict]) -> bool:
+def _same_folds(expected: list[dict], actual: list[dict]) -> bool:
     """As nnU-Net compares raw and preprocessed splits: the expected folds, as sets; more folds may follow."""
-    pairs = zip(expected, found, strict=False)
-    return len(found) >= len(expected) and all(set(a[s]) == set(b[s]) for a, b in pairs for s in ("train", "val"))
+    pairs = zip(expected, actual, strict=False)
+    return len(actual) >= len(expected) and all(set(a[s]) == set(b[s]) for a, b in pairs for s in ("train", "val"))
 
 
 def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
-    """Sees to it that nnU-Net's fingerprint is that of the real cases alone, before anything synthetic is there.
+    """Makes sure that nnU-Net's fingerprint is that of the real cases alone, before synthetic cases are added.
 
     nnU-Net pools every training case and reuses a fingerprint that exists. If none exists, it is extracted here and
-    held in the staging folder; the next ``inject`` puts it in place with its cases (at once, if the dataset already
-    has synthetic cases), so that ``difflung_remove`` takes it away with them.
+    kept in the staging folder; the next ``inject`` puts it in place together with its cases (this function does, if the
+    dataset already has synthetic cases), so that ``difflung_remove`` deletes it with them.
 
     Args:
         raw: the dataset.
-        processes: worker processes; 1 does it in this process, which is fastest for small data.
+        processes: worker processes; with 1 the work is done in this process, which is fastest for small data.
     """
     if resolve(raw.folder, FINGERPRINT).is_file():
         return

@@ -7,25 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.injection.manifest import run_of
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, our_folders
-from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.files import sha256
+
+_SHOWN_OF_HASH = 12
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of the audit; ``leak``: something of a fold's validation is known to its training."""
+    """One line of the audit.
+
+    Attributes:
+        text: what is wrong, and where.
+        fold: the fold that it concerns; None if it concerns the whole dataset.
+        leak: whether a fold's training knows something of its validation, or could.
+    """
 
     text: str
     fold: int | str | None = None
     leak: bool = False
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few names, for a message."""
-    names = sorted(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def first_names(names: Iterable[str]) -> str:
+    """The first three names and the number of the others, for a message."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Problem]:
@@ -36,158 +46,156 @@ def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Probl
         splits: content of a ``splits_final.json``.
         where: its path, for messages.
     """
-    found: list[Problem] = []
-    patients, cases = manifest["patients"], manifest["cases"]
+    problems: list[Problem] = []
+    cases = manifest["cases"]
     for fold, split in enumerate(splits):
-        validation = set(split["val"])
-        held_out = {patients.get(i, i) for i in validation}
-        synthetic = {i for i in split["train"] if is_synthetic(i) or i in cases}
-        found += [
-            Problem(f"{where} fold {fold} validates on the synthetic case {identifier}", fold, True)
-            for identifier in sorted(i for i in validation if is_synthetic(i) or i in cases)
-        ]
-        both = {patients.get(i, i) for i in split["train"] if i not in synthetic} & held_out
-        if both:
-            found.append(
-                Problem(
-                    f"{where} fold {fold} has the same patients in training and validation: {some(both)}", fold, True
-                )
-            )
-        found += [
-            Problem(
-                f"{where} fold {fold} trains on {identifier}, which the manifest does not know: where it comes from "
-                f"cannot be shown",
-                fold,
-                True,
-            )
-            for identifier in sorted(synthetic - set(cases))
-        ]
-        found += [
-            Problem(
-                f"{where} fold {fold} trains on {identifier}, which was made for fold {cases[identifier]['fold']}",
-                fold,
-                True,
-            )
-            for identifier in sorted(synthetic & set(cases))
-            if cases[identifier]["fold"] != fold
-        ]
-        found += [
-            Problem(f"{text} (validation of {where} fold {fold})", fold, True)
-            for text in _origin_leaks(manifest, fold, validation, held_out)
-        ]
-        absent = {i for i, case in cases.items() if case["fold"] == fold} - synthetic
-        if absent:
-            found.append(Problem(f"{where} fold {fold} lacks its synthetic training cases {some(absent)}", fold))
-    beyond = {i for i, c in cases.items() if c["fold"] != "all" and c["fold"] >= len(splits)}
+        problems += _fold_problems(manifest, split, fold, f"{where} fold {fold}")
+    beyond = {name for name, case in cases.items() if case["fold"] != "all" and case["fold"] >= len(splits)}
     if beyond:
-        found.append(Problem(f"{where} has {len(splits)} folds; {some(beyond)} were made for another"))
-    return found
+        problems.append(
+            Problem(f"{where} has {len(splits)} folds, but {first_names(beyond)} were made for another fold")
+        )
+    return problems
+
+
+def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[Problem]:
+    """What is wrong with one fold's lists; ``where`` names the file and the fold."""
+    patients, cases = manifest["patients"], manifest["cases"]
+    validation = set(split["val"])
+    held_out = {patients.get(name, name) for name in validation}
+    synthetic = {name for name in split["train"] if is_synthetic(name) or name in cases}
+    leaks = [
+        f"{where} validates on the synthetic case {name}"
+        for name in sorted(validation)
+        if is_synthetic(name) or name in cases
+    ]
+    both = {patients.get(name, name) for name in split["train"] if name not in synthetic} & held_out
+    if both:
+        leaks.append(f"{where} has the same patients in training and validation: {first_names(both)}")
+    leaks += [
+        f"{where} trains on {name}, which is not in the manifest: it cannot be shown what it was made from"
+        for name in sorted(synthetic - set(cases))
+    ]
+    leaks += [
+        f"{where} trains on {name}, which was made for fold {cases[name]['fold']}"
+        for name in sorted(synthetic & set(cases))
+        if cases[name]["fold"] != fold
+    ]
+    leaks += [f"{text} (validation of {where})" for text in _origin_leaks(manifest, fold, validation, held_out)]
+    problems = [Problem(text, fold, True) for text in leaks]
+    absent = {name for name, case in cases.items() if case["fold"] == fold} - synthetic
+    if absent:
+        problems.append(Problem(f"{where} lacks its synthetic training cases {first_names(absent)}", fold))
+    return problems
 
 
 def _origin_leaks(manifest: dict, fold: int, validation: set[str], held_out: set[str]) -> list[str]:
     """What a fold's synthetic cases and their generators have seen of its validation patients."""
-    patients, found = manifest["patients"], []
+    patients, leaks = manifest["patients"], []
     for identifier, case in sorted(manifest["cases"].items()):
         if case["fold"] != fold:
             continue
         sources = set(case["sources"]) | ({case["host"]} if isinstance(case.get("host"), str) else set())
-        leaked = {i for i in sources if i in validation or patients.get(i) in held_out}
-        if leaked:
-            found.append(f"{identifier} was made from {some(leaked)}")
+        seen = {name for name in sources if name in validation or patients.get(name) in held_out}
+        if seen:
+            leaks.append(f"{identifier} was made from {first_names(seen)}")
     for run in manifest["runs"]:
         training = (run.get("generator") or {}).get("training_cases", []) if run["fold"] == fold else []
-        leaked = {i for i in training if i in validation or patients.get(i) in held_out}
-        if leaked:
-            found.append(f"the generator of {run['method']} was trained on {some(leaked)}")
-    return found
+        seen = {name for name in training if name in validation or patients.get(name) in held_out}
+        if seen:
+            leaks.append(f"the generator of {run['method']} was trained on {first_names(seen)}")
+    return leaks
 
 
 def record_problems(manifest: dict) -> list[Problem]:
     """Whether the manifest accounts for every synthetic case: real sources, a run, its generator."""
-    found = []
+    problems = []
     for identifier, case in sorted(manifest["cases"].items()):
+        fold, method = case["fold"], case["method"]
         unknown = set(case["sources"]) - set(manifest["patients"])
-        if unknown or not case["sources"]:
-            found.append(
-                Problem(
-                    f"the manifest gives {identifier} sources that are no real case: {some(unknown) or 'none'}",
-                    case["fold"],
-                    True,
-                )
-            )
+        if not case["sources"]:
+            problems.append(Problem(f"the manifest names no source of {identifier}", fold, True))
+        elif unknown:
+            text = f"the manifest names sources of {identifier} that are not real cases: {first_names(unknown)}"
+            problems.append(Problem(text, fold, True))
         run = run_of(manifest, case)
         generator = ((run or {}).get("generator") or {}).get("hash")
         if run is None:
-            found.append(
-                Problem(
-                    f"the manifest has no run {case['method']} fold {case['fold']} for {identifier}", case["fold"], True
-                )
-            )
+            problems.append(Problem(f"the manifest has no run {method} fold {fold} for {identifier}", fold, True))
         elif case.get("generator") and generator != case["generator"]:
-            found.append(
-                Problem(
-                    f"{identifier} was made by the generator {case['generator'][:12]}, its run names "
-                    f"{str(generator)[:12]}",
-                    case["fold"],
-                    True,
-                )
+            text = (
+                f"{identifier} was made by the generator {case['generator'][:_SHOWN_OF_HASH]}, but its run names "
+                f"{str(generator)[:_SHOWN_OF_HASH]}"
             )
-    return found
+            problems.append(Problem(text, fold, True))
+    return problems
 
 
 def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
-    """Whether the raw dataset holds exactly the synthetic files of the manifest (``deep``: with their hashes)."""
-    found, known = [], set()
+    """Whether the raw dataset holds exactly the synthetic files of the manifest.
+
+    Args:
+        folder: of the raw dataset.
+        manifest: its manifest.
+        deep: compare the files' hashes too.
+    """
+    problems, recorded = [], set()
     for identifier, case in sorted(manifest["cases"].items()):
         for name in case["files"]:
-            known.add(name)
+            recorded.add(name)
             path, expected = folder / name, manifest["files"][name]["after"]
             if not path.is_file():
-                found.append(Problem(f"{path} is missing, a file of {identifier}", case["fold"]))
-            elif deep and sha256(path) != expected:
-                found.append(
-                    Problem(
-                        f"{path} was changed since it was injected (SHA-256 {sha256(path)[:12]}, manifest "
-                        f"{expected[:12]})",
-                        case["fold"],
-                    )
+                problems.append(Problem(f"{path} is missing, a file of {identifier}", case["fold"]))
+            elif deep and (actual := sha256(path)) != expected:
+                text = (
+                    f"{path} was changed after it was injected (SHA-256 {actual[:_SHOWN_OF_HASH]}, in the manifest "
+                    f"{expected[:_SHOWN_OF_HASH]})"
                 )
+                problems.append(Problem(text, case["fold"]))
     for part in ("imagesTr", "labelsTr"):
-        found += [
-            Problem(f"{path} is not in the manifest")
-            for path in sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*"))
-            if f"{part}/{path.name}" not in known
+        present = sorted((folder / part).glob(f"{SYNTHETIC_PREFIX}*"))
+        problems += [
+            Problem(f"{path} is not in the manifest") for path in present if f"{part}/{path.name}" not in recorded
         ]
-    return found
+    return problems
 
 
 def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Problem]:
-    """Whether the generators' own records (in nnUNet_results, where they are at hand) agree with the manifest."""
-    found: list[Problem] = []
+    """Whether the cards of the generators that are in ``$nnUNet_results`` agree with the manifest.
+
+    Args:
+        name: ``DatasetXXX_NAME``.
+        manifest: its manifest.
+        splits: content of its ``splits_final.json``.
+    """
+    problems = []
     for run in manifest["runs"] if our_folders(name) else []:
-        fold = run["fold"]
         method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = fold_folder(name, method, fold) / "generator.json"
-        if not path.is_file():
-            continue
-        try:
-            trained = set(read_json(path)["training_cases"])
-        except (ValueError, KeyError, TypeError) as error:
-            found.append(Problem(f"{path} cannot be read ({error!r})", fold))
-            continue
-        recorded = set((run.get("generator") or {}).get("training_cases", []))
-        if trained != recorded:
-            found.append(
-                Problem(
-                    f"{path} says that the generator was trained on other cases than the manifest does: "
-                    f"{some(trained ^ recorded)}",
-                    fold,
-                    True,
-                )
-            )
-        validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()
-        held_out = {manifest["patients"].get(i, i) for i in validation}
-        leaked = {i for i in trained if i in validation or manifest["patients"].get(i) in held_out}
-        if leaked:
-            found.append(Problem(f"{path}: trained on {some(leaked)}, whose patients validate fold {fold}", fold, True))
-    return found
+        path = fold_folder(name, method, run["fold"]) / CARD
+        if path.is_file():
+            problems += _card_problems(path, run, manifest["patients"], splits)
+    return problems
+
+
+def _card_problems(path: Path, run: dict, patients: dict[str, str], splits: list[dict]) -> list[Problem]:
+    fold = run["fold"]
+    try:
+        trained = set(read_card(path.parent)["training_cases"])
+    except BadInput as error:
+        return [Problem(str(error), fold)]
+    except (ValueError, KeyError, TypeError) as error:
+        return [Problem(f"{path} cannot be read ({error!r})", fold)]
+    problems = []
+    recorded = set((run.get("generator") or {}).get("training_cases", []))
+    if trained != recorded:
+        text = (
+            f"{path} names other training cases of the generator than the manifest: {first_names(trained ^ recorded)}"
+        )
+        problems.append(Problem(text, fold, True))
+    validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()
+    held_out = {patients.get(case, case) for case in validation}
+    seen = {case for case in trained if case in validation or patients.get(case) in held_out}
+    if seen:
+        text = f"{path}: trained on {first_names(seen)}, whose patients are in validation in fold {fold}"
+        problems.append(Problem(text, fold, True))
+    return problems

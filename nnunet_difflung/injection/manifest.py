@@ -14,7 +14,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import dataset_folders, preprocessed_folder
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import check_format, read_json
 
 MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
@@ -67,7 +67,7 @@ def read_manifest(folder: str | Path) -> dict | None:
     """The manifest in a raw or preprocessed dataset folder, checked; None if there is none.
 
     Raises:
-        BadInput: damaged, of an unknown format, or with ids or paths that this package never writes.
+        BadInput: it is damaged, of a newer format, or names ids or files that this package never writes.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -76,6 +76,10 @@ def read_manifest(folder: str | Path) -> dict | None:
         return None
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} cannot be read as JSON ({error}); {_REMEDY}") from error
+    if isinstance(content, dict):
+        check_format(
+            path, content, FORMAT, ", or remove the synthetic cases with difflung_remove of the version that added them"
+        )
     fault = fault_in(content)
     if fault:
         raise BadInput(f"{path} is damaged: {fault}; {_REMEDY}")
@@ -84,24 +88,23 @@ def read_manifest(folder: str | Path) -> dict | None:
 
 def fault_in(content: object) -> str | None:
     """What is wrong with a manifest's content, or None."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        return f"format {found!r} found, {FORMAT} expected"
+    if not isinstance(content, dict):
+        return f"its content is a {type(content).__name__}, expected an object"
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
     if not _names(list(content["patients"].values())):
-        return "'patients' holds more than a patient's name for each case"
+        return "'patients' has a value that is not a patient's name"
     made = content.get("made_folders", [])
     if not _names(made) or not set(made) <= set(_FOLDERS):
-        return f"'made_folders' holds more than {', '.join(_FOLDERS)}"
+        return f"'made_folders' is not a list of {', '.join(_FOLDERS)}"
     return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
 
 
 def _fault_in_cases(content: dict) -> str | None:
     for identifier, case in content["cases"].items():
         if not is_identifier(identifier):
-            return f"{identifier!r} is no id of a synthetic case ({_IDENTIFIER.pattern})"
+            return f"{identifier!r} is not an id of a synthetic case ({_IDENTIFIER.pattern})"
         if not isinstance(case, dict) or not {"method", "fold", "sources", "files"} <= set(case):
             return f"case {identifier} lacks one of 'method', 'fold', 'sources', 'files'"
         if not isinstance(case["method"], str) or not isinstance(case.get("generator") or "", str):
@@ -116,7 +119,7 @@ def _fault_in_cases(content: dict) -> str | None:
 def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
         if not _FILES.fullmatch(name) or ".." in name.split("/"):
-            return f"'files' names {name!r}, which is never written"
+            return f"'files' names {name!r}, which this package never writes"
         if (
             not isinstance(hashes, dict)
             or not _is_hash(hashes.get("after"))
@@ -131,7 +134,7 @@ def _fault_in_runs(runs: list) -> str | None:
         if not isinstance(run, dict) or not isinstance(run.get("method"), str) or not _is_fold(run.get("fold")):
             return "a run lacks 'method' or 'fold'"
         if not isinstance(run.get("generator") or {}, dict):
-            return "a run's 'generator' is no object"
+            return "a run's 'generator' is not an object"
         if not _names((run.get("generator") or {}).get("training_cases", [])):
             return "a run's generator has malformed 'training_cases'"
     return None
@@ -153,7 +156,7 @@ def find_manifest(dataset_name: str) -> dict | None:
     """The manifest of ``DatasetXXX_NAME`` from its raw folder, or else from its preprocessed one.
 
     Raises:
-        BadInput: the manifest found is damaged.
+        BadInput: the manifest is damaged or of a newer format.
     """
     for folder in dataset_folders(dataset_name):
         manifest = read_manifest(folder) if folder is not None else None
@@ -168,7 +171,7 @@ def run_of(manifest: dict, case: dict) -> dict | None:
 
 
 def is_planned(preprocessed: Path) -> bool:
-    """Whether nnU-Net has planned the dataset (and then copied the raw splits, if there were any)."""
+    """Whether nnU-Net has planned the dataset, and so copied the raw splits if there were any."""
     return any(preprocessed.glob("*Plans*.json"))
 
 
@@ -178,5 +181,5 @@ def backup_name(target: str) -> str:
 
 
 def lists_synthetic(splits: Path) -> bool:
-    """Whether a split file names synthetic cases; also where somebody has damaged it."""
+    """Whether a split file names synthetic cases; works for a damaged file too."""
     return f'"{SYNTHETIC_PREFIX}'.encode() in splits.read_bytes()

@@ -1,4 +1,4 @@
-"""Takes every synthetic case out of a dataset again and restores its files byte for byte."""
+"""Removes every synthetic case from a dataset and restores its files byte for byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ from nnunet_difflung.runtime.locks import delete_unused
 
 
 class Removal:
-    """Steps of a removal, the backups that they need in the commit's folder, and what to say of them, line by line."""
+    """A removal that is being planned.
+
+    Attributes:
+        folder: of the raw dataset.
+        manifest: of the dataset.
+        files: the manifest's hashes of the files that the injection wrote.
+        force: restore files although they were changed after the injection.
+        steps: of the change.
+        backups: (original, place relative to the dataset's folder) of each file that a step needs in the commit's
+            folder.
+        lines: what the steps do, for the user.
+    """
 
     def __init__(self, folder: Path, manifest: dict, force: bool):
         self.folder, self.files, self.force = folder, manifest["files"], force
@@ -37,23 +48,32 @@ class Removal:
         self.lines: list[str] = []
 
     def delete(self, target: str) -> None:
-        """Deletes a file, if it is there."""
+        """Deletes a file, if it exists."""
         self.steps.append(Step("delete", target))
 
     def put_back(self, target: str, backup: str, expected: str) -> None:
-        """Restores a file from the backup of ``backup`` (the name in the manifest)."""
+        """Restores a file.
+
+        Args:
+            target: the file, named as in the manifest.
+            backup: the file whose original is put there, named as in the manifest.
+            expected: SHA-256 of the original.
+
+        Raises:
+            BadInput: the original is missing or damaged.
+        """
         path = self.folder / ORIGINALS / backup_name(backup)
         if not os.path.lexists(path) or not (path.is_symlink() or sha256(path) == expected):
             raise BadInput(
-                f"{path} is {'damaged' if path.exists() else 'missing'}, the original of "
-                f"{resolve(self.folder, target)} (SHA-256 {expected}); put a copy of the original there"
+                f"{path}, the original of {resolve(self.folder, target)}, is "
+                f"{'damaged' if path.exists() else 'missing'}; put a copy of the original (SHA-256 {expected}) there"
             )
         source = f"{COMMIT}/{len(self.backups)}_{path.name}"
         self.backups.append((path, source))
         self.steps.append(Step("put", target, source, expected))
 
     def delete_synthetic(self) -> None:
-        """Synthetic files in the raw dataset, and what nnU-Net made of them in the preprocessed folder."""
+        """Deletes the synthetic files in the raw dataset, and what nnU-Net's preprocessing made of them."""
         preprocessed = resolve(self.folder, PREPROCESSED)
         derived = sorted(p for p in preprocessed.glob(f"*/{SYNTHETIC_PREFIX}*") if not p.is_dir())
         for path in derived:
@@ -62,42 +82,46 @@ class Removal:
         for name in names:
             path = self.folder / name
             if not path.is_file():
-                self.lines.append(f"{path} was already deleted")
+                self.lines.append(f"{path} had already been deleted")
             elif sha256(path) != self.files[name]["after"]:
-                self.lines.append(f"{path} was changed after it was injected; it goes with the rest")
+                self.lines.append(f"{path} was changed after it was injected; deleted all the same")
             self.delete(name)
         self.lines.append(
             f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names)} files) of "
-            f"{self.folder.name}, and {len(derived)} files that nnU-Net made of them"
+            f"{self.folder.name}, and {len(derived)} files that nnU-Net's preprocessing made of them"
         )
 
     def restore(self, name: str) -> None:
-        """A JSON file that the injection rewrote."""
+        """Restores a JSON file that the injection rewrote."""
         entry, path = self.files.get(name), resolve(self.folder, name)
         if entry is None:
             return
-        found = sha256(path) if path.is_file() else None
-        if found not in (entry["before"], entry["after"]):
-            self.refuse_or_say(path, "deleted" if found is None else "changed")
-        if found == entry["before"]:
+        actual = sha256(path) if path.is_file() else None
+        if actual not in (entry["before"], entry["after"]):
+            self.refuse_or_note(path, "deleted" if actual is None else "changed")
+        if actual == entry["before"]:
             return
         if entry["before"] is None:
             self.delete(name)
         else:
             self.put_back(name, name, entry["before"])
-        self.lines.append(f"{path}: {'deleted' if entry['before'] is None else 'the original is back'}")
+        self.lines.append(f"{path}: {'deleted' if entry['before'] is None else 'original restored'}")
 
-    def refuse_or_say(self, path: Path, what: str) -> None:
-        """A file changed by somebody else."""
+    def refuse_or_note(self, path: Path, what: str) -> None:
+        """Notes that somebody else has changed or deleted a file.
+
+        Raises:
+            BadInput: it was changed, and ``force`` is off.
+        """
         if not self.force and what == "changed":
             raise BadInput(
-                f"{path} was changed after the synthetic cases were injected, so restoring it would undo "
-                f"that change; keep a copy of it and use --force, or undo the change"
+                f"{path} was changed after the synthetic cases were injected, and restoring it would undo "
+                f"that change; undo the change yourself, or keep a copy of the file and use --force"
             )
         self.lines.append(f"{path} was {what} after the synthetic cases were injected")
 
     def restore_preprocessed_splits(self) -> None:
-        """As ``restore``; a copy that nnU-Net made of our splits becomes a copy of the restored ones, or goes."""
+        """As ``restore``; nnU-Net's copy of the augmented splits is replaced by the raw original or deleted."""
         name = PREPROCESSED + SPLITS
         path, entry = resolve(self.folder, name), self.files.get(name, {"before": None, "after": None})
         if entry["before"] is not None:
@@ -106,30 +130,30 @@ class Removal:
         if not path.is_file() or not (lists_synthetic(path) or sha256(path) == entry["after"]):
             return
         raw = self.folder / SPLITS
-        ours = sha256(path) == entry["after"] or (raw.is_file() and read_json(raw) == read_json(path))
-        if not ours:
-            self.refuse_or_say(path, "changed")
+        unchanged = sha256(path) == entry["after"] or (raw.is_file() and read_json(raw) == read_json(path))
+        if not unchanged:
+            self.refuse_or_note(path, "changed")
         original = self.files.get(SPLITS, {}).get("before")
         copied = original is not None and is_planned(path.parent) and not entry.get("deleted_before")
         if copied:
             self.put_back(name, SPLITS, original)
         else:
             self.delete(name)
-        self.lines.append(f"{path}: {'the raw original is there' if copied else 'deleted'}")
+        self.lines.append(f"{path}: {'replaced by the raw original' if copied else 'deleted'}")
 
     def restore_preprocessed_dataset_json(self) -> None:
-        """nnU-Net copies dataset.json when it plans; an augmented copy becomes the original."""
+        """Replaces nnU-Net's copy of the augmented dataset.json, which its planning makes, by the original."""
         path, original = resolve(self.folder, PREPROCESSED + DATASET), self.files.get(DATASET, {}).get("before")
         backup = self.folder / ORIGINALS / backup_name(DATASET)
         if original is None or not path.is_file() or not backup.is_file() or sha256(path) == original:
             return
-        ours, before = read_json(path), read_json(backup)
-        if all(ours.get(k) == before.get(k) for k in {*ours, *before} - {"numTraining", "dataset"}):
+        copy, before = read_json(path), read_json(backup)
+        if all(copy.get(k) == before.get(k) for k in {*copy, *before} - {"numTraining", "dataset"}):
             self.put_back(PREPROCESSED + DATASET, DATASET, original)
-            self.lines.append(f"{path}: the original is there")
+            self.lines.append(f"{path}: replaced by the raw original")
 
     def remove_fingerprint(self) -> None:
-        """The fingerprint, if the injection made it."""
+        """Deletes the fingerprint, if the injection made it."""
         entry, path = self.files.get(FINGERPRINT), resolve(self.folder, FINGERPRINT)
         if entry is None or not path.is_file():
             return
@@ -137,19 +161,26 @@ class Removal:
             self.delete(FINGERPRINT)
         else:
             self.lines.append(
-                f"{path} was made anew since and is left; if synthetic cases were in the dataset then, "
-                f"run nnUNetv2_plan_and_preprocess --clean"
+                f"{path} has been extracted again since and is kept; if the dataset held synthetic cases at that "
+                f"time, run nnUNetv2_plan_and_preprocess --clean"
             )
 
     def finish(self) -> None:
-        """The manifests go last, then folders that the injection made, if they are empty."""
+        """Deletes the manifests, the raw one last, and the empty folders that the injection made."""
         self.delete(PREPROCESSED + MANIFEST)
         self.steps += [Step("rmdir", name) for name in self.manifest.get("made_folders", [])]
         self.delete(MANIFEST)
 
 
 def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
-    """What has to be done, None where there is nothing, and what to say of it; changes nothing.
+    """Plans a removal; changes nothing.
+
+    Args:
+        folder: of the raw dataset.
+        force: restore files although they were changed after the injection.
+
+    Returns:
+        the plan, None if there is nothing to remove; and lines that say what it does.
 
     Raises:
         BadInput: a file to be restored was changed by somebody else, or its original is lost.
@@ -159,7 +190,7 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
         hidden = folder / HIDDEN
         if hidden.is_dir() and any(path.name != "lock" for path in hidden.iterdir()):
             empty = Removal(folder, {"files": {}, "cases": {}}, force)
-            return empty, [f"removed: {hidden}, left by an interrupted command"]
+            return empty, [f"removed: {hidden}, which an interrupted command had left"]
         return None, [f"{folder.name} has no synthetic cases; nothing to do"]
     plan = Removal(folder, manifest, force)
     plan.delete_synthetic()
@@ -177,27 +208,27 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
 
     Args:
         dataset: id or name.
-        dry_run: only say what would be done.
+        dry_run: change nothing, and return what would be done.
         force: restore dataset.json and the splits although they were changed after the injection.
-        generators: delete the trained generators in ``$nnUNet_results`` too.
+        generators: also delete the trained generators and the cache in ``$nnUNet_results``.
 
     Returns:
-        what was done, a line each.
+        what was done, one line for each action.
 
     Raises:
         BadInput: a file to be restored was changed by somebody else, or its original is lost.
     """
     folder = dataset_folder(dataset)
     if dry_run:
-        waiting = ["an interrupted change would be finished first"] if pending(folder) else []
-        return waiting + plan_removal(folder, force)[1] + _generators(folder.name, delete=False, asked=generators)
+        first = ["an interrupted change would be finished first"] if pending(folder) else []
+        return first + plan_removal(folder, force)[1] + _generators(folder.name, delete=False, asked=generators)
     lines = ["an interrupted change was finished first"] if pending(folder) else []
     with locked(folder):
         finish(folder)
-        plan, said = plan_removal(folder, force)
+        plan, planned = plan_removal(folder, force)
         if plan is not None:
             _carry_out(folder, plan)
-    return lines + said + _generators(folder.name, delete=generators, asked=generators)
+    return lines + planned + _generators(folder.name, delete=generators, asked=generators)
 
 
 def _carry_out(folder: Path, plan: Removal) -> None:
@@ -213,21 +244,25 @@ def _generators(name: str, delete: bool, asked: bool) -> list[str]:
     if not folders:
         return []
     kept = [path for folder in folders for path in _delete(folder)] if delete else []
-    told = [f"{path} stays: another command is using it" for path in kept]
+    lines = [f"{path} is kept: another command is using it" for path in kept]
     listed = ", ".join(str(folder) for folder in folders if not delete or not folder.exists())
-    if not listed:
-        return told
-    return [*told, f"removed: {listed}" if asked else f"generators stay in {listed} (--generators deletes them)"]
+    if listed:
+        lines.append(f"removed: {listed}" if asked else f"generators are kept in {listed} (--generators deletes them)")
+    return lines
 
 
 def _delete(folder: Path) -> list[Path]:
-    """Deletes the cache or a method's folder but for what another command uses, which is returned."""
+    """Deletes the cache or a method's folder.
+
+    Returns:
+        the folders that are kept because another command is using them.
+    """
     if folder == cache_folder(folder.parent.name):
         return [] if delete_unused(folder) else [folder]
     kept = [path for path in fold_folders(folder) if not delete_unused(path)]
     if not kept:
         for entry in folder.iterdir():
-            if not is_fold(entry.name):  # those that are there now were begun by another command
+            if not is_fold(entry.name):  # a fold that exists now was begun by another command
                 delete_path(entry)
         with suppress(OSError):
             folder.rmdir()

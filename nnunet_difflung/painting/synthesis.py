@@ -20,10 +20,12 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, load_host
 from nnunet_difflung.painting.gate import measure, passes, pooled
 from nnunet_difflung.painting.jobs import Host, Job, crops, make_jobs, paint_jobs, painted_region
 from nnunet_difflung.painting.memorisation import nearest, summarise
-from nnunet_difflung.runtime.files import read_json, replacing, write_json
+from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption
+
+_FORMAT = 1  # of a case's record
 
 
 def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1) -> SynthesisResult:
@@ -50,7 +52,7 @@ def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, 
         share.wait_for(_record(s, planned, attempt) for planned in pending)
         failed = []
         for planned in pending:
-            measured = read_json(_record(s, planned, attempt))
+            measured = _measured(s, planned, attempt)
             first_rows += [measured["quality"]] if attempt == 0 else []
             if accepted(s.sampling, measured):
                 result.staged.append(staged_case(s, planned, measured, attempt))
@@ -93,6 +95,14 @@ def _painted_file(s: Synthesis, case: int, z: int, attempt: int) -> Path:
 def _record(s: Synthesis, planned: PlannedCase, attempt: int) -> Path:
     """What was measured of a case in an attempt; written when its files are complete, or not to be."""
     return s.work / "cases" / f"try{attempt}" / f"{synthetic_id(s.method, s.fold, planned.index)}.json"
+
+
+def _measured(s: Synthesis, planned: PlannedCase, attempt: int) -> dict:
+    """Content of a record."""
+    path = _record(s, planned, attempt)
+    content = read_json(path)
+    check_format(path, content, _FORMAT, f", or delete the folder {s.work} to paint its cases anew")
+    return {key: value for key, value in content.items() if key != "format"}
 
 
 def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: bool, share: Share) -> None:
@@ -139,6 +149,7 @@ def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) ->
     """
     record = _record(s, planned, attempt)
     if record.is_file():
+        _measured(s, planned, attempt)  # refuses what a newer version wrote before anything is added to it
         return
     host = load_host(s, planned)
     region = painted_region(host, s.cache.roles, s.sampling)
@@ -157,7 +168,7 @@ def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) ->
     }
     if accepted(s.sampling, measured):
         write_case(s, host, values, region)
-    write_json(record, measured)
+    write_json(record, {"format": _FORMAT, **measured})
 
 
 def _values(s: Synthesis, host: Host, region: np.ndarray, attempt: int) -> np.ndarray:

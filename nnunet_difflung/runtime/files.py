@@ -8,10 +8,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from nnunet_difflung.errors import BadInput
 
 _WRITING = ".writing_"
 _UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice
@@ -85,6 +87,27 @@ def write_json(path: str | Path, content: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Content of a JSON file."""
     return json.loads(Path(path).read_text())
+
+
+def check_format(path: str | Path, content: Mapping[str, Any], newest: int, remedy: str) -> None:
+    """Refuses a file of this package whose format this version cannot read.
+
+    Args:
+        path: of the file.
+        content: its JSON object; without ``format`` it is of format 1, which version 0.1.0 wrote without a number.
+        newest: format that this version writes; it reads all up to this one.
+        remedy: what to do other than upgrading, as the end of a sentence that begins "upgrade nnunet_difflung".
+
+    Raises:
+        BadInput: the number is not one of 1 to ``newest``.
+    """
+    number = content.get("format", 1)
+    if type(number) is not int or not 1 <= number <= newest:
+        readable = "format 1" if newest == 1 else f"formats 1 to {newest}"
+        raise BadInput(
+            f"{path} has format {number!r}, and this version of nnunet_difflung reads {readable}; "
+            f"upgrade nnunet_difflung{remedy}"
+        )
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:

@@ -1,11 +1,11 @@
-"""Kills the real commands at random moments of every stage, and sees that nothing is lost and nothing half done.
+"""Kills the real commands at random moments of every stage, and checks that nothing is lost or half done.
 
     python -m tests.faults.campaign --kills 48 --seed 0 -o docs/results/faults.json
 
 Each round takes a fresh tiny dataset, starts ``difflung_augment`` or ``difflung_remove`` in a process of its own, waits
-until a stage has begun (a state of the files, never a time) and a random moment more, sends SIGKILL or SIGTERM, and
-looks at the dataset: it has to be as before or fully changed, or a change that was decided has to be finished by the
-next command. Then the same command has to end with the result of an undisturbed run.
+until a stage has begun (a state of the files, never a time) and for a random time after that, sends SIGKILL or
+SIGTERM, and checks the dataset: it must be as before or completely changed, or the next command must finish a change
+that was decided. Then the same command must end with the result of a run that was not interrupted.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Stage:
     Attributes:
         command: what is running.
         begun: whether the stage has begun, from the folders raw and results.
-        moment: a random time up to this many seconds is let pass then.
+        moment: the signal is sent a random time later, up to this many seconds.
     """
 
     command: list[str]
@@ -97,7 +97,7 @@ STAGES = {
 
 
 class Ground:
-    """Templates of the dataset before and after, and what an undisturbed run leaves."""
+    """Templates of the dataset before and after, and what a run without interruption leaves."""
 
     def __init__(self, folder: Path) -> None:
         """Makes the dataset in ``folder`` and augments a copy."""
@@ -155,16 +155,26 @@ class Ground:
         )
 
     def run(self, command: list[str]) -> int:
-        """Exit code of a command; its last words are shown if it fails."""
+        """Exit code of a command; the end of its stderr is shown if it fails."""
         process = self.start(command)
-        said = process.communicate()[1].decode(errors="replace")
+        stderr = process.communicate()[1].decode(errors="replace")
         if process.returncode:
-            print(said[-2000:], file=sys.stderr)
+            print(stderr[-2000:], file=sys.stderr)
         return process.returncode
 
 
+def state_of(ground: Ground, start: dict, end: dict) -> str:
+    """One of ``STATES``; of a removal, ``before`` has the synthetic cases and ``after`` does not."""
+    if pending(ground.raw):
+        return "decided"
+    dataset = ground.dataset()
+    if dataset == start:
+        return "before"
+    return "after" if dataset == end else "broken"
+
+
 def round_of(ground: Ground, stage: Stage, sign: signal.Signals, moment: float) -> dict:
-    """One kill: what was found after it, and whether the same command ended as it should.
+    """Kills a command once, and checks whether the same command then ends as it should.
 
     Returns:
         ``hit`` (the command was still running), ``code``, ``seconds`` from the signal to the end, ``found`` (as before,
@@ -183,11 +193,8 @@ def round_of(ground: Ground, stage: Stage, sign: signal.Signals, moment: float) 
         process.send_signal(sign)
         process.communicate()
         row = {"hit": hit, "code": process.returncode, "seconds": round(time.monotonic() - begun, 2)}
-        found = ground.dataset()  # of a removal "before" is with the cases, "after" without
-        row["found"] = (
-            "decided" if pending(ground.raw) else "before" if found == start else "after" if found == end else "broken"
-        )
-        done = row["found"] == "after" and not augmenting  # there is nothing left to remove then
+        row["found"] = state_of(ground, start, end)
+        done = row["found"] == "after" and not augmenting  # then there is nothing left to remove
         row["recovered"] = (
             (done or ground.run(stage.command) == 0) and ground.dataset() == end and not pending(ground.raw)
         )
@@ -204,7 +211,7 @@ def new_ground():
 
 
 def campaign(kills: int, seed: int, minutes: float, shown: bool = True, stages: tuple[str, ...] = ()) -> list[dict]:
-    """So many rounds, the stages (by default all) in turn, or as many as the minutes allow."""
+    """Rows of ``kills`` rounds, with the stages (by default all) in turn; no round begins after ``minutes``."""
     stages = stages or tuple(STAGES)
     rng, rows, begun = np.random.default_rng(seed), [], time.monotonic()
     with new_ground() as ground:
@@ -221,18 +228,19 @@ def campaign(kills: int, seed: int, minutes: float, shown: bool = True, stages: 
 
 
 def faults(rows: list[dict]) -> list[str]:
-    """What must not be: a broken dataset, a result that differs, a SIGTERM that is slow or has another exit code."""
-    found = []
+    """Rounds with a broken dataset or another result, and SIGTERMs that were slow or ended with another exit code."""
+    problems = []
     for row in rows:
         where = f"{row['signal']} while {row['stage']}"
         if row["found"] == "broken" or not row["recovered"]:
-            found.append(f"{where}: {row}")
+            problems.append(f"{where}: {row}")
         outside = row["stage"] == "starting" or row["found"] == "after"  # Python itself was starting or ending
-        if row["signal"] == "SIGTERM" and row["hit"] and row["code"] not in (143, 0, *[-15] * outside):
-            found.append(f"{where}: exit code {row['code']}")
+        codes = (143, 0, -15) if outside else (143, 0)
+        if row["signal"] == "SIGTERM" and row["hit"] and row["code"] not in codes:
+            problems.append(f"{where}: exit code {row['code']}")
         if row["seconds"] > 20:
-            found.append(f"{where}: {row['seconds']} s until it ended")
-    return found
+            problems.append(f"{where}: {row['seconds']} s until it ended")
+    return problems
 
 
 def main() -> int:
@@ -245,7 +253,7 @@ def main() -> int:
     o = p.parse_args()
     rows = campaign(o.kills, o.seed, o.minutes)
     if o.o:
-        known = read_json(o.o)["rounds"] if o.o.is_file() else {}
+        earlier = read_json(o.o)["rounds"] if o.o.is_file() else {}
         write_json(
             o.o,
             {
@@ -255,19 +263,20 @@ def main() -> int:
                     "python": platform.python_version(),
                     "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
                 },
-                "rounds": {**known, f"seed {o.seed}": rows},
+                "rounds": {**earlier, f"seed {o.seed}": rows},
             },
         )
     for name in STAGES:
-        mine = [row for row in rows if row["stage"] == name]
-        states = ", ".join(f"{sum(r['found'] == s for r in mine)} {s}" for s in STATES)
+        of_stage = [row for row in rows if row["stage"] == name]
+        states = ", ".join(f"{sum(r['found'] == s for r in of_stage)} {s}" for s in STATES)
         print(
-            f"{name:<22}{len(mine):3} kills, {sum(r['hit'] for r in mine)} in time: {states}; "
-            f"{sum(r['recovered'] for r in mine)} ended as they should"
+            f"{name:<22}{len(of_stage):3} kills, {sum(r['hit'] for r in of_stage)} in time: {states}; "
+            f"{sum(r['recovered'] for r in of_stage)} ended as they should"
         )
-    for line in (found := faults(rows)):
+    problems = faults(rows)
+    for line in problems:
         print(f"FAULT {line}")
-    return int(bool(found))
+    return int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What happens in real clusters: kills, full and read-only disks, files that vanish, two jobs at once, odd clocks."""
+"""What happens on clusters: kills, full and read-only disks, files that vanish, two jobs at once, wrong clocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_FOLD = [*OPTIONS, "-f", "0"]
 
 
 def test_a_sample_of_the_campaign():
-    """The whole of it is ``make faults``."""
+    """``make faults`` runs all of it."""
     stages = ("training", "painting", "committing", "removing")
     rows = campaign(len(stages), seed=0, minutes=30, shown=False, stages=stages)
     assert [row["stage"] for row in rows] == list(stages)
@@ -81,10 +81,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     with mounted(place, "size=200k"):
         raw, *_ = prepared(tmp_path / "a", monkeypatch)
         make_dataset(raw)
-        code, said = command(ONE_FOLD)
-        last = said.strip().splitlines()[-1]
+        code, stderr = command(ONE_FOLD)
+        last = stderr.strip().splitlines()[-1]
         assert code in (1, 2)
-        assert "Traceback" not in said
+        assert "Traceback" not in stderr
         assert "No space left" in last or "free some space" in last
         assert str(place) in last
 
@@ -97,10 +97,10 @@ def test_a_read_only_dataset_is_told_in_one_line(tmp_path, monkeypatch):
         subprocess.run(["cp", "-a", str(folder), str(tmp_path / "empty")], check=True)
         monkeypatch.setenv("nnUNet_raw", str(tmp_path / "empty"))
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "empty")], check=True)
-        code, said = command(ONE_FOLD)
+        code, stderr = command(ONE_FOLD)
         assert code in (1, 2)
-        assert "Traceback" not in said
-        assert "writable" in said.strip().splitlines()[-1]
+        assert "Traceback" not in stderr
+        assert "writable" in stderr.strip().splitlines()[-1]
     assert tree_hashes(folder) == before
 
 
@@ -122,11 +122,11 @@ def test_a_source_case_that_vanishes_between_stages_is_named(tmp_path, monkeypat
     before = {k: v for k, v in tree_hashes(folder).items() if str(gone) not in k}
     with pytest.raises(SystemExit) as stop:
         entry(ONE_FOLD)
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert stop.value.code == 2
-    assert "Traceback" not in said
-    assert said.count("Error: ") == 1
-    assert str(gone) in said.strip().splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert stderr.count("Error: ") == 1
+    assert str(gone) in stderr.strip().splitlines()[-1]
     assert {k: v for k, v in tree_hashes(folder).items() if ".difflung" not in k} == before
 
 
@@ -148,15 +148,15 @@ def test_two_commands_for_one_fold_at_once(tmp_path, monkeypatch):
         )
         for _ in range(2)
     ]
-    said = [job.communicate() for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
-    found = results_of(folder, results)
-    assert found["files"] == expected["files"]
-    assert json.dumps(found["manifest"]["cases"]) == json.dumps(expected["manifest"]["cases"])
+    outputs = [job.communicate() for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], outputs
+    results_of_both = results_of(folder, results)
+    assert results_of_both["files"] == expected["files"]
+    assert json.dumps(results_of_both["manifest"]["cases"]) == json.dumps(expected["manifest"]["cases"])
 
 
 def test_files_from_the_future_change_nothing(tmp_path, monkeypatch):
-    """As after the clock was set back between two commands."""
+    """As if the clock had been set back between two commands."""
     raw, _, results = prepared(tmp_path / "a", monkeypatch)
     folder = make_dataset(raw)
     main(ONE_FOLD)

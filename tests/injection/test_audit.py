@@ -39,7 +39,8 @@ def raw(folders, no_fsync) -> RawDataset:
 
 def _in_splits(change: Callable[[list], None], preprocessed: bool = True, of_raw: bool = True):
     def mutate(raw: RawDataset) -> None:
-        for folder in [raw.folder] * of_raw + [raw.preprocessed] * preprocessed:
+        folders = ([raw.folder] if of_raw else []) + ([raw.preprocessed] if preprocessed else [])
+        for folder in folders:
             splits = read_json(folder / "splits_final.json")
             change(splits)
             write_json(folder / "splits_final.json", splits)
@@ -49,7 +50,7 @@ def _in_splits(change: Callable[[list], None], preprocessed: bool = True, of_raw
 
 def _in_manifest(change: Callable[[dict], None], copies: bool = True):
     def mutate(raw: RawDataset) -> None:
-        for folder in [raw.folder] + [raw.preprocessed] * copies:
+        for folder in [raw.folder, raw.preprocessed] if copies else [raw.folder]:
             manifest = read_json(folder / MANIFEST)
             change(manifest)
             write_json(folder / MANIFEST, manifest)
@@ -109,29 +110,34 @@ MUTATIONS = [
     ("synthetic in validation", _in_splits(lambda s: s[2]["val"].append(FIRST)), "validates on the synthetic", True),
     ("other fold", _in_splits(lambda s: s[1]["train"].append(FIRST)), "made for fold 0", True),
     ("fold all in a list", _in_splits(lambda s: s[3]["train"].append(ALL)), "made for fold all", True),
-    ("unknown id", _in_splits(lambda s: s[0]["train"].append("difflung_x")), "the manifest does not know", True),
+    ("unknown id", _in_splits(lambda s: s[0]["train"].append("difflung_x")), "which is not in the manifest", True),
     ("source in validation", _in_manifest(_source_in_validation), "was made from lung_001_s01", True),
     ("source's patient", _in_manifest(_source_of_validation_patient), "was made from lung_002_s00", True),
     ("host in validation", _in_manifest(lambda m: m["cases"][FIRST].update(host="lung_001_s00")), "made from", True),
-    ("no source", _in_manifest(lambda m: m["cases"][FIRST].update(sources=[])), "no real case: none", True),
-    ("unknown source", _in_manifest(lambda m: m["cases"][FIRST].update(sources=[SECOND])), "no real case", True),
+    ("no source", _in_manifest(lambda m: m["cases"][FIRST].update(sources=[])), "names no source of", True),
+    (
+        "unknown source",
+        _in_manifest(lambda m: m["cases"][FIRST].update(sources=[SECOND])),
+        "that are not real cases",
+        True,
+    ),
     ("generator", _in_manifest(_generator_saw_validation), "generator of cbmat was trained on lung_001_s00", True),
     ("other generator", _in_manifest(_swap_generator), "was made by the generator bbbb", True),
     ("no run", _in_manifest(lambda m: m["runs"].pop(0)), "has no run cbmat fold 0", True),
-    ("generator.json", _generator_json, "trained on other cases", True),
+    ("generator.json", _generator_json, "other training cases of the generator", True),
     ("patient on both sides", _in_splits(lambda s: s[4]["train"].append("lung_005_s00")), "same patients in tr", True),
     ("left out of its fold", _in_splits(lambda s: s[1]["train"].remove(SECOND)), "lacks its synthetic training", False),
-    ("fold gone", _in_splits(lambda s: s.__delitem__(slice(1, None))), "were made for another", False),
+    ("fold gone", _in_splits(lambda s: s.__delitem__(slice(1, None))), "were made for another fold", False),
     ("raw differs", _in_splits(lambda s: s[2]["train"].pop(0), of_raw=False), "differs from the raw", False),
-    ("forgotten case", _in_manifest(_forget), "the manifest does not know", True),
+    ("forgotten case", _in_manifest(_forget), "which is not in the manifest", True),
     ("manifests differ", _in_manifest(lambda m: m["cases"][FIRST].update(seed=1), copies=False), "manifests in", False),
     ("file gone", _delete_label, f"{FIRST}.nii.gz is missing", False),
-    ("file changed", _change_image, "was changed since it was injected", False),
+    ("file changed", _change_image, "was changed after it was injected", False),
     ("stray file", _stray_file, "difflung_stray.nii.gz is not in the manifest", False),
-    ("no manifest", _delete_manifests, "there is no manifest", True),
+    ("no manifest", _delete_manifests, "but there is no manifest", True),
     ("no splits", _delete_splits, "nnU-Net would", True),
     ("no preprocessed splits", lambda raw: (raw.preprocessed / "splits_final.json").unlink(), "draw folds over", True),
-    ("broken splits", lambda raw: (raw.folder / "splits_final.json").write_text("{"), "is no split file", False),
+    ("broken splits", lambda raw: (raw.folder / "splits_final.json").write_text("{"), "is not a split file", False),
     ("broken manifest", lambda raw: (raw.folder / MANIFEST).write_text("{"), "cannot be read as JSON", False),
 ]
 

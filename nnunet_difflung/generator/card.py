@@ -1,0 +1,22 @@
+"""A generator's card, ``generator.json``: settings, training cases and state; readable without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nnunet_difflung.runtime.files import check_format, read_json
+
+CARD = "generator.json"
+CARD_FORMAT = 1
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Content of the card in a generator's folder.
+
+    Raises:
+        BadInput: a newer version of this package wrote it.
+    """
+    content = read_json(folder / CARD)
+    check_format(folder / CARD, content, CARD_FORMAT, f", or delete the folder {folder} to train its generator anew")
+    return content
