@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
+from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.parallel import in_parallel
@@ -114,11 +114,9 @@ def finish_dataset(
         overwrite_image_reader_writer="SimpleITKIO",
         **about,
     )
-    voxels: dict[str, np.ndarray] = {}
     classes = [value for name, value in labels.items() if value and name != IGNORE]
-    for record in training:
-        voxels[record.patient] = voxels.get(record.patient, 0) + np.asarray(record.voxels)[classes]
-    splits = splits_from_folds(patient_folds(voxels, seed), {r.case_id: r.patient for r in training})
+    voxels = {record.case_id: [record.voxels[value] for value in classes] for record in training}
+    splits = make_splits({record.case_id: record.patient for record in training}, voxels, seed)
     (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
     if verify:
         from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
