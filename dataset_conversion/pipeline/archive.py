@@ -129,6 +129,7 @@ def convert(
     verify: bool = True,
     said: Sequence[str] = (),
     anonymous: bool = False,
+    about: Mapping[str, str] | None = None,
 ) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; what an interrupted call has finished is taken up again.
 
@@ -144,6 +145,7 @@ def convert(
         verify: let nnU-Net check the result.
         said: words of the command, for the conversion's manifest.
         anonymous: names of patients and files stay out of it.
+        about: entries of ``dataset.json``, such as ``description``, ``reference`` and ``license``.
 
     Returns:
         A record of every case.
@@ -174,8 +176,11 @@ def convert(
             [channel],
             seed,
             verify,
-            name=full_name,
-            description=f"converted from {archive.kind} by difflung_convert",
+            **{
+                "name": full_name,
+                "description": f"converted from {archive.kind} by difflung_convert",
+                **(about or {}),
+            },
         )
         derived = sorted({name for content in done.values() for name in content["derived"]})
         notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +41,16 @@ class PublicSet:
         mapping: structures → labels, as in a mapping file.
         find: archive's folder → its patients.
         crop: whether ``--crop-lungs`` makes sense (the set has lungs).
+        about: entries of ``dataset.json``: ``description``, ``reference``, ``license``; defaults for what is missing.
     """
 
     module: str
     dataset_id: int
     name: str
     mapping: dict
-    find: Callable[[Path], list[Source]]
+    find: Callable[[Path], Sequence[Source]]
     crop: bool = True
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,16 @@ def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | Non
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     records = convert(
-        archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed, said=[public.module, *words]
+        archive,
+        mapping,
+        options,
+        patients,
+        full_name,
+        o.np,
+        o.overwrite,
+        o.seed,
+        said=[public.module, *words],
+        about=public.about,
     )
     print(summary(records, mapping.labels))
     print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
