@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.errors import BadInput
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 SLICES = (".png", ".tif", ".tiff", ".bmp")
@@ -56,6 +59,8 @@ def stem(path: str | Path) -> str:
 
 def facts(path: Path) -> Facts:
     """Reads a file once; whatever is wrong with it ends up in ``problem``."""
+    import SimpleITK as sitk
+
     try:
         if path.name.lower().endswith(SLICES):
             pixels, colour = read_slice(path, mask=True)
@@ -81,6 +86,8 @@ def read_volume(path: Path) -> sitk.Image:
     Raises:
         BadInput: the file cannot be read, or holds a time series or several channels.
     """
+    import SimpleITK as sitk
+
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(str(path))

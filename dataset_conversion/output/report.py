@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.case import CaseRecord
 from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 BINS = 60
 CT_RANGE = (-1050.0, 750.0)  # HU, bins of 30
@@ -94,6 +97,8 @@ def _evenly(names: list[str], most: int) -> list[str]:
 
 
 def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[float, float]:
+    import SimpleITK as sitk
+
     if channel == "CT":
         return CT_RANGE
     image = sitk.GetArrayViewFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
@@ -118,6 +123,8 @@ def _measure(
     records: list[CaseRecord],
 ) -> _Patient:
     """Figures of one patient and, where it is shown, the slice with most of its rarest class."""
+    import SimpleITK as sitk
+
     histograms = {name: np.zeros(BINS, np.int64) for name in labels}
     low, high, slices = np.inf, -np.inf, 0
     wanted = next((v for v in rarity if any(r.voxels[v] for r in records)), 0)
@@ -148,6 +155,8 @@ def _measure(
 
 def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int) -> Tile:
     """The slice with most of a class as a radiologist looks at it: from the feet, the patient's right on the left."""
+    import SimpleITK as sitk
+
     turned, classes = sitk.DICOMOrient(image, "LPS"), sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
     z = int((classes == wanted).sum(axis=(1, 2)).argmax())
     x, y, _ = turned.GetSpacing()

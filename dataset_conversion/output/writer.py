@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
@@ -42,6 +41,8 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
         number_of_labels: labels including background.
         test: into imagesTs/labelsTs instead of imagesTr/labelsTr.
     """
+    import SimpleITK as sitk
+
     if case.image.shape != case.label.shape or case.image.ndim != 3:
         raise ValueError(f"{case.case_id}: image {case.image.shape} and label {case.label.shape} differ or are not 3D")
     part = "Ts" if test else "Tr"

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_difflung import __version__
-from nnunet_difflung.dataset_conversion.archive.find import find_patients
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
@@ -23,7 +22,6 @@ from nnunet_difflung.dataset_conversion.output.staged_dataset import (
 from nnunet_difflung.dataset_conversion.output.writer import finish_dataset
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
-from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
 from nnunet_difflung.dataset_conversion.pipeline.patients import (
     Patient,
     choose_test,
@@ -56,6 +54,8 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     Raises:
         BadInput: no such folder, nothing in it, or options that do not fit.
     """
+    from nnunet_difflung.dataset_conversion.archive.find import find_patients
+
     kind, sources = find_patients(folder, options, processes)
     if kind == "dicom" and options.patient_pattern is not None:  # the other kinds have used it on their files
         sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
@@ -208,6 +208,8 @@ def convert(
 
 
 def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
+    from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
+
     known = finished_patients(folder).get(patient.patient)
     if known is not None:
         return known

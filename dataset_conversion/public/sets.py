@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
-from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
@@ -84,6 +82,8 @@ class FileSource:
 
     def listing(self) -> Listing:
         """From headers; the structures are those that the set promises."""
+        import SimpleITK as sitk
+
         reader, problems, size, spacing = sitk.ImageFileReader(), [], (0, 0, 0), (0.0, 0.0, 0.0)
         files = tuple(
             dict.fromkeys(
@@ -103,6 +103,10 @@ class FileSource:
 
     def load(self) -> Scan:
         """Image and masks, each in its own place."""
+        import SimpleITK as sitk
+
+        from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+
         structures = {}
         for mask in self.masks:
             image = read_volume(mask.path)

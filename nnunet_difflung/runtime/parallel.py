@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from nnunet_difflung.errors import BadInput
@@ -74,5 +73,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes
 
 def _worker() -> None:
     """Leaves Ctrl-C to the main process, which ends its workers, and one thread to each."""
+    import SimpleITK as sitk
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
