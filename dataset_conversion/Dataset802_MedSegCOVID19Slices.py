@@ -58,10 +58,12 @@ def find(folder: Path) -> list[GroupSource]:
     Raises:
         BadInput: a file is missing or damaged.
     """
-    files = {stem: nifti(folder, stem) for stem in ("tr_im", "tr_mask", "tr_lungmasks_updated")}
-    for stem, path in files.items():
+    files = {}
+    for stem in ("tr_im", "tr_mask", "tr_lungmasks_updated"):
+        path = nifti(folder, stem)
         if path is None:
             raise BadInput(f"{folder / (stem + '.nii.gz')} is missing; download it from MedSeg's page and put it there")
+        files[stem] = path
     masks = (
         MaskOf("lungs", files["tr_lungmasks_updated"]),
         *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()),

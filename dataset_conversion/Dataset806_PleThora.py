@@ -77,8 +77,9 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
         return {name: image_like(array, image) for name, array in found.items()}, ()
     arrays = {name: (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8) for name, mask in masks.items()}
     if all(array.shape == dark.shape for array in arrays.values()):
-        ways = {axes: _on_lung(np.flip(arrays["thoracic_cavity"], axes), dark) for axes in ((), (1,), (0,), (0, 1))}
-        axes = max(ways, key=ways.get)
+        mirrorings: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
+        ways = {axes: _on_lung(np.flip(arrays["thoracic_cavity"], axes), dark) for axes in mirrorings}
+        axes = max(ways, key=lambda axes: ways[axes])
         if ways[axes] >= SHARE:
             turned = {name: image_like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
             how = " and ".join("zyx"[axis] for axis in axes) or "nothing"

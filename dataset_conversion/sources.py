@@ -69,8 +69,11 @@ class Source(Protocol):
         folder: the archive's root, for messages.
     """
 
-    patient: str
-    folder: Path
+    @property
+    def patient(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
 
     def listing(self) -> Listing:
         """Headers and as few intensities as will do; never raises for a damaged patient, names it in ``problems``."""

@@ -127,7 +127,7 @@ def _padding_to_air(values: np.ndarray, notes: list[str]) -> tuple[np.ndarray, n
     low = np.unique(np.round(values[values < LOWEST]))
     corners = np.round(values[..., [0, 0, -1, -1], [0, -1, 0, -1]]).ravel()
     mode, times = np.unique(corners, return_counts=True)
-    constants = set(PADDING) & set(low.tolist())
+    constants: set[float] = {float(value) for value in PADDING} & set(low.tolist())
     if times.max() > len(corners) / 2 and mode[times.argmax()] < LOWEST:
         constants.add(float(mode[times.argmax()]))
     if not constants:

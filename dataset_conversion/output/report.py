@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def report_of_dataset(
     write_sheet(
         folder / "conversion_report.png",
         report,
-        [patients[name].tile for name in shown],
+        [tile for name in shown if (tile := patients[name].tile) is not None],
         histograms,
         bins,
         len(patients),
@@ -129,10 +129,10 @@ def _measure(
     low, high, slices = np.inf, -np.inf, 0
     wanted = next((v for v in rarity if any(r.voxels[v] for r in records)), 0)
     best = max(records, key=lambda r: r.voxels[wanted])
-    tile, first = None, None
+    tile, grids = None, []
     for record in records:
         image, label = (sitk.ReadImage(str(f)) for f in _files(folder, record))
-        first = first or image
+        grids.append((list(image.GetSize()), [round(s, 4) for s in image.GetSpacing()]))
         values, classes = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(label)
         low, high, slices = min(low, float(values.min())), max(high, float(values.max())), slices + len(values)
         for name, value in labels.items():
@@ -145,8 +145,8 @@ def _measure(
         "test": records[0].test,
         "cases": len(records),
         "slices": slices,
-        "size": list(first.GetSize()),
-        "spacing_mm": [round(s, 4) for s in first.GetSpacing()],
+        "size": grids[0][0],
+        "spacing_mm": grids[0][1],
         "intensity": [round(low, 2), round(high, 2)],
         "voxels": {name: int(voxels[value]) for name, value in labels.items()},
     }
@@ -173,7 +173,7 @@ def _class(name: str, value: int, records: Sequence[CaseRecord], histogram: np.n
     counts = np.array([record.voxels[value] for record in records])
     everything = sum(sum(record.voxels) for record in records)
     middles = (bins[:-1] + bins[1:]) / 2
-    row = {
+    row: dict[str, Any] = {
         "value": value,
         "voxels": int(counts.sum()),
         "share": round(float(counts.sum() / everything), 6),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from nnunet_difflung import __version__
-from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
 from nnunet_difflung.dataset_conversion.output.staged_dataset import (
@@ -57,8 +57,6 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     from nnunet_difflung.dataset_conversion.archive.find import find_patients
 
     kind, sources = find_patients(folder, options, processes)
-    if kind == "dicom" and options.patient_pattern is not None:  # the other kinds have used it on their files
-        sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
     return listed_archive(folder, kind, sources, processes)
 
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from nnunet_difflung.errors import BadInput
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _SECONDS_BETWEEN_LINES = 30
 
@@ -65,7 +66,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(items) > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(min(processes, len(items)), _worker))
-            results = pool.imap(work, items)
+            results: Iterator[Result] = pool.imap(work, items)
         else:
             results = map(work, items)
         yield from bar(results, total=len(items), desc=what, unit=what.removesuffix("s"))
