@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf, PublicSet, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -46,6 +44,8 @@ class GroupSource(FileSource):
 
     def load(self) -> Scan:
         """The group's slices."""
+        import SimpleITK as sitk
+
         scan, part = super().load(), slice(self.first, self.first + GROUP)
         structures = {name: mask[:, :, part] for name, mask in scan.structures.items()}
         drawn = {name: mask for name, mask in structures.items() if sitk.GetArrayViewFromImage(mask).any()}
@@ -58,10 +58,12 @@ def find(folder: Path) -> list[GroupSource]:
     Raises:
         BadInput: a file is missing or damaged.
     """
-    files = {stem: nifti(folder, stem) for stem in ("tr_im", "tr_mask", "tr_lungmasks_updated")}
-    for stem, path in files.items():
+    files = {}
+    for stem in ("tr_im", "tr_mask", "tr_lungmasks_updated"):
+        path = nifti(folder, stem)
         if path is None:
             raise BadInput(f"{folder / (stem + '.nii.gz')} is missing; download it from MedSeg's page and put it there")
+        files[stem] = path
     masks = (
         MaskOf("lungs", files["tr_lungmasks_updated"]),
         *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()),

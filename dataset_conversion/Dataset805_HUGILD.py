@@ -20,7 +20,6 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header, read_dataset, read_header
 from nnunet_difflung.dataset_conversion.dicom.series import ct_series, read_volume, stack
-from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
 from nnunet_difflung.dataset_conversion.public.hug_rois import draw, read_rois
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
@@ -80,6 +79,8 @@ class HugSource:
 
     def load(self) -> Scan:
         """CT in HU, the outlined tissues, and the lungs as a structure of their own."""
+        from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
+
         one = stack(self._headers(), self.folder)
         image, (spacing, rois) = read_volume(one, self.folder), read_rois(self.text)
         slice_of = {_number(header.path): z for z, header in enumerate(one.slices)}

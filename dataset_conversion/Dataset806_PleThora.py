@@ -15,16 +15,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
-from nnunet_difflung.dataset_conversion.dicom.source import DicomSource, find_sources
-from nnunet_difflung.dataset_conversion.imaging.geometry import image_like, on_grid
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from nnunet_difflung.dataset_conversion.dicom.source import DicomSource
 
 MAPPING = {"labels": {"normal_lung": ["thoracic_cavity"], "pleural_effusion": ["effusion"]}}
 LUNG, SHARE = -400.0, 0.4  # HU below which is lung, and the share of a cavity that is at least so dark
@@ -64,14 +67,19 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
     Raises:
         BadInput: no way puts the cavity onto lung.
     """
+    import SimpleITK as sitk
+
+    from nnunet_difflung.dataset_conversion.imaging.geometry import image_like, on_grid
+
     dark = sitk.GetArrayViewFromImage(image) < LUNG
     found = {name: on_grid(mask, image) for name, mask in masks.items()}
     if _on_lung(found["thoracic_cavity"], dark) >= SHARE:
         return {name: image_like(array, image) for name, array in found.items()}, ()
     arrays = {name: (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8) for name, mask in masks.items()}
     if all(array.shape == dark.shape for array in arrays.values()):
-        ways = {axes: _on_lung(np.flip(arrays["thoracic_cavity"], axes), dark) for axes in ((), (1,), (0,), (0, 1))}
-        axes = max(ways, key=ways.get)
+        mirrorings: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))
+        ways = {axes: _on_lung(np.flip(arrays["thoracic_cavity"], axes), dark) for axes in mirrorings}
+        axes = max(ways, key=lambda axes: ways[axes])
         if ways[axes] >= SHARE:
             turned = {name: image_like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
             how = " and ".join("zyx"[axis] for axis in axes) or "nothing"
@@ -93,6 +101,8 @@ def find(folder: Path) -> list[PleThoraSource]:
     Raises:
         BadInput: a folder is missing, or the CT of a mask.
     """
+    from nnunet_difflung.dataset_conversion.dicom.source import DicomSource, find_sources
+
     cavities, effusions = below(folder, "Thoracic_Cavities"), folder / "Effusions"
     root = next((p for p in (folder, *sorted(folder.glob("*"))) if (p / "NSCLC-Radiomics").is_dir()), None)
     if root is None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
+from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
     Archive,
@@ -28,7 +29,6 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 )
 from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
@@ -207,9 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = convert_options(options)
     if chosen.crop_lungs is not None and mapping.normal is None:
         raise BadInput("--crop-lungs needs a label for normal lung, and the mapping has none; add one, or leave it out")
-    target = raw_folder(full_name)
-    if target.exists() and not options.overwrite:
-        raise BadInput(f"{target} exists already; give --overwrite to replace it or another -d")
+    check_name(full_name, options.overwrite, untouched=options.dry_run)
     archive = read_archive(options.i, archive_options(options), options.np)
     check_archive(archive, mapping, options.allow_missing)
     patients = plan_patients(archive, chosen, options.anonymous, options.test, options.test_share, options.seed)
@@ -231,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         anonymous=options.anonymous,
     )
     print(summary(records, mapping.labels))
-    print(f"Look at {target / 'conversion_report.png'} before you go on.")
+    print(f"Look at {Path(nnunet_folder('nnUNet_raw')) / full_name / 'conversion_report.png'} before you go on.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     return 0
 

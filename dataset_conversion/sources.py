@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import SimpleITK as sitk
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ class Source(Protocol):
         folder: the archive's root, for messages.
     """
 
-    patient: str
-    folder: Path
+    @property
+    def patient(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
 
     def listing(self) -> Listing:
         """Headers and as few intensities as will do; never raises for a damaged patient, names it in ``problems``."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.archive import slices, volumes
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, VOLUMES
 from nnunet_difflung.dataset_conversion.archive.labelled import files_below
-from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
+from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion.dicom import source as dicom_source
 from nnunet_difflung.dataset_conversion.dicom.headers import has_signature
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
 
 
-def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[str, list[Source]]:
+def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[str, Sequence[Source]]:
     """The archive's kind and its patients, sorted by name (several sources of one patient follow each other).
 
     Raises:
@@ -30,7 +32,10 @@ def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> 
     if options.pixel_spacing is not None and kind != "slices":
         raise BadInput(f"--pixel-spacing is for slices; {folder} holds {kind}, which know their own; leave it out")
     if kind == "dicom":
-        return kind, dicom_source.find_sources(folder, options.series)
+        sources = dicom_source.find_sources(folder, options.series)
+        if options.patient_pattern is not None:  # the other kinds use it on their files
+            sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
+        return kind, sources
     module = slices if kind == "slices" else volumes
     return kind, module.find_sources(folder, options, processes)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.errors import BadInput
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 SLICES = (".png", ".tif", ".tiff", ".bmp")
 MOST_LABELS = 128  # distinct values of a label map; the whole body in organs has about a hundred
 MOST_COLOURS = 32
+_RESOLUTION = ("XResolution", "YResolution")  # a TIFF's tags
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def stem(path: str | Path) -> str:
 
 def facts(path: Path) -> Facts:
     """Reads a file once; whatever is wrong with it ends up in ``problem``."""
+    import SimpleITK as sitk
+
     try:
         if path.name.lower().endswith(SLICES):
             pixels, colour = read_slice(path, mask=True)
@@ -81,6 +87,8 @@ def read_volume(path: Path) -> sitk.Image:
     Raises:
         BadInput: the file cannot be read, or holds a time series or several channels.
     """
+    import SimpleITK as sitk
+
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = sitk.ReadImage(str(path))
@@ -148,9 +156,7 @@ def _pixels(path: Path, mask: bool) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode == "P" and not mask:
-            picture = picture.convert("RGB")
-        return np.array(picture)
+        return np.array(picture.convert("RGB") if picture.mode == "P" and not mask else picture)
 
 
 def slice_spacing(path: Path) -> tuple[float, float]:
@@ -163,13 +169,13 @@ def slice_spacing(path: Path) -> tuple[float, float]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        tags = file.pages[0].tags
+        tags = file.pages.first.tags
         unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1
         length = {"mm": 1.0, "cm": 10.0}.get((file.imagej_metadata or {}).get("unit", ""), 10.0 if unit == 3 else 0.0)
-        if not length or "XResolution" not in tags or "YResolution" not in tags:
+        if not length or any(name not in tags for name in _RESOLUTION):
             return 0.0, 0.0
-        dots = [tags[name].value for name in ("XResolution", "YResolution")]
-    return tuple(length * below / above if above else 0.0 for above, below in dots)
+        x, y = (length * below / above if above else 0.0 for above, below in (tags[name].value for name in _RESOLUTION))
+    return x, y
 
 
 def _distinct(pixels: np.ndarray) -> tuple[int, ...] | None:

@@ -118,17 +118,17 @@ def _folder(path: str, at: tuple[str, ...]) -> str:
 
 def _matched(images: list[str], masks: list[str], at: tuple[str, ...]) -> list[_Match]:
     """Several images and label maps: brought together by the part of their names that they share."""
-    best: tuple[int, dict, dict] | None = None
+    best: tuple[dict[str, str], dict[str, tuple[str, str]]] = {}, {}
     for shorten in _ways(images, masks, at):
         names = {shorten(path): path for path in images}
         if len(names) < len(images):
             continue
         found = {path: hit for path in masks if (hit := _longest(shorten(path), names))}
-        if best is None or len(found) > best[0]:
-            best = len(found), names, found
+        if not best[0] or len(found) > len(best[1]):
+            best = names, found
         if len(found) == len(masks):
             break
-    _, names, found = best
+    names, found = best
     belonging: dict[str, list] = {name: [] for name in names}
     for path, (name, rest) in found.items():
         belonging[name].append((_folder(path, at), rest, path))

@@ -65,7 +65,7 @@ class VolumeSource:
             name: (self.folder / mask.path, value)
             for mask in self.masks
             for value, name in mask.names
-            if value in mask.facts.values
+            if value in (mask.facts.values or ())
         }
         return Scan(read_volume(self.folder / self.image), LazyStructures(places), notes=notes)
 

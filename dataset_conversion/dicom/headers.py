@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -153,13 +152,17 @@ def _header(name: str, path: Path, data) -> Header:
         value = data.get(tag)
         return tuple(float(v) for v in value) if value is not None and len(value) == count else None
 
-    def one(tag: str, kind: Callable = float) -> float | None:
+    def number(tag: str) -> float | None:
         value = data.get(tag)
-        return None if value is None or value == "" else kind(value)
+        return None if value is None or value == "" else float(value)
 
-    size = (one("Columns", int) or 0, one("Rows", int) or 0)
-    spacing = numbers("PixelSpacing", 2)
-    need = size[0] * size[1] * ((one("BitsAllocated", int) or 0) // 8) * (one("SamplesPerPixel", int) or 1)
+    def whole(tag: str) -> int | None:
+        value = data.get(tag)
+        return None if value is None or value == "" else int(value)
+
+    size = (whole("Columns") or 0, whole("Rows") or 0)
+    spacing, position = numbers("PixelSpacing", 2), numbers("ImagePositionPatient", 3)
+    need = size[0] * size[1] * ((whole("BitsAllocated") or 0) // 8) * (whole("SamplesPerPixel") or 1)
     problem = ""
     if data.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED and path.stat().st_size < need:
         problem = (
@@ -174,14 +177,14 @@ def _header(name: str, path: Path, data) -> Header:
         frame=str(data.get("FrameOfReferenceUID") or ""),
         size=size,
         spacing=(spacing[1], spacing[0]) if spacing else (0.0, 0.0),
-        position=numbers("ImagePositionPatient", 3),
+        position=(position[0], position[1], position[2]) if position else None,
         orientation=numbers("ImageOrientationPatient", 6) or (),
-        thickness=one("SliceThickness") or 0.0,
+        thickness=number("SliceThickness") or 0.0,
         localizer="LOCALIZER" in (data.get("ImageType") or ()),
-        frames=one("NumberOfFrames", int) or 1,
-        slope=one("RescaleSlope"),
-        intercept=one("RescaleIntercept"),
+        frames=whole("NumberOfFrames") or 1,
+        slope=number("RescaleSlope"),
+        intercept=number("RescaleIntercept"),
         unit=str(data.get("RescaleType") or ""),
-        padding=one("PixelPaddingValue", int),
+        padding=whole("PixelPaddingValue"),
         problem=problem,
     )

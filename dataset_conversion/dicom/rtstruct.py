@@ -76,7 +76,9 @@ def _rois(data) -> Iterator[Roi]:
     for item in data.ROIContourSequence:
         drawn.setdefault(int(item.ReferencedROINumber), []).extend(item.get("ContourSequence") or ())
     for item in data.StructureSetROISequence:
-        contours, images, ignored = [], set(), Counter()
+        contours: list[np.ndarray] = []
+        images: set[str] = set()
+        ignored: Counter[str] = Counter()
         for contour in drawn.get(int(item.ROINumber), ()):
             points = np.array(contour.ContourData, float).reshape(-1, 3)
             if contour.ContourGeometricType not in CLOSED:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,7 +31,7 @@ class SegFile:
     """
 
     path: Path
-    data: object
+    data: Any
     names: dict[int, str]
     frame: str
     series: frozenset[str]

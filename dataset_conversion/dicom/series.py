@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.errors import BadInput
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 DRAWINGS = ("RTSTRUCT", "SEG")
 
@@ -114,6 +117,8 @@ class Stack:
 
     def place(self, array: np.ndarray) -> sitk.Image:
         """An image of an array (z, y, x) on this grid."""
+        import SimpleITK as sitk
+
         image = sitk.GetImageFromArray(array)
         axes = np.column_stack([*_axes(self.slices[0])[:2], np.array(self.step) / self.spacing[2]])
         image.SetOrigin(self.origin)
@@ -224,6 +229,8 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     Raises:
         BadInput: the pixels cannot be read.
     """
+    import SimpleITK as sitk
+
     if header.problem:
         raise BadInput(header.problem)
     reader = sitk.ImageFileReader()

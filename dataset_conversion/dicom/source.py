@@ -98,7 +98,8 @@ class DicomSource:
                 names,
                 tuple(problems),
             )
-        low, high = [], []
+        low: list[float] = []
+        high: list[float] = []
         for index in sorted({round(i) for i in np.linspace(0, len(one.slices) - 1, SAMPLES)}):
             try:
                 pixels = read_slice(one.slices[index], self.folder)

@@ -10,11 +10,14 @@ or noise and streaks of a reconstruction with a wider range. Source: DICOM PS3.3
 
 from __future__ import annotations
 
-import numpy as np
-import SimpleITK as sitk
+from typing import TYPE_CHECKING
 
-from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+import numpy as np
+
 from nnunet_difflung.errors import BadInput
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 AIR = -1000  # HU; padding becomes air as HU define it: −1024 would leave a rim of 24 HU in the room's air
 LOWEST = -1024
@@ -46,6 +49,10 @@ def prepare_intensities(
         BadInput: NaN or infinite values, one value everywhere, stored values without intercept, an intercept that was
             subtracted twice, a window that is empty or in HU for values that are none.
     """
+    import SimpleITK as sitk
+
+    from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+
     values = sitk.GetArrayFromImage(image)
     if np.issubdtype(values.dtype, np.floating) and not (bad := np.isfinite(values)).all():
         raise BadInput(
@@ -120,7 +127,7 @@ def _padding_to_air(values: np.ndarray, notes: list[str]) -> tuple[np.ndarray, n
     low = np.unique(np.round(values[values < LOWEST]))
     corners = np.round(values[..., [0, 0, -1, -1], [0, -1, 0, -1]]).ravel()
     mode, times = np.unique(corners, return_counts=True)
-    constants = set(PADDING) & set(low.tolist())
+    constants: set[float] = {float(value) for value in PADDING} & set(low.tolist())
     if times.max() > len(corners) / 2 and mode[times.argmax()] < LOWEST:
         constants.add(float(mode[times.argmax()]))
     if not constants:

@@ -132,5 +132,5 @@ def one_slice(case: Case, case_id: str, z: int) -> Case:
 
 def _moved(case: Case, offset: np.ndarray) -> tuple[float, float, float]:
     """Origin after a shift of ``offset`` mm along the image's own axes x, y, z."""
-    moved = np.array(case.origin) + np.array(case.direction).reshape(3, 3) @ offset
-    return tuple(float(v) for v in moved)
+    x, y, z = np.array(case.origin) + np.array(case.direction).reshape(3, 3) @ offset
+    return float(x), float(y), float(z)

@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.case import CaseRecord
 from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 BINS = 60
 CT_RANGE = (-1050.0, 750.0)  # HU, bins of 30
@@ -78,7 +81,7 @@ def report_of_dataset(
     write_sheet(
         folder / "conversion_report.png",
         report,
-        [patients[name].tile for name in shown],
+        [tile for name in shown if (tile := patients[name].tile) is not None],
         histograms,
         bins,
         len(patients),
@@ -94,6 +97,8 @@ def _evenly(names: list[str], most: int) -> list[str]:
 
 
 def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[float, float]:
+    import SimpleITK as sitk
+
     if channel == "CT":
         return CT_RANGE
     image = sitk.GetArrayViewFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
@@ -118,14 +123,16 @@ def _measure(
     records: list[CaseRecord],
 ) -> _Patient:
     """Figures of one patient and, where it is shown, the slice with most of its rarest class."""
+    import SimpleITK as sitk
+
     histograms = {name: np.zeros(BINS, np.int64) for name in labels}
     low, high, slices = np.inf, -np.inf, 0
     wanted = next((v for v in rarity if any(r.voxels[v] for r in records)), 0)
     best = max(records, key=lambda r: r.voxels[wanted])
-    tile, first = None, None
+    tile, grids = None, []
     for record in records:
         image, label = (sitk.ReadImage(str(f)) for f in _files(folder, record))
-        first = first or image
+        grids.append((list(image.GetSize()), [round(s, 4) for s in image.GetSpacing()]))
         values, classes = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(label)
         low, high, slices = min(low, float(values.min())), max(high, float(values.max())), slices + len(values)
         for name, value in labels.items():
@@ -138,8 +145,8 @@ def _measure(
         "test": records[0].test,
         "cases": len(records),
         "slices": slices,
-        "size": list(first.GetSize()),
-        "spacing_mm": [round(s, 4) for s in first.GetSpacing()],
+        "size": grids[0][0],
+        "spacing_mm": grids[0][1],
         "intensity": [round(low, 2), round(high, 2)],
         "voxels": {name: int(voxels[value]) for name, value in labels.items()},
     }
@@ -148,6 +155,8 @@ def _measure(
 
 def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int) -> Tile:
     """The slice with most of a class as a radiologist looks at it: from the feet, the patient's right on the left."""
+    import SimpleITK as sitk
+
     turned, classes = sitk.DICOMOrient(image, "LPS"), sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
     z = int((classes == wanted).sum(axis=(1, 2)).argmax())
     x, y, _ = turned.GetSpacing()
@@ -164,7 +173,7 @@ def _class(name: str, value: int, records: Sequence[CaseRecord], histogram: np.n
     counts = np.array([record.voxels[value] for record in records])
     everything = sum(sum(record.voxels) for record in records)
     middles = (bins[:-1] + bins[1:]) / 2
-    row = {
+    row: dict[str, Any] = {
         "value": value,
         "voxels": int(counts.sum()),
         "share": round(float(counts.sum() / everything), 6),

@@ -1,4 +1,13 @@
-"""A dataset that appears when it is complete: written into a hidden folder, resumable by patient, then renamed."""
+"""A dataset that appears when it is complete: written into a hidden folder, resumable by patient, then published.
+
+Beside the dataset ``DatasetXXX_Name`` in ``$nnUNet_raw`` there may be, while it is written or after an interruption:
+
+- ``.DatasetXXX_Name.partial``: the cases that are written; ``.progress`` in it has a note for each finished patient;
+- ``.DatasetXXX_Name.lock``: held by the command that writes;
+- ``.DatasetXXX_Name.publishing``: an empty file, the journal. Without it nothing has happened to an existing dataset.
+  With it the new one is complete and takes its place; each step of that can be repeated until all are done;
+- ``.DatasetXXX_Name.old``: the dataset that is being replaced.
+"""
 
 from __future__ import annotations
 
@@ -6,98 +15,188 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RAW, nnunet_folder
-from nnunet_difflung.runtime.files import check_format, write_json
+from nnunet_difflung.runtime.files import (
+    check_format,
+    clear_half_written,
+    delete_path,
+    sync,
+    sync_below,
+    write_json,
+)
+from nnunet_difflung.runtime.locks import holding
+from nnunet_difflung.runtime.signals import Interruption
 
-try:
-    import fcntl
-except ImportError:  # Windows: two commands at once are the user's matter there
-    fcntl = None
+CHANGING = ".difflung/lock"  # in a dataset: held by the commands that add synthetic cases to it or remove them
+_PROGRESS, _FORMER_LOCK = ".progress", ".lock"  # the first versions had their lock in the staged folder
 
-_PROGRESS, _LOCK = ".progress", ".lock"
 _FORMAT = 1  # of a finished patient's note
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the parts of one dataset lie; see the module's description."""
+
+    raw: Path
+    name: str
+
+    @property
+    def target(self) -> Path:
+        return self.raw / self.name
+
+    @property
+    def partial(self) -> Path:
+        return self.raw / f".{self.name}.partial"
+
+    @property
+    def old(self) -> Path:
+        return self.raw / f".{self.name}.old"
+
+    @property
+    def lock(self) -> Path:
+        return self.raw / f".{self.name}.lock"
+
+    @property
+    def journal(self) -> Path:
+        return self.raw / f".{self.name}.publishing"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a command is at work here or was interrupted while it published the dataset."""
+        return any(path.exists() for path in (self.lock, self.journal, self.old))
+
+    def check_free(self, overwrite: bool) -> None:
+        """Refuses a dataset that exists already, unless it may be replaced, and an id that is taken."""
+        same_id = [p.name for p in self.raw.glob(f"{self.name[:10]}_*") if p.name != self.name]
+        if same_id:
+            raise BadInput(f"{self.raw}: the id of {self.name} is taken by {same_id[0]}; give another --dataset-id")
+        if self.target.exists() and not overwrite:
+            raise BadInput(f"{self.target} exists already; give --overwrite to replace it or another --dataset-id")
 
 
 @contextlib.contextmanager
 def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = None) -> Iterator[Path]:
-    """A hidden folder in ``$nnUNet_raw`` that becomes ``full_name`` when the block ends well, and goes otherwise.
+    """A hidden folder in ``$nnUNet_raw`` that becomes ``full_name`` if the block succeeds and is deleted otherwise.
+
+    A kill at any moment leaves the dataset that was there before or the new one, complete; the next call for this name
+    finishes what was decided and cleans up.
 
     Args:
         full_name: ``DatasetXXX_Name``.
         overwrite: replace a dataset of this name.
-        key: of what is being converted and how; with it, what is finished of a patient (``finished_patients``) stays
-            after a fault or an interruption, and the folder is found again by a conversion of the same key.
+        key: identifies what is being converted and how. With it, the patients that are finished
+            (``finished_patients``) stay after a fault or an interruption, and a conversion of the same key takes them
+            up again.
 
     Raises:
-        BadInput: the dataset stands already and ``overwrite`` is off, its id is taken by another name, or another
+        BadInput: the dataset exists already and ``overwrite`` is off, its id is taken by another name, or another
             command is writing it.
     """
-    raw = Path(nnunet_folder(NNUNET_RAW))
-    target, partial = raw / full_name, raw / f".{full_name}.partial"
-    same_id = [p.name for p in raw.glob(f"{full_name[:10]}_*") if p.name != full_name]
-    if same_id:
-        raise BadInput(f"{raw}: the id of {full_name} is taken by {same_id[0]}; give another --dataset-id")
-    if target.exists() and not overwrite:
-        raise BadInput(f"{target} exists already; give --overwrite to replace it or another --dataset-id")
-    with _alone(partial, full_name):
-        _take_up(partial, key)
+    check_name(full_name, overwrite)
+    places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
+    with _alone(places):
+        _recover(places)
+        places.check_free(overwrite)
         try:
-            yield partial
-            shutil.rmtree(partial / _PROGRESS, ignore_errors=True)
-            for left in partial.rglob(".writing_*"):  # by a killed call
-                left.unlink()
-            (partial / _LOCK).unlink(missing_ok=True)
-            _publish(partial, target)
+            _take_up(places.partial, key)
+            yield places.partial
+            _publish(places)
         finally:
-            if key is None or not _notes(partial):
-                shutil.rmtree(partial, ignore_errors=True)
+            if not places.journal.exists() and (key is None or not _notes(places.partial)):
+                shutil.rmtree(places.partial, ignore_errors=True)
+
+
+def check_name(full_name: str, overwrite: bool, untouched: bool = False) -> None:
+    """Whether a dataset of this name may be written; finishes a replacement that was decided and interrupted.
+
+    Args:
+        full_name: ``DatasetXXX_Name``.
+        overwrite: a dataset of this name may be replaced.
+        untouched: leave an interrupted replacement as it is.
+
+    Raises:
+        BadInput: as of ``staged_dataset``.
+    """
+    places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
+    if places.interrupted and not untouched:
+        with _alone(places):
+            _recover(places)
+    places.check_free(overwrite)
 
 
 @contextlib.contextmanager
-def _alone(partial: Path, full_name: str) -> Iterator[None]:
-    """Holds the staged folder; the system lets go of it when the process ends, however it does."""
-    partial.mkdir(exist_ok=True)
-    handle = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+def _alone(places: _Places) -> Iterator[None]:
+    """Holds the dataset's lock, which is deleted at the end."""
+    busy = f"{places.partial}: another command is writing {places.name}; run this command again when it has ended"
+    with holding(places.lock, busy):
         try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(
-                f"{partial}: another command is writing {full_name}; wait until it has ended, then give this one again"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows deletes no open file
+                places.lock.unlink()
 
 
 def _take_up(partial: Path, key: str | None) -> None:
     """Empties the staged folder unless it is of the same key."""
+    partial.mkdir(exist_ok=True)
     mark = partial / _PROGRESS / "key"
     if key is None or not mark.is_file() or mark.read_text() != key:
         for path in partial.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
+            delete_path(path)
     if key is not None:
         mark.parent.mkdir(exist_ok=True)
         mark.write_text(key)
 
 
-def _publish(partial: Path, target: Path) -> None:
-    if not target.exists():
-        partial.rename(target)
-        return
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old)
+def _publish(places: _Places) -> None:
+    """Puts the staged folder in the dataset's place; once the journal is there, ``_recover`` would finish it."""
+    clear_half_written(places.partial)
+    sync_below(places.partial)
+    with contextlib.ExitStack() as stack:
+        if (places.target / CHANGING).exists():  # a command that is changing the old dataset ends first
+            with contextlib.suppress(FileNotFoundError):  # and took the hidden folder with it
+                stack.enter_context(holding(places.target / CHANGING))
+        stack.enter_context(Interruption())  # Ctrl-C and SIGTERM wait
+        places.journal.touch()
+        sync(places.raw)
+        _roll_forward(places)
+
+
+def _recover(places: _Places) -> None:
+    """Finishes a replacement that was decided and interrupted."""
+    if places.journal.exists():
+        with Interruption():
+            _roll_forward(places)
+        print(f"{places.target} is complete now: an interrupted command had converted all of it.", file=sys.stderr)
+    elif places.old.exists() and not places.target.exists():  # the first versions replaced without a journal
+        os.replace(places.old, places.target)
+    elif places.old.exists():
+        shutil.rmtree(places.old)
+
+
+def _roll_forward(places: _Places) -> None:
+    if places.partial.exists():
+        for name in (_PROGRESS, _FORMER_LOCK):
+            if (places.partial / name).exists():
+                delete_path(places.partial / name)
+        if places.target.exists():
+            if places.old.exists():
+                raise BadInput(
+                    f"{places.target} and {places.old} both exist, so an interrupted replacement cannot be finished; "
+                    f"keep a copy of the one that you need and delete {places.old}"
+                )
+            os.replace(places.target, places.old)
+        os.replace(places.partial, places.target)
+        sync(places.raw)
+    if places.old.exists():
+        shutil.rmtree(places.old)
+    places.journal.unlink()
 
 
 def finished_patients(folder: Path) -> dict[str, dict]:
@@ -111,7 +210,7 @@ def finished_patients(folder: Path) -> dict[str, dict]:
 
 
 def _notes(folder: Path) -> list[Path]:
-    """Notes of finished patients; a note that a killed call was writing (``.writing_…``) is none."""
+    """Notes of finished patients, without notes that a killed call was still writing (``.writing_…``)."""
     return sorted(p for p in (folder / _PROGRESS).glob("*.json") if not p.name.startswith("."))
 
 
@@ -123,11 +222,11 @@ def note_patient(folder: Path, patient: str, content: dict) -> None:
 def keep_only(folder: Path, patients: Collection[str]) -> None:
     """Takes everything out of a staged folder that is not a finished case of one of these patients.
 
-    What an interrupted call has written of a patient and not noted goes too: the patient may be a test patient now,
-    or be no more in the archive.
+    Cases that an interrupted call has written of an unfinished patient go too: the patient may be a test patient now,
+    or may have left the archive.
     """
     finished = finished_patients(folder)
-    kept = {row["case_id"] for name, known in finished.items() if name in patients for row in known["records"]}
+    kept = {row["case_id"] for name, content in finished.items() if name in patients for row in content["records"]}
     for name in set(finished) - set(patients):
         (folder / _PROGRESS / f"{name}.json").unlink()
     for path in (p for part in ("imagesTr", "imagesTs", "labelsTr", "labelsTs") for p in (folder / part).glob("*")):

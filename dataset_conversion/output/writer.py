@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import SimpleITK as sitk
 
-from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
+from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, full_name
@@ -43,6 +42,8 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
         number_of_labels: labels including background.
         test: into imagesTs/labelsTs instead of imagesTr/labelsTr.
     """
+    import SimpleITK as sitk
+
     if case.image.shape != case.label.shape or case.image.ndim != 3:
         raise ValueError(f"{case.case_id}: image {case.image.shape} and label {case.label.shape} differ or are not 3D")
     part = "Ts" if test else "Tr"
@@ -115,11 +116,9 @@ def finish_dataset(
         overwrite_image_reader_writer="SimpleITKIO",
         **about,
     )
-    voxels: dict[str, np.ndarray] = {}
     classes = [value for name, value in labels.items() if value and name != IGNORE]
-    for record in training:
-        voxels[record.patient] = voxels.get(record.patient, 0) + np.asarray(record.voxels)[classes]
-    splits = splits_from_folds(patient_folds(voxels, seed), {r.case_id: r.patient for r in training})
+    voxels = {record.case_id: [record.voxels[value] for value in classes] for record in training}
+    splits = make_splits({record.case_id: record.patient for record in training}, voxels, seed)
     (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
     if verify:
         from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
 from nnunet_difflung.dataset_conversion.phantom.fields import FIELD_OF_VIEW_MM, PlaneField, VolumeField, pixel_centres
@@ -76,6 +75,8 @@ class Lesions:
         ILD lies under the pleura, at the base and at the back; emphysema in clusters away from the pleura, in the
         upper lobes.
         """
+        from scipy import ndimage
+
         pixel = float(centres[1] - centres[0])
         depth = ndimage.distance_transform_edt(lung).astype(np.float32) * pixel
         t = -z / self.thorax.patient.height
@@ -113,6 +114,8 @@ class Lesions:
 
 def drop_small(mask: np.ndarray, smallest_mm2: float, centres: np.ndarray) -> np.ndarray:
     """The mask without components smaller than an area."""
+    from scipy import ndimage
+
     components, number = ndimage.label(mask)
     if not number:
         return mask
@@ -134,6 +137,8 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
         amount: 0 gives the truth itself.
         rng: one per slice.
     """
+    from scipy import ndimage
+
     n = len(truth)
     centres, pixel = pixel_centres(n), FIELD_OF_VIEW_MM / n
     seen = truth.copy()

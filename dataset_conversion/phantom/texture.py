@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
 from nnunet_difflung.dataset_conversion.phantom.body import Canvas, paint_body
@@ -58,6 +57,8 @@ class Painter:
             pixels: of the image.
             rng: this slice's own; draws do not depend on the number of pixels, except the noise.
         """
+        from scipy import ndimage
+
         patient, n = self.thorax.patient, len(truth)
         canvas = Canvas(pixel_centres(n))
         paint_body(canvas, self.thorax, z, rng)
@@ -72,6 +73,8 @@ class Painter:
 
     def noise(self, pixels: int, rng: np.random.Generator) -> np.ndarray:
         """Noise in HU with the grain of a reconstruction kernel; its sd is the patient's."""
+        from scipy import ndimage
+
         pixel = FIELD_OF_VIEW_MM / pixels
         white = rng.standard_normal((pixels, pixels))
         sigma = self.thorax.patient.grain / pixel
@@ -80,6 +83,8 @@ class Painter:
 
     def lung(self, canvas: Canvas, truth: np.ndarray, z: float, rng: np.random.Generator) -> np.ndarray:
         """HU of parenchyma, lesions, vessels and airways, valid wherever there is lung."""
+        from scipy import ndimage
+
         patient, centres, pixel = self.thorax.patient, canvas.centres, canvas.pixel
         emphysema = ndimage.gaussian_filter((truth == LABELS["emphysema"]).astype(np.float32), 2.0 / pixel)
         ild = ndimage.gaussian_filter((truth == LABELS["ILD"]).astype(np.float32), 2.5 / pixel)
@@ -112,6 +117,8 @@ class Painter:
 
     def _ild(self, centres: np.ndarray, truth: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
         """Ground glass crossed by fine lines, with honeycomb cysts under the pleura."""
+        from scipy import ndimage
+
         glass = self.glass_hu + 70 * PlaneField(rng, 7.0).at(centres) + 28 * PlaneField(rng, 2.0).at(centres)
         lines = np.exp(-((PlaneField(rng, 4.2).at(centres) / 0.17) ** 2))
         lined = sigmoid(2.5 * (PlaneField(rng, 15.0).at(centres) + 0.2))

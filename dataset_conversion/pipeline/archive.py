@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from nnunet_difflung import __version__
-from nnunet_difflung.dataset_conversion.archive.find import find_patients
-from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
 from nnunet_difflung.dataset_conversion.output.staged_dataset import (
@@ -23,7 +22,6 @@ from nnunet_difflung.dataset_conversion.output.staged_dataset import (
 from nnunet_difflung.dataset_conversion.output.writer import finish_dataset
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
-from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
 from nnunet_difflung.dataset_conversion.pipeline.patients import (
     Patient,
     choose_test,
@@ -56,9 +54,9 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     Raises:
         BadInput: no such folder, nothing in it, or options that do not fit.
     """
+    from nnunet_difflung.dataset_conversion.archive.find import find_patients
+
     kind, sources = find_patients(folder, options, processes)
-    if kind == "dicom" and options.patient_pattern is not None:  # the other kinds have used it on their files
-        sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
     return listed_archive(folder, kind, sources, processes)
 
 
@@ -129,6 +127,7 @@ def convert(
     verify: bool = True,
     said: Sequence[str] = (),
     anonymous: bool = False,
+    about: Mapping[str, str] | None = None,
 ) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; what an interrupted call has finished is taken up again.
 
@@ -144,6 +143,7 @@ def convert(
         verify: let nnU-Net check the result.
         said: words of the command, for the conversion's manifest.
         anonymous: names of patients and files stay out of it.
+        about: entries of ``dataset.json``, such as ``description``, ``reference`` and ``license``.
 
     Returns:
         A record of every case.
@@ -174,8 +174,11 @@ def convert(
             [channel],
             seed,
             verify,
-            name=full_name,
-            description=f"converted from {archive.kind} by difflung_convert",
+            **{
+                "name": full_name,
+                "description": f"converted from {archive.kind} by difflung_convert",
+                **(about or {}),
+            },
         )
         derived = sorted({name for content in done.values() for name in content["derived"]})
         notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}
@@ -203,6 +206,8 @@ def convert(
 
 
 def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
+    from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
+
     known = finished_patients(folder).get(patient.patient)
     if known is not None:
         return known

@@ -62,18 +62,21 @@ def convert_patient(
     Raises:
         BadInput: with file or patient, what was found and the remedy.
     """
-    records, about = [], {"channel": "", "derived": [], "notes": []}
+    records: list[CaseRecord] = []
+    channel = ""
+    derived: set[str] = set()
+    notes: list[str] = []
     for number, source in enumerate(patient.sources):
         where = f"{source.folder}, patient {patient.name}"
         labelled = label_scan(source.load(), mapping, options, where)
-        if about["channel"] not in ("", labelled.channel):
+        if channel not in ("", labelled.channel):
             raise BadInput(
-                f"{where}: one scan has channel {about['channel']}, another {labelled.channel}; expected "
+                f"{where}: one scan has channel {channel}, another {labelled.channel}; expected "
                 f"one kind of intensities; take one of them out"
             )
-        about["channel"] = labelled.channel
-        about["derived"] = sorted({*about["derived"], *labelled.derived})
-        about["notes"] += [note for note in labelled.notes if note not in about["notes"]]
+        channel = labelled.channel
+        derived |= set(labelled.derived)
+        notes += [note for note in labelled.notes if note not in notes]
         records += [
             write_case(folder, case, len(mapping.labels), patient.test)
             for case in cases(labelled, patient, number, mapping, options)
@@ -83,7 +86,7 @@ def convert_patient(
             f"{patient.sources[0].folder}, patient {patient.name}: none of the mapping's labels is drawn; "
             f"take the patient out, or give --all-slices if its lung is to be kept"
         )
-    return records, about
+    return records, {"channel": channel, "derived": sorted(derived), "notes": notes}
 
 
 def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where: str) -> Labelled:
@@ -98,7 +101,8 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
     label = _labels(scan, image, mapping, notes, where)
     shown = label > 0
     drawn = np.flatnonzero(shown.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
-    normal, derived = mapping.normal, ()
+    normal = mapping.normal
+    derived: tuple[str, ...] = ()
     if mapping.lung != "none" and not (label == normal).any():
         lung = lung_mask_of(image, label, mapping, where)
         label[(lung > 0) & (label == 0)] = normal

@@ -41,7 +41,11 @@ class Patient:
         """``<patient>_s012`` for slice z of a scan, ``<patient>`` for a volume, ``<patient>_im02`` for one of two."""
         if z is not None:
             return f"{self.patient}_s{scan * SCANS_APART + z:03d}"
-        return self.patient if len(self.sources) == 1 else f"{self.patient}_im{scan + 1:02d}"
+        return _volume_id(self.patient, scan, len(self.sources))
+
+
+def _volume_id(patient: str, scan: int, scans: int) -> str:
+    return patient if scans == 1 else f"{patient}_im{scan + 1:02d}"
 
 
 def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymous: bool) -> list[Patient]:
@@ -89,7 +93,7 @@ def safe_name(name: str) -> str:
 def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
     """Names changed where nnU-Net's add-ons would take the end of a volume's id for a slice counter."""
     for _ in range(10):
-        ids = {Patient(safe[name], name, (None,) * n).case_id(k): name for name, n in scans.items() for k in range(n)}
+        ids = {_volume_id(safe[name], k, n): name for name, n in scans.items() for k in range(n)}
         read = patients_of(list(ids)) if ids else {}
         wrong = {name for case, name in ids.items() if read[case] != safe[name]}
         if not wrong:
@@ -127,7 +131,8 @@ def choose_test(
         everything = sorted(set().union(*structures.values()))
         drawn = {p.patient: np.array([name in structures[p.name] for name in everything]) for p in patients}
         folds = patient_folds(drawn, seed, max(2, round(len(patients) / number)))
-        chosen = set(min(folds, key=lambda fold: (abs(len(fold) - number), fold)))
+        nearest = min(folds, key=lambda fold: (abs(len(fold) - number), fold))
+        chosen = set(nearest)
     if len(chosen) == len(patients):
         raise BadInput("--test names every patient; leave at least one for training")
     return [Patient(p.patient, p.name, p.sources, p.patient in chosen) for p in patients]

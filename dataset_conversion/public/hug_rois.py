@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from skimage.draw import polygon
 
 from nnunet_difflung.errors import BadInput
 
@@ -87,6 +86,8 @@ def draw(
     Raises:
         KeyError: a contour on a slice that is not there.
     """
+    from skimage.draw import polygon
+
     masks: dict[str, np.ndarray] = {}
     for roi in rois:
         mask = masks.setdefault(roi.label, np.zeros(shape, np.uint8))

@@ -2,27 +2,103 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
-from nnunet_difflung.dataset_conversion.case import Case
+from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
+from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
 FOLDERS = ("rp_im", "rp_msk", "rp_lung_msk")
-PREFIX = "medseg"
+CHANNEL = "lung_window_8bit"
+VALUES = {"ground_glass": 1, "consolidation": 2}
 
 
-def find_patients(folder: str | Path) -> list[str]:
-    """Numbers of the patients for whom image, lesion mask and lung mask exist.
+@dataclass(frozen=True)
+class MedSegSource(FileSource):
+    """A patient; see ``FileSource``.
+
+    Attributes:
+        margin: mm above and below what is labelled to which the volume is cut, so that slices are numbered from there;
+            None keeps all slices.
+    """
+
+    margin: float | None = None
+
+    def listing(self) -> Listing:
+        """As of ``FileSource``, after a look at all voxels: eight bits are read quickly."""
+        listing = super().listing()
+        if listing.problems:
+            return listing
+        try:
+            self._volumes()
+        except BadInput as error:
+            return replace(listing, problems=(str(error),))
+        return listing
+
+    def load(self) -> Scan:
+        """Image and masks; the intensities are no HU, whatever their range."""
+        self._volumes()
+        scan = replace(super().load(), modality=CHANNEL)
+        arrays = {name: _array(mask) > 0 for name, mask in scan.structures.items()}
+        lesion = arrays["ground_glass"] | arrays["consolidation"]
+        outside = int((lesion & ~arrays["lungs"]).sum())
+        if outside:
+            note = f"{outside} of {int(lesion.sum())} lesion voxels lie outside the lung mask and stay lesions"
+            scan = replace(scan, notes=(*scan.notes, note))
+        return scan if self.margin is None else _cut(scan, lesion | arrays["lungs"], self.margin)
+
+    def _volumes(self) -> None:
+        """Checks the voxels.
+
+        Raises:
+            BadInput: files that cannot be read, lie elsewhere than the image, or hold other labels or intensities.
+        """
+        paths = [self.image, *dict.fromkeys(mask.path for mask in self.masks)]
+        image, lesion, lung = (_read(path) for path in paths)
+        for path, mask, allowed in zip(paths[1:], (lesion, lung), ({0, 1, 2}, {0, 1}), strict=True):
+            for what in ("Size", "Spacing", "Origin", "Direction"):
+                is_there, expected = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
+                if len(is_there) != len(expected) or not np.allclose(is_there, expected, atol=1e-3):
+                    raise BadInput(
+                        f"{path}: {what.lower()} {is_there} differs from {expected} of {paths[0]}; "
+                        f"masks must lie on the image's grid"
+                    )
+            unknown = sorted(set(np.unique(_array(mask)).tolist()) - allowed)
+            if unknown:
+                raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
+        pixels = _array(image)
+        if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
+            raise BadInput(
+                f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
+                f"from 0 to 255 (an 8-bit lung window)"
+            )
+
+
+def patient_name(number: str) -> str:
+    """``medseg_p003`` for MedSeg's patient 3; a name as it is."""
+    return f"medseg_p{int(number):03d}" if number.isdigit() else number
+
+
+def find(folder: Path, margin: float | None = None) -> list[MedSegSource]:
+    """The patients for whom image, lesion mask and lung mask exist.
+
+    Args:
+        folder: that holds ``FOLDERS``.
+        margin: as of ``MedSegSource``.
 
     Raises:
         BadInput: one of the three folders, or a file of a triple, is missing.
     """
     names = {}
     for part in FOLDERS:
-        path = Path(folder) / part
+        path = folder / part
         if not path.is_dir():
             raise BadInput(f"{path} is missing; -i names the folder that holds {', '.join(FOLDERS)}")
         names[part] = {p.name.removesuffix(".nii.gz") for p in path.glob("*.nii.gz")}
@@ -32,51 +108,24 @@ def find_patients(folder: str | Path) -> list[str]:
     for part in FOLDERS:
         for patient in sorted(everyone - names[part]):
             raise BadInput(
-                f"{Path(folder) / part / (patient + '.nii.gz')} is missing although patient {patient} "
+                f"{folder / part / (patient + '.nii.gz')} is missing although patient {patient} "
                 f"occurs in another folder; add the file or remove the patient from the others"
             )
     for patient in sorted(everyone):
         if not patient.isdigit():
-            raise BadInput(f"{Path(folder) / FOLDERS[0] / (patient + '.nii.gz')}: expected a number as patient name")
-    return sorted(everyone, key=int)
+            raise BadInput(f"{folder / FOLDERS[0] / (patient + '.nii.gz')}: expected a number as patient name")
+    return [_source(folder, patient, margin) for patient in sorted(everyone, key=int)]
 
 
-def read_patient(folder: str | Path, patient: str) -> tuple[Case, int]:
-    """One patient as a volume in the labels of this dataset.
-
-    Returns:
-        The case, and the number of lesion voxels outside the lung mask (kept as lesions).
-
-    Raises:
-        BadInput: files that cannot be read, lie elsewhere than the image, or hold other labels.
-    """
-    paths = [Path(folder) / part / f"{patient}.nii.gz" for part in FOLDERS]
-    volumes = [_read(path) for path in paths]
-    image = volumes[0]
-    for path, mask, allowed in zip(paths[1:], volumes[1:], ({0, 1, 2}, {0, 1}), strict=True):
-        for what in ("Size", "Spacing", "Origin", "Direction"):
-            found, wanted = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
-            if len(found) != len(wanted) or not np.allclose(found, wanted, atol=1e-3):
-                raise BadInput(
-                    f"{path}: {what.lower()} {found} differs from {wanted} of {paths[0]}; "
-                    f"masks must lie on the image's grid"
-                )
-        unknown = sorted(set(np.unique(sitk.GetArrayViewFromImage(mask)).tolist()) - allowed)
-        if unknown:
-            raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
-    pixels, lesion, lung = (sitk.GetArrayFromImage(volume) for volume in volumes)
-    if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
-        raise BadInput(
-            f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
-            f"from 0 to 255 (an 8-bit lung window)"
-        )
-    label = np.where(lesion > 0, lesion + 1, lung > 0).astype(np.uint8)
-    name = f"{PREFIX}_p{int(patient):03d}"
-    case = Case(name, name, pixels.astype(np.uint8), label, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return case, int(((lesion > 0) & (lung == 0)).sum())
+def _source(folder: Path, patient: str, margin: float | None) -> MedSegSource:
+    image, lesions, lungs = (folder / part / f"{patient}.nii.gz" for part in FOLDERS)
+    masks = (*(MaskOf(name, lesions, (value,)) for name, value in VALUES.items()), MaskOf("lungs", lungs))
+    return MedSegSource(patient_name(patient), folder, image, masks, windowed=True, margin=margin)
 
 
 def _read(path: Path) -> sitk.Image:
+    import SimpleITK as sitk
+
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -84,3 +133,20 @@ def _read(path: Path) -> sitk.Image:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise BadInput(f"{path}: expected a 3D volume of one channel, found size {image.GetSize()}")
     return image
+
+
+def _array(image: sitk.Image) -> np.ndarray:
+    import SimpleITK as sitk
+
+    return sitk.GetArrayViewFromImage(image)
+
+
+def _cut(scan: Scan, labelled: np.ndarray, margin: float) -> Scan:
+    """The scan from ``margin`` mm below to ``margin`` mm above what is labelled (z, y, x)."""
+    slices = np.flatnonzero(labelled.any(axis=(1, 2)))
+    if not len(slices):
+        return scan
+    extra = int(np.ceil(margin / scan.image.GetSpacing()[2] - 1e-6))
+    part = slice(max(0, int(slices[0]) - extra), min(len(labelled), int(slices[-1]) + 1 + extra))
+    structures = {name: mask[:, :, part] for name, mask in scan.structures.items()}
+    return replace(scan, image=scan.image[:, :, part], structures=structures)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
-from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
@@ -41,14 +39,16 @@ class PublicSet:
         mapping: structures → labels, as in a mapping file.
         find: archive's folder → its patients.
         crop: whether ``--crop-lungs`` makes sense (the set has lungs).
+        about: entries of ``dataset.json``: ``description``, ``reference``, ``license``; defaults for what is missing.
     """
 
     module: str
     dataset_id: int
     name: str
     mapping: dict
-    find: Callable[[Path], list[Source]]
+    find: Callable[[Path], Sequence[Source]]
     crop: bool = True
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class FileSource:
 
     def listing(self) -> Listing:
         """From headers; the structures are those that the set promises."""
+        import SimpleITK as sitk
+
         reader, problems, size, spacing = sitk.ImageFileReader(), [], (0, 0, 0), (0.0, 0.0, 0.0)
         files = tuple(
             dict.fromkeys(
@@ -101,6 +103,10 @@ class FileSource:
 
     def load(self) -> Scan:
         """Image and masks, each in its own place."""
+        import SimpleITK as sitk
+
+        from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+
         structures = {}
         for mask in self.masks:
             image = read_volume(mask.path)
@@ -174,7 +180,16 @@ def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | Non
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     records = convert(
-        archive, mapping, options, patients, full_name, o.np, o.overwrite, o.seed, said=[public.module, *words]
+        archive,
+        mapping,
+        options,
+        patients,
+        full_name,
+        o.np,
+        o.overwrite,
+        o.seed,
+        said=[public.module, *words],
+        about=public.about,
     )
     print(summary(records, mapping.labels))
     print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")

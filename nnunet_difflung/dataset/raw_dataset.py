@@ -5,22 +5,52 @@ In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
-from nnunet_difflung.dataset.splits import check_splits, is_synthetic, patient_grouped_splits, patients_of
+from nnunet_difflung.dataset.splits import (
+    FOLDS,
+    check_several_patients,
+    check_splits,
+    is_synthetic,
+    make_splits,
+    patients_of,
+    splits_in_use,
+)
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import DATASET, PATH_VARIABLES, dataset_folder, nnunet_folder, preprocessed_folder
+from nnunet_difflung.paths import (
+    DATASET,
+    PATH_VARIABLES,
+    dataset_folder,
+    fold_folders,
+    nnunet_folder,
+    our_folders,
+    preprocessed_folder,
+)
+from nnunet_difflung.runtime.files import read_json
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A dataset in ``$nnUNet_raw`` with its real cases, the roles of its labels, its patients and its folds."""
+    """A dataset in ``$nnUNet_raw`` with its real cases, the roles of its labels, its patients and its folds.
+
+    Attributes:
+        folder: of the dataset.
+        dataset_json: content of ``dataset.json``.
+        cases: id → files, of the real cases.
+        roles: of the labels.
+        reader: nnU-Net's reader for the files.
+        patients: case id → patient.
+        listed_splits: content of the split file; None where there is none and folds are made.
+        voxels: case id → voxels of each label in the order of ``roles.values``, for making folds; None if they have not
+            been counted yet.
+    """
 
     folder: Path
     dataset_json: dict
@@ -28,8 +58,33 @@ class RawDataset:
     roles: LabelRoles
     reader: type
     patients: dict[str, str]
-    splits: list[dict[str, list[str]]]
-    splits_are_new: bool
+    listed_splits: list[dict[str, list[str]]] | None
+    voxels: Mapping[str, Sequence[int]] | None = None
+
+    @property
+    def splits_are_new(self) -> bool:
+        """Whether the dataset has no split file, so that its folds are made by this package."""
+        return self.listed_splits is None
+
+    @cached_property
+    def splits(self) -> list[dict[str, list[str]]]:
+        """The folds: of the split file, or new ones, for which the labels are counted unless that has been done."""
+        if self.listed_splits is not None:
+            return self.listed_splits
+        voxels = self._count_voxels() if self.voxels is None else self.voxels
+        return splits_in_use(make_splits(self.patients, voxels), self.patients, _trained_on(self.name))
+
+    @property
+    def number_of_folds(self) -> int:
+        """Known before any label has been counted."""
+        return min(FOLDS, len(set(self.patients.values()))) if self.listed_splits is None else len(self.listed_splits)
+
+    def _count_voxels(self) -> dict[str, list[int]]:
+        counts = {}
+        for identifier in self.cases:
+            label, _ = self.read_label(identifier)
+            counts[identifier] = [int(np.count_nonzero(label == value)) for value in self.roles.values.values()]
+        return counts
 
     @property
     def name(self) -> str:
@@ -54,17 +109,17 @@ class RawDataset:
             BadInput: a fold that the split does not have.
         """
         if not names:
-            return list(range(len(self.splits)))
+            return list(range(self.number_of_folds))
         folds: list[int | str] = []
         for fold in names:
             if fold == "all":
                 folds.append("all")
-            elif str(fold).isdigit() and int(fold) < len(self.splits):
+            elif str(fold).isdigit() and int(fold) < self.number_of_folds:
                 folds.append(int(fold))
             else:
                 raise BadInput(
                     f"fold {fold} is not in the split of {self.name}, which has folds 0 to "
-                    f"{len(self.splits) - 1}; give one of these numbers, or all"
+                    f"{self.number_of_folds - 1}; give one of these numbers, or all"
                 )
         return list(dict.fromkeys(folds))
 
@@ -141,8 +196,15 @@ def open_raw_dataset(
         raise BadInput(f"{folder} has no training case; put images into imagesTr and labels into labelsTr")
     patients = patients_of(list(cases), patient_pattern)
     splits, where = find_splits(folder)
-    if splits is not None:
+    if splits is None:
+        check_several_patients(patients)
+    else:
         check_splits(splits, list(all_cases), patients, where)
-    reader = find_reader(dataset_json, cases)
-    folds = patient_grouped_splits(patients) if splits is None else splits
-    return RawDataset(folder, dataset_json, cases, roles, reader, patients, folds, splits_are_new=splits is None)
+    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), patients, splits)
+
+
+def _trained_on(dataset_name: str) -> list[tuple[int, list[str]]]:
+    """Fold and training cases of every generator, finished or begun, that this dataset has."""
+    folds = [fold for folder in our_folders(dataset_name) for fold in fold_folders(folder) if fold.name != "fold_all"]
+    cards = [read_json(path) for path in (fold / "generator.json" for fold in folds) if path.is_file()]
+    return [(card["fold"], card["training_cases"]) for card in cards if {"fold", "training_cases"} <= card.keys()]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from nnunet_difflung.errors import BadInput
 
 SYNTHETIC_PREFIX = "difflung_"
+FOLDS = 5
+_Exchange = tuple[list[str], list[str], str, "str | None"]  # from fold, to fold, patient, partner who comes back
 _SLICE_SUFFIX = re.compile(r"^(?P<patient>.+?)[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?\d+$", re.IGNORECASE)
 _TWO_NUMBERS = re.compile(r"^(?P<patient>.*\d.*?)[ _.-]+\d+$")
 
 
 def is_synthetic(identifier: str) -> bool:
-    """Whether a case id is one of ours."""
+    """Whether a case id is that of a synthetic case."""
     return identifier.startswith(SYNTHETIC_PREFIX)
 
 
@@ -24,22 +28,22 @@ def patients_of(identifiers: Sequence[str], pattern: str | None = None) -> dict[
 
     Args:
         identifiers: ids of real cases.
-        pattern: regular expression that matches a whole id; its first group (or all of the match) is the patient.
-            None derives it: a closing slice counter (``_s012``, ``_z7``, ``_slice_3``) is dropped from every id that
-            has one; where none has and every id holds two numbers (``lung_001_012``) the last is taken for the slice,
-            if that leaves several patients; else each case is its own patient.
+        pattern: regular expression that matches a whole id; its first group (or the whole match) is the patient.
+            Without it, a slice counter at the end (``_s012``, ``_z7``, ``_slice_3``) is dropped from every id that has
+            one. If no id has one and every id holds two numbers (``lung_001_012``), the last number is taken for the
+            slice, provided that this leaves several patients. Otherwise each case is its own patient.
 
     Raises:
-        BadInput: the pattern is no regular expression or does not match an id.
+        BadInput: the pattern is not a regular expression or does not match an id.
     """
     if pattern is not None:
         return {i: _patient(i, pattern) for i in identifiers}
     patients = {i: m["patient"] if (m := _SLICE_SUFFIX.match(i)) else i for i in identifiers}
     if len(set(patients.values())) < len(patients):
         return patients
-    matches = {i: _TWO_NUMBERS.match(i) for i in identifiers}
-    if all(matches.values()) and len({m["patient"] for m in matches.values()}) >= min(3, len(matches)):
-        return {i: m["patient"] for i, m in matches.items()}
+    patients = {i: m["patient"] for i in identifiers if (m := _TWO_NUMBERS.match(i))}
+    if len(patients) == len(set(identifiers)) and len(set(patients.values())) >= min(3, len(patients)):
+        return patients
     return {i: i for i in identifiers}
 
 
@@ -56,11 +60,34 @@ def _patient(identifier: str, pattern: str) -> str:
     return match[1] if match.groups() else match[0]
 
 
-def patient_grouped_splits(patients: dict[str, str], seed: int = 12345, folds: int = 5) -> list[dict[str, list[str]]]:
-    """k-fold splits in nnU-Net's form; every patient's cases are on one side (k = 5, or the number of patients).
+def make_splits(
+    patients: Mapping[str, str], voxels: Mapping[str, npt.ArrayLike], seed: int = 0, folds: int = FOLDS
+) -> list[dict[str, list[str]]]:
+    """New folds in nnU-Net's form, made the same way for datasets that are converted and for those that are augmented.
+
+    Every patient's cases are on one side, and each class of which two or more patients exist is in the training part
+    of every fold (see ``patient_folds``).
+
+    Args:
+        patients: case id -> patient.
+        voxels: case id -> number of voxels of each foreground class in ``dataset.json``'s order (``ignore`` is none).
+        seed: decides ties.
+        folds: wanted number of folds; never more than there are patients.
+
+    Returns:
+        ``[{"train": ids, "val": ids}, ...]``; a single patient is both training and validation of a single fold.
+    """
+    totals: dict[str, np.ndarray] = {}
+    for case, patient in patients.items():
+        totals[patient] = totals.get(patient, 0) + np.asarray(voxels[case])
+    return splits_from_folds(patient_folds(totals, seed, folds), patients)
+
+
+def check_several_patients(patients: Mapping[str, str]) -> None:
+    """Refuses a dataset of which no patient can be kept for validation.
 
     Raises:
-        BadInput: fewer than two patients.
+        BadInput: all cases belong to one patient.
     """
     names = sorted(set(patients.values()))
     if len(names) < 2:
@@ -68,32 +95,56 @@ def patient_grouped_splits(patients: dict[str, str], seed: int = 12345, folds: i
             f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
             f"can be validated on another; check --patient-pattern"
         )
-    order = np.random.default_rng(seed).permutation(len(names))
-    groups = [{names[i] for i in part} for part in np.array_split(order, min(folds, len(names)))]
-    return [
-        {
-            "train": sorted(i for i, p in patients.items() if p not in group),
-            "val": sorted(i for i, p in patients.items() if p in group),
-        }
-        for group in groups
-    ]
+
+
+def splits_in_use(
+    splits: list[dict[str, list[str]]], patients: Mapping[str, str], trained: Sequence[tuple[int, Sequence[str]]]
+) -> list[dict[str, list[str]]]:
+    """New splits, or those of the first versions where generators have been trained on these and not on the new ones.
+
+    The first versions made folds without looking at the classes; their generators must not become useless.
+
+    Args:
+        splits: of ``make_splits``.
+        patients: case id -> patient.
+        trained: fold and training cases of each generator of the dataset.
+    """
+    earlier = _splits_of_first_versions(patients)
+
+    def fit(candidate: list[dict[str, list[str]]]) -> bool:
+        return all(fold < len(candidate) and candidate[fold]["train"] == sorted(cases) for fold, cases in trained)
+
+    return earlier if not fit(splits) and fit(earlier) else splits
+
+
+def _splits_of_first_versions(patients: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    names = sorted(set(patients.values()))
+    order = np.random.default_rng(12345).permutation(len(names))
+    parts = np.array_split(order, min(FOLDS, len(names)))
+    return splits_from_folds([[names[i] for i in part] for part in parts], patients)
 
 
 def real_only(splits: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
-    """The splits without our synthetic cases."""
+    """The splits without synthetic cases."""
     return [{side: [i for i in split[side] if not is_synthetic(i)] for side in ("train", "val")} for split in splits]
 
 
 def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[str, str], where: str) -> None:
     """Refuses splits that name unknown cases or put a patient on both sides of a fold.
 
+    Args:
+        splits: of nnU-Net's form.
+        identifiers: ids of all cases of the dataset, synthetic ones included.
+        patients: case id -> patient, of the real cases.
+        where: path of the split file, for messages.
+
     Raises:
         BadInput: with the fold, the case or the patient, and the remedy.
     """
-    known = set(identifiers)
+    in_dataset = set(identifiers)
     for fold, split in enumerate(real_only(splits)):
         for side in ("train", "val"):
-            unknown = sorted(set(split[side]) - known)
+            unknown = sorted(set(split[side]) - in_dataset)
             if unknown:
                 raise BadInput(
                     f"{where} fold {fold} lists the {side} case {unknown[0]!r}, which is not in the dataset "
@@ -101,21 +152,23 @@ def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[
                 )
         if not split["train"]:
             raise BadInput(f"{where} fold {fold} has no training case; correct or delete {where}")
-        both = {patients[i] for i in split["train"]} & {patients[i] for i in split["val"]}
-        if both:
+        torn = {patients[i] for i in split["train"]} & {patients[i] for i in split["val"]}
+        if torn:
             raise BadInput(
-                f"{where} fold {fold} has patient {sorted(both)[0]!r} in training and in validation "
-                f"({len(both)} such patients): delete the file and patient-grouped folds are made, or say "
+                f"{where} fold {fold} has patient {sorted(torn)[0]!r} in training and in validation "
+                f"({len(torn)} such patients): delete the file to get new folds grouped by patient, or say "
                 f"with --patient-pattern how to read the patient ('(.+)' if every case is a patient)"
             )
 
 
-def patient_folds(voxels: Mapping[str, Sequence[int]], seed: int, folds: int = 5) -> list[list[str]]:
+def patient_folds(voxels: Mapping[str, npt.ArrayLike], seed: int, folds: int = FOLDS) -> list[list[str]]:
     """Deals patients into folds so that each class is spread over as many folds as it has patients.
 
     Classes are dealt from the one that the fewest patients have to the one that most have: each patient goes to
-    the fold that holds the fewest patients with that class, then the fewest patients, so that a class of which two
-    or more patients exist occurs in the training part of every fold.
+    the fold that holds the fewest patients with that class, then the fewest patients. Where this puts all patients of
+    a class into one fold (rarer classes that they also have decided their place), patients are exchanged or moved, so
+    that a class that two or more patients have occurs in the training part of every fold. The exception is classes that
+    contradict each other, such as a class in each pair of three patients who are dealt into two folds.
 
     Args:
         voxels: patient -> number of voxels of each foreground class (all of equal length).
@@ -132,15 +185,52 @@ def patient_folds(voxels: Mapping[str, Sequence[int]], seed: int, folds: int = 5
     number_of_classes = len(next(iter(present.values()))) if present else 0
     folds = max(1, min(folds, len(patients)))
     dealt: list[list[str]] = [[] for _ in range(folds)]
-    rarest_first = sorted(range(number_of_classes), key=lambda c: sum(int(p[c]) for p in present.values()))
-    for c in [*rarest_first, None]:
-        for patient in [p for p in order if c is None or present[p][c]]:
-            if any(patient in fold for fold in dealt):
-                continue
-            with_class = [0 if c is None else sum(int(present[p][c]) for p in fold) for fold in dealt]
-            target = min(range(folds), key=lambda k: (with_class[k], len(dealt[k])))
-            dealt[target].append(patient)
+    holders = [{patient for patient in patients if present[patient][c]} for c in range(number_of_classes)]
+    for with_class in [*sorted(holders, key=len), set(patients)]:
+        for patient in [p for p in order if p in with_class]:
+            if not any(patient in fold for fold in dealt):
+                number = [len(with_class.intersection(fold)) for fold in dealt]
+                target = min(range(folds), key=lambda k: (number[k], len(dealt[k])))
+                dealt[target].append(patient)
+    _separate(dealt, [with_class for with_class in holders if len(with_class) > 1])
     return [sorted(fold) for fold in dealt]
+
+
+def _separate(dealt: list[list[str]], holders: Sequence[set[str]]) -> None:
+    """Exchanges or moves patients of classes that lie in one fold, as long as that leaves fewer such classes."""
+    while len(dealt) > 1:
+        together = _in_one_fold(dealt, holders)
+        exchanges = _exchanges(dealt, set().union(*together))
+        if not any(_improves(exchange, dealt, holders, len(together)) for exchange in exchanges):
+            return
+
+
+def _in_one_fold(dealt: Sequence[Sequence[str]], holders: Sequence[set[str]]) -> list[set[str]]:
+    return [with_class for with_class in holders if any(with_class.issubset(fold) for fold in dealt)]
+
+
+def _exchanges(dealt: Sequence[list[str]], candidates: set[str]) -> Iterator[_Exchange]:
+    """All exchanges of candidates; those with a partner first, since they keep the folds' sizes."""
+    for with_partner in (True, False):
+        for source, target in itertools.permutations(dealt, 2):
+            for patient in sorted(candidates.intersection(source)):
+                for partner in sorted(target) if with_partner else [None]:
+                    yield source, target, patient, partner
+
+
+def _improves(exchange: _Exchange, dealt: Sequence[list[str]], holders: Sequence[set[str]], before: int) -> bool:
+    """Makes an exchange, and takes it back unless fewer classes than before lie in one fold."""
+    source, target, patient, partner = exchange
+    kept = [list(source), list(target)]
+    source.remove(patient)
+    target.append(patient)
+    if partner is not None:
+        target.remove(partner)
+        source.append(partner)
+    if len(_in_one_fold(dealt, holders)) < before:
+        return True
+    source[:], target[:] = kept
+    return False
 
 
 def splits_from_folds(folds: Sequence[Sequence[str]], cases: Mapping[str, str]) -> list[dict[str, list[str]]]:

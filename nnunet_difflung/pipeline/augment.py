@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.painting.cases import discard_work
@@ -63,7 +64,7 @@ def augment(request: Request) -> None:
         seconds: dict[str, float] = {}
         # one of several processes deletes nothing: others may still write there, and their launcher does it
         with nothing_left_on_fault(delete if share.number == 1 else lambda: None):
-            cache, works = _prepare(raw, folds, request, share, seconds)
+            raw, cache, works = _prepare(raw, folds, request, share, seconds)
         _carry_out(raw, works, cache, request, share, seconds)
 
 
@@ -106,17 +107,18 @@ def open_dataset(request: Request) -> tuple[RawDataset, list[int | str]]:
 
 def _prepare(
     raw: RawDataset, folds: list[int | str], request: Request, share: Share, seconds: dict[str, float]
-) -> tuple[SliceCache, list[FoldWork]]:
-    """Checks and caches the cases and plans every fold; notes in ``seconds`` what took how long."""
+) -> tuple[RawDataset, SliceCache, list[FoldWork]]:
+    """Checks and caches the cases, makes folds where there are none, and plans every fold; notes the ``seconds``."""
     begun, lesions = time.monotonic(), {}
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
+    raw = with_class_counts(raw, cache.facts)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     works = [prepare_fold(raw, fold, request.settings, cache.facts, cache.label, lesions) for fold in folds]
     for work in works:
         check_fold(work, cache)
     check_disk(works, cache.facts)
     seconds["plan"] = time.monotonic() - begun
-    return cache, works
+    return raw, cache, works
 
 
 def _introduce(raw: RawDataset) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset.cache import check_cases
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.lesions.plan import shares
@@ -181,6 +182,7 @@ def run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
 def dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     """Shows class tables, deficits, plan, time and disk; writes nothing."""
     facts = check_cases(raw, request.processes)
+    raw = with_class_counts(raw, facts)
     warn_of_orientation(raw, facts)
 
     def read_label(identifier: str):

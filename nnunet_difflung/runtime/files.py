@@ -63,6 +63,23 @@ def clear_half_written(folder: Path, age: float = 0.0) -> None:
                 temporary.unlink()
 
 
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or the names in a folder, are on disk."""
+    if path.is_file() or (path.is_dir() and os.name == "posix"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_below(folder: Path) -> None:
+    """Waits until a folder and all that is in it are on disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def delete_path(path: Path) -> None:
     """Deletes a file, a link, or a folder with everything in it."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -86,6 +86,32 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
         os.close(handle)
 
 
+@contextmanager
+def holding(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Holds a lock file, which the system lets go of when the process ends, however it does.
+
+    Args:
+        path: of the file, made where it is missing; its folder must exist, and may be renamed meanwhile.
+        refusal: what to say where another command holds the lock; without it, this waits for the lock, and says so.
+
+    Raises:
+        BadInput: ``refusal``.
+    """
+    said = False
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if refusal is None:
+                said = acquire(handle, path, said)
+            elif not _try(handle, path):
+                raise BadInput(refusal)
+            if is_at(handle, path):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
 def delete_unused(folder: Path) -> bool:
     """Deletes a folder unless a command is using it; returns whether it did."""
     path = folder / _WORK_LOCK

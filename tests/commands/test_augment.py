@@ -14,7 +14,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
-from tests.support.tiny import make_dataset, tree_hashes
+from tests.support.tiny import LABELS, make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("fingerprint")
 
@@ -96,6 +96,21 @@ def test_fold_all_enters_no_fold(folders):
     splits = (folder / "splits_final.json").read_text()
     assert manifest["cases"]
     assert not any(i in splits for i in manifest["cases"])
+
+
+COPY_PASTE = ["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "--max-synthetic", "2"]
+
+
+def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
+    folder = make_dataset(folders[0], patients=10, slices=1, splits=False, emphysema_every=6)
+    main([*COPY_PASTE, "--target-share", "emphysema=0.2"])
+    raw, manifest = open_raw_dataset("801"), read_manifest(folder)
+    holding = [i for i in raw.cases if (raw.read_label(i)[0] == LABELS["emphysema"]).any()]
+    assert len(holding) == 2
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert all(set(holding) & set(split["train"]) for split in splits)
+    assert {record["fold"] for record in manifest["cases"].values()} == set(range(5)), "each can paint emphysema"
 
 
 def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_difflung.dataset.labels import BODY, label_roles
-from nnunet_difflung.dataset.splits import check_splits, patient_grouped_splits, patients_of
+from nnunet_difflung.dataset.splits import (
+    check_several_patients,
+    check_splits,
+    make_splits,
+    patient_folds,
+    patients_of,
+    splits_in_use,
+)
 from nnunet_difflung.errors import BadInput
 
 
@@ -80,11 +87,54 @@ def test_no_patient_is_on_both_sides(owners, seed):
     patients = {f"case{i}": f"p{owner}" for i, owner in enumerate(owners)}
     if len(set(patients.values())) < 2:
         return
-    splits = patient_grouped_splits(patients, seed)
+    splits = make_splits(patients, {case: [1] for case in patients}, seed)
     check_splits(splits, list(patients), patients, "splits")
     held_out = [i for split in splits for i in split["val"]]
     assert sorted(held_out) == sorted(patients)
     assert all(sorted(split["train"] + split["val"]) == sorted(patients) for split in splits)
+
+
+@st.composite
+def cohorts(draw) -> dict[str, list[int]]:
+    """Patients with up to 24 classes, most of them rare, as in archives with many findings."""
+    number, classes = draw(st.integers(3, 40)), draw(st.integers(1, 24))
+    holders = [draw(st.sets(st.integers(0, number - 1), max_size=draw(st.integers(1, 6)))) for _ in range(classes)]
+    return {f"p{i}": [int(i in with_class) for with_class in holders] for i in range(number)}
+
+
+@settings(max_examples=400, deadline=None)
+@given(cohorts(), st.integers(0, 99))
+def test_every_class_of_two_patients_is_in_the_training_part_of_every_fold(voxels, seed):
+    folds = patient_folds(voxels, seed)
+    assert sorted(patient for fold in folds for patient in fold) == sorted(voxels)
+    assert len(folds) == min(5, len(voxels))
+    assert all(folds)
+    assert folds == patient_folds(dict(reversed(voxels.items())), seed), "the patients' order decides nothing"
+    for c in range(len(next(iter(voxels.values())))):
+        with_class = {patient for patient in voxels if voxels[patient][c]}
+        if len(with_class) > 1:
+            assert not any(with_class <= set(fold) for fold in folds), with_class
+
+
+def test_rarer_classes_do_not_put_the_two_patients_of_a_class_together():
+    """Dealt one class after the other, p1 and p3 would both be first."""
+    voxels = {"p1": [1, 0, 1], "p2": [1, 0, 0], "p3": [0, 1, 1], "p4": [0, 1, 0]}
+    for seed in range(20):
+        for fold in patient_folds(voxels, seed, folds=2):
+            assert len(fold) == 2
+            assert set(fold) not in ({"p1", "p2"}, {"p3", "p4"}, {"p1", "p3"})
+
+
+def test_generators_that_were_trained_on_folds_of_the_first_versions_keep_them():
+    patients = {f"a{i}": f"a{i}" for i in range(10)}
+    new = make_splits(patients, {case: [1] for case in patients})
+    assert splits_in_use(new, patients, []) == new
+    # what commit b369f62 made of these patients
+    earlier = [{"a4", "a8"}, {"a1", "a3"}, {"a7", "a9"}, {"a0", "a6"}, {"a2", "a5"}]
+    trained = sorted(set(patients) - earlier[0])
+    assert [set(fold["val"]) for fold in splits_in_use(new, patients, [(0, trained)])] == earlier
+    assert splits_in_use(new, patients, [(0, trained), (1, new[1]["train"])]) == new
+    assert splits_in_use(new, patients, [(0, ["b0"])]) == new
 
 
 @pytest.mark.parametrize(
@@ -103,4 +153,4 @@ def test_splits_that_leak_or_lie_are_refused(splits, part):
 
 def test_one_patient_cannot_be_split():
     with pytest.raises(BadInput, match="one patient"):
-        patient_grouped_splits({"a1": "a", "a2": "a"})
+        check_several_patients({"a1": "a", "a2": "a"})

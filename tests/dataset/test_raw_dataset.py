@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_difflung.dataset.cache import check_cases
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.reading import with_class_counts
+from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.errors import BadInput
 from tests.support.tiny import LABELS, make_dataset
 
@@ -132,6 +135,30 @@ def test_folds_by_name_and_new_patient_grouped_folds(raw_folder):
     for wrong in ("5", "-1", "x"):
         with pytest.raises(BadInput, match=f"fold {wrong} is not in the split"):
             raw.folds([wrong])
+
+
+def test_new_folds_are_those_of_the_converters_whether_labels_or_facts_are_counted(raw_folder):
+    make_dataset(raw_folder, patients=10, slices=1, size=16, splits=False, emphysema_every=6)
+    raw = open_raw_dataset("801")
+    holding = [i for i in raw.cases if (raw.read_label(i)[0] == LABELS["emphysema"]).any()]
+    assert len(holding) == 2
+    assert all(set(holding) & set(split["train"]) for split in raw.splits)
+    counted = with_class_counts(raw, check_cases(raw, progress=False))
+    assert counted.voxels is not None
+    assert counted.splits == raw.splits == make_splits(raw.patients, counted.voxels)
+    assert counted.splits_are_new
+
+
+def test_folds_of_a_generator_of_the_first_versions_are_kept(folders):
+    make_dataset(folders[0], patients=10, slices=1, size=16, splits=False)
+    raw = open_raw_dataset("801")
+    before = {"lung_002", "lung_004"}  # fold 1 of commit b369f62
+    trained = sorted(i for i in raw.cases if raw.patients[i].removesuffix("_s00") not in before)
+    assert trained != raw.training_cases(1)
+    card = folders[2] / raw.name / "DiffLung__cbmat" / "fold_1" / "generator.json"
+    card.parent.mkdir(parents=True)
+    card.write_text(json.dumps({"fold": 1, "training_cases": trained, "finished": False}))
+    assert open_raw_dataset("801").training_cases(1) == trained
 
 
 @pytest.mark.parametrize(

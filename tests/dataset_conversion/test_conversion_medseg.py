@@ -19,7 +19,12 @@ from nnunet_difflung.dataset_conversion.imaging.resampling import (
     resample_label,
     slices,
 )
-from nnunet_difflung.errors import BadInput
+from nnunet_difflung.dataset_conversion.pipeline import archive
+from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
+from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
+from nnunet_difflung.dataset_conversion.pipeline.patient import cases, label_scan
+from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
+from nnunet_difflung.dataset_conversion.public.medseg import FOLDERS, find
 
 DATA = Path(os.environ.get("DIFFLUNG_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 REAL = DATA / "medseg_rp"
@@ -50,7 +55,7 @@ def volumes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.fixture
 def source(tmp_path) -> Path:
     for patient in (1, 2, 10):
-        for part, array in zip(medseg.FOLDERS, volumes(patient), strict=True):
+        for part, array in zip(FOLDERS, volumes(patient), strict=True):
             write(tmp_path / "source" / part / f"{patient}.nii.gz", array)
     return tmp_path / "source"
 
@@ -62,16 +67,34 @@ def raw(tmp_path, monkeypatch) -> Path:
     return tmp_path / "raw"
 
 
+def converted(source: Path, raw: Path, *options: str, name: str = "MedSegCOVID19", dataset_id: int = 801) -> Path:
+    """The dataset's folder."""
+    with pytest.raises(SystemExit) as stop:
+        medseg.main(["-i", str(source), "--name", name, "--dataset-id", str(dataset_id), *options])
+    assert stop.value.code == 0
+    return raw / f"Dataset{dataset_id}_{name}"
+
+
+def cases_of(folder: Path, part: str = "Tr") -> list[str]:
+    return sorted(path.name.removesuffix(".nii.gz") for path in (folder / f"labels{part}").iterdir())
+
+
+def said_without_bars(text: str) -> list[str]:
+    return [line for line in text.replace("\r", "\n").splitlines() if line and not line.startswith("patients:")]
+
+
 def case(image: np.ndarray, label: np.ndarray, direction=None) -> Case:
     return Case("m_p001", "m_p001", image, label, SPACING, ORIGIN, direction or (1, 0, 0, 0, 1, 0, 0, 0, 1))
 
 
 def test_labels_intensities_and_splits_of_slices(source, raw):
-    records, outside = medseg.convert_medseg(source, processes=1, test_patients=[10])
-    folder = raw / "Dataset801_MedSegCOVID19"
-    assert [r.case_id for r in records[:4]] == [f"medseg_p001_s{z:03d}" for z in (1, 2, 3, 4)]
-    assert [r.test for r in records] == [False] * 8 + [True] * 4
-    assert outside == pytest.approx(1 / 58)
+    folder = converted(source, raw, "-np", "1", "--test-patients", "10")
+    assert cases_of(folder) == [f"medseg_p{p:03d}_s{z:03d}" for p in (1, 2) for z in (1, 2, 3, 4)]
+    assert cases_of(folder, "Ts") == [f"medseg_p010_s{z:03d}" for z in (1, 2, 3, 4)]
+    report = json.loads((folder / "conversion_report.json").read_text())
+    for patient in ("medseg_p001", "medseg_p002", "medseg_p010"):
+        notes = ["1 of 58 lesion voxels lie outside the lung mask and stay lesions"]
+        assert report["patients"][patient]["notes"] == notes
     image, lesion, lung = volumes(1)
     for z in (1, 2, 3, 4):
         found = sitk.ReadImage(str(folder / "imagesTr" / f"medseg_p001_s{z:03d}_0000.nii.gz"))
@@ -87,21 +110,38 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
         [{"medseg_p001"}, {"medseg_p002"}],
         [{"medseg_p002"}, {"medseg_p001"}],
     )
-    channels = json.loads((folder / "dataset.json").read_text())["channel_names"]
-    assert "ct" not in channels["0"].lower()
+    described = json.loads((folder / "dataset.json").read_text())
+    assert described["channel_names"] == {"0": "lung_window_8bit"}
+    assert described["labels"] == {"background": 0, "normal_lung": 1, "ground_glass": 2, "consolidation": 3}
+    assert described["licence"] == "see MedSeg's terms"
 
 
+@pytest.mark.usefixtures("unverified")
 def test_same_bytes_whatever_the_processes(source, raw):
     for k in (1, 2):
-        medseg.convert_medseg(
-            source, medseg.MedSegSettings(spacing=2.0, crop_lungs=5.0), f"Dataset80{k}_A", processes=k, verify=False
-        )
+        converted(source, raw, "--spacing", "2", "--crop-lungs", "5", "-np", str(k), name="A", dataset_id=800 + k)
     one, two = (
         {p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
         for name in ("Dataset801_A", "Dataset802_A")
     )
     assert len(one) == 24
     assert one == two
+    # lung on slices 1 to 4 and 5 mm of margin: one slice of 6 mm below
+    assert sorted({path.name[11:16] for path in one}) == ["_s001", "_s002", "_s003", "_s004"]
+
+
+@pytest.mark.usefixtures("unverified")
+def test_cropped_slices_are_numbered_from_the_cropped_box(source, raw):
+    for patient in (1, 2, 10):  # lung on slices 3 and 4 only
+        image, lesion, lung = volumes(patient)
+        lesion[:3] = lung[:3] = 0
+        for part, array in zip(FOLDERS, (image, lesion, lung), strict=True):
+            write(source / part / f"{patient}.nii.gz", array)
+    folder = converted(source, raw, "--crop-lungs", "0", "-np", "1")
+    assert cases_of(folder) == [f"medseg_p{p:03d}_s{z:03d}" for p in (1, 2, 10) for z in (0, 1)]
+    label = sitk.ReadImage(str(folder / "labelsTr" / "medseg_p001_s000.nii.gz"))
+    assert (sitk.GetArrayFromImage(label) == 3).sum() == 9, "the consolidation of slice 3"
+    assert label.GetOrigin()[2] == pytest.approx(100.0 + 6.0 * 3)
 
 
 def test_crop_keeps_every_voxel_where_it_is():
@@ -183,11 +223,11 @@ def test_large_lesions_keep_their_area_and_no_label_is_invented():
         assert (new == value).sum() * (120 / 51) ** 2 == pytest.approx((label == value).sum(), rel=0.06)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_volumes_and_size(source, raw):
-    settings = medseg.MedSegSettings(volumes=True, size=24)
-    records, _outside = medseg.convert_medseg(source, settings, processes=1, verify=False)
-    assert [r.case_id for r in records] == ["medseg_p001", "medseg_p002", "medseg_p010"]
-    image = sitk.ReadImage(str(raw / "Dataset801_MedSegCOVID19" / "imagesTr" / "medseg_p010_0000.nii.gz"))
+    folder = converted(source, raw, "--as", "volumes", "--size", "24", "-np", "1")
+    assert cases_of(folder) == ["medseg_p001", "medseg_p002", "medseg_p010"]
+    image = sitk.ReadImage(str(folder / "imagesTr" / "medseg_p010_0000.nii.gz"))
     assert image.GetSize() == (24, 20, 6)
     assert image.GetSpacing() == pytest.approx((3.0, 3.0, 6.0))
 
@@ -238,7 +278,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(source, raw, capsys, spoil
     message = spoil(source)
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1"])
-    error = capsys.readouterr().err.strip().splitlines()
+    error = said_without_bars(capsys.readouterr().err)
     assert stop.value.code == 2
     assert len(error) == 1
     assert message in error[0]
@@ -259,29 +299,41 @@ def test_bad_options_are_refused(source, raw, capsys, options):
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1", *options])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("Error: --")
+    (error,) = said_without_bars(capsys.readouterr().err)
+    assert error.startswith("Error: --")
     assert not list(raw.iterdir())
 
 
-def test_a_failure_between_cases_leaves_nothing(source, raw, monkeypatch):
-    monkeypatch.setattr(medseg, "finish_dataset", lambda *a, **k: (_ for _ in ()).throw(BadInput("stop")))
-    with pytest.raises(BadInput, match="stop"):
-        medseg.convert_medseg(source, processes=1)
-    assert not list(raw.iterdir())
+def test_a_failure_between_cases_leaves_no_dataset(source, raw, monkeypatch, capsys):
+    def stopped(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive, "finish_dataset", stopped)
+    with pytest.raises(SystemExit) as stop:
+        medseg.main(["-i", str(source), "-np", "1"])
+    assert stop.value.code == 1
+    assert [path.name for path in raw.iterdir()] == [".Dataset801_MedSegCOVID19.partial"], "patients can be taken up"
+    monkeypatch.undo()
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    converted(source, raw, "-np", "1")
+    assert [path.name for path in raw.iterdir()] == ["Dataset801_MedSegCOVID19"]
 
 
 @pytest.mark.skipif(
     not REAL.is_dir(), reason=f"no real data at {REAL}; set DIFFLUNG_TEST_DATA to the folder that holds medseg_rp"
 )
 def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
-    patients = medseg.find_patients(REAL)
-    assert patients == ["1", "2", "4", "5", "6", "7", "8", "9"]
-    whole, outside = medseg.read_patient(REAL, "2")
-    assert outside == 0
-    assert (whole.label > 1).sum() == 11258
-    assert len(slices(whole)) == 33
-    cases = medseg.patient_cases(whole, medseg.MedSegSettings(spacing=2.8, crop_lungs=10.0))
-    area = 2.8**2 * sum((c.label > 1).sum() for c in cases)
-    assert area == pytest.approx(11258 * whole.spacing[0] ** 2, rel=0.10)
-    slices_with_lesions = [{c.case_id for c in some if (c.label > 1).any()} for some in (cases, slices(whole))]
-    assert len(slices_with_lesions[0]) == len(slices_with_lesions[1])
+    sources = find(REAL)
+    assert [source.patient for source in sources] == [f"medseg_p{n:03d}" for n in (1, 2, 4, 5, 6, 7, 8, 9)]
+    scan, mapping = sources[1].load(), parse_mapping(medseg.MAPPING)
+    assert scan.notes == (), "no lesion lies outside the lung mask"
+    patient = Patient("medseg_p002", "medseg_p002", (sources[1],))
+    labelled = label_scan(scan, mapping, ConvertOptions(), "here")
+    assert (labelled.label > 1).sum() == 11258
+    whole = cases(labelled, patient, 0, mapping, ConvertOptions())
+    assert len(whole) == 33
+    made = cases(labelled, patient, 0, mapping, ConvertOptions(spacing=2.8, crop_lungs=10.0))
+    area = 2.8**2 * sum((c.label > 1).sum() for c in made)
+    assert area == pytest.approx(11258 * whole[0].spacing[0] ** 2, rel=0.10)
+    with_lesions = [{c.case_id for c in several if (c.label > 1).any()} for several in (made, whole)]
+    assert with_lesions[0] == with_lesions[1]

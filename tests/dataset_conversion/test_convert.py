@@ -97,6 +97,18 @@ def test_volumes_with_one_label_map_or_one_file_for_each_structure(tmp_path, bin
     assert open_raw_dataset("810").roles.normal == "normal_lung"
 
 
+def test_a_rare_class_is_in_every_training_part_and_augmenting_would_make_the_same_folds(tmp_path):
+    made = write_volumes(tmp_path / "archive", 10, depth=2, emphysema_every=6)
+    folder = converted(tmp_path, "values", "--allow-missing")
+    holding = {f"{patient}_s000" for patient, (_, label) in made.items() if (label[0] == LABELS["emphysema"]).any()}
+    assert len(holding) == 2
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert all(holding & set(fold["train"]) for fold in splits)
+    (folder / "splits_final.json").unlink()
+    assert open_raw_dataset("810").splits == splits
+
+
 @pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
 def test_dicom_with_contours_or_segments(tmp_path, kind):
     pytest.importorskip("highdicom")

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset_conversion.case import CaseRecord
 from nnunet_difflung.dataset_conversion.convert import main
 from nnunet_difflung.dataset_conversion.output.staged_dataset import note_patient, staged_dataset
-from nnunet_difflung.dataset_conversion.pipeline import archive
+from nnunet_difflung.dataset_conversion.pipeline import patient as patient_module
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import chest, like, structures, write_slices, write_volumes
@@ -47,15 +47,15 @@ def convert(raw_folder: Path, *options: str, mapping: str = VALUES, archive: str
 
 def interrupt_in(monkeypatch, patient: str) -> None:
     """A Ctrl-C when that patient's first case is written."""
-    real = archive.convert_patient
+    real = patient_module.convert_patient
 
     def stopped(one, mapping, options, folder):
         if one.name != patient:
             return real(one, mapping, options, folder)
-        monkeypatch.setattr("nnunet_difflung.dataset_conversion.pipeline.patient.write_case", _write_and_stop)
+        monkeypatch.setattr(patient_module, "write_case", _write_and_stop)
         return real(one, mapping, options, folder)
 
-    monkeypatch.setattr(archive, "convert_patient", stopped)
+    monkeypatch.setattr(patient_module, "convert_patient", stopped)
 
 
 def _write_and_stop(folder: Path, case, number_of_labels: int, test: bool = False) -> CaseRecord:

@@ -1,0 +1,47 @@
+"""The commands' help comes without the libraries that only a conversion needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_HEAVY = ("torch", "nnunetv2", "SimpleITK", "pydicom", "matplotlib", "scipy", "skimage")
+_PROGRAM = f"""
+import contextlib, importlib, io, sys
+module = importlib.import_module(sys.argv[1])
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    try:
+        (getattr(module, "entry", None) or module.main)(["-h"])
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+assert "usage:" in said.getvalue()
+print(*[name for name in {_HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "convert",
+        "Dataset800_ChestPhantom",
+        "Dataset801_MedSegCOVID19",
+        "Dataset802_MedSegCOVID19Slices",
+        "Dataset803_COVID19CTSeg",
+        "Dataset804_MosMedData",
+        "Dataset805_HUGILD",
+        "Dataset806_PleThora",
+    ],
+)
+def test_help_imports_no_library_of_the_work(module):
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, f"nnunet_difflung.dataset_conversion.{module}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

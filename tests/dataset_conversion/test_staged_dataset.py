@@ -1,0 +1,212 @@
+"""A converted dataset appears all at once: killed at any step, with an old dataset in its place, and two at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nnunet_difflung.dataset_conversion.output.staged_dataset import (
+    CHANGING,
+    check_name,
+    finished_patients,
+    note_patient,
+    staged_dataset,
+)
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
+from tests.support.tiny import tree_hashes
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
+NAME = "Dataset810_Mine"
+_CALLS = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync", "open")
+
+
+def write(raw: Path, content: str, key: str | None = "key") -> None:
+    """A conversion of two patients."""
+    with staged_dataset(NAME, overwrite=True, key=key) as folder:
+        (folder / "imagesTr").mkdir(exist_ok=True)
+        for patient in ("p1", "p2"):
+            if patient not in finished_patients(folder):
+                (folder / "imagesTr" / f"{patient}_0000.nii.gz").write_text(content)
+                note_patient(folder, patient, {"records": []})
+        (folder / "dataset.json").write_text(content)
+
+
+def contents(raw: Path) -> dict[str, str]:
+    """Every file and folder below nnUNet_raw."""
+    return {name.removeprefix(str(raw)): value for name, value in tree_hashes(raw).items()}
+
+
+def in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
+    """Exit code (9: killed) of a forked process in which a call to the file system kills, and the number of calls."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(call):
+            def wrapper(*args, **kwargs):
+                nonlocal count
+                if count == kill_before:
+                    os._exit(9)
+                count += 1
+                return call(*args, **kwargs)
+
+            return wrapper
+
+        for name in _CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            work()
+            os.write(writing, str(count).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+    os.close(writing)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = os.read(reading, 100)
+    os.close(reading)
+    return code, int(said or 0)
+
+
+@pytest.mark.parametrize("key", ["key", None], ids=["resumable", "not resumable"])
+def test_killed_at_any_step_the_old_dataset_or_the_new_one_is_there(raw_folder, key):
+    write(raw_folder, "new", key)
+    new = contents(raw_folder)
+    assert {name.split("/")[1] for name in new} == {NAME}
+    write(raw_folder, "old", key)
+    old = contents(raw_folder)
+    code, steps = in_child(lambda: write(raw_folder, "new", key))
+    assert code == 0
+    assert steps > 20
+    assert contents(raw_folder) == new
+    outcomes = set()
+    for step in range(steps):
+        write(raw_folder, "old", key)
+        assert contents(raw_folder) == old
+        assert in_child(lambda: write(raw_folder, "new", key), step)[0] == 9
+        check_name(NAME, overwrite=True)  # the next call
+        left = contents(raw_folder)
+        dataset = {name: value for name, value in left.items() if name.split("/")[1] == NAME}
+        assert dataset in (old, new)
+        outcomes.add(dataset == new)
+        beside = {name.split("/")[1] for name in left} - {NAME}
+        assert beside <= {f".{NAME}.partial"}, "only what can be taken up again may stay"
+        write(raw_folder, "new", key)
+        assert contents(raw_folder) == new
+    assert outcomes == {True, False}
+
+
+def test_killed_at_any_step_a_first_conversion_leaves_nothing_or_all_of_it(raw_folder):
+    code, steps = in_child(lambda: write(raw_folder, "new"))
+    assert code == 0
+    new = contents(raw_folder)
+    outcomes = set()
+    for step in range(steps):
+        for path in (raw_folder / NAME).rglob("*"):
+            if path.is_file():
+                path.unlink()
+        os.rename(raw_folder / NAME, raw_folder.parent / f"gone{step}")
+        assert in_child(lambda: write(raw_folder, "new"), step)[0] == 9
+        check_name(NAME, overwrite=True)
+        outcomes.add((raw_folder / NAME).exists())
+        if (raw_folder / NAME).exists():
+            assert contents(raw_folder) == new
+        write(raw_folder, "new")
+        assert contents(raw_folder) == new
+    assert outcomes == {True, False}
+
+
+def test_an_interrupted_replacement_is_finished_before_the_dataset_is_refused(raw_folder, capsys):
+    write(raw_folder, "old")
+    step = 0
+    while (raw_folder / NAME).exists():  # until one is killed between the two renames
+        write(raw_folder, "old")
+        assert in_child(lambda step=step: write(raw_folder, "new"), step)[0] == 9
+        step += 1
+    assert (raw_folder / f".{NAME}.old").exists()
+    with pytest.raises(BadInput, match="exists already; give --overwrite"), staged_dataset(NAME):
+        pytest.fail("it is there")
+    assert "an interrupted command had converted all of it" in capsys.readouterr().err
+    assert (raw_folder / NAME / "dataset.json").read_text() == "new"
+    assert [path.name for path in raw_folder.iterdir()] == [NAME]
+
+
+def test_what_the_first_versions_left_between_their_renames_comes_back(raw_folder):
+    write(raw_folder, "old")
+    (raw_folder / NAME).rename(raw_folder / f".{NAME}.old")
+    (raw_folder / f".{NAME}.partial").mkdir()
+    with pytest.raises(BadInput, match="exists already"):
+        check_name(NAME, overwrite=False)
+    assert (raw_folder / NAME / "dataset.json").read_text() == "old"
+    (raw_folder / f".{NAME}.old").mkdir()  # or after them
+    check_name(NAME, overwrite=True)
+    assert not (raw_folder / f".{NAME}.old").exists()
+    assert (raw_folder / NAME / "dataset.json").read_text() == "old"
+
+
+def test_a_dry_run_leaves_an_interrupted_replacement_as_it_is(raw_folder):
+    write(raw_folder, "old")
+    (raw_folder / f".{NAME}.old").mkdir()
+    before = contents(raw_folder)
+    check_name(NAME, overwrite=True, untouched=True)
+    assert contents(raw_folder) == before
+
+
+def test_a_second_command_is_refused_in_one_line(raw_folder):
+    write(raw_folder, "old")
+    with staged_dataset(NAME, overwrite=True, key="a") as folder:
+        (folder / "mine").touch()
+        for key in ("a", "b", None):
+            with pytest.raises(BadInput, match=f"another command is writing {NAME}") as refused:
+                write(raw_folder, "new", key)
+            assert "\n" not in str(refused.value)
+        assert (folder / "mine").is_file()
+    assert [path.name for path in raw_folder.rglob("*")] == [NAME, "mine"]
+
+
+def test_many_at_a_time_leave_one_whole_dataset(raw_folder):
+    children = []
+    for number in range(6):
+        child = os.fork()
+        if child == 0:
+            for _ in range(10):
+                try:
+                    write(raw_folder, str(number), None)
+                except BadInput:
+                    continue
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    assert [path.name for path in raw_folder.iterdir()] == [NAME]
+    files = [path for path in (raw_folder / NAME).rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert len({path.read_text() for path in files}) == 1
+
+
+def test_a_dataset_is_not_replaced_while_another_command_changes_it(raw_folder, capsys):
+    assert Path(CHANGING).parent.name == HIDDEN
+    write(raw_folder, "old")
+    with locked(raw_folder / NAME):
+        replacing = threading.Thread(target=write, args=(raw_folder, "new"))
+        replacing.start()
+        said = ""
+        while "waiting for it" not in said:
+            assert replacing.is_alive()
+            said += capsys.readouterr().err
+        assert (raw_folder / NAME / "dataset.json").read_text() == "old"
+    replacing.join()
+    assert (raw_folder / NAME / "dataset.json").read_text() == "new"
+    assert [path.name for path in raw_folder.iterdir()] == [NAME]
