@@ -16,7 +16,6 @@ class GeneratorConfig:
     """Everything that decides a generator's weights, beside the training cases.
 
     Attributes:
-        method: a name in ``methods.METHODS``; the weights depend on it through its ablation or its kind of network.
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
         annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it goes on to the end).
@@ -46,7 +45,6 @@ class GeneratorConfig:
         discriminator_channels: features of the first layer of the GANs' discriminators.
     """
 
-    method: str = "cbmat"
     ablation_probability: str = "text"
     delta_0: float = 1.0
     annealing: str = "cosine"
@@ -126,20 +124,40 @@ class BalanceConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole run of ``difflung_augment`` for one method."""
+    """A whole run of ``difflung_augment`` for one method.
+
+    Attributes:
+        generator: of the network that paints.
+        sampling: how it paints.
+        balance: what it paints.
+        preset: name of the preset that they began from.
+        method: a name in ``methods.METHODS``.
+    """
 
     generator: GeneratorConfig
     sampling: SamplingConfig
     balance: BalanceConfig
     preset: str = "default"
+    method: str = "cbmat"
 
     def as_dict(self) -> dict:
-        """Plain JSON content."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain JSON content, as manifests record it: the method is the first entry of ``generator``."""
+        content = {
+            "generator": recorded(self.method, self.generator),
+            "sampling": asdict(self.sampling),
+            "balance": asdict(self.balance),
+            "preset": self.preset,
+        }
+        return json.loads(json.dumps(content))
 
     def hash(self) -> str:
         """Short hash that tells two runs' settings apart."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def recorded(method: str, config: GeneratorConfig) -> dict:
+    """A generator's settings as manifests and generators' cards record them, with their method as first entry."""
+    return {"method": method, **asdict(config)}
 
 
 def preset(name: str) -> Settings:

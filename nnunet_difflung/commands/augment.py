@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nnunet_difflung.commands.options import given, natural, positive, positive_or_auto, share_of_one
-from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SAMPLERS, SamplingConfig, Settings, preset
+from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SAMPLERS, Settings, preset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.gan import require_gan
+from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import check_batch
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import cache_folder
@@ -31,14 +31,6 @@ model on that fold's training patients alone, plans new masks in which the rare 
 their intensities against the real ones, and adds them to that fold's training list. Validation stays real. Interrupt it
 at any moment and give the same command again; difflung_remove undoes it byte for byte.
 """
-
-_ABLATION = ("ablation_probability", "annealing")
-_IDLE = {
-    "mat": _ABLATION,
-    "none": _ABLATION,
-    "gan": (*_ABLATION, "prediction", "sampler", "steps"),
-    "copy": (*_ABLATION, "prediction", "sampler", "steps", "epochs", "batch_size", "balanced_share", "precision"),
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -235,7 +227,6 @@ def settings_from(options: argparse.Namespace) -> Settings:
     precision = options.precision or usual_precision(options.device)
     generator = replace(
         base.generator,
-        method=options.method,
         precision=precision,
         **seed,
         **given(
@@ -260,36 +251,20 @@ def settings_from(options: argparse.Namespace) -> Settings:
         precision=precision,
         **given(options, "paint", "margin", "sampler", "steps", "strength"),
     )
-    if sampling.steps > generator.train_timesteps:
-        raise BadInput(f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training")
-    _check_method(method, options, sampling)
+    family = family_of(method)
+    most = family.most_steps(generator)
+    if most is not None and sampling.steps > most:
+        raise BadInput(f"--steps {sampling.steps} is more than the {most} timesteps of training")
+    family.check_options(sampling, vars(options))
     balance = replace(
         base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic, **seed
     )
-    return Settings(generator, sampling, balance, options.preset)
-
-
-def _check_method(method: Method, options: argparse.Namespace, sampling: SamplingConfig) -> None:
-    """Refuses what a method cannot do, or options that would do nothing."""
-    if method.pastes and sampling.paint == "full":
-        raise BadInput(
-            f"--method {method.name} pastes lesions into real slices and cannot paint whole ones; add --paint composite"
-        )
-    if method.family == "harmonise" and options.sampler not in (None, "ddim"):
-        raise BadInput(f"--method harmonise runs DDIM from the middle; --sampler {options.sampler} cannot")
-    if method.family == "harmonise" and sampling.strength <= 0:
-        raise BadInput(
-            "--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method copy_paste"
-        )
-    if method.family != "harmonise" and options.strength is not None:
-        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}")
-    if method.family == "gan":
-        require_gan()
+    return Settings(generator, sampling, balance, options.preset, method.name)
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
     """Takes out options that a method has no use for, so that they cannot tell equal runs apart, and says so."""
-    idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
+    idle = [name for name in family_of(method).unused_options if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)
     if idle:
@@ -344,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
         raw, _ = open_dataset(request)  # what is wrong is told once
-        check_batch(request.settings.generator, options.num_gpus)
+        check_batch(METHODS[options.method], request.settings.generator, options.num_gpus)
         with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
             code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)
             if code == 2:

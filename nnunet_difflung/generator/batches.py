@@ -33,7 +33,17 @@ class Batch:
 
 
 class BatchSource:
-    """Makes the batch of any training step of one fold."""
+    """Makes the batch of any training step of one fold.
+
+    Args:
+        cache: the fold's cases.
+        index: its training slices.
+        config: of the generator, resolved.
+        windows: for each channel the intensities mapped to −1 and 1.
+        probabilities: (k,) of ablating each pathology at the start, of ``initial_probabilities``.
+        total_steps: of the training, in the course of which they are annealed.
+        ablation: of the method.
+    """
 
     def __init__(
         self,
@@ -43,9 +53,11 @@ class BatchSource:
         windows: Sequence[Sequence[float]],
         probabilities: np.ndarray,
         total_steps: int,
+        ablation: str,
     ):
         self.cache, self.index, self.config = cache, index, config
         self.windows, self.probabilities, self.total_steps = windows, probabilities, total_steps
+        self.ablation = ablation
         self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
         self.present = [name for name, found in index.holding.items() if len(found)]
         self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
@@ -64,7 +76,7 @@ class BatchSource:
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
         mirrored = self.config.flip and rng.random() < 0.5
         ablated = draw_ablation(
-            annealed(self.probabilities, step / self.total_steps, self.config.method, self.config.annealing), rng
+            annealed(self.probabilities, step / self.total_steps, self.ablation, self.config.annealing), rng
         )
         image = normalise(np.asarray(self.cache.image(case)[(slice(None), z, *crop)]), self.windows)
         return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)

@@ -14,9 +14,10 @@ from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
+from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.sampling import paint_batch
-from nnunet_difflung.generator.store import Generator
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.files import replacing, write_bytes
 
 LOG = "training_log.jsonl"
@@ -30,6 +31,7 @@ class TrainingReport:
     Args:
         folder: of the generator.
         total: steps of the whole training.
+        method: whose generator it is.
         config: of the generator.
         visible: show a bar and draw.
         writes: whether this process is the one that writes.
@@ -37,13 +39,21 @@ class TrainingReport:
     """
 
     def __init__(
-        self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True, least: int = 1
+        self,
+        folder: Path,
+        total: int,
+        method: Method,
+        config: GeneratorConfig,
+        visible: bool,
+        writes: bool = True,
+        least: int = 1,
     ):
-        self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
+        self.folder, self.total, self.visible, self.writes = folder, total, visible, writes
+        self.method, self.config = method, config
         self.every = max(least, total // 400)
         self.begun = time.monotonic()
         self.sheets = {max(1, round(part * total)) for part in _SHEETS}
-        self.method, self.rows = METHODS[config.method], []
+        self.rows: list[dict] = []
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -91,12 +101,7 @@ class TrainingReport:
         axes.plot(steps, losses, alpha=0.35, label="loss")
         width = max(1, len(losses) // 20)
         axes.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), label="moving mean")
-        look = (
-            {"ylabel": "generator's loss"}
-            if self.method.family == "gan"  # may be negative
-            else {"ylabel": "loss (Eq. 7)", "yscale": "log"}
-        )
-        axes.set(xlabel="training step", xlim=(0, self.total), **look)
+        axes.set(xlabel="training step", xlim=(0, self.total), **trained_family_of(self.method).loss_axis)
         axes.legend()
         with replacing(self.folder / "progress.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)

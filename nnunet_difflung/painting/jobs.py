@@ -13,7 +13,7 @@ from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
 from nnunet_difflung.generator.sampling import paint_batch
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.methods import Method
 
@@ -212,7 +212,7 @@ def _paint_together(
             stacked("known"),
             stacked("is_known"),
             stacked("blend"),
-            stacked("start") if method.pastes else None,
+            None if jobs[0].start is None else stacked("start"),
             sources,
         )
         .cpu()

@@ -54,7 +54,7 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
         BadInput: a fold has cases of this method that were made with other settings.
     """
     manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
-    method = settings.generator.method
+    method = settings.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     now = _comparable(settings.as_dict())
     for fold in folds:
@@ -73,7 +73,7 @@ def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: S
     manifest, now = read_manifest(raw.folder), _comparable(settings.as_dict())
     for run in manifest["runs"] if manifest else ():
         there = _comparable(run.get("settings"))
-        if run["method"] == settings.generator.method and run["fold"] not in folds and there != now:
+        if run["method"] == settings.method and run["fold"] not in folds and there != now:
             print(
                 f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
                 f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
@@ -142,7 +142,7 @@ def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
             f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
             f"them all the same with --memorised report, or train with fewer --epochs or more patients"
         )
-    if work.method.family == "copy":
+    if not work.method.generator:
         raise Failed(
             f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
             f"differ much from each other; nothing was injected. Inject them all the same with --gate report"
