@@ -13,9 +13,9 @@ from tqdm import tqdm
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
-from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
+from nnunet_difflung.generator.encoding import denormalise, size_factor
 from nnunet_difflung.generator.families import trained_family_of
-from nnunet_difflung.generator.sampling import paint_batch
+from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.files import replacing, write_bytes
@@ -133,20 +133,16 @@ class TrainingReport:
             figure.savefig(temporary, format="png", dpi=110)
 
     def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
-        parameters = list(state.network.parameters())
-        device = parameters[0].device
-        masks = torch.from_numpy(one_hot(condition, source.cache.roles.condition_values()))[None].to(device)
         noise = torch.randn(1, len(self.config.windows), *condition.shape, generator=torch.Generator().manual_seed(0))
+        inputs = SliceInputs(source.encoding.masks(condition, condition.shape), noise[0].numpy(), 0)
+        parameters = list(state.network.parameters())
         state.ema.store(parameters)
         state.ema.copy_to(parameters)
         state.network.eval()
         generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
-            return (
-                paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks, noise.to(device))[0]
-                .cpu()
-                .numpy()
-            )
+            sampling = SamplingConfig(steps=_SHEET_STEPS)
+            return paint_slices(self.method, generator, sampling, [inputs], parameters[0].device)[0]
         finally:
             state.ema.restore(parameters)
             state.network.train()
@@ -154,12 +150,12 @@ class TrainingReport:
 
 def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
     """The training slice with most of a pathology: image (c, y, x) in [−1, 1] and condition (y, x), cut to fit."""
-    found = source.index.holding[pathology]
-    voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in found]
-    number = int(found[int(np.argmax(voxels))])
+    holding = source.index.holding[pathology]
+    voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in holding]
+    number = int(holding[int(np.argmax(voxels))])
     case, z = source.index.cases[number], source.index.z[number]
-    condition = np.asarray(source.cache.condition(case)[z])
     factor = size_factor(config)
-    height, width = (n // factor * factor for n in condition.shape)
-    image = normalise(np.asarray(source.cache.image(case)[:, z]), config.windows)
-    return isolate(image, condition)[:, :height, :width], condition[:height, :width]
+    height, width = (edge // factor * factor for edge in source.cache.facts[case].shape[1:])
+    condition = np.asarray(source.cache.condition(case)[z])[:height, :width]
+    image = np.asarray(source.cache.image(case)[:, z])[:, :height, :width]
+    return source.encoding.image(image, condition, (height, width)), condition

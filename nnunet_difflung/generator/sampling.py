@@ -1,9 +1,11 @@
-"""From masks to images, whatever the method."""
+"""From masks to images, whatever the method: a batch of tensors, or slices as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from nnunet_difflung.config import SamplingConfig
@@ -39,3 +41,61 @@ def paint_batch(
     """
     canvas = Canvas(condition, noise, known, is_known, blend, start, sources)
     return family_of(method).paint(generator, sampling, canvas)
+
+
+@dataclass(frozen=True)
+class SliceInputs:
+    """What a network sees of one slice that is to be painted; arrays as of ``Canvas`` without their first axis.
+
+    Attributes:
+        condition: (k, h, w).
+        noise: (c, h, w) float32.
+        seed: of further noise that a sampler draws.
+        known: (c, h, w), or None, as all that follow, for a whole slice.
+        is_known: (1, h, w) bool.
+        blend: (1, h, w) float32.
+        start: (c, h, w).
+    """
+
+    condition: np.ndarray
+    noise: np.ndarray
+    seed: int
+    known: np.ndarray | None = None
+    is_known: np.ndarray | None = None
+    blend: np.ndarray | None = None
+    start: np.ndarray | None = None
+
+
+def paint_slices(
+    method: Method,
+    generator: Generator,
+    sampling: SamplingConfig,
+    slices: Sequence[SliceInputs],
+    device: str | torch.device,
+) -> np.ndarray:
+    """Paints slices of one shape together.
+
+    Returns:
+        (n, c, h, w) float32 in [−1, 1].
+    """
+
+    def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    def stacked_if_given(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+        given = [array for array in arrays if array is not None]
+        return stacked(given) if given else None
+
+    painted = paint_batch(
+        method,
+        generator,
+        sampling,
+        stacked([inputs.condition for inputs in slices]),
+        stacked([inputs.noise for inputs in slices]),
+        stacked_if_given([inputs.known for inputs in slices]),
+        stacked_if_given([inputs.is_known for inputs in slices]),
+        stacked_if_given([inputs.blend for inputs in slices]),
+        stacked_if_given([inputs.start for inputs in slices]),
+        [torch.Generator().manual_seed(inputs.seed) for inputs in slices],
+    )
+    return painted.float().cpu().numpy()

@@ -19,7 +19,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS
 from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint, reverse_timesteps
-from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot
+from nnunet_difflung.generator.encoding import Encoding, denormalise, intensities, isolate, normalise, one_hot
 from nnunet_difflung.generator.steps import draw_noise, learning_rate
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import FoldData, resolve, train_generator
@@ -335,3 +335,24 @@ def test_other_settings_and_changed_weights_are_refused(data, tmp_path):
 def test_frequencies_are_shares_of_lung(data):
     counts = [np.sum([np.sum(data.cache.label(i) == v) for i in data.training_cases]) for v in (1, 2, 3)]
     assert data.frequencies() == pytest.approx([counts[1] / sum(counts), counts[2] / sum(counts)])
+
+
+def test_encoding_a_slice_is_undone_where_it_shows_the_body():
+    """Whatever the shape: what is grown is empty, what is painted comes back in the dataset's intensities."""
+    rng, windows = np.random.default_rng(0), ((-1000.0, 1000.0), (0.0, 10.0))
+    encoding = Encoding(windows, np.array([1, 3]), 4)
+    image = rng.uniform([[[-1000]], [[0]]], [[[1000]], [[10]]], (2, 5, 6))
+    condition = rng.integers(0, 4, (5, 6)).astype(np.uint8)
+    shape = encoding.grown(condition.shape)
+    assert shape == (8, 8)
+    seen, masks = encoding.image(image, condition, shape), encoding.masks(condition, shape)
+    assert seen.shape == (2, 8, 8)
+    assert masks.shape == (2, 8, 8)
+    assert (seen[:, 5:] == -1).all()
+    assert (seen[:, :, 6:] == -1).all()
+    assert not masks[:, 5:].any()
+    assert not masks[:, :, 6:].any()
+    assert (masks[:, :5, :6] == (condition == np.array([1, 3])[:, None, None])).all()
+    back = intensities(seen, windows, condition.shape)
+    lowest = np.broadcast_to(np.array([[[-1000]], [[0]]]), image.shape)
+    assert np.allclose(back, np.where(condition > 0, image, lowest), atol=1e-3)
