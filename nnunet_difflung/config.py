@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 ABLATION_READINGS = ("eq8", "text")
 ANNEALINGS = ("cosine", "none")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
+PRECISIONS = ("fp32", "bf16")
+_PARTS = ("generator", "sampling", "balance")
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,64 @@ class Settings:
         }
         return json.loads(json.dumps(content))
 
+    def identity(self) -> dict:
+        """What makes these settings the same as others; see ``identity``."""
+        return identity(self.as_dict())
+
     def hash(self) -> str:
-        """Short hash that tells two runs' settings apart."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash of the identity."""
+        return _short_hash(self.identity())
+
+    def former_hashes(self) -> tuple[str, ...]:
+        """Hashes by which earlier versions named what was made with these settings: one for each precision."""
+        content, hashes = self.as_dict(), []
+        for precision in PRECISIONS:
+            parts = {part: {**content[part], "precision": precision} for part in ("generator", "sampling")}
+            hashes.append(_short_hash({**content, **parts}))
+        return tuple(hashes)
+
+
+def identity(settings: Any) -> Any:
+    """What decides which cases are made, of settings as a manifest records them (``Settings.as_dict``).
+
+    These are all settings of the generator (``generator_identity``), of sampling and of balance, but for what is only
+    recorded: the precision that suits a device, how many slices are painted at once, and the name of the preset, whose
+    values are there themselves. That gets its default. Device, processes and progress are no settings.
+
+    Returns:
+        Content that is equal for the same settings; what are no settings comes back as it is.
+    """
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(part), dict) for part in _PARTS):
+        return settings
+    sampling, default = settings["sampling"], SamplingConfig()
+    return {
+        **settings,
+        "generator": generator_identity(settings["generator"]),
+        "sampling": {**sampling, "precision": default.precision, "batch_size": default.batch_size},
+        "preset": Settings.preset,
+    }
+
+
+def generator_identity(config: dict) -> dict:
+    """What decides a generator's weights beside its training cases, of ``recorded`` settings: all but the precision."""
+    return {**config, "precision": GeneratorConfig.precision}
+
+
+def differences(there: Any, now: dict) -> list[str]:
+    """Names the settings in which two identities (or parts of them) differ, as they were and as they are."""
+    if not isinstance(there, dict):
+        return []
+    lines = []
+    for key, value in now.items():
+        if key in _PARTS:
+            lines += differences(there.get(key), value)
+        elif there.get(key) != value:
+            lines.append(f"{key} {there.get(key)} there, {value} now")
+    return lines
+
+
+def _short_hash(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def recorded(method: str, config: GeneratorConfig) -> dict:

@@ -255,6 +255,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
     most = family.most_steps(generator)
     if most is not None and sampling.steps > most:
         raise BadInput(f"--steps {sampling.steps} is more than the {most} timesteps of training")
+    if options.strength is not None and not family.uses_strength:
+        users = ", ".join(m.name for m in METHODS.values() if family_of(m).uses_strength)
+        raise BadInput(f"--strength does nothing with --method {method.name}; leave it out, or use --method {users}")
     family.check_options(sampling, vars(options))
     balance = replace(
         base.balance, target_share=_targets(options.target_share), max_synthetic=options.max_synthetic, **seed

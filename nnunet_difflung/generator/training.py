@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import Accelerator
 
-from nnunet_difflung.config import GeneratorConfig, recorded
+from nnunet_difflung.config import GeneratorConfig, differences, generator_identity, recorded
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
@@ -162,7 +163,8 @@ def check_generator_folder(
     """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
 
     Returns:
-        The resolved configuration, the slices, the card, and the hash of all that the weights depend on.
+        The resolved configuration, the slices, the card, and the hash that ties checkpoints to it: of all that the
+        weights depend on, or the one that the generator in ``folder`` got from an earlier version.
 
     Raises:
         BadInput: ``folder`` holds a generator of other settings or other training data.
@@ -170,13 +172,27 @@ def check_generator_folder(
     config = resolve(method, config, data)
     index = index_slices(data.cache, data.training_cases)
     card = _card(data, config, index)
-    settings = hashlib.sha256(json_bytes([recorded(method.name, config), card])).hexdigest()
-    if (folder / CARD).is_file() and read_json(folder / CARD).get("settings") != settings:
-        raise BadInput(
-            f"{folder} holds a generator of other settings or other training data; repeat its command, or "
-            f"delete that folder to train anew"
-        )
+    now = generator_identity(recorded(method.name, config))
+    settings = hashlib.sha256(json_bytes([now, card])).hexdigest()
+    if (folder / CARD).is_file():
+        existing = read_json(folder / CARD)
+        _refuse_another(folder, existing, json.loads(json_bytes({"config": now, **card})))
+        settings = existing.get("settings", settings)
     return config, index, card, settings
+
+
+def _refuse_another(folder: Path, existing: dict, wanted: dict) -> None:
+    """Compares a generator's card with the content that the wanted one would have."""
+    config = generator_identity(existing.get("config", {}))
+    content = {**existing, "config": config}
+    different = [key for key, value in wanted.items() if content.get(key) != value]
+    if not different:
+        return
+    named = differences(config, wanted["config"]) or [f"other {key.replace('_', ' ')}" for key in different]
+    raise BadInput(
+        f"{folder} holds a generator of other settings or other training data ({'; '.join(named[:4])}); repeat its "
+        f"command, or delete that folder to train anew"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
@@ -58,7 +59,7 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if known is None:
         return False
     ours = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
-    same = json_bytes(known.get("settings")) == json_bytes(run.get("settings"))
+    same = json_bytes(identity(known.get("settings"))) == json_bytes(identity(run.get("settings")))
     if not same or ours != {case.identifier for case in cases}:
         raise BadInput(
             f"{manifest['dataset']} already has {len(ours)} cases of method {run['method']}, fold "

@@ -61,18 +61,19 @@ class FoldWork:
     def work(self) -> Path:
         """Painted slices and staged cases until they are injected; another for other training cases or another plan."""
         depends = [self.content, [case.as_record() for case in self.plan.cases]]
-        return self.own_folder / f"{self._works}_{hashlib.sha256(json_bytes(depends)).hexdigest()[:12]}"
+        content = hashlib.sha256(json_bytes(depends)).hexdigest()[:12]
+        folders = [self.own_folder / f"{works}_{content}" for works in self._works]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
 
     @property
-    def _works(self) -> str:
-        return f"synthesis_{self.settings.hash()}"
+    def _works(self) -> list[str]:
+        return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
 
     def discard_outdated(self) -> None:
         """Deletes what was painted with these settings for other training cases or another plan."""
         current = self.work
-        for path in self.own_folder.glob(f"{self._works}*"):
-            if path != current:
-                discard_work(path)
+        for path in {path for works in self._works for path in self.own_folder.glob(f"{works}*")} - {current}:
+            discard_work(path)
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""

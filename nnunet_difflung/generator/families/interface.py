@@ -90,8 +90,6 @@ class Family(ABC):
                 f"--method {self.method.name} pastes lesions into real slices and cannot paint whole ones; "
                 f"add --paint composite"
             )
-        if given.get("strength") is not None and not self.uses_strength:
-            raise BadInput(f"--strength does nothing with --method {self.method.name}; leave it out")
 
     def most_steps(self, config: GeneratorConfig) -> int | None:
         """Most reverse steps that a generator can be asked for; None where there are no such steps."""
