@@ -137,6 +137,7 @@ setup(
         "nnunet_difflung.dataset_conversion.public",
         "nnunet_difflung.evaluation",
         "nnunet_difflung.generator",
+        "nnunet_difflung.generator.families",
         "nnunet_difflung.injection",
         "nnunet_difflung.lesions",
         "nnunet_difflung.nnunet_ext",

@@ -34,14 +34,16 @@ from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.diffusion import build_network
-from nnunet_difflung.generator.steps import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.steps import step_inputs, train_step
 from nnunet_difflung.generator.training import FoldData, resolve, total_steps, train_generator
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, fold_folder
 from nnunet_difflung.runtime.device import ahead, usual_precision
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
-METHOD = "cbmat"
+METHOD = METHODS["cbmat"]
 NETWORKS: dict[str, dict] = {  # learning rates fall with the width, from fast's to paper's
     "8-16-16, 1 block": {"channels": (8, 16, 16), "layers_per_block": 1, "learning_rate": 3e-3},
     "16-32-32, 1 block (fast)": {"channels": (16, 32, 32), "layers_per_block": 1, "learning_rate": 2e-3},
@@ -78,7 +80,6 @@ def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
     base = replace(preset("fast").generator, layers_per_block=2)
     return replace(
         base,
-        method=METHOD,
         seed=seed,
         patch_size=patch,
         batch_size=o.batch_size,
@@ -90,11 +91,18 @@ def config_of(name: str, seed: int, o: argparse.Namespace) -> GeneratorConfig:
 def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: int = 10) -> float:
     """Of a training that has warmed up; as much as a step takes here and now."""
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-    state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
+    family = trained_family_of(METHOD)
+    state = family.new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
     source = BatchSource(
-        data.cache, index_slices(data.cache, data.training_cases), config, config.windows, data.frequencies() * 0, 1000
+        data.cache,
+        index_slices(data.cache, data.training_cases),
+        config,
+        config.windows,
+        data.frequencies() * 0,
+        1000,
+        "none",
     )
-    update, slots = make_update(state, config, accelerator, 1000), list(range(config.batch_size))
+    update, slots = family.make_update(state, config, accelerator, 1000), list(range(config.batch_size))
     with ahead(lambda step: step_inputs(source, step, slots), range(1000), accelerator.device) as inputs:
 
         def some() -> None:
@@ -107,14 +115,14 @@ def seconds_a_step(data: FoldData, config: GeneratorConfig, device: str, steps: 
 
 def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
     """Trains a network for the time that it has and judges what it paints."""
-    config = resolve(config_of(name, seed, o), data)
+    config = resolve(METHOD, config_of(name, seed, o), data)
     slices = len(index_slices(data.cache, data.training_cases))
     step = seconds_a_step(data, config, o.device)
     steps = o.steps or o.seconds / step
     config = replace(config, epochs=max(1, round(steps / total_steps(replace(config, epochs=1), slices))))
-    folder = fold_folder(data.dataset, METHOD, data.fold)
+    folder = fold_folder(data.dataset, METHOD.name, data.fold)
     shutil.rmtree(folder, ignore_errors=True)
-    taken = seconds(lambda: train_generator(data, config, folder, o.device, progress=False), o.device)
+    taken = seconds(lambda: train_generator(data, METHOD, config, folder, o.device, progress=False), o.device)
     network = build_network(config, len(data.channels), len(data.cache.roles.conditions))
     with tempfile.TemporaryDirectory() as out:
         table = Path(out) / "table1.json"
@@ -125,7 +133,7 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
                 "-f",
                 str(data.fold),
                 "--methods",
-                METHOD,
+                METHOD.name,
                 "--preset",
                 "fast",
                 "--samples",
@@ -138,7 +146,7 @@ def study(data: FoldData, name: str, seed: int, o: argparse.Namespace) -> dict:
                 str(table),
             ]
         )
-        found = read_json(table)[METHOD]
+        found = read_json(table)[METHOD.name]
     return {
         "parameters": sum(w.numel() for w in network.parameters()),
         "steps": total_steps(config, slices),

@@ -21,7 +21,7 @@ from benchmarks.setting import ROLES, facts_of, matrices_in, phantom_labels, ref
 from benchmarks.timing import RESULTS, alternating, parser, row, write_rows
 from nnunet_difflung.config import BalanceConfig, preset
 from nnunet_difflung.generator.diffusion import build_network
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.plan import new_label
 from nnunet_difflung.methods import METHODS

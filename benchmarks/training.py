@@ -37,8 +37,10 @@ from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.diffusion import diffusion_loss, forward_process
-from nnunet_difflung.generator.steps import make_update, new_state, step_inputs, train_step
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.steps import step_inputs, train_step
 from nnunet_difflung.generator.training import FoldData, resolve
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.device import ahead
 
 TOTAL = 100_000  # steps of the training that is timed in a part: long enough to be worth compiling
@@ -51,12 +53,14 @@ def our_steps(folder: Path, o: argparse.Namespace) -> Iterator[tuple]:
     cache = build_cache(raw, folder / "cache", progress=False)
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     config = replace(preset(o.preset).generator, patch_size=o.patch_size or o.size, precision=o.precision)
-    config = resolve(replace(config, batch_size=o.batch_size or config.batch_size), data)
+    method = METHODS["cbmat"]
+    config = resolve(method, replace(config, batch_size=o.batch_size or config.batch_size), data)
     accelerator = Accelerator(cpu=o.device == "cpu", mixed_precision="no")
-    state = new_state(config, 1, len(raw.roles.conditions), accelerator.device)
-    update = make_update(state, config, accelerator, TOTAL)
+    family = trained_family_of(method)
+    state = family.new_state(config, 1, len(raw.roles.conditions), accelerator.device)
+    update = family.make_update(state, config, accelerator, TOTAL)
     source = BatchSource(
-        cache, index_slices(cache, data.training_cases), config, config.windows, data.frequencies() * 0, TOTAL
+        cache, index_slices(cache, data.training_cases), config, config.windows, data.frequencies() * 0, TOTAL, "none"
     )
     slots = list(range(config.batch_size))
     with ahead(lambda step: step_inputs(source, step, slots), range(TOTAL), accelerator.device) as inputs:

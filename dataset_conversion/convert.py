@@ -29,6 +29,7 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 )
 from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         anonymous=options.anonymous,
     )
     print(summary(records, mapping.labels))
-    print(f"Look at {Path(nnunet_folder('nnUNet_raw')) / full_name / 'conversion_report.png'} before you go on.")
+    print(f"Look at {raw_folder(full_name) / 'conversion_report.png'} before you go on.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     return 0
 

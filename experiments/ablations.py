@@ -43,12 +43,14 @@ PHANTOM_SEED, FOLD = 7, 0
 
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     """The ``fast`` preset with a variant's changes."""
-    base = preset("fast")
+    base, changes = preset("fast"), dict(variant.get("generator", {}))
+    method = changes.pop("method", base.method)
     return Settings(
-        replace(base.generator, seed=seed, precision=precision, **variant.get("generator", {})),
+        replace(base.generator, seed=seed, precision=precision, **changes),
         replace(base.sampling, **variant.get("sampling", {})),
         replace(base.balance, seed=seed, **variant.get("balance", {})),
         "fast",
+        method,
     )
 
 
@@ -80,7 +82,7 @@ def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, 
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
     key = "_".join(
         [
-            settings.generator.method.replace("harmonise", "cbmat"),
+            settings.method.replace("harmonise", "cbmat"),
             *[
                 f"{k}{v}"
                 for k, v in sorted(kept.items())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 ABLATION_READINGS = ("eq8", "text")
 ANNEALINGS = ("cosine", "none")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
+PRECISIONS = ("fp32", "bf16")
+_PARTS = ("generator", "sampling", "balance")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,6 @@ class GeneratorConfig:
     """Everything that decides a generator's weights, beside the training cases.
 
     Attributes:
-        method: a name in ``methods.METHODS``; the weights depend on it through its ablation or its kind of network.
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
         annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it goes on to the end).
@@ -47,7 +49,6 @@ class GeneratorConfig:
         discriminator_channels: features of the first layer of the GANs' discriminators.
     """
 
-    method: str = "cbmat"
     ablation_probability: str = "text"
     delta_0: float = 1.0
     annealing: str = "cosine"
@@ -127,20 +128,95 @@ class BalanceConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole run of ``difflung_augment`` for one method."""
+    """A whole run of ``difflung_augment`` for one method.
+
+    Attributes:
+        generator: of the network that paints.
+        sampling: how it paints.
+        balance: what it paints.
+        preset: name of the preset that they began from.
+        method: a name in ``methods.METHODS``.
+    """
 
     generator: GeneratorConfig
     sampling: SamplingConfig
     balance: BalanceConfig
     preset: str = "default"
+    method: str = "cbmat"
 
     def as_dict(self) -> dict:
-        """Plain JSON content."""
-        return json.loads(json.dumps(asdict(self)))
+        """Plain JSON content, as manifests record it: the method is the first entry of ``generator``."""
+        content = {
+            "generator": recorded(self.method, self.generator),
+            "sampling": asdict(self.sampling),
+            "balance": asdict(self.balance),
+            "preset": self.preset,
+        }
+        return json.loads(json.dumps(content))
+
+    def identity(self) -> dict:
+        """What makes these settings the same as others; see ``identity``."""
+        return identity(self.as_dict())
 
     def hash(self) -> str:
-        """Short hash that tells two runs' settings apart."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash of the identity."""
+        return _short_hash(self.identity())
+
+    def former_hashes(self) -> tuple[str, ...]:
+        """Hashes by which earlier versions named what was made with these settings: one for each precision."""
+        content, hashes = self.as_dict(), []
+        for precision in PRECISIONS:
+            parts = {part: {**content[part], "precision": precision} for part in ("generator", "sampling")}
+            hashes.append(_short_hash({**content, **parts}))
+        return tuple(hashes)
+
+
+def identity(settings: Any) -> Any:
+    """What decides which cases are made, of settings as a manifest records them (``Settings.as_dict``).
+
+    These are all settings of the generator (``generator_identity``), of sampling and of balance, but for what is only
+    recorded: the precision that suits a device, how many slices are painted at once, and the name of the preset, whose
+    values are there themselves. That gets its default. Device, processes and progress are no settings.
+
+    Returns:
+        Content that is equal for the same settings; what are no settings comes back as it is.
+    """
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(part), dict) for part in _PARTS):
+        return settings
+    sampling, default = settings["sampling"], SamplingConfig()
+    return {
+        **settings,
+        "generator": generator_identity(settings["generator"]),
+        "sampling": {**sampling, "precision": default.precision, "batch_size": default.batch_size},
+        "preset": Settings.preset,
+    }
+
+
+def generator_identity(config: dict) -> dict:
+    """What decides a generator's weights beside its training cases, of ``recorded`` settings: all but the precision."""
+    return {**config, "precision": GeneratorConfig.precision}
+
+
+def differences(there: Any, now: dict) -> list[str]:
+    """Names the settings in which two identities (or parts of them) differ, as they were and as they are."""
+    if not isinstance(there, dict):
+        return []
+    lines = []
+    for key, value in now.items():
+        if key in _PARTS:
+            lines += differences(there.get(key), value)
+        elif there.get(key) != value:
+            lines.append(f"{key} {there.get(key)} there, {value} now")
+    return lines
+
+
+def _short_hash(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def recorded(method: str, config: GeneratorConfig) -> dict:
+    """A generator's settings as manifests and generators' cards record them, with their method as first entry."""
+    return {"method": method, **asdict(config)}
 
 
 def preset(name: str) -> Settings:

@@ -11,10 +11,12 @@ class Method:
 
     Attributes:
         name: as in ``--method`` and in the manifest.
-        family: ``diffusion``, ``gan``, ``copy`` (no network) or ``harmonise`` (diffusion started from a copy).
+        family: how it trains and paints; the name of a file in ``generator/families``.
         generator: the method whose generator paints; empty where there is none to train.
         trainer: nnU-Net trainer that trains on its cases.
         explanation: for help texts and reports.
+        ablation: which masks are hidden from the network in training: ``cbmat`` (class-balanced), ``mat`` (uniform) or
+            ``none``.
     """
 
     name: str
@@ -22,16 +24,22 @@ class Method:
     generator: str
     trainer: str
     explanation: str
+    ablation: str = "none"
 
     @property
-    def pastes(self) -> bool:
-        """Whether it starts from real lesion texture pasted into the host."""
-        return self.family in ("copy", "harmonise")
+    def trained(self) -> Method:
+        """The method whose generator paints; the method itself where there is none to train."""
+        return METHODS[self.generator] if self.generator else self
 
 
 _ALL = (
     Method(
-        "cbmat", "diffusion", "cbmat", "nnUNetTrainerDiffLung", "diffusion, class-balanced mask ablation (Diff-Lung)"
+        "cbmat",
+        "diffusion",
+        "cbmat",
+        "nnUNetTrainerDiffLung",
+        "diffusion, class-balanced mask ablation (Diff-Lung)",
+        ablation="cbmat",
     ),
     Method(
         "mat",
@@ -39,6 +47,7 @@ _ALL = (
         "mat",
         "nnUNetTrainerDiffLungSegGuided",
         "diffusion, uniform mask ablation (segmentation-guided diffusion)",
+        ablation="mat",
     ),
     Method("none", "diffusion", "none", "nnUNetTrainerDiffLungNoAblation", "diffusion without mask ablation"),
     Method(

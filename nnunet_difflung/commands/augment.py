@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
-from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, SamplingConfig, Settings, preset
+from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, GeneratorConfig, SamplingConfig, Settings, preset
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS, Method
@@ -32,14 +32,6 @@ _EXAMPLE = """
 difflung_augment -d 801 --dry-run                 show class shares, plan, time and disk space
 difflung_augment -d 801 -f 0 --preset fast        one fold, with a small network
 """
-
-_ABLATION = ("ablation_probability", "annealing")
-_IDLE = {
-    "mat": _ABLATION,
-    "none": _ABLATION,
-    "gan": (*_ABLATION, "prediction", "sampler", "steps"),
-    "copy": (*_ABLATION, "prediction", "sampler", "steps", "epochs", "batch_size", "balanced_share", "precision"),
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -240,9 +232,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     """
     base, method = preset(options.preset), METHODS[options.method]
     _leave_out(method, options)
+    precision = _precision(options)
     generator = replace(
         base.generator,
-        method=options.method,
+        precision=precision,
         seed=options.seed,
         **given(
             options,
@@ -265,21 +258,14 @@ def settings_from(options: argparse.Namespace) -> Settings:
         memorised=options.memorised,
         **given(options, "paint", "margin", "sampler", "steps", "strength"),
     )
-    if sampling.steps > generator.train_timesteps:
-        raise BadInput(
-            f"--steps {sampling.steps} is more than the {generator.train_timesteps} timesteps of training; give fewer"
-        )
-    _check_method(method, options, sampling)
+    _check_method(method, options, generator, sampling)
     balance = replace(
         base.balance,
         target_share=_targets(options.target_share),
         max_synthetic=options.max_synthetic,
         seed=options.seed,
     )
-    precision = _precision(options)
-    return Settings(
-        replace(generator, precision=precision), replace(sampling, precision=precision), balance, options.preset
-    )
+    return Settings(generator, sampling, balance, options.preset, method.name)
 
 
 def _precision(options: argparse.Namespace) -> str:
@@ -292,35 +278,31 @@ def _precision(options: argparse.Namespace) -> str:
     return usual_precision(chosen_device(options.device))
 
 
-def _check_method(method: Method, options: argparse.Namespace, sampling: SamplingConfig) -> None:
+def _check_method(
+    method: Method, options: argparse.Namespace, generator: GeneratorConfig, sampling: SamplingConfig
+) -> None:
     """Refuses options that a method does not support.
 
     Raises:
         BadInput: with the option and the remedy.
     """
-    if method.pastes and sampling.paint == "full":
-        raise BadInput(
-            f"--method {method.name} pastes lesions into real slices and cannot paint whole ones; add --paint composite"
-        )
-    if method.family == "harmonise" and options.sampler not in (None, "ddim"):
-        raise BadInput(
-            f"--sampler {options.sampler} does not work with --method harmonise, which needs ddim: leave --sampler out"
-        )
-    if method.family == "harmonise" and sampling.strength <= 0:
-        raise BadInput(
-            "--strength 0 would leave the pasted texture unchanged; give a share above 0, or choose --method copy_paste"
-        )
-    if method.family != "harmonise" and options.strength is not None:
-        raise BadInput(f"--strength belongs to --method harmonise, not to {method.name}; leave it out")
-    if method.family == "gan":
-        from nnunet_difflung.generator.gan import require_gan
+    from nnunet_difflung.generator.families import family_of
 
-        require_gan()
+    family = family_of(method)
+    most = family.most_steps(generator)
+    if most is not None and sampling.steps > most:
+        raise BadInput(f"--steps {sampling.steps} is more than the {most} timesteps of training; give fewer")
+    if options.strength is not None and not family.uses_strength:
+        users = ", ".join(m.name for m in METHODS.values() if family_of(m).uses_strength)
+        raise BadInput(f"--strength does nothing with --method {method.name}; leave it out, or use --method {users}")
+    family.check_options(sampling, vars(options))
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
     """Drops options that a method does not use, so that they cannot make equal runs look different, and says so."""
-    idle = [name for name in _IDLE.get(method.name, _IDLE.get(method.family, ())) if getattr(options, name) is not None]
+    from nnunet_difflung.generator.families import family_of
+
+    idle = [name for name in family_of(method).unused_options if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)
     if idle:
@@ -408,7 +390,7 @@ def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -
     from nnunet_difflung.runtime.launcher import run_in_processes
 
     raw, _ = open_dataset(request)  # what is wrong is told once
-    check_batch(request.settings.generator, number)
+    check_batch(METHODS[request.settings.method], request.settings.generator, number)
     with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
         code = run_in_processes(number, arguments, request.device)
         if code == 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_win
 from nnunet_difflung.evaluation.references import reference_rows, training_reference
 from nnunet_difflung.evaluation.sheet import Sheet, shown_slices
 from nnunet_difflung.evaluation.table1 import make_table, markdown
+from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.store import CARD, config_from_json, is_finished, load_generator
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.methods import METHODS
@@ -145,10 +146,10 @@ def _folds(raw: RawDataset, request: Request) -> list[int]:
 def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Callable[[str], None]) -> list[str]:
     """The methods to compare; says which methods are left out and why."""
     wanted = [METHODS[name] for name in request.methods or METHODS]
-    pasted = [method.name for method in wanted if method.pastes]
+    pasted = [method.name for method in wanted if family_of(method).starts_from_paste]
     if pasted:
         say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole one).")
-    painting = [method.name for method in wanted if not method.pastes]
+    painting = [method.name for method in wanted if method.name not in pasted]
     missing = {
         name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
     }
@@ -165,7 +166,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
     if not finished:
         raise BadInput(
             f"none of --methods {' '.join(request.methods)} paints whole slices; choose from "
-            f"{', '.join(m.name for m in METHODS.values() if not m.pastes)}"
+            f"{', '.join(m.name for m in METHODS.values() if not family_of(m).starts_from_paste)}"
         )
     return finished
 
@@ -186,10 +187,11 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
             f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
             f"({len(seen)} such cases); delete the folder and train again with the present split"
         )
-    if METHODS[method].family == "diffusion" and request.sampling.steps > card["config"]["train_timesteps"]:
+    most = family_of(METHODS[method]).most_steps(config_from_json(card["config"]))
+    if most is not None and request.sampling.steps > most:
         raise BadInput(
-            f"--steps {request.sampling.steps} is more than the {card['config']['train_timesteps']} "
-            f"timesteps that {folder} was trained with; give at most so many"
+            f"--steps {request.sampling.steps} is more than the {most} timesteps that {folder} was trained with; give "
+            f"fewer"
         )
     return card
 
@@ -269,7 +271,7 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
                 "seed": card["config"]["seed"],
                 "iterations": card["total_steps"],
                 "weights_sha256": card["weights_sha256"],
-                "config": asdict(config_from_json(card["config"])),
+                "config": card["config"],
             }
             for (m, fold), card in cards.items()
         ],

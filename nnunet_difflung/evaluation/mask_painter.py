@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
-from nnunet_difflung.generator.encoding import denormalise, one_hot, size_factor
-from nnunet_difflung.generator.sampling import paint_batch
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.encoding import Encoding, intensities
+from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
 
 
@@ -52,7 +51,7 @@ class MaskPainter:
         """
         shapes: dict[tuple[int, int], list[RealSlice]] = {}
         for true in slices:
-            shapes.setdefault(self._padded(true), []).append(true)
+            shapes.setdefault(self.encoding.grown(true.image.shape), []).append(true)
         for shape, group in shapes.items():
             jobs = [(true, sample) for true in group for sample in range(self.samples)]
             done: list[np.ndarray] = []
@@ -63,46 +62,25 @@ class MaskPainter:
                 done += self._paint_batch(batch, shape)
                 seconds += [(time.perf_counter() - begun) / len(batch)] * len(batch)
                 while len(done) >= self.samples:
-                    height, width = group[0].image.shape
-                    images = np.stack([image[:height, :width] for image in done[: self.samples]])
-                    yield group.pop(0), images, float(np.mean(seconds[: self.samples]))
+                    yield group.pop(0), np.stack(done[: self.samples]), float(np.mean(seconds[: self.samples]))
                     del done[: self.samples], seconds[: self.samples]
 
-    def _padded(self, true: RealSlice) -> tuple[int, int]:
-        """The slice's shape, enlarged to what the network's poolings need."""
-        factor = size_factor(self.generator.config)
-        height, width = (-(-edge // factor) * factor for edge in true.image.shape)
-        return height, width
+    @property
+    def encoding(self) -> Encoding:
+        """What the network sees of a slice."""
+        return Encoding.of(self.generator.config, self.values)
 
     def _paint_batch(self, jobs: Sequence[tuple[RealSlice, int]], shape: tuple[int, int]) -> list[np.ndarray]:
-        channels = len(self.generator.config.windows)
-        device = next(self.generator.network.parameters()).device
-        rngs = [np.random.default_rng([self.seed, self.fold, *true.key, sample]) for true, sample in jobs]
-        noise = np.stack([rng.standard_normal((channels, *shape), np.float32) for rng in rngs])
-        sources = [torch.Generator().manual_seed(int(rng.integers(2**62))) for rng in rngs]
-        conditions = [self._condition(true, shape) for true, _ in jobs]
-        masks = np.stack([one_hot(condition, self.values) for condition in conditions])
-        painted = (
-            paint_batch(
-                self.method,
-                self.generator,
-                self.sampling,
-                torch.from_numpy(masks).to(device),
-                torch.from_numpy(noise).to(device),
-                sources=sources,
-            )
-            .float()
-            .cpu()
-            .numpy()
-        )
-        windows = self.generator.config.windows
+        """(h, w) float32 images of the slices' own shapes."""
+        windows, device = self.generator.config.windows, next(self.generator.network.parameters()).device
+        inputs = []
+        for true, sample in jobs:
+            rng = np.random.default_rng([self.seed, self.fold, *true.key, sample])
+            noise = rng.standard_normal((len(windows), *shape), np.float32)
+            inputs.append(SliceInputs(self.encoding.masks(true.condition, shape), noise, int(rng.integers(2**62))))
+        painted = paint_slices(self.method, self.generator, self.sampling, inputs, device)
         images = [
-            np.where(condition == 0, windows[0][0], denormalise(image, windows)[0])
-            for image, condition in zip(painted, conditions, strict=True)
+            np.where(true.condition == 0, windows[0][0], intensities(image, windows, true.condition.shape)[0])
+            for image, (true, _) in zip(painted, jobs, strict=True)
         ]
         return [np.clip(image, *self.window).astype(np.float32) for image in images]
-
-    @staticmethod
-    def _condition(true: RealSlice, shape: tuple[int, int]) -> np.ndarray:
-        """The slice's condition map, padded to (h, w) ``shape`` with 0 (outside the body)."""
-        return np.pad(true.condition, [(0, edge - n) for edge, n in zip(shape, true.condition.shape, strict=True)])

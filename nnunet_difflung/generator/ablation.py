@@ -13,13 +13,13 @@ import numpy as np
 
 
 def initial_probabilities(
-    frequencies: np.ndarray, method: str, reading: str = "eq8", delta_0: float = 1.0
+    frequencies: np.ndarray, ablation: str, reading: str = "eq8", delta_0: float = 1.0
 ) -> np.ndarray:
     """Ablation probability of each pathology at the start of training.
 
     Args:
         frequencies: (k,) share f_i of the lung voxels of the training cases for each pathology.
-        method: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
+        ablation: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
         reading: ``eq8``: P_i = 1 − f_i (paper, Eq. 8); ``text``: P_i = f_i / max f, the sentence under Eq. 8, by which
             common classes are ablated more often; the maximum is over all lung classes, so that a pathology which is
             the only one, or the most common one, is not hidden from the start.
@@ -29,12 +29,12 @@ def initial_probabilities(
         (k,) probabilities in [0, 1].
     """
     frequencies = np.asarray(frequencies, float)
-    if method == "none" or not len(frequencies):
+    if ablation == "none" or not len(frequencies):
         return np.zeros_like(frequencies)
-    if method == "mat":
+    if ablation == "mat":
         return np.full_like(frequencies, 0.5)
-    if method != "cbmat":
-        raise ValueError(f"unknown method {method!r}")
+    if ablation != "cbmat":
+        raise ValueError(f"unknown ablation {ablation!r}; expected cbmat, mat or none")
     if reading == "eq8":
         return delta_0 * (1 - frequencies)
     if reading == "text":
@@ -42,14 +42,14 @@ def initial_probabilities(
     raise ValueError(f"unknown reading {reading!r} of Eq. 8")
 
 
-def annealed(probabilities: np.ndarray, progress: float, method: str, annealing: str = "cosine") -> np.ndarray:
+def annealed(probabilities: np.ndarray, progress: float, ablation: str, annealing: str = "cosine") -> np.ndarray:
     """Cosine annealing (paper, Eq. 9): P_t = P_initial · (1 + cos(π t / T)) / 2, with ``progress`` = t / T.
 
     The closed form is used; Algorithm 1's line 10 read literally multiplies the factors of all steps so far, which ends
     ablation within a few steps. ``mat`` is constant in its source; ``annealing="none"`` makes ``cbmat`` so, to see
     what the schedule is worth.
     """
-    if method == "mat" or annealing == "none":
+    if ablation == "mat" or annealing == "none":
         return probabilities
     return probabilities * (1 + math.cos(math.pi * progress)) / 2
 

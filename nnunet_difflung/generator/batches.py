@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_difflung.config import GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex
 from nnunet_difflung.generator.ablation import ablate, annealed, draw_ablation
-from nnunet_difflung.generator.encoding import isolate, normalise, one_hot
+from nnunet_difflung.generator.encoding import Encoding, grow, size_factor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,17 @@ class Batch:
 
 
 class BatchSource:
-    """Makes the batch of any training step of one fold."""
+    """Makes the batch of any training step of one fold.
+
+    Args:
+        cache: the fold's cases.
+        index: its training slices.
+        config: of the generator, resolved.
+        windows: for each channel the intensities mapped to −1 and 1.
+        probabilities: (k,) of ablating each pathology at the start, of ``initial_probabilities``.
+        total_steps: of the training, in the course of which they are annealed.
+        ablation: of the method.
+    """
 
     def __init__(
         self,
@@ -43,9 +53,11 @@ class BatchSource:
         windows: Sequence[Sequence[float]],
         probabilities: np.ndarray,
         total_steps: int,
+        ablation: str,
     ):
         self.cache, self.index, self.config = cache, index, config
-        self.windows, self.probabilities, self.total_steps = windows, probabilities, total_steps
+        self.encoding = Encoding(windows, cache.roles.condition_values(), size_factor(config))
+        self.probabilities, self.total_steps, self.ablation = probabilities, total_steps, ablation
         self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
         self.present = [name for name, found in index.holding.items() if len(found)]
         self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
@@ -64,9 +76,9 @@ class BatchSource:
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
         mirrored = self.config.flip and rng.random() < 0.5
         ablated = draw_ablation(
-            annealed(self.probabilities, step / self.total_steps, self.config.method, self.config.annealing), rng
+            annealed(self.probabilities, step / self.total_steps, self.ablation, self.config.annealing), rng
         )
-        image = normalise(np.asarray(self.cache.image(case)[(slice(None), z, *crop)]), self.windows)
+        image = np.asarray(self.cache.image(case)[(slice(None), z, *crop)])
         return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)
 
     def _draw_class(self, rng: np.random.Generator) -> str | None:
@@ -82,11 +94,17 @@ class BatchSource:
         start = np.clip(centre - size // 2, 0, np.maximum(np.array(condition.shape) - size, 0))
         return slice(start[0], start[0] + size), slice(start[1], start[1] + size)
 
-    def _finish(self, image: np.ndarray, condition: np.ndarray, ablated: np.ndarray, mirrored: bool):
-        roles, size = self.cache.roles, self.config.patch_size
-        pad = [(0, size - n) for n in condition.shape]
-        weight = np.pad(condition != (-1 if roles.ignore is None else roles.ignore), pad).astype(np.float32)[None]
-        image = np.pad(isolate(image, condition), [(0, 0), *pad], constant_values=-1)
-        masks = one_hot(np.pad(ablate(condition, ablated, self.pathologies), pad), roles.condition_values())
-        parts = (image, masks, weight)
-        return tuple(part[..., ::-1].copy() for part in parts) if mirrored else parts
+    def _finish(
+        self, image: np.ndarray, condition: np.ndarray, ablated: np.ndarray, mirrored: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        roles, shape = self.cache.roles, (self.config.patch_size, self.config.patch_size)
+        counts = condition != (-1 if roles.ignore is None else roles.ignore)
+        parts = (
+            self.encoding.image(image, condition, shape),
+            self.encoding.masks(ablate(condition, ablated, self.pathologies), shape),
+            grow(counts, shape).astype(np.float32)[None],
+        )
+        if mirrored:
+            image, masks, weight = (part[..., ::-1].copy() for part in parts)
+            return image, masks, weight
+        return parts

@@ -27,8 +27,8 @@ class TrainingState:
         network: the generator.
         optimizer: of its weights.
         ema: their average.
-        discriminators: of a GAN, else None.
-        discriminator_optimizer: of a GAN, else None.
+        further_networks: trained beside it, by their names in a checkpoint (a GAN's discriminators).
+        further_optimizers: of those, by their names in a checkpoint.
         step: steps done.
         pending_losses: of the steps since the last row of the log.
     """
@@ -36,19 +36,18 @@ class TrainingState:
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     ema: EMAModel
-    discriminators: torch.nn.Module | None = None
-    discriminator_optimizer: torch.optim.Optimizer | None = None
+    further_networks: dict[str, torch.nn.Module] = field(default_factory=dict)
+    further_optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     step: int = 0
     pending_losses: list[float] = field(default_factory=list)
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """Networks by their names in a checkpoint."""
-        return {"network": self.network, **({"discriminators": self.discriminators} if self.discriminators else {})}
+        return {"network": self.network, **self.further_networks}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimizers by their names in a checkpoint."""
-        other = self.discriminator_optimizer
-        return {"optimizer": self.optimizer, **({"discriminator_optimizer": other} if other else {})}
+        return {"optimizer": self.optimizer, **self.further_optimizers}
 
 
 def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:

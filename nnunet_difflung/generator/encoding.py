@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,3 +67,59 @@ def isolate(image: np.ndarray, condition: np.ndarray) -> np.ndarray:
 def one_hot(condition: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(k, y, x) float32 masks of the condition classes; background and ignored voxels are in none of them."""
     return (condition[None] == values[:, None, None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the networks of one generator see of a slice; ``intensities`` is the way back.
+
+    Everything that a network sees of a slice is grown to one ``shape``, at the ends of both axes.
+
+    Attributes:
+        windows: for each channel the (low, high) intensities that are −1 and 1.
+        values: (k,) label values of the condition channels.
+        factor: multiple that the networks' poolings need.
+    """
+
+    windows: Sequence[Sequence[float]]
+    values: np.ndarray
+    factor: int
+
+    @classmethod
+    def of(cls, config: GeneratorConfig, values: np.ndarray) -> Encoding:
+        """The encoding of a resolved configuration."""
+        return cls(config.windows, values, size_factor(config))
+
+    def grown(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """The smallest (h, w) that holds a slice of this shape and that a network can see."""
+        height, width = (-(-edge // self.factor) * self.factor for edge in shape)
+        return height, width
+
+    def image(self, image: np.ndarray, condition: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Intensities as a network sees them: in [−1, 1], isolated.
+
+        Args:
+            image: (c, y, x) in the dataset's intensities.
+            condition: (y, x) condition map before any ablation.
+            shape: (h, w) of the result.
+
+        Returns:
+            (c, h, w) float32.
+        """
+        return grow(isolate(normalise(image, self.windows), condition), shape, -1)
+
+    def masks(self, condition: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """(y, x) condition map → (k, h, w) float32 masks of its classes."""
+        return one_hot(grow(condition, shape), self.values)
+
+
+def intensities(painted: np.ndarray, windows: Sequence[Sequence[float]], shape: Sequence[int]) -> np.ndarray:
+    """The way back: (c, h, w) painted in [−1, 1] → (c, y, x) in the dataset's intensities, cut to (y, x) ``shape``."""
+    height, width = shape
+    return denormalise(painted[:, :height, :width], windows)
+
+
+def grow(array: np.ndarray, shape: tuple[int, int], value: float = 0) -> np.ndarray:
+    """(…, y, x) → (…, h, w) of ``shape``, with ``value`` beyond the ends of both axes."""
+    pad = [(0, edge - length) for edge, length in zip(shape, array.shape[-2:], strict=True)]
+    return np.pad(array, [*[(0, 0)] * (array.ndim - 2), *pad], constant_values=value)

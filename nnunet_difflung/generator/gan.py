@@ -30,22 +30,22 @@ def require_gan() -> None:
         require(module, extra="gan", why="--method pix2pix and spade")
 
 
-def build_generator(config: GeneratorConfig, image_channels: int, condition_channels: int) -> nn.Module:
+def build_generator(kind: str, config: GeneratorConfig, image_channels: int, condition_channels: int) -> nn.Module:
     """The network G(m, z): (n, k, h, w) masks and (n, c, h, w) noise to an (n, c, h, w) image in [−1, 1].
 
-    h and w are any multiples of ``size_factor(config)``.
+    h and w are any multiples of ``size_factor(config)``; ``kind`` is ``pix2pix`` or ``spade``.
     """
-    network = Pix2PixGenerator if config.method == "pix2pix" else SpadeGenerator
+    network = Pix2PixGenerator if kind == "pix2pix" else SpadeGenerator
     return network(config, image_channels, condition_channels)
 
 
 def build_gan(
-    config: GeneratorConfig, image_channels: int, condition_channels: int
+    kind: str, config: GeneratorConfig, image_channels: int, condition_channels: int
 ) -> tuple[nn.Module, Discriminators]:
     """Generator and discriminators of ``pix2pix`` or ``spade``; the discriminators need ``config.patch_size``."""
     return (
-        build_generator(config, image_channels, condition_channels),
-        Discriminators(config, image_channels + condition_channels),
+        build_generator(kind, config, image_channels, condition_channels),
+        Discriminators(kind, config, image_channels + condition_channels),
     )
 
 
@@ -130,11 +130,11 @@ class Discriminators(nn.Module):
     MONAI's ``MultiScalePatchDiscriminator`` adds layers instead of halving the image: 182 M parameters for two scales.
     """
 
-    def __init__(self, config: GeneratorConfig, channels: int):
+    def __init__(self, kind: str, config: GeneratorConfig, channels: int):
         from monai.networks.nets import PatchDiscriminator
 
         super().__init__()
-        edges = [config.patch_size >> i for i in range(_SCALES[config.method])]
+        edges = [config.patch_size >> i for i in range(_SCALES[kind])]
         layers = [min(3, max(0, int(math.log2(max(1, edge) / 3)))) for edge in edges]
         self.scales = nn.ModuleList(
             PatchDiscriminator(2, config.discriminator_channels, channels, num_layers_d=n, norm="INSTANCE")
@@ -155,7 +155,7 @@ class Discriminators(nn.Module):
 
 
 def discriminator_loss(
-    config: GeneratorConfig,
+    kind: str,
     discriminators: nn.Module,
     fake: torch.Tensor,
     image: torch.Tensor,
@@ -165,7 +165,7 @@ def discriminator_loss(
     """How badly real and painted images are told apart: cross-entropy (``pix2pix``) or hinge (``spade``).
 
     Args:
-        config: decides the method.
+        kind: ``pix2pix`` or ``spade``.
         discriminators: as of ``build_gan``.
         fake: (n, c, h, w) painted, without gradient.
         image: (n, c, h, w) real, in [−1, 1].
@@ -179,7 +179,7 @@ def discriminator_loss(
         torch.chunk(scale[-1].float(), 2)
         for scale in discriminators(torch.cat([_seen(image, condition, weight), _seen(fake, condition, weight)]))
     ]
-    if config.method == "spade":
+    if kind == "spade":
         losses = [functional.relu(1 - real).mean() + functional.relu(1 + painted).mean() for real, painted in verdicts]
     else:
         losses = [functional.softplus(-real).mean() + functional.softplus(painted).mean() for real, painted in verdicts]
@@ -187,6 +187,7 @@ def discriminator_loss(
 
 
 def generator_loss(
+    kind: str,
     config: GeneratorConfig,
     discriminators: nn.Module,
     fake: torch.Tensor,
@@ -196,10 +197,10 @@ def generator_loss(
 ) -> torch.Tensor:
     """Adversarial term plus ``l1_weight`` · L1 (``pix2pix``) or ``feature_weight`` · feature matching (``spade``).
 
-    Arguments as of ``discriminator_loss``; ``fake`` carries the gradient.
+    Arguments as of ``discriminator_loss``; ``fake`` carries the gradient, ``config`` has the weights of the terms.
     """
     seen = discriminators(_seen(fake, condition, weight))
-    if config.method == "spade":
+    if kind == "spade":
         adversarial = torch.stack([-scale[-1].float().mean() for scale in seen]).mean()
         with torch.no_grad():
             wanted = discriminators(_seen(image, condition, weight))

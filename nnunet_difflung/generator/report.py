@@ -13,10 +13,11 @@ from tqdm import tqdm
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
-from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
-from nnunet_difflung.generator.sampling import paint_batch
-from nnunet_difflung.generator.store import Generator
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.generator.encoding import denormalise, size_factor
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
+from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.figures import (
     LINE_COLOURS,
     bare,
@@ -39,6 +40,7 @@ class TrainingReport:
     Args:
         folder: of the generator.
         total: steps of the whole training.
+        method: whose generator it is.
         config: of the generator.
         visible: show a bar and draw.
         writes: whether this process is the one that writes.
@@ -46,13 +48,21 @@ class TrainingReport:
     """
 
     def __init__(
-        self, folder: Path, total: int, config: GeneratorConfig, visible: bool, writes: bool = True, least: int = 1
+        self,
+        folder: Path,
+        total: int,
+        method: Method,
+        config: GeneratorConfig,
+        visible: bool,
+        writes: bool = True,
+        least: int = 1,
     ):
-        self.folder, self.total, self.config, self.visible, self.writes = folder, total, config, visible, writes
+        self.folder, self.total, self.visible, self.writes = folder, total, visible, writes
+        self.method, self.config = method, config
         self.every = max(least, total // 400)
         self.begun = time.monotonic()
         self.sheets = {max(1, round(part * total)) for part in _SHEETS}
-        self.method, self.rows = METHODS[config.method], []
+        self.rows: list[dict] = []
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -94,17 +104,12 @@ class TrainingReport:
     def _draw_curve(self) -> None:
         steps, losses = [row["step"] for row in self.rows], [row["loss"] for row in self.rows]
         width = max(1, len(losses) // 20)
-        look = (
-            {"ylabel": "generator's loss"}
-            if self.method.family == "gan"  # may be negative
-            else {"ylabel": "loss (Eq. 7)", "yscale": "log"}
-        )
         with drawing(self.folder / "progress.png", 7, 4) as figure:
             axes = figure.subplots()
             axes.plot(steps, losses, color=LINE_COLOURS[0], alpha=0.35, label="loss")
             mean = np.convolve(losses, np.ones(width) / width, "valid")
             axes.plot(steps[width - 1 :], mean, color=LINE_COLOURS[1], label="moving mean")
-            axes.set(xlabel="training step", xlim=(0, self.total), **look)
+            axes.set(xlabel="training step", xlim=(0, self.total), **trained_family_of(self.method).loss_axis)
             axes.legend()
 
     def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
@@ -126,20 +131,16 @@ class TrainingReport:
             legend(figure, classes)
 
     def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
-        parameters = list(state.network.parameters())
-        device = parameters[0].device
-        masks = torch.from_numpy(one_hot(condition, source.cache.roles.condition_values()))[None].to(device)
         noise = torch.randn(1, len(self.config.windows), *condition.shape, generator=torch.Generator().manual_seed(0))
+        inputs = SliceInputs(source.encoding.masks(condition, condition.shape), noise[0].numpy(), 0)
+        parameters = list(state.network.parameters())
         state.ema.store(parameters)
         state.ema.copy_to(parameters)
         state.network.eval()
         generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
-            return (
-                paint_batch(self.method, generator, SamplingConfig(steps=_SHEET_STEPS), masks, noise.to(device))[0]
-                .cpu()
-                .numpy()
-            )
+            sampling = SamplingConfig(steps=_SHEET_STEPS)
+            return paint_slices(self.method, generator, sampling, [inputs], parameters[0].device)[0]
         finally:
             state.ema.restore(parameters)
             state.network.train()
@@ -147,12 +148,12 @@ class TrainingReport:
 
 def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
     """The training slice with most of a pathology: image (c, y, x) in [−1, 1] and condition (y, x), cut to fit."""
-    found = source.index.holding[pathology]
-    voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in found]
-    number = int(found[int(np.argmax(voxels))])
+    holding = source.index.holding[pathology]
+    voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in holding]
+    number = int(holding[int(np.argmax(voxels))])
     case, z = source.index.cases[number], source.index.z[number]
-    condition = np.asarray(source.cache.condition(case)[z])
     factor = size_factor(config)
-    height, width = (n // factor * factor for n in condition.shape)
-    image = normalise(np.asarray(source.cache.image(case)[:, z]), config.windows)
-    return isolate(image, condition)[:, :height, :width], condition[:height, :width]
+    height, width = (edge // factor * factor for edge in source.cache.facts[case].shape[1:])
+    condition = np.asarray(source.cache.condition(case)[z])[:height, :width]
+    image = np.asarray(source.cache.image(case)[:, z])[:, :height, :width]
+    return source.encoding.image(image, condition, (height, width)), condition

@@ -1,16 +1,18 @@
-"""From masks to images, whatever the method: the one place where diffusion, GANs and copying meet."""
+"""From masks to images, whatever the method: a batch of tensors, or slices as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.generator.diffusion import paint
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.families import family_of
+from nnunet_difflung.generator.families.interface import Canvas
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
-from nnunet_difflung.runtime.device import in_precision
 
 
 @torch.no_grad()
@@ -30,40 +32,70 @@ def paint_batch(
 
     Args:
         method: one of ``methods.METHODS``.
-        generator: that of ``method.generator``.
+        generator: that of ``method.trained``.
         sampling: sampler, steps, strength, precision.
-        condition: (n, k, h, w) complete masks; h and w are multiples of the network's size factor.
-        noise: (n, c, h, w) standard normal; equal noise gives an equal image, whatever else is in the batch.
-        known: (n, c, h, w) real image in [−1, 1] for painting into it; None paints everything.
-        is_known: (n, 1, h, w) bool, where ``known`` is kept.
-        blend: (n, 1, h, w) in [0, 1], weight of what is painted, for methods that do not see ``known`` themselves.
-        start: (n, c, h, w) in [−1, 1], ``known`` with real lesion texture pasted (``method.pastes``).
-        sources: for each image a generator of further noise (``ddpm``).
+        condition: this and all that follow as of ``Canvas``.
 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where that is kept.
     """
-    if method.family == "copy":
-        return torch.where(is_known, known, start)
-    if method.family == "gan":
-        network = in_precision(generator.network, sampling.precision, noise.device)
-        painted = network(condition, noise).float().clamp(-1, 1)
-        return painted if known is None else torch.where(is_known, known, blend * painted + (1 - blend) * known)
-    network = generator.for_reverse_steps(sampling.precision, noise.device)
-    if method.family == "diffusion":
-        return paint(
-            network, generator.config, sampling.sampler, sampling.steps, condition, noise, known, is_known, sources
-        )
-    return paint(
-        network,
-        generator.config,
-        "ddim",
-        sampling.steps,
-        condition,
-        noise,
-        known,
-        is_known,
-        sources,
-        start,
-        sampling.strength,
+    canvas = Canvas(condition, noise, known, is_known, blend, start, sources)
+    return family_of(method).paint(generator, sampling, canvas)
+
+
+@dataclass(frozen=True)
+class SliceInputs:
+    """What a network sees of one slice that is to be painted; arrays as of ``Canvas`` without their first axis.
+
+    Attributes:
+        condition: (k, h, w).
+        noise: (c, h, w) float32.
+        seed: of further noise that a sampler draws.
+        known: (c, h, w), or None, as all that follow, for a whole slice.
+        is_known: (1, h, w) bool.
+        blend: (1, h, w) float32.
+        start: (c, h, w).
+    """
+
+    condition: np.ndarray
+    noise: np.ndarray
+    seed: int
+    known: np.ndarray | None = None
+    is_known: np.ndarray | None = None
+    blend: np.ndarray | None = None
+    start: np.ndarray | None = None
+
+
+def paint_slices(
+    method: Method,
+    generator: Generator,
+    sampling: SamplingConfig,
+    slices: Sequence[SliceInputs],
+    device: str | torch.device,
+) -> np.ndarray:
+    """Paints slices of one shape together.
+
+    Returns:
+        (n, c, h, w) float32 in [−1, 1].
+    """
+
+    def stacked(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(device)
+
+    def stacked_if_given(arrays: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+        given = [array for array in arrays if array is not None]
+        return stacked(given) if given else None
+
+    painted = paint_batch(
+        method,
+        generator,
+        sampling,
+        stacked([inputs.condition for inputs in slices]),
+        stacked([inputs.noise for inputs in slices]),
+        stacked_if_given([inputs.known for inputs in slices]),
+        stacked_if_given([inputs.is_known for inputs in slices]),
+        stacked_if_given([inputs.blend for inputs in slices]),
+        stacked_if_given([inputs.start for inputs in slices]),
+        [torch.Generator().manual_seed(inputs.seed) for inputs in slices],
     )
+    return painted.float().cpu().numpy()

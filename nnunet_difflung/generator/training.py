@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
-from nnunet_difflung.config import GeneratorConfig
+from nnunet_difflung.config import GeneratorConfig, differences, generator_identity, recorded
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
@@ -21,17 +21,16 @@ from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.generator.encoding import intensity_windows, size_factor
-from nnunet_difflung.generator.gan import require_gan
+from nnunet_difflung.generator.families import family_of, trained_family_of
+from nnunet_difflung.generator.families.interface import TrainedFamily, Update
 from nnunet_difflung.generator.report import TrainingReport
-from nnunet_difflung.generator.steps import make_update, new_state, over_processes, step_inputs, train_step
+from nnunet_difflung.generator.steps import over_processes, step_inputs, train_step
 from nnunet_difflung.generator.store import is_finished, save_generator, write_card
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.device import ahead, steps_between_losses
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.signals import Interruption
-
-_OF_GANS = ("l1_weight", "feature_weight", "discriminator_channels")
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class FoldData:
         return np.array([counts[name] for name in self.cache.roles.pathologies]) / max(1, sum(counts.values()))
 
 
-def resolve(config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
+def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
     """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices.
 
     Settings that the method does not use get their default, so that they cannot tell two equal generators apart.
     """
-    if METHODS[config.method].family != "gan":
-        unused = {f.name: f.default for f in fields(GeneratorConfig) if f.name in _OF_GANS}
-        config = replace(config, **unused)
+    family, default = family_of(method), GeneratorConfig()
+    if isinstance(family, TrainedFamily):
+        config = replace(config, **{name: getattr(default, name) for name in family.unused_settings})
     factor = size_factor(config)
     largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
     patch = min(config.patch_size or largest, largest)
@@ -70,13 +69,13 @@ def total_steps(config: GeneratorConfig, slices: int) -> int:
     return max(1, config.epochs * math.ceil(slices / config.batch_size))
 
 
-def check_batch(config: GeneratorConfig, processes: int) -> None:
+def check_batch(method: Method, config: GeneratorConfig, processes: int) -> None:
     """Refuses a training batch that several processes cannot share evenly.
 
     Raises:
-        BadInput: it is no multiple of their number.
+        BadInput: it is not a multiple of their number.
     """
-    if METHODS[config.method].generator and config.batch_size % processes:
+    if method.generator and config.batch_size % processes:
         raise BadInput(
             f"--batch-size {config.batch_size} cannot be shared evenly by {processes} processes; choose a multiple"
         )
@@ -84,6 +83,7 @@ def check_batch(config: GeneratorConfig, processes: int) -> None:
 
 def train_generator(
     data: FoldData,
+    method: Method,
     config: GeneratorConfig,
     folder: Path,
     device: str = "cpu",
@@ -95,6 +95,7 @@ def train_generator(
 
     Args:
         data: the fold's training cases.
+        method: one that trains a generator.
         config: settings; resolved here.
         folder: ``…/DiffLung__<method>/fold_<K>``.
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -106,22 +107,23 @@ def train_generator(
         BadInput: ``folder`` holds a generator of other settings, the batch cannot be shared by the processes, or the
             method needs a package that is not installed.
     """
-    if METHODS[config.method].family == "gan":
-        require_gan()
-    config, index, card, settings = check_generator_folder(data, config, folder)
+    family = trained_family_of(method)
+    family.require()
+    config, index, card, settings = check_generator_folder(data, method, config, folder)
     if is_finished(folder):
         return
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # ours to set: accelerate keeps one a process
-    check_batch(config, accelerator.num_processes)
+    check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        write_card(folder, config, {**card, "settings": settings, "finished": False})
-    state = new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
-    update = make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
+        write_card(folder, method, config, {**card, "settings": settings, "finished": False})
+    state = family.new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
+    update = family.make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(
         folder,
         card["total_steps"],
+        method,
         config,
         progress,
         accelerator.is_main_process,
@@ -130,11 +132,12 @@ def train_generator(
     report.resume(state.step)
     if note:
         report.say(note)
-    source = _source(data, index, config, card["total_steps"])
+    source = _source(data, method, index, config, card["total_steps"])
     _loop(state, update, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
     if accelerator.is_main_process and state.step >= card["total_steps"]:
         state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
-        save_generator(folder, accelerator.unwrap_model(state.network), {**card, "settings": settings}, config)
+        network = accelerator.unwrap_model(state.network)
+        save_generator(folder, network, {**card, "settings": settings}, method, config)
         remove_checkpoints(folder)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -156,26 +159,41 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
 
 
 def check_generator_folder(
-    data: FoldData, config: GeneratorConfig, folder: Path
+    data: FoldData, method: Method, config: GeneratorConfig, folder: Path
 ) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
     """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
 
     Returns:
-        The resolved configuration, the slices, the card, and the hash of all that the weights depend on.
+        The resolved configuration, the slices, the card, and the hash that ties checkpoints to it: of all that the
+        weights depend on, or the one that the generator in ``folder`` got from an earlier version.
 
     Raises:
         BadInput: ``folder`` holds a generator of other settings or other training data.
     """
-    config = resolve(config, data)
+    config = resolve(method, config, data)
     index = index_slices(data.cache, data.training_cases)
     card = _card(data, config, index)
-    settings = hashlib.sha256(json_bytes([asdict(config), card])).hexdigest()
-    if (folder / CARD).is_file() and read_card(folder).get("settings") != settings:
-        raise BadInput(
-            f"{folder} holds a generator of other settings or other training data; repeat its command, or "
-            f"delete that folder to train anew"
-        )
+    now = generator_identity(recorded(method.name, config))
+    settings = hashlib.sha256(json_bytes([now, card])).hexdigest()
+    if (folder / CARD).is_file():
+        existing = read_card(folder)
+        _refuse_another(folder, existing, json.loads(json_bytes({"config": now, **card})))
+        settings = existing.get("settings", settings)
     return config, index, card, settings
+
+
+def _refuse_another(folder: Path, existing: dict, wanted: dict) -> None:
+    """Compares a generator's card with the content that the wanted one would have."""
+    config = generator_identity(existing.get("config", {}))
+    content = {**existing, "config": config}
+    different = [key for key, value in wanted.items() if content.get(key) != value]
+    if not different:
+        return
+    named = differences(config, wanted["config"]) or [f"other {key.replace('_', ' ')}" for key in different]
+    raise BadInput(
+        f"{folder} holds a generator of other settings or other training data ({'; '.join(named[:4])}); repeat its "
+        f"command, or delete that folder to train anew"
+    )
 
 
 @dataclass(frozen=True)
@@ -186,15 +204,15 @@ class _Saving:
     stop_after: int | None
 
 
-def _source(data: FoldData, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
-    ablation = "none" if METHODS[config.method].family == "gan" else config.method
-    probabilities = initial_probabilities(data.frequencies(), ablation, config.ablation_probability, config.delta_0)
-    return BatchSource(data.cache, index, config, config.windows, probabilities, total)
+def _source(data: FoldData, method: Method, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
+    reading, delta_0 = config.ablation_probability, config.delta_0
+    probabilities = initial_probabilities(data.frequencies(), method.ablation, reading, delta_0)
+    return BatchSource(data.cache, index, config, config.windows, probabilities, total, method.ablation)
 
 
 def _loop(
     state: TrainingState,
-    update: Callable,
+    update: Update,
     source: BatchSource,
     accelerator: Accelerator,
     report: TrainingReport,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
+from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
@@ -66,7 +67,7 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if earlier is None:
         return False
     present = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
-    same = json_bytes(earlier.get("settings")) == json_bytes(run.get("settings"))
+    same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
     if not same or present != {case.identifier for case in cases}:
         raise BadInput(
             f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "

@@ -13,7 +13,8 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write_changed_copy
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.families import family_of
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import HostFacts, Plan, PlannedCase, new_label
 from nnunet_difflung.lesions.texture import paste_textures
@@ -95,7 +96,7 @@ def load_host(s: Synthesis, planned: PlannedCase, pasted: bool = False) -> Host:
     condition = np.where(changed != label, changed, condition)
     image = np.array(s.cache.image(planned.host))
     textures = None
-    if pasted and METHODS[s.method].pastes:
+    if pasted and family_of(METHODS[s.method]).starts_from_paste:
         textures = paste_textures(
             image, label, planned.operations, s.facts[planned.host].spacing, s.lesions, roles, s.cache.image
         )

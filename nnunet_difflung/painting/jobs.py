@@ -11,9 +11,9 @@ from scipy import ndimage
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
-from nnunet_difflung.generator.sampling import paint_batch
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.encoding import Encoding, grow, intensities
+from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.methods import Method
 
@@ -71,62 +71,41 @@ class Job:
         case: index of the planned case.
         z: slice.
         crop: (y, x) slices into the host, inside its bounds.
-        condition: (k, h, w) masks; h and w are multiples of the network's factor.
-        known: (c, h, w) real image in [−1, 1], isolated.
-        is_known: (1, h, w) bool.
-        noise: (c, h, w).
-        blend: (1, h, w) float32 weight of what is painted: 1 where labels changed, falling to 0 over the margin.
-        seed: of further noise that a sampler draws.
-        start: (c, h, w) in [−1, 1], ``known`` with real texture pasted, or None.
+        inputs: what the network sees of the crop; ``blend`` is 1 where labels changed and falls to 0 over the margin.
     """
 
     case: int
     z: int
     crop: tuple[slice, slice]
-    condition: np.ndarray
-    known: np.ndarray
-    is_known: np.ndarray
-    noise: np.ndarray
-    blend: np.ndarray
-    seed: int
-    start: np.ndarray | None = None
+    inputs: SliceInputs
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(h, w)."""
-        return self.condition.shape[1:]
+        """(h, w) that the network sees."""
+        _, height, width = self.inputs.condition.shape
+        return height, width
 
 
 def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int) -> list[Job]:
     """The slices of a planned case as the network will see them; a pure function of its arguments."""
     region = painted_region(host, roles, sampling)
     noise = _noise(host, len(host.image), attempt)
-    edge = size_factor(generator.config)
+    encoding = Encoding.of(generator.config, roles.condition_values())
     jobs = []
-    for z, crop in crops(region, edge, sampling):
-        condition = host.condition[z][crop]
-        pad = [(0, -n % edge) for n in condition.shape]
-
-        def seen(image: np.ndarray, z=z, crop=crop, condition=condition, pad=pad) -> np.ndarray:
-            cut = isolate(normalise(image[(slice(None), z, *crop)], generator.config.windows), condition)
-            return np.pad(cut, [(0, 0), *pad], constant_values=-1)
-
+    for z, crop in crops(region, encoding.factor, sampling):
+        condition, part = host.condition[z][crop], (slice(None), z, *crop)
+        shape = encoding.grown(condition.shape)
         changed = (host.new_label[z] != host.label[z])[crop]
-        blend = np.pad(_blend(changed, region[z][crop], sampling), pad)[None]
-        jobs.append(
-            Job(
-                host.planned.index,
-                z,
-                crop,
-                one_hot(np.pad(condition, pad), roles.condition_values()),
-                seen(host.image),
-                np.pad(~region[z][crop], pad)[None],
-                np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]),
-                blend,
-                (host.planned.seed * 4099 + z) * 16 + attempt,
-                None if host.pasted is None else seen(host.pasted),
-            )
+        inputs = SliceInputs(
+            condition=encoding.masks(condition, shape),
+            noise=grow(noise[part], shape),
+            seed=(host.planned.seed * 4099 + z) * 16 + attempt,
+            known=encoding.image(host.image[part], condition, shape),
+            is_known=grow(~region[z][crop], shape)[None],
+            blend=grow(_blend(changed, region[z][crop], sampling), shape)[None],
+            start=None if host.pasted is None else encoding.image(host.pasted[part], condition, shape),
         )
+        jobs.append(Job(host.planned.index, z, crop, inputs))
     return jobs
 
 
@@ -198,28 +177,8 @@ def paint_jobs(
 def _paint_together(
     jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
 ) -> list[np.ndarray]:
-    def stacked(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([getattr(job, name) for job in jobs])).to(device)
-
-    sources = [torch.Generator().manual_seed(job.seed) for job in jobs]
-    painted = (
-        paint_batch(
-            method,
-            generator,
-            sampling,
-            stacked("condition"),
-            stacked("noise"),
-            stacked("known"),
-            stacked("is_known"),
-            stacked("blend"),
-            stacked("start") if method.pastes else None,
-            sources,
-        )
-        .cpu()
-        .numpy()
-    )
-    results = []
-    for job, image in zip(jobs, painted, strict=True):
-        height, width = (part.stop - part.start for part in job.crop)
-        results.append(denormalise(image[:, :height, :width], generator.config.windows))
-    return results
+    painted = paint_slices(method, generator, sampling, [job.inputs for job in jobs], device)
+    return [
+        intensities(image, generator.config.windows, [part.stop - part.start for part in job.crop])
+        for job, image in zip(jobs, painted, strict=True)
+    ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
+from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, load_host, staged_case, synthetic_id, write_case
@@ -43,8 +44,7 @@ def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, 
     share = share or Share()
     result, rows, first_rows = SynthesisResult(), [], []
     pending = list(s.plan.cases)
-    varies = METHODS[s.method].family != "copy"  # a copy comes out the same however often it is made
-    tries = 1 + (s.sampling.repaints if varies else 0)
+    tries = 1 + (s.sampling.repaints if family_of(METHODS[s.method]).varies else 0)
     for attempt in range(tries):
         _paint_all(s, pending, attempt, progress, share)
         mine = [planned for position, planned in enumerate(pending) if share.mine(position)]

@@ -148,7 +148,7 @@ def _run(
             write_bytes(_has_read(work, share, share.index), b"")
         return
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
-    preview = results_folder(raw.name, request.settings.generator.method) / "preview.png"
+    preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
     inject(raw, [(result.staged, run_entry(work, s, result)) for work, (s, result) in zip(works, done, strict=True)])

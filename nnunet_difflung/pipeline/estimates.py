@@ -4,55 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 
 import numpy as np
-import torch
 
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.encoding import size_factor
+from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import total_steps
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, nnunet_folder
 from nnunet_difflung.pipeline.fold import FoldWork
 
 
 def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -> tuple[float, float]:
-    """Estimated seconds of training and painting, from one timed pass of a diffusion network on the real device.
-
-    A GAN takes about three times as long to train as a diffusion network of its widths, and paints in one pass.
-    """
-    if work.method.family == "copy":
-        return 0.0, 0.1 * work.plan.slices
-    config, gan = work.settings.generator, work.method.family == "gan"
+    """Estimated seconds of training and painting, from what the method's family measures on the real device."""
+    config, sampling = work.settings.generator, work.settings.sampling
     largest = max(max(facts[i].shape[1:]) for i in work.facts)
     factor = size_factor(config)
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
-    channels = len(work.raw.channels)
-    network = build_network(config, channels, len(work.raw.roles.conditions)).to(device)
-    inputs = channels + len(work.raw.roles.conditions)
-    for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
-        begun = time.perf_counter()
-        loss = (
-            network(
-                torch.zeros(batch, inputs, edge, edge, device=device),
-                torch.zeros(batch, dtype=torch.long, device=device),
-            )
-            .sample.square()
-            .mean()
-        )
-        loss.item()  # waits for the device
-        forward = (time.perf_counter() - begun) / batch
-        loss.backward()
-        next(network.parameters()).grad.sum().item()
-        seconds = {"forward": forward, "both": (time.perf_counter() - begun) / batch}
-        if seconds["both"] > 2:  # a whole batch would take long to try
-            break
+    training, painting = family_of(work.method).seconds_per_image(
+        config, sampling, len(work.raw.channels), len(work.raw.roles.conditions), edge, device
+    )
     slices = sum(host.lung_slices for host in work.facts.values())
-    training = total_steps(config, slices) * config.batch_size * seconds["both"] * (3 if gan else 1)
-    area = 1.0 if work.settings.sampling.paint == "composite" else (largest / edge) ** 2
-    return training, work.plan.slices * (1 if gan else work.settings.sampling.steps) * seconds["forward"] * area
+    area = 1.0 if sampling.paint == "composite" else (largest / edge) ** 2
+    return total_steps(config, slices) * config.batch_size * training, work.plan.slices * painting * area
 
 
 def estimate_bytes(work: FoldWork, facts: dict[str, CaseFacts]) -> tuple[int, int]:

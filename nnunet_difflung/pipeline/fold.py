@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.config import GeneratorConfig, Settings
+from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.store import Generator, load_generator
+from nnunet_difflung.generator.store import load_generator
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.masks import Lesion
@@ -44,12 +45,12 @@ class FoldWork:
     @property
     def method(self) -> Method:
         """How the cases are made."""
-        return METHODS[self.settings.generator.method]
+        return METHODS[self.settings.method]
 
     @property
     def folder(self) -> Path:
         """The folder of the generator that paints (of a method without one: where its cases are made)."""
-        return fold_folder(self.raw.name, self.method.generator or self.method.name, self.fold)
+        return fold_folder(self.raw.name, self.method.trained.name, self.fold)
 
     @property
     def own_folder(self) -> Path:
@@ -57,26 +58,22 @@ class FoldWork:
         return fold_folder(self.raw.name, self.method.name, self.fold)
 
     @property
-    def config(self) -> GeneratorConfig:
-        """Of the generator that paints."""
-        return replace(self.settings.generator, method=self.method.generator or self.method.name)
-
-    @property
     def work(self) -> Path:
         """Painted slices and staged cases until they are injected; another for other training cases or another plan."""
         depends = [self.content, [case.as_record() for case in self.plan.cases]]
-        return self.own_folder / f"{self._works}_{hashlib.sha256(json_bytes(depends)).hexdigest()[:12]}"
+        content = hashlib.sha256(json_bytes(depends)).hexdigest()[:12]
+        folders = [self.own_folder / f"{works}_{content}" for works in self._works]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
 
     @property
-    def _works(self) -> str:
-        return f"synthesis_{self.settings.hash()}"
+    def _works(self) -> list[str]:
+        return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
 
     def discard_outdated(self) -> None:
         """Deletes what was painted with these settings for other training cases or another plan."""
         current = self.work
-        for path in self.own_folder.glob(f"{self._works}*"):
-            if path != current:
-                discard_work(path)
+        for path in {path for works in self._works for path in self.own_folder.glob(f"{works}*")} - {current}:
+            discard_work(path)
 
     def data(self, cache: SliceCache) -> FoldData:
         """What the generator may see."""
@@ -154,7 +151,9 @@ def synthesize_fold(
 def train_fold(work: FoldWork, cache: SliceCache, device: str, save_every: float) -> None:
     """Trains the generator that the method needs; an existing one of the same settings is taken."""
     if work.method.generator:
-        train_generator(work.data(cache), work.config, work.folder, device, save_every=save_every)
+        train_generator(
+            work.data(cache), work.method.trained, work.settings.generator, work.folder, device, save_every=save_every
+        )
 
 
 def check_fold(work: FoldWork, cache: SliceCache) -> None:
@@ -164,10 +163,11 @@ def check_fold(work: FoldWork, cache: SliceCache) -> None:
         BadInput: there is one.
     """
     if work.method.generator:
-        check_generator_folder(work.data(cache), work.config, work.folder)
+        check_generator_folder(work.data(cache), work.method.trained, work.settings.generator, work.folder)
 
 
 def without_network(work: FoldWork, cache: SliceCache) -> Generator:
     """What painting asks of a generator (windows, size of crops), for a method that has none."""
     data = work.data(cache)
-    return Generator(None, resolve(work.config, data), work.raw.roles.conditions, data.training_cases, "", work.folder)
+    config = resolve(work.method, work.settings.generator, data)
+    return Generator(None, config, work.raw.roles.conditions, data.training_cases, "", work.folder)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nnunet_difflung.config import Settings
+from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput, Failed
@@ -54,11 +54,11 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
         BadInput: a fold has cases of this method that were made with other settings.
     """
     manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
-    method = settings.generator.method
+    method = settings.method
     known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
-    now = _comparable(settings.as_dict())
+    now = settings.identity()
     for fold in folds:
-        there = _comparable(known[fold].get("settings")) if fold in known else now
+        there = identity(known[fold].get("settings")) if fold in known else now
         if there != now:
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
@@ -70,10 +70,10 @@ def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> l
 
 def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: Settings) -> None:
     """Says where the cases of folds that are not asked for were made with other settings."""
-    manifest, now = read_manifest(raw.folder), _comparable(settings.as_dict())
+    manifest, now = read_manifest(raw.folder), settings.identity()
     for run in manifest["runs"] if manifest else ():
-        there = _comparable(run.get("settings"))
-        if run["method"] == settings.generator.method and run["fold"] not in folds and there != now:
+        there = identity(run.get("settings"))
+        if run["method"] == settings.method and run["fold"] not in folds and there != now:
             print(
                 f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
                 f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
@@ -81,23 +81,9 @@ def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: S
             )
 
 
-def _comparable(settings: object) -> dict | None:
-    """Settings without the precision, which follows the device of the moment; None if they are none."""
-    if not isinstance(settings, dict) or not all(isinstance(settings.get(k), dict) for k in ("generator", "sampling")):
-        return None
-    return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
-
-
-def _differences(there: dict | None, now: dict) -> str:
+def _differences(there: object, now: dict) -> str:
     """Names up to four settings that differ, as they were and as they are."""
-    if there is None:
-        return ""
-    found = [
-        f"{key} {there[part].get(key)} there, {value} now"
-        for part in ("generator", "sampling", "balance")
-        for key, value in now[part].items()
-        if there.get(part, {}).get(key) != value
-    ]
+    found = differences(there, now)
     return "".join(f"; {one}" for one in found[:4]) + ("; …" if len(found) > 4 else "")
 
 
@@ -142,7 +128,7 @@ def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
             f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
             f"them all the same with --memorised report, or train with fewer --epochs or more patients"
         )
-    if work.method.family == "copy":
+    if not work.method.generator:
         raise Failed(
             f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
             f"differ much from each other; nothing was injected. Inject them all the same with --gate report"

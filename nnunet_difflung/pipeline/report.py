@@ -116,7 +116,7 @@ def conclude(
     preview: Path | None,
 ) -> None:
     """Report, audit and the commands to run next."""
-    path = results_folder(raw.name, request.settings.generator.method) / "augment_report.json"
+    path = results_folder(raw.name, request.settings.method) / "augment_report.json"
     earlier = read_json(path)["folds"] if path.is_file() else []
     rows = [
         {
@@ -152,7 +152,7 @@ def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -
     if leaks:
         raise Failed("the audit found: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name} lists all)")
     print(f"Audit: no validation case or patient is behind any synthetic case of {raw.name}.")
-    print(next_commands(raw, request.configuration, request.settings.generator.method, folds, request.device))
+    print(next_commands(raw, request.configuration, request.settings.method, folds, request.device))
 
 
 def run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:

@@ -90,7 +90,7 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
         (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
         (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
         (["--method", "harmonise", "--strength", "0"], "--strength 0"),
-        (["--strength", "0.4"], "belongs to --method harmonise"),
+        (["--strength", "0.4"], "--strength does nothing with --method cbmat"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(folders, options, expected):

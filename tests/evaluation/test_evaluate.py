@@ -29,7 +29,7 @@ from nnunet_difflung.evaluation.references import class_mean_image, reference_ro
 from nnunet_difflung.evaluation.table1 import markdown, merge_table1, statistic
 from nnunet_difflung.evaluation.texture_distance import descriptors, standardisation, texture_distance
 from nnunet_difflung.generator.diffusion import build_network
-from nnunet_difflung.generator.store import Generator
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, results_folder
@@ -339,7 +339,7 @@ def trained(tmp_path, monkeypatch):
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     for method in ("cbmat", "none"):
         train_generator(
-            data, replace(TINY, method=method, epochs=1), results_folder(raw.name, method) / "fold_0", progress=False
+            data, METHODS[method], replace(TINY, epochs=1), results_folder(raw.name, method) / "fold_0", progress=False
         )
     return raw
 
@@ -386,7 +386,7 @@ def test_slices_are_in_memory_for_one_patient_at_a_time(tmp_path, monkeypatch):
     raw, cache = open_dataset(tmp_path, monkeypatch, patients=6, folds=2)
     data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
     train_generator(
-        data, replace(TINY, method="none", epochs=1), results_folder(raw.name, "none") / "fold_0", progress=False
+        data, METHODS["none"], replace(TINY, epochs=1), results_folder(raw.name, "none") / "fold_0", progress=False
     )
     loaded, most = [], 0
 

@@ -61,7 +61,7 @@ def test_only_the_ablated_pathologies_vanish(ablated, seed):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="method"):
+    with pytest.raises(ValueError, match="ablation"):
         initial_probabilities(FREQUENCIES, "magic")
     with pytest.raises(ValueError, match="Eq. 8"):
         initial_probabilities(FREQUENCIES, "cbmat", "magic")

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,19 +20,21 @@ from nnunet_difflung.dataset.cache import index_slices
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.checkpoint import NEWEST
 from nnunet_difflung.generator.encoding import one_hot, size_factor
+from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.gan import Discriminators, build_gan, build_generator, discriminator_loss, generator_loss
-from nnunet_difflung.generator.steps import make_update, new_state
 from nnunet_difflung.generator.store import load_generator, save_generator
 from nnunet_difflung.generator.training import _source, resolve, train_generator
+from nnunet_difflung.methods import METHODS
 from tests.support.generators import TINY, logged, open_data
 
-GANS = {name: replace(TINY, method=name, discriminator_channels=8) for name in ("pix2pix", "spade")}
+GANS = ("pix2pix", "spade")
+CONFIG = replace(TINY, discriminator_channels=8)
 WEIGHTS = "gan/generator.safetensors"
 
 
 @pytest.fixture(params=GANS)
-def config(request):
-    return GANS[request.param]
+def kind(request) -> str:
+    return request.param
 
 
 def inputs(n: int, h: int, w: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,9 +45,9 @@ def inputs(n: int, h: int, w: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
 
 
 @pytest.mark.parametrize(("layers", "channels"), [(1, (8, 16)), (2, (8, 16, 24)), (1, (8,) * 4)])
-def test_any_multiple_of_the_size_factor_is_painted(config, layers, channels):
-    config = replace(config, channels=channels, layers_per_block=layers)
-    network, factor = build_generator(config, 2, 3), size_factor(config)
+def test_any_multiple_of_the_size_factor_is_painted(kind, layers, channels):
+    config = replace(CONFIG, channels=channels, layers_per_block=layers)
+    network, factor = build_generator(kind, config, 2, 3), size_factor(config)
     for h, w in ((1, 1), (1, 5), (3, 2)):
         image = network(*inputs(2, h * factor, w * factor))
         assert image.shape == (2, 2, h * factor, w * factor)
@@ -52,8 +55,8 @@ def test_any_multiple_of_the_size_factor_is_painted(config, layers, channels):
         assert image.isfinite().all()
 
 
-def test_an_image_depends_on_its_own_masks_and_noise_only(config):
-    network = build_generator(config, 2, 3).train()  # in which batch norm would show itself
+def test_an_image_depends_on_its_own_masks_and_noise_only(kind):
+    network = build_generator(kind, CONFIG, 2, 3).train()  # in which batch norm would show itself
     condition, noise = inputs(3, 16, 24)
     together = network(condition, noise)
     assert all(
@@ -65,7 +68,7 @@ def test_an_image_depends_on_its_own_masks_and_noise_only(config):
 
 
 def test_spade_modulates_by_the_masks_nearby_not_by_their_area():
-    norm = build_generator(GANS["spade"], 2, 3).blocks[0].norm_0
+    norm = build_generator("spade", CONFIG, 2, 3).blocks[0].norm_0
     maps, x = torch.cat(inputs(1, 32, 32), 1), torch.randn(1, norm.mlp_gamma.out_channels, 32, 32)
     other = maps.clone()
     other[..., 16:] = 0
@@ -74,10 +77,10 @@ def test_spade_modulates_by_the_masks_nearby_not_by_their_area():
 
 
 @pytest.mark.parametrize(("patch", "verdicts"), [(8, 2), (16, 2), (24, 1), (64, 6), (192, 22)])
-def test_discriminators_fit_the_crops(config, patch, verdicts):
+def test_discriminators_fit_the_crops(kind, patch, verdicts):
     """192 pixels give the 22 × 22 verdicts of a PatchGAN that sees 70 × 70; small crops take fewer layers."""
-    scales = Discriminators(replace(config, patch_size=patch), 5)(torch.cat(inputs(2, patch, patch), 1))
-    assert len(scales) == {"pix2pix": 1, "spade": 2}[config.method]
+    scales = Discriminators(kind, replace(CONFIG, patch_size=patch), 5)(torch.cat(inputs(2, patch, patch), 1))
+    assert len(scales) == {"pix2pix": 1, "spade": 2}[kind]
     assert scales[0][-1].shape == (2, 1, verdicts, verdicts)
     assert [scale[0].shape[-1] for scale in scales] == [patch // 2, patch // 4][: len(scales)]
     assert all(scale[-1].isfinite().all() and scale[-1].numel() for scale in scales)
@@ -96,24 +99,24 @@ def verdict(real: float, painted: float):
 def test_losses_have_their_textbook_values():
     image, fake, condition = torch.ones(2, 1, 8, 8), torch.full((2, 1, 8, 8), 0.5), torch.zeros(2, 3, 8, 8)
     rest = fake, image, condition, torch.ones(2, 1, 8, 8)
-    pix2pix, spade = replace(GANS["pix2pix"], l1_weight=10.0), replace(GANS["spade"], feature_weight=4.0)
-    assert discriminator_loss(pix2pix, verdict(0, 0), *rest) == pytest.approx(2 * math.log(2))
-    assert discriminator_loss(pix2pix, verdict(20, -20), *rest) == pytest.approx(0, abs=1e-6)
-    assert discriminator_loss(spade, verdict(0.5, 0.25), *rest) == pytest.approx(0.5 + 1.25)
-    assert discriminator_loss(spade, verdict(2, -3), *rest) == 0
-    assert generator_loss(pix2pix, verdict(0, 0), *rest) == pytest.approx(math.log(2) + 10 * 0.5)
-    assert generator_loss(spade, verdict(1, -3), *rest) == pytest.approx(3 + 4 * 0.5)
+    config = replace(CONFIG, l1_weight=10.0, feature_weight=4.0)
+    assert discriminator_loss("pix2pix", verdict(0, 0), *rest) == pytest.approx(2 * math.log(2))
+    assert discriminator_loss("pix2pix", verdict(20, -20), *rest) == pytest.approx(0, abs=1e-6)
+    assert discriminator_loss("spade", verdict(0.5, 0.25), *rest) == pytest.approx(0.5 + 1.25)
+    assert discriminator_loss("spade", verdict(2, -3), *rest) == 0
+    assert generator_loss("pix2pix", config, verdict(0, 0), *rest) == pytest.approx(math.log(2) + 10 * 0.5)
+    assert generator_loss("spade", config, verdict(1, -3), *rest) == pytest.approx(3 + 4 * 0.5)
 
 
-def test_voxels_without_weight_do_not_count(config):
+def test_voxels_without_weight_do_not_count(kind):
     condition, fake = inputs(2, 16, 16)
     image, weight = inputs(2, 16, 16, 1)[1], torch.ones(2, 1, 16, 16)
     weight[..., 9:], weight[1, :, 2:5] = 0, 0
-    _, discriminators = build_gan(config, 2, 3)
-    for loss in (discriminator_loss, generator_loss):
+    _, discriminators = build_gan(kind, CONFIG, 2, 3)
+    for loss in (partial(discriminator_loss, kind), partial(generator_loss, kind, CONFIG)):
 
         def value(fake, image, loss=loss):
-            return loss(config, discriminators, fake, image, condition, weight)
+            return loss(discriminators, fake, image, condition, weight)
 
         before = value(fake, image)
         free, counting = 5 * (weight == 0), 5 * weight
@@ -125,23 +128,24 @@ def test_voxels_without_weight_do_not_count(config):
         assert painted.grad.abs().sum() > 0
 
 
-def test_a_step_moves_both_sides_and_leaves_no_gradient(config):
-    accelerator = Accelerator(cpu=True)
-    state = new_state(config, 2, 3, accelerator.device)
-    before = [[p.detach().clone() for p in part.parameters()] for part in (state.network, state.discriminators)]
+def test_a_step_moves_both_sides_and_leaves_no_gradient(kind):
+    accelerator, family = Accelerator(cpu=True), trained_family_of(METHODS[kind])
+    state = family.new_state(CONFIG, 2, 3, accelerator.device)
+    sides = (state.network, state.further_networks["discriminators"])
+    before = [[p.detach().clone() for p in part.parameters()] for part in sides]
     condition, image = inputs(2, 16, 16)
     rest = torch.ones(2, 1, 16, 16), inputs(2, 16, 16, 1)[1], torch.zeros(2)
-    loss = make_update(state, config, accelerator, 1)(image, condition, *rest)
+    loss = family.make_update(state, CONFIG, accelerator, 1)(image, condition, *rest)
     assert loss.isfinite()
-    for part, old in zip((state.network, state.discriminators), before, strict=True):
+    for part, old in zip(sides, before, strict=True):
         assert any(not torch.equal(p, q) for p, q in zip(part.parameters(), old, strict=True))
         assert all(p.grad is None and p.requires_grad for p in part.parameters())
 
 
-def test_interrupted_training_ends_with_the_same_bits(config, data, tmp_path):
-    train_generator(data, config, tmp_path / "whole", progress=False)
-    train_generator(data, config, tmp_path / "parts", progress=False, save_every=0, stop_after=1)
-    train_generator(data, config, tmp_path / "parts", progress=False, save_every=0, stop_after=3)
+def test_interrupted_training_ends_with_the_same_bits(kind, data, tmp_path):
+    train_generator(data, METHODS[kind], CONFIG, tmp_path / "whole", progress=False)
+    train_generator(data, METHODS[kind], CONFIG, tmp_path / "parts", progress=False, save_every=0, stop_after=1)
+    train_generator(data, METHODS[kind], CONFIG, tmp_path / "parts", progress=False, save_every=0, stop_after=3)
     state = load_file(tmp_path / "parts" / NEWEST)
     assert {name.split(".")[0] for name in state} == {
         "network",
@@ -150,7 +154,7 @@ def test_interrupted_training_ends_with_the_same_bits(config, data, tmp_path):
         "discriminators",
         "discriminator_optimizer",
     }
-    train_generator(data, config, tmp_path / "parts", progress=False)
+    train_generator(data, METHODS[kind], CONFIG, tmp_path / "parts", progress=False)
     whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
@@ -161,9 +165,8 @@ def test_interrupted_training_ends_with_the_same_bits(config, data, tmp_path):
 
 
 def test_reports_do_not_change_the_weights(data, tmp_path):
-    config = GANS["spade"]
-    train_generator(data, config, tmp_path / "silent", progress=False)
-    train_generator(data, config, tmp_path / "shown", progress=True)
+    train_generator(data, METHODS["spade"], CONFIG, tmp_path / "silent", progress=False)
+    train_generator(data, METHODS["spade"], CONFIG, tmp_path / "shown", progress=True)
     silent, shown = (load_file(tmp_path / name / WEIGHTS) for name in ("silent", "shown"))
     assert all(torch.equal(silent[k], shown[k]) for k in silent)
     assert (tmp_path / "shown" / "progress.png").is_file()
@@ -179,8 +182,8 @@ def test_pix2pix_learns_each_class(tmp_path, monkeypatch):
         {"air": (-1000.0, 0.0), "body": (600.0, 0.0), **{name: (value, 0.0) for name, value in wanted.items()}},
     )
     data = open_data(tmp_path, monkeypatch)
-    config = replace(GANS["pix2pix"], epochs=70, learning_rate=4e-3, ema_decay=0.95, patch_size=32)
-    train_generator(data, config, tmp_path / "g", progress=False)
+    config = replace(CONFIG, epochs=70, learning_rate=4e-3, ema_decay=0.95, patch_size=32)
+    train_generator(data, METHODS["pix2pix"], config, tmp_path / "g", progress=False)
     generator, cache = load_generator(tmp_path / "g"), data.cache
     masks = np.concatenate([cache.condition(i) for i in cache.facts if i not in data.training_cases])
     condition = torch.from_numpy(np.stack([one_hot(m, cache.roles.condition_values()) for m in masks]))
@@ -189,11 +192,11 @@ def test_pix2pix_learns_each_class(tmp_path, monkeypatch):
         assert painted[masks == cache.roles.values[name]].mean() == pytest.approx(value, abs=100), name
 
 
-def test_saved_generators_come_back(config, tmp_path):
-    config = replace(config, windows=((-1000.0, 1000.0), (0.0, 1.0)))
-    network = build_generator(config, 2, 3)
+def test_saved_generators_come_back(kind, tmp_path):
+    config = replace(CONFIG, windows=((-1000.0, 1000.0), (0.0, 1.0)))
+    network = build_generator(kind, config, 2, 3)
     card = {"channels": ["CT", "PET"], "conditions": ["a", "b", "c"], "training_cases": ["one", "two"]}
-    save_generator(tmp_path, network, card, config)
+    save_generator(tmp_path, network, card, METHODS[kind], config)
     loaded = load_generator(tmp_path)
     assert (loaded.config, loaded.training_cases) == (config, ("one", "two"))
     assert torch.equal(loaded.network(*inputs(1, 16, 16)), network(*inputs(1, 16, 16)))
@@ -205,11 +208,11 @@ def test_saved_generators_come_back(config, tmp_path):
         load_generator(tmp_path)
 
 
-def test_without_monai_one_line_says_what_to_install(config, data, tmp_path, monkeypatch):
-    train_generator(data, config, tmp_path / "trained", progress=False)
+def test_without_monai_one_line_says_what_to_install(kind, data, tmp_path, monkeypatch):
+    train_generator(data, METHODS[kind], CONFIG, tmp_path / "trained", progress=False)
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     for attempt in (
-        lambda: train_generator(data, config, tmp_path / "new", progress=False),
+        lambda: train_generator(data, METHODS[kind], CONFIG, tmp_path / "new", progress=False),
         lambda: load_generator(tmp_path / "trained"),
     ):
         with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[gan\]'$") as found:
@@ -229,6 +232,6 @@ def test_monai_is_imported_only_when_needed():
 
 def test_masks_are_complete_when_gans_train(data):
     for name, ablated in (("pix2pix", False), ("spade", False), ("cbmat", True)):
-        config = resolve(replace(TINY, method=name), data)
-        source = _source(data, index_slices(data.cache, data.training_cases), config, 10)
+        config = resolve(METHODS[name], TINY, data)
+        source = _source(data, METHODS[name], index_slices(data.cache, data.training_cases), config, 10)
         assert (source.probabilities > 0).any() == ablated

@@ -19,17 +19,19 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS
 from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint, reverse_timesteps
-from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot
+from nnunet_difflung.generator.encoding import Encoding, denormalise, intensities, isolate, normalise, one_hot
 from nnunet_difflung.generator.steps import draw_noise, learning_rate
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import FoldData, resolve, train_generator
-from tests.support.generators import TINY, logged, open_data
+from tests.support.generators import CBMAT, TINY, logged, open_data
 
 
-def source_of(data: FoldData, config: GeneratorConfig, probabilities=(0.5, 0.5)) -> BatchSource:
-    config = resolve(config, data)
+def source_of(
+    data: FoldData, config: GeneratorConfig, probabilities=(0.5, 0.5), ablation: str = "cbmat"
+) -> BatchSource:
+    config = resolve(CBMAT, config, data)
     index = index_slices(data.cache, data.training_cases)
-    return BatchSource(data.cache, index, config, config.windows, np.array(probabilities), 100)
+    return BatchSource(data.cache, index, config, config.windows, np.array(probabilities), 100, ablation)
 
 
 def test_cache_keeps_exact_voxels_and_is_not_read_twice(data, monkeypatch):
@@ -92,7 +94,7 @@ def test_batches_are_a_function_of_seed_and_step(data):
 
 def test_balanced_batches_hold_the_stated_share(data):
     def share(balanced: float) -> float:
-        source = source_of(data, replace(TINY, balanced_share=balanced, method="none"), (0, 0))
+        source = source_of(data, replace(TINY, balanced_share=balanced), (0, 0), "none")
         channel = data.cache.roles.conditions.index("emphysema")
         return source.batch(0, range(400)).condition[:, channel].any((1, 2)).mean()
 
@@ -100,8 +102,8 @@ def test_balanced_batches_hold_the_stated_share(data):
 
 
 def test_ablation_is_drawn_per_image_and_spares_lung_and_body(data):
-    source = source_of(data, replace(TINY, method="mat"), (0.5, 0.5))
-    whole = source_of(data, replace(TINY, method="none"), (0, 0))
+    source = source_of(data, TINY, (0.5, 0.5), "mat")
+    whole = source_of(data, TINY, (0, 0), "none")
     ablated, complete = source.batch(1, range(200)).condition, whole.batch(1, range(200)).condition
     names = data.cache.roles.conditions
     for name in names:
@@ -118,7 +120,7 @@ def test_ablation_is_drawn_per_image_and_spares_lung_and_body(data):
 
 def test_ablation_ends_with_the_training(data):
     def emphysema(step: int) -> int:
-        source = source_of(data, replace(TINY, method="cbmat", annealing="cosine"), (1.0, 1.0))
+        source = source_of(data, replace(TINY, annealing="cosine"), (1.0, 1.0), "cbmat")
         return source.batch(step, range(40)).condition[:, data.cache.roles.conditions.index("emphysema")].sum()
 
     assert emphysema(0) == 0 < emphysema(100)
@@ -134,7 +136,7 @@ def test_ignored_voxels_do_not_count(tmp_path, monkeypatch):
 
 def test_small_slices_are_padded_and_masked_out(tmp_path, monkeypatch):
     data = open_data(tmp_path, monkeypatch, size=(22, 31), channels=2)
-    config = resolve(replace(TINY, patch_size=0), data)
+    config = resolve(CBMAT, replace(TINY, patch_size=0), data)
     assert config.patch_size == 32
     assert len(config.windows) == 2
     assert config.windows[0] == (-1000, 1000)
@@ -256,9 +258,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatch, damaged, step):
     import nnunet_difflung.generator.training as module
 
-    train_generator(data, TINY, tmp_path / "whole", progress=False)
+    train_generator(data, CBMAT, TINY, tmp_path / "whole", progress=False)
     for stop in (1, 3):
-        train_generator(data, TINY, tmp_path / "parts", progress=False, save_every=0, stop_after=stop)
+        train_generator(data, CBMAT, TINY, tmp_path / "parts", progress=False, save_every=0, stop_after=stop)
     for name in damaged:
         (tmp_path / "parts" / name).write_bytes((tmp_path / "parts" / name).read_bytes()[:500])
     real, begun = module.load_checkpoint, []
@@ -270,7 +272,7 @@ def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatc
         return said
 
     monkeypatch.setattr(module, "load_checkpoint", load)
-    train_generator(data, TINY, tmp_path / "parts", progress=False)
+    train_generator(data, CBMAT, TINY, tmp_path / "parts", progress=False)
     assert begun == [step], "a training that began anew would end with the same bits too"
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -283,37 +285,37 @@ def test_interrupted_training_ends_with_the_same_bits(data, tmp_path, monkeypatc
 
 def test_a_damaged_checkpoint_does_not_replace_the_one_before_it(data, tmp_path):
     for stop in (1, 2):
-        train_generator(data, TINY, tmp_path, progress=False, save_every=0, stop_after=stop)
+        train_generator(data, CBMAT, TINY, tmp_path, progress=False, save_every=0, stop_after=stop)
     good = (tmp_path / PREVIOUS).read_bytes()
     (tmp_path / NEWEST).write_bytes((tmp_path / NEWEST).read_bytes()[:500])
-    train_generator(data, TINY, tmp_path, progress=False, save_every=3600, stop_after=3)
+    train_generator(data, CBMAT, TINY, tmp_path, progress=False, save_every=3600, stop_after=3)
     assert (tmp_path / PREVIOUS).read_bytes() == good != (tmp_path / NEWEST).read_bytes()
 
 
 def test_sampling_uses_the_averaged_weights(data, tmp_path):
-    train_generator(data, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=3)
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=3)
     state = load_file(tmp_path / "g" / NEWEST)
     last, averaged = state["network.conv_in.weight"], state["ema.0"]
     assert last.shape == averaged.shape
     assert not torch.equal(last, averaged)
-    train_generator(data, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=4)
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=4)
     generator = load_generator(tmp_path / "g")
     assert generator.training_cases == data.training_cases
     assert torch.equal(generator.network.conv_in.weight, weights(tmp_path / "g")["conv_in.weight"])
 
 
 def test_reports_do_not_change_the_weights(data, tmp_path):
-    train_generator(data, TINY, tmp_path / "silent", progress=False)
-    train_generator(data, TINY, tmp_path / "shown", progress=True)
+    train_generator(data, CBMAT, TINY, tmp_path / "silent", progress=False)
+    train_generator(data, CBMAT, TINY, tmp_path / "shown", progress=True)
     assert all(torch.equal(v, weights(tmp_path / "shown")[k]) for k, v in weights(tmp_path / "silent").items())
     assert (tmp_path / "shown" / "progress.png").is_file()
     assert len(list((tmp_path / "shown" / "samples").glob("*.png"))) >= 3
 
 
 def test_other_settings_and_changed_weights_are_refused(data, tmp_path):
-    train_generator(data, TINY, tmp_path / "g", progress=False)
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False)
     with pytest.raises(BadInput, match="other settings"):
-        train_generator(data, replace(TINY, epochs=3), tmp_path / "g", progress=False)
+        train_generator(data, CBMAT, replace(TINY, epochs=3), tmp_path / "g", progress=False)
     card = json.loads((tmp_path / "g" / "generator.json").read_text())
     assert card["training_cases"] == list(data.training_cases)
     assert card["finished"]
@@ -328,3 +330,24 @@ def test_other_settings_and_changed_weights_are_refused(data, tmp_path):
 def test_frequencies_are_shares_of_lung(data):
     counts = [np.sum([np.sum(data.cache.label(i) == v) for i in data.training_cases]) for v in (1, 2, 3)]
     assert data.frequencies() == pytest.approx([counts[1] / sum(counts), counts[2] / sum(counts)])
+
+
+def test_encoding_a_slice_is_undone_where_it_shows_the_body():
+    """Whatever the shape: what is grown is empty, what is painted comes back in the dataset's intensities."""
+    rng, windows = np.random.default_rng(0), ((-1000.0, 1000.0), (0.0, 10.0))
+    encoding = Encoding(windows, np.array([1, 3]), 4)
+    image = rng.uniform([[[-1000]], [[0]]], [[[1000]], [[10]]], (2, 5, 6))
+    condition = rng.integers(0, 4, (5, 6)).astype(np.uint8)
+    shape = encoding.grown(condition.shape)
+    assert shape == (8, 8)
+    seen, masks = encoding.image(image, condition, shape), encoding.masks(condition, shape)
+    assert seen.shape == (2, 8, 8)
+    assert masks.shape == (2, 8, 8)
+    assert (seen[:, 5:] == -1).all()
+    assert (seen[:, :, 6:] == -1).all()
+    assert not masks[:, 5:].any()
+    assert not masks[:, :, 6:].any()
+    assert (masks[:, :5, :6] == (condition == np.array([1, 3])[:, None, None])).all()
+    back = intensities(seen, windows, condition.shape)
+    lowest = np.broadcast_to(np.array([[[-1000]], [[0]]]), image.shape)
+    assert np.allclose(back, np.where(condition > 0, image, lowest), atol=1e-3)

@@ -11,12 +11,13 @@ from accelerate import Accelerator
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator import steps as train_step
+from nnunet_difflung.generator.families import diffusion, trained_family_of
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import train_generator
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.runtime import device as device_speed
-from tests.support.generators import TINY, logged
+from tests.support.generators import CBMAT, TINY, logged
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 HU = 1000.0  # of one unit of the network's range, [−1, 1]
@@ -31,12 +32,14 @@ def masks_and_noise(conditions: int, size: int = 32, n: int = 4) -> tuple[torch.
     return condition.expand(n, -1, -1, -1).contiguous(), torch.randn(n, 1, size, size, generator=source)
 
 
-def painted(folder: Path, device: str, precision: str = "fp32", sampler: str = "ddim") -> torch.Tensor:
+def painted(
+    folder: Path, device: str, precision: str = "fp32", sampler: str = "ddim", method: Method = CBMAT
+) -> torch.Tensor:
     """(n, 1, h, w) in [−1, 1] on the CPU, from the same masks and noise on every device."""
     generator = load_generator(folder, device)
     condition, noise = masks_and_noise(len(generator.conditions))
     image = paint_batch(
-        METHODS[generator.config.method],
+        method,
         generator,
         SamplingConfig(steps=10, precision=precision, sampler=sampler),
         condition.to(device),
@@ -50,9 +53,9 @@ def painted(folder: Path, device: str, precision: str = "fp32", sampler: str = "
 @pytest.mark.parametrize("method", sorted({m.generator for m in METHODS.values() if m.generator}))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_generator_trains_and_paints(data, tmp_path, method, precision):
-    config = replace(TINY, method=method, precision=precision, discriminator_channels=8)
-    train_generator(data, config, tmp_path / "g", "cuda", progress=False)
-    image = painted(tmp_path / "g", "cuda", precision)
+    config = replace(TINY, precision=precision, discriminator_channels=8)
+    train_generator(data, METHODS[method], config, tmp_path / "g", "cuda", progress=False)
+    image = painted(tmp_path / "g", "cuda", precision, method=METHODS[method])
     assert image.isfinite().all()
     assert image.abs().max() <= 1
     assert image.std() > 0
@@ -60,7 +63,7 @@ def test_every_generator_trains_and_paints(data, tmp_path, method, precision):
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
 def test_cuda_and_bf16_paint_what_the_cpu_paints_in_fp32(data, tmp_path, sampler):
-    train_generator(data, TRAINED, tmp_path / "g", "cuda", progress=False)
+    train_generator(data, CBMAT, TRAINED, tmp_path / "g", "cuda", progress=False)
     expected = painted(tmp_path / "g", "cpu", sampler=sampler)
     for precision, near in (("fp32", 5), ("bf16", 20)):
         apart = HU * (painted(tmp_path / "g", "cuda", precision, sampler) - expected)
@@ -70,20 +73,20 @@ def test_cuda_and_bf16_paint_what_the_cpu_paints_in_fp32(data, tmp_path, sampler
 
 
 def losses_of(data, config, folder: Path, monkeypatch, compiling: bool) -> list[float]:
-    monkeypatch.setattr(train_step, "worth_compiling", lambda device, steps: compiling)
-    train_generator(data, config, folder, "cuda", progress=False)
+    monkeypatch.setattr(diffusion, "worth_compiling", lambda device, steps: compiling)
+    train_generator(data, CBMAT, config, folder, "cuda", progress=False)
     return [row["loss"] for row in logged(folder)]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc"])
 def test_replayed_passes_paint_what_single_ones_paint_whatever_was_painted_before(data, tmp_path, sampler):
-    train_generator(data, TRAINED, tmp_path / "g", "cuda", progress=False)
+    train_generator(data, CBMAT, TRAINED, tmp_path / "g", "cuda", progress=False)
     generator = load_generator(tmp_path / "g", "cuda")
     single = replace(generator, ready={"fp32": generator.network})
     sampling = SamplingConfig(steps=5, sampler=sampler)
     for n, size in ((2, 32), (1, 64), (2, 32), (3, 48)):
         condition, noise = (part.to("cuda") for part in masks_and_noise(len(generator.conditions), size, n))
-        one, other = (paint_batch(METHODS["cbmat"], g, sampling, condition, noise) for g in (generator, single))
+        one, other = (paint_batch(CBMAT, g, sampling, condition, noise) for g in (generator, single))
         assert (one - other).abs().max() < 1e-3
     replayed = generator.ready["fp32"]
     assert isinstance(replayed, device_speed.Replayed)
@@ -109,8 +112,8 @@ def test_a_batch_that_the_card_does_not_hold_is_done_in_parts():
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
         try:
-            state = train_step.new_state(config, 1, 3, device)
-            update = train_step.make_update(state, config, Accelerator(), 10)
+            state = trained_family_of(CBMAT).new_state(config, 1, 3, device)
+            update = trained_family_of(CBMAT).make_update(state, config, Accelerator(), 10)
             losses.append([float(train_step.train_step(state, update, tuple(inputs), config, 10)) for _ in range(2)])
             parts.append(update.parts)
         finally:
@@ -124,9 +127,9 @@ def test_a_batch_that_the_card_does_not_hold_is_done_in_parts():
 def test_an_interrupted_training_ends_with_the_same_weights(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     config = replace(TINY, epochs=6)
-    train_generator(data, config, tmp_path / "plain", "cuda", progress=False)
-    train_generator(data, config, tmp_path / "resumed", "cuda", progress=False, save_every=0, stop_after=5)
-    train_generator(data, config, tmp_path / "resumed", "cuda", progress=False, save_every=0)
+    train_generator(data, CBMAT, config, tmp_path / "plain", "cuda", progress=False)
+    train_generator(data, CBMAT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0, stop_after=5)
+    train_generator(data, CBMAT, config, tmp_path / "resumed", "cuda", progress=False, save_every=0)
     assert load_generator(tmp_path / "plain").hash == load_generator(tmp_path / "resumed").hash
 
 

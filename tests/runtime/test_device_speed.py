@@ -18,12 +18,13 @@ from nnunet_difflung.generator import steps as train_step
 from nnunet_difflung.generator import training as train
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from nnunet_difflung.generator.diffusion import build_network
+from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import Generator, load_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import jobs as painting
 from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
-from tests.support.generators import TINY, logged
+from tests.support.generators import CBMAT, TINY, logged
 
 CPU = torch.device("cpu")
 
@@ -55,11 +56,11 @@ def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
 
 def test_threads_and_rare_looks_at_the_loss_leave_the_same_generator(data, tmp_path, monkeypatch):
     config = replace(TINY, epochs=6)
-    train.train_generator(data, config, tmp_path / "plain", progress=False)
+    train.train_generator(data, CBMAT, config, tmp_path / "plain", progress=False)
     monkeypatch.setattr(train, "steps_between_losses", lambda device: 5)
     monkeypatch.setattr(train, "ahead", lambda make, steps, device: ahead(make, steps, device, 2))
-    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0, stop_after=4)
-    train.train_generator(data, config, tmp_path / "fast", progress=False, save_every=0)
+    train.train_generator(data, CBMAT, config, tmp_path / "fast", progress=False, save_every=0, stop_after=4)
+    train.train_generator(data, CBMAT, config, tmp_path / "fast", progress=False, save_every=0)
     one, other = (load_generator(tmp_path / name) for name in ("plain", "fast"))
     assert one.hash == other.hash
     losses, rows = ([row["loss"] for row in logged(tmp_path / "plain")], logged(tmp_path / "fast"))
@@ -126,12 +127,12 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
 
 @pytest.mark.parametrize("parts", [2, 5])
 def test_parts_of_a_batch_add_up_to_its_step(data, parts):
-    config = train.resolve(replace(TINY, batch_size=5), data)
-    source = train._source(data, train.index_slices(data.cache, data.training_cases), config, 9)
+    config = train.resolve(CBMAT, replace(TINY, batch_size=5), data)
+    source = train._source(data, CBMAT, train.index_slices(data.cache, data.training_cases), config, 9)
     found = []
     for cut in (1, parts):
-        state = train_step.new_state(config, 1, len(data.cache.roles.conditions), CPU)
-        update = train_step.make_update(state, config, Accelerator(cpu=True), 9)
+        state = trained_family_of(CBMAT).new_state(config, 1, len(data.cache.roles.conditions), CPU)
+        update = trained_family_of(CBMAT).make_update(state, config, Accelerator(cpu=True), 9)
         update.parts = cut
         losses = [
             float(train_step.train_step(state, update, train_step.step_inputs(source, step, list(range(5))), config, 9))
@@ -194,7 +195,7 @@ def test_an_automatic_batch_is_the_presets_whatever_the_card(name):
 def test_both_precisions_are_trained_in_one_process(data, tmp_path):
     for precision in ("fp32", "bf16", "fp32"):
         folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
-        train.train_generator(data, replace(TINY, epochs=1, precision=precision), folder, progress=False)
+        train.train_generator(data, CBMAT, replace(TINY, epochs=1, precision=precision), folder, progress=False)
         assert load_generator(folder).config.precision == precision
 
 
@@ -204,7 +205,7 @@ def test_a_restored_optimizer_lies_in_memory_as_its_weights_do(tmp_path):
         state.optimizer.step()
 
     def fresh() -> TrainingState:
-        state = train_step.new_state(TINY, 1, 3, CPU)
+        state = trained_family_of(CBMAT).new_state(TINY, 1, 3, CPU)
         state.network.to(memory_format=torch.channels_last)  # as on CUDA, where the fused AdamW insists on it
         return state
 

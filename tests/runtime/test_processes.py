@@ -282,9 +282,7 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
     from nnunet_difflung.pipeline import augment
 
     work, deleted = SimpleNamespace(work=tmp_path / "synthesis"), threading.Event()
-    request = SimpleNamespace(
-        device="cpu", save_every=1, processes=1, settings=SimpleNamespace(generator=SimpleNamespace(method="cbmat"))
-    )
+    request = SimpleNamespace(device="cpu", save_every=1, processes=1, settings=SimpleNamespace(method="cbmat"))
     for name in (
         "train_fold",
         "leave",

@@ -10,8 +10,10 @@ from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.training import FoldData
+from nnunet_difflung.methods import METHODS
 from tests.support.tiny import make_dataset, set_paths
 
+CBMAT = METHODS["cbmat"]
 TINY = replace(preset("fast").generator, channels=(8, 16), batch_size=4, patch_size=16, epochs=2, warmup_steps=2)
 
 

@@ -1,0 +1,174 @@
+"""Diffusion: Eq. 7 with mask ablation, painted by the reverse process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.generator.checkpoint import TrainingState
+from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint
+from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, TrainedFamily, averaged
+from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fit, ready_for, worth_compiling
+
+
+class DiffusionUpdate:
+    """Eq. 7 and one AdamW step."""
+
+    def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
+        self.accelerator, self.config, self.process = accelerator, config, forward_process(config)
+        self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
+        self.fast, self.parts = self.network, 1
+        batch = config.batch_size // accelerator.num_processes
+        if accelerator.device.type == "cuda":
+            self.parts = parts_that_fit(batch, lambda n: self._try(self.network, n, config.patch_size), tqdm.write)
+        if worth_compiling(accelerator.device, steps):
+            part = -(-batch // self.parts)
+            self.fast = compiled(self.network, lambda network: self._try(network, part, config.patch_size), tqdm.write)
+
+    def _try(self, network: Callable, images: int, edge: int) -> None:
+        device = self.accelerator.device
+        kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's, later
+        size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
+        with computing_in(self.config.precision, self.accelerator.device):
+            out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
+        self.accelerator.backward(out.sample.float().square().mean())
+        self.optimizer.zero_grad()
+        del kept
+
+    def __call__(
+        self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """Updates the weights and returns the loss; arguments as of ``diffusion_loss``.
+
+        The loss is a mean over images, so its gradient is a sum over any parts of the batch.
+        """
+        parts = list(zip(*(x.tensor_split(self.parts) for x in (image, condition, weight, noise, t)), strict=True))
+        total = torch.zeros((), device=image.device)
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.network):
+                with computing_in(self.config.precision, self.accelerator.device):
+                    loss = diffusion_loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+
+class Diffusion(TrainedFamily):
+    """The mask-conditioned diffusion model of the paper; kept in diffusers' ``save_pretrained`` form."""
+
+    unused_settings = ("l1_weight", "feature_weight", "discriminator_channels")
+    loss_axis = {"ylabel": "loss (Eq. 7)", "yscale": "log"}
+
+    @property
+    def unused_options(self) -> tuple[str, ...]:
+        """Only ``cbmat``'s ablation has anything to choose."""
+        return () if self.method.ablation == "cbmat" else ABLATION_OPTIONS
+
+    def most_steps(self, config: GeneratorConfig) -> int:
+        """T of Eq. 2."""
+        return config.train_timesteps
+
+    def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
+        """diffusers' UNet2DModel."""
+        return build_network(config, image_channels, condition_channels)
+
+    def initial_state(
+        self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
+    ) -> TrainingState:
+        """The network, its average, and AdamW."""
+        network = ready_for(self.build(config, image_channels, condition_channels), device)
+        ema = averaged(network, config)
+        optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+            fused=device.type == "cuda",
+        )
+        return TrainingState(network, optimizer, ema)
+
+    def make_update(
+        self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int
+    ) -> DiffusionUpdate:
+        """See ``TrainedFamily``."""
+        return DiffusionUpdate(state, config, accelerator, steps)
+
+    def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
+        """The reverse process from pure noise, with the surroundings re-imposed at every step."""
+        return paint(
+            generator.for_reverse_steps(sampling.precision, canvas.noise.device),
+            generator.config,
+            sampling.sampler,
+            sampling.steps,
+            canvas.condition,
+            canvas.noise,
+            canvas.known,
+            canvas.is_known,
+            canvas.sources,
+        )
+
+    def seconds_per_image(
+        self,
+        config: GeneratorConfig,
+        sampling: SamplingConfig,
+        image_channels: int,
+        condition_channels: int,
+        edge: int,
+        device: str,
+    ) -> tuple[float, float]:
+        """Training is a pass forward and back, painting a pass for each step."""
+        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
+        return both, sampling.steps * forward
+
+    def weights(self, folder: Path) -> Path:
+        """As diffusers names it."""
+        return folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+    def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
+        """Network and scheduler, as ``from_pretrained`` reads them."""
+        network.save_pretrained(folder / "unet")
+        forward_process(config).save_pretrained(folder / "scheduler")
+
+    def load(
+        self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int
+    ) -> torch.nn.Module:
+        """From safetensors only, and nothing from elsewhere."""
+        from diffusers import UNet2DModel
+
+        return UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+
+
+def seconds_of_passes(
+    config: GeneratorConfig, image_channels: int, condition_channels: int, edge: int, device: str
+) -> tuple[float, float]:
+    """Seconds that an image takes forward, and forward and back, timed with a new network on the real device."""
+    network = build_network(config, image_channels, condition_channels).to(device)
+    inputs = image_channels + condition_channels
+    forward = both = 0.0
+    for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
+        begun = time.perf_counter()
+        x = torch.zeros(batch, inputs, edge, edge, device=device)
+        loss = network(x, torch.zeros(batch, dtype=torch.long, device=device)).sample.square().mean()
+        loss.item()  # waits for the device
+        forward = (time.perf_counter() - begun) / batch
+        loss.backward()
+        next(network.parameters()).grad.sum().item()
+        both = (time.perf_counter() - begun) / batch
+        if both > 2:  # a whole batch would take long to try
+            break
+    return forward, both
+
+
+FAMILY = Diffusion

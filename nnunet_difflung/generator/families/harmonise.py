@@ -1,0 +1,70 @@
+"""Harmonise: real texture is pasted and noised, and a diffusion model's reverse process makes it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.diffusion import paint
+from nnunet_difflung.generator.families.diffusion import seconds_of_passes
+from nnunet_difflung.generator.families.interface import Canvas, Family
+from nnunet_difflung.generator.trained import Generator
+
+
+class Harmonise(Family):
+    """Paints with another method's diffusion generator, from a middle noise level."""
+
+    starts_from_paste = True
+    uses_strength = True
+    unused_options = ()
+
+    def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
+        """DDIM only, and from some noise."""
+        super().check_options(sampling, given)
+        if given.get("sampler") not in (None, "ddim"):
+            raise BadInput(
+                f"--method {self.method.name} runs DDIM from the middle; --sampler {given['sampler']} cannot"
+            )
+        if sampling.strength <= 0:
+            raise BadInput(
+                "--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method copy_paste"
+            )
+
+    def most_steps(self, config: GeneratorConfig) -> int:
+        """T of Eq. 2."""
+        return config.train_timesteps
+
+    def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
+        """The reverse process from ``canvas.start``, noised to ``sampling.strength`` (Eq. 6)."""
+        return paint(
+            generator.for_reverse_steps(sampling.precision, canvas.noise.device),
+            generator.config,
+            "ddim",
+            sampling.steps,
+            canvas.condition,
+            canvas.noise,
+            canvas.known,
+            canvas.is_known,
+            canvas.sources,
+            canvas.start,
+            sampling.strength,
+        )
+
+    def seconds_per_image(
+        self,
+        config: GeneratorConfig,
+        sampling: SamplingConfig,
+        image_channels: int,
+        condition_channels: int,
+        edge: int,
+        device: str,
+    ) -> tuple[float, float]:
+        """As of the diffusion model: the steps are as many, only closer together."""
+        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
+        return both, sampling.steps * forward
+
+
+FAMILY = Harmonise

@@ -1,0 +1,198 @@
+"""What a family of methods has to answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.checkpoint import TrainingState
+from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.methods import Method
+from nnunet_difflung.runtime.files import replacing
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
+
+ABLATION_OPTIONS = ("ablation_probability", "annealing")
+
+Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(image, condition, weight, noise, t) → loss, as of ``diffusion.diffusion_loss``; changes the weights."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch to paint.
+
+    Attributes:
+        condition: (n, k, h, w) complete masks; h and w are multiples of the network's size factor.
+        noise: (n, c, h, w) standard normal; equal noise gives an equal image, whatever else is in the batch.
+        known: (n, c, h, w) real image in [−1, 1] for painting into it; None paints everything.
+        is_known: (n, 1, h, w) bool, where ``known`` is kept; comes with it.
+        blend: (n, 1, h, w) in [0, 1], weight of what is painted, for networks that do not see ``known`` themselves.
+        start: (n, c, h, w) in [−1, 1], ``known`` with real lesion texture pasted, for families that start from it.
+        sources: for each image a generator of further noise (``ddpm``).
+    """
+
+    condition: torch.Tensor
+    noise: torch.Tensor
+    known: torch.Tensor | None = None
+    is_known: torch.Tensor | None = None
+    blend: torch.Tensor | None = None
+    start: torch.Tensor | None = None
+    sources: Sequence[torch.Generator] | None = None
+
+
+class Family(ABC):
+    """How the methods of one family paint.
+
+    Args:
+        method: the one that is used.
+
+    Attributes:
+        starts_from_paste: painting begins with real lesion texture pasted into the host (``Canvas.start``).
+        uses_strength: ``SamplingConfig.strength`` changes what is painted.
+        varies: another try of the same case comes out different.
+    """
+
+    starts_from_paste = False
+    uses_strength = False
+    varies = True
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    @property
+    def unused_options(self) -> tuple[str, ...]:
+        """Options of ``difflung_augment`` that change nothing, by their names in its namespace."""
+        return ABLATION_OPTIONS
+
+    def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
+        """Refuses what the method cannot do, and what misses a package that has to be installed.
+
+        Args:
+            sampling: as the options make it.
+            given: options of the command line; None where one was not given.
+
+        Raises:
+            BadInput: says which option.
+        """
+        if self.starts_from_paste and sampling.paint == "full":
+            raise BadInput(
+                f"--method {self.method.name} pastes lesions into real slices and cannot paint whole ones; "
+                f"add --paint composite"
+            )
+
+    def most_steps(self, config: GeneratorConfig) -> int | None:
+        """Most reverse steps that a generator can be asked for; None where there are no such steps."""
+        return None
+
+    @abstractmethod
+    def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
+        """Paints a batch; called without gradients.
+
+        Args:
+            generator: of ``method.trained``.
+            sampling: sampler, steps, strength, precision.
+            canvas: what to paint.
+
+        Returns:
+            (n, c, h, w) float32 in [−1, 1]; equal to ``canvas.known`` where that is kept.
+        """
+
+    @abstractmethod
+    def seconds_per_image(
+        self,
+        config: GeneratorConfig,
+        sampling: SamplingConfig,
+        image_channels: int,
+        condition_channels: int,
+        edge: int,
+        device: str,
+    ) -> tuple[float, float]:
+        """Estimated seconds to train on an image of edge × edge pixels, and to paint one, on this device."""
+
+
+class TrainedFamily(Family):
+    """A family whose methods train a generator."""
+
+    unused_settings: tuple[str, ...] = ()
+    """Fields of ``GeneratorConfig`` that change nothing; they get their default, so that they tell no runs apart."""
+
+    loss_axis: Mapping[str, str] = {"ylabel": "generator's loss"}
+    """Label and scale of the loss in ``progress.png``."""
+
+    def require(self) -> None:
+        """Sees that everything needed is installed, before anything is computed.
+
+        Raises:
+            BadInput: it is not; says what to install.
+        """
+
+    def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
+        """See ``Family``; also sees that everything needed is installed."""
+        super().check_options(sampling, given)
+        self.require()
+
+    @abstractmethod
+    def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
+        """The network that paints, with new weights."""
+
+    def new_state(
+        self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
+    ) -> TrainingState:
+        """Networks with their initial weights, which depend on the seed only, and optimizers."""
+        torch.manual_seed(config.seed)
+        return self.initial_state(config, image_channels, condition_channels, device)
+
+    @abstractmethod
+    def initial_state(
+        self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
+    ) -> TrainingState:
+        """See ``new_state``, which has set torch's seed."""
+
+    @abstractmethod
+    def make_update(
+        self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int
+    ) -> Update:
+        """Readies the state's networks and optimizers for the device and processes, and returns what updates them.
+
+        ``steps``: of the whole training; compiling pays in long ones only.
+        """
+
+    def weights(self, folder: Path) -> Path:
+        """The file of the weights in a generator's folder."""
+        return folder / self.method.family / "generator.safetensors"
+
+    def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
+        """Writes the weights (and what belongs to them) into a generator's folder."""
+        with replacing(self.weights(folder)) as temporary:
+            save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+
+    def load(
+        self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int
+    ) -> torch.nn.Module:
+        """The network that ``save`` wrote, on the CPU.
+
+        Raises:
+            BadInput: a package is missing.
+        """
+        self.require()
+        network = self.build(config, image_channels, condition_channels)
+        network.load_state_dict(load_file(self.weights(folder)))
+        return network
+
+
+def averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
+    """The running average of a network's weights, which painting uses."""
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)

@@ -1,0 +1,195 @@
+"""One definition of "the same settings": for a generator's folder, the cases in a dataset, and painted work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from nnunet_difflung.commands.augment import main, parse, settings_from
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.config import Settings, preset
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator import training
+from nnunet_difflung.generator.checkpoint import NEWEST
+from nnunet_difflung.generator.store import CARD, load_generator
+from nnunet_difflung.generator.training import train_generator
+from nnunet_difflung.injection.inject import inject
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
+from tests.support.commands import OPTIONS, prepared
+from tests.support.generators import CBMAT, TINY, open_data
+from tests.support.staging import stage_cases
+from tests.support.tiny import make_dataset, tree_hashes
+
+BF16 = replace(TINY, precision="bf16")
+
+
+def changed(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, str):
+        return "bf16" if value == "fp32" else value + "_other"
+    if isinstance(value, dict):
+        return {**value, "ILD": 0.5}
+    return ((1.0, 2.0),) if value != ((1.0, 2.0),) else ()
+
+
+def test_every_setting_counts_but_those_that_are_only_recorded():
+    settings = replace(preset("fast"), method="pix2pix")
+    for part in ("generator", "sampling", "balance"):
+        values = getattr(settings, part)
+        for field in fields(values):
+            value = 7 if getattr(values, field.name) is None else changed(getattr(values, field.name))
+            other = replace(settings, **{part: replace(values, **{field.name: value})})
+            recorded_only = (part, field.name) in {
+                ("generator", "precision"),
+                ("sampling", "precision"),
+                ("sampling", "batch_size"),
+            }
+            assert (other.identity() == settings.identity()) == recorded_only, (part, field.name)
+            assert (other.hash() == settings.hash()) == recorded_only, (part, field.name)
+            assert other.as_dict() != settings.as_dict(), "recorded all the same"
+    assert replace(settings, method="spade").identity() != settings.identity()
+    assert replace(settings, preset="other").identity() == settings.identity()
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    return open_data(tmp_path, monkeypatch)
+
+
+def begun_at(monkeypatch) -> list[int]:
+    """The steps from which trainings go on."""
+    real, steps = training.load_checkpoint, []
+
+    def load(state, *others):
+        note = real(state, *others)
+        steps.append(state.step)
+        return note
+
+    monkeypatch.setattr(training, "load_checkpoint", load)
+    return steps
+
+
+def test_a_training_goes_on_in_another_precision(data, tmp_path, monkeypatch):
+    steps = begun_at(monkeypatch)
+    train_generator(data, CBMAT, BF16, tmp_path / "g", progress=False, save_every=0, stop_after=2)
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False, save_every=0, stop_after=3)
+    train_generator(data, CBMAT, BF16, tmp_path / "g", progress=False)
+    assert steps == [0, 2, 3]
+    assert load_generator(tmp_path / "g").config.precision == "bf16", "recorded"
+    before = tree_hashes(tmp_path / "g")
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False)
+    assert tree_hashes(tmp_path / "g") == before
+    with pytest.raises(BadInput, match="other settings.*epochs 2 there, 3 now"):
+        train_generator(data, CBMAT, replace(TINY, epochs=3), tmp_path / "g", progress=False)
+    with pytest.raises(BadInput, match="other settings.*method cbmat there, mat now"):
+        train_generator(data, METHODS["mat"], TINY, tmp_path / "g", progress=False)
+
+
+def as_commit_b369f62_left_it(folder: Path) -> None:
+    """Puts the hash of the whole configuration, its precision included, into card and checkpoint."""
+    card = read_json(folder / CARD)
+    data = {k: v for k, v in card.items() if k not in ("config", "versions", "settings", "finished", "weights_sha256")}
+    former = hashlib.sha256(json_bytes([card["config"], data])).hexdigest()
+    write_json(folder / CARD, {**card, "settings": former})
+    if (folder / NEWEST).is_file():
+        with safe_open(folder / NEWEST, "pt") as file:
+            metadata = {**file.metadata(), "settings": former}
+        save_file(load_file(folder / NEWEST), folder / NEWEST, metadata)
+
+
+@pytest.mark.parametrize("then", [BF16, TINY], ids=lambda config: config.precision)
+def test_an_unfinished_training_of_an_earlier_version_goes_on(data, tmp_path, monkeypatch, then):
+    steps = begun_at(monkeypatch)
+    train_generator(data, CBMAT, BF16, tmp_path, progress=False, save_every=0, stop_after=2)
+    as_commit_b369f62_left_it(tmp_path)
+    train_generator(data, CBMAT, then, tmp_path, progress=False, save_every=3600, stop_after=3)
+    (tmp_path / NEWEST).unlink()  # killed before its first checkpoint: the earlier version's is still the last
+    train_generator(data, CBMAT, then, tmp_path, progress=False)
+    assert steps == [0, 2, 2]
+    as_commit_b369f62_left_it(tmp_path)
+    before = tree_hashes(tmp_path)
+    train_generator(data, CBMAT, TINY, tmp_path, progress=False)
+    assert tree_hashes(tmp_path) == before
+
+
+def test_precision_makes_no_other_cases_and_no_other_generator(tmp_path, monkeypatch, capsys):
+    folders = prepared(tmp_path, monkeypatch)
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    options = [*OPTIONS, "-f", "0", "--precision"]
+    assert main([*options, "fp32"]) == 0
+    generator = folders[2] / folder.name / "DiffLung__cbmat" / "fold_0"
+    weights = load_generator(generator).hash
+    capsys.readouterr()
+    assert main([*options, "bf16"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    remove(["-d", "801"])
+    assert main([*options, "bf16"]) == 0
+    assert load_generator(generator).hash == weights
+    assert load_generator(generator).config.precision == "fp32"
+    run = read_manifest(folder)["runs"][0]
+    assert run["settings"]["sampling"]["precision"] == "bf16", "recorded"
+    assert main([*options, "fp32"]) == 0
+
+
+def test_painted_work_of_another_precision_or_an_earlier_version_is_taken_up(tmp_path, monkeypatch):
+    import nnunet_difflung.pipeline.augment as module
+
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=4, folds=2)
+    options = [*OPTIONS, "-f", "0", "--precision"]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*options, "bf16"])
+    fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
+    (work,) = fold.glob("synthesis_*")
+    content = settings_from(parse([*options, "bf16"])).as_dict()  # as it was hashed, precision and preset included
+    former = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    former_work = work.with_name(f"synthesis_{former}_{work.name.rsplit('_', 1)[1]}")
+    work.rename(former_work)
+    times = {path: path.stat().st_mtime_ns for path in former_work.rglob("*.npy")}
+    assert times
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "inject", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*options, "fp32"])
+    assert list(fold.glob("synthesis_*")) == [former_work]
+    assert {path: path.stat().st_mtime_ns for path in former_work.rglob("*.npy")} == times, "not painted again"
+    assert main([*options, "fp32"]) == 0
+    assert not list(fold.glob("synthesis_*"))
+
+
+def test_injecting_the_cases_of_another_precision_again_changes_nothing(tmp_path, monkeypatch):
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0])
+    raw = open_raw_dataset("801")
+    cases, run = stage_cases(raw)
+
+    def settings(**changes) -> dict:
+        base = preset("fast")
+        return Settings(replace(base.generator, **changes), base.sampling, base.balance).as_dict()
+
+    inject(raw, cases, {**run, "settings": settings(precision="bf16")})
+    inject(raw, cases, {**run, "settings": settings()})
+    with pytest.raises(BadInput, match="other settings"):
+        inject(raw, cases, {**run, "settings": settings(epochs=3)})
+
+
+def test_what_is_recorded_reads_as_it_did():
+    content = preset("fast").as_dict()
+    assert list(content) == ["generator", "sampling", "balance", "preset"]
+    assert list(content["generator"])[0] == "method"
+    assert content["generator"] == {"method": "cbmat", **json.loads(json.dumps(asdict(preset("fast").generator)))}
