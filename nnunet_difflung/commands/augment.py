@@ -343,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dry_run=options.dry_run,
     )
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
-        raw, _ = open_dataset(request)  # what is wrong is told once
+        raw = open_dataset(request).raw  # what is wrong is told once
         check_batch(request.settings.generator, options.num_gpus)
         with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
             code = run_in_processes(options.num_gpus, arguments or sys.argv[1:], options.device)

@@ -47,6 +47,10 @@ class CaseFacts:
         """Number of voxels of a label in the whole case."""
         return sum(self.counts[name])
 
+    def lung_slices(self, roles: LabelRoles) -> int:
+        """Number of slices that show normal lung or a pathology."""
+        return int(np.count_nonzero(np.sum([self.counts[name] for name in roles.lung], axis=0)))
+
 
 def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndarray:
     """The derived class ``body``: thorax cage and mediastinum around the labelled structures.

@@ -14,53 +14,11 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import denormalise, isolate, normalise, one_hot, size_factor
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import Generator
-from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.methods import Method
+from nnunet_difflung.painting.application import AppliedCase
 
 _CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
-
-
-@dataclass(frozen=True)
-class Host:
-    """A planned case in memory.
-
-    Attributes:
-        planned: the plan's entry.
-        image: (c, z, y, x) real intensities.
-        label: (z, y, x) the host's label map.
-        new_label: (z, y, x) with the pasted lesions.
-        condition: (z, y, x) ``new_label`` with the derived body class.
-        spacing: (z, y, x) in mm.
-        pasted: (c, z, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
-    """
-
-    planned: PlannedCase
-    image: np.ndarray
-    label: np.ndarray
-    new_label: np.ndarray
-    condition: np.ndarray
-    spacing: tuple[float, float, float]
-    pasted: np.ndarray | None = None
-
-
-def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
-    """(z, y, x) bool: the voxels that get new intensities.
-
-    ``composite``: the changed voxels and a margin of normal lung around them; pathology that was there stays real.
-    ``full``: the whole of every touched
-    slice (what lies outside lung and body is set to the window's lower end, as in the paper). Voxels labelled
-    ``ignore`` always keep their intensities.
-    """
-    changed = host.new_label != host.label
-    if sampling.paint == "full":
-        region = np.zeros_like(changed)
-        region[list(host.planned.slices)] = True
-    else:
-        plane = ndimage.generate_binary_structure(2, 1)[None]
-        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
-        region &= changed | (host.label == roles.values[roles.normal])
-    return region if roles.ignore is None else region & (host.label != roles.ignore)
 
 
 @dataclass(frozen=True)
@@ -68,7 +26,7 @@ class Job:
     """One slice to paint.
 
     Attributes:
-        case: index of the planned case.
+        index: of the planned case.
         z: slice.
         crop: (y, x) slices into the host, inside its bounds.
         condition: (k, h, w) masks; h and w are multiples of the network's factor.
@@ -80,7 +38,7 @@ class Job:
         start: (c, h, w) in [−1, 1], ``known`` with real texture pasted, or None.
     """
 
-    case: int
+    index: int
     z: int
     crop: tuple[slice, slice]
     condition: np.ndarray
@@ -97,42 +55,44 @@ class Job:
         return self.condition.shape[1:]
 
 
-def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int) -> list[Job]:
+def make_jobs(
+    applied: AppliedCase, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int
+) -> list[Job]:
     """The slices of a planned case as the network will see them; a pure function of its arguments."""
-    region = painted_region(host, roles, sampling)
-    noise = _noise(host, len(host.image), attempt)
+    region = applied.region
+    noise = _noise(applied, attempt)
     edge = size_factor(generator.config)
     jobs = []
-    for z, crop in crops(region, edge, sampling):
-        condition = host.condition[z][crop]
+    for position, crop in crops(region, edge, sampling):
+        z, condition = applied.planned.slices[position], applied.condition[position][crop]
         pad = [(0, -n % edge) for n in condition.shape]
 
-        def seen(image: np.ndarray, z=z, crop=crop, condition=condition, pad=pad) -> np.ndarray:
-            cut = isolate(normalise(image[(slice(None), z, *crop)], generator.config.windows), condition)
+        def seen(image: np.ndarray, position=position, crop=crop, condition=condition, pad=pad) -> np.ndarray:
+            cut = isolate(normalise(image[(slice(None), position, *crop)], generator.config.windows), condition)
             return np.pad(cut, [(0, 0), *pad], constant_values=-1)
 
-        changed = (host.new_label[z] != host.label[z])[crop]
-        blend = np.pad(_blend(changed, region[z][crop], sampling), pad)[None]
+        changed = applied.changed[position][crop]
+        blend = np.pad(_blend(changed, region[position][crop], sampling), pad)[None]
         jobs.append(
             Job(
-                host.planned.index,
+                applied.planned.index,
                 z,
                 crop,
                 one_hot(np.pad(condition, pad), roles.condition_values()),
-                seen(host.image),
-                np.pad(~region[z][crop], pad)[None],
+                seen(applied.image),
+                np.pad(~region[position][crop], pad)[None],
                 np.pad(noise[(slice(None), z, *crop)], [(0, 0), *pad]),
                 blend,
-                (host.planned.seed * 4099 + z) * 16 + attempt,
-                None if host.pasted is None else seen(host.pasted),
+                (applied.planned.seed * 4099 + z) * 16 + attempt,
+                None if applied.pasted is None else seen(applied.pasted),
             )
         )
     return jobs
 
 
 def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
-    """The slices of a painted region, and the part of each that the network sees."""
-    return [(int(z), _crop(region[z], edge, sampling)) for z in np.flatnonzero(region.any((1, 2)))]
+    """Positions of the slices of a painted region, and the part of each that the network sees."""
+    return [(int(n), _crop(region[n], edge, sampling)) for n in np.flatnonzero(region.any((1, 2)))]
 
 
 def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -157,15 +117,15 @@ def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[sl
     return crop[0], crop[1]
 
 
-def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
+def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
     """(c, z, y, x) standard normal noise from the case's own seed; neighbouring slices of a volume share part of it.
 
     Slices are painted one by one; independent noise would make textures jump from slice to slice, so the noise is a
     first-order autoregression along z with a correlation length of 5 mm, which leaves each slice standard normal.
     """
-    source = torch.Generator().manual_seed(host.planned.seed * 16 + attempt)
-    noise = torch.randn((channels, *host.label.shape), generator=source).numpy()
-    correlation = float(np.exp(-host.spacing[0] / _CORRELATION_MM))
+    source = torch.Generator().manual_seed(applied.planned.seed * 16 + attempt)
+    noise = torch.randn((len(applied.image), *applied.shape), generator=source).numpy()
+    correlation = float(np.exp(-applied.spacing[0] / _CORRELATION_MM))
     for z in range(1, noise.shape[1]):
         noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation**2) * noise[:, z]
     return noise

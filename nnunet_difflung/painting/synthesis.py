@@ -1,13 +1,19 @@
-"""Plan + generator → painted, gated cases as files that only have to be moved into the dataset.
+"""Plan + generator → painted, measured cases as files that only have to be moved into the dataset.
 
-Work lies in the generator's folder and is kept until it is injected, so an interrupted synthesis goes on; slices are
-painted in batches that depend on the plan alone, so it ends with the same files, whatever the number of processes that
-share the batches and the cases.
+The files lie in the fold's work folder until they are injected, so an interrupted synthesis resumes; slices are painted
+in batches that depend on the plan alone, so it ends with the same files, however many processes share the batches and
+the cases.
+
+Each planned case is applied to its host once in an attempt: the host is read and the lesions are warped to make the
+jobs, and the result is kept until the last slice of the case is painted, then measured and written. A case is applied
+again in three situations: in a further attempt, which begins after all cases were measured; in each of several
+processes, since every process has to know all batches; and where the cases that wait for their last slice take more
+than ``_WAITING_BYTES`` of memory, so that the oldest of them has to be let go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +21,26 @@ import numpy as np
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, load_host, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.application import AppliedCase, apply_plan
+from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.gate import measure, passes, pooled
-from nnunet_difflung.painting.jobs import Host, Job, crops, make_jobs, paint_jobs, painted_region
+from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
 from nnunet_difflung.runtime.files import read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption
 
+_WAITING_BYTES = 2**30  # of cases that wait for their last slice
 
-def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1) -> SynthesisResult:
+
+def synthesize(
+    synthesis: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1
+) -> SynthesisResult:
     """Paints all planned cases, repaints those that fail the gate, and stages those that pass.
 
     Args:
-        s: what to paint.
+        synthesis: what to paint.
         progress: show a bar.
         share: this process's part, where several work on the same synthesis; all of them return the same.
         threads: that measure and write cases, where this process does all of them.
@@ -38,30 +48,32 @@ def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, 
     Returns:
         The staged cases and what was dropped (nothing with ``--gate report`` or ``off``).
     """
-    share = share or Share()
+    share, fold = share or Share(), synthesis.fold
+    sampling = fold.settings.sampling
     result, rows, first_rows = SynthesisResult(), [], []
-    pending = list(s.plan.cases)
-    varies = METHODS[s.method].family != "copy"  # a copy comes out the same however often it is made
-    tries = 1 + (s.sampling.repaints if varies else 0)
+    pending = list(fold.plan.cases)
+    varies = fold.method.family != "copy"  # a copy comes out the same however often it is made
+    tries = 1 + (sampling.repaints if varies else 0)
     for attempt in range(tries):
-        _paint_all(s, pending, attempt, progress, share)
-        mine = [planned for position, planned in enumerate(pending) if share.mine(position)]
-        _assemble_all(s, mine, attempt, share, threads, progress)
-        share.wait_for(_record(s, planned, attempt) for planned in pending)
+        files = _Attempt(synthesis, attempt)
+        _paint_and_measure(files, pending, share, threads, progress)
+        share.wait_for(files.record(planned) for planned in pending)
         failed = []
         for planned in pending:
-            measured = read_json(_record(s, planned, attempt))
-            first_rows += [measured["quality"]] if attempt == 0 else []
-            if accepted(s.sampling, measured):
-                result.staged.append(staged_case(s, planned, measured, attempt))
+            measured = read_json(files.record(planned))
+            if attempt == 0:
+                first_rows.append(measured["quality"])
+            if accepted(sampling, measured):
+                result.staged.append(staged_case(synthesis, planned, measured, attempt))
                 rows.append(measured)
             else:
                 failed.append(planned)
-                result.dropped[synthetic_id(s.method, s.fold, planned.index)] = measured
+                result.dropped[synthetic_id(fold, planned)] = measured
         pending = failed
-        result.repainted += len(failed) if attempt < tries - 1 else 0
+        if attempt < tries - 1:
+            result.repainted += len(failed)
     kept = {case.identifier for case in result.staged}
-    result.dropped = {i: quality for i, quality in result.dropped.items() if i not in kept}
+    result.dropped = {i: measured for i, measured in result.dropped.items() if i not in kept}
     result.staged.sort(key=lambda case: case.identifier)
     result.quality, result.quality_of_all = pooled([row["quality"] for row in rows]), pooled(first_rows)
     result.memorisation = summarise(row["memorisation"] for row in rows)
@@ -74,100 +86,190 @@ def accepted(sampling: SamplingConfig, measured: dict) -> bool:
     return (sampling.gate != "drop" or passes(measured["quality"])) and (sampling.memorised != "drop" or not copied)
 
 
-def _batches(s: Synthesis, cases: list[PlannedCase], attempt: int) -> Iterator[list[Job]]:
-    """Jobs grouped by shape, in an order that depends on the plan alone; few hosts are in memory at a time."""
-    waiting: dict[tuple[int, int], list[Job]] = {}
-    for planned in cases:
-        for job in make_jobs(load_host(s, planned, pasted=True), s.generator, s.cache.roles, s.sampling, attempt):
-            group = waiting.setdefault(job.shape, [])
-            group.append(job)
-            if len(group) == s.sampling.batch_size:
-                yield waiting.pop(job.shape)
-    yield from waiting.values()
+class _Attempt:
+    """One painting of cases: the files that it leaves, and what is done with a single case or batch."""
+
+    def __init__(self, synthesis: Synthesis, attempt: int):
+        self.synthesis, self.fold, self.attempt = synthesis, synthesis.fold, attempt
+        self.factor = size_factor(synthesis.generator.config)
+
+    def painted_file(self, index: int, z: int) -> Path:
+        """A painted slice of a planned case."""
+        return self.fold.work / "painted" / f"try{self.attempt}" / f"{index:05d}_z{z:04d}.npy"
+
+    def painted_files(self, applied: AppliedCase) -> list[Path]:
+        """All painted slices of a planned case."""
+        slices = zip(applied.planned.slices, applied.region.any((1, 2)), strict=True)
+        return [self.painted_file(applied.planned.index, z) for z, is_painted in slices if is_painted]
+
+    def record(self, planned: PlannedCase) -> Path:
+        """What was measured of a case; written when its files are complete, or are not to be written.
+
+        It holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
+        """
+        return self.fold.work / "cases" / f"try{self.attempt}" / f"{synthetic_id(self.fold, planned)}.json"
+
+    def jobs(self, applied: AppliedCase) -> list[Job]:
+        """The slices of a case as the network will see them."""
+        sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
+        return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
+
+    def paint(self, batch: list[Job]) -> None:
+        """Paints the slices of a batch, unless all of them are painted already."""
+        files = [self.painted_file(job.index, job.z) for job in batch]
+        if all(file.is_file() for file in files):
+            return
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        images = paint_jobs(batch, self.fold.method, synthesis.generator, sampling, synthesis.device)
+        for file, image in zip(files, images, strict=True):
+            with replacing(file) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, image.astype(np.float32))
+
+    def measure(self, applied: AppliedCase) -> None:
+        """Measures a case whose slices are all painted, and writes its files if it is to be kept."""
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        values = self._values(applied)
+        roles, painted = self.fold.cache.roles, {}
+        for name in roles.pathologies:
+            voxels = applied.changed & (applied.new_label == roles.values[name])
+            if voxels.any():
+                painted[name] = values[:, voxels]
+        measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
+        if sampling.gate != "off":
+            measured["quality"] = measure(painted, synthesis.references)
+        if synthesis.memory:
+            measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
+        if accepted(sampling, measured):
+            write_case(self.fold, applied, values)
+        write_json(self.record(applied.planned), measured)
+
+    def _values(self, applied: AppliedCase) -> np.ndarray:
+        """(c, n, y, x) the host's intensities with the painted region put in."""
+        values, planned = applied.image.astype(np.float32), applied.planned
+        for position, crop in crops(applied.region, self.factor, self.fold.settings.sampling):
+            image = np.load(self.painted_file(planned.index, planned.slices[position]))
+            view, region = values[(slice(None), position, *crop)], applied.region[position][crop]
+            view[:, region] = image[:, region]
+        outside = applied.region & (applied.condition == 0)
+        for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
+            values[channel][outside] = low
+        return values
 
 
-def _painted_file(s: Synthesis, case: int, z: int, attempt: int) -> Path:
-    return s.work / "painted" / f"try{attempt}" / f"{case:05d}_z{z:04d}.npy"
+class _Batches:
+    """Jobs grouped by shape, in an order that depends on the plan alone."""
+
+    def __init__(self, size: int):
+        self.size, self.number = size, 0
+        self.groups: dict[tuple[int, int], list[Job]] = {}
+
+    def add(self, job: Job) -> list[Job] | None:
+        """Puts a job into its group; the group if it is a batch now."""
+        group = self.groups.setdefault(job.shape, [])
+        group.append(job)
+        return self.groups.pop(job.shape) if len(group) == self.size else None
+
+    def incomplete(self) -> set[int]:
+        """Indices of the planned cases with slices that are in no batch yet."""
+        return {job.index for group in self.groups.values() for job in group}
 
 
-def _record(s: Synthesis, planned: PlannedCase, attempt: int) -> Path:
-    """What was measured of a case in an attempt; written when its files are complete, or not to be."""
-    return s.work / "cases" / f"try{attempt}" / f"{synthetic_id(s.method, s.fold, planned.index)}.json"
+class _Waiting:
+    """Applied cases that are measured once their last slice is painted; the oldest are let go for lack of memory."""
+
+    def __init__(self) -> None:
+        self.cases: dict[int, AppliedCase] = {}
+
+    def has_room_for(self, applied: AppliedCase) -> bool:
+        """Whether a case can wait without another one being let go."""
+        return sum(case.bytes for case in (*self.cases.values(), applied)) <= _WAITING_BYTES
+
+    def add(self, applied: AppliedCase) -> None:
+        """Keeps a case, and as many of the earlier ones as the memory holds."""
+        while self.cases and not self.has_room_for(applied):
+            del self.cases[next(iter(self.cases))]
+        self.cases[applied.planned.index] = applied
 
 
-def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: bool, share: Share) -> None:
-    def file(job: Job) -> Path:
-        return _painted_file(s, job.case, job.z, attempt)
-
-    total = sum(len(case.slices) for case in cases)
-    title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
-    with (
-        Interruption(impatient=True) as interruption,
-        bar(total=total, desc=title, unit="slice", visible=progress and total > 0 and share.main) as shown,
-    ):
-        for position, jobs in enumerate(_batches(s, cases, attempt)):
-            if share.mine(position) and not all(file(job).is_file() for job in jobs):
-                for job, image in zip(jobs, _painted(s, jobs), strict=True):
-                    with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
-                        np.save(handle, image.astype(np.float32))
-            shown.update(len(jobs))
-            interruption.act()
-
-
-def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
-    return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
-
-
-def _assemble_all(
-    s: Synthesis, cases: list[PlannedCase], attempt: int, share: Share, threads: int, progress: bool
+def _paint_and_measure(
+    files: _Attempt, cases: Sequence[PlannedCase], share: Share, threads: int, progress: bool
 ) -> None:
-    def one(planned: PlannedCase) -> None:
-        _assemble(s, planned, attempt, share)
+    """Paints this process's batches of the cases, then measures and writes its cases."""
+    todo = {planned.index: planned for planned in cases if not files.record(planned).is_file()}
+    if not todo:
+        return
+    own = {planned.index for position, planned in enumerate(cases) if share.mine(position)} & todo.keys()
+    if share.number > 1:
+        threads = 0  # a thread that waits for another process can't be interrupted
+    waiting = _paint_all(files, cases, own, share, threads, progress)
 
-    threads = threads if share.number == 1 else 0  # a thread that waits for another process can't be interrupted
-    with in_threads(one, cases, threads) as done:
-        for _ in bar(
-            done, visible=progress and share.main, total=len(cases), desc="measuring and writing", unit="case", delay=2
-        ):
+    def measure_now(planned: PlannedCase) -> None:
+        applied = waiting.cases.pop(planned.index, None) or apply_plan(files.fold, planned, textures=False)
+        share.wait_for(files.painted_files(applied))
+        files.measure(applied)
+
+    rest = [todo[index] for index in sorted(own) if not files.record(todo[index]).is_file()]
+    options = {"total": len(rest), "desc": "measuring and writing", "unit": "case", "delay": 2}
+    with in_threads(measure_now, rest, threads) as measured:
+        for _ in bar(measured, visible=progress and share.main, **options):
             pass
 
 
-def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) -> None:
-    """Puts painted slices into a copy of the host, measures them, and writes the case if it is to be kept.
+def _paint_all(
+    files: _Attempt, cases: Sequence[PlannedCase], own: set[int], share: Share, threads: int, progress: bool
+) -> _Waiting:
+    """Paints this process's batches, and measures its own cases as they become complete.
 
-    Its record holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
+    Returns:
+        The own cases that are still waiting to be measured, as far as they are in memory.
     """
-    record = _record(s, planned, attempt)
-    if record.is_file():
-        return
-    host = load_host(s, planned)
-    region = painted_region(host, s.cache.roles, s.sampling)
-    share.wait_for(_painted_file(s, planned.index, int(z), attempt) for z in np.flatnonzero(region.any((1, 2))))
-    values = _values(s, host, region, attempt)
-    changed = host.new_label != host.label
-    names = {s.cache.roles.values[name]: name for name in s.cache.roles.pathologies}
-    painted = {
-        name: values[:, changed & (host.new_label == value)]
-        for value, name in names.items()
-        if (changed & (host.new_label == value)).any()
-    }
-    measured = {
-        "quality": measure(painted, s.references) if s.sampling.gate != "off" else {},
-        "memorisation": nearest(values, changed, host.new_label, s.memory) if s.memory else {},
-    }
-    if accepted(s.sampling, measured):
-        write_case(s, host, values, region)
-    write_json(record, measured)
+    batches, waiting = _Batches(files.fold.settings.sampling.batch_size), _Waiting()
+
+    def paint(batch: list[Job]) -> None:
+        if share.mine(batches.number):
+            files.paint(batch)
+        batches.number += 1
+        shown.update(len(batch))
+        interruption.act()
+
+    def measure_complete(at_least: int) -> None:
+        complete = _complete(files, waiting, batches, share)
+        if len(complete) >= at_least:
+            with in_threads(files.measure, [waiting.cases.pop(index) for index in complete], threads) as measured:
+                for _ in measured:
+                    interruption.act()
+
+    total = sum(len(planned.slices) for planned in cases)
+    title = "painting" if files.attempt == 0 else f"repainting (try {files.attempt + 1})"
+    visible = progress and total > 0 and share.main
+    with (
+        Interruption(impatient=True) as interruption,
+        bar(total=total, desc=title, unit="slice", visible=visible) as shown,
+    ):
+        for planned in cases:
+            applied = apply_plan(files.fold, planned, textures=True)
+            for job in files.jobs(applied):
+                batch = batches.add(job)
+                if batch:
+                    paint(batch)
+            if planned.index in own:
+                applied = applied.without_texture()
+                if not waiting.has_room_for(applied):
+                    measure_complete(at_least=1)
+                waiting.add(applied)
+            measure_complete(at_least=max(1, threads))
+        for batch in batches.groups.values():
+            paint(batch)
+    return waiting
 
 
-def _values(s: Synthesis, host: Host, region: np.ndarray, attempt: int) -> np.ndarray:
-    """(c, z, y, x) the host's intensities with the painted region put in."""
-    values = host.image.astype(np.float32)
-    for z, crop in crops(region, size_factor(s.generator.config), s.sampling):
-        image = np.load(_painted_file(s, host.planned.index, z, attempt))
-        view = values[(slice(None), z, *crop)]
-        view[:, region[z][crop]] = image[:, region[z][crop]]
-    outside = region & (host.condition == 0)
-    for channel, (low, _) in enumerate(s.generator.config.windows):
-        values[channel][outside] = low
-    return values
+def _complete(files: _Attempt, waiting: _Waiting, batches: _Batches, share: Share) -> list[int]:
+    """Indices of the waiting cases whose slices are all painted; of several processes only the first such cases."""
+    incomplete, complete = batches.incomplete(), []
+    for index, applied in waiting.cases.items():
+        if index in incomplete:
+            continue
+        if share.number > 1 and not all(file.is_file() for file in files.painted_files(applied)):
+            break
+        complete.append(index)
+    return complete

@@ -6,32 +6,30 @@ import os
 import shutil
 import time
 
-import numpy as np
 import torch
 
-from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.training import total_steps
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import nnunet_folder
-from nnunet_difflung.pipeline.fold import FoldWork
 
 
-def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -> tuple[float, float]:
+def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
     """Estimated seconds of training and painting, from one timed pass of a diffusion network on the real device.
 
     A GAN takes about three times as long to train as a diffusion network of its widths, and paints in one pass.
     """
-    if work.method.family == "copy":
-        return 0.0, 0.1 * work.plan.slices
-    config, gan = work.settings.generator, work.method.family == "gan"
-    largest = max(max(facts[i].shape[1:]) for i in work.facts)
+    if fold.method.family == "copy":
+        return 0.0, 0.1 * fold.plan.slices
+    config, gan = fold.settings.generator, fold.method.family == "gan"
+    largest = max(max(case.shape[1:]) for case in fold.facts.values())
     factor = size_factor(config)
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
-    channels = len(work.raw.channels)
-    network = build_network(config, channels, len(work.raw.roles.conditions)).to(device)
-    inputs = channels + len(work.raw.roles.conditions)
+    channels = len(fold.raw.channels)
+    network = build_network(config, channels, len(fold.raw.roles.conditions)).to(device)
+    inputs = channels + len(fold.raw.roles.conditions)
     for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
         begun = time.perf_counter()
         loss = (
@@ -49,19 +47,20 @@ def estimate_seconds(work: FoldWork, facts: dict[str, CaseFacts], device: str) -
         seconds = {"forward": forward, "both": (time.perf_counter() - begun) / batch}
         if seconds["both"] > 2:  # a whole batch would take long to try
             break
-    slices = sum(host.lung_slices for host in work.facts.values())
+    slices = sum(case.lung_slices(fold.raw.roles) for case in fold.facts.values())
     training = total_steps(config, slices) * config.batch_size * seconds["both"] * (3 if gan else 1)
-    area = 1.0 if work.settings.sampling.paint == "composite" else (largest / edge) ** 2
-    return training, work.plan.slices * (1 if gan else work.settings.sampling.steps) * seconds["forward"] * area
+    area = 1.0 if fold.settings.sampling.paint == "composite" else (largest / edge) ** 2
+    return training, fold.plan.slices * (1 if gan else fold.settings.sampling.steps) * seconds["forward"] * area
 
 
-def estimate_bytes(work: FoldWork, facts: dict[str, CaseFacts]) -> tuple[int, int]:
+def estimate_bytes(fold: Fold) -> tuple[int, int]:
     """Upper bounds of bytes needed in nnUNet_raw, and in nnUNet_results while painting."""
-    voxels = [np.prod(facts[case.host].shape) for case in work.plan.cases]
-    planes = [len(case.slices) * np.prod(facts[case.host].shape[1:]) for case in work.plan.cases]
-    channels = len(work.raw.channels)
-    cases = int(sum(voxels)) * (4 * channels + 2)
-    return cases, cases + int(sum(planes)) * 4 * channels
+    shapes = [(fold.facts[planned.host].shape, len(planned.slices)) for planned in fold.plan.cases]
+    voxels = sum(z * y * x for (z, y, x), _ in shapes)
+    painted = sum(slices * y * x for (_, y, x), slices in shapes)
+    channels = len(fold.raw.channels)
+    cases = voxels * (4 * channels + 2)
+    return cases, cases + painted * 4 * channels
 
 
 def duration(seconds: float) -> str:
@@ -80,9 +79,13 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def check_disk(works: list[FoldWork], facts: dict[str, CaseFacts]) -> None:
-    """Refuses a plan for which nnUNet_raw or nnUNet_results has no room."""
-    needs = [estimate_bytes(work, facts) for work in works]
+def check_disk(folds: list[Fold]) -> None:
+    """Refuses a plan for which nnUNet_raw or nnUNet_results has no room.
+
+    Raises:
+        BadInput: with the space that is needed and the space that is free.
+    """
+    needs = [estimate_bytes(fold) for fold in folds]
     raw, results = (nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_results"))
     in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs)
     if os.stat(raw).st_dev == os.stat(results).st_dev:

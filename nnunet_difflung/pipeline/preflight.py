@@ -11,10 +11,9 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import passes
-from nnunet_difflung.pipeline.fold import FoldWork
 from nnunet_difflung.runtime.locks import using
 
 
@@ -47,58 +46,58 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
         )
 
 
-def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> list[int | str]:
+def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:
     """Folds that have no cases of this method yet.
 
     Raises:
         BadInput: a fold has cases of this method that were made with other settings.
     """
-    manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
-    method = settings.generator.method
-    known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
+    folds, method = raw.folds(wanted), settings.generator.method
+    runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     now = _comparable(settings.as_dict())
     for fold in folds:
-        there = _comparable(known[fold].get("settings")) if fold in known else now
-        if there != now:
+        before = _comparable(runs[fold].get("settings")) if fold in runs else now
+        if before != now:
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
+                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
                 f"run difflung_remove -d {raw.name} first, or repeat the earlier settings"
             )
-    return [fold for fold in folds if fold not in known]
+    return [fold for fold in folds if fold not in runs]
 
 
-def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: Settings) -> None:
-    """Says where the cases of folds that are not asked for were made with other settings."""
-    manifest, now = read_manifest(raw.folder), _comparable(settings.as_dict())
+def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:
+    """Warns where the synthetic cases of folds that are not asked for were made with other settings."""
+    now = _comparable(settings.as_dict())
     for run in manifest["runs"] if manifest else ():
-        there = _comparable(run.get("settings"))
-        if run["method"] == settings.generator.method and run["fold"] not in folds and there != now:
+        before = _comparable(run.get("settings"))
+        if run["method"] == settings.generator.method and run["fold"] not in folds and before != now:
             print(
                 f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
-                f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
+                f"settings{_differences(before, now)}; folds to be compared or averaged should have the same settings",
                 file=sys.stderr,
             )
 
 
 def _comparable(settings: object) -> dict | None:
-    """Settings without the precision, which follows the device of the moment; None if they are none."""
+    """Settings without the precision, which depends on the device; None if they are not a run's settings."""
     if not isinstance(settings, dict) or not all(isinstance(settings.get(k), dict) for k in ("generator", "sampling")):
         return None
     return {**settings, **{part: {**settings[part], "precision": None} for part in ("generator", "sampling")}}
 
 
-def _differences(there: dict | None, now: dict) -> str:
+def _differences(before: dict | None, now: dict | None) -> str:
     """Names up to four settings that differ, as they were and as they are."""
-    if there is None:
+    if before is None or now is None:
         return ""
-    found = [
-        f"{key} {there[part].get(key)} there, {value} now"
+    differences = [
+        f"{key} {before[part].get(key)} there, {value} now"
         for part in ("generator", "sampling", "balance")
         for key, value in now[part].items()
-        if there.get(part, {}).get(key) != value
+        if before.get(part, {}).get(key) != value
     ]
-    return "".join(f"; {one}" for one in found[:4]) + ("; …" if len(found) > 4 else "")
+    shown = differences[:4] + (["…"] if len(differences) > 4 else [])
+    return "".join(f"; {difference}" for difference in shown)
 
 
 @contextmanager
@@ -130,25 +129,25 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
+def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     """Stops where most cases of a fold were dropped: a poisoned dataset is worse than none."""
-    if len(result.staged) >= 0.5 * len(work.plan.cases):
+    if len(result.staged) >= 0.5 * len(fold.plan.cases):
         return
-    dropped = f"{len(work.plan.cases) - len(result.staged)} of {len(work.plan.cases)} cases"
+    dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"
     failing = sum(not passes(row["quality"]) for row in result.dropped.values())
     rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
     if failing < 0.5 * len(result.dropped):
         raise Failed(
-            f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
+            f"fold {fold.number}: {dropped} come too close to training slices; nothing was injected. Inject "
             f"them all the same with --memorised report, or train with fewer --epochs or more patients"
         )
-    if work.method.family == "copy":
+    if fold.method.family == "copy":
         raise Failed(
-            f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
+            f"fold {fold.number}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
             f"differ much from each other; nothing was injected. Inject them all the same with --gate report"
         )
     raise Failed(
-        f"fold {work.fold}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
-        f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs than "
-        f"{work.settings.generator.epochs}, or inject all the same with --gate report"
+        f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
+        f"injected. Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
+        f"{fold.settings.generator.epochs}, or inject all the same with --gate report"
     )
