@@ -85,7 +85,7 @@ class _Planner:
         """The pathology furthest below its target, relative to it; None when all are met."""
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
-        return max(deficits, key=deficits.get) if deficits else None
+        return max(deficits, key=lambda name: deficits[name]) if deficits else None
 
     def quota(self, slices_left: int, per_case: float) -> int:
         """Voxels of pathology that the next host should take, so that the targets are met within the bound.
@@ -106,7 +106,8 @@ class _Planner:
         """
         normal = self.roles.values[self.roles.normal]
         bound = min(quota, int(_MAX_FILL * host.voxels(self.roles.normal)))
-        operations, added, misses = [], 0, 0
+        operations: list[Operation] = []
+        added, misses = 0, 0
         touched: set[int] = set()
         counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
         while added < bound and len(operations) < _MAX_LESIONS and misses < 3:

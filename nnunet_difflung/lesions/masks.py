@@ -65,7 +65,9 @@ class Transform:
     dilation: int = 0
 
 
-def find_lesions(label: np.ndarray, value: int, case: str, pathology: str, spacing: Sequence[float]) -> list[Lesion]:
+def find_lesions(
+    label: np.ndarray, value: int, case: str, pathology: str, spacing: tuple[float, float, float]
+) -> list[Lesion]:
     """Connected components of a label value with at least ``MIN_VOXELS`` voxels.
 
     Args:
@@ -81,7 +83,7 @@ def find_lesions(label: np.ndarray, value: int, case: str, pathology: str, spaci
         mask = components[box] == number
         if mask.sum() >= MIN_VOXELS:
             start = tuple(part.start for part in box)
-            lesions.append(Lesion(case, pathology, number, mask, tuple(spacing), start))
+            lesions.append(Lesion(case, pathology, number, mask, spacing, start))
     return lesions
 
 
@@ -120,7 +122,9 @@ class WarpedLesion:
     shape: tuple[int, int, int]
 
 
-def warp(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] = (1, 1, 1)) -> WarpedLesion:
+def warp(
+    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray = (1, 1, 1)
+) -> WarpedLesion:
     """Applies a transform to a lesion's mask.
 
     Args:
@@ -135,7 +139,7 @@ def warp(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] 
 
 
 def resample_geometry(
-    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float]
+    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
     """How a transform maps the voxels of a lesion's box.
 

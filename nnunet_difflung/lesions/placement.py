@@ -45,7 +45,7 @@ def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
     The overlap is an exact count from integral images: with the free voxels summed along each row, a run of the mask
     costs one subtraction for all positions together. Positions that cannot hold enough are left out first.
     """
-    rows, columns = (_window(mask.sum((0, axis)), free.any((0, axis)), enough) for axis in (2, 1))
+    rows, columns = (_window(mask.sum((0, axis)), np.asarray(free.any((0, axis))), enough) for axis in (2, 1))
     free = free[:, rows, columns]
     if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
         return np.zeros((0, 2), int)

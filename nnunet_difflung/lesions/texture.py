@@ -34,7 +34,7 @@ def moved_texture(
     image: np.ndarray,
     mask: np.ndarray,
     transform: Transform,
-    ratio: Sequence[float],
+    ratio: Sequence[float] | np.ndarray,
     warped: WarpedLesion,
     room: int,
 ) -> np.ndarray:

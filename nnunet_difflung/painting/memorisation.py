@@ -44,9 +44,9 @@ def real_to_real(
         windows: the generator's.
         seed: of the patches kept where there are more than 200,000, and of the regions where more than 300.
     """
-    windows = tuple((float(low), float(high)) for low, high in windows)
+    bounds = tuple((float(low), float(high)) for low, high in windows)
     grain = max(1, min(min(cache.facts[i].shape[1:]) for i in identifiers) // 128)
-    empty = MemorisationReference(windows, grain, {})
+    empty = MemorisationReference(bounds, grain, {})
     classes = {}
     for name in cache.roles.pathologies:
         rng = np.random.default_rng([seed, cache.roles.values[name]])
@@ -55,14 +55,16 @@ def real_to_real(
             real = _real_figures(cache, bank, patients, empty, rng)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
             classes[name] = replace(bank, real=real, real_p99=p99)
-    return MemorisationReference(windows, grain, classes)
+    return MemorisationReference(bounds, grain, classes)
 
 
 def _bank(
     cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference, rng: np.random.Generator
 ) -> ClassBank | None:
     """Patches around all training voxels of a class, or around a random 200,000 of them."""
-    value, slices, patches, source = cache.roles.values[name], [], [], []
+    value, patches = cache.roles.values[name], []
+    slices: list[tuple[str, int]] = []
+    source: list[int] = []
     kept = min(1.0, _BANK / max(1, sum(cache.facts[i].voxels(name) for i in identifiers)))
     for identifier in identifiers:
         for z in np.flatnonzero(cache.facts[identifier].counts[name]):

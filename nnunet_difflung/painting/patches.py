@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -67,7 +68,9 @@ def grains(image: np.ndarray, reference: MemorisationReference) -> np.ndarray:
     return image if reference.grain == 1 else ndimage.uniform_filter(image, (0, reference.grain, reference.grain))
 
 
-def around(image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: str = "edge") -> np.ndarray:
+def around(
+    image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: Literal["edge", "constant"] = "edge"
+) -> np.ndarray:
     """(c, y, x), (n, 2), (k, 2) → (c, n, k): values at the offsets around each centre; ``mode``: beyond the border."""
     reach = int(np.abs(offsets).max())
     rows, columns = np.moveaxis(centres[:, None] + offsets + reach, -1, 0)

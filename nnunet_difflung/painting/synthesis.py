@@ -13,7 +13,7 @@ than ``_WAITING_BYTES`` of memory, so that the oldest of them has to be let go.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,7 @@ class _Attempt:
 
     def painted_files(self, applied: AppliedCase) -> list[Path]:
         """All painted slices of a planned case."""
-        slices = zip(applied.planned.slices, applied.region.any((1, 2)), strict=True)
+        slices = zip(applied.planned.slices, np.asarray(applied.region.any((1, 2))), strict=True)
         return [self.painted_file(applied.planned.index, z) for z, is_painted in slices if is_painted]
 
     def record(self, planned: PlannedCase) -> Path:
@@ -195,81 +195,89 @@ def _paint_and_measure(
     files: _Attempt, cases: Sequence[PlannedCase], share: Share, threads: int, progress: bool
 ) -> None:
     """Paints this process's batches of the cases, then measures and writes its cases."""
-    todo = {planned.index: planned for planned in cases if not files.record(planned).is_file()}
-    if not todo:
+    if all(files.record(planned).is_file() for planned in cases):
         return
-    own = {planned.index for position, planned in enumerate(cases) if share.mine(position)} & todo.keys()
     if share.number > 1:
         threads = 0  # a thread that waits for another process can't be interrupted
-    waiting = _paint_all(files, cases, own, share, threads, progress)
+    own = [planned for position, planned in enumerate(cases) if share.mine(position)]
+    own = [planned for planned in own if not files.record(planned).is_file()]
+    waiting = _Painter(files, share, threads).run(cases, own, progress)
 
     def measure_now(planned: PlannedCase) -> None:
         applied = waiting.cases.pop(planned.index, None) or apply_plan(files.fold, planned, textures=False)
         share.wait_for(files.painted_files(applied))
         files.measure(applied)
 
-    rest = [todo[index] for index in sorted(own) if not files.record(todo[index]).is_file()]
-    options = {"total": len(rest), "desc": "measuring and writing", "unit": "case", "delay": 2}
-    with in_threads(measure_now, rest, threads) as measured:
-        for _ in bar(measured, visible=progress and share.main, **options):
+    left = [planned for planned in own if not files.record(planned).is_file()]
+    with in_threads(measure_now, left, threads) as measured:
+        visible = progress and share.main
+        for _ in bar(measured, visible=visible, total=len(left), desc="measuring and writing", unit="case", delay=2):
             pass
 
 
-def _paint_all(
-    files: _Attempt, cases: Sequence[PlannedCase], own: set[int], share: Share, threads: int, progress: bool
-) -> _Waiting:
-    """Paints this process's batches, and measures its own cases as they become complete.
+class _Painter:
+    """Paints one process's batches of an attempt, and measures its own cases as they become complete."""
 
-    Returns:
-        The own cases that are still waiting to be measured, as far as they are in memory.
-    """
-    batches, waiting = _Batches(files.fold.settings.sampling.batch_size), _Waiting()
+    def __init__(self, files: _Attempt, share: Share, threads: int):
+        self.files, self.share, self.threads = files, share, threads
+        self.batches, self.waiting = _Batches(files.fold.settings.sampling.batch_size), _Waiting()
 
-    def paint(batch: list[Job]) -> None:
-        if share.mine(batches.number):
-            files.paint(batch)
-        batches.number += 1
-        shown.update(len(batch))
-        interruption.act()
+    def run(self, cases: Sequence[PlannedCase], own: Sequence[PlannedCase], progress: bool) -> _Waiting:
+        """Paints all batches of the cases that are this process's.
 
-    def measure_complete(at_least: int) -> None:
-        complete = _complete(files, waiting, batches, share)
+        Returns:
+            The own cases that still wait to be measured, as far as they are in memory.
+        """
+        total, attempt = sum(len(planned.slices) for planned in cases), self.files.attempt
+        title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
+        visible = progress and total > 0 and self.share.main
+        own_indices = {planned.index for planned in own}
+        with (
+            Interruption(impatient=True) as interruption,
+            bar(total=total, desc=title, unit="slice", visible=visible) as shown,
+        ):
+            for batch in self._batches_of(cases, own_indices, interruption):
+                if self.share.mine(self.batches.number):
+                    self.files.paint(batch)
+                self.batches.number += 1
+                shown.update(len(batch))
+                interruption.act()
+        return self.waiting
+
+    def _batches_of(
+        self, cases: Sequence[PlannedCase], own: set[int], interruption: Interruption
+    ) -> Iterator[list[Job]]:
+        """Applies the cases one by one; a batch is painted before the generator goes on."""
+        for planned in cases:
+            applied = apply_plan(self.files.fold, planned, textures=True)
+            for job in self.files.jobs(applied):
+                batch = self.batches.add(job)
+                if batch:
+                    yield batch
+            if planned.index in own:
+                applied = applied.without_texture()
+                if not self.waiting.has_room_for(applied):
+                    self._measure_complete(1, interruption)
+                self.waiting.add(applied)
+            self._measure_complete(max(1, self.threads), interruption)
+        yield from self.batches.groups.values()
+
+    def _measure_complete(self, at_least: int, interruption: Interruption) -> None:
+        """Measures the waiting cases whose slices are all painted, if there are enough of them for the threads."""
+        complete = self._complete()
         if len(complete) >= at_least:
-            with in_threads(files.measure, [waiting.cases.pop(index) for index in complete], threads) as measured:
+            cases = [self.waiting.cases.pop(index) for index in complete]
+            with in_threads(self.files.measure, cases, self.threads) as measured:
                 for _ in measured:
                     interruption.act()
 
-    total = sum(len(planned.slices) for planned in cases)
-    title = "painting" if files.attempt == 0 else f"repainting (try {files.attempt + 1})"
-    visible = progress and total > 0 and share.main
-    with (
-        Interruption(impatient=True) as interruption,
-        bar(total=total, desc=title, unit="slice", visible=visible) as shown,
-    ):
-        for planned in cases:
-            applied = apply_plan(files.fold, planned, textures=True)
-            for job in files.jobs(applied):
-                batch = batches.add(job)
-                if batch:
-                    paint(batch)
-            if planned.index in own:
-                applied = applied.without_texture()
-                if not waiting.has_room_for(applied):
-                    measure_complete(at_least=1)
-                waiting.add(applied)
-            measure_complete(at_least=max(1, threads))
-        for batch in batches.groups.values():
-            paint(batch)
-    return waiting
-
-
-def _complete(files: _Attempt, waiting: _Waiting, batches: _Batches, share: Share) -> list[int]:
-    """Indices of the waiting cases whose slices are all painted; of several processes only the first such cases."""
-    incomplete, complete = batches.incomplete(), []
-    for index, applied in waiting.cases.items():
-        if index in incomplete:
-            continue
-        if share.number > 1 and not all(file.is_file() for file in files.painted_files(applied)):
-            break
-        complete.append(index)
-    return complete
+    def _complete(self) -> list[int]:
+        """Indices of the cases whose slices are all painted; of several processes only the first such cases."""
+        incomplete, complete = self.batches.incomplete(), []
+        for index, applied in self.waiting.cases.items():
+            if index in incomplete:
+                continue
+            if self.share.number > 1 and not all(file.is_file() for file in self.files.painted_files(applied)):
+                break
+            complete.append(index)
+        return complete

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from typing import cast
 
 import torch
 
@@ -28,7 +29,7 @@ def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
     factor = size_factor(config)
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
     channels = len(fold.raw.channels)
-    network = build_network(config, channels, len(fold.raw.roles.conditions)).to(device)
+    network = cast(torch.nn.Module, build_network(config, channels, len(fold.raw.roles.conditions))).to(device)
     inputs = channels + len(fold.raw.roles.conditions)
     for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
         begun = time.perf_counter()
@@ -43,7 +44,9 @@ def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
         loss.item()  # waits for the device
         forward = (time.perf_counter() - begun) / batch
         loss.backward()
-        next(network.parameters()).grad.sum().item()
+        gradient = next(network.parameters()).grad
+        assert gradient is not None
+        gradient.sum().item()
         seconds = {"forward": forward, "both": (time.perf_counter() - begun) / batch}
         if seconds["both"] > 2:  # a whole batch would take long to try
             break

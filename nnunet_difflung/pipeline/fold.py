@@ -100,4 +100,5 @@ def check_fold(fold: Fold) -> None:
 def _without_network(fold: Fold) -> Generator:
     """What painting asks of a generator (windows, size of crops), for a method that has none."""
     config = resolve(fold.config, fold.data)
-    return Generator(None, config, fold.raw.roles.conditions, fold.data.training_cases, "", fold.folder)
+    conditions, training = fold.raw.roles.conditions, fold.data.training_cases
+    return Generator(None, config, conditions, training, "", fold.folder)  # type: ignore[arg-type]  # never called

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.commands.augment import main
-from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.commands.augment import main, parse, settings_from
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection import manifest as manifest_module
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.runtime.share import Share
 from tests.support.commands import prepared
 from tests.support.tiny import make_dataset
 
@@ -28,7 +36,7 @@ class Counts:
 
     def __init__(self, monkeypatch):
         self.of: Counter[str] = Counter()
-        self._counting = True
+        self._paused, self._lock = threading.local(), threading.Lock()
         self._count(monkeypatch, SliceCache, "label", lambda *_, **__: "labels read")
         self._count(monkeypatch, SliceCache, "image", lambda *_, **__: "images read")
         self._count(
@@ -51,8 +59,9 @@ class Counts:
         original = getattr(owner, name)
 
         def counted(*arguments, **options):
-            if self._counting:
-                self.of[key(*arguments, **options)] += 1
+            if not getattr(self._paused, "now", False):
+                with self._lock:
+                    self.of[key(*arguments, **options)] += 1
             return original(*arguments, **options)
 
         monkeypatch.setattr(owner, name, counted)
@@ -61,11 +70,11 @@ class Counts:
         original = getattr(owner, name)
 
         def uncounted(*arguments, **options):
-            before, self._counting = self._counting, False
+            self._paused.now = True
             try:
                 return original(*arguments, **options)
             finally:
-                self._counting = before
+                self._paused.now = False
 
         monkeypatch.setattr(owner, name, uncounted)
 
@@ -115,3 +124,50 @@ def test_the_manifest_is_read_once_where_nothing_changes(folders, monkeypatch):
     counts = Counts(monkeypatch)
     assert counts.command(*MASKS)["manifests read"] == 3  # one, and the audit's two
     assert counts.command("--method", "cbmat", "--preset", "fast", "--epochs", "1", "--dry-run")["manifests read"] == 1
+
+
+def _staged(folder: Path) -> dict[str, str]:
+    """The synthetic cases' files with their hashes."""
+    return {name: entry["after"] for name, entry in read_manifest(folder)["files"].items() if "difflung_" in name}
+
+
+def test_cases_that_memory_does_not_hold_are_applied_again_with_the_same_result(tmp_path, monkeypatch):
+    """Ten single slices in batches of eight: seven wait for an eighth to complete a batch; memory holds three."""
+    labels_read, files, sizes = [], [], []
+    for name, held in (("all", None), ("three", 3)):
+        with monkeypatch.context() as patch:
+            folder = make_dataset(prepared(tmp_path / name, patch)[0], patients=6, emphysema_every=2)
+            if held:
+                patch.setattr(synthesis_module, "_WAITING_BYTES", held * max(sizes))
+            kept = synthesis_module._Waiting.add
+
+            def add(waiting, applied, kept=kept, held=held):
+                kept(waiting, applied)
+                sizes.append(sum(case.bytes for case in waiting.cases.values()) // len(waiting.cases))
+                assert held is None or len(waiting.cases) <= held
+
+            patch.setattr(synthesis_module._Waiting, "add", add)
+            labels_read.append(Counts(patch).command(*MASKS)["labels read"])
+            files.append(_staged(folder))
+    assert files[0] == files[1]
+    assert labels_read == [10, 10 + 4], "four of the seven are let go before their batch is complete"
+
+
+def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings = settings_from(parse([*COPY, *MASKS]))
+    raw = open_raw_dataset("801")
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    alone = fold_module.synthesize_fold(fold, "cpu", progress=False)[1]
+    hashes = {case.identifier: [sha256(file) for file in (*case.images, case.label)] for case in alone.staged}
+    discard_work(fold.work)
+    counts = Counts(monkeypatch)
+
+    def part(index: int) -> SynthesisResult:
+        return fold_module.synthesize_fold(fold, "cpu", progress=False, share=Share(index, 2, "now"))[1]
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(part, (0, 1)))
+    assert counts.of["labels read"] == 2 * len(fold.plan.cases) == 20
+    for result in results:
+        assert hashes == {case.identifier: [sha256(f) for f in (*case.images, case.label)] for case in result.staged}
