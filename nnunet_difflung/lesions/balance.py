@@ -201,7 +201,7 @@ def make_plan(
     planner = _Planner(cases, lesions, roles, config, fold)
     plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
     plan.notes += [
-        f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
+        f"{name}: the training cases of fold {fold} hold no lesion of this class, so none can be added"
         for name in roles.pathologies
         if not lesions[name]
     ]
@@ -243,5 +243,5 @@ def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
         if share[name] < 0.98 * target:
             why = f"--max-synthetic {plan.max_slices}"
             if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
-                why = "nothing more fits into normal lung"
-            plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")
+                why = "no further lesion fits into normal lung"
+            plan.notes.append(f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({why})")

@@ -1,4 +1,4 @@
-"""What is painted in a planned case: which voxels, in which crop, from which noise."""
+"""The slices of a synthetic case as a network sees them: in which crop, around which voxels, from which noise."""
 
 from __future__ import annotations
 

@@ -108,12 +108,12 @@ def compare_region(
 
 def _centres(region: np.ndarray, grain: int) -> np.ndarray:
     """(n, 3) z, y, x: at most 64 voxels, evenly spread over those with enough of the region around them."""
-    found = [np.empty((0, 3), int)]
+    of_slices = [np.empty((0, 3), int)]
     for z in np.flatnonzero(region.any((1, 2))):
         plane = np.argwhere(region[z])
         enough = around(region[z][None], plane, OFFSETS * grain, "constant")[0].sum(1) >= _VOXELS
-        found.append(np.insert(plane[enough], 0, z, axis=1))
-    centres = np.concatenate(found)
+        of_slices.append(np.insert(plane[enough], 0, z, axis=1))
+    centres = np.concatenate(of_slices)
     return centres[np.linspace(0, len(centres) - 1, min(_PATCHES, len(centres))).astype(int)]
 
 

@@ -1,4 +1,4 @@
-"""Time, disk and how a person reads them, before hours are spent."""
+"""Estimates of time and disk space, before hours are spent, and how they are printed."""
 
 from __future__ import annotations
 

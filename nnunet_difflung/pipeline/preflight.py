@@ -18,7 +18,11 @@ from nnunet_difflung.runtime.locks import using
 
 
 def check_names(raw: RawDataset, settings: Settings) -> None:
-    """Refuses options that name classes or channels which the dataset does not have."""
+    """Refuses options that name classes or channels which the dataset does not have.
+
+    Raises:
+        BadInput: naming the option and what the dataset has.
+    """
     windows = settings.generator.windows
     if windows and len(windows) != len(raw.channels):
         raise BadInput(
@@ -28,18 +32,18 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
     for name in settings.balance.target_share:
         if name not in raw.roles.pathologies:
             raise BadInput(
-                f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
+                f"--target-share names {name!r}, which is not a pathology of {raw.folder / 'dataset.json'}: "
                 f"{', '.join(raw.roles.pathologies)}"
             )
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
-    """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
+    """Warns where nnU-Net's 2d configuration would train on lines: its slices lie across the largest spacing."""
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
         print(
-            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
-            f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
+            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a z spacing "
+            f"({odd[0].spacing[0]:g} mm) smaller than their pixel spacing ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
             f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
             f"spacing into the files",
             file=sys.stderr,
@@ -61,7 +65,7 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                 f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
-                f"run difflung_remove -d {raw.name} first, or repeat the earlier settings"
+                f"run difflung_remove -d {raw.name} first, or use the earlier settings"
             )
     return [fold for fold in folds if fold not in runs]
 
@@ -138,16 +142,16 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
     if failing < 0.5 * len(result.dropped):
         raise Failed(
-            f"fold {fold.number}: {dropped} come too close to training slices; nothing was injected. Inject "
-            f"them all the same with --memorised report, or train with fewer --epochs or more patients"
+            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
+            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
         )
     if fold.method.family == "copy":
         raise Failed(
-            f"fold {fold.number}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
-            f"differ much from each other; nothing was injected. Inject them all the same with --gate report"
+            f"fold {fold.number}: the gate dropped {dropped} ({rows}): the lesions of the training cases differ "
+            f"too much from each other; nothing was injected. Inject them anyway with --gate report"
         )
     raise Failed(
-        f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
+        f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained; nothing was "
         f"injected. Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
-        f"{fold.settings.generator.epochs}, or inject all the same with --gate report"
+        f"{fold.settings.generator.epochs}, or inject them anyway with --gate report"
     )

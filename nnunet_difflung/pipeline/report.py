@@ -1,4 +1,4 @@
-"""What ``difflung_augment`` says and leaves: class tables, plans, results, report, audit, the next commands."""
+"""What ``difflung_augment`` prints and records: class tables, plans, results, report, audit, the next commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def describe_fold(fold: Fold) -> str:
 def describe_result(fold: Fold, result: SynthesisResult) -> str:
     """What was painted in a fold and how it compares with the real voxels."""
     lines = [
-        f"fold {fold.number}: {len(result.staged)} cases painted, {len(result.dropped)} dropped, "
+        f"fold {fold.number}: {len(result.staged)} synthetic cases kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
     ]
     for name, row in result.quality.items():
@@ -59,9 +59,9 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
-                f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
-                f"99 % of {row['real_regions']} real lesions are to other patients' (mean correlation "
-                f"{row['mean']:.2f})"
+                f"  {name:<20}{row['share_above_real_p99']:.0%} of the synthetic cases resemble a training slice "
+                f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
+                f"correlation {row['mean']:.2f})"
             )
     lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
@@ -110,7 +110,11 @@ def conclude(
     request: Request,
     preview: Path | None,
 ) -> None:
-    """Report, audit and the commands to run next."""
+    """Writes the report, audits the dataset and prints the commands to run next.
+
+    Raises:
+        Failed: the audit found a leak.
+    """
     path = results_folder(raw.name, request.settings.generator.method) / "augment_report.json"
     earlier = read_json(path)["folds"] if path.is_file() else []
     rows = [
@@ -133,7 +137,7 @@ def conclude(
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
-        print(f"\nLook at {preview} before you go on.")
+        print(f"\nLook at {preview} before you train.")
     audit_and_go_on(raw, [synthesis.fold.number for synthesis, _ in done], request)
 
 
@@ -145,8 +149,8 @@ def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -
     """
     leaks = audit_dataset(raw.name, deep=True)
     if leaks:
-        raise Failed("the audit found: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name} lists all)")
-    print(f"Audit: no validation case or patient is behind any synthetic case of {raw.name}.")
+        raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {raw.name} lists all problems")
+    print(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
     print(next_commands(raw, request.configuration, request.settings.generator.method, folds, request.device))
 
 
