@@ -19,18 +19,19 @@ import torch
 
 from benchmarks.setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
 from benchmarks.timing import RESULTS, alternating, parser, row, write_rows
-from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.config import BalanceConfig, SamplingConfig, preset
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
-from nnunet_difflung.lesions.plan import new_label
+from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.jobs import Host, make_jobs, paint_jobs
+from nnunet_difflung.painting.application import AppliedCase, painted_region
+from nnunet_difflung.painting.jobs import make_jobs, paint_jobs
 from nnunet_difflung.runtime.device import ready_for
 from nnunet_difflung.runtime.files import read_json
 
 
-def hosts_of(size: int, bound: int) -> list[Host]:
+def applied_cases(size: int, bound: int, sampling: SamplingConfig) -> list[AppliedCase]:
     """Planned cases on phantom label maps; their images are flat, which costs the network the same."""
     labels = phantom_labels(size, 8, 4)
     facts = facts_of(labels)
@@ -43,26 +44,28 @@ def hosts_of(size: int, bound: int) -> list[Host]:
         0,
         labels.__getitem__,
     )
-    hosts = []
-    for case in plan.cases:
-        label = labels[case.host]
-        changed = new_label(case, label, lesions, facts, ROLES)
-        hosts.append(Host(case, label[None] * 100.0 - 900.0, label, changed, changed, facts[case.host].spacing))
-    return hosts
+    cases = []
+    for planned in plan.cases:
+        label, spacing = labels[planned.host], facts[planned.host].spacing
+        new_label, _ = apply_operations(planned.operations, label, spacing, lesions, ROLES)
+        changed, image = new_label != label, label[None] * 100.0 - 900.0
+        region = painted_region(label, changed, ROLES, sampling)
+        cases.append(AppliedCase(planned, label.shape, spacing, image, new_label, changed, new_label, region))
+    return cases
 
 
 def our_painting(o, settings):
-    """A call that paints all hosts, as synthesis does, and what it paints."""
+    """A call that paints all cases, as synthesis does, and what it paints."""
     config = replace(settings.generator, windows=((-1000.0, 1000.0),))
     network = build_network(config, 1, len(ROLES.conditions)).eval().requires_grad_(False)
     network = ready_for(network, torch.device(o.device))
     generator = Generator(network, config, ROLES.conditions, (), "", Path())
-    hosts = hosts_of(o.size, o.slices)
+    cases = applied_cases(o.size, o.slices, settings.sampling)
 
     def paint() -> dict[str, int]:
         groups = defaultdict(list)
-        for host in hosts:
-            for job in make_jobs(host, generator, ROLES, settings.sampling, 0):
+        for applied in cases:
+            for job in make_jobs(applied, generator, ROLES, settings.sampling, 0):
                 groups[job.shape].append(job)
         batch = settings.sampling.batch_size
         for jobs in groups.values():

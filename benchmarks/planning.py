@@ -18,7 +18,7 @@ from benchmarks.setting import ROLES, facts_of, phantom_labels
 from benchmarks.timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
-from nnunet_difflung.lesions.masks import draw_transform, transformed
+from nnunet_difflung.lesions.masks import draw_transform, warp
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Plan
 
@@ -57,7 +57,7 @@ def reference_plan(labels: dict[str, np.ndarray], lesions: dict, cases: int, per
         for _ in range(per_case):
             name = names[rng.choice(len(names), p=odds)]
             lesion = lesions[name][rng.integers(len(lesions[name]))]
-            pasted += trial_and_error(label, transformed(lesion.mask, draw_transform(rng)), ROLES.values[name], rng)
+            pasted += trial_and_error(label, warp(lesion.mask, draw_transform(rng)).mask, ROLES.values[name], rng)
     return pasted
 
 

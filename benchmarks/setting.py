@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import seconds
 from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import (
     CohortSettings,
@@ -27,7 +28,6 @@ from nnunet_difflung.dataset_conversion.phantom.cohort import (
     patient_labels,
     slice_heights,
 )
-from nnunet_difflung.lesions.plan import HostFacts
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
 
@@ -100,14 +100,13 @@ def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarra
     return found
 
 
-def facts_of(labels: dict[str, np.ndarray]) -> dict[str, HostFacts]:
+def facts_of(labels: dict[str, np.ndarray]) -> dict[str, CaseFacts]:
     """What planning knows of label maps."""
-    return {
-        i: HostFacts(
-            i, (5.0, 0.7, 0.7), {name: int((label == value).sum()) for name, value in ROLES.values.items()}, len(label)
-        )
-        for i, label in labels.items()
-    }
+    facts = {}
+    for identifier, label in labels.items():
+        counts = {name: (label == value).sum((1, 2)).tolist() for name, value in ROLES.values.items()}
+        facts[identifier] = CaseFacts(identifier, label.shape, 1, (5.0, 0.7, 0.7), "int16", counts, [], content="")
+    return facts
 
 
 @contextmanager

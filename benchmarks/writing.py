@@ -13,17 +13,18 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.timing import alternating, parser, row, seconds, write_rows
 from nnunet_difflung.commands.augment import parse, settings_from
-from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting import synthesis as module
-from nnunet_difflung.painting.cases import discard_work, write_case
+from nnunet_difflung.painting.cases import write_case
+from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder
-from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold
+from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold
 from nnunet_difflung.runtime.files import sha256
 from tests.support.tiny import make_dataset
 
 
-def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:
+def prepared(folder: Path, o) -> Fold:
     """A fold of a dataset of volumes with its plan."""
     for name in PATH_VARIABLES:
         (folder / name).mkdir()
@@ -50,7 +51,7 @@ def prepared(folder: Path, o) -> tuple[FoldWork, SliceCache]:
             ]
         )
     )
-    return prepare_fold(raw, 0, settings, cache.facts, cache.label, {}), cache
+    return prepare_fold(raw, 0, settings, cache)
 
 
 def main() -> None:
@@ -61,9 +62,9 @@ def main() -> None:
     p.add_argument("-np", type=int, default=2, help="threads (default: %(default)s)")
     o = p.parse_args()
     with TemporaryDirectory() as folder:
-        work, cache = prepared(Path(folder), o)
+        fold = prepared(Path(folder), o)
         hashes: list[dict[str, str]] = []
-        synthesis, _ = synthesize_fold(work, cache, "cpu", progress=False)
+        synthesis, _ = synthesize_fold(fold, "cpu", progress=False)
 
         spent = []
 
@@ -72,7 +73,7 @@ def main() -> None:
 
         def written(threads: int) -> None:
             spent.clear()
-            discard_work(work.work)
+            discard_work(fold.work)
             result = module.synthesize(synthesis, progress=False, threads=threads)
             files = [file for case in result.staged for file in (*case.images, case.label)]
             hashes.append({file.name: sha256(file) for file in files})

@@ -32,9 +32,9 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
 from nnunet_difflung.generator.store import CARD
-from nnunet_difflung.painting.cases import discard_work
+from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, cache_folder
-from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
 
@@ -77,7 +77,7 @@ def test_slices(raw: RawDataset) -> Slices:
     )
 
 
-def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str) -> FoldWork:
+def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, device: str) -> Fold:
     """Plans a variant and trains its generator, unless another variant has trained it already."""
     kept = {k: v for k, v in settings.as_dict()["generator"].items() if k != "method"}
     key = "_".join(
@@ -92,9 +92,9 @@ def trained(raw: RawDataset, cache: SliceCache, settings: Settings, root: Path, 
     )
     os.environ[NNUNET_RESULTS] = str(root / "generators" / key)
     Path(os.environ[NNUNET_RESULTS]).mkdir(parents=True, exist_ok=True)
-    work = prepare_fold(raw, FOLD, settings, cache.facts, cache.label, {})
-    train_fold(work, cache, device, 600)
-    return work
+    fold = prepare_fold(raw, FOLD, settings, cache)
+    train_fold(fold, device, 600)
+    return fold
 
 
 def generate(
@@ -102,13 +102,13 @@ def generate(
 ) -> tuple[Slices | None, dict]:
     """Plans, trains and paints a variant; returns its slices and the figures of the gate."""
     begun = time.monotonic()
-    work = trained(raw, cache, settings, root, device)
+    fold = trained(raw, cache, settings, root, device)
     training, begun = time.monotonic() - begun, time.monotonic()
-    synthesis, result = synthesize_fold(work, cache, device, progress=False)
+    synthesis, result = synthesize_fold(fold, device, progress=False)
     reader = raw.reader()
     images = [reader.read_images([str(f) for f in case.images])[0][0, 0] for case in result.staged]
     labels = [reader.read_seg(str(case.label))[0][0, 0] for case in result.staged]
-    card = read_json(work.folder / CARD) if work.method.generator else {"versions": {"torch": None}}
+    card = read_json(fold.folder / CARD) if fold.method.generator else {"versions": {"torch": None}}
     report = {
         "generator_torch": card["versions"]["torch"],
         "quality": result.quality,
@@ -119,7 +119,7 @@ def generate(
         "training_seconds": round(training),
         "painting_seconds": round(time.monotonic() - begun),
     }
-    discard_work(work.work)
+    discard_work(fold.work)
     if not images:
         return None, report
     return Slices(np.stack(images), np.stack(labels).astype(np.uint8), np.array(["synthetic"] * len(images))), report

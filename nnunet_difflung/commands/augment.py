@@ -389,7 +389,7 @@ def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -
     from nnunet_difflung.pipeline.preflight import begun_here, nothing_left_on_fault
     from nnunet_difflung.runtime.launcher import run_in_processes
 
-    raw, _ = open_dataset(request)  # what is wrong is told once
+    raw = open_dataset(request).raw  # what is wrong is told once
     check_batch(METHODS[request.settings.method], request.settings.generator, number)
     with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
         code = run_in_processes(number, arguments, request.device)

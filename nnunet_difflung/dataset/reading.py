@@ -48,6 +48,10 @@ class CaseFacts:
         """Number of voxels of a label in the whole case."""
         return sum(self.counts[name])
 
+    def lung_slices(self, roles: LabelRoles) -> int:
+        """Number of slices that show normal lung or a pathology."""
+        return int(np.count_nonzero(np.sum([self.counts[name] for name in roles.lung], axis=0)))
+
 
 def with_class_counts(raw: RawDataset, facts: Mapping[str, CaseFacts]) -> RawDataset:
     """The dataset with the class counts of its checked cases, so that new folds need no second look at the labels."""

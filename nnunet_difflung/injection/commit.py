@@ -170,10 +170,11 @@ def read_steadily(folder: Path, read: Callable[[], Result], untouched: bool = Fa
 
 def _state(folder: Path) -> list[tuple[int, int] | None]:
     """Differs before and after a change, which writes its journal first, replaces these files, and deletes it last."""
-    return [_stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
+    return [stamp(folder / name) for name in (f"{COMMIT}/{_JOURNAL}", DATASET, SPLITS, MANIFEST)]
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Differs before and after a file was replaced; None if it is not there."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -9,9 +9,10 @@ import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
-from nnunet_difflung.lesions.plan import HostFacts, Operation, Plan, PlannedCase, shares
+from nnunet_difflung.lesions.plan import Operation, Plan, PlannedCase, shares
 
 _MAX_FILL = 0.5  # of a host's normal lung
 _MAX_LESIONS = 24  # in a host
@@ -22,23 +23,33 @@ _IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives 
 
 def collect_lesions(
     identifiers: Sequence[str],
-    facts: dict[str, HostFacts],
+    facts: dict[str, CaseFacts],
     roles: LabelRoles,
     read_label: Callable[[str], np.ndarray],
-    known: dict[str, list[Lesion]] | None = None,
+    of_cases: dict[str, list[Lesion]] | None = None,
 ) -> dict[str, list[Lesion]]:
-    """Lesions of every pathology in the given training cases; cases in ``known`` are not read again."""
-    known = {} if known is None else known
-    for identifier in sorted(set(identifiers) - set(known)):
-        holding = [name for name in roles.pathologies if facts[identifier].voxels[name]]
-        label = read_label(identifier) if holding else None
-        known[identifier] = [
-            lesion
-            for name in holding
-            for lesion in find_lesions(label, roles.values[name], identifier, name, facts[identifier].spacing)
-        ]
-    found = [lesion for identifier in sorted(identifiers) for lesion in known[identifier]]
-    return {name: [lesion for lesion in found if lesion.pathology == name] for name in roles.pathologies}
+    """Lesions of every pathology in the given training cases.
+
+    Args:
+        identifiers: of the training cases.
+        facts: of at least these cases.
+        roles: of the labels.
+        read_label: case id → (z, y, x) label values.
+        of_cases: case id → its lesions, as far as they are known from other folds; missing cases are added.
+
+    Returns:
+        pathology → lesions, sorted by case and component.
+    """
+    of_cases = {} if of_cases is None else of_cases
+    for identifier in sorted(set(identifiers) - set(of_cases)):
+        case, lesions = facts[identifier], []
+        present = [name for name in roles.pathologies if case.voxels(name)]
+        label = read_label(identifier) if present else np.empty(0)
+        for name in present:
+            lesions += find_lesions(label, roles.values[name], identifier, name, case.spacing)
+        of_cases[identifier] = lesions
+    every = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
+    return {name: [lesion for lesion in every if lesion.pathology == name] for name in roles.pathologies}
 
 
 def _chances(lesions: list[Lesion]) -> np.ndarray:
@@ -53,29 +64,28 @@ class _Planner:
 
     def __init__(
         self,
-        hosts: Sequence[HostFacts],
+        cases: Sequence[CaseFacts],
         lesions: dict[str, list[Lesion]],
         roles: LabelRoles,
         config: BalanceConfig,
         fold: int | str,
     ):
-        self.hosts, self.lesions, self.roles, self.config = list(hosts), lesions, roles, config
-        self.facts = {host.identifier: host for host in hosts}
+        self.lesions, self.roles, self.config = lesions, roles, config
         self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
-        self.counts = {name: sum(host.voxels[name] for host in hosts) for name in roles.lung}
-        self.mean_lung = sum(self.counts.values()) / max(1, len(self.hosts))
+        self.counts = {name: sum(case.voxels(name) for case in cases) for name in roles.lung}
+        self.mean_lung = sum(self.counts.values()) / max(1, len(cases))
         self.targets = {
             name: config.target_share.get(name, config.default_share) for name in roles.pathologies if lesions[name]
         }
-        self.chances = {name: _chances(found) for name, found in lesions.items()}
-        slices = sum(host.lung_slices for host in hosts)
+        self.chances = {name: _chances(of_class) for name, of_class in lesions.items()}
+        slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
 
     def furthest(self, counts: dict[str, int]) -> str | None:
         """The pathology furthest below its target, relative to it; None when all are met."""
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
-        return max(deficits, key=deficits.get) if deficits else None
+        return max(deficits, key=lambda name: deficits[name]) if deficits else None
 
     def quota(self, slices_left: int, per_case: float) -> int:
         """Voxels of pathology that the next host should take, so that the targets are met within the bound.
@@ -88,17 +98,18 @@ class _Planner:
         return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
 
     def fill(
-        self, host: HostFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
+        self, host: CaseFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
     ) -> list[Operation]:
         """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more.
 
         At most ``slices`` slices are touched; lesions go where slices are touched already, if they fit there.
         """
         normal = self.roles.values[self.roles.normal]
-        bound = min(quota, int(_MAX_FILL * host.voxels[self.roles.normal]))
-        operations, added, misses = [], 0, 0
+        bound = min(quota, int(_MAX_FILL * host.voxels(self.roles.normal)))
+        operations: list[Operation] = []
+        added, misses = 0, 0
         touched: set[int] = set()
-        counts = {name: self.counts[name] + host.voxels[name] for name in self.counts}
+        counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
         while added < bound and len(operations) < _MAX_LESIONS and misses < 3:
             name = self.furthest(counts)
             if name is None:
@@ -127,12 +138,16 @@ class _Planner:
         spare = slices - len(touched)
         near = (z >= first - spare) & (z <= last + spare) if touched else np.ones(len(label), bool)
         inside = np.isin(z, sorted(touched))
-        choices = [inside] * bool(touched) + [near] * (spare > 0)
+        choices = []
+        if touched:
+            choices.append(inside)
+        if spare > 0:
+            choices.append(near)
         return [everywhere & choice[:, None, None] for choice in choices]
 
     def try_lesion(
         self,
-        host: HostFacts,
+        host: CaseFacts,
         label: np.ndarray,
         name: str,
         largest: int,
@@ -154,7 +169,7 @@ class _Planner:
         fitting = float((max(largest, 8) / size) ** (1 / (3 if deep else 2)))
         transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
-            mask = transformed(lesion.mask, transform, ratio)
+            mask = warp(lesion.mask, transform, ratio).mask
             for choice in free if mask.any() else ():
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
@@ -166,7 +181,7 @@ class _Planner:
 
 
 def make_plan(
-    hosts: Sequence[HostFacts],
+    cases: Sequence[CaseFacts],
     lesions: dict[str, list[Lesion]],
     roles: LabelRoles,
     config: BalanceConfig,
@@ -176,21 +191,21 @@ def make_plan(
     """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
 
     Args:
-        hosts: the fold's training cases.
+        cases: the fold's training cases, which may all become hosts.
         lesions: of the same cases.
         roles: of the labels.
         config: targets, bound, seed.
         fold: part of every case's seed.
         read_label: case id → (z, y, x) label values.
     """
-    planner = _Planner(hosts, lesions, roles, config, fold)
+    planner = _Planner(cases, lesions, roles, config, fold)
     plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
     plan.notes += [
-        f"{name}: no lesion among the training cases of fold {fold}; it cannot be added"
+        f"{name}: the training cases of fold {fold} hold no lesion of this class, so none can be added"
         for name in roles.pathologies
         if not lesions[name]
     ]
-    usable = [host for host in planner.hosts if host.voxels[roles.normal] >= _MIN_HOST]
+    usable = [case for case in cases if case.voxels(roles.normal) >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
     painted = 0
     while usable and planner.furthest(planner.counts) and painted < planner.max_slices and idle < _IDLE_HOSTS:
@@ -228,5 +243,5 @@ def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
         if share[name] < 0.98 * target:
             why = f"--max-synthetic {plan.max_slices}"
             if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
-                why = "nothing more fits into normal lung"
-            plan.notes.append(f"{name}: {share[name]:.1%} of lung is reached, below its target {target:.1%} ({why})")
+                why = "no further lesion fits into normal lung"
+            plan.notes.append(f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({why})")

@@ -5,7 +5,7 @@ All masks are (z, y, x) bool, so that lesions of volumes move as 3D objects; a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,7 +65,9 @@ class Transform:
     dilation: int = 0
 
 
-def find_lesions(label: np.ndarray, value: int, case: str, pathology: str, spacing: Sequence[float]) -> list[Lesion]:
+def find_lesions(
+    label: np.ndarray, value: int, case: str, pathology: str, spacing: tuple[float, float, float]
+) -> list[Lesion]:
     """Connected components of a label value with at least ``MIN_VOXELS`` voxels.
 
     Args:
@@ -76,13 +78,13 @@ def find_lesions(label: np.ndarray, value: int, case: str, pathology: str, spaci
         spacing: (z, y, x) in mm, kept in the result.
     """
     components, _ = ndimage.label(label == value)
-    found = []
+    lesions = []
     for number, box in enumerate(ndimage.find_objects(components), start=1):
         mask = components[box] == number
         if mask.sum() >= MIN_VOXELS:
             start = tuple(part.start for part in box)
-            found.append(Lesion(case, pathology, number, mask, tuple(spacing), start))
-    return found
+            lesions.append(Lesion(case, pathology, number, mask, spacing, start))
+    return lesions
 
 
 def draw_transform(rng: np.random.Generator) -> Transform:
@@ -100,23 +102,46 @@ def draw_transform(rng: np.random.Generator) -> Transform:
     return Transform(**values)
 
 
-def transformed(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] = (1, 1, 1)) -> np.ndarray:
+@dataclass(frozen=True)
+class WarpedLesion:
+    """A lesion's mask as a transform moves it, and the map that its texture has to follow (``texture``).
+
+    Attributes:
+        mask: (z, y, x) bool, cut to its bounding box; empty if nothing is left.
+        box: the bounding box on the transform's grid, which has ``dilation`` more pixels on each side along y and x
+            than ``shape``.
+        matrix: of ``scipy.ndimage.affine_transform`` (output to input voxels, after mirroring).
+        offset: of the same.
+        shape: (z, y, x) of its output.
+    """
+
+    mask: np.ndarray
+    box: tuple[slice, ...]
+    matrix: np.ndarray
+    offset: np.ndarray
+    shape: tuple[int, int, int]
+
+
+def warp(
+    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray = (1, 1, 1)
+) -> WarpedLesion:
     """Applies a transform to a lesion's mask.
 
     Args:
         mask: (z, y, x) bool.
         transform: drawn before.
         spacing_ratio: (z, y, x) spacing of the lesion's case over that of the host, so that it keeps its size in mm.
-
-    Returns:
-        (z, y, x) bool cut to its bounding box; empty if nothing is left.
     """
-    _, _, _, grow = resample_geometry(mask, transform, spacing_ratio)
-    return cut_to_box(grow(mask))
+    matrix, offset, shape, grow = resample_geometry(mask, transform, spacing_ratio)
+    moved = grow(mask)
+    box = box_of(moved)
+    return WarpedLesion(moved[box], box, matrix, offset, shape)
 
 
-def resample_geometry(mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float]):
-    """How a transform maps the voxels of a lesion's box; its texture follows the same map (``texture``).
+def resample_geometry(
+    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
+    """How a transform maps the voxels of a lesion's box.
 
     Returns:
         ``matrix`` and ``offset`` of ``scipy.ndimage.affine_transform`` (output to input voxels, after mirroring), the
@@ -158,16 +183,10 @@ def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: 
     return ndimage.affine_transform(values, matrix, offset + 1, output_shape=shape, order=1, mode="nearest")
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Bounding box of a mask, None if it is empty."""
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
+    """Bounding box of a mask; of an empty mask a box without voxels."""
     boxes = ndimage.find_objects(mask.astype(np.uint8))
-    return boxes[0] if boxes else None
-
-
-def cut_to_box(mask: np.ndarray) -> np.ndarray:
-    """The mask within its bounding box (an empty mask stays empty)."""
-    box = box_of(mask)
-    return mask[:0] if box is None else mask[box]
+    return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:

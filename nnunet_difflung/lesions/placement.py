@@ -45,7 +45,7 @@ def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
     The overlap is an exact count from integral images: with the free voxels summed along each row, a run of the mask
     costs one subtraction for all positions together. Positions that cannot hold enough are left out first.
     """
-    rows, columns = (_window(mask.sum((0, axis)), free.any((0, axis)), enough) for axis in (2, 1))
+    rows, columns = (_window(mask.sum((0, axis)), np.asarray(free.any((0, axis))), enough) for axis in (2, 1))
     free = free[:, rows, columns]
     if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
         return np.zeros((0, 2), int)
@@ -70,10 +70,10 @@ def _window(counts: np.ndarray, holds_free: np.ndarray, enough: float) -> slice:
         holds_free: (m,) bool, whether the host has free voxels there.
         enough: voxels of the mask that must be free; the others may lie beyond the first and last free ones.
     """
-    found = np.flatnonzero(holds_free)
+    free = np.flatnonzero(holds_free)
     spare = counts.sum() - enough
     before, after = (int((np.cumsum(side) <= spare).sum()) for side in (counts, counts[::-1]))
-    return slice(max(0, int(found[0]) - before), min(len(holds_free), int(found[-1]) + 1 + after))
+    return slice(max(0, int(free[0]) - before), min(len(holds_free), int(free[-1]) + 1 + after))
 
 
 def _possible(sums: np.ndarray, box: Sequence[int], enough: float) -> tuple[slice, slice]:
@@ -88,7 +88,10 @@ def _possible(sums: np.ndarray, box: Sequence[int], enough: float) -> tuple[slic
     integral = np.zeros((len(inside) + 1, inside.shape[1]), np.int32)
     np.cumsum(inside, axis=0, out=integral[1:])
     possible = integral[box[0] :] - integral[: -box[0]] >= enough
-    return tuple(
-        slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
-        for found in (np.flatnonzero(possible.any(axis)) for axis in (1, 0))
-    )
+    rows, columns = (np.flatnonzero(possible.any(axis)) for axis in (1, 0))
+    return _range(rows), _range(columns)
+
+
+def _range(positions: np.ndarray) -> slice:
+    """From the first to the last of sorted positions; empty if there are none."""
+    return slice(int(positions[0]), int(positions[-1]) + 1) if len(positions) else slice(0, 0)

@@ -1,24 +1,10 @@
-"""A fold's plan of synthetic cases as data, and the label maps that follow from it."""
+"""A fold's plan of synthetic cases as data; ``pasting`` carries it out on the hosts."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
-from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.lesions.masks import Lesion, Transform, paste, transformed
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What planning knows of a training case: shape and spacing (z, y, x), and voxels of each label."""
-
-    identifier: str
-    spacing: tuple[float, float, float]
-    voxels: dict[str, int]
-    lung_slices: int
+from nnunet_difflung.lesions.masks import Transform
 
 
 @dataclass(frozen=True)
@@ -27,8 +13,8 @@ class Operation:
 
     Attributes:
         pathology: label name.
-        donor: case id that the lesion comes from.
-        component: its number there.
+        donor: id of the real case that the lesion comes from.
+        component: the lesion's number in that case.
         transform: mirror, angle, scale, dilation.
         place: (z, y, x) of its first voxel in the host.
         voxels: changed in the host.
@@ -44,7 +30,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A synthetic case to be: a host, and lesions pasted into it in this order."""
+    """A synthetic case to be made: a real case, its host, and the lesions to be pasted into it.
+
+    Attributes:
+        index: number in the plan of its fold.
+        host: id of the real case.
+        operations: the lesions, in the order in which they are pasted.
+        slices: z of the host's slices that change.
+        seed: of the noise from which it is painted.
+    """
 
     index: int
     host: str
@@ -53,7 +47,7 @@ class PlannedCase:
     seed: int
 
     def sources(self) -> list[str]:
-        """Every case that it is made of."""
+        """Ids of all real cases that it is made of."""
         return sorted({self.host, *(op.donor for op in self.operations)})
 
     def as_record(self) -> dict:
@@ -88,26 +82,3 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
     """Voxel counts of the lung classes → shares of lung."""
     total = max(1, sum(counts.values()))
     return {name: count / total for name, count in counts.items()}
-
-
-def new_label(
-    case: PlannedCase,
-    label: np.ndarray,
-    lesions: dict[str, list[Lesion]],
-    facts: dict[str, HostFacts],
-    roles: LabelRoles,
-) -> np.ndarray:
-    """Applies a planned case's operations to its host's label map; (z, y, x), a copy."""
-    result = label.copy()
-    for op in case.operations:
-        lesion = lesion_of(op, lesions)
-        ratio = np.array(lesion.spacing) / facts[case.host].spacing
-        mask = transformed(lesion.mask, op.transform, ratio)
-        paste(result, mask, op.place, roles.values[op.pathology], roles.values[roles.normal])
-    return result
-
-
-def lesion_of(op: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
-    """The lesion that an operation pastes."""
-    found = lesions[op.pathology]  # sorted by case, then component
-    return found[bisect_left(found, (op.donor, op.component), key=lambda x: (x.case, x.component))]

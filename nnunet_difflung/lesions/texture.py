@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, paste, resample_geometry, transformed
-from nnunet_difflung.lesions.plan import Operation, lesion_of
+from nnunet_difflung.lesions.masks import Transform, WarpedLesion
 
 EDGE = 1.0  # pixels outside a lesion's outline over which it fades into its host
+ROOM = int(np.ceil(EDGE)) + 1  # pixels of texture that are needed around a lesion
 
 
 def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -32,42 +31,47 @@ def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def moved_texture(
-    image: np.ndarray, mask: np.ndarray, transform: Transform, ratio: Sequence[float], room: int
+    image: np.ndarray,
+    mask: np.ndarray,
+    transform: Transform,
+    ratio: Sequence[float] | np.ndarray,
+    warped: WarpedLesion,
+    room: int,
 ) -> np.ndarray:
-    """A lesion's texture turned, scaled and grown exactly as ``masks.transformed`` does with its mask.
+    """A lesion's texture turned, scaled and grown exactly as ``masks.warp`` does with its mask.
 
-    Interpolation takes away fine grain; what is left of it is amplified to the strength that it had.
+    Interpolation weakens fine grain; the grain that remains is amplified to its original strength.
 
     Args:
         image: (c, z, y, x) the donor within the lesion's bounding box.
         mask: (z, y, x) bool lesion in the same box.
         transform: of the lesion.
         ratio: (z, y, x) spacing of the donor over that of the host.
-        room: pixels of continued texture on each side of the transformed mask's box, along y and x.
+        warped: the mask after the transform; not empty.
+        room: pixels of continued texture on each side of the warped mask's box, along y and x.
 
     Returns:
         (c, z, y + 2·room, x + 2·room) float32, within each channel's range in the lesion.
     """
-    matrix, offset, shape, grow = resample_geometry(mask, transform, ratio)
+    matrix, shape = warped.matrix, warped.shape
     reach = room + transform.dilation + 2
     pad = int(np.ceil(reach / min(1.0, *(r * transform.scale for r in ratio[1:])))) + 2
     padded = np.pad(mask[..., ::-1] if transform.mirror else mask, [(0, 0), (pad, pad), (pad, pad)])
     values = image[..., ::-1] if transform.mirror else image
     values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)
     large = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
-    start = offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
+    start = warped.offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
     exact = all(np.allclose(part, np.round(part), atol=1e-6) for part in (matrix, start))
-    box = box_of(grow(mask))
-    z, (y, x) = (
-        box[0],
-        (
-            slice(part.start + reach - transform.dilation - room, part.stop + reach - transform.dilation + room)
-            for part in box[1:]
-        ),
+    first, *in_plane = warped.box
+    y, x = (
+        slice(part.start + reach - transform.dilation - room, part.stop + reach - transform.dilation + room)
+        for part in in_plane
     )
     channels = []
     for channel in values:
-        moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[z, y, x]
+        moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[
+            first, y, x
+        ]
         inside = channel[padded]
         moved = moved if exact else _grain_restored(moved, channel)
         channels.append(np.clip(moved, inside.min(), inside.max()))
@@ -86,44 +90,17 @@ def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
     return smooth + np.clip((missing**0.5 - covariance) / variance, 1, 2) * grain
 
 
-def paste_textures(
-    image: np.ndarray,
-    label: np.ndarray,
-    operations: Sequence[Operation],
-    spacing: Sequence[float],
-    lesions: dict[str, list[Lesion]],
-    roles: LabelRoles,
-    read_image: Callable[[str], np.ndarray],
-) -> np.ndarray:
-    """Pastes each operation's real lesion texture into a copy of the host's image.
-
-    A lesion is pasted whole, its partial volume with it, and fades into its host over ``EDGE`` pixels outside its
-    outline; outside normal lung and the lesion itself the host is not touched.
+def paste_texture(image: np.ndarray, texture: np.ndarray, free: np.ndarray, changed: np.ndarray) -> None:
+    """Pastes a moved lesion's texture into a window of a host's image, in place.
 
     Args:
-        image: (c, z, y, x) the host's intensities.
-        label: (z, y, x) the host's labels before any operation.
-        operations: of the plan, in their order.
-        spacing: (z, y, x) of the host in mm.
-        lesions: pathology → lesions, with those of the operations.
-        roles: of the labels.
-        read_image: case id → its image (c, z, y, x); only the lesion's box is read of a memory map.
+        image: (c, z, y, x) float32, the window of ``window_with_room``.
+        texture: (c, z, y, x) from ``moved_texture``, the part inside the window.
+        free: (z, y, x) bool, normal lung before the lesion's mask was pasted.
+        changed: (z, y, x) bool, the voxels that the mask was pasted over.
     """
-    result, current = image.astype(np.float32), label.copy()
-    normal, room = roles.values[roles.normal], int(np.ceil(EDGE)) + 1
-    for op in operations:
-        lesion = lesion_of(op, lesions)
-        ratio = np.array(lesion.spacing) / spacing
-        moved = transformed(lesion.mask, op.transform, ratio)
-        donor = np.asarray(read_image(op.donor)[(slice(None), *lesion.box)])
-        texture = moved_texture(donor, lesion.mask, op.transform, ratio, room)
-        here, there = _windows(op.place, moved.shape, label.shape, room)
-        free = current[here] == normal
-        paste(current, moved, op.place, roles.values[op.pathology], normal)
-        changed = free & (current[here] != normal)
-        weight = np.where(free, _fading(changed), 0)
-        result[(slice(None), *here)] += weight * (texture[(slice(None), *there)] - result[(slice(None), *here)])
-    return result
+    weight = np.where(free, _fading(changed), 0)
+    image += weight * (texture - image)
 
 
 def _fading(mask: np.ndarray) -> np.ndarray:
@@ -135,12 +112,18 @@ def _fading(mask: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _windows(
-    place: Sequence[int], size: Sequence[int], shape: Sequence[int], room: int
+def window_with_room(
+    place: Sequence[int], size: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a texture with ``room`` lies in the host, and the part of it that is inside the host."""
-    start = np.array(place) - (0, room, room)
-    stop = np.array(place) + size + (0, room, room)
+    """Where a lesion's texture with ``ROOM`` around it lies in the host, and the part of it that is inside the host.
+
+    Args:
+        place: (z, y, x) of the lesion's first voxel in the host.
+        size: (z, y, x) of the lesion.
+        shape: (z, y, x) of the host.
+    """
+    start = np.array(place) - (0, ROOM, ROOM)
+    stop = np.array(place) + size + (0, ROOM, ROOM)
     low, high = np.maximum(start, 0), np.minimum(stop, shape)
     return (
         tuple(slice(a, b) for a, b in zip(low, high, strict=True)),

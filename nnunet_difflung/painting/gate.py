@@ -1,7 +1,7 @@
 """The quality gate: does painted emphysema have the intensities of this fold's real emphysema?
 
 A class that the generator has not learned is painted as normal lung under a pathology's label and poisons the training,
-so every painted case is measured against the real voxels of the training fold, in the dataset's own units (HU for CT).
+so every synthetic case is measured against the real voxels of the training fold, in the dataset's units (HU for CT).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 
 _PER_SLICE = 400  # voxels kept of a class in a slice
-_MIN_VOXELS = 8  # to speak of a distribution
+_MIN_VOXELS = 8  # minimum sample size
 _SLACK = 1.25  # on the real slices' 95th percentile
 _POOL = 20_000  # voxels kept of a class
 _FEW = 5  # real slices, below which their spread says little
@@ -45,14 +45,14 @@ def reference(
     for identifier in sorted(identifiers):
         image, condition = cache.image(identifier), cache.condition(identifier)
         for z in range(len(condition)):
-            for name, found in samples.items():
+            for name, of_slices in samples.items():
                 if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS:
                     voxels = _clipped(np.asarray(image[:, z])[:, condition[z] == cache.roles.values[name]], windows)
-                    found.append(rng.permuted(voxels, axis=1)[:, :_PER_SLICE])
+                    of_slices.append(rng.permuted(voxels, axis=1)[:, :_PER_SLICE])
     return {
-        name: [_class_reference([sample[c] for sample in found], rng) for c in range(len(windows))]
-        for name, found in samples.items()
-        if found
+        name: [_class_reference([sample[c] for sample in of_slices], rng) for c in range(len(windows))]
+        for name, of_slices in samples.items()
+        if of_slices
     }
 
 
@@ -126,14 +126,14 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
     """Voxel-weighted bias and mean distance of each class over several cases: what all of them do together."""
     summary = {}
     for name in sorted({name for row in rows for name in row}):
-        found = [row[name] for row in rows if name in row]
-        weights = [row["voxels"] for row in found]
-        bias = float(np.average([row["bias"] for row in found], weights=weights))
+        cases = [row[name] for row in rows if name in row]
+        weights = [row["voxels"] for row in cases]
+        bias = float(np.average([row["bias"] for row in cases], weights=weights))
         summary[name] = {
-            "cases": len(found),
+            "cases": len(cases),
             "bias": round(bias, 2),
-            "wasserstein": round(float(np.mean([r["wasserstein"] for r in found])), 2),
-            "sd_ratio": round(float(np.average([r["sd_ratio"] for r in found], weights=weights)), 3),
-            "passing": sum(r["passes"] for r in found),
+            "wasserstein": round(float(np.mean([r["wasserstein"] for r in cases])), 2),
+            "sd_ratio": round(float(np.average([r["sd_ratio"] for r in cases], weights=weights)), 3),
+            "passing": sum(r["passes"] for r in cases),
         }
     return summary

@@ -1,4 +1,4 @@
-"""What is painted in a planned case: which voxels, in which crop, from which noise."""
+"""The slices of a synthetic case as a network sees them: in which crop, around which voxels, from which noise."""
 
 from __future__ import annotations
 
@@ -14,53 +14,11 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import Encoding, grow, intensities
 from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
-from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.methods import Method
+from nnunet_difflung.painting.application import AppliedCase
 
 _CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
-
-
-@dataclass(frozen=True)
-class Host:
-    """A planned case in memory.
-
-    Attributes:
-        planned: the plan's entry.
-        image: (c, z, y, x) real intensities.
-        label: (z, y, x) the host's label map.
-        new_label: (z, y, x) with the pasted lesions.
-        condition: (z, y, x) ``new_label`` with the derived body class.
-        spacing: (z, y, x) in mm.
-        pasted: (c, z, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
-    """
-
-    planned: PlannedCase
-    image: np.ndarray
-    label: np.ndarray
-    new_label: np.ndarray
-    condition: np.ndarray
-    spacing: tuple[float, float, float]
-    pasted: np.ndarray | None = None
-
-
-def painted_region(host: Host, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
-    """(z, y, x) bool: the voxels that get new intensities.
-
-    ``composite``: the changed voxels and a margin of normal lung around them; pathology that was there stays real.
-    ``full``: the whole of every touched
-    slice (what lies outside lung and body is set to the window's lower end, as in the paper). Voxels labelled
-    ``ignore`` always keep their intensities.
-    """
-    changed = host.new_label != host.label
-    if sampling.paint == "full":
-        region = np.zeros_like(changed)
-        region[list(host.planned.slices)] = True
-    else:
-        plane = ndimage.generate_binary_structure(2, 1)[None]
-        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
-        region &= changed | (host.label == roles.values[roles.normal])
-    return region if roles.ignore is None else region & (host.label != roles.ignore)
 
 
 @dataclass(frozen=True)
@@ -68,13 +26,13 @@ class Job:
     """One slice to paint.
 
     Attributes:
-        case: index of the planned case.
+        index: of the planned case.
         z: slice.
         crop: (y, x) slices into the host, inside its bounds.
         inputs: what the network sees of the crop; ``blend`` is 1 where labels changed and falls to 0 over the margin.
     """
 
-    case: int
+    index: int
     z: int
     crop: tuple[slice, slice]
     inputs: SliceInputs
@@ -86,32 +44,37 @@ class Job:
         return height, width
 
 
-def make_jobs(host: Host, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int) -> list[Job]:
+def make_jobs(
+    applied: AppliedCase, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int
+) -> list[Job]:
     """The slices of a planned case as the network will see them; a pure function of its arguments."""
-    region = painted_region(host, roles, sampling)
-    noise = _noise(host, len(host.image), attempt)
+    region, noise = applied.region, _noise(applied, attempt)
     encoding = Encoding.of(generator.config, roles.condition_values())
     jobs = []
-    for z, crop in crops(region, encoding.factor, sampling):
-        condition, part = host.condition[z][crop], (slice(None), z, *crop)
+    for position, crop in crops(region, encoding.factor, sampling):
+        z, condition, part = (
+            applied.planned.slices[position],
+            applied.condition[position][crop],
+            (slice(None), position, *crop),
+        )
         shape = encoding.grown(condition.shape)
-        changed = (host.new_label[z] != host.label[z])[crop]
+        changed = applied.changed[position][crop]
         inputs = SliceInputs(
             condition=encoding.masks(condition, shape),
-            noise=grow(noise[part], shape),
-            seed=(host.planned.seed * 4099 + z) * 16 + attempt,
-            known=encoding.image(host.image[part], condition, shape),
-            is_known=grow(~region[z][crop], shape)[None],
-            blend=grow(_blend(changed, region[z][crop], sampling), shape)[None],
-            start=None if host.pasted is None else encoding.image(host.pasted[part], condition, shape),
+            noise=grow(noise[(slice(None), z, *crop)], shape),
+            seed=(applied.planned.seed * 4099 + z) * 16 + attempt,
+            known=encoding.image(applied.image[part], condition, shape),
+            is_known=grow(~region[position][crop], shape)[None],
+            blend=grow(_blend(changed, region[position][crop], sampling), shape)[None],
+            start=None if applied.pasted is None else encoding.image(applied.pasted[part], condition, shape),
         )
-        jobs.append(Job(host.planned.index, z, crop, inputs))
+        jobs.append(Job(applied.planned.index, z, crop, inputs))
     return jobs
 
 
 def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
-    """The slices of a painted region, and the part of each that the network sees."""
-    return [(int(z), _crop(region[z], edge, sampling)) for z in np.flatnonzero(region.any((1, 2)))]
+    """Positions of the slices of a painted region, and the part of each that the network sees."""
+    return [(int(n), _crop(region[n], edge, sampling)) for n in np.flatnonzero(region.any((1, 2)))]
 
 
 def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -136,15 +99,15 @@ def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[sl
     return crop[0], crop[1]
 
 
-def _noise(host: Host, channels: int, attempt: int) -> np.ndarray:
+def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
     """(c, z, y, x) standard normal noise from the case's own seed; neighbouring slices of a volume share part of it.
 
     Slices are painted one by one; independent noise would make textures jump from slice to slice, so the noise is a
     first-order autoregression along z with a correlation length of 5 mm, which leaves each slice standard normal.
     """
-    source = torch.Generator().manual_seed(host.planned.seed * 16 + attempt)
-    noise = torch.randn((channels, *host.label.shape), generator=source).numpy()
-    correlation = float(np.exp(-host.spacing[0] / _CORRELATION_MM))
+    source = torch.Generator().manual_seed(applied.planned.seed * 16 + attempt)
+    noise = torch.randn((len(applied.image), *applied.shape), generator=source).numpy()
+    correlation = float(np.exp(-applied.spacing[0] / _CORRELATION_MM))
     for z in range(1, noise.shape[1]):
         noise[:, z] = correlation * noise[:, z - 1] + np.sqrt(1 - correlation**2) * noise[:, z]
     return noise

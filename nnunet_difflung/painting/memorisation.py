@@ -22,7 +22,7 @@ from nnunet_difflung.painting.patches import OFFSETS, ClassBank, MemorisationRef
 
 _BANK = 200_000  # training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # real regions measured of a class
-_FEW = 10  # real regions, below which there is no 99th percentile to speak of
+_FEW = 10  # real regions, minimum sample size for a 99th percentile
 
 
 def real_to_real(
@@ -44,9 +44,9 @@ def real_to_real(
         windows: the generator's.
         seed: of the patches kept where there are more than 200,000, and of the regions where more than 300.
     """
-    windows = tuple((float(low), float(high)) for low, high in windows)
+    bounds = tuple((float(low), float(high)) for low, high in windows)
     grain = max(1, min(min(cache.facts[i].shape[1:]) for i in identifiers) // 128)
-    empty = MemorisationReference(windows, grain, {})
+    empty = MemorisationReference(bounds, grain, {})
     classes = {}
     for name in cache.roles.pathologies:
         rng = np.random.default_rng([seed, cache.roles.values[name]])
@@ -55,14 +55,16 @@ def real_to_real(
             real = _real_figures(cache, bank, patients, empty, rng)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
             classes[name] = replace(bank, real=real, real_p99=p99)
-    return MemorisationReference(windows, grain, classes)
+    return MemorisationReference(bounds, grain, classes)
 
 
 def _bank(
     cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference, rng: np.random.Generator
 ) -> ClassBank | None:
     """Patches around all training voxels of a class, or around a random 200,000 of them."""
-    value, slices, patches, source = cache.roles.values[name], [], [], []
+    value, patches = cache.roles.values[name], []
+    slices: list[tuple[str, int]] = []
+    source: list[int] = []
     kept = min(1.0, _BANK / max(1, sum(cache.facts[i].voxels(name) for i in identifiers)))
     for identifier in identifiers:
         for z in np.flatnonzero(cache.facts[identifier].counts[name]):
@@ -89,10 +91,11 @@ def _real_figures(
     figures = []
     for number in sorted(rng.permutation(len(bank.slices))[:_REGIONS]):
         case, z = bank.slices[number]
-        same = {i for i, _ in bank.slices if patients[i] == patients[case]}
+        of_patient = {i for i, _ in bank.slices if patients[i] == patients[case]}
         region = np.asarray(cache.condition(case)[z : z + 1]) == bank.value
-        found = compare_region(np.asarray(cache.image(case)[:, z : z + 1]), region, bank, reference, same)
-        figures += [found["similarity"]] if found else []
+        measured = compare_region(np.asarray(cache.image(case)[:, z : z + 1]), region, bank, reference, of_patient)
+        if measured:
+            figures.append(measured["similarity"])
     return np.sort(figures)
 
 
@@ -117,12 +120,12 @@ def nearest(
         and nearest_slice (to most of the patches that are at least that similar), above_real_p99 (None where the
         reference has no such percentile), patches. None for a class painted too small to compare.
     """
-    found: dict[str, dict | None] = {}
+    resemblance: dict[str, dict | None] = {}
     for name, bank in reference.classes.items():
         region = changed & (label == bank.value)
         if region.any():
-            found[name] = compare_region(values, region, bank, reference, exclude)
-    return found
+            resemblance[name] = compare_region(values, region, bank, reference, exclude)
+    return resemblance
 
 
 def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
@@ -132,12 +135,14 @@ def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
         class → cases that could be measured, their mean similarity, and the share of them above the 99th percentile
         of real regions (None where there is no such percentile).
     """
-    found: dict[str, list[dict]] = {}
+    measured: dict[str, list[dict]] = {}
     for row in rows:
         for name, entry in row.items():
-            found.setdefault(name, []).extend([entry] if entry else [])
+            entries = measured.setdefault(name, [])
+            if entry:
+                entries.append(entry)
     summary = {}
-    for name, entries in sorted(found.items()):
+    for name, entries in sorted(measured.items()):
         verdicts = [entry["above_real_p99"] for entry in entries if entry["above_real_p99"] is not None]
         summary[name] = {
             "cases": len(entries),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -67,7 +68,9 @@ def grains(image: np.ndarray, reference: MemorisationReference) -> np.ndarray:
     return image if reference.grain == 1 else ndimage.uniform_filter(image, (0, reference.grain, reference.grain))
 
 
-def around(image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: str = "edge") -> np.ndarray:
+def around(
+    image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: Literal["edge", "constant"] = "edge"
+) -> np.ndarray:
     """(c, y, x), (n, 2), (k, 2) → (c, n, k): values at the offsets around each centre; ``mode``: beyond the border."""
     reach = int(np.abs(offsets).max())
     rows, columns = np.moveaxis(centres[:, None] + offsets + reach, -1, 0)
@@ -105,12 +108,12 @@ def compare_region(
 
 def _centres(region: np.ndarray, grain: int) -> np.ndarray:
     """(n, 3) z, y, x: at most 64 voxels, evenly spread over those with enough of the region around them."""
-    found = [np.empty((0, 3), int)]
+    of_slices = [np.empty((0, 3), int)]
     for z in np.flatnonzero(region.any((1, 2))):
         plane = np.argwhere(region[z])
         enough = around(region[z][None], plane, OFFSETS * grain, "constant")[0].sum(1) >= _VOXELS
-        found.append(np.insert(plane[enough], 0, z, axis=1))
-    centres = np.concatenate(found)
+        of_slices.append(np.insert(plane[enough], 0, z, axis=1))
+    centres = np.concatenate(of_slices)
     return centres[np.linspace(0, len(centres) - 1, min(_PATCHES, len(centres))).astype(int)]
 
 

@@ -1,13 +1,19 @@
-"""Plan + generator → painted, gated cases as files that only have to be moved into the dataset.
+"""Plan + generator → painted, measured cases as files that only have to be moved into the dataset.
 
-Work lies in the generator's folder and is kept until it is injected, so an interrupted synthesis goes on; slices are
-painted in batches that depend on the plan alone, so it ends with the same files, whatever the number of processes that
-share the batches and the cases.
+The files lie in the fold's work folder until they are injected, so an interrupted synthesis resumes; slices are painted
+in batches that depend on the plan alone, so it ends with the same files, however many processes share the batches and
+the cases.
+
+Each planned case is applied to its host once in an attempt: the host is read and the lesions are warped to make the
+jobs, and the result is kept until the last slice of the case is painted, then measured and written. A case is applied
+again in three situations: in a further attempt, which begins after all cases were measured; in each of several
+processes, since every process has to know all batches; and where the cases that wait for their last slice take more
+than ``_WAITING_BYTES`` of memory, so that the oldest of them has to be let go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +22,10 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, load_host, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.application import AppliedCase, apply_plan
+from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.gate import measure, passes, pooled
-from nnunet_difflung.painting.jobs import Host, Job, crops, make_jobs, paint_jobs, painted_region
+from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
@@ -27,13 +33,16 @@ from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption
 
 _FORMAT = 1  # of a case's record
+_WAITING_BYTES = 2**30  # of cases that wait for their last slice
 
 
-def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1) -> SynthesisResult:
+def synthesize(
+    synthesis: Synthesis, progress: bool = True, share: Share | None = None, threads: int = 1
+) -> SynthesisResult:
     """Paints all planned cases, repaints those that fail the gate, and stages those that pass.
 
     Args:
-        s: what to paint.
+        synthesis: what to paint.
         progress: show a bar.
         share: this process's part, where several work on the same synthesis; all of them return the same.
         threads: that measure and write cases, where this process does all of them.
@@ -41,29 +50,31 @@ def synthesize(s: Synthesis, progress: bool = True, share: Share | None = None, 
     Returns:
         The staged cases and what was dropped (nothing with ``--gate report`` or ``off``).
     """
-    share = share or Share()
+    share, fold = share or Share(), synthesis.fold
+    sampling = fold.settings.sampling
     result, rows, first_rows = SynthesisResult(), [], []
-    pending = list(s.plan.cases)
-    tries = 1 + (s.sampling.repaints if family_of(METHODS[s.method]).varies else 0)
+    pending = list(fold.plan.cases)
+    tries = 1 + (sampling.repaints if family_of(fold.method).varies else 0)
     for attempt in range(tries):
-        _paint_all(s, pending, attempt, progress, share)
-        mine = [planned for position, planned in enumerate(pending) if share.mine(position)]
-        _assemble_all(s, mine, attempt, share, threads, progress)
-        share.wait_for(_record(s, planned, attempt) for planned in pending)
+        files = _Attempt(synthesis, attempt)
+        _paint_and_measure(files, pending, share, threads, progress)
+        share.wait_for(files.record(planned) for planned in pending)
         failed = []
         for planned in pending:
-            measured = _measured(s, planned, attempt)
-            first_rows += [measured["quality"]] if attempt == 0 else []
-            if accepted(s.sampling, measured):
-                result.staged.append(staged_case(s, planned, measured, attempt))
+            measured = files.measured(planned)
+            if attempt == 0:
+                first_rows.append(measured["quality"])
+            if accepted(sampling, measured):
+                result.staged.append(staged_case(synthesis, planned, measured, attempt))
                 rows.append(measured)
             else:
                 failed.append(planned)
-                result.dropped[synthetic_id(s.method, s.fold, planned.index)] = measured
+                result.dropped[synthetic_id(fold, planned)] = measured
         pending = failed
-        result.repainted += len(failed) if attempt < tries - 1 else 0
+        if attempt < tries - 1:
+            result.repainted += len(failed)
     kept = {case.identifier for case in result.staged}
-    result.dropped = {i: quality for i, quality in result.dropped.items() if i not in kept}
+    result.dropped = {i: measured for i, measured in result.dropped.items() if i not in kept}
     result.staged.sort(key=lambda case: case.identifier)
     result.quality, result.quality_of_all = pooled([row["quality"] for row in rows]), pooled(first_rows)
     result.memorisation = summarise(row["memorisation"] for row in rows)
@@ -76,109 +87,213 @@ def accepted(sampling: SamplingConfig, measured: dict) -> bool:
     return (sampling.gate != "drop" or passes(measured["quality"])) and (sampling.memorised != "drop" or not copied)
 
 
-def _batches(s: Synthesis, cases: list[PlannedCase], attempt: int) -> Iterator[list[Job]]:
-    """Jobs grouped by shape, in an order that depends on the plan alone; few hosts are in memory at a time."""
-    waiting: dict[tuple[int, int], list[Job]] = {}
-    for planned in cases:
-        for job in make_jobs(load_host(s, planned, pasted=True), s.generator, s.cache.roles, s.sampling, attempt):
-            group = waiting.setdefault(job.shape, [])
-            group.append(job)
-            if len(group) == s.sampling.batch_size:
-                yield waiting.pop(job.shape)
-    yield from waiting.values()
+class _Attempt:
+    """One painting of cases: the files that it leaves, and what is done with a single case or batch."""
+
+    def __init__(self, synthesis: Synthesis, attempt: int):
+        self.synthesis, self.fold, self.attempt = synthesis, synthesis.fold, attempt
+        self.factor = size_factor(synthesis.generator.config)
+
+    def painted_file(self, index: int, z: int) -> Path:
+        """A painted slice of a planned case."""
+        return self.fold.work / "painted" / f"try{self.attempt}" / f"{index:05d}_z{z:04d}.npy"
+
+    def painted_files(self, applied: AppliedCase) -> list[Path]:
+        """All painted slices of a planned case."""
+        slices = zip(applied.planned.slices, np.asarray(applied.region.any((1, 2))), strict=True)
+        return [self.painted_file(applied.planned.index, z) for z, is_painted in slices if is_painted]
+
+    def record(self, planned: PlannedCase) -> Path:
+        """What was measured of a case; written when its files are complete, or are not to be written.
+
+        It holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
+        """
+        return self.fold.work / "cases" / f"try{self.attempt}" / f"{synthetic_id(self.fold, planned)}.json"
+
+    def measured(self, planned: PlannedCase) -> dict:
+        """Content of a case's record.
+
+        Raises:
+            BadInput: a newer version wrote it.
+        """
+        path = self.record(planned)
+        content = read_json(path)
+        check_format(path, content, _FORMAT, f", or delete the folder {self.fold.work} to paint its cases anew")
+        return {key: value for key, value in content.items() if key != "format"}
+
+    def is_measured(self, planned: PlannedCase) -> bool:
+        """Whether a case has its record; what a newer version wrote is refused before anything is added to it."""
+        return self.record(planned).is_file() and bool(self.measured(planned))
+
+    def jobs(self, applied: AppliedCase) -> list[Job]:
+        """The slices of a case as the network will see them."""
+        sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
+        return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
+
+    def paint(self, batch: list[Job]) -> None:
+        """Paints the slices of a batch, unless all of them are painted already."""
+        files = [self.painted_file(job.index, job.z) for job in batch]
+        if all(file.is_file() for file in files):
+            return
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        images = paint_jobs(batch, self.fold.method, synthesis.generator, sampling, synthesis.device)
+        for file, image in zip(files, images, strict=True):
+            with replacing(file) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, image.astype(np.float32))
+
+    def measure(self, applied: AppliedCase) -> None:
+        """Measures a case whose slices are all painted, and writes its files if it is to be kept."""
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        values = self._values(applied)
+        roles, painted = self.fold.cache.roles, {}
+        for name in roles.pathologies:
+            voxels = applied.changed & (applied.new_label == roles.values[name])
+            if voxels.any():
+                painted[name] = values[:, voxels]
+        measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
+        if sampling.gate != "off":
+            measured["quality"] = measure(painted, synthesis.references)
+        if synthesis.memory:
+            measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
+        if accepted(sampling, measured):
+            write_case(self.fold, applied, values)
+        write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
+
+    def _values(self, applied: AppliedCase) -> np.ndarray:
+        """(c, n, y, x) the host's intensities with the painted region put in."""
+        values, planned = applied.image.astype(np.float32), applied.planned
+        for position, crop in crops(applied.region, self.factor, self.fold.settings.sampling):
+            image = np.load(self.painted_file(planned.index, planned.slices[position]))
+            view, region = values[(slice(None), position, *crop)], applied.region[position][crop]
+            view[:, region] = image[:, region]
+        outside = applied.region & (applied.condition == 0)
+        for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
+            values[channel][outside] = low
+        return values
 
 
-def _painted_file(s: Synthesis, case: int, z: int, attempt: int) -> Path:
-    return s.work / "painted" / f"try{attempt}" / f"{case:05d}_z{z:04d}.npy"
+class _Batches:
+    """Jobs grouped by shape, in an order that depends on the plan alone."""
+
+    def __init__(self, size: int):
+        self.size, self.number = size, 0
+        self.groups: dict[tuple[int, int], list[Job]] = {}
+
+    def add(self, job: Job) -> list[Job] | None:
+        """Puts a job into its group; the group if it is a batch now."""
+        group = self.groups.setdefault(job.shape, [])
+        group.append(job)
+        return self.groups.pop(job.shape) if len(group) == self.size else None
+
+    def incomplete(self) -> set[int]:
+        """Indices of the planned cases with slices that are in no batch yet."""
+        return {job.index for group in self.groups.values() for job in group}
 
 
-def _record(s: Synthesis, planned: PlannedCase, attempt: int) -> Path:
-    """What was measured of a case in an attempt; written when its files are complete, or not to be."""
-    return s.work / "cases" / f"try{attempt}" / f"{synthetic_id(s.method, s.fold, planned.index)}.json"
+class _Waiting:
+    """Applied cases that are measured once their last slice is painted; the oldest are let go for lack of memory."""
+
+    def __init__(self) -> None:
+        self.cases: dict[int, AppliedCase] = {}
+
+    def has_room_for(self, applied: AppliedCase) -> bool:
+        """Whether a case can wait without another one being let go."""
+        return sum(case.bytes for case in (*self.cases.values(), applied)) <= _WAITING_BYTES
+
+    def add(self, applied: AppliedCase) -> None:
+        """Keeps a case, and as many of the earlier ones as the memory holds."""
+        while self.cases and not self.has_room_for(applied):
+            del self.cases[next(iter(self.cases))]
+        self.cases[applied.planned.index] = applied
 
 
-def _measured(s: Synthesis, planned: PlannedCase, attempt: int) -> dict:
-    """Content of a record."""
-    path = _record(s, planned, attempt)
-    content = read_json(path)
-    check_format(path, content, _FORMAT, f", or delete the folder {s.work} to paint its cases anew")
-    return {key: value for key, value in content.items() if key != "format"}
-
-
-def _paint_all(s: Synthesis, cases: list[PlannedCase], attempt: int, progress: bool, share: Share) -> None:
-    def file(job: Job) -> Path:
-        return _painted_file(s, job.case, job.z, attempt)
-
-    total = sum(len(case.slices) for case in cases)
-    title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
-    with (
-        Interruption(impatient=True) as interruption,
-        bar(total=total, desc=title, unit="slice", visible=progress and total > 0 and share.main) as shown,
-    ):
-        for position, jobs in enumerate(_batches(s, cases, attempt)):
-            if share.mine(position) and not all(file(job).is_file() for job in jobs):
-                for job, image in zip(jobs, _painted(s, jobs), strict=True):
-                    with replacing(file(job)) as temporary, open(temporary, "wb") as handle:
-                        np.save(handle, image.astype(np.float32))
-            shown.update(len(jobs))
-            interruption.act()
-
-
-def _painted(s: Synthesis, jobs: list[Job]) -> list[np.ndarray]:
-    return paint_jobs(jobs, METHODS[s.method], s.generator, s.sampling, s.device)
-
-
-def _assemble_all(
-    s: Synthesis, cases: list[PlannedCase], attempt: int, share: Share, threads: int, progress: bool
+def _paint_and_measure(
+    files: _Attempt, cases: Sequence[PlannedCase], share: Share, threads: int, progress: bool
 ) -> None:
-    def one(planned: PlannedCase) -> None:
-        _assemble(s, planned, attempt, share)
+    """Paints this process's batches of the cases, then measures and writes its cases."""
+    if all(files.is_measured(planned) for planned in cases):
+        return
+    if share.number > 1:
+        threads = 0  # a thread that waits for another process can't be interrupted
+    own = [planned for position, planned in enumerate(cases) if share.mine(position)]
+    own = [planned for planned in own if not files.is_measured(planned)]
+    waiting = _Painter(files, share, threads).run(cases, own, progress)
 
-    threads = threads if share.number == 1 else 0  # a thread that waits for another process can't be interrupted
-    with in_threads(one, cases, threads) as done:
-        for _ in bar(
-            done, visible=progress and share.main, total=len(cases), desc="measuring and writing", unit="case", delay=2
-        ):
+    def measure_now(planned: PlannedCase) -> None:
+        applied = waiting.cases.pop(planned.index, None) or apply_plan(files.fold, planned, textures=False)
+        share.wait_for(files.painted_files(applied))
+        files.measure(applied)
+
+    left = [planned for planned in own if not files.is_measured(planned)]
+    with in_threads(measure_now, left, threads) as measured:
+        visible = progress and share.main
+        for _ in bar(measured, visible=visible, total=len(left), desc="measuring and writing", unit="case", delay=2):
             pass
 
 
-def _assemble(s: Synthesis, planned: PlannedCase, attempt: int, share: Share) -> None:
-    """Puts painted slices into a copy of the host, measures them, and writes the case if it is to be kept.
+class _Painter:
+    """Paints one process's batches of an attempt, and measures its own cases as they become complete."""
 
-    Its record holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
-    """
-    record = _record(s, planned, attempt)
-    if record.is_file():
-        _measured(s, planned, attempt)  # refuses what a newer version wrote before anything is added to it
-        return
-    host = load_host(s, planned)
-    region = painted_region(host, s.cache.roles, s.sampling)
-    share.wait_for(_painted_file(s, planned.index, int(z), attempt) for z in np.flatnonzero(region.any((1, 2))))
-    values = _values(s, host, region, attempt)
-    changed = host.new_label != host.label
-    names = {s.cache.roles.values[name]: name for name in s.cache.roles.pathologies}
-    painted = {
-        name: values[:, changed & (host.new_label == value)]
-        for value, name in names.items()
-        if (changed & (host.new_label == value)).any()
-    }
-    measured = {
-        "quality": measure(painted, s.references) if s.sampling.gate != "off" else {},
-        "memorisation": nearest(values, changed, host.new_label, s.memory) if s.memory else {},
-    }
-    if accepted(s.sampling, measured):
-        write_case(s, host, values, region)
-    write_json(record, {"format": _FORMAT, **measured})
+    def __init__(self, files: _Attempt, share: Share, threads: int):
+        self.files, self.share, self.threads = files, share, threads
+        self.batches, self.waiting = _Batches(files.fold.settings.sampling.batch_size), _Waiting()
 
+    def run(self, cases: Sequence[PlannedCase], own: Sequence[PlannedCase], progress: bool) -> _Waiting:
+        """Paints all batches of the cases that are this process's.
 
-def _values(s: Synthesis, host: Host, region: np.ndarray, attempt: int) -> np.ndarray:
-    """(c, z, y, x) the host's intensities with the painted region put in."""
-    values = host.image.astype(np.float32)
-    for z, crop in crops(region, size_factor(s.generator.config), s.sampling):
-        image = np.load(_painted_file(s, host.planned.index, z, attempt))
-        view = values[(slice(None), z, *crop)]
-        view[:, region[z][crop]] = image[:, region[z][crop]]
-    outside = region & (host.condition == 0)
-    for channel, (low, _) in enumerate(s.generator.config.windows):
-        values[channel][outside] = low
-    return values
+        Returns:
+            The own cases that still wait to be measured, as far as they are in memory.
+        """
+        total, attempt = sum(len(planned.slices) for planned in cases), self.files.attempt
+        title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
+        visible = progress and total > 0 and self.share.main
+        own_indices = {planned.index for planned in own}
+        with (
+            Interruption(impatient=True) as interruption,
+            bar(total=total, desc=title, unit="slice", visible=visible) as shown,
+        ):
+            for batch in self._batches_of(cases, own_indices, interruption):
+                if self.share.mine(self.batches.number):
+                    self.files.paint(batch)
+                self.batches.number += 1
+                shown.update(len(batch))
+                interruption.act()
+        return self.waiting
+
+    def _batches_of(
+        self, cases: Sequence[PlannedCase], own: set[int], interruption: Interruption
+    ) -> Iterator[list[Job]]:
+        """Applies the cases one by one; a batch is painted before the generator goes on."""
+        for planned in cases:
+            applied = apply_plan(self.files.fold, planned, textures=True)
+            for job in self.files.jobs(applied):
+                batch = self.batches.add(job)
+                if batch:
+                    yield batch
+            if planned.index in own:
+                applied = applied.without_texture()
+                if not self.waiting.has_room_for(applied):
+                    self._measure_complete(1, interruption)
+                self.waiting.add(applied)
+            self._measure_complete(max(1, self.threads), interruption)
+        yield from self.batches.groups.values()
+
+    def _measure_complete(self, at_least: int, interruption: Interruption) -> None:
+        """Measures the waiting cases whose slices are all painted, if there are enough of them for the threads."""
+        complete = self._complete()
+        if len(complete) >= at_least:
+            cases = [self.waiting.cases.pop(index) for index in complete]
+            with in_threads(self.files.measure, cases, self.threads) as measured:
+                for _ in measured:
+                    interruption.act()
+
+    def _complete(self) -> list[int]:
+        """Indices of the cases whose slices are all painted; of several processes only the first such cases."""
+        incomplete, complete = self.batches.incomplete(), []
+        for index, applied in self.waiting.cases.items():
+            if index in incomplete:
+                continue
+            if self.share.number > 1 and not all(file.is_file() for file in self.files.painted_files(applied)):
+                break
+            complete.append(index)
+        return complete

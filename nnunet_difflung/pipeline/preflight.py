@@ -11,15 +11,18 @@ from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import passes
-from nnunet_difflung.pipeline.fold import FoldWork
 from nnunet_difflung.runtime.locks import using
 
 
 def check_names(raw: RawDataset, settings: Settings) -> None:
-    """Refuses options that name classes or channels which the dataset does not have."""
+    """Refuses options that name classes or channels which the dataset does not have.
+
+    Raises:
+        BadInput: naming the option and what the dataset has.
+    """
     windows = settings.generator.windows
     if windows and len(windows) != len(raw.channels):
         raise BadInput(
@@ -29,62 +32,60 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
     for name in settings.balance.target_share:
         if name not in raw.roles.pathologies:
             raise BadInput(
-                f"--target-share names {name!r}, which is no pathology of {raw.folder / 'dataset.json'}: "
+                f"--target-share names {name!r}, which is not a pathology of {raw.folder / 'dataset.json'}: "
                 f"{', '.join(raw.roles.pathologies)}"
             )
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
-    """Says where nnU-Net's 2d configuration would cut slices into lines: it cuts across the largest spacing."""
+    """Warns where nnU-Net's 2d configuration would train on lines: its slices lie across the largest spacing."""
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
         print(
-            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a spacing along "
-            f"z ({odd[0].spacing[0]:g} mm) below that of their pixels ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
+            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a z spacing "
+            f"({odd[0].spacing[0]:g} mm) smaller than their pixel spacing ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
             f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
             f"spacing into the files",
             file=sys.stderr,
         )
 
 
-def folds_to_do(raw: RawDataset, wanted: Sequence[str], settings: Settings) -> list[int | str]:
+def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:
     """Folds that have no cases of this method yet.
 
     Raises:
         BadInput: a fold has cases of this method that were made with other settings.
     """
-    manifest, folds = read_manifest(raw.folder), raw.folds(wanted)
-    method = settings.method
-    known = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
-    now = settings.identity()
+    folds, method, now = raw.folds(wanted), settings.method, settings.identity()
+    runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
     for fold in folds:
-        there = identity(known[fold].get("settings")) if fold in known else now
-        if there != now:
+        before = identity(runs[fold].get("settings")) if fold in runs else now
+        if before != now:
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
-                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(there, now)}); "
-                f"run difflung_remove -d {raw.name} first, or repeat the earlier settings"
+                f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
+                f"run difflung_remove -d {raw.name} first, or use the earlier settings"
             )
-    return [fold for fold in folds if fold not in known]
+    return [fold for fold in folds if fold not in runs]
 
 
-def warn_of_other_folds(raw: RawDataset, folds: Sequence[int | str], settings: Settings) -> None:
-    """Says where the cases of folds that are not asked for were made with other settings."""
-    manifest, now = read_manifest(raw.folder), settings.identity()
+def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:
+    """Warns where the synthetic cases of folds that are not asked for were made with other settings."""
+    now = settings.identity()
     for run in manifest["runs"] if manifest else ():
-        there = identity(run.get("settings"))
-        if run["method"] == settings.method and run["fold"] not in folds and there != now:
+        before = identity(run.get("settings"))
+        if run["method"] == settings.method and run["fold"] not in folds and before != now:
             print(
                 f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
-                f"settings{_differences(there, now)}; folds that are to be compared or averaged should have the same",
+                f"settings{_differences(before, now)}; folds to be compared or averaged should have the same settings",
                 file=sys.stderr,
             )
 
 
-def _differences(there: object, now: dict) -> str:
+def _differences(before: object, now: dict) -> str:
     """Names up to four settings that differ, as they were and as they are."""
-    found = differences(there, now)
-    return "".join(f"; {one}" for one in found[:4]) + ("; …" if len(found) > 4 else "")
+    lines = differences(before, now)
+    return "".join(f"; {line}" for line in lines[:4] + (["…"] if len(lines) > 4 else []))
 
 
 @contextmanager
@@ -116,25 +117,25 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def refuse_undertrained(work: FoldWork, result: SynthesisResult) -> None:
+def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     """Stops where most cases of a fold were dropped: a poisoned dataset is worse than none."""
-    if len(result.staged) >= 0.5 * len(work.plan.cases):
+    if len(result.staged) >= 0.5 * len(fold.plan.cases):
         return
-    dropped = f"{len(work.plan.cases) - len(result.staged)} of {len(work.plan.cases)} cases"
+    dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"
     failing = sum(not passes(row["quality"]) for row in result.dropped.values())
     rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
     if failing < 0.5 * len(result.dropped):
         raise Failed(
-            f"fold {work.fold}: {dropped} come too close to training slices; nothing was injected. Inject "
-            f"them all the same with --memorised report, or train with fewer --epochs or more patients"
+            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
+            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
         )
-    if not work.method.generator:
+    if not fold.method.generator:
         raise Failed(
-            f"fold {work.fold}: the gate dropped {dropped} ({rows}): single lesions of the training cases "
-            f"differ much from each other; nothing was injected. Inject them all the same with --gate report"
+            f"fold {fold.number}: the gate dropped {dropped} ({rows}): the lesions of the training cases differ "
+            f"too much from each other; nothing was injected. Inject them anyway with --gate report"
         )
     raise Failed(
-        f"fold {work.fold}: the gate dropped {dropped} ({rows}): the generator is under-trained, nothing was "
-        f"injected. Look at {work.folder / 'samples'}; delete {work.folder} and train with more --epochs than "
-        f"{work.settings.generator.epochs}, or inject all the same with --gate report"
+        f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained; nothing was "
+        f"injected. Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
+        f"{fold.settings.generator.epochs}, or inject them anyway with --gate report"
     )

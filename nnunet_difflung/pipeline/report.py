@@ -1,41 +1,37 @@
-"""What ``difflung_augment`` says and leaves: class tables, plans, results, report, audit, the next commands."""
+"""What ``difflung_augment`` prints and records: class tables, plans, results, report, audit, the next commands."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from nnunet_difflung.dataset.cache import check_cases
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
-from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
-from nnunet_difflung.pipeline.fold import FoldWork, prepare_fold
-from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_json, write_json
 
 
-def describe_fold(work: FoldWork) -> str:
+def describe_fold(fold: Fold) -> str:
     """Class table, deficits and plan of a fold."""
-    raw, plan = work.raw, work.plan
-    training = raw.training_cases(work.fold)
+    raw, plan = fold.raw, fold.plan
+    training = fold.data.training_cases
     before, after = shares(plan.before), shares(plan.after)
     patients = len({raw.patients[i] for i in training})
-    slices = sum(host.lung_slices for host in work.facts.values())
+    slices = sum(case.lung_slices(raw.roles) for case in fold.facts.values())
     lines = [
-        f"\nfold {work.fold}: {len(training)} training cases, {slices} slices with lung, {patients} patients",
+        f"\nfold {fold.number}: {len(training)} training cases, {slices} slices with lung, {patients} patients",
         f"  {'class':<20}{'share of lung':>14}{'target':>9}{'planned':>9}{'patients':>10}{'lesions':>9}",
     ]
     for name in raw.roles.lung:
         target = plan.targets.get(name)
-        holding = len({raw.patients[i] for i, host in work.facts.items() if host.voxels[name]})
-        lesions = len(work.lesions[name]) if name in work.lesions else ""
+        holding = len({raw.patients[i] for i, case in fold.facts.items() if case.voxels(name)})
+        lesions = len(fold.lesions[name]) if name in fold.lesions else ""
         lines.append(
             f"  {name:<20}{before[name]:>13.2%} {f'{target:.1%}' if target else '':>8}{after[name]:>9.2%}"
             f"{holding:>10}{lesions:>9}"
@@ -49,10 +45,10 @@ def describe_fold(work: FoldWork) -> str:
     return "\n".join(lines)
 
 
-def describe_result(work: FoldWork, result: SynthesisResult) -> str:
+def describe_result(fold: Fold, result: SynthesisResult) -> str:
     """What was painted in a fold and how it compares with the real voxels."""
     lines = [
-        f"fold {work.fold}: {len(result.staged)} cases painted, {len(result.dropped)} dropped, "
+        f"fold {fold.number}: {len(result.staged)} synthetic cases kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
     ]
     for name, row in result.quality.items():
@@ -63,9 +59,9 @@ def describe_result(work: FoldWork, result: SynthesisResult) -> str:
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
-                f"  {name:<20}{row['share_above_real_p99']:.0%} of cases are closer to a training slice than "
-                f"99 % of {row['real_regions']} real lesions are to other patients' (mean correlation "
-                f"{row['mean']:.2f})"
+                f"  {name:<20}{row['share_above_real_p99']:.0%} of the synthetic cases resemble a training slice "
+                f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
+                f"correlation {row['mean']:.2f})"
             )
     lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
@@ -109,22 +105,25 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
 
 def conclude(
     raw: RawDataset,
-    works: list[FoldWork],
     done: list[tuple[Synthesis, SynthesisResult]],
-    seconds: dict,
+    seconds: dict[str, float],
     request: Request,
     preview: Path | None,
 ) -> None:
-    """Report, audit and the commands to run next."""
+    """Writes the report, audits the dataset and prints the commands to run next.
+
+    Raises:
+        Failed: the audit found a leak.
+    """
     path = results_folder(raw.name, request.settings.method) / "augment_report.json"
     earlier = read_json(path)["folds"] if path.is_file() else []
     rows = [
         {
-            "fold": work.fold,
-            "before": work.plan.before,
-            "after": work.plan.after,
-            "notes": work.plan.notes,
-            "planned": len(work.plan.cases),
+            "fold": synthesis.fold.number,
+            "before": synthesis.fold.plan.before,
+            "after": synthesis.fold.plan.after,
+            "notes": synthesis.fold.plan.notes,
+            "planned": len(synthesis.fold.plan.cases),
             "injected": len(result.staged),
             "repainted": result.repainted,
             "dropped": result.dropped,
@@ -133,13 +132,13 @@ def conclude(
             "memorisation": result.memorisation,
             "seconds_of_all_folds_together": seconds,
         }
-        for work, (_, result) in zip(works, done, strict=True)
+        for synthesis, result in done
     ]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
-        print(f"\nLook at {preview} before you go on.")
-    audit_and_go_on(raw, [work.fold for work in works], request)
+        print(f"\nLook at {preview} before you train.")
+    audit_and_go_on(raw, [synthesis.fold.number for synthesis, _ in done], request)
 
 
 def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -> None:
@@ -150,58 +149,31 @@ def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -
     """
     leaks = audit_dataset(raw.name, deep=True)
     if leaks:
-        raise Failed("the audit found: " + "; ".join(leaks[:3]) + f" (difflung_audit -d {raw.name} lists all)")
-    print(f"Audit: no validation case or patient is behind any synthetic case of {raw.name}.")
+        raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {raw.name} lists all problems")
+    print(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
     print(next_commands(raw, request.configuration, request.settings.method, folds, request.device))
 
 
-def run_entry(work: FoldWork, s: Synthesis, result: SynthesisResult) -> dict:
+def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
     """What the manifest keeps of a run."""
+    fold, generator = synthesis.fold, synthesis.generator
     return {
-        "method": s.method,
-        "fold": s.fold,
-        "settings": work.settings.as_dict(),
+        "method": fold.method.name,
+        "fold": fold.number,
+        "settings": fold.settings.as_dict(),
         "generator": {
-            "hash": s.generator.hash or None,
-            "folder": os.path.relpath(s.generator.folder, nnunet_folder(NNUNET_RESULTS)),
-            "training_cases": list(s.generator.training_cases),
+            "hash": generator.hash or None,
+            "folder": os.path.relpath(generator.folder, nnunet_folder(NNUNET_RESULTS)),
+            "training_cases": list(generator.training_cases),
         },
         "summary": {
-            "planned": len(work.plan.cases),
+            "planned": len(fold.plan.cases),
             "injected": len(result.staged),
             "dropped": sorted(result.dropped),
             "quality": result.quality,
             "memorisation": result.memorisation,
-            "targets": work.plan.targets,
-            "voxels_before": work.plan.before,
-            "voxels_planned": work.plan.after,
+            "targets": fold.plan.targets,
+            "voxels_before": fold.plan.before,
+            "voxels_planned": fold.plan.after,
         },
     }
-
-
-def dry_run(raw: RawDataset, folds: list[int | str], request: Request) -> None:
-    """Shows class tables, deficits, plan, time and disk; writes nothing."""
-    facts = check_cases(raw, request.processes)
-    raw = with_class_counts(raw, facts)
-    warn_of_orientation(raw, facts)
-
-    def read_label(identifier: str):
-        return raw.read_label(identifier)[0]
-
-    lesions: dict = {}
-    works = [prepare_fold(raw, fold, request.settings, facts, read_label, lesions) for fold in folds]
-    for work in works:
-        print(describe_fold(work))
-    check_disk(works, facts)
-    working = [work for work in works if work.plan.cases]
-    if working:
-        training, painting = estimate_seconds(working[0], facts, request.device)
-        disk = sum(sum(estimate_bytes(work, facts)) for work in working)
-        print(
-            f"\nEstimate on {request.device}: {duration(training * len(working))} of training and "
-            f"{duration(painting * len(working))} of painting for {len(working)} fold(s); up to {size(disk)} of "
-            f"disk."
-        )
-        if request.device == "cpu" and request.settings.preset != "fast" and training * len(working) > 3600:
-            print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
-    print("Dry run: nothing was written.")

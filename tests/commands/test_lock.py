@@ -284,7 +284,7 @@ def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypa
     monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "1"))
     assert main([*options, "--max-synthetic", "1"]) == 0
     said = capsys.readouterr().out
-    assert "Meanwhile another command has added" in said
+    assert "Another command has added these synthetic cases" in said
     assert "Audit: " in said, "audited, as always"
 
 

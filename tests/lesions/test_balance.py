@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
-from nnunet_difflung.lesions.plan import HostFacts, new_label, shares
+from nnunet_difflung.lesions.pasting import apply_operations
+from nnunet_difflung.lesions.plan import PlannedCase, shares
 from tests.support.tiny import make_masks
 
 ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
@@ -23,11 +25,16 @@ def cohort(cases: int = 16, size: int = 48, depth: int = 1, with_emphysema: int 
     }
 
 
-def facts_of(labels: dict[str, np.ndarray], spacing=(5.0, 1.0, 1.0)) -> dict[str, HostFacts]:
-    return {
-        i: HostFacts(i, spacing, {n: int((a == v).sum()) for n, v in ROLES.values.items()}, len(a))
-        for i, a in labels.items()
-    }
+def facts_of(labels: dict[str, np.ndarray], spacing=(5.0, 1.0, 1.0)) -> dict[str, CaseFacts]:
+    return {i: CaseFacts(i, a.shape, 1, spacing, "int16", count_slices(a), [], content="") for i, a in labels.items()}
+
+
+def count_slices(label: np.ndarray) -> dict[str, list[int]]:
+    return {name: (label == value).sum((1, 2)).tolist() for name, value in ROLES.values.items()}
+
+
+def new_label(planned: PlannedCase, label: np.ndarray, lesions, facts: dict[str, CaseFacts]) -> np.ndarray:
+    return apply_operations(planned.operations, label, facts[planned.host].spacing, lesions, ROLES)[0]
 
 
 def plan_for(labels, config=None, fold=0):
@@ -40,7 +47,7 @@ def plan_for(labels, config=None, fold=0):
 def test_targets_are_met_and_shares_are_those_of_the_labels():
     labels = cohort()
     plan, lesions, facts = plan_for(labels, BalanceConfig(max_synthetic=12))
-    made = [new_label(case, labels[case.host], lesions, facts, ROLES) for case in plan.cases]
+    made = [new_label(case, labels[case.host], lesions, facts) for case in plan.cases]
     everything = np.stack([*labels.values(), *made])
     counted = {name: int((everything == ROLES.values[name]).sum()) for name in ROLES.lung}
     assert counted == plan.after
@@ -59,7 +66,7 @@ def test_bounds_hold_and_only_normal_lung_changes(seed, bound, target):
     assert plan.slices <= bound
     for case in plan.cases:
         old = labels[case.host]
-        new = new_label(case, old, lesions, facts, ROLES)
+        new = new_label(case, old, lesions, facts)
         assert (old[new != old] == 1).all()
         assert np.isin(new[new != old], (2, 3)).all()
         assert tuple(np.flatnonzero((new != old).any((1, 2)))) == case.slices

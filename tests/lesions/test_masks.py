@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, transformed
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
 
 NORMAL, EMPHYSEMA, ILD = 1, 2, 3
@@ -54,27 +54,27 @@ def test_a_volume_lesion_is_one_object():
 )
 def test_area_follows_the_scale(transform, area):
     before = disc(9)
-    after = transformed(before, transform)
+    after = warp(before, transform).mask
     assert after.sum() == pytest.approx(area * before.sum(), rel=0.06)
     assert ndimage.label(after)[1] == 1
 
 
 def test_dilation_grows_by_its_pixels():
-    after = transformed(disc(5), Transform(dilation=2))
+    after = warp(disc(5), Transform(dilation=2)).mask
     assert after.shape == (1, 15, 15)
     assert after.sum() > disc(6).sum()
 
 
 def test_a_lesion_keeps_its_size_in_mm():
     """Twice the pixel size in the donor: twice the pixels in the host, along each axis with several voxels."""
-    after = transformed(np.ones((4, 10, 10), bool), Transform(), (0.5, 2.0, 2.0))
+    after = warp(np.ones((4, 10, 10), bool), Transform(), (0.5, 2.0, 2.0)).mask
     assert after.shape == (2, 20, 20)
     assert after.all()
-    assert transformed(np.ones((1, 10, 10), bool), Transform(), (0.2, 1.0, 1.0)).shape == (1, 10, 10)
+    assert warp(np.ones((1, 10, 10), bool), Transform(), (0.2, 1.0, 1.0)).mask.shape == (1, 10, 10)
 
 
 def test_rotation_turns():
-    turned = transformed(np.ones((1, 3, 15), bool), Transform(angle=90.0))
+    turned = warp(np.ones((1, 3, 15), bool), Transform(angle=90.0)).mask
     assert turned.shape == pytest.approx((1, 15, 3), abs=1)
 
 
@@ -97,7 +97,7 @@ def test_pasting_changes_normal_lung_only(seed, radius, depth):
     label = lung(depth)
     label[rng.random(label.shape) < 0.02] = ILD
     before = label.copy()
-    mask = transformed(np.repeat(disc(radius), rng.integers(1, depth + 1), 0), draw_transform(rng))
+    mask = warp(np.repeat(disc(radius), rng.integers(1, depth + 1), 0), draw_transform(rng)).mask
     place = find_place(mask, label == NORMAL, rng)
     if place is None:
         return

@@ -7,9 +7,10 @@ import pytest
 from scipy import ndimage
 
 from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.lesions.masks import Transform, cut_to_box, find_lesions, paste, resample_geometry, transformed
+from nnunet_difflung.lesions.masks import Transform, box_of, find_lesions, paste, resample_geometry, warp
+from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import Operation
-from nnunet_difflung.lesions.texture import fill_outside, moved_texture, paste_textures
+from nnunet_difflung.lesions.texture import fill_outside, moved_texture
 
 ROLES = LabelRoles("normal", ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
 SPACING = (5.0, 1.0, 1.0)
@@ -38,10 +39,12 @@ def test_only_the_lesion_is_read():
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_texture_moves_as_the_mask_does(transform):
-    mask = cut_to_box(_blob())
+    mask = _blob()
+    mask = mask[box_of(mask)]
     half = mask & (np.arange(mask.shape[1])[None, :, None] < mask.shape[1] // 2)  # a pattern inside the lesion
     room = 3
-    moved, texture = transformed(mask, transform), moved_texture(half[None] * 100.0, mask, transform, (1, 1, 1), room)
+    warped = warp(mask, transform)
+    moved, texture = warped.mask, moved_texture(half[None] * 100.0, mask, transform, (1, 1, 1), warped, room)
     assert texture.shape[1:] == tuple(np.array(moved.shape) + (0, 2 * room, 2 * room))
     inner = texture[0, :, room:-room, room:-room] > 50
     plain = Transform(transform.mirror, transform.angle, transform.scale)
@@ -69,7 +72,7 @@ def test_values_and_grain_stay_those_of_the_lesion(transform):
             np.where(mask, rng.uniform(0, 10, mask.shape), -700.0),
         ]
     )
-    texture = moved_texture(image, mask, transform, (1, 1, 1), 2)
+    texture = moved_texture(image, mask, transform, (1, 1, 1), warp(mask, transform), 2)
     for channel, source in zip(texture, image, strict=True):
         real = source[mask]
         assert channel.min() >= real.min() - 1e-3
@@ -87,11 +90,12 @@ def _paste(places=((0, 8, 6),), transform=TRANSFORMS[0], depth=1, spacing=SPACIN
     host = rng.normal(-850, 30, (1, *host_label.shape))
     lesions = {"emphysema": find_lesions(donor_label, 2, "donor", "emphysema", SPACING)}
     operations = [Operation("emphysema", "donor", 1, transform, place, 0) for place in places]
-    result = paste_textures(host, host_label, operations, spacing, lesions, ROLES, lambda case: donor)
+    pasted_label, result = apply_operations(operations, host_label, spacing, lesions, ROLES, host, lambda case: donor)
     new = host_label.copy()
     for op in operations:
         ratio = np.array(SPACING) / spacing
-        paste(new, transformed(lesions["emphysema"][0].mask, transform, ratio), op.place, 2, 1)
+        paste(new, warp(lesions["emphysema"][0].mask, transform, ratio).mask, op.place, 2, 1)
+    assert np.array_equal(pasted_label, new)
     return result, host.astype(np.float32), host_label, new, donor
 
 

@@ -300,7 +300,7 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
     monkeypatch.setattr(augment, "discard_work", lambda _: deleted.set())
 
     def run(index: int) -> None:
-        augment._run(SimpleNamespace(name="a"), [work], None, request, Share(index, 3, "now"), {})
+        augment._run(SimpleNamespace(name="a"), [work], request, Share(index, 3, "now"), {})
 
     first = threading.Thread(target=run, args=[0], daemon=True)
     first.start()

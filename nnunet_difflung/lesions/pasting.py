@@ -1,0 +1,77 @@
+"""Applies a planned case to its host: the new label map and, where a method starts from it, the lesions' texture."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
+from nnunet_difflung.lesions.plan import Operation
+from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture, window_with_room
+
+
+def apply_operations(
+    operations: Sequence[Operation],
+    label: np.ndarray,
+    spacing: Sequence[float],
+    lesions: dict[str, list[Lesion]],
+    roles: LabelRoles,
+    image: np.ndarray | None = None,
+    read_image: Callable[[str], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pastes lesions into a copy of a host's label map and, with ``image``, their texture into a copy of its image.
+
+    Each lesion is warped once. Its texture is pasted with its partial volume and fades into the host over
+    ``texture.EDGE`` pixels outside its outline; outside normal lung and the lesion itself the image is not touched.
+
+    Args:
+        operations: of the plan, in their order.
+        label: (z, y, x) the host's label values.
+        spacing: (z, y, x) of the host in mm.
+        lesions: pathology → lesions sorted by case and component, with those of the operations.
+        roles: of the labels.
+        image: (c, z, y, x) the host's intensities; None pastes no texture.
+        read_image: case id → its image (c, z, y, x); only the lesion's box is read of a memory map.
+
+    Returns:
+        (z, y, x) the new label values, and (c, z, y, x) float32 the image with the lesions' texture (None without
+        ``image``).
+    """
+    new_label, pasted = label.copy(), None if image is None else image.astype(np.float32)
+    normal = roles.values[roles.normal]
+    for operation in operations:
+        lesion = lesion_of(operation, lesions)
+        ratio = np.array(lesion.spacing) / spacing
+        warped = warp(lesion.mask, operation.transform, ratio)
+        value = roles.values[operation.pathology]
+        if pasted is None or read_image is None:
+            paste(new_label, warped.mask, operation.place, value, normal)
+            continue
+        texture = _texture(operation, lesion, warped, ratio, read_image)
+        window, part = window_with_room(operation.place, warped.mask.shape, label.shape)
+        free = new_label[window] == normal
+        paste(new_label, warped.mask, operation.place, value, normal)
+        changed = free & (new_label[window] != normal)
+        paste_texture(pasted[(slice(None), *window)], texture[(slice(None), *part)], free, changed)
+    return new_label, pasted
+
+
+def _texture(
+    operation: Operation,
+    lesion: Lesion,
+    warped: WarpedLesion,
+    ratio: np.ndarray,
+    read_image: Callable[[str], np.ndarray],
+) -> np.ndarray:
+    donor = np.asarray(read_image(operation.donor)[(slice(None), *lesion.box)])
+    return moved_texture(donor, lesion.mask, operation.transform, ratio, warped, ROOM)
+
+
+def lesion_of(operation: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
+    """The lesion that an operation pastes."""
+    candidates = lesions[operation.pathology]  # sorted by case, then component
+    key = (operation.donor, operation.component)
+    return candidates[bisect_left(candidates, key, key=lambda lesion: (lesion.case, lesion.component))]

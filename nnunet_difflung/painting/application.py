@@ -1,0 +1,109 @@
+"""A planned case applied to its host: all that painting, measuring and writing the synthetic case need of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.generator.families import family_of
+from nnunet_difflung.lesions.pasting import apply_operations
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.painting.fold import Fold
+
+
+@dataclass(frozen=True)
+class AppliedCase:
+    """A planned case in memory: the n slices of its host that change, with what changes in them.
+
+    Attributes:
+        planned: the plan's entry; ``planned.slices`` are the n positions.
+        shape: (z, y, x) of the host.
+        spacing: (z, y, x) of the host in mm.
+        image: (c, n, y, x) the host's intensities.
+        new_label: (n, y, x) the host's label values with the pasted lesions.
+        changed: (n, y, x) bool, the voxels that get a new label.
+        condition: (n, y, x) ``new_label`` with the derived body class.
+        region: (n, y, x) bool, the voxels that get new intensities (``painted_region``).
+        pasted: (c, n, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
+    """
+
+    planned: PlannedCase
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    image: np.ndarray
+    new_label: np.ndarray
+    changed: np.ndarray
+    condition: np.ndarray
+    region: np.ndarray
+    pasted: np.ndarray | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        arrays = (self.image, self.new_label, self.changed, self.condition, self.region, self.pasted)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def without_texture(self) -> AppliedCase:
+        """The same without the pasted texture, which is not needed once the jobs are made."""
+        return replace(self, pasted=None)
+
+    def in_host(self, array: np.ndarray) -> np.ndarray:
+        """(…, n, y, x) → (…, z, y, x): slices put into a volume of the host's shape, zero in the other slices."""
+        volume = np.zeros((*array.shape[:-3], *self.shape), array.dtype)
+        volume[..., list(self.planned.slices), :, :] = array
+        return volume
+
+
+def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
+    """Reads a planned case's host and pastes the plan's lesions into it.
+
+    Args:
+        fold: of the plan.
+        planned: the case.
+        textures: paste the lesions' intensities too, where the method starts from them.
+    """
+    cache, roles, host = fold.cache, fold.cache.roles, fold.cache.facts[planned.host]
+    image, label, slices = cache.image(planned.host), cache.label(planned.host), list(planned.slices)
+    starts_from = image if textures and family_of(fold.method).starts_from_paste else None
+    new_label, pasted = apply_operations(
+        planned.operations, label, host.spacing, fold.lesions, roles, starts_from, cache.image
+    )
+    label, new_label = label[slices], new_label[slices]
+    changed = new_label != label
+    return AppliedCase(
+        planned,
+        host.shape,
+        host.spacing,
+        np.array(image[:, slices]),
+        new_label,
+        changed,
+        np.where(changed, new_label, cache.condition(planned.host)[slices]),
+        painted_region(label, changed, roles, fold.settings.sampling),
+        None if pasted is None else pasted[:, slices],
+    )
+
+
+def painted_region(label: np.ndarray, changed: np.ndarray, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
+    """(n, y, x) bool: the voxels that get new intensities.
+
+    ``composite``: the changed voxels and a margin of normal lung around them; the host's own pathology stays real.
+    ``full``: the whole slices (what lies outside lung and body is set to the window's lower end, as in the paper).
+    Voxels labelled ``ignore`` always keep their intensities.
+
+    Args:
+        label: (n, y, x) the host's label values in the slices that change.
+        changed: (n, y, x) bool, the voxels that get a new label.
+        roles: of the labels.
+        sampling: settings.
+    """
+    if sampling.paint == "full":
+        region = np.ones_like(changed)
+    else:
+        plane = ndimage.generate_binary_structure(2, 1)[None]
+        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
+        region = region & (changed | (label == roles.values[roles.normal]))
+    return region if roles.ignore is None else region & (label != roles.ignore)

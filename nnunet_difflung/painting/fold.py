@@ -1,0 +1,97 @@
+"""A fold of one run: its training cases, its settings, its plan of synthetic cases, and the folders it works in."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nnunet_difflung.config import Settings
+from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.generator.training import FoldData
+from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.lesions.plan import Plan
+from nnunet_difflung.methods import METHODS, Method
+from nnunet_difflung.paths import fold_folder
+from nnunet_difflung.runtime.files import json_bytes
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold of one run.
+
+    Attributes:
+        raw: the dataset.
+        data: what a generator of the fold may see: its number and its training cases.
+        settings: of the run.
+        lesions: pathology → lesions of the training cases.
+        plan: the synthetic cases to be made from the training cases.
+    """
+
+    raw: RawDataset
+    data: FoldData
+    settings: Settings
+    lesions: dict[str, list[Lesion]]
+    plan: Plan
+
+    @property
+    def number(self) -> int | str:
+        """As in ``splits_final.json``, or ``all``."""
+        return self.data.fold
+
+    @property
+    def cache(self) -> SliceCache:
+        """The dataset's real cases."""
+        return self.data.cache
+
+    @property
+    def facts(self) -> dict[str, CaseFacts]:
+        """What the training cases hold."""
+        return {i: self.cache.facts[i] for i in self.data.training_cases}
+
+    @property
+    def method(self) -> Method:
+        """How the synthetic cases are made."""
+        return METHODS[self.settings.method]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the generator that paints (of a method without one: where its cases are made)."""
+        return fold_folder(self.raw.name, self.method.trained.name, self.number)
+
+    @property
+    def own_folder(self) -> Path:
+        """The folder of the method's own fold; the generator's unless it borrows another method's generator."""
+        return fold_folder(self.raw.name, self.method.name, self.number)
+
+    @cached_property
+    def work(self) -> Path:
+        """Folder of painted slices and staged cases until they are injected.
+
+        Other training cases or another plan have another folder.
+        """
+        content = {i: case.content for i, case in self.facts.items()}
+        depends = [content, [planned.as_record() for planned in self.plan.cases]]
+        digest = hashlib.sha256(json_bytes(depends)).hexdigest()[:12]
+        folders = [self.own_folder / f"{works}_{digest}" for works in self._works]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+    @property
+    def _works(self) -> list[str]:
+        """Beginnings of the work folders' names for these settings; earlier versions had others."""
+        return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
+
+    def discard_outdated(self) -> None:
+        """Deletes what was painted with these settings for other training cases or another plan."""
+        current = self.work
+        for path in {path for works in self._works for path in self.own_folder.glob(f"{works}*")} - {current}:
+            discard_work(path)
+
+
+def discard_work(work: Path) -> None:
+    """Deletes a work folder once its cases are in the dataset."""
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""Each synthetic case's host is read and its lesions are warped once, and the manifest is read once for each state."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from nnunet_difflung.commands.augment import main, parse, settings_from
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.injection import manifest as manifest_module
+from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.painting.fold import discard_work
+from nnunet_difflung.pipeline import augment as augment_module
+from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.runtime.share import Share
+from tests.support.commands import prepared
+from tests.support.tiny import make_dataset
+
+COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "-np", "1"]
+MASKS = ["--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]
+
+
+class Counts:
+    """Counts what is read and warped while synthetic cases are painted, shown and injected, not what planning does."""
+
+    def __init__(self, monkeypatch):
+        self.of: Counter[str] = Counter()
+        self._paused, self._lock = threading.local(), threading.Lock()
+        self._count(monkeypatch, SliceCache, "label", lambda *_, **__: "labels read")
+        self._count(monkeypatch, SliceCache, "image", lambda *_, **__: "images read")
+        self._count(
+            monkeypatch,
+            ndimage,
+            "affine_transform",
+            lambda *_, order, **__: "masks warped" if order == 1 else "textures warped",
+        )
+        self._count(
+            monkeypatch,
+            manifest_module,
+            "read_json",
+            lambda path: "manifests read" if Path(path).name == MANIFEST else "other files read",
+        )
+        for name in ("prepare_fold", "reference", "real_to_real"):
+            self._leave_out(monkeypatch, fold_module, name)
+        self._leave_out(monkeypatch, augment_module, "prepare_fold")
+
+    def _count(self, monkeypatch, owner: object, name: str, key: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def counted(*arguments, **options):
+            if not getattr(self._paused, "now", False):
+                with self._lock:
+                    self.of[key(*arguments, **options)] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    def _leave_out(self, monkeypatch, owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def uncounted(*arguments, **options):
+            self._paused.now = True
+            try:
+                return original(*arguments, **options)
+            finally:
+                self._paused.now = False
+
+        monkeypatch.setattr(owner, name, uncounted)
+
+    def command(self, *options: str) -> dict[str, int]:
+        """What a command does."""
+        self.of.clear()
+        main([*COPY, *options])
+        return dict(self.of)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    return prepared(tmp_path, monkeypatch)
+
+
+def _operations(folder: Path) -> tuple[int, list[dict]]:
+    """The number of synthetic cases, and the operations of all of them."""
+    cases = read_manifest(folder)["cases"].values()
+    return len(cases), [operation for case in cases for operation in case["operations"]]
+
+
+def _moves(operation: dict) -> bool:
+    """Whether a lesion's mask is interpolated (all cases have one spacing)."""
+    return bool(operation["transform"]["angle"]) or not np.isclose(operation["transform"]["scale"], 1)
+
+
+@pytest.mark.parametrize("volumes", [False, True])
+def test_a_command_reads_each_host_once_and_warps_each_lesion_once(folders, monkeypatch, volumes):
+    folder = make_dataset(folders[0], patients=6, volumes=volumes, emphysema_every=2)
+    done = Counts(monkeypatch).command(*MASKS)
+    cases, operations = _operations(folder)
+    classes = {operation["pathology"] for operation in operations}
+    assert cases >= 2
+    assert len(operations) > cases
+    assert done == {
+        "labels read": cases,
+        "masks warped": sum(map(_moves, operations)),
+        "textures warped": len(operations),
+        "images read": cases + len(operations) + len(classes),  # hosts, donors, and one for each row of the preview
+        "manifests read": 4,  # at the start, under the lock of the injection, and by the audit with its copy
+    }
+
+
+def test_the_manifest_is_read_once_where_nothing_changes(folders, monkeypatch):
+    make_dataset(folders[0], patients=6, emphysema_every=2)
+    main([*COPY, *MASKS])
+    counts = Counts(monkeypatch)
+    assert counts.command(*MASKS)["manifests read"] == 3  # one, and the audit's two
+    assert counts.command("--method", "cbmat", "--preset", "fast", "--epochs", "1", "--dry-run")["manifests read"] == 1
+
+
+def _staged(folder: Path) -> dict[str, str]:
+    """The synthetic cases' files with their hashes."""
+    return {name: entry["after"] for name, entry in read_manifest(folder)["files"].items() if "difflung_" in name}
+
+
+def test_cases_that_memory_does_not_hold_are_applied_again_with_the_same_result(tmp_path, monkeypatch):
+    """Ten single slices in batches of eight: seven wait for an eighth to complete a batch; memory holds three."""
+    labels_read, files, sizes = [], [], []
+    for name, held in (("all", None), ("three", 3)):
+        with monkeypatch.context() as patch:
+            folder = make_dataset(prepared(tmp_path / name, patch)[0], patients=6, emphysema_every=2)
+            if held:
+                patch.setattr(synthesis_module, "_WAITING_BYTES", held * max(sizes))
+            kept = synthesis_module._Waiting.add
+
+            def add(waiting, applied, kept=kept, held=held):
+                kept(waiting, applied)
+                sizes.append(sum(case.bytes for case in waiting.cases.values()) // len(waiting.cases))
+                assert held is None or len(waiting.cases) <= held
+
+            patch.setattr(synthesis_module._Waiting, "add", add)
+            labels_read.append(Counts(patch).command(*MASKS)["labels read"])
+            files.append(_staged(folder))
+    assert files[0] == files[1]
+    assert labels_read == [10, 10 + 4], "four of the seven are let go before their batch is complete"
+
+
+def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings = settings_from(parse([*COPY, *MASKS]))
+    raw = open_raw_dataset("801")
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    alone = fold_module.synthesize_fold(fold, "cpu", progress=False)[1]
+    hashes = {case.identifier: [sha256(file) for file in (*case.images, case.label)] for case in alone.staged}
+    discard_work(fold.work)
+    counts = Counts(monkeypatch)
+
+    def part(index: int) -> SynthesisResult:
+        return fold_module.synthesize_fold(fold, "cpu", progress=False, share=Share(index, 2, "now"))[1]
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(part, (0, 1)))
+    assert counts.of["labels read"] == 2 * len(fold.plan.cases) == 20
+    for result in results:
+        assert hashes == {case.identifier: [sha256(f) for f in (*case.images, case.label)] for case in result.staged}
