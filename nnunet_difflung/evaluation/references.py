@@ -3,8 +3,8 @@
 ``class_mean``: every class painted with its mean over the fold's training cases. It has the best PSNR that masks alone
 allow, and no texture at all: a method with a lower PSNR is not worse for that reason. ``neighbour``: the next real
 slice of the same patient; its distributions are taken where its own classes are. ``real_other_patients``: the pooled
-real training patients of the fold compared with each validation patient, that is, the lowest bias, Wasserstein and
-texture distance to expect of a generator that learned from other patients.
+real training patients of the fold compared with each validation patient: the bias, Wasserstein and texture distance
+that a perfect painter of other patients' lungs would reach.
 """
 
 from __future__ import annotations

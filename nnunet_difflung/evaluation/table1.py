@@ -39,8 +39,8 @@ right texture contains the texture's variance twice, that of a blurred image onl
 single images can mean a worse image; `class_mean` shows the PSNR of an image without any texture.
 
 ² Energy distance of local standard deviations and of differences between voxels 1 to 3 pixels apart; needs no network
-and does not depend on the mean. `real_other_patients` shows the lowest value to expect, also for the bias and the
-Wasserstein distance.
+and does not depend on the mean. `real_other_patients` shows the value that real slices of other patients reach, also
+for the bias and the Wasserstein distance.
 
 ³ Standard deviation between the samples of a mask; for comparison, the standard deviation of the real voxels of a
 patient's class: {real_sd}.

@@ -16,7 +16,7 @@ estimated without bias. Like KID it is a squared MMD, with the kernel −‖x �
 for equal distributions, whereas KID's cubic kernel compares three moments; it has no bandwidth to choose, and outliers
 enter linearly, not with the sixth power. A distance of 1 is roughly a shift of all descriptors by one real standard
 deviation. Patients differ and neighbouring windows overlap, so not even real texture reaches 0:
-``real_other_patients`` is the lowest value to expect.
+``real_other_patients`` is the value that real slices of other patients reach.
 """
 
 from __future__ import annotations
