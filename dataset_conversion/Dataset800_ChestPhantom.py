@@ -90,7 +90,8 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
     step = float(numbers[1]) if len(numbers) > 1 else THICKNESS_MM
     painter = Painter(Thorax(patient, extent.lung_scale), min(step, THICKNESS_MM))
     images = [
-        painter.slice(one, z, size, patient.rng(4, i)) for i, (one, z) in enumerate(zip(truth, heights, strict=True))
+        painter.slice(tissue, z, size, patient.rng(4, i))
+        for i, (tissue, z) in enumerate(zip(truth, heights, strict=True))
     ]
     name = f"{PREFIX}_p{index + (cohort.patients if test else 0):03d}"
     pixel = FIELD_OF_VIEW_MM / size

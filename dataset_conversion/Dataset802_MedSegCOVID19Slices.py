@@ -39,8 +39,8 @@ class GroupSource(FileSource):
 
     def listing(self) -> Listing:
         """As of ``FileSource``, for this group's slices."""
-        found = super().listing()
-        return replace(found, size=(*found.size[:2], min(GROUP, max(0, found.size[2] - self.first))))
+        listing = super().listing()
+        return replace(listing, size=(*listing.size[:2], min(GROUP, max(0, listing.size[2] - self.first))))
 
     def load(self) -> Scan:
         """The group's slices."""
@@ -68,11 +68,11 @@ def find(folder: Path) -> list[GroupSource]:
         MaskOf("lungs", files["tr_lungmasks_updated"]),
         *(MaskOf(name, files["tr_mask"], (value,)) for name, value in VALUES.items()),
     )
-    whole = FileSource("", folder, files["tr_im"], masks, True)
-    problems = whole.listing().problems
+    stack = FileSource("", folder, files["tr_im"], masks, True)
+    problems = stack.listing().problems
     if problems:
         raise BadInput(problems[0])
-    slices = whole.listing().size[2]
+    slices = stack.listing().size[2]
     notes = (f"{GROUP} slices in a row taken as one patient: the set does not say whose they are",)
     return [
         GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)

@@ -57,8 +57,8 @@ class HugSource:
     lungs: Path | None
 
     def _headers(self) -> list[Header]:
-        found = [read_header(path, self.folder) for path in sorted(self.text.parent.glob("*.dcm"))]
-        series, notes = ct_series([one[1] for one in found if one])
+        headers = [read_header(path, self.folder) for path in sorted(self.text.parent.glob("*.dcm"))]
+        series, notes = ct_series([header[1] for header in headers if header])
         if not series:
             raise BadInput(
                 f"{self.text.parent}: no CT slices beside {self.text.name} "
@@ -70,20 +70,20 @@ class HugSource:
         """Headers and contours."""
         files = [p.relative_to(self.folder).as_posix() for p in (self.text, *sorted(self.text.parent.glob("*.dcm")))]
         try:
-            one = stack(self._headers(), self.folder)
+            series = stack(self._headers(), self.folder)
             names = sorted({roi.label for roi in read_rois(self.text)[1]} | {"lung"})
         except BadInput as error:
             return Listing(self.patient, tuple(files), (0, 0, 0), (0, 0, 0), "CT", (0, 0), (), (str(error),))
-        size = (*one.slices[0].size, len(one.slices))
-        return Listing(self.patient, tuple(files), size, one.spacing, "CT", (0, 0), tuple(names))
+        size = (*series.slices[0].size, len(series.slices))
+        return Listing(self.patient, tuple(files), size, series.spacing, "CT", (0, 0), tuple(names))
 
     def load(self) -> Scan:
         """CT in HU, the outlined tissues, and the lungs as a structure of their own."""
         from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
 
-        one = stack(self._headers(), self.folder)
-        image, (spacing, rois) = read_volume(one, self.folder), read_rois(self.text)
-        slice_of = {_number(header.path): z for z, header in enumerate(one.slices)}
+        series = stack(self._headers(), self.folder)
+        image, (spacing, rois) = read_volume(series, self.folder), read_rois(self.text)
+        slice_of = {_number(header.path): z for z, header in enumerate(series.slices)}
         shape = image.GetSize()[::-1]
         missing = sorted({roi.slice_number for roi in rois} - set(slice_of))
         if missing:
@@ -92,13 +92,13 @@ class HugSource:
                 f"expected a file that ends with -{missing[0]:04d}.dcm: unpack the whole patient"
             )
         masks = draw(rois, spacing, shape, slice_of)
-        notes = list(one.notes)
+        notes = list(series.notes)
         lung = self._lungs(shape, slice_of)
         if lung is None:
             lung = lung_mask(image, np.logical_or.reduce(list(masks.values())))
             notes.append("lung found by threshold, no lung masks beside this series")
         annotated = sorted({slice_of[roi.slice_number] for roi in rois})
-        structures = {name: one.place(mask) for name, mask in {"lung": lung, **masks}.items()}
+        structures = {name: series.place(mask) for name, mask in {"lung": lung, **masks}.items()}
         return Scan(image, structures, "CT", tuple(annotated), False, tuple(notes))
 
     def _lungs(self, shape: tuple[int, ...], slice_of: dict[int, int]) -> np.ndarray | None:

@@ -5,10 +5,10 @@ Published by Kiser et al. (Medical Physics 2020, 10.1002/mp.14424; TCIA 10.7937/
 ``Effusions/LUNG1-001/LUNG1-001_effusion_first_reviewer.nii.gz``; the CT is TCIA's collection NSCLC-Radiomics (Aerts et
 al. 2014, 10.7937/k9/tcia.2015.pf0m9rei), unpacked so that ``NSCLC-Radiomics/LUNG1-001/…/*.dcm`` lies in the folder.
 
-The cavity is everything inside the ribs but the mediastinum: lung, tumour, atelectasis, effusion. What is left of it
-without the effusion becomes ``normal_lung``, the class that lesions are painted into; it holds tumours and atelectasis,
-so it is no reader's normal lung. The authors warn that some programs show their masks in a wrong orientation: a cavity
-that does not lie on lung in the CT's space is tried mirrored along y and z, and refused where that does not help.
+The cavity is everything inside the ribs but the mediastinum: lung, tumour, atelectasis, effusion. Without the effusion
+it becomes ``normal_lung``, the class that lesions are painted into; it holds tumours and atelectasis, so it is not
+normal lung as a reader would draw it. The authors warn that some programs show their masks in a wrong orientation: a
+cavity that does not lie on lung in the CT's space is tried mirrored along y and z, and refused if that does not help.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class PleThoraSource:
 
     def listing(self) -> Listing:
         """The CT's, with the masks as structures."""
-        found = self.ct.listing()
+        listing = self.ct.listing()
         series = self.ct.folder.relative_to(self.folder)
         masks = [p.relative_to(self.folder) for p in (self.cavity, self.effusion) if p]
-        files = tuple(path.as_posix() for path in (*(series / path for path in found.files), *masks))
+        files = tuple(path.as_posix() for path in (*(series / path for path in listing.files), *masks))
         names = ("effusion", "thoracic_cavity") if self.effusion else ("thoracic_cavity",)
-        return Listing(self.patient, files, found.size, found.spacing, "CT", found.intensity, names, found.problems)
+        return Listing(
+            self.patient, files, listing.size, listing.spacing, "CT", listing.intensity, names, listing.problems
+        )
 
     def load(self) -> Scan:
         """CT and masks on its grid."""
@@ -72,9 +74,9 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], where: Path) -> t
     from nnunet_difflung.dataset_conversion.imaging.geometry import image_like, on_grid
 
     dark = sitk.GetArrayViewFromImage(image) < LUNG
-    found = {name: on_grid(mask, image) for name, mask in masks.items()}
-    if _on_lung(found["thoracic_cavity"], dark) >= SHARE:
-        return {name: image_like(array, image) for name, array in found.items()}, ()
+    placed = {name: on_grid(mask, image) for name, mask in masks.items()}
+    if _on_lung(placed["thoracic_cavity"], dark) >= SHARE:
+        return {name: image_like(array, image) for name, array in placed.items()}, ()
     arrays = {name: (sitk.GetArrayFromImage(mask) > 0).astype(np.uint8) for name, mask in masks.items()}
     if all(array.shape == dark.shape for array in arrays.values()):
         mirrorings: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))

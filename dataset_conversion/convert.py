@@ -34,7 +34,7 @@ from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
 _DESCRIPTION = """
-Makes an nnU-Net dataset of your own CT archive: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes with
+Makes an nnU-Net dataset from your own CT archive: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes with
 label maps, or PNG/TIFF slices with masks. Look first, edit the mapping that this writes, then convert:
 
     difflung_convert -i ARCHIVE --list --mapping map.yaml
@@ -43,8 +43,8 @@ label maps, or PNG/TIFF slices with masks. Look first, edit the mapping that thi
     nnUNetv2_plan_and_preprocess -d 810 -c 2d --verify_dataset_integrity
 
 Intensities stay in HU, labels go to the image through physical space, patients are kept together in the folds, and the
-dataset appears only when it is complete. An interrupted conversion goes on when the same command is given again. Look
-at conversion_report.png in the dataset's folder before you train.
+dataset appears only when it is complete. Run the same command again to resume an interrupted conversion. Look at
+conversion_report.png in the dataset's folder before you train.
 """
 
 
@@ -174,7 +174,9 @@ def _show(archive: Archive, mapping: Path) -> None:
     if write_first_mapping(mapping, archive.listings):
         print(f"\n{mapping} is a first mapping: edit it, then give it with --mapping, and -d ID --name NAME")
     else:
-        read_mapping(mapping).check({name for one in archive.listings for name in one.structures}, str(archive.folder))
+        read_mapping(mapping).check(
+            {name for listing in archive.listings for name in listing.structures}, str(archive.folder)
+        )
         print(f"\n{mapping} was there already and was left as it is; it covers every structure.")
 
 

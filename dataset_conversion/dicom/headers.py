@@ -129,7 +129,7 @@ def read_dataset(path: Path, **options):
 
 
 def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
-    """PatientID and header of one file; None for a DICOMDIR and for files that are no DICOM after all."""
+    """PatientID and header of one file; None for a DICOMDIR and for files that turn out not to be DICOM."""
     name = path.relative_to(root).as_posix()
     try:
         with warnings.catch_warnings():

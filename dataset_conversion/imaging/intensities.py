@@ -43,7 +43,7 @@ def prepare_intensities(
     Returns:
         Image in the same place (int16 where CT values are whole numbers, else float32), channel name, notes.
         The name is ``CT`` for HU only, since nnU-Net normalises that name over the whole dataset; ``lung_window_8bit``
-        for whole numbers of 0..255, ``windowed`` for other scaled values, the modality for what is no CT.
+        for whole numbers of 0..255, ``windowed`` for other scaled values, the modality for what is not CT.
 
     Raises:
         BadInput: NaN or infinite values, one value everywhere, stored values without intercept, an intercept that was
@@ -140,7 +140,7 @@ def _padding_to_air(values: np.ndarray, notes: list[str]) -> tuple[np.ndarray, n
 
 
 def _note_fill(values: np.ndarray, notes: list[str]) -> None:
-    """Tells of a constant in the corners that is no air: the fill of a rotation or resampling done elsewhere."""
+    """Tells of a constant in the corners that is not air: the fill of a rotation or resampling done elsewhere."""
     corners = values[..., [0, 0, -1, -1], [0, -1, 0, -1]]
     value = corners.flat[0]
     if value > -900 and (corners == value).all() and (share := float((values == value).mean())) > 0.02:

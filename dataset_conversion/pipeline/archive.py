@@ -76,12 +76,16 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
         BadInput: the first patient's problem, structures that the mapping does not know, or labels that patients lack.
     """
     check_readable(archive)
-    mapping.check({name for one in archive.listings for name in one.structures}, str(archive.folder))
+    mapping.check({name for listing in archive.listings for name in listing.structures}, str(archive.folder))
     lacking = []
     for rule in mapping.rules:
         without = sorted(
-            {one.patient for one in archive.listings}
-            - {one.patient for one in archive.listings if any(rule.matches(name) for name in one.structures)}
+            {listing.patient for listing in archive.listings}
+            - {
+                listing.patient
+                for listing in archive.listings
+                if any(rule.matches(name) for name in listing.structures)
+            }
         )
         if rule.structures and without and rule.label != IGNORE:
             lacking.append(f"{rule.label} in {', '.join(without[:8])}{', …' if len(without) > 8 else ''}")
@@ -98,9 +102,11 @@ def check_readable(archive: Archive) -> None:
     Raises:
         BadInput: the first patient's first problem.
     """
-    bad = [one for one in archive.listings if one.problems]
-    if bad:
-        raise BadInput(bad[0].problems[0] + ("" if len(bad) == 1 else f" ({len(bad)} patients have problems)"))
+    damaged = [listing for listing in archive.listings if listing.problems]
+    if damaged:
+        raise BadInput(
+            damaged[0].problems[0] + ("" if len(damaged) == 1 else f" ({len(damaged)} patients have problems)")
+        )
 
 
 def plan_patients(
@@ -110,8 +116,8 @@ def plan_patients(
     pairs = [(source.patient, source) for source in archive.sources]
     patients = name_patients(pairs, options.form == "volumes", anonymous)
     structures: dict[str, set[str]] = {patient.name: set() for patient in patients}
-    for one in archive.listings:
-        structures[one.patient] |= set(one.structures)
+    for listing in archive.listings:
+        structures[listing.patient] |= set(listing.structures)
     return choose_test(patients, test, test_share, structures, seed)
 
 
@@ -129,7 +135,7 @@ def convert(
     anonymous: bool = False,
     about: Mapping[str, str] | None = None,
 ) -> list[CaseRecord]:
-    """Writes ``$nnUNet_raw/<full_name>``; what an interrupted call has finished is taken up again.
+    """Writes ``$nnUNet_raw/<full_name>``; patients that an interrupted call has finished are not converted again.
 
     Args:
         archive: what is converted.
@@ -208,9 +214,9 @@ def convert(
 def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
     from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
 
-    known = finished_patients(folder).get(patient.patient)
-    if known is not None:
-        return known
+    note = finished_patients(folder).get(patient.patient)
+    if note is not None:
+        return note
     state = state_of(patient)
     records, about = convert_patient(patient, mapping, options, folder)
     content = {**about, **state, "records": [asdict(record) for record in records]}
@@ -220,12 +226,12 @@ def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOption
 
 def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
     """Patients whom an earlier call has finished and who would come out the same today."""
-    finished, found = finished_patients(folder), set()
+    finished, unchanged = finished_patients(folder), set()
     for patient in patients:
-        known = finished.get(patient.patient)
-        if known is not None and all(known[name] == value for name, value in state_of(patient).items()):
-            found.add(patient.patient)
-    return found
+        note = finished.get(patient.patient)
+        if note is not None and all(note[name] == value for name, value in state_of(patient).items()):
+            unchanged.add(patient.patient)
+    return unchanged
 
 
 def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archive: Archive) -> None:
@@ -234,6 +240,6 @@ def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archiv
         names = {patient.patient: patient.name for patient in patients}
         listed = " and ".join(f"{channel} in {names[name]}" for channel, name in channels.items())
         raise BadInput(
-            f"{archive.folder}: patients differ in their intensities, {listed}; expected one kind: convert "
-            f"them apart, or take the others out"
+            f"{archive.folder}: patients differ in their intensities, {listed}; expected the same kind: convert "
+            f"them into two datasets, or take one kind out"
         )

@@ -32,19 +32,21 @@ def listing_table(kind: str, listings: Sequence[Listing]) -> str:
         f"{len(listings)} patients, {kind}",
         f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures",
     ]
-    for one in listings:
-        size, spacing = "×".join(map(str, one.size)), "×".join(f"{s:.3g}" for s in one.spacing)
-        values = f"{one.intensity[0]:g}…{one.intensity[1]:g}"
-        lines.append(f"{one.patient:<24}{size:>16}{spacing:>20}{values:>16}  {', '.join(one.structures) or '–'}")
-        lines += [f"    problem: {problem}" for problem in one.problems]
-    counts = Counter(name for one in listings for name in one.structures)
+    for listing in listings:
+        size, spacing = "×".join(map(str, listing.size)), "×".join(f"{s:.3g}" for s in listing.spacing)
+        values = f"{listing.intensity[0]:g}…{listing.intensity[1]:g}"
+        lines.append(
+            f"{listing.patient:<24}{size:>16}{spacing:>20}{values:>16}  {', '.join(listing.structures) or '–'}"
+        )
+        lines += [f"    problem: {problem}" for problem in listing.problems]
+    counts = Counter(name for listing in listings for name in listing.structures)
     lines.append("structures: " + (", ".join(f"{name} ({n})" for name, n in sorted(counts.items())) or "none"))
     return "\n".join(lines)
 
 
 def first_mapping(listings: Sequence[Listing]) -> str:
     """A mapping that covers every structure, guessed from the names; YAML with a word on each part."""
-    names = sorted({name for one in listings for name in one.structures})
+    names = sorted({name for listing in listings for name in listing.structures})
     labels: dict[str, list[str]] = {}
     for name in names:
         label = next(
@@ -54,7 +56,7 @@ def first_mapping(listings: Sequence[Listing]) -> str:
         label = label if label[0].isalpha() and label not in ("background", "ignore") else f"label_{label}"
         labels.setdefault(label, []).append(name)
     order = [label for label, _ in _GUESSES if label in labels] + [x for x in labels if x not in dict(_GUESSES)]
-    window = all(one.intensity[0] >= 0 and one.intensity[1] <= 255 for one in listings)
+    window = all(listing.intensity[0] >= 0 and listing.intensity[1] <= 255 for listing in listings)
     lung = "none" if NORMAL in labels or window else "threshold"
     lines = [
         "# Structures on the right become the label on the left; labels get 1, 2, 3, … in this order, and the",
@@ -71,7 +73,7 @@ def first_mapping(listings: Sequence[Listing]) -> str:
         f"lung: {lung}",
     ]
     if window:
-        lines.insert(0, f"# Values 0 to 255 are no HU (channel {WINDOW_8BIT}): lungs cannot be found by threshold.")
+        lines.insert(0, f"# Values 0 to 255 are not HU (channel {WINDOW_8BIT}): lungs cannot be found by threshold.")
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +90,7 @@ def write_first_mapping(path: Path, listings: Sequence[Listing]) -> bool:
     """
     if path.exists():
         return False
-    if not any(one.structures for one in listings):
+    if not any(listing.structures for listing in listings):
         raise BadInput("no patient has a structure, so there is nothing to map; add what was drawn to the archive")
     try:
         write_bytes(path, first_mapping(listings).encode())

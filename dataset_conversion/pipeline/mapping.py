@@ -8,7 +8,7 @@ YAML or JSON, for example::
       consolidation:
         structures: ["consolid.*"]
         priority: 9                  # who wins where structures overlap: the larger number
-        pathology: true              # false for what is no part of the lung, such as heart or airways
+        pathology: true              # false for what is not part of the lung, such as heart or airways
     ignore_structures: ["body", "spinal.*"]
     lung: none                       # or threshold, lungmask: normal_lung is found in the image where nobody drew it
     ignore_label: ["uncertain"]      # becomes nnU-Net's ignore label: nobody knows what is there
@@ -155,7 +155,7 @@ def read_mapping(path: str | Path) -> LabelMapping:
         raise BadInput(f"{path}: {error}") from error
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise BadInput(
-            f"{path} is no valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} "
+            f"{path} is not valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} "
             f"({' '.join(str(error).split())}); correct it"
         ) from error
     try:
@@ -208,7 +208,7 @@ def _rule(label: str, value: int, entry: Any, priority: float | None = None) -> 
     _known(options, ("structures", "priority", "pathology"), f"label {label}")
     number = options.get("priority", value if priority is None else priority)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise BadInput(f"label {label}: priority {number!r} is no number")
+        raise BadInput(f"label {label}: priority {number!r} is not a number")
     pathology = options.get("pathology", label != IGNORE)
     if not isinstance(pathology, bool):
         raise BadInput(f"label {label}: pathology {pathology!r} is neither true nor false")

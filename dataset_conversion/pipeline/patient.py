@@ -72,7 +72,7 @@ def convert_patient(
         if channel not in ("", labelled.channel):
             raise BadInput(
                 f"{where}: one scan has channel {channel}, another {labelled.channel}; expected "
-                f"one kind of intensities; take one of them out"
+                f"one kind of intensities; take one of the scans out"
             )
         channel = labelled.channel
         derived |= set(labelled.derived)
@@ -96,8 +96,8 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
         slope, intercept = options.rescale
         image = sitk.Cast(image, sitk.sitkFloat32) * slope + intercept
         notes.append(f"rescaled: value · {slope:g} + {intercept:g}")
-    image, channel, found = prepare_intensities(image, scan.modality, scan.windowed, options.window, where)
-    notes += found
+    image, channel, remarks = prepare_intensities(image, scan.modality, scan.windowed, options.window, where)
+    notes += remarks
     label = _labels(scan, image, mapping, notes, where)
     shown = label > 0
     drawn = np.flatnonzero(shown.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
@@ -136,7 +136,7 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
     """
     if same_grid(mask, image):
         return
-    there = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
+    inside = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
     if mask.GetSize() == image.GetSize():
         corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(mask.GetSize()) - 1)
         reach = to_index(image, corners @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
@@ -147,8 +147,8 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
                 f"{apart:.0f} voxels beside it (spacing, origin or direction differ); expected the image's "
                 f"place: repair the mask's header, or export it again"
             )
-    if len(there):
-        places = to_index(image, there @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
+    if len(inside):
+        places = to_index(image, inside @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
         beyond = ((places < -0.5) | (places > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
         if beyond > OUTSIDE:
             raise BadInput(
@@ -161,7 +161,7 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, wh
     """The lungs, with the pathologies that were drawn in them.
 
     Raises:
-        BadInput: no lung found, or values that are no HU.
+        BadInput: no lung found, or values that are not HU.
     """
     values = [
         rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal, mapping.ignore)
@@ -201,7 +201,7 @@ def cases(
 ) -> Sequence[Case]:
     """The cases that a labelled scan becomes."""
     image = labelled.image
-    whole = Case(
+    volume = Case(
         patient.case_id(number),
         patient.patient,
         sitk.GetArrayFromImage(image),
@@ -211,13 +211,13 @@ def cases(
         image.GetDirection(),
     )
     if options.crop_lungs is not None:
-        whole = crop(whole, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
+        volume = crop(volume, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
     lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
-    whole = resized(whole, options.spacing, options.size, lesions)
+    volume = resized(volume, options.spacing, options.size, lesions)
     if options.form == "volumes":
-        return [whole]
-    there = (whole.label > 0) & (whole.label != (-1 if mapping.ignore is None else mapping.ignore))
-    kept = np.flatnonzero(there.any(axis=(1, 2)))
+        return [volume]
+    inside = (volume.label > 0) & (volume.label != (-1 if mapping.ignore is None else mapping.ignore))
+    kept = np.flatnonzero(inside.any(axis=(1, 2)))
     if not options.all_slices:
         kept = np.intersect1d(kept, labelled.drawn)
-    return [one_slice(whole, patient.case_id(number, int(z)), int(z)) for z in kept]
+    return [one_slice(volume, patient.case_id(number, int(z)), int(z)) for z in kept]

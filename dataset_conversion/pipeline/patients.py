@@ -65,7 +65,7 @@ def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymou
     names = sorted(scans, key=natural)
     safe = {name: f"p{k:03d}" if anonymous else safe_name(name) for k, name in enumerate(names, start=1)}
     if volumes and not anonymous:
-        safe = _readable(safe, {name: len(found) for name, found in scans.items()})
+        safe = _readable(safe, {name: len(sources) for name, sources in scans.items()})
     seen: dict[str, str] = {}
     for name in names:
         if safe[name] in seen:
@@ -99,7 +99,8 @@ def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
         if not wrong:
             return safe
         safe = {
-            name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", one) if name in wrong else one for name, one in safe.items()
+            name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", short) if name in wrong else short
+            for name, short in safe.items()
         }
     raise BadInput(f"patient {min(wrong)!r}: its name looks like a slice's; rename it or give --anonymous")
 
@@ -122,8 +123,8 @@ def choose_test(
     chosen = {p.patient for p in patients if p.name in wanted or p.patient in wanted}
     for name in wanted:
         if not any(name in (p.name, p.patient) for p in patients):
-            some = ", ".join(p.name for p in patients[:5]) + (", …" if len(patients) > 5 else "")
-            raise BadInput(f"--test {name}: no such patient; the archive has {some}")
+            examples = ", ".join(p.name for p in patients[:5]) + (", …" if len(patients) > 5 else "")
+            raise BadInput(f"--test {name}: no such patient; the archive has {examples}")
     if share is not None:
         if len(patients) < 2:
             raise BadInput(f"--test-share {share:g}: the archive has one patient; expected at least 2")
@@ -148,15 +149,15 @@ def state_of(patient: Patient) -> dict:
     listings = [source.listing() for source in patient.sources]
     files = [
         (path, (Path(source.folder) / path).stat())
-        for source, one in zip(patient.sources, listings, strict=True)
-        for path in one.files
+        for source, listing in zip(patient.sources, listings, strict=True)
+        for path in listing.files
     ]
     return {
         "test": patient.test,
         "files": [[path, state.st_size] for path, state in files],
         "stamp": [
             [state.st_mtime_ns for _, state in files],
-            [[list(map(float, one.spacing)), list(one.structures)] for one in listings],
+            [[list(map(float, listing.spacing)), list(listing.structures)] for listing in listings],
         ],
     }
 

@@ -63,13 +63,13 @@ def read_rois(path: Path) -> tuple[tuple[float, float], list[HugRoi]]:
 
 
 def _points(path: Path, lines: list[str], position: int, number: int) -> np.ndarray:
-    found = [re.findall(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", line) for line in lines[position : position + number]]
-    if len(found) < number or any(len(one) != 2 for one in found):
+    numbers = [re.findall(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", line) for line in lines[position : position + number]]
+    if len(numbers) < number or any(len(pair) != 2 for pair in numbers):
         raise BadInput(
             f"{path}: line {position}: expected {number} lines of two numbers after nb_points_on_contour; "
             f"download the file again"
         )
-    return np.array(found, float).reshape(-1, 2)
+    return np.array(numbers, float).reshape(-1, 2)
 
 
 def draw(

@@ -43,7 +43,7 @@ class MedSegSource(FileSource):
         return listing
 
     def load(self) -> Scan:
-        """Image and masks; the intensities are no HU, whatever their range."""
+        """Image and masks; the intensities are not HU, whatever their range."""
         self._volumes()
         scan = replace(super().load(), modality=CHANNEL)
         arrays = {name: _array(mask) > 0 for name, mask in scan.structures.items()}

@@ -111,8 +111,8 @@ class FileSource:
         for mask in self.masks:
             image = read_volume(mask.path)
             values = np.rint(sitk.GetArrayViewFromImage(image))
-            found = np.isin(values, mask.values) if mask.values else values > 0
-            structures[mask.name] = image_like(found.astype(np.uint8), image)
+            inside = np.isin(values, mask.values) if mask.values else values > 0
+            structures[mask.name] = image_like(inside.astype(np.uint8), image)
         return Scan(read_volume(self.image), structures, "CT", None, self.windowed, self.notes)
 
 
@@ -154,27 +154,29 @@ def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     return p
 
 
-def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     """Converts a public set.
 
     Args:
         public: the set.
-        o: what ``parser`` has read.
+        args: what ``parser`` has read.
         arguments: from which it has; None for those of the command line.
 
     Raises:
         BadInput: options that do not fit, or an archive that cannot be converted.
     """
-    check_test_options(o)
-    if not o.i.is_dir():
-        raise BadInput(f"-i {o.i} is not a folder; name the one with the unpacked downloads")
-    full_name, mapping = dataset_name(o.dataset_id, o.name), parse_mapping(public.mapping)
-    options = ConvertOptions(o.form, o.form == "slices", o.spacing, o.size, getattr(o, "crop_lungs", None))
-    archive = listed_archive(o.i, public.module, public.find(o.i), o.np)
+    check_test_options(args)
+    if not args.i.is_dir():
+        raise BadInput(f"-i {args.i} is not a folder; name the one with the unpacked downloads")
+    full_name, mapping = dataset_name(args.dataset_id, args.name), parse_mapping(public.mapping)
+    options = ConvertOptions(
+        args.form, args.form == "slices", args.spacing, args.size, getattr(args, "crop_lungs", None)
+    )
+    archive = listed_archive(args.i, public.module, public.find(args.i), args.np)
     check_readable(archive)
-    patients = plan_patients(archive, options, False, o.test, o.test_share, o.seed)
+    patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
     print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
-    if o.dry_run:
+    if args.dry_run:
         print("\n".join(f"  {patient.name} → {patient.patient}{' (test)' * patient.test}" for patient in patients))
         print("Dry run: nothing was written.")
         return 0
@@ -185,15 +187,15 @@ def run(public: PublicSet, o: argparse.Namespace, arguments: Sequence[str] | Non
         options,
         patients,
         full_name,
-        o.np,
-        o.overwrite,
-        o.seed,
+        args.np,
+        args.overwrite,
+        args.seed,
         said=[public.module, *words],
         about=public.about,
     )
     print(summary(records, mapping.labels))
     print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
-    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {o.dataset_id} -c 2d")
+    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     return 0
 
 

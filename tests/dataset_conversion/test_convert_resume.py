@@ -1,4 +1,4 @@
-"""``difflung_convert`` goes on after an interruption, and nothing of another archive, command or person gets in."""
+"""``difflung_convert`` resumes after an interruption, and nothing of another archive, command or person gets in."""
 
 from __future__ import annotations
 
