@@ -1,26 +1,42 @@
 """The mask-conditioned diffusion model as pure functions over diffusers' networks and schedulers.
 
 diffusers takes seconds to import, so it is imported where a network is made or run: commands that refuse their input,
-or find nothing to do, answer without it.
+or find nothing to do, answer without it. Its lazily imported classes hide their bases from type checkers, so what is
+used of them is spelled out here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
 
 import torch
 
 from nnunet_difflung.config import GeneratorConfig
 
-if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, UNet2DModel
-
 _SECOND_ORDER = ("dpm", "unipc")
 
 
-def build_network(config: GeneratorConfig, image_channels: int, condition_channels: int) -> UNet2DModel:
-    """The network ε_θ(x_t, t | m) of Eq. 7: image and masks enter as channels, the image's target leaves.
+class ForwardProcess(Protocol):
+    """What is used of diffusers' ``DDPMScheduler``."""
+
+    alphas_cumprod: torch.Tensor
+    config: SimpleNamespace
+
+    def add_noise(self, x_0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, /) -> torch.Tensor:
+        """x_t of Eq. 6."""
+
+    def get_velocity(self, x_0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, /) -> torch.Tensor:
+        """The target of v-prediction."""
+
+    def save_pretrained(self, folder: Path, /) -> None:
+        """Writes its configuration."""
+
+
+def build_network(config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
+    """The network ε_θ(x_t, t | m) of Eq. 7 (UNet2DModel): image and masks enter as channels, the image's target leaves.
 
     Without attention it is purely convolutional, so that it can be trained on crops and applied to any size.
     """
@@ -28,7 +44,7 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
 
     levels = len(config.channels)
     attending = {levels - 2} if config.attention and levels > 1 else set()
-    return UNet2DModel(
+    network = UNet2DModel(
         in_channels=image_channels + condition_channels,
         out_channels=image_channels,
         layers_per_block=config.layers_per_block,
@@ -38,6 +54,7 @@ def build_network(config: GeneratorConfig, image_channels: int, condition_channe
         norm_num_groups=min(32, config.channels[0] // 2),
         add_attention=config.attention,
     )
+    return cast(torch.nn.Module, network)
 
 
 def _schedule_options(config: GeneratorConfig) -> dict:
@@ -50,16 +67,16 @@ def _schedule_options(config: GeneratorConfig) -> dict:
     }
 
 
-def forward_process(config: GeneratorConfig) -> DDPMScheduler:
+def forward_process(config: GeneratorConfig) -> ForwardProcess:
     """β and ᾱ of Eq. 1 and 2, with ``add_noise`` (Eq. 6) and ``get_velocity``."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(**_schedule_options(config))
+    return cast(ForwardProcess, DDPMScheduler(**_schedule_options(config)))
 
 
 def diffusion_loss(
     network: Callable,
-    process: DDPMScheduler,
+    process: ForwardProcess,
     x_0: torch.Tensor,
     condition: torch.Tensor,
     weight: torch.Tensor,
@@ -202,7 +219,7 @@ def _paint_second_order(
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     options = _schedule_options(config)
-    scheduler = (
+    scheduler: Any = (
         DPMSolverMultistepScheduler(**options, use_lu_lambdas=True)
         if sampler == "dpm"
         else UniPCMultistepScheduler(**options, use_exponential_sigmas=True)
@@ -220,8 +237,9 @@ def _paint_second_order(
 
 def _fresh(like: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
     """Standard normal noise, each image's from its own generator on the CPU, so that it is the same on any device."""
-    sources = generators or [None] * len(like)
-    return torch.stack([torch.randn(like.shape[1:], generator=source) for source in sources]).to(like.device)
+    if generators is None:
+        return torch.stack([torch.randn(like.shape[1:]) for _ in like]).to(like.device)
+    return torch.stack([torch.randn(like.shape[1:], generator=source) for source in generators]).to(like.device)
 
 
 def _impose(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -138,7 +139,7 @@ class Diffusion(TrainedFamily):
 
     def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
         """Network and scheduler, as ``from_pretrained`` reads them."""
-        network.save_pretrained(folder / "unet")
+        cast(Any, network).save_pretrained(folder / "unet")
         forward_process(config).save_pretrained(folder / "scheduler")
 
     def load(
@@ -147,7 +148,8 @@ class Diffusion(TrainedFamily):
         """From safetensors only, and nothing from elsewhere."""
         from diffusers import UNet2DModel
 
-        return UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        network: Any = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        return network
 
 
 def seconds_of_passes(
@@ -164,7 +166,9 @@ def seconds_of_passes(
         loss.item()  # waits for the device
         forward = (time.perf_counter() - begun) / batch
         loss.backward()
-        next(network.parameters()).grad.sum().item()
+        gradient = next(network.parameters()).grad
+        if gradient is not None:
+            gradient.sum().item()
         both = (time.perf_counter() - begun) / batch
         if both > 2:  # a whole batch would take long to try
             break
