@@ -27,6 +27,7 @@ compat: venv
 lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 gpu: venv
 	$(VENV)/bin/python -m benchmarks.gpu

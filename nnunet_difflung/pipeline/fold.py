@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
@@ -104,4 +105,4 @@ def _without_network(fold: Fold) -> Generator:
     """What painting asks of a generator (windows, size of crops), for a method that has none."""
     config = resolve(fold.method, fold.settings.generator, fold.data)
     conditions, training = fold.raw.roles.conditions, fold.data.training_cases
-    return Generator(None, config, conditions, training, "", fold.folder)
+    return Generator(torch.nn.Identity(), config, conditions, training, "", fold.folder)

@@ -24,7 +24,7 @@ def ready_for(network: torch.nn.Module, device: torch.device) -> torch.nn.Module
         return network.to(device)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def usual_precision(device: str) -> str:
