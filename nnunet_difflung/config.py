@@ -197,16 +197,16 @@ def generator_identity(config: dict) -> dict:
     return {**config, "precision": GeneratorConfig.precision}
 
 
-def differences(there: Any, now: dict) -> list[str]:
+def differences(earlier: Any, now: dict) -> list[str]:
     """Names the settings in which two identities (or parts of them) differ, as they were and as they are."""
-    if not isinstance(there, dict):
+    if not isinstance(earlier, dict):
         return []
     lines = []
     for key, value in now.items():
         if key in _PARTS:
-            lines += differences(there.get(key), value)
-        elif there.get(key) != value:
-            lines.append(f"{key} {there.get(key)} there, {value} now")
+            lines += differences(earlier.get(key), value)
+        elif earlier.get(key) != value:
+            lines.append(f"{key} {earlier.get(key)} there, {value} now")
     return lines
 
 

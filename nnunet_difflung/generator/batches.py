@@ -59,7 +59,7 @@ class BatchSource:
         self.encoding = Encoding(windows, cache.roles.condition_values(), size_factor(config))
         self.probabilities, self.total_steps, self.ablation = probabilities, total_steps, ablation
         self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
-        self.present = [name for name, found in index.holding.items() if len(found)]
+        self.present = [name for name, slices in index.holding.items() if len(slices)]
         self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:

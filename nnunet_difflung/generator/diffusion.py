@@ -190,7 +190,7 @@ def paint(
         return _paint_second_order(network, config, sampler, steps, condition, noise, known, is_known)
     alpha_bar = forward_process(config).alphas_cumprod.to(noise.device)
     reach = config.train_timesteps if start is None else max(1, round(strength * config.train_timesteps))
-    one, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, reach)
+    clean, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, reach)
     x_t = noise
     if start is not None:
         first = alpha_bar[timesteps[0]]
@@ -198,7 +198,7 @@ def paint(
     x_t = _impose(x_t, known, is_known, noise, alpha_bar[timesteps[0]])
     for i, t in enumerate(timesteps):
         predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()
-        bar_before = alpha_bar[timesteps[i + 1]] if i + 1 < len(timesteps) else one
+        bar_before = alpha_bar[timesteps[i + 1]] if i + 1 < len(timesteps) else clean
         fresh = _fresh(noise, generators) if sampler == "ddpm" else None
         x_t = reverse_step(x_t, predicted, alpha_bar[t], bar_before, config.prediction, fresh)
         x_t = _impose(x_t, known, is_known, noise, bar_before)

@@ -66,7 +66,7 @@ class Gan(TrainedFamily):
         """Generator, its average and discriminators, with an Adam for each side."""
         networks = build_gan(self.method.name, config, image_channels, condition_channels)
         network, discriminators = (part.to(device) for part in networks)
-        optimizer, other = (
+        optimizer, discriminator_optimizer = (
             torch.optim.Adam(part.parameters(), lr=config.learning_rate, betas=(0.5, 0.999))
             for part in (network, discriminators)
         )
@@ -75,7 +75,7 @@ class Gan(TrainedFamily):
             optimizer,
             averaged(network, config),
             {DISCRIMINATORS: discriminators},
-            {"discriminator_optimizer": other},
+            {"discriminator_optimizer": discriminator_optimizer},
         )
 
     def make_update(
