@@ -1,27 +1,27 @@
 """nnU-Net trainers of this package. Each arm exists in nnU-Net's usual lengths, e.g. ``…DiffLung_20epochs``."""
 
+from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
     nnUNetTrainerDiffLung,
-    nnUNetTrainerDiffLungCopyPaste,
-    nnUNetTrainerDiffLungHarmonise,
-    nnUNetTrainerDiffLungNoAblation,
-    nnUNetTrainerDiffLungPix2Pix,
     nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReference,
     nnUNetTrainerDiffLungReferencePoly,
-    nnUNetTrainerDiffLungSegGuided,
-    nnUNetTrainerDiffLungSpade,
 )
 
+
+def _of_method(method: Method) -> type[nnUNetTrainerDiffLung]:
+    """The trainer of a method's arm: real cases and the synthetic cases of that method."""
+    if method.name == nnUNetTrainerDiffLung.method:
+        return nnUNetTrainerDiffLung
+    about = f"Trains on the real cases and those of --method {method.name}: {method.explanation}."
+    return type(
+        method.trainer, (nnUNetTrainerDiffLung,), {"method": method.name, "__module__": __name__, "__doc__": about}
+    )
+
+
 ARMS = (
-    nnUNetTrainerDiffLung,
+    *(_of_method(method) for method in METHODS.values()),
     nnUNetTrainerDiffLungReference,
-    nnUNetTrainerDiffLungSegGuided,
-    nnUNetTrainerDiffLungNoAblation,
-    nnUNetTrainerDiffLungPix2Pix,
-    nnUNetTrainerDiffLungSpade,
-    nnUNetTrainerDiffLungCopyPaste,
-    nnUNetTrainerDiffLungHarmonise,
     nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReferencePoly,
 )
@@ -35,5 +35,5 @@ def _of_length(arm: type[nnUNetTrainerDiffLung], epochs: int) -> type[nnUNetTrai
 
 
 _VARIANTS = {cls.__name__: cls for cls in (_of_length(arm, epochs) for arm in ARMS for epochs in LENGTHS)}
-globals().update(_VARIANTS)
+globals().update({arm.__name__: arm for arm in ARMS} | _VARIANTS)
 __all__ = [arm.__name__ for arm in ARMS] + list(_VARIANTS)

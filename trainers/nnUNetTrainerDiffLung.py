@@ -152,42 +152,6 @@ class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):
     use_synthetic = False
 
 
-class nnUNetTrainerDiffLungSegGuided(nnUNetTrainerDiffLung):
-    """Arm of the segmentation-guided diffusion baseline: every mask class ablated with the same probability."""
-
-    method = "mat"
-
-
-class nnUNetTrainerDiffLungNoAblation(nnUNetTrainerDiffLung):
-    """Arm of the generator that was trained without mask ablation."""
-
-    method = "none"
-
-
-class nnUNetTrainerDiffLungCopyPaste(nnUNetTrainerDiffLung):
-    """Arm of real lesion texture that is pasted and blended, without a network."""
-
-    method = "copy_paste"
-
-
-class nnUNetTrainerDiffLungHarmonise(nnUNetTrainerDiffLung):
-    """Arm of the diffusion that is started from the pasted texture at a middle noise level."""
-
-    method = "harmonise"
-
-
-class nnUNetTrainerDiffLungPix2Pix(nnUNetTrainerDiffLung):
-    """Arm of the conditional GAN with a U-Net as its generator."""
-
-    method = "pix2pix"
-
-
-class nnUNetTrainerDiffLungSpade(nnUNetTrainerDiffLung):
-    """Arm of the conditional GAN with spatially adaptive normalisation."""
-
-    method = "spade"
-
-
 class nnUNetTrainerDiffLungPoly(nnUNetTrainerDiffLung):
     """The cases of nnUNetTrainerDiffLung with nnU-Net's own optimizer and schedule: what the cases do alone."""
 
