@@ -224,6 +224,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser().parse_args(arguments)
 
 
+_OF_GENERATOR = (
+    "ablation_probability",
+    "annealing",
+    "epochs",
+    "batch_size",
+    "patch_size",
+    "balanced_share",
+    "prediction",
+)
+
+
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the options given on the command line.
 
@@ -231,40 +242,23 @@ def settings_from(options: argparse.Namespace) -> Settings:
         BadInput: a value that is out of range, or options that do not go together.
     """
     base, method = preset(options.preset), METHODS[options.method]
+    windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
     precision = _precision(options)
-    generator = replace(
-        base.generator,
-        precision=precision,
-        seed=options.seed,
-        **given(
-            options,
-            "ablation_probability",
-            "annealing",
-            "epochs",
-            "batch_size",
-            "patch_size",
-            "balanced_share",
-            "prediction",
-        ),
-    )
+    generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
     if generator.prediction == "epsilon":
         generator = replace(generator, zero_terminal_snr=False)
-    if options.window:
-        generator = replace(generator, windows=tuple(_window(text) for text in options.window))
+    if windows:
+        generator = replace(generator, windows=windows)
     sampling = replace(
         base.sampling,
+        precision=precision,
         gate=options.gate,
         memorised=options.memorised,
         **given(options, "paint", "margin", "sampler", "steps", "strength"),
     )
     _check_method(method, options, generator, sampling)
-    balance = replace(
-        base.balance,
-        target_share=_targets(options.target_share),
-        max_synthetic=options.max_synthetic,
-        seed=options.seed,
-    )
+    balance = replace(base.balance, target_share=targets, max_synthetic=options.max_synthetic, seed=options.seed)
     return Settings(generator, sampling, balance, options.preset, method.name)
 
 

@@ -29,6 +29,7 @@ from nnunet_difflung.paths import (
     PATH_VARIABLES,
     dataset_folder,
     fold_folders,
+    fold_name,
     nnunet_folder,
     our_folders,
     preprocessed_folder,
@@ -205,6 +206,8 @@ def open_raw_dataset(
 
 def _trained_on(dataset_name: str) -> list[tuple[int, list[str]]]:
     """Fold and training cases of every generator, finished or begun, that this dataset has."""
-    folds = [fold for folder in our_folders(dataset_name) for fold in fold_folders(folder) if fold.name != "fold_all"]
+    folds = [
+        fold for folder in our_folders(dataset_name) for fold in fold_folders(folder) if fold.name != fold_name("all")
+    ]
     cards = [read_json(path) for path in (fold / "generator.json" for fold in folds) if path.is_file()]
     return [(card["fold"], card["training_cases"]) for card in cards if {"fold", "training_cases"} <= card.keys()]

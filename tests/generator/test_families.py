@@ -110,7 +110,7 @@ def test_a_new_arm_goes_through_the_command(class_mean, tmp_path, monkeypatch, c
     main(options)
     said = capsys.readouterr()
     assert "Estimate on cpu" in said.out
-    assert "with --method mean, --steps changes nothing" in said.err
+    assert "with --method mean, --steps has no effect" in said.err
     assert "-tr nnUNetTrainerDiffLungMean" in said.out
     raw, manifest = open_raw_dataset("801"), read_manifest(folder)
     assert manifest["cases"]
