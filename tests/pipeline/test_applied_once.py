@@ -23,6 +23,7 @@ from nnunet_difflung.painting.cases import SynthesisResult
 from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.pipeline.estimates import estimate_bytes
 from nnunet_difflung.runtime.files import sha256, write_json
 from nnunet_difflung.runtime.share import Share
 from tests.support.commands import prepared
@@ -191,3 +192,24 @@ def test_each_of_two_processes_refuses_a_newer_record_before_it_paints(tmp_path,
     with pytest.raises(BadInput, match=f"{record} has format 9"):
         fold_module.synthesize_fold(fold, "cpu", progress=False, share=Impatient(index, 2, "now"))
     assert [path for path in fold.work.rglob("*") if path.is_file()] == [record]
+
+
+class CountingFacts(dict):
+    """Facts of cases that count how often they are looked up."""
+
+    lookups = 0
+
+    def __getitem__(self, identifier):
+        self.lookups += 1
+        return super().__getitem__(identifier)
+
+
+def test_the_facts_of_a_fold_are_gathered_once_however_many_cases_are_planned(tmp_path, monkeypatch):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings, raw = settings_from(parse([*COPY, *MASKS])), open_raw_dataset("801")
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    assert len(fold.plan.cases) > 1
+    fold.cache.facts = facts = CountingFacts(fold.cache.facts)
+    estimate_bytes(fold)
+    assert fold.work == fold.work
+    assert facts.lookups == len(fold.data.training_cases)
