@@ -10,7 +10,7 @@ import pytest
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
@@ -101,6 +101,13 @@ def test_fold_all_enters_no_fold(folders):
 COPY_PASTE = ["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "--max-synthetic", "2"]
 
 
+@pytest.fixture
+def labels_are_read_once(monkeypatch):
+    """No label is read for making folds: the cases have been checked and their classes counted."""
+    monkeypatch.setattr(RawDataset, "_count_voxels", lambda _: pytest.fail("the labels are read a second time"))
+
+
+@pytest.mark.usefixtures("labels_are_read_once")
 def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
     folder = make_dataset(folders[0], patients=10, slices=1, splits=False, emphysema_every=6)
     main([*COPY_PASTE, "--target-share", "emphysema=0.2"])
@@ -123,6 +130,7 @@ def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
     assert not (folders[1] / "Dataset801_Tiny").exists()
 
 
+@pytest.mark.usefixtures("labels_are_read_once")
 def test_dry_run_touches_nothing_and_shows_the_plan(folders, capsys):
     make_dataset(folders[0], splits=False, emphysema_every=2)
     before = tree_hashes(*folders)

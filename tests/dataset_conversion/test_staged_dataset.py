@@ -198,6 +198,20 @@ def test_a_dry_run_leaves_an_interrupted_replacement_as_it_is(raw_folder):
     assert contents(raw_folder) == before
 
 
+def test_what_a_killed_call_was_still_writing_is_not_published(raw_folder):
+    def killed() -> None:
+        with staged_dataset(NAME, key="key") as folder:
+            note_patient(folder, "p1", {"records": []})
+            (folder / ".writing_x_dataset.json").write_text("half")
+            os._exit(9)
+
+    assert in_child(killed)[0] == 9
+    with staged_dataset(NAME, key="key") as folder:
+        assert finished_patients(folder) == {"p1": {"records": []}}
+        (folder / "dataset.json").write_text("whole")
+    assert [path.name for path in (raw_folder / NAME).iterdir()] == ["dataset.json"]
+
+
 def test_a_second_command_is_refused_in_one_line(raw_folder):
     write(raw_folder, "old")
     with staged_dataset(NAME, overwrite=True, key="a") as folder:
