@@ -14,7 +14,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
-from tests.support.tiny import LABELS, make_dataset, tree_hashes
+from tests.support.tiny import IGNORE, LABELS, make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("fingerprint")
 
@@ -58,16 +58,18 @@ def test_composite_changes_only_what_it_says(folders, dataset, capsys):
     assert tree_hashes(folder) == before
 
 
-def test_full_paints_the_whole_isolated_slice(folders):
-    folder = make_dataset(folders[0])
+def test_full_paints_the_whole_isolated_slice_but_what_is_to_be_ignored(folders):
+    folder = make_dataset(folders[0], ignore=True)
     main([*OPTIONS, "-f", "1", "--paint", "full"])
     raw, manifest = open_raw_dataset("801"), read_manifest(folder)
     for identifier, record in manifest["cases"].items():
         image, _ = synthetic_arrays(raw, identifier, folder)
-        real, _ = raw.read_image(record["host"])
-        air = real[0] < -990
-        assert (image[0][air & (raw.read_label(record["host"])[0] == 0)] == -1000).mean() > 0.95
-        inside = real[0] > -400
+        real, label = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
+        ignored, air = label == IGNORE, real[0] < -990
+        assert ignored.sum() > 10
+        assert (image[0][ignored] == real[0][ignored]).all()
+        assert (image[0][air & (label == 0)] == -1000).mean() > 0.95
+        inside = (real[0] > -400) & ~ignored
         assert (image[0][inside] != real[0][inside]).mean() > 0.9
 
 
