@@ -122,6 +122,17 @@ def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
     assert {record["fold"] for record in manifest["cases"].values()} == set(range(5)), "each can paint emphysema"
 
 
+def test_the_report_keeps_the_folds_of_earlier_commands(folders):
+    make_dataset(folders[0], patients=4, folds=2)
+    report = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "augment_report.json"
+    main([*COPY_PASTE, "-f", "1"])
+    earlier = json.loads(report.read_text())["folds"]
+    main([*COPY_PASTE, "-f", "0"])
+    folds = json.loads(report.read_text())["folds"]
+    assert [row["fold"] for row in folds] == [1, 0]
+    assert folds[:1] == earlier
+
+
 def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
     folders = prepared(tmp_path / "new", monkeypatch, fingerprint=False)
     make_dataset(folders[0])
