@@ -155,9 +155,15 @@ def table2_file(name: str) -> Path:
 
 
 def our_folders(name: str) -> list[Path]:
-    """Every folder of this package in a dataset's results, sorted; none where ``nnUNet_results`` is not set."""
+    """The folders of methods and of the cache in a dataset's results, sorted; not those of the tables.
+
+    Returns:
+        nothing where ``nnUNet_results`` is not set.
+    """
     results = os.environ.get(NNUNET_RESULTS)
-    return sorted(Path(results, name).glob(f"{_OURS}*")) if results else []
+    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2)}
+    folders = Path(results, name).glob(f"{_OURS}*") if results else ()
+    return sorted(folder for folder in folders if folder.name not in of_tables)
 
 
 # ---- folds, of this package's generators and of nnU-Net's models ----

@@ -171,9 +171,17 @@ def _publish(places: _Places) -> None:
 def _recover(places: _Places) -> None:
     """Finishes a replacement that was decided and interrupted."""
     if places.journal.exists():
+        deleted = not places.partial.exists() and not places.target.exists()  # by somebody, since the interruption
         with Interruption():
             _roll_forward(places)
-        print(f"{places.target} is complete now: an interrupted command had converted all of it.", file=sys.stderr)
+        if not deleted:
+            print(f"{places.target} is complete now: an interrupted command had converted all of it.", file=sys.stderr)
+        elif places.target.exists():
+            print(
+                f"{places.target}: the earlier dataset is back, since {places.partial}, which was to replace it, has "
+                f"been deleted.",
+                file=sys.stderr,
+            )
     elif places.old.exists() and not places.target.exists():  # the first versions replaced without a journal
         os.replace(places.old, places.target)
     elif places.old.exists():
@@ -193,6 +201,9 @@ def _roll_forward(places: _Places) -> None:
                 )
             os.replace(places.target, places.old)
         os.replace(places.partial, places.target)
+        sync(places.raw)
+    elif places.old.exists() and not places.target.exists():
+        os.replace(places.old, places.target)
         sync(places.raw)
     if places.old.exists():
         shutil.rmtree(places.old)

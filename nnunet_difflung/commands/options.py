@@ -9,12 +9,11 @@ from argparse import _ActionsContainer as Options
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_difflung.config import SAMPLERS, preset
+from nnunet_difflung.config import PRECISIONS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
 
 PRESETS = ("default", "fast", "paper")
 DEVICES = ("cuda", "cpu", "mps")
-PRECISIONS = ("fp32", "bf16")
 _WIDEST = 110  # columns of a help text; fewer where the terminal has fewer
 
 

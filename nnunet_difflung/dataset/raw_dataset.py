@@ -34,7 +34,7 @@ from nnunet_difflung.paths import (
     our_folders,
     preprocessed_folder,
 )
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import read_own_json
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,17 @@ def open_raw_dataset(
 
 
 def _trained_on(dataset_name: str) -> list[tuple[int, list[str]]]:
-    """Fold and training cases of every generator, finished or begun, that this dataset has."""
+    """Fold and training cases of every generator, finished or begun, that this dataset has.
+
+    Raises:
+        BadInput: a generator's card is damaged, so that it cannot be known which folds are in use.
+    """
     folds = [
         fold for folder in our_folders(dataset_name) for fold in fold_folders(folder) if fold.name != fold_name("all")
     ]
-    cards = [read_json(path) for path in (fold / "generator.json" for fold in folds) if path.is_file()]
+    cards = [
+        read_own_json(fold / "generator.json", f", or delete the folder {fold} to train its generator anew")
+        for fold in folds
+        if (fold / "generator.json").is_file()
+    ]
     return [(card["fold"], card["training_cases"]) for card in cards if {"fold", "training_cases"} <= card.keys()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.runtime.files import check_format, read_json
+from nnunet_difflung.runtime.files import check_format, read_own_json
 
 CARD = "generator.json"
 CARD_FORMAT = 1
@@ -15,8 +15,9 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Content of the card in a generator's folder.
 
     Raises:
-        BadInput: a newer version of this package wrote it.
+        BadInput: it is damaged, or a newer version of this package wrote it.
     """
-    content = read_json(folder / CARD)
-    check_format(folder / CARD, content, CARD_FORMAT, f", or delete the folder {folder} to train its generator anew")
+    remedy = f", or delete the folder {folder} to train its generator anew"
+    content = read_own_json(folder / CARD, remedy)
+    check_format(folder / CARD, content, CARD_FORMAT, remedy)
     return content

@@ -48,7 +48,7 @@ class Fold:
         """The dataset's real cases."""
         return self.data.cache
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, CaseFacts]:
         """What the training cases hold."""
         return {i: self.cache.facts[i] for i in self.data.training_cases}

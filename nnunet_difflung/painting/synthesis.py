@@ -211,12 +211,14 @@ def _paint_and_measure(
     files: _Attempt, cases: Sequence[PlannedCase], share: Share, threads: int, progress: bool
 ) -> None:
     """Paints this process's batches of the cases, then measures and writes its cases."""
-    if all(files.is_measured(planned) for planned in cases):
+    # of all cases, whoever paints them: every process refuses a newer version's record before it paints anything
+    measured_before = {planned.index for planned in cases if files.is_measured(planned)}
+    if len(measured_before) == len(cases):
         return
     if share.number > 1:
         threads = 0  # a thread that waits for another process can't be interrupted
     own = [planned for position, planned in enumerate(cases) if share.mine(position)]
-    own = [planned for planned in own if not files.is_measured(planned)]
+    own = [planned for planned in own if planned.index not in measured_before]
     waiting = _Painter(files, share, threads).run(cases, own, progress)
 
     def measure_now(planned: PlannedCase) -> None:

@@ -106,6 +106,22 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text())
 
 
+def read_own_json(path: str | Path, remedy: str) -> Any:
+    """Content of a JSON file that this package wrote.
+
+    Args:
+        path: of the file.
+        remedy: what to do other than restoring the file, as the end of a sentence that begins "restore it".
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); restore it{remedy}") from error
+
+
 def check_format(path: str | Path, content: Mapping[str, Any], newest: int, remedy: str) -> None:
     """Refuses a file of this package whose format this version cannot read.
 

@@ -10,11 +10,11 @@ import pytest
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
-from tests.support.tiny import LABELS, make_dataset, tree_hashes
+from tests.support.tiny import IGNORE, LABELS, make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("fingerprint")
 
@@ -58,16 +58,18 @@ def test_composite_changes_only_what_it_says(folders, dataset, capsys):
     assert tree_hashes(folder) == before
 
 
-def test_full_paints_the_whole_isolated_slice(folders):
-    folder = make_dataset(folders[0])
+def test_full_paints_the_whole_isolated_slice_but_what_is_to_be_ignored(folders):
+    folder = make_dataset(folders[0], ignore=True)
     main([*OPTIONS, "-f", "1", "--paint", "full"])
     raw, manifest = open_raw_dataset("801"), read_manifest(folder)
     for identifier, record in manifest["cases"].items():
         image, _ = synthetic_arrays(raw, identifier, folder)
-        real, _ = raw.read_image(record["host"])
-        air = real[0] < -990
-        assert (image[0][air & (raw.read_label(record["host"])[0] == 0)] == -1000).mean() > 0.95
-        inside = real[0] > -400
+        real, label = raw.read_image(record["host"])[0], raw.read_label(record["host"])[0]
+        ignored, air = label == IGNORE, real[0] < -990
+        assert ignored.sum() > 10
+        assert (image[0][ignored] == real[0][ignored]).all()
+        assert (image[0][air & (label == 0)] == -1000).mean() > 0.95
+        inside = (real[0] > -400) & ~ignored
         assert (image[0][inside] != real[0][inside]).mean() > 0.9
 
 
@@ -101,6 +103,13 @@ def test_fold_all_enters_no_fold(folders):
 COPY_PASTE = ["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "--max-synthetic", "2"]
 
 
+@pytest.fixture
+def labels_are_read_once(monkeypatch):
+    """No label is read for making folds: the cases have been checked and their classes counted."""
+    monkeypatch.setattr(RawDataset, "_count_voxels", lambda _: pytest.fail("the labels are read a second time"))
+
+
+@pytest.mark.usefixtures("labels_are_read_once")
 def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
     folder = make_dataset(folders[0], patients=10, slices=1, splits=False, emphysema_every=6)
     main([*COPY_PASTE, "--target-share", "emphysema=0.2"])
@@ -113,6 +122,17 @@ def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
     assert {record["fold"] for record in manifest["cases"].values()} == set(range(5)), "each can paint emphysema"
 
 
+def test_the_report_keeps_the_folds_of_earlier_commands(folders):
+    make_dataset(folders[0], patients=4, folds=2)
+    report = folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "augment_report.json"
+    main([*COPY_PASTE, "-f", "1"])
+    earlier = json.loads(report.read_text())["folds"]
+    main([*COPY_PASTE, "-f", "0"])
+    folds = json.loads(report.read_text())["folds"]
+    assert [row["fold"] for row in folds] == [1, 0]
+    assert folds[:1] == earlier
+
+
 def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
     folders = prepared(tmp_path / "new", monkeypatch, fingerprint=False)
     make_dataset(folders[0])
@@ -123,6 +143,7 @@ def test_the_fingerprint_is_that_of_the_real_cases(tmp_path, monkeypatch):
     assert not (folders[1] / "Dataset801_Tiny").exists()
 
 
+@pytest.mark.usefixtures("labels_are_read_once")
 def test_dry_run_touches_nothing_and_shows_the_plan(folders, capsys):
     make_dataset(folders[0], splits=False, emphysema_every=2)
     before = tree_hashes(*folders)

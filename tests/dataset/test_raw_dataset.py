@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunet_difflung.commands.augment import entry as augment
 from nnunet_difflung.dataset.cache import check_cases
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
@@ -159,6 +160,20 @@ def test_folds_of_a_generator_of_the_first_versions_are_kept(folders):
     card.parent.mkdir(parents=True)
     card.write_text(json.dumps({"fold": 1, "training_cases": trained, "finished": False}))
     assert open_raw_dataset("801").training_cases(1) == trained
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_damaged_card_of_a_generator_is_named_in_one_line(folders, capsys, splits):
+    make_dataset(folders[0], patients=3, slices=1, size=16, splits=splits)
+    card = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_1" / "generator.json"
+    card.parent.mkdir(parents=True)
+    card.write_text('{"fold": 1, ')
+    with pytest.raises(SystemExit) as ended:
+        augment(["-d", "801", "-f", "1", "--preset", "fast", "-device", "cpu"])
+    assert ended.value.code == 2
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("Error"))
+    assert f"{card} is damaged" in told
+    assert f"delete the folder {card.parent}" in told
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import traceback
@@ -141,6 +142,41 @@ def test_an_interrupted_replacement_is_finished_before_the_dataset_is_refused(ra
     assert [path.name for path in raw_folder.iterdir()] == [NAME]
 
 
+@pytest.mark.parametrize("key", ["key", None], ids=["resumable", "not resumable"])
+def test_a_replacement_that_fails_half_way_is_finished_by_the_next_call(raw_folder, monkeypatch, key):
+    write(raw_folder, "new", key)
+    new = contents(raw_folder)
+    write(raw_folder, "old", key)
+    replace = os.replace
+
+    def failing(source, target):
+        if Path(source).name == f".{NAME}.partial":
+            raise OSError("the disk is gone")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="the disk is gone"):
+            write(raw_folder, "new", key)
+    check_name(NAME, overwrite=True)
+    assert contents(raw_folder) == new
+
+
+def test_the_old_dataset_comes_back_where_somebody_deletes_the_new_one_of_an_interrupted_replacement(
+    raw_folder, capsys
+):
+    write(raw_folder, "old")
+    old, step = contents(raw_folder), 0
+    while (raw_folder / NAME).exists():  # until a call is killed between the two renames
+        write(raw_folder, "old")
+        assert in_child(lambda step=step: write(raw_folder, "new"), step)[0] == 9
+        step += 1
+    shutil.rmtree(raw_folder / f".{NAME}.partial")
+    check_name(NAME, overwrite=True)
+    assert contents(raw_folder) == old
+    assert "the earlier dataset is back" in capsys.readouterr().err
+
+
 def test_what_the_first_versions_left_between_their_renames_comes_back(raw_folder):
     write(raw_folder, "old")
     (raw_folder / NAME).rename(raw_folder / f".{NAME}.old")
@@ -160,6 +196,20 @@ def test_a_dry_run_leaves_an_interrupted_replacement_as_it_is(raw_folder):
     before = contents(raw_folder)
     check_name(NAME, overwrite=True, untouched=True)
     assert contents(raw_folder) == before
+
+
+def test_what_a_killed_call_was_still_writing_is_not_published(raw_folder):
+    def killed() -> None:
+        with staged_dataset(NAME, key="key") as folder:
+            note_patient(folder, "p1", {"records": []})
+            (folder / ".writing_x_dataset.json").write_text("half")
+            os._exit(9)
+
+    assert in_child(killed)[0] == 9
+    with staged_dataset(NAME, key="key") as folder:
+        assert finished_patients(folder) == {"p1": {"records": []}}
+        (folder / "dataset.json").write_text("whole")
+    assert [path.name for path in (raw_folder / NAME).iterdir()] == ["dataset.json"]
 
 
 def test_a_second_command_is_refused_in_one_line(raw_folder):

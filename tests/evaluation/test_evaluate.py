@@ -15,8 +15,8 @@ from scipy import ndimage
 from skimage import io
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from nnunet_difflung.commands.evaluate import main
-from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.commands.evaluate import main, request_from
+from nnunet_difflung.config import SamplingConfig, preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
@@ -345,6 +345,14 @@ def trained(tmp_path, monkeypatch):
 
 
 QUICK = ["-d", "801", "-f", "0", "--preset", "fast", "--steps", "3", "--samples", "2", "-device", "cpu"]
+
+
+def test_options_reach_what_is_painted(raw_folder):
+    make_dataset(raw_folder)
+    usual = replace(preset("fast").sampling, paint="full", steps=3)
+    assert request_from(QUICK, "").sampling == usual
+    chosen = request_from([*QUICK, "--precision", "bf16", "--sampler", "unipc"], "").sampling
+    assert chosen == replace(usual, precision="bf16", sampler="unipc")
 
 
 def test_the_command_writes_figures_table_and_pictures_and_leaves_the_dataset_alone(trained, tmp_path, capsys):

@@ -22,6 +22,7 @@ from nnunet_difflung.injection.commit import recover
 from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest
 from nnunet_difflung.injection.removal import remove
+from nnunet_difflung.paths import table1_file, table2_file
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
 from nnunet_difflung.runtime.locks import working_alone
 from nnunet_difflung.runtime.share import Share
@@ -360,13 +361,20 @@ def test_dry_run_touches_nothing_and_generators_go_when_asked(folders):
     _inject(raw)
     generator = folders[2] / raw.name / "DiffLung__cbmat" / "fold_0"
     generator.mkdir(parents=True)
+    tables = [table1_file(raw.name), table2_file(raw.name)]
+    for table in tables:
+        table.parent.mkdir()
+        table.write_text("{}")
     before = tree_hashes(*folders)
     assert any("2 synthetic cases" in line for line in remove("801", dry_run=True))
     assert tree_hashes(*folders) == before
-    assert any("generators are kept" in line for line in remove("801"))
+    (told,) = (line for line in remove("801") if "generators are kept" in line)
+    assert "DiffLung__cbmat" in told
+    assert "DiffLung__evaluate" not in told
     assert generator.is_dir()
     remove("801", generators=True)
     assert not generator.parent.exists()
+    assert all(table.is_file() for table in tables), "results of comparisons are not generators"
 
 
 @pytest.mark.parametrize(

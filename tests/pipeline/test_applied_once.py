@@ -15,6 +15,7 @@ from scipy import ndimage
 from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection import manifest as manifest_module
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.painting import synthesis as synthesis_module
@@ -22,7 +23,8 @@ from nnunet_difflung.painting.cases import SynthesisResult
 from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
-from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.pipeline.estimates import estimate_bytes
+from nnunet_difflung.runtime.files import sha256, write_json
 from nnunet_difflung.runtime.share import Share
 from tests.support.commands import prepared
 from tests.support.tiny import make_dataset
@@ -171,3 +173,43 @@ def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
     assert counts.of["labels read"] == 2 * len(fold.plan.cases) == 20
     for result in results:
         assert hashes == {case.identifier: [sha256(f) for f in (*case.images, case.label)] for case in result.staged}
+
+
+class Impatient(Share):
+    """A process that fails where it would wait for another one."""
+
+    def wait_until(self, done) -> None:
+        assert done(), "this process went on to wait for another one"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_of_two_processes_refuses_a_newer_record_before_it_paints(tmp_path, monkeypatch, index):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings, raw = settings_from(parse([*COPY, *MASKS])), open_raw_dataset("801")
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    record = fold.work / "cases" / "try0" / "difflung_copy_paste_f0_0001.json"
+    write_json(record, {"format": 9, "quality": {}, "memorisation": {}})
+    with pytest.raises(BadInput, match=f"{record} has format 9"):
+        fold_module.synthesize_fold(fold, "cpu", progress=False, share=Impatient(index, 2, "now"))
+    assert [path for path in fold.work.rglob("*") if path.is_file()] == [record]
+
+
+class CountingFacts(dict):
+    """Facts of cases that count how often they are looked up."""
+
+    lookups = 0
+
+    def __getitem__(self, identifier):
+        self.lookups += 1
+        return super().__getitem__(identifier)
+
+
+def test_the_facts_of_a_fold_are_gathered_once_however_many_cases_are_planned(tmp_path, monkeypatch):
+    make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
+    settings, raw = settings_from(parse([*COPY, *MASKS])), open_raw_dataset("801")
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    assert len(fold.plan.cases) > 1
+    fold.cache.facts = facts = CountingFacts(fold.cache.facts)
+    estimate_bytes(fold)
+    assert fold.work == fold.work
+    assert facts.lookups == len(fold.data.training_cases)
