@@ -94,7 +94,7 @@ FAULTS = [  # name, mutation of a good archive of volumes, mapping, further opti
     ("unknown key", nothing, GOOD + "lungs: threshold\n", [], ["'lungs'", "lung"]),
     ("stored values", edited(CT, stored), GOOD, [], ["p1", "--rescale 1,-1024"]),
     ("HU and windows together", edited(CT, windowed), GOOD, [], ["lung_window_8bit", "CT", "p1", "p2"]),
-    ("window for no HU", edited(CT, windowed), GOOD, ["--window", "0,100"], ["--window", "leave it out"]),
+    ("window for no HU", edited(CT, windowed), GOOD, ["--window", "0,100"], ["in HU", "remove --window"]),
     ("dataset exists", existing, GOOD, [], ["Dataset810_Mine exists", "--overwrite"]),
     ("id taken", same_id, GOOD, [], ["Dataset810_Other"]),
     ("no archive", nothing, GOOD, ["-i", "/nowhere"], ["/nowhere", "not a folder"]),

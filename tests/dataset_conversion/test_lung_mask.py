@@ -114,7 +114,7 @@ def test_what_cannot_be_done_is_said(monkeypatch):
     from nnunet_difflung.dataset_conversion.imaging.lung_mask import _network
 
     _network.cache_clear()
-    with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[lungmask\]', or set lung: threshold"):
+    with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[lungmask\]', or set 'lung: threshold'"):
         lung_mask(image_of(hu), backend="lungmask")
     with pytest.raises(ValueError, match="backend"):
         lung_mask(image_of(hu), backend="magic")
