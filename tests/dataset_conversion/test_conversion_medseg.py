@@ -93,7 +93,7 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
     assert cases_of(folder, "Ts") == [f"medseg_p010_s{z:03d}" for z in (1, 2, 3, 4)]
     report = json.loads((folder / "conversion_report.json").read_text())
     for patient in ("medseg_p001", "medseg_p002", "medseg_p010"):
-        notes = ["1 of 58 lesion voxels lie outside the lung mask and stay lesions"]
+        notes = ["1 of 58 lesion voxels lie outside the lung mask; they are kept as lesions"]
         assert report["patients"][patient]["notes"] == notes
     image, lesion, lung = volumes(1)
     for z in (1, 2, 3, 4):
@@ -258,7 +258,7 @@ def spoil_label(source: Path) -> str:
     lesion = volumes(1)[1]
     lesion[2, 15, 15] = 7
     write(source / "rp_msk" / "1.nii.gz", lesion)
-    return "rp_msk/1.nii.gz: label 7"
+    return "rp_msk/1.nii.gz: unknown label 7"
 
 
 def spoil_hu(source: Path) -> str:

@@ -301,7 +301,7 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     }
     path.write_text(MAPPINGS["names"])
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
-    assert "was there already" in capsys.readouterr().out
+    assert "already exists and was not changed" in capsys.readouterr().out
     assert path.read_text() == MAPPINGS["names"]
 
 
