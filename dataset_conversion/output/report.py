@@ -101,8 +101,8 @@ def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[f
 
     if channel == "CT":
         return CT_RANGE
-    image = sitk.GetArrayViewFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
-    low, high = float(image.min()), float(image.max())
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
+    low, high = float(values.min()), float(values.max())
     return (0.0, 255.0) if low >= 0 and 1 < high <= 255 else (low, high if high > low else low + 1)
 
 

@@ -114,3 +114,13 @@ def test_windows_and_missing_classes_do_not_stop_it(tmp_path):
     report = report_of_dataset(tmp_path, [record], LABELS, "lung_window_8bit")
     assert report["classes"]["emphysema"] == {"value": 2, "voxels": 0, "share": 0.0, "cases": 0, "patients": 0}
     assert 0 < report["classes"]["normal_lung"]["mean"] < 255
+
+
+def test_the_histograms_of_scaled_values_cover_the_range_of_the_first_image(tmp_path):
+    """The values are read from an image that stays in memory; a view of an image that is gone holds anything."""
+    image = np.random.default_rng(0).uniform(300, 400, (1, 64, 64)).astype(np.float32)
+    label = np.ones((1, 64, 64), np.uint8)
+    records = [write_case(tmp_path, Case("p1_s000", "p1", image, label, (1, 1, 5), (0, 0, 0)), len(LABELS))]
+    for _ in range(20):
+        low, high = conversion_report._range("windowed", tmp_path, records)
+        assert (low, high) == (image.min(), image.max())
