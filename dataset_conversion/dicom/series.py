@@ -53,7 +53,7 @@ def choose_series(
     left_out: Sequence[str],
     chosen: str | None,
     referenced: Collection[str],
-    where: str,
+    location: str,
 ) -> list[Header]:
     """The one series to convert.
 
@@ -63,7 +63,7 @@ def choose_series(
         chosen: value of ``--series``: the folder of a series (relative to the archive, or only its name), or its
             number of slices.
         referenced: UIDs of the series that contours or segments were drawn on.
-        where: archive and patient, for messages.
+        location: archive and patient, for messages.
 
     Raises:
         BadInput: no series, or several that could be meant.
@@ -71,7 +71,8 @@ def choose_series(
     if not series:
         reason = "; ".join(left_out) or "no image"
         raise BadInput(
-            f"{where}: no CT series ({reason}); expected axial CT slices with positions: add them or remove the patient"
+            f"{location}: no CT series ({reason}); expected axial CT slices with positions: "
+            f"add them or remove the patient"
         )
     candidates = list(series.values())
     if chosen is not None:
@@ -94,8 +95,8 @@ def choose_series(
     if chosen is not None:
         matching = f", {len(candidates)} of them match {chosen!r}" if candidates else f", none matches {chosen!r}"
     raise BadInput(
-        f"{where}: {len(series)} CT series{matching}: {listed}; expected exactly one: choose it with --series FOLDER "
-        f"or --series NUMBER_OF_SLICES, or move the other series out of the archive"
+        f"{location}: {len(series)} CT series{matching}: {listed}; expected exactly one: choose it with --series "
+        f"FOLDER or --series NUMBER_OF_SLICES, or move the other series out of the archive"
     )
 
 
@@ -151,7 +152,7 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
     Raises:
         BadInput: a file is damaged, size, spacing or orientation differ, or slices are duplicate, missing or uneven.
     """
-    first, where = slices[0], root / slices[0].folder
+    first, location = slices[0], root / slices[0].folder
     for header in slices:
         if header.problem:
             raise BadInput(header.problem)
@@ -176,7 +177,7 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
         step = normal * (first.thickness or 1.0)
         notes = () if first.thickness else ("a single slice whose thickness is not given: 1 mm is assumed",)
         return Stack(tuple(ordered), tuple(places[0].tolist()), tuple(step.tolist()), notes)
-    _check_gaps(ordered, places @ normal, where)
+    _check_gaps(ordered, places @ normal, location)
     step = (places[-1] - places[0]) / (len(places) - 1)
     off = (places - places[0] - np.arange(len(places))[:, None] * step) @ np.column_stack([rows, columns])
     worst = int(np.abs(off).max(axis=1).argmax())
@@ -199,7 +200,7 @@ def _short(values: Sequence[float]) -> str:
     return "x".join(f"{v:g}" for v in values) if len(values) < 4 else ", ".join(f"{v:.4g}" for v in values)
 
 
-def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> None:
+def _check_gaps(slices: Sequence[Header], along: np.ndarray, location: Path) -> None:
     """Checks the distances between slices.
 
     Args:
@@ -215,7 +216,7 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> Non
     if len(twins):
         a = twins[0]
         raise BadInput(
-            f"{where}: {len(twins)} of {len(slices)} slices lie at the position of another slice, for example "
+            f"{location}: {len(twins)} of {len(slices)} slices lie at the position of another slice, for example "
             f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point and move the others away"
         )
     usual = float(np.median(steps))
@@ -223,14 +224,14 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> Non
     if len(gaps):
         a = gaps[0]
         raise BadInput(
-            f"{where}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
+            f"{location}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
             f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
             f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add the missing slices"
         )
     regular = along[0] + np.arange(len(along)) * np.ptp(along) / (len(along) - 1)
     if np.abs(along - regular).max() > max(0.1, 0.1 * usual):
         raise BadInput(
-            f"{where}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
+            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
             f"keep only a part of the series that is evenly spaced"
         )
 

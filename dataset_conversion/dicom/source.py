@@ -165,8 +165,8 @@ class DicomSource:
         if not referenced & set(series):
             frames = set().union(*(drawing.frames for drawing in drawings))
             referenced = {uid for uid, slices in series.items() if slices[0].frame in frames}
-        where = f"{self.folder}, patient {self.patient}"
-        ct = stack(choose_series(series, left_out, self.series, referenced, where), self.folder)
+        location = f"{self.folder}, patient {self.patient}"
+        ct = stack(choose_series(series, left_out, self.series, referenced, location), self.folder)
         return ct, [*self.notes, *left_out, *ct.notes]
 
     def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[str]) -> list[_Drawing]:

@@ -108,7 +108,7 @@ class LabelMapping:
             raise BadInput(f"structure {structure!r} {_UNMATCHED}; add it to a label or to ignore_structures")
         return rules[0] if rules else None
 
-    def check(self, structures: Iterable[str], where: str) -> None:
+    def check(self, structures: Iterable[str], location: str) -> None:
         """Checks that every structure of an archive has a label, and every label a structure.
 
         Raises:
@@ -121,18 +121,18 @@ class LabelMapping:
                 self.rule_of(structure)
             except BadInput as error:
                 if _UNMATCHED not in str(error):
-                    raise BadInput(f"{where}: {error}") from error
+                    raise BadInput(f"{location}: {error}") from error
                 unmatched.append(structure)
         if unmatched:
             raise BadInput(
-                f"{where}: the mapping has no label for {', '.join(map(repr, unmatched))}; add "
+                f"{location}: the mapping has no label for {', '.join(map(repr, unmatched))}; add "
                 f"{'it' if len(unmatched) == 1 else 'each of them'} to a label or to ignore_structures"
             )
         for rule in self.rules:
             if rule.structures and not any(rule.matches(structure) for structure in structures):
                 raise BadInput(
-                    f"{where}: label {rule.label} ({', '.join(rule.structures)}) matches no structure; the archive has "
-                    f"{', '.join(map(repr, structures)) or 'none'}; correct its expressions or remove the label"
+                    f"{location}: label {rule.label} ({', '.join(rule.structures)}) matches no structure; the archive "
+                    f"has {', '.join(map(repr, structures)) or 'none'}; correct its expressions or remove the label"
                 )
 
 
@@ -222,22 +222,24 @@ def _rule(label: str, value: int, entry: Any, priority: float | None = None) -> 
     return Rule(label, value, _expressions(options.get("structures") or [], f"label {label}"), float(number), pathology)
 
 
-def _expressions(entry: Any, where: str) -> tuple[str, ...]:
+def _expressions(entry: Any, location: str) -> tuple[str, ...]:
     entries = [entry] if isinstance(entry, str) else entry
     if not isinstance(entries, list) or not all(isinstance(pattern, str) for pattern in entries):
-        raise BadInput(f"{where}: {entry!r} is not a list of strings; expected a list of regular expressions in quotes")
+        raise BadInput(
+            f"{location}: {entry!r} is not a list of strings; expected a list of regular expressions in quotes"
+        )
     for pattern in entries:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise BadInput(f"{where}: {pattern!r} is not a regular expression ({error}); correct it") from error
+            raise BadInput(f"{location}: {pattern!r} is not a regular expression ({error}); correct it") from error
     return tuple(entries)
 
 
-def _check_keys(content: Mapping, keys: tuple[str, ...], where: str) -> None:
+def _check_keys(content: Mapping, keys: tuple[str, ...], location: str) -> None:
     for key in content:
         if key not in keys:
-            raise BadInput(f"{where}: unknown key {key!r}; expected {', '.join(keys)}")
+            raise BadInput(f"{location}: unknown key {key!r}; expected {', '.join(keys)}")
 
 
 def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict:

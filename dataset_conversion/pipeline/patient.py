@@ -67,11 +67,11 @@ def convert_patient(
     derived: set[str] = set()
     notes: list[str] = []
     for number, source in enumerate(patient.sources):
-        where = f"{source.folder}, patient {patient.name}"
-        labelled = label_scan(source.load(), mapping, options, where)
+        location = f"{source.folder}, patient {patient.name}"
+        labelled = label_scan(source.load(), mapping, options, location)
         if channel not in ("", labelled.channel):
             raise BadInput(
-                f"{where}: the scans have different channels, {channel} and {labelled.channel}; expected the same "
+                f"{location}: the scans have different channels, {channel} and {labelled.channel}; expected the same "
                 f"kind of intensities: remove the scans of one kind"
             )
         channel = labelled.channel
@@ -89,22 +89,22 @@ def convert_patient(
     return records, {"channel": channel, "derived": sorted(derived), "notes": notes}
 
 
-def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where: str) -> Labelled:
+def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, location: str) -> Labelled:
     """Intensities and labels of a loaded scan, reoriented to axial slices."""
     image, notes = scan.image, list(scan.notes)
     if options.rescale is not None:
         slope, intercept = options.rescale
         image = sitk.Cast(image, sitk.sitkFloat32) * slope + intercept
         notes.append(f"values were rescaled: value · {slope:g} + {intercept:g}")
-    image, channel, intensity_notes = prepare_intensities(image, scan.modality, scan.windowed, options.window, where)
+    image, channel, intensity_notes = prepare_intensities(image, scan.modality, scan.windowed, options.window, location)
     notes += intensity_notes
-    label = _labels(scan, image, mapping, notes, where)
+    label = _labels(scan, image, mapping, notes, location)
     is_drawn = label > 0
     drawn = np.flatnonzero(is_drawn.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
     normal = mapping.normal
     derived: tuple[str, ...] = ()
     if mapping.lung != "none" and not (label == normal).any():
-        lung = lung_mask_of(image, label, mapping, where)
+        lung = lung_mask_of(image, label, mapping, location)
         label[(lung > 0) & (label == 0)] = normal
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
     if mapping.ignore is not None and scan.annotated is not None:
@@ -112,7 +112,7 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where
     return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), is_drawn)
 
 
-def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], where: str) -> np.ndarray:
+def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], location: str) -> np.ndarray:
     """The label map (z, y, x) of a scan; where structures overlap, the larger priority wins."""
     label = np.zeros(image.GetSize()[::-1], np.uint8)
     ranked = sorted(
@@ -120,14 +120,14 @@ def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[st
     )
     for _, value, name in ranked:
         mask = scan.structures[name]
-        _check_place(mask, image, name, where)
+        _check_place(mask, image, name, location)
         if not same_grid(mask, image):
             notes.append(f"{name}: resampled from another grid")
         label[on_grid(mask, image) > 0] = value
     return label
 
 
-def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> None:
+def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) -> None:
     """Checks that a structure lies in its image.
 
     Raises:
@@ -143,7 +143,7 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
         distance = max(np.abs(reach.min(0)).max(), np.abs(reach.max(0) - corners.max(0)).max())
         if distance > 1:
             raise BadInput(
-                f"{where}: the mask of {name!r} has as many voxels as its image, but is displaced by up to "
+                f"{location}: the mask of {name!r} has as many voxels as its image, but is displaced by up to "
                 f"{distance:.0f} voxels (spacing, origin or direction differ); expected the position of the image: "
                 f"repair the header of the mask, or export it again"
             )
@@ -152,12 +152,12 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
         outside = ((indices < -0.5) | (indices > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
         if outside > OUTSIDE:
             raise BadInput(
-                f"{where}: {100 * outside:.0f} % of {name!r} lie outside the image; expected a structure that was "
+                f"{location}: {100 * outside:.0f} % of {name!r} lie outside the image; expected a structure that was "
                 f"drawn on this image: repair its header, or remove the structure"
             )
 
 
-def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, where: str) -> np.ndarray:
+def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> np.ndarray:
     """Mask of the lungs, including the pathologies that were drawn.
 
     Raises:
@@ -169,10 +169,10 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, wh
     try:
         lung = lung_mask(image, np.isin(label, values), mapping.lung)
     except BadInput as error:
-        raise BadInput(f"{where}: {error}") from error
+        raise BadInput(f"{location}: {error}") from error
     if not (lung & (label == 0)).any():
         raise BadInput(
-            f"{where}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
+            f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
             f"draw the lung"
         )
     return lung
