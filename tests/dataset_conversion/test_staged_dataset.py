@@ -1,4 +1,4 @@
-"""A converted dataset appears all at once: killed at any step, with an old dataset in its place, and two at a time."""
+"""A converted dataset is published atomically: when killed at any step, over an old dataset, and with two commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def contents(raw: Path) -> dict[str, str]:
 
 
 def in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
-    """Exit code (9: killed) of a forked process in which a call to the file system kills, and the number of calls."""
+    """Runs ``work`` in a forked process, killed before call ``kill_before`` to the file system; exit code and calls."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
