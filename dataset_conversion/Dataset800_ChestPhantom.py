@@ -1,9 +1,9 @@
-"""A chest-CT phantom as an nnU-Net dataset, generated on the spot.
+"""Generates a chest CT phantom as an nnU-Net dataset; no data of patients is needed.
 
-Each patient is an anatomy drawn at random: body wall, ribs, spine, heart, great vessels and lungs with branching
-vessels, in true HU, seen through a scanner's blur and noise and labelled by a reader who is off by about half a pixel.
-Normal lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only about a
-quarter of the patients have emphysema, so that an ordinary U-Net does badly on it.
+The anatomy of each patient is drawn at random: chest wall, ribs, spine, heart, great vessels, and lungs with branching
+vessels, in HU, with the blur and the noise of a scanner. The labels are those of a reader who errs by about half a
+pixel. Normal lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only
+about a quarter of the patients have emphysema, so that an ordinary U-Net segments it poorly.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ PREFIX = "phantom"
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """A phantom dataset.
+    """Settings of a phantom dataset.
 
     Attributes:
-        cohort: its patients.
+        cohort: settings of the patients.
         size: pixels along x and y; the field of view is always 360 mm.
-        volumes: one case per patient instead of one per slice.
+        volumes: whether to write a volume per patient instead of a case per slice.
     """
 
     cohort: CohortSettings = field(default_factory=CohortSettings)
@@ -70,17 +70,17 @@ class PhantomSettings:
             ("--label-noise", cohort.label_noise, 0, 3),
         ):
             if not low <= value <= high:
-                raise BadInput(f"{option} {value}: expected {low} to {high}")
+                raise BadInput(f"{option} {value}: expected a value from {low} to {high}")
 
 
 def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: int) -> list[Case]:
-    """All cases of one patient; depends on nothing but the arguments.
+    """All cases of a patient; they depend on nothing but the arguments.
 
     Args:
         settings: of the dataset.
         extent: from ``calibrate``.
-        test: patient of the test part.
-        index: of the patient within the part.
+        test: whether the patient belongs to the test part.
+        index: of the patient in that part.
     """
     cohort, size = settings.cohort, settings.size
     patient = draw_cohort(cohort, test)[index]
@@ -106,8 +106,10 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
     ]
 
 
-def _write_patient(settings: PhantomSettings, extent: Extent, folder: Path, who: tuple[bool, int]) -> list[CaseRecord]:
-    test, index = who
+def _write_patient(
+    settings: PhantomSettings, extent: Extent, folder: Path, part_and_index: tuple[bool, int]
+) -> list[CaseRecord]:
+    test, index = part_and_index
     return [write_case(folder, case, len(LABELS), test) for case in phantom_cases(settings, extent, test, index)]
 
 
@@ -118,27 +120,27 @@ def build_phantom(
     overwrite: bool = False,
     verify: bool = True,
 ) -> list[CaseRecord]:
-    """Generates the dataset ``$nnUNet_raw/<full_name>``; the same settings give the same bytes.
+    """Generates the dataset ``$nnUNet_raw/<full_name>``; the same settings give the same files, byte for byte.
 
     Args:
-        settings: what to generate.
+        settings: of the dataset.
         full_name: ``DatasetXXX_Name``.
-        processes: patients generated at a time.
-        overwrite: replace a dataset of this name.
-        verify: let nnU-Net check the result.
+        processes: number of patients generated at a time.
+        overwrite: whether to replace a dataset of this name.
+        verify: whether nnU-Net checks the result.
 
     Returns:
         A record of every case written.
 
     Raises:
-        BadInput: the dataset exists, or ``nnUNet_raw`` is not set.
+        BadInput: the dataset exists already, or ``nnUNet_raw`` is not set.
     """
     cohort = settings.cohort
     with staged_dataset(full_name, overwrite) as folder:
         extent = calibrate(cohort, settings.size)
-        everyone = [(False, i) for i in range(cohort.patients)] + [(True, i) for i in range(cohort.test_patients)]
+        patients = [(False, i) for i in range(cohort.patients)] + [(True, i) for i in range(cohort.test_patients)]
         write = partial(_write_patient, settings, extent, folder)
-        records = for_each_patient(write, everyone, processes)
+        records = for_each_patient(write, patients, processes)
         finish_dataset(
             folder,
             records,
@@ -166,24 +168,38 @@ def parser() -> argparse.ArgumentParser:
         "--size",
         type=int,
         default=128,
-        help="pixels along x and y of the 360 mm field of view: 64 gives 5.6 mm pixels, 256 1.4 mm",
+        help="pixels along x and y of the 360 mm field of view; 64 gives pixels of 5.6 mm, 256 of 1.4 mm",
     )
-    p.add_argument("--spacing", type=float, help="pixel size in mm, instead of --size (rounded to whole pixels)")
-    p.add_argument("--patients", type=int, default=30, help="patients for training, dealt into 5 folds by patient")
-    p.add_argument("--test-patients", type=int, default=15, help="patients for imagesTs/labelsTs")
-    p.add_argument("--slices", type=int, help="slices per patient, spread over the lungs (6; with --volumes 24)")
-    p.add_argument("--volumes", action="store_true", help="write one volume per patient instead of one case per slice")
+    p.add_argument(
+        "--spacing",
+        type=float,
+        help="pixel size in mm, instead of --size (rounded so that the field of view holds whole pixels)",
+    )
+    p.add_argument(
+        "--patients", type=int, default=30, help="number of training patients, split into 5 folds by patient"
+    )
+    p.add_argument("--test-patients", type=int, default=15, help="number of test patients (imagesTs, labelsTs)")
+    p.add_argument(
+        "--slices", type=int, help="slices per patient, spread over the lungs; if not given, 6, or 24 with --volumes"
+    )
+    p.add_argument(
+        "--volumes", action="store_true", help="write a volume for each patient instead of a case for each slice"
+    )
     p.add_argument(
         "--label-noise",
         type=float,
         default=1.0,
-        help="how far readers stray from the truth: 0 not at all, 1 about half a pixel",
+        help="errors of the reader: 0 for none, 1 for about half a pixel along the outlines",
     )
-    p.add_argument("--seed", type=int, default=0, help="another seed gives other patients")
+    p.add_argument("--seed", type=int, default=0, help="of the patients; another seed gives other patients")
     p.add_argument("--dataset-id", type=int, default=800, help="nnU-Net dataset id")
-    p.add_argument("--name", default="ChestPhantom", help="name behind the id")
-    p.add_argument("-np", type=int, default=2, help="patients generated at a time; does not change the result")
-    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    p.add_argument(
+        "--name", default="ChestPhantom", help="name of the dataset after its id, as in Dataset800_ChestPhantom"
+    )
+    p.add_argument(
+        "-np", type=int, default=2, help="number of patients generated at a time; does not change the result"
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace the dataset if it already exists")
     return p
 
 
@@ -192,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Console entry point."""
     args = parser().parse_args(arguments)
     if args.spacing is not None and args.spacing <= 0:
-        raise BadInput(f"--spacing {args.spacing}: expected a size in mm above 0")
+        raise BadInput(f"--spacing {args.spacing}: expected a pixel size in mm greater than 0")
     size = args.size if args.spacing is None else round(FIELD_OF_VIEW_MM / args.spacing)
     cohort = CohortSettings(
         args.patients, args.test_patients, args.slices or (24 if args.volumes else 6), args.seed, args.label_noise

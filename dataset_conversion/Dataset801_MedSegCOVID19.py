@@ -1,13 +1,12 @@
-"""MedSeg's COVID-19 CT volumes (segmentation dataset nr. 2) as an nnU-Net dataset.
+"""Converts MedSeg's COVID-19 CT volumes (segmentation dataset nr. 2) to an nnU-Net dataset.
 
-MedSeg (medicalsegmentation.com/covid19) publishes them as three archives that unpack to
-``rp_im/N.nii.gz`` (CT), ``rp_msk/N.nii.gz`` (1 ground glass, 2 consolidation) and ``rp_lung_msk/N.nii.gz`` (1 lung),
-N being the patient. Give the folder that holds the three.
+MedSeg (medicalsegmentation.com/covid19) publishes them as three archives that unpack to ``rp_im/N.nii.gz`` (CT),
+``rp_msk/N.nii.gz`` (1 ground glass, 2 consolidation) and ``rp_lung_msk/N.nii.gz`` (1 lung), where N is the number of
+the patient. Give the folder that holds these three folders with -i.
 
-The intensities are an 8-bit lung window chosen for each volume, not HU, so they are stored as they are and the channel
-is named ``lung_window_8bit``: nnU-Net then normalises each case by itself. Normal lung is the lung mask
-without lesions; a lesion outside the lung mask stays a lesion. With ``--crop-lungs``, slices are numbered from the
-cropped box.
+The intensities are an 8-bit lung window chosen for each volume, not HU. They are stored unchanged, in a channel named
+``lung_window_8bit``, so that nnU-Net normalises each case separately. Normal lung is the lung mask without lesions;
+lesions outside the lung mask are kept as lesions. With ``--crop-lungs``, slices are numbered from the cropped box.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         default=argparse.SUPPRESS,
         metavar="N",
-        help="the same as --test with the patients' numbers, for example 8 9",
+        help="the same as --test, with the numbers of the patients, for example 8 9",
     )
     options = p.parse_args(arguments)
     margin = options.crop_lungs if options.form == "slices" else None

@@ -1,13 +1,14 @@
-"""MedSeg's 100 axial COVID-19 slices (segmentation dataset nr. 1) as an nnU-Net dataset.
+"""Converts MedSeg's 100 axial COVID-19 slices (segmentation dataset nr. 1) to an nnU-Net dataset.
 
 Published (medicalsegmentation.com/covid19; MedSeg, Jenssen, Sakinis, figshare 10.6084/m9.figshare.13521488) as
-``tr_im.nii.gz`` (100 slices), ``tr_mask.nii.gz`` (1 ground glass, 2 consolidation, 3 pleural effusion) and, beside
-them, ``tr_lungmasks_updated.nii.gz`` (1 and 2: lungs). ``val_im.nii.gz`` has no published masks and is not used.
+``tr_im.nii.gz`` (100 slices), ``tr_mask.nii.gz`` (1 ground glass, 2 consolidation, 3 pleural effusion) and
+``tr_lungmasks_updated.nii.gz`` (1 and 2: lungs). ``val_im.nii.gz`` has no published masks and is not used.
 
 The slices come from JPEG files whose grey values were stretched to look like HU, so the channel is ``windowed`` and not
-``CT``. They are of more than 40 patients, but no file says whose each is. Slices of one patient follow each other, so
-five slices in a row are taken as one patient (``g01`` … ``g20``): a group may hold two patients, and a patient may be
-in two groups at their border. Where that matters, give this set to the training only.
+``CT``. They show more than 40 patients, but the files do not say which slice belongs to which patient. Slices of the
+same patient follow each other, so each five slices in a row are taken as one patient (``g01`` … ``g20``): a group may
+hold several patients, and a patient may be in two neighbouring groups. If this matters, use the dataset for training
+only.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ VALUES = {"ground_glass": 1, "consolidation": 2, "pleural_effusion": 3}
 
 @dataclass(frozen=True)
 class GroupSource(FileSource):
-    """Some slices in a row of the stack; see ``FileSource``."""
+    """Consecutive slices of the stack, from ``first`` on; see ``FileSource``."""
 
     first: int = 0
 
     def listing(self) -> Listing:
-        """As of ``FileSource``, for this group's slices."""
+        """See ``FileSource``; only the slices of this group."""
         listing = super().listing()
         return replace(listing, size=(*listing.size[:2], min(GROUP, max(0, listing.size[2] - self.first))))
 
     def load(self) -> Scan:
-        """The group's slices."""
+        """The slices of this group."""
         import SimpleITK as sitk
 
         scan, part = super().load(), slice(self.first, self.first + GROUP)
@@ -53,7 +54,7 @@ class GroupSource(FileSource):
 
 
 def find(folder: Path) -> list[GroupSource]:
-    """Groups of five slices.
+    """The groups of five slices.
 
     Raises:
         BadInput: a file is missing or damaged.
@@ -73,7 +74,9 @@ def find(folder: Path) -> list[GroupSource]:
     if problems:
         raise BadInput(problems[0])
     slices = stack.listing().size[2]
-    notes = (f"{GROUP} slices in a row taken as one patient: the set does not say whose they are",)
+    notes = (
+        f"{GROUP} slices in a row are taken as one patient, since the dataset does not say which patient they show",
+    )
     return [
         GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
         for k in range(-(-slices // GROUP))

@@ -1,13 +1,14 @@
-"""The multimedia database of interstitial lung diseases of Geneva (HUG, MedGIFT) as an nnU-Net dataset.
+"""Converts the multimedia database of interstitial lung diseases of Geneva (HUG, MedGIFT) to an nnU-Net dataset.
 
 Described by Depeursinge et al. (Computerized Medical Imaging and Graphics 2012, 10.1016/j.compmedimag.2011.07.003).
 ``ILD_DB_txtROIs/<patient>`` holds the CT slices ``CT-7605-0004.dcm`` and the contours ``CT-INSPIRIUM-7605.txt`` (in
-subfolders where a patient has several series; ``HRCT_pilot/<patient>`` for the pilot), and
-``ILD_DB_lungMasks/<the same>`` the lungs (``lung_mask/lung_mask_7605_4.dcm``).
+subfolders if a patient has several series; in ``HRCT_pilot/<patient>`` for the pilot study).
+``ILD_DB_lungMasks`` holds lung masks in the same folders (``lung_mask/lung_mask_7605_4.dcm``).
 
-The readers outlined regions of 17 tissues and left the rest: what they outlined has its label, the rest of the lung is
-nnU-Net's ``ignore`` label, and slices on which nothing is outlined are left out. Tissues of few patients are ignored as
-well. Lungs that are not published for a series are found by threshold and marked in its notes.
+The readers outlined only some regions, of 17 tissues. Outlined regions get their label, the rest of the lung gets
+nnU-Net's ``ignore`` label, and slices without outlines are left out. Tissues that only few patients have are ignored as
+well. If lung masks are not published for a series, the lungs are found by thresholds, which the notes of the patient
+say.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ MAPPING = {
 
 @dataclass(frozen=True)
 class HugSource:
-    """One series; see ``sources.Source``.
+    """A series with contours; see ``sources.Source``.
 
     Attributes:
-        patient: number, ``pilot_200`` for the pilot's.
-        folder: the archive's root.
-        text: the ROI file, beside its slices.
-        lungs: folder of lung masks, or None.
+        patient: number of the patient, such as ``53``, or ``pilot_200`` in the pilot study.
+        folder: root folder of the archive.
+        text: the file with the contours, in the folder of the slices.
+        lungs: folder with lung masks, or None.
     """
 
     patient: str
@@ -61,13 +62,13 @@ class HugSource:
         series, notes = ct_series([header[1] for header in headers if header])
         if not series:
             raise BadInput(
-                f"{self.text.parent}: no CT slices beside {self.text.name} "
-                f"({'; '.join(notes) or 'no .dcm'}); unpack the whole patient"
+                f"{self.text.parent}: there are no CT slices beside {self.text.name} "
+                f"({'; '.join(notes) or 'no .dcm files'}); unpack all files of the patient"
             )
         return next(iter(series.values()))
 
     def listing(self) -> Listing:
-        """Headers and contours."""
+        """What headers and contours tell."""
         files = [p.relative_to(self.folder).as_posix() for p in (self.text, *sorted(self.text.parent.glob("*.dcm")))]
         try:
             series = stack(self._headers(), self.folder)
@@ -88,35 +89,37 @@ class HugSource:
         missing = sorted({roi.slice_number for roi in rois} - set(slice_of))
         if missing:
             raise BadInput(
-                f"{self.text}: contours on slice {missing[0]}, but no such slice is in {self.text.parent}; "
-                f"expected a file that ends with -{missing[0]:04d}.dcm: unpack the whole patient"
+                f"{self.text}: contours on slice {missing[0]}, which is missing in {self.text.parent}; expected a file "
+                f"that ends with -{missing[0]:04d}.dcm: unpack all files of the patient"
             )
         masks = draw(rois, spacing, shape, slice_of)
         notes = list(series.notes)
         lung = self._lungs(shape, slice_of)
         if lung is None:
             lung = lung_mask(image, np.logical_or.reduce(list(masks.values())))
-            notes.append("lung found by threshold, no lung masks beside this series")
+            notes.append("the lungs were found by thresholds, since the series has no lung masks")
         annotated = sorted({slice_of[roi.slice_number] for roi in rois})
         structures = {name: series.place(mask) for name, mask in {"lung": lung, **masks}.items()}
         return Scan(image, structures, "CT", tuple(annotated), False, tuple(notes))
 
     def _lungs(self, shape: tuple[int, ...], slice_of: dict[int, int]) -> np.ndarray | None:
+        """The published lung masks (z, y, x); None if there are none."""
         files = sorted(self.lungs.rglob("*.dcm")) if self.lungs else []
         result = np.zeros(shape, np.uint8)
         for path in files:
             z, pixels = slice_of.get(_number(path.name)), read_dataset(path).pixel_array
             if z is None or pixels.shape != shape[1:]:
                 raise BadInput(
-                    f"{path}: a lung mask of {pixels.shape} pixels for no slice of {self.text.parent}; "
-                    f"expected one for each slice; unpack the patient's lung masks again"
+                    f"{path}: this lung mask of {pixels.shape[1]} x {pixels.shape[0]} pixels matches no slice in "
+                    f"{self.text.parent}; expected a mask of the number and the size of a slice: unpack the lung masks "
+                    f"of the patient again"
                 )
             result[z] = pixels > 0
         return result if result.any() else None
 
 
 def _number(path: str) -> int:
-    """Slice number at the end of a file's name."""
+    """Number of the slice at the end of the name of a file; -1 if there is none."""
     match = re.search(r"(\d+)\.dcm$", path)
     return int(match[1]) if match else -1
 
@@ -125,19 +128,19 @@ def find(folder: Path) -> list[HugSource]:
     """All series with contours.
 
     Raises:
-        BadInput: the folder of the contours is missing or holds none.
+        BadInput: the folder with the contours is missing or has no contours.
     """
     root = below(folder, "ILD_DB_txtROIs")
     sources = []
     for text in sorted(root.rglob("*.txt")):
-        place = text.parent.relative_to(root)
-        if place.parts and re.match(r"(CT|Tho)", text.name) and any(text.parent.glob("*.dcm")):
-            lungs = folder / "ILD_DB_lungMasks" / place
-            pilot = place.parts[0] == "HRCT_pilot" and len(place.parts) > 1
-            patient = f"pilot_{place.parts[1]}" if pilot else place.parts[0]
+        subfolder = text.parent.relative_to(root)
+        if subfolder.parts and re.match(r"(CT|Tho)", text.name) and any(text.parent.glob("*.dcm")):
+            lungs = folder / "ILD_DB_lungMasks" / subfolder
+            pilot = subfolder.parts[0] == "HRCT_pilot" and len(subfolder.parts) > 1
+            patient = f"pilot_{subfolder.parts[1]}" if pilot else subfolder.parts[0]
             sources.append(HugSource(patient, folder, text, lungs if lungs.is_dir() else None))
     if not sources:
-        raise BadInput(f"{root}: no CT-*.txt beside .dcm files; unpack ILD_DB_txtROIs there")
+        raise BadInput(f"{root}: there is no CT-*.txt beside .dcm files; unpack ILD_DB_txtROIs there")
     return sources
 
 

@@ -1,4 +1,4 @@
-"""A converted case and what is recorded of it."""
+"""A converted case, and the record that is kept of it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated; its value is the highest
+IGNORE = "ignore"  # nnU-Net's label of voxels that were not annotated; it has the highest value
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case in memory.
+    """A case in memory.
 
     Attributes:
-        case_id: ``<prefix>_p003_s012`` for a slice, ``<prefix>_p003`` for a volume.
-        patient: ``<prefix>_p003``, the group that splits keep together.
+        case_id: ``<patient>_s012`` for a slice, ``<patient>`` for a volume.
+        patient: safe name of the patient, whose cases the splits keep together.
         image: (z, y, x); a slice has z = 1.
         label: (z, y, x) uint8.
-        spacing: mm along x, y, z; for a slice the z entry is the slice's thickness.
-        origin: mm of the first voxel's centre along x, y, z (LPS).
-        direction: nine cosines, row by row.
+        spacing: mm along x, y, z; for a slice, z is its thickness.
+        origin: centre of the first voxel in mm along x, y, z (LPS).
+        direction: nine direction cosines, row by row.
     """
 
     case_id: str
@@ -35,7 +35,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """What the dataset's bookkeeping needs to know of a written case: its group and voxels per label value."""
+    """What is recorded of a written case: its patient, its part, and the number of voxels of each label value."""
 
     case_id: str
     patient: str

@@ -1,4 +1,4 @@
-"""``difflung_convert``: from a CT archive to an nnU-Net dataset, in HU and by patient."""
+"""``difflung_convert``: converts a CT archive to an nnU-Net dataset."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
 _DESCRIPTION = """
-Makes an nnU-Net dataset from your own CT archive: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes with
-label maps, or PNG/TIFF slices with masks. Look first, edit the mapping that this writes, then convert:
+Converts your own CT archive to an nnU-Net dataset: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes
+with label maps, or PNG/TIFF/BMP slices with masks. List the archive, edit the mapping that is written, then convert:
 
     difflung_convert -i ARCHIVE --list --mapping map.yaml
     difflung_convert -i ARCHIVE --mapping map.yaml -d 810 --name MyCT --dry-run
     difflung_convert -i ARCHIVE --mapping map.yaml -d 810 --name MyCT --crop-lungs --spacing 1.5
     nnUNetv2_plan_and_preprocess -d 810 -c 2d --verify_dataset_integrity
 
-Intensities stay in HU, labels go to the image through physical space, patients are kept together in the folds, and the
-dataset appears only when it is complete. Run the same command again to resume an interrupted conversion. Look at
-conversion_report.png in the dataset's folder before you train.
+Intensities stay in HU, labels are resampled to the image through physical space, all cases of a patient are in the same
+fold, and the dataset appears only when it is complete. Run the same command again to resume an interrupted conversion.
+Check conversion_report.png in the dataset's folder before you train.
 """
 
 
@@ -53,69 +53,90 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="difflung_convert", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("-i", required=True, type=Path, metavar="ARCHIVE", help="folder with the archive; never changed")
+    p.add_argument(
+        "-i", required=True, type=Path, metavar="ARCHIVE", help="folder with the archive; it is never changed"
+    )
     p.add_argument(
         "--list",
         action="store_true",
-        help="show patients, spacing, intensities and structures, and write "
-        "a first mapping (to --mapping, default difflung_mapping.yaml) unless the file is there",
+        help="show patients, spacing, intensities and structures, and write a first mapping (to --mapping, default "
+        "difflung_mapping.yaml) unless the file exists",
     )
-    p.add_argument("--mapping", type=Path, metavar="FILE", help="YAML or JSON: which structure becomes which label")
+    p.add_argument(
+        "--mapping", type=Path, metavar="FILE", help="YAML or JSON file that says which structures become which label"
+    )
     p.add_argument("-d", "--dataset-id", type=int, metavar="ID", help="id of the new dataset, 1 to 999")
-    p.add_argument("--name", metavar="NAME", help="name behind the id, such as MyCT for Dataset810_MyCT")
+    p.add_argument("--name", metavar="NAME", help="name of the dataset after its id, such as MyCT for Dataset810_MyCT")
     p.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything that can be checked without loading the images, show what would be made, write nothing",
+        help="check what can be checked without loading the images and show what would be converted, but write nothing",
     )
     add_running_options(p)
-    _add_archive_options(p.add_argument_group("what the archive is"))
-    _add_case_options(p.add_argument_group("what becomes of it"))
+    _add_archive_options(p.add_argument_group("how to read the archive"))
+    _add_case_options(p.add_argument_group("how to convert it"))
     return p
 
 
 def _add_archive_options(group) -> None:
-    group.add_argument("--kind", choices=KINDS, help="found by the files unless there are several kinds")
-    group.add_argument("--image", metavar="REGEX", help="paths of images, of volumes and slices (default: by content)")
-    group.add_argument("--masks", metavar="REGEX", help="paths of label maps (default: by content)")
+    group.add_argument(
+        "--kind",
+        choices=KINDS,
+        help="kind of archive (default: found out from the files; needed if there are files of several kinds)",
+    )
+    group.add_argument(
+        "--image",
+        metavar="REGEX",
+        help="volumes and slices: matches the paths of images (default: found out by content)",
+    )
+    group.add_argument(
+        "--masks",
+        metavar="REGEX",
+        help="volumes and slices: matches the paths of label maps (default: found out by content)",
+    )
     group.add_argument(
         "--patient-pattern",
         metavar="REGEX",
-        help="matches a whole name that --list shows; its first group is the patient (default: folder or file name)",
+        help="matches a name that --list shows as a whole; its first group is the patient (default: the name of the "
+        "folder or file)",
     )
     group.add_argument(
         "--series",
         metavar="SERIES",
-        help="DICOM: the series to take where a patient has several: its "
-        "folder or its number of slices (default: the one that was drawn on)",
+        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: the "
+        "series that was drawn on)",
     )
-    group.add_argument("--pixel-spacing", type=float, metavar="MM", help="of slices, whose files hold none")
+    group.add_argument(
+        "--pixel-spacing", type=float, metavar="MM", help="slices: pixel size in mm, if the files do not give it"
+    )
     group.add_argument(
         "--rescale",
         type=_pair,
         metavar="SLOPE,INTERCEPT",
-        help="brings stored values to HU where the archive has lost them, such as --rescale 1,-1024",
+        help="converts stored values to HU if the archive has lost the rescaling, such as --rescale 1,-1024",
     )
     group.add_argument(
         "--allow-missing",
         action="store_true",
-        help="patients may lack structures of the mapping: they have been looked for and are not there",
+        help="accept patients who lack structures of the mapping, because they were examined and do not have them",
     )
 
 
 def _add_case_options(group) -> None:
-    add_form_option(group, "on which something is drawn")
+    add_form_option(group, "with drawn structures")
     group.add_argument(
-        "--all-slices", action="store_true", help="also slices on which nothing is drawn but that show lung"
+        "--all-slices", action="store_true", help="also write slices without drawn structures that show lung"
     )
     add_shape_options(group)
-    group.add_argument("--window", type=_pair, metavar="LOW,HIGH", help="clip to these HU, as in --window=-1024,600")
+    group.add_argument(
+        "--window", type=_pair, metavar="LOW,HIGH", help="clip intensities to these HU, such as --window=-1024,600"
+    )
     add_test_options(group)
     group.add_argument(
         "--anonymous",
         action="store_true",
-        help="call patients p001, p002, … instead of their names in "
-        "the archive (always so where DICOM patients share folders)",
+        help="name patients p001, p002, … instead of their names in the archive (always the case if DICOM patients "
+        "share folders)",
     )
 
 
@@ -123,41 +144,41 @@ def _pair(text: str) -> tuple[float, float]:
     try:
         first, second = (float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers with a comma between") from None
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two numbers separated by a comma") from None
     return first, second
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options from the command line.
+    """Parses and checks the options.
 
     Raises:
-        BadInput: options that do not fit each other.
+        BadInput: an option is missing, out of range, or excludes another one.
     """
     options = parser().parse_args(arguments)
     if options.np < 1:
         raise BadInput(f"-np {options.np}: expected at least 1 process")
     check_test_options(options)
     if options.pixel_spacing is not None and not 0.05 <= options.pixel_spacing <= 50:
-        raise BadInput(f"--pixel-spacing {options.pixel_spacing:g}: expected millimetres, 0.05 to 50")
+        raise BadInput(f"--pixel-spacing {options.pixel_spacing:g}: expected a value in mm from 0.05 to 50")
     if not options.list:
         for option, value in (("--mapping", options.mapping), ("-d", options.dataset_id), ("--name", options.name)):
             if value is None:
                 raise BadInput(
-                    f"{option} is missing; --list shows the archive and writes a first mapping, then give "
+                    f"{option} is missing; run the command with --list to write a first mapping, then convert with "
                     f"--mapping FILE -d ID --name NAME"
                 )
     return options
 
 
 def archive_options(options) -> ArchiveOptions:
-    """Those that say what the archive is."""
+    """The options that say how to read the archive."""
     return ArchiveOptions(
         options.kind, options.image, options.masks, options.patient_pattern, options.series, options.pixel_spacing
     )
 
 
 def convert_options(options) -> ConvertOptions:
-    """Those that say what becomes of a patient."""
+    """The options that say how patients become cases."""
     return ConvertOptions(
         options.form,
         options.all_slices,
@@ -172,12 +193,12 @@ def convert_options(options) -> ConvertOptions:
 def _show(archive: Archive, mapping: Path) -> None:
     print(listing_table(archive.kind, archive.listings))
     if write_first_mapping(mapping, archive.listings):
-        print(f"\n{mapping} is a first mapping: edit it, then give it with --mapping, and -d ID --name NAME")
+        print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:
         read_mapping(mapping).check(
             {name for listing in archive.listings for name in listing.structures}, str(archive.folder)
         )
-        print(f"\n{mapping} was there already and was left as it is; it covers every structure.")
+        print(f"\n{mapping} already exists and was not changed; it covers every structure.")
 
 
 def _plan_text(
@@ -189,32 +210,36 @@ def _plan_text(
     anonymous: bool,
 ) -> str:
     test = [patient.patient for patient in patients if patient.test]
-    whence = "" if anonymous else f" of {archive.folder.name}"
-    named = [p.patient if anonymous else f"{p.name} → {p.patient}" for p in patients[:10]]
+    folder = "" if anonymous else f" of {archive.folder.name}"
+    names = [patient.patient if anonymous else f"{patient.name} → {patient.patient}" for patient in patients[:10]]
+    if len(patients) > 10:
+        names.append("…")
     lines = [
-        f"{full_name}: {len(patients)} patients{whence} ({archive.kind}), as {options.form}",
+        f"{full_name}: {len(patients)} patients{folder} ({archive.kind}), as {options.form}",
         "labels: " + ", ".join(f"{name} = {value}" for name, value in mapping.labels.items()),
-        f"patients: {', '.join(named)}{', …' * (len(patients) > 10)}",
-        f"test: {', '.join(test) or 'none'}",
+        f"patients: {', '.join(names)}",
+        f"test patients: {', '.join(test) or 'none'}",
     ]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of the command line."""
+    """Runs the command and returns its exit code."""
     options = parse(arguments)
     if options.list:
         _show(read_archive(options.i, archive_options(options), options.np), options.mapping or Path(MAPPING))
         return 0
     full_name, mapping = dataset_name(options.dataset_id, options.name), read_mapping(options.mapping)
-    chosen = convert_options(options)
-    if chosen.crop_lungs is not None and mapping.normal is None:
-        raise BadInput("--crop-lungs needs a label for normal lung, and the mapping has none; add one, or leave it out")
+    conversion = convert_options(options)
+    if conversion.crop_lungs is not None and mapping.normal is None:
+        raise BadInput(
+            "--crop-lungs needs a label for normal lung, but the mapping has none; add one, or remove --crop-lungs"
+        )
     check_name(full_name, options.overwrite, untouched=options.dry_run)
     archive = read_archive(options.i, archive_options(options), options.np)
     check_archive(archive, mapping, options.allow_missing)
-    patients = plan_patients(archive, chosen, options.anonymous, options.test, options.test_share, options.seed)
-    print(_plan_text(archive, mapping, patients, full_name, chosen, options.anonymous))
+    patients = plan_patients(archive, conversion, options.anonymous, options.test, options.test_share, options.seed)
+    print(_plan_text(archive, mapping, patients, full_name, conversion, options.anonymous))
     if options.dry_run:
         print("Dry run: nothing was written.")
         return 0
@@ -222,17 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = convert(
         archive,
         mapping,
-        chosen,
+        conversion,
         patients,
         full_name,
         options.np,
         options.overwrite,
         options.seed,
-        said=["difflung_convert", *words],
+        command=["difflung_convert", *words],
         anonymous=options.anonymous,
     )
     print(summary(records, mapping.labels))
-    print(f"Look at {raw_folder(full_name) / 'conversion_report.png'} before you go on.")
+    print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     return 0
 

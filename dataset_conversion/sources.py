@@ -1,7 +1,7 @@
-"""What every kind of archive gives a converter: patients that can be listed cheaply and loaded one at a time.
+"""The interface of all kinds of archives: patients that can be listed quickly and loaded one at a time.
 
-``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a ``find_sources`` that returns objects of the
-``Source`` protocol; nothing behind this file knows where a patient came from.
+``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a function ``find_sources`` that returns objects
+of the protocol ``Source``; the rest of the conversion does not depend on the kind of archive.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Listing:
-    """What can be said of a patient without loading all of it.
+    """What is known about a patient without loading all images.
 
     Attributes:
-        patient: name in the archive, as of ``Source``.
-        files: relative paths of what was looked at.
+        patient: name in the archive, see ``Source``.
+        files: paths of the patient's files, relative to the folder of the archive.
         size: voxels along x, y, z.
         spacing: mm along x, y, z.
-        modality: ``CT``, ``MR``, … where the archive says so, else ``""``.
-        intensity: lowest and highest value (HU after rescaling, where the archive knows it).
-        structures: names of what was drawn, sorted.
-        problems: what would stop the conversion of this patient, one line each.
+        modality: ``CT``, ``MR``, … if the archive gives it, else ``""``.
+        intensity: lowest and highest value (HU if the archive gives the rescaling).
+        structures: names of the drawn structures, sorted.
+        problems: reasons why this patient cannot be converted, one line each.
     """
 
     patient: str
@@ -41,16 +41,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class Scan:
-    """A loaded patient.
+    """A loaded scan of a patient.
 
     Attributes:
-        image: 3D, one component; HU for CT whose archive knows them, else what the file holds.
+        image: 3D, one component; HU for CT if the archive gives the rescaling, else the values in the file.
         structures: name → uint8 image of 0 and 1 in the same physical space, not necessarily on the same grid.
-        modality: as of ``Listing``.
-        annotated: positions along the image's z axis that the annotator has looked at; None where that is not known,
-            which means all of them.
-        windowed: the intensities are a display window and no HU; None where only the values can tell.
-        notes: what the report should say of this patient, one line each.
+        modality: see ``Listing``.
+        annotated: z of the slices that were annotated; None if this is not known, in which case all slices are taken
+            as annotated.
+        windowed: whether the intensities are a display window and not HU; None if only the values can tell.
+        notes: for the report on this patient, one line each.
     """
 
     image: sitk.Image
@@ -62,11 +62,11 @@ class Scan:
 
 
 class Source(Protocol):
-    """A patient in an archive; frozen and picklable, since worker processes load it.
+    """A patient in an archive; immutable and picklable, since worker processes load it.
 
     Attributes:
-        patient: name in the archive; becomes an id only after ``pipeline.patients`` has made it safe.
-        folder: the archive's root, for messages.
+        patient: name in the archive; ``pipeline.patients`` turns it into a safe id.
+        folder: root folder of the archive, for messages.
     """
 
     @property
@@ -76,13 +76,13 @@ class Source(Protocol):
     def folder(self) -> Path: ...
 
     def listing(self) -> Listing:
-        """Headers and as few intensities as will do; never raises for a damaged patient, names it in ``problems``."""
+        """Reads headers and few intensities; damaged files do not raise, but are listed in ``problems``."""
         ...
 
     def load(self) -> Scan:
-        """All of it.
+        """Loads image and structures.
 
         Raises:
-            BadInput: one line that names the file, what was found, what was expected and the remedy.
+            BadInput: the patient cannot be loaded; one line that gives the file, what is wrong, and what to do.
         """
         ...

@@ -1,1 +1,1 @@
-"""Finds cases in folders of volumes and slices, and reads them."""
+"""Finds the patients in folders of volumes or slices, and reads their files."""

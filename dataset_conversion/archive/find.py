@@ -1,4 +1,4 @@
-"""What kind of archive a folder is, and the patients in it."""
+"""Finds out what kind of archive a folder holds, and the patients in it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,43 @@ from nnunet_difflung.errors import BadInput
 
 
 def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[str, Sequence[Source]]:
-    """The archive's kind and its patients, sorted by name (several sources of one patient follow each other).
+    """The kind of an archive and its patients, sorted by name (sources of the same patient follow each other).
 
     Raises:
-        BadInput: no such folder, nothing or several kinds in it, options that do not fit.
+        BadInput: the folder does not exist, holds no archive or several kinds of files, or an option does not fit.
     """
     if not folder.is_dir():
-        raise BadInput(f"-i {folder} is not a folder; name the one that holds the archive")
+        raise BadInput(f"-i {folder} is not a folder; give the folder that holds the archive")
     kind = options.kind or kind_of(folder)
     if options.series is not None and kind != "dicom":
-        raise BadInput(f"--series chooses a DICOM series, and {folder} holds {kind}; leave it out")
+        raise BadInput(f"--series chooses a DICOM series, but {folder} holds {kind}; remove --series")
     if kind == "dicom" and (options.image or options.masks):
-        raise BadInput(f"--image and --masks are for volumes and slices, and {folder} holds DICOM; leave them out")
+        raise BadInput(
+            f"--image and --masks are for volumes and slices, but {folder} holds DICOM; remove these options"
+        )
     if options.pixel_spacing is not None and kind != "slices":
-        raise BadInput(f"--pixel-spacing is for slices; {folder} holds {kind}, which know their own; leave it out")
+        raise BadInput(
+            f"--pixel-spacing is for slices, but {folder} holds {kind}, whose files give their spacing; "
+            f"remove --pixel-spacing"
+        )
     if kind == "dicom":
         sources = dicom_source.find_sources(folder, options.series)
-        if options.patient_pattern is not None:  # the other kinds use it on their files
-            sources = [replace(s, patient=patient_by(options.patient_pattern, s.patient)) for s in sources]
+        if options.patient_pattern is not None:  # the other kinds apply it to the names of files
+            sources = [
+                replace(source, patient=patient_by(options.patient_pattern, source.patient)) for source in sources
+            ]
         return kind, sources
     module = slices if kind == "slices" else volumes
     return kind, module.find_sources(folder, options, processes)
 
 
 def kind_of(folder: Path) -> str:
-    """Which of ``KINDS`` a folder is, by the files in it.
+    """Which of ``KINDS`` a folder holds, judged by its files.
 
     Raises:
-        BadInput: none, or more than one.
+        BadInput: the folder holds files of no kind or of several kinds.
     """
-    found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    paths_of: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for path in files_below(folder):
         name = path.lower()
         kind = (
@@ -59,14 +66,16 @@ def kind_of(folder: Path) -> str:
             else None
         )
         if kind:
-            found[kind].append(path)
-    kinds = [kind for kind, paths in found.items() if paths]
+            paths_of[kind].append(path)
+    kinds = [kind for kind, paths in paths_of.items() if paths]
     if len(kinds) == 1:
         return kinds[0]
     if not kinds:
         raise BadInput(
-            f"{folder}: no image found; expected DICOM files, volumes ({', '.join(VOLUMES)}) or slices "
-            f"({', '.join(SLICES)}); unpack the archive and name its folder with -i"
+            f"{folder}: no images found; expected DICOM files, volumes ({', '.join(VOLUMES)}) or slices "
+            f"({', '.join(SLICES)}); unpack the archive and give its folder with -i"
         )
-    listed = " and ".join(f"{len(found[kind])} files for --kind {kind} (such as {found[kind][0]})" for kind in kinds)
-    raise BadInput(f"{folder} holds {listed}; say which with --kind")
+    listed = " and ".join(
+        f"{len(paths_of[kind])} files for --kind {kind} (such as {paths_of[kind][0]})" for kind in kinds
+    )
+    raise BadInput(f"{folder} holds {listed}; choose one kind with --kind")

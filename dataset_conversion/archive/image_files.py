@@ -1,4 +1,4 @@
-"""Reads images and label maps of the common file formats, and tells the two apart by what they hold."""
+"""Reads images and label maps in common file formats, and tells images from label maps by their content."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 SLICES = (".png", ".tif", ".tiff", ".bmp")
-MOST_LABELS = 128  # distinct values of a label map; the whole body in organs has about a hundred
-MOST_COLOURS = 32
-_RESOLUTION = ("XResolution", "YResolution")  # a TIFF's tags
+MOST_LABELS = 128  # most distinct values of a label map; segmentations of the whole body have about 100 organs
+MOST_COLOURS = 32  # most distinct colours of a label map
+_RESOLUTION = ("XResolution", "YResolution")  # tags of a TIFF
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one look at a file tells.
+    """What reading a file once tells about it.
 
     Attributes:
         size: voxels along x, y, z.
-        spacing: mm along x, y, z; zeros for a slice that holds none.
-        low, high: range of its values.
-        values: distinct values where they can be labels (whole, not negative, few), colours as 0xRRGGBB; else None.
-        colour: the values are colours.
-        flat: share of horizontally neighbouring pixels, not both 0, that are equal; near 1 in label maps.
-        problem: why it cannot be used, one line, or "".
+        spacing: mm along x, y, z; zeros for a slice whose file does not give it.
+        low, high: range of the values.
+        values: distinct values if they can be labels (few whole numbers, none negative), colours as 0xRRGGBB;
+            else None.
+        colour: whether the values are colours.
+        flat: share of equal pairs among horizontally neighbouring pixels that are not both 0; near 1 in label maps.
+        problem: one line that says why the file cannot be used, or "".
     """
 
     size: tuple[int, int, int] = (0, 0, 0)
@@ -45,12 +46,12 @@ class Facts:
 
     @property
     def label_map(self) -> bool:
-        """Whether this looks like labels rather than intensities."""
+        """Whether the values look like labels rather than intensities."""
         return self.values is not None and (len(self.values) <= 16 or self.flat > 0.7)
 
 
 def stem(path: str | Path) -> str:
-    """File name without the ending of its format."""
+    """File name without the extension of its format."""
     name = Path(path).name
     for ending in (*VOLUMES, *SLICES):
         if name.lower().endswith(ending):
@@ -59,7 +60,7 @@ def stem(path: str | Path) -> str:
 
 
 def facts(path: Path) -> Facts:
-    """Reads a file once; whatever is wrong with it ends up in ``problem``."""
+    """Reads a file once; if it cannot be used, ``problem`` of the result says why."""
     import SimpleITK as sitk
 
     try:
@@ -85,7 +86,7 @@ def read_volume(path: Path) -> sitk.Image:
     """A 3D image of one component; a 2D image becomes one slice.
 
     Raises:
-        BadInput: the file cannot be read, or holds a time series or several channels.
+        BadInput: the file cannot be read, or it holds a time series or several channels.
     """
     import SimpleITK as sitk
 
@@ -94,42 +95,47 @@ def read_volume(path: Path) -> sitk.Image:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-        raise BadInput(f"{path} cannot be read ({reason}); expected a whole image file; copy it again") from error
+        raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again") from error
     size = image.GetSize()
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise BadInput(
-            f"{path}: {image.GetNumberOfComponentsPerPixel()} channels in each voxel; expected one; "
-            f"save the channel that is the CT (or the label) by itself"
+            f"{path}: {image.GetNumberOfComponentsPerPixel()} channels; expected one: "
+            f"save the channel that holds the CT (or the labels) as a separate file"
         )
     if len(size) == 4 and size[3] == 1:
         image = image[:, :, :, 0]
     elif len(size) == 4:
-        raise BadInput(f"{path}: 4D, size {size}; expected a 3D image; save the volume that is annotated by itself")
+        raise BadInput(
+            f"{path}: a 4D image of size {size}; expected a 3D image: save the annotated volume as a separate file"
+        )
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     return image
 
 
 def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
-    """A 2D picture.
+    """Reads a 2D image.
 
     Args:
-        path: PNG, TIFF or BMP.
-        mask: colours become numbers 0xRRGGBB, palette images their indices; else colours are refused.
+        path: of a PNG, TIFF or BMP file.
+        mask: whether this is a mask: colours become numbers 0xRRGGBB, palette images become their indices. In images,
+            colours are refused.
 
     Returns:
         (y, x) values, and whether they are colours.
 
     Raises:
-        BadInput: the file cannot be read, has several pages, or is a coloured image.
+        BadInput: the file cannot be read, has several pages, or is an image in colour.
     """
     try:
         pixels = _pixels(path, mask)
     except BadInput:
         raise
-    except Exception as error:  # each decoder has its own
+    except Exception as error:  # each decoder raises its own exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path} cannot be read ({reason}); expected a whole PNG, TIFF or BMP; copy it again") from error
+        raise BadInput(
+            f"{path} cannot be read ({reason}); expected a complete PNG, TIFF or BMP file: copy it again"
+        ) from error
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels = pixels[:, :, :-1]  # transparency
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
@@ -137,7 +143,9 @@ def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
     if pixels.ndim == 2:
         return pixels.astype(np.uint8) if pixels.dtype == bool else pixels, False
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not (mask and pixels.dtype == np.uint8):
-        raise BadInput(f"{path}: a picture of shape {pixels.shape} in colour; expected grey values; save it as grey")
+        raise BadInput(
+            f"{path}: a colour image of shape {pixels.shape}; expected grey values: save the image in greyscale"
+        )
     red, green, blue = np.moveaxis(pixels.astype(np.int32), 2, 0)
     return (red << 16) | (green << 8) | blue, True
 
@@ -149,7 +157,7 @@ def _pixels(path: Path, mask: bool) -> np.ndarray:
         with tifffile.TiffFile(path) as file:
             if len(file.pages) > 1:
                 raise BadInput(
-                    f"{path}: {len(file.pages)} pages; expected one slice in a file; save the pages apart, "
+                    f"{path}: {len(file.pages)} pages; expected one slice in each file: save each page as a file, "
                     f"or the stack as NIfTI with its spacing"
                 )
             return file.asarray()
@@ -160,9 +168,9 @@ def _pixels(path: Path, mask: bool) -> np.ndarray:
 
 
 def slice_spacing(path: Path) -> tuple[float, float]:
-    """Pixel size in mm along x and y that a TIFF holds per centimetre or, from ImageJ, per mm; else zeros.
+    """Pixel size in mm along x and y that a TIFF gives per centimetre or, written by ImageJ, per mm; else zeros.
 
-    Dots per inch are the default of many programs and say nothing of the patient; so is PNG's pHYs entry.
+    Dots per inch are a default of many programs and say nothing about the patient; nor does the pHYs entry of a PNG.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 0.0, 0.0
@@ -179,20 +187,22 @@ def slice_spacing(path: Path) -> tuple[float, float]:
 
 
 def _distinct(pixels: np.ndarray) -> tuple[int, ...] | None:
-    """Distinct values if they are whole, not negative and at most ``MOST_LABELS``."""
+    """Distinct values if they are at most ``MOST_LABELS`` whole numbers and none is negative; else None."""
     if pixels.min() < 0 or pixels.max() > 0xFFFFFF:
         return None
-    whole = pixels
+    integers = pixels
     if pixels.dtype.kind == "f":
-        whole = np.rint(pixels).astype(np.int32)
-        if (np.abs(pixels - whole) > 1e-3).any():
+        integers = np.rint(pixels).astype(np.int32)
+        if (np.abs(pixels - integers) > 1e-3).any():
             return None
-    small = whole.max() <= 0xFFFF  # counting is faster than sorting
-    values = np.flatnonzero(np.bincount(whole.ravel().astype(np.int32))) if small else np.unique(whole)
+    if integers.max() <= 0xFFFF:  # counting is faster than sorting
+        values = np.flatnonzero(np.bincount(integers.ravel().astype(np.int32)))
+    else:
+        values = np.unique(integers)
     return tuple(int(v) for v in values) if len(values) <= MOST_LABELS else None
 
 
 def _flat(pixels: np.ndarray) -> float:
     left, right = pixels[..., :-1], pixels[..., 1:]
-    there = (left != 0) | (right != 0)
-    return float((left == right)[there].mean()) if there.any() else 1.0
+    drawn = (left != 0) | (right != 0)
+    return float((left == right)[drawn].mean()) if drawn.any() else 1.0

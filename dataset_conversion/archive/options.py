@@ -1,4 +1,4 @@
-"""How an archive is to be read, as its owner says it."""
+"""Options that say how an archive is to be read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ArchiveOptions:
     """How to read an archive.
 
     Attributes:
-        kind: one of ``KINDS``; None finds it by content.
-        image: regular expression for the paths of images, searched below the archive's folder.
-        masks: the same for label maps. With one of the two given the other is the rest; files that neither
-            expression matches are left out where both are given.
-        patient_pattern: regular expression for a whole name; its first group is the patient.
-        series: for DICOM, folder or number of slices of the series to take.
-        pixel_spacing: mm; for slices whose files hold none.
+        kind: one of ``KINDS``; None to find it out from the files.
+        image: regular expression, searched in the paths (relative to the archive's folder) of images.
+        masks: the same for label maps. If only one of the two is given, all remaining files have the other role; if
+            both are given, files that neither expression matches are left out.
+        patient_pattern: regular expression that matches a whole name; its first group is the patient.
+        series: for DICOM: folder or number of slices of the series to take.
+        pixel_spacing: for slices whose files do not give it: pixel size in mm.
     """
 
     kind: str | None = None
@@ -36,7 +36,7 @@ def compiled(option: str, pattern: str) -> re.Pattern:
     """A regular expression given by the user.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the pattern is not a regular expression.
     """
     try:
         return re.compile(pattern)
@@ -45,15 +45,15 @@ def compiled(option: str, pattern: str) -> re.Pattern:
 
 
 def patient_by(pattern: str, name: str) -> str:
-    """First group, or all, of the match of a whole name.
+    """The patient of a name: the first group of the pattern, or the whole name if the pattern has no group.
 
     Raises:
-        BadInput: no match.
+        BadInput: the pattern does not match the whole name.
     """
     match = compiled("--patient-pattern", pattern).fullmatch(name)
     if not match:
         raise BadInput(
-            f"--patient-pattern {pattern!r} does not match the name {name!r}; it has to match every whole "
-            f"name that --list shows, with the patient as its first group, such as '(.+)_[0-9]+'"
+            f"--patient-pattern {pattern!r} does not match the name {name!r}; expected an expression that matches "
+            f"every name that --list shows as a whole, with the patient as its first group, such as '(.+)_[0-9]+'"
         )
     return (match[1] if match.groups() else match[0]) or name

@@ -1,7 +1,7 @@
-"""Finds out which label maps belong to which image, in the folder layouts that people have.
+"""Finds out which label maps belong to which image, in the folder layouts that are in common use.
 
 A folder for each patient (``p1/ct``, ``p1/lung``, also ``p1/masks/lung``), parallel folders (``images/p1``,
-``masks/p1``, ``lesions/p1``), or all in one folder (``p1``, ``p1_lung``); and these inside one another.
+``masks/p1``, ``lesions/p1``), all files in one folder (``p1``, ``p1_lung``), and nested combinations of these.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Pair:
     """An image and its label maps.
 
     Attributes:
-        name: of the image, ``/`` between folders.
-        image: path below the archive's folder.
-        masks: what the label map is called (the same for every image) and its path.
+        name: of the image, with ``/`` between folders.
+        image: path relative to the archive's folder.
+        masks: for each label map, its name (the same for every image) and its path.
     """
 
     name: str
@@ -40,18 +40,19 @@ class Pair:
 class _Match:
     name: tuple[str, ...]
     image: str
-    masks: tuple[tuple[str, str, str], ...]  # folder of the label map, rest of its name, path
+    masks: tuple[tuple[str, str, str], ...]  # for each label map: subfolder, suffix of its name, path
 
 
 def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[list[Pair], list[str]]:
-    """Gives every image its label maps.
+    """Assigns label maps to images.
 
     Args:
-        images, masks: paths below the archive's folder, with ``/``.
-        root: name of the archive's folder; names a single patient who lies there.
+        images, masks: paths relative to the archive's folder, with ``/``.
+        root: name of the archive's folder; becomes the name of a single patient whose files lie directly in it.
 
     Returns:
-        A pair for each image, sorted by name (also without label map), and the label maps that fit no image.
+        A pair for each image (also for images without label maps), sorted by name, and the label maps that belong to
+        no image.
     """
     matches = _pair(sorted(images), sorted(masks), (), root)
     used = {path for match in matches for _, _, path in match.masks}
@@ -59,8 +60,8 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
     pairs = []
     for match in matches:
         keys = [
-            (rest or folder or "mask") if folder in several else (folder or rest or "mask")
-            for folder, rest, _ in match.masks
+            (suffix or folder or "mask") if folder in several else (folder or suffix or "mask")
+            for folder, suffix, _ in match.masks
         ]
         named = tuple((key, path) for key, (*_, path) in zip(keys, match.masks, strict=True))
         pairs.append(Pair("/".join(match.name), match.image, named))
@@ -72,81 +73,86 @@ def natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _pair(images: list[str], masks: list[str], at: tuple[str, ...], root: str) -> list[_Match]:
+def _pair(images: list[str], masks: list[str], folder: tuple[str, ...], root: str) -> list[_Match]:
+    """Matches the images and label maps of a folder (its parts, relative to the archive) and of its subfolders."""
     if len(images) == 1:
-        return [_single(images[0], masks, at, root)]
+        return [_single(images[0], masks, folder, root)]
     groups: dict[str, tuple[list[str], list[str]]] = {}
     for paths, side in ((images, 0), (masks, 1)):
         for path in paths:
-            below = PurePosixPath(path).parts[len(at) :]
-            groups.setdefault(below[0] if len(below) > 1 else "", ([], []))[side].append(path)
-    if set(groups) == {""} or not all(found for found, labels in groups.values() if labels):
-        return _matched(images, masks, at)
-    return [
-        match
-        for name, (found, labels) in sorted(groups.items())
-        if found
-        for match in (_pair(found, labels, (*at, name), root) if name else _matched(found, labels, at))
-    ]
+            groups.setdefault(_subfolder(path, folder), ([], []))[side].append(path)
+    if set(groups) == {""} or not all(group_images for group_images, group_masks in groups.values() if group_masks):
+        return _matched(images, masks, folder)
+    matches = []
+    for name, (group_images, group_masks) in sorted(groups.items()):
+        if group_images and name:
+            matches += _pair(group_images, group_masks, (*folder, name), root)
+        elif group_images:
+            matches += _matched(group_images, group_masks, folder)
+    return matches
 
 
-def _single(image: str, masks: list[str], at: tuple[str, ...], root: str) -> _Match:
-    """One image in a folder: all label maps there are its own."""
-    name = at or (root,)
+def _single(image: str, masks: list[str], folder: tuple[str, ...], root: str) -> _Match:
+    """The only image of a folder gets all label maps in it."""
+    name = folder or (root,)
     stems = {path: stem(path) for path in (image, *masks)}
-    if any(stems[path] == stems[image] for path in masks) or not (masks or at):
-        name = (*at[:-1], stems[image])  # parallel folders with one patient, or a file alone
-        return _Match(name, image, tuple((_folder(path, at), "", path) for path in masks))
+    if any(stems[path] == stems[image] for path in masks) or not (masks or folder):
+        name = (*folder[:-1], stems[image])  # parallel folders with a single patient, or a single file
+        return _Match(name, image, tuple((_subfolder(path, folder), "", path) for path in masks))
     start = os.path.commonprefix(list(stems.values())) if masks else ""
-    start = start[: max(start.rfind(s) for s in _SEPARATORS) + 1]
-    rests = {}
+    start = start[: max(start.rfind(separator) for separator in _SEPARATORS) + 1]
+    suffixes = {}
     for path in masks:
-        rest = stems[path].removeprefix(start) if re.search(r"\d", start) else stems[path]
-        rests[path] = rest.removeprefix(name[-1]).strip(_SEPARATORS) or rest
-    twice = {rest for rest, n in Counter(rests.values()).items() if n > 1}
+        suffix = stems[path].removeprefix(start) if re.search(r"\d", start) else stems[path]
+        suffixes[path] = suffix.removeprefix(name[-1]).strip(_SEPARATORS) or suffix
+    ambiguous = {suffix for suffix, n in Counter(suffixes.values()).items() if n > 1}
     return _Match(
         name,
         image,
-        tuple(("", f"{_folder(path, at)} {rest}" if rest in twice else rest, path) for path, rest in rests.items()),
+        tuple(
+            ("", f"{_subfolder(path, folder)} {suffix}" if suffix in ambiguous else suffix, path)
+            for path, suffix in suffixes.items()
+        ),
     )
 
 
-def _folder(path: str, at: tuple[str, ...]) -> str:
-    below = PurePosixPath(path).parts[len(at) :]
+def _subfolder(path: str, folder: tuple[str, ...]) -> str:
+    """The first folder of a path below ``folder``, ``""`` for a file that lies directly in it."""
+    below = PurePosixPath(path).parts[len(folder) :]
     return below[0] if len(below) > 1 else ""
 
 
-def _matched(images: list[str], masks: list[str], at: tuple[str, ...]) -> list[_Match]:
-    """Several images and label maps: brought together by the part of their names that they share."""
+def _matched(images: list[str], masks: list[str], folder: tuple[str, ...]) -> list[_Match]:
+    """Matches several images and label maps by the part of their names that they share."""
     best: tuple[dict[str, str], dict[str, tuple[str, str]]] = {}, {}
-    for shorten in _ways(images, masks, at):
+    for shorten in _shortenings(images, masks, folder):
         names = {shorten(path): path for path in images}
         if len(names) < len(images):
             continue
-        found = {path: hit for path in masks if (hit := _longest(shorten(path), names))}
-        if not best[0] or len(found) > len(best[1]):
-            best = names, found
-        if len(found) == len(masks):
+        assigned = {path: match for path in masks if (match := _longest(shorten(path), names))}
+        if not best[0] or len(assigned) > len(best[1]):
+            best = names, assigned
+        if len(assigned) == len(masks):
             break
-    names, found = best
-    belonging: dict[str, list] = {name: [] for name in names}
-    for path, (name, rest) in found.items():
-        belonging[name].append((_folder(path, at), rest, path))
-    return [_Match((*at, *name.split("/")), path, tuple(belonging[name])) for name, path in names.items()]
+    names, assigned = best
+    masks_of: dict[str, list] = {name: [] for name in names}
+    for path, (name, suffix) in assigned.items():
+        masks_of[name].append((_subfolder(path, folder), suffix, path))
+    return [_Match((*folder, *name.split("/")), path, tuple(masks_of[name])) for name, path in names.items()]
 
 
 def _longest(name: str, images: dict[str, str]) -> tuple[str, str] | None:
-    """The image whose name is this one or begins it, and what follows."""
+    """The name of an image that is equal to a name or its beginning, and the remainder; None if there is none."""
     for end in (len(name), *(i for i in range(len(name) - 1, 0, -1) if name[i] in _SEPARATORS)):
         if name[:end] in images:
             return name[:end], name[end:].strip(_SEPARATORS)
     return None
 
 
-def _ways(images: list[str], masks: list[str], at: tuple[str, ...]) -> list[Callable[[str], str]]:
-    """Ways to shorten a path to the name that image and label map share, the most literal first."""
-    folders = {_folder(path, at) for path in (*images, *masks)}
-    skip = len(at) + (0 if folders == {""} else 1)
+def _shortenings(images: list[str], masks: list[str], folder: tuple[str, ...]) -> list[Callable[[str], str]]:
+    """Functions that shorten a path to the name that an image and its label maps share, the most literal first."""
+    subfolders = {_subfolder(path, folder) for path in (*images, *masks)}
+    skip = len(folder) + (0 if subfolders == {""} else 1)
 
     def below(path: str) -> str:
         parts = PurePosixPath(path).parts[skip:] or (PurePosixPath(path).name,)
@@ -157,25 +163,25 @@ def _ways(images: list[str], masks: list[str], at: tuple[str, ...]) -> list[Call
         return head + slash + (_FIRST.sub("", _LAST.sub("", last)) or last)
 
     ends = {}
-    for folder in folders:
-        inside = [stem(p) for p in (*images, *masks) if _folder(p, at) == folder]
-        ends[folder] = (_common(inside), _common([s[::-1] for s in inside])) if len(inside) > 1 else (0, 0)
+    for subfolder in subfolders:
+        names = [stem(path) for path in (*images, *masks) if _subfolder(path, folder) == subfolder]
+        ends[subfolder] = (_common(names), _common([name[::-1] for name in names])) if len(names) > 1 else (0, 0)
 
     def without_ends(path: str) -> str:
-        first, last = ends[_folder(path, at)]
+        first, last = ends[_subfolder(path, folder)]
         name = stem(path)
         return name[first : len(name) - last] or name
 
     return [
         below,
         stem,
-        lambda p: bare(below(p)),
-        lambda p: bare(stem(p)),
+        lambda path: bare(below(path)),
+        lambda path: bare(stem(path)),
         without_ends,
-        lambda p: str(PurePosixPath(p).with_name(stem(p))),
+        lambda path: str(PurePosixPath(path).with_name(stem(path))),
     ]
 
 
 def _common(names: list[str]) -> int:
-    """Length of the beginning that all names share, without the digits at its end."""
+    """Length of the beginning that all names share, not counting digits at its end."""
     return len(os.path.commonprefix(names).rstrip("0123456789"))

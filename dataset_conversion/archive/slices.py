@@ -1,4 +1,4 @@
-"""Archives of PNG, TIFF or BMP slices with masks."""
+"""Archives of slices (PNG, TIFF or BMP) with masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset.splits import patients_of
-from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, read_slice
+from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts, read_slice
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, labelled_images
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
@@ -24,22 +24,24 @@ _MASK_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class SliceSource:
-    """A patient's slices, stacked in the order of their names; see ``sources.Source``.
+    """The slices of a patient, stacked in the order of their names; see ``sources.Source``.
 
-    Where a slice lies in the patient is not known, so they are a millimetre apart and make no volume.
+    The position of a slice in the patient is not known: slices are placed 1 mm apart and do not form a volume.
     """
 
     patient: str
     folder: Path
     slices: tuple[LabelledImage, ...]
     pixel_spacing: float | None
-    lonely: bool = False  # no slice of the archive shares its patient with another
+    ungrouped: bool = False  # every slice of the archive is a patient of its own
 
     def listing(self) -> Listing:
-        """From what was read when the archive was looked through."""
-        facts = [one.facts for one in self.slices]
-        structures = {name for one in self.slices for mask in one.masks for name in mask.structures()}
-        files = tuple(path for one in self.slices for path in (one.path, *(mask.path for mask in one.masks)))
+        """What was read when the archive was searched."""
+        facts = [labelled.facts for labelled in self.slices]
+        structures = self._structures()
+        files = tuple(
+            path for labelled in self.slices for path in (labelled.path, *(mask.path for mask in labelled.masks))
+        )
         size = (*facts[0].size[:2], len(facts))
         return Listing(
             self.patient,
@@ -52,64 +54,75 @@ class SliceSource:
             tuple(self._problems(structures)),
         )
 
+    def _structures(self) -> set[str]:
+        return {name for labelled in self.slices for mask in labelled.masks for name in mask.structures()}
+
     def _spacing(self) -> tuple[float, float, float]:
         size = self.pixel_spacing
         return (size, size, 1.0) if size else (*self.slices[0].facts.spacing[:2], 1.0)
 
     def _problems(self, structures: set[str]) -> list[str]:
-        problems = []
-        first = self.slices[0]
-        for one in self.slices:
-            where = self.folder / one.path
-            problems += [one.facts.problem] if one.facts.problem else []
-            if one.facts.colour:
-                problems.append(f"{where}: a picture in colour; expected grey values; save it as grey")
-            if one.facts.size != first.facts.size:
-                problems.append(
-                    f"{where}: {one.facts.size[:2]} pixels, but {first.path} of the same patient has "
-                    f"{first.facts.size[:2]}; expected slices of one size; bring them to one"
-                )
-            if not self.pixel_spacing and min(one.facts.spacing[:2]) <= 0:
-                problems.append(f"{where} holds no pixel size in mm; give it with --pixel-spacing MM")
-            elif not self.pixel_spacing and not np.allclose(one.facts.spacing, first.facts.spacing, rtol=1e-3):
-                problems.append(
-                    f"{where}: pixels of {one.facts.spacing[0]:g} mm, but {first.path} of the same "
-                    f"patient has {first.facts.spacing[0]:g} mm; expected one size"
-                )
-            for mask in one.masks:
-                problem = mask.problem(self.folder)
-                if not problem and mask.facts.size != one.facts.size:
-                    problem = (
-                        f"{self.folder / mask.path}: {mask.facts.size[:2]} pixels, but {one.path} has "
-                        f"{one.facts.size[:2]}; expected a mask on the image's pixels; export it again"
-                    )
-                problems += [problem] if problem else []
-        if not problems and not structures:
-            masks = [mask.path for one in self.slices for mask in one.masks]
+        problems = [problem for labelled in self.slices for problem in self._problems_of(labelled)]
+        masks = [mask.path for labelled in self.slices for mask in labelled.masks]
+        if not problems and not structures and masks:
             problems.append(
-                f"{self.folder / masks[0]}: an empty mask, and nothing else is drawn for {self.patient!r}; "
-                f"take the patient out"
-                if masks
-                else f"{self.folder / first.path}: no mask belongs to "
-                f"any slice of {self.patient!r}; add them or take the patient out"
+                f"{self.folder / masks[0]}: an empty mask, and no other mask of {self.patient!r} holds a structure; "
+                f"remove the patient"
+            )
+        elif not problems and not structures:
+            problems.append(
+                f"{self.folder / self.slices[0].path}: no mask belongs to any slice of {self.patient!r}; "
+                f"add the masks or remove the patient"
             )
         return problems
 
+    def _problems_of(self, labelled: LabelledImage) -> list[str]:
+        """Problems of one slice and its masks."""
+        path, facts, first = self.folder / labelled.path, labelled.facts, self.slices[0]
+        problems = [facts.problem] if facts.problem else []
+        if facts.colour:
+            problems.append(f"{path}: a colour image; expected grey values: save the image in greyscale")
+        if facts.size != first.facts.size:
+            problems.append(
+                f"{path}: {_pixels(facts)} pixels, but {first.path} of the same patient has {_pixels(first.facts)}; "
+                f"expected slices of the same size: pad or resample them"
+            )
+        if not self.pixel_spacing and min(facts.spacing[:2]) <= 0:
+            problems.append(f"{path}: the file does not give a pixel size in mm; give it with --pixel-spacing MM")
+        elif not self.pixel_spacing and not np.allclose(facts.spacing, first.facts.spacing, rtol=1e-3):
+            problems.append(
+                f"{path}: pixels of {facts.spacing[0]:g} mm, but {first.path} of the same patient has pixels of "
+                f"{first.facts.spacing[0]:g} mm; expected the same pixel size: resample the slices"
+            )
+        for mask in labelled.masks:
+            problem = mask.problem(self.folder)
+            if not problem and mask.facts.size != facts.size:
+                problem = (
+                    f"{self.folder / mask.path}: {_pixels(mask.facts)} pixels, but {labelled.path} has "
+                    f"{_pixels(facts)}; expected a mask of the size of its image: export it again"
+                )
+            if problem:
+                problems.append(problem)
+        return problems
+
     def load(self) -> Scan:
-        """The slices as a stack."""
+        """The slices and their masks, stacked."""
         problems = self.listing().problems
         if problems:
             raise BadInput(problems[0])
-        image = self._placed(np.stack([read_slice(self.folder / one.path, mask=False)[0] for one in self.slices]))
-        names = {name for one in self.slices for mask in one.masks for name in mask.structures()}
-        drawn = {name: np.zeros(image.GetSize()[::-1], np.uint8) for name in sorted(names)}
-        for z, mask in ((z, mask) for z, one in enumerate(self.slices) for mask in one.masks):
+        image = self._placed(
+            np.stack([read_slice(self.folder / labelled.path, mask=False)[0] for labelled in self.slices])
+        )
+        drawn = {name: np.zeros(image.GetSize()[::-1], np.uint8) for name in sorted(self._structures())}
+        for z, mask in ((z, mask) for z, labelled in enumerate(self.slices) for mask in labelled.masks):
             labels = np.rint(read_slice(self.folder / mask.path, mask=True)[0])
             for value, name in mask.names:
                 if name in drawn:
                     drawn[name][z] |= labels == value
-        annotated = tuple(z for z, one in enumerate(self.slices) if one.masks)
-        notes = ["no other slice of this patient is known; --patient-pattern groups slices"] if self.lonely else []
+        annotated = tuple(z for z, labelled in enumerate(self.slices) if labelled.masks)
+        notes = []
+        if self.ungrouped:
+            notes.append("every slice is taken as a patient of its own; group slices by patient with --patient-pattern")
         return Scan(
             image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated, notes=tuple(notes)
         )
@@ -124,33 +137,38 @@ class SliceSource:
 
 
 def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[SliceSource]:
-    """One source for each patient: by --patient-pattern, by folder, or by the name without its slice counter.
+    """A source for each patient; slices are grouped by --patient-pattern, by folder, or by name without slice counter.
 
     Raises:
-        BadInput: no image, a mask without image, or options that fit nothing.
+        BadInput: there is no image, a mask belongs to no image, or an option matches nothing.
     """
     images = labelled_images(folder, SLICES, options, processes, "slice", _roles_by_name)
     groups: dict[str, list[LabelledImage]] = {}
-    for patient, one in zip(_patients([one.name for one in images], options.patient_pattern), images, strict=True):
-        groups.setdefault(patient, []).append(one)
-    lonely = len(groups) == len(images) > 1
+    patients = _patients([labelled.name for labelled in images], options.patient_pattern)
+    for patient, labelled in zip(patients, images, strict=True):
+        groups.setdefault(patient, []).append(labelled)
+    ungrouped = len(groups) == len(images) > 1
     return [
-        SliceSource(patient, folder, tuple(slices), options.pixel_spacing, lonely)
+        SliceSource(patient, folder, tuple(slices), options.pixel_spacing, ungrouped)
         for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))
     ]
 
 
 def _roles_by_name(paths: list[str]) -> dict[str, bool] | None:
-    """Path → whether it is a mask, where the names say so: some hold a word for masks and some do not."""
+    """Path → whether it is a mask, if some of the paths contain a word for masks and some do not; else None."""
     roles = {path: bool(_MASK_WORDS.search(path.rpartition(".")[0])) for path in paths}
     return roles if len(set(roles.values())) == 2 else None
 
 
 def _patients(names: list[str], pattern: str | None) -> list[str]:
-    """The patient of each slice: by the pattern, else by its folder, else by its name without the slice counter."""
+    """The patient of each slice, from the pattern, else the folder, else the name without its slice counter."""
     if pattern is not None:
         return [patient_by(pattern, name) for name in names]
     if any("/" in name for name in names):
         return [name.rpartition("/")[0] or name for name in names]
-    known = patients_of(names)
-    return [known[name] for name in names]
+    patient_of = patients_of(names)
+    return [patient_of[name] for name in names]
+
+
+def _pixels(facts: Facts) -> str:
+    return f"{facts.size[0]} x {facts.size[1]}"

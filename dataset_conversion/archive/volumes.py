@@ -1,4 +1,4 @@
-"""Archives of NIfTI, NRRD or MetaImage volumes with label maps."""
+"""Archives of volumes (NIfTI, NRRD or MetaImage) with label maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunet_difflung.errors import BadInput
 
 @dataclass(frozen=True)
 class VolumeSource:
-    """A patient's image and label maps; see ``sources.Source``."""
+    """The image and the label maps of a patient; see ``sources.Source``."""
 
     patient: str
     folder: Path
@@ -28,7 +28,7 @@ class VolumeSource:
     facts: Facts
 
     def listing(self) -> Listing:
-        """From what was read when the archive was looked through."""
+        """What was read when the archive was searched."""
         problems = [self.facts.problem, *(mask.problem(self.folder) for mask in self.masks)]
         structures = {name for mask in self.masks for name in mask.structures()}
         if not any(problems) and not structures:
@@ -47,35 +47,35 @@ class VolumeSource:
     def _nothing_drawn(self) -> str:
         if not self.masks:
             return (
-                f"{self.folder / self.image}: no label map belongs to this image; add it, take the image out, or "
-                f"say with --image and --masks which files are what"
+                f"{self.folder / self.image}: no label map belongs to this image; add one, remove the image, or "
+                f"say which files are images and label maps with --image and --masks"
             )
         return (
-            f"{self.folder / self.masks[0].path}: an empty mask, and nothing else is drawn for {self.patient!r}; "
-            f"add what was drawn or take the patient out"
+            f"{self.folder / self.masks[0].path}: an empty mask, and no other mask of {self.patient!r} "
+            f"holds a structure; add the missing mask or remove the patient"
         )
 
     def load(self) -> Scan:
-        """Image and one mask for each structure, each in its own place."""
+        """The image and a mask for each structure, each on the grid of its file."""
         problems = self.listing().problems
         if problems:
             raise BadInput(problems[0])
         notes = tuple(f"{mask.path} is empty" for mask in self.masks if not mask.structures())
-        places = {
+        files = {
             name: (self.folder / mask.path, value)
             for mask in self.masks
             for value, name in mask.names
             if value in (mask.facts.values or ())
         }
-        return Scan(read_volume(self.folder / self.image), LazyStructures(places), notes=notes)
+        return Scan(read_volume(self.folder / self.image), LazyStructures(files), notes=notes)
 
 
 class LazyStructures(dict):
-    """Structures that are read when asked for: a hundred organs at once would not fit into memory."""
+    """Masks that are read on access: a hundred organs at once would not fit into memory."""
 
-    def __init__(self, places: dict[str, tuple[Path, int]]) -> None:
-        """Takes file and value of each structure."""
-        super().__init__(places)
+    def __init__(self, files: dict[str, tuple[Path, int]]) -> None:
+        """Takes the file of each structure and its value in that file."""
+        super().__init__(files)
         self._last: tuple[Path, sitk.Image] | None = None
 
     def __getitem__(self, name: str) -> sitk.Image:
@@ -87,22 +87,22 @@ class LazyStructures(dict):
 
 
 def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[VolumeSource]:
-    """One source for each image; every file is read once, several at a time.
+    """A source for each image; every file is read once, several at a time.
 
     Raises:
-        BadInput: no image, a label map without image, or options that fit nothing.
+        BadInput: there is no image, a label map belongs to no image, or an option matches nothing.
     """
     images = labelled_images(folder, VOLUMES, options, processes, "volume")
-    patients = _patients([one.name for one in images], options.patient_pattern)
+    patients = _patients([labelled.name for labelled in images], options.patient_pattern)
     sources = [
-        VolumeSource(patient, folder, one.path, one.masks, one.facts)
-        for patient, one in zip(patients, images, strict=True)
+        VolumeSource(patient, folder, labelled.path, labelled.masks, labelled.facts)
+        for patient, labelled in zip(patients, images, strict=True)
     ]
-    return sorted(sources, key=lambda s: (natural(s.patient), natural(s.image)))
+    return sorted(sources, key=lambda source: (natural(source.patient), natural(source.image)))
 
 
 def _patients(names: list[str], pattern: str | None) -> list[str]:
-    """The patient of each image: by the pattern, else the last part of its name where that is nobody else's."""
+    """The patient of each image, from the pattern, else the last part of its name if no other image shares it."""
     if pattern is not None:
         return [patient_by(pattern, name) for name in names]
     last = [name.rpartition("/")[2] for name in names]

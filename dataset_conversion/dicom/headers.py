@@ -1,4 +1,7 @@
-"""Tells DICOM files by their content and reads the headers that matter; no header kept here says who the patient is."""
+"""Recognises DICOM files by their content and reads the headers that are needed.
+
+No header that is kept identifies the patient.
+"""
 
 from __future__ import annotations
 
@@ -39,23 +42,23 @@ UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2
 
 @dataclass(frozen=True)
 class Header:
-    """What is kept of one DICOM file.
+    """The headers of one DICOM file that a conversion needs.
 
     Attributes:
-        path: relative to the archive's root, with ``/``.
-        modality: ``CT``, ``RTSTRUCT``, ``SEG``, …; ``""`` where the file cannot be read.
-        uid, series, frame: SOP instance, series and frame of reference; ``""`` where missing.
-        size: columns and rows.
+        path: relative to the root folder of the archive, separated by ``/``.
+        modality: ``CT``, ``RTSTRUCT``, ``SEG``, …; ``""`` if the file cannot be read.
+        uid, series, frame: UIDs of the SOP instance, the series and the frame of reference; ``""`` if missing.
+        size: number of columns and of rows.
         spacing: mm between columns and between rows.
-        position: mm (LPS) of the first pixel's centre; None where the file has no place in the patient.
-        orientation: cosines along a row and along a column.
-        thickness: mm, 0 where not given.
-        localizer: a scout, by ImageType.
-        frames: images in the file.
-        slope, intercept: stored value → HU; None where not given.
-        unit: RescaleType, ``""`` where not given.
-        padding: stored value that marks what the scanner did not see.
-        problem: why the file cannot be used, one line, else ``""``.
+        position: centre of the first pixel, mm (LPS); None if the file has no position in the patient.
+        orientation: direction cosines along a row and along a column.
+        thickness: of the slice, mm; 0 if not given.
+        localizer: whether ImageType marks the file as a localizer (scout).
+        frames: number of images in the file.
+        slope, intercept: of the linear map from stored values to HU; None if not given.
+        unit: RescaleType; ``""`` if not given.
+        padding: stored value of pixels outside the field of view; None if not given.
+        problem: one line that says why the file cannot be used, or ``""``.
     """
 
     path: str
@@ -78,32 +81,32 @@ class Header:
 
     @property
     def folder(self) -> str:
-        """Folder relative to the root, ``.`` for the root itself."""
+        """Folder of the file relative to the root, ``.`` for the root itself."""
         return str(PurePosixPath(self.path).parent)
 
 
 def library(name: str) -> ModuleType:
-    """Imports pydicom or highdicom, which only the extra ``convert`` brings.
+    """Imports pydicom or highdicom, which are installed with the extra ``convert``.
 
     Raises:
-        BadInput: it is not installed.
+        BadInput: the library is not installed.
     """
     return require(name, extra="convert", why="reading DICOM files")
 
 
 def has_signature(path: Path) -> bool:
-    """Whether a file has DICOM's signature at byte 128."""
+    """Whether a file has the DICOM signature at byte 128."""
     return _start(path)[128:] == b"DICM"
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """The signature, or a first element of group 2 or 8 as in files written without a preamble."""
+    """Whether a file has the DICOM signature or, without a preamble, starts with an element of group 2 or 8."""
     start = _start(path)
     return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\x02\x00", b"\x08\x00") and start[3] == 0)
 
 
 def _start(path: Path) -> bytes:
-    """The preamble and the signature, 132 bytes; less where the file is shorter, nothing where it cannot be read."""
+    """The first 132 bytes (preamble and signature); fewer if the file is shorter, none if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(132)
@@ -112,7 +115,7 @@ def _start(path: Path) -> bytes:
 
 
 def read_dataset(path: Path, **options):
-    """``pydicom.dcmread`` without its warnings, which may quote the patient's data.
+    """``pydicom.dcmread`` without its warnings, which may quote data of the patient.
 
     Raises:
         BadInput: the file cannot be read.
@@ -122,14 +125,14 @@ def read_dataset(path: Path, **options):
         warnings.simplefilter("ignore")
         try:
             return pydicom.dcmread(path, force=True, **options)
-        except Exception as error:  # a damaged file can make pydicom raise nearly anything
+        except Exception as error:  # damaged files make pydicom raise many types of exception
             raise BadInput(
                 f"{path} cannot be read as DICOM ({type(error).__name__}); copy it again or remove it"
             ) from error
 
 
 def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
-    """PatientID and header of one file; None for a DICOMDIR and for files that turn out not to be DICOM."""
+    """PatientID and header of one file; None for a DICOMDIR and for files that are not DICOM after all."""
     name = path.relative_to(root).as_posix()
     try:
         with warnings.catch_warnings():
@@ -156,17 +159,17 @@ def _header(name: str, path: Path, data) -> Header:
         value = data.get(tag)
         return None if value is None or value == "" else float(value)
 
-    def whole(tag: str) -> int | None:
+    def integer(tag: str) -> int | None:
         value = data.get(tag)
         return None if value is None or value == "" else int(value)
 
-    size = (whole("Columns") or 0, whole("Rows") or 0)
+    size = (integer("Columns") or 0, integer("Rows") or 0)
     spacing, position = numbers("PixelSpacing", 2), numbers("ImagePositionPatient", 3)
-    need = size[0] * size[1] * ((whole("BitsAllocated") or 0) // 8) * (whole("SamplesPerPixel") or 1)
+    needed = size[0] * size[1] * ((integer("BitsAllocated") or 0) // 8) * (integer("SamplesPerPixel") or 1)
     problem = ""
-    if data.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED and path.stat().st_size < need:
+    if data.file_meta.get("TransferSyntaxUID") in UNCOMPRESSED and path.stat().st_size < needed:
         problem = (
-            f"{path} is truncated: {path.stat().st_size} bytes, but {size[0]} x {size[1]} pixels need {need}; "
+            f"{path} is truncated: it has {path.stat().st_size} bytes, but {size[0]} x {size[1]} pixels need {needed}; "
             f"copy it again"
         )
     return Header(
@@ -181,10 +184,10 @@ def _header(name: str, path: Path, data) -> Header:
         orientation=numbers("ImageOrientationPatient", 6) or (),
         thickness=number("SliceThickness") or 0.0,
         localizer="LOCALIZER" in (data.get("ImageType") or ()),
-        frames=whole("NumberOfFrames") or 1,
+        frames=integer("NumberOfFrames") or 1,
         slope=number("RescaleSlope"),
         intercept=number("RescaleIntercept"),
         unit=str(data.get("RescaleType") or ""),
-        padding=whole("PixelPaddingValue"),
+        padding=integer("PixelPaddingValue"),
         problem=problem,
     )

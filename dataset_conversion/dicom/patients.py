@@ -1,6 +1,6 @@
-"""Which DICOM files of an archive belong to one patient, and what the patient is called.
+"""Which DICOM files of an archive belong to the same patient, and what the patient is called.
 
-The PatientID decides which files belong together and goes no further: names come from folders.
+The PatientID is only used to group files. It is not kept: patients are named after their folders.
 """
 
 from __future__ import annotations
@@ -14,34 +14,38 @@ from nnunet_difflung.runtime.parallel import bar
 
 
 def headers_by_patient(root: Path) -> Iterator[tuple[str, list[Header], tuple[str, ...]]]:
-    """Patients of an archive in the order of their first file's path.
+    """The patients of an archive, in the order of the path of their first file.
 
     Yields:
-        the patient's name, its headers in path order, and notes.
+        the name of the patient, the headers of its files in the order of their paths, and notes.
     """
     paths = sorted(p for p in root.rglob("*") if p.is_file() and looks_like_dicom(p))
     if paths:
         library("pydicom")
-    found = [h for h in (read_header(p, root) for p in bar(paths, desc="DICOM headers", unit="file", delay=5)) if h]
+    read = (read_header(path, root) for path in bar(paths, desc="DICOM headers", unit="file", delay=5))
+    headers = [identity_and_header for identity_and_header in read if identity_and_header]
     notes: tuple[str, ...] = ()
-    identities = {i for i, h in found if not h.problem}
-    with_ct = {_top(h) for _, h in found if h.modality == "CT"}
+    identities = {identity for identity, header in headers if not header.problem}
+    with_ct = {_top(header) for _, header in headers if header.modality == "CT"}
     if len(identities) == 1 and len(with_ct) > 1:
-        notes = ("all files of the archive carry one PatientID: each folder counts as a patient",)
-        found = [("", h) for _, h in found]
-    here = {
-        folder: Counter(i for i, h in found if h.folder == folder and i).most_common(1)
-        for folder in {h.folder for i, h in found if not i}
+        notes = ("all files of the archive have the same PatientID: each folder is taken as one patient",)
+        headers = [("", header) for _, header in headers]
+    # files without a PatientID belong to the patient who has most files in their folder
+    most_frequent = {
+        folder: Counter(i for i, h in headers if h.folder == folder and i).most_common(1)
+        for folder in {h.folder for i, h in headers if not i}
     }
     groups: dict[tuple[str, str], list[Header]] = {}
-    for identity, header in found:
-        known = identity or (here[header.folder][0][0] if here[header.folder] else "")
-        groups.setdefault((known, "" if known else _top(header)), []).append(header)
-    names = _names([_home(headers) for headers in groups.values()], root)
+    for file_identity, header in headers:
+        identity = file_identity
+        if not identity and most_frequent[header.folder]:
+            identity = most_frequent[header.folder][0][0]
+        groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
+    names = _names([_home(group) for group in groups.values()], root)
     if len(groups) > 1 and names[0] == "p001":
-        notes += ("patients share folders: named p001, p002, … in the order of their first file's path",)
-    for name, headers in zip(names, groups.values(), strict=True):
-        yield name, headers, notes
+        notes += ("patients share folders: they are named p001, p002, … in the order of the path of their first file",)
+    for name, group in zip(names, groups.values(), strict=True):
+        yield name, group, notes
 
 
 def _top(header: Header) -> str:
@@ -49,7 +53,7 @@ def _top(header: Header) -> str:
 
 
 def _home(headers: Sequence[Header]) -> tuple[str, ...]:
-    """The deepest folder that holds all CT files of a patient (all its files where it has no CT)."""
+    """The deepest folder that holds all CT files of a patient (or all files if the patient has no CT)."""
     folders = [PurePosixPath(h.path).parts[:-1] for h in headers if h.modality == "CT"]
     folders = folders or [PurePosixPath(h.path).parts[:-1] for h in headers]
     return _common(folders)
@@ -62,7 +66,7 @@ def _common(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _names(homes: Sequence[tuple[str, ...]], root: Path) -> list[str]:
-    """One name per patient: as few folders below the patients' common one as tell them apart."""
+    """A name for each patient: as many folder levels below their common folder as are needed to tell them apart."""
     if len(set(homes)) < len(homes):
         return [f"p{i:03d}" for i in range(1, len(homes) + 1)]
     start = len(_common(homes)) if len(homes) > 1 else 0

@@ -1,8 +1,8 @@
-"""Contours of an RTSTRUCT as masks on the grid of the image that they were drawn on.
+"""Converts the contours of an RTSTRUCT to masks on the grid of the image that they were drawn on.
 
-DICOM PS3.3 C.8.8.6 describes the contours: polygons in mm of the patient, one per plane. Holes are keyholes (the
-outline runs into the hole and back) or contours inside contours, so a point is inside by the even-odd rule over all
-contours of a plane.
+DICOM PS3.3 C.8.8.6 describes the contours: polygons in patient coordinates (mm), each in one plane. Holes are drawn as
+keyholes (the outline runs into the hole and back) or as contours inside contours, so the even-odd rule over all
+contours of a plane decides whether a point is inside.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import to_index
 from nnunet_difflung.errors import BadInput
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-POINTS = 7  # per pixel and axis; odd, so that one is the pixel's centre
-SAME_PLANE = 0.05  # of the distance between slices
+POINTS = 7  # sampling points per pixel and axis; odd, so that one of them is the centre of the pixel
+SAME_PLANE = 0.05  # largest distance of contours in the same plane, as a share of the distance between slices
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Roi:
     """A region of interest.
 
     Attributes:
-        name: stripped.
-        frame: its frame of reference, ``""`` where not given.
-        contours: (n, 3) points in mm (LPS) of each closed contour.
-        images: SOP instances that the closed contours were drawn on.
-        ignored: number of contours of other types by type.
+        name: of the region, without surrounding spaces.
+        frame: UID of the frame of reference; ``""`` if not given.
+        contours: the closed contours, each (n, 3) points in mm (LPS).
+        images: UIDs of the SOP instances that the closed contours were drawn on.
+        ignored: type of contour → number of contours of that type that are ignored.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Roi:
 
 
 def read_rtstruct(path: Path) -> tuple[frozenset[str], tuple[Roi, ...]]:
-    """The series that the structures were drawn on, and every region, also those without contours.
+    """The UIDs of the series that the structures were drawn on, and all regions, including those without contours.
 
     Raises:
-        BadInput: the file cannot be read or lacks its regions.
+        BadInput: the file cannot be read or does not define regions.
     """
     data = read_dataset(path)
     try:
         return _referenced_series(data), tuple(_rois(data))
     except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
         raise BadInput(
-            f"{path}: no readable contours ({type(error).__name__}); the file is truncated or no RTSTRUCT: "
-            f"export it again"
+            f"{path}: the contours cannot be read ({type(error).__name__}); the file is truncated or is not an "
+            f"RTSTRUCT: export it again"
         ) from error
 
 
@@ -99,18 +99,19 @@ def _rois(data) -> Iterator[Roi]:
 
 
 def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[str]]:
-    """A region on an image's grid, which may be oblique or sheared.
+    """The mask of a region on the grid of an image, which may be oblique or sheared.
 
-    A contour belongs to the slice nearest to it, at most half a slice away; where the planes of several fall on one
-    slice, the nearest plane counts. A pixel is set where at least half of its area is inside the contours,
-    counted at 7 x 7 points of it; a contour that fills half of no pixel keeps those with half of its largest share,
-    one between those points its centre's pixel.
+    A contour belongs to the nearest slice, which is at most half a slice away. If several contour planes fall on the
+    same slice, only the nearest plane is used. A pixel is set if at least half of its area, sampled at 7 x 7 points,
+    is inside the contours. Contours that cover half of no pixel are kept as well: they set the pixels of which they
+    cover at least half as much as of their best-covered pixel, or, if they contain no sampling point, the pixel at
+    their centre.
 
     Returns:
-        (z, y, x) uint8, and notes.
+        (z, y, x) uint8 of 0 and 1, and notes for the report.
 
     Raises:
-        BadInput: a contour that does not lie in the plane of the slices, or none that lies in the image.
+        BadInput: a contour does not lie in the plane of the slices, or no contour lies in the image.
     """
     mask, counts = np.zeros(image.GetSize()[::-1], np.uint8), Counter(_ignored(roi))
     planes: dict[int, list[tuple[float, np.ndarray]]] = {}
@@ -119,7 +120,7 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
         if np.ptp(index[:, 2]) > 0.5:
             raise BadInput(
                 f"{path}: a contour of {roi.name!r} spans {np.ptp(index[:, 2]):.1f} slices; expected "
-                f"contours in the planes of the CT slices: export them on this series"
+                f"contours in the planes of the CT slices: export the structures on this series"
             )
         height = float(index[:, 2].mean())
         z = round(height)
@@ -127,25 +128,32 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
             counts["above or below the image"] += 1
             continue
         if abs(height - z) > SAME_PLANE:
-            counts["between slices, drawn on the nearest one"] += 1
+            counts["between two slices, moved to the nearer slice"] += 1
         if (index[:, :2] < -0.5).any() or (index[:, :2] > np.array(image.GetSize()[:2]) - 0.5).any():
             counts["partly outside the image"] += 1
         planes.setdefault(z, []).append((height, index[:, 1::-1]))
     if roi.contours and not planes:
         raise BadInput(
             f"{path}: none of the {len(roi.contours)} contours of {roi.name!r} lies in the CT volume; "
-            f"expected contours drawn on this series: add the series they belong to or remove the file"
+            f"expected contours drawn on this series: add the series they were drawn on or remove the file"
         )
     for z, contours in planes.items():
         nearest = min((h for h, _ in contours), key=lambda h: abs(h - z))
-        here = [p for h, p in contours if abs(h - nearest) <= SAME_PLANE]
-        different = {np.round(p, 3).tobytes(): p for p in here}
-        counts["a second time in the file"] += len(here) - len(different)
-        counts["on planes that another one is nearer than"] += len(contours) - len(here)
-        _fill(mask[z], list(different.values()))
+        in_plane = [points for h, points in contours if abs(h - nearest) <= SAME_PLANE]
+        distinct = {np.round(points, 3).tobytes(): points for points in in_plane}
+        counts["repeated in the file, used once"] += len(in_plane) - len(distinct)
+        counts["ignored, since a contour nearer to the same slice exists"] += len(contours) - len(in_plane)
+        _fill(mask[z], list(distinct.values()))
     holes = len(mask[min(planes) : max(planes) + 1]) - len(planes) if planes else 0
-    notes = [f"{roi.name}: {n} contour{'s' * (n > 1)} {what}" for what, n in sorted(counts.items()) if n]
-    return mask, notes + ([f"{roi.name}: {holes} slices between its contours have none"] if holes else [])
+    notes = [
+        f"{roi.name}: {number} {'contour' if number == 1 else 'contours'} {what}"
+        for what, number in sorted(counts.items())
+        if number
+    ]
+    if holes:
+        slices_have = "slice has" if holes == 1 else "slices have"
+        notes.append(f"{roi.name}: {holes} {slices_have} no contour between the first and the last one")
+    return mask, notes
 
 
 def _ignored(roi: Roi) -> dict[str, int]:
@@ -153,7 +161,7 @@ def _ignored(roi: Roi) -> dict[str, int]:
 
 
 def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
-    """Sets pixels of one slice (y, x) in place; contours (n, 2) in pixels along y, x."""
+    """Sets the pixels of one slice (y, x) in place; each contour is (n, 2) points in pixels along y, x."""
     low = np.maximum(np.floor(np.min([c.min(axis=0) for c in contours], axis=0)).astype(int), 0)
     high = np.minimum(np.ceil(np.max([c.max(axis=0) for c in contours], axis=0)).astype(int) + 1, mask.shape)
     if (low >= high).any():
@@ -170,11 +178,11 @@ def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
         return points.reshape(size[0], POINTS, size[1], POINTS).mean(axis=(1, 3))
 
     window |= share(inside) >= 0.5
-    for contour, one in zip(contours, drawn, strict=True):  # none may vanish
-        own = share(one & inside)
-        if not one.any():
+    for contour, filled in zip(contours, drawn, strict=True):  # no contour may vanish
+        covered = share(filled & inside)
+        if not filled.any():
             y, x = np.round(contour.mean(axis=0)).astype(int) - low
             if 0 <= y < size[0] and 0 <= x < size[1]:
                 window[y, x] = 1
-        elif own.max() > 0 and not window[own > 0].any():
-            window |= own >= own.max() / 2
+        elif covered.max() > 0 and not window[covered > 0].any():
+            window |= covered >= covered.max() / 2

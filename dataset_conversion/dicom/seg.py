@@ -1,4 +1,4 @@
-"""Segments of a DICOM-SEG file as masks, through highdicom."""
+"""Reads the segments of a DICOM-SEG file as masks, with highdicom."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nnunet_difflung.dataset_conversion.dicom.headers import library, read_datas
 from nnunet_difflung.dataset_conversion.imaging.geometry import image_like, index_to_physical, to_index
 from nnunet_difflung.errors import BadInput
 
-IN_PLANE, ALONG = 0.05, 0.1  # of a voxel: how far a frame may lie from the image's pixels and slices
+IN_PLANE, ALONG = 0.05, 0.1  # largest distance, in voxels, of a frame from the pixels and slices of the image
 
 
 @dataclass(frozen=True)
 class SegFile:
-    """An opened DICOM-SEG.
+    """An opened DICOM-SEG file.
 
     Attributes:
-        path: for messages.
+        path: of the file, for messages.
         data: highdicom's ``Segmentation``.
-        names: segment number → SegmentLabel, stripped.
-        frame: frame of reference, ``""`` where not given.
-        series: series that were segmented.
+        names: segment number → SegmentLabel without surrounding spaces.
+        frame: UID of the frame of reference; ``""`` if not given.
+        series: UIDs of the series that were segmented.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class SegFile:
 
 
 def open_seg(path: Path) -> SegFile:
-    """Reads headers and keeps the frames packed.
+    """Opens a DICOM-SEG file; its frames are unpacked later.
 
     Raises:
         BadInput: the file cannot be read as DICOM-SEG.
@@ -50,30 +50,30 @@ def open_seg(path: Path) -> SegFile:
             warnings.simplefilter("ignore")
             data = highdicom.seg.Segmentation.from_dataset(data, copy=False)
         names = {
-            int(s.SegmentNumber): str(s.get("SegmentLabel") or f"segment {s.SegmentNumber}").strip()
-            for s in data.SegmentSequence
+            int(segment.SegmentNumber): str(segment.get("SegmentLabel") or f"segment {segment.SegmentNumber}").strip()
+            for segment in data.SegmentSequence
         }
-        series = frozenset(str(s.SeriesInstanceUID) for s in data.get("ReferencedSeriesSequence") or ())
+        series = frozenset(str(item.SeriesInstanceUID) for item in data.get("ReferencedSeriesSequence") or ())
         return SegFile(path, data, names, str(data.get("FrameOfReferenceUID") or ""), series)
-    except Exception as error:  # highdicom raises many kinds for a damaged file
+    except Exception as error:  # damaged files make highdicom raise many types of exception
         raise _unreadable(path, error) from error
 
 
 def segment_masks(seg: SegFile, image: sitk.Image) -> Iterator[tuple[str, sitk.Image]]:
-    """Every segment in its physical place.
+    """Reads every segment with its position in the patient.
 
-    Frames in the image's own planes and pixels are put there one by one, in whatever order and on whichever slices they
-    come. Others make a volume of their own. Fractional segments count as set from one half on.
+    Frames that lie on the pixels and slices of the image are written to its grid one by one; they may be in any order
+    and on any slices. Other frames become a volume with its own grid. Fractional segments are set from one half on.
 
     Args:
-        seg: binary, fractional or label map.
+        seg: of binary or fractional segments, or a label map.
         image: the CT, which may be oblique or sheared.
 
     Yields:
-        the segment's name and its uint8 image of 0 and 1.
+        the name of the segment and its mask, a uint8 image of 0 and 1.
 
     Raises:
-        BadInput: damaged frames, frames on slices that the CT lacks, or frames at irregular positions.
+        BadInput: frames are damaged, lie on slices that the CT does not have, or are not evenly spaced.
     """
     try:
         frames = _planes(seg, image)
@@ -84,15 +84,15 @@ def segment_masks(seg: SegFile, image: sitk.Image) -> Iterator[tuple[str, sitk.I
 
 
 def _planes(seg: SegFile, image: sitk.Image) -> list[tuple[int, int | None]] | None:
-    """Slice and segment number (None: label map) of every frame; None where a frame is not on the image's pixels."""
+    """Slice and segment number (None in a label map) of every frame; None if a frame is not on the image's pixels."""
     data, steps = seg.data, index_to_physical(image)
     if (data.Columns, data.Rows) != image.GetSize()[:2]:
         return None
     shared, frames = data.SharedFunctionalGroupsSequence[0], []
-    for own in data.PerFrameFunctionalGroupsSequence:
+    for groups in data.PerFrameFunctionalGroupsSequence:
 
-        def macro(name, own=own):
-            return (own.get(name) or shared.get(name))[0]
+        def macro(name, groups=groups):
+            return (groups.get(name) or shared.get(name))[0]
 
         axes = np.reshape(macro("PlaneOrientationSequence").ImageOrientationPatient, (2, 3)).astype(float)
         spacing = np.array(macro("PixelMeasuresSequence").PixelSpacing, float)[::-1]
@@ -104,7 +104,7 @@ def _planes(seg: SegFile, image: sitk.Image) -> list[tuple[int, int | None]] | N
         turned = np.abs(axes * spacing[:, None] - steps[:, :2].T).max() > IN_PLANE * spacing.min()
         if turned or off.max() > IN_PLANE or abs(first[2] - z) > ALONG or abs(last[2] - z) > ALONG:
             return None
-        segment = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+        segment = groups.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
         frames.append((z, int(segment[0].ReferencedSegmentNumber) if segment else None))
     return frames
 
@@ -119,15 +119,16 @@ def _placed(seg: SegFile, number: int, frames: list[tuple[int, int | None]], ima
         except Exception as error:
             raise _unreadable(seg.path, error) from error
         half = seg.data.MaximumFractionalValue / 2 if seg.data.SegmentationType == "FRACTIONAL" else 1
-        there = (stored == number) if segment is None else (stored >= half)
+        inside = (stored == number) if segment is None else (stored >= half)
         if 0 <= z < len(mask):
-            mask[z] |= there
+            mask[z] |= inside
         else:
-            outside += bool(there.any())
+            outside += bool(inside.any())
     if outside:
         raise BadInput(
-            f"{seg.path}: {outside} slices of {seg.names[number]!r} lie above or below the CT series, which "
-            f"has {len(mask)} slices; add the missing slices or the series that was segmented"
+            f"{seg.path}: {outside} {'slice' if outside == 1 else 'slices'} of {seg.names[number]!r} "
+            f"{'lies' if outside == 1 else 'lie'} above or below the CT series, which has {len(mask)} slices; "
+            f"add the missing slices or the series that was segmented"
         )
     return image_like(mask, image)
 
@@ -137,12 +138,12 @@ def _own_volume(seg: SegFile, number: int) -> sitk.Image:
         volume = seg.data.get_volume(segment_numbers=[number], rescale_fractional=True)
     except Exception as error:
         raise BadInput(
-            f"{seg.path}: its frames lie neither on the pixels of the CT series nor evenly spaced "
-            f"({type(error).__name__}); export the segmentation on the series' grid"
+            f"{seg.path}: the frames neither match the pixels of the CT series nor are they evenly spaced "
+            f"({type(error).__name__}); export the segmentation on the grid of the CT series"
         ) from error
     array = volume.array[..., 0] if volume.array.ndim == 4 else volume.array
     result = sitk.GetImageFromArray((array >= 0.5).astype(np.uint8))
-    axes = volume.affine[:3, 2::-1]  # its columns are the steps along slices, rows and columns of the array
+    axes = volume.affine[:3, 2::-1]  # the columns are the steps along x, y and z
     spacing = np.linalg.norm(axes, axis=0)
     result.SetOrigin(volume.affine[:3, 3].tolist())
     result.SetSpacing(spacing.tolist())
@@ -151,4 +152,4 @@ def _own_volume(seg: SegFile, number: int) -> sitk.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> BadInput:
-    return BadInput(f"{path} cannot be read as DICOM-SEG ({type(error).__name__}); copy it again or export it again")
+    return BadInput(f"{path} cannot be read as DICOM-SEG ({type(error).__name__}); copy or export it again")

@@ -1,4 +1,4 @@
-"""Which of a patient's DICOM files are the CT series to convert, and its slices as a volume in HU."""
+"""Chooses the CT series of a patient to convert, and reads its slices as a volume in HU."""
 
 from __future__ import annotations
 
@@ -16,77 +16,87 @@ from nnunet_difflung.errors import BadInput
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-DRAWINGS = ("RTSTRUCT", "SEG")
+DRAWINGS = ("RTSTRUCT", "SEG")  # modalities of files that hold structures
 
-AIR, HIGHEST = -1024.0, 3071.0  # HU of 12 bits with the usual intercept
+AIR, HIGHEST = -1024.0, 3071.0  # range of HU in 12 bits with the usual intercept
 
 
 def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[str]]:
-    """CT slices by series, largest first, and notes on the files that are none."""
+    """The CT slices of each series (largest series first), and notes on the files that are left out."""
     series: dict[str, list[Header]] = {}
-    others: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     seen: set[str] = set()
     for header in headers:
         if header.modality in ("", *DRAWINGS):
             continue
         if header.modality != "CT":
-            others[f"of modality {header.modality}"] += 1
+            left_out[f"of modality {header.modality}"] += 1
         elif header.localizer:
-            others["of a localizer (scout)"] += 1
+            left_out["of a localizer (scout)"] += 1
         elif header.frames > 1:
-            others["of multi-frame CT (export it as one file per slice)"] += 1
+            left_out["of multi-frame CT (export it as one file per slice)"] += 1
         elif header.position is None or len(header.orientation) != 6 or not all(header.spacing + header.size):
-            others["of CT without a place in the patient or a pixel spacing"] += 1
+            left_out["of CT without a position in the patient or without a pixel spacing"] += 1
         elif header.uid and header.uid in seen:
-            others["that are copies of another file"] += 1
+            left_out["identical to another file"] += 1
         else:
             seen.add(header.uid)
             series.setdefault(header.series, []).append(header)
-    notes = [f"left out {n} file{'s' * (n > 1)} {kind}" for kind, n in sorted(others.items())]
+    notes = [
+        f"left out {number} {'file' if number == 1 else 'files'} {kind}" for kind, number in sorted(left_out.items())
+    ]
     return dict(sorted(series.items(), key=lambda item: -len(item[1]))), notes
 
 
 def choose_series(
     series: dict[str, list[Header]],
     left_out: Sequence[str],
-    wanted: str | None,
+    chosen: str | None,
     referenced: Collection[str],
-    where: str,
+    location: str,
 ) -> list[Header]:
     """The one series to convert.
 
     Args:
         series: as of ``ct_series``.
-        left_out: notes of ``ct_series``, for the message where there is no series.
-        wanted: what ``--series`` says: a series' folder, relative to the archive or its last part, or its number
-            of slices.
-        referenced: series that contours or segmentations belong to.
-        where: archive and patient, for messages.
+        left_out: notes of ``ct_series``, for the message if there is no series.
+        chosen: value of ``--series``: the folder of a series (relative to the archive, or only its name), or its
+            number of slices.
+        referenced: UIDs of the series that contours or segments were drawn on.
+        location: archive and patient, for messages.
 
     Raises:
-        BadInput: none, or more than one that could be meant.
+        BadInput: no series, or several that could be meant.
     """
     if not series:
-        found = "; ".join(left_out) or "no image"
+        reason = "; ".join(left_out) or "no image"
         raise BadInput(
-            f"{where}: no CT series ({found}); expected axial CT slices with positions: add them or remove the patient"
+            f"{location}: no CT series ({reason}); expected axial CT slices with positions: "
+            f"add them or remove the patient"
         )
-    choice = list(series.values())
-    if wanted is not None:
-        wanted = wanted.rstrip("/")
-        choice = [s for s in choice if wanted in (str(len(s)), _folder(s), _folder(s).rsplit("/", 1)[-1])]
-    elif len(choice) > 1:
-        choice = [s for uid, s in series.items() if uid in referenced] or choice
-    if len(choice) == 1:
-        return choice[0]
+    candidates = list(series.values())
+    if chosen is not None:
+        chosen = chosen.rstrip("/")
+        candidates = [
+            slices
+            for slices in candidates
+            if chosen in (str(len(slices)), _folder(slices), _folder(slices).rsplit("/", 1)[-1])
+        ]
+    elif len(candidates) > 1:
+        candidates = [slices for uid, slices in series.items() if uid in referenced] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
     listed = ", ".join(
-        f"{_folder(s)} ({len(s)} slice{'s' * (len(s) > 1)}, first file {s[0].path.rsplit('/', 1)[-1]})"
-        for s in (choice or series.values())
+        f"{_folder(slices)} ({len(slices)} {'slice' if len(slices) == 1 else 'slices'}, "
+        f"first file {slices[0].path.rsplit('/', 1)[-1]})"
+        for slices in (candidates or series.values())
     )
-    asked = "" if wanted is None else f" and {len(choice) or 'none'} of them match{'es' * (not choice)} {wanted!r}"
+    matching = ""
+    if chosen is not None:
+        matching = f", {len(candidates)} of them match {chosen!r}" if candidates else f", none matches {chosen!r}"
     raise BadInput(
-        f"{where}: {len(series)} CT series{asked}: {listed}; expected one: name it with --series FOLDER or "
-        f"--series NUMBER_OF_SLICES, or move the others away"
+        f"{location}: {len(series)} CT series{matching}: {listed}; expected exactly one: choose it with --series "
+        f"FOLDER or --series NUMBER_OF_SLICES, or move the other series out of the archive"
     )
 
 
@@ -96,13 +106,13 @@ def _folder(slices: Sequence[Header]) -> str:
 
 @dataclass(frozen=True)
 class Stack:
-    """A series in order, and its grid; the grid is sheared where a tilted gantry made it so.
+    """A series in order, and its grid, which is sheared if the gantry was tilted.
 
     Attributes:
-        slices: ascending along the slices' normal.
-        origin: mm (LPS) of the first voxel's centre.
-        step: mm (LPS) from a slice to the next.
-        notes: what the report should say.
+        slices: headers, ascending along the normal of the slices.
+        origin: centre of the first voxel, mm (LPS).
+        step: vector from one slice to the next, mm (LPS).
+        notes: for the report.
     """
 
     slices: tuple[Header, ...]
@@ -112,11 +122,11 @@ class Stack:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """mm along x, y, z of the index."""
+        """Size of a voxel in mm along the x, y and z of the index."""
         return (*self.slices[0].spacing, float(np.linalg.norm(self.step)))
 
     def place(self, array: np.ndarray) -> sitk.Image:
-        """An image of an array (z, y, x) on this grid."""
+        """An array (z, y, x) as an image on this grid."""
         import SimpleITK as sitk
 
         image = sitk.GetImageFromArray(array)
@@ -128,7 +138,7 @@ class Stack:
 
 
 def _axes(header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors along a row, along a column and normal to the slice."""
+    """Unit vectors along a row, along a column and along the normal of the slice."""
     rows = np.array(header.orientation[:3]) / np.linalg.norm(header.orientation[:3])
     columns = np.array(header.orientation[3:])
     columns = columns - rows * (rows @ columns)
@@ -137,21 +147,21 @@ def _axes(header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def stack(slices: Sequence[Header], root: Path) -> Stack:
-    """Orders slices along their normal and checks that they make one regular volume.
+    """Orders slices along their normal and checks that they form one regular volume.
 
     Raises:
-        BadInput: a damaged file, mixed size, spacing or orientation, duplicate, missing or uneven slices.
+        BadInput: a file is damaged, size, spacing or orientation differ, or slices are duplicate, missing or uneven.
     """
-    first, where = slices[0], root / slices[0].folder
+    first, location = slices[0], root / slices[0].folder
     for header in slices:
         if header.problem:
             raise BadInput(header.problem)
         for what, tolerance in (("size", 0), ("spacing", 1e-3), ("orientation", 1e-3)):
-            mine, other = getattr(header, what), getattr(first, what)
-            if not np.allclose(mine, other, rtol=0, atol=tolerance):
+            value, expected = getattr(header, what), getattr(first, what)
+            if not np.allclose(value, expected, rtol=0, atol=tolerance):
                 raise BadInput(
-                    f"{root / header.path}: {what} {_short(mine)} differs from {_short(other)} of "
-                    f"{Path(first.path).name} in the same series; move the files that do not belong away"
+                    f"{root / header.path}: {what} {_short(value)} differs from {_short(expected)} of "
+                    f"{Path(first.path).name} in the same series; move files that do not belong to the series away"
                 )
     lengths = np.linalg.norm(np.reshape(first.orientation, (2, 3)), axis=1)
     if not np.allclose(lengths, 1, atol=1e-2) or abs(np.dot(first.orientation[:3], first.orientation[3:])) > 1e-2:
@@ -165,16 +175,16 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
     ordered, places = [slices[i] for i in order], places[order]
     if len(ordered) == 1:
         step = normal * (first.thickness or 1.0)
-        notes = () if first.thickness else ("a single slice without a thickness: 1 mm assumed",)
+        notes = () if first.thickness else ("a single slice whose thickness is not given: 1 mm is assumed",)
         return Stack(tuple(ordered), tuple(places[0].tolist()), tuple(step.tolist()), notes)
-    _check_gaps(ordered, places @ normal, where)
+    _check_gaps(ordered, places @ normal, location)
     step = (places[-1] - places[0]) / (len(places) - 1)
     off = (places - places[0] - np.arange(len(places))[:, None] * step) @ np.column_stack([rows, columns])
     worst = int(np.abs(off).max(axis=1).argmax())
     if np.abs(off[worst]).max() > 0.5 * min(first.spacing):
         raise BadInput(
-            f"{root / ordered[worst].path}: lies {np.abs(off[worst]).max():.2f} mm beside the line of the "
-            f"other slices; the series is shifted irregularly: export it again"
+            f"{root / ordered[worst].path}: the slice is shifted by {np.abs(off[worst]).max():.2f} mm against the line "
+            f"of the other slices; expected slices in a straight line: export the series again"
         )
     drift = np.hypot(rows @ step, columns @ step) * (len(places) - 1)
     notes = ()
@@ -182,7 +192,7 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
         step = normal * (normal @ step)
     else:
         angle = np.degrees(np.arccos(normal @ step / np.linalg.norm(step)))
-        notes = (f"tilted gantry ({angle:.1f} degrees): slices resampled in plane onto an orthogonal grid",)
+        notes = (f"tilted gantry ({angle:.1f} degrees): slices are resampled in plane onto an orthogonal grid",)
     return Stack(tuple(ordered), tuple(places[0].tolist()), tuple(step.tolist()), notes)
 
 
@@ -190,12 +200,15 @@ def _short(values: Sequence[float]) -> str:
     return "x".join(f"{v:g}" for v in values) if len(values) < 4 else ", ".join(f"{v:.4g}" for v in values)
 
 
-def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> None:
-    """Raises BadInput for slices at one position, missing ones, and uneven steps.
+def _check_gaps(slices: Sequence[Header], along: np.ndarray, location: Path) -> None:
+    """Checks the distances between slices.
 
     Args:
         slices: in order.
-        along: mm of each along the normal, ascending.
+        along: position of each slice along the normal in mm, ascending.
+
+    Raises:
+        BadInput: slices share a position, are missing, or are not evenly spaced.
     """
     steps = np.diff(along)
     names = [Path(h.path).name for h in slices]
@@ -203,28 +216,28 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, where: Path) -> Non
     if len(twins):
         a = twins[0]
         raise BadInput(
-            f"{where}: {len(twins)} of {len(slices)} slices lie where another one lies, for example "
-            f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point, move the others away"
+            f"{location}: {len(twins)} of {len(slices)} slices lie at the position of another slice, for example "
+            f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point and move the others away"
         )
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * usual)
     if len(gaps):
         a = gaps[0]
         raise BadInput(
-            f"{where}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
+            f"{location}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
             f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
-            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add them"
+            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add the missing slices"
         )
     regular = along[0] + np.arange(len(along)) * np.ptp(along) / (len(along) - 1)
     if np.abs(along - regular).max() > max(0.1, 0.1 * usual):
         raise BadInput(
-            f"{where}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
-            f"keep the part of the series with one step"
+            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
+            f"keep only a part of the series that is evenly spaced"
         )
 
 
 def read_slice(header: Header, root: Path) -> np.ndarray:
-    """One slice (y, x) float32 in HU by its own rescale slope and intercept; padding becomes air (−1024 HU).
+    """One slice (y, x) float32 in HU, rescaled by its own slope and intercept; padding becomes air (−1024 HU).
 
     Raises:
         BadInput: the pixels cannot be read.
@@ -239,16 +252,16 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     reader.SetFileName(str(root / header.path))
     try:
         image = reader.Execute()
-    except RuntimeError as error:  # its text may quote what is in the file
+    except RuntimeError as error:  # its text may quote the content of the file
         raise BadInput(
-            f"{root / header.path}: its pixels cannot be decoded; the file is truncated or of an unknown "
+            f"{root / header.path}: the pixels cannot be decoded; the file is truncated or uses an unknown "
             f"compression: copy it again or export it uncompressed"
         ) from error
     pixels = sitk.GetArrayFromImage(image)
     if pixels.size != header.size[0] * header.size[1]:
         raise BadInput(
-            f"{root / header.path}: holds pixels of shape {pixels.shape}, expected {_short(header.size)} "
-            f"grey values; export the series again"
+            f"{root / header.path}: the pixels have shape {pixels.shape}; expected {_short(header.size)} "
+            f"grey values: export the series again"
         )
     pixels = pixels.reshape(header.size[::-1])
     if header.padding is not None:
@@ -258,8 +271,8 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     return pixels
 
 
-def read_volume(one: Stack, root: Path) -> sitk.Image:
-    """All slices in HU: int16 where every value is a whole number that fits, else float32."""
-    pixels = np.stack([read_slice(h, root) for h in one.slices])
-    whole = np.abs(pixels).max() < 2**15 and all(np.array_equal(p, np.rint(p)) for p in pixels)
-    return one.place(pixels.astype(np.int16) if whole else pixels)
+def read_volume(series: Stack, root: Path) -> sitk.Image:
+    """All slices in HU: int16 if every value is a whole number in the range of int16, else float32."""
+    pixels = np.stack([read_slice(header, root) for header in series.slices])
+    fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
+    return series.place(pixels.astype(np.int16) if fits_int16 else pixels)

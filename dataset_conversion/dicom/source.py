@@ -1,4 +1,4 @@
-"""DICOM archives: CT series with RTSTRUCT contours or DICOM-SEG segments, one source per patient."""
+"""DICOM archives: a source for each patient, with a CT series and RTSTRUCT contours or DICOM-SEG segments."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
-SAMPLES = 3  # slices that a listing looks into
+SAMPLES = 3  # slices whose intensities a listing reads
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """An RTSTRUCT (``rois``) or DICOM-SEG (``seg``) file and the series that it names."""
+    """An RTSTRUCT (``rois``) or DICOM-SEG (``seg``) file and the UIDs of the series that it was drawn on."""
 
     path: Path
     series: frozenset[str]
@@ -47,12 +47,12 @@ class _Drawing:
 
     @property
     def names(self) -> list[str]:
-        return [r.name for r in self.rois if r.contours] + (list(self.seg.names.values()) if self.seg else [])
+        return [roi.name for roi in self.rois if roi.contours] + (list(self.seg.names.values()) if self.seg else [])
 
     @property
     def frames(self) -> set[str]:
-        """Frames of reference of what was drawn, without those not given."""
-        return ({r.frame for r in self.rois if r.contours} | ({self.seg.frame} if self.seg else set())) - {""}
+        """Frames of reference of the drawn structures, as far as they are given."""
+        return ({roi.frame for roi in self.rois if roi.contours} | ({self.seg.frame} if self.seg else set())) - {""}
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class DicomSource:
     """A patient of a DICOM archive.
 
     Attributes:
-        patient: folder's name, or p001, … where patients share folders; never a DICOM tag.
-        folder: the archive's root.
+        patient: name of the patient's folder, or p001, … if patients share folders; never a DICOM tag.
+        folder: root folder of the archive.
         headers: of the patient's files.
-        notes: on the archive.
-        series: which CT series to take where there are several: its folder or its number of slices.
+        notes: on the archive, for the report.
+        series: which CT series to take if there are several: its folder or its number of slices.
     """
 
     patient: str
@@ -74,19 +74,19 @@ class DicomSource:
     series: str | None = None
 
     def listing(self) -> Listing:
-        """Headers, names of structures, and the intensities of the first, the middle and the last slice."""
-        problems, drawings, one = [], [], None
-        used = [h for h in self.headers if h.modality in DRAWINGS]
+        """Headers, names of structures, and the range of intensities in the first, the middle and the last slice."""
+        problems, drawings, ct = [], [], None
+        drawing_headers = [h for h in self.headers if h.modality in DRAWINGS]
         try:
             self._check_readable()
-            for header in used:
-                drawings.append(self._drawing(header))  # noqa: PERF401 (keeps what was read before a fault)
-            one, notes = self._stack(drawings)
-            drawings = self._that_fit(drawings, one, list(notes))
+            for header in drawing_headers:
+                drawings.append(self._drawing(header))  # noqa: PERF401 (keeps what was read before an error)
+            ct, notes = self._stack(drawings)
+            drawings = self._drawings_of(ct, drawings, list(notes))
         except BadInput as error:
             problems.append(str(error))
         names = tuple(sorted({name for d in drawings for name in d.names}))
-        if one is None:
+        if ct is None:
             modality = "/".join(sorted({h.modality for h in self.headers} - {"", *DRAWINGS}))
             return Listing(
                 self.patient,
@@ -100,17 +100,17 @@ class DicomSource:
             )
         low: list[float] = []
         high: list[float] = []
-        for index in sorted({round(i) for i in np.linspace(0, len(one.slices) - 1, SAMPLES)}):
+        for index in sorted({round(i) for i in np.linspace(0, len(ct.slices) - 1, SAMPLES)}):
             try:
-                pixels = read_slice(one.slices[index], self.folder)
+                pixels = read_slice(ct.slices[index], self.folder)
                 low, high = [*low, float(pixels.min())], [*high, float(pixels.max())]
             except BadInput as error:
                 problems.append(str(error))
         return Listing(
             self.patient,
-            tuple(h.path for h in (*one.slices, *used)),
-            (*one.slices[0].size, len(one.slices)),
-            one.spacing,
+            tuple(h.path for h in (*ct.slices, *drawing_headers)),
+            (*ct.slices[0].size, len(ct.slices)),
+            ct.spacing,
             "CT",
             (min(low, default=0.0), max(high, default=0.0)),
             names,
@@ -125,26 +125,27 @@ class DicomSource:
         """
         self._check_readable()
         drawings = [self._drawing(h) for h in self.headers if h.modality in DRAWINGS]
-        one, notes = self._stack(drawings)
-        drawings = self._that_fit(drawings, one, notes)
-        image = read_volume(one, self.folder)
+        ct, notes = self._stack(drawings)
+        drawings = self._drawings_of(ct, drawings, notes)
+        image = read_volume(ct, self.folder)
         structures: dict[str, sitk.Image] = {}
-        origin: dict[str, Path] = {}
+        drawn_in: dict[str, Path] = {}
         for drawing in drawings:
-            for name, mask in self._masks(drawing, image, one, notes):
-                if name in structures and origin[name] != drawing.path:
+            for name, mask in self._masks(drawing, image, ct, notes):
+                if name in structures and drawn_in[name] != drawing.path:
                     raise BadInput(
-                        f"{drawing.path}: structure {name!r} is also in {origin[name].name}; keep one of the two files"
+                        f"{drawing.path}: structure {name!r} is also in {drawn_in[name].name}; "
+                        f"keep one of the two files"
                     )
                 if name in structures:
-                    notes.append(f"{name}: several structures of this name are taken together")
+                    notes.append(f"{name}: several structures of this name are merged")
                     mask = sitk.Or(mask, structures[name])
-                structures[name], origin[name] = mask, drawing.path
+                structures[name], drawn_in[name] = mask, drawing.path
         if not is_orthogonal(image):
             grid = straight_grid(image)
             structures = {name: _moved(mask, grid) for name, mask in structures.items()}
             image = straightened(image, AIR)
-        return Scan(image, structures, "CT", None, self._windowed(one, notes), tuple(dict.fromkeys(notes)))
+        return Scan(image, structures, "CT", None, self._windowed(ct, notes), tuple(dict.fromkeys(notes)))
 
     def _check_readable(self) -> None:
         for header in self.headers:
@@ -160,25 +161,26 @@ class DicomSource:
 
     def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[str]]:
         series, left_out = ct_series(self.headers)
-        referenced = set().union(*(d.series for d in drawings))
+        referenced = set().union(*(drawing.series for drawing in drawings))
         if not referenced & set(series):
-            frames = set().union(*(d.frames for d in drawings))
+            frames = set().union(*(drawing.frames for drawing in drawings))
             referenced = {uid for uid, slices in series.items() if slices[0].frame in frames}
-        where = f"{self.folder}, patient {self.patient}"
-        one = stack(choose_series(series, left_out, self.series, referenced, where), self.folder)
-        return one, [*self.notes, *left_out, *one.notes]
+        location = f"{self.folder}, patient {self.patient}"
+        ct = stack(choose_series(series, left_out, self.series, referenced, location), self.folder)
+        return ct, [*self.notes, *left_out, *ct.notes]
 
-    def _that_fit(self, drawings: list[_Drawing], one: Stack, notes: list[str]) -> list[_Drawing]:
-        """Drawings of this series; those of another series of the patient are left out with a note.
+    def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[str]) -> list[_Drawing]:
+        """The drawings of this series; those of other series of the patient are left out with a note.
 
         Raises:
-            BadInput: a frame of reference that no series of the patient has, or contours on slices that are missing.
+            BadInput: no series of the patient has the frame of reference of a drawing, or contours lie on slices that
+                are missing.
         """
-        chosen, kept = one.slices[0], []
-        others = {h.series for h in self.headers if h.modality == "CT"} - {chosen.series}
+        chosen, kept = ct.slices[0], []
+        other_series = {h.series for h in self.headers if h.modality == "CT"} - {chosen.series}
         for drawing in drawings:
-            if drawing.series & others and chosen.series not in drawing.series:
-                notes.append(f"left out {drawing.path.name}: drawn on another series of the patient")
+            if drawing.series & other_series and chosen.series not in drawing.series:
+                notes.append(f"left out {drawing.path.name}: it was drawn on another series of the patient")
                 continue
             if chosen.frame and drawing.frames - {chosen.frame}:
                 raise BadInput(
@@ -190,28 +192,28 @@ class DicomSource:
             missing = len(drawn_on - {h.uid for h in self.headers})
             if chosen.series in drawing.series and missing:
                 raise BadInput(
-                    f"{drawing.path}: {missing} of the {len(drawn_on)} slices that it has contours on are "
-                    f"missing in {self.folder / chosen.folder}; add them"
+                    f"{drawing.path}: {missing} of the {len(drawn_on)} slices with contours are missing in "
+                    f"{self.folder / chosen.folder}; add the missing slices"
                 )
             kept.append(drawing)
         return kept
 
     def _masks(
-        self, drawing: _Drawing, image: sitk.Image, one: Stack, notes: list[str]
+        self, drawing: _Drawing, image: sitk.Image, ct: Stack, notes: list[str]
     ) -> Iterator[tuple[str, sitk.Image]]:
         if drawing.seg:
             yield from segment_masks(drawing.seg, image)
         for roi in drawing.rois:
-            mask, remarks = roi_mask(roi, image, drawing.path)
-            notes += remarks
+            mask, mask_notes = roi_mask(roi, image, drawing.path)
+            notes += mask_notes
             if roi.contours:
-                yield roi.name, one.place(mask)
+                yield roi.name, ct.place(mask)
             else:
-                notes.append(f"{roi.name}: no closed contour, left out")
+                notes.append(f"{roi.name}: left out, since it has no closed contour")
 
-    def _windowed(self, one: Stack, notes: list[str]) -> bool | None:
-        if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in one.slices):
-            notes.append("the files give no rescale slope and intercept to HU: stored values taken as HU")
+    def _windowed(self, ct: Stack, notes: list[str]) -> bool | None:
+        if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in ct.slices):
+            notes.append("the files do not give rescale slope and intercept to HU: stored values are taken as HU")
             return None
         return False
 
@@ -221,14 +223,14 @@ def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
 
 
 def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
-    """The patients of an archive, in the order of their files' paths; none where nothing is DICOM.
+    """The patients of an archive, in the order of the paths of their files; empty if no file is DICOM.
 
     Args:
-        folder: searched with its subfolders, by content and not by file name.
-        series: which CT series to take where a patient has several.
+        folder: searched with its subfolders; DICOM files are recognised by content, not by name.
+        series: which CT series to take if a patient has several.
 
     Raises:
-        BadInput: there are DICOM files but pydicom is not installed.
+        BadInput: the folder has DICOM files, but pydicom is not installed.
     """
     folder = Path(folder)
     return [

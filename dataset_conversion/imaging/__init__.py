@@ -1,1 +1,1 @@
-"""Images: geometry, resampling, intensities, the lung mask."""
+"""Works on images: geometry, resampling, intensities, and the lung mask."""

@@ -1,6 +1,6 @@
-"""Brings masks onto an image's grid through physical space, and sheared volumes onto an orthogonal grid.
+"""Resamples masks onto the grid of an image through physical space, and sheared volumes onto an orthogonal grid.
 
-Places are millimetres in DICOM's patient coordinates (LPS), which are also SimpleITK's; array order means nothing here.
+Positions are in mm in the patient coordinates (LPS) of DICOM and SimpleITK; the order of arrays does not matter.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-TOLERANCE = 1e-3  # of a voxel, for grids to count as the same
-DIAGONAL = np.ones((3, 3, 3))
+TOLERANCE = 1e-3  # voxels; grids whose corners differ by less are the same
+DIAGONAL = np.ones((3, 3, 3))  # 26-connectivity
 
 
 def index_to_physical(image: sitk.Image) -> np.ndarray:
@@ -24,45 +24,44 @@ def to_index(image: sitk.Image, points: np.ndarray) -> np.ndarray:
 
 
 def image_like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
-    """An array (z, y, x) as an image in the place of another of the same size."""
+    """An array (z, y, x) as an image with the grid of another image of the same size."""
     result = sitk.GetImageFromArray(array)
     result.CopyInformation(image)
     return result
 
 
 def turned_with(image: sitk.Image, array: np.ndarray, code: str = "LPS") -> np.ndarray:
-    """An array (z, y, x) on an image's grid, turned by whole axes as ``DICOMOrient`` turns the image to ``code``."""
+    """An array (z, y, x) on the grid of an image, reoriented as ``DICOMOrient`` reorients the image to ``code``."""
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image_like(array, image), code))
 
 
 def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
-    """Whether both have one size and their corners coincide within a thousandth of a voxel."""
+    """Whether two images have the same size and their corners coincide within a thousandth of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(a.GetSize()) - 1)
-    places = corners @ index_to_physical(b).T + np.array(b.GetOrigin())
-    return bool(np.abs(to_index(a, places) - corners).max() <= TOLERANCE)
+    corners_of_b = corners @ index_to_physical(b).T + np.array(b.GetOrigin())
+    return bool(np.abs(to_index(a, corners_of_b) - corners).max() <= TOLERANCE)
 
 
 def is_orthogonal(image: sitk.Image, tolerance: float = 1e-4) -> bool:
-    """Whether the three axes are perpendicular to each other (cosines of at most ``tolerance``)."""
+    """Whether the axes are perpendicular to each other (cosines between them of at most ``tolerance``)."""
     axes = np.array(image.GetDirection()).reshape(3, 3)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() <= tolerance)
 
 
 def on_grid(mask: sitk.Image, image: sitk.Image) -> np.ndarray:
-    """A mask on the grid of an image, both placed by their physical coordinates.
+    """A mask resampled onto the grid of an image, both positioned by their physical coordinates.
 
-    On another grid, a voxel is set where at least half of it lies in the mask: its share is the mean of trilinear
-    interpolations at points not farther apart than the mask's own voxels. Nearest neighbour and a
-    single interpolation at the centre would pass over what lies between the centres of larger voxels. A lesion
-    (26-connected component) that fills half of no voxel keeps the voxels where its share is at least
-    half of its largest share, so none inside the image vanishes: a speck keeps one or a few voxels, a
-    thin plate all of its area.
+    If the grids differ, a voxel is set if at least half of it lies in the mask. The share is the mean of trilinear
+    interpolations at points that are no farther apart than the voxels of the mask; nearest neighbour and a single
+    interpolation at the centre would miss what lies between the centres of larger voxels. A lesion (26-connected
+    component) that fills half of no voxel keeps the voxels of which it fills at least half as much as of its best
+    voxel, so that no lesion inside the image vanishes: a speck keeps one or a few voxels, a thin plate its whole area.
 
     Args:
-        mask: 3D, 0 outside, anything else inside.
-        image: 3D; only its size, spacing, origin and direction count.
+        mask: 3D, 0 outside, any positive value inside.
+        image: 3D; only its size, spacing, origin and direction are used.
 
     Returns:
         (z, y, x) uint8 of 0 and 1.
@@ -76,8 +75,8 @@ def on_grid(mask: sitk.Image, image: sitk.Image) -> np.ndarray:
     region, share = _shares(mask, array, image)
     result[region] = share >= 0.5 - 1e-6
     components, number = ndimage.label(array, structure=DIAGONAL)
-    seen = _nearest(result, image, mask)
-    kept = np.unique(components[array & (seen > 0)])
+    on_mask_grid = _nearest(result, image, mask)
+    kept = np.unique(components[array & (on_mask_grid > 0)])
     boxes = ndimage.find_objects(components)
     for lost in np.setdiff1d(np.arange(1, number + 1), kept):
         box = boxes[lost - 1]
@@ -89,10 +88,10 @@ def on_grid(mask: sitk.Image, image: sitk.Image) -> np.ndarray:
 
 
 def straight_grid(image: sitk.Image) -> sitk.Image:
-    """An empty orthogonal grid for a sheared volume, as a tilted gantry makes it.
+    """An empty orthogonal grid for a sheared volume, which a tilted gantry produces.
 
-    The slices stay in their planes and the pixels keep their size, only the shift of each slice against the
-    first is undone; the grid is as wide as all slices together.
+    Slices stay in their planes and pixels keep their size; only the shift of each slice against the first is undone.
+    The grid is large enough for all slices.
     """
     steps = index_to_physical(image)
     rows, columns = (np.array(image.GetDirection()).reshape(3, 3)[:, a] for a in (0, 1))
@@ -109,22 +108,23 @@ def straight_grid(image: sitk.Image) -> sitk.Image:
 
 
 def straightened(image: sitk.Image, fill: float) -> sitk.Image:
-    """A sheared image on its ``straight_grid``, interpolated linearly in plane; ``fill`` where no slice reached."""
+    """A sheared image on its ``straight_grid``, interpolated linearly in plane; ``fill`` outside its slices."""
     return sitk.Resample(image, straight_grid(image), sitk.Transform(), sitk.sitkLinear, fill, image.GetPixelID())
 
 
-def _nearest(result: np.ndarray, image: sitk.Image, mask: sitk.Image) -> np.ndarray:
-    source = image_like(result, image)
+def _nearest(array: np.ndarray, image: sitk.Image, mask: sitk.Image) -> np.ndarray:
+    """An array on the grid of an image, resampled onto the grid of a mask by nearest neighbour."""
+    source = image_like(array, image)
     return sitk.GetArrayFromImage(sitk.Resample(source, mask, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
 
 
 def _shares(mask: sitk.Image, array: np.ndarray, image: sitk.Image) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The part of the image that the mask reaches, as slices z, y, x, and each of its voxels' share in the mask.
+    """The region of the image that a mask reaches (slices z, y, x), and the share of each of its voxels in the mask.
 
     Args:
-        mask: gives the grid of ``array``.
+        mask: whose grid ``array`` is on.
         array: (z, y, x) bool.
-        image: gives the grid to go to.
+        image: whose grid the shares are computed for.
     """
     empty = (slice(0, 0),) * 3
     box = ndimage.find_objects(array.astype(np.uint8))[0][::-1]
@@ -147,7 +147,7 @@ def _shares(mask: sitk.Image, array: np.ndarray, image: sitk.Image) -> tuple[tup
     points = np.maximum(1, np.ceil(in_mask - TOLERANCE)).astype(int)  # per voxel along x, y, z
     nx, ny, nz = (high - low).tolist()
     shares = np.empty((nz, ny, nx), np.float32)
-    for z in range(low[2], high[2]):  # slice by slice, for the memory's sake
+    for z in range(low[2], high[2]):  # slice by slice, to save memory
         first = np.array([low[0], low[1], z]) - 0.5 + 0.5 / points
         fine = sitk.Resample(
             source,

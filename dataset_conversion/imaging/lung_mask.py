@@ -1,9 +1,9 @@
-"""Lungs of a chest CT where nobody drew them: thresholds and morphology, or the network of the package ``lungmask``.
+"""Finds the lungs in a chest CT by thresholds and morphology, or with the network of the package ``lungmask``.
 
-The mask is what a converter calls lung before it takes the pathologies out: both lungs with their vessels and lesions,
-without trachea and main bronchi. It is a derived label: good enough to say where lung is, no reader's work.
-Steps: body, air in it, airways out, lungs chosen, dents along the chest wall filled. Sources of the ideas: Hu et al.,
-IEEE TMI 2001 (threshold, airways, smoothing); Sluimer et al., IEEE TMI 2005 (what thresholds miss in diseased lungs).
+The mask holds both lungs with their vessels and lesions, without trachea and main bronchi. It is a derived label: it
+says where lung is, but does not replace the segmentation of a reader. Steps: find the body and the air in it, remove
+the airways, choose the lungs, fill dents along the chest wall. Sources of the ideas: Hu et al., IEEE TMI 2001
+(threshold, airways, smoothing); Sluimer et al., IEEE TMI 2005 (what thresholds miss in diseased lungs).
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_den
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import require
 
-TISSUE = -400.0  # HU half-way between lung (-850) and chest wall (50): where partial volume puts the lung's border
-WORKING = 1.4  # mm; finer pixels are averaged first: the shape needs no more, and 512 x 512 takes a quarter of the time
-OUTDOORS = -965.0  # HU; components whose median is lower are air of the room, of bowel or of bronchi, no parenchyma
-SMALLEST = 200.0  # mm² in at least one slice
-SHARE = 0.01  # of the largest component: less is bowel, bronchi or noise
+TISSUE = -400.0  # HU half-way between lung (-850) and chest wall (50), where partial volume puts the border of the lung
+WORKING = (
+    1.4  # mm; finer pixels are averaged first: enough for the shape, and 512 x 512 pixels take a quarter of the time
+)
+OUTDOORS = -965.0  # HU; components with a lower median are air in the room, the bowel or bronchi, not parenchyma
+SMALLEST = 200.0  # mm²; area that a lung must have in at least one slice
+SHARE = 0.01  # of the largest component; smaller components are bowel, bronchi or noise
 BACKENDS = ("threshold", "lungmask")
 
 
 def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: str = "threshold") -> np.ndarray:
-    """Both lungs with what is inside them, trachea and main bronchi left out.
+    """Mask of both lungs with everything inside them, without trachea and main bronchi.
 
     Args:
-        image: 3D CT in HU, in any orientation; whole chest, some slices, or one.
-        pathology: (z, y, x), nonzero where a lesion is annotated; always part of the mask, and it bridges the lung
-            parts that it separates.
-        backend: ``threshold`` needs nothing else; ``lungmask`` is the network of Hofmanninger et al. (2020) from the
-            package of that name, which downloads its weights on first use.
+        image: 3D CT in HU, in any orientation: a whole chest, a part of it, or a single slice.
+        pathology: (z, y, x), nonzero where a lesion is annotated; always part of the mask, and it connects parts of a
+            lung that it separates.
+        backend: ``threshold`` needs no further package; ``lungmask`` is the network of Hofmanninger et al. (2020)
+            from the package of that name, which downloads its weights on first use.
 
     Returns:
-        (z, y, x) uint8 of 0 and 1 on the image's grid; all 0 (beside pathology) where no lung is in the image.
+        (z, y, x) uint8 of 0 and 1 on the grid of the image; only the pathology if the image shows no lung.
 
     Raises:
-        BadInput: values that are a display window and no HU, or a backend that is not installed.
-        ValueError: an unknown backend, or pathology on another grid.
+        BadInput: the values are a display window and not HU, or the backend is not installed.
+        ValueError: the backend is unknown, or the pathology has another shape than the image.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r}: expected one of {BACKENDS}")
+        raise ValueError(f"backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
     shape = image.GetSize()[::-1]
     if pathology is not None and pathology.shape != shape:
-        raise ValueError(f"pathology {pathology.shape} and image {shape} differ")
+        raise ValueError(f"the shapes of pathology {pathology.shape} and image {shape} differ; expected the same shape")
     scaled = not_hu(sitk.GetArrayViewFromImage(image))
     if scaled:
         raise BadInput(
-            f"lungs cannot be found by HU: the values are a display window ({scaled}); give a lung mask "
-            f"as a structure, or the images in HU"
+            f"lungs can only be found in HU, but the values are a display window ({scaled}); provide a lung mask "
+            f"as a structure, or images in HU"
         )
     mask = np.asarray(_network()(image)) > 0 if backend == "lungmask" else _axial(image, pathology)
     if pathology is not None:
@@ -67,18 +69,18 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
 
 @functools.cache
 def _network() -> Callable[[sitk.Image], np.ndarray]:
-    """The pretrained network's ``apply``; its weights are loaded once in a process."""
+    """``apply`` of the pretrained network, whose weights are loaded once in a process."""
     lungmask = require(
         "lungmask",
         extra="lungmask",
-        why="the lung masks of lung: lungmask",
-        otherwise="set lung: threshold, which needs no further package",
+        why="the mapping's option 'lung: lungmask'",
+        otherwise="set 'lung: threshold', which needs no further package",
     )
     return lungmask.LMInferer(tqdm_disable=True).apply
 
 
 def _axial(image: sitk.Image, pathology: np.ndarray | None) -> np.ndarray:
-    """``threshold_lungs`` of the image turned so that z is the patient's axis, turned back to the image's grid."""
+    """``threshold_lungs`` of the image reoriented to axial slices; the mask is on the grid of the image."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     lesion = None if pathology is None else pathology != 0
     if code[2] in "SI":
@@ -86,17 +88,17 @@ def _axial(image: sitk.Image, pathology: np.ndarray | None) -> np.ndarray:
     turned = sitk.DICOMOrient(image, "LPS")
     if lesion is not None:
         lesion = turned_with(image, lesion.astype(np.uint8)) > 0
-    found = threshold_lungs(sitk.GetArrayViewFromImage(turned), turned.GetSpacing()[::-1], lesion)
-    return turned_with(turned, found.astype(np.uint8), code) > 0
+    lungs = threshold_lungs(sitk.GetArrayViewFromImage(turned), turned.GetSpacing()[::-1], lesion)
+    return turned_with(turned, lungs.astype(np.uint8), code) > 0
 
 
 def threshold_lungs(hu: np.ndarray, spacing: tuple[float, float, float], lesion: np.ndarray | None) -> np.ndarray:
-    """Lungs of axial slices.
+    """Finds the lungs in axial slices.
 
     Args:
         hu: (z, y, x) in HU.
         spacing: mm along z, y, x.
-        lesion: (z, y, x) bool or None.
+        lesion: (z, y, x) bool, voxels that are known to be lesions; may be None.
 
     Returns:
         (z, y, x) bool.
@@ -111,16 +113,16 @@ def threshold_lungs(hu: np.ndarray, spacing: tuple[float, float, float], lesion:
     allowed = body & ~airways
     mask = np.zeros_like(body)
     for lung in choose_lungs(small, inside & ~airways, body, coarse):
-        whole = fill_slices(closed(lung, coarse))
-        mask |= (whole | costal_dents(whole, body, small, coarse)) & allowed
+        filled = fill_slices(closed(lung, coarse))
+        mask |= (filled | costal_dents(filled, body, small, coarse)) & allowed
     return mask if step == 1 else _refined(mask, mask & ~air, airways, hu, step)
 
 
 def body_mask(hu: np.ndarray) -> np.ndarray:
-    """(z, y, x) bool: the patient, lungs included, without table and clothing.
+    """(z, y, x) bool: the patient including the lungs, without table and clothing.
 
-    The largest component of tissue, cut loose from the table by an opening, holes filled slice by slice. Lung that the
-    image's edge cuts open is no hole: air that touches the edge and is not as thin as the room's is body.
+    The largest component of tissue, separated from the table by an opening, with holes filled slice by slice. Lung that
+    the edge of the image cuts open is not a hole; air at the edge that is denser than the air of the room is body.
     """
     tissue = hu > -500
     disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), 2)[None]
@@ -140,9 +142,10 @@ def body_mask(hu: np.ndarray) -> np.ndarray:
 def choose_lungs(
     hu: np.ndarray, air: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float]
 ) -> list[np.ndarray]:
-    """The lungs among components of air in the body, as one bool array (z, y, x) a side.
+    """Chooses the lungs among the components of air in the body; a bool array (z, y, x) for each side.
 
-    Components that consolidation cuts off stay with the lung of their side. Bowel gas is thinner than any parenchyma.
+    Components that consolidation cuts off are assigned to the lung of their side. Gas in the bowel has lower HU than
+    any parenchyma.
     """
     components, number = ndimage.label(air)
     if not number:
@@ -171,7 +174,7 @@ def choose_lungs(
 def _halves(
     part: np.ndarray, box: tuple[slice, ...], middle: float, spacing: tuple[float, float, float]
 ) -> list[np.ndarray]:
-    """Two lungs that touch, parted where they are thinnest; else the one component as it is."""
+    """Two lungs that touch, separated where their connection is thinnest; any other component unchanged."""
     volume = part.sum()
     left = part[..., : max(0, int(middle) - box[2].start)].sum() / volume
     if not 0.2 < left < 0.8:
@@ -180,15 +183,15 @@ def _halves(
     for radius in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0):
         cores, number = ndimage.label(depth > radius)
         sizes = np.bincount(cores.ravel(), minlength=number + 1)[1:]
-        two = np.argsort(-sizes, kind="stable")[:2] + 1
-        if len(two) == 2 and sizes[two[1] - 1] > 0.03 * volume:
-            basins = watershed(-depth, np.where(np.isin(cores, two), cores, 0), mask=part)
-            return [basins == k for k in two]
+        largest = np.argsort(-sizes, kind="stable")[:2] + 1
+        if len(largest) == 2 and sizes[largest[1] - 1] > 0.03 * volume:
+            basins = watershed(-depth, np.where(np.isin(cores, largest), cores, 0), mask=part)
+            return [basins == k for k in largest]
     return [part]
 
 
 def _averaged(array: np.ndarray, step: int) -> np.ndarray:
-    """float32 means of step x step pixels; what does not fill a block at the far edges is repeated."""
+    """float32 means over blocks of step x step pixels; incomplete blocks at the far edges repeat the last pixels."""
     if step == 1:
         return array.astype(np.float32)
     ny, nx = (-(-n // step) for n in array.shape[1:])
@@ -200,7 +203,7 @@ def _averaged(array: np.ndarray, step: int) -> np.ndarray:
 
 
 def _refined(mask: np.ndarray, repaired: np.ndarray, airways: np.ndarray, hu: np.ndarray, step: int) -> np.ndarray:
-    """The working grid's mask on the image's grid: at the border the image's own pixels decide, but for repairs."""
+    """The mask on the grid of the image; at the border, the pixels of the image decide, except in repaired parts."""
     out = np.zeros(hu.shape, bool)
     ny, nx = hu.shape[1:]
     for z in np.flatnonzero(mask.any((1, 2))):

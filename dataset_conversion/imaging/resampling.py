@@ -1,4 +1,4 @@
-"""In-plane resampling and cropping of cases that keeps their place in the patient and their small lesions."""
+"""Resamples cases in plane and crops them, keeping their position in the patient and their small lesions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nnunet_difflung.dataset_conversion.case import Case
 
 
 def axis_weights(old: int, new: int, step: float) -> np.ndarray:
-    """Weights (new, old) of linear interpolation along one axis, widened where pixels become larger.
+    """Weights (new, old) of linear interpolation along one axis, with a wider kernel if pixels become larger.
 
     Args:
-        old, new: pixels before and after.
+        old, new: number of pixels before and after.
         step: size of a new pixel in old pixels. Both grids begin at the same outer edge.
     """
     centres = (np.arange(new) + 0.5) * step - 0.5
@@ -26,15 +26,15 @@ def axis_weights(old: int, new: int, step: float) -> np.ndarray:
 def resample_label(
     label: np.ndarray, wy: np.ndarray, wx: np.ndarray, lesions: Collection[int] | None = None
 ) -> np.ndarray:
-    """Resamples one label slice: each class's share of a pixel by ``axis_weights``, then the largest share.
+    """Resamples a slice of a label map: each pixel gets the class with the largest share by ``axis_weights``.
 
-    A lesion (component of a lesion's label) too small to win any pixel keeps the pixel where its share is largest,
-    unless that pixel belongs to another lesion.
+    A lesion (connected component of a lesion label) that is too small to win a pixel keeps the pixel in which its share
+    is largest, unless that pixel belongs to another lesion.
 
     Args:
         label: (y, x) uint8.
-        wy, wx: weights of both axes.
-        lesions: their label values; None takes 0 for background, 1 for normal tissue, lesions above.
+        wy, wx: weights along both axes.
+        lesions: label values of lesions; None: all values above 1 (0 is background, 1 is normal tissue).
 
     Returns:
         (new y, new x) uint8.
@@ -42,7 +42,7 @@ def resample_label(
     values = np.unique(label)
     shares = {int(v): wy @ (label == v).astype(np.float32) @ wx.T for v in values}
     stack = np.stack(list(shares.values()))
-    # among equal shares the rarer-by-convention, higher label wins
+    # if shares are equal, the higher label wins, which is the rarer class by convention
     result = values[len(values) - 1 - stack[::-1].argmax(axis=0)].astype(np.uint8)
     small = {v for v in shares if v > 1} if lesions is None else set(lesions)
     for value in sorted(small & set(shares)):
@@ -60,20 +60,20 @@ def resample_label(
 
 
 def resample_in_plane(case: Case, spacing: float, lesions: Collection[int] | None = None) -> Case:
-    """The case with square pixels of ``spacing`` mm; its z axis stays, its outer corner stays in place.
+    """The case with square pixels of ``spacing`` mm; slices and the outer corner keep their position.
 
-    Intensities are interpolated linearly with a kernel as wide as the new pixels, and keep their dtype; ``lesions`` as
-    of ``resample_label``.
+    Intensities are interpolated linearly with a kernel as wide as the new pixels and keep their dtype. For ``lesions``
+    see ``resample_label``.
     """
     old = np.array(case.spacing[:2])
     ny, nx = case.image.shape[1:]
-    size = [max(1, round(n * s / spacing)) for n, s in zip((nx, ny), old, strict=True)]
-    wx, wy = (axis_weights(n, m, spacing / s) for n, m, s in zip((nx, ny), size, old, strict=True))
+    new_size = [max(1, round(pixels * size / spacing)) for pixels, size in zip((nx, ny), old, strict=True)]
+    wx, wy = (axis_weights(n, m, spacing / size) for n, m, size in zip((nx, ny), new_size, old, strict=True))
     image = wy @ case.image.astype(np.float32) @ wx.T
     if np.issubdtype(case.image.dtype, np.integer):
         limits = np.iinfo(case.image.dtype)
         image = np.clip(np.round(image), limits.min, limits.max)
-    label = np.stack([resample_label(one, wy, wx, lesions) for one in case.label])
+    label = np.stack([resample_label(plane, wy, wx, lesions) for plane in case.label])
     offset = np.array([*(spacing - old) / 2, 0.0])
     return replace(
         case,
@@ -85,42 +85,46 @@ def resample_in_plane(case: Case, spacing: float, lesions: Collection[int] | Non
 
 
 def resized(case: Case, spacing: float | None, size: int | None, lesions: Collection[int] | None = None) -> Case:
-    """The case with square pixels of ``spacing`` mm, or ``size`` of them along its longer side; as it is without both.
+    """The case with square pixels of ``spacing`` mm, or with ``size`` pixels along its longer side.
 
-    ``lesions`` as of ``resample_label``.
+    Without both, the case is returned unchanged. For ``lesions`` see ``resample_label``.
     """
     if size is not None:
-        spacing = max(n * s for n, s in zip(case.image.shape[1:], case.spacing[1::-1], strict=True)) / size
+        spacing = max(n * step for n, step in zip(case.image.shape[1:], case.spacing[1::-1], strict=True)) / size
     return case if spacing is None else resample_in_plane(case, spacing, lesions)
 
 
 def crop(case: Case, margin: float, z_too: bool = True, ignore: int | None = None) -> Case:
-    """The case cut to the box of its labels plus ``margin`` mm; every voxel keeps its place in the patient.
+    """The case cropped to the bounding box of its labels plus a margin; voxels keep their position in the patient.
 
-    The label ``ignore`` does not count.
+    Args:
+        case: to crop.
+        margin: mm on each side.
+        z_too: whether slices outside the box are removed as well.
+        ignore: label value that does not count.
     """
     labelled = case.label.astype(bool) if ignore is None else (case.label > 0) & (case.label != ignore)
     step = case.spacing[::-1]
     box = []
     for axis in range(3):
-        there = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
+        positions = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
         n = case.label.shape[axis]
-        if not len(there) or (axis == 0 and not z_too):
+        if not len(positions) or (axis == 0 and not z_too):
             box.append(slice(0, n))
             continue
         extra = int(np.ceil(margin / step[axis] - 1e-6))
-        box.append(slice(max(0, int(there[0]) - extra), min(n, int(there[-1]) + 1 + extra)))
-    offset = np.array([b.start * s for b, s in zip(box, step, strict=True)][::-1])
+        box.append(slice(max(0, int(positions[0]) - extra), min(n, int(positions[-1]) + 1 + extra)))
+    offset = np.array([side.start * size for side, size in zip(box, step, strict=True)][::-1])
     return replace(case, image=case.image[tuple(box)], label=case.label[tuple(box)], origin=_moved(case, offset))
 
 
 def slices(case: Case) -> list[Case]:
-    """One case per slice that has a label; ids end with ``_s`` and its number."""
+    """A case for each slice that has a label; its id ends with ``_s`` and the number of the slice."""
     return [one_slice(case, f"{case.patient}_s{z:03d}", z) for z in range(len(case.label)) if case.label[z].any()]
 
 
 def one_slice(case: Case, case_id: str, z: int) -> Case:
-    """Slice ``z`` of a case as a case of its own, placed where it lies."""
+    """Slice ``z`` of a case as a case of its own, at its position in the patient."""
     return replace(
         case,
         case_id=case_id,
@@ -131,6 +135,6 @@ def one_slice(case: Case, case_id: str, z: int) -> Case:
 
 
 def _moved(case: Case, offset: np.ndarray) -> tuple[float, float, float]:
-    """Origin after a shift of ``offset`` mm along the image's own axes x, y, z."""
+    """Origin after a shift by ``offset`` mm along the axes x, y, z of the image."""
     x, y, z = np.array(case.origin) + np.array(case.direction).reshape(3, 3) @ offset
     return float(x), float(y), float(z)

@@ -1,1 +1,1 @@
-"""Writes nnU-Net raw datasets, whole or not at all, and a report of what is in them."""
+"""Writes nnU-Net raw datasets, completely or not at all, and reports on their content."""

@@ -1,6 +1,6 @@
-"""What a conversion made, for a person's eyes: ``conversion_report.json`` and ``.png`` in the dataset's folder.
+"""Writes ``conversion_report.json`` and ``.png`` to the dataset's folder, for a person to check the conversion.
 
-Everything is measured on the written files, one patient at a time, so that the report shows what nnU-Net will read.
+All figures are measured on the written files, one patient at a time, so that the report shows what nnU-Net will read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 BINS = 60
-CT_RANGE = (-1050.0, 750.0)  # HU, bins of 30
+CT_RANGE = (-1050.0, 750.0)  # HU; range of the histograms, in bins of 30
 PERCENTILES = (5, 50, 95)
 MOST_TILES = 48
 
 
 @dataclass(frozen=True)
 class _Patient:
-    """One patient's figures, and the slice to show."""
+    """The figures of a patient, and the slice to show."""
 
     figures: dict
     histograms: dict[str, np.ndarray]
@@ -48,13 +48,13 @@ def report_of_dataset(
     """Measures a converted dataset and writes its report.
 
     Args:
-        folder: the dataset's folder, with its cases.
-        records: of every case.
+        folder: of the dataset, with its cases.
+        records: of all cases.
         labels: name → value, background first.
-        channel: name of the channel; of ``CT`` intensities are HU.
-        processes: patients read at a time.
-        derived: labels that no reader drew.
-        notes: patient → lines to keep with it.
+        channel: name of the channel; the intensities of ``CT`` are HU.
+        processes: number of patients read at a time.
+        derived: labels that were not drawn by a reader.
+        notes: patient → notes, one line each.
 
     Returns:
         The content of ``conversion_report.json``: ``labels``, ``channel``, ``derived``, ``classes`` (voxels, share,
@@ -90,7 +90,7 @@ def report_of_dataset(
 
 
 def _evenly(names: list[str], most: int) -> list[str]:
-    """At most so many of the names, spread over all."""
+    """At most ``most`` of the names, spread evenly."""
     if len(names) <= most:
         return names
     return [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
@@ -101,8 +101,8 @@ def _range(channel: str, folder: Path, records: Sequence[CaseRecord]) -> tuple[f
 
     if channel == "CT":
         return CT_RANGE
-    image = sitk.GetArrayViewFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
-    low, high = float(image.min()), float(image.max())
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(_files(folder, records[0])[0])))
+    low, high = float(values.min()), float(values.max())
     return (0.0, 255.0) if low >= 0 and 1 < high <= 255 else (low, high if high > low else low + 1)
 
 
@@ -122,24 +122,24 @@ def _measure(
     shown: frozenset,
     records: list[CaseRecord],
 ) -> _Patient:
-    """Figures of one patient and, where it is shown, the slice with most of its rarest class."""
+    """The figures of a patient and, if the patient is shown, the slice with most of its rarest class."""
     import SimpleITK as sitk
 
     histograms = {name: np.zeros(BINS, np.int64) for name in labels}
     low, high, slices = np.inf, -np.inf, 0
-    wanted = next((v for v in rarity if any(r.voxels[v] for r in records)), 0)
-    best = max(records, key=lambda r: r.voxels[wanted])
+    rarest = next((value for value in rarity if any(record.voxels[value] for record in records)), 0)
+    best = max(records, key=lambda record: record.voxels[rarest])
     tile, grids = None, []
     for record in records:
         image, label = (sitk.ReadImage(str(f)) for f in _files(folder, record))
-        grids.append((list(image.GetSize()), [round(s, 4) for s in image.GetSpacing()]))
+        grids.append((list(image.GetSize()), [round(size, 4) for size in image.GetSpacing()]))
         values, classes = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(label)
         low, high, slices = min(low, float(values.min())), max(high, float(values.max())), slices + len(values)
         for name, value in labels.items():
             inside = np.clip(values[classes == value], bins[0], bins[-1])
             histograms[name] += np.histogram(inside, bins)[0]
         if record is best and record.patient in shown:
-            tile = _tile(record, image, label, wanted)
+            tile = _tile(record, image, label, rarest)
     voxels = np.sum([r.voxels for r in records], axis=0)
     figures = {
         "test": records[0].test,
@@ -153,12 +153,12 @@ def _measure(
     return _Patient(figures, histograms, tile)
 
 
-def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int) -> Tile:
-    """The slice with most of a class as a radiologist looks at it: from the feet, the patient's right on the left."""
+def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, value: int) -> Tile:
+    """The slice with most voxels of a class in radiological orientation: seen from the feet, right is left."""
     import SimpleITK as sitk
 
     turned, classes = sitk.DICOMOrient(image, "LPS"), sitk.GetArrayFromImage(sitk.DICOMOrient(label, "LPS"))
-    z = int((classes == wanted).sum(axis=(1, 2)).argmax())
+    z = int((classes == value).sum(axis=(1, 2)).argmax())
     x, y, _ = turned.GetSpacing()
     return Tile(
         record.case_id if len(classes) == 1 else f"{record.case_id}, slice {z}",
@@ -171,12 +171,12 @@ def _tile(record: CaseRecord, image: sitk.Image, label: sitk.Image, wanted: int)
 
 def _class(name: str, value: int, records: Sequence[CaseRecord], histogram: np.ndarray, bins: np.ndarray) -> dict:
     counts = np.array([record.voxels[value] for record in records])
-    everything = sum(sum(record.voxels) for record in records)
+    total = sum(sum(record.voxels) for record in records)
     middles = (bins[:-1] + bins[1:]) / 2
     row: dict[str, Any] = {
         "value": value,
         "voxels": int(counts.sum()),
-        "share": round(float(counts.sum() / everything), 6),
+        "share": round(float(counts.sum() / total), 6),
         "cases": int((counts > 0).sum()),
         "patients": len({r.patient for r, n in zip(records, counts, strict=True) if n}),
     }

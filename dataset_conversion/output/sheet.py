@@ -1,4 +1,4 @@
-"""Draws the conversion report's sheet: a slice of each patient with its labels, shares and intensities of classes."""
+"""Draws ``conversion_report.png``: a labelled slice of each patient, and shares and intensities of the classes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ COLUMNS = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """One patient's slice.
+    """The slice that is shown of a patient.
 
     Attributes:
-        title: case id, and slice of a volume.
-        test: whether it is of the test part.
+        title: case id and, for a volume, number of the slice.
+        test: whether the patient is a test patient.
         image: (y, x) intensities.
-        label: (y, x) values.
+        label: (y, x) label values.
         spacing: mm along y, x.
     """
 
@@ -35,15 +35,15 @@ class Tile:
 def write_sheet(
     path: Path, report: dict, tiles: Sequence[Tile], histograms: dict[str, np.ndarray], bins: np.ndarray, patients: int
 ) -> None:
-    """Writes the PNG.
+    """Writes the PNG file.
 
     Args:
-        path: of the PNG.
+        path: of the PNG file.
         report: content of ``conversion_report.json``.
         tiles: slices to show.
         histograms: class → counts of intensities.
-        bins: edges.
-        patients: number of patients, of which the tiles may be a part.
+        bins: edges of the histograms' bins.
+        patients: number of patients in the dataset; tiles may show a part of them.
     """
     rows = -(-len(tiles) // COLUMNS)
     colours = class_colours(report["labels"])
@@ -66,13 +66,13 @@ def write_sheet(
 def _shares(axes, report: dict, colours: dict[str, str]) -> None:
     total = sum(row["voxels"] for name, row in report["classes"].items() if name in colours) or 1
     shares = [100 * report["classes"][name]["voxels"] / total for name in colours]
-    axes.barh(range(len(colours)), [max(s, 1e-4) for s in shares], color=list(colours.values()))
+    axes.barh(range(len(colours)), [max(share, 1e-4) for share in shares], color=list(colours.values()))
     for i, share in enumerate(shares):
         axes.text(max(share, 1e-4) * 1.15, i, f"{share:.3g} %", va="center", fontsize=8)
     derived = report["derived"]
     axes.set(
         xscale="log",
-        xlim=(min([s for s in shares if s] or [1]) / 3, 1000),
+        xlim=(min([share for share in shares if share] or [1]) / 3, 1000),
         xlabel="% of labelled voxels",
         yticks=range(len(colours)),
     )
@@ -92,7 +92,7 @@ def _intensities(
 
 
 def _figures(axes, report: dict, colours: dict[str, str]) -> None:
-    """Table of cases, patients and intensities of each class."""
+    """Draws a table of the cases, patients and intensities of each class."""
     axes.axis("off")
     cells = []
     for name in colours:

@@ -1,11 +1,12 @@
-"""A dataset that appears when it is complete: written into a hidden folder, resumable by patient, then published.
+"""Writes a dataset to a hidden folder, patient by patient and resumable, and publishes it once it is complete.
 
-Beside the dataset ``DatasetXXX_Name`` in ``$nnUNet_raw`` there may be, while it is written or after an interruption:
+While ``DatasetXXX_Name`` is written, or after an interruption, ``$nnUNet_raw`` may also hold:
 
-- ``.DatasetXXX_Name.partial``: the cases that are written; ``.progress`` in it has a note for each finished patient;
-- ``.DatasetXXX_Name.lock``: held by the command that writes;
-- ``.DatasetXXX_Name.publishing``: an empty file, the journal. Without it nothing has happened to an existing dataset.
-  With it the new one is complete and takes its place; each step of that can be repeated until all are done;
+- ``.DatasetXXX_Name.partial``: the cases written so far; its folder ``.progress`` has a note for each finished patient;
+- ``.DatasetXXX_Name.lock``: held by the command that writes the dataset;
+- ``.DatasetXXX_Name.publishing``: the journal, an empty file. As long as it does not exist, an existing dataset has not
+  been touched. Once it exists, the new dataset is complete and replaces the old one; every step of the replacement can
+  be repeated until it is finished;
 - ``.DatasetXXX_Name.old``: the dataset that is being replaced.
 """
 
@@ -33,15 +34,15 @@ from nnunet_difflung.runtime.files import (
 from nnunet_difflung.runtime.locks import holding
 from nnunet_difflung.runtime.signals import Interruption
 
-CHANGING = ".difflung/lock"  # in a dataset: held by the commands that add synthetic cases to it or remove them
-_PROGRESS, _FORMER_LOCK = ".progress", ".lock"  # the first versions had their lock in the staged folder
+CHANGING = ".difflung/lock"  # in a dataset; held by the commands that add or remove synthetic cases
+_PROGRESS, _FORMER_LOCK = ".progress", ".lock"  # the first versions kept their lock in the staged folder
 
-_FORMAT = 1  # of a finished patient's note
+_FORMAT = 1  # of the note on a finished patient
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the parts of one dataset lie; see the module's description."""
+    """The paths of the files that the module's description lists."""
 
     raw: Path
     name: str
@@ -68,35 +69,36 @@ class _Places:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a command is at work here or was interrupted while it published the dataset."""
+        """Whether a command is writing this dataset, or was interrupted while it published it."""
         return any(path.exists() for path in (self.lock, self.journal, self.old))
 
     def check_free(self, overwrite: bool) -> None:
-        """Refuses a dataset that exists already, unless it may be replaced, and an id that is taken."""
-        same_id = [p.name for p in self.raw.glob(f"{self.name[:10]}_*") if p.name != self.name]
+        """Raises BadInput if the dataset exists and may not be replaced, or if its id is taken by another dataset."""
+        same_id = [path.name for path in self.raw.glob(f"{self.name[:10]}_*") if path.name != self.name]
         if same_id:
-            raise BadInput(f"{self.raw}: the id of {self.name} is taken by {same_id[0]}; give another --dataset-id")
+            raise BadInput(
+                f"{self.raw}: the id of {self.name} is already used by {same_id[0]}; give another --dataset-id"
+            )
         if self.target.exists() and not overwrite:
-            raise BadInput(f"{self.target} exists already; give --overwrite to replace it or another --dataset-id")
+            raise BadInput(f"{self.target} already exists; give --overwrite to replace it, or another --dataset-id")
 
 
 @contextlib.contextmanager
 def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = None) -> Iterator[Path]:
     """A hidden folder in ``$nnUNet_raw`` that becomes ``full_name`` if the block succeeds and is deleted otherwise.
 
-    A kill at any moment leaves the dataset that was there before or the new one, complete; the next call for this name
-    finishes what was decided and cleans up.
+    If the process is killed, at any moment, either the old or the new dataset is there and complete; the next call for
+    this name finishes a replacement that had begun, and cleans up.
 
     Args:
         full_name: ``DatasetXXX_Name``.
-        overwrite: replace a dataset of this name.
-        key: identifies what is being converted and how. With it, the patients that are finished
-            (``finished_patients``) stay after a fault or an interruption, and a conversion of the same key takes them
-            up again.
+        overwrite: whether to replace a dataset of this name.
+        key: identifies what is converted and how. If it is given, finished patients (``finished_patients``) are kept
+            after an error or an interruption, and the next conversion with the same key continues with them.
 
     Raises:
-        BadInput: the dataset exists already and ``overwrite`` is off, its id is taken by another name, or another
-            command is writing it.
+        BadInput: the dataset exists and ``overwrite`` is False, its id is used by another dataset, or another command
+            is writing it.
     """
     check_name(full_name, overwrite)
     places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
@@ -104,7 +106,7 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
         _recover(places)
         places.check_free(overwrite)
         try:
-            _take_up(places.partial, key)
+            _continue(places.partial, key)
             yield places.partial
             _publish(places)
         finally:
@@ -113,15 +115,15 @@ def staged_dataset(full_name: str, overwrite: bool = False, key: str | None = No
 
 
 def check_name(full_name: str, overwrite: bool, untouched: bool = False) -> None:
-    """Whether a dataset of this name may be written; finishes a replacement that was decided and interrupted.
+    """Checks that a dataset of this name may be written; finishes an interrupted replacement.
 
     Args:
         full_name: ``DatasetXXX_Name``.
-        overwrite: a dataset of this name may be replaced.
-        untouched: leave an interrupted replacement as it is.
+        overwrite: whether a dataset of this name may be replaced.
+        untouched: whether to leave an interrupted replacement as it is.
 
     Raises:
-        BadInput: as of ``staged_dataset``.
+        BadInput: see ``staged_dataset``.
     """
     places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
     if places.interrupted and not untouched:
@@ -132,50 +134,52 @@ def check_name(full_name: str, overwrite: bool, untouched: bool = False) -> None
 
 @contextlib.contextmanager
 def _alone(places: _Places) -> Iterator[None]:
-    """Holds the dataset's lock, which is deleted at the end."""
-    busy = f"{places.partial}: another command is writing {places.name}; run this command again when it has ended"
+    """Holds the lock of the dataset, and deletes it at the end."""
+    busy = (
+        f"{places.partial}: another command is writing {places.name}; wait until it ends, then run this command again"
+    )
     with holding(places.lock, busy):
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # Windows deletes no open file
+            with contextlib.suppress(OSError):  # Windows does not delete open files
                 places.lock.unlink()
 
 
-def _take_up(partial: Path, key: str | None) -> None:
-    """Empties the staged folder unless it is of the same key."""
+def _continue(partial: Path, key: str | None) -> None:
+    """Creates the staged folder, and empties it unless it was written with the same key."""
     partial.mkdir(exist_ok=True)
-    mark = partial / _PROGRESS / "key"
-    if key is None or not mark.is_file() or mark.read_text() != key:
+    key_file = partial / _PROGRESS / "key"
+    if key is None or not key_file.is_file() or key_file.read_text() != key:
         for path in partial.iterdir():
             delete_path(path)
     if key is not None:
-        mark.parent.mkdir(exist_ok=True)
-        mark.write_text(key)
+        key_file.parent.mkdir(exist_ok=True)
+        key_file.write_text(key)
 
 
 def _publish(places: _Places) -> None:
-    """Puts the staged folder in the dataset's place; once the journal is there, ``_recover`` would finish it."""
+    """Replaces the dataset by the staged folder; from the moment the journal exists, ``_recover`` can finish it."""
     clear_half_written(places.partial)
     sync_below(places.partial)
     with contextlib.ExitStack() as stack:
-        if (places.target / CHANGING).exists():  # a command that is changing the old dataset ends first
-            with contextlib.suppress(FileNotFoundError):  # and took the hidden folder with it
+        if (places.target / CHANGING).exists():  # wait for a command that is changing the old dataset
+            with contextlib.suppress(FileNotFoundError):  # which may delete the folder of the lock
                 stack.enter_context(holding(places.target / CHANGING))
-        stack.enter_context(Interruption())  # Ctrl-C and SIGTERM wait
+        stack.enter_context(Interruption())  # delays Ctrl-C and SIGTERM
         places.journal.touch()
         sync(places.raw)
         _roll_forward(places)
 
 
 def _recover(places: _Places) -> None:
-    """Finishes a replacement that was decided and interrupted."""
+    """Finishes an interrupted replacement."""
     if places.journal.exists():
         deleted = not places.partial.exists() and not places.target.exists()  # by somebody, since the interruption
         with Interruption():
             _roll_forward(places)
         if not deleted:
-            print(f"{places.target} is complete now: an interrupted command had converted all of it.", file=sys.stderr)
+            print(f"{places.target} is complete: an interrupted command had converted all patients.", file=sys.stderr)
         elif places.target.exists():
             print(
                 f"{places.target}: the earlier dataset is back, since {places.partial}, which was to replace it, has "
@@ -189,6 +193,7 @@ def _recover(places: _Places) -> None:
 
 
 def _roll_forward(places: _Places) -> None:
+    """Carries out the remaining steps of a replacement whose journal exists."""
     if places.partial.exists():
         for name in (_PROGRESS, _FORMER_LOCK):
             if (places.partial / name).exists():
@@ -197,7 +202,7 @@ def _roll_forward(places: _Places) -> None:
             if places.old.exists():
                 raise BadInput(
                     f"{places.target} and {places.old} both exist, so an interrupted replacement cannot be finished; "
-                    f"keep a copy of the one that you need and delete {places.old}"
+                    f"keep a copy of the dataset that you need, and delete {places.old}"
                 )
             os.replace(places.target, places.old)
         os.replace(places.partial, places.target)
@@ -211,30 +216,30 @@ def _roll_forward(places: _Places) -> None:
 
 
 def finished_patients(folder: Path) -> dict[str, dict]:
-    """Patient → what ``note_patient`` has kept of it in a staged folder."""
+    """Finished patients of a staged folder → what ``note_patient`` recorded about them."""
     finished = {}
     for path in _notes(folder):
         content = json.loads(path.read_text())
-        check_format(path, content, _FORMAT, f", or delete the folder {folder} to convert its patients anew")
+        check_format(path, content, _FORMAT, f", or delete the folder {folder} to convert its patients again")
         finished[path.stem] = {key: value for key, value in content.items() if key != "format"}
     return finished
 
 
 def _notes(folder: Path) -> list[Path]:
-    """Notes of finished patients, without notes that a killed call was still writing (``.writing_…``)."""
-    return sorted(p for p in (folder / _PROGRESS).glob("*.json") if not p.name.startswith("."))
+    """Files with notes on finished patients, without half-written notes of a killed process (``.writing_…``)."""
+    return sorted(path for path in (folder / _PROGRESS).glob("*.json") if not path.name.startswith("."))
 
 
 def note_patient(folder: Path, patient: str, content: dict) -> None:
-    """Keeps that all cases of a patient are written; whole or not at all."""
+    """Records atomically that all cases of a patient are written."""
     write_json(folder / _PROGRESS / f"{patient}.json", {"format": _FORMAT, **content})
 
 
 def keep_only(folder: Path, patients: Collection[str]) -> None:
-    """Takes everything out of a staged folder that is not a finished case of one of these patients.
+    """Removes all cases and notes from a staged folder, except those of finished patients among ``patients``.
 
-    Cases that an interrupted call has written of an unfinished patient go too: the patient may be a test patient now,
-    or may have left the archive.
+    Cases of a patient whose conversion was interrupted are removed as well: the patient may be a test patient now, or
+    may no longer be in the archive.
     """
     finished = finished_patients(folder)
     kept = {row["case_id"] for name, content in finished.items() if name in patients for row in content["records"]}

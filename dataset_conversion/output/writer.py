@@ -1,4 +1,4 @@
-"""Writes nnU-Net raw datasets: cases, dataset.json and patient-grouped splits, whole or not at all."""
+"""Writes the files of nnU-Net raw datasets: cases, dataset.json, and splits that keep patients together."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Item = TypeVar("Item")
 
 
 def dataset_name(dataset_id: int, name: str) -> str:
-    """``DatasetXXX_Name`` with the id and name checked.
+    """``DatasetXXX_Name`` from a checked id and name.
 
     Raises:
-        BadInput: an id outside 1..999 or a name with other than letters, digits, ``_`` and ``-``.
+        BadInput: the id is not in 1..999, or the name has other characters than letters, digits, ``_`` and ``-``.
     """
     if not 1 <= dataset_id <= 999:
-        raise BadInput(f"--dataset-id {dataset_id}: nnU-Net knows ids from 1 to 999; choose one that is free")
+        raise BadInput(f"--dataset-id {dataset_id}: expected an unused nnU-Net dataset id from 1 to 999")
     if not re.fullmatch(r"[A-Za-z0-9_\-]+", name):
-        raise BadInput(f"--name {name!r}: use letters, digits, '_' and '-' only")
+        raise BadInput(f"--name {name!r}: expected a name of letters, digits, '_' and '-'")
     return full_name(dataset_id, name)
 
 
 def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool = False) -> CaseRecord:
-    """Writes image and label of one case as .nii.gz.
+    """Writes image and label map of a case as .nii.gz files.
 
     Args:
-        folder: the dataset's folder.
-        case: image of any integer or float dtype (kept), label of values 0..number_of_labels-1.
-        number_of_labels: labels including background.
-        test: into imagesTs/labelsTs instead of imagesTr/labelsTr.
+        folder: of the dataset.
+        case: with an image of any integer or float dtype, which is kept, and label values 0..number_of_labels-1.
+        number_of_labels: number of labels, including background.
+        test: whether to write to imagesTs/labelsTs instead of imagesTr/labelsTr.
     """
     import SimpleITK as sitk
 
@@ -63,10 +63,10 @@ def write_case(folder: str | Path, case: Case, number_of_labels: int, test: bool
 
 
 def file_spacing(case: Case) -> tuple[float, float, float]:
-    """The spacing to write, in mm along x, y, z: a slice's z entry is made larger than its pixels where it is not.
+    """The spacing to write, in mm along x, y, z; for a slice, z is at least twice the pixel size.
 
-    nnU-Net cuts 2D patches across the axis of the largest spacing. A single slice with 5.6 mm pixels and 5 mm thickness
-    would be trained as patches of 1 × 64 pixels.
+    nnU-Net cuts 2D patches perpendicular to the axis with the largest spacing. A slice with 5.6 mm pixels and 5 mm
+    thickness would be trained as patches of 1 × 64 pixels.
     """
     x, y, z = case.spacing
     return (x, y, max(z, 2 * x, 2 * y)) if len(case.image) == 1 else case.spacing
@@ -75,7 +75,7 @@ def file_spacing(case: Case) -> tuple[float, float, float]:
 def for_each_patient(
     work: Callable[[Item], list[CaseRecord]], items: Sequence[Item], processes: int
 ) -> list[CaseRecord]:
-    """Calls ``work`` for every item behind a progress bar, several at a time; the records come in the items' order."""
+    """Calls ``work`` for every item with a progress bar, several at a time; returns the records in the items' order."""
     return [record for records in in_parallel(work, items, processes, "patients") for record in records]
 
 
@@ -88,15 +88,15 @@ def finish_dataset(
     verify: bool = True,
     **about: str,
 ) -> list[dict]:
-    """Adds dataset.json and splits_final.json to written cases and lets nnU-Net check the whole.
+    """Adds dataset.json and splits_final.json to written cases, and has nnU-Net check the dataset.
 
     Args:
-        folder: the dataset's folder with its cases.
-        records: every written case.
-        labels: name -> value, background first; ``ignore``, where there is one, last.
-        channels: one name per channel; the name "CT" makes nnU-Net normalise as CT.
+        folder: of the dataset, with its cases.
+        records: of all written cases.
+        labels: name → value, background first; ``ignore``, if there is one, last.
+        channels: a name for each channel; with the name "CT", nnU-Net uses its normalisation for CT.
         seed: of the folds.
-        verify: run nnU-Net's ``verify_dataset_integrity`` (starts worker processes, some seconds).
+        verify: whether to run nnU-Net's ``verify_dataset_integrity``, which starts worker processes and takes seconds.
         **about: further entries of dataset.json, such as ``description`` and ``license``.
 
     Returns:
@@ -104,7 +104,7 @@ def finish_dataset(
     """
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
-    training = [r for r in records if not r.test]
+    training = [record for record in records if not record.test]
     about.setdefault("license", "see the source of the data")
     about.setdefault("converted_by", "nnunet_difflung")
     generate_dataset_json(
@@ -134,7 +134,7 @@ def class_shares(records: Sequence[CaseRecord], test: bool = False) -> np.ndarra
 
 
 def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
-    """Table for the terminal: cases, patients and class shares of the training and of the test part."""
+    """Table for the terminal: cases, patients and class shares of the training part and of the test part."""
     lines = []
     for test, title in ((False, "training"), (True, "test")):
         part = [r for r in records if r.test == test]
@@ -152,11 +152,11 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
 
 
 def warn_of_old_preprocessing(full_name: str) -> str | None:
-    """A line to show where ``$nnUNet_preprocessed`` still holds splits of an earlier dataset of this name."""
+    """A note if ``$nnUNet_preprocessed`` still has a folder of an earlier dataset of this name, else None."""
     folder = os.environ.get(NNUNET_PREPROCESSED)
     if folder and (Path(folder) / full_name).exists():
         return (
-            f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before "
+            f"Note: {Path(folder) / full_name} belongs to an earlier dataset of this name; delete it before you run "
             f"nnUNetv2_plan_and_preprocess"
         )
     return None

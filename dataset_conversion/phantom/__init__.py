@@ -1,1 +1,1 @@
-"""Draws the chest phantom."""
+"""Generates the chest phantom."""

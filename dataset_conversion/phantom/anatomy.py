@@ -1,4 +1,4 @@
-"""Shape of the phantom's thorax: signed distances in mm, negative inside, at any point of space.
+"""Shapes of the phantom's thorax as signed distances in mm (negative inside) at any point in space.
 
 Coordinates in mm, LPS-like: x to the patient's left, y to the back, z up, z = 0 at the lung's apex. ``t`` = -z / height
 runs from 0 (apex) to 1 (base).
@@ -13,20 +13,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Patient:
-    """Everything that differs from patient to patient; lengths in mm, intensities in HU.
+    """Everything that differs between patients; lengths in mm, intensities in HU.
 
     Attributes:
-        key: seeds every random draw made for this patient later.
+        key: seed of all later random draws for this patient.
         half_width, half_depth: half axes of the thoracic cavity before calibration.
         height: of the lungs from apex to base.
         fat, muscle: thickness of the chest wall's layers.
         heart: relative size of the heart.
-        domes: height of the right and left diaphragm dome, as t.
-        normal_hu: normal lung half way between front and back; gravity: HU from front to back.
+        domes: height of the right and of the left dome of the diaphragm, as t.
+        normal_hu: of normal lung half-way between front and back.
+        gravity: increase in HU of normal lung from front to back.
         contrast: HU that contrast medium adds to blood.
-        noise: sd of CT noise in HU; psf: sigma of the kernel in mm; sharpness: of the noise's grain in mm.
+        noise: standard deviation of the CT noise in HU.
+        psf: sigma of the blurring kernel in mm.
+        grain: size of the grain of the noise in mm.
         ild, emphysema: relative extent of each pathology, 0 for none.
-        waves: (n, 5) wave vector (1/mm), phase and amplitude (mm) of a smooth deformation of all shapes.
+        waves: (n, 5): wave vector (1/mm), phase and amplitude (mm) of a smooth deformation of all shapes.
     """
 
     key: tuple[int, ...]
@@ -48,12 +51,12 @@ class Patient:
     waves: np.ndarray
 
     def rng(self, *purpose: int) -> np.random.Generator:
-        """Generator of its own for each purpose, so that no draw depends on what was drawn before."""
+        """A generator for one purpose, so that draws for one purpose do not depend on those for another."""
         return np.random.default_rng([*self.key, *purpose])
 
 
 def draw_patient(key: tuple[int, ...], emphysema: bool) -> Patient:
-    """Draws a patient; ``emphysema`` is decided by the cohort."""
+    """Draws a patient; the cohort decides whether the patient has emphysema."""
     rng = np.random.default_rng([*key, 0])
     waves = np.concatenate(
         [rng.normal(0, [0.03, 0.03, 0.015], (7, 3)), rng.uniform(0, 2 * np.pi, (7, 1)), rng.uniform(0.4, 1.3, (7, 1))],
@@ -94,23 +97,23 @@ def ellipse(x, y, a: float, b: float, squarer: bool = False) -> np.ndarray:
 
 
 def turned(x, y, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in axes turned by an angle."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return c * x + s * y, c * y - s * x
+    """Coordinates in axes rotated by an angle."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return cosine * x + sine * y, cosine * y - sine * x
 
 
 def smooth_union(a, b, radius: float) -> np.ndarray:
-    """Union of two shapes whose seam is rounded by about ``radius`` mm."""
+    """Union of two shapes, rounded by about ``radius`` mm where they meet."""
     h = np.clip(0.5 + 0.5 * (b - a) / radius, 0, 1)
     return b + (a - b) * h - radius * h * (1 - h)
 
 
 class Thorax:
-    """The shapes of one patient, with the lungs scaled by the cohort's calibration.
+    """The shapes of one patient, with lungs scaled by the calibration of the cohort.
 
     Args:
-        patient: drawn patient.
-        lung_scale: factor on the cavity's half axes that gives the cohort its share of lung.
+        patient: from ``draw_patient``.
+        lung_scale: factor on the half axes of the thoracic cavity that gives the cohort its share of lung.
     """
 
     def __init__(self, patient: Patient, lung_scale: float):
@@ -120,7 +123,7 @@ class Thorax:
         self.wall = patient.fat + patient.muscle + 10
 
     def deform(self, x, y, z) -> tuple[np.ndarray, np.ndarray]:
-        """The point of the undeformed thorax that lies at (x, y, z)."""
+        """The point of the undeformed thorax that is at (x, y, z) after deformation."""
         dx, dy = 0.0, 0.0
         for i, (kx, ky, kz, phase, amplitude) in enumerate(self.patient.waves.tolist()):
             wave = amplitude * np.sin(kx * x + ky * y + kz * z + phase)
@@ -133,14 +136,14 @@ class Thorax:
         return ellipse(x, y - 5, min((self.a + self.wall) * shoulders, 173), self.b + self.wall + 3, True)
 
     def cavity(self, x, y, t) -> np.ndarray:
-        """Inner side of the ribs; narrows towards the apex."""
+        """Thoracic cavity inside the ribs, narrower towards the apex."""
         narrow = np.clip((0.46 - t) / 0.46, 0, 1) ** 2.2
         depth = 1 - 0.55 * narrow
         grow = 1 - 0.52 * narrow
         return (ellipse(x / grow, (y - 12 * narrow) / depth, self.a, self.b, True)) * np.minimum(grow, depth)
 
     def heart(self, x, y, t) -> np.ndarray:
-        """Heart, an ellipsoid whose tip points to the left and front."""
+        """Heart, an ellipsoid that points to the left and front."""
         size = self.patient.heart
         flat = np.sqrt(np.clip(1 - ((t - 0.74) / 0.27) ** 2, 1e-3, 1))
         u, v = turned(x - 20, y + 0.28 * self.b, 32)
@@ -148,7 +151,7 @@ class Thorax:
         return np.where(np.abs(t - 0.74) < 0.268, sd, 30 + 300 * (np.abs(t - 0.74) - 0.268))
 
     def aorta(self, x, y, t) -> np.ndarray:
-        """Descending aorta, and the arch where t is about 0.3."""
+        """Descending and ascending aorta, and the aortic arch at t of about 0.3."""
         descending = np.hypot(x - 23, y - 0.47 * self.b) - 12 + np.clip(0.3 - t, 0, 1) * 400
         u, v = turned(x - 10, y - 0.08 * self.b, 62)
         arch = ellipse(u, v, 38, 12) + np.abs(t - 0.31) * 260
@@ -172,7 +175,7 @@ class Thorax:
         return sd
 
     def diaphragm(self, x, y, t) -> np.ndarray:
-        """Below the domes of the diaphragm (negative)."""
+        """Space below the domes of the diaphragm."""
         right, left = self.patient.domes
         bowl_r = ((x + 60) / 78) ** 2 + ((y + 20) / 78) ** 2
         bowl_l = ((x - 62) / 74) ** 2 + ((y + 22) / 74) ** 2

@@ -1,4 +1,4 @@
-"""HU of everything around the lungs: wall, bones, mediastinum, abdomen, table."""
+"""HU of everything around the lungs: chest wall, bones, mediastinum, abdomen and table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ RIB_DISTANCE_MM = 27.0
 
 
 class Canvas:
-    """An image under construction: shapes are laid over it with soft edges.
+    """An image that shapes are painted on, with soft edges.
 
     Args:
-        centres: (n,) pixel centres in mm along x and along y.
+        centres: (n,) centres of the pixels in mm along x and along y.
     """
 
     def __init__(self, centres: np.ndarray):
@@ -24,29 +24,29 @@ class Canvas:
         self.hu = np.full(self.x.shape, AIR, dtype=np.float32)
 
     def lay(self, signed_distance: np.ndarray, hu) -> None:
-        """Fills a shape with an intensity (number or image)."""
+        """Fills a shape with an intensity (a number or an image)."""
         self.blend(coverage(signed_distance, self.pixel), hu)
 
     def blend(self, share: np.ndarray, hu) -> None:
-        """Mixes an intensity in by a share of 0..1."""
+        """Blends in an intensity with a share of 0..1."""
         self.hu += share * (hu - self.hu)
 
     def bone(
         self, signed_distance: np.ndarray, cortex_mm: float, cortex: float = CORTEX, marrow: float = MARROW
     ) -> None:
-        """A bone: a shell and what it holds."""
+        """Paints a bone: a cortex filled with marrow."""
         self.lay(signed_distance, cortex)
         self.lay(signed_distance + cortex_mm, marrow)
 
 
 def paint_body(canvas: Canvas, thorax: Thorax, z: float, rng: np.random.Generator) -> None:
-    """Lays the whole thorax but the lungs over an empty canvas; the lungs' place keeps mediastinum or muscle.
+    """Paints the thorax without the lungs, whose place is filled with mediastinum or muscle.
 
     Args:
         canvas: empty, air everywhere.
-        thorax: the patient's shapes.
-        z: of the slice in mm.
-        rng: for this slice's fat strands and muscle texture.
+        thorax: shapes of the patient.
+        z: of the slice, mm.
+        rng: for the fat strands and the muscle texture of this slice.
     """
     patient = thorax.patient
     t = -z / patient.height
@@ -72,7 +72,7 @@ def paint_body(canvas: Canvas, thorax: Thorax, z: float, rng: np.random.Generato
 
 
 def _table(canvas: Canvas, thorax: Thorax) -> None:
-    """The couch: two thin curved shells under the back."""
+    """The patient table: two thin curved shells under the back."""
     top = thorax.b + thorax.wall + 14 + float(thorax.patient.waves[0, 4]) * 3
     sag = (canvas.x / 180) ** 2 * -26
     for depth, hu in ((0.0, -250.0), (26.0, -450.0)):
@@ -94,7 +94,7 @@ def _shoulder(canvas: Canvas, thorax: Thorax, x, y, t: float) -> None:
 
 
 def _mediastinum(canvas: Canvas, thorax: Thorax, x, y, t: float, strands: np.ndarray) -> None:
-    """Fat with the heart, the great vessels, oesophagus and trachea in it."""
+    """Fat that contains the heart, the great vessels, the oesophagus and the trachea."""
     patient = thorax.patient
     blood = BLOOD + patient.contrast
     inside = np.maximum(thorax.mediastinum(x, y, t), thorax.cavity(x, y, t) + 2)
@@ -140,12 +140,12 @@ def _abdomen(canvas: Canvas, thorax: Thorax, x, y, t: float, strands: np.ndarray
     stomach = np.maximum(organs + 2, ellipse(x - 62, y + 26, 36, 30))
     canvas.lay(stomach, 45)
     canvas.lay(stomach + 4, 15)
-    if patient.waves[1, 4] > 0.9:  # gas in the stomach's front, in about half the patients
+    if patient.waves[1, 4] > 0.9:  # gas at the front of the stomach in about half of the patients
         canvas.lay(np.maximum(stomach + 5, y + 32), AIR + 20)
 
 
 def _ribs(canvas: Canvas, thorax: Thorax, x, y, z: float, cavity: np.ndarray) -> None:
-    """Ribs slant downwards from back to front, so that a slice shows an arc of each; and the sternum."""
+    """Sternum and ribs; ribs slant downwards from back to front, so that a slice shows an arc of each of them."""
     angle = np.arctan2(np.abs(x), y)  # 0 at the spine, pi at the sternum
     height = z + 62 * angle / np.pi * np.minimum(1, 1.6 - 0.6 * angle / np.pi)
     phase = np.mod(height + 40 * float(thorax.patient.waves[2, 4]) + (x > 0) * 3, RIB_DISTANCE_MM) - RIB_DISTANCE_MM / 2
@@ -162,7 +162,7 @@ def _ribs(canvas: Canvas, thorax: Thorax, x, y, z: float, cavity: np.ndarray) ->
 
 
 def _spine(canvas: Canvas, thorax: Thorax, x, y, z: float, skin: np.ndarray) -> None:
-    """Vertebral body or, every 26 mm, a disc; canal, arch and processes behind."""
+    """Vertebral body or, every 26 mm, an intervertebral disc, with canal, arch and processes behind it."""
     back = 0.80 * thorax.b
     disc = min(max(1 - abs(z % 26.0 - 13) / 3.0, 0.0), 1.0)
     body = thorax.vertebra(x, y)

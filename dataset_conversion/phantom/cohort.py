@@ -1,4 +1,4 @@
-"""The phantom's patients as a group: who has what, and a calibration to the wanted shares of pixels."""
+"""The phantom's patients as a group: who has which disease, and the calibration to the target shares of pixels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from nnunet_difflung.dataset_conversion.phantom.lesions import COARSE_GRID, LABE
 
 SHARES = {"normal_lung": 0.123, "emphysema": 0.003, "ILD": 0.038}  # of all pixels: Diff-Lung, table 1
 THICKNESS_MM = 5.0
-TEST_EMPHYSEMA_PATIENTS = 0.4
-FIRST_T, LAST_T = 0.10, 0.88
+TEST_EMPHYSEMA_PATIENTS = 0.4  # share of the test patients who have emphysema
+FIRST_T, LAST_T = 0.10, 0.88  # range of the slices, from apex (0) to base (1) of the lungs
 
 
 @dataclass(frozen=True)
 class CohortSettings:
-    """What defines the patients, whatever the number of pixels.
+    """What defines the patients, independent of the number of pixels.
 
     Attributes:
-        patients, test_patients: how many; slices: per patient.
-        seed: of everything.
-        label_noise: 0 for perfect readers, 1 for usual ones.
-        shares: class -> share of all training pixels.
-        emphysema_patients: share of the patients who have emphysema (at least two of each part, if there are two).
+        patients, test_patients: number of patients for training and for the test.
+        slices: number of slices per patient.
+        seed: of all random draws.
+        label_noise: 0 for perfect readers, 1 for typical readers.
+        shares: class → share of all training pixels.
+        emphysema_patients: share of the training patients who have emphysema; at least two patients of each part have
+            it, if the part has two.
     """
 
     patients: int = 30
@@ -52,10 +54,10 @@ def draw_cohort(settings: CohortSettings, test: bool) -> list[Patient]:
 
 
 def slice_heights(patient: Patient, slices: int) -> tuple[list[float], list[int]]:
-    """Heights of a patient's slices, whole millimetres apart and spread over the lungs, from the base upwards.
+    """Heights of the slices of a patient from the base upwards, spread over the lungs in steps of whole millimetres.
 
     Returns:
-        z in mm (negative: below the apex) and each slice's number in a scan of 1 mm steps.
+        z of the slices in mm (negative: below the apex), and their numbers in a scan with steps of 1 mm.
     """
     span = (LAST_T - FIRST_T) * patient.height
     step = max(1, round(span / (slices - 1))) if slices > 1 else 0
@@ -64,60 +66,65 @@ def slice_heights(patient: Patient, slices: int) -> tuple[list[float], list[int]
 
 
 def painting_grid(pixels: int, finest: int = 144) -> int:
-    """Pixels of the grid on which tissue is painted before it is averaged to ``pixels``."""
+    """Number of pixels of the grid on which tissue is painted before it is averaged to ``pixels``."""
     return pixels * max(1, -(-finest // pixels))
 
 
 def patient_labels(
     patient: Patient, heights: list[float], extent: Extent, pixels: int, grid: int, label_noise: float
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """True labels on the painting grid and the reader's labels on the image grid, one of each per slice."""
+    """For each slice, the true labels on the painting grid and the labels of the reader on the image grid."""
     lesions, centres = Lesions(Thorax(patient, extent.lung_scale), heights, extent), pixel_centres(grid)
     truth = [lesions.truth(centres, z) for z in heights]
-    return truth, [read(one, pixels, label_noise, patient.rng(5, i)) for i, one in enumerate(truth)]
+    return truth, [read(slice_truth, pixels, label_noise, patient.rng(5, i)) for i, slice_truth in enumerate(truth)]
 
 
 def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
-    """Finds the extents that give the training part its shares of pixels.
+    """Finds the extents with which the training part has the target shares of pixels.
 
-    A search on coarse masks, then one correction by what readers draw on images of ``pixels`` x ``pixels`` (or
-    64 x 64, if that is less: finer images change the shares by little and would cost more than they gain).
+    A search on coarse masks is followed by one correction by what readers draw on images of ``pixels`` x ``pixels``,
+    but at most 64 x 64 pixels: finer images change the shares only a little.
     """
     pixels = min(pixels, COARSE_GRID)
     patients = draw_cohort(settings, test=False)
     heights = [slice_heights(patient, settings.slices)[0] for patient in patients]
-    wanted = dict(settings.shares)
+    targets = dict(settings.shares)
     scale = 1.0
     x, y = pixel_centres(COARSE_GRID)[None], pixel_centres(COARSE_GRID)[:, None]
     for _ in range(rounds):
-        found = np.mean(
+        lung_share = np.mean(
             [
                 np.mean(Thorax(patient, scale).lungs(x, y, z) < 0)
-                for patient, its in zip(patients, heights, strict=True)
-                for z in its
+                for patient, patient_heights in zip(patients, heights, strict=True)
+                for z in patient_heights
             ]
         )
-        scale *= float(np.clip(np.sqrt(sum(wanted.values()) / found), 0.8, 1.25))
+        scale *= float(np.clip(np.sqrt(sum(targets.values()) / lung_share), 0.8, 1.25))
     extent = Extent(lung_scale=scale)
-    everyone = [Lesions(Thorax(p, scale), its, extent) for p, its in zip(patients, heights, strict=True)]
+    all_lesions = [
+        Lesions(Thorax(patient, scale), patient_heights, extent)
+        for patient, patient_heights in zip(patients, heights, strict=True)
+    ]
     for _ in range(2 * rounds):
         masks = []
-        for lesions in everyone:
+        for lesions in all_lesions:
             lesions.set_extent(extent)
             masks += [
                 read(truth, COARSE_GRID, settings.label_noise, lesions.thorax.patient.rng(5, i))
                 for i, truth in enumerate(lesions.coarse_truth())
             ]
-        extent = _corrected(extent, masks, wanted)
+        extent = _corrected(extent, masks, targets)
     masks = []
-    for patient, its in zip(patients, heights, strict=True):
-        masks += patient_labels(patient, its, extent, pixels, painting_grid(pixels), settings.label_noise)[1]
-    return _corrected(extent, masks, wanted)
+    for patient, patient_heights in zip(patients, heights, strict=True):
+        masks += patient_labels(patient, patient_heights, extent, pixels, painting_grid(pixels), settings.label_noise)[
+            1
+        ]
+    return _corrected(extent, masks, targets)
 
 
-def _corrected(extent: Extent, masks: list[np.ndarray], wanted: dict[str, float]) -> Extent:
-    """Extents changed in proportion to what the masks lack of the wanted shares."""
+def _corrected(extent: Extent, masks: list[np.ndarray], targets: dict[str, float]) -> Extent:
+    """Extents scaled by the ratio of the target shares to the shares in the masks."""
     counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=len(LABELS)) + 1
-    found = dict(zip(LABELS, counts / counts.sum(), strict=True))
-    factor = {name: float(np.clip(wanted[name] / found[name], 0.4, 2.5)) for name in wanted}
+    shares = dict(zip(LABELS, counts / counts.sum(), strict=True))
+    factor = {name: float(np.clip(target / shares[name], 0.4, 2.5)) for name, target in targets.items()}
     return replace(extent, emphysema=extent.emphysema * factor["emphysema"], ild=extent.ild * factor["ILD"])

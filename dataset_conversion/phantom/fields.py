@@ -1,4 +1,4 @@
-"""Random fields in millimetres: the same picture whatever the number of pixels."""
+"""Random fields defined in millimetres, so that they look the same at every number of pixels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def pixel_centres(pixels: int, field_of_view: float = FIELD_OF_VIEW_MM) -> np.nd
 
 
 def _weights(points: np.ndarray, nodes: np.ndarray, scale: float) -> np.ndarray:
-    """Gaussian weights (points, nodes); each row has unit energy, so a field of white nodes has variance 1."""
+    """Gaussian weights (points, nodes); rows have unit norm, so that a field of white noise has variance 1."""
     w = np.exp(-0.5 * ((points[:, None] - nodes[None]) / scale) ** 2)
-    w[w < 1e-4] = 0  # also keeps denormal numbers, which are slow, out of the products
+    w[w < 1e-4] = 0  # avoids denormal numbers, which are slow
     return w / np.sqrt((w**2).sum(axis=1, keepdims=True))
 
 
@@ -24,11 +24,11 @@ def _nodes(low: float, high: float, scale: float) -> np.ndarray:
 
 
 class PlaneField:
-    """A smooth Gaussian random field of zero mean and unit variance in the plane.
+    """A smooth Gaussian random field with zero mean and unit variance in a plane.
 
     Args:
-        rng: draws the white noise, independent of the number of pixels asked for later.
-        scale_mm: sigma of the smoothing kernel.
+        rng: draws the white noise, which does not depend on the number of pixels.
+        scale_mm: sigma of the smoothing kernel in mm.
     """
 
     def __init__(self, rng: np.random.Generator, scale_mm: float):
@@ -37,13 +37,13 @@ class PlaneField:
         self.white = rng.standard_normal((len(self.nodes), len(self.nodes)), dtype=np.float32)
 
     def at(self, centres: np.ndarray) -> np.ndarray:
-        """Values on the square grid of these centres, shape (n, n)."""
+        """Values at the pixels of a square grid with these centres (mm), shape (n, n)."""
         w = _weights(centres, self.nodes, self.scale)
         return w @ self.white @ w.T
 
 
 class VolumeField:
-    """As ``PlaneField``, in three dimensions; ``height_mm`` bounds z to [-height, 0]."""
+    """Like ``PlaneField``, in three dimensions, with z in [-``height_mm``, 0]."""
 
     def __init__(self, rng: np.random.Generator, scale_mm: float, height_mm: float):
         half = FIELD_OF_VIEW_MM / 2
@@ -53,14 +53,14 @@ class VolumeField:
         self.white = rng.standard_normal(shape, dtype=np.float32)
 
     def at(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Values in the plane at height z (mm), shape (n, n)."""
+        """Values in the plane at height ``z`` (mm), shape (n, n)."""
         w = _weights(centres, self.nodes, self.scale)
         w_z = _weights(np.array([z], dtype=np.float32), self.z_nodes, self.scale)[0]
         return w @ np.tensordot(w_z, self.white, axes=1) @ w.T
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
-    """Logistic function without overflow."""
+    """Logistic function that does not overflow."""
     return 0.5 * (1 + np.tanh(0.5 * values))
 
 

@@ -1,4 +1,4 @@
-"""Where the phantom's pathologies lie, and what a reader would draw."""
+"""Where the phantom's pathologies are, and what a reader would draw."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COARSE_GRID = 64
 
 @dataclass(frozen=True)
 class Extent:
-    """The cohort's calibration: factor on the cavity, share of each patient's lung per unit of relative extent."""
+    """Calibration of the cohort: factor on the cavity, and share of lung per unit of relative extent of a pathology."""
 
     lung_scale: float = 1.0
     emphysema: float = 0.06
@@ -29,9 +29,9 @@ class Lesions:
     """Lung and lesion masks of one patient on any grid.
 
     Args:
-        thorax: the patient's shapes.
-        heights: z of the patient's slices in mm; each pathology takes its share of the lung seen on them.
-        extent: the cohort's calibration.
+        thorax: shapes of the patient.
+        heights: z of the slices of the patient in mm; pathologies get their shares of the lung in these slices.
+        extent: calibration of the cohort.
     """
 
     def __init__(self, thorax: Thorax, heights: list[float], extent: Extent):
@@ -48,31 +48,33 @@ class Lesions:
         self.set_extent(extent)
 
     def set_extent(self, extent: Extent) -> None:
-        """Chooses the scores above which there is disease, so that it takes its share of this patient's lung."""
+        """Sets the thresholds of the scores so that each pathology gets its share of this patient's lung."""
         patient = self.thorax.patient
         total = sum(int(lung.sum()) for lung, _ild, _emphysema in self.coarse)
-        ild_wanted = min(extent.ild * patient.ild, 0.72) * total
-        emphysema_wanted = min(extent.emphysema * patient.emphysema, 0.45) * total
-        ild = self._level(np.concatenate([s[lung] for lung, s, _ in self.coarse]), ild_wanted)
-        free = np.concatenate([s[lung & (other < ild)] for lung, other, s in self.coarse])
-        self.thresholds = (ild, self._level(free, emphysema_wanted))
+        ild_pixels = min(extent.ild * patient.ild, 0.72) * total
+        emphysema_pixels = min(extent.emphysema * patient.emphysema, 0.45) * total
+        ild = self._threshold(np.concatenate([ild_score[lung] for lung, ild_score, _ in self.coarse]), ild_pixels)
+        free = np.concatenate(
+            [emphysema_score[lung & (ild_score < ild)] for lung, ild_score, emphysema_score in self.coarse]
+        )
+        self.thresholds = (ild, self._threshold(free, emphysema_pixels))
 
     @staticmethod
-    def _level(scores: np.ndarray, wanted: float) -> float:
-        """The score above which ``wanted`` pixels lie."""
-        if wanted < 1 or not len(scores):
+    def _threshold(scores: np.ndarray, pixels: float) -> float:
+        """The score that ``pixels`` of the scores exceed."""
+        if pixels < 1 or not len(scores):
             return np.inf
-        return float(np.quantile(scores, max(0.0, 1 - wanted / len(scores))))
+        return float(np.quantile(scores, max(0.0, 1 - pixels / len(scores))))
 
     def lung(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Lung mask (n, n) without specks."""
+        """Mask (n, n) of the lungs without specks."""
         mask = self.thorax.lungs(centres[None], centres[:, None], z) < 0
         return drop_small(mask, SMALLEST_LUNG_MM2, centres)
 
     def scores(self, centres: np.ndarray, z: float, lung: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How likely ILD and emphysema are at each pixel, on scales without meaning.
+        """Scores of ILD and emphysema at each pixel; only their order matters.
 
-        ILD lies under the pleura, at the base and at the back; emphysema in clusters away from the pleura, in the
+        ILD is found under the pleura, at the base and at the back, emphysema in clusters away from the pleura in the
         upper lobes.
         """
         from scipy import ndimage
@@ -98,12 +100,12 @@ class Lesions:
         return ild, emphysema
 
     def truth(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Labels (n, n) uint8 as they are, before any reader."""
+        """True labels (n, n) uint8, before a reader draws them."""
         lung = self.lung(centres, z)
         return self._truth(lung, *self.scores(centres, z, lung), centres)
 
     def coarse_truth(self) -> list[np.ndarray]:
-        """The same for all slices on the grid of COARSE_GRID pixels, quickly."""
+        """True labels of all slices on the grid of ``COARSE_GRID`` pixels, which is fast."""
         return [self._truth(*slice_, pixel_centres(COARSE_GRID)) for slice_ in self.coarse]
 
     def _truth(self, lung, ild_score, emphysema_score, centres: np.ndarray) -> np.ndarray:
@@ -113,7 +115,7 @@ class Lesions:
 
 
 def drop_small(mask: np.ndarray, smallest_mm2: float, centres: np.ndarray) -> np.ndarray:
-    """The mask without components smaller than an area."""
+    """The mask without connected components smaller than ``smallest_mm2``."""
     from scipy import ndimage
 
     components, number = ndimage.label(mask)
@@ -126,16 +128,16 @@ def drop_small(mask: np.ndarray, smallest_mm2: float, centres: np.ndarray) -> np
 
 
 def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """What a reader draws on an image of ``pixels`` x ``pixels``.
+    """Labels (``pixels``, ``pixels``) that a reader draws on an image.
 
-    Outlines of lesions wander smoothly by about half a pixel (at least 1 mm) times ``amount``, the lung's own (which
-    readers take from a threshold) by a third of that, and a tenth of the small lesions, times ``amount``, is missed.
+    With ``amount`` 1, outlines of lesions deviate smoothly by about half a pixel (at least 1 mm), the outline of the
+    lung (which readers take from a threshold) by a third of that, and a tenth of the small lesions is missed.
 
     Args:
-        truth: (n, n) labels on a grid whose n is a multiple of ``pixels``.
-        pixels: of the image that is read.
-        amount: 0 gives the truth itself.
-        rng: one per slice.
+        truth: (n, n) true labels, where n is a multiple of ``pixels``.
+        pixels: of the image along x and y.
+        amount: factor on these errors; 0 gives the truth.
+        rng: of this slice.
     """
     from scipy import ndimage
 
@@ -146,9 +148,9 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
         components, number = ndimage.label(truth == value)
         missed = rng.random(60) < 0.1 * amount
         for k in range(1, number + 1):
-            one = components == k
-            if one.sum() * pixel**2 < 2 * SMALLEST_EMPHYSEMA_MM2 and missed[k % 60]:
-                seen[one] = LABELS["normal_lung"]
+            lesion = components == k
+            if lesion.sum() * pixel**2 < 2 * SMALLEST_EMPHYSEMA_MM2 and missed[k % 60]:
+                seen[lesion] = LABELS["normal_lung"]
     shift = amount * max(0.5 * FIELD_OF_VIEW_MM / pixels, 1.0) / pixel
     dy, dx = (shift * PlaneField(rng, 9.0).at(centres) for _ in range(2))
     lung = _warped((truth > 0).astype(np.uint8), 0.3 * dy, 0.3 * dx) > 0
@@ -159,7 +161,7 @@ def read(truth: np.ndarray, pixels: int, amount: float, rng: np.random.Generator
 
 
 def _warped(labels: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
-    """Labels read at places shifted by dy, dx (in pixels)."""
+    """Labels taken from positions shifted by ``dy`` and ``dx`` (in pixels)."""
     n = len(labels)
     y = np.clip(np.rint(np.arange(n)[:, None] + dy), 0, n - 1).astype(np.intp)
     x = np.clip(np.rint(np.arange(n)[None] + dx), 0, n - 1).astype(np.intp)
@@ -167,7 +169,7 @@ def _warped(labels: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
 
 
 def majority(labels: np.ndarray, factor: int, number_of_labels: int) -> np.ndarray:
-    """The commonest label of each ``factor`` x ``factor`` block; among equals the higher value."""
+    """The most frequent label of each block of ``factor`` x ``factor`` pixels; the higher value if counts are equal."""
     if factor == 1:
         return labels
     n = len(labels) // factor

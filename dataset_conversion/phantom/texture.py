@@ -1,4 +1,4 @@
-"""HU of the lungs and of their pathologies, and what the scanner makes of it all."""
+"""HU of the lungs and their pathologies, and the blur and noise of the scanner."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ VESSEL_HU, AIRWAY_WALL_HU, LUMEN_HU = 35.0, -150.0, -975.0
 
 
 def _draw_cysts(thorax: Thorax, rng: np.random.Generator) -> list[list[float]]:
-    """Places (x, y, z) and radii, in mm, of the isolated cysts that about half of the patients have."""
+    """Positions (x, y, z) and radii in mm of the isolated cysts that about half of the patients have."""
     number = int(rng.integers(8, 26)) if rng.random() < 0.5 else 0
     low, high = [-thorax.a, -thorax.b, -thorax.patient.height, 3.5], [thorax.a, thorax.b, 0, 8.5]
     return rng.uniform(low, high, (number, 4)).tolist()
 
 
 class Painter:
-    """Paints the slices of one patient.
+    """Paints the slices of a patient.
 
     Args:
-        thorax: the patient's shapes.
+        thorax: shapes of the patient.
         thickness: of a slice in mm.
     """
 
@@ -49,13 +49,13 @@ class Painter:
         self.honeycomb = rng.uniform(0.2, 1.0)
 
     def slice(self, truth: np.ndarray, z: float, pixels: int, rng: np.random.Generator) -> np.ndarray:
-        """One slice in HU, shape (pixels, pixels) int16.
+        """A slice in HU, shape (pixels, pixels) int16.
 
         Args:
             truth: (n, n) labels of the tissue on the painting grid, n a multiple of ``pixels``.
-            z: mm.
-            pixels: of the image.
-            rng: this slice's own; draws do not depend on the number of pixels, except the noise.
+            z: of the slice, mm.
+            pixels: of the image along x and y.
+            rng: of this slice; except for the noise, draws do not depend on the number of pixels.
         """
         from scipy import ndimage
 
@@ -72,7 +72,7 @@ class Painter:
         return np.clip(np.round(image + self.noise(pixels, rng)), -1024, 3071).astype(np.int16)
 
     def noise(self, pixels: int, rng: np.random.Generator) -> np.ndarray:
-        """Noise in HU with the grain of a reconstruction kernel; its sd is the patient's."""
+        """Noise in HU with the grain of a reconstruction kernel and the standard deviation of the patient."""
         from scipy import ndimage
 
         pixel = FIELD_OF_VIEW_MM / pixels
@@ -82,7 +82,7 @@ class Painter:
         return noise / noise.std() * self.thorax.patient.noise
 
     def lung(self, canvas: Canvas, truth: np.ndarray, z: float, rng: np.random.Generator) -> np.ndarray:
-        """HU of parenchyma, lesions, vessels and airways, valid wherever there is lung."""
+        """HU of parenchyma, lesions, vessels and airways; only meaningful inside the lungs."""
         from scipy import ndimage
 
         patient, centres, pixel = self.thorax.patient, canvas.centres, canvas.pixel
@@ -92,10 +92,10 @@ class Painter:
         fine = PlaneField(rng, 1.6).at(centres)
         hu = patient.normal_hu + patient.gravity * down + 13 * self.mottle.at(centres, z) + 16 * fine
         hu += self._air_trapping(centres, z)
-        for x, y, height, radius in self.cysts:  # thin-walled cysts, no emphysema either
-            seen = np.sqrt(max(0.0, radius**2 - (z - height) ** 2))
-            if seen > 1.5:
-                distance = np.hypot(canvas.x - x, canvas.y - y) - seen
+        for x, y, height, radius in self.cysts:  # thin-walled cysts, which are not emphysema
+            radius_in_slice = np.sqrt(max(0.0, radius**2 - (z - height) ** 2))
+            if radius_in_slice > 1.5:
+                distance = np.hypot(canvas.x - x, canvas.y - y) - radius_in_slice
                 hu += coverage(distance - 1.2, pixel) * (-780 - hu)
                 hu += coverage(distance, pixel) * (-985 - hu)
         hu += emphysema * (self._emphysema(centres, rng) - hu)
@@ -107,16 +107,16 @@ class Painter:
         return hu
 
     def _air_trapping(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Darker lobules of normal lung, which no reader calls emphysema: smooth, -52 HU."""
+        """Smooth lobules of normal lung that are darker by 52 HU, which readers do not take for emphysema."""
         return -52 * sigmoid((self.trapping.at(centres, z) - self.traps) * 9)
 
     def _emphysema(self, centres: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Centrilobular holes between remains of tissue."""
+        """Centrilobular holes between remnants of tissue."""
         holes = PlaneField(rng, 3.6).at(centres)
         return self.emphysema_hu + 46 * sigmoid(3.5 * (holes - 0.6)) - 30 * sigmoid(4 * (-holes - 0.2)) + 8
 
     def _ild(self, centres: np.ndarray, truth: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
-        """Ground glass crossed by fine lines, with honeycomb cysts under the pleura."""
+        """Ground glass crossed by fine lines, with honeycombing under the pleura."""
         from scipy import ndimage
 
         glass = self.glass_hu + 70 * PlaneField(rng, 7.0).at(centres) + 28 * PlaneField(rng, 2.0).at(centres)

@@ -1,4 +1,4 @@
-"""Vessel and airway trees of the lungs: grown once per patient in 3D, drawn slice by slice."""
+"""Trees of vessels and airways: grown in 3D once per patient, drawn slice by slice."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ def _points_in_lung(thorax: Thorax, side: int, number: int, rng: np.random.Gener
 
 
 def grow_tree(root: np.ndarray, targets: np.ndarray, leaf_radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Connects every target to the nearest point of the tree grown so far, nearest targets first.
+    """Grows a tree by connecting every target to the nearest point of the tree so far, nearest targets first.
 
-    Radii follow Murray's law (r^3 of a branch is the sum of its children's r^3).
+    Radii follow Murray's law: the cube of the radius of a branch is the sum of the cubes of its children's radii.
 
     Args:
-        root: (3,) mm; targets: (n, 3) mm; leaf_radius: mm.
+        root: (3,) start of the tree, mm.
+        targets: (n, 3) ends of the branches, mm.
+        leaf_radius: radius at the ends, mm.
+        rng: bends the branches.
 
     Returns:
-        (m, 8): start (3), end (3), radius at start and at end, all mm.
+        (m, 8) segments: start (3), end (3), radius at the start and at the end, all in mm.
     """
     targets = targets[np.argsort(np.linalg.norm(targets - root, axis=1))]
     longest = np.linalg.norm(targets - root, axis=1).max(initial=0)
     xyz = np.empty((1 + len(targets) * (2 + int(longest / STEP_MM)), 3))
     xyz[0], count, parents, reach = root, 1, [-1], np.zeros(len(xyz))
     for target in targets:
-        known = xyz[:count]
-        # a path through the tree may be longer than the straight one, but not by much: branches leave at natural
-        # angles instead of like the teeth of a comb
-        away = np.sqrt(((known - target) ** 2).sum(axis=1))
-        start = previous = int(np.argmin(away + 0.35 * reach[:count]))
-        length = float(away[start])
+        tree = xyz[:count]
+        # the length of the path from the root counts as well, so that branches leave at natural angles and not like
+        # the teeth of a comb
+        distance = np.sqrt(((tree - target) ** 2).sum(axis=1))
+        start = previous = int(np.argmin(distance + 0.35 * reach[:count]))
+        length = float(distance[start])
         steps = max(1, round(length / STEP_MM))
         for k in range(1, steps + 1):
             bend = rng.normal(0, 0.9, 3) if k < steps else 0.0
@@ -59,7 +62,7 @@ def grow_tree(root: np.ndarray, targets: np.ndarray, leaf_radius: float, rng: np
 
 
 def grow_vessels(thorax: Thorax) -> np.ndarray:
-    """Arteries and veins of both lungs, (m, 8) as in ``grow_tree``."""
+    """Arteries and veins of both lungs, (m, 8) segments as in ``grow_tree``."""
     rng = thorax.patient.rng(1)
     height, trees = thorax.patient.height, []
     for side in (-1, 1):
@@ -70,7 +73,7 @@ def grow_vessels(thorax: Thorax) -> np.ndarray:
 
 
 def airways(vessels: np.ndarray) -> np.ndarray:
-    """Airways beside the thicker vessels, (k, 8) with the lumen's radii."""
+    """Airways beside the thicker vessels, (k, 8) segments with the radii of the lumen."""
     beside = vessels[vessels[:, 7] > 1.25].copy()
     beside[:, 6:8] = np.minimum(beside[:, 6:8] * 0.95, 4.5)
     shift = (beside[:, 6:7] + 0.8) * 1.35 * np.array([[0.6, 0.8, 0.0]])
@@ -80,14 +83,14 @@ def airways(vessels: np.ndarray) -> np.ndarray:
 
 
 def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: float, grow: float = 0.0) -> np.ndarray:
-    """Coverage (0..1) of one slice by tubes, shape (n, n) indexed [y, x].
+    """Coverage (0..1) of a slice by tubes, shape (n, n), indexed [y, x].
 
     Args:
-        tubes: (m, 8) as in ``grow_tree``.
-        centres: (n,) pixel centres along x and along y, mm.
-        z: of the slice's middle, mm.
-        thickness: of the slice in mm; a tube anywhere in it is seen, thin ones only in part.
-        grow: mm added to every radius.
+        tubes: (m, 8) segments as in ``grow_tree``.
+        centres: (n,) centres of the pixels along x and along y, mm.
+        z: of the middle of the slice, mm.
+        thickness: of the slice in mm; tubes anywhere in the slice are seen, thin ones with less coverage.
+        grow: mm to add to every radius.
     """
     pixel = float(centres[1] - centres[0])
     result = np.zeros((len(centres), len(centres)))
@@ -108,17 +111,17 @@ def draw_tubes(tubes: np.ndarray, centres: np.ndarray, z: float, thickness: floa
             continue
         x, y = centres[j0:j1][None], centres[i0:i1][:, None]
         d = q - p
-        s = np.clip(((x - p[0]) * d[0] + (y - p[1]) * d[1]) / max(float(d @ d), 1e-9), 0, 1)
-        distance = np.hypot(x - p[0] - s * d[0], y - p[1] - s * d[1])
-        local = radii[0] + (radii[1] - radii[0]) * (first + s * (last - first))
-        seen = coverage(distance - local, pixel) * np.minimum(1, 2 * local / pixel) * np.minimum(1, 3 * local / half)
+        along = np.clip(((x - p[0]) * d[0] + (y - p[1]) * d[1]) / max(float(d @ d), 1e-9), 0, 1)
+        distance = np.hypot(x - p[0] - along * d[0], y - p[1] - along * d[1])
+        local = radii[0] + (radii[1] - radii[0]) * (first + along * (last - first))
+        covered = coverage(distance - local, pixel) * np.minimum(1, 2 * local / pixel) * np.minimum(1, 3 * local / half)
         patch = result[i0:i1, j0:j1]
-        np.maximum(patch, np.minimum(seen, 1), out=patch)
+        np.maximum(patch, np.minimum(covered, 1), out=patch)
     return result
 
 
 def _part_in_slab(tube: np.ndarray, z: float, half: float) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Where a tube enters and leaves the slab z +- half: as shares of its length, and as points (x, y) in mm."""
+    """Where a tube enters and leaves the slab z ± half: as shares of its length, and as points (x, y) in mm."""
     start, along = tube[:3], tube[3:6] - tube[:3]
     first, last = 0.0, 1.0
     if abs(along[2]) > 1e-6:

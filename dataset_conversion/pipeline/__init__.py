@@ -1,1 +1,1 @@
-"""From an archive to a dataset: mapping, patients, options, listing."""
+"""Converts an archive to a dataset: mapping, patients, options, listing."""

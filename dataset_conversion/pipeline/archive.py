@@ -1,4 +1,4 @@
-"""An archive → a dataset: what is in it, whether it can be converted, and the conversion of all its patients."""
+"""Converts an archive to a dataset: lists its patients, checks whether they can be converted, and converts them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
 from nnunet_difflung.dataset_conversion.pipeline.patients import (
     Patient,
+    anonymised_command,
     choose_test,
     name_patients,
     state_of,
-    typed,
     without_files,
 )
 from nnunet_difflung.dataset_conversion.sources import Listing, Source
@@ -40,7 +40,7 @@ MANIFEST = "difflung_conversion.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """What was found in a folder: its kind, and each patient's scans with what can be said of them cheaply."""
+    """An archive: its kind, and the scans of its patients with their listings."""
 
     folder: Path
     kind: str
@@ -52,7 +52,7 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     """Finds the patients of an archive and lists them.
 
     Raises:
-        BadInput: no such folder, nothing in it, or options that do not fit.
+        BadInput: the folder does not exist, holds no images, or an option does not fit.
     """
     from nnunet_difflung.dataset_conversion.archive.find import find_patients
 
@@ -61,7 +61,7 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
 
 
 def listed_archive(folder: Path, kind: str, sources: Sequence[Source], processes: int = 1) -> Archive:
-    """An archive whose patients are known, with their listings."""
+    """An archive of the given sources, with their listings."""
     return Archive(folder, kind, tuple(sources), tuple(in_parallel(_listing, sources, processes, "patients")))
 
 
@@ -70,10 +70,10 @@ def _listing(source: Source) -> Listing:
 
 
 def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) -> None:
-    """Whether every patient can be converted with this mapping, as far as headers tell.
+    """Checks whether every patient can be converted with this mapping, as far as the listings tell.
 
     Raises:
-        BadInput: the first patient's problem, structures that the mapping does not know, or labels that patients lack.
+        BadInput: a patient has a problem, the mapping does not cover a structure, or a patient lacks a label.
     """
     check_readable(archive)
     mapping.check({name for listing in archive.listings for name in listing.structures}, str(archive.folder))
@@ -91,28 +91,29 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
             lacking.append(f"{rule.label} in {', '.join(without[:8])}{', …' if len(without) > 8 else ''}")
     if lacking and not allow_missing:
         raise BadInput(
-            f"{archive.folder}: nothing is drawn for {'; '.join(lacking)}; correct the mapping, add what is "
-            f"missing, or give --allow-missing if they were searched for it and have none"
+            f"{archive.folder}: no structure was drawn for {'; '.join(lacking)}; correct the mapping, add the missing "
+            f"structures, or give --allow-missing if these patients were examined and do not have them"
         )
 
 
 def check_readable(archive: Archive) -> None:
-    """Whether nothing is known that would stop a patient's conversion.
+    """Checks that no listing has a problem.
 
     Raises:
-        BadInput: the first patient's first problem.
+        BadInput: a patient has a problem; the message is the first one.
     """
     damaged = [listing for listing in archive.listings if listing.problems]
     if damaged:
-        raise BadInput(
-            damaged[0].problems[0] + ("" if len(damaged) == 1 else f" ({len(damaged)} patients have problems)")
-        )
+        message = damaged[0].problems[0]
+        if len(damaged) > 1:
+            message += f" ({len(damaged)} patients have problems)"
+        raise BadInput(message)
 
 
 def plan_patients(
     archive: Archive, options: ConvertOptions, anonymous: bool, test: Sequence[str], test_share: float | None, seed: int
 ) -> list[Patient]:
-    """Patients with ids, those of the test part marked."""
+    """The patients with their ids; test patients are marked."""
     pairs = [(source.patient, source) for source in archive.sources]
     patients = name_patients(pairs, options.form == "volumes", anonymous)
     structures: dict[str, set[str]] = {patient.name: set() for patient in patients}
@@ -131,37 +132,37 @@ def convert(
     overwrite: bool = False,
     seed: int = 0,
     verify: bool = True,
-    said: Sequence[str] = (),
+    command: Sequence[str] = (),
     anonymous: bool = False,
     about: Mapping[str, str] | None = None,
 ) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; patients that an interrupted call has finished are not converted again.
 
     Args:
-        archive: what is converted.
+        archive: to convert.
         mapping: structures → labels; checked by ``check_archive``.
-        options: how.
-        patients: as of ``plan_patients``.
+        options: how patients become cases.
+        patients: from ``plan_patients``.
         full_name: ``DatasetXXX_Name``.
-        processes: patients at a time; each worker holds one of them.
-        overwrite: replace a dataset of this name.
+        processes: number of patients converted at a time; each process holds one of them in memory.
+        overwrite: whether to replace a dataset of this name.
         seed: of the folds.
-        verify: let nnU-Net check the result.
-        said: words of the command, for the conversion's manifest.
-        anonymous: names of patients and files stay out of it.
+        verify: whether nnU-Net checks the result.
+        command: words of the command, for the manifest of the conversion.
+        anonymous: whether to keep the names of patients and files out of the manifest.
         about: entries of ``dataset.json``, such as ``description``, ``reference`` and ``license``.
 
     Returns:
         A record of every case.
 
     Raises:
-        BadInput: a patient that cannot be converted, or patients whose intensities are of different kinds; no dataset
-            is written then.
+        BadInput: a patient cannot be converted, or patients have different kinds of intensities; no dataset is written
+            in this case.
     """
-    what = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
-    key = hashlib.sha256(json_bytes(what)).hexdigest()
+    identity = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
+    key = hashlib.sha256(json_bytes(identity)).hexdigest()
     with staged_dataset(full_name, overwrite, key) as folder:
-        work = partial(_one_patient, mapping=mapping, options=options, folder=folder)
+        work = partial(_convert_unless_finished, mapping=mapping, options=options, folder=folder)
         keep_only(folder, _unchanged(folder, patients))
         done: dict[str, dict] = {}
         for patient, content in zip(patients, in_parallel(work, patients, processes, "patients"), strict=True):
@@ -194,7 +195,7 @@ def convert(
             folder / MANIFEST,
             {
                 "format": 1,
-                "command": shlex.join(typed(said, patients) if anonymous else said),
+                "command": shlex.join(anonymised_command(command, patients) if anonymous else command),
                 "kind": archive.kind,
                 "channel": channel,
                 "options": options.as_dict(),
@@ -211,7 +212,8 @@ def convert(
     return records
 
 
-def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
+def _convert_unless_finished(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
+    """The note on a patient, who is converted unless an earlier call has finished the patient."""
     from nnunet_difflung.dataset_conversion.pipeline.patient import convert_patient
 
     note = finished_patients(folder).get(patient.patient)
@@ -225,7 +227,7 @@ def _one_patient(patient: Patient, mapping: LabelMapping, options: ConvertOption
 
 
 def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
-    """Patients whom an earlier call has finished and who would come out the same today."""
+    """Patients that an earlier call has finished and that have not changed since."""
     finished, unchanged = finished_patients(folder), set()
     for patient in patients:
         note = finished.get(patient.patient)
@@ -235,11 +237,12 @@ def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
 
 
 def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archive: Archive) -> None:
+    """Raises BadInput if the converted patients have different channels."""
     channels = {content["channel"]: name for name, content in done.items()}
     if len(channels) > 1:
         names = {patient.patient: patient.name for patient in patients}
         listed = " and ".join(f"{channel} in {names[name]}" for channel, name in channels.items())
         raise BadInput(
-            f"{archive.folder}: patients differ in their intensities, {listed}; expected the same kind: convert "
-            f"them into two datasets, or take one kind out"
+            f"{archive.folder}: patients have different kinds of intensities, {listed}; expected the same kind: "
+            f"convert them to two datasets, or remove the patients of one kind"
         )

@@ -1,4 +1,4 @@
-"""What an archive holds, as a table, and a first mapping file for a person to edit."""
+"""Lists the content of an archive as a table, and writes a first mapping file for the user to edit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import write_bytes
 
 MAPPING = "difflung_mapping.yaml"
-_GUESSES = (  # label, what structures of it are often called
+_GUESSES = (  # label, and how structures of it are often named
     (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),
     ("emphysema", r".*emph?ysema.*"),
     ("ground_glass", r".*(ggo|ground.?glass).*"),
@@ -27,13 +27,13 @@ _GUESSES = (  # label, what structures of it are often called
 
 
 def listing_table(kind: str, listings: Sequence[Listing]) -> str:
-    """One line for each patient, its problems below it, and the structures with the number of patients."""
+    """A table with a line for each patient, its problems below, and for each structure the number of patients."""
     lines = [
         f"{len(listings)} patients, {kind}",
         f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures",
     ]
     for listing in listings:
-        size, spacing = "×".join(map(str, listing.size)), "×".join(f"{s:.3g}" for s in listing.spacing)
+        size, spacing = "×".join(map(str, listing.size)), "×".join(f"{size:.3g}" for size in listing.spacing)
         values = f"{listing.intensity[0]:g}…{listing.intensity[1]:g}"
         lines.append(
             f"{listing.patient:<24}{size:>16}{spacing:>20}{values:>16}  {', '.join(listing.structures) or '–'}"
@@ -45,7 +45,7 @@ def listing_table(kind: str, listings: Sequence[Listing]) -> str:
 
 
 def first_mapping(listings: Sequence[Listing]) -> str:
-    """A mapping that covers every structure, guessed from the names; YAML with a word on each part."""
+    """A mapping of all structures, guessed from their names, as YAML with comments."""
     names = sorted({name for listing in listings for name in listing.structures})
     labels: dict[str, list[str]] = {}
     for name in names:
@@ -55,45 +55,51 @@ def first_mapping(listings: Sequence[Listing]) -> str:
         )
         label = label if label[0].isalpha() and label not in ("background", "ignore") else f"label_{label}"
         labels.setdefault(label, []).append(name)
-    order = [label for label, _ in _GUESSES if label in labels] + [x for x in labels if x not in dict(_GUESSES)]
+    order = [label for label, _ in _GUESSES if label in labels] + [
+        label for label in labels if label not in dict(_GUESSES)
+    ]
     window = all(listing.intensity[0] >= 0 and listing.intensity[1] <= 255 for listing in listings)
     lung = "none" if NORMAL in labels or window else "threshold"
     lines = [
-        "# Structures on the right become the label on the left; labels get 1, 2, 3, … in this order, and the",
-        "# later one wins where two overlap. Expressions match whole names in upper or lower case.",
+        "# The structures on the right become the label on the left. Labels get the values 1, 2, 3, … in this order;",
+        "# where two overlap, the later label wins. Regular expressions match whole names, in upper or lower case.",
         "labels:",
     ]
     if lung != "none":
-        lines.append(f"  {NORMAL}: []  # nobody drew it: found by 'lung' below")
+        lines.append(f"  {NORMAL}: []  # not drawn; it is found in the image as 'lung' below says")
     lines += [f"  {label}: {json.dumps([_expression(name) for name in labels[label]])}" for label in order]
     lines += [
-        "# Structures that become nothing:",
+        "# Structures that become no label:",
         "ignore_structures: []",
-        "# none, threshold or lungmask: how normal lung is found in HU where nobody drew it.",
+        "# How normal lung is found in images in HU where it was not drawn: none, threshold or lungmask.",
         f"lung: {lung}",
     ]
     if window:
-        lines.insert(0, f"# Values 0 to 255 are not HU (channel {WINDOW_8BIT}): lungs cannot be found by threshold.")
+        lines.insert(
+            0, f"# Values from 0 to 255 are not HU (channel {WINDOW_8BIT}), so lungs cannot be found by thresholds."
+        )
     return "\n".join(lines) + "\n"
 
 
 def _expression(name: str) -> str:
-    """A regular expression for a name, without escapes that are not needed."""
+    """A regular expression that matches a name, without unnecessary escapes."""
     return re.sub(r"\\([ _-])", r"\1", re.escape(name))
 
 
 def write_first_mapping(path: Path, listings: Sequence[Listing]) -> bool:
-    """Writes the mapping unless the file is there; whether it did.
+    """Writes a first mapping unless the file exists, and returns whether it was written.
 
     Raises:
-        BadInput: nothing is drawn in the archive, or the file cannot be written.
+        BadInput: the archive has no structures, or the file cannot be written.
     """
     if path.exists():
         return False
     if not any(listing.structures for listing in listings):
-        raise BadInput("no patient has a structure, so there is nothing to map; add what was drawn to the archive")
+        raise BadInput(
+            "no patient has a structure, so there is nothing to map; add the files with the structures to the archive"
+        )
     try:
         write_bytes(path, first_mapping(listings).encode())
     except OSError as error:
-        raise BadInput(f"--mapping {path} cannot be written ({error.strerror}); name another file") from error
+        raise BadInput(f"--mapping {path} cannot be written ({error.strerror}); give another path") from error
     return True

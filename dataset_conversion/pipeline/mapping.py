@@ -1,4 +1,4 @@
-"""The mapping file: which structures of an archive become which label.
+"""The mapping file, which says which structures of an archive become which label.
 
 YAML or JSON, for example::
 
@@ -7,15 +7,15 @@ YAML or JSON, for example::
       ground_glass: ["GGO", "ground.?glass"]
       consolidation:
         structures: ["consolid.*"]
-        priority: 9                  # who wins where structures overlap: the larger number
-        pathology: true              # false for what is not part of the lung, such as heart or airways
+        priority: 9                  # where structures overlap, the larger priority wins
+        pathology: true              # false for structures outside the lung, such as heart or airways
     ignore_structures: ["body", "spinal.*"]
-    lung: none                       # or threshold, lungmask: normal_lung is found in the image where nobody drew it
-    ignore_label: ["uncertain"]      # becomes nnU-Net's ignore label: nobody knows what is there
+    lung: none                       # threshold or lungmask: find normal_lung in the image where it was not drawn
+    ignore_label: ["uncertain"]      # becomes nnU-Net's ignore label: what is there is not known
 
-A label's priority is its value unless a number is given, so the later label wins; ``ignore_label`` has priority 0.
-With ``ignore_label`` (a list that may be empty, or ``structures`` and ``priority``) slices that nobody looked at are
-ignored too. All but ``labels`` may be left out.
+The priority of a label is its value unless a number is given, so later labels win; ``ignore_label`` has priority 0.
+With ``ignore_label`` (a list, which may be empty, or ``structures`` and ``priority``), slices that nobody annotated are
+ignored as well. Only ``labels`` is required.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ NORMAL = "normal_lung"
 LUNGS = ("none", "threshold", "lungmask")
 
 KEYS = ("labels", "ignore_structures", "lung", "ignore_label")
+_UNMATCHED = "matches no label of the mapping"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A label, the structures that it is made of, and who wins where it overlaps another (the larger priority)."""
+    """A label, its structures, and its priority: where labels overlap, the larger priority wins."""
 
     label: str
     value: int
@@ -57,12 +58,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """What a mapping file says.
+    """The content of a mapping file.
 
     Attributes:
-        rules: of the labels in order, then of nnU-Net's ignore label where there is one.
-        ignore_structures: expressions for structures that become nothing.
-        lung: how normal lung is found where nobody drew it; ``none`` leaves it background.
+        rules: of the labels in order, and last of nnU-Net's ignore label, if there is one.
+        ignore_structures: regular expressions for structures that become no label.
+        lung: how normal lung is found where it was not drawn; ``none`` leaves it background.
     """
 
     rules: tuple[Rule, ...]
@@ -71,67 +72,67 @@ class LabelMapping:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Label → value as dataset.json wants it, background first."""
+        """Label → value as in dataset.json, background first."""
         return {"background": 0, **{rule.label: rule.value for rule in self.rules}}
 
     @property
     def ignore(self) -> int | None:
-        """Value of nnU-Net's ignore label."""
+        """Value of nnU-Net's ignore label; None if there is none."""
         return self.labels.get(IGNORE)
 
     @property
     def normal(self) -> int | None:
-        """Value of normal lung, found as ``difflung_augment`` finds it."""
+        """Value of normal lung, recognised as in ``difflung_augment``; None if there is none."""
         with suppress(BadInput):
             roles = label_roles({"labels": self.labels}, "mapping")
             return roles.values[roles.normal]
         return self.labels.get(NORMAL)
 
     def rule_of(self, structure: str) -> Rule | None:
-        """The label that a structure becomes; None for structures to ignore.
+        """The rule of the label that a structure becomes; None for a structure to ignore.
 
         Raises:
-            BadInput: no rule, or rules of different labels.
+            BadInput: no rule or several rules match the structure.
         """
         rules = [rule for rule in self.rules if rule.matches(structure)]
-        left_out = any(re.fullmatch(pattern, structure, re.IGNORECASE) for pattern in self.ignore_structures)
-        if len(rules) + left_out > 1:
-            names = [*(rule.label for rule in rules), *(["ignore_structures"] if left_out else [])]
+        ignored = any(re.fullmatch(pattern, structure, re.IGNORECASE) for pattern in self.ignore_structures)
+        if len(rules) + ignored > 1:
+            names = [rule.label for rule in rules]
+            if ignored:
+                names.append("ignore_structures")
             raise BadInput(
-                f"structure {structure!r} is matched by {' and by '.join(names)}; expected one; make the "
-                f"expressions narrower"
+                f"structure {structure!r} is matched by {' and by '.join(names)}; expected a match by only one of "
+                f"them: make the regular expressions more specific"
             )
-        if not rules and not left_out:
-            raise BadInput(
-                f"structure {structure!r} is in no label of the mapping; add it to a label or to ignore_structures"
-            )
+        if not rules and not ignored:
+            raise BadInput(f"structure {structure!r} {_UNMATCHED}; add it to a label or to ignore_structures")
         return rules[0] if rules else None
 
-    def check(self, structures: Iterable[str], where: str) -> None:
-        """Whether the mapping covers what is drawn in the archive, and nothing that is not.
+    def check(self, structures: Iterable[str], location: str) -> None:
+        """Checks that every structure of an archive has a label, and every label a structure.
 
         Raises:
-            BadInput: structures without label, with two, or a label that nothing is drawn for.
+            BadInput: a structure has no label or several, or a label matches no structure.
         """
         structures = sorted(structures)
-        unknown = []
+        unmatched = []
         for structure in structures:
             try:
                 self.rule_of(structure)
             except BadInput as error:
-                if "is in no label" not in str(error):
-                    raise BadInput(f"{where}: {error}") from error
-                unknown.append(structure)
-        if unknown:
+                if _UNMATCHED not in str(error):
+                    raise BadInput(f"{location}: {error}") from error
+                unmatched.append(structure)
+        if unmatched:
             raise BadInput(
-                f"{where}: no label for {', '.join(map(repr, unknown))}; add "
-                f"{'it' if len(unknown) == 1 else 'each'} to a label or to ignore_structures"
+                f"{location}: the mapping has no label for {', '.join(map(repr, unmatched))}; add "
+                f"{'it' if len(unmatched) == 1 else 'each of them'} to a label or to ignore_structures"
             )
         for rule in self.rules:
             if rule.structures and not any(rule.matches(structure) for structure in structures):
                 raise BadInput(
-                    f"{where}: {rule.label} ({', '.join(rule.structures)}) matches no structure; the "
-                    f"archive has {', '.join(map(repr, structures)) or 'none'}; correct or remove it"
+                    f"{location}: label {rule.label} ({', '.join(rule.structures)}) matches no structure; the archive "
+                    f"has {', '.join(map(repr, structures)) or 'none'}; correct its expressions or remove the label"
                 )
 
 
@@ -139,16 +140,20 @@ def read_mapping(path: str | Path) -> LabelMapping:
     """Reads and checks a mapping file.
 
     Raises:
-        BadInput: with the file, what was found, what was expected and the remedy.
+        BadInput: the file does not exist, cannot be read, or is not a valid mapping.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         content = (
-            json.loads(text, object_pairs_hook=_once) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)
+            json.loads(text, object_pairs_hook=_without_duplicates)
+            if path.suffix.lower() == ".json"
+            else yaml.load(text, _Loader)
         )
     except FileNotFoundError as error:
-        raise BadInput(f"--mapping {path} does not exist; --list writes a first one to edit") from error
+        raise BadInput(
+            f"--mapping {path} does not exist; run the command with --list to write a first mapping, then edit it"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"--mapping {path} cannot be read ({error}); expected a text file") from error
     except BadInput as error:
@@ -168,14 +173,16 @@ def parse_mapping(content: Any) -> LabelMapping:
     """A mapping from the content of its file.
 
     Raises:
-        BadInput: what does not fit.
+        BadInput: the content is not a valid mapping.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("labels"), Mapping):
-        raise BadInput("expected 'labels:' with a name and regular expressions for each label")
-    _known(content, KEYS, "the mapping")
+        raise BadInput(
+            "'labels:' is missing or not a mapping; expected the name and the regular expressions of each label"
+        )
+    _check_keys(content, KEYS, "the mapping")
     lung = "none" if content.get("lung") is None else content["lung"]
     if lung not in LUNGS:
-        raise BadInput(f"lung: {lung!r} is none of {', '.join(LUNGS)}")
+        raise BadInput(f"lung: {lung!r} is unknown; expected {', '.join(LUNGS[:-1])} or {LUNGS[-1]}")
     rules = []
     names = list(content["labels"].items())
     if lung != "none" and NORMAL not in content["labels"]:
@@ -187,12 +194,12 @@ def parse_mapping(content: Any) -> LabelMapping:
             or label in ("background", IGNORE)
         ):
             raise BadInput(
-                f"label {label!r}: expected a name that begins with a letter and is not background or "
-                f"ignore (see ignore_label); values follow from the order"
+                f"label {label!r}: expected a name that begins with a letter and is not background or ignore (for "
+                f"nnU-Net's ignore label, use ignore_label)"
             )
         rule = _rule(label, value, entry)
         if not rule.structures and not (label == NORMAL and lung != "none"):
-            raise BadInput(f"label {label} has no structure; give regular expressions, or remove it")
+            raise BadInput(f"label {label} has no structures; give regular expressions, or remove the label")
         rules.append(rule)
     if not rules:
         raise BadInput("'labels' is empty; expected at least one label")
@@ -205,7 +212,7 @@ def parse_mapping(content: Any) -> LabelMapping:
 
 def _rule(label: str, value: int, entry: Any, priority: float | None = None) -> Rule:
     options = dict(entry) if isinstance(entry, Mapping) else {"structures": entry}
-    _known(options, ("structures", "priority", "pathology"), f"label {label}")
+    _check_keys(options, ("structures", "priority", "pathology"), f"label {label}")
     number = options.get("priority", value if priority is None else priority)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise BadInput(f"label {label}: priority {number!r} is not a number")
@@ -215,39 +222,41 @@ def _rule(label: str, value: int, entry: Any, priority: float | None = None) -> 
     return Rule(label, value, _expressions(options.get("structures") or [], f"label {label}"), float(number), pathology)
 
 
-def _expressions(entry: Any, where: str) -> tuple[str, ...]:
+def _expressions(entry: Any, location: str) -> tuple[str, ...]:
     entries = [entry] if isinstance(entry, str) else entry
     if not isinstance(entries, list) or not all(isinstance(pattern, str) for pattern in entries):
-        raise BadInput(f"{where}: {entry!r}; expected a list of regular expressions in quotes")
+        raise BadInput(
+            f"{location}: {entry!r} is not a list of strings; expected a list of regular expressions in quotes"
+        )
     for pattern in entries:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise BadInput(f"{where}: {pattern!r} is not a regular expression ({error}); correct it") from error
+            raise BadInput(f"{location}: {pattern!r} is not a regular expression ({error}); correct it") from error
     return tuple(entries)
 
 
-def _known(content: Mapping, keys: tuple[str, ...], where: str) -> None:
+def _check_keys(content: Mapping, keys: tuple[str, ...], location: str) -> None:
     for key in content:
         if key not in keys:
-            raise BadInput(f"unknown key {key!r} in {where}; expected {', '.join(keys)}")
+            raise BadInput(f"{location}: unknown key {key!r}; expected {', '.join(keys)}")
 
 
-def _once(pairs: list[tuple[Any, Any]]) -> dict:
-    """A dict of a file's entries in which no key comes twice."""
+def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict:
+    """A dict of the entries of a file; raises BadInput if a key occurs twice."""
     result: dict = {}
     for key, value in pairs:
         if key in result:
-            raise BadInput(f"{key!r} is listed twice; put its expressions into one list")
+            raise BadInput(f"{key!r} is listed twice; merge its expressions into one list")
         result[key] = value
     return result
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error; PyYAML keeps the last."""
+    """Loads YAML; a key that occurs twice is an error, while PyYAML would keep the last value."""
 
     def construct_mapping(self, node, deep=False):
-        return _once(
+        return _without_duplicates(
             [(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value]
         )
 

@@ -1,4 +1,4 @@
-"""Options that the converters share: what becomes of a patient, and which patients are for the test part."""
+"""Options that the converters share: how patients become cases, and which patients are test patients."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class ConvertOptions:
     """How an archive's patients become cases.
 
     Attributes:
-        form: ``slices`` (a case for each slice, as in the Diff-Lung paper) or ``volumes``.
-        all_slices: also slices on which nothing is drawn, as long as they hold a label (derived lung counts).
-        spacing: mm of square pixels to resample to; None keeps the archive's.
-        size: instead of ``spacing``: pixels along the longer side.
-        crop_lungs: margin in mm around the lungs' box to cut to; None keeps the whole image.
-        window: lowest and highest HU to keep; None keeps all.
-        rescale: slope and intercept that bring the stored values to HU; None where they are HU.
+        form: ``slices`` (a case for each slice, as in the Diff-Lung paper) or ``volumes`` (a case for each volume).
+        all_slices: whether to keep slices without drawn structures too, if they have a label, such as derived lung.
+        spacing: size in mm of square pixels to resample to; None keeps the pixels of the archive.
+        size: instead of ``spacing``: number of pixels along the longer side.
+        crop_lungs: margin in mm around the bounding box of the labels to crop to; None keeps the whole image.
+        window: lowest and highest HU to keep; None keeps all values.
+        rescale: slope and intercept that convert stored values to HU; None if the values are HU.
     """
 
     form: str = "slices"
@@ -33,55 +33,58 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         check_shape(self.spacing, self.size, self.crop_lungs)
         if self.window is not None and not self.window[0] < self.window[1]:
-            raise BadInput(f"--window {self.window[0]:g},{self.window[1]:g}: expected the lower value first")
+            raise BadInput(f"--window {self.window[0]:g},{self.window[1]:g}: expected two values, the lower one first")
         if self.rescale is not None and self.rescale[0] == 0:
-            raise BadInput(f"--rescale 0,{self.rescale[1]:g}: a slope of 0 leaves one value; expected 1 for most CT")
+            raise BadInput(
+                f"--rescale 0,{self.rescale[1]:g}: a slope of 0 makes all values equal; expected another slope, "
+                f"which is 1 for most CT"
+            )
         if self.all_slices and self.form == "volumes":
-            raise BadInput("--all-slices belongs to --as slices; volumes hold all of them anyway")
+            raise BadInput("--all-slices can only be used with --as slices; volumes always hold all slices")
 
     def as_dict(self) -> dict:
-        """For the conversion's manifest."""
+        """The options for the manifest of the conversion."""
         return asdict(self)
 
 
 def check_shape(spacing: float | None, size: int | None, crop_lungs: float | None) -> None:
-    """Checks what --spacing (mm), --size (pixels) and --crop-lungs (mm) ask for.
+    """Checks the values of --spacing (mm), --size (pixels) and --crop-lungs (mm).
 
     Raises:
-        BadInput: two that exclude each other, or a value out of range.
+        BadInput: two options exclude each other, or a value is out of range.
     """
     if spacing is not None and size is not None:
-        raise BadInput("--spacing and --size exclude each other; give one")
+        raise BadInput("--spacing and --size exclude each other; give only one of them")
     for option, value, low, high in (
         ("--spacing", spacing, 0.1, 50),
         ("--size", size, 16, 4096),
         ("--crop-lungs", crop_lungs, 0, 1000),
     ):
         if value is not None and not low <= value <= high:
-            raise BadInput(f"{option} {value:g}: expected {low:g} to {high:g}")
+            raise BadInput(f"{option} {value:g}: expected a value from {low:g} to {high:g}")
 
 
 def add_form_option(group: argparse._ActionsContainer, which: str) -> None:
-    """``--as``; ``which`` says of which slices a case is made."""
+    """Adds ``--as``; ``which`` says which slices become cases."""
     group.add_argument(
         "--as",
         dest="form",
         choices=("slices", "volumes"),
         default="slices",
-        help=f"a case for each slice {which}, as in the Diff-Lung paper (default), or for each volume",
+        help=f"slices: write a case for each slice {which}, as in the Diff-Lung paper (default); "
+        f"volumes: write a case for each volume",
     )
 
 
 def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> None:
-    """``--spacing``, ``--size`` and, where the lungs are known (``crop``), ``--crop-lungs``."""
+    """Adds ``--spacing``, ``--size`` and, for datasets with lungs (``crop``), ``--crop-lungs``."""
     group.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
     group.add_argument(
         "--size",
         type=int,
         metavar="PIXELS",
-        help="resample in plane so that the longer side has this "
-        "many pixels (pixel sizes then differ between patients when the lungs are cropped; --spacing "
-        "keeps them equal)",
+        help="resample in plane so that the longer side has this many pixels (with --crop-lungs, pixel sizes then "
+        "differ between patients; use --spacing to keep them equal)",
     )
     if crop:
         group.add_argument(
@@ -90,37 +93,43 @@ def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> N
             nargs="?",
             const=10.0,
             metavar="MM",
-            help="cut each patient to the box of lungs and lesions and this margin (10 mm if no number follows)",
+            help="crop each patient to the bounding box of lungs and lesions plus this margin (10 mm if no number is "
+            "given)",
         )
 
 
 def add_test_options(group: argparse._ActionsContainer) -> None:
-    """``--test``, ``--test-share`` and ``--seed``."""
-    group.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="patients for imagesTs/labelsTs")
+    """Adds ``--test``, ``--test-share`` and ``--seed``."""
+    group.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="test patients (imagesTs, labelsTs)")
     group.add_argument(
         "--test-share",
         type=float,
         metavar="SHARE",
-        help="instead of --test: a share of the patients, dealt so that rare structures are on both sides",
+        help="instead of --test: share of the patients to take as test patients, between 0 and 1; they are chosen so "
+        "that rare structures are in both parts",
     )
-    group.add_argument("--seed", type=int, default=0, help="of folds and --test-share (default 0)")
+    group.add_argument("--seed", type=int, default=0, help="of the folds and of the choice by --test-share (default 0)")
 
 
 def check_test_options(options: argparse.Namespace) -> None:
-    """Checks what ``add_test_options`` has read.
+    """Checks the options of ``add_test_options``.
 
     Raises:
-        BadInput: two options that exclude each other, or no share.
+        BadInput: two options exclude each other, or the share is out of range.
     """
     if options.test and options.test_share is not None:
-        raise BadInput("--test and --test-share exclude each other; give one")
+        raise BadInput("--test and --test-share exclude each other; give only one of them")
     if options.test_share is not None and not 0 < options.test_share < 1:
         raise BadInput(f"--test-share {options.test_share:g}: expected a share between 0 and 1")
 
 
 def add_running_options(group: argparse._ActionsContainer) -> None:
-    """``-np`` and ``--overwrite``."""
+    """Adds ``-np`` and ``--overwrite``."""
     group.add_argument(
-        "-np", type=int, default=2, metavar="N", help="patients converted at a time (default 2); same result"
+        "-np",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of patients converted at a time (default 2); does not change the result",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    group.add_argument("--overwrite", action="store_true", help="replace the dataset if it already exists")

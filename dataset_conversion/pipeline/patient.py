@@ -1,4 +1,4 @@
-"""One patient of an archive → nnU-Net cases: HU, labels on the image's grid, derived lung, crop, pixels, slices."""
+"""Converts a patient to nnU-Net cases: HU, labels on the image's grid, derived lung, cropping, resampling, slices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
 from nnunet_difflung.dataset_conversion.sources import Scan
 from nnunet_difflung.errors import BadInput
 
-OUTSIDE = 0.05  # share of a structure that may lie beyond the image
+OUTSIDE = 0.05  # largest share of a structure that may lie outside the image
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Labelled:
         image: 3D, as it will be written.
         label: (z, y, x) uint8.
         channel: nnU-Net's channel name.
-        drawn: positions along z to which ``--as slices`` keeps.
-        derived: labels that nobody drew.
+        drawn: z of the slices with drawn structures, which become cases with ``--as slices``.
+        derived: labels that were not drawn by a reader.
         notes: for the report.
     """
 
@@ -54,25 +54,25 @@ class Labelled:
 def convert_patient(
     patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path
 ) -> tuple[list[CaseRecord], dict]:
-    """Writes a patient's cases.
+    """Writes the cases of a patient.
 
     Returns:
-        Their records; and ``channel``, ``derived`` and ``notes`` of the patient.
+        The records of the cases; and ``channel``, ``derived`` and ``notes`` of the patient.
 
     Raises:
-        BadInput: with file or patient, what was found and the remedy.
+        BadInput: the patient cannot be converted.
     """
     records: list[CaseRecord] = []
     channel = ""
     derived: set[str] = set()
     notes: list[str] = []
     for number, source in enumerate(patient.sources):
-        where = f"{source.folder}, patient {patient.name}"
-        labelled = label_scan(source.load(), mapping, options, where)
+        location = f"{source.folder}, patient {patient.name}"
+        labelled = label_scan(source.load(), mapping, options, location)
         if channel not in ("", labelled.channel):
             raise BadInput(
-                f"{where}: one scan has channel {channel}, another {labelled.channel}; expected "
-                f"one kind of intensities; take one of the scans out"
+                f"{location}: the scans have different channels, {channel} and {labelled.channel}; expected the same "
+                f"kind of intensities: remove the scans of one kind"
             )
         channel = labelled.channel
         derived |= set(labelled.derived)
@@ -83,56 +83,56 @@ def convert_patient(
         ]
     if not records:
         raise BadInput(
-            f"{patient.sources[0].folder}, patient {patient.name}: none of the mapping's labels is drawn; "
-            f"take the patient out, or give --all-slices if its lung is to be kept"
+            f"{patient.sources[0].folder}, patient {patient.name}: no structure of the mapping was drawn; "
+            f"remove the patient, or give --all-slices to keep the slices with lung"
         )
     return records, {"channel": channel, "derived": sorted(derived), "notes": notes}
 
 
-def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, where: str) -> Labelled:
-    """Intensities and labels of a loaded scan, turned so that z is the patient's axis."""
+def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, location: str) -> Labelled:
+    """Intensities and labels of a loaded scan, reoriented to axial slices."""
     image, notes = scan.image, list(scan.notes)
     if options.rescale is not None:
         slope, intercept = options.rescale
         image = sitk.Cast(image, sitk.sitkFloat32) * slope + intercept
-        notes.append(f"rescaled: value · {slope:g} + {intercept:g}")
-    image, channel, remarks = prepare_intensities(image, scan.modality, scan.windowed, options.window, where)
-    notes += remarks
-    label = _labels(scan, image, mapping, notes, where)
-    shown = label > 0
-    drawn = np.flatnonzero(shown.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
+        notes.append(f"values were rescaled: value · {slope:g} + {intercept:g}")
+    image, channel, intensity_notes = prepare_intensities(image, scan.modality, scan.windowed, options.window, location)
+    notes += intensity_notes
+    label = _labels(scan, image, mapping, notes, location)
+    is_drawn = label > 0
+    drawn = np.flatnonzero(is_drawn.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
     normal = mapping.normal
     derived: tuple[str, ...] = ()
     if mapping.lung != "none" and not (label == normal).any():
-        lung = lung_mask_of(image, label, mapping, where)
+        lung = lung_mask_of(image, label, mapping, location)
         label[(lung > 0) & (label == 0)] = normal
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
     if mapping.ignore is not None and scan.annotated is not None:
         label[np.setdiff1d(np.arange(len(label)), drawn)] = mapping.ignore
-    return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), shown)
+    return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), is_drawn)
 
 
-def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], where: str) -> np.ndarray:
-    """(z, y, x) label map; where structures overlap, the larger priority wins."""
+def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], location: str) -> np.ndarray:
+    """The label map (z, y, x) of a scan; where structures overlap, the larger priority wins."""
     label = np.zeros(image.GetSize()[::-1], np.uint8)
     ranked = sorted(
         (rule.priority, rule.value, name) for name in scan.structures if (rule := mapping.rule_of(name)) is not None
     )
     for _, value, name in ranked:
         mask = scan.structures[name]
-        _check_place(mask, image, name, where)
+        _check_place(mask, image, name, location)
         if not same_grid(mask, image):
-            notes.append(f"{name}: brought from another grid")
+            notes.append(f"{name}: resampled from another grid")
         label[on_grid(mask, image) > 0] = value
     return label
 
 
-def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> None:
-    """Refuses a structure that does not lie in its image.
+def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) -> None:
+    """Checks that a structure lies in its image.
 
     Raises:
-        BadInput: more than ``OUTSIDE`` of it lies beyond the image, or a mask with as many voxels as the image lies
-            elsewhere (its header was lost).
+        BadInput: more than ``OUTSIDE`` of it lies outside the image, or its mask has as many voxels as the image but
+            another position (its header was lost).
     """
     if same_grid(mask, image):
         return
@@ -140,28 +140,28 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, where: str) -> 
     if mask.GetSize() == image.GetSize():
         corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(mask.GetSize()) - 1)
         reach = to_index(image, corners @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
-        apart = max(np.abs(reach.min(0)).max(), np.abs(reach.max(0) - corners.max(0)).max())
-        if apart > 1:
+        distance = max(np.abs(reach.min(0)).max(), np.abs(reach.max(0) - corners.max(0)).max())
+        if distance > 1:
             raise BadInput(
-                f"{where}: the mask of {name!r} has as many voxels as its image but lies up to "
-                f"{apart:.0f} voxels beside it (spacing, origin or direction differ); expected the image's "
-                f"place: repair the mask's header, or export it again"
+                f"{location}: the mask of {name!r} has as many voxels as its image, but is displaced by up to "
+                f"{distance:.0f} voxels (spacing, origin or direction differ); expected the position of the image: "
+                f"repair the header of the mask, or export it again"
             )
     if len(inside):
-        places = to_index(image, inside @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
-        beyond = ((places < -0.5) | (places > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
-        if beyond > OUTSIDE:
+        indices = to_index(image, inside @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
+        outside = ((indices < -0.5) | (indices > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
+        if outside > OUTSIDE:
             raise BadInput(
-                f"{where}: {100 * beyond:.0f} % of {name!r} lie beyond the image; expected one that was "
-                f"drawn on it: repair its header, or take the structure out"
+                f"{location}: {100 * outside:.0f} % of {name!r} lie outside the image; expected a structure that was "
+                f"drawn on this image: repair its header, or remove the structure"
             )
 
 
-def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, where: str) -> np.ndarray:
-    """The lungs, with the pathologies that were drawn in them.
+def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> np.ndarray:
+    """Mask of the lungs, including the pathologies that were drawn.
 
     Raises:
-        BadInput: no lung found, or values that are not HU.
+        BadInput: no lung was found, or the values are not HU.
     """
     values = [
         rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal, mapping.ignore)
@@ -169,37 +169,39 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, wh
     try:
         lung = lung_mask(image, np.isin(label, values), mapping.lung)
     except BadInput as error:
-        raise BadInput(f"{where}: {error}") from error
+        raise BadInput(f"{location}: {error}") from error
     if not (lung & (label == 0)).any():
         raise BadInput(
-            f"{where}: no lung found by {mapping.lung}; expected a chest CT in HU: take the patient out, or "
+            f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
             f"draw the lung"
         )
     return lung
 
 
-def _axial(labelled: Labelled, shown: np.ndarray) -> Labelled:
-    """Turned by whole axes where z is not the patient's long axis, since nnU-Net's slices are cut across z.
+def _axial(labelled: Labelled, is_drawn: np.ndarray) -> Labelled:
+    """Reorients a scan to axial slices, since nnU-Net cuts its slices across z.
 
-    ``shown`` (z, y, x) says where something was drawn: on other slices now than before.
+    Args:
+        labelled: the scan.
+        is_drawn: (z, y, x) bool, where structures were drawn, to find the slices with drawn structures again.
     """
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(labelled.image.GetDirection())
     if code[2] in "SI":
         return labelled
-    label, where = (turned_with(labelled.image, array) for array in (labelled.label, shown.astype(np.uint8)))
+    label, drawn = (turned_with(labelled.image, array) for array in (labelled.label, is_drawn.astype(np.uint8)))
     return replace(
         labelled,
         image=sitk.DICOMOrient(labelled.image, "LPS"),
         label=label,
-        drawn=tuple(int(z) for z in np.flatnonzero(where.any(axis=(1, 2)))),
-        notes=(*labelled.notes, f"turned from {code} to axial slices"),
+        drawn=tuple(int(z) for z in np.flatnonzero(drawn.any(axis=(1, 2)))),
+        notes=(*labelled.notes, f"reoriented from {code} to axial slices"),
     )
 
 
 def cases(
     labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping, options: ConvertOptions
 ) -> Sequence[Case]:
-    """The cases that a labelled scan becomes."""
+    """The cases of a labelled scan: a volume, or its slices."""
     image = labelled.image
     volume = Case(
         patient.case_id(number),

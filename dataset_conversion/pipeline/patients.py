@@ -1,4 +1,4 @@
-"""Case ids from which the patient can be read back, and none of whose name or files in an anonymous conversion."""
+"""Names of patients and ids of cases, from which the patient can be read back; and what anonymity requires."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
 
-LONGEST = 100
-SCANS_APART = 10_000  # slices of a patient's second scan are numbered from here
+LONGEST = 100  # characters of a name
+SCANS_APART = 10_000  # the slices of a second scan of a patient are numbered from here
 
-_MAY_NAME = ("-i", "--mapping", "--patient-pattern", "--image", "--masks", "--series")  # their values may hold names
+_MAY_NAME = (
+    "-i",
+    "--mapping",
+    "--patient-pattern",
+    "--image",
+    "--masks",
+    "--series",
+)  # options whose values may contain names of patients
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,10 @@ class Patient:
     """A patient to convert.
 
     Attributes:
-        patient: safe name, the beginning of its case ids.
-        name: in the archive, for messages.
-        sources: its scans.
-        test: goes to imagesTs and labelsTs.
+        patient: safe name, with which the ids of its cases begin.
+        name: of the patient in the archive, for messages.
+        sources: scans of the patient.
+        test: whether it is a test patient (imagesTs, labelsTs).
     """
 
     patient: str
@@ -38,7 +45,7 @@ class Patient:
     test: bool = False
 
     def case_id(self, scan: int, z: int | None = None) -> str:
-        """``<patient>_s012`` for slice z of a scan, ``<patient>`` for a volume, ``<patient>_im02`` for one of two."""
+        """``<patient>_s012`` for slice 12, ``<patient>`` for a volume, ``<patient>_im02`` for the second of several."""
         if z is not None:
             return f"{self.patient}_s{scan * SCANS_APART + z:03d}"
         return _volume_id(self.patient, scan, len(self.sources))
@@ -52,12 +59,12 @@ def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymou
     """Patients with safe names, sorted by their names in the archive.
 
     Args:
-        sources: each with its patient's name in the archive.
-        volumes: one case per volume, whose id ends with the patient's name.
-        anonymous: p001, p002, … instead of names.
+        sources: each with the name of its patient in the archive.
+        volumes: whether each volume becomes a case, whose id ends with the name of the patient.
+        anonymous: whether to use p001, p002, … instead of names.
 
     Raises:
-        BadInput: a name without letters or digits, or two names that become one.
+        BadInput: a name has no letters or digits, or two names become the same safe name.
     """
     scans: dict[str, list[Source]] = {}
     for name, source in sources:
@@ -70,28 +77,30 @@ def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymou
     for name in names:
         if safe[name] in seen:
             raise BadInput(
-                f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected "
-                f"names that differ in letters a-z and digits; rename one or give --anonymous"
+                f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected names that "
+                f"differ in letters a-z or digits: rename one of them or give --anonymous"
             )
         seen[safe[name]] = name
     return [Patient(safe[name], name, tuple(scans[name])) for name in names]
 
 
 def safe_name(name: str) -> str:
-    """A name in letters a-z, digits, ``_`` and ``-``; accents are dropped, all else becomes ``_``.
+    """A name of letters, digits, ``_`` and ``-``: accents are dropped, all other characters become ``_``.
 
     Raises:
-        BadInput: nothing is left.
+        BadInput: the name has no letter a-z and no digit.
     """
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", plain).strip("_-")[:LONGEST].strip("_-")
     if not plain:
-        raise BadInput(f"patient {name!r}: no letter a-z or digit in the name; rename it or give --anonymous")
+        raise BadInput(
+            f"patient {name!r}: the name has no letter a-z and no digit; rename the patient or give --anonymous"
+        )
     return f"p_{plain}" if plain.startswith(SYNTHETIC_PREFIX) else plain
 
 
 def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
-    """Names changed where nnU-Net's add-ons would take the end of a volume's id for a slice counter."""
+    """Safe names, changed if the end of a volume's id could be mistaken for the number of a slice."""
     for _ in range(10):
         ids = {_volume_id(safe[name], k, n): name for name, n in scans.items() for k in range(n)}
         read = patients_of(list(ids)) if ids else {}
@@ -102,49 +111,52 @@ def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
             name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", short) if name in wrong else short
             for name, short in safe.items()
         }
-    raise BadInput(f"patient {min(wrong)!r}: its name looks like a slice's; rename it or give --anonymous")
+    raise BadInput(
+        f"patient {min(wrong)!r}: the name looks like that of a slice; rename the patient or give --anonymous"
+    )
 
 
 def choose_test(
-    patients: Sequence[Patient], wanted: Sequence[str], share: float | None, structures: dict[str, set[str]], seed: int
+    patients: Sequence[Patient], names: Sequence[str], share: float | None, structures: dict[str, set[str]], seed: int
 ) -> list[Patient]:
-    """The patients with those for the test part marked.
+    """The patients, with test patients marked.
 
     Args:
-        patients: all.
-        wanted: names in the archive, or safe names.
-        share: instead of ``wanted``: of all patients, dealt so that rare structures are spread over both parts.
-        structures: name of a patient → what is drawn for it.
-        seed: of the dealing.
+        patients: all patients.
+        names: of the test patients, in the archive or safe.
+        share: instead of ``names``: share of the patients to take as test patients, chosen so that rare structures are
+            in both parts.
+        structures: name of a patient → its structures.
+        seed: of the choice by ``share``.
 
     Raises:
-        BadInput: an unknown name, or nobody left for training.
+        BadInput: a name is unknown, or no patient remains for training.
     """
-    chosen = {p.patient for p in patients if p.name in wanted or p.patient in wanted}
-    for name in wanted:
+    chosen = {p.patient for p in patients if p.name in names or p.patient in names}
+    for name in names:
         if not any(name in (p.name, p.patient) for p in patients):
             examples = ", ".join(p.name for p in patients[:5]) + (", …" if len(patients) > 5 else "")
-            raise BadInput(f"--test {name}: no such patient; the archive has {examples}")
+            raise BadInput(f"--test {name}: there is no such patient; the archive has {examples}")
     if share is not None:
         if len(patients) < 2:
-            raise BadInput(f"--test-share {share:g}: the archive has one patient; expected at least 2")
+            raise BadInput(f"--test-share {share:g}: the archive has only one patient; expected at least 2")
         number = min(max(1, round(share * len(patients))), len(patients) - 1)
-        everything = sorted(set().union(*structures.values()))
-        drawn = {p.patient: np.array([name in structures[p.name] for name in everything]) for p in patients}
+        all_structures = sorted(set().union(*structures.values()))
+        drawn = {p.patient: np.array([name in structures[p.name] for name in all_structures]) for p in patients}
         folds = patient_folds(drawn, seed, max(2, round(len(patients) / number)))
-        nearest = min(folds, key=lambda fold: (abs(len(fold) - number), fold))
-        chosen = set(nearest)
+        test_fold = min(folds, key=lambda fold: (abs(len(fold) - number), fold))
+        chosen = set(test_fold)
     if len(chosen) == len(patients):
-        raise BadInput("--test names every patient; leave at least one for training")
+        raise BadInput("--test names every patient; leave at least one patient for training")
     return [Patient(p.patient, p.name, p.sources, p.patient in chosen) for p in patients]
 
 
 def state_of(patient: Patient) -> dict:
-    """What a finished patient was made of, to notice that it has changed since; as JSON gives it back.
+    """The state of a patient's input, to notice later that it has changed; equal to itself after a round trip in JSON.
 
     Returns:
-        ``test``; ``files`` with path and size; ``stamp``: their times of change and, of each scan, the pixel size and
-        the structures, which options and other patients' files can change.
+        ``test``; ``files`` with path and size; ``stamp``: the modification times of the files and, for each scan, the
+        spacing and the structures, which depend on options and on the files of other patients.
     """
     listings = [source.listing() for source in patient.sources]
     files = [
@@ -162,8 +174,8 @@ def state_of(patient: Patient) -> dict:
     }
 
 
-def typed(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
-    """The words of a command with patients' ids behind ``--test``, without paths and expressions that may name them."""
+def anonymised_command(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:
+    """The words of a command, with ids after ``--test``, and without paths and expressions that may name patients."""
     ids = {patient.name: patient.patient for patient in patients}
     result, option = [], ""
     for word in words:
@@ -185,7 +197,7 @@ def _value(option: str, value: str, ids: Mapping[str, str]) -> str:
 
 
 def without_files(content: Mapping) -> list[str]:
-    """A patient's ``notes`` in which none of its ``files`` is named."""
+    """The ``notes`` of a patient without the names of its ``files``."""
     names = sorted({name for path, _ in content["files"] for name in (path, PurePosixPath(path).name)}, key=len)
     notes = []
     for note in content["notes"]:

@@ -1,8 +1,9 @@
-"""Reads the ROI text files of the ILD database of the University Hospitals of Geneva, and draws them.
+"""Reads the ROI text files of the ILD database of the University Hospitals of Geneva, and draws their contours.
 
-A file ``CT-INSPIRIUM-7605.txt`` holds lines ``SpacingX: 0.683594`` and so on, and then, for each class and slice,
-``label: fibrosis``, ``slice_number: 4``, ``nb_points_on_contour: 63`` and as many lines ``x y`` in mm from the image's
-upper left corner; further slices and contours follow without repeating the label. Slice 4 is ``CT-7605-0004.dcm``.
+A file ``CT-INSPIRIUM-7605.txt`` begins with lines such as ``SpacingX: 0.683594``. Then, for each class and slice, it
+has ``label: fibrosis``, ``slice_number: 4``, ``nb_points_on_contour: 63`` and that many lines ``x y`` in mm from the
+upper left corner of the image; further slices and contours follow without repeating the label. Slice 4
+is ``CT-7605-0004.dcm``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 
 from nnunet_difflung.errors import BadInput
 
-FINE = 5  # sub-pixels along an axis
+FINE = 5  # sub-pixels of a pixel along each axis
 
 
 @dataclass(frozen=True)
 class HugRoi:
-    """A contour: class, slice number as in the files' names, and points (n, 2) along x, y in mm."""
+    """A contour: class, number of the slice as in the names of the files, and points (n, 2) along x, y in mm."""
 
     label: str
     slice_number: int
@@ -28,10 +29,10 @@ class HugRoi:
 
 
 def read_rois(path: Path) -> tuple[tuple[float, float], list[HugRoi]]:
-    """Pixel spacing (x, y) in mm, and the contours.
+    """Pixel spacing (x, y) in mm, and the contours of a file.
 
     Raises:
-        BadInput: no spacing, a contour before its label or slice, or one that breaks off.
+        BadInput: the file cannot be read, has no spacing, or a contour is incomplete or has no label or slice.
     """
     spacing: dict[str, float] = {}
     label, number, rois = "", 0, []
@@ -54,11 +55,13 @@ def read_rois(path: Path) -> tuple[tuple[float, float], list[HugRoi]]:
             position += int(value)
             if not label or number < 1:
                 raise BadInput(
-                    f"{path}: line {position} ends a contour without label or slice_number; expected both "
-                    f"before it; download the file again"
+                    f"{path}: the contour that ends at line {position} has no label or slice_number before it; "
+                    f"expected both: download the file again"
                 )
     if set(spacing) != {"x", "y"} or min(spacing.values()) <= 0:
-        raise BadInput(f"{path}: no SpacingX and SpacingY above 0; expected the pixel size in mm; download it again")
+        raise BadInput(
+            f"{path}: SpacingX or SpacingY is missing or not positive; expected the pixel size in mm: download it again"
+        )
     return (spacing["x"], spacing["y"]), rois
 
 
@@ -66,7 +69,7 @@ def _points(path: Path, lines: list[str], position: int, number: int) -> np.ndar
     numbers = [re.findall(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", line) for line in lines[position : position + number]]
     if len(numbers) < number or any(len(pair) != 2 for pair in numbers):
         raise BadInput(
-            f"{path}: line {position}: expected {number} lines of two numbers after nb_points_on_contour; "
+            f"{path}: line {position}: expected {number} lines with two numbers after nb_points_on_contour: "
             f"download the file again"
         )
     return np.array(numbers, float).reshape(-1, 2)
@@ -75,16 +78,16 @@ def _points(path: Path, lines: list[str], position: int, number: int) -> np.ndar
 def draw(
     rois: list[HugRoi], spacing: tuple[float, float], shape: tuple[int, int, int], slice_of: dict[int, int]
 ) -> dict[str, np.ndarray]:
-    """Masks (z, y, x) of each class; a pixel is set where half of its area lies in a contour.
+    """Class → mask (z, y, x); a pixel is set if at least half of its area lies in a contour.
 
     Args:
         rois: contours.
         spacing: pixel size (x, y) in mm.
-        shape: (z, y, x).
-        slice_of: slice number → z.
+        shape: (z, y, x) of the masks.
+        slice_of: number of a slice → z.
 
     Raises:
-        KeyError: a contour on a slice that is not there.
+        KeyError: a contour is on a slice that ``slice_of`` does not have.
     """
     from skimage.draw import polygon
 

@@ -1,4 +1,4 @@
-"""Reads the files that MedSeg publishes, and refuses what does not fit together."""
+"""Reads the files that MedSeg publishes, and checks that they are consistent."""
 
 from __future__ import annotations
 
@@ -25,96 +25,103 @@ class MedSegSource(FileSource):
     """A patient; see ``FileSource``.
 
     Attributes:
-        margin: mm above and below what is labelled to which the volume is cut, so that slices are numbered from there;
-            None keeps all slices.
+        margin: mm above and below the labelled slices to which the volume is cropped, so that slices are numbered from
+            there; None keeps all slices.
     """
 
     margin: float | None = None
 
     def listing(self) -> Listing:
-        """As of ``FileSource``, after a look at all voxels: eight bits are read quickly."""
+        """See ``FileSource``; also checks all voxels, since images of 8 bits are read quickly."""
         listing = super().listing()
         if listing.problems:
             return listing
         try:
-            self._volumes()
+            self._check_volumes()
         except BadInput as error:
             return replace(listing, problems=(str(error),))
         return listing
 
     def load(self) -> Scan:
-        """Image and masks; the intensities are not HU, whatever their range."""
-        self._volumes()
+        """Image and masks; the intensities are never HU."""
+        self._check_volumes()
         scan = replace(super().load(), modality=CHANNEL)
         arrays = {name: _array(mask) > 0 for name, mask in scan.structures.items()}
         lesion = arrays["ground_glass"] | arrays["consolidation"]
         outside = int((lesion & ~arrays["lungs"]).sum())
         if outside:
-            note = f"{outside} of {int(lesion.sum())} lesion voxels lie outside the lung mask and stay lesions"
+            note = f"{outside} of {int(lesion.sum())} lesion voxels lie outside the lung mask; they are kept as lesions"
             scan = replace(scan, notes=(*scan.notes, note))
         return scan if self.margin is None else _cut(scan, lesion | arrays["lungs"], self.margin)
 
-    def _volumes(self) -> None:
-        """Checks the voxels.
+    def _check_volumes(self) -> None:
+        """Checks the voxels of image and masks.
 
         Raises:
-            BadInput: files that cannot be read, lie elsewhere than the image, or hold other labels or intensities.
+            BadInput: a file cannot be read, a mask is on another grid than the image, or labels or intensities are out
+                of range.
         """
         paths = [self.image, *dict.fromkeys(mask.path for mask in self.masks)]
         image, lesion, lung = (_read(path) for path in paths)
         for path, mask, allowed in zip(paths[1:], (lesion, lung), ({0, 1, 2}, {0, 1}), strict=True):
             for what in ("Size", "Spacing", "Origin", "Direction"):
-                is_there, expected = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
-                if len(is_there) != len(expected) or not np.allclose(is_there, expected, atol=1e-3):
+                value, expected = getattr(mask, f"Get{what}")(), getattr(image, f"Get{what}")()
+                if len(value) != len(expected) or not np.allclose(value, expected, atol=1e-3):
                     raise BadInput(
-                        f"{path}: {what.lower()} {is_there} differs from {expected} of {paths[0]}; "
-                        f"masks must lie on the image's grid"
+                        f"{path}: {what.lower()} {value} differs from {expected} of {paths[0]}; "
+                        f"expected a mask on the grid of the image: download both again"
                     )
             unknown = sorted(set(np.unique(_array(mask)).tolist()) - allowed)
             if unknown:
-                raise BadInput(f"{path}: label {unknown[0]:g} is not among {sorted(allowed)}; correct the mask")
+                raise BadInput(
+                    f"{path}: unknown label {unknown[0]:g}; expected {', '.join(map(str, sorted(allowed)))}: "
+                    f"correct the mask"
+                )
         pixels = _array(image)
         if pixels.min() < 0 or pixels.max() > 255 or (pixels != np.round(pixels)).any():
             raise BadInput(
-                f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers "
-                f"from 0 to 255 (an 8-bit lung window)"
+                f"{paths[0]}: intensities from {pixels.min():g} to {pixels.max():g}; expected whole numbers from 0 to "
+                f"255 (an 8-bit lung window): download the file again"
             )
 
 
 def patient_name(number: str) -> str:
-    """``medseg_p003`` for MedSeg's patient 3; a name as it is."""
+    """``medseg_p003`` for MedSeg's patient 3; other names are returned unchanged."""
     return f"medseg_p{int(number):03d}" if number.isdigit() else number
 
 
 def find(folder: Path, margin: float | None = None) -> list[MedSegSource]:
-    """The patients for whom image, lesion mask and lung mask exist.
+    """The patients, each with image, lesion mask and lung mask.
 
     Args:
         folder: that holds ``FOLDERS``.
-        margin: as of ``MedSegSource``.
+        margin: see ``MedSegSource``.
 
     Raises:
-        BadInput: one of the three folders, or a file of a triple, is missing.
+        BadInput: one of the three folders or one of the three files of a patient is missing.
     """
     names = {}
     for part in FOLDERS:
         path = folder / part
         if not path.is_dir():
-            raise BadInput(f"{path} is missing; -i names the folder that holds {', '.join(FOLDERS)}")
+            raise BadInput(f"{path} is missing; give the folder that holds {', '.join(FOLDERS)} with -i")
         names[part] = {p.name.removesuffix(".nii.gz") for p in path.glob("*.nii.gz")}
-    everyone = set().union(*names.values())
-    if not everyone:
-        raise BadInput(f"{folder}: no N.nii.gz in {', '.join(FOLDERS)}; unpack MedSeg's archives there")
+    patients = set().union(*names.values())
+    if not patients:
+        raise BadInput(f"{folder}: there are no files N.nii.gz in {', '.join(FOLDERS)}; unpack MedSeg's archives there")
     for part in FOLDERS:
-        for patient in sorted(everyone - names[part]):
+        for patient in sorted(patients - names[part]):
             raise BadInput(
-                f"{folder / part / (patient + '.nii.gz')} is missing although patient {patient} "
-                f"occurs in another folder; add the file or remove the patient from the others"
+                f"{folder / part / (patient + '.nii.gz')} is missing, but another folder has a file of patient "
+                f"{patient}; add the file or remove the patient from the other folders"
             )
-    for patient in sorted(everyone):
+    for patient in sorted(patients):
         if not patient.isdigit():
-            raise BadInput(f"{folder / FOLDERS[0] / (patient + '.nii.gz')}: expected a number as patient name")
-    return [_source(folder, patient, margin) for patient in sorted(everyone, key=int)]
+            raise BadInput(
+                f"{folder / FOLDERS[0] / (patient + '.nii.gz')}: expected the number of a patient as the name of "
+                f"the file; rename or remove it"
+            )
+    return [_source(folder, patient, margin) for patient in sorted(patients, key=int)]
 
 
 def _source(folder: Path, patient: str, margin: float | None) -> MedSegSource:
@@ -131,7 +138,7 @@ def _read(path: Path) -> sitk.Image:
     except RuntimeError as error:
         raise BadInput(f"{path} cannot be read as NIfTI ({str(error).splitlines()[-1]}); download it again") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise BadInput(f"{path}: expected a 3D volume of one channel, found size {image.GetSize()}")
+        raise BadInput(f"{path}: size {image.GetSize()}; expected a 3D volume with one channel: download it again")
     return image
 
 
@@ -142,7 +149,7 @@ def _array(image: sitk.Image) -> np.ndarray:
 
 
 def _cut(scan: Scan, labelled: np.ndarray, margin: float) -> Scan:
-    """The scan from ``margin`` mm below to ``margin`` mm above what is labelled (z, y, x)."""
+    """The scan from ``margin`` mm below to ``margin`` mm above the labelled slices."""
     slices = np.flatnonzero(labelled.any(axis=(1, 2)))
     if not len(slices):
         return scan

@@ -1,4 +1,4 @@
-"""What the converters of public sets share: options, a source for NIfTI files, and the way into nnU-Net's format."""
+"""What the converters of public datasets share: options, a source for NIfTI files, and the conversion."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from nnunet_difflung.runtime.environment import without_folder
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A public data set.
+    """A public dataset.
 
     Attributes:
-        module: name of its converter's module.
+        module: name of the converter's module.
         dataset_id: default id.
-        name: default name behind the id.
+        name: default name after the id.
         mapping: structures → labels, as in a mapping file.
-        find: archive's folder → its patients.
-        crop: whether ``--crop-lungs`` makes sense (the set has lungs).
-        about: entries of ``dataset.json``: ``description``, ``reference``, ``license``; defaults for what is missing.
+        find: function that returns the patients in the folder of an archive.
+        crop: whether the converter has the option ``--crop-lungs``.
+        about: entries of ``dataset.json``: ``description``, ``reference``, ``license``; missing entries get defaults.
     """
 
     module: str
@@ -53,7 +53,7 @@ class PublicSet:
 
 @dataclass(frozen=True)
 class MaskOf:
-    """A structure: the voxels of a file that have one of some values (none given: all above 0)."""
+    """A structure: the voxels of a file that have one of ``values``, or any value above 0 if none is given."""
 
     name: str
     path: Path
@@ -62,15 +62,15 @@ class MaskOf:
 
 @dataclass(frozen=True)
 class FileSource:
-    """A patient of NIfTI files; see ``sources.Source``.
+    """A patient whose image and masks are NIfTI files; see ``sources.Source``.
 
     Attributes:
-        patient: name.
-        folder: the archive's root.
-        image: file.
-        masks: what is drawn.
-        windowed: as of ``Scan``.
-        notes: as of ``Scan``.
+        patient: name of the patient.
+        folder: root folder of the archive.
+        image: path of the image.
+        masks: structures of the patient.
+        windowed: see ``Scan``.
+        notes: see ``Scan``.
     """
 
     patient: str
@@ -81,7 +81,7 @@ class FileSource:
     notes: tuple[str, ...] = ()
 
     def listing(self) -> Listing:
-        """From headers; the structures are those that the set promises."""
+        """What the headers tell; the structures are those that the dataset is documented to have."""
         import SimpleITK as sitk
 
         reader, problems, size, spacing = sitk.ImageFileReader(), [], (0, 0, 0), (0.0, 0.0, 0.0)
@@ -97,12 +97,12 @@ class FileSource:
                 if path == files[0]:
                     size, spacing = reader.GetSize()[:3], reader.GetSpacing()[:3]
             except RuntimeError:
-                problems.append(f"{self.folder / path} cannot be read; expected a NIfTI file; download it again")
+                problems.append(f"{self.folder / path} cannot be read; expected a NIfTI file: download it again")
         names = tuple(sorted({mask.name for mask in self.masks}))
         return Listing(self.patient, files, size, spacing, "CT", (0.0, 0.0), names, tuple(problems))
 
     def load(self) -> Scan:
-        """Image and masks, each in its own place."""
+        """Image and masks, each on the grid of its file."""
         import SimpleITK as sitk
 
         from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
@@ -117,57 +117,57 @@ class FileSource:
 
 
 def below(folder: Path, *choices: str) -> Path:
-    """The first of some folders that is there.
+    """The first of several subfolders that exists.
 
     Raises:
-        BadInput: none of them.
+        BadInput: none of them exists.
     """
     for choice in choices:
         if (folder / choice).is_dir():
             return folder / choice
     raise BadInput(
-        f"{folder / choices[0]} is missing; -i names the folder in which the downloads were unpacked; it "
-        f"has to hold {choices[0]}"
+        f"{folder / choices[0]} is missing; give the folder with the unpacked downloads with -i, which has to hold "
+        f"{choices[0]}"
     )
 
 
 def nifti(folder: Path, stem: str) -> Path | None:
-    """``stem.nii.gz`` or ``stem.nii`` in a folder, whatever the archive's mirror has left of it."""
-    return next((p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()), None)
+    """The path of ``stem.nii.gz`` or ``stem.nii`` in a folder (mirrors differ); None if neither exists."""
+    return next((path for path in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if path.is_file()), None)
 
 
 def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
-    """Options of a public set's converter."""
+    """Options of the converter of a public dataset."""
     p = argparse.ArgumentParser(
         prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("-i", required=True, type=Path, metavar="FOLDER", help="folder with the unpacked downloads")
-    add_form_option(p, "with a label")
+    add_form_option(p, "that has a label")
     add_shape_options(p, public.crop)
     add_test_options(p)
     p.add_argument("--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default %(default)s)")
-    p.add_argument("--name", default=public.name, help="name behind the id (default %(default)s)")
+    p.add_argument("--name", default=public.name, help="name of the dataset after its id (default %(default)s)")
     add_running_options(p)
-    p.add_argument("--dry-run", action="store_true", help="show patients and labels, write nothing")
+    p.add_argument("--dry-run", action="store_true", help="show patients and labels, but write nothing")
     return p
 
 
 def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | None) -> int:
-    """Converts a public set.
+    """Converts a public dataset.
 
     Args:
-        public: the set.
-        args: what ``parser`` has read.
-        arguments: from which it has; None for those of the command line.
+        public: the dataset.
+        args: options as parsed by ``parser``.
+        arguments: that were parsed; None for those of the command line.
 
     Raises:
-        BadInput: options that do not fit, or an archive that cannot be converted.
+        BadInput: an option does not fit, or the archive cannot be converted.
     """
     check_test_options(args)
     if not args.i.is_dir():
-        raise BadInput(f"-i {args.i} is not a folder; name the one with the unpacked downloads")
+        raise BadInput(f"-i {args.i} is not a folder; give the folder with the unpacked downloads")
     full_name, mapping = dataset_name(args.dataset_id, args.name), parse_mapping(public.mapping)
     options = ConvertOptions(
         args.form, args.form == "slices", args.spacing, args.size, getattr(args, "crop_lungs", None)
@@ -177,7 +177,8 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
     print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
     if args.dry_run:
-        print("\n".join(f"  {patient.name} → {patient.patient}{' (test)' * patient.test}" for patient in patients))
+        for patient in patients:
+            print(f"  {patient.name} → {patient.patient}{' (test)' if patient.test else ''}")
         print("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
@@ -190,17 +191,17 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         args.np,
         args.overwrite,
         args.seed,
-        said=[public.module, *words],
+        command=[public.module, *words],
         about=public.about,
     )
     print(summary(records, mapping.labels))
-    print(f"Look at $nnUNet_raw/{full_name}/conversion_report.png before you go on.")
+    print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     return 0
 
 
 def converter(public: PublicSet, description: str) -> Callable[..., None]:
-    """``main`` of a public set's converter that has no options of its own."""
+    """``main`` for the converter of a public dataset that has no further options."""
 
     @command
     def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,1 +1,1 @@
-"""New lesion masks: what fits where, and which are needed."""
+"""Plans new lesion masks: which lesions a fold needs, and where they fit."""

@@ -1,4 +1,4 @@
-"""Which new masks a fold needs: class shares → deficits → plan (paper, section 2.3). numpy and masks only."""
+"""Plans the synthetic cases of a fold from the deficits of its class shares (paper, section 2.3); masks only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, 
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Plan, PlannedCase, shares
 
-_MAX_FILL = 0.5  # of a host's normal lung
+_MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
 _MAX_LESIONS = 24  # in a host
-_SHRINK = 0.8  # of a lesion that fits nowhere, three times
-_MIN_HOST = 40  # voxels of normal lung
-_IDLE_HOSTS = 30  # hosts in a row in which nothing fits, before the plan gives up
+_SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
+_MIN_HOST = 40  # voxels of normal lung that a host must have
+_IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
 
 
 def collect_lesions(
@@ -28,39 +28,39 @@ def collect_lesions(
     read_label: Callable[[str], np.ndarray],
     of_cases: dict[str, list[Lesion]] | None = None,
 ) -> dict[str, list[Lesion]]:
-    """Lesions of every pathology in the given training cases.
+    """The lesions of every pathology in the given training cases.
 
     Args:
-        identifiers: of the training cases.
-        facts: of at least these cases.
+        identifiers: ids of the training cases.
+        facts: case id → facts, for at least these cases.
         roles: of the labels.
         read_label: case id → (z, y, x) label values.
-        of_cases: case id → its lesions, as far as they are known from other folds; missing cases are added.
+        of_cases: case id → lesions that are known already, for example from another fold; missing cases are added.
 
     Returns:
         pathology → lesions, sorted by case and component.
     """
     of_cases = {} if of_cases is None else of_cases
     for identifier in sorted(set(identifiers) - set(of_cases)):
-        case, lesions = facts[identifier], []
+        case, case_lesions = facts[identifier], []
         present = [name for name in roles.pathologies if case.voxels(name)]
         label = read_label(identifier) if present else np.empty(0)
         for name in present:
-            lesions += find_lesions(label, roles.values[name], identifier, name, case.spacing)
-        of_cases[identifier] = lesions
-    every = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
-    return {name: [lesion for lesion in every if lesion.pathology == name] for name in roles.pathologies}
+            case_lesions += find_lesions(label, roles.values[name], identifier, name, case.spacing)
+        of_cases[identifier] = case_lesions
+    lesions = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
+    return {name: [lesion for lesion in lesions if lesion.pathology == name] for name in roles.pathologies}
 
 
 def _chances(lesions: list[Lesion]) -> np.ndarray:
-    """Cumulative probabilities of drawing each lesion, by the square root of its size."""
+    """Cumulative probabilities of drawing each lesion, which are proportional to the square root of its size."""
     weights = np.sqrt([lesion.voxels for lesion in lesions])
     total = np.cumsum(weights / max(weights.sum(), 1.0))
     return total / total[-1] if len(total) else total
 
 
 class _Planner:
-    """State of the balancing loop."""
+    """The state of the balancing loop."""
 
     def __init__(
         self,
@@ -82,35 +82,39 @@ class _Planner:
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
 
     def furthest(self, counts: dict[str, int]) -> str | None:
-        """The pathology furthest below its target, relative to it; None when all are met."""
+        """The pathology furthest below its target share, relative to the target; None if all targets are met."""
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
         return max(deficits, key=lambda name: deficits[name]) if deficits else None
 
     def quota(self, slices_left: int, per_case: float) -> int:
-        """Voxels of pathology that the next host should take, so that the targets are met within the bound.
+        """Voxels of pathology to paste into the next host, so that the targets are met within the bound on slices.
 
-        Each of the n cases left brings mean_lung voxels: target · (lung + n · mean_lung) = present + n · quota.
+        Each of the n remaining cases adds mean_lung voxels: target · (lung + n · mean_lung) = present + n · quota.
+
+        Args:
+            slices_left: number of slices that may still be painted.
+            per_case: mean number of painted slices in a case.
         """
-        left = max(1.0, slices_left / max(per_case, 1e-9))
-        lung = sum(self.counts.values()) + left * self.mean_lung
+        cases_left = max(1.0, slices_left / max(per_case, 1e-9))
+        lung = sum(self.counts.values()) + cases_left * self.mean_lung
         missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
-        return int(np.ceil(1.05 * missing / left))  # lesions are cut at the pleura, so aim a little higher
+        return int(np.ceil(1.05 * missing / cases_left))  # lesions are cut off at the pleura, so aim a little higher
 
     def fill(
         self, host: CaseFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
     ) -> list[Operation]:
-        """Pastes lesions into ``label`` (in place) until the quota is reached or nothing fits any more.
+        """Pastes lesions into ``label`` (in place) until the quota is reached or no further lesion fits.
 
-        At most ``slices`` slices are touched; lesions go where slices are touched already, if they fit there.
+        At most ``slices`` slices are changed; lesions are placed in slices that are changed anyway, if they fit there.
         """
         normal = self.roles.values[self.roles.normal]
         bound = min(quota, int(_MAX_FILL * host.voxels(self.roles.normal)))
         operations: list[Operation] = []
-        added, misses = 0, 0
+        added, failures = 0, 0
         touched: set[int] = set()
         counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
-        while added < bound and len(operations) < _MAX_LESIONS and misses < 3:
+        while added < bound and len(operations) < _MAX_LESIONS and failures < 3:
             name = self.furthest(counts)
             if name is None:
                 break
@@ -119,7 +123,7 @@ class _Planner:
                 host, label, name, int(1.5 * (bound - added)) + 4, free, touched, slices, rng
             )
             if operation is None:
-                misses += 1
+                failures += 1
                 continue
             operations.append(operation)
             added += operation.voxels
@@ -129,10 +133,10 @@ class _Planner:
 
     @staticmethod
     def free_slices(label: np.ndarray, normal: int, touched: set[int], slices: int) -> list[np.ndarray]:
-        """Normal lung to place a lesion in: first in the touched slices alone, then near them, within the bound."""
-        everywhere = label == normal
+        """Masks of normal lung in which to try to place a lesion: first in changed slices, then also near them."""
+        normal_lung = label == normal
         if len(label) == 1:
-            return [everywhere]
+            return [normal_lung]
         z = np.arange(len(label))
         first, last = (min(touched), max(touched)) if touched else (0, len(label) - 1)
         spare = slices - len(touched)
@@ -143,7 +147,7 @@ class _Planner:
             choices.append(inside)
         if spare > 0:
             choices.append(near)
-        return [everywhere & choice[:, None, None] for choice in choices]
+        return [normal_lung & choice[:, None, None] for choice in choices]
 
     def try_lesion(
         self,
@@ -156,17 +160,17 @@ class _Planner:
         slices: int,
         rng: np.random.Generator,
     ) -> tuple[Operation | None, set[int]]:
-        """One lesion of a pathology, made small enough and shrunk up to three times until it fits somewhere.
+        """Draws a lesion of a pathology, scales it to the quota, and shrinks it up to three times until it fits.
 
         Returns:
-            The operation (None if it never fits), and the slices that are touched then, at most ``slices``.
+            The operation (None if the lesion does not fit), and the slices changed so far, at most ``slices``.
         """
         lesion = self.lesions[name][int(self.chances[name].searchsorted(rng.random(), side="right"))]
         ratio = np.array(lesion.spacing) / host.spacing
-        deep = len(lesion.mask) > 1
-        size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if deep else 1)
+        several_slices = len(lesion.mask) > 1
+        size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if several_slices else 1)
         transform = draw_transform(rng)
-        fitting = float((max(largest, 8) / size) ** (1 / (3 if deep else 2)))
+        fitting = float((max(largest, 8) / size) ** (1 / (3 if several_slices else 2)))
         transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
             mask = warp(lesion.mask, transform, ratio).mask
@@ -191,17 +195,17 @@ def make_plan(
     """Plans synthetic cases until every target share is met or the bound on painted slices is reached.
 
     Args:
-        cases: the fold's training cases, which may all become hosts.
-        lesions: of the same cases.
+        cases: training cases of the fold, all of which may become hosts.
+        lesions: pathology → lesions of the same cases.
         roles: of the labels.
-        config: targets, bound, seed.
-        fold: part of every case's seed.
+        config: target shares, bound and seed.
+        fold: seeds the plan together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
     """
     planner = _Planner(cases, lesions, roles, config, fold)
     plan = Plan([], planner.targets, dict(planner.counts), planner.counts, planner.max_slices)
     plan.notes += [
-        f"{name}: the training cases of fold {fold} hold no lesion of this class, so none can be added"
+        f"{name}: the training cases of fold {fold} have no lesion of this class, so none can be added"
         for name in roles.pathologies
         if not lesions[name]
     ]
@@ -238,10 +242,13 @@ def make_plan(
 
 
 def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
+    """Adds a note to the plan for every target that it does not reach."""
     share = shares(planner.counts)
     for name, target in plan.targets.items():
         if share[name] < 0.98 * target:
-            why = f"--max-synthetic {plan.max_slices}"
+            reason = f"limited by --max-synthetic {plan.max_slices}"
             if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
-                why = "no further lesion fits into normal lung"
-            plan.notes.append(f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({why})")
+                reason = "no further lesion fits into normal lung"
+            plan.notes.append(
+                f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({reason})"
+            )

@@ -1,6 +1,7 @@
-"""Operations on lesion masks: find, turn, scale, dilate, paste (paper, section 2.3); ``placement`` says where to.
+"""Finds lesions in label maps, and rotates, scales, dilates and pastes their masks (paper, section 2.3).
 
-All masks are (z, y, x) bool, so that lesions of volumes move as 3D objects; a slice is a volume with z = 1.
+All masks are (z, y, x) bool, so that lesions of volumes are handled as 3D objects; a slice is a volume with z = 1.
+``placement`` chooses where a lesion is pasted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-MIN_VOXELS = 4  # smaller components are readers' specks
+MIN_VOXELS = 4  # smaller components are stray voxels of the annotation
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
 
 
@@ -23,10 +24,10 @@ class Lesion:
     Attributes:
         case: id of the case it comes from.
         pathology: label name.
-        component: its number in that case, counted as ``scipy.ndimage.label`` does.
-        mask: (z, y, x) bool, cut to its bounding box.
-        spacing: (z, y, x) in mm of its case.
-        start: (z, y, x) of the box's first voxel in its case.
+        component: number of the lesion in that case, as ``scipy.ndimage.label`` counts.
+        mask: (z, y, x) bool, cropped to the bounding box of the lesion.
+        spacing: (z, y, x) of the case in mm.
+        start: (z, y, x) of the first voxel of the bounding box in the case.
     """
 
     case: str
@@ -38,7 +39,7 @@ class Lesion:
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
-        """Where it lies in its case."""
+        """The bounding box of the lesion in its case."""
         z, y, x = (slice(a, a + n) for a, n in zip(self.start, self.mask.shape, strict=True))
         return z, y, x
 
@@ -50,13 +51,13 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Transform:
-    """How a lesion's outline is varied.
+    """How the outline of a lesion is varied.
 
     Attributes:
-        mirror: left-right.
-        angle: in-plane rotation in degrees.
-        scale: factor along y and x (and along z for lesions of several slices).
-        dilation: in-plane dilation in pixels.
+        mirror: whether the lesion is mirrored left-right.
+        angle: of the in-plane rotation, in degrees.
+        scale: factor along y and x, and along z for lesions of several slices.
+        dilation: in plane, in pixels.
     """
 
     mirror: bool = False
@@ -72,10 +73,10 @@ def find_lesions(
 
     Args:
         label: (z, y, x) label values.
-        value: of the pathology.
-        case: id, kept in the result.
-        pathology: name, kept in the result.
-        spacing: (z, y, x) in mm, kept in the result.
+        value: label value of the pathology.
+        case: id of the case, for the result.
+        pathology: name of the pathology, for the result.
+        spacing: (z, y, x) of the case in mm, for the result.
     """
     components, _ = ndimage.label(label == value)
     lesions = []
@@ -88,7 +89,7 @@ def find_lesions(
 
 
 def draw_transform(rng: np.random.Generator) -> Transform:
-    """Draws with cascading probabilities: scaling only after rotation, dilation only after scaling."""
+    """Draws a transform with cascading probabilities: scaling only after rotation, dilation only after scaling."""
     values: dict = {"mirror": bool(rng.random() < 0.5)}
     for name, probability in _CASCADE:
         if rng.random() >= probability:
@@ -104,15 +105,15 @@ def draw_transform(rng: np.random.Generator) -> Transform:
 
 @dataclass(frozen=True)
 class WarpedLesion:
-    """A lesion's mask as a transform moves it, and the map that its texture has to follow (``texture``).
+    """The transformed mask of a lesion, and the affine map with which ``texture`` transforms its texture.
 
     Attributes:
-        mask: (z, y, x) bool, cut to its bounding box; empty if nothing is left.
-        box: the bounding box on the transform's grid, which has ``dilation`` more pixels on each side along y and x
-            than ``shape``.
-        matrix: of ``scipy.ndimage.affine_transform`` (output to input voxels, after mirroring).
-        offset: of the same.
-        shape: (z, y, x) of its output.
+        mask: (z, y, x) bool, cropped to its bounding box; empty if no voxel remains.
+        box: the bounding box on the grid of the transform, which has ``dilation`` more pixels on each side along y and
+            x than ``shape``.
+        matrix: for ``scipy.ndimage.affine_transform`` (from output to input voxels, after mirroring).
+        offset: for ``scipy.ndimage.affine_transform``.
+        shape: (z, y, x) of the output of ``scipy.ndimage.affine_transform``.
     """
 
     mask: np.ndarray
@@ -125,12 +126,13 @@ class WarpedLesion:
 def warp(
     mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray = (1, 1, 1)
 ) -> WarpedLesion:
-    """Applies a transform to a lesion's mask.
+    """Applies a transform to the mask of a lesion.
 
     Args:
         mask: (z, y, x) bool.
-        transform: drawn before.
-        spacing_ratio: (z, y, x) spacing of the lesion's case over that of the host, so that it keeps its size in mm.
+        transform: from ``draw_transform``.
+        spacing_ratio: (z, y, x) spacing of the donor case divided by the spacing of the host, with which the lesion
+            keeps its size in mm.
     """
     matrix, offset, shape, grow = resample_geometry(mask, transform, spacing_ratio)
     moved = grow(mask)
@@ -141,12 +143,12 @@ def warp(
 def resample_geometry(
     mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
-    """How a transform maps the voxels of a lesion's box.
+    """How a transform maps the voxels in the bounding box of a lesion.
 
     Returns:
-        ``matrix`` and ``offset`` of ``scipy.ndimage.affine_transform`` (output to input voxels, after mirroring), the
-        output's shape before dilation, and a function from the mask to the transformed mask on that grid, which
-        ``dilation`` pixels on each side along y and x are added to.
+        ``matrix`` and ``offset`` for ``scipy.ndimage.affine_transform`` (from output to input voxels, after mirroring);
+        the shape of the output before dilation; and a function from a mask to the transformed mask on that grid, with
+        ``dilation`` more pixels on each side along y and x.
     """
     depth = (spacing_ratio[0] * transform.scale) if len(mask) > 1 else 1.0
     factors = np.array([depth, *(ratio * transform.scale for ratio in spacing_ratio[1:])])
@@ -163,7 +165,7 @@ def resample_geometry(
 
     def grow(lesion: np.ndarray) -> np.ndarray:
         result = lesion[..., ::-1] if transform.mirror else lesion
-        if moves:  # linear interpolation cut at one half; the padding keeps lesions from growing at the box's edge
+        if moves:  # linear interpolation, cut at one half; padding prevents growth at the edge of the box
             result = _resampled(result, matrix, offset, shape) > 0.5
         if transform.dilation:
             result = np.pad(result, [(0, 0), *[(transform.dilation, transform.dilation)] * 2])
@@ -174,7 +176,7 @@ def resample_geometry(
 
 
 def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """(z, y, x) float32 of a mask with a voxel of padding; a single slice as a plane, for half the work."""
+    """A mask, padded by one voxel and resampled to (z, y, x) float32; a single slice in 2D, which is twice as fast."""
     values = np.pad(mask.astype(np.float32), 1)
     if len(mask) == 1 and shape[0] == 1:
         return ndimage.affine_transform(
@@ -184,13 +186,13 @@ def _resampled(mask: np.ndarray, matrix: np.ndarray, offset: np.ndarray, shape: 
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Bounding box of a mask; of an empty mask a box without voxels."""
+    """Bounding box of a mask; a box without voxels if the mask is empty."""
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:
-    """Writes a lesion into a label map, in place, only over normal lung.
+    """Writes a lesion into a label map, in place, but only over normal lung.
 
     Returns:
         Number of voxels changed.

@@ -1,4 +1,4 @@
-"""Applies a planned case to its host: the new label map and, where a method starts from it, the lesions' texture."""
+"""Applies the operations of a planned case to its host: to the label map and, for some methods, to the image."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def apply_operations(
     image: np.ndarray | None = None,
     read_image: Callable[[str], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pastes lesions into a copy of a host's label map and, with ``image``, their texture into a copy of its image.
+    """Pastes lesions into a copy of a host's label map and, if ``image`` is given, their texture into a copy of it.
 
-    Each lesion is warped once. Its texture is pasted with its partial volume and fades into the host over
-    ``texture.EDGE`` pixels outside its outline; outside normal lung and the lesion itself the image is not touched.
+    Each lesion is warped once. Its texture includes its partial volume and fades into the host over ``texture.EDGE``
+    pixels outside its outline; the image is only changed in the lesion and in normal lung.
 
     Args:
-        operations: of the plan, in their order.
-        label: (z, y, x) the host's label values.
+        operations: of the planned case, in their order.
+        label: (z, y, x) label values of the host.
         spacing: (z, y, x) of the host in mm.
-        lesions: pathology → lesions sorted by case and component, with those of the operations.
+        lesions: pathology → lesions sorted by case and component, including those of the operations.
         roles: of the labels.
-        image: (c, z, y, x) the host's intensities; None pastes no texture.
-        read_image: case id → its image (c, z, y, x); only the lesion's box is read of a memory map.
+        image: (c, z, y, x) intensities of the host; None to paste no texture.
+        read_image: case id → image (c, z, y, x); if it is a memory map, only the box of the lesion is read.
 
     Returns:
-        (z, y, x) the new label values, and (c, z, y, x) float32 the image with the lesions' texture (None without
-        ``image``).
+        The new label values (z, y, x), and the image (c, z, y, x) float32 with the texture of the lesions, or None
+        without ``image``.
     """
     new_label, pasted = label.copy(), None if image is None else image.astype(np.float32)
     normal = roles.values[roles.normal]
@@ -66,6 +66,7 @@ def _texture(
     ratio: np.ndarray,
     read_image: Callable[[str], np.ndarray],
 ) -> np.ndarray:
+    """The texture of an operation's lesion, transformed like its mask."""
     donor = np.asarray(read_image(operation.donor)[(slice(None), *lesion.box)])
     return moved_texture(donor, lesion.mask, operation.transform, ratio, warped, ROOM)
 

@@ -1,4 +1,4 @@
-"""Where a lesion fits into normal lung: every such place, from integral images, and one of them at random."""
+"""Finds all positions at which a lesion fits into normal lung, with integral images, and draws one of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 def find_place(
     mask: np.ndarray, free: np.ndarray, rng: np.random.Generator, inside: float = 0.9, tries: int = 4
 ) -> tuple[int, int, int] | None:
-    """A random position at which a mask lies in free voxels.
+    """A random position at which a mask fits into free voxels.
 
-    For a drawn z position the overlap at *every* y and x is counted, so for a slice None means that there is no such
-    place; for volumes ``tries`` positions along z are looked at.
+    For a drawn z, the overlap is counted at *every* y and x. For a slice, None therefore means that the mask fits
+    nowhere; in a volume, up to ``tries`` positions along z are tried.
 
     Args:
         mask: (z, y, x) bool lesion.
-        free: (z, y, x) bool, the host's normal lung.
-        rng: source of the choice.
-        inside: least share of the lesion's voxels that must be free; the rest is cut off when pasting.
-        tries: positions along z.
+        free: (z, y, x) bool, normal lung of the host.
+        rng: draws the position.
+        inside: smallest share of the voxels of the lesion that must be free; the others are cut off when pasting.
+        tries: number of positions along z to try.
 
     Returns:
-        (z, y, x) of the mask's first voxel in the host, or None.
+        (z, y, x) of the first voxel of the mask in the host, or None.
     """
     room = np.array(free.shape) - mask.shape
     if mask.size == 0 or (room < 0).any():
@@ -40,16 +40,16 @@ def find_place(
 
 
 def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
-    """(n, 2) all (y, x) at which at least ``enough`` voxels of ``mask`` are free, in reading order.
+    """All (y, x), as (n, 2) in reading order, at which at least ``enough`` voxels of ``mask`` are free.
 
-    The overlap is an exact count from integral images: with the free voxels summed along each row, a run of the mask
-    costs one subtraction for all positions together. Positions that cannot hold enough are left out first.
+    The overlap is counted exactly: with cumulative sums of the free voxels along each row, a run of voxels in the mask
+    costs one subtraction for all positions together. Positions that cannot have enough free voxels are excluded first.
     """
     rows, columns = (_window(mask.sum((0, axis)), np.asarray(free.any((0, axis))), enough) for axis in (2, 1))
     free = free[:, rows, columns]
     if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
         return np.zeros((0, 2), int)
-    counter = np.int16 if mask.sum() < 2**15 else np.int32  # a wrap-around on the way cancels out
+    counter = np.int16 if mask.sum() < 2**15 else np.int32  # intermediate overflows cancel out
     sums = np.zeros((*free.shape[:2], free.shape[2] + 1), counter)
     np.cumsum(free, axis=2, dtype=counter, out=sums[:, :, 1:])
     y, x = _possible(sums.sum(0, dtype=np.int32), mask.shape[1:], enough)
@@ -63,12 +63,12 @@ def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
 
 
 def _window(counts: np.ndarray, holds_free: np.ndarray, enough: float) -> slice:
-    """Along one axis, the part of a host that a mask can cover.
+    """The part of a host, along one axis, that a mask can cover.
 
     Args:
-        counts: (n,) voxels of the mask at each position of the axis.
-        holds_free: (m,) bool, whether the host has free voxels there.
-        enough: voxels of the mask that must be free; the others may lie beyond the first and last free ones.
+        counts: (n,) voxels of the mask at each position along the axis.
+        holds_free: (m,) bool, whether the host has free voxels at each position along the axis.
+        enough: number of voxels of the mask that must be free; the others may lie outside the free voxels.
     """
     free = np.flatnonzero(holds_free)
     spare = counts.sum() - enough
@@ -77,12 +77,12 @@ def _window(counts: np.ndarray, holds_free: np.ndarray, enough: float) -> slice:
 
 
 def _possible(sums: np.ndarray, box: Sequence[int], enough: float) -> tuple[slice, slice]:
-    """Ranges of (y, x) outside of which a box holds fewer than ``enough`` free voxels.
+    """Ranges of y and of x outside which a box contains fewer than ``enough`` free voxels.
 
     Args:
-        sums: (y, x + 1) free voxels of each row before x.
-        box: (y, x) size.
-        enough: voxels.
+        sums: (y, x + 1) number of free voxels in each row before x.
+        box: (y, x) size of the box.
+        enough: number of free voxels.
     """
     inside = sums[:, box[1] :] - sums[:, : -box[1]]
     integral = np.zeros((len(inside) + 1, inside.shape[1]), np.int32)

@@ -1,4 +1,4 @@
-"""A fold's plan of synthetic cases as data; ``pasting`` carries it out on the hosts."""
+"""The plan of a fold's synthetic cases as data; ``pasting`` applies it to the hosts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from nnunet_difflung.lesions.masks import Transform
 
 @dataclass(frozen=True)
 class Operation:
-    """One lesion, varied and pasted into a host.
+    """A lesion that is varied and pasted into a host.
 
     Attributes:
         pathology: label name.
         donor: id of the real case that the lesion comes from.
-        component: the lesion's number in that case.
-        transform: mirror, angle, scale, dilation.
+        component: number of the lesion in that case.
+        transform: how its outline is varied.
         place: (z, y, x) of its first voxel in the host.
-        voxels: changed in the host.
+        voxels: number of voxels that it changes in the host.
     """
 
     pathology: str
@@ -30,14 +30,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A synthetic case to be made: a real case, its host, and the lesions to be pasted into it.
+    """A planned synthetic case: a real case, the host, and the lesions to paste into it.
 
     Attributes:
-        index: number in the plan of its fold.
+        index: of the case in the plan of its fold.
         host: id of the real case.
         operations: the lesions, in the order in which they are pasted.
-        slices: z of the host's slices that change.
-        seed: of the noise from which it is painted.
+        slices: z of the slices that are changed.
+        seed: of the noise from which the case is painted.
     """
 
     index: int
@@ -47,11 +47,11 @@ class PlannedCase:
     seed: int
 
     def sources(self) -> list[str]:
-        """Ids of all real cases that it is made of."""
+        """Ids of all real cases that the synthetic case is made from, sorted."""
         return sorted({self.host, *(op.donor for op in self.operations)})
 
     def as_record(self) -> dict:
-        """Plain content for the manifest."""
+        """Content for the manifest, of JSON types only."""
         return {
             "host": self.host,
             "sources": self.sources(),
@@ -63,7 +63,15 @@ class PlannedCase:
 
 @dataclass
 class Plan:
-    """The planned cases with class shares (of lung voxels) before and after."""
+    """The planned cases of a fold.
+
+    Attributes:
+        cases: the planned cases.
+        targets: pathology → target share of the lung voxels.
+        before, after: class → number of lung voxels in the training cases, without and with the planned cases.
+        max_slices: largest number of slices to paint.
+        notes: for the user, one line each.
+    """
 
     cases: list[PlannedCase]
     targets: dict[str, float]
@@ -79,6 +87,6 @@ class Plan:
 
 
 def shares(counts: dict[str, int]) -> dict[str, float]:
-    """Voxel counts of the lung classes → shares of lung."""
+    """The share of each lung class in all lung voxels, from voxel counts."""
     total = max(1, sum(counts.values()))
     return {name: count / total for name, count in counts.items()}

@@ -1,4 +1,4 @@
-"""Real lesion texture, moved as its mask is moved and pasted into a host: the arm without any network."""
+"""Transforms the texture of real lesions like their masks and pastes it into hosts, without a network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from scipy import ndimage
 
 from nnunet_difflung.lesions.masks import Transform, WarpedLesion
 
-EDGE = 1.0  # pixels outside a lesion's outline over which it fades into its host
+EDGE = 1.0  # pixels outside the outline of a lesion over which it fades into its host
 ROOM = int(np.ceil(EDGE)) + 1  # pixels of texture that are needed around a lesion
 
 
 def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Continues a lesion's texture beyond its outline by reflecting it at the nearest voxel of the lesion.
+    """Continues the texture of a lesion beyond its outline by reflection at the nearest voxel of the lesion.
 
-    So that interpolation, dilation and soft edges never take in tissue that is not the lesion's.
+    Interpolation, dilation and soft edges then never include tissue outside the lesion.
 
     Args:
         image: (c, z, y, x).
-        mask: (z, y, x) bool, not empty; only its voxels are read.
+        mask: (z, y, x) bool, not empty; only voxels in the mask are read.
     """
-    in_plane_first = (1e3, 1.0, 1.0)  # a neighbouring slice's voxel only where a slice has none of its own
+    in_plane_first = (
+        1e3,
+        1.0,
+        1.0,
+    )  # voxels of neighbouring slices are used only in slices without voxels of the lesion
     nearest = ndimage.distance_transform_edt(~mask, in_plane_first, return_distances=False, return_indices=True)
-    here = np.indices(mask.shape)
-    mirrored = np.clip(2 * nearest - here, 0, np.array(mask.shape).reshape(3, 1, 1, 1) - 1)
+    position = np.indices(mask.shape)
+    mirrored = np.clip(2 * nearest - position, 0, np.array(mask.shape).reshape(3, 1, 1, 1) - 1)
     source = np.where(mask[tuple(mirrored)], mirrored, nearest)
     return image[(slice(None), *source)]
 
@@ -38,28 +42,28 @@ def moved_texture(
     warped: WarpedLesion,
     room: int,
 ) -> np.ndarray:
-    """A lesion's texture turned, scaled and grown exactly as ``masks.warp`` does with its mask.
+    """The texture of a lesion, rotated, scaled and extended exactly like its mask in ``masks.warp``.
 
-    Interpolation weakens fine grain; the grain that remains is amplified to its original strength.
+    Interpolation weakens fine grain; the remaining grain is amplified to its original strength.
 
     Args:
-        image: (c, z, y, x) the donor within the lesion's bounding box.
-        mask: (z, y, x) bool lesion in the same box.
+        image: (c, z, y, x) donor image in the bounding box of the lesion.
+        mask: (z, y, x) bool, the lesion in the same box.
         transform: of the lesion.
-        ratio: (z, y, x) spacing of the donor over that of the host.
-        warped: the mask after the transform; not empty.
-        room: pixels of continued texture on each side of the warped mask's box, along y and x.
+        ratio: (z, y, x) spacing of the donor divided by the spacing of the host.
+        warped: the transformed mask; not empty.
+        room: pixels of continued texture on each side of the warped mask, along y and x.
 
     Returns:
-        (c, z, y + 2·room, x + 2·room) float32, within each channel's range in the lesion.
+        (c, z, y + 2·room, x + 2·room) float32; each channel stays in its range of values in the lesion.
     """
     matrix, shape = warped.matrix, warped.shape
     reach = room + transform.dilation + 2
-    pad = int(np.ceil(reach / min(1.0, *(r * transform.scale for r in ratio[1:])))) + 2
+    pad = int(np.ceil(reach / min(1.0, *(axis_ratio * transform.scale for axis_ratio in ratio[1:])))) + 2
     padded = np.pad(mask[..., ::-1] if transform.mirror else mask, [(0, 0), (pad, pad), (pad, pad)])
     values = image[..., ::-1] if transform.mirror else image
     values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)
-    large = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
+    output_shape = (shape[0], shape[1] + 2 * reach, shape[2] + 2 * reach)
     start = warped.offset + matrix @ np.array([0, -reach, -reach]) + np.array([0, pad, pad])
     exact = all(np.allclose(part, np.round(part), atol=1e-6) for part in (matrix, start))
     first, *in_plane = warped.box
@@ -69,7 +73,7 @@ def moved_texture(
     )
     channels = []
     for channel in values:
-        moved = ndimage.affine_transform(channel, matrix, start, output_shape=large, order=3, mode="nearest")[
+        moved = ndimage.affine_transform(channel, matrix, start, output_shape=output_shape, order=3, mode="nearest")[
             first, y, x
         ]
         inside = channel[padded]
@@ -79,9 +83,9 @@ def moved_texture(
 
 
 def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Amplifies fine grain, the difference to the local mean (σ of 1 pixel), until the variance is that of ``source``.
+    """Amplifies fine grain, the difference from the local mean (σ of 1 pixel), to the variance of ``source``.
 
-    With V = V_smooth + 2·g·C + g²·V_grain for the gain g, at least 1 and at most 2.
+    Solves V = V_smooth + 2·g·C + g²·V_grain for the gain g, which is limited to 1..2.
     """
     smooth = ndimage.gaussian_filter(moved, (0, 1, 1))
     grain = moved - smooth
@@ -91,20 +95,20 @@ def _grain_restored(moved: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def paste_texture(image: np.ndarray, texture: np.ndarray, free: np.ndarray, changed: np.ndarray) -> None:
-    """Pastes a moved lesion's texture into a window of a host's image, in place.
+    """Pastes the transformed texture of a lesion into a window of the image of a host, in place.
 
     Args:
-        image: (c, z, y, x) float32, the window of ``window_with_room``.
-        texture: (c, z, y, x) from ``moved_texture``, the part inside the window.
-        free: (z, y, x) bool, normal lung before the lesion's mask was pasted.
-        changed: (z, y, x) bool, the voxels that the mask was pasted over.
+        image: (c, z, y, x) float32, the window from ``window_with_room``.
+        texture: (c, z, y, x), the part of the result of ``moved_texture`` inside the window.
+        free: (z, y, x) bool, normal lung before the mask of the lesion was pasted.
+        changed: (z, y, x) bool, the voxels that became lesion.
     """
     weight = np.where(free, _fading(changed), 0)
     image += weight * (texture - image)
 
 
 def _fading(mask: np.ndarray) -> np.ndarray:
-    """1 on a (z, y, x) mask, and in each slice falling to 0 over ``EDGE`` pixels outside it."""
+    """Weights (z, y, x): 1 in the mask, falling to 0 over ``EDGE`` pixels outside it in each slice."""
     weight = mask.astype(np.float32)
     for z in np.flatnonzero(mask.any((1, 2))):
         outside = ndimage.distance_transform_edt(~mask[z])
@@ -115,7 +119,7 @@ def _fading(mask: np.ndarray) -> np.ndarray:
 def window_with_room(
     place: Sequence[int], size: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a lesion's texture with ``ROOM`` around it lies in the host, and the part of it that is inside the host.
+    """The window of a host for the texture of a lesion with ``ROOM`` around it, and the part of the texture inside it.
 
     Args:
         place: (z, y, x) of the lesion's first voxel in the host.

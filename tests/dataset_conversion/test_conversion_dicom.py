@@ -1,4 +1,4 @@
-"""DICOM archives: the same voxels at the same place, the same structures, and one clear line for what is wrong."""
+"""DICOM archives: voxels and structures keep their values and positions; errors are one clear line."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-def the(folder: Path) -> DicomSource:
+def only_source(folder: Path) -> DicomSource:
     sources = find_sources(folder)
     assert len(sources) == 1
     return sources[0]
 
 
 def refused(source: DicomSource) -> str:
-    """The line with which a patient is refused; it does not tell who it is."""
+    """The message with which a patient is refused; it does not reveal who the patient is."""
     with pytest.raises(BadInput) as caught:
         source.load()
     line = str(caught.value)
@@ -99,7 +99,7 @@ def test_what_goes_to_dicom_comes_back_at_the_same_place(tmp_path, kind, directi
         )
     else:
         write_seg(tmp_path / "pat" / "seg", slices, {f" {n} ": m for n, m in masks.items()}, kind, seed=3)
-    source = the(tmp_path)
+    source = only_source(tmp_path)
     listing, scan = source.listing(), source.load()
     assert (source.patient, listing.size, listing.modality, listing.problems) == ("pat", SIZE, "CT", ())
     assert listing.structures == ("blob", "ring")
@@ -126,7 +126,7 @@ def test_whole_numbers_stay_whole_and_padding_becomes_air(tmp_path):
         data.PixelData, data.PixelPaddingValue = stored.tobytes(), 60000
 
     write_ct(tmp_path / "a", image, change=padded)
-    pixels = sitk.GetArrayFromImage(the(tmp_path).load().image)
+    pixels = sitk.GetArrayFromImage(only_source(tmp_path).load().image)
     assert pixels.dtype == np.int16
     assert (pixels[:, :2] == -1024).all()
     assert np.array_equal(pixels[:, 2:], sitk.GetArrayFromImage(image)[:, 2:])
@@ -147,7 +147,7 @@ def test_rescaling_and_compression_of_other_writers(tmp_path, how):
             data.PixelData = stored.astype("<i2").tobytes()
 
     write_ct(tmp_path / "a", image, change=changed)
-    assert np.array_equal(sitk.GetArrayFromImage(the(tmp_path).load().image), sitk.GetArrayFromImage(image))
+    assert np.array_equal(sitk.GetArrayFromImage(only_source(tmp_path).load().image), sitk.GetArrayFromImage(image))
 
 
 def test_a_tilted_gantry_is_straightened_with_its_structures(tmp_path):
@@ -155,9 +155,9 @@ def test_a_tilted_gantry_is_straightened_with_its_structures(tmp_path):
     sheared = np.array([[1, 0, 0], [0, np.cos(tilt), 0], [0, -np.sin(tilt), 1]])  # rows tilt, the table moves along z
     image = like(np.zeros(SIZE[::-1], np.float32), direction=sheared)
 
-    def places(one: sitk.Image) -> np.ndarray:
-        index = np.stack(np.meshgrid(*[np.arange(n) for n in one.GetSize()[::-1]], indexing="ij"), -1)[..., ::-1]
-        return index @ (np.array(one.GetDirection()).reshape(3, 3) * one.GetSpacing()).T + one.GetOrigin()
+    def places(grid: sitk.Image) -> np.ndarray:
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.GetSize()[::-1]], indexing="ij"), -1)[..., ::-1]
+        return index @ (np.array(grid.GetDirection()).reshape(3, 3) * grid.GetSpacing()).T + grid.GetOrigin()
 
     def hu(points: np.ndarray) -> np.ndarray:  # linear, so that interpolation is exact
         return 3 * points[..., 0] - 7 * points[..., 1] + 5 * points[..., 2] - 1400
@@ -168,7 +168,7 @@ def test_a_tilted_gantry_is_straightened_with_its_structures(tmp_path):
     filled = like(hu(places(image)).astype(np.float32), direction=sheared)
     slices = write_ct(tmp_path / "a", filled, slopes=(0.1,))
     write_rtstruct(tmp_path / "a" / "rs", slices, {"ball": outlines(like(ball(places(image)), direction=sheared))})
-    scan = the(tmp_path).load()
+    scan = only_source(tmp_path).load()
     assert any("tilted gantry (18.0 degrees)" in note for note in scan.notes)
     assert is_orthogonal(scan.image)
     assert not is_orthogonal(image)
@@ -188,13 +188,13 @@ def test_files_are_found_by_content_and_grouped_by_patient(tmp_path):
     directory = blank(headers.DICOMDIR, "CT", "1.2", "a")
     directory.save_as(tmp_path / "set" / "DICOMDIR", enforce_file_format=True)
     sources = find_sources(tmp_path)
-    assert [s.patient for s in sources] == ["a", "b"]
+    assert [source.patient for source in sources] == ["a", "b"]
     for source in sources:
         again = pickle.loads(pickle.dumps(source))
         expected = sitk.GetArrayFromImage(ct(seed=ord(source.patient)))
         assert np.abs(sitk.GetArrayFromImage(again.load().image) - expected).max() <= 0.501
-        for told in (source, source.headers, source.listing(), source.load().notes):
-            text = re.sub(r"[\d.]{20,}", "UID", repr(told))  # random digits hold a year now and then
+        for shown in (source, source.headers, source.listing(), source.load().notes):
+            text = re.sub(r"[\d.]{20,}", "UID", repr(shown))  # random digits hold a year now and then
             assert SECRET not in text
             assert "1977" not in text
     assert find_sources(tmp_path / "set" / "a")[0].patient == "study"
@@ -211,11 +211,11 @@ def test_patients_in_one_folder_get_numbers_and_anonymous_ones_their_folders(tmp
         )
         write_ct(tmp_path / "two" / f"case {name}", ct(), "ANON", seed=ord(name))
     sources = find_sources(tmp_path / "one")
-    assert [s.patient for s in sources] == ["p001", "p002"]
+    assert [source.patient for source in sources] == ["p001", "p002"]
     assert any("p001" in note for note in sources[0].load().notes)
     anonymous = find_sources(tmp_path / "two")
-    assert [s.patient for s in anonymous] == ["case a", "case b"]
-    assert any("one PatientID" in note for note in anonymous[0].load().notes)
+    assert [source.patient for source in anonymous] == ["case a", "case b"]
+    assert any("the same PatientID" in note for note in anonymous[0].load().notes)
 
 
 def test_localizers_other_modalities_and_copies_are_left_out_with_a_note(tmp_path):
@@ -232,13 +232,13 @@ def test_localizers_other_modalities_and_copies_are_left_out_with_a_note(tmp_pat
     write_ct(tmp_path / "a" / "dose", ct(), change=report)
     write_ct(tmp_path / "a" / "mr", ct(), change=lambda z, data: setattr(data, "Modality", "MR"))
     (tmp_path / "a" / "ct" / "copy").write_bytes((tmp_path / "a" / "ct" / "00x").read_bytes())
-    scan = the(tmp_path).load()
+    scan = only_source(tmp_path).load()
     assert scan.image.GetSize() == SIZE
     assert set(scan.notes) == {
         "left out 1 file of a localizer (scout)",
         "left out 8 files of modality MR",
-        "left out 1 file that are copies of another file",
-        "left out 2 files of CT without a place in the patient or a pixel spacing",
+        "left out 1 file identical to another file",
+        "left out 2 files of CT without a position in the patient or without a pixel spacing",
     }
 
 
@@ -265,15 +265,21 @@ def _compressed_and_cut(z, data):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "parts"),
     [
         (lambda z, data: z not in (3, 4), ["2 of 8 slices are missing", "7.50 mm apart, 2.50 mm elsewhere"]),
-        (_fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 5.0])), ["1 of 8 slices lie where another"]),
+        (
+            _fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 5.0])),
+            ["1 of 8 slices lie at the position of another slice"],
+        ),
         (
             _fourth(ImagePositionPatient=numbers([*ORIGIN[:2], ORIGIN[2] + 8.4])),
             ["1.60 to 3.40 mm apart", "even steps"],
         ),
-        (_fourth(ImagePositionPatient=numbers([0, 20, ORIGIN[2] + 7.5])), ["10.00 mm beside the line"]),
+        (
+            _fourth(ImagePositionPatient=numbers([0, 20, ORIGIN[2] + 7.5])),
+            ["shifted by 10.00 mm against the line"],
+        ),
         (_fourth(PixelSpacing=numbers([1.1, 0.9])), ["spacing", "0.9x1.1"]),
         (_fourth(ImageOrientationPatient=numbers([0, 1, 0, 1, 0, 0])), ["orientation", "in the same series"]),
         (
@@ -299,13 +305,13 @@ def _compressed_and_cut(z, data):
         "modality",
     ],
 )
-def test_bad_series_are_refused_with_one_line(tmp_path, change, said):
+def test_bad_series_are_refused_with_one_line(tmp_path, change, parts):
     write_ct(tmp_path / "pat", ct(), change=change)
-    source = the(tmp_path)
+    source = only_source(tmp_path)
     line = refused(source)
-    assert all(part in line for part in said), line
+    assert all(part in line for part in parts), line
     assert "pat" in line
-    if said != ["cannot be decoded"]:  # the listing reads three slices only
+    if parts != ["cannot be decoded"]:  # the listing reads three slices only
         assert source.listing().problems == (line,)
 
 
@@ -315,7 +321,7 @@ def test_a_damaged_file_is_named(tmp_path):
     contours = (tmp_path / "pat" / "rs").read_bytes()
     for damaged in (contours[:140], contours[: len(contours) // 2]):
         (tmp_path / "pat" / "rs").write_bytes(damaged)
-        source = the(tmp_path)
+        source = only_source(tmp_path)
         assert str(tmp_path / "pat" / "rs") in refused(source)
         assert str(tmp_path / "pat" / "rs") in source.listing().problems[0]
 
@@ -324,16 +330,16 @@ def test_two_series_need_a_choice_or_a_reference(tmp_path):
     thin = ct(OBLIQUE)
     thick = write_ct(tmp_path / "pat" / "thick", ct(OBLIQUE, seed=2)[:, :, :5])
     write_ct(tmp_path / "pat" / "thin", thin)
-    source = the(tmp_path)
+    source = only_source(tmp_path)
     line = refused(source)
     assert "pat/thick (5 slices" in line
     assert "pat/thin (8 slices" in line
     assert "--series" in line
-    for wanted, depth in (("thick", 5), ("pat/thin", 8), ("pat/thin/", 8), ("8", 8)):
-        assert replace(source, series=wanted).load().image.GetSize()[2] == depth
-    assert "none of them matches 'medium'" in refused(replace(source, series="medium"))
+    for series, depth in (("thick", 5), ("pat/thin", 8), ("pat/thin/", 8), ("8", 8)):
+        assert replace(source, series=series).load().image.GetSize()[2] == depth
+    assert "none matches 'medium'" in refused(replace(source, series="medium"))
     write_seg(tmp_path / "pat" / "seg", thick, {"x": shapes()["blob"][:5]})
-    source = the(tmp_path)
+    source = only_source(tmp_path)
     assert source.load().image.GetSize()[2] == 5
     assert source.listing().size[2] == 5
     scan = replace(source, series="thin").load()
@@ -345,7 +351,7 @@ def contoured(tmp_path: Path, contours, **options) -> DicomSource:
     """A patient with one structure ``x`` of contours on a straight image."""
     slices = write_ct(tmp_path / "pat", ct())
     write_rtstruct(tmp_path / "pat" / "rs", slices, {"x": contours}, **options)
-    return the(tmp_path)
+    return only_source(tmp_path)
 
 
 def test_holes_keyholes_and_pixels_by_area(tmp_path):
@@ -368,20 +374,20 @@ def test_holes_keyholes_and_pixels_by_area(tmp_path):
 
 
 def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
-    def at(z):
+    def square(z):
         return None, box(z, 10, 20, 10, 20)
 
-    twice = at(6)
+    repeated = square(6)
     scan = contoured(
         tmp_path,
         [
-            at(1.3),
+            square(1.3),
             (None, box(1.0, 30, 40, 10, 20)),
-            at(4.4),
-            twice,
-            twice,
-            at(-1),
-            at(8.2),
+            square(4.4),
+            repeated,
+            repeated,
+            square(-1),
+            square(8.2),
             (None, box(7, -5, 4, 10, 20)),
         ],
     ).load()
@@ -392,15 +398,15 @@ def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
     assert mask[6, 15, 15]
     assert set(scan.notes) == {
         "x: 2 contours above or below the image",
-        "x: 1 contour a second time in the file",
-        "x: 2 contours between slices, drawn on the nearest one",
+        "x: 1 contour repeated in the file, used once",
+        "x: 2 contours between two slices, moved to the nearer slice",
         "x: 1 contour partly outside the image",
-        "x: 1 contour on planes that another one is nearer than",
-        "x: 3 slices between its contours have none",
+        "x: 1 contour ignored, since a contour nearer to the same slice exists",
+        "x: 3 slices have no contour between the first and the last one",
     }
 
 
-def test_points_and_open_contours_are_no_structures(tmp_path):
+def test_points_and_open_contours_are_not_structures(tmp_path):
     source = contoured(tmp_path, [(2, box(2, 10, 20, 10, 20))] * 2, kind="OPEN_PLANAR")
     scan = source.load()
     assert scan.structures == {}
@@ -413,7 +419,7 @@ def _other_frame(data):
 
 
 @pytest.mark.parametrize(
-    ("contours", "options", "said"),
+    ("contours", "options", "message"),
     [
         ([(2, box(2, 10, 20, 10, 20))], {"change": _other_frame}, "another frame of reference"),
         ([(None, box(20, 10, 20, 10, 20))], {}, "none of the 1 contours of 'x' lies in the CT volume"),
@@ -425,9 +431,9 @@ def _other_frame(data):
     ],
     ids=["frame", "elsewhere", "across"],
 )
-def test_contours_of_something_else_are_refused(tmp_path, contours, options, said):
+def test_contours_of_something_else_are_refused(tmp_path, contours, options, message):
     line = refused(contoured(tmp_path, contours, **options))
-    assert said in line
+    assert message in line
     assert str(tmp_path / "pat" / "rs") in line
 
 
@@ -439,19 +445,19 @@ def test_contours_and_segments_on_missing_slices_are_refused(tmp_path):
         p for p in (tmp_path / "pat").glob("*x") if pydicom.dcmread(p).SOPInstanceUID == slices[7].SOPInstanceUID
     )
     lost.unlink()
-    assert "1 of the 3 slices that it has contours on are missing" in refused(the(tmp_path))
+    assert "1 of the 3 slices with contours are missing" in refused(only_source(tmp_path))
     (tmp_path / "pat" / "drawn").unlink()
     write_seg(tmp_path / "pat" / "drawn", slices, masks)
-    assert "1 slices of 'blob' lie above or below the CT series" in refused(the(tmp_path))
+    assert "1 slice of 'blob' lies above or below the CT series" in refused(only_source(tmp_path))
 
 
 def test_structures_of_one_name_in_two_files_are_refused_and_in_one_file_joined(tmp_path):
     slices = write_ct(tmp_path / "pat", ct())
     masks = shapes()
     write_seg(tmp_path / "pat" / "seg", slices, {"x": masks["ring"], "x ": masks["blob"]})
-    assert np.array_equal(arrays(the(tmp_path).load())["x"], masks["ring"] | masks["blob"])
+    assert np.array_equal(arrays(only_source(tmp_path).load())["x"], masks["ring"] | masks["blob"])
     write_rtstruct(tmp_path / "pat" / "rs", slices, {"x": outlines(like(masks["blob"]))})
-    assert "structure 'x' is also in" in refused(the(tmp_path))
+    assert "structure 'x' is also in" in refused(only_source(tmp_path))
 
 
 def test_fractional_segments_count_from_one_half_and_may_lie_on_a_grid_of_their_own(tmp_path):
@@ -460,7 +466,7 @@ def test_fractional_segments_count_from_one_half_and_may_lie_on_a_grid_of_their_
     share = shapes()["ring"] * np.float32(0.4)
     share[:, 18:22] *= 2
     write_seg(tmp_path / "pat" / "seg", slices, {"x": share}, "FRACTIONAL")
-    assert np.array_equal(arrays(the(tmp_path).load())["x"], share > 0.5)
+    assert np.array_equal(arrays(only_source(tmp_path).load())["x"], share > 0.5)
 
     def coarser(z, data):
         data.Rows, data.Columns = 20, 24
@@ -468,13 +474,13 @@ def test_fractional_segments_count_from_one_half_and_may_lie_on_a_grid_of_their_
         data.ImagePositionPatient = numbers(image.TransformContinuousIndexToPhysicalPoint((0.5, 0.5, float(z))))
         data.PixelData = b"\0" * 960
 
-    other = write_ct(tmp_path / "unused", image, frame=slices[0].FrameOfReferenceUID, change=coarser)
+    coarse_slices = write_ct(tmp_path / "unused", image, frame=slices[0].FrameOfReferenceUID, change=coarser)
     small = shapes()["ring"][:, ::2, ::2]
-    write_seg(tmp_path / "pat" / "seg", other, {"x": small})
+    write_seg(tmp_path / "pat" / "seg", coarse_slices, {"x": small})
     expected = small.repeat(2, axis=1).repeat(2, axis=2)
-    found = on_grid(find_sources(tmp_path / "pat")[0].load().structures["x"], image)
-    assert dice(found, expected) > 0.93
-    assert not found[[0, 1, 6, 7]].any()
+    mask = on_grid(find_sources(tmp_path / "pat")[0].load().structures["x"], image)
+    assert dice(mask, expected) > 0.93
+    assert not mask[[0, 1, 6, 7]].any()
 
 
 def test_without_pydicom_the_remedy_is_named(tmp_path, monkeypatch):
@@ -507,12 +513,12 @@ def test_on_grid_keeps_volumes_specks_and_plates_on_a_coarser_grid():
     fine[10, 50, 50] = 1  # a speck
     fine[4, 10:22, 30:48] = 1  # a plate, a quarter as thick as the new voxels
     coarse = like(np.zeros((15, 20, 20), np.uint8), (3, 3, 4), (1.0, 1.0, 1.5))
-    found = on_grid(like(fine, (1, 1, 1), (0, 0, 0)), coarse)
-    assert abs(found[4:12].sum() * 36 / ball.sum() - 1) < 0.03
-    assert found[2, 16, 16]
-    assert found[:, 15:18, 15:18].sum() == 1
-    assert found[1, 3:7, 10:16].sum() >= 20
-    assert not found[0].any()
+    result = on_grid(like(fine, (1, 1, 1), (0, 0, 0)), coarse)
+    assert abs(result[4:12].sum() * 36 / ball.sum() - 1) < 0.03
+    assert result[2, 16, 16]
+    assert result[:, 15:18, 15:18].sum() == 1
+    assert result[1, 3:7, 10:16].sum() >= 20
+    assert not result[0].any()
     assert not on_grid(like(fine, (1, 1, 1), (500, 0, 0)), coarse).any()
 
 
@@ -524,10 +530,12 @@ def _polygon_ml(path: Path, thickness: float) -> float:
     return area * thickness / 1000
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real DICOM series are not here (DIFFLUNG_TEST_DATA)")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real DICOM series are not available; set DIFFLUNG_TEST_DATA to their folder"
+)
 def test_real_tumours_lie_in_tissue_on_the_slices_of_their_contours():
     sources = find_sources(REAL)
-    assert [s.patient for s in sources] == ["pat_2", "pat_3"]
+    assert [source.patient for source in sources] == ["pat_2", "pat_3"]
     for source in sources:
         listing, scan = source.listing(), source.load()
         assert listing.problems == ()

@@ -1,4 +1,4 @@
-"""The MedSeg converter: labels, place in the patient, small lesions, bad input; and the real data where it is."""
+"""The MedSeg converter: labels, positions, small lesions and bad input, also on the real data if it is available."""
 
 from __future__ import annotations
 
@@ -93,18 +93,18 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
     assert cases_of(folder, "Ts") == [f"medseg_p010_s{z:03d}" for z in (1, 2, 3, 4)]
     report = json.loads((folder / "conversion_report.json").read_text())
     for patient in ("medseg_p001", "medseg_p002", "medseg_p010"):
-        notes = ["1 of 58 lesion voxels lie outside the lung mask and stay lesions"]
+        notes = ["1 of 58 lesion voxels lie outside the lung mask; they are kept as lesions"]
         assert report["patients"][patient]["notes"] == notes
     image, lesion, lung = volumes(1)
     for z in (1, 2, 3, 4):
-        found = sitk.ReadImage(str(folder / "imagesTr" / f"medseg_p001_s{z:03d}_0000.nii.gz"))
-        assert found.GetPixelID() == sitk.sitkUInt8
-        assert (sitk.GetArrayFromImage(found)[0] == image[z]).all()
+        image_file = sitk.ReadImage(str(folder / "imagesTr" / f"medseg_p001_s{z:03d}_0000.nii.gz"))
+        assert image_file.GetPixelID() == sitk.sitkUInt8
+        assert (sitk.GetArrayFromImage(image_file)[0] == image[z]).all()
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"medseg_p001_s{z:03d}.nii.gz")))[0]
         assert ((label == 2) == (lesion[z] == 1)).all()
         assert ((label == 3) == (lesion[z] == 2)).all()
         assert ((label == 1) == ((lung[z] == 1) & (lesion[z] == 0))).all()
-        assert found.GetOrigin() == pytest.approx((-30.0, -20.0, 100.0 + 6.0 * z))
+        assert image_file.GetOrigin() == pytest.approx((-30.0, -20.0, 100.0 + 6.0 * z))
     splits = json.loads((folder / "splits_final.json").read_text())
     assert [{c[:11] for c in fold["val"]} for fold in splits] in (
         [{"medseg_p001"}, {"medseg_p002"}],
@@ -120,14 +120,14 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
 def test_same_bytes_whatever_the_processes(source, raw):
     for k in (1, 2):
         converted(source, raw, "--spacing", "2", "--crop-lungs", "5", "-np", str(k), name="A", dataset_id=800 + k)
-    one, two = (
+    first, second = (
         {p.relative_to(raw / name): p.read_bytes() for p in (raw / name).rglob("*.nii.gz")}
         for name in ("Dataset801_A", "Dataset802_A")
     )
-    assert len(one) == 24
-    assert one == two
+    assert len(first) == 24
+    assert first == second
     # lung on slices 1 to 4 and 5 mm of margin: one slice of 6 mm below
-    assert sorted({path.name[11:16] for path in one}) == ["_s001", "_s002", "_s003", "_s004"]
+    assert sorted({path.name[11:16] for path in first}) == ["_s001", "_s002", "_s003", "_s004"]
 
 
 @pytest.mark.usefixtures("unverified")
@@ -147,19 +147,19 @@ def test_cropped_slices_are_numbered_from_the_cropped_box(source, raw):
 def test_crop_keeps_every_voxel_where_it_is():
     image, _lesion, lung = volumes(0)
     # a patient lying obliquely: the axes of the image are no longer those of the scanner
-    c, s = np.cos(0.4), np.sin(0.4)
-    whole = case(image, lung, (c, -s, 0, s, c, 0, 0, 0, 1))
-    part = crop(whole, margin=4.0)
-    assert part.image.shape == (4 + 2, 20 + 6, 28 + 6)  # 4 mm are 1 slice and 3 pixels
+    cosine, sine = np.cos(0.4), np.sin(0.4)
+    volume = case(image, lung, (cosine, -sine, 0, sine, cosine, 0, 0, 0, 1))
+    cropped = crop(volume, margin=4.0)
+    assert cropped.image.shape == (4 + 2, 20 + 6, 28 + 6)  # 4 mm are 1 slice and 3 pixels
 
-    def itk(one: Case) -> sitk.Image:
-        made = sitk.GetImageFromArray(one.image)
-        made.SetSpacing(one.spacing)
-        made.SetOrigin(one.origin)
-        made.SetDirection(one.direction)
+    def itk(case_: Case) -> sitk.Image:
+        made = sitk.GetImageFromArray(case_.image)
+        made.SetSpacing(case_.spacing)
+        made.SetOrigin(case_.origin)
+        made.SetDirection(case_.direction)
         return made
 
-    big, small = itk(whole), itk(part)
+    big, small = itk(volume), itk(cropped)
     for index in ((0, 0, 0), (5, 7, 3), (33, 25, 5)):
         place = big.TransformPhysicalPointToIndex(small.TransformIndexToPhysicalPoint(index))
         assert big[place] == small[index]
@@ -176,9 +176,9 @@ def test_slices_lie_where_the_volume_has_them():
 def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
     image = np.zeros((1, 40, 60), np.uint8)
     image[0, 10:20, 30:40] = 200
-    whole = case(image, (image > 0).astype(np.uint8))
+    volume = case(image, (image > 0).astype(np.uint8))
     for spacing in (1.0, 1.5, 2.9, 4.5):
-        new = resample_in_plane(whole, spacing)
+        new = resample_in_plane(volume, spacing)
         assert new.spacing == (spacing, spacing, 6.0)
         assert new.image.dtype == np.uint8
         assert np.array(new.origin[:2]) - spacing / 2 == pytest.approx(np.array(ORIGIN[:2]) - 0.75)
@@ -187,9 +187,9 @@ def test_resampling_keeps_the_outer_corner_and_the_place_of_things():
             assert (new.origin[0] + x * spacing, new.origin[1] + y * spacing) == pytest.approx(
                 (ORIGIN[0] + 34.5 * 1.5, ORIGIN[1] + 14.5 * 1.5), abs=tolerance
             )
-    same = resample_in_plane(whole, 1.5)
+    same = resample_in_plane(volume, 1.5)
     assert (same.image == image).all()
-    assert (same.label == whole.label).all()
+    assert (same.label == volume.label).all()
 
 
 def test_images_are_averaged_not_sampled_when_pixels_grow():
@@ -258,7 +258,7 @@ def spoil_label(source: Path) -> str:
     lesion = volumes(1)[1]
     lesion[2, 15, 15] = 7
     write(source / "rp_msk" / "1.nii.gz", lesion)
-    return "rp_msk/1.nii.gz: label 7"
+    return "rp_msk/1.nii.gz: unknown label 7"
 
 
 def spoil_hu(source: Path) -> str:
@@ -312,7 +312,7 @@ def test_a_failure_between_cases_leaves_no_dataset(source, raw, monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         medseg.main(["-i", str(source), "-np", "1"])
     assert stop.value.code == 1
-    assert [path.name for path in raw.iterdir()] == [".Dataset801_MedSegCOVID19.partial"], "patients can be taken up"
+    assert [path.name for path in raw.iterdir()] == [".Dataset801_MedSegCOVID19.partial"], "finished patients are kept"
     monkeypatch.undo()
     monkeypatch.setenv("nnUNet_raw", str(raw))
     converted(source, raw, "-np", "1")
@@ -330,10 +330,10 @@ def test_real_patient_keeps_its_lesions_through_crop_and_resampling():
     patient = Patient("medseg_p002", "medseg_p002", (sources[1],))
     labelled = label_scan(scan, mapping, ConvertOptions(), "here")
     assert (labelled.label > 1).sum() == 11258
-    whole = cases(labelled, patient, 0, mapping, ConvertOptions())
-    assert len(whole) == 33
-    made = cases(labelled, patient, 0, mapping, ConvertOptions(spacing=2.8, crop_lungs=10.0))
-    area = 2.8**2 * sum((c.label > 1).sum() for c in made)
-    assert area == pytest.approx(11258 * whole[0].spacing[0] ** 2, rel=0.10)
-    with_lesions = [{c.case_id for c in several if (c.label > 1).any()} for several in (made, whole)]
+    uncropped = cases(labelled, patient, 0, mapping, ConvertOptions())
+    assert len(uncropped) == 33
+    resampled = cases(labelled, patient, 0, mapping, ConvertOptions(spacing=2.8, crop_lungs=10.0))
+    area = 2.8**2 * sum((c.label > 1).sum() for c in resampled)
+    assert area == pytest.approx(11258 * uncropped[0].spacing[0] ** 2, rel=0.10)
+    with_lesions = [{c.case_id for c in several if (c.label > 1).any()} for several in (resampled, uncropped)]
     assert with_lesions[0] == with_lesions[1]

@@ -1,4 +1,4 @@
-"""The chest phantom: reproducible, of the stated shares, of plausible HU, and an nnU-Net dataset."""
+"""The chest phantom: reproducible, with the stated class shares and plausible HU, in nnU-Net's format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def arrays(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> tuple[Path, list]:
-    """One dataset that several tests look at, checked by nnU-Net on the way."""
+    """A dataset for several tests, which nnU-Net checks when it is written."""
     folder = tmp_path_factory.mktemp("raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_raw", str(folder))
@@ -117,8 +117,10 @@ def test_geometry_in_millimetres(small):
 
 
 def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
-    one, two = (phantom.build_phantom(TINY, f"Dataset80{k}_A", processes=k, verify=False) for k in (1, 2))
-    assert one == two
+    records, records_of_two_processes = (
+        phantom.build_phantom(TINY, f"Dataset80{k}_A", processes=k, verify=False) for k in (1, 2)
+    )
+    assert records == records_of_two_processes
     first, second = digests(raw_folder / "Dataset801_A"), digests(raw_folder / "Dataset802_A")
     same = [name for name in first if not name.endswith("dataset.json")]
     assert len(same) == 2 * 8 + 3  # images and labels, splits, the report and its sheet
@@ -126,9 +128,9 @@ def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
 
 
 def test_another_seed_gives_other_patients():
-    other = phantom.PhantomSettings(CohortSettings(3, 1, 2, seed=1), 32)
+    other_seed = phantom.PhantomSettings(CohortSettings(3, 1, 2, seed=1), 32)
     extent = calibrate(TINY.cohort, 32)
-    a, b = (phantom.phantom_cases(s, extent, False, 0)[0].image for s in (TINY, other))
+    a, b = (phantom.phantom_cases(settings, extent, False, 0)[0].image for settings in (TINY, other_seed))
     assert np.abs(a.astype(int) - b).mean() > 20
 
 
@@ -136,7 +138,7 @@ def test_anatomy_does_not_depend_on_the_number_of_pixels():
     extent = calibrate(TINY.cohort, 32)
     sharp = phantom.PhantomSettings(CohortSettings(3, 1, 2, label_noise=0), 128)
     coarse = phantom.PhantomSettings(CohortSettings(3, 1, 2, label_noise=0), 32)
-    a, b = (phantom.phantom_cases(s, extent, False, 0)[0] for s in (sharp, coarse))
+    a, b = (phantom.phantom_cases(settings, extent, False, 0)[0] for settings in (sharp, coarse))
     lung = majority((a.label[0] > 0).astype(np.uint8), 4, 2)
     assert (lung == (b.label[0] > 0)).mean() > 0.98
     means = a.image[0].reshape(32, 4, 32, 4).mean(axis=(1, 3))

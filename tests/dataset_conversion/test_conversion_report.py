@@ -1,4 +1,4 @@
-"""The conversion report tells what lies in the written files, and shows the right slice the right way round."""
+"""The conversion report gives the figures of the written files, and shows the right slice in the right orientation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny import LABELS, tree_hashes
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three patients with two slices each, the third for the test, and what was written of each."""
+    """Three patients with two slices each, the third of them a test patient; the records, and what was written."""
     written, records = {}, []
     for number in (1, 2, 3):
         image, label = chest(number, 2, emphysema=number != 2)
@@ -42,12 +42,12 @@ def test_figures_are_those_of_the_files(dataset):
         assert row["patients"] == (2 if name == "emphysema" else 3)
         assert abs(row["mean"] - np.clip(values, -1050, 750).mean()) < 16, "half of a bin"
     assert sum(row["share"] for row in report["classes"].values()) == pytest.approx(1, abs=1e-4)
-    one = report["patients"]["p3"]
-    assert one["test"]
-    assert one["cases"] == 2
-    assert one["slices"] == 2
-    assert one["spacing_mm"] == [4.0, 4.0, 8.0]
-    assert one["intensity"] == [written["p3"][0].min(), written["p3"][0].max()]
+    patient = report["patients"]["p3"]
+    assert patient["test"]
+    assert patient["cases"] == 2
+    assert patient["slices"] == 2
+    assert patient["spacing_mm"] == [4.0, 4.0, 8.0]
+    assert patient["intensity"] == [written["p3"][0].min(), written["p3"][0].max()]
     assert report["patients"]["p1"]["notes"] == ["a note"]
     assert not report["patients"]["p2"]["notes"]
     assert (folder / "conversion_report.png").read_bytes()[:4] == b"\x89PNG"
@@ -72,15 +72,15 @@ def test_volumes_in_any_orientation_are_shown_as_radiologists_look_at_them(tmp_p
     label[:] = 0
     label[1, 10, 20] = 2
     pixels, classes = sitk.GetImageFromArray(image), sitk.GetImageFromArray(label)
-    for one in (pixels, classes):
-        one.SetSpacing((2.0, 3.0, 5.0))
+    for volume in (pixels, classes):
+        volume.SetSpacing((2.0, 3.0, 5.0))
     records = []
     for patient, code in (("p1", "LPS"), ("p2", "RAI"), ("p3", "PIR")):
-        turned = [sitk.DICOMOrient(one, code) for one in (pixels, classes)]
+        turned = [sitk.DICOMOrient(volume, code) for volume in (pixels, classes)]
         case = Case(
             patient,
             patient,
-            *(sitk.GetArrayFromImage(one) for one in turned),
+            *(sitk.GetArrayFromImage(volume) for volume in turned),
             turned[0].GetSpacing(),
             turned[0].GetOrigin(),
             turned[0].GetDirection(),
@@ -114,3 +114,13 @@ def test_windows_and_missing_classes_do_not_stop_it(tmp_path):
     report = report_of_dataset(tmp_path, [record], LABELS, "lung_window_8bit")
     assert report["classes"]["emphysema"] == {"value": 2, "voxels": 0, "share": 0.0, "cases": 0, "patients": 0}
     assert 0 < report["classes"]["normal_lung"]["mean"] < 255
+
+
+def test_the_histograms_of_scaled_values_cover_the_range_of_the_first_image(tmp_path):
+    """A view of an image that has been freed would hold arbitrary values."""
+    image = np.random.default_rng(0).uniform(300, 400, (1, 64, 64)).astype(np.float32)
+    label = np.ones((1, 64, 64), np.uint8)
+    records = [write_case(tmp_path, Case("p1_s000", "p1", image, label, (1, 1, 5), (0, 0, 0)), len(LABELS))]
+    for _ in range(20):
+        low, high = conversion_report._range("windowed", tmp_path, records)
+        assert (low, high) == (image.min(), image.max())

@@ -1,4 +1,4 @@
-"""``difflung_convert``: every kind of archive comes out in HU, in place, by patient, whatever interrupts it."""
+"""``difflung_convert``: all kinds of archives keep HU, positions and patients, and interruptions do no harm."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def check_slices(folder: Path, made: dict, boundary: float = 1.0) -> None:
     for patient, (image, label) in made.items():
         reference = like(image)
         for z in range(len(image)):
-            found, classes = read(folder, f"{patient}_s{z:03d}")
-            assert np.abs(sitk.GetArrayFromImage(found)[0] - image[z]).max() <= 0.5
-            assert np.allclose(found.GetOrigin(), reference.TransformIndexToPhysicalPoint((0, 0, z)), atol=1e-3)
-            assert np.allclose(found.GetSpacing()[:2], SPACING[:2])
+            image_file, classes = read(folder, f"{patient}_s{z:03d}")
+            assert np.abs(sitk.GetArrayFromImage(image_file)[0] - image[z]).max() <= 0.5
+            assert np.allclose(image_file.GetOrigin(), reference.TransformIndexToPhysicalPoint((0, 0, z)), atol=1e-3)
+            assert np.allclose(image_file.GetSpacing()[:2], SPACING[:2])
             for value in (1, 2, 3):
                 a, b = classes[0] == value, label[z] == value
                 assert 2 * (a & b).sum() >= boundary * (a.sum() + b.sum()), (patient, z, value)
@@ -90,10 +90,10 @@ def test_volumes_with_one_label_map_or_one_file_for_each_structure(tmp_path, bin
     assert described["numTraining"] == 12
     splits = json.loads((folder / "splits_final.json").read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
-    known = patients_of(cases)
-    assert known == {case: case[:2] for case in cases}
+    patient_of = patients_of(cases)
+    assert patient_of == {case: case[:2] for case in cases}
     for fold in splits:
-        assert not {known[c] for c in fold["train"]} & {known[c] for c in fold["val"]}
+        assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}
     assert open_raw_dataset("810").roles.normal == "normal_lung"
 
 
@@ -121,19 +121,19 @@ def test_an_oblique_volume_keeps_its_place(tmp_path):
     made = write_dicom(tmp_path / "archive", 2, direction=OBLIQUE)
     folder = converted(tmp_path, "names", "--as", "volumes")
     for patient, (image, label) in made.items():
-        found, classes = read(folder, patient)
+        volume, classes = read(folder, patient)
         expected = like(image, direction=OBLIQUE)
-        assert np.abs(sitk.GetArrayFromImage(found) - image).max() <= 0.5
+        assert np.abs(sitk.GetArrayFromImage(volume) - image).max() <= 0.5
         for index in ((0, 0, 0), (63, 0, 0), (0, 63, 3)):
             assert np.allclose(
-                found.TransformIndexToPhysicalPoint(index), expected.TransformIndexToPhysicalPoint(index), atol=1e-3
+                volume.TransformIndexToPhysicalPoint(index), expected.TransformIndexToPhysicalPoint(index), atol=1e-3
             )
         for value in (1, 2, 3):
             a, b = classes == value, label == value
             assert 2 * (a & b).sum() >= 0.99 * (a.sum() + b.sum())
 
 
-def test_slices_of_pictures_are_no_hu(tmp_path):
+def test_slices_of_pictures_are_not_hu(tmp_path):
     write_slices(tmp_path / "archive")
     folder = converted(tmp_path, "values", "--pixel-spacing", "4")
     described = json.loads((folder / "dataset.json").read_text())
@@ -145,21 +145,21 @@ def test_slices_of_pictures_are_no_hu(tmp_path):
     assert sitk.GetArrayFromImage(image).max() <= 255
 
 
-def test_the_lung_is_found_where_nobody_drew_it_and_said_to_be_derived(tmp_path):
+def test_lung_that_was_not_drawn_is_found_and_marked_as_derived(tmp_path):
     made = write_volumes(tmp_path / "archive", binary=True)
     folder = converted(tmp_path, "derived", "--all-slices")
     for patient, (_, label) in made.items():
-        found = np.concatenate([read(folder, f"{patient}_s{z:03d}")[1] for z in range(4)])
+        classes = np.concatenate([read(folder, f"{patient}_s{z:03d}")[1] for z in range(4)])
         value = {"normal_lung": 1, "emphysema": 2, "ILD": 3}
         for name, number in value.items():
-            a, b = found == number, label == LABELS[name]
+            a, b = classes == number, label == LABELS[name]
             assert 2 * (a & b).sum() > (0.9 if number == 1 else 0.999) * (a.sum() + b.sum()), (patient, name)
-    known = json.loads((folder / MANIFEST).read_text())
-    assert known["derived"] == ["normal_lung"] == known["patients"]["p1"]["derived"]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest["derived"] == ["normal_lung"] == manifest["patients"]["p1"]["derived"]
     assert json.loads((folder / "conversion_report.json").read_text())["derived"] == ["normal_lung"]
 
 
-def test_only_slices_on_which_something_is_drawn(tmp_path):
+def test_only_slices_with_drawn_structures_become_cases(tmp_path):
     made = write_volumes(tmp_path / "archive", 2, binary=True, depth=8)
     folder = converted(tmp_path, "derived")
     for patient, (_, label) in made.items():
@@ -183,12 +183,12 @@ def test_crop_and_resampling_keep_the_place_and_small_lesions(tmp_path):
     MAPPINGS["two"] = (tmp_path / "two.yaml").read_text()  # normal lung is label 2 here: no label is special by value
     folder = converted(tmp_path, "two", "--crop-lungs", "12", "--spacing", "11")
     for z, (y, x) in ((0, spot), (1, (30, 15))):
-        found, classes = read(folder, f"p1_s{z:03d}")
-        assert found.GetSpacing()[0] == 11
-        assert found.GetSize()[0] < 64 * 4 / 11
-        where = np.argwhere(classes[0] == 1)
-        assert len(where) == 1
-        place = found.TransformIndexToPhysicalPoint((int(where[0][1]), int(where[0][0]), 0))
+        image_file, classes = read(folder, f"p1_s{z:03d}")
+        assert image_file.GetSpacing()[0] == 11
+        assert image_file.GetSize()[0] < 64 * 4 / 11
+        spot_pixels = np.argwhere(classes[0] == 1)
+        assert len(spot_pixels) == 1
+        place = image_file.TransformIndexToPhysicalPoint((int(spot_pixels[0][1]), int(spot_pixels[0][0]), 0))
         true = like(image).TransformIndexToPhysicalPoint((int(x), int(y), z))
         assert np.abs(np.subtract(place, true)[:2]).max() <= 11 / 2 + 2
         assert abs(place[2] - true[2]) < 1e-3
@@ -202,7 +202,7 @@ def test_a_mask_on_another_grid_comes_through_physical_space(tmp_path):
     check_slices(converted(tmp_path, "values"), made)
 
 
-def test_priorities_decide_overlaps_and_ignore_marks_what_nobody_knows(tmp_path):
+def test_priorities_decide_overlaps_and_the_ignore_label_is_written(tmp_path):
     made = write_volumes(tmp_path / "archive", 2, binary=True)
     MAPPINGS["overlap"] = (
         'labels:\n  normal_lung: ["lungs"]\n'
@@ -221,9 +221,9 @@ def test_test_patients_and_anonymous_names(tmp_path):
     folder = converted(tmp_path, "values", "--test", "p2", "--anonymous")
     assert {p.name[:4] for p in (folder / "imagesTs").iterdir()} == {"p002"}
     assert {p.name[:4] for p in (folder / "imagesTr").iterdir()} == {"p001", "p003", "p004"}
-    told = (folder / MANIFEST).read_text() + (folder / "conversion_report.json").read_text()
-    assert "p002" in told
-    assert "p2" not in told, "neither names nor files"
+    written = (folder / MANIFEST).read_text() + (folder / "conversion_report.json").read_text()
+    assert "p002" in written
+    assert "p2" not in written, "neither names nor files"
     folder = converted(tmp_path, "values", "--test-share", "0.5", "--overwrite")
     assert "ct/p2.nii.gz" in (folder / MANIFEST).read_text()
     assert len({p.name[:2] for p in (folder / "imagesTs").iterdir()}) == 2
@@ -242,7 +242,7 @@ def test_processes_and_repetition_change_no_byte_and_nnunet_agrees(tmp_path, mon
     }
 
 
-def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path):
+def test_a_killed_conversion_resumes_with_the_same_result(tmp_path):
     write_volumes(tmp_path / "archive", 6, depth=6)
     expected = tree_hashes(converted(tmp_path, "values"))
     folder = tmp_path / "nnUNet_raw" / "Dataset810_Mine"
@@ -287,10 +287,10 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     write_volumes(tmp_path / "archive", 2, binary=True)
     path = tmp_path / "first.yaml"
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
-    said = capsys.readouterr().out
-    assert "2 patients, volumes" in said
-    assert "64×64×4" in said
-    assert "Emphysema (2), ILD (2), Lungs (2)" in said
+    printed = capsys.readouterr().out
+    assert "2 patients, volumes" in printed
+    assert "64×64×4" in printed
+    assert "Emphysema (2), ILD (2), Lungs (2)" in printed
     MAPPINGS["first"] = path.read_text()
     folder = converted(tmp_path, "first")
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {
@@ -301,7 +301,7 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     }
     path.write_text(MAPPINGS["names"])
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
-    assert "was there already" in capsys.readouterr().out
+    assert "already exists and was not changed" in capsys.readouterr().out
     assert path.read_text() == MAPPINGS["names"]
 
 
@@ -319,11 +319,13 @@ def test_stored_values_become_hu_by_rescale_and_window_clips(tmp_path):
             (tmp_path / "archive" / part).mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(like(array), str(tmp_path / "archive" / part / f"{name}.nii.gz"))
     folder = converted(tmp_path, "values", "--rescale", "1,-1024", "--window=-900,0")
-    found = sitk.GetArrayFromImage(read(folder, "p1_s000")[0])[0]
-    assert np.array_equal(found, np.clip(image[0], -900, 0))
+    values = sitk.GetArrayFromImage(read(folder, "p1_s000")[0])[0]
+    assert np.array_equal(values, np.clip(image[0], -900, 0))
 
 
-@pytest.mark.skipif(not (DATA / "plethora").is_dir(), reason="the real CT is not here (DIFFLUNG_TEST_DATA)")
+@pytest.mark.skipif(
+    not (DATA / "plethora").is_dir(), reason="the real CT is not available; set DIFFLUNG_TEST_DATA to its folder"
+)
 def test_real_volumes_in_hu(tmp_path):
     MAPPINGS["plethora"] = 'labels:\n  normal_lung: ["label 1"]\n  pleural_effusion: ["label 2"]\n'
     main(

@@ -1,4 +1,4 @@
-"""What is wrong with an archive, a mapping or a command line: one line with file and remedy, and nothing written."""
+"""Errors in an archive, a mapping or a command line: one line with the file and the remedy; nothing is written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def moved(image: sitk.Image) -> sitk.Image:
     return image
 
 
-def elsewhere(image: sitk.Image) -> sitk.Image:
+def cropped_and_moved(image: sitk.Image) -> sitk.Image:
     return moved(image[:, :, :3])
 
 
@@ -78,8 +78,8 @@ def same_id(folder: Path) -> None:
 FAULTS = [  # name, mutation of a good archive of volumes, mapping, further options, parts of the message
     ("image truncated", truncated(CT), GOOD, [], ["p1.nii.gz", "cannot be read", "copy it again"]),
     ("label truncated", truncated(LABEL), GOOD, [], ["p1.nii.gz", "cannot be read"]),
-    ("label of another place", edited(LABEL, moved), GOOD, [], ["p1", "voxels beside it", "header"]),
-    ("label elsewhere", edited(LABEL, elsewhere), GOOD, [], ["p1", "beyond the image"]),
+    ("label map displaced", edited(LABEL, moved), GOOD, [], ["p1", "displaced by up to", "header"]),
+    ("label map outside the image", edited(LABEL, cropped_and_moved), GOOD, [], ["p1", "outside the image"]),
     ("label missing", removed(LABEL), GOOD, [], ["p1.nii.gz", "no label map"]),
     ("image missing", removed(CT), GOOD, [], ["label/p1.nii.gz", "no image"]),
     ("empty mask", edited(LABEL, empty), GOOD, [], ["p1.nii.gz", "empty mask"]),
@@ -89,13 +89,13 @@ FAULTS = [  # name, mutation of a good archive of volumes, mapping, further opti
     ("structure in two labels", nothing, GOOD + '  other: ["label 3"]\n', [], ["'label 3'", "ILD and by other"]),
     ("label twice", nothing, GOOD + '  ILD: ["label 4"]\n', [], ["'ILD' is listed twice"]),
     ("mapping without labels", nothing, "lung: none\n", [], ["labels"]),
-    ("mapping is no YAML", nothing, "labels: [", [], ["is not valid YAML"]),
+    ("mapping is not YAML", nothing, "labels: [", [], ["is not valid YAML"]),
     ("bad expression", nothing, 'labels:\n  a: ["("]\n', [], ["regular expression"]),
     ("unknown key", nothing, GOOD + "lungs: threshold\n", [], ["'lungs'", "lung"]),
     ("stored values", edited(CT, stored), GOOD, [], ["p1", "--rescale 1,-1024"]),
     ("HU and windows together", edited(CT, windowed), GOOD, [], ["lung_window_8bit", "CT", "p1", "p2"]),
-    ("window for no HU", edited(CT, windowed), GOOD, ["--window", "0,100"], ["--window", "leave it out"]),
-    ("dataset exists", existing, GOOD, [], ["Dataset810_Mine exists", "--overwrite"]),
+    ("window in HU for other values", edited(CT, windowed), GOOD, ["--window", "0,100"], ["in HU", "remove --window"]),
+    ("dataset exists", existing, GOOD, [], ["Dataset810_Mine already exists", "--overwrite"]),
     ("id taken", same_id, GOOD, [], ["Dataset810_Other"]),
     ("no archive", nothing, GOOD, ["-i", "/nowhere"], ["/nowhere", "not a folder"]),
     ("no such mapping", nothing, None, [], ["does not exist", "--list"]),
@@ -103,7 +103,7 @@ FAULTS = [  # name, mutation of a good archive of volumes, mapping, further opti
     ("all are test patients", nothing, GOOD, ["--test", "p1", "p2", "p3"], ["every patient"]),
     ("id", nothing, GOOD, ["-d", "1000"], ["1000", "1 to 999"]),
     ("spacing and size", nothing, GOOD, ["--spacing", "2", "--size", "64"], ["exclude each other"]),
-    ("spacing", nothing, GOOD, ["--spacing", "0"], ["--spacing 0", "0.1 to 50"]),
+    ("spacing", nothing, GOOD, ["--spacing", "0"], ["--spacing 0", "from 0.1 to 50"]),
     ("processes", nothing, GOOD, ["-np", "0"], ["-np 0"]),
     ("series of volumes", nothing, GOOD, ["--series", "a"], ["--series", "volumes"]),
     ("pattern", nothing, GOOD, ["--patient-pattern", "x(.*)"], ["--patient-pattern", "does not match"]),
@@ -155,7 +155,7 @@ def scout(z: int, data) -> None:
 
 
 @pytest.mark.parametrize(("change", "parts"), [(no_ct, ["no CT series", "MR"]), (scout, ["no CT series", "localizer"])])
-def test_dicom_that_is_no_ct(folders, tmp_path, capsys, change, parts):
+def test_dicom_that_is_not_ct(folders, tmp_path, capsys, change, parts):
     pytest.importorskip("highdicom")
     from tests.support.archives import chest
     from tests.support.dicom_files import write_ct
@@ -187,7 +187,7 @@ def test_slices_without_a_pixel_size(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("missing", ["--mapping", "-d", "--name"])
-def test_what_is_needed_is_asked_for(tmp_path, capsys, missing):
+def test_missing_options_are_named(tmp_path, capsys, missing):
     options = {"--mapping": "m.yaml", "-d": "810", "--name": "A"}
     del options[missing]
     with pytest.raises(SystemExit) as stop:
@@ -200,12 +200,12 @@ def test_what_is_needed_is_asked_for(tmp_path, capsys, missing):
     ("content", "message"),
     [
         ({"labels": {}}, "'labels' is empty"),
-        ({"labels": {"background": ["a"]}}, "not background"),
-        ({"labels": {"a": []}}, "no structure"),
+        ({"labels": {"background": ["a"]}}, "is not background"),
+        ({"labels": {"a": []}}, "no structures"),
         ({"labels": {"a": [1]}}, "regular expressions in quotes"),
         ({"labels": {"a": {"structures": ["x"], "priority": "high"}}}, "is not a number"),
         ({"labels": {"a": {"structures": ["x"], "pathology": 1}}}, "neither true nor false"),
-        ({"labels": {"a": ["x"]}, "lung": "maybe"}, "none of none, threshold, lungmask"),
+        ({"labels": {"a": ["x"]}, "lung": "maybe"}, "'maybe' is unknown; expected none, threshold or lungmask"),
         ({"labels": {"a": {"structure": ["x"]}}}, "'structure'"),
     ],
 )
@@ -215,9 +215,9 @@ def test_mappings(content, message):
 
 
 def test_mapping_values_follow_the_order_and_derived_lung_comes_first():
-    known = parse_mapping({"labels": {"b": ["x"], "a": "y"}, "lung": "threshold", "ignore_label": ["z"]})
-    assert known.labels == {"background": 0, "normal_lung": 1, "b": 2, "a": 3, "ignore": 4}
-    assert known.normal == 1
-    assert known.ignore == 4
-    assert known.rule_of("Y").label == "a"
-    assert known.rule_of("z").priority == 0
+    mapping = parse_mapping({"labels": {"b": ["x"], "a": "y"}, "lung": "threshold", "ignore_label": ["z"]})
+    assert mapping.labels == {"background": 0, "normal_lung": 1, "b": 2, "a": 3, "ignore": 4}
+    assert mapping.normal == 1
+    assert mapping.ignore == 4
+    assert mapping.rule_of("Y").label == "a"
+    assert mapping.rule_of("z").priority == 0

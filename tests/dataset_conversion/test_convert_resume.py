@@ -1,4 +1,4 @@
-"""``difflung_convert`` resumes after an interruption, and nothing of another archive, command or person gets in."""
+"""``difflung_convert`` resumes after an interruption without mixing in other archives, commands or patients."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def convert(raw_folder: Path, *options: str, mapping: str = VALUES, archive: str
 
 
 def interrupt_in(monkeypatch, patient: str) -> None:
-    """A Ctrl-C when that patient's first case is written."""
+    """Presses Ctrl-C when the first case of a patient is written."""
     real = patient_module.convert_patient
 
-    def stopped(one, mapping, options, folder):
-        if one.name != patient:
-            return real(one, mapping, options, folder)
+    def stopped(patient_to_convert, mapping, options, folder):
+        if patient_to_convert.name != patient:
+            return real(patient_to_convert, mapping, options, folder)
         monkeypatch.setattr(patient_module, "write_case", _write_and_stop)
-        return real(one, mapping, options, folder)
+        return real(patient_to_convert, mapping, options, folder)
 
     monkeypatch.setattr(patient_module, "convert_patient", stopped)
 
@@ -78,7 +78,7 @@ def cases_of(folder: Path, part: str = "Tr") -> set[str]:
     return {path.name.removesuffix("_0000.nii.gz") for path in (folder / f"images{part}").glob("*.nii.gz")}
 
 
-def test_half_a_patient_of_an_interrupted_call_does_not_stay_where_it_moved_away(raw_folder, monkeypatch):
+def test_cases_of_an_unfinished_patient_are_removed_when_it_becomes_a_test_patient(raw_folder, monkeypatch):
     write_volumes(raw_folder.parent / "archive", 4)
     interrupted(raw_folder, monkeypatch, "p3")
     assert "p3_s000" in cases_of(raw_folder / ".Dataset810_Mine.partial")
@@ -88,7 +88,7 @@ def test_half_a_patient_of_an_interrupted_call_does_not_stay_where_it_moved_away
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == len(cases_of(folder)) == 12
 
 
-def test_half_a_patient_does_not_stay_when_it_was_taken_out(raw_folder, monkeypatch):
+def test_cases_of_an_unfinished_patient_are_removed_when_it_left_the_archive(raw_folder, monkeypatch):
     write_volumes(raw_folder.parent / "archive", 4)
     interrupted(raw_folder, monkeypatch, "p3")
     for path in (raw_folder.parent / "archive").rglob("p3*"):
@@ -107,7 +107,7 @@ def test_another_pixel_size_converts_all_patients_anew(raw_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "mapping"), [(["--spacing", "8"], VALUES), ([], VALUES.replace("ILD", "fibrosis"))]
 )
-def test_remains_of_another_command_are_not_mixed_in(raw_folder, monkeypatch, options, mapping):
+def test_cases_of_another_command_are_not_mixed_in(raw_folder, monkeypatch, options, mapping):
     write_volumes(raw_folder.parent / "archive", 3)
     expected = tree_hashes(convert(raw_folder, *options, mapping=mapping))
     (raw_folder / "Dataset810_Mine").rename(raw_folder.parent / "whole")
@@ -145,10 +145,10 @@ def test_anonymous_conversions_name_nobody(raw_folder, capsys):
         mapping=NAMES,
     )
     notes = json.loads((folder / MANIFEST).read_text())["patients"]["p002"]["notes"]
-    assert any("empty" in note for note in notes), "what happened is still told"
-    told = "".join(path.read_text() for path in folder.glob("*.json"))
-    told += "".join(capsys.readouterr())
-    assert not [name for name in ("Smith", "Miller", "Young") if name in told]
+    assert any("empty" in note for note in notes), "the note itself is kept"
+    written = "".join(path.read_text() for path in folder.glob("*.json"))
+    written += "".join(capsys.readouterr())
+    assert not [name for name in ("Smith", "Miller", "Young") if name in written]
     assert {case[:4] for case in cases_of(folder, "Ts")} == {"p003"}
 
 
@@ -160,7 +160,7 @@ def test_anonymous_conversions_name_nobody(raw_folder, capsys):
     ],
 )
 def test_anonymous_conversions_keep_no_path_and_no_expression(raw_folder, monkeypatch, capsys, options):
-    """Whatever way argparse lets them be typed, and relative to where the command was typed."""
+    """In all spellings that argparse accepts, and for paths relative to the working directory."""
     for name in ("Miller_Ann_1", "Miller_Ann_2"):
         image, label = chest(1)
         for part, array in {"ct": image, **structures(label)}.items():
@@ -171,11 +171,11 @@ def test_anonymous_conversions_keep_no_path_and_no_expression(raw_folder, monkey
     (raw_folder.parent / "Ann" / "map.yaml").write_text(NAMES)
     monkeypatch.chdir(raw_folder.parent)
     main([*options, "-d", "810", "--name", "Mine", "-np", "1", "--anonymous"])
-    told = "".join(path.read_text() for path in (raw_folder / "Dataset810_Mine").glob("*.json"))
-    told += "".join(capsys.readouterr())
-    assert "Ann" not in told
-    assert "p002" in told
-    assert "difflung_convert" in told
+    written = "".join(path.read_text() for path in (raw_folder / "Dataset810_Mine").glob("*.json"))
+    written += "".join(capsys.readouterr())
+    assert "Ann" not in written
+    assert "p002" in written
+    assert "difflung_convert" in written
 
 
 def test_the_manifest_keeps_the_words_of_the_command(raw_folder):
@@ -201,8 +201,8 @@ def test_a_sagittal_volume_keeps_to_the_slices_that_were_drawn_on(raw_folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(sitk.PermuteAxes(like(array), (1, 2, 0)), str(path))
     folder = convert(raw_folder, mapping=mapping)
-    found = {name: {int(case[-3:]) for case in cases_of(folder) if case.startswith(name)} for name in expected}
-    assert found == expected
+    slices_of = {name: {int(case[-3:]) for case in cases_of(folder) if case.startswith(name)} for name in expected}
+    assert slices_of == expected
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"p1_s{min(expected['p1']):03d}.nii.gz")))
     assert (label[0] == 3).sum() == (chest(1, 8)[1][min(expected["p1"])] == LABELS["ILD"]).sum()
 

@@ -1,4 +1,4 @@
-"""The commands' help comes without the libraries that only a conversion needs."""
+"""The commands show their help without importing the libraries that only a conversion needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _HEAVY = ("torch", "nnunetv2", "SimpleITK", "pydicom", "matplotlib", "scipy", "s
 _PROGRAM = f"""
 import contextlib, importlib, io, sys
 module = importlib.import_module(sys.argv[1])
-said = io.StringIO()
-with contextlib.redirect_stdout(said):
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed):
     try:
         (getattr(module, "entry", None) or module.main)(["-h"])
     except SystemExit as stop:
         assert not stop.code, stop.code
-assert "usage:" in said.getvalue()
+assert "usage:" in printed.getvalue()
 print(*[name for name in {_HEAVY} if name in sys.modules])
 """
 
@@ -36,7 +36,7 @@ print(*[name for name in {_HEAVY} if name in sys.modules])
         "Dataset806_PleThora",
     ],
 )
-def test_help_imports_no_library_of_the_work(module):
+def test_help_imports_no_heavy_library(module):
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, f"nnunet_difflung.dataset_conversion.{module}"],
         capture_output=True,

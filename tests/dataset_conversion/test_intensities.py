@@ -1,4 +1,4 @@
-"""HU, padding, display windows, and stored values that lost their intercept are told apart."""
+"""HU, padding, display windows, and stored values whose intercept was lost are told apart."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_padding_becomes_air(padding):
     assert np.array_equal(values[:, 6:-6], hu()[:, 6:-6])
 
 
-def test_noise_below_air_is_no_padding():
+def test_noise_below_air_is_not_padding():
     image = hu()
     image[:, 30, 30] = -1040
     values, _, notes = prepared(image)
@@ -63,12 +63,12 @@ def test_twelve_bits_without_intercept_are_refused_and_an_intercept_taken_twice(
 @pytest.mark.parametrize(
     ("scale", "channel", "dtype"), [(255, "lung_window_8bit", np.uint8), (1, "windowed", np.float32)]
 )
-def test_display_windows_are_no_hu(scale, channel, dtype):
+def test_display_windows_are_not_hu(scale, channel, dtype):
     window = np.clip((hu() + 1350) / 1500, 0, 1) * scale
-    values, found, notes = prepared(np.rint(window) if scale == 255 else window, modality="")
-    assert found == channel
+    values, detected, notes = prepared(np.rint(window) if scale == 255 else window, modality="")
+    assert detected == channel
     assert values.dtype == dtype
-    assert "no HU" in notes[0]
+    assert "not HU" in notes[0]
     assert not_hu(window - 0.5) is not None if scale == 1 else not_hu(hu()) is None
 
 
@@ -84,12 +84,12 @@ def test_window_clips_hu_only():
     assert values.min() == -900
     assert values.max() == 0
     assert "clipped" in notes[-1]
-    with pytest.raises(BadInput, match="leave it out"):
+    with pytest.raises(BadInput, match="remove --window"):
         prepared((hu() > 0).astype(np.uint8) * 255, window=(-900, 0))
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (np.inf, "infinite")])
-def test_no_numbers_are_refused(value, message):
+def test_nan_infinite_and_constant_values_are_refused(value, message):
     image = hu().astype(np.float32)
     image[0, 3, 3] = value
     with pytest.raises(BadInput, match=f"1 values are .*{message}"):

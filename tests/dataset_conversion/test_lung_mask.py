@@ -1,4 +1,4 @@
-"""Lungs by threshold and morphology: whole, without airways, table and bowel, whatever is in them."""
+"""The lung mask by thresholds holds both lungs with their lesions, without airways, table and bowel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ball(centre, radii) -> np.ndarray:
 
 
 def body(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """HU of a chest with two lungs, vessels, trachea, a table and gas in the bowel; and where lung is."""
+    """HU of a chest with two lungs, vessels, trachea, a table and gas in the bowel; and the true lung mask."""
     rng = np.random.default_rng(seed)
     hu = np.full(SHAPE, -1000.0)
     y, x = np.ogrid[: SHAPE[1], : SHAPE[2]]
@@ -50,13 +50,13 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_both_lungs_with_their_vessels_and_nothing_else():
     hu, lung = body()
-    found = lung_mask(image_of(hu))
-    assert found.dtype == np.uint8
-    assert dice(found > 0, lung) > 0.97
-    assert (found[:, 45:60, 30:45] > 0)[8:16].all(), "vessels belong to the lung"
-    assert not found[:, 36:41, 63:68].any()
-    assert not found[18:, 65:75, 60:70].any()
-    assert not found[:, 90:].any()
+    mask = lung_mask(image_of(hu))
+    assert mask.dtype == np.uint8
+    assert dice(mask > 0, lung) > 0.97
+    assert (mask[:, 45:60, 30:45] > 0)[8:16].all(), "vessels belong to the lung"
+    assert not mask[:, 36:41, 63:68].any()
+    assert not mask[18:, 65:75, 60:70].any()
+    assert not mask[:, 90:].any()
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -64,25 +64,25 @@ def test_a_lesion_along_the_pleura_stays_inside(given):
     hu, lung = body()
     lesion = ball((12, 52, 20), (5, 7, 5)) & lung
     hu[lesion] = 30
-    found = lung_mask(image_of(hu), lesion if given else None) > 0
-    assert found[lesion].mean() > (0.999 if given else 0.8)
-    assert dice(found, lung) > 0.96
+    mask = lung_mask(image_of(hu), lesion if given else None) > 0
+    assert mask[lesion].mean() > (0.999 if given else 0.8)
+    assert dice(mask, lung) > 0.96
 
 
 def test_a_consolidated_lobe_is_kept_when_it_is_annotated():
     hu, lung = body()
     lesion = lung & (np.arange(SHAPE[1])[:, None] > 58)
     hu[lesion] = 20
-    found = lung_mask(image_of(hu), lesion) > 0
-    assert found[lesion].all()
-    assert dice(found, lung) > 0.95
+    mask = lung_mask(image_of(hu), lesion) > 0
+    assert mask[lesion].all()
+    assert dice(mask, lung) > 0.95
     assert dice(lung_mask(image_of(hu)) > 0, lung) < 0.9, "without the annotation thresholds cannot see it"
 
 
 def test_one_slice_is_enough():
     hu, lung = body()
-    found = lung_mask(image_of(hu[10:11])) > 0
-    assert dice(found, lung[10:11]) > 0.95
+    mask = lung_mask(image_of(hu[10:11])) > 0
+    assert dice(mask, lung[10:11]) > 0.95
 
 
 def test_any_orientation_gives_the_same_mask():
@@ -105,7 +105,7 @@ def test_no_lung_no_mask():
     assert not lung_mask(image_of(np.full(SHAPE, -1000.0) + np.random.default_rng(0).normal(0, 10, SHAPE))).any()
 
 
-def test_what_cannot_be_done_is_said(monkeypatch):
+def test_errors_say_what_is_wrong(monkeypatch):
     hu, _ = body()
     window = np.clip((hu + 1350) / 1500, 0, 1) * 255
     with pytest.raises(BadInput, match="display window"):
@@ -114,7 +114,7 @@ def test_what_cannot_be_done_is_said(monkeypatch):
     from nnunet_difflung.dataset_conversion.imaging.lung_mask import _network
 
     _network.cache_clear()
-    with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[lungmask\]', or set lung: threshold"):
+    with pytest.raises(BadInput, match=r"pip install 'nnunet_difflung\[lungmask\]', or set 'lung: threshold'"):
         lung_mask(image_of(hu), backend="lungmask")
     with pytest.raises(ValueError, match="backend"):
         lung_mask(image_of(hu), backend="magic")
@@ -130,13 +130,15 @@ def test_the_network_gets_the_image_and_its_mask_is_taken(monkeypatch):
     assert np.array_equal(lung_mask(image_of(hu), backend="lungmask") > 0, lung)
 
 
-@pytest.mark.skipif(not (DATA / "plethora").is_dir(), reason="the real CT is not here (DIFFLUNG_TEST_DATA)")
+@pytest.mark.skipif(
+    not (DATA / "plethora").is_dir(), reason="the real CT is not available; set DIFFLUNG_TEST_DATA to its folder"
+)
 @pytest.mark.parametrize("patient", ["LUNG1-002", "LUNG1-016"])
 def test_real_chests_agree_with_the_published_masks(patient):
     image = sitk.ReadImage(str(DATA / "plethora" / "ct" / f"{patient}.nii.gz"))
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(DATA / "plethora" / "label" / f"{patient}.nii.gz")))
-    found = lung_mask(image) > 0
+    mask = lung_mask(image) > 0
     lung = label == 1
-    assert dice(found, lung) > 0.93
+    assert dice(mask, lung) > 0.93
     hu = sitk.GetArrayFromImage(image)
-    assert np.median(hu[found]) < -700
+    assert np.median(hu[mask]) < -700

@@ -1,4 +1,4 @@
-"""Converters of public sets, on small files that follow the published folders and names to the letter."""
+"""Converters of public datasets, on small files in the published folders and with the published names."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def converted(tmp_path: Path, module: str, *options: str) -> tuple[Path, dict, d
     assert stop.value.code == 0
     folder = next((tmp_path / "nnUNet_raw").iterdir())
     cases = [p.name.removesuffix(".nii.gz") for p in (folder / "labelsTr").iterdir()]
-    splits, known = json.loads((folder / "splits_final.json").read_text()), patients_of(cases)
+    splits, patient_of = json.loads((folder / "splits_final.json").read_text()), patients_of(cases)
     for fold in splits:
-        assert not {known[c] for c in fold["train"]} & {known[c] for c in fold["val"]}
+        assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}
     open_raw_dataset(folder.name[7:10])
     return folder, *(json.loads((folder / name).read_text()) for name in ("dataset.json", "conversion_report.json"))
 
@@ -53,9 +53,9 @@ def test_medseg_slices(tmp_path):
     assert report["patients"]["g03"]["slices"] == 2
     for case, z in (("g01_s004", 4), ("g02_s000", 5), ("g03_s001", 11)):
         assert np.allclose(image(folder, case), pixels[z] + 0.3, atol=0.01)
-        found = label(folder, case)
-        assert np.array_equal(found == 2, mask[z] == 1)
-        assert np.array_equal(found == 3, mask[z] == 2)
+        classes = label(folder, case)
+        assert np.array_equal(classes == 2, mask[z] == 1)
+        assert np.array_equal(classes == 3, mask[z] == 2)
 
 
 def test_covid_20_cases(tmp_path):
@@ -84,9 +84,9 @@ def test_mosmed_has_derived_lungs(tmp_path):
     assert len(report["patients"]) == 2
     for study, (_, mask) in made.items():
         case = next(p.name for p in (folder / "labelsTr").glob("*_s001.nii.gz") if study[-2:] in p.name)
-        found = label(folder, case.removesuffix(".nii.gz"))
-        assert np.array_equal(found == 2, mask[1] > 0)
-        assert (found == 1).sum() > 300
+        classes = label(folder, case.removesuffix(".nii.gz"))
+        assert np.array_equal(classes == 2, mask[1] > 0)
+        assert (classes == 1).sum() > 300
 
 
 @pytest.mark.parametrize("lungs", [True, False], ids=["lung masks", "no lung masks"])
@@ -101,18 +101,20 @@ def test_hug_keeps_what_was_outlined_and_ignores_the_rest_of_the_lung(tmp_path, 
     pixels, truth = made["53/CT-INSPIRIUM-7605"]
     values = described["labels"]
     for z in (1, 2):
-        found = label(folder, f"53_s{z:03d}")
+        classes = label(folder, f"53_s{z:03d}")
         assert np.abs(image(folder, f"53_s{z:03d}") - pixels[z]).max() <= 0.5
         for name, value in (("emphysema", 2), ("fibrosis", 3)):
-            a, b = found == values[name], truth[z] == value
+            a, b = classes == values[name], truth[z] == value
             assert 2 * (a & b).sum() >= 0.9 * (a.sum() + b.sum()), (z, name)
-        rest = (truth[z] == 1) & (found != values["normal_lung"])
-        assert (found[rest] == IGNORED).mean() > (0.97 if lungs else 0.8)
+        not_outlined = (truth[z] == 1) & (classes != values["normal_lung"])
+        assert (classes[not_outlined] == IGNORED).mean() > (0.97 if lungs else 0.8)
     y, x = public_layouts.healthy_place(truth)
-    assert (label(folder, "53_s002")[y : y + 4, x : x + 4] == values["normal_lung"]).all(), "healthy is outlined too"
+    assert (label(folder, "53_s002")[y : y + 4, x : x + 4] == values["normal_lung"]).all(), (
+        "healthy tissue is outlined as well"
+    )
     assert (label(folder, "53_s001")[11:13, 11:13] == IGNORED).all(), "tissues of few patients"
     notes = report["patients"]["53"]["notes"]
-    assert any("lung found by threshold" in note for note in notes) != lungs
+    assert any("lungs were found by thresholds" in note for note in notes) != lungs
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -153,14 +155,14 @@ def test_what_is_missing_is_named(tmp_path, capsys, module, make, remove, messag
     getattr(public_layouts, make)(tmp_path / "set")
     (tmp_path / "set" / remove).unlink()
     converter = importlib.import_module(f"nnunet_difflung.dataset_conversion.{module}")
-    for folder in (tmp_path / "set", tmp_path / "nnUNet_raw"):  # nothing is there in the second
+    for folder in (tmp_path / "set", tmp_path / "nnUNet_raw"):  # the second folder is empty
         with pytest.raises(SystemExit) as stop:
             converter.main(["-i", str(folder), "-np", "1"])
-        said = capsys.readouterr().err
-        line = [one for one in said.splitlines() if one.startswith("Error: ")]
-        assert stop.value.code == 2, said
-        assert len(line) == 1, said
-        assert message in line[0] or folder.name == "nnUNet_raw", said
+        printed = capsys.readouterr().err
+        errors = [line for line in printed.splitlines() if line.startswith("Error: ")]
+        assert stop.value.code == 2, printed
+        assert len(errors) == 1, printed
+        assert message in errors[0] or folder.name == "nnUNet_raw", printed
     assert not list((tmp_path / "nnUNet_raw").iterdir())
 
 
@@ -169,7 +171,7 @@ def test_what_is_missing_is_named(tmp_path, capsys, module, make, remove, messag
     [
         (lambda t: t.replace("SpacingX", "Spacing"), "SpacingX"),
         (lambda t: t[:-40], "two numbers"),
-        (lambda t: t.replace("label: emphysema\n", ""), "without label"),
+        (lambda t: t.replace("label: emphysema\n", ""), "no label or slice_number"),
     ],
 )
 def test_damaged_contours_are_refused(tmp_path, change, message):

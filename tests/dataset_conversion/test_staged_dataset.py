@@ -1,4 +1,4 @@
-"""A converted dataset appears all at once: killed at any step, with an old dataset in its place, and two at a time."""
+"""A converted dataset is published atomically: when killed at any step, over an old dataset, and with two commands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def contents(raw: Path) -> dict[str, str]:
 
 
 def in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
-    """Exit code (9: killed) of a forked process in which a call to the file system kills, and the number of calls."""
+    """Runs ``work`` in a forked process, killed before call ``kill_before`` to the file system; exit code and calls."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -74,9 +74,9 @@ def in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[
             os._exit(1)
     os.close(writing)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said = os.read(reading, 100)
+    calls = os.read(reading, 100)
     os.close(reading)
-    return code, int(said or 0)
+    return code, int(calls or 0)
 
 
 @pytest.mark.parametrize("key", ["key", None], ids=["resumable", "not resumable"])
@@ -101,7 +101,7 @@ def test_killed_at_any_step_the_old_dataset_or_the_new_one_is_there(raw_folder, 
         assert dataset in (old, new)
         outcomes.add(dataset == new)
         beside = {name.split("/")[1] for name in left} - {NAME}
-        assert beside <= {f".{NAME}.partial"}, "only what can be taken up again may stay"
+        assert beside <= {f".{NAME}.partial"}, "only what can be resumed may stay"
         write(raw_folder, "new", key)
         assert contents(raw_folder) == new
     assert outcomes == {True, False}
@@ -135,9 +135,9 @@ def test_an_interrupted_replacement_is_finished_before_the_dataset_is_refused(ra
         assert in_child(lambda step=step: write(raw_folder, "new"), step)[0] == 9
         step += 1
     assert (raw_folder / f".{NAME}.old").exists()
-    with pytest.raises(BadInput, match="exists already; give --overwrite"), staged_dataset(NAME):
+    with pytest.raises(BadInput, match="already exists; give --overwrite"), staged_dataset(NAME):
         pytest.fail("it is there")
-    assert "an interrupted command had converted all of it" in capsys.readouterr().err
+    assert "an interrupted command had converted all patients" in capsys.readouterr().err
     assert (raw_folder / NAME / "dataset.json").read_text() == "new"
     assert [path.name for path in raw_folder.iterdir()] == [NAME]
 
@@ -181,7 +181,7 @@ def test_what_the_first_versions_left_between_their_renames_comes_back(raw_folde
     write(raw_folder, "old")
     (raw_folder / NAME).rename(raw_folder / f".{NAME}.old")
     (raw_folder / f".{NAME}.partial").mkdir()
-    with pytest.raises(BadInput, match="exists already"):
+    with pytest.raises(BadInput, match="already exists"):
         check_name(NAME, overwrite=False)
     assert (raw_folder / NAME / "dataset.json").read_text() == "old"
     (raw_folder / f".{NAME}.old").mkdir()  # or after them
@@ -252,10 +252,10 @@ def test_a_dataset_is_not_replaced_while_another_command_changes_it(raw_folder, 
     with locked(raw_folder / NAME):
         replacing = threading.Thread(target=write, args=(raw_folder, "new"))
         replacing.start()
-        said = ""
-        while "waiting for it" not in said:
+        printed = ""
+        while "waiting for it" not in printed:
             assert replacing.is_alive()
-            said += capsys.readouterr().err
+            printed += capsys.readouterr().err
         assert (raw_folder / NAME / "dataset.json").read_text() == "old"
     replacing.join()
     assert (raw_folder / NAME / "dataset.json").read_text() == "new"

@@ -1,4 +1,4 @@
-"""The balancing loop: shares, bounds, and plans that can be replayed."""
+"""The balancing loop: target shares, bounds, and plans that can be applied again."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_targets_are_met_and_shares_are_those_of_the_labels():
     labels = cohort()
     plan, lesions, facts = plan_for(labels, BalanceConfig(max_synthetic=12))
     made = [new_label(case, labels[case.host], lesions, facts) for case in plan.cases]
-    everything = np.stack([*labels.values(), *made])
-    counted = {name: int((everything == ROLES.values[name]).sum()) for name in ROLES.lung}
+    labels_after = np.stack([*labels.values(), *made])
+    counted = {name: int((labels_after == ROLES.values[name]).sum()) for name in ROLES.lung}
     assert counted == plan.after
     before, after = shares(plan.before), shares(plan.after)
     assert before["emphysema"] < 0.03

@@ -1,4 +1,4 @@
-"""Lesions: what is found, how it is varied, where it goes."""
+"""Lesions are found, varied, placed and pasted."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_lesions_are_components_of_their_class_only():
     label = lung()
     label[0, 20:24, 8:12] = EMPHYSEMA
     label[0, 30, 40] = EMPHYSEMA  # a speck
-    found = find_lesions(label, EMPHYSEMA, "case", "emphysema", (5, 1, 1))
-    assert [lesion.voxels for lesion in found] == [16]
+    lesions = find_lesions(label, EMPHYSEMA, "case", "emphysema", (5, 1, 1))
+    assert [lesion.voxels for lesion in lesions] == [16]
     assert MIN_VOXELS > 1
-    assert found[0].mask.shape == (1, 4, 4)
+    assert lesions[0].mask.shape == (1, 4, 4)
 
 
 def test_a_volume_lesion_is_one_object():
@@ -107,7 +107,7 @@ def test_pasting_changes_normal_lung_only(seed, radius, depth):
     assert (label[label != before] == EMPHYSEMA).all()
 
 
-def test_no_place_is_said_at_once():
+def test_none_if_the_lesion_fits_nowhere():
     assert find_place(disc(18), lung() == NORMAL, np.random.default_rng(0)) is None
     assert find_place(np.ones((1, 50, 5), bool), lung() == NORMAL, np.random.default_rng(0)) is None
     assert find_place(np.zeros((0, 0, 0), bool), lung() == NORMAL, np.random.default_rng(0)) is None
@@ -122,13 +122,15 @@ def test_the_only_place_is_found():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.5, 1.0))
 def test_every_place_and_no_other_is_found(seed, depth, inside):
-    """Against counting the overlap at each position."""
+    """Compared with counting the overlap at each position."""
     rng = np.random.default_rng(seed)
     free = ndimage.binary_dilation(rng.random((depth, 17, 21)) < 0.03, iterations=2)
     mask = rng.random((depth, 5, 4)) < 0.7
     mask[0, 0, 0] = True
     enough = inside * mask.sum()
-    wanted = {(0, y, x) for y in range(13) for x in range(18) if (free[:, y : y + 5, x : x + 4] & mask).sum() >= enough}
-    found = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
-    assert found <= wanted if wanted else found == {None}
-    assert len(found) >= min(len(wanted), 2)
+    expected = {
+        (0, y, x) for y in range(13) for x in range(18) if (free[:, y : y + 5, x : x + 4] & mask).sum() >= enough
+    }
+    places = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
+    assert places <= expected if expected else places == {None}
+    assert len(places) >= min(len(expected), 2)

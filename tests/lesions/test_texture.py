@@ -1,4 +1,4 @@
-"""Real lesion texture moved with its mask and pasted: the geometry, what may be read, what may be touched."""
+"""Texture of real lesions is transformed like its mask; only the lesion is read, and only lung is changed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_texture_moves_as_the_mask_does(transform):
         for a in ((1, 2), (0, 2), (0, 1))
     )
     undilated = grow(mask) if not transform.dilation else np.pad(grow(mask), [(0, 0), *[(transform.dilation,) * 2] * 2])
-    where = undilated[box]
-    assert (inner[where] == expected[box][where]).mean() > 0.93
+    undilated_part = undilated[box]
+    assert (inner[undilated_part] == expected[box][undilated_part]).mean() > 0.93
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
