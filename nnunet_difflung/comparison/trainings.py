@@ -125,7 +125,7 @@ def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans
             f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
             f"{len(configurations)} configurations ({', '.join(configurations) or 'none'}) with "
             f"{f'--length {length}' if length else 'no --length'} and -p {plans}, expected one; "
-            f"choose with -c, --length and -p among {', '.join(models) or 'the trainings, of which there are none yet'}"
+            + (f"choose with -c, --length and -p among {', '.join(models)}" if models else "train the arms first")
         )
     return configurations[0]
 

@@ -84,7 +84,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         image (c, z, y, x), condition map (z, y, x) uint8 (label values, and ``roles.body_value``), facts.
 
     Raises:
-        BadInput: image and label differ in geometry, there are NaN or undefined labels, or channels are missing.
+        BadInput: geometry differs, NaN or undefined labels occur, or the number of channels is wrong.
     """
     image, of_image = raw.read_image(case.identifier)
     label, of_label = raw.read_label(case.identifier)

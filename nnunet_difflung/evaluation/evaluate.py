@@ -148,7 +148,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
     wanted = [METHODS[name] for name in request.methods or METHODS]
     pasted = [method.name for method in wanted if family_of(method).starts_from_paste]
     if pasted:
-        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole one).")
+        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole slice).")
     painting = [method.name for method in wanted if method.name not in pasted]
     missing = {
         name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting

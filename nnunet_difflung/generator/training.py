@@ -112,9 +112,7 @@ def train_generator(
     config, index, card, settings = check_generator_folder(data, method, config, folder)
     if is_finished(folder):
         return
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision="no"
-    )  # precision is set here: accelerate has one per process
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from nnunet_difflung.pipeline.preflight import (
     warn_of_other_folds,
 )
 from nnunet_difflung.pipeline.report import (
-    audit_and_go_on,
+    audit_and_advise,
     conclude,
     describe_fold,
     describe_result,
@@ -77,7 +77,7 @@ def augment(request: Request) -> None:
     if not folds:
         if share.main:
             print(f"{raw.name} already holds these synthetic cases; nothing to do.")
-            audit_and_go_on(raw, raw.folds(request.folds), request)
+            audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
         _introduce(raw)
@@ -161,7 +161,7 @@ def _carry_out(
             _run(raw, folds, request, share, seconds)
         elif share.main:
             print(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
-            audit_and_go_on(raw, raw.folds(request.folds), request)
+            audit_and_advise(raw, raw.folds(request.folds), request)
 
 
 def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, seconds: dict[str, float]) -> None:

@@ -22,9 +22,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    cases = SliceCache(
-        cache_folder(raw.name), check_cases(raw, request.processes), raw.roles
-    )  # facts only; there are no files
+    cases = SliceCache(cache_folder(raw.name), check_cases(raw, request.processes), raw.roles)  # facts without files
     raw = with_class_counts(raw, cases.facts)
     warn_of_orientation(raw, cases.facts)
 

@@ -138,10 +138,10 @@ def conclude(
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
         print(f"\nLook at {preview} before you train.")
-    audit_and_go_on(raw, [synthesis.fold.number for synthesis, _ in done], request)
+    audit_and_advise(raw, [synthesis.fold.number for synthesis, _ in done], request)
 
 
-def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -> None:
+def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     """Audits the dataset from its files, then prints the next commands.
 
     Raises:
