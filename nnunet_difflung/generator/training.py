@@ -118,9 +118,7 @@ def train_generator(
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, method, config, {**card, "settings": settings, "finished": False})
     state = family.new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
-    update = family.make_update(
-        state, config, accelerator, card["total_steps"]
-    )  # before the checkpoint is restored, since this moves states
+    update = family.make_update(state, config, accelerator, card["total_steps"])  # before restoring: moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(
         folder,

@@ -36,9 +36,7 @@ class DiffusionUpdate:
 
     def _try(self, network: Callable, images: int, edge: int) -> None:
         device = self.accelerator.device
-        kept = torch.empty(
-            2 * sum(p.numel() for p in self.network.parameters()), device=device
-        )  # memory that AdamW will need later
+        kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's memory
         size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
         with computing_in(self.config.precision, self.accelerator.device):
             out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
