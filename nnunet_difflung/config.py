@@ -198,7 +198,7 @@ def generator_identity(config: dict) -> dict:
 
 
 def differences(earlier: Any, now: dict) -> list[str]:
-    """Names the settings in which two identities (or parts of them) differ, as they were and as they are."""
+    """The settings in which two identities (or parts of them) differ, with the earlier and the present value."""
     if not isinstance(earlier, dict):
         return []
     lines = []
@@ -206,7 +206,7 @@ def differences(earlier: Any, now: dict) -> list[str]:
         if key in _PARTS:
             lines += differences(earlier.get(key), value)
         elif earlier.get(key) != value:
-            lines.append(f"{key} {earlier.get(key)} there, {value} now")
+            lines.append(f"{key} was {earlier.get(key)}, is now {value}")
     return lines
 
 

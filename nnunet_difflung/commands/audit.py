@@ -1,4 +1,4 @@
-"""``difflung_audit``: proves from the files themselves that no synthetic case has seen a validation patient."""
+"""``difflung_audit``: proves from a dataset's files that no synthetic case has seen a validation patient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMPLE = "difflung_audit -d 801"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's parser."""
     p = shared.command_parser("difflung_audit", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     shared.add_dataset(group, "dataset in $nnUNet_raw or $nnUNet_preprocessed")

@@ -1,4 +1,4 @@
-"""``difflung_augment``: from an nnU-Net dataset with a rare class to the same dataset with synthetic cases of it."""
+"""``difflung_augment``: adds synthetic cases of rare classes to an nnU-Net dataset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ difflung_augment -d 801 -f 0 --preset fast        one fold, with a small network
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options, in nnU-Net's own names where it has them."""
+    """The command's parser; options that nnU-Net has too are named as in nnU-Net."""
     p = shared.command_parser("difflung_augment", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
     _add_machine_options(p.add_argument_group("machine"))
@@ -220,7 +220,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options from the command line."""
+    """Parses a command line."""
     return parser().parse_args(arguments)
 
 
@@ -236,10 +236,10 @@ _OF_GENERATOR = (
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """The preset with the options given on the command line.
+    """The settings: the preset, changed by the options that were given.
 
     Raises:
-        BadInput: a value that is out of range, or options that do not go together.
+        BadInput: a value is out of range, or options contradict each other.
     """
     base, method = preset(options.preset), METHODS[options.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
@@ -263,7 +263,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def _precision(options: argparse.Namespace) -> str:
-    """The precision that was asked for, or that of the device, for which PyTorch is imported."""
+    """The requested precision, or else the device's usual precision, for which PyTorch is imported."""
     if options.precision:
         return options.precision
     from nnunet_difflung.commands.devices import chosen_device
@@ -278,7 +278,7 @@ def _check_method(
     """Refuses options that a method does not support.
 
     Raises:
-        BadInput: with the option and the remedy.
+        BadInput: names the option and the remedy.
     """
     from nnunet_difflung.generator.families import family_of
 
@@ -293,7 +293,7 @@ def _check_method(
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
-    """Drops options that a method does not use, so that they cannot make equal runs look different, and says so."""
+    """Drops options without effect for a method, with a note, so that they do not make equal runs look different."""
     from nnunet_difflung.generator.families import family_of
 
     idle = [name for name in family_of(method).unused_options if getattr(options, name) is not None]
@@ -334,10 +334,10 @@ def _window(text: str) -> tuple[float, float]:
 
 
 def request_from(options: argparse.Namespace) -> Request:
-    """The request that a command line stands for; what is wrong is told before PyTorch is imported.
+    """The request of a command line. Faults are reported before PyTorch is imported where that is possible.
 
     Raises:
-        BadInput: a faulty option, a device that is not there, or a dataset that is missing or faulty.
+        BadInput: an option is wrong, the device is not available, or the dataset is missing or faulty.
     """
     check_dataset(options.dataset, options.normal_label, options.structure_label)
     settings = settings_from(options)
@@ -377,13 +377,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -> int:
-    """Runs the command in several processes and returns their exit code."""
+    """Runs the command in several processes; returns their exit code."""
     from nnunet_difflung.generator.training import check_batch
     from nnunet_difflung.pipeline.augment import open_dataset
     from nnunet_difflung.pipeline.preflight import begun_here, nothing_left_on_fault
     from nnunet_difflung.runtime.launcher import run_in_processes
 
-    raw = open_dataset(request).raw  # what is wrong is told once
+    raw = open_dataset(request).raw  # so that a fault is reported once, not by each process
     check_batch(METHODS[request.settings.method], request.settings.generator, number)
     with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
         code = run_in_processes(number, arguments, request.device)

@@ -1,4 +1,4 @@
-"""``difflung_compare``: what each arm's finished nnU-Net trainings are worth per class, paired by patient."""
+"""``difflung_compare``: compares the arms' finished nnU-Net trainings class by class, paired by patient."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ difflung_compare -d 801 -f 0 --arms reference cbmat copy_paste --length 5epochs
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options, in nnU-Net's own names where it has them."""
+    """The command's parser; options that nnU-Net has too are named as in nnU-Net."""
     p = shared.command_parser("difflung_compare", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
     _add_training_options(p.add_argument_group("which trainings"))
@@ -125,10 +125,10 @@ def _folds(names: Sequence[str]) -> tuple[int | str, ...]:
 
 
 def trainings_from(options: argparse.Namespace) -> Trainings:
-    """The trainings that a command line stands for.
+    """The trainings that a command line names.
 
     Raises:
-        BadInput: a folder, a dataset or a configuration that is missing or ambiguous, or no finished training.
+        BadInput: a folder, dataset or configuration is missing or ambiguous, or no training is finished.
     """
     folds = _folds(options.folds)
     results = named_results(options.results or [Path(nnunet_folder(NNUNET_RESULTS))])

@@ -1,7 +1,7 @@
-"""``difflung_demo``: the whole chain on a chest phantom, with the real commands, on a laptop.
+"""``difflung_demo``: the whole chain on a chest phantom, small enough for a laptop.
 
-Each stage is one of the commands that a user would type; only the U-Net is made smaller than nnU-Net's plan for it, as
-a configuration ``2d_demo`` in the plans file, so that both arms train in minutes on two CPU cores.
+The stages run the commands that a user would type. Only the U-Net is smaller than in nnU-Net's plans: it is added to
+the plans file as configuration ``2d_demo``, so that both arms train in minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Demo:
     """A demonstration in a folder.
 
     Attributes:
-        folder: everything is kept here; a second run resumes after the last finished stage.
+        folder: folder of all files; another run resumes after the last finished stage.
         length: suffix of nnU-Net's trainer variants, such as ``5epochs``.
-        epochs: of the generator.
-        size: pixels of the phantom's slices.
+        epochs: epochs of the generator's training.
+        size: edge of the phantom's slices in pixels.
     """
 
     folder: Path
@@ -69,21 +69,21 @@ class Demo:
     size: int = 64
 
     def path(self, variable: str) -> Path:
-        """One of nnU-Net's three folders."""
+        """Path of one of nnU-Net's three folders."""
         return self.folder / variable
 
     @property
     def plans(self) -> Path:
-        """nnU-Net's plans file."""
+        """Path of nnU-Net's plans file."""
         return self.path(NNUNET_PREPROCESSED) / NAME / "nnUNetPlans.json"
 
     def environment(self) -> dict[str, str]:
-        """Variables of the commands: nnU-Net's folders, and few worker processes."""
+        """Environment of the commands: nnU-Net's folders, and few worker processes."""
         paths = {variable: str(self.path(variable).resolve()) for variable in PATH_VARIABLES}
         return os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
     def stages(self) -> list[tuple[str, Callable[[], None]]]:
-        """Name and work of each stage, in order."""
+        """Name and function of each stage, in order."""
         return [
             ("phantom", self.make_phantom),
             ("augment", self.add_cases),
@@ -122,23 +122,23 @@ class Demo:
         )
 
     def make_plans(self) -> None:
-        """Plans and preprocesses the dataset; the small U-Net joins the plans."""
+        """Plans and preprocesses the dataset, and adds the small U-Net to the plans."""
         self.call(["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2"])
         make_small_configuration(self.plans)
 
     def call(self, arguments: list[str]) -> None:
-        """Runs a command in the foreground and shows it."""
+        """Prints and runs a command, and waits for it."""
         print(f"\n$ {shown(arguments)}", flush=True)
         if subprocess.run(installed(arguments), env=self.environment()).returncode:
             raise Failed(f"{shown(arguments)} failed; its message is above")
 
     def one_by_one(self, command_of: Callable[[str], list[str]]) -> None:
-        """Runs a command for one arm after the other."""
+        """Runs a command for the arms one after the other."""
         for arm in ARMS:
             self.call(command_of(arm))
 
     def both(self, command_of: Callable[[str], list[str]]) -> None:
-        """Runs a command for both arms side by side."""
+        """Runs a command for both arms at the same time."""
         commands = {arm: command_of(arm) for arm in ARMS}
         side_by_side({self.folder / f"{c[0]}_{arm}.log": c for arm, c in commands.items()}, self.environment())
 
@@ -147,7 +147,7 @@ class Demo:
         return f"{ARMS[arm]}_{self.length}"
 
     def train_command(self, arm: str) -> list[str]:
-        """nnU-Net's training of an arm, going on where an interrupted one stopped."""
+        """The command that trains an arm, or resumes its training."""
         model = self.path(NNUNET_RESULTS) / NAME / f"{self.trainer(arm)}__nnUNetPlans__{CONFIGURATION}"
         begun = any((model / fold_name(FOLD)).glob("checkpoint_*.pth"))
         return [
@@ -163,7 +163,7 @@ class Demo:
         ]
 
     def predict_command(self, arm: str) -> list[str]:
-        """Prediction of the test patients, whom no network has seen."""
+        """The command that predicts the test patients, which no network has seen."""
         return [
             "nnUNetv2_predict",
             "-i",
@@ -188,7 +188,7 @@ class Demo:
         ]
 
     def evaluate_command(self, arm: str) -> list[str]:
-        """nnU-Net's own evaluation."""
+        """The command of nnU-Net's own evaluation."""
         return [
             "nnUNetv2_evaluate_folder",
             str(self.path(NNUNET_RAW) / NAME / "labelsTs"),
@@ -203,7 +203,7 @@ class Demo:
 
 
 def run(demo: Demo) -> dict:
-    """Runs the stages that are not done yet, and writes ``summary.json`` and ``preview.png``."""
+    """Runs the stages that are not finished yet, and writes ``summary.json`` and ``preview.png``."""
     demo.folder.mkdir(parents=True, exist_ok=True)
     for variable in PATH_VARIABLES:
         demo.path(variable).mkdir(exist_ok=True)
@@ -230,7 +230,7 @@ def run(demo: Demo) -> dict:
 
 
 def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
-    """Per-class Dice on the test patients: nnU-Net's mean over cases, and pooled over all their voxels."""
+    """Each class's Dice on the test patients (mean over cases, and over all voxels), leaks, seconds, versions."""
     from nnunet_difflung.injection.audit import audit_table
 
     os.environ.update({k: v for k, v in demo.environment().items() if k.startswith("nnUNet_")})
@@ -267,7 +267,7 @@ def _table(summary: dict) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's parser."""
     p = shared.command_parser("difflung_demo", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     group.add_argument(

@@ -1,4 +1,4 @@
-"""The device that a command computes on; kept apart from the options, whose parsers must not lead to PyTorch."""
+"""The device that a command computes on; apart from the options, since their parsers must not import PyTorch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from nnunet_difflung.runtime.device import check_device, default_device
 
 
 def chosen_device(device: str | None) -> str:
-    """The device that was asked for, or the fastest one here.
+    """The requested device, or else the fastest available device.
 
     Raises:
-        BadInput: PyTorch does not see the device.
+        BadInput: PyTorch cannot use the device.
     """
     device = device or default_device()
     check_device(device)

@@ -1,4 +1,4 @@
-"""``difflung_evaluate``: what each generator paints from validation masks, against the real slices (Table 1)."""
+"""``difflung_evaluate``: compares slices that generators paint from validation masks with real slices (Table 1)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EXAMPLE = "difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix --preset
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options, in nnU-Net's own names where it has them."""
+    """The command's parser; options that nnU-Net has too are named as in nnU-Net."""
     p = shared.command_parser("difflung_evaluate", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
     _add_painting_options(p.add_argument_group("painting"))
@@ -81,14 +81,14 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
 
 
 def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
-    """The request that a command line stands for; what is wrong is told before PyTorch is imported.
+    """The request of a command line. Faults are reported before PyTorch is imported where that is possible.
 
     Args:
-        arguments: of the command line.
-        typed: the command as it is recorded in the results.
+        arguments: the command line; None for that of the process.
+        typed: the command for the record in the results.
 
     Raises:
-        BadInput: a device that is not there, an output that is not a JSON file, or a faulty dataset.
+        BadInput: the device is not available, the output is not a JSON file, or the dataset is missing or faulty.
     """
     options = parser().parse_args(arguments)
     out = checked_output(options.out)

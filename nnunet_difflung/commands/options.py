@@ -1,4 +1,4 @@
-"""What the commands' parsers share: options that several of them have, kinds of numbers, the look of -h."""
+"""Shared parts of the commands' parsers: common options, types of numbers, the format of -h."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from nnunet_difflung.errors import BadInput
 
 PRESETS = ("default", "fast", "paper")
 DEVICES = ("cuda", "cpu", "mps")
-_WIDEST = 110  # columns of a help text; fewer where the terminal has fewer
+_WIDEST = 110  # maximum number of columns of a help text
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose -h ends with an example.
 
     Args:
-        name: of the command.
-        description: plain text; wrapped here.
-        example: one command line, or several with a line each.
+        name: name of the command.
+        description: plain text, which is wrapped here.
+        example: one or more command lines, one per line.
     """
     width = min(_WIDEST, shutil.get_terminal_size().columns - 2)
     return argparse.ArgumentParser(
@@ -35,16 +35,16 @@ def command_parser(name: str, description: str, example: str) -> argparse.Argume
 
 
 def given(options: argparse.Namespace, *names: str) -> dict:
-    """The options that were given, by name."""
+    """Name → value of the options that were given."""
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def by_preset(part: str, name: str) -> str:
-    """What a setting is in the presets, for a help text, such as ``default: 25; preset paper: 1000``.
+    """A setting's values in the presets, for a help text, such as ``default: 25; preset paper: 1000``.
 
     Args:
         part: ``generator``, ``sampling`` or ``balance``.
-        name: of the setting.
+        name: name of the setting.
     """
     usual, *others = ((which, asdict(preset(which))[part][name]) for which in PRESETS)
     differing = [f"; preset {which}: {value}" for which, value in others if value != usual[1]]
@@ -76,7 +76,7 @@ def add_folds(group: Options, explanation: str, required: bool = False) -> None:
 
 
 def add_device(group: Options, doing: str) -> None:
-    """``-device``, as ``device``; None stands for the fastest device here (see ``commands.devices``)."""
+    """``-device``, as ``device``; None means the fastest available device (see ``commands.devices``)."""
     group.add_argument(
         "-device",
         choices=DEVICES,
@@ -173,7 +173,7 @@ def checked_output(out: Path | None) -> Path | None:
     """The path given with ``-o``.
 
     Raises:
-        BadInput: it is not a JSON file's.
+        BadInput: it does not end in ``.json``.
     """
     if out is not None and out.suffix != ".json":
         raise BadInput(f"-o {out} does not end in .json; give the path of the results file, such as table.json")
@@ -181,7 +181,7 @@ def checked_output(out: Path | None) -> Path | None:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1; for argparse, as those below."""
+    """A whole number of at least 1, as a type for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
@@ -189,7 +189,7 @@ def positive(text: str) -> int:
 
 
 def positive_or_auto(text: str) -> int | None:
-    """As ``positive``, or None for ``auto``."""
+    """``positive``, or None for ``auto``."""
     return None if text == "auto" else positive(text)
 
 

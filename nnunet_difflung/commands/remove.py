@@ -1,4 +1,4 @@
-"""``difflung_remove``: takes every synthetic case out of a dataset again and restores its files byte for byte."""
+"""``difflung_remove``: removes all synthetic cases from a dataset and restores its files byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ difflung_remove -d 801
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's parser."""
     p = shared.command_parser("difflung_remove", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     shared.add_dataset(group)

@@ -1,4 +1,4 @@
-"""nnU-Net trainings small enough for a CPU: a smaller U-Net, commands side by side, Dice of the result."""
+"""nnU-Net trainings small enough for a CPU: a smaller U-Net, commands run in parallel, Dice of the results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_difflung.errors import Failed
 from nnunet_difflung.runtime.files import read_json, write_json
 
 CONFIGURATION = "2d_demo"
-FEATURES = (16, 32, 64, 128, 128)  # nnU-Net would take 32 to 512
+FEATURES = (16, 32, 64, 128, 128)  # nnU-Net's plan has 32 to 512
 
 
 def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -> None:
@@ -22,8 +22,8 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
     repeatable.
 
     Args:
-        commands: log file → command whose output it gets.
-        environment: variables of the commands.
+        commands: log file → command whose output is written to it.
+        environment: environment variables of the commands.
 
     Raises:
         Failed: a command ended with an error.
@@ -45,11 +45,12 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
 
 
 def make_small_configuration(path: Path, **changes) -> None:
-    """Adds a configuration with a smaller U-Net to a plans file; all arms train it.
+    """Adds a configuration with a smaller U-Net, which all arms train, to a plans file.
 
     Args:
-        path: nnU-Net's plans.
-        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions``: number in each stage.
+        path: path of nnU-Net's plans.
+        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is the number
+            in each stage.
     """
     plans = read_json(path)
     architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
@@ -66,17 +67,17 @@ def make_small_configuration(path: Path, **changes) -> None:
 
 
 def installed(arguments: list[str]) -> list[str]:
-    """The command from this interpreter's environment, even if that is not on the PATH."""
+    """The command with its path in this interpreter's environment, which may not be on the PATH."""
     beside = Path(sysconfig.get_path("scripts")) / arguments[0]
     return [str(beside) if beside.is_file() else arguments[0], *arguments[1:]]
 
 
 def shown(arguments: list[str]) -> str:
-    """A command as a user would type it."""
+    """The command as a user would type it."""
     return " ".join(["python" if arguments[0] == sys.executable else arguments[0], *arguments[1:]])
 
 
 def pooled_dice(cases: list[dict], key: str) -> float:
-    """Dice of a label over all voxels of the cases of nnU-Net's ``summary.json`` (1 would be perfect; 0 if absent)."""
+    """Dice of a label over all voxels of the cases of nnU-Net's ``summary.json`` (0 if it is absent everywhere)."""
     tp, fp, fn = (sum(case["metrics"][key][count] for case in cases) for count in ("TP", "FP", "FN"))
     return 2 * tp / max(1, 2 * tp + fp + fn)

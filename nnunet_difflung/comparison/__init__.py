@@ -1,1 +1,1 @@
-"""Table 2: what nnU-Net's trainings are worth with and without synthetic cases."""
+"""Table 2: Dice of nnU-Net's trainings with and without synthetic cases."""

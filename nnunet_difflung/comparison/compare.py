@@ -24,7 +24,7 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
     """The table of all arms.
 
     Args:
-        scores: of the arms.
+        scores: scores of the arms.
         reference: the arm that the other arms are compared with.
         surfaces: figure → arm → (classes, seeds, folds, patients); may be empty.
 
@@ -55,7 +55,7 @@ def tabulate(scores: Scores, reference: str, surfaces: dict[str, dict[str, np.nd
 
 
 def _rows(scores: Scores, arm: str, c: int, surfaces: dict[str, np.ndarray]) -> list[dict]:
-    """Every patient of every training with voxel counts; Dice is NaN where the reference lacks the class."""
+    """Rows with the voxel counts of each patient in each training; Dice is NaN if the patient lacks the class."""
     counts, dice = scores.counts[arm][c], scores.dice(arm)[c]
     return [
         {
@@ -74,7 +74,7 @@ def _rows(scores: Scores, arm: str, c: int, surfaces: dict[str, np.ndarray]) -> 
 
 
 def without_nan(content: Any) -> Any:
-    """Prepares content for JSON: numbers are rounded to 6 digits, NaN becomes None."""
+    """Prepares content for JSON: rounds numbers to 6 digits and replaces NaN by None."""
     if isinstance(content, dict):
         return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -96,11 +96,11 @@ def compare(
 
     Args:
         trainings: the trainings to compare; all of them must be finished and scored.
-        reference: one of their arms.
+        reference: the arm that the others are compared with.
         out: path of the JSON file.
         pattern: regular expression whose first group is the patient of a case id; None reads patients as
             ``difflung_augment`` did.
-        tolerance: of the surface Dice in mm; None leaves the surface figures out.
+        tolerance: tolerance of the surface Dice in mm; None leaves the surface figures out.
         typed: the command as typed, for the record.
 
     Returns:

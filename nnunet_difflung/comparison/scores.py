@@ -30,7 +30,7 @@ class Scores:
         patients: names, sorted.
         cases: fold → case id → patient.
         counts: arm → (classes, seeds, folds, patients, 3) TP, FP, FN; NaN where a patient is not in a fold.
-        per_case: arm → (classes, seeds, folds) Dice as nnU-Net averages it over the cases that have one.
+        per_case: arm → (classes, seeds, folds) Dice, averaged over the cases that have a value, as nnU-Net does.
     """
 
     classes: tuple[str, ...]
@@ -60,7 +60,7 @@ class Scores:
 
 
 def foreground(trainings: Trainings) -> tuple[dict, dict[str, str]]:
-    """dataset.json as the trainings saw it, and its classes: name → key in nnU-Net's summary.json.
+    """The dataset.json that the trainings used, and its classes: name → key in nnU-Net's summary.json.
 
     Raises:
         BadInput: no dataset.json beside the trainings.
@@ -80,8 +80,8 @@ def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases
     """The voxel counts in nnU-Net's summary.json.
 
     Args:
-        path: of the file.
-        classes: name → key, as from ``foreground``.
+        path: path of the file.
+        classes: name → key, from ``foreground``.
         file_ending: of the dataset's files; the name of a predicted file without it is the case id.
 
     Raises:
@@ -112,7 +112,7 @@ def case_patients(cases: Iterable[str], dataset: str, pattern: str | None = None
     """Case id → patient, as ``difflung_augment`` recorded it, or by the same rules for cases that it did not see.
 
     Raises:
-        BadInput: the rules contradict the manifest: a pattern was used, and it has to be given here as well.
+        BadInput: the rules contradict the manifest, so a pattern was used, which has to be given here as well.
     """
     scored = sorted(set(cases))
     if pattern is not None:
@@ -144,7 +144,7 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
     Args:
         summaries: (arm, seed, fold) → voxel counts of the cases.
         trainings: the trainings that were scored, for messages.
-        names: of the classes.
+        names: names of the classes.
 
     Raises:
         BadInput: two summaries cannot be paired, or one lists a synthetic case; names the file and the case.
@@ -199,7 +199,7 @@ def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pat
             of_patient = counts[arm][:, s, f, patients.index(patient_of[case])]
             of_patient[:] = np.where(np.isnan(of_patient), 0, of_patient) + cases[case]
         per_case[arm][:, s, f] = mean_without_nan(pool(np.stack([cases[case] for case in sorted(cases)])), 0)
-    arm, seed = trainings.arms[0], seeds[0]  # every other training was scored on the same cases
+    arm, seed = trainings.arms[0], seeds[0]  # all other trainings were scored on the same cases
     return Scores(
         tuple(classes),
         seeds,

@@ -1,7 +1,7 @@
 """Means, spreads and paired intervals; numpy and scipy only.
 
-Arrays are (seed, fold, patient), NaN where a patient is not in a fold or has no score, in the same places for every
-seed.
+Arrays are (seed, fold, patient). They are NaN where a patient is not in a fold or has no score; these places are the
+same for every seed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def spread(values: np.ndarray) -> dict:
 
 
 def over_patients(values: np.ndarray) -> dict:
-    """Summary of one figure of an arm.
+    """Summary of a figure of an arm.
 
     Returns:
         ``mean`` over patients, each of whom counts once (their seeds and folds are averaged first); ``sd`` over the
@@ -69,7 +69,7 @@ def difference(arm: np.ndarray, reference: np.ndarray) -> dict:
     Satterthwaite's formula (Biometrics Bulletin 1946). The interaction of seeds and patients and the spread between
     folds enter both terms, so the interval is rather too wide than too narrow. In simulations of 2 to 8 seeds, 1 to 5
     folds and 6 to 30 patients, 92 to 97 % of these intervals contained the true difference. A percentile bootstrap over
-    patients and seeds, which needs more seeds than there are, contained it in 74 to 97 %, and in 80 to 98 % with
+    patients and seeds, which would need more seeds, contained it in 74 to 97 %, and in 80 to 98 % with
     deviations inflated by √(S / (S − 1)) and √(P / (P − 1)).
 
     With one seed the spread between trainings is unknown, and the interval holds for these networks only. With two
@@ -102,7 +102,7 @@ def difference(arm: np.ndarray, reference: np.ndarray) -> dict:
 
 
 def _between_seeds(values: np.ndarray) -> list[tuple[float, int]]:
-    """Share of each fold's seeds in the variance of the mean over patients, with its degrees of freedom.
+    """Contribution of each fold's seeds to the variance of the mean over patients, and its degrees of freedom.
 
     Args:
         values: (seeds, folds, patients), each patient in at least one fold; NaN in the others.

@@ -1,4 +1,4 @@
-"""Surface figures of segmentations: 95th percentile of the Hausdorff distance, and normalised surface Dice."""
+"""Surface figures of segmentations: the Hausdorff distance's 95th percentile, and the normalised surface Dice."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def surface_scores(
     """Distances between the surfaces (edge voxels) of two masks.
 
     Args:
-        reference: (z, y, x) bool with at least one voxel. A single slice (z = 1) is measured in its plane.
+        reference: (z, y, x) bool with at least one voxel. A single slice (z = 1) is measured in 2D.
         prediction: the same shape.
         spacing: z, y, x in mm (pixels for formats without a spacing).
         tolerance: in the same unit; surfaces closer than this count as matching.
 
     Returns:
-        HD95, the larger of both directions, and NSD in [0, 1]. An empty prediction gets the image's diagonal as its
-        distance and NSD 0, so that a prediction that misses the class still counts in the mean.
+        HD95, the larger of both directions, and NSD in [0, 1]. For an empty prediction these are the image's diagonal
+        and 0, so that a prediction that misses the class counts in the mean.
     """
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -67,7 +67,7 @@ def case_scores(
         prediction: the same shape.
         spacing: z, y, x in mm.
         values: label values of each class.
-        ignore: label value of voxels that are left out, as nnU-Net leaves them out; None if there is none.
+        ignore: label value of voxels that are left out, as in nnU-Net's evaluation; None if there is none.
         tolerance: in mm.
     """
     scores = np.full((len(values), 2), np.nan)

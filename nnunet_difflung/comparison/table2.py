@@ -18,7 +18,7 @@ def write_markdown(path: Path, table: dict) -> None:
     """Writes a section for each class with a row for each arm.
 
     Args:
-        path: of the file.
+        path: path of the file.
         table: as ``compare`` returns it, without NaN.
     """
     meta, arms = table["meta"], {arm: rows for arm, rows in table.items() if arm != "meta"}
@@ -92,10 +92,10 @@ def _difference(figure: dict) -> str:
 
 
 def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.ndarray]]) -> None:
-    """Draws, for each class, every patient's difference to the reference, their mean and its interval.
+    """Draws, for each class, the patients' differences to the reference, their mean, and its interval.
 
     Args:
-        path: of the PNG file.
+        path: path of the PNG file.
         table: as ``compare`` returns it, without NaN.
         points: arm → class → differences of the patients (NaN: no score).
     """
@@ -110,14 +110,14 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
             axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=8)
             axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
         low, high = figure.axes[0].get_ylim()
-        figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # few patients: intervals beyond what Dice can be
+        figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # intervals can exceed the range of Dice
         figure.axes[0].set_ylabel(
             f"Dice of a patient minus {reference}'s\n(diamond: mean, bar: 95 % interval)", fontsize=8
         )
 
 
 def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> None:
-    """Draws an arm's patients side by side around ``x``, and to their right their mean and its interval."""
+    """Draws an arm's patients around ``x``, and to their right the mean and its interval."""
     colour = LINE_COLOURS[x % len(LINE_COLOURS)]
     values = differences[np.isfinite(differences)]
     jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))

@@ -20,7 +20,7 @@ ARMS = {
     "cbmat_poly": "nnUNetTrainerDiffLungPoly",
     "nnUNetTrainer": "nnUNetTrainer",
 }
-_MUST_AGREE = {  # key in debug.json → what it is
+_MUST_AGREE = {  # key in debug.json → its meaning
     "num_epochs": "numbers of epochs",
     "num_iterations_per_epoch": "iterations per epoch",
     "batch_size": "batch sizes",
@@ -36,13 +36,13 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings of several arms on the same folds of a dataset, repeated with several seeds.
+    """Trainings of several arms on the same folds of a dataset, with one or more seeds.
 
     Attributes:
         dataset: ``DatasetXXX_NAME``.
         results: name of a repetition → its nnUNet_results folder.
         folds: numbers or ``all``.
-        configuration: of nnU-Net, such as ``2d``.
+        configuration: nnU-Net configuration, such as ``2d``.
         arms: keys of ``ARMS``.
         plans: name of nnU-Net's plans.
         length: suffix of the trainers such as ``5epochs``; empty for nnU-Net's 1000 epochs.
@@ -76,7 +76,7 @@ class Trainings:
 
 
 def named_results(folders: Sequence[Path]) -> dict[str, Path]:
-    """A short name for each results folder: its own name, preceded by its parents' names where two would be equal.
+    """A short name for each results folder: its own name, with its parents' names if that is not unique.
 
     Raises:
         BadInput: a folder is missing or given twice.
@@ -98,7 +98,7 @@ def dataset_in(folder: Path, dataset: str) -> str:
     """``DatasetXXX_NAME`` in a results folder, from an id or a name.
 
     Raises:
-        BadInput: it is not there, or several folders have the id.
+        BadInput: no folder or several folders match.
     """
     names = names_in(folder)
     matching = meant(dataset, names)
@@ -114,7 +114,7 @@ def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans
     """The configuration that the arms were trained with.
 
     Raises:
-        BadInput: there is none, or there are several.
+        BadInput: there are none or several.
     """
     arm = "|".join(re.escape(name) for name in ARMS.values())
     pattern = re.compile(rf"(?:{arm}){f'_{re.escape(length)}' if length else ''}__{re.escape(plans)}__(.+)")
@@ -125,7 +125,7 @@ def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans
             f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
             f"{len(configurations)} configurations ({', '.join(configurations) or 'none'}) with "
             f"{f'--length {length}' if length else 'no --length'} and -p {plans}, expected one; "
-            f"choose with -c, --length and -p among {', '.join(models) or 'the trainings, of which there are none yet'}"
+            + (f"choose with -c, --length and -p among {', '.join(models)}" if models else "train the arms first")
         )
     return configurations[0]
 
@@ -158,7 +158,7 @@ def check_present(trainings: Trainings) -> None:
     """Refuses a comparison in which a training is missing.
 
     Raises:
-        BadInput: names the first missing training and the command that makes it.
+        BadInput: names the first missing training and the command to run.
     """
     missing = [
         (arm, seed, fold)
@@ -194,7 +194,7 @@ def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = 
 
 
 def check_alike(trainings: Trainings) -> dict:
-    """Compares the settings that nnU-Net recorded for each training (debug.json) and refuses different ones.
+    """Refuses trainings for which nnU-Net recorded different settings (debug.json).
 
     Returns:
         ``epochs``, ``iterations`` (of a training) and ``device``; empty if no training has a debug.json.

@@ -1,7 +1,7 @@
-"""The checked cases of a dataset as a memory-mapped cache, which training examples are cut from.
+"""The checked cases of a dataset as a cache of memory-mapped arrays, from which training examples are cropped.
 
-The cache stores each case as two .npy files in the dataset's own intensities (as integers where that is exact), so it
-serves every fold and window, and a training step reads only the crops that it needs.
+The cache stores each case as two .npy files in the dataset's own intensities (as integers if that is exact). So it can
+be used for every fold and window, and a training step reads only the crops that it needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnunet_difflung.runtime.files import check_format, read_json, replacing, wr
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 
-_FORMAT = 1  # of an entry's JSON; the text of _roles_key is older than this number and not connected with it
+_FORMAT = 1  # format number of an entry's JSON; the number in _roles_key is older and has nothing to do with it
 
 
 class SliceCache:
@@ -35,7 +35,7 @@ class SliceCache:
         return np.load(self.folder / f"{identifier}.image.npy", mmap_mode="r")
 
     def condition(self, identifier: str) -> np.ndarray:
-        """(z, y, x) uint8 memory map: label values, and ``roles.body_value`` for the derived body."""
+        """(z, y, x) uint8 memory map: label values, and ``roles.body_value`` for the derived body class."""
         return np.load(self.folder / f"{identifier}.condition.npy", mmap_mode="r")
 
     def label(self, identifier: str) -> np.ndarray:
@@ -46,7 +46,7 @@ class SliceCache:
 
 
 def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> dict[str, CaseFacts]:
-    """Reads and checks every real case and writes nothing.
+    """Reads and checks every real case; writes nothing.
 
     Raises:
         BadInput: the first fault.
@@ -57,11 +57,11 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
 def build_cache(
     raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True, share: Share | None = None
 ) -> SliceCache:
-    """Checks every real case and stores it in ``folder``; cases that are there and unchanged are not read again.
+    """Checks every real case and stores it in ``folder``; cached cases that have not changed are not read again.
 
     Args:
         raw: the dataset.
-        folder: of the cache.
+        folder: folder of the cache.
         processes: number of threads that read cases.
         progress: show a progress bar.
         share: this process's part, if several processes build the same cache.
@@ -88,7 +88,7 @@ def build_cache(
 
     own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
     facts = _each_case(own_cases, cached, processes, progress, "caching slices")
-    for identifier, case in raw.cases.items():  # not in a thread: one that waits for another process can't be stopped
+    for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
             share.wait_until(partial(_current_facts, folder / f"{identifier}.json", case, raw.roles))
             facts[identifier] = cached(case)
@@ -96,7 +96,7 @@ def build_cache(
 
 
 def _current_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
-    """What the cache holds of a case, or None if the case is missing there or its files have changed."""
+    """The cached facts of a case, or None if the case is not cached or its files have changed since."""
     entry = read_json(path) if path.is_file() else None
     if entry is None:
         return None
@@ -123,18 +123,18 @@ def _each_case(
 
 
 def class_counts(facts: Sequence[CaseFacts], roles: LabelRoles) -> dict[str, int]:
-    """Voxels of normal lung and of each pathology over some cases."""
+    """Number of voxels of normal lung and of each pathology in these cases."""
     return {name: sum(f.voxels(name) for f in facts) for name in roles.lung}
 
 
 @dataclass(frozen=True)
 class SliceIndex:
-    """The training slices of a fold: those that show lung.
+    """The training slices of a fold, which are the slices that show lung.
 
     Attributes:
         cases: (n,) case id of each slice.
         z: (n,) position of the slice in its case.
-        holding: pathology → indices of the slices that hold it.
+        holding: pathology → indices of the slices that contain it.
     """
 
     cases: list[str]

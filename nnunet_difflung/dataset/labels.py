@@ -1,4 +1,4 @@
-"""What each label of a dataset means to the generator: normal lung, pathology, structure, or ignore."""
+"""The role of each label of a dataset for the generator: normal lung, pathology, structure, or ignore."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class LabelRoles:
     """The roles of a dataset's labels.
 
     Attributes:
-        normal: the label in which lesions may be placed.
-        pathologies: the labels that can be painted and are ablated in training.
-        structures: all other labels; they condition the generator and are never changed or ablated.
+        normal: the label that lesions may be pasted into.
+        pathologies: the labels that can be painted, and are ablated in training.
+        structures: all other labels; the generator is conditioned on them, but they are never changed or ablated.
         values: name → voxel value of the labels above.
         ignore: voxel value of nnU-Net's ``ignore`` label, or None.
     """
@@ -35,7 +35,7 @@ class LabelRoles:
 
     @property
     def lung(self) -> tuple[str, ...]:
-        """Normal lung and the pathologies: the voxels that shares are taken of."""
+        """Normal lung and the pathologies; shares refer to their voxels."""
         return (self.normal, *self.pathologies)
 
     @property
@@ -45,12 +45,12 @@ class LabelRoles:
 
     @property
     def body_value(self) -> int:
-        """Voxel value that stands for the derived body class in a condition map (no nnU-Net label)."""
+        """Value of the derived body class in a condition map; it is not a label of the dataset."""
         return max([*self.values.values(), self.ignore or 0]) + 1
 
     @property
     def condition_classes(self) -> dict[str, int]:
-        """Name → voxel value of everything that a condition map may hold: labels, ignored voxels and the body."""
+        """Name → voxel value of everything that a condition map can contain: labels, ignored voxels and the body."""
         ignored = {} if self.ignore is None else {"ignore": self.ignore}
         return {**self.values, **ignored, BODY: self.body_value}
 
@@ -66,7 +66,7 @@ class LabelRoles:
 def label_roles(
     dataset_json: dict, where: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()
 ) -> LabelRoles:
-    """Reads the roles out of dataset.json's ``labels``.
+    """Determines the roles of the labels in dataset.json.
 
     Args:
         dataset_json: content of nnU-Net's dataset.json.
@@ -75,8 +75,8 @@ def label_roles(
         structure_labels: labels that are neither normal lung nor pathology.
 
     Raises:
-        BadInput: region-based labels, values that nnU-Net refuses, no label that can be normal lung, no pathology, or
-            a name that is not a label.
+        BadInput: labels are region-based or have values that nnU-Net refuses, normal lung or a pathology is missing,
+            or a given name is not a label.
     """
     labels = dataset_json["labels"]
     if dataset_json.get("regions_class_order") or any(isinstance(v, (list, tuple)) for v in labels.values()):

@@ -17,7 +17,7 @@ _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 
 @dataclass(frozen=True)
 class Case:
-    """Files of one case: an image file for each channel, except in formats that store several channels in one file."""
+    """Files of a case: an image file for each channel, or fewer in formats that store several channels in a file."""
 
     identifier: str
     images: tuple[str, ...]
@@ -58,10 +58,10 @@ def check_files(cases: Iterable[Case], name: str) -> None:
 
 
 def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
-    """All training cases that nnU-Net would see; their files exist and agree with dataset.json.
+    """All training cases that nnU-Net would find, after checking their files against dataset.json.
 
     Raises:
-        BadInput: a file is missing or misnamed, or numTraining is not their number.
+        BadInput: a file is missing or misnamed, or numTraining is not the number of cases.
     """
     if "dataset" in dataset_json:
         from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -112,7 +112,7 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
 
 
 def find_splits(folder: Path) -> tuple[list[dict] | None, str]:
-    """Splits from the raw folder, or else from the preprocessed one, and their path; (None, "") if there are none.
+    """Splits from the raw folder, or else from the preprocessed folder, and their path; (None, "") if there are none.
 
     Raises:
         BadInput: the file is not a split file.

@@ -1,6 +1,6 @@
-"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds; its format is known here and in ``layout``.
+"""An nnU-Net raw dataset: cases, roles of the labels, patients, folds. Only this file and ``layout`` know its format.
 
-In memory a case is always (c, z, y, x), also when it is a single slice (z = 1).
+In memory an image is always (c, z, y, x), also when it is a single slice (z = 1).
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class RawDataset:
     """A dataset in ``$nnUNet_raw`` with its real cases, the roles of its labels, its patients and its folds.
 
     Attributes:
-        folder: of the dataset.
+        folder: the dataset's folder.
         dataset_json: content of ``dataset.json``.
-        cases: id → files, of the real cases.
-        roles: of the labels.
+        cases: id → files of the real cases.
+        roles: roles of the labels.
         reader: nnU-Net's reader for the files.
         patients: case id → patient.
-        listed_splits: content of the split file; None where there is none and folds are made.
-        voxels: case id → voxels of each label in the order of ``roles.values``, for making folds; None if they have not
-            been counted yet.
+        listed_splits: content of the split file; None if there is none, so that folds have to be made.
+        voxels: case id → number of voxels of each label in the order of ``roles.values``, for making folds; None if
+            they have not been counted yet.
     """
 
     folder: Path
@@ -64,12 +64,12 @@ class RawDataset:
 
     @property
     def splits_are_new(self) -> bool:
-        """Whether the dataset has no split file, so that its folds are made by this package."""
+        """Whether the dataset has no split file, so that this package makes the folds."""
         return self.listed_splits is None
 
     @cached_property
     def splits(self) -> list[dict[str, list[str]]]:
-        """The folds: of the split file, or new ones, for which the labels are counted unless that has been done."""
+        """The folds of the split file, or new folds; for these the labels are counted if that has not been done yet."""
         if self.listed_splits is not None:
             return self.listed_splits
         voxels = self._count_voxels() if self.voxels is None else self.voxels
@@ -77,7 +77,7 @@ class RawDataset:
 
     @property
     def number_of_folds(self) -> int:
-        """Known before any label has been counted."""
+        """Number of folds; it does not require counting labels."""
         return min(FOLDS, len(set(self.patients.values()))) if self.listed_splits is None else len(self.listed_splits)
 
     def _count_voxels(self) -> dict[str, list[int]]:
@@ -104,10 +104,10 @@ class RawDataset:
         return preprocessed_folder(self.name)
 
     def folds(self, names: Sequence[str] | None = None) -> list[int | str]:
-        """Checks fold names; None means every fold of the split.
+        """Folds by name, checked; without names every fold of the split.
 
         Raises:
-            BadInput: a fold that the split does not have.
+            BadInput: the split does not have the fold.
         """
         if not names:
             return list(range(self.number_of_folds))
@@ -125,13 +125,13 @@ class RawDataset:
         return list(dict.fromkeys(folds))
 
     def training_cases(self, fold: int | str) -> list[str]:
-        """Ids of the real training cases of a fold (``all``: of every case)."""
+        """Ids of a fold's real training cases; of all real cases for ``all``."""
         if fold == "all":
             return sorted(self.cases)
         return sorted(i for i in self.splits[int(fold)]["train"] if not is_synthetic(i))
 
     def validation_cases(self, fold: int | str) -> list[str]:
-        """Ids of a fold's validation cases (``all``: none)."""
+        """Ids of a fold's validation cases; none for ``all``."""
         return [] if fold == "all" else sorted(self.splits[int(fold)]["val"])
 
     def read_image(self, identifier: str) -> tuple[np.ndarray, dict]:
@@ -145,7 +145,7 @@ class RawDataset:
 
 
 def _read(read, files):
-    """Calls a reader; an error of any kind becomes one line with the file's name."""
+    """Calls a reader; any error becomes a one-line message with the file's name."""
     try:
         return read(files)
     except Exception as error:
@@ -155,7 +155,7 @@ def _read(read, files):
 
 
 def check_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()) -> None:
-    """Checks nnU-Net's path variables and what dataset.json says, which takes no time and no large package.
+    """Checks nnU-Net's path variables and the content of dataset.json, which is fast and needs no large package.
 
     Args:
         dataset: id or name.
@@ -185,10 +185,10 @@ def open_raw_dataset(
     structure_labels: Sequence[str] = (),
     patient_pattern: str | None = None,
 ) -> RawDataset:
-    """Opens a dataset by id or name and checks everything that can be checked without reading voxels.
+    """Opens a dataset by id or name, and checks everything that can be checked without reading voxels.
 
     Raises:
-        BadInput: the message names the file, what was found, what was expected, and the remedy.
+        BadInput: names the file, the fault, what was expected, and the remedy.
     """
     folder, dataset_json, roles = _described(dataset, normal_label, structure_labels)
     all_cases = list_cases(folder, dataset_json)
@@ -205,7 +205,7 @@ def open_raw_dataset(
 
 
 def _trained_on(dataset_name: str) -> list[tuple[int, list[str]]]:
-    """Fold and training cases of every generator, finished or begun, that this dataset has.
+    """Fold and training cases of each generator of the dataset, finished or not.
 
     Raises:
         BadInput: a generator's card is damaged, so that it cannot be known which folds are in use.

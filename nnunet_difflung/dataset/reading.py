@@ -1,4 +1,4 @@
-"""Reads a case and finds faults that nnU-Net would only find hours later; derives the class ``body`` from the image."""
+"""Reads cases, checks them for faults that nnU-Net would find only hours later, and derives the class ``body``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What a checked case holds.
+    """Facts of a checked case.
 
     Attributes:
         identifier: case id.
@@ -31,8 +31,8 @@ class CaseFacts:
         spacing: (z, y, x) in mm as nnU-Net's reader gives it.
         dtype: data type of the cached image.
         counts: label name → number of voxels in each slice (z).
-        stamp: name, size and modification time of the source files; tells whether a cached copy is still up to date.
-        content: SHA-256 of image and labels; identifies a generator's training data, whatever the files' times.
+        stamp: name, size and modification time of the source files; shows whether a cached copy is up to date.
+        content: SHA-256 of image and labels; identifies a generator's training data, independent of the files' times.
     """
 
     identifier: str
@@ -54,7 +54,7 @@ class CaseFacts:
 
 
 def with_class_counts(raw: RawDataset, facts: Mapping[str, CaseFacts]) -> RawDataset:
-    """The dataset with the class counts of its checked cases, so that new folds need no second look at the labels."""
+    """The dataset with the class counts of its checked cases, so that labels need not be read again for new folds."""
     return replace(raw, voxels={i: [facts[i].voxels(name) for name in raw.roles.values] for i in raw.cases})
 
 
@@ -78,13 +78,13 @@ def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndar
 
 
 def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
-    """Reads a case and checks it for faults that nnU-Net would only find hours later.
+    """Reads a case and checks it for faults that nnU-Net would find only hours later.
 
     Returns:
         image (c, z, y, x), condition map (z, y, x) uint8 (label values, and ``roles.body_value``), facts.
 
     Raises:
-        BadInput: image and label differ in geometry, NaN, undefined labels, or a wrong number of channels.
+        BadInput: geometry differs, NaN or undefined labels occur, or the number of channels is wrong.
     """
     image, of_image = raw.read_image(case.identifier)
     label, of_label = raw.read_label(case.identifier)
@@ -149,7 +149,7 @@ def _otsu(channel: np.ndarray) -> float:
 
 
 def _exact_integers(image: np.ndarray) -> np.ndarray:
-    """The same values as uint8 or int16 if that is exact, else as float32."""
+    """The values as uint8 or int16 if that is exact, else as float32."""
     for dtype in (np.uint8, np.int16):
         limits = np.iinfo(dtype)
         if limits.min <= image.min() and image.max() <= limits.max and (image == np.rint(image)).all():

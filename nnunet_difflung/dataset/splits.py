@@ -1,4 +1,4 @@
-"""Patients behind case ids, and folds in which no patient is on both sides."""
+"""Patients of case ids, and folds in which no patient is in training and in validation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nnunet_difflung.errors import BadInput
 
 SYNTHETIC_PREFIX = "difflung_"
 FOLDS = 5
-_Exchange = tuple[list[str], list[str], str, "str | None"]  # from fold, to fold, patient, partner who comes back
+_Exchange = tuple[list[str], list[str], str, "str | None"]  # from fold, to fold, patient, partner who moves back
 _SLICE_SUFFIX = re.compile(r"^(?P<patient>.+?)[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?\d+$", re.IGNORECASE)
 _TWO_NUMBERS = re.compile(r"^(?P<patient>.*\d.*?)[ _.-]+\d+$")
 
 
 def is_synthetic(identifier: str) -> bool:
-    """Whether a case id is that of a synthetic case."""
+    """Whether a case id is the id of a synthetic case."""
     return identifier.startswith(SYNTHETIC_PREFIX)
 
 
@@ -30,8 +30,8 @@ def patients_of(identifiers: Sequence[str], pattern: str | None = None) -> dict[
         identifiers: ids of real cases.
         pattern: regular expression that matches a whole id; its first group (or the whole match) is the patient.
             Without it, a slice counter at the end (``_s012``, ``_z7``, ``_slice_3``) is dropped from every id that has
-            one. If no id has one and every id holds two numbers (``lung_001_012``), the last number is taken for the
-            slice, provided that this leaves several patients. Otherwise each case is its own patient.
+            one. If no id has one and every id has two numbers (``lung_001_012``), the last number is taken as the
+            slice, provided that several patients remain. Otherwise each case is a patient of its own.
 
     Raises:
         BadInput: the pattern is not a regular expression or does not match an id.
@@ -63,19 +63,20 @@ def _patient(identifier: str, pattern: str) -> str:
 def make_splits(
     patients: Mapping[str, str], voxels: Mapping[str, npt.ArrayLike], seed: int = 0, folds: int = FOLDS
 ) -> list[dict[str, list[str]]]:
-    """New folds in nnU-Net's form, made the same way for datasets that are converted and for those that are augmented.
+    """Makes new folds in nnU-Net's format; converters and ``difflung_augment`` both use this function.
 
-    Every patient's cases are on one side, and each class of which two or more patients exist is in the training part
-    of every fold (see ``patient_folds``).
+    A fold has all cases of a patient in training or all in validation, and a class that two or more patients have is in
+    the training part of every fold (for an exception see ``patient_folds``).
 
     Args:
         patients: case id -> patient.
-        voxels: case id -> number of voxels of each foreground class in ``dataset.json``'s order (``ignore`` is none).
+        voxels: case id -> voxels of each foreground class, in the order of ``dataset.json`` and without ``ignore``.
         seed: decides ties.
         folds: wanted number of folds; never more than there are patients.
 
     Returns:
-        ``[{"train": ids, "val": ids}, ...]``; a single patient is both training and validation of a single fold.
+        ``[{"train": ids, "val": ids}, ...]``; a single patient gives a single fold, in which training and validation
+        are the same.
     """
     totals: dict[str, np.ndarray] = {}
     for case, patient in patients.items():
@@ -84,7 +85,7 @@ def make_splits(
 
 
 def check_several_patients(patients: Mapping[str, str]) -> None:
-    """Refuses a dataset of which no patient can be kept for validation.
+    """Refuses a dataset with fewer than two patients, since none can be left out for validation.
 
     Raises:
         BadInput: all cases belong to one patient.
@@ -100,14 +101,15 @@ def check_several_patients(patients: Mapping[str, str]) -> None:
 def splits_in_use(
     splits: list[dict[str, list[str]]], patients: Mapping[str, str], trained: Sequence[tuple[int, Sequence[str]]]
 ) -> list[dict[str, list[str]]]:
-    """New splits, or those of the first versions where generators have been trained on these and not on the new ones.
+    """Chooses between new splits and the splits that the first versions would have made.
 
-    The first versions made folds without looking at the classes; their generators must not become useless.
+    The first versions made folds without regard to classes. Their splits are used if the dataset's generators were
+    trained on them and not on the new splits, so that these generators can still be used.
 
     Args:
-        splits: of ``make_splits``.
+        splits: from ``make_splits``.
         patients: case id -> patient.
-        trained: fold and training cases of each generator of the dataset.
+        trained: (fold, training cases) of each generator of the dataset.
     """
     earlier = _splits_of_first_versions(patients)
 
@@ -130,16 +132,16 @@ def real_only(splits: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
 
 
 def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[str, str], where: str) -> None:
-    """Refuses splits that name unknown cases or put a patient on both sides of a fold.
+    """Refuses splits that name unknown cases, or have a patient in training and validation of the same fold.
 
     Args:
-        splits: of nnU-Net's form.
+        splits: splits in nnU-Net's format.
         identifiers: ids of all cases of the dataset, synthetic ones included.
         patients: case id -> patient, of the real cases.
         where: path of the split file, for messages.
 
     Raises:
-        BadInput: with the fold, the case or the patient, and the remedy.
+        BadInput: names the fold, the case or the patient, and the remedy.
     """
     in_dataset = set(identifiers)
     for fold, split in enumerate(real_only(splits)):
@@ -162,13 +164,13 @@ def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[
 
 
 def patient_folds(voxels: Mapping[str, npt.ArrayLike], seed: int, folds: int = FOLDS) -> list[list[str]]:
-    """Deals patients into folds so that each class is spread over as many folds as it has patients.
+    """Distributes patients over folds so that the patients of each class are in as many folds as possible.
 
-    Classes are dealt from the one that the fewest patients have to the one that most have: each patient goes to
-    the fold that holds the fewest patients with that class, then the fewest patients. Where this puts all patients of
-    a class into one fold (rarer classes that they also have decided their place), patients are exchanged or moved, so
-    that a class that two or more patients have occurs in the training part of every fold. The exception is classes that
-    contradict each other, such as a class in each pair of three patients who are dealt into two folds.
+    Classes are processed in order of the number of their patients, the rarest first. Each patient goes to the fold with
+    the fewest patients with that class, and among these to the fold with the fewest patients. If all patients of a
+    class end up in one fold (their rarer classes were processed before), patients are exchanged or moved, so that a
+    class that two or more patients have is in the training part of every fold. This is impossible for some
+    combinations, such as three patients in two folds of whom each pair has a class of its own.
 
     Args:
         voxels: patient -> number of voxels of each foreground class (all of equal length).
@@ -197,7 +199,7 @@ def patient_folds(voxels: Mapping[str, npt.ArrayLike], seed: int, folds: int = F
 
 
 def _separate(dealt: list[list[str]], holders: Sequence[set[str]]) -> None:
-    """Exchanges or moves patients of classes that lie in one fold, as long as that leaves fewer such classes."""
+    """Exchanges or moves patients of classes that are in one fold only, as long as that leaves fewer such classes."""
     while len(dealt) > 1:
         together = _in_one_fold(dealt, holders)
         exchanges = _exchanges(dealt, set().union(*together))
@@ -210,7 +212,7 @@ def _in_one_fold(dealt: Sequence[Sequence[str]], holders: Sequence[set[str]]) ->
 
 
 def _exchanges(dealt: Sequence[list[str]], candidates: set[str]) -> Iterator[_Exchange]:
-    """All exchanges of candidates; those with a partner first, since they keep the folds' sizes."""
+    """All exchanges of candidates; exchanges with a partner come first, since they keep the sizes of the folds."""
     for with_partner in (True, False):
         for source, target in itertools.permutations(dealt, 2):
             for patient in sorted(candidates.intersection(source)):
@@ -219,7 +221,7 @@ def _exchanges(dealt: Sequence[list[str]], candidates: set[str]) -> Iterator[_Ex
 
 
 def _improves(exchange: _Exchange, dealt: Sequence[list[str]], holders: Sequence[set[str]], before: int) -> bool:
-    """Makes an exchange, and takes it back unless fewer classes than before lie in one fold."""
+    """Makes an exchange, and reverts it unless fewer classes than before are in one fold only."""
     source, target, patient, partner = exchange
     kept = [list(source), list(target)]
     source.remove(patient)

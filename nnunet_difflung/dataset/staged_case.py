@@ -14,8 +14,8 @@ class StagedCase:
 
     Attributes:
         identifier: ``difflung_…``.
-        images: ``<id>_0000<ending>``, …; a 3D TIFF's ``<id>.json`` beside them goes with them.
-        label: ``<id><ending>``, and ``<id>.json`` beside it.
+        images: ``<id>_0000<ending>``, …; ``<id>.json`` beside them, for 3D TIFF, is injected too.
+        label: ``<id><ending>``; ``<id>.json`` beside it, for 3D TIFF, is injected too.
         record: the manifest's entry: method, fold, sources, host, slices, operations, seed, generator, quality.
     """
 

@@ -1,7 +1,8 @@
-"""Writes a changed copy of an image or label file: same format, geometry and dtype; all other voxels stay the same.
+"""Writes a changed copy of an image or label file with the same format, geometry and dtype.
 
 nnU-Net's readers have no writer for images (``write_seg`` would store HU as uint8), so a copy is made from the source
-file itself through the library that its reader uses. Voxels outside ``where`` keep their bits by construction.
+file with the library that its reader uses. Voxels outside ``where`` keep their values; NIfTI files with a scaling are
+written as float32.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ def write_changed_copy(
     """Copies ``sources`` to ``targets`` with ``values`` at ``where``.
 
     Args:
-        sources: files of one case as nnU-Net lists them (one a channel, or fewer with several channels each).
-        targets: paths to write, one for each source.
+        sources: files of a case as nnU-Net lists them: one per channel, or fewer files with several channels each.
+        targets: path to write for each source.
         values: (c, z, y, x) in the dataset's own intensities, in the reader's orientation.
         where: (z, y, x) bool, the voxels to change.
         reader: nnU-Net's reader class of the dataset.
 
     Raises:
-        BadInput: a reader whose files this package cannot write.
+        BadInput: this package cannot write files of this reader.
     """
     write = _writer_of(reader)
     channel = 0
@@ -97,7 +98,7 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
     reorients = "Reorient" in reader.__name__
     image = original.as_reoriented(io_orientation(original.affine)) if reorients else original
     header = original.header.copy()
-    header.extensions.clear()  # these and the free texts may name a patient
+    header.extensions.clear()  # extensions and free texts may name a patient
     for text in ("descrip", "db_name", "aux_file", "intent_name"):
         header[text] = b""
     scaled = (original.dataobj.slope, original.dataobj.inter) != (1, 0)

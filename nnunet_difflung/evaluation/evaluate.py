@@ -1,4 +1,4 @@
-"""Compares what each generator paints from validation masks with the real slices (Table 1)."""
+"""Compares slices that generators paint from validation masks with the real slices (Table 1)."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Request:
     Attributes:
         dataset: id or name.
         folds: names of folds; empty for every fold of the split.
-        methods: names of methods; empty for all whose generators are finished in every fold.
+        methods: names of methods; empty for all methods with a finished generator in every fold.
         sampling: sampler, steps and batch size.
         preset: name of the preset that ``sampling`` starts from.
         samples: images painted from each mask.
-        max_slices: at most so many validation slices of a fold, evenly spaced; None for all.
-        seed: of the noise.
+        max_slices: maximum number of validation slices of a fold, evenly spaced; None for all.
+        seed: seed of the noise.
         device: ``cpu``, ``cuda`` or ``mps``.
-        processes: threads that read cases.
-        out: the JSON file; None for the default.
+        processes: number of threads that read cases.
+        out: path of the JSON file; None for the default.
         normal_label: name of the normal lung's label; None finds it by its name.
         structure_labels: labels that are neither lung nor pathology.
         patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
-        command: the command as typed.
-        progress: show bars.
+        command: the command as typed, for the record.
+        progress: show progress bars.
     """
 
     dataset: str
@@ -74,7 +74,7 @@ class Request:
 
 
 def _quiet(line: str) -> None:
-    """Says nothing."""
+    """Prints nothing."""
 
 
 def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path]:
@@ -82,7 +82,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
 
     Args:
         request: what to compare.
-        say: is told which methods are left out and why, a line each.
+        say: called with a line for each method that is left out, with the reason.
 
     Returns:
         the files written, the JSON file first and the Markdown file second.
@@ -117,7 +117,7 @@ def _evaluate_folds(
     cards: dict,
     request: Request,
 ) -> tuple[dict[str, list[dict]], Sheet]:
-    """Rows of each method and reference over all folds, and the pictures."""
+    """Rows of each method and reference over all folds, and the picture sheet."""
     chosen = {fold: slices_with_lung(cache, raw.validation_cases(fold), request.max_slices) for fold in folds}
     for fold in folds:
         if not chosen[fold]:
@@ -144,11 +144,11 @@ def _folds(raw: RawDataset, request: Request) -> list[int]:
 
 
 def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Callable[[str], None]) -> list[str]:
-    """The methods to compare; says which methods are left out and why."""
+    """The methods to compare; calls ``say`` for methods that are left out."""
     wanted = [METHODS[name] for name in request.methods or METHODS]
     pasted = [method.name for method in wanted if family_of(method).starts_from_paste]
     if pasted:
-        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole one).")
+        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole slice).")
     painting = [method.name for method in wanted if method.name not in pasted]
     missing = {
         name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
@@ -172,7 +172,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
 
 
 def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
-    """A generator's JSON, after checking that it fits the dataset and saw none of the fold's validation patients."""
+    """A generator's card, after checking that it fits the dataset and was not trained on a validation patient."""
     folder = fold_folder(raw.name, method, fold)
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
@@ -206,7 +206,7 @@ def _evaluate_fold(
     request: Request,
     sheet: Sheet,
 ) -> dict[str, list[dict]]:
-    """Rows of a fold's patients: method or reference → rows. Only one patient's slices are in memory at a time."""
+    """Method or reference → rows of the fold's patients. Only one patient's slices are in memory at a time."""
     training = training_reference(raw, cache, fold, window)
     by_patient = {
         patient: list(places)
@@ -246,7 +246,7 @@ def _evaluate_fold(
 
 
 def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int, Window], request: Request) -> dict:
-    """How the figures were made; ``make_table`` adds what follows from the rows."""
+    """How the figures were made; ``make_table`` adds what it computes from the rows."""
     name = torch.cuda.get_device_name() if request.device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     return {
         "command": request.command,

@@ -1,19 +1,19 @@
 """Figures of Table 1 for one patient: painted images compared with real ones.
 
-One convention for PSNR and SSIM: intensities are clipped to [−1000, 1000] HU (other images: the generators' window),
+PSNR and SSIM follow one convention: intensities are clipped to [−1000, 1000] HU (other images: the generators' window),
 mapped to [0, 1], ``data_range`` 1, Gaussian window 11 pixels wide with σ 1.5, and the mean of scikit-image's full SSIM
 map. Figures of another convention must not be compared with these.
 
-``*_lung`` figures are taken over the lung alone. Figures of the whole isolated slice include the background, which is
-empty both in the real and in the painted image (the window's low end, as in the synthetic cases that are written). That
-flatters all methods alike, and slices with much background most.
+``*_lung`` figures are computed over the lung alone. Figures of the whole isolated slice include the background, which
+has the same value in the real and the painted image (the window's low end, as in written synthetic cases). This raises
+the figures of all methods alike, most of all in slices with much background.
 
 ``psnr_lung_of_mean`` is the PSNR that the mean of infinitely many samples of a mask would have. The squared error of a
-sample that has the right texture, but not the noise of this patient, contains the texture's variance twice; that of a
-blurred image contains it once, so the blurred image scores up to 3 dB better although it is worse. The mean of many
-samples can be compared with a blurred image fairly. With n samples the squared error of their mean still contains 1 / n
-of the texture's variance; the unbiased estimate of that part, the samples' variance / n, is subtracted. Identical
-samples keep their PSNR, and so does a single sample, whose variance is unknown.
+sample that has the right texture, but not this patient's noise, contains the texture's variance twice. The squared
+error of a blurred image contains it once, so the blurred image scores up to 3 dB better although it is worse. The mean
+of many samples can be compared fairly with a blurred image. With n samples the squared error of their mean still
+contains 1 / n of the texture's variance; an unbiased estimate of it, the samples' variance / n, is subtracted. The PSNR
+of identical samples, and of a single sample, whose variance is unknown, does not change.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from nnunet_difflung.painting.gate import wasserstein
 
 SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")
 BY_CLASS = ("hu_bias", "wasserstein", "sd_ratio", "texture", "real_sd")
-_BEST_PSNR = 100.0  # dB; the PSNR of equal images is infinite, and so would be every mean over it
+_BEST_PSNR = 100.0  # dB; stands for the infinite PSNR of equal images, so that means stay finite
 _SSIM_EDGE = 11  # pixels
 _MIN_VOXELS = 8  # minimum sample size of a class in a patient
-_VOXELS_PER_SLICE = 20_000  # at most so many voxels of a class in a slice enter a patient's distribution
-_TEXTURES_PER_SLICE = 200  # at most so many texture descriptors of a class in a slice
+_VOXELS_PER_SLICE = 20_000  # maximum number of voxels of a class in a slice for a patient's distribution
+_TEXTURES_PER_SLICE = 200  # maximum number of texture descriptors of a class in a slice
 
 Pool = dict[str, list[tuple[np.ndarray, np.ndarray]]]  # class → (voxels, texture descriptors) of each slice
 Scales = dict[str, tuple[np.ndarray, np.ndarray]]  # class → mean and sd of real texture descriptors
@@ -57,7 +57,7 @@ def psnr_of_mean(samples: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _decibels(squared_error: float) -> float:
-    """PSNR of a mean squared error; 1e-10 and less, including an estimate below 0, counts as 100 dB."""
+    """PSNR of a mean squared error; 1e-10 or less, including an estimate below 0, gives 100 dB."""
     return float(-10 * np.log10(max(squared_error, 10 ** (-_BEST_PSNR / 10))))
 
 
@@ -79,11 +79,11 @@ def ssim_map(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def image_figures(
     real: np.ndarray, painted: np.ndarray, lung: np.ndarray, counted: np.ndarray, window: Window
 ) -> dict[str, float]:
-    """Figures of one slice.
+    """Figures of a slice.
 
     Args:
         real: (h, w), clipped to the window.
-        painted: (n, h, w) samples, likewise.
+        painted: (n, h, w) samples, clipped to the window.
         lung: (h, w) bool, normal lung and pathologies, not empty.
         counted: (h, w) bool, False where the label is ``ignore``; there the painted image is replaced by the real one.
         window: (low, high) intensities that become 0 and 1.
@@ -111,7 +111,7 @@ def image_figures(
 
 
 def diversity(painted: np.ndarray, mask: np.ndarray) -> float:
-    """Spread between the samples of one mask: root of the voxels' mean variance over the (n, h, w) samples, n ≥ 2."""
+    """Spread between the (n, h, w) samples of a mask, n ≥ 2: root of the mean variance of its voxels."""
     return float(np.sqrt(painted[:, mask].astype(float).var(0, ddof=1).mean()))
 
 
@@ -141,12 +141,12 @@ def add_to_pool(pool: Pool, pooled: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 
 
 def class_figures(real: Pool, painted: Pool, scales: Scales) -> dict[str, dict[str, float]]:
-    """Compares the distributions of each class in both pools: ``BY_CLASS`` → class → figure, in the images' unit.
+    """Compares the distributions of each class in two pools: ``BY_CLASS`` → class → figure, in the images' unit.
 
     ``hu_bias`` is the mean of the painted minus the mean of the real voxels, ``sd_ratio`` the ratio of their standard
     deviations, ``real_sd`` the standard deviation of the real voxels, ``wasserstein`` the 1-Wasserstein distance, and
-    ``texture`` the ``texture_distance``. Classes of fewer than 8 voxels are left out, and so is the texture of classes
-    that are too thin for its window.
+    ``texture`` the ``texture_distance``. Classes with fewer than 8 voxels are left out, and so is the texture of
+    classes that are too thin for its window.
     """
     figures: dict[str, dict[str, float]] = {name: {} for name in BY_CLASS}
     for name in [name for name in real if name in painted]:
@@ -167,7 +167,7 @@ def class_figures(real: Pool, painted: Pool, scales: Scales) -> dict[str, dict[s
 
 
 class PatientTally:
-    """Collects the slices of one patient painted by one method, and makes the patient's row of the table."""
+    """Collects the slices of a patient that a method painted, and makes the patient's row of the table."""
 
     def __init__(self, roles: LabelRoles, window: Window, scales: Scales):
         self.roles, self.window, self.scales = roles, window, scales
@@ -180,13 +180,13 @@ class PatientTally:
     def add(
         self, true: RealSlice, painted: np.ndarray, seconds: float | None = None, condition: np.ndarray | None = None
     ) -> None:
-        """Compares a slice.
+        """Adds a slice.
 
         Args:
             true: the real slice.
             painted: (n, h, w) samples.
-            seconds: painting time of an image; None if no network painted it.
-            condition: (h, w) condition map of ``painted``; None if it is that of the real slice.
+            seconds: painting time per image; None if no network painted it.
+            condition: (h, w) condition map of ``painted``; None if it is the real slice's condition map.
         """
         lung = np.isin(true.condition, self.roles.lung_values())
         counted = np.ones_like(lung) if self.roles.ignore is None else true.condition != self.roles.ignore

@@ -1,4 +1,4 @@
-"""Paints whole slices from validation masks, several samples of each, for comparison only: nothing is written."""
+"""Paints several samples of whole slices from validation masks, for comparison only; nothing is written."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nnunet_difflung.methods import Method
 
 @dataclass(frozen=True)
 class MaskPainter:
-    """A fold's generator and how its samples are drawn.
+    """A fold's generator, and how its samples are painted.
 
     Attributes:
         method: the generator's method.
-        generator: of the fold.
+        generator: generator of the fold.
         sampling: sampler, steps and batch size.
         values: (k,) voxel values of the condition channels.
         window: intensities to which the images are clipped.
         samples: images painted from each mask.
-        seed: fixes the noise, together with fold, case, z and number of the sample; independent of the batch.
-        fold: of the split.
+        seed: determines the noise together with fold, case, z and number of the sample; the batch has no influence.
+        fold: index in the split.
     """
 
     method: Method
@@ -43,8 +43,8 @@ class MaskPainter:
     def paint(self, slices: Sequence[RealSlice]) -> Iterator[tuple[RealSlice, np.ndarray, float]]:
         """Paints every mask ``samples`` times.
 
-        The images are isolated as ``synthesize`` does before it writes a case: outside the body (condition 0) they are
-        set to the low end of the generator's window, whatever the network painted there.
+        The images are isolated in the same way as written synthetic cases: outside the body (condition 0) they are set
+        to the low end of the generator's window, whatever the network painted there.
 
         Yields:
             slice, (samples, h, w) float32 of the first channel in the dataset's intensities, mean seconds per image.
@@ -67,11 +67,11 @@ class MaskPainter:
 
     @property
     def encoding(self) -> Encoding:
-        """What the network sees of a slice."""
+        """Makes the network's inputs of a slice."""
         return Encoding.of(self.generator.config, self.values)
 
     def _paint_batch(self, jobs: Sequence[tuple[RealSlice, int]], shape: tuple[int, int]) -> list[np.ndarray]:
-        """(h, w) float32 images of the slices' own shapes."""
+        """(h, w) float32 images, each in its slice's own shape."""
         windows, device = self.generator.config.windows, next(self.generator.network.parameters()).device
         inputs = []
         for true, sample in jobs:

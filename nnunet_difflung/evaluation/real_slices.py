@@ -1,4 +1,4 @@
-"""Real slices as Table 1 compares them: isolated, clipped to one window, with the mask that is painted from."""
+"""Real slices for Table 1: isolated, clipped to a window, with the mask that generators paint from."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RealSlice:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Numbers that seed all random draws for this slice."""
+        """Seed of all random draws for this slice."""
         return zlib.crc32(self.case.encode()), self.z
 
 
@@ -45,7 +45,7 @@ def metric_window(raw: RawDataset, configs: Sequence[GeneratorConfig]) -> Window
     """The intensities that become 0 and 1 before PSNR and SSIM: [−1000, 1000] HU for CT, else the generators' window.
 
     Raises:
-        BadInput: the generators were trained with different windows, so their figures could not be compared.
+        BadInput: the generators were trained with different windows, so their figures cannot be compared.
     """
     if raw.channels[0].upper() == "CT":
         return CT_WINDOW
@@ -77,7 +77,7 @@ def slices_with_lung(cache: SliceCache, identifiers: Sequence[str], limit: int |
 def neighbour_of(raw: RawDataset, cache: SliceCache, true: RealSlice, window: Window) -> RealSlice | None:
     """The next slice of the same patient: next z of a volume, or the patient's next case id.
 
-    None if there is no such slice, it shows no lung, or its shape differs.
+    None if there is no such slice, or if it shows no lung or has another shape.
     """
     case, z = true.case, true.z + 1
     if z >= cache.facts[case].shape[0]:

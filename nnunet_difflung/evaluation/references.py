@@ -1,10 +1,10 @@
-"""Rows of Table 1 that no network painted: reference values for reading the other rows.
+"""Rows of Table 1 without a network: reference values that help to read the other rows.
 
-``class_mean``: every class painted with its mean over the fold's training cases. It has the best PSNR that masks alone
-allow, and no texture at all: a method with a lower PSNR is not worse for that reason. ``neighbour``: the next real
-slice of the same patient; its distributions are taken where its own classes are. ``real_other_patients``: the pooled
-real training patients of the fold compared with each validation patient: the bias, Wasserstein and texture distance
-that a perfect painter of other patients' lungs would reach.
+``class_mean``: each class painted with its mean over the fold's training cases. It has the best PSNR that masks alone
+allow, and no texture at all, so a method with a lower PSNR is not necessarily worse. ``neighbour``: the next real slice
+of the same patient; its distributions are taken from its own classes. ``real_other_patients``: the fold's training
+patients, pooled, compared with each validation patient: the bias, Wasserstein and texture distance that a perfect
+painter of other patients' lungs would reach.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFERENCES = {
     "neighbour": "the next real slice of the same patient",
     "real_other_patients": "the real training patients against each validation patient",
 }
-_POOL_SLICES = 100  # at most so many training slices of a class enter its distribution, evenly spaced
+_POOL_SLICES = 100  # maximum number of training slices for a class's distribution, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainingReference:
     Attributes:
         means: voxel value of a condition class → mean intensity.
         pool: voxels and texture descriptors of each lung class.
-        scales: mean and standard deviation of those descriptors.
+        scales: mean and standard deviation of these descriptors.
     """
 
     means: dict[int, float]
@@ -65,7 +65,7 @@ def training_reference(raw: RawDataset, cache: SliceCache, fold: int, window: Wi
 
 
 def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Window) -> np.ndarray:
-    """(h, w) float32: every class at its mean; the window's lower end elsewhere and for classes never trained on."""
+    """(h, w) float32: each class at its mean; the window's lower end elsewhere and for classes not trained on."""
     table = np.full(256, window[0], np.float32)
     table[list(means)] = list(means.values())
     return table[condition]
@@ -74,7 +74,7 @@ def class_mean_image(condition: np.ndarray, means: dict[int, float], window: Win
 def reference_rows(
     raw: RawDataset, cache: SliceCache, slices: Sequence[RealSlice], training: TrainingReference, window: Window
 ) -> dict[str, dict]:
-    """One patient's rows: name of the reference → row; no ``neighbour`` for a patient without neighbouring slices."""
+    """Name of the reference → a patient's row; without ``neighbour`` if the patient has no neighbouring slices."""
     tallies = {name: PatientTally(cache.roles, window, training.scales) for name in ("class_mean", "neighbour")}
     for true in slices:
         tallies["class_mean"].add(true, class_mean_image(true.condition, training.means, window)[None])

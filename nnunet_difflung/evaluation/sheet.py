@@ -1,4 +1,4 @@
-"""The picture sheet of Table 1: mask, real slice, and what each method painted from the mask, in the same window."""
+"""The picture sheet of Table 1: mask, real slice, and the slice that each method painted, in the same window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_difflung.runtime.figures import bare, display_window, drawing, legen
 
 
 def shown_slices(cache: SliceCache, slices: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """The slice with most voxels of each pathology: (case, z) → names of the pathologies that it is shown for."""
+    """(case, z) of the slice with most voxels of each pathology → the pathologies that it is shown for."""
     shown: dict[tuple[str, int], str] = {}
     for name in cache.roles.pathologies:
         case, z = max(slices, key=lambda place: cache.facts[place[0]].counts[name][place[1]])
@@ -30,7 +30,7 @@ class Sheet:
         self.rows: dict[tuple[str, int], tuple[RealSlice, Window, dict[str, np.ndarray]]] = {}
 
     def offer(self, true: RealSlice, window: Window, method: str, painted: np.ndarray) -> None:
-        """Keeps a painted (h, w) image if its slice is to be shown."""
+        """Keeps a painted (h, w) image if its slice will be shown."""
         if (true.case, true.z) in self.shown:
             self.rows.setdefault((true.case, true.z), (true, window, {}))[2][method] = painted
 

@@ -1,4 +1,4 @@
-"""Table 1 as JSON content and as Markdown, and several tables merged into one."""
+"""Table 1 as JSON content and as Markdown; merging of several tables."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nnunet_difflung.evaluation.image_metrics import BY_CLASS, SCALARS
 from nnunet_difflung.evaluation.references import REFERENCES
 from nnunet_difflung.methods import METHODS
 
-_JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table lists one after another
-_COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # entries of meta that have to be equal
+_JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table joins
+_COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # meta that must be equal in all tables
 _COLUMNS = {
     "psnr_lung": ("PSNR lung", 2),
     "ssim_lung": ("SSIM lung", 3),
@@ -69,7 +69,7 @@ def summarise(rows: Sequence[dict]) -> dict:
 
 
 def make_table(meta: dict, rows: dict[str, list[dict]]) -> dict:
-    """The whole JSON content: ``meta``, completed with what follows from the rows, then each method and reference."""
+    """The whole JSON content: ``meta`` with the entries that the rows determine, then each method and reference."""
     ordered = [name for name in (*METHODS, *REFERENCES) if rows.get(name)]
     slices = {
         (row["fold"], row["patient"]): row["slices"] for name in ordered for row in rows[name] if name != "neighbour"
@@ -94,7 +94,7 @@ def make_table(meta: dict, rows: dict[str, list[dict]]) -> dict:
 def merge_table1(tables: Sequence[dict]) -> dict:
     """Merges the tables of several folds or seeds: every patient of every fold and seed is a row of equal weight.
 
-    Equal rows count once, so the references, which do not depend on a generator's seed, are not counted repeatedly.
+    Equal rows count once, since the references are the same for all seeds of a generator.
 
     Args:
         tables: contents of ``table1.json`` files.

@@ -1,13 +1,13 @@
 """Distance between painted and real texture, without any pretrained network.
 
-A voxel's texture is described by nine numbers, all read from the 7 × 7 window around it and only from voxels of its own
-class, so that borders between classes play no part:
+A voxel's texture is described by nine numbers, computed from the voxels of its own class in the 7 × 7 window around it,
+so that borders between classes have no influence:
 
 * the standard deviation in the window;
 * the root mean square difference of voxels 1, 2 and 3 pixels apart along rows and along columns, and of diagonal
   neighbours in both directions (an empirical variogram: fine and coarse grain, and its direction).
 
-None of them depends on the mean intensity, which the bias and the Wasserstein distance measure already. They enter as
+None of them depends on the mean intensity, which bias and Wasserstein distance measure. They are used as
 log(1 + s / s₀) with s₀ = 10 HU (1/200 of the window's width), so that equal ratios count equally, and are standardised
 with the real training voxels of the fold and class, so that every method is measured on the same scale.
 
@@ -15,8 +15,8 @@ Two sets of descriptors are compared by the energy distance 2·E‖X − Y‖ �
 estimated without bias. Like KID it is a squared MMD, with the kernel −‖x − y‖ (Sejdinovic et al. 2013): it is zero only
 for equal distributions, whereas KID's cubic kernel compares three moments; it has no bandwidth to choose, and outliers
 enter linearly, not with the sixth power. A distance of 1 is roughly a shift of all descriptors by one real standard
-deviation. Patients differ and neighbouring windows overlap, so not even real texture reaches 0:
-``real_other_patients`` is the value that real slices of other patients reach.
+deviation. Patients differ and neighbouring windows overlap, so real texture does not reach 0 either:
+``real_other_patients`` is the value of real slices of other patients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.spatial.distance import cdist
 _EDGE = 7  # pixels of the window
 _OFFSETS = ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (3, 0), (1, 1), (1, -1))
 _MIN_PAIRS = 6  # minimum sample size: pairs of voxels of the class in a window
-_MAX_DESCRIPTORS = 1000  # at most so many descriptors of a set enter a distance
+_MAX_DESCRIPTORS = 1000  # maximum number of descriptors of a set for a distance
 _SOFTENING = 1 / 200  # s₀ as a share of the window's width
 
 
@@ -38,9 +38,9 @@ def descriptors(image: np.ndarray, mask: np.ndarray, width: float, rng: np.rando
     Args:
         image: (h, w) intensities.
         mask: (h, w) bool, the class.
-        width: of the window that PSNR and SSIM use, in the image's unit.
-        rng: chooses the voxels; equal masks and generator states choose the same voxels.
-        limit: at most so many voxels are described.
+        width: width of the window that PSNR and SSIM use, in the image's unit.
+        rng: chooses the voxels; the same mask and generator state choose the same voxels.
+        limit: maximum number of described voxels.
 
     Returns:
         (n, 9), n ≤ limit; empty for regions that are too small or thin for differences over 3 pixels.

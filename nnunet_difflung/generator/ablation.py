@@ -1,8 +1,8 @@
 """Mask-ablated training: Eq. 8, Eq. 9 and Algorithm 1 of the paper, and its uniform predecessor.
 
-Ablating a class takes its mask from the condition, so that the network learns to paint it unasked and leans less on
-single labels. Normal lung, further structures and the derived body class are never ablated, and nothing is ablated when
-sampling.
+Ablating a class removes its mask from the condition, so that the network learns to paint the class without being told
+and depends less on single labels. Normal lung, structures and the derived body class are never ablated, and nothing is
+ablated in sampling.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def initial_probabilities(
         frequencies: (k,) share f_i of the lung voxels of the training cases for each pathology.
         ablation: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
         reading: ``eq8``: P_i = 1 − f_i (paper, Eq. 8); ``text``: P_i = f_i / max f, the sentence under Eq. 8, by which
-            common classes are ablated more often; the maximum is over all lung classes, so that a pathology which is
-            the only one, or the most common one, is not hidden from the start.
+            common classes are ablated more often; the maximum is over all lung classes, so that the only or most
+            common pathology is not hidden always.
         delta_0: factor δ0 of Algorithm 1, line 1.
 
     Returns:
@@ -46,8 +46,8 @@ def annealed(probabilities: np.ndarray, progress: float, ablation: str, annealin
     """Cosine annealing (paper, Eq. 9): P_t = P_initial · (1 + cos(π t / T)) / 2, with ``progress`` = t / T.
 
     The closed form is used; Algorithm 1's line 10 read literally multiplies the factors of all steps so far, which ends
-    ablation within a few steps. ``mat`` is constant in its source; ``annealing="none"`` makes ``cbmat`` so, to see
-    what the schedule is worth.
+    ablation within a few steps. ``mat`` is constant in its source; ``annealing="none"`` makes ``cbmat`` constant
+    too, to measure the effect of the schedule.
     """
     if ablation == "mat" or annealing == "none":
         return probabilities
@@ -55,12 +55,12 @@ def annealed(probabilities: np.ndarray, progress: float, ablation: str, annealin
 
 
 def draw_ablation(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One independent draw for each pathology of one image (Algorithm 1, lines 6 and 7); (k,) bool, True is ablated."""
+    """Independent draws for the pathologies of one image (Algorithm 1, lines 6 and 7); (k,) bool, True is ablated."""
     return rng.random(len(probabilities)) < probabilities
 
 
 def ablate(condition: np.ndarray, ablated: np.ndarray, pathologies: np.ndarray) -> np.ndarray:
-    """Takes the ablated classes out of a condition map (Algorithm 1, line 8).
+    """Removes the ablated classes from a condition map (Algorithm 1, line 8).
 
     Args:
         condition: (y, x) label values.

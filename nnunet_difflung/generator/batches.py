@@ -1,7 +1,7 @@
-"""Training batches as a pure function of (seed, step): what is drawn, cut, mirrored and ablated.
+"""Training batches as a pure function of (seed, step): drawing, cropping, mirroring and ablation.
 
-Nothing here has a state, so a resumed training sees the very batches that it would have seen, and each of several
-processes can make its own part of a batch.
+There is no state, so a resumed training sees the same batches as an uninterrupted one, and each of several processes
+can make its own part of a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nnunet_difflung.generator.encoding import Encoding, grow, size_factor
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's part of a training batch.
+    """A process's part of a training batch.
 
     Attributes:
         image: (b, c, p, p) float32 in [−1, 1], isolated.
@@ -33,16 +33,16 @@ class Batch:
 
 
 class BatchSource:
-    """Makes the batch of any training step of one fold.
+    """Makes the batch of any training step of a fold.
 
     Args:
-        cache: the fold's cases.
-        index: its training slices.
-        config: of the generator, resolved.
+        cache: the dataset's real cases.
+        index: the fold's training slices.
+        config: resolved configuration of the generator.
         windows: for each channel the intensities mapped to −1 and 1.
-        probabilities: (k,) of ablating each pathology at the start, of ``initial_probabilities``.
-        total_steps: of the training, in the course of which they are annealed.
-        ablation: of the method.
+        probabilities: (k,) ablation probability of each pathology at the start (``initial_probabilities``).
+        total_steps: number of steps of the whole training, over which the probabilities are annealed.
+        ablation: ablation of the method.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class BatchSource:
         self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
-        """The examples at the given slots of the global batch of a step."""
+        """The examples in the given slots of a step's global batch."""
         examples = [self._example(step, slot) for slot in slots]
         return Batch(*(np.stack(part) for part in zip(*examples, strict=True)))
 

@@ -1,4 +1,4 @@
-"""A generator's card, ``generator.json``: settings, training cases and state; readable without torch."""
+"""A generator's card, ``generator.json``: settings, training cases, finished or not; can be read without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CARD_FORMAT = 1
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Content of the card in a generator's folder.
+    """Reads the card in a generator's folder.
 
     Raises:
         BadInput: it is damaged, or a newer version of this package wrote it.

@@ -1,4 +1,4 @@
-"""Training state in safetensors (no pickle), in two generations, so that a kill at any moment loses minutes at most."""
+"""Checkpoints of a training in safetensors (not pickle), the newest and the one before it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint_previous.safetensors"
 
 @dataclass
 class TrainingState:
-    """All that a training step changes.
+    """Everything that a training step changes.
 
     Attributes:
         network: the generator.
-        optimizer: of its weights.
-        ema: their average.
-        further_networks: trained beside it, by their names in a checkpoint (a GAN's discriminators).
-        further_optimizers: of those, by their names in a checkpoint.
-        step: steps done.
-        pending_losses: of the steps since the last row of the log.
+        optimizer: optimizer of its weights.
+        ema: running average of its weights.
+        further_networks: name in a checkpoint → network trained along with it (a GAN's discriminators).
+        further_optimizers: name in a checkpoint → optimizer of a further network.
+        step: number of finished steps.
+        pending_losses: losses of the steps since the last row of the log.
     """
 
     network: torch.nn.Module
@@ -42,11 +42,11 @@ class TrainingState:
     pending_losses: list[float] = field(default_factory=list)
 
     def networks(self) -> dict[str, torch.nn.Module]:
-        """Networks by their names in a checkpoint."""
+        """Name in a checkpoint → network."""
         return {"network": self.network, **self.further_networks}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers by their names in a checkpoint."""
+        """Name in a checkpoint → optimizer."""
         return {"optimizer": self.optimizer, **self.further_optimizers}
 
 
@@ -54,9 +54,9 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
     """Writes the state; the newest checkpoint so far becomes the previous one.
 
     Args:
-        state: to save.
-        folder: of the generator.
-        settings: hash of what the training depends on; a checkpoint of other settings is never loaded.
+        state: state to save.
+        folder: folder of the generator.
+        settings: hash of what the training depends on; a checkpoint with another hash is never loaded.
     """
     tensors = {f"{name}.{k}": v for name, part in state.networks().items() for k, v in part.state_dict().items()}
     tensors |= {f"ema.{i}": v for i, v in enumerate(state.ema.shadow_params)}
@@ -71,7 +71,7 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
     }
     with replacing(folder / NEWEST) as temporary:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
-        if _is_whole(folder / NEWEST):  # a damaged one must not replace the one that training went on from
+        if _is_whole(folder / NEWEST):  # a damaged checkpoint must not replace the intact one
             os.replace(folder / NEWEST, folder / PREVIOUS)
 
 
@@ -84,10 +84,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | None:
-    """Restores the newest readable checkpoint of these settings into ``state``.
+    """Restores the newest readable checkpoint with these settings into ``state``.
 
     Returns:
-        A line to show if the newest one could not be read and the previous one was taken, else None.
+        A message if a checkpoint could not be read, else None.
     """
     unreadable = None
     for name in (NEWEST, PREVIOUS):
@@ -96,9 +96,9 @@ def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | 
         try:
             with safe_open(folder / name, "pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError, ValueError) as error:
-            unreadable = f"{folder / name} is damaged ({error}); going on from the checkpoint before it"
+            unreadable = f"{folder / name} is damaged ({error}); resuming from the checkpoint before it"
             continue
         if metadata.get("settings") == settings:
             _restore(state, tensors, metadata)
@@ -107,9 +107,9 @@ def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | 
 
 
 def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The value with its numbers in the order of the weight's (channels_last on CUDA), as a fused optimizer needs it.
+    """The value in the memory layout of the weight (channels_last on CUDA), which a fused optimizer needs.
 
-    Values of another shape, such as a count of steps, stay as they are.
+    Values of another shape, such as a number of steps, are returned unchanged.
     """
     return (
         torch.empty_like(weight, device=value.device, dtype=value.dtype).copy_(value)

@@ -1,8 +1,8 @@
 """The mask-conditioned diffusion model as pure functions over diffusers' networks and schedulers.
 
-diffusers takes seconds to import, so it is imported where a network is made or run: commands that refuse their input,
-or find nothing to do, answer without it. Its lazily imported classes hide their bases from type checkers, so what is
-used of them is spelled out here.
+diffusers takes seconds to import, so it is imported only where a network is made or run; commands that refuse their
+input or have nothing to do need not wait for it. Its lazily imported classes hide their bases from type checkers, so
+the parts in use are declared here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SECOND_ORDER = ("dpm", "unipc")
 
 
 class ForwardProcess(Protocol):
-    """What is used of diffusers' ``DDPMScheduler``."""
+    """The part of diffusers' ``DDPMScheduler`` that is used here."""
 
     alphas_cumprod: torch.Tensor
     config: SimpleNamespace
@@ -36,7 +36,7 @@ class ForwardProcess(Protocol):
 
 
 def build_network(config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
-    """The network ε_θ(x_t, t | m) of Eq. 7 (UNet2DModel): image and masks enter as channels, the image's target leaves.
+    """The network ε_θ(x_t, t | m) of Eq. 7 (UNet2DModel): image and masks are input channels; the target is the output.
 
     Without attention it is purely convolutional, so that it can be trained on crops and applied to any size.
     """
@@ -83,7 +83,7 @@ def diffusion_loss(
     noise: torch.Tensor,
     t: torch.Tensor,
 ) -> torch.Tensor:
-    """Eq. 7, ‖ε − ε_θ(x_t, t | m)‖², or the same for the velocity; the mean over the voxels that count.
+    """Eq. 7, ‖ε − ε_θ(x_t, t | m)‖², or the same for the velocity, averaged with ``weight``.
 
     Args:
         network: UNet2DModel.
@@ -95,7 +95,7 @@ def diffusion_loss(
         t: (n,) timesteps.
 
     Returns:
-        Scalar: each image's weighted mean, averaged over images (so that equal parts of a batch can be averaged).
+        Scalar: the mean over images of each image's weighted mean, so that equal parts of a batch can be averaged.
     """
     x_t = process.add_noise(x_0, noise, t)
     target = noise if process.config.prediction_type == "epsilon" else process.get_velocity(x_0, noise, t)
@@ -107,13 +107,13 @@ def diffusion_loss(
 def reverse_timesteps(steps: int, train_timesteps: int) -> list[int]:
     """Timesteps of DDIM and DDPM, falling from T − 1 to 0, spaced quadratically so that the last ones are small.
 
-    With even spacing the last of few steps removes so much noise at once that texture finer than it is lost (an ideal
-    denoiser at 25 steps kept 11 of 40 HU, here nearly all). All timesteps are used where ``steps`` asks for them.
+    With even spacing and few steps, the last step removes so much noise at once that fine texture is lost (an ideal
+    denoiser with 25 steps kept 11 of 40 HU; with this spacing nearly all). If ``steps`` is T, all timesteps are used.
     """
     even = torch.linspace(1, 0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
     spaced = (even**2 * (train_timesteps - 1)).round().long().tolist()
     wanted = min(steps, train_timesteps)
-    for i in range(1, wanted):  # neighbours may not coincide
+    for i in range(1, wanted):  # neighbours must differ
         spaced[i] = min(spaced[i], spaced[i - 1] - 1)
     for i in range(wanted - 1, -1, -1):
         spaced[i] = max(spaced[i], wanted - 1 - i)
@@ -128,7 +128,7 @@ def reverse_step(
     prediction: str,
     fresh: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One reverse step between any two timesteps, with x_0 clipped and ε made to agree with the clipped x_0.
+    """A reverse step between any two timesteps; x_0 is clipped, and ε recomputed from the clipped x_0.
 
     Deterministic: DDIM (Song, Meng, Ermon 2021, Eq. 12 with σ = 0). With ``fresh`` noise: the same with the σ that
     makes it DDPM's posterior (Eq. 3 and 4 for neighbouring timesteps).
@@ -137,7 +137,7 @@ def reverse_step(
         x_t: (n, c, h, w).
         predicted: ε or velocity, as ``prediction`` says.
         bar: ᾱ of this timestep.
-        bar_before: ᾱ of the timestep that is stepped to; 1 for the clean image.
+        bar_before: ᾱ of the next, smaller timestep; 1 for the clean image.
         prediction: ``epsilon`` or ``v_prediction``.
         fresh: (n, c, h, w) standard normal, or None.
     """
@@ -168,18 +168,18 @@ def paint(
     start: torch.Tensor | None = None,
     strength: float = 1.0,
 ) -> torch.Tensor:
-    """Samples p(x_0 | m), with a known region re-imposed at every step where one is given.
+    """Samples p(x_0 | m); a known region, if given, is re-imposed at every step.
 
     Args:
         network: UNet2DModel with the averaged weights, in evaluation mode.
-        config: of the generator.
-        sampler: ``ddim``, ``ddpm``, or one of diffusers' second order, ``dpm`` (DPM-Solver++) or ``unipc``.
+        config: configuration of the generator.
+        sampler: ``ddim``, ``ddpm``, or a second-order sampler of diffusers, ``dpm`` (DPM-Solver++) or ``unipc``.
         steps: number of reverse steps.
         condition: (n, k, h, w) complete masks; nothing is ablated when sampling.
-        noise: (n, c, h, w) standard normal, x_T, and the ε with which the known region is noised.
+        noise: (n, c, h, w) standard normal: x_T, and the ε for noising the known region.
         known: (n, c, h, w) real image in [−1, 1].
         is_known: (n, 1, h, w) bool; None paints everything.
-        generators: one (on the CPU) for each image, for the noise of ``ddpm``.
+        generators: for each image a generator (on the CPU) of ``ddpm``'s further noise.
         start: (n, c, h, w) in [−1, 1], an image to begin from instead of pure noise (``ddim`` and ``ddpm``).
         strength: how far ``start`` is noised first (Eq. 6), as a share of the training timesteps.
 
@@ -236,7 +236,7 @@ def _paint_second_order(
 
 
 def _fresh(like: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
-    """Standard normal noise, each image's from its own generator on the CPU, so that it is the same on any device."""
+    """Standard normal noise; each image has its own generator on the CPU, so that all devices get the same noise."""
     if generators is None:
         return torch.stack([torch.randn(like.shape[1:]) for _ in like]).to(like.device)
     return torch.stack([torch.randn(like.shape[1:], generator=source) for source in generators]).to(like.device)

@@ -1,4 +1,4 @@
-"""Between stored intensities and labels and what a network sees: windows, [−1, 1], isolation, one-hot masks."""
+"""Converts stored intensities and labels to a network's inputs and back: windows, [−1, 1], isolation, one-hot masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_difflung.dataset.cache import SliceCache
 
 
 def size_factor(config: GeneratorConfig) -> int:
-    """Image edges must be multiples of this for the network's poolings."""
+    """The number that image edges must be multiples of, because of the network's poolings."""
     return 2 ** (len(config.channels) - 1)
 
 
@@ -65,20 +65,20 @@ def isolate(image: np.ndarray, condition: np.ndarray) -> np.ndarray:
 
 
 def one_hot(condition: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(k, y, x) float32 masks of the condition classes; background and ignored voxels are in none of them."""
+    """(k, y, x) float32 masks of the condition classes; background and ignored voxels are not in any of them."""
     return (condition[None] == values[:, None, None]).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the networks of one generator see of a slice; ``intensities`` is the way back.
+    """Converts slices to inputs of a generator's network; ``intensities`` is the inverse.
 
-    Everything that a network sees of a slice is grown to one ``shape``, at the ends of both axes.
+    All inputs of a slice are padded to the same ``shape``, at the ends of both axes.
 
     Attributes:
-        windows: for each channel the (low, high) intensities that are −1 and 1.
+        windows: for each channel the (low, high) intensities that are mapped to −1 and 1.
         values: (k,) label values of the condition channels.
-        factor: multiple that the networks' poolings need.
+        factor: see ``size_factor``.
     """
 
     windows: Sequence[Sequence[float]]
@@ -91,12 +91,12 @@ class Encoding:
         return cls(config.windows, values, size_factor(config))
 
     def grown(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """The smallest (h, w) that holds a slice of this shape and that a network can see."""
+        """The smallest (h, w) that contains a slice of this shape and that the network accepts."""
         height, width = (-(-edge // self.factor) * self.factor for edge in shape)
         return height, width
 
     def image(self, image: np.ndarray, condition: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Intensities as a network sees them: in [−1, 1], isolated.
+        """Intensities as a network's input: in [−1, 1], isolated, padded.
 
         Args:
             image: (c, y, x) in the dataset's intensities.
@@ -114,12 +114,12 @@ class Encoding:
 
 
 def intensities(painted: np.ndarray, windows: Sequence[Sequence[float]], shape: Sequence[int]) -> np.ndarray:
-    """The way back: (c, h, w) painted in [−1, 1] → (c, y, x) in the dataset's intensities, cut to (y, x) ``shape``."""
+    """(c, h, w) painted in [−1, 1] → (c, y, x) in the dataset's intensities, cut to (y, x) ``shape``."""
     height, width = shape
     return denormalise(painted[:, :height, :width], windows)
 
 
 def grow(array: np.ndarray, shape: tuple[int, int], value: float = 0) -> np.ndarray:
-    """(…, y, x) → (…, h, w) of ``shape``, with ``value`` beyond the ends of both axes."""
+    """Pads (…, y, x) to (…, h, w) of ``shape`` with ``value``, at the ends of both axes."""
     pad = [(0, edge - length) for edge, length in zip(shape, array.shape[-2:], strict=True)]
     return np.pad(array, [*[(0, 0)] * (array.ndim - 2), *pad], constant_values=value)

@@ -17,14 +17,14 @@ from nnunet_difflung.config import GeneratorConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.runtime.environment import require
 
-_SCALES = {"pix2pix": 1, "spade": 2}  # discriminators, each seeing half the resolution of the one before
+_SCALES = {"pix2pix": 1, "spade": 2}  # number of discriminators, each at half the resolution of the one before
 
 
 def require_gan() -> None:
     """Checks that MONAI 1.4 or newer is installed, before anything is computed.
 
     Raises:
-        BadInput: it is not.
+        BadInput: it is not installed.
     """
     for module in ("monai.networks.nets", "monai.networks.nets.spade_network"):
         require(module, extra="gan", why="--method pix2pix and spade")
@@ -52,8 +52,8 @@ def build_gan(
 def _groups(config: GeneratorConfig, affine: bool) -> tuple[str, dict]:
     """The diffusion U-Net's normalisation.
 
-    Normalising each channel alone would erase what is constant over an image, such as the class of a crop that lies
-    within one class, and has no value at all for a feature map of one pixel.
+    Normalising each channel alone would erase what is constant over an image, such as the class of a crop that contains
+    a single class, and it is undefined for a feature map of one pixel.
     """
     return "group", {"num_groups": min(32, config.channels[0] // 2), "affine": affine}
 
@@ -61,9 +61,10 @@ def _groups(config: GeneratorConfig, affine: bool) -> tuple[str, dict]:
 class Pix2PixGenerator(nn.Module):
     """U-Net from masks and noise to the image.
 
-    Its top level keeps the full resolution, as that of the diffusion U-Net does, so that a mask's border reaches the
-    image to the pixel. It ends in features, since MONAI normalises its last level, where an image would lose its HU.
-    Twice the widths of the diffusion U-Net make up for that one's time embedding and further blocks.
+    Its top level has the full resolution, like the diffusion U-Net's, so that borders of masks are reproduced to the
+    pixel. MONAI's U-Net normalises its last level, which would change an image's HU; so it outputs features, and a
+    further convolution makes the image. It is twice as wide as the diffusion U-Net, which has a time embedding and
+    further blocks instead.
     """
 
     def __init__(self, config: GeneratorConfig, image_channels: int, condition_channels: int):
@@ -92,7 +93,7 @@ class SpadeGenerator(nn.Module):
 
     MONAI's blocks, put together as in the paper. MONAI's own ``SPADENet`` narrows to the image's channels at half the
     resolution, so it cannot paint texture of single pixels, and its γ and β are normalised over the image, so that a
-    class's intensity would depend on the class's area; neither is in the paper.
+    class's intensity would depend on the class's area; both differ from the paper.
     """
 
     def __init__(self, config: GeneratorConfig, image_channels: int, condition_channels: int):
@@ -126,7 +127,7 @@ class SpadeGenerator(nn.Module):
 class Discriminators(nn.Module):
     """PatchGANs that judge image and masks together, at one or more resolutions.
 
-    Three layers (70 × 70 pixels) where the training crops are large enough, else as many as leave room for a patch.
+    They have three layers (70 × 70 pixels) if the training crops are large enough, else as many as fit.
     MONAI's ``MultiScalePatchDiscriminator`` adds layers instead of halving the image: 182 M parameters for two scales.
     """
 
@@ -162,15 +163,15 @@ def discriminator_loss(
     condition: torch.Tensor,
     weight: torch.Tensor,
 ) -> torch.Tensor:
-    """How badly real and painted images are told apart: cross-entropy (``pix2pix``) or hinge (``spade``).
+    """The discriminators' loss on real and painted images: cross-entropy (``pix2pix``) or hinge (``spade``).
 
     Args:
         kind: ``pix2pix`` or ``spade``.
-        discriminators: as of ``build_gan``.
+        discriminators: from ``build_gan``.
         fake: (n, c, h, w) painted, without gradient.
         image: (n, c, h, w) real, in [−1, 1].
-        condition: (n, k, h, w) masks of both.
-        weight: (n, 1, h, w), 0 for voxels that do not count; both images are made equal there.
+        condition: (n, k, h, w) masks of both images.
+        weight: (n, 1, h, w), 0 for voxels that do not count; both images are set to 0 there.
 
     Returns:
         Scalar mean over patches and scales.
@@ -197,7 +198,7 @@ def generator_loss(
 ) -> torch.Tensor:
     """Adversarial term plus ``l1_weight`` · L1 (``pix2pix``) or ``feature_weight`` · feature matching (``spade``).
 
-    Arguments as of ``discriminator_loss``; ``fake`` carries the gradient, ``config`` has the weights of the terms.
+    Arguments as for ``discriminator_loss``; ``fake`` has a gradient here, ``config`` the weights of the terms.
     """
     seen = discriminators(_seen(fake, condition, weight))
     if kind == "spade":

@@ -1,4 +1,4 @@
-"""What a person sees while a generator trains: bar, log, loss curve, sample sheets. It never touches the training."""
+"""Progress of a generator's training for people: bar, log, loss curve, sample sheets. Does not affect the training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from nnunet_difflung.runtime.figures import (
 from nnunet_difflung.runtime.files import write_bytes
 
 LOG = "training_log.jsonl"
-_SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the training
+_SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training after which a sheet is drawn
 _SHEET_STEPS = 20
 
 
@@ -38,13 +38,13 @@ class TrainingReport:
     """Writes ``training_log.jsonl``, ``progress.png`` and ``samples/step_*.png`` into a generator's folder.
 
     Args:
-        folder: of the generator.
-        total: steps of the whole training.
-        method: whose generator it is.
-        config: of the generator.
-        visible: show a bar and draw.
-        writes: whether this process is the one that writes.
-        least: steps between rows of the log, at least.
+        folder: folder of the generator.
+        total: number of steps of the whole training.
+        method: method that the generator belongs to.
+        config: configuration of the generator.
+        visible: show a progress bar and draw pictures.
+        writes: whether this process writes the files.
+        least: minimum number of steps between rows of the log.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TrainingReport:
         tqdm.write(line)
 
     def resume(self, step: int) -> None:
-        """Keeps the log's rows up to a step; later ones will be written again."""
+        """Keeps the log's rows up to a step; later rows will be written again."""
         path = self.folder / LOG
         if path.is_file():
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
@@ -77,11 +77,11 @@ class TrainingReport:
             self.begun -= self.rows[-1].get("seconds", 0) if self.rows else 0
 
     def due(self, state: TrainingState) -> bool:
-        """Whether this step is one for the log or for a sheet, and its losses have to be there."""
+        """Whether a row of the log or a sheet is due at this step, so that the losses have to be read."""
         return state.step % self.every == 0 or state.step in self.sheets
 
     def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source: BatchSource) -> None:
-        """To be called when the losses of so many more steps are known, and whenever the report is due."""
+        """Call this when the losses of ``steps`` more steps have been read, and whenever the report is due."""
         bar.update(steps)
         if state.step % self.every == 0 or state.step == self.total:
             row = {
@@ -113,7 +113,7 @@ class TrainingReport:
             axes.legend()
 
     def _draw_sheet(self, state: TrainingState, source: BatchSource) -> None:
-        """Paints one training mask of each pathology with the averaged weights, beside its real slice."""
+        """Draws for each pathology a real training slice, its mask, and the slice painted with the averaged weights."""
         examples = [_example(source, name, self.config) for name in source.present]
         if not examples:
             return
@@ -147,7 +147,7 @@ class TrainingReport:
 
 
 def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The training slice with most of a pathology: image (c, y, x) in [−1, 1] and condition (y, x), cut to fit."""
+    """The training slice with most voxels of a pathology: image (c, y, x) in [−1, 1], condition (y, x); cut to fit."""
     holding = source.index.holding[pathology]
     voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in holding]
     number = int(holding[int(np.argmax(voxels))])

@@ -1,4 +1,4 @@
-"""From masks to images, whatever the method: a batch of tensors, or slices as arrays."""
+"""Paints masks with any method: a batch of tensors, or slices as arrays."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def paint_batch(
     """Paints masks with a method.
 
     Args:
-        method: one of ``methods.METHODS``.
-        generator: that of ``method.trained``.
+        method: a value of ``methods.METHODS``.
+        generator: generator of ``method.trained``.
         sampling: sampler, steps, strength, precision.
-        condition: this and all that follow as of ``Canvas``.
+        condition: this and the following arguments are described in ``Canvas``.
 
     Returns:
-        (n, c, h, w) in [−1, 1]; equal to ``known`` where that is kept.
+        (n, c, h, w) in [−1, 1]; equal to ``known`` where ``is_known`` is true.
     """
     canvas = Canvas(condition, noise, known, is_known, blend, start, sources)
     return family_of(method).paint(generator, sampling, canvas)
@@ -45,13 +45,13 @@ def paint_batch(
 
 @dataclass(frozen=True)
 class SliceInputs:
-    """What a network sees of one slice that is to be painted; arrays as of ``Canvas`` without their first axis.
+    """Inputs of a network for a slice to paint; the arrays are those of ``Canvas`` without their first axis.
 
     Attributes:
         condition: (k, h, w).
         noise: (c, h, w) float32.
-        seed: of further noise that a sampler draws.
-        known: (c, h, w), or None, as all that follow, for a whole slice.
+        seed: seed of the further noise that a sampler draws.
+        known: (c, h, w); None, like the following arrays, to paint the whole slice.
         is_known: (1, h, w) bool.
         blend: (1, h, w) float32.
         start: (c, h, w).
@@ -73,7 +73,7 @@ def paint_slices(
     slices: Sequence[SliceInputs],
     device: str | torch.device,
 ) -> np.ndarray:
-    """Paints slices of one shape together.
+    """Paints slices of the same shape together.
 
     Returns:
         (n, c, h, w) float32 in [−1, 1].

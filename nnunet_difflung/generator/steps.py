@@ -1,4 +1,4 @@
-"""One training step, whatever the family: its learning rate, its noise, its batch, its averaged weights."""
+"""A training step of any family: learning rate, noise, batch, averaged weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_difflung.generator.families.interface import Update
 
 
 def learning_rate(step: int, total: int, config: GeneratorConfig) -> float:
-    """Linear warm-up, then a half cosine down to zero; a function of the step, so nothing has to be restored."""
+    """Linear warm-up, then a half cosine to zero; a function of the step, so there is no state to restore."""
     warmup = min(config.warmup_steps, total // 4)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -31,8 +31,8 @@ def draw_noise(
     Args:
         shape: (n, c, h, w) of ε.
         timesteps: T of Eq. 2.
-        seed: of the training.
-        step: of the training.
+        seed: seed of the training.
+        step: step of the training.
         power: t = u^power · T with u uniform in [0, 1); 1 is uniform, more draws small t more often.
     """
     source = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, 7]).generate_state(1)[0]))
@@ -42,7 +42,7 @@ def draw_noise(
 
 
 def step_inputs(source: BatchSource, step: int, slots: list[int]) -> tuple[torch.Tensor, ...]:
-    """This process's image, condition, weight, ε and t of a step, on the CPU; a pure function of (seed, step)."""
+    """A process's image, condition, weight, ε and t for a step, on the CPU; a pure function of (seed, step)."""
     config, batch = source.config, source.batch(step, slots)
     shape = (config.batch_size, *batch.image.shape[1:])
     noise, t = draw_noise(shape, config.train_timesteps, config.seed, step, config.timestep_power)
@@ -52,7 +52,7 @@ def step_inputs(source: BatchSource, step: int, slots: list[int]) -> tuple[torch
 def train_step(
     state: TrainingState, update: Update, inputs: tuple[torch.Tensor, ...], config: GeneratorConfig, total_steps: int
 ) -> torch.Tensor:
-    """One step of the whole training state; returns this process's loss, still on its device."""
+    """Does a training step; returns this process's loss as a tensor on its device."""
     for optimizer in state.optimizers().values():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, total_steps, config)
@@ -63,7 +63,7 @@ def train_step(
 
 
 def over_processes(accelerator: Accelerator, losses: list[torch.Tensor], asked: bool) -> tuple[list[float], bool]:
-    """Losses averaged over processes, and whether any of them was asked to stop (then all stop at the same step)."""
+    """Losses averaged over processes, and whether any process was asked to stop (then all stop at the same step)."""
     together = torch.stack([*losses, torch.tensor(float(asked), device=losses[0].device)])
     *values, asked = accelerator.reduce(together, "mean").tolist()
     return values, asked > 0

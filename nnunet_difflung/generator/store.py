@@ -1,4 +1,4 @@
-"""A trained generator on disk: safetensors and one JSON that says what it was trained on."""
+"""A trained generator on disk: weights in safetensors, and a JSON card with its settings and training cases."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def config_from_json(content: dict) -> GeneratorConfig:
-    """The ``GeneratorConfig`` in a card's ``config``."""
+    """Reads the ``GeneratorConfig`` from a card's ``config``."""
     values = {k: v for k, v in content.items() if k != "method"}
     windows = tuple(tuple(window) for window in content["windows"])
     return GeneratorConfig(**{**values, "channels": tuple(content["channels"]), "windows": windows})
@@ -46,8 +46,8 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     """Loads a finished generator (safetensors and JSON only).
 
     Raises:
-        BadInput: it is not there, not finished, of a method that this version does not know, its weights are not
-            those that its JSON names, or its family needs a package that is not installed.
+        BadInput: the generator is missing or not finished, its method is not known to this version, its weights are
+            not those that its card names, or its family needs a package that is not installed.
     """
     if not is_finished(folder):
         raise BadInput(f"{folder} holds no finished generator; run difflung_augment, which trains it")

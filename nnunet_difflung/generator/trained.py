@@ -17,13 +17,13 @@ class Generator:
     """Averaged weights, ready to paint.
 
     Attributes:
-        network: in evaluation mode; what it maps to what is its family's matter (``families``).
-        config: with the windows and patch size that were resolved from the fold's training cases.
+        network: in evaluation mode; its inputs and outputs depend on its family (``generator.families``).
+        config: configuration with the windows and patch size resolved from the fold's training cases.
         conditions: names of the condition channels.
-        training_cases: ids of all cases that the weights have seen.
+        training_cases: ids of all cases that it was trained on.
         hash: SHA-256 of the weights' file.
-        folder: where it lies.
-        ready: precision → the network as reverse steps call it, made when it is first asked for.
+        folder: folder of its files.
+        ready: precision → the network as reverse steps call it; made at its first use.
     """
 
     network: torch.nn.Module
@@ -35,7 +35,7 @@ class Generator:
     ready: dict[str, Callable] = field(default_factory=dict, repr=False, compare=False)
 
     def for_reverse_steps(self, precision: str, device: torch.device) -> Callable:
-        """The network of a diffusion model as painting calls it, in ``fp32`` or ``bf16``."""
+        """The network of a diffusion model for reverse steps in ``fp32`` or ``bf16``."""
         if precision not in self.ready:
             self.ready[precision] = for_reverse_steps(self.network, precision, device)
         return self.ready[precision]

@@ -1,4 +1,4 @@
-"""Trains one fold's generator: the same command goes on where it stopped, bit for bit on one CPU process."""
+"""Trains a fold's generator. A resumed training gives the same generator, bit for bit on one CPU process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from nnunet_difflung.runtime.signals import Interruption
 
 @dataclass(frozen=True)
 class FoldData:
-    """What a generator of one fold may see: its training cases, and nothing else."""
+    """The data that a fold's generator may see: the fold's training cases and nothing else."""
 
     cache: SliceCache
     channels: tuple[str, ...]
@@ -50,9 +50,9 @@ class FoldData:
 
 
 def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
-    """Fills in what depends on the data: intensity windows and a patch size that fits the network and the slices.
+    """Fills in the settings that depend on the data: intensity windows, and a patch size that fits network and slices.
 
-    Settings that the method does not use get their default, so that they cannot tell two equal generators apart.
+    Settings that the method does not use get their default, so that they cannot make equal generators look different.
     """
     family, default = family_of(method), GeneratorConfig()
     if isinstance(family, TrainedFamily):
@@ -70,10 +70,10 @@ def total_steps(config: GeneratorConfig, slices: int) -> int:
 
 
 def check_batch(method: Method, config: GeneratorConfig, processes: int) -> None:
-    """Refuses a training batch that several processes cannot share evenly.
+    """Refuses a batch size that several processes cannot share evenly.
 
     Raises:
-        BadInput: it is not a multiple of their number.
+        BadInput: the batch size is not a multiple of the number of processes.
     """
     if method.generator and config.batch_size % processes:
         raise BadInput(
@@ -91,34 +91,34 @@ def train_generator(
     save_every: float = 60.0,
     stop_after: int | None = None,
 ) -> None:
-    """Trains, or goes on training, the generator in ``folder``; returns at once if it is finished.
+    """Trains the generator in ``folder``, or resumes its training; returns at once if it is finished.
 
     Args:
         data: the fold's training cases.
-        method: one that trains a generator.
-        config: settings; resolved here.
+        method: a method that trains a generator.
+        config: settings of the generator; resolved here.
         folder: ``…/DiffLung__<method>/fold_<K>``.
         device: ``cpu``, ``cuda`` or ``mps``.
-        progress: show a bar, and write ``progress.png`` and sample sheets.
+        progress: show a progress bar, and write ``progress.png`` and sample sheets.
         save_every: seconds between checkpoints.
-        stop_after: stop early at this step, with a checkpoint (for tests).
+        stop_after: write a checkpoint at this step and stop (for tests).
 
     Raises:
-        BadInput: ``folder`` holds a generator of other settings, the batch cannot be shared by the processes, or the
-            method needs a package that is not installed.
+        BadInput: ``folder`` holds a generator with other settings or training data, the processes cannot share the
+            batch evenly, or the method needs a package that is not installed.
     """
     family = trained_family_of(method)
     family.require()
     config, index, card, settings = check_generator_folder(data, method, config, folder)
     if is_finished(folder):
         return
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # ours to set: accelerate keeps one a process
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         write_card(folder, method, config, {**card, "settings": settings, "finished": False})
     state = family.new_state(config, len(data.channels), len(data.cache.roles.conditions), accelerator.device)
-    update = family.make_update(state, config, accelerator, card["total_steps"])  # before restoring: it moves states
+    update = family.make_update(state, config, accelerator, card["total_steps"])  # before restoring: moves states
     note = load_checkpoint(state, folder, settings)
     report = TrainingReport(
         folder,
@@ -161,14 +161,15 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
 def check_generator_folder(
     data: FoldData, method: Method, config: GeneratorConfig, folder: Path
 ) -> tuple[GeneratorConfig, SliceIndex, dict, str]:
-    """Resolves the settings and sees whether a generator in ``folder`` is of the same ones.
+    """Resolves the settings and checks that a generator in ``folder``, if there is one, has the same settings and data.
 
     Returns:
-        The resolved configuration, the slices, the card, and the hash that ties checkpoints to it: of all that the
-        weights depend on, or the one that the generator in ``folder`` got from an earlier version.
+        The resolved configuration, the slices, the card, and the hash that checkpoints have to match. It is a hash of
+        everything that the weights depend on, or the hash in the card of the generator in ``folder``, which an earlier
+        version may have computed differently.
 
     Raises:
-        BadInput: ``folder`` holds a generator of other settings or other training data.
+        BadInput: ``folder`` holds a generator with other settings or other training data.
     """
     config = resolve(method, config, data)
     index = index_slices(data.cache, data.training_cases)
@@ -183,7 +184,7 @@ def check_generator_folder(
 
 
 def _refuse_another(folder: Path, existing: dict, wanted: dict) -> None:
-    """Compares a generator's card with the content that the wanted one would have."""
+    """Refuses a generator whose card differs from the card of the wanted generator."""
     config = generator_identity(existing.get("config", {}))
     content = {**existing, "config": config}
     different = [key for key, value in wanted.items() if content.get(key) != value]
@@ -191,8 +192,8 @@ def _refuse_another(folder: Path, existing: dict, wanted: dict) -> None:
         return
     named = differences(config, wanted["config"]) or [f"other {key.replace('_', ' ')}" for key in different]
     raise BadInput(
-        f"{folder} holds a generator of other settings or other training data ({'; '.join(named[:4])}); repeat its "
-        f"command, or delete that folder to train anew"
+        f"{folder} holds a generator with other settings or other training data ({'; '.join(named[:4])}); use the "
+        f"earlier settings and data, or delete that folder to train again"
     )
 
 

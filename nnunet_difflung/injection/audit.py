@@ -1,4 +1,4 @@
-"""Checks from the files themselves that no synthetic case has seen a validation patient."""
+"""Checks from the files that no synthetic case or generator of a fold has seen one of its validation patients."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _SIDES = ("train", "val")
 
 @dataclass(frozen=True)
 class FoldSummary:
-    """What a fold trains and validates on.
+    """The training and validation cases of a fold.
 
     Attributes:
         fold: number, or ``all``.
-        training_cases: real ones.
-        training_patients: of the real training cases.
+        training_cases: number of real training cases.
+        training_patients: number of patients of the real training cases.
         synthetic: method → number of synthetic training cases.
-        validation_cases: real and, by mistake, synthetic ones.
-        leaks: problems of this fold by which its training knows something of its validation.
+        validation_cases: number of validation cases, including synthetic cases that are there by mistake.
+        leaks: number of problems of this fold that are leaks.
     """
 
     fold: int | str
@@ -53,7 +53,7 @@ class Audit:
     Attributes:
         dataset: ``DatasetXXX_NAME``.
         problems: empty if fold-locking is proven, or if the dataset has no synthetic cases.
-        folds: of the raw splits, or of the preprocessed ones where there are no raw splits.
+        folds: summaries by the raw splits, or by the preprocessed splits if there are no raw splits.
     """
 
     dataset: str
@@ -76,10 +76,12 @@ class Audit:
 
 
 def audit(dataset_name: str, deep: bool = False) -> Audit:
-    """Audits the raw and the preprocessed folder of a dataset, as far as they exist.
+    """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
+
+    An interrupted change of the dataset is finished first.
 
     Args:
-        dataset_name: ``DatasetXXX_NAME``. An interrupted change of the dataset is finished first.
+        dataset_name: ``DatasetXXX_NAME``.
         deep: compare the hashes of the synthetic files too.
     """
     raw, preprocessed = dataset_folders(dataset_name)
@@ -96,7 +98,7 @@ def audit_table(dataset_name: str, deep: bool = False) -> dict[str, Any]:
 
 
 def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
-    """The problems that ``audit`` finds, a line each; empty if there are none."""
+    """The problems that ``audit`` finds, a line for each."""
     return [problem.text for problem in audit(dataset_name, deep).problems]
 
 
@@ -131,7 +133,7 @@ def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep:
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:
-    """Content of a folder's split file; None if there is none, or if it is damaged, which is added to ``problems``."""
+    """Content of a folder's split file; None if it does not exist or is damaged, which is added to ``problems``."""
     path = folder / SPLITS if folder is not None else None
     if path is None or not path.is_file():
         return None
@@ -149,7 +151,7 @@ def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | N
 def _disagreement(
     raw: list[dict] | None, preprocessed: list[dict] | None, folder: Path | None, synthetic: bool
 ) -> list[Problem]:
-    """Where raw and preprocessed splits differ in nnU-Net's eyes, which compares them fold by fold, as sets.
+    """Differences of raw and preprocessed splits, which nnU-Net compares fold by fold, as sets.
 
     Args:
         raw: splits in the raw folder.

@@ -1,4 +1,4 @@
-"""Prepares the files of one change beside the dataset: cases, splits, dataset.json, manifest, backups."""
+"""Prepares the files of a change before it is made: cases, splits, dataset.json, manifest, backups."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
     """Checks that a staged case fits its run and the dataset.
 
     Raises:
-        ValueError: it does not, which is an error of the calling code.
+        ValueError: it does not fit, which is an error in the calling code.
         BadInput: a staged file is missing.
     """
     name, ending = re.escape(case.identifier), re.escape(raw.dataset_json["file_ending"])
@@ -58,7 +58,7 @@ def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
 
 
 class Change:
-    """Prepares the files of one commit in the staging folder and notes them in the manifest."""
+    """Prepares the files of a commit in the staging folder and records them in the manifest."""
 
     def __init__(self, raw: RawDataset, manifest: dict):
         self.raw, self.folder, self.manifest = raw, raw.folder, manifest
@@ -74,7 +74,7 @@ class Change:
         return Step("put", target, source, hashlib.sha256(content).hexdigest())
 
     def _replace(self, target: str, content: bytes) -> Step:
-        """Replaces a JSON file; the first time its original bytes are kept."""
+        """A step that replaces a JSON file; the first time, the original is backed up."""
         path, entry = resolve(self.folder, target), self.manifest["files"].get(target)
         step = self._staged(content, target)
         if entry is None:
@@ -88,7 +88,7 @@ class Change:
                 self.backups.append(Step("put", f"{ORIGINALS}/{backup_name(target)}", source))
             entry = {"before": before}
             if target == PREPROCESSED + SPLITS and not path.is_file() and is_planned(path.parent):
-                entry["deleted_before"] = True  # copied by nnU-Net's planning, and deleted by somebody since
+                entry["deleted_before"] = True  # nnU-Net's planning had copied it, and somebody has deleted it since
         self.manifest["files"][target] = {**entry, "after": step.after}
         return step
 
@@ -114,7 +114,7 @@ class Change:
         return steps
 
     def _inside(self, path: Path, part: str) -> str:
-        """Path of a staged file relative to the dataset; a file that was staged elsewhere is copied there first."""
+        """Path of a staged file relative to the dataset; files outside the hidden folder are copied into it first."""
         if not path.resolve().is_relative_to((self.folder / HIDDEN).resolve()):
             (self.area / part).mkdir(exist_ok=True)
             path = Path(shutil.copyfile(path, self.area / part / path.name))
@@ -122,7 +122,7 @@ class Change:
         return path.resolve().relative_to(self.folder.resolve()).as_posix()
 
     def folders(self) -> list[Step]:
-        """Steps that make missing folders, such as imagesTr if ``dataset.json`` lists files elsewhere; recorded."""
+        """Steps that make missing folders, such as imagesTr if ``dataset.json`` lists files elsewhere; records them."""
         made = [part for part in ("imagesTr", "labelsTr") if not (self.folder / part).is_dir()]
         if not self.preprocessed and staged_fingerprint(self.raw).is_file():
             made.append(PREPROCESSED)
@@ -131,7 +131,7 @@ class Change:
         return [Step("mkdir", part) for part in made]
 
     def fingerprint(self) -> list[Step]:
-        """Steps that put the real cases' fingerprint in place, if one is staged and the dataset has none."""
+        """Steps that add the real cases' fingerprint, if it is staged and the dataset has no fingerprint."""
         staged = staged_fingerprint(self.raw)
         if not staged.is_file() or resolve(self.folder, FINGERPRINT).is_file():
             return []
@@ -141,7 +141,7 @@ class Change:
         return [Step("put", FINGERPRINT, staged.relative_to(self.folder).as_posix(), after)]
 
     def splits(self, members: list[tuple[str, int | str]]) -> list[Step]:
-        """Steps that add ids to their fold's training list (``all``: to none), in both folders of the dataset."""
+        """Steps that add ids to their fold's training list, in both folders of the dataset; ``all`` has no list."""
         steps, latest = [], None
         paths = [resolve(self.folder, name) for name in (SPLITS, PREPROCESSED + SPLITS)]
         for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[: 1 + self.preprocessed], paths, strict=False):

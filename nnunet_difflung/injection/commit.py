@@ -1,7 +1,7 @@
-"""All or nothing: a change to a dataset, decided by one journal file and rolled forward after any interruption.
+"""Changes a dataset all or nothing: a journal file decides a change, which is completed after any interruption.
 
-Everything that a change needs lies in the hidden folder ``.difflung/`` of the raw dataset before the journal is
-written. Without a journal nothing has happened; with it, every step can be repeated until all are done.
+All files of a change are in the hidden folder ``.difflung/`` of the raw dataset before the journal is written. If there
+is no journal, the dataset has not been changed; if there is, each step can be repeated until all are done.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a change.
+    """A step of a change.
 
     Attributes:
         do: ``put`` (rename ``source`` to ``target``), ``delete``, ``mkdir`` or ``rmdir`` (only if empty).
-        target: named as in the manifest.
-        source: relative to the raw dataset folder.
+        target: file or folder, named as in the manifest.
+        source: path relative to the raw dataset folder.
         after: SHA-256 of the target after the step.
     """
 
@@ -57,10 +57,10 @@ class Step:
 
 
 def read_journal(path: Path) -> tuple[dict, list[Step]]:
-    """The journal and its steps, which only touch files that a change by this package touches.
+    """Reads the journal and its steps, and checks that they only concern files that this package changes.
 
     Raises:
-        BadInput: it is damaged, of a newer format, or has a step that this package never writes.
+        BadInput: the journal is damaged, of a newer format, or has a step that this package never writes.
     """
     try:
         journal = read_json(path)
@@ -96,18 +96,18 @@ def _is_allowed(step: Step) -> bool:
 
 
 def begin(folder: Path) -> Path:
-    """An empty folder for the files of a new commit (the lock must be held, an earlier commit finished)."""
+    """Makes an empty folder for the files of a new commit (the lock must be held, an earlier commit finished)."""
     path = folder / COMMIT
     path.mkdir(parents=True)
     return path
 
 
 def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
-    """Does all steps. Once the journal is written the change is decided: ``recover`` finishes it if this is killed.
+    """Does all steps. Once the journal is written, the change is decided: after a kill, ``recover`` finishes it.
 
     Args:
         folder: the raw dataset folder, locked.
-        steps: their sources must lie in ``folder`` and be complete on disk.
+        steps: the steps; their sources must be in ``folder`` and complete on disk.
         clear: remove the hidden folder at the end.
     """
     with Interruption():  # Ctrl-C and SIGTERM wait
@@ -118,12 +118,12 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
 
 
 def pending(folder: Path) -> bool:
-    """Whether a commit was interrupted after it was decided (or is under way)."""
+    """Whether a commit has been decided and not finished: it was interrupted, or is running."""
     return (folder / COMMIT / _JOURNAL).is_file()
 
 
 def recover(folder: Path) -> None:
-    """Finishes an interrupted commit, or deletes the files of one that was not decided.
+    """Finishes an interrupted commit, or deletes its files if it had not been decided.
 
     Other files in the hidden folder stay. If there is nothing to do, nothing is written.
 
@@ -137,14 +137,14 @@ def recover(folder: Path) -> None:
 
 
 def read_steadily(folder: Path, read: Callable[[], Result], untouched: bool = False) -> Result:
-    """Result of ``read`` on a dataset that nobody changed meanwhile; an interrupted change is finished first.
+    """Result of ``read`` while no other command changed the dataset; an interrupted change is finished first.
 
-    Readers take no lock, so ``read`` is called again if another command changed the dataset meanwhile.
+    Readers take no lock, so ``read`` is called again if another command has changed the dataset in the meantime.
 
     Args:
         folder: the raw dataset folder.
         read: reads the dataset.
-        untouched: leave an interrupted change as it is.
+        untouched: do not finish an interrupted change.
 
     Raises:
         BadInput: raised by ``read``, or the dataset cannot be read because a change of it is half done.
@@ -174,7 +174,7 @@ def _state(folder: Path) -> list[tuple[int, int] | None]:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Differs before and after a file was replaced; None if it is not there."""
+    """A value that changes when a file is replaced; None if the file does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -183,7 +183,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def finish(folder: Path) -> None:
-    """``recover``, for a caller that holds the lock."""
+    """Does what ``recover`` does, for a caller that holds the lock."""
     if pending(folder):
         with Interruption():  # Ctrl-C and SIGTERM wait
             _roll_forward(folder)
@@ -208,7 +208,7 @@ def _put(folder: Path, step: Step) -> None:
     if os.path.lexists(source):
         if target.parent.is_dir():
             _rename(source, target)
-        elif step.target.startswith(PREPROCESSED):  # deleted meanwhile: there is no copy to update
+        elif step.target.startswith(PREPROCESSED):  # it was deleted in the meantime, so there is no copy to update
             os.unlink(source)
         else:
             raise BadInput(
@@ -224,7 +224,7 @@ def _put(folder: Path, step: Step) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Renames, also to another file system (nnUNet_preprocessed, or imagesTr behind a link)."""
+    """Renames a file; also works across file systems (nnUNet_preprocessed, or imagesTr behind a link)."""
     try:
         os.replace(source, target)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One command at a time changes a dataset."""
+"""The lock that lets only one command at a time change a dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HIDDEN = ".difflung"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the dataset's lock; waits, with a message, while another process holds it.
+    """Holds the dataset's lock; waits, with a message, while another command holds it.
 
     Raises:
         BadInput: the dataset cannot be written, or its file system has no locks.
@@ -47,18 +47,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_bare(hidden: Path) -> bool:
-    """Whether the hidden folder can be deleted: it has no staged files, no originals, no journal."""
+    """Whether the hidden folder can be deleted: it contains no staged files, originals or journal."""
     try:
         return all(
             path.name == "lock" or (path.name in ("commit", "originals") and not os.listdir(path))
             for path in hidden.iterdir()
         )
-    except FileNotFoundError:  # another command is tidying it
+    except FileNotFoundError:  # another command is deleting it
         return False
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes the hidden folder of a dataset without synthetic cases if it is bare (the lock is still held)."""
+    """Deletes the hidden folder if it is bare and the dataset has no synthetic cases (the lock is still held)."""
     hidden = folder / HIDDEN
     if hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden):
         with suppress(OSError):

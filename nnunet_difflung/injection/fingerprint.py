@@ -1,4 +1,4 @@
-"""nnU-Net's dataset fingerprint, from the real cases alone."""
+"""nnU-Net's dataset fingerprint of the real cases alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 
 
 def staged_fingerprint(raw: RawDataset) -> Path:
-    """Where the fingerprint is kept until it is injected; the name depends on the real files' sizes and times."""
+    """Path of the fingerprint until it is injected; the name depends on the real files' sizes and times."""
     digest = hashlib.sha256()
     for identifier, case in sorted(raw.cases.items()):
         for file in (*case.images, case.label):
@@ -33,9 +33,9 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
 
     Args:
         raw: the dataset.
-        target: from ``staged_fingerprint``; its folder is emptied first.
-        processes: worker processes; with 1 the work is done in this process, since starting one that imports
-            nnU-Net takes longer than reading a small dataset.
+        target: path from ``staged_fingerprint``; its folder is emptied first.
+        processes: number of worker processes; 1 uses this process, since starting another process that imports nnU-Net
+            takes longer than reading a small dataset.
     """
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor as nnunet
 
@@ -45,7 +45,7 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
     replaced = (NNUNET_PREPROCESSED, "multiprocessing", "get_filenames_of_train_images_and_targets")
     before = {name: getattr(nnunet, name) for name in replaced}
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        nnunet.nnUNet_preprocessed = scratch  # it writes there, not yet into the user's folder
+        nnunet.nnUNet_preprocessed = scratch  # it writes there instead of into the user's folder
         nnunet.get_filenames_of_train_images_and_targets = lambda *_: real
         if processes <= 1:
             nnunet.multiprocessing = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))

@@ -1,4 +1,4 @@
-"""Adds synthetic cases to an nnU-Net raw dataset, to one fold's training list, all at once or not at all."""
+"""Adds synthetic cases to an nnU-Net raw dataset and to their folds' training lists, all or none."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
 
-# staged cases of one method and one fold, and the manifest's entry of their run
+# staged cases of a method and fold, and the manifest's entry of their run
 Addition = tuple[list[StagedCase], dict]
 
 _REMOVE = "run difflung_remove first"
 
 
 def staging_folder(raw: RawDataset) -> Path:
-    """The hidden folder in the raw dataset (same file system) for everything that is not yet part of it."""
+    """The hidden folder in the raw dataset (on the same file system) for files that are not part of it yet."""
     folder = raw.folder / HIDDEN
     folder.mkdir(exist_ok=True)
     return folder
@@ -40,18 +40,18 @@ def inject(raw: RawDataset, cases: Sequence[StagedCase], run: dict) -> None: ...
 @overload
 def inject(raw: RawDataset, cases: Sequence[Addition]) -> None: ...
 def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
-    """Adds synthetic cases, all or none. Doing it again changes nothing.
+    """Adds synthetic cases, all or none. Adding the same cases again changes nothing.
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases of one method and one fold; without ``run``, pairs (staged cases, run) of several folds or
-            methods, which are then added together.
+        cases: staged cases of a method and fold; without ``run``, pairs (staged cases, run) of several folds or
+            methods, which are added in one change.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
 
     Raises:
-        BadInput: the dataset was changed meanwhile or already has other cases of this method and fold.
-        Failed: the cases would leak into a validation.
+        BadInput: the dataset was changed in the meantime, or already has other cases of this method and fold.
+        Failed: validation patients would leak into training.
     """
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
@@ -79,7 +79,7 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
 def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     """Checks, prepares every file, and commits (the lock is held).
 
-    Without additions it writes only files that the dataset should have and lacks, such as the fingerprint.
+    Without additions it only writes missing files, such as the fingerprint.
     """
     _check_unchanged(raw, manifest)
     change = Change(raw, copy.deepcopy(manifest))
@@ -94,8 +94,8 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
 def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[Step]:
     """The steps in an order in which nnU-Net, started between two of them, fails or ignores the new cases.
 
-    Without a split file nnU-Net draws folds over every case in the folders, so the file is written before the cases.
-    If there is one, nnU-Net ignores cases that it does not list, so the cases are moved first.
+    If there is no split file, nnU-Net makes folds from all cases in the folders, so the file is written before the
+    cases. If there is one, nnU-Net ignores cases that are not listed in it, so the cases are moved first.
     """
     moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
     change.manifest["runs"] += [json.loads(json_bytes(run)) for _, run in additions]
@@ -107,10 +107,10 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
 
 
 def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
-    """Refuses a dataset whose recorded files, or whose folds, somebody else has changed.
+    """Refuses a dataset if somebody else has changed its recorded files or its folds.
 
     Raises:
-        BadInput: it was.
+        BadInput: names the change and what to do.
     """
     check_files(raw.cases.values(), raw.name)
     if manifest["patients"] != raw.patients:
@@ -141,21 +141,21 @@ def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
 
 
 def _same_folds(expected: list[dict], actual: list[dict]) -> bool:
-    """As nnU-Net compares raw and preprocessed splits: the expected folds, as sets; more folds may follow."""
+    """Compares splits as nnU-Net does for raw and preprocessed ones: the expected folds, as sets; more may follow."""
     pairs = zip(expected, actual, strict=False)
     return len(actual) >= len(expected) and all(set(a[s]) == set(b[s]) for a, b in pairs for s in ("train", "val"))
 
 
 def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
-    """Makes sure that nnU-Net's fingerprint is that of the real cases alone, before synthetic cases are added.
+    """Makes sure that there is a fingerprint of the real cases alone, before synthetic cases are added.
 
-    nnU-Net pools every training case and reuses a fingerprint that exists. If none exists, it is extracted here and
-    kept in the staging folder; the next ``inject`` puts it in place together with its cases (this function does, if the
-    dataset already has synthetic cases), so that ``difflung_remove`` deletes it with them.
+    nnU-Net computes its fingerprint from all training cases, and reuses an existing fingerprint. If there is none, it
+    is extracted here and kept in the staging folder. The next ``inject`` adds it together with its cases (this function
+    adds it if the dataset already has synthetic cases), so that ``difflung_remove`` deletes it with them.
 
     Args:
         raw: the dataset.
-        processes: worker processes; with 1 the work is done in this process, which is fastest for small data.
+        processes: number of worker processes; 1 uses this process, which is fastest for small datasets.
     """
     if resolve(raw.folder, FINGERPRINT).is_file():
         return

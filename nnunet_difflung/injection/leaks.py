@@ -1,4 +1,4 @@
-"""Rules of fold-locking: what the manifest, the splits, the files and the generators have to agree on."""
+"""The rules of fold-locking: checks that manifest, splits, files and generators agree."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SHOWN_OF_HASH = 12
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of the audit.
+    """A line of the audit.
 
     Attributes:
         text: what is wrong, and where.
-        fold: the fold that it concerns; None if it concerns the whole dataset.
-        leak: whether a fold's training knows something of its validation, or could.
+        fold: the fold concerned; None for the whole dataset.
+        leak: whether information from a fold's validation reaches, or could reach, its training.
     """
 
     text: str
@@ -33,13 +33,13 @@ class Problem:
 
 
 def first_names(names: Iterable[str]) -> str:
-    """The first three names and the number of the others, for a message."""
+    """The first three names and the number of the other names, for a message."""
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Problem]:
-    """What is wrong with splits, given the manifest.
+    """Compares splits with the manifest.
 
     Args:
         manifest: the manifest.
@@ -59,7 +59,7 @@ def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Probl
 
 
 def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[Problem]:
-    """What is wrong with one fold's lists; ``where`` names the file and the fold."""
+    """Compares a fold's lists with the manifest; ``where`` names the file and the fold."""
     patients, cases = manifest["patients"], manifest["cases"]
     validation = set(split["val"])
     held_out = {patients.get(name, name) for name in validation}
@@ -132,7 +132,7 @@ def record_problems(manifest: dict) -> list[Problem]:
 
 
 def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
-    """Whether the raw dataset holds exactly the synthetic files of the manifest.
+    """Checks that the raw dataset holds exactly the synthetic files of the manifest.
 
     Args:
         folder: of the raw dataset.
@@ -161,7 +161,7 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
 
 
 def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Problem]:
-    """Whether the cards of the generators that are in ``$nnUNet_results`` agree with the manifest.
+    """Checks that the cards of the generators in ``$nnUNet_results`` agree with the manifest.
 
     Args:
         name: ``DatasetXXX_NAME``.

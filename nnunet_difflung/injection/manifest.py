@@ -1,4 +1,4 @@
-"""The manifest: what was added to a dataset, from what, and the hash of every file that changed.
+"""The manifest: the cases added to a dataset, what they were made from, and the hash of every changed file.
 
 Files are named relative to the raw dataset folder, or with the prefix ``preprocessed:`` relative to the dataset's
 folder in ``$nnUNet_preprocessed``.
@@ -30,7 +30,7 @@ _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNe
 
 
 def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
-    """A manifest of a dataset to which nothing has been added yet."""
+    """The manifest of a dataset without synthetic cases."""
     return {
         "format": FORMAT,
         "version": __version__,
@@ -50,10 +50,10 @@ def is_identifier(name: object) -> bool:
 
 
 def resolve(folder: Path, name: str) -> Path:
-    """Path of a file named as in the manifest.
+    """Path of a file that is named as in the manifest.
 
     Raises:
-        BadInput: the name leaves the dataset, or ``nnUNet_preprocessed`` is needed and not set.
+        BadInput: the name is a path outside the dataset, or ``nnUNet_preprocessed`` is needed and not set.
     """
     inside = name.removeprefix(PREPROCESSED)
     if inside.startswith("/") or "\\" in inside or "\0" in inside or ".." in inside.split("/"):
@@ -67,7 +67,7 @@ def read_manifest(folder: str | Path) -> dict | None:
     """The manifest in a raw or preprocessed dataset folder, checked; None if there is none.
 
     Raises:
-        BadInput: it is damaged, of a newer format, or names ids or files that this package never writes.
+        BadInput: it is damaged or of a newer format, or has ids or files that this package never writes.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -87,7 +87,7 @@ def read_manifest(folder: str | Path) -> dict | None:
 
 
 def fault_in(content: object) -> str | None:
-    """What is wrong with a manifest's content, or None."""
+    """The first fault in a manifest's content, or None."""
     if not isinstance(content, dict):
         return f"its content is a {type(content).__name__}, expected an object"
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
@@ -176,7 +176,7 @@ def is_planned(preprocessed: Path) -> bool:
 
 
 def backup_name(target: str) -> str:
-    """Name under which the original of a file is kept."""
+    """Name of the backup of a file."""
     return target.replace(PREPROCESSED, "preprocessed_")
 
 

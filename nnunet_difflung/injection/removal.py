@@ -27,17 +27,17 @@ from nnunet_difflung.runtime.locks import delete_unused
 
 
 class Removal:
-    """A removal that is being planned.
+    """The plan of a removal.
 
     Attributes:
-        folder: of the raw dataset.
-        manifest: of the dataset.
+        folder: the raw dataset's folder.
+        manifest: the dataset's manifest.
         files: the manifest's hashes of the files that the injection wrote.
-        force: restore files although they were changed after the injection.
-        steps: of the change.
-        backups: (original, place relative to the dataset's folder) of each file that a step needs in the commit's
-            folder.
-        lines: what the steps do, for the user.
+        force: restore files even if they were changed after the injection.
+        steps: steps of the change.
+        backups: for each file that a step needs in the commit's folder: the original, and its path there relative to
+            the dataset's folder.
+        lines: descriptions of the steps for the user.
     """
 
     def __init__(self, folder: Path, manifest: dict, force: bool):
@@ -55,8 +55,8 @@ class Removal:
         """Restores a file.
 
         Args:
-            target: the file, named as in the manifest.
-            backup: the file whose original is put there, named as in the manifest.
+            target: the file to restore, named as in the manifest.
+            backup: the file whose original is used, named as in the manifest.
             expected: SHA-256 of the original.
 
         Raises:
@@ -108,7 +108,7 @@ class Removal:
         self.lines.append(f"{path}: {'deleted' if entry['before'] is None else 'original restored'}")
 
     def refuse_or_note(self, path: Path, what: str) -> None:
-        """Notes that somebody else has changed or deleted a file.
+        """Adds a line saying that somebody else has changed or deleted a file.
 
         Raises:
             BadInput: it was changed, and ``force`` is off.
@@ -121,7 +121,7 @@ class Removal:
         self.lines.append(f"{path} was {what} after the synthetic cases were injected")
 
     def restore_preprocessed_splits(self) -> None:
-        """As ``restore``; nnU-Net's copy of the augmented splits is replaced by the raw original or deleted."""
+        """Restores the preprocessed splits; replaces or deletes a copy of augmented splits that nnU-Net has made."""
         name = PREPROCESSED + SPLITS
         path, entry = resolve(self.folder, name), self.files.get(name, {"before": None, "after": None})
         if entry["before"] is not None:
@@ -142,7 +142,7 @@ class Removal:
         self.lines.append(f"{path}: {'replaced by the raw original' if copied else 'deleted'}")
 
     def restore_preprocessed_dataset_json(self) -> None:
-        """Replaces nnU-Net's copy of the augmented dataset.json, which its planning makes, by the original."""
+        """Replaces the copy of the augmented dataset.json that nnU-Net's planning made by the original."""
         path, original = resolve(self.folder, PREPROCESSED + DATASET), self.files.get(DATASET, {}).get("before")
         backup = self.folder / ORIGINALS / backup_name(DATASET)
         if original is None or not path.is_file() or not backup.is_file() or sha256(path) == original:
@@ -153,7 +153,7 @@ class Removal:
             self.lines.append(f"{path}: replaced by the raw original")
 
     def remove_fingerprint(self) -> None:
-        """Deletes the fingerprint, if the injection made it."""
+        """Deletes the fingerprint if the injection made it."""
         entry, path = self.files.get(FINGERPRINT), resolve(self.folder, FINGERPRINT)
         if entry is None or not path.is_file():
             return
@@ -176,14 +176,14 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
     """Plans a removal; changes nothing.
 
     Args:
-        folder: of the raw dataset.
-        force: restore files although they were changed after the injection.
+        folder: the raw dataset's folder.
+        force: restore files even if they were changed after the injection.
 
     Returns:
-        the plan, None if there is nothing to remove; and lines that say what it does.
+        the plan, or None if there is nothing to remove; and lines that describe it.
 
     Raises:
-        BadInput: a file to be restored was changed by somebody else, or its original is lost.
+        BadInput: a file to be restored was changed by somebody else, or its original is missing or damaged.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -208,15 +208,15 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
 
     Args:
         dataset: id or name.
-        dry_run: change nothing, and return what would be done.
-        force: restore dataset.json and the splits although they were changed after the injection.
+        dry_run: change nothing; return what would be done.
+        force: restore dataset.json and the splits even if they were changed after the injection.
         generators: also delete the trained generators and the cache in ``$nnUNet_results``.
 
     Returns:
-        what was done, one line for each action.
+        what was done, a line for each action.
 
     Raises:
-        BadInput: a file to be restored was changed by somebody else, or its original is lost.
+        BadInput: a file to be restored was changed by somebody else, or its original is missing or damaged.
     """
     folder = dataset_folder(dataset)
     if dry_run:
@@ -262,7 +262,7 @@ def _delete(folder: Path) -> list[Path]:
     kept = [path for path in fold_folders(folder) if not delete_unused(path)]
     if not kept:
         for entry in folder.iterdir():
-            if not is_fold(entry.name):  # a fold that exists now was begun by another command
+            if not is_fold(entry.name):  # a fold folder that still exists belongs to another command
                 delete_path(entry)
         with suppress(OSError):
             folder.rmdir()

@@ -1,1 +1,1 @@
-"""A plan becomes painted, judged and staged cases."""
+"""Turns a plan into painted, checked and staged cases."""

@@ -1,4 +1,4 @@
-"""A planned case applied to its host: all that painting, measuring and writing the synthetic case need of the host."""
+"""Applies a planned case to its host: collects what painting, measuring and writing the synthetic case need."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nnunet_difflung.painting.fold import Fold
 
 @dataclass(frozen=True)
 class AppliedCase:
-    """A planned case in memory: the n slices of its host that change, with what changes in them.
+    """A planned case in memory: the n slices of its host that change, before and after the change.
 
     Attributes:
-        planned: the plan's entry; ``planned.slices`` are the n positions.
+        planned: the entry of the plan; ``planned.slices`` are the n positions.
         shape: (z, y, x) of the host.
         spacing: (z, y, x) of the host in mm.
         image: (c, n, y, x) the host's intensities.
         new_label: (n, y, x) the host's label values with the pasted lesions.
         changed: (n, y, x) bool, the voxels that get a new label.
-        condition: (n, y, x) ``new_label`` with the derived body class.
+        condition: (n, y, x) condition map: ``new_label`` and the derived body class.
         region: (n, y, x) bool, the voxels that get new intensities (``painted_region``).
-        pasted: (c, n, y, x) ``image`` with real lesion texture pasted, for methods that start from it.
+        pasted: (c, n, y, x) ``image`` with real lesion texture pasted into it, for methods that start from it.
     """
 
     planned: PlannedCase
@@ -48,11 +48,11 @@ class AppliedCase:
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
-        """The same without the pasted texture, which is not needed once the jobs are made."""
+        """A copy without the pasted texture, which is not needed once the jobs are made."""
         return replace(self, pasted=None)
 
     def in_host(self, array: np.ndarray) -> np.ndarray:
-        """(…, n, y, x) → (…, z, y, x): slices put into a volume of the host's shape, zero in the other slices."""
+        """Puts (…, n, y, x) slices into a (…, z, y, x) volume of the host's shape, zero in all other slices."""
         volume = np.zeros((*array.shape[:-3], *self.shape), array.dtype)
         volume[..., list(self.planned.slices), :, :] = array
         return volume
@@ -62,9 +62,9 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     """Reads a planned case's host and pastes the plan's lesions into it.
 
     Args:
-        fold: of the plan.
+        fold: fold that the plan is for.
         planned: the case.
-        textures: paste the lesions' intensities too, where the method starts from them.
+        textures: paste the lesions' intensities too, if the method starts from them.
     """
     cache, roles, host = fold.cache, fold.cache.roles, fold.cache.facts[planned.host]
     image, label, slices = cache.image(planned.host), cache.label(planned.host), list(planned.slices)
@@ -97,8 +97,8 @@ def painted_region(label: np.ndarray, changed: np.ndarray, roles: LabelRoles, sa
     Args:
         label: (n, y, x) the host's label values in the slices that change.
         changed: (n, y, x) bool, the voxels that get a new label.
-        roles: of the labels.
-        sampling: settings.
+        roles: roles of the labels.
+        sampling: settings of painting.
     """
     if sampling.paint == "full":
         region = np.ones_like(changed)

@@ -1,4 +1,4 @@
-"""The synthesis of one fold: what it needs, what it yields, and the files in which its cases wait for injection."""
+"""The synthesis of one fold: its inputs, its results, and the files of its cases before they are injected."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nnunet_difflung.painting.patches import MemorisationReference
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Painting of a fold's plan.
+    """What painting a fold's plan needs.
 
     Attributes:
-        fold: whose plan is painted.
-        generator: the fold's; without a network for a method that needs none.
-        references: real intensities of the fold's training cases; empty where the gate is off.
-        memory: real lesions that painted ones are compared with; None where memorisation is not looked for.
-        device: on which to paint.
+        fold: the fold and its plan.
+        generator: the fold's generator; without a network if the method needs none.
+        references: real intensities of the fold's training cases; empty if the gate is off.
+        memory: real lesions that painted lesions are compared with; None if the memorisation audit is off.
+        device: ``cpu``, ``cuda`` or ``mps``.
     """
 
     fold: Fold
@@ -38,15 +38,15 @@ class Synthesis:
 
 @dataclass
 class SynthesisResult:
-    """Staged cases and what the gate said.
+    """Staged cases, and the results of the gate and of the memorisation audit.
 
     Attributes:
         staged: cases to inject.
-        dropped: id → what was measured in the last try, for cases that the gate or the memorisation audit dropped.
-        repainted: number of further tries.
+        dropped: id → measurements of the last try, for cases that the gate or the memorisation audit dropped.
+        repainted: number of times that a case was painted again.
         quality: class → pooled bias and distance over the staged cases.
-        quality_of_all: the same over the first painting of every case, dropped or not.
-        memorisation: class → how close the staged cases come to training slices.
+        quality_of_all: the same over the first try of every case, dropped or not.
+        memorisation: class → similarity of the staged cases to training slices.
     """
 
     staged: list[StagedCase] = field(default_factory=list)
@@ -74,9 +74,9 @@ def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> None:
     """Writes a synthetic case's image and label files, and their sidecars, into the work folder.
 
     Args:
-        fold: of the case.
+        fold: fold of the case.
         applied: the planned case.
-        values: (c, n, y, x) the intensities of its n slices that change.
+        values: (c, n, y, x) intensities of its n slices that change.
     """
     reader, identifier = fold.raw.reader, synthetic_id(fold, applied.planned)
     host, (images, label) = fold.raw.cases[applied.planned.host], staged_files(fold, applied.planned)

@@ -1,4 +1,4 @@
-"""A fold of one run: its training cases, its settings, its plan of synthetic cases, and the folders it works in."""
+"""A fold of a run: its training cases, its settings, its plan of synthetic cases, and its folders."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from nnunet_difflung.runtime.files import json_bytes
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold of one run.
+    """A fold of a run of ``difflung_augment``.
 
     Attributes:
         raw: the dataset.
-        data: what a generator of the fold may see: its number and its training cases.
-        settings: of the run.
+        data: the fold's number and training cases, which is all that its generator may see.
+        settings: settings of the run.
         lesions: pathology → lesions of the training cases.
-        plan: the synthetic cases to be made from the training cases.
+        plan: the synthetic cases to make from the training cases.
     """
 
     raw: RawDataset
@@ -40,7 +40,7 @@ class Fold:
 
     @property
     def number(self) -> int | str:
-        """As in ``splits_final.json``, or ``all``."""
+        """Index in ``splits_final.json``, or ``all``."""
         return self.data.fold
 
     @property
@@ -50,29 +50,29 @@ class Fold:
 
     @cached_property
     def facts(self) -> dict[str, CaseFacts]:
-        """What the training cases hold."""
+        """Facts of the training cases."""
         return {i: self.cache.facts[i] for i in self.data.training_cases}
 
     @property
     def method(self) -> Method:
-        """How the synthetic cases are made."""
+        """The method that makes the synthetic cases."""
         return METHODS[self.settings.method]
 
     @property
     def folder(self) -> Path:
-        """The folder of the generator that paints (of a method without one: where its cases are made)."""
+        """The folder of the generator that paints; for a method without a generator, the folder of its own fold."""
         return fold_folder(self.raw.name, self.method.trained.name, self.number)
 
     @property
     def own_folder(self) -> Path:
-        """The folder of the method's own fold; the generator's unless it borrows another method's generator."""
+        """The folder of the method's own fold; it differs from ``folder`` if another method's generator paints."""
         return fold_folder(self.raw.name, self.method.name, self.number)
 
     @cached_property
     def work(self) -> Path:
         """Folder of painted slices and staged cases until they are injected.
 
-        Other training cases or another plan have another folder.
+        Its name depends on the settings, the training cases and the plan.
         """
         content = {i: case.content for i, case in self.facts.items()}
         depends = [content, [planned.as_record() for planned in self.plan.cases]]
@@ -82,7 +82,7 @@ class Fold:
 
     @property
     def _works(self) -> list[str]:
-        """Beginnings of the work folders' names for these settings; earlier versions had others."""
+        """Prefixes of the work folder's name for these settings: today's, then those of earlier versions."""
         return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
 
     def discard_outdated(self) -> None:

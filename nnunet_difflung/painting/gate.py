@@ -1,7 +1,8 @@
-"""The quality gate: does painted emphysema have the intensities of this fold's real emphysema?
+"""The quality gate: does painted emphysema have the intensities of real emphysema in the fold's training cases?
 
-A class that the generator has not learned is painted as normal lung under a pathology's label and poisons the training,
-so every synthetic case is measured against the real voxels of the training fold, in the dataset's units (HU for CT).
+A class that the generator has not learned is painted as normal lung under a pathology's label, which harms the training
+of the segmentation. So every synthetic case is compared with real voxels of the training cases, in the dataset's unit
+(HU for CT).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
 
-_PER_SLICE = 400  # voxels kept of a class in a slice
+_PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
 _MIN_VOXELS = 8  # minimum sample size
-_SLACK = 1.25  # on the real slices' 95th percentile
-_POOL = 20_000  # voxels kept of a class
-_FEW = 5  # real slices, below which their spread says little
+_SLACK = 1.25  # factor on the 95th percentile of real slices
+_POOL = 20_000  # maximum number of voxels kept of a class
+_FEW = 5  # minimum number of real slices from which their spread is estimated
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class ClassReference:
     """Real intensities of one class in one channel.
 
     Attributes:
-        values: pooled sample over the fold's training slices.
-        max_bias: largest accepted difference of means of many voxels; the 95th percentile of real slices against the
-            pool, with slack, and at least a tenth of the pool's standard deviation (half of it below five slices).
+        values: pooled sample of voxels of the fold's training slices.
+        max_bias: largest accepted difference of means; 1.25 times the 95th percentile of the differences between real
+            slices and the pool, or 1.25 times a tenth of the pool's standard deviation if that is larger (half of it
+            with fewer than five slices).
         max_distance: the same for the 1-Wasserstein distance.
     """
 
@@ -39,7 +41,7 @@ class ClassReference:
 def reference(
     cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]], seed: int
 ) -> dict[str, list[ClassReference]]:
-    """Class → a reference for each channel, from the given (training) cases; clipped to the generator's windows."""
+    """Class → a reference for each channel, from training cases; intensities are clipped to the generator's windows."""
     samples: dict[str, list[np.ndarray]] = {name: [] for name in cache.roles.pathologies}
     rng = np.random.default_rng(seed)
     for identifier in sorted(identifiers):
@@ -63,7 +65,7 @@ def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarr
 
 def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     """Wasserstein-1 distance between two samples of intensities, in their unit."""
-    from scipy.stats import wasserstein_distance  # takes a second to import; commands that end early do without
+    from scipy.stats import wasserstein_distance  # importing it takes a second, which commands that end early save
 
     return float(wasserstein_distance(a, b))
 
@@ -84,12 +86,12 @@ def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassRefe
     """Compares painted voxels with the real ones.
 
     Args:
-        painted: class → (c, n) painted intensities in the dataset's units.
-        references: of the training fold.
+        painted: class → (c, n) painted intensities in the dataset's unit.
+        references: references of the fold's training cases.
 
     Returns:
-        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio (painted over real), passes}; of
-        several channels the worst (by distance over tolerance). Fewer than 8 voxels pass unmeasured.
+        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio (painted / real), passes}, for the
+        channel with the largest ratio of distance to tolerance. Classes with fewer than 8 voxels are not measured.
     """
     quality = {}
     for name, voxels in painted.items():
@@ -102,7 +104,7 @@ def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassRefe
 
 
 def _compare(values: np.ndarray, real: ClassReference) -> dict:
-    """Few voxels differ from the pool by chance alone: twice the standard error is added to both tolerances."""
+    """Compares one channel; twice the standard error is added to both tolerances, as small samples differ by chance."""
     bias = float(values.mean() - real.values.mean())
     distance = wasserstein(values, real.values)
     chance = 2 * float(real.values.std()) / np.sqrt(len(values))
@@ -123,7 +125,7 @@ def passes(quality: dict[str, dict]) -> bool:
 
 
 def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
-    """Voxel-weighted bias and mean distance of each class over several cases: what all of them do together."""
+    """Voxel-weighted bias and mean distance of each class over several cases."""
     summary = {}
     for name in sorted({name for row in rows for name in row}):
         cases = [row[name] for row in rows if name in row]

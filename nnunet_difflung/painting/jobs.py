@@ -1,4 +1,4 @@
-"""The slices of a synthetic case as a network sees them: in which crop, around which voxels, from which noise."""
+"""The slices of a synthetic case as inputs of a network: crop, voxels to paint, noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 
-_CROP_STEP = 32  # crops' edges are multiples of it, so that many have one shape and can be painted together
+_CROP_STEP = 32  # edges of crops are multiples of it, so that many have the same shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
 
 
@@ -26,10 +26,10 @@ class Job:
     """One slice to paint.
 
     Attributes:
-        index: of the planned case.
-        z: slice.
+        index: number of the planned case.
+        z: position of the slice in the host.
         crop: (y, x) slices into the host, inside its bounds.
-        inputs: what the network sees of the crop; ``blend`` is 1 where labels changed and falls to 0 over the margin.
+        inputs: inputs of the network for the crop; ``blend`` is 1 where labels changed and falls to 0 over the margin.
     """
 
     index: int
@@ -47,7 +47,7 @@ class Job:
 def make_jobs(
     applied: AppliedCase, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int
 ) -> list[Job]:
-    """The slices of a planned case as the network will see them; a pure function of its arguments."""
+    """The slices of a planned case as inputs of the network; a pure function of its arguments."""
     region, noise = applied.region, _noise(applied, attempt)
     encoding = Encoding.of(generator.config, roles.condition_values())
     jobs = []
@@ -78,7 +78,7 @@ def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple
 
 
 def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
-    """(h, w) weight of what is painted by a network that does not see the surroundings."""
+    """(h, w) weight of the painted image, for a network that does not see the surroundings."""
     if sampling.paint == "full":
         return region.astype(np.float32)
     away = ndimage.distance_transform_edt(~changed)
@@ -86,7 +86,7 @@ def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) ->
 
 
 def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
-    """A box around the region with context, grown to a multiple of 32 where the slice has room; ``full``: all of it."""
+    """A box around the region and its context; edges are multiples of 32 if there is room. ``full``: the slice."""
     box = ndimage.find_objects(region.astype(np.uint8))[0]
     if sampling.paint == "full":
         return slice(0, region.shape[0]), slice(0, region.shape[1])
@@ -100,10 +100,10 @@ def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[sl
 
 
 def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
-    """(c, z, y, x) standard normal noise from the case's own seed; neighbouring slices of a volume share part of it.
+    """(c, z, y, x) standard normal noise from the case's own seed, correlated along z.
 
-    Slices are painted one by one; independent noise would make textures jump from slice to slice, so the noise is a
-    first-order autoregression along z with a correlation length of 5 mm, which leaves each slice standard normal.
+    Slices are painted one by one, and with independent noise the texture would change abruptly between slices. So the
+    noise is a first-order autoregression along z with a correlation length of 5 mm; each slice is standard normal.
     """
     source = torch.Generator().manual_seed(applied.planned.seed * 16 + attempt)
     noise = torch.randn((len(applied.image), *applied.shape), generator=source).numpy()
@@ -116,10 +116,10 @@ def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
 def paint_jobs(
     jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
 ) -> list[np.ndarray]:
-    """Paints jobs of one shape together, or in halves where a GPU's memory does not hold them all.
+    """Paints jobs of the same shape together, or in halves if they do not fit into the GPU's memory.
 
     Returns:
-        For each job (c, h, w) in the dataset's intensities, cut to its crop.
+        For each job a (c, h, w) image in the dataset's intensities, cut to the job's crop.
     """
     try:
         return _paint_together(jobs, method, generator, sampling, device)

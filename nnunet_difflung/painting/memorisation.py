@@ -1,13 +1,12 @@
 """The memorisation audit: is synthetic lesion texture closer to a training slice than patients are to each other?
 
-A generator that has learned its training slices by heart paints their texture again, in its place or elsewhere. So
-patches of every painted lesion are compared with the patches around *every* lesion voxel of the training slices
-(which is every shift), as they are and mirrored, by zero-mean normalised cross-correlation over painted voxels alone:
-what is real in the patch, and what lies in another class, does not count. The same figure of real lesions against the
-slices of other patients says what closeness means nothing. Copies that are rotated are not looked for; the generator
-sees its training slices mirrored at most.
+A generator that has memorised its training slices paints their texture again, in the same place or elsewhere. So
+patches of every painted lesion are compared with the patches around *every* lesion voxel of the training slices, that
+is, with every shift, as they are and mirrored, by zero-mean normalised cross-correlation. Only painted voxels of the
+lesion's class count. The same figure of real lesions against slices of other patients shows which similarity is normal.
+Rotated copies are not searched for, since training only mirrors the slices.
 
-Every patch counts the same number of voxels, since the best of many correlations depends on it.
+The same number of voxels counts in every patch, since the highest of many correlations depends on that number.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.painting.patches import OFFSETS, ClassBank, MemorisationReference, around, compare_region, grains
 
-_BANK = 200_000  # training patches kept of a class: 65 MB for each channel
-_REGIONS = 300  # real regions measured of a class
-_FEW = 10  # real regions, minimum sample size for a 99th percentile
+_BANK = 200_000  # maximum number of training patches kept of a class: 65 MB for each channel
+_REGIONS = 300  # maximum number of real regions measured of a class
+_FEW = 10  # minimum number of real regions for a 99th percentile
 
 
 def real_to_real(
@@ -42,7 +41,7 @@ def real_to_real(
         identifiers: the fold's training cases.
         patients: case id → patient.
         windows: the generator's.
-        seed: of the patches kept where there are more than 200,000, and of the regions where more than 300.
+        seed: chooses 200,000 patches if there are more, and 300 real regions if there are more.
     """
     bounds = tuple((float(low), float(high)) for low, high in windows)
     grain = max(1, min(min(cache.facts[i].shape[1:]) for i in identifiers) // 128)
@@ -61,7 +60,7 @@ def real_to_real(
 def _bank(
     cache: SliceCache, identifiers: Sequence[str], name: str, reference: MemorisationReference, rng: np.random.Generator
 ) -> ClassBank | None:
-    """Patches around all training voxels of a class, or around a random 200,000 of them."""
+    """Patches around all training voxels of a class, or around 200,000 voxels drawn at random if there are more."""
     value, patches = cache.roles.values[name], []
     slices: list[tuple[str, int]] = []
     source: list[int] = []
@@ -112,13 +111,13 @@ def nearest(
         values: (c, z, y, x) the synthetic image in the dataset's intensities.
         changed: (z, y, x) bool, the voxels that got a new label.
         label: (z, y, x) the new label values.
-        reference: from ``real_to_real``.
-        exclude: training cases not to compare with.
+        reference: result of ``real_to_real``.
+        exclude: training cases to leave out of the comparison.
 
     Returns:
-        painted class → similarity (90th percentile over its patches of the best correlation, −1 to 1), nearest_case
-        and nearest_slice (to most of the patches that are at least that similar), above_real_p99 (None where the
-        reference has no such percentile), patches. None for a class painted too small to compare.
+        painted class → similarity (90th percentile over its patches of the highest correlation, −1 to 1), nearest_case
+        and nearest_slice (the slice that most of the patches with at least this similarity resemble), above_real_p99
+        (None if the reference has no such percentile), patches. None for a class with too few painted voxels.
     """
     resemblance: dict[str, dict | None] = {}
     for name, bank in reference.classes.items():
@@ -129,11 +128,11 @@ def nearest(
 
 
 def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
-    """What ``nearest`` found in several cases, together.
+    """Summarises the results of ``nearest`` over several cases.
 
     Returns:
-        class → cases that could be measured, their mean similarity, and the share of them above the 99th percentile
-        of real regions (None where there is no such percentile).
+        class → number of measured cases, their mean similarity, and the share above the 99th percentile of real regions
+        (None if there is no such percentile).
     """
     measured: dict[str, list[dict]] = {}
     for row in rows:

@@ -12,10 +12,10 @@ from scipy import ndimage
 from nnunet_difflung.generator.encoding import normalise
 
 _EDGE = 9  # grains along a patch's sides
-_VOXELS = 32  # grains of a patch that count: those of the lesion nearest to its centre
-_PATCHES = 64  # of a region, evenly spread; fewer than _LEAST say nothing
-_LEAST = 4
-_PERCENTILE = 90  # of a region's patches: a copied part is enough, one lucky patch is not
+_VOXELS = 32  # number of grains of a patch that count: those of the lesion that are nearest to the centre
+_PATCHES = 64  # maximum number of patches of a region, evenly spread
+_LEAST = 4  # minimum number of patches of a region that is compared
+_PERCENTILE = 90  # over a region's patches: rises if part of it is a copy, but not if one patch matches by chance
 _FLAT = 2e-3  # standard deviation in the normalised window (2 HU in CT's) below which there is no texture
 _CHUNK = 16_384  # training patches compared at a time
 
@@ -25,17 +25,17 @@ OFFSETS = _offsets[np.argsort(np.hypot(*_offsets.T), kind="stable")]  # (81, 2),
 
 @dataclass(frozen=True)
 class ClassBank:
-    """Training patches of one class, and how close real regions are to those of other patients.
+    """Training patches of a class, and the similarity of its real regions to slices of other patients.
 
     Attributes:
         value: the class's label value.
         patches: (c, n, 81) normalised intensities around training voxels of the class, each minus its mean.
-        slices: (case, z) of the slices that they come from.
+        slices: (case, z) of the slices that the patches come from.
         source: (n,) index into ``slices``.
         real: sorted similarities of real regions to other patients' slices.
-        real_p99: their 99th percentile; None with fewer than ten (their
-            highest stands in for it up to a hundred).
-        searched: share of the training voxels of the class that the patches are around.
+        real_p99: the 99th percentile of ``real``; None with fewer than ten values. With fewer than a hundred it is
+            close to the highest value.
+        searched: share of the training voxels of the class that have a patch.
     """
 
     value: int
@@ -49,11 +49,11 @@ class ClassBank:
 
 @dataclass(frozen=True)
 class MemorisationReference:
-    """What synthetic regions of a fold are compared with.
+    """The training patches that the synthetic regions of a fold are compared with.
 
     Attributes:
-        windows: for each channel the (low, high) intensities that are compared; others are clipped.
-        grain: pixels along the side of a patch's element (their mean is compared).
+        windows: for each channel the (low, high) range of intensities; values outside are clipped.
+        grain: edge in pixels of an element of a patch; the mean over the element is compared.
         classes: pathology → its bank; pathologies without training voxels are missing.
     """
 
@@ -63,7 +63,7 @@ class MemorisationReference:
 
 
 def grains(image: np.ndarray, reference: MemorisationReference) -> np.ndarray:
-    """(c, y, x) intensities → normalised means over a grain around each pixel."""
+    """Normalises (c, y, x) intensities and averages them over a grain around each pixel."""
     image = normalise(image, reference.windows)
     return image if reference.grain == 1 else ndimage.uniform_filter(image, (0, reference.grain, reference.grain))
 
@@ -71,7 +71,7 @@ def grains(image: np.ndarray, reference: MemorisationReference) -> np.ndarray:
 def around(
     image: np.ndarray, centres: np.ndarray, offsets: np.ndarray, mode: Literal["edge", "constant"] = "edge"
 ) -> np.ndarray:
-    """(c, y, x), (n, 2), (k, 2) → (c, n, k): values at the offsets around each centre; ``mode``: beyond the border."""
+    """Values (c, n, k) of a (c, y, x) image at (k, 2) offsets around (n, 2) centres; ``mode`` pads the border."""
     reach = int(np.abs(offsets).max())
     rows, columns = np.moveaxis(centres[:, None] + offsets + reach, -1, 0)
     return np.pad(image, [(0, 0), (reach, reach), (reach, reach)], mode)[:, rows, columns]
@@ -107,7 +107,7 @@ def compare_region(
 
 
 def _centres(region: np.ndarray, grain: int) -> np.ndarray:
-    """(n, 3) z, y, x: at most 64 voxels, evenly spread over those with enough of the region around them."""
+    """(n, 3) z, y, x of at most 64 voxels, evenly spread over the voxels with enough of the region around them."""
     of_slices = [np.empty((0, 3), int)]
     for z in np.flatnonzero(region.any((1, 2))):
         plane = np.argwhere(region[z])
@@ -133,7 +133,7 @@ def _patches(
 def _best(
     patches: np.ndarray, counted: np.ndarray, bank: ClassBank, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) highest correlation of each patch over the bank, averaged over channels, and where in the bank it is."""
+    """(n,) highest correlation of each patch with the bank, averaged over channels, and its index in the bank."""
     weight = counted.astype(np.float32)
     centred = weight * (patches - (patches * weight).sum(-1, keepdims=True) / _VOXELS)
     norm = np.maximum(np.linalg.norm(centred, axis=-1), _FLAT * _VOXELS**0.5)

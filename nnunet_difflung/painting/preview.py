@@ -1,4 +1,4 @@
-"""The picture that a person looks at before trusting synthetic CT: real and painted side by side."""
+"""The preview for people: real and painted slices side by side."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nnunet_difflung.runtime.figures import (
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
     """Writes a PNG with a row for each painted class: real slice, mask, new mask, synthetic slice, difference.
 
-    For every class the case with the median number of new voxels is shown, in its slice with most of them. Its slices
-    are read from the staged files.
+    For each class the case with the median number of new voxels is shown, in the slice that has most of them. The
+    synthetic slices are read from the staged files.
 
     Returns:
-        Whether there was anything to show.
+        Whether there was anything to show, and so a picture was written.
     """
     roles = syntheses[0][0].fold.cache.roles
     rows = [(name, shown) for name in roles.pathologies if (shown := _typical(syntheses, name))]

@@ -1,14 +1,13 @@
-"""Plan + generator → painted, measured cases as files that only have to be moved into the dataset.
+"""Paints a plan with a generator, measures the cases, and writes them as files that only have to be moved.
 
-The files lie in the fold's work folder until they are injected, so an interrupted synthesis resumes; slices are painted
-in batches that depend on the plan alone, so it ends with the same files, however many processes share the batches and
-the cases.
+The files lie in the fold's work folder until they are injected, so an interrupted synthesis can be resumed. The batches
+of slices depend on the plan alone, so the files are the same however many processes share the batches and cases.
 
 Each planned case is applied to its host once in an attempt: the host is read and the lesions are warped to make the
-jobs, and the result is kept until the last slice of the case is painted, then measured and written. A case is applied
-again in three situations: in a further attempt, which begins after all cases were measured; in each of several
-processes, since every process has to know all batches; and where the cases that wait for their last slice take more
-than ``_WAITING_BYTES`` of memory, so that the oldest of them has to be let go.
+jobs, and the result is kept until the last slice of the case is painted; then the case is measured and written. A case
+is applied again in three situations: in a further attempt, which begins after all cases were measured; in each of
+several processes, since every process has to know all batches; and if the cases that wait for their last slice take
+more than ``_WAITING_BYTES`` of memory, in which case the oldest of them are discarded.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption
 
-_FORMAT = 1  # of a case's record
-_WAITING_BYTES = 2**30  # of cases that wait for their last slice
+_FORMAT = 1  # format number of a case's record
+_WAITING_BYTES = 2**30  # maximum memory of the cases that wait for their last slice
 
 
 def synthesize(
@@ -43,12 +42,13 @@ def synthesize(
 
     Args:
         synthesis: what to paint.
-        progress: show a bar.
-        share: this process's part, where several work on the same synthesis; all of them return the same.
-        threads: that measure and write cases, where this process does all of them.
+        progress: show a progress bar.
+        share: this process's share of the work if several processes paint; all of them return the same result.
+        threads: number of threads that measure and write cases; several processes use none.
 
     Returns:
-        The staged cases and what was dropped (nothing with ``--gate report`` or ``off``).
+        The staged cases, and the dropped cases, of which there are none unless ``--gate`` or ``--memorised`` is
+        ``drop``.
     """
     share, fold = share or Share(), synthesis.fold
     sampling = fold.settings.sampling
@@ -82,36 +82,36 @@ def synthesize(
 
 
 def accepted(sampling: SamplingConfig, measured: dict) -> bool:
-    """Whether a painted case may be injected, by the options for the gate and for memorisation."""
+    """Whether a painted case may be injected, according to ``--gate`` and ``--memorised``."""
     copied = any(row and row["above_real_p99"] for row in measured["memorisation"].values())
     return (sampling.gate != "drop" or passes(measured["quality"])) and (sampling.memorised != "drop" or not copied)
 
 
 class _Attempt:
-    """One painting of cases: the files that it leaves, and what is done with a single case or batch."""
+    """One attempt at painting cases: its files, and the work on a single case or batch."""
 
     def __init__(self, synthesis: Synthesis, attempt: int):
         self.synthesis, self.fold, self.attempt = synthesis, synthesis.fold, attempt
         self.factor = size_factor(synthesis.generator.config)
 
     def painted_file(self, index: int, z: int) -> Path:
-        """A painted slice of a planned case."""
+        """File of a painted slice of a planned case."""
         return self.fold.work / "painted" / f"try{self.attempt}" / f"{index:05d}_z{z:04d}.npy"
 
     def painted_files(self, applied: AppliedCase) -> list[Path]:
-        """All painted slices of a planned case."""
+        """Files of all painted slices of a planned case."""
         slices = zip(applied.planned.slices, np.asarray(applied.region.any((1, 2))), strict=True)
         return [self.painted_file(applied.planned.index, z) for z, is_painted in slices if is_painted]
 
     def record(self, planned: PlannedCase) -> Path:
-        """What was measured of a case; written when its files are complete, or are not to be written.
+        """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
 
-        It holds ``quality`` (the gate's) and ``memorisation``, each class → figures.
+        It holds ``quality`` (of the gate) and ``memorisation``, each of them class → figures.
         """
         return self.fold.work / "cases" / f"try{self.attempt}" / f"{synthetic_id(self.fold, planned)}.json"
 
     def measured(self, planned: PlannedCase) -> dict:
-        """Content of a case's record.
+        """Measurements in a case's record.
 
         Raises:
             BadInput: a newer version wrote it.
@@ -122,16 +122,16 @@ class _Attempt:
         return {key: value for key, value in content.items() if key != "format"}
 
     def is_measured(self, planned: PlannedCase) -> bool:
-        """Whether a case has its record; what a newer version wrote is refused before anything is added to it."""
+        """Whether a case has a record; a record of a newer version is refused before anything is written."""
         return self.record(planned).is_file() and bool(self.measured(planned))
 
     def jobs(self, applied: AppliedCase) -> list[Job]:
-        """The slices of a case as the network will see them."""
+        """The slices of a case as inputs of the network."""
         sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
         return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
 
     def paint(self, batch: list[Job]) -> None:
-        """Paints the slices of a batch, unless all of them are painted already."""
+        """Paints the slices of a batch unless all of them have been painted."""
         files = [self.painted_file(job.index, job.z) for job in batch]
         if all(file.is_file() for file in files):
             return
@@ -142,7 +142,7 @@ class _Attempt:
                 np.save(handle, image.astype(np.float32))
 
     def measure(self, applied: AppliedCase) -> None:
-        """Measures a case whose slices are all painted, and writes its files if it is to be kept."""
+        """Measures a case whose slices are all painted, and writes its files if it is accepted."""
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
         values = self._values(applied)
         roles, painted = self.fold.cache.roles, {}
@@ -160,7 +160,7 @@ class _Attempt:
         write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
 
     def _values(self, applied: AppliedCase) -> np.ndarray:
-        """(c, n, y, x) the host's intensities with the painted region put in."""
+        """(c, n, y, x) the host's intensities with the painted region."""
         values, planned = applied.image.astype(np.float32), applied.planned
         for position, crop in crops(applied.region, self.factor, self.fold.settings.sampling):
             image = np.load(self.painted_file(planned.index, planned.slices[position]))
@@ -173,35 +173,35 @@ class _Attempt:
 
 
 class _Batches:
-    """Jobs grouped by shape, in an order that depends on the plan alone."""
+    """Groups jobs by shape, in an order that depends on the plan alone."""
 
     def __init__(self, size: int):
         self.size, self.number = size, 0
         self.groups: dict[tuple[int, int], list[Job]] = {}
 
     def add(self, job: Job) -> list[Job] | None:
-        """Puts a job into its group; the group if it is a batch now."""
+        """Adds a job to its group; returns the group when it is a complete batch."""
         group = self.groups.setdefault(job.shape, [])
         group.append(job)
         return self.groups.pop(job.shape) if len(group) == self.size else None
 
     def incomplete(self) -> set[int]:
-        """Indices of the planned cases with slices that are in no batch yet."""
+        """Indices of the planned cases with slices that are not in a complete batch yet."""
         return {job.index for group in self.groups.values() for job in group}
 
 
 class _Waiting:
-    """Applied cases that are measured once their last slice is painted; the oldest are let go for lack of memory."""
+    """Applied cases that wait for their last slice; the oldest are discarded if they take too much memory."""
 
     def __init__(self) -> None:
         self.cases: dict[int, AppliedCase] = {}
 
     def has_room_for(self, applied: AppliedCase) -> bool:
-        """Whether a case can wait without another one being let go."""
+        """Whether a case fits into memory beside the waiting cases."""
         return sum(case.bytes for case in (*self.cases.values(), applied)) <= _WAITING_BYTES
 
     def add(self, applied: AppliedCase) -> None:
-        """Keeps a case, and as many of the earlier ones as the memory holds."""
+        """Keeps a case, and as many of the earlier cases as fit into memory."""
         while self.cases and not self.has_room_for(applied):
             del self.cases[next(iter(self.cases))]
         self.cases[applied.planned.index] = applied
@@ -216,7 +216,7 @@ def _paint_and_measure(
     if len(measured_before) == len(cases):
         return
     if share.number > 1:
-        threads = 0  # a thread that waits for another process can't be interrupted
+        threads = 0  # a thread that waits for another process cannot be interrupted
     own = [planned for position, planned in enumerate(cases) if share.mine(position)]
     own = [planned for planned in own if planned.index not in measured_before]
     waiting = _Painter(files, share, threads).run(cases, own, progress)
@@ -234,17 +234,17 @@ def _paint_and_measure(
 
 
 class _Painter:
-    """Paints one process's batches of an attempt, and measures its own cases as they become complete."""
+    """Paints a process's batches of an attempt, and measures the process's cases as they become complete."""
 
     def __init__(self, files: _Attempt, share: Share, threads: int):
         self.files, self.share, self.threads = files, share, threads
         self.batches, self.waiting = _Batches(files.fold.settings.sampling.batch_size), _Waiting()
 
     def run(self, cases: Sequence[PlannedCase], own: Sequence[PlannedCase], progress: bool) -> _Waiting:
-        """Paints all batches of the cases that are this process's.
+        """Paints this process's batches of the cases.
 
         Returns:
-            The own cases that still wait to be measured, as far as they are in memory.
+            The process's own cases that are not measured yet and are still in memory.
         """
         total, attempt = sum(len(planned.slices) for planned in cases), self.files.attempt
         title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
@@ -265,7 +265,7 @@ class _Painter:
     def _batches_of(
         self, cases: Sequence[PlannedCase], own: set[int], interruption: Interruption
     ) -> Iterator[list[Job]]:
-        """Applies the cases one by one; a batch is painted before the generator goes on."""
+        """Applies the cases one by one; the caller paints each batch before the next case is applied."""
         for planned in cases:
             applied = apply_plan(self.files.fold, planned, textures=True)
             for job in self.files.jobs(applied):
@@ -281,7 +281,7 @@ class _Painter:
         yield from self.batches.groups.values()
 
     def _measure_complete(self, at_least: int, interruption: Interruption) -> None:
-        """Measures the waiting cases whose slices are all painted, if there are enough of them for the threads."""
+        """Measures the waiting cases whose slices are all painted, if there are at least ``at_least`` of them."""
         complete = self._complete()
         if len(complete) >= at_least:
             cases = [self.waiting.cases.pop(index) for index in complete]
@@ -290,7 +290,7 @@ class _Painter:
                     interruption.act()
 
     def _complete(self) -> list[int]:
-        """Indices of the cases whose slices are all painted; of several processes only the first such cases."""
+        """Indices of the cases whose slices are all painted; with several processes, up to the first that is not."""
         incomplete, complete = self.batches.incomplete(), []
         for index, applied in self.waiting.cases.items():
             if index in incomplete:

@@ -1,4 +1,4 @@
-"""From an nnU-Net dataset with a rare class to the same dataset with synthetic cases of it."""
+"""Adds synthetic cases of rare classes to an nnU-Net dataset: all stages of ``difflung_augment``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from nnunet_difflung.pipeline.preflight import (
     warn_of_other_folds,
 )
 from nnunet_difflung.pipeline.report import (
-    audit_and_go_on,
+    audit_and_advise,
     conclude,
     describe_fold,
     describe_result,
@@ -49,9 +49,9 @@ class OpenDataset:
 
     Attributes:
         raw: the dataset.
-        manifest: of its synthetic cases; None if it has none.
-        manifest_stamp: of the manifest's file, to see whether it has been replaced since.
-        folds: the folds asked for that have no such synthetic cases yet.
+        manifest: manifest of its synthetic cases; None if it has none.
+        manifest_stamp: stamp of the manifest's file, to see whether the file has been replaced since.
+        folds: the requested folds that have no synthetic cases of the method yet.
     """
 
     raw: RawDataset
@@ -65,10 +65,10 @@ class OpenDataset:
 
 
 def augment(request: Request) -> None:
-    """Runs all stages; the same request resumes where an interrupted one stopped, and does nothing twice.
+    """Runs all stages. After an interruption the same request resumes; stages that are finished are not repeated.
 
     Raises:
-        BadInput: before any computing.
+        BadInput: the request cannot be carried out; raised before any long computation.
         Failed: the gate dropped most cases, or the audit found a leak.
     """
     share = join(request.device)
@@ -77,7 +77,7 @@ def augment(request: Request) -> None:
     if not folds:
         if share.main:
             print(f"{raw.name} already holds these synthetic cases; nothing to do.")
-            audit_and_go_on(raw, raw.folds(request.folds), request)
+            audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
         _introduce(raw)
@@ -88,7 +88,7 @@ def augment(request: Request) -> None:
         return
     with begun_here(cache_folder(raw.name)) as delete:
         seconds: dict[str, float] = {}
-        # one of several processes deletes nothing: others may still write there, and their launcher does it
+        # if there are several processes, others may still write there; their launcher deletes it
         with nothing_left_on_fault(delete if share.number == 1 else lambda: None):
             prepared = _prepare(raw, folds, request, share, seconds)
         _carry_out(dataset, prepared, request, share, seconds)
@@ -124,7 +124,7 @@ def _introduce(raw: RawDataset) -> None:
 def _prepare(
     raw: RawDataset, numbers: list[int | str], request: Request, share: Share, seconds: dict[str, float]
 ) -> list[Fold]:
-    """Checks and caches the cases, makes folds where there are none, and plans each; notes the ``seconds`` taken."""
+    """Checks and caches the cases, makes folds if there are none, and plans each; records the ``seconds``."""
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
@@ -153,7 +153,7 @@ def _carry_out(
             print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
         return
     with working_alone({folder for fold in folds for folder in (fold.own_folder, fold.folder)}, share):
-        if not dataset.is_current():  # another command may have added cases of these folds in the meantime
+        if not dataset.is_current():  # another command may have added cases for these folds in the meantime
             wanted = [str(fold.number) for fold in folds]
             left = folds_to_do(raw, read_manifest(raw.folder), wanted, request.settings)
             folds = [fold for fold in folds if fold.number in left]
@@ -161,12 +161,12 @@ def _carry_out(
             _run(raw, folds, request, share, seconds)
         elif share.main:
             print(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
-            audit_and_go_on(raw, raw.folds(request.folds), request)
+            audit_and_advise(raw, raw.folds(request.folds), request)
 
 
 def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, seconds: dict[str, float]) -> None:
     begun = time.monotonic()
-    for fold in folds:  # all folds are trained before the first is painted: nobody waits long in a collective
+    for fold in folds:  # all folds are trained before painting: long waits in a collective operation time out
         train_fold(fold, request.device, request.save_every)
     leave()
     seconds["train"], begun = time.monotonic() - begun, time.monotonic()
@@ -194,5 +194,5 @@ def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, sec
 
 
 def _has_read(fold: Fold, share: Share, index: int) -> Path:
-    """Written by a process that needs nothing more of what was painted, so that it may be deleted."""
+    """File that a process writes when it no longer needs the painted cases, so that they can be deleted."""
     return fold.work / "read" / f"{share.token}_{index}"

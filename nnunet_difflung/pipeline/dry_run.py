@@ -1,4 +1,4 @@
-"""``difflung_augment --dry-run``: the plan, the time and the disk space that it needs, without writing anything."""
+"""``difflung_augment --dry-run``: shows the plan and the time and disk space that it needs; writes nothing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """Shows the class tables, deficits, plan, time and disk space of folds; writes nothing.
 
     Raises:
-        BadInput: what the command itself would refuse.
+        BadInput: the command itself would refuse the request.
     """
-    cases = SliceCache(cache_folder(raw.name), check_cases(raw, request.processes), raw.roles)  # facts, and no files
+    cases = SliceCache(cache_folder(raw.name), check_cases(raw, request.processes), raw.roles)  # facts without files
     raw = with_class_counts(raw, cases.facts)
     warn_of_orientation(raw, cases.facts)
 

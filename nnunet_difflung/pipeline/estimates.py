@@ -1,4 +1,4 @@
-"""Estimates of time and disk space, before hours are spent, and how they are printed."""
+"""Estimates of time and disk space before a long run, and how they are printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, nnunet_folder
 
 
 def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
-    """Estimated seconds of training and painting, from what the method's family measures on the real device."""
+    """Estimated seconds of training and of painting, from what the method's family measures on the device."""
     config, sampling = fold.settings.generator, fold.settings.sampling
     largest = max(max(case.shape[1:]) for case in fold.facts.values())
     factor = size_factor(config)
@@ -38,14 +38,14 @@ def estimate_bytes(fold: Fold) -> tuple[int, int]:
 
 
 def duration(seconds: float) -> str:
-    """A time that a person reads at a glance."""
+    """A time in seconds, minutes or hours, for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:
-    """Bytes that a person reads at a glance."""
+    """A number of bytes in B, kB, MB, GB or TB, for people."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
@@ -54,10 +54,10 @@ def size(count: float) -> str:
 
 
 def check_disk(folds: list[Fold]) -> None:
-    """Refuses a plan for which nnUNet_raw or nnUNet_results has no room.
+    """Refuses plans that may need more disk space than is free in nnUNet_raw or nnUNet_results.
 
     Raises:
-        BadInput: with the space that is needed and the space that is free.
+        BadInput: names the needed and the free space.
     """
     needs = [estimate_bytes(fold) for fold in folds]
     raw, results = (nnunet_folder(variable) for variable in (NNUNET_RAW, NNUNET_RESULTS))

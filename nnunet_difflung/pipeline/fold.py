@@ -33,18 +33,18 @@ def prepare_fold(
     lesions_of_cases: dict[str, list[Lesion]] | None = None,
     read_label: Callable[[str], np.ndarray] | None = None,
 ) -> Fold:
-    """Counts classes over the fold's training cases, collects their lesions, and plans.
+    """Makes a fold's plan from its training cases and their lesions.
 
     Args:
         raw: the dataset.
-        number: of the fold, or ``all``.
-        settings: of the run.
+        number: index of the fold, or ``all``.
+        settings: settings of the run.
         cache: the dataset's real cases.
-        lesions_of_cases: keeps each case's lesions for the other folds that train on it.
-        read_label: case id → (z, y, x) label values; the cache's where it holds the cases.
+        lesions_of_cases: case id → its lesions; filled here and shared by the folds of a run.
+        read_label: case id → (z, y, x) label values; by default read from the cache.
 
     Raises:
-        BadInput: no normal lung or no pathology among the fold's training cases.
+        BadInput: the fold's training cases contain no normal lung or no pathology.
     """
     data = FoldData(cache, tuple(raw.channels), raw.name, number, tuple(raw.training_cases(number)))
     cases = {identifier: cache.facts[identifier] for identifier in data.training_cases}
@@ -68,7 +68,7 @@ def _check_classes(raw: RawDataset, number: int | str, cases: list[CaseFacts]) -
 def synthesize_fold(
     fold: Fold, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
 ) -> tuple[Synthesis, SynthesisResult]:
-    """Paints the plan with the fold's generator; ``share`` and ``threads`` as of ``synthesize``."""
+    """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
     if share is None or share.main:
         fold.discard_outdated()
     generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
@@ -84,7 +84,7 @@ def synthesize_fold(
 
 
 def train_fold(fold: Fold, device: str, save_every: float) -> None:
-    """Trains the generator that the method needs, unless there is one with the same settings."""
+    """Trains the generator that the method needs, unless a finished one with the same settings exists."""
     if fold.method.generator:
         train_generator(
             fold.data, fold.method.trained, fold.settings.generator, fold.folder, device, save_every=save_every
@@ -92,17 +92,17 @@ def train_fold(fold: Fold, device: str, save_every: float) -> None:
 
 
 def check_fold(fold: Fold) -> None:
-    """Refuses a folder that holds a generator with other settings.
+    """Refuses a fold whose folder holds a generator with other settings or training data.
 
     Raises:
-        BadInput: it does.
+        BadInput: names the differences.
     """
     if fold.method.generator:
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
 
 
 def _without_network(fold: Fold) -> Generator:
-    """What painting asks of a generator (windows, size of crops), for a method that has none."""
+    """Stands in for the generator of a method without a network: intensity windows and size of crops."""
     config = resolve(fold.method, fold.settings.generator, fold.data)
     conditions, training = fold.raw.roles.conditions, fold.data.training_cases
     return Generator(torch.nn.Identity(), config, conditions, training, "", fold.folder)

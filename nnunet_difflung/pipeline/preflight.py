@@ -1,4 +1,4 @@
-"""What is checked before hours are spent, and before anything is injected."""
+"""Checks before a long run, and before anything is injected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
     """Refuses options that name classes or channels which the dataset does not have.
 
     Raises:
-        BadInput: naming the option and what the dataset has.
+        BadInput: names the option and the classes or channels of the dataset.
     """
     windows = settings.generator.windows
     if windows and len(windows) != len(raw.channels):
@@ -38,7 +38,7 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
-    """Warns where nnU-Net's 2d configuration would train on lines: its slices lie across the largest spacing."""
+    """Warns of single slices that nnU-Net's 2d configuration would cut into lines, across the largest spacing."""
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
         print(
@@ -51,7 +51,7 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
 
 
 def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:
-    """Folds that have no cases of this method yet.
+    """The wanted folds that have no cases of the settings' method yet.
 
     Raises:
         BadInput: a fold has cases of this method that were made with other settings.
@@ -70,7 +70,7 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
 
 
 def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], settings: Settings) -> None:
-    """Warns where the synthetic cases of folds that are not asked for were made with other settings."""
+    """Warns if synthetic cases of other folds, which are not requested now, were made with other settings."""
     now = settings.identity()
     for run in manifest["runs"] if manifest else ():
         before = identity(run.get("settings"))
@@ -83,25 +83,25 @@ def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[
 
 
 def _differences(before: object, now: dict) -> str:
-    """Names up to four settings that differ, as they were and as they are."""
+    """Up to four settings that differ, with the earlier and the present value."""
     lines = differences(before, now)
     return "".join(f"; {line}" for line in lines[:4] + (["…"] if len(lines) > 4 else []))
 
 
 @contextmanager
 def begun_here(folder: Path) -> Iterator[Callable[[], None]]:
-    """Marks a cache as in use, and makes it where it is missing.
+    """Marks a cache as in use, and makes it if it is missing.
 
     Yields:
-        a function that deletes the cache, and the dataset's results folder if nothing else is in it, where both began
-        in this block and no other command uses the cache.
+        a function that deletes the cache if it was made here and no other command uses it; it also deletes the
+        dataset's results folder if that was made here and is empty.
     """
     new = [path for path in (folder, folder.parent) if not path.exists()]
     with using(folder) as delete_if_alone:
 
         def delete() -> None:
             if folder in new and delete_if_alone() and folder.parent in new:
-                with suppress(OSError):  # not empty: another method's, or another command's
+                with suppress(OSError):  # not empty: it holds files of another method or command
                     folder.parent.rmdir()
 
         yield delete
@@ -118,7 +118,11 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
 
 
 def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
-    """Stops where most cases of a fold were dropped: a poisoned dataset is worse than none."""
+    """Stops the run if more than half of a fold's cases were dropped; bad cases in a dataset are worse than none.
+
+    Raises:
+        Failed: says why the cases were dropped and what to do.
+    """
     if len(result.staged) >= 0.5 * len(fold.plan.cases):
         return
     dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"

@@ -1,4 +1,4 @@
-"""What ``difflung_augment`` prints and records: class tables, plans, results, report, audit, the next commands."""
+"""The output of ``difflung_augment``: class tables, plans, results, report, audit, and the next commands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def describe_fold(fold: Fold) -> str:
 
 
 def describe_result(fold: Fold, result: SynthesisResult) -> str:
-    """What was painted in a fold and how it compares with the real voxels."""
+    """The results of a fold: kept and dropped cases, and how their voxels compare with real voxels."""
     lines = [
         f"fold {fold.number}: {len(result.staged)} synthetic cases kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
@@ -68,7 +68,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
 
 
 def _faults(measured: dict) -> str:
-    """Why a case was dropped."""
+    """The reasons why a case was dropped."""
     faults = [
         f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at "
         f"most {row['max_wasserstein']:.0f})"
@@ -138,11 +138,11 @@ def conclude(
     write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
     if preview:
         print(f"\nLook at {preview} before you train.")
-    audit_and_go_on(raw, [synthesis.fold.number for synthesis, _ in done], request)
+    audit_and_advise(raw, [synthesis.fold.number for synthesis, _ in done], request)
 
 
-def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -> None:
-    """Proves fold-locking from the files, then says what to run next.
+def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:
+    """Audits the dataset from its files, then prints the next commands.
 
     Raises:
         Failed: the audit found a leak.
@@ -155,7 +155,7 @@ def audit_and_go_on(raw: RawDataset, folds: list[int | str], request: Request) -
 
 
 def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
-    """What the manifest keeps of a run."""
+    """The manifest's entry for a run."""
     fold, generator = synthesis.fold, synthesis.generator
     return {
         "method": fold.method.name,

@@ -1,4 +1,4 @@
-"""What ``difflung_augment`` is asked for."""
+"""The request that ``difflung_augment`` carries out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class Request:
 
     Attributes:
         dataset: id or name.
-        folds: names of folds, empty for all of the split.
-        settings: of generator, sampling and balance.
-        configuration: nnU-Net configuration that is to be trained afterwards.
+        folds: names of folds; empty for every fold of the split.
+        settings: settings of generator, sampling and balance.
+        configuration: nnU-Net configuration to train afterwards, for the commands that are printed.
         device: ``cpu``, ``cuda`` or ``mps``.
-        processes: for reading cases and nnU-Net's fingerprint.
-        normal_label: name of the normal lung's label, or None.
-        structure_labels: labels that are neither lung nor pathology.
-        patient_pattern: regular expression, or None.
+        processes: number of threads that read, measure and write cases, and of processes for nnU-Net's fingerprint.
+        normal_label: name of the normal lung's label; None finds it by its name.
+        structure_labels: labels that are neither normal lung nor pathology.
+        patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
         save_every: seconds between checkpoints of the generator.
-        dry_run: show the plan and touch nothing.
+        dry_run: show the plan and write nothing.
     """
 
     dataset: str

@@ -1,1 +1,1 @@
-"""Processes, threads, devices, locks, signals, files: knows no lung and no dataset."""
+"""Processes, threads, devices, locks, signals, files; nothing in it is about lungs or datasets."""

@@ -1,4 +1,4 @@
-"""What all console commands share: how an error reaches the person who typed the command, and the exit codes."""
+"""The entry point of console commands: messages for errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` becomes one line on stderr and exit code 2; ``Failed``, a full disk, or a folder that cannot be
-    written, one line and exit code 1; Ctrl-C exit code 130; SIGTERM 143. Any other exception is a bug in this package
-    and keeps its traceback.
+    ``BadInput`` prints one line on stderr and gives exit code 2. ``Failed``, a full disk, or a folder that is not
+    writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other exception is a bug in this
+    package and keeps its traceback.
     """
 
     @functools.wraps(main)

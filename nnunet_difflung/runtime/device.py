@@ -1,4 +1,4 @@
-"""What makes a GPU fast and changes no equation: matrix precision, memory format, compiling, batches made ahead."""
+"""Speed on a GPU without a change of any equation: matrix precision, memory format, compiling, batches made ahead."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from nnunet_difflung.errors import BadInput
 
-_AHEAD = 6  # batches that wait for the GPU
-_THREADS = 4  # that make them
-_WORTH_COMPILING = 2000  # training steps; compiling takes a minute or two
+_AHEAD = 6  # maximum number of batches that wait for the GPU
+_THREADS = 4  # threads that make batches
+_WORTH_COMPILING = 2000  # minimum number of training steps for compiling, which takes a minute or two
 
 
 def ready_for(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Moves a network to the device; on CUDA in channels_last, with TF32 for what is left in fp32."""
+    """Moves a network to the device; on CUDA in channels_last, with TF32 for operations in fp32."""
     if device.type != "cuda":
         return network.to(device)
     torch.set_float32_matmul_precision("high")
@@ -33,12 +33,12 @@ def usual_precision(device: str) -> str:
 
 
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which networks compute in ``fp32`` or, where torch holds it safe, in ``bf16``."""
+    """A context in which networks compute in ``fp32``, or with torch's autocast in ``bf16``."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def in_precision(network: Callable, precision: str, device: torch.device) -> Callable:
-    """The network as a function that computes in ``fp32`` or, where torch holds it safe, in ``bf16``."""
+    """The network as a function that computes in ``fp32``, or with torch's autocast in ``bf16``."""
     if precision == "fp32":
         return network
 
@@ -52,12 +52,12 @@ def in_precision(network: Callable, precision: str, device: torch.device) -> Cal
 class Replayed:
     """A diffusion network whose passes are recorded on CUDA, once for each shape of its input, and replayed.
 
-    Reverse steps on a few crops are so short that the card waits for Python to launch their many kernels: at 256² a
-    step of the default network took 18 ms, whatever the batch. A recorded pass is launched as a whole (CUDA graphs).
+    Reverse steps on a few crops are so short that the GPU waits for Python to launch their many kernels: at 256² a step
+    of the default network took 18 ms for any batch size. A recorded pass is launched as a whole (CUDA graphs).
 
     Args:
-        network: (x, t) → an object with ``sample``; its weights may not change any more.
-        shapes: recordings that are kept, the last used ones.
+        network: (x, t) → an object with ``sample``; its weights must not change any more.
+        shapes: maximum number of recordings; the least recently used are discarded.
     """
 
     def __init__(self, network: Callable, shapes: int = 32) -> None:
@@ -66,7 +66,7 @@ class Replayed:
         self.recorded: OrderedDict[tuple, tuple] = OrderedDict()
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> SimpleNamespace:
-        """As the network; what it returns is the caller's, later passes do not change it."""
+        """Calls the network; later passes do not change the returned tensor."""
         key = (x.shape, x.dtype, t.shape, t.dtype)
         if key not in self.recorded:
             self.recorded[key] = self._record(x, t)
@@ -83,7 +83,7 @@ class Replayed:
         inputs, graph = (x.clone(), t.clone()), torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set themselves up in first passes, which may not be recorded
+        with torch.cuda.stream(stream):  # the first passes, in which libraries set themselves up, must not be recorded
             for _ in range(2):
                 self.network(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
@@ -93,17 +93,17 @@ class Replayed:
 
 
 def for_reverse_steps(network: Callable, precision: str, device: torch.device) -> Callable:
-    """A trained diffusion network as painting calls it: in this precision, and on CUDA recorded and replayed."""
+    """A trained diffusion network for reverse steps: in this precision, and on CUDA recorded and replayed."""
     ready = in_precision(network, precision, device)
     return Replayed(ready) if device.type == "cuda" else ready
 
 
 def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str], None]) -> int:
-    """Into how many parts a process's batch has to be cut so that one of them fits the GPU's memory.
+    """The number of parts that a process's batch has to be split into, so that each part fits into the GPU's memory.
 
     Args:
-        batch: images of this process in a training step.
-        trial: takes so many images once forward and back.
+        batch: number of this process's images in a training step.
+        trial: does a forward and a backward pass with this number of images.
         say: prints a line.
 
     Raises:
@@ -131,31 +131,31 @@ def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str]
 
 
 def worth_compiling(device: torch.device, steps: int) -> bool:
-    """Whether torch.compile pays: on CUDA, in a long training, unless nnU-Net's own ``nnUNet_compile`` says no."""
+    """Whether torch.compile pays off: on CUDA, in a long training, unless nnU-Net's ``nnUNet_compile`` forbids it."""
     allowed = os.environ.get("nnUNet_compile", "true").lower() not in ("false", "0", "f")
     return allowed and device.type == "cuda" and steps >= _WORTH_COMPILING
 
 
 def compiled(network: Callable, trial: Callable[[Callable], None], say: Callable[[str], None]) -> Callable:
-    """The network through torch.compile, or as it is, with a line that says why it could not be compiled.
+    """The compiled network; if compiling fails, a line with the reason is printed and the network itself returned.
 
     Args:
-        network: keeps its weights; what is returned shares them.
-        trial: takes the compiled network once forward and back, since both are compiled at their first call.
+        network: shares its weights with the compiled network.
+        trial: does a forward and a backward pass, since each is compiled at its first call.
         say: prints a line.
     """
     try:
         fast = torch.compile(network)
         trial(fast)
-    except Exception as error:  # compilers raise whatever they like
+    except Exception as error:  # compilers raise all kinds of exceptions
         reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
-        say(f"torch.compile does not work here ({type(error).__name__}: {reason}); training goes on without it, slower")
+        say(f"torch.compile does not work here ({type(error).__name__}: {reason}); training without it is slower")
         return network
     return fast
 
 
 def steps_between_losses(device: torch.device) -> int:
-    """Training steps between looks at the loss: reading it makes the CPU wait for the GPU."""
+    """Training steps between readings of the loss; a reading makes the CPU wait for the GPU."""
     return 8 if device.type == "cuda" else 1
 
 
@@ -163,16 +163,16 @@ def steps_between_losses(device: torch.device) -> int:
 def ahead(
     make: Callable[[int], tuple[torch.Tensor, ...]], steps: range, device: torch.device, threads: int | None = None
 ) -> Iterator[Callable[[int], tuple[torch.Tensor, ...]]]:
-    """Makes the coming steps' batches in threads while the device computes.
+    """Makes the batches of the next steps in threads while the device computes.
 
-    ``make`` has to be a pure function of the step, so what comes out is the same whatever the number of threads.
+    ``make`` has to be a pure function of the step, so the batches do not depend on the number of threads.
 
     Args:
         make: step → tensors on the CPU.
-        steps: that will be asked for, in this order.
-        device: to which the tensors go, from pinned memory and without waiting where it is CUDA.
-        threads: that make batches; 0 makes each when it is asked for. Default: some for CUDA, 0 elsewhere, where the
-            processor is busy with the training itself.
+        steps: the steps that will be requested, in this order.
+        device: device to move the tensors to; for CUDA from pinned memory and without waiting.
+        threads: number of threads that make batches; with 0 a batch is made when it is requested. Default: 4 for CUDA,
+            else 0, since the processor is busy with the training itself.
 
     Yields:
         A function step → tensors on the device.
@@ -199,7 +199,7 @@ def ahead(
                 waiting.append((following, pool.submit(made, following)))
             expected, future = waiting.popleft()
             if expected != step:
-                raise RuntimeError(f"step {step} was asked for, {expected} is next")
+                raise RuntimeError(f"step {step} was requested, but step {expected} is next")
             return moved(future.result())
 
         try:
@@ -210,21 +210,21 @@ def ahead(
 
 
 def default_device() -> str:
-    """The fastest device that torch sees here."""
+    """The fastest device that torch can use."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def check_device(device: str) -> None:
-    """Whether torch sees a device.
+    """Checks that torch can use a device.
 
     Raises:
-        BadInput: it does not.
+        BadInput: it cannot.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device]:
         raise BadInput(
             f"-device {device}: torch {torch.__version__} sees no such device here; use -device "
-            f"{' or '.join(name for name, here in there.items() if here)}, or repair the driver"
+            f"{' or '.join(name for name, usable in available.items() if usable)}, or repair the driver"
         )

@@ -1,4 +1,4 @@
-"""The software and the machine that a command runs on, as far as a published figure or an option depends on them."""
+"""Software and machine: optional packages, and versions and hardware for the record of published figures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def require(module: str, *, extra: str, why: str, otherwise: str = "") -> Module
 
     Args:
         module: such as ``monai.metrics``.
-        extra: of setup.py's ``extras_require`` that installs the package in a version that will do.
-        why: what it is needed for, as it reads after "is needed for".
-        otherwise: what can be done without the package, as it reads after "or"; may be empty.
+        extra: key in setup.py's ``extras_require`` that installs a suitable version of the package.
+        why: what it is needed for, to follow "is needed for" in the message.
+        otherwise: what to do without the package, to follow "or" in the message; may be empty.
 
     Raises:
         BadInput: the package is not installed, or the installed version does not have the module.
@@ -43,12 +43,12 @@ def require(module: str, *, extra: str, why: str, otherwise: str = "") -> Module
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in _PACKAGES}}
 
 
 def _version(package: str) -> str | None:
-    """Version of an installed package, None if there is none."""
+    """Version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -64,6 +64,6 @@ def machine() -> str:
 
 
 def without_folder(word: str) -> str:
-    """A typed word as it may be published: an absolute path is reduced to its last part."""
+    """A word of a command line for publication: an absolute path is reduced to its last part."""
     option, equals, value = word.rpartition("=")
     return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"

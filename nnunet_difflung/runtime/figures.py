@@ -1,4 +1,4 @@
-"""What all pictures of this package share: colours, display windows, and how a figure is drawn and saved.
+"""Shared parts of all pictures: colours, display windows, and how a figure is drawn and saved.
 
 matplotlib is imported only when something is drawn, and always draws into memory: no window, no pyplot, no state that
 outlives a figure.
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 Window = tuple[float, float]
 
-# Colour-blind people can tell them apart. Seven of Okabe and Ito (2008), light ones first, since they stand out on a
-# grey CT; then dark ones of Paul Tol's for datasets with many classes. With more classes the colours repeat.
+# Colours that colour-blind people can tell apart: seven of Okabe and Ito (2008), light colours first, since they stand
+# out on a grey CT; then two dark colours of Paul Tol. With more than nine classes the colours repeat.
 CLASS_COLOURS = (
     *("#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2"),
     *("#882255", "#332288"),
 )
 SPECIAL_COLOURS = {"ignore": "#BBBBBB", "derived_body": "#303030"}  # greys: voxels that belong to no class
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's that show on white
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, visible on white
 RULE_COLOUR = "#333333"
 
 LUNG_WINDOW: Window = (-1350.0, 150.0)  # HU; a radiologist's lung window, width 1500 at -600
-_BRIGHTEST = 300.0  # HU; beyond it is bone, of which nothing is learned here
+_BRIGHTEST = 300.0  # HU; brighter voxels are bone, which does not matter here
 
 
 def display_window(window: Window) -> Window:
-    """The part of a generator's window that is shown: of CT's [−1000, 1000] HU up to 300 HU, all of any other."""
+    """The part of a generator's window that is shown: [−1000, 300] HU for CT's window, any other window as a whole."""
     return (window[0], _BRIGHTEST) if tuple(window) == CT_WINDOW else window
 
 
 def class_colours(values: Mapping[str, int]) -> dict[str, str]:
-    """Colour of each class, the same in every picture of a dataset: they are dealt out in order of the label values.
+    """Colour of each class, by the order of the label values, so that it is the same in all pictures of a dataset.
 
     Args:
-        values: class → label value, as in dataset.json; the background (0) has no colour.
+        values: class → label value, as in dataset.json; the background (0) gets no colour.
     """
     classes = sorted(
         (name for name, value in values.items() if value and name not in SPECIAL_COLOURS), key=lambda name: values[name]
@@ -55,7 +55,7 @@ def class_colours(values: Mapping[str, int]) -> dict[str, str]:
 
 
 def coloured(label: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
-    """(y, x, 3) colours in [0, 1] of a (y, x) label map; black where it holds none of the values."""
+    """(y, x, 3) colours in [0, 1] of a (y, x) label map; voxels with other values are black."""
     from matplotlib.colors import to_rgb
 
     picture = np.zeros((*label.shape, 3))
@@ -65,7 +65,7 @@ def coloured(label: np.ndarray, values: Mapping[str, int]) -> np.ndarray:
 
 
 def zoom(label: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the labelled part of a (y, x) slice with some margin; all of them if nothing is labelled."""
+    """Rows and columns of the labelled part of a (y, x) slice and a margin; the whole slice if nothing is labelled."""
     edges = []
     for length, labelled in zip(label.shape, ((label > 0).any(1), (label > 0).any(0)), strict=True):
         inside, margin = np.flatnonzero(labelled), max(4, length // 16)
@@ -75,13 +75,13 @@ def zoom(label: np.ndarray) -> tuple[slice, slice]:
 
 @contextmanager
 def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator[Figure]:
-    """Yields an empty figure; what was drawn is written to a PNG when the block ends well, wholly or not at all.
+    """Yields an empty figure, and writes it to a PNG file if the block ends without an error, completely or not at all.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG file.
         width: in inches.
         height: in inches.
-        dpi: pixels in an inch.
+        dpi: pixels per inch.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -100,9 +100,9 @@ def show_grey(axes: Axes, image: np.ndarray, window: Window, aspect: float = 1.0
     """Draws a (y, x) image in grey.
 
     Args:
-        axes: to draw into.
+        axes: axes to draw into.
         image: intensities.
-        window: intensities that are black and white.
+        window: intensities that are shown as black and white.
         aspect: height of a pixel divided by its width.
     """
     axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest", aspect=aspect)
@@ -132,7 +132,7 @@ def outline_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) ->
 
 
 def bare(axes: Axes, title: str, size: float = 9) -> None:
-    """Takes the ticks off an image and gives it a title of a font size in points."""
+    """Removes an image's ticks and sets its title, with a font size in points."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=size)

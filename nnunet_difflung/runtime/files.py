@@ -16,7 +16,7 @@ from typing import Any
 from nnunet_difflung.errors import BadInput
 
 _WRITING = ".writing_"
-_UMASK = os.umask(0)  # can only be read by setting it, which other threads would notice
+_UMASK = os.umask(0)  # read once at import: reading means setting it, which affects other threads
 os.umask(_UMASK)
 
 
@@ -51,11 +51,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
-    """Deletes temporary files of ``replacing`` that a killed process left below a folder.
+    """Deletes temporary files of ``replacing`` that a killed process has left in a folder and its subfolders.
 
     Args:
-        folder: is searched with its subfolders.
-        age: only files that were last written at least so many seconds ago.
+        folder: folder to search.
+        age: minimum time in seconds since a file was last written.
     """
     for temporary in folder.rglob(f"{_WRITING}*"):
         with suppress(FileNotFoundError):
@@ -74,7 +74,7 @@ def sync(path: Path) -> None:
 
 
 def sync_below(folder: Path) -> None:
-    """Waits until a folder and all that is in it are on disk."""
+    """Waits until a folder and everything in it are on disk."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
@@ -92,7 +92,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def json_bytes(content: Any) -> bytes:
-    """JSON as this package writes it everywhere, so that equal content has equal bytes."""
+    """JSON in the form that this package always uses, so that equal content has equal bytes."""
     return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
 
 
@@ -126,9 +126,9 @@ def check_format(path: str | Path, content: Mapping[str, Any], newest: int, reme
     """Refuses a file of this package whose format this version cannot read.
 
     Args:
-        path: of the file.
-        content: its JSON object; without ``format`` it is of format 1, which version 0.1.0 wrote without a number.
-        newest: format that this version writes; it reads all up to this one.
+        path: path of the file.
+        content: its JSON object; without ``format`` it has format 1, which version 0.1.0 wrote without a number.
+        newest: newest format; this version writes it and reads all formats up to it.
         remedy: what to do other than upgrading, as the end of a sentence that begins "upgrade nnunet_difflung".
 
     Raises:
@@ -150,7 +150,7 @@ def copy_file(source: str | Path, target: str | Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """numpy scalars, arrays and paths as JSON values."""
+    """Converts numpy scalars, arrays and paths to JSON values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Path):

@@ -22,7 +22,7 @@ MODULE = "nnunet_difflung.commands.augment"
 
 
 def join(device: str) -> Share:
-    """This process's share of the work, as accelerate sees its launcher; every process has to call it.
+    """This process's share of the work among the launcher's processes; every process has to call this.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
@@ -33,7 +33,7 @@ def join(device: str) -> Share:
 
     threads = torch.get_num_threads()
     state = PartialState(cpu=device == "cpu")
-    torch.set_num_threads(threads)  # older versions of accelerate choose another number, which sums depend on
+    torch.set_num_threads(threads)  # older versions of accelerate change the number, which sums depend on
     number = secrets.randbits(62)
     if state.num_processes > 1:
         number = int(broadcast(torch.tensor([number], device=state.device)))
@@ -54,18 +54,18 @@ def started_by_launcher() -> bool:
 
 
 def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
-    """Runs ``difflung_augment`` with these arguments in several processes of this machine, a GPU for each.
+    """Runs ``difflung_augment`` with these arguments in several processes on this machine, with a GPU for each.
 
     Args:
         number: number of processes; on the CPU they share the cores.
-        arguments: of the command; the processes started here ignore ``-num_gpus``.
+        arguments: arguments of the command; the processes started here ignore ``-num_gpus``.
         device: ``cuda`` or ``cpu``.
 
     Returns:
         Exit code of the first process that failed, 128 + the signal after SIGTERM or Ctrl-C, else 0.
 
     Raises:
-        BadInput: fewer GPUs than processes.
+        BadInput: there are fewer GPUs than processes, or the device cannot be shared.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -111,7 +111,7 @@ def _check_number(number: int, device: str) -> None:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Restores this process's signal handlers: torch's launcher leaves its own behind."""
+    """Restores this process's signal handlers afterwards, since torch's launcher does not."""
     before = {number: signal.getsignal(number) for number in _OF_THE_LAUNCHER}
     try:
         yield
@@ -121,7 +121,7 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _log_folder(folder: str) -> dict:
-    """Arguments that tell torch's launcher where to keep its own files; torch 2.3 changed them."""
+    """Arguments for the folder of the launcher's own files; torch 2.3 changed them."""
     try:
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     except ImportError:

@@ -1,4 +1,4 @@
-"""One command at a time trains and paints a fold; many may share a cache."""
+"""Locks: only one command at a time trains and paints a fold; several may share a cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunet_difflung.runtime.share import Share
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows: no lock; there the user has to run one command at a time
+except ImportError:  # Windows has no such locks; users have to run one command at a time
     fcntl = None
 _WORK_LOCK = ".lock"
 _ABANDONED = 3600.0  # seconds; some cluster file systems grant a lock on every node, so a cache may be in use anyway
@@ -26,11 +26,11 @@ _ABANDONED = 3600.0  # seconds; some cluster file systems grant a lock on every 
 
 @contextmanager
 def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
-    """Holds the locks of generators' folders, so that two commands never train or paint the same fold at a time.
+    """Holds the locks of generators' folders, so that two commands never train or paint the same fold at the same time.
 
     Args:
-        folders: created if missing; every command locks them in sorted order, so that no two wait for each other.
-        share: the first process takes the locks, the others wait until it has written their common token there.
+        folders: folders to lock; created if missing. Every command locks them in sorted order, which avoids deadlocks.
+        share: the first process takes the locks; the others wait until it has written their common token into them.
     """
     handles: list[int] = []
     try:
@@ -39,14 +39,14 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
             if not share.main:
                 share.wait_until(partial(_holds, path, share.token))
                 continue
-            while not handles or not is_at(handles[-1], path):  # a folder may be deleted while this waits for it
+            while not handles or not is_at(handles[-1], path):  # the folder may be deleted in the meantime
                 folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
                     acquire(handles[-1], path, False, "working on")
-            clear_half_written(folder)  # by a killed command; a checkpoint may have gigabytes
+            clear_half_written(folder)  # left by a killed command; a checkpoint can have gigabytes
             os.ftruncate(handles[-1], 0)
-            os.write(handles[-1], share.token.encode())  # now the other processes begin to write
+            os.write(handles[-1], share.token.encode())  # lets the other processes start
         yield
     finally:
         for handle in handles:
@@ -55,11 +55,11 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
 
 @contextmanager
 def using(folder: Path) -> Iterator[Callable[[], bool]]:
-    """Marks a folder of files that several commands read and add to as in use.
+    """Marks a folder that several commands may read and add files to as in use.
 
     Yields:
-        a function that deletes the folder if no other command uses it, and returns whether it did. Afterwards the
-        folder must not be used any more.
+        a function that deletes the folder if no other command uses it, and returns whether it did. Do not use the
+        folder afterwards.
     """
     path = folder / _WORK_LOCK
     while True:
@@ -88,14 +88,14 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def holding(path: Path, refusal: str | None = None) -> Iterator[None]:
-    """Holds a lock file, which the system lets go of when the process ends, however it does.
+    """Holds a lock file; the system releases the lock when the process ends, even after a kill.
 
     Args:
-        path: of the file, made where it is missing; its folder must exist, and may be renamed meanwhile.
-        refusal: what to say where another command holds the lock; without it, this waits for the lock, and says so.
+        path: path of the file, created if missing; its folder must exist, and may be renamed in the meantime.
+        refusal: message if another command holds the lock; None waits for the lock, with a message.
 
     Raises:
-        BadInput: ``refusal``.
+        BadInput: with ``refusal``.
     """
     said = False
     while True:
@@ -129,19 +129,19 @@ def _delete(handle: int, path: Path) -> bool:
     for entry in path.parent.iterdir():
         if entry != path:
             delete_path(entry)
-    path.unlink()  # last: until then no other command gets the lock
-    with suppress(OSError):  # one that waited for the lock has begun the folder anew
+    path.unlink()  # deleted last, since another command could get the lock afterwards
+    with suppress(OSError):  # a command that waited for the lock has started a new folder
         path.parent.rmdir()
     return True
 
 
 def _holds(path: Path, token: str) -> bool:
-    """Whether a lock is held by processes with this token."""
+    """Whether processes with this token hold a lock."""
     return path.is_file() and path.read_text() == token
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Whether an open lock file is still at its path: its folder may have been deleted meanwhile."""
+    """Whether an open lock file is still at its path; its folder may have been deleted in the meantime."""
     try:
         return os.fstat(handle).st_ino == os.stat(path).st_ino
     except OSError as error:
@@ -154,13 +154,13 @@ def acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> boo
     """Takes an open lock; waits while another command holds it.
 
     Args:
-        handle: of the open file.
-        path: of the file; for messages.
-        said: whether the line that is printed before waiting was already printed.
+        handle: handle of the open file.
+        path: path of the file, for messages.
+        said: whether the message before waiting has been printed already.
         doing: what the holder does to the dataset ("changing") or to the lock's folder.
 
     Returns:
-        whether the line has been printed.
+        whether the message has been printed.
     """
     if _try(handle, path):
         return said
@@ -172,7 +172,7 @@ def acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> boo
 
 
 def _try(handle: int, path: Path) -> bool:
-    """Takes an exclusive lock if nobody else holds the lock; otherwise a shared lock held before is lost."""
+    """Takes an exclusive lock if nobody else holds the lock; otherwise a shared lock held before is released."""
     try:
         _flock(handle, path, "LOCK_EX", "LOCK_NB")
         return True

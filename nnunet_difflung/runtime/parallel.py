@@ -23,11 +23,11 @@ _SECONDS_BETWEEN_LINES = 30
 
 @contextmanager
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Iterator[Result]]:
-    """Calls ``work`` on items in several threads; leaving the context early starts no further item.
+    """Calls ``work`` on items in several threads; if the context is left early, no further item is started.
 
     Args:
         work: called once for each item.
-        items: any number of them.
+        items: the items.
         threads: number of threads; with 0 or 1 the calling thread does the work.
 
     Yields:
@@ -44,10 +44,10 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
 
 
 def bar(items: Iterable | None = None, visible: bool = True, **options) -> tqdm:
-    """tqdm's bar; where the output is not a terminal (a cluster's log), a line every half minute, not at every step.
+    """tqdm's bar; if the output is not a terminal (a cluster's log), it prints a line every half minute only.
 
     Args:
-        items: to iterate over, or None if the caller updates the bar.
+        items: items to iterate over; None if the caller updates the bar.
         visible: False shows nothing.
         options: tqdm's, such as ``total``, ``desc``, ``unit``, ``initial``, ``delay``.
     """
@@ -56,7 +56,7 @@ def bar(items: Iterable | None = None, visible: bool = True, **options) -> tqdm:
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:
-    """Results of ``work`` for every item, in the items' order, several at a time, with a progress bar.
+    """Results of ``work`` for every item, in the items' order, from several processes, with a progress bar.
 
     Raises:
         BadInput: fewer than one process, or whatever ``work`` raises.

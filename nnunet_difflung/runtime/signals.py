@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM take effect only where nothing is half done; forked workers have no handler of ours."""
+"""Delays Ctrl-C and SIGTERM until nothing is half done; forked workers do not inherit our handler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Interruption:
         """Starts without a signal.
 
         Args:
-            impatient: print a line when a signal comes, and act at once on a second one.
+            impatient: print a line at the first signal, and act at once at a second signal.
         """
         self.impatient = impatient
         self.received: int | None = None
@@ -67,15 +67,15 @@ def sigterm(handler):
 
 
 def terminate(number: int, frame) -> None:
-    """Ends the program through every ``finally``, as Ctrl-C does; files are complete or absent at any moment."""
+    """Ends the program like Ctrl-C does, so that every ``finally`` runs."""
     raise SystemExit(128 + number)
 
 
 def _plain_in_forked_processes() -> None:
-    """Removes our SIGTERM handler from a process that was just forked.
+    """Removes our SIGTERM handler from a process that has just been forked.
 
-    A pool ends its workers by SIGTERM. Python runs a handler between two instructions, so a worker that is waiting for
-    a lock would wait for ever, and its pool for the worker: nnU-Net's check of a dataset has hung this way.
+    A pool ends its workers by SIGTERM. Python runs a handler between two instructions, so a worker that waits for a
+    lock would wait forever, and its pool for the worker; nnU-Net's check of a dataset has hung for this reason.
     """
     if (getattr(signal.getsignal(signal.SIGTERM), "__module__", None) or "").startswith("nnunet_difflung"):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -278,7 +278,7 @@ def test_who_waited_for_a_command_of_other_settings_is_told(raw_folder, monkeypa
         return working_alone
 
     monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "2"))
-    with pytest.raises(BadInput, match="other settings.*max_synthetic 2 there, 1 now"):
+    with pytest.raises(BadInput, match="other settings.*max_synthetic was 2, is now 1"):
         main([*options, "--max-synthetic", "1"])
     remove("801")
     monkeypatch.setattr(augment, "working_alone", after("--max-synthetic", "1"))
@@ -297,7 +297,7 @@ def test_folds_of_other_settings_are_named(raw_folder, capsys):
     main([*options, "-f", "2", "--max-synthetic", "1"])
     said = capsys.readouterr().err
     assert said.count("Warning: fold ") == 2
-    assert "other settings; max_synthetic 2 there, 1 now; folds" in said
+    assert "other settings; max_synthetic was 2, is now 1; folds" in said
 
 
 def _one_case_less(folder: Path) -> None:

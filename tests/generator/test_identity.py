@@ -92,9 +92,9 @@ def test_a_training_goes_on_in_another_precision(data, tmp_path, monkeypatch):
     before = tree_hashes(tmp_path / "g")
     train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False)
     assert tree_hashes(tmp_path / "g") == before
-    with pytest.raises(BadInput, match="other settings.*epochs 2 there, 3 now"):
+    with pytest.raises(BadInput, match="other settings.*epochs was 2, is now 3"):
         train_generator(data, CBMAT, replace(TINY, epochs=3), tmp_path / "g", progress=False)
-    with pytest.raises(BadInput, match="other settings.*method cbmat there, mat now"):
+    with pytest.raises(BadInput, match="other settings.*method was cbmat, is now mat"):
         train_generator(data, METHODS["mat"], TINY, tmp_path / "g", progress=False)
 
 

@@ -50,7 +50,10 @@ def test_what_fails_in_a_thread_is_raised_and_another_order_is_refused():
 
     with ahead(broken, range(9), CPU, 2) as take, pytest.raises(ValueError, match="no such case"):
         list(map(take, range(9)))
-    with ahead(numbered, range(9), CPU, 2) as take, pytest.raises(RuntimeError, match="step 4 was asked for, 0"):
+    with (
+        ahead(numbered, range(9), CPU, 2) as take,
+        pytest.raises(RuntimeError, match="step 4 was requested, but step 0"),
+    ):
         take(4)
 
 

@@ -1,4 +1,4 @@
-"""Copy and paste: the real lesion's texture, blended into the host; no network."""
+"""Copy and paste: the real lesion's texture, blended into the host, without a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunet_difflung.generator.trained import Generator
 
 
 class CopyPaste(Family):
-    """Puts the pasted texture in as it is."""
+    """Uses the pasted texture unchanged."""
 
     starts_from_paste = True
     varies = False
@@ -26,7 +26,7 @@ class CopyPaste(Family):
     )
 
     def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
-        """``canvas.start`` where nothing is known."""
+        """``canvas.start`` outside the known region."""
         if canvas.known is None or canvas.is_known is None or canvas.start is None:
             raise ValueError("texture can only be pasted into a real image")
         return torch.where(canvas.is_known, canvas.known, canvas.start)

@@ -1,4 +1,4 @@
-"""Diffusion: Eq. 7 with mask ablation, painted by the reverse process."""
+"""Diffusion: trained with Eq. 7 and mask ablation; paints by the reverse process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fi
 
 
 class DiffusionUpdate:
-    """Eq. 7 and one AdamW step."""
+    """The loss of Eq. 7 and an AdamW step."""
 
     def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.config, self.process = accelerator, config, forward_process(config)
@@ -36,7 +36,7 @@ class DiffusionUpdate:
 
     def _try(self, network: Callable, images: int, edge: int) -> None:
         device = self.accelerator.device
-        kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's, later
+        kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's memory
         size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
         with computing_in(self.config.precision, self.accelerator.device):
             out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
@@ -47,9 +47,9 @@ class DiffusionUpdate:
     def __call__(
         self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Updates the weights and returns the loss; arguments as of ``diffusion_loss``.
+        """Updates the weights and returns the loss; the arguments are those of ``diffusion_loss``.
 
-        The loss is a mean over images, so its gradient is a sum over any parts of the batch.
+        The loss is a mean over images, so its gradient can be summed over parts of the batch.
         """
         parts = list(zip(*(x.tensor_split(self.parts) for x in (image, condition, weight, noise, t)), strict=True))
         total = torch.zeros((), device=image.device)
@@ -67,14 +67,14 @@ class DiffusionUpdate:
 
 
 class Diffusion(TrainedFamily):
-    """The mask-conditioned diffusion model of the paper; kept in diffusers' ``save_pretrained`` form."""
+    """The mask-conditioned diffusion model of the paper; saved by diffusers' ``save_pretrained``."""
 
     unused_settings = ("l1_weight", "feature_weight", "discriminator_channels")
     loss_axis = {"ylabel": "loss (Eq. 7)", "yscale": "log"}
 
     @property
     def unused_options(self) -> tuple[str, ...]:
-        """Only ``cbmat``'s ablation has anything to choose."""
+        """The ablation options, except for ``cbmat``."""
         return () if self.method.ablation == "cbmat" else ABLATION_OPTIONS
 
     def most_steps(self, config: GeneratorConfig) -> int:
@@ -129,23 +129,23 @@ class Diffusion(TrainedFamily):
         edge: int,
         device: str,
     ) -> tuple[float, float]:
-        """Training is a pass forward and back, painting a pass for each step."""
+        """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
         forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
         return both, sampling.steps * forward
 
     def weights(self, folder: Path) -> Path:
-        """As diffusers names it."""
+        """The file as diffusers names it."""
         return folder / "unet" / "diffusion_pytorch_model.safetensors"
 
     def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
-        """Network and scheduler, as ``from_pretrained`` reads them."""
+        """Writes network and scheduler in the form that ``from_pretrained`` reads."""
         cast(Any, network).save_pretrained(folder / "unet")
         forward_process(config).save_pretrained(folder / "scheduler")
 
     def load(
         self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int
     ) -> torch.nn.Module:
-        """From safetensors only, and nothing from elsewhere."""
+        """Loads the network from local safetensors only."""
         from diffusers import UNet2DModel
 
         network: Any = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
@@ -155,11 +155,11 @@ class Diffusion(TrainedFamily):
 def seconds_of_passes(
     config: GeneratorConfig, image_channels: int, condition_channels: int, edge: int, device: str
 ) -> tuple[float, float]:
-    """Seconds that an image takes forward, and forward and back, timed with a new network on the real device."""
+    """Seconds per image of a forward pass, and of a forward and a backward pass, timed on the device."""
     network = build_network(config, image_channels, condition_channels).to(device)
     inputs = image_channels + condition_channels
     forward = both = 0.0
-    for batch in (1, config.batch_size, config.batch_size):  # the first passes of a shape set things up
+    for batch in (1, config.batch_size, config.batch_size):  # the first passes of each shape include set-up
         begun = time.perf_counter()
         x = torch.zeros(batch, inputs, edge, edge, device=device)
         loss = network(x, torch.zeros(batch, dtype=torch.long, device=device)).sample.square().mean()

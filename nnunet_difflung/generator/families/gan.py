@@ -17,7 +17,7 @@ DISCRIMINATORS = "discriminators"
 
 
 class GanUpdate:
-    """One Adam step of the discriminators on painted and real images, then one of the generator against them."""
+    """An Adam step of the discriminators on painted and real images, then one of the generator against them."""
 
     def __init__(self, kind: str, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
         self.kind, self.accelerator, self.config = kind, accelerator, config
@@ -29,12 +29,12 @@ class GanUpdate:
     def __call__(
         self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
-        """Updates the weights and returns the generator's loss; arguments as of ``diffusion_loss``, t is not used."""
+        """Updates the weights and returns the generator's loss; arguments as for ``diffusion_loss``; t is not used."""
         with computing_in(self.config.precision, self.accelerator.device):
             fake = self.network(condition, noise).float()
             loss = discriminator_loss(self.kind, self.discriminators, fake.detach(), image, condition, weight)
         self._descend(loss, self.discriminator_optimizer)
-        self.judges.requires_grad_(False)  # the bare module: several processes have nothing to exchange for it here
+        self.judges.requires_grad_(False)  # the bare module: no gradients of it are exchanged between processes here
         with computing_in(self.config.precision, self.accelerator.device):
             loss = generator_loss(self.kind, self.config, self.judges, fake, image, condition, weight)
         self._descend(loss, self.optimizer)
@@ -48,12 +48,12 @@ class GanUpdate:
 
 
 class Gan(TrainedFamily):
-    """``method.name`` says which: ``pix2pix`` or ``spade``."""
+    """The GAN that ``method.name`` names: ``pix2pix`` or ``spade``."""
 
     unused_options = (*ABLATION_OPTIONS, "prediction", "sampler", "steps")
 
     def require(self) -> None:
-        """MONAI."""
+        """Checks that MONAI is installed."""
         require_gan()
 
     def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
@@ -63,7 +63,7 @@ class Gan(TrainedFamily):
     def initial_state(
         self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
     ) -> TrainingState:
-        """Generator, its average and discriminators, with an Adam for each side."""
+        """Generator, its averaged weights and discriminators, with an Adam optimizer for each side."""
         networks = build_gan(self.method.name, config, image_channels, condition_channels)
         network, discriminators = (part.to(device) for part in networks)
         optimizer, discriminator_optimizer = (
@@ -85,7 +85,7 @@ class Gan(TrainedFamily):
         return GanUpdate(self.method.name, state, config, accelerator)
 
     def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
-        """One pass; the network does not see the surroundings, so what it paints fades into them."""
+        """Paints in one pass; the network does not see the surroundings, so the painted image is faded into them."""
         network = in_precision(generator.network, sampling.precision, canvas.noise.device)
         painted = network(canvas.condition, canvas.noise).float().clamp(-1, 1)
         known, blend = canvas.known, canvas.blend
@@ -103,7 +103,7 @@ class Gan(TrainedFamily):
         edge: int,
         device: str,
     ) -> tuple[float, float]:
-        """About three times the training of a diffusion network of these widths; painting is one pass."""
+        """Training takes about three times as long as for a diffusion network of these widths; painting is one pass."""
         forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
         return 3 * both, forward
 

@@ -1,4 +1,4 @@
-"""Harmonise: real texture is pasted and noised, and a diffusion model's reverse process makes it fit."""
+"""Harmonise: real texture is pasted and noised, then denoised by a diffusion model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from nnunet_difflung.generator.trained import Generator
 
 
 class Harmonise(Family):
-    """Paints with another method's diffusion generator, from a middle noise level."""
+    """Paints with another method's diffusion generator, starting from an intermediate noise level."""
 
     starts_from_paste = True
     uses_strength = True
     unused_options = ()
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
-        """DDIM only, and from some noise."""
+        """Also refuses samplers other than DDIM, and a strength of 0."""
         super().check_options(sampling, given)
         if given.get("sampler") not in (None, "ddim"):
             raise BadInput(
-                f"--method {self.method.name} runs DDIM from the middle; --sampler {given['sampler']} cannot"
+                f"--method {self.method.name} starts DDIM from an intermediate noise level, which "
+                f"--sampler {given['sampler']} cannot do; leave --sampler out"
             )
         if sampling.strength <= 0:
             raise BadInput(
-                "--strength 0 would leave the pasted texture as it is; choose a share above 0, or --method copy_paste"
+                "--strength 0 would leave the pasted texture unchanged; give a share above 0, or --method copy_paste"
             )
 
     def most_steps(self, config: GeneratorConfig) -> int:
@@ -62,7 +63,7 @@ class Harmonise(Family):
         edge: int,
         device: str,
     ) -> tuple[float, float]:
-        """As of the diffusion model: the steps are as many, only closer together."""
+        """As for the diffusion model: the number of steps is the same, they are only closer together."""
         forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
         return both, sampling.steps * forward
 

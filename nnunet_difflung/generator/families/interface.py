@@ -1,4 +1,4 @@
-"""What a family of methods has to answer."""
+"""The interface of a family of methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ABLATION_OPTIONS = ("ablation_probability", "annealing")
 
 Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""(image, condition, weight, noise, t) → loss, as of ``diffusion.diffusion_loss``; changes the weights."""
+"""(image, condition, weight, noise, t) → loss, see ``diffusion.diffusion_loss``; changes the weights."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Canvas:
 
     Attributes:
         condition: (n, k, h, w) complete masks; h and w are multiples of the network's size factor.
-        noise: (n, c, h, w) standard normal; equal noise gives an equal image, whatever else is in the batch.
-        known: (n, c, h, w) real image in [−1, 1] for painting into it; None paints everything.
-        is_known: (n, 1, h, w) bool, where ``known`` is kept; comes with it.
-        blend: (n, 1, h, w) in [0, 1], weight of what is painted, for networks that do not see ``known`` themselves.
+        noise: (n, c, h, w) standard normal; an image depends on its own noise only, not on the rest of the batch.
+        known: (n, c, h, w) real image in [−1, 1] to paint into; None paints everything.
+        is_known: (n, 1, h, w) bool, where ``known`` is kept; None if ``known`` is None.
+        blend: (n, 1, h, w) in [0, 1], weight of the painted image, for networks that do not see ``known``.
         start: (n, c, h, w) in [−1, 1], ``known`` with real lesion texture pasted, for families that start from it.
         sources: for each image a generator of further noise (``ddpm``).
     """
@@ -55,12 +55,12 @@ class Family(ABC):
     """How the methods of one family paint.
 
     Args:
-        method: the one that is used.
+        method: the method to use.
 
     Attributes:
         starts_from_paste: painting begins with real lesion texture pasted into the host (``Canvas.start``).
         uses_strength: ``SamplingConfig.strength`` changes what is painted.
-        varies: another try of the same case comes out different.
+        varies: painting the same case again gives another result.
     """
 
     starts_from_paste = False
@@ -72,18 +72,18 @@ class Family(ABC):
 
     @property
     def unused_options(self) -> tuple[str, ...]:
-        """Options of ``difflung_augment`` that change nothing, by their names in its namespace."""
+        """Options of ``difflung_augment`` that have no effect, by their names in the parsed namespace."""
         return ABLATION_OPTIONS
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
-        """Refuses what the method cannot do, and what misses a package that has to be installed.
+        """Refuses options that the method does not support, and a missing package.
 
         Args:
-            sampling: as the options make it.
-            given: options of the command line; None where one was not given.
+            sampling: settings of painting according to the options.
+            given: option → value on the command line; None if the option was not given.
 
         Raises:
-            BadInput: says which option.
+            BadInput: names the option or the package.
         """
         if self.starts_from_paste and sampling.paint == "full":
             raise BadInput(
@@ -92,7 +92,7 @@ class Family(ABC):
             )
 
     def most_steps(self, config: GeneratorConfig) -> int | None:
-        """Most reverse steps that a generator can be asked for; None where there are no such steps."""
+        """Maximum number of reverse steps; None if the method has no reverse steps."""
         return None
 
     @abstractmethod
@@ -100,12 +100,12 @@ class Family(ABC):
         """Paints a batch; called without gradients.
 
         Args:
-            generator: of ``method.trained``.
+            generator: generator of ``method.trained``.
             sampling: sampler, steps, strength, precision.
-            canvas: what to paint.
+            canvas: the batch to paint.
 
         Returns:
-            (n, c, h, w) float32 in [−1, 1]; equal to ``canvas.known`` where that is kept.
+            (n, c, h, w) float32 in [−1, 1]; equal to ``canvas.known`` where ``canvas.is_known`` is true.
         """
 
     @abstractmethod
@@ -125,20 +125,20 @@ class TrainedFamily(Family):
     """A family whose methods train a generator."""
 
     unused_settings: tuple[str, ...] = ()
-    """Fields of ``GeneratorConfig`` that change nothing; they get their default, so that they tell no runs apart."""
+    """Fields of ``GeneratorConfig`` without effect; set to their default, so that equal runs do not look different."""
 
     loss_axis: Mapping[str, str] = {"ylabel": "generator's loss"}
     """Label and scale of the loss in ``progress.png``."""
 
     def require(self) -> None:
-        """Sees that everything needed is installed, before anything is computed.
+        """Checks that all needed packages are installed, before anything is computed.
 
         Raises:
-            BadInput: it is not; says what to install.
+            BadInput: says what to install.
         """
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
-        """See ``Family``; also sees that everything needed is installed."""
+        """See ``Family``; also checks that all needed packages are installed."""
         super().check_options(sampling, given)
         self.require()
 
@@ -163,9 +163,9 @@ class TrainedFamily(Family):
     def make_update(
         self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int
     ) -> Update:
-        """Readies the state's networks and optimizers for the device and processes, and returns what updates them.
+        """Prepares the networks and optimizers for the device and processes; returns the function of a training step.
 
-        ``steps``: of the whole training; compiling pays in long ones only.
+        ``steps`` is the length of the whole training: only in long trainings compiling pays off.
         """
 
     def weights(self, folder: Path) -> Path:
@@ -173,7 +173,7 @@ class TrainedFamily(Family):
         return folder / self.method.family / "generator.safetensors"
 
     def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
-        """Writes the weights (and what belongs to them) into a generator's folder."""
+        """Writes the weights, and files that belong to them, into a generator's folder."""
         with replacing(self.weights(folder)) as temporary:
             save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
 
