@@ -184,7 +184,7 @@ setup(
             "pytest>=7",
             "pytest-xdist>=3.7",
             "hypothesis",
-            "import-linter>=2.6",  # the contract between rooms
+            "import-linter>=2.15",  # the contract between rooms
             "setuptools>=64",
             "wheel",
             "monai>=1.4",  # the tests of both GANs

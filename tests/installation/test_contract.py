@@ -17,7 +17,7 @@ LINT = Path(sys.executable).parent / "lint-imports"
 def lint(folder: Path) -> subprocess.CompletedProcess:
     """Checks the contract on the package that lies in ``folder``."""
     return subprocess.run(
-        [LINT, "--no-cache", "pyproject.toml"],
+        [LINT, "--no-cache"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder)},
         capture_output=True,
