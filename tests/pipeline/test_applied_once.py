@@ -155,6 +155,16 @@ def test_cases_that_memory_does_not_hold_are_applied_again_with_the_same_result(
     assert labels_read == [10, 10 + 4], "four of the seven are let go before their batch is complete"
 
 
+class SideBySide(Share):
+    """One of two processes; it fails, instead of waiting for ever, once the other one has failed."""
+
+    failed = threading.Event()
+
+    def wait_until(self, done) -> None:
+        while not done():
+            assert not self.failed.wait(0.05), "the other process failed"
+
+
 def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
     make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
     settings = settings_from(parse([*COPY, *MASKS]))
@@ -166,10 +176,18 @@ def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
     counts = Counts(monkeypatch)
 
     def part(index: int) -> SynthesisResult:
-        return fold_module.synthesize_fold(fold, "cpu", progress=False, share=Share(index, 2, "now"))[1]
+        try:
+            return fold_module.synthesize_fold(fold, "cpu", progress=False, share=SideBySide(index, 2, "now"))[1]
+        except BaseException:
+            SideBySide.failed.set()
+            raise
 
+    SideBySide.failed.clear()
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(part, (0, 1)))
+        parts = [pool.submit(part, index) for index in (0, 1)]
+        faults = [fault for fault in (future.exception() for future in parts) if fault]
+    assert faults == []
+    results = [future.result() for future in parts]
     assert counts.of["labels read"] == 2 * len(fold.plan.cases) == 20
     for result in results:
         assert hashes == {case.identifier: [sha256(f) for f in (*case.images, case.label)] for case in result.staged}
