@@ -11,6 +11,7 @@ import pytest
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
@@ -120,6 +121,15 @@ def test_new_folds_keep_a_rare_class_in_every_training_part(folders):
     assert len(splits) == 5
     assert all(set(holding) & set(split["train"]) for split in splits)
     assert {record["fold"] for record in manifest["cases"].values()} == set(range(5)), "each can paint emphysema"
+
+
+def test_a_generator_of_other_settings_is_refused_before_another_fold_is_trained(folders):
+    make_dataset(folders[0], patients=4, folds=2)
+    main([*OPTIONS, "-f", "1"])
+    remove(["-d", "801"])
+    with pytest.raises(BadInput, match=r"fold_1 holds a generator of other settings.*epochs 1 there, 2 now"):
+        main([*OPTIONS, "--epochs", "2"])
+    assert not (folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0").exists()
 
 
 def test_the_report_keeps_the_folds_of_earlier_commands(folders):
