@@ -123,7 +123,10 @@ class _Attempt:
 
     def is_measured(self, planned: PlannedCase) -> bool:
         """Whether a case has a record; a record of a newer version is refused before anything is written."""
-        return self.record(planned).is_file() and bool(self.measured(planned))
+        if not self.record(planned).is_file():
+            return False
+        self.measured(planned)
+        return True
 
     def jobs(self, applied: AppliedCase) -> list[Job]:
         """The slices of a case as inputs of the network."""
