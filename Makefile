@@ -36,4 +36,4 @@ demo: venv
 	$(VENV)/bin/difflung_demo
 
 clean:
-	rm -rf $(VENV) .compat build dist *.egg-info
+	rm -rf $(VENV) .compat .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info
