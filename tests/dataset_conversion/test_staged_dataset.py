@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,12 @@ from nnunet_difflung.dataset_conversion.output.staged_dataset import (
 )
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
+from tests.support.killing import in_child
 from tests.support.tiny import tree_hashes
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 NAME = "Dataset810_Mine"
-_CALLS = ("replace", "rename", "unlink", "remove", "mkdir", "rmdir", "fsync", "open")
 
 
 def write(raw: Path, content: str, key: str | None = "key") -> None:
@@ -43,40 +41,6 @@ def write(raw: Path, content: str, key: str | None = "key") -> None:
 def contents(raw: Path) -> dict[str, str]:
     """Every file and folder below nnUNet_raw."""
     return {name.removeprefix(str(raw)): value for name, value in tree_hashes(raw).items()}
-
-
-def in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
-    """Runs ``work`` in a forked process, killed before call ``kill_before`` to the file system; exit code and calls."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(call):
-            def wrapper(*args, **kwargs):
-                nonlocal count
-                if count == kill_before:
-                    os._exit(9)
-                count += 1
-                return call(*args, **kwargs)
-
-            return wrapper
-
-        for name in _CALLS:
-            setattr(os, name, counted(getattr(os, name)))
-        try:
-            work()
-            os.write(writing, str(count).encode())
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-    os.close(writing)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    calls = os.read(reading, 100)
-    os.close(reading)
-    return code, int(calls or 0)
 
 
 @pytest.mark.parametrize("key", ["key", None], ids=["resumable", "not resumable"])

@@ -26,12 +26,11 @@ from nnunet_difflung.paths import table1_file, table2_file
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
 from nnunet_difflung.runtime.locks import working_alone
 from nnunet_difflung.runtime.share import Share
+from tests.support.killing import in_child
 from tests.support.staging import plan_like_nnunet, stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("no_fsync")  # fsync still counts as a step
-
-_CALLS = ("replace", "unlink", "mkdir", "rmdir", "fsync", "rename")
 
 
 def _open(folders: tuple[Path, ...], **options) -> RawDataset:
@@ -171,44 +170,6 @@ def test_real_fingerprint_comes_and_goes_with_the_cases(folders, monkeypatch):
     assert tree_hashes(*folders) == before
 
 
-def _in_child(work: Callable[[], None], kill_before: int | None = None) -> tuple[int, int]:
-    """Runs ``work`` in a forked process, killed before its n-th change of the file system.
-
-    Returns:
-        exit code (9: killed), and the number of changes if it was not.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(call):
-            def wrapper(*args, **kwargs):
-                nonlocal count
-                if count == kill_before:
-                    os._exit(9)
-                count += 1
-                return call(*args, **kwargs)
-
-            return wrapper
-
-        for name in _CALLS:
-            setattr(os, name, counted(getattr(os, name)))
-        try:
-            work()
-            os.write(writing, str(count).encode())
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-    os.close(writing)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said = os.read(reading, 100)
-    os.close(reading)
-    return code, int(said or 0)
-
-
 def _visible(folders: tuple[Path, ...]) -> dict[str, str]:
     """The tree without the staging folder, and without what differs between two equal injections: their time."""
     found = {k: v for k, v in tree_hashes(*folders).items() if "/.difflung" not in k and MANIFEST not in k}
@@ -236,7 +197,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, 
         monkeypatch.setattr(os, "replace", _across_file_systems(os.replace))
     clean = tree_hashes(*folders)
     cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
-    code, steps = _in_child(lambda: inject(raw, cases, run))
+    code, steps = in_child(lambda: inject(raw, cases, run))
     assert code == 0
     assert steps > 20
     complete = _visible(folders)
@@ -245,7 +206,7 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, 
         remove("801")
         assert tree_hashes(*folders) == clean
         cases, run = stage_cases(raw, count=1, staged_in=elsewhere)
-        assert _in_child(lambda c=cases, r=run: inject(raw, c, r), step)[0] == 9
+        assert in_child(lambda c=cases, r=run: inject(raw, c, r), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
         found = _visible(folders)
@@ -258,14 +219,14 @@ def test_killed_at_any_step_of_commit_and_removal(folders, splits, monkeypatch, 
         assert audit_dataset(raw.name, deep=True) == []
     assert outcomes == {True, False}
 
-    code, steps = _in_child(lambda: remove("801"))
+    code, steps = in_child(lambda: remove("801"))
     assert code == 0
     assert steps > 20
     assert tree_hashes(*folders) == clean
     outcomes = set()
     for step in range(steps):
         inject(raw, *stage_cases(raw, count=1, staged_in=elsewhere))
-        assert _in_child(lambda: remove("801"), step)[0] == 9
+        assert in_child(lambda: remove("801"), step)[0] == 9
         _never_validates_on_synthetic(raw)
         recover(raw.folder)
         found = _visible(folders)
