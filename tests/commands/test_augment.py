@@ -127,7 +127,7 @@ def test_a_generator_of_other_settings_is_refused_before_another_fold_is_trained
     make_dataset(folders[0], patients=4, folds=2)
     main([*OPTIONS, "-f", "1"])
     remove(["-d", "801"])
-    with pytest.raises(BadInput, match=r"fold_1 holds a generator of other settings.*epochs 1 there, 2 now"):
+    with pytest.raises(BadInput, match=r"fold_1 holds a generator with other settings.*epochs was 1, is now 2"):
         main([*OPTIONS, "--epochs", "2"])
     assert not (folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0").exists()
 

@@ -48,7 +48,7 @@ SAMPLE = (
     "dataset_conversion/test_conversion_dicom.py",
     "injection/test_inject.py::test_inject_then_remove_restores_every_byte",
     "commands/test_augment.py::test_composite_changes_only_what_it_says",
-    "commands/test_augment.py::test_full_paints_the_whole_isolated_slice",
+    "commands/test_augment.py::test_full_paints_the_whole_isolated_slice_but_what_is_to_be_ignored",
     "commands/test_augment.py::test_the_fingerprint_is_that_of_the_real_cases",
     "commands/test_augment.py::test_interrupted_in_training_and_in_painting_then_the_same_result[15-143]",
     "runtime/test_processes.py::test_two_processes_do_what_one_does",
