@@ -1,4 +1,4 @@
-"""A run's settings: frozen, saved as JSON beside what they made, with the presets of the command line."""
+"""The settings of a run, which are recorded as JSON with its results, and the presets of the command line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _PARTS = ("generator", "sampling", "balance")
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Everything that decides a generator's weights, beside the training cases.
+    """All settings that determine a generator's weights; the training cases determine the rest.
 
     Attributes:
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
-        annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it goes on to the end).
+        annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it lasts until the end).
         prediction: what the network predicts, ``epsilon`` (Eq. 7) or ``v_prediction``.
         zero_terminal_snr: rescale the noise schedule so that its last step is pure noise (v-prediction only).
         noise_schedule: diffusers' name of the β schedule of Eq. 1.
         train_timesteps: T of Eq. 2.
         timestep_power: training draws t = u^p · T with u uniform; 1 is the paper's, 2 has the density of the quadratic
-            timesteps of sampling, so that as much is learned about the texture as about the outline.
+            timesteps of sampling, so that the network learns the texture as well as the outline.
         channels: feature channels of each resolution level of the U-Net.
         layers_per_block: residual blocks in each level.
         attention: self-attention at the second-lowest level and in the middle.
@@ -43,7 +43,7 @@ class GeneratorConfig:
             percentiles of the fold's training cases.
         flip: mirror crops left-right at random.
         seed: of initial weights, batches, noise and ablation.
-        precision: ``fp32`` or ``bf16`` (accelerate's mixed precision).
+        precision: ``fp32`` or ``bf16`` (torch's autocast); recorded, and not compared (``identity``).
         l1_weight: of the L1 term of ``pix2pix`` against its adversarial term.
         feature_weight: of the feature matching term of ``spade`` against its adversarial term.
         discriminator_channels: features of the first layer of the GANs' discriminators.
@@ -87,9 +87,9 @@ class SamplingConfig:
         margin: pixels around a changed region that are painted along with it (composite).
         context: pixels around the painted region that the network sees (composite).
         gate: ``drop``, ``report`` or ``off``.
-        memorised: ``report`` how close painted lesions come to training slices, ``drop`` what comes closer than 99 %
-            of real lesions come to other patients', or ``off``.
-        repaints: further tries for a case that is to be dropped.
+        memorised: ``report`` how similar painted lesions are to training slices, ``drop`` cases with a lesion that is
+            more similar to one than 99 % of real lesions are to slices of other patients, or ``off``.
+        repaints: how often a case that would be dropped is painted again.
         batch_size: slices painted at once.
         precision: of the network while painting, ``fp32`` or ``bf16``; the reverse process itself is always fp32.
         strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
@@ -113,10 +113,11 @@ class BalanceConfig:
     """Which masks are made.
 
     Attributes:
-        target_share: pathology → wanted share of lung voxels; pathologies not named take ``default_share``.
+        target_share: pathology → target as a share of the lung voxels; other pathologies have ``default_share``.
         default_share: 0.06, the paper's share of emphysema after augmentation.
-        max_synthetic: bound on painted slices; None is ``max_ratio`` of the fold's real slices.
-        max_ratio: 534 / 2076 in the paper, rounded to a quarter.
+        max_synthetic: maximum number of painted slices; None: ``max_ratio`` times the number of the fold's real slices.
+        max_ratio: painted slices for each real one; 534 / 2076 in the paper, rounded to a quarter.
+        seed: of the choice of lesions, hosts and places, and of the noise from which each case is painted.
     """
 
     target_share: dict[str, float] = field(default_factory=dict)
@@ -128,13 +129,13 @@ class BalanceConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole run of ``difflung_augment`` for one method.
+    """The settings of a run of ``difflung_augment`` for one method.
 
     Attributes:
         generator: of the network that paints.
         sampling: how it paints.
         balance: what it paints.
-        preset: name of the preset that they began from.
+        preset: the preset whose values they have unless others were given.
         method: a name in ``methods.METHODS``.
     """
 

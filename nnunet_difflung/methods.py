@@ -1,4 +1,4 @@
-"""The ways of making synthetic cases that can be compared; every one uses the same folds, masks and injection."""
+"""The methods that make synthetic cases; all of them use the same folds, masks and injection."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Method:
     Attributes:
         name: as in ``--method`` and in the manifest.
         family: how it trains and paints; the name of a file in ``generator/families``.
-        generator: the method whose generator paints; empty where there is none to train.
-        trainer: nnU-Net trainer that trains on its cases.
+        generator: the method whose generator paints; empty for a method that needs no generator.
+        trainer: name of the nnU-Net trainer that trains on the method's cases.
         explanation: for help texts and reports.
         ablation: which masks are hidden from the network in training: ``cbmat`` (class-balanced), ``mat`` (uniform) or
             ``none``.
@@ -28,7 +28,7 @@ class Method:
 
     @property
     def trained(self) -> Method:
-        """The method whose generator paints; the method itself where there is none to train."""
+        """The method whose generator paints; the method itself if it needs no generator."""
         return METHODS[self.generator] if self.generator else self
 
 

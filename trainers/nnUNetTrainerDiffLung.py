@@ -30,7 +30,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     On the CPU ``OMP_NUM_THREADS`` is respected; nnU-Net would use every core, and two trainings at the same time would
     take several times as long as one after the other.
 
-    An arm of a comparison is a subclass that sets ``method`` (and is listed in ``trainers/__init__.py``).
+    The trainer of another method's arm is a subclass with its ``method``; ``trainers/__init__.py`` makes one for each
+    line of ``methods.METHODS``.
     """
 
     method: ClassVar[str] = "cbmat"  # the synthetic cases to train on, as the manifest names them
