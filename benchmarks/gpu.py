@@ -1,7 +1,7 @@
 """Everything that only a CUDA card can show, in one command that ends within --seconds.
 
     make gpu                                      # on a machine with a card
-    python -m benchmarks.gpu --rehearse -o /tmp  # the same steps, tiny, on a CPU
+    python -m benchmarks.gpu --rehearse -o /tmp   # the same steps, tiny, on a CPU
 
 Steps run one after the other, each in a process of its own: the tests that need a card, training and painting against
 the public code's network, networks of several sizes at 256², and the whole command on many slices of 512². With
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,131 +53,52 @@ class Step:
 
 
 def steps(o: argparse.Namespace) -> Iterator[Step]:
-    """The run's parts, the most wanted first."""
-    device = ["-device", "cpu" if o.rehearse else "cuda"]
-    size = ["--size", "64" if o.rehearse else "256"]
-    speed = ["-o", str(o.output / "gpu_speed.json"), "--repeats", "1" if o.rehearse else "5"]
-    few = ["--steps", "1" if o.rehearse else "10", "--reference-batch", "1" if o.rehearse else "16"]
+    """The run's parts: first what no card has shown yet, last what has to compile its network for minutes."""
+    tiny, out, cores = o.rehearse, shlex.quote(str(o.output)), os.cpu_count()
+    device, size = f"-device {'cpu' if tiny else 'cuda'}", f"--size {64 if tiny else 256}"
+    speed = f"{device} -o {out}/gpu_speed.json"
+    turns = f"{size} --repeats {1 if tiny else 5} --reference-batch {1 if tiny else 16}"
+    preset, judged = "fast" if tiny else "default", f"--max-slices {2 if tiny else 24}"
 
-    few_slices = ["--max-slices", "2" if o.rehearse else "24"]
+    def step(name: str, words: str, least: float = 20) -> Step:
+        return Step(name, ["-m", *shlex.split(words)], NNUNET, least)
 
-    def benchmark(name: str, *arguments: str) -> list[str]:
-        return ["-m", f"benchmarks.{name}", *device, *arguments]
-
-    yield Step("tests", ["-m", "pytest", "-q", "-rs", "-s", str(ROOT / "tests" / "runtime" / "test_cuda.py")], NNUNET)
-    painting = "fast" if o.rehearse else "default"
-    yield Step(
+    yield step("tests", "pytest -q -rs -s tests/runtime/test_cuda.py")
+    yield step(
         "painting",
-        benchmark(
-            "painting",
-            *size,
-            *speed,
-            "--preset",
-            painting,
-            "--precision",
-            "bf16",
-            "--slices",
-            "2" if o.rehearse else "32",
-            "--batch-size",
-            "32",
-            *few[2:],
-        ),
-        NNUNET,
+        f"benchmarks.painting {speed} {turns} --preset {preset} --precision bf16 --slices {2 if tiny else 32} "
+        f"--batch-size 32",
     )
-    trained = [("fast", "default")] if o.rehearse else [("default", "default"), ("paper", "default"), ("paper", "fp32")]
-    for name, precision in trained:
-        yield Step(
-            f"training {name} against {precision}",
-            benchmark("training", *size, *speed, "--preset", name, *few, "--reference-precision", precision),
-            NNUNET,
-            60,
-        )
     if o.dataset:
-        yield Step(
-            "dataset",
-            [
-                "-m",
-                AUGMENT,
-                "-d",
-                o.dataset,
-                "-f",
-                o.fold,
-                *device,
-                "--gate",
-                "report",
-                "-np",
-                str(os.cpu_count()),
-                "--preset",
-                painting,
-                *(["--epochs", "1", "--max-synthetic", "2"] if o.rehearse else []),
-            ],
-            NNUNET,
-            120,
-        )
-        yield Step(
-            "dataset, judged",
-            [
-                "-m",
-                EVALUATE,
-                "-d",
-                o.dataset,
-                "-f",
-                o.fold,
-                *device,
-                "--preset",
-                painting,
-                "--methods",
-                "cbmat",
-                *few_slices,
-                "-o",
-                str(o.output / "gpu_table1.json"),
-            ],
-            NNUNET,
-            60,
-        )
+        short = "--epochs 1 --max-synthetic 2" if tiny else ""
+        here = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} --preset {preset}"
+        yield step("dataset", f"{AUGMENT} {here} --gate report -np {cores} {short}", 120)
+        yield step("dataset, judged", f"{EVALUATE} {here} --methods cbmat {judged} -o {out}/gpu_table1.json", 60)
     whole = (
-        ["--slices", "10", "--distinct", "10", "--preset", "fast", "--epochs", "3"]
-        if o.rehearse
-        else ["--slices", "2000", "--distinct", "100", "--preset", "default", "--epochs", "21"]
+        "--size 64 --slices 10 --distinct 10 --epochs 3"
+        if tiny
+        else ("--size 512 --slices 2000 --distinct 100 --epochs 6")
     )
-    yield Step(
+    yield step(
         "whole command",
-        benchmark("whole", "--size", "64" if o.rehearse else "512", *speed[:2], *whole, "-np", str(os.cpu_count())),
-        NNUNET,
+        f"benchmarks.whole {speed} {whole} --preset {preset} -np {cores}",
         120,
     )
-    if not o.rehearse:
-        yield Step(
-            "training default on crops",
-            benchmark("training", *size, *speed, "--preset", "default", "--patch-size", "192", *few),
-            NNUNET,
-            60,
-        )
-    networks = (
-        ["16-32-32, 1 block (fast)"]
-        if o.rehearse
-        else ["32-64-128-128, 2 blocks (default)", "32-64-64, 1 block", "paper, 114 M"]
-    )
-    yield Step(
+    names = ["16-32-32, 1 block (fast)"] if tiny else ["32-64-128-128, 2 blocks (default)", "32-64-64, 1 block"]
+    yield step(
         "networks",
-        benchmark(
-            "networks",
-            *size,
-            "--steps",
-            "2" if o.rehearse else "1500",
-            "--crops",
-            "0.75",
-            "--patients",
-            "5" if o.rehearse else "24",
-            *few_slices,
-            "--result",
-            str(o.output / "gpu_networks.json"),
-            "--networks",
-            *networks,
-        ),
-        NNUNET,
+        f"benchmarks.networks {device} {size} --crops 0.75 --steps {2 if tiny else 1500} "
+        f"--patients {5 if tiny else 24} {judged} --result {out}/gpu_networks.json --networks {shlex.join(names)}",
         90,
     )
+    trained = [("fast", "fp32")] if tiny else [("paper", "fp32"), ("paper", "default"), ("default", "default")]
+    for name, precision in trained:
+        yield step(
+            f"training {name} against {precision}",
+            f"benchmarks.training {speed} {turns} --preset {name} --steps {1 if tiny else 10} "
+            f"--reference-precision {precision}",
+            100,
+        )
 
 
 def run(step: Step, seconds: float, log: Path) -> dict:
