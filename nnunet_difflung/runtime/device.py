@@ -52,8 +52,8 @@ def in_precision(network: Callable, precision: str, device: torch.device) -> Cal
 class Replayed:
     """A diffusion network whose passes are recorded on CUDA, once for each shape of its input, and replayed.
 
-    Reverse steps on a few crops are so short that the GPU waits for Python to launch their many kernels: at 256² a step
-    of the default network took 18 ms for any batch size. A recorded pass is launched as a whole (CUDA graphs).
+    Reverse steps on a few crops are so short that the GPU waits for Python to launch their many kernels
+    (docs/performance.md). A recorded pass is launched as a whole (CUDA graphs).
 
     Args:
         network: (x, t) → an object with ``sample``; its weights must not change any more.
