@@ -15,7 +15,7 @@ from tqdm import tqdm
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint
-from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, TrainedFamily, averaged
+from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, Family, TrainedFamily, averaged
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fit, ready_for, worth_compiling
 
@@ -66,7 +66,28 @@ class DiffusionUpdate:
         return total
 
 
-class Diffusion(TrainedFamily):
+class ReverseProcess(Family):
+    """What families have in common that paint by a diffusion model's reverse process."""
+
+    def most_steps(self, config: GeneratorConfig) -> int:
+        """T of Eq. 2."""
+        return config.train_timesteps
+
+    def seconds_per_image(
+        self,
+        config: GeneratorConfig,
+        sampling: SamplingConfig,
+        image_channels: int,
+        condition_channels: int,
+        edge: int,
+        device: str,
+    ) -> tuple[float, float]:
+        """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
+        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
+        return both, sampling.steps * forward
+
+
+class Diffusion(ReverseProcess, TrainedFamily):
     """The mask-conditioned diffusion model of the paper; saved by diffusers' ``save_pretrained``."""
 
     unused_settings = ("l1_weight", "feature_weight", "discriminator_channels")
@@ -76,10 +97,6 @@ class Diffusion(TrainedFamily):
     def unused_options(self) -> tuple[str, ...]:
         """The ablation options, except for ``cbmat``."""
         return () if self.method.ablation == "cbmat" else ABLATION_OPTIONS
-
-    def most_steps(self, config: GeneratorConfig) -> int:
-        """T of Eq. 2."""
-        return config.train_timesteps
 
     def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
         """diffusers' UNet2DModel."""
@@ -119,19 +136,6 @@ class Diffusion(TrainedFamily):
             canvas.is_known,
             canvas.sources,
         )
-
-    def seconds_per_image(
-        self,
-        config: GeneratorConfig,
-        sampling: SamplingConfig,
-        image_channels: int,
-        condition_channels: int,
-        edge: int,
-        device: str,
-    ) -> tuple[float, float]:
-        """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
-        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
-        return both, sampling.steps * forward
 
     def weights(self, folder: Path) -> Path:
         """The file as diffusers names it."""

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import torch
 
-from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.diffusion import paint
-from nnunet_difflung.generator.families.diffusion import seconds_of_passes
-from nnunet_difflung.generator.families.interface import Canvas, Family
+from nnunet_difflung.generator.families.diffusion import ReverseProcess
+from nnunet_difflung.generator.families.interface import Canvas
 from nnunet_difflung.generator.trained import Generator
 
 
-class Harmonise(Family):
+class Harmonise(ReverseProcess):
     """Paints with another method's diffusion generator, starting from an intermediate noise level."""
 
     starts_from_paste = True
@@ -34,10 +34,6 @@ class Harmonise(Family):
                 "--strength 0 would leave the pasted texture unchanged; give a share above 0, or --method copy_paste"
             )
 
-    def most_steps(self, config: GeneratorConfig) -> int:
-        """T of Eq. 2."""
-        return config.train_timesteps
-
     def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
         """The reverse process from ``canvas.start``, noised to ``sampling.strength`` (Eq. 6)."""
         return paint(
@@ -53,19 +49,6 @@ class Harmonise(Family):
             canvas.start,
             sampling.strength,
         )
-
-    def seconds_per_image(
-        self,
-        config: GeneratorConfig,
-        sampling: SamplingConfig,
-        image_channels: int,
-        condition_channels: int,
-        edge: int,
-        device: str,
-    ) -> tuple[float, float]:
-        """As for the diffusion model: the number of steps is the same, they are only closer together."""
-        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
-        return both, sampling.steps * forward
 
 
 FAMILY = Harmonise
