@@ -101,12 +101,14 @@ def examples(patients: Mapping[str, str]) -> list[str]:
 
 
 def _readings(identifiers: Sequence[str]) -> list[Candidate]:
-    """All candidates that match every id, one for each way to group the cases, in the order of ``_patterns``."""
+    """All candidates that match every id, in the order of ``_patterns``; of equal groups one that makes sense."""
     readings: dict[frozenset, Candidate] = {}
     for title, pattern in _patterns(sorted(identifiers)):
         reading = _reading(title, pattern, identifiers)
         if reading is not None:
-            readings.setdefault(frozenset(map(frozenset, reading.groups())), reading)
+            groups = frozenset(map(frozenset, reading.groups()))
+            if groups not in readings or (_makes_sense(reading) and not _makes_sense(readings[groups])):
+                readings[groups] = reading
     return list(readings.values())
 
 
@@ -224,15 +226,16 @@ def _makes_sense(reading: Candidate) -> bool:
     if _cuts_a_number(reading):
         return False
     befores = {rest.partition("\0")[0].casefold() for rest in reading.rests.values()}
-    if len(befores) > 1 and any(not _may_precede(reading.rests[case], patient) for case, patient in named):
-        return False
+    for case, patient in named:
+        before = reading.rests[case].partition("\0")[0]
+        if not _may_precede(before, patient) and not (len(befores) == 1 and _is_name(before + patient)):
+            return False
     rests = [rest.casefold() for rest in reading.rests.values() if rest != "\0"]
     return len(set(rests)) <= 0.9 * len(rests) or all(map(_says_what_it_is, rests))
 
 
-def _may_precede(rest: str, patient: str) -> bool:
+def _may_precede(before: str, patient: str) -> bool:
     """Whether a bare number can be a patient behind what precedes it: ``pre_001`` yes, ``p1v1`` and ``site1_2`` no."""
-    before = rest.partition("\0")[0]
     return not before or not patient.isdigit() or (not before[-1].isalnum() and _says_what_it_is(before))
 
 

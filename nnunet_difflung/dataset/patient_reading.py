@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.patient_candidates import Candidate, plausible_readings
-from nnunet_difflung.dataset.patient_record import Record, read_record
+from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
     are_readable,
     by_pattern,
@@ -58,6 +58,10 @@ class Reading:
             **{key: value for key, value in more.items() if value is not None},
             "patients": len(set(self.patients.values())),
         }
+
+    def record(self, name: str) -> None:
+        """Records the patients of ``DatasetXXX_NAME`` in its results, for every later command."""
+        write_record(name, self.as_dict(), self.listed or self.patients)
 
     def lines(self) -> list[str]:
         """The notes and, at the end, the warning, as lines to print."""
