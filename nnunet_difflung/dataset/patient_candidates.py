@@ -64,16 +64,17 @@ class Candidate:
 
 
 def candidates_for(identifiers: Sequence[str]) -> list[Candidate]:
-    """Up to six readings with different patients, those with the fewest patients first; the last: every case is one.
+    """Up to six readings with different patients: plausible ones (see ``plausible_readings``), others, every case.
 
-    Plausible readings (see ``plausible_readings``) come before others if there are too many.
+    Readings with fewer patients come first.
     """
     readings = _readings(identifiers)
     plausible = _plausible(readings)
     several = [reading for reading in readings if 1 < reading.number < len(identifiers)]
     chosen = [*plausible, *(reading for reading in several if reading not in plausible)][: MOST_SHOWN - 1]
     every = _reading("every case is a patient", EVERY_CASE, identifiers)
-    return [*sorted(chosen, key=lambda reading: reading.number), *([every] if every else [])]
+    ordered = sorted(chosen, key=lambda reading: (reading not in plausible, reading.number))
+    return [*ordered, *([every] if every else [])]
 
 
 def plausible_readings(identifiers: Sequence[str]) -> list[Candidate]:
@@ -156,7 +157,7 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _separator_and_part(identifiers: Sequence[str]) -> tuple[str, str]:
     """Expressions for a separator and for a part between separators, of those in use; empty if there is none."""
     used = "".join(character for character in " _.-" if any(character in identifier for identifier in identifiers))
-    separator = f"[{used}]" if len(used) > 1 else re.escape(used)
+    separator = f"[{used}]" if len(used) > 1 else _literal(used)
     return separator, f"[^{used}]+" if used else ""
 
 
@@ -171,13 +172,18 @@ def _optional_if_needed(identifiers: Sequence[str], patient: str, rest: str) -> 
 def _counter(identifiers: Sequence[str]) -> str:
     """Expression for the slice counters at the ends of ids; empty if no id has one."""
     found = [match for identifier in identifiers if (match := _COUNTER.search(identifier))]
-    words = sorted({re.escape(match["before"] + match["word"] + match["between"]) for match in found}, key=_longest)
+    words = sorted({_literal(match["before"] + match["word"] + match["between"]) for match in found}, key=_longest)
     if not words:
         return ""
     counter = (words[0] if len(words) == 1 else f"(?:{'|'.join(words)})") + "[0-9]+"
     if any("of" in match[0].lower() for match in found):
         counter += "(?:of[0-9]+)?"
     return counter
+
+
+def _literal(text: str) -> str:
+    """Expression for separators and letters; unlike ``re.escape`` it leaves ``-`` as it is."""
+    return text.replace(".", r"\.")
 
 
 def _longest(text: str) -> tuple[int, str]:

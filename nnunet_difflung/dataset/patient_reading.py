@@ -100,6 +100,8 @@ def find_reading(
         UnknownPatients: nothing says who the patients are.
     """
     record, beside = read_record(name), _beside_dataset(name)
+    if record is not None and not record.used and record.source in ("ids", "splits"):
+        record = None  # nobody has said it and nothing was made with it, so it is read again
     given = _given(identifiers, pattern, file)
     if given is None and beside is not None and not _by_option(record, beside):
         given = _from_file(beside, identifiers)
@@ -113,7 +115,7 @@ def find_reading(
     elif splits is not None:
         reading = Reading("splits", _from_splits(identifiers, splits))
     else:
-        reading = Reading("ids", read_ids(identifiers))
+        reading = Reading("ids", read_ids(identifiers, f"case ids of {name}"))
     if beside is not None:
         reading = _compared_with(beside, reading)
     if splits is not None and reading.source in ("splits", "recorded"):

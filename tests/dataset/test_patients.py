@@ -412,3 +412,13 @@ def test_splits_of_readable_ids_are_checked_by_these(dataset):
     mixed = [*ids, "other_a", "other_b"]
     reading = find_reading(NAME, mixed, splits=torn_splits(mixed), where="splits_final.json")
     assert reading.patients["p00_s0"] == reading.patients["p00_s1"] == "p00"
+
+
+def test_what_nobody_said_is_read_again_while_nothing_was_made_with_it(dataset):
+    splits = torn_splits(IDS)
+    reading = find_reading(NAME, IDS, splits=splits)
+    reading.record(NAME)
+    grouped = [{"train": IDS[2:], "val": IDS[:2]}]
+    assert find_reading(NAME, IDS, splits=grouped).patients == by_pattern(IDS, TRUE)
+    (dataset.parent.parent / "nnUNet_results" / NAME / "DiffLung__cbmat" / "fold_0").mkdir(parents=True)
+    assert find_reading(NAME, IDS, splits=grouped).patients == {i: i for i in IDS}
