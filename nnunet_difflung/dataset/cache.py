@@ -95,6 +95,12 @@ def build_cache(
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
 
 
+def is_complete(raw: RawDataset, folder: Path) -> bool:
+    """Whether every real case is cached in ``folder`` and unchanged since, so that nothing has to be written there."""
+    entries = ((folder / f"{identifier}.json", case) for identifier, case in raw.cases.items())
+    return all(_current_facts(path, case, raw.roles) is not None for path, case in entries)
+
+
 def _current_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
     """The cached facts of a case, or None if the case is not cached or its files have changed since."""
     entry = read_json(path) if path.is_file() else None

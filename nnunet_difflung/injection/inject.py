@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import overload
 
 from nnunet_difflung.config import identity
-from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.splits import real_only
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.change import Change
 from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
-from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_manifest, resolve, run_of
-from nnunet_difflung.paths import DATASET, SPLITS
-from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
+from nnunet_difflung.injection.manifest import new_manifest, read_manifest, resolve, run_of
+from nnunet_difflung.injection.preconditions import check_unchanged
+from nnunet_difflung.paths import SPLITS
+from nnunet_difflung.runtime.files import json_bytes
 
 # staged cases of a method and fold, and the manifest's entry of their run
 Addition = tuple[list[StagedCase], dict]
@@ -79,9 +78,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
 def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     """Checks, prepares every file, and commits (the lock is held).
 
-    Without additions it only writes missing files, such as the fingerprint.
+    Without additions it only writes missing files, such as the fingerprint. All that is checked here has been checked
+    before the training too; somebody may have changed the dataset in the meantime.
     """
-    _check_unchanged(raw, manifest)
+    check_unchanged(raw, manifest)
     change = Change(raw, copy.deepcopy(manifest))
     try:
         commit(raw.folder, _steps(raw, change, additions))
@@ -104,46 +104,6 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
     splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])
     last = change.dataset_json([case for cases, _ in additions for case in cases]) + change.manifest_copies()
     return [*change.backups, *before, *(moves + splits if listed else splits + moves), *last]
-
-
-def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
-    """Refuses a dataset if somebody else has changed its recorded files or its folds.
-
-    Raises:
-        BadInput: names the change and what to do.
-    """
-    check_files(raw.cases.values(), raw.name)
-    if manifest["patients"] != raw.patients:
-        raise BadInput(f"{raw.name} was augmented when it had other cases or with another --patient-pattern; {_REMOVE}")
-    for name, hashes in manifest["files"].items():
-        path = resolve(raw.folder, name)
-        if path.name == DATASET or name == SPLITS or (name == PREPROCESSED + SPLITS and path.is_file()):
-            actual = sha256(path) if path.is_file() else None
-            if actual != hashes["after"]:
-                raise BadInput(
-                    f"{path} was {'changed' if actual else 'deleted'} after synthetic cases were injected; "
-                    f"restore it, or {_REMOVE} (with --force, which brings the original back)"
-                )
-    dataset_json = read_json(raw.folder / DATASET)
-    if dataset_json["numTraining"] != len(raw.cases) + len(manifest["cases"]):
-        raise BadInput(
-            f"{raw.folder / DATASET} says numTraining {dataset_json['numTraining']}, expected "
-            f"{len(raw.cases)} real and {len(manifest['cases'])} synthetic cases; the dataset changed while "
-            f"its cases were painted: correct numTraining and run the same command again"
-        )
-    for name in (SPLITS, PREPROCESSED + SPLITS):
-        path = resolve(raw.folder, name)
-        if path.is_file() and not _same_folds(real_only(raw.splits), real_only(read_json(path))):
-            raise BadInput(
-                f"{path} has other folds than those that the synthetic cases were made for; restore it, or run the "
-                f"same command again, which makes the cases for the new folds"
-            )
-
-
-def _same_folds(expected: list[dict], actual: list[dict]) -> bool:
-    """Compares splits as nnU-Net does for raw and preprocessed ones: the expected folds, as sets; more may follow."""
-    pairs = zip(expected, actual, strict=False)
-    return len(actual) >= len(expected) and all(set(a[s]) == set(b[s]) for a, b in pairs for s in ("train", "val"))
 
 
 def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
-from nnunet_difflung.injection.commit import read_steadily, stamp
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
 from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold, discard_work
@@ -22,10 +24,12 @@ from nnunet_difflung.pipeline.estimates import check_disk
 from nnunet_difflung.pipeline.fold import check_fold, prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
+    check_before_training,
     check_names,
     folds_to_do,
     nothing_left_on_fault,
     refuse_undertrained,
+    wait_for_other_command,
     warn_of_orientation,
     warn_of_other_folds,
 )
@@ -72,7 +76,7 @@ def augment(request: Request) -> None:
         Failed: the gate dropped most cases, or the audit found a leak.
     """
     share = join(request.device)
-    dataset = open_dataset(request)
+    dataset = open_dataset(request, share.main)
     raw, folds = dataset.raw, dataset.folds
     if not folds:
         if share.main:
@@ -94,8 +98,12 @@ def augment(request: Request) -> None:
         _carry_out(dataset, prepared, request, share, seconds)
 
 
-def open_dataset(request: Request) -> OpenDataset:
-    """Opens the dataset and reads its manifest; finishes a change that was interrupted.
+def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
+    """Opens the dataset and reads its manifest; finishes a change that was interrupted (a dry run refuses instead).
+
+    Args:
+        request: what to do.
+        thorough: refuse all that would be refused after the training, which one of several processes does for all.
 
     Raises:
         BadInput: the dataset cannot be used as the request asks.
@@ -103,14 +111,30 @@ def open_dataset(request: Request) -> OpenDataset:
     for variable in PATH_VARIABLES:
         nnunet_folder(variable)
 
+    folder = dataset_folder(request.dataset)
+    if request.dry_run and pending(folder):
+        read_journal(journal(folder))
+        raise half_done(folder)
+
     def read() -> OpenDataset:
-        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
+        manifest_stamp, manifest = stamp(folder / MANIFEST), read_manifest(folder)
+        try:
+            raw = open_raw_dataset(
+                request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+            )
+        except BadInput:
+            check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
+            raise
         check_names(raw, request.settings)
-        manifest_stamp, manifest = stamp(raw.folder / MANIFEST), read_manifest(raw.folder)
         folds = folds_to_do(raw, manifest, request.folds, request.settings)
+        if folds and thorough:
+            check_before_training(raw, manifest, folds, request.settings.method)
         return OpenDataset(raw, manifest, manifest_stamp, folds)
 
-    return read_steadily(dataset_folder(request.dataset), read, request.dry_run)
+    dataset = read_steadily(folder, read, request.dry_run)
+    if thorough:
+        wait_for_other_command(dataset.raw, request.dry_run)
+    return dataset
 
 
 def _introduce(raw: RawDataset) -> None:

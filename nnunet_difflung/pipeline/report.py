@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.errors import Failed
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
@@ -14,7 +14,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.runtime.files import read_own_json, write_json
 
 
 def describe_fold(fold: Fold) -> str:
@@ -103,6 +103,23 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     )
 
 
+def _report(dataset_name: str, method: str) -> Path:
+    return results_folder(dataset_name, method) / "augment_report.json"
+
+
+def earlier_rows(dataset_name: str, method: str) -> list[dict]:
+    """The folds of earlier commands in a method's report; empty if there is no report.
+
+    Raises:
+        BadInput: the report is damaged.
+    """
+    path = _report(dataset_name, method)
+    content = read_own_json(path, ", or delete it: it only reports earlier runs") if path.is_file() else {"folds": []}
+    if not isinstance(content, dict) or not isinstance(content.get("folds"), list):
+        raise BadInput(f"{path} is damaged (it has no list 'folds'); restore it, or delete it")
+    return content["folds"]
+
+
 def conclude(
     raw: RawDataset,
     done: list[tuple[Synthesis, SynthesisResult]],
@@ -115,8 +132,7 @@ def conclude(
     Raises:
         Failed: the audit found a leak.
     """
-    path = results_folder(raw.name, request.settings.method) / "augment_report.json"
-    earlier = read_json(path)["folds"] if path.is_file() else []
+    path, earlier = _report(raw.name, request.settings.method), earlier_rows(raw.name, request.settings.method)
     rows = [
         {
             "fold": synthesis.fold.number,
