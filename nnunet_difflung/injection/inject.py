@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from nnunet_difflung.config import identity
+from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
@@ -56,7 +57,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
-        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
+        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, contents_of(raw))
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
         if additions:
             _commit(raw, manifest, additions)
