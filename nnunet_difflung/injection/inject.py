@@ -19,6 +19,7 @@ from nnunet_difflung.injection.change import Change
 from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
+from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import PREPROCESSED, new_manifest, read_manifest, resolve, run_of
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
@@ -57,7 +58,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
-        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, contents_of(raw))
+        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
         if additions:
             _commit(raw, manifest, additions)
@@ -83,13 +84,39 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     Without additions it only writes missing files, such as the fingerprint.
     """
     _check_unchanged(raw, manifest)
-    change = Change(raw, copy.deepcopy(manifest))
+    change = Change(raw, _with_contents(raw, manifest))
     try:
         commit(raw.folder, _steps(raw, change, additions))
     except BaseException:
         if not pending(raw.folder):
             finish(raw.folder)
         raise
+
+
+def _with_contents(raw: RawDataset, manifest: dict) -> dict:
+    """A copy of the manifest with the hashes of the real cases, which are those that the cases were made from.
+
+    A manifest of an earlier version gets hashes too; ``without_contents`` then names the runs made before, whose cases
+    may have been made from other files.
+
+    Raises:
+        BadInput: a file of a real case was changed since it was read, or since earlier cases were injected.
+    """
+    contents = contents_of(raw)
+    since = {"its cases were read": raw.contents, "synthetic cases were injected": manifest.get("contents")}
+    for event, before in since.items():
+        changed = sorted(i for i in contents if before is not None and before.get(i) != contents[i])
+        if changed:
+            again = "run the same command again" if event == "its cases were read" else _REMOVE
+            raise BadInput(
+                f"{raw.name}: files of {first_names(changed)} were changed after {event}, so synthetic cases made from "
+                f"the earlier and the present files would be mixed; nothing was injected: {again}"
+            )
+    manifest = copy.deepcopy(manifest)
+    if "contents" not in manifest:
+        manifest["contents"] = contents
+        manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
+    return manifest
 
 
 def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[Step]:
