@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import overload
 
 from nnunet_difflung.config import identity
+from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput
@@ -16,6 +17,7 @@ from nnunet_difflung.injection.change import Change
 from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
+from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import new_manifest, read_manifest, resolve, run_of
 from nnunet_difflung.injection.preconditions import check_unchanged
 from nnunet_difflung.paths import SPLITS
@@ -82,13 +84,39 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     before the training too; somebody may have changed the dataset in the meantime.
     """
     check_unchanged(raw, manifest)
-    change = Change(raw, copy.deepcopy(manifest))
+    change = Change(raw, _with_contents(raw, manifest))
     try:
         commit(raw.folder, _steps(raw, change, additions))
     except BaseException:
         if not pending(raw.folder):
             finish(raw.folder)
         raise
+
+
+def _with_contents(raw: RawDataset, manifest: dict) -> dict:
+    """A copy of the manifest with the hashes of the real cases, which are those that the cases were made from.
+
+    A manifest of an earlier version gets hashes too; ``without_contents`` then names the runs made before, whose cases
+    may have been made from other files.
+
+    Raises:
+        BadInput: a file of a real case was changed since it was read, or since earlier cases were injected.
+    """
+    contents = contents_of(raw)
+    since = {"its cases were read": raw.contents, "synthetic cases were injected": manifest.get("contents")}
+    for event, before in since.items():
+        changed = sorted(i for i in contents if before is not None and before.get(i) != contents[i])
+        if changed:
+            again = "run the same command again" if event == "its cases were read" else _REMOVE
+            raise BadInput(
+                f"{raw.name}: files of {first_names(changed)} were changed after {event}, so synthetic cases made from "
+                f"the earlier and the present files would be mixed; nothing was injected: {again}"
+            )
+    manifest = copy.deepcopy(manifest)
+    if "contents" not in manifest:
+        manifest["contents"] = contents
+        manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
+    return manifest
 
 
 def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[Step]:
