@@ -18,7 +18,7 @@ from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import new_manifest, read_manifest, resolve, run_of
+from nnunet_difflung.injection.manifest import cases_of, new_manifest, read_manifest, resolve, run_of
 from nnunet_difflung.injection.preconditions import check_unchanged
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
@@ -45,8 +45,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases of a method and fold; without ``run``, pairs (staged cases, run) of several folds or
-            methods, which are added in one change.
+        cases: staged cases of a method and fold, none if nothing had to be added to it; without ``run``, pairs (staged
+            cases, run) of several folds or methods, which are added in one change.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
 
@@ -67,8 +67,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     earlier = run_of(manifest, run)
     if earlier is None:
         return False
-    present = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
+    present = cases_of(manifest, run)
     same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
+    if not present and not (same and not cases):
+        return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:
         raise BadInput(
             f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "
@@ -126,7 +128,9 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
     cases. If there is one, nnU-Net ignores cases that are not listed in it, so the cases are moved first.
     """
     moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
-    change.manifest["runs"] += [json.loads(json_bytes(run)) for _, run in additions]
+    new = [json.loads(json_bytes(run)) for _, run in additions]
+    kept = [run for run in change.manifest["runs"] if run_of({"runs": new}, run) is None]
+    change.manifest["runs"] = [*kept, *new]
     before = change.folders() + change.fingerprint()
     listed = (raw.folder / SPLITS).is_file() and (raw.preprocessed / SPLITS).is_file() == raw.preprocessed.is_dir()
     splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])

@@ -201,6 +201,11 @@ def run_of(manifest: dict, case: dict) -> dict | None:
     return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
 
 
+def cases_of(manifest: dict, run: dict) -> set[str]:
+    """Ids of the synthetic cases of a run; a fold whose targets were met already has a run without cases."""
+    return {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
+
+
 def is_planned(preprocessed: Path) -> bool:
     """Whether nnU-Net has planned the dataset, and so copied the raw splits if there were any."""
     return any(preprocessed.glob("*Plans*.json"))

@@ -11,7 +11,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
-from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
+from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.masks import Lesion
@@ -37,8 +37,10 @@ from nnunet_difflung.pipeline.report import (
     audit_and_advise,
     conclude,
     describe_fold,
+    describe_nothing_to_add,
     describe_result,
     run_entry,
+    run_without_cases,
 )
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import write_bytes
@@ -171,10 +173,15 @@ def _carry_out(
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
             print(describe_fold(fold))
+    complete = [fold for fold in folds if not fold.plan.cases]
     folds = [fold for fold in folds if fold.plan.cases]
+    if share.main:
+        for fold in complete:
+            print(describe_nothing_to_add(fold))
     if not folds:
         if share.main:
-            print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
+            inject(raw, _empty(complete))
+            conclude(raw, [], complete, seconds, request, None)
         return
     with working_alone({folder for fold in folds for folder in (fold.own_folder, fold.folder)}, share):
         if not dataset.is_current():  # another command may have added cases for these folds in the meantime
@@ -182,13 +189,22 @@ def _carry_out(
             left = folds_to_do(raw, read_manifest(raw.folder), wanted, request.settings)
             folds = [fold for fold in folds if fold.number in left]
         if folds:
-            _run(raw, folds, request, share, seconds)
+            _run(raw, folds, complete, request, share, seconds)
         elif share.main:
             print(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
+            inject(raw, _empty(complete))
             audit_and_advise(raw, raw.folds(request.folds), request)
 
 
-def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, seconds: dict[str, float]) -> None:
+def _run(
+    raw: RawDataset,
+    folds: list[Fold],
+    complete: list[Fold],
+    request: Request,
+    share: Share,
+    seconds: dict[str, float],
+) -> None:
+    """Trains, paints and injects ``folds``; the ``complete`` ones, to which nothing is added, are only recorded."""
     begun = time.monotonic()
     for fold in folds:  # all folds are trained before painting: long waits in a collective operation time out
         train_fold(fold, request.device, request.save_every)
@@ -209,12 +225,17 @@ def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, sec
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
-    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done])
+    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
         discard_work(fold.work)
     seconds["inject"] = time.monotonic() - begun
-    conclude(raw, done, seconds, request, preview if shown else None)
+    conclude(raw, done, complete, seconds, request, preview if shown else None)
+
+
+def _empty(complete: list[Fold]) -> list[Addition]:
+    """What is recorded of folds to which nothing had to be added, so that their trainers know it."""
+    return [([], run_without_cases(fold)) for fold in complete]
 
 
 def _has_read(fold: Fold, share: Share, index: int) -> Path:

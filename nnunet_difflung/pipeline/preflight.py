@@ -15,6 +15,7 @@ from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.audit import audit
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
+from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
@@ -108,6 +109,9 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
     """
     folds, method, now = raw.folds(wanted), settings.method, settings.identity()
     runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
+    for fold in list(runs):
+        if manifest and not cases_of(manifest, runs[fold]) and identity(runs[fold].get("settings")) != now:
+            del runs[fold]  # nothing was added with the earlier settings, so nothing is lost
     for fold in folds:
         before = identity(runs[fold].get("settings")) if fold in runs else now
         if before != now:
@@ -123,6 +127,8 @@ def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[
     """Warns if synthetic cases of other folds, which are not requested now, were made with other settings."""
     now = settings.identity()
     for run in manifest["runs"] if manifest else ():
+        if manifest and not cases_of(manifest, run):
+            continue
         before = identity(run.get("settings"))
         if run["method"] == settings.method and run["fold"] not in folds and before != now:
             print(
