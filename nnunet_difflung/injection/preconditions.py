@@ -116,7 +116,7 @@ def _splits(path: Path) -> list[dict]:
 
 
 def _refuse_other_cases(folder: Path, manifest: dict) -> None:
-    present = _real_cases(folder)
+    present = real_cases(folder)
     recorded = set(manifest["patients"])
     added, removed = present - recorded, recorded - present
     if not present or not (added or removed):
@@ -135,8 +135,8 @@ def _refuse_other_cases(folder: Path, manifest: dict) -> None:
     )
 
 
-def _real_cases(folder: Path) -> set[str]:
-    """Ids of the real cases by their labels' names; empty if dataset.json cannot be read, which is reported later."""
+def real_cases(folder: Path) -> set[str]:
+    """Ids of the real cases by the names of their labels; empty if ``dataset.json`` cannot be read."""
     try:
         content = read_json(folder / DATASET)
         if "dataset" in content:
