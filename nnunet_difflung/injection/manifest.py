@@ -14,10 +14,9 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders, preprocessed_folder
+from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, read_json
 
-MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
@@ -31,7 +30,10 @@ _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNe
 
 
 def new_manifest(
-    dataset: str, patients: dict[str, str], contents: Mapping[str, Mapping[str, str]] | None = None
+    dataset: str,
+    patients: dict[str, str],
+    contents: Mapping[str, Mapping[str, str]] | None = None,
+    reading: dict | None = None,
 ) -> dict:
     """The manifest of a dataset without synthetic cases.
 
@@ -40,6 +42,7 @@ def new_manifest(
         patients: case id → patient, of the real cases.
         contents: case id → file, named relative to the raw dataset → SHA-256, of the real cases; None leaves the key
             out, as earlier versions did.
+        reading: where the patients are known from (``Reading.as_dict``).
     """
     manifest = {
         "format": FORMAT,
@@ -47,6 +50,7 @@ def new_manifest(
         "dataset": dataset,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "patients": dict(patients),
+        **({"reading": reading} if reading else {}),
         "runs": [],
         "cases": {},
         "files": {},

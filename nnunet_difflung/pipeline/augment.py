@@ -86,6 +86,8 @@ def augment(request: Request) -> None:
             audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
+        for line in raw.reading.lines():
+            print(line)
         _introduce(raw)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
     if request.dry_run:
@@ -122,7 +124,11 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
         manifest_stamp, manifest = stamp(folder / MANIFEST), read_manifest(folder)
         try:
             raw = open_raw_dataset(
-                request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+                request.dataset,
+                request.normal_label,
+                request.structure_labels,
+                request.patient_pattern,
+                request.patients_file,
             )
         except BadInput:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
