@@ -130,8 +130,8 @@ def _refuse_other_cases(folder: Path, manifest: dict) -> None:
     raise BadInput(
         f"{folder}: {' and '.join(changes)} after the synthetic cases had been made from {len(recorded)} real cases; "
         f"run difflung_remove -d {number} (it takes out the synthetic cases and keeps your changes), check "
-        f"{DATASET} and {SPLITS}, and run difflung_augment -d {number} again; generators whose training cases are "
-        f"still the same are used again"
+        f"{DATASET} and {SPLITS}, and run difflung_augment -d {number} again: it uses the generators whose training "
+        f"cases are still the same and names the others, which have to be trained anew"
     )
 
 

@@ -21,7 +21,7 @@ from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk
-from nnunet_difflung.pipeline.fold import check_fold, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.pipeline.fold import check_folds, prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -163,8 +163,7 @@ def _prepare(
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
-    for fold in folds:
-        check_fold(fold)
+    check_folds(folds)
     check_disk(folds)
     seconds["plan"] = time.monotonic() - begun
     return folds

@@ -10,7 +10,7 @@ from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_cou
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
-from nnunet_difflung.pipeline.fold import check_fold, prepare_fold
+from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
@@ -49,7 +49,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label) for number in numbers]
     for fold in folds:
         print(describe_fold(fold))
-        check_fold(fold)
+    check_folds(folds)
     check_disk(folds)
     for fold in folds:
         if not fold.plan.cases:

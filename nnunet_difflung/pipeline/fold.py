@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -103,6 +103,25 @@ def check_fold(fold: Fold) -> None:
         trained_family_of(fold.method.trained).require()
         check_weights(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
+
+
+def check_folds(folds: Sequence[Fold]) -> None:
+    """``check_fold`` for several folds; names all folders that are refused, so that they can be seen to at once.
+
+    Raises:
+        BadInput: the first fault, and the other folders with a fault.
+    """
+    faults: list[tuple[Fold, BadInput]] = []
+    for fold in folds:
+        try:
+            check_fold(fold)
+        except BadInput as fault:
+            faults.append((fold, fault))
+    if len(faults) == 1:
+        raise faults[0][1]
+    if faults:
+        others = ", ".join(str(fold.folder) for fold, _ in faults[1:])
+        raise BadInput(f"{faults[0][1]}; likewise refused: {others}") from faults[0][1]
 
 
 def _without_network(fold: Fold) -> Generator:
