@@ -15,17 +15,18 @@ from accelerate import Accelerator
 
 from nnunet_difflung.config import GeneratorConfig, differences, generator_identity, recorded
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
+from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
 from nnunet_difflung.generator.batches import BatchSource
-from nnunet_difflung.generator.card import CARD, read_card
+from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.generator.encoding import intensity_windows, size_factor
 from nnunet_difflung.generator.families import family_of, trained_family_of
 from nnunet_difflung.generator.families.interface import TrainedFamily, Update
 from nnunet_difflung.generator.report import TrainingReport
 from nnunet_difflung.generator.steps import over_processes, step_inputs, train_step
-from nnunet_difflung.generator.store import is_finished, save_generator, write_card
+from nnunet_difflung.generator.store import is_finished, record_files, save_generator, write_card
 from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.device import ahead, steps_between_losses
 from nnunet_difflung.runtime.files import json_bytes
@@ -110,8 +111,11 @@ def train_generator(
     family = trained_family_of(method)
     family.require()
     config, index, card, settings = check_generator_folder(data, method, config, folder)
+    files = digest_of({i: data.cache.facts[i].files for i in data.training_cases}, data.training_cases)
     if is_finished(folder):
+        record_files(folder, files)
         return
+    card[TRAINING_FILES] = files
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
