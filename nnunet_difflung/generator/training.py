@@ -26,7 +26,7 @@ from nnunet_difflung.generator.families import family_of, trained_family_of
 from nnunet_difflung.generator.families.interface import TrainedFamily, Update
 from nnunet_difflung.generator.report import TrainingReport
 from nnunet_difflung.generator.steps import over_processes, step_inputs, train_step
-from nnunet_difflung.generator.store import is_finished, record_files, save_generator, write_card
+from nnunet_difflung.generator.store import is_finished, save_generator, write_card
 from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.device import ahead, steps_between_losses
 from nnunet_difflung.runtime.files import json_bytes
@@ -43,6 +43,10 @@ class FoldData:
     dataset: str
     fold: int | str
     training_cases: tuple[str, ...]
+
+    def files(self) -> str | None:
+        """One hash for the files of the training cases; None if they were not hashed."""
+        return digest_of({i: self.cache.facts[i].files for i in self.training_cases}, self.training_cases)
 
     def frequencies(self) -> np.ndarray:
         """f_i of Eq. 8: each pathology's share of the lung voxels."""
@@ -111,11 +115,9 @@ def train_generator(
     family = trained_family_of(method)
     family.require()
     config, index, card, settings = check_generator_folder(data, method, config, folder)
-    files = digest_of({i: data.cache.facts[i].files for i in data.training_cases}, data.training_cases)
     if is_finished(folder):
-        record_files(folder, files)
         return
-    card[TRAINING_FILES] = files
+    card[TRAINING_FILES] = data.files()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:

@@ -32,6 +32,7 @@ from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json, sha256
 
 _SIDES = ("train", "val")
+_COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,7 @@ class _Auditor:
         if manifest is None:
             self.problems += _problems_without_manifest(self.raw, self.splits)
             return self._result(None, self.problems, self.splits)
-        differing = {key for key in (*manifest, *copy) if manifest.get(key) != copy.get(key)} if copy else set()
-        if copy is not None and differing - {"created", "version"}:
+        if copy is not None and any(copy.get(key) != manifest.get(key) for key in _COMPARED):
             self.problems.append(Problem(self._which_is_right(manifest, copy)))
         self.problems += self._by(manifest, self.deep)
         if self.preprocessed is not None:
