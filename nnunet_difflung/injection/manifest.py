@@ -18,6 +18,7 @@ from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, read_json
 
 PREPROCESSED = "preprocessed:"
+FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
 _FILES = re.compile(
@@ -125,6 +126,11 @@ def fault_in(content: object) -> str | None:
 
 def _fault_in_contents(content: dict) -> str | None:
     """A fault in the hashes of the real cases, which manifests of earlier versions do not have."""
+    if not _is_hash(content.get("fingerprint", "0" * 64)):
+        return "'fingerprint' is not a SHA-256"
+    earlier = content.get("without_contents", [])
+    if not isinstance(earlier, list) or not all(isinstance(run, list) and len(run) == 2 for run in earlier):
+        return "'without_contents' is not a list of pairs of method and fold"
     if "contents" not in content:
         return None
     contents = content["contents"]
@@ -200,6 +206,13 @@ def find_manifest(dataset_name: str) -> dict | None:
     return None
 
 
+def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
+    """(method, fold) of the runs of earlier versions, which did not record what their real cases held."""
+    if "contents" not in manifest:
+        return [(run["method"], run["fold"]) for run in manifest["runs"]]
+    return [(method, fold) for method, fold in manifest.get("without_contents", [])]
+
+
 def run_of(manifest: dict, case: dict) -> dict | None:
     """The run that made a case."""
     return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
@@ -213,6 +226,14 @@ def cases_of(manifest: dict, run: dict) -> set[str]:
 def is_planned(preprocessed: Path) -> bool:
     """Whether nnU-Net has planned the dataset, and so copied the raw splits if there were any."""
     return any(preprocessed.glob("*Plans*.json"))
+
+
+def counted_cases(fingerprint: Path) -> int:
+    """Number of cases from which nnU-Net computed a fingerprint; 0 if the file does not say."""
+    try:
+        return len(read_json(fingerprint)["spacings"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
 
 
 def backup_name(target: str) -> str:

@@ -10,9 +10,8 @@ from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic, real_
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS
 from nnunet_difflung.injection.dataset_lock import HIDDEN, lock_file
-from nnunet_difflung.injection.fingerprint import FINGERPRINT
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
+from nnunet_difflung.injection.manifest import FINGERPRINT, MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_id, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json, sha256
 from nnunet_difflung.runtime.locks import check_lockable

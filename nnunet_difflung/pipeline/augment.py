@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import BadInput
@@ -21,7 +22,13 @@ from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk
-from nnunet_difflung.pipeline.fold import check_folds, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.pipeline.fold import (
+    check_folds,
+    prepare_fold,
+    record_training_files,
+    synthesize_fold,
+    train_fold,
+)
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -160,6 +167,7 @@ def _prepare(
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
+    check_same_content(raw, numbers)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
@@ -230,6 +238,8 @@ def _run(
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
+    for fold in folds:
+        record_training_files(fold)
     inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache, check_cases
+from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
 from nnunet_difflung.lesions.masks import Lesion
@@ -40,6 +41,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
+    check_same_content(raw, numbers)
     warn_of_orientation(raw, cases.facts)
 
     def read_label(identifier: str) -> np.ndarray:

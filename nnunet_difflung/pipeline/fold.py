@@ -13,7 +13,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import trained_family_of
-from nnunet_difflung.generator.store import check_weights, load_generator
+from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
@@ -70,9 +70,9 @@ def synthesize_fold(
     fold: Fold, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
 ) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
+    generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     if share is None or share.main:
         fold.discard_outdated()
-    generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references = None, {}
@@ -90,6 +90,12 @@ def train_fold(fold: Fold, device: str, save_every: float) -> None:
         train_generator(
             fold.data, fold.method.trained, fold.settings.generator, fold.folder, device, save_every=save_every
         )
+
+
+def record_training_files(fold: Fold) -> None:
+    """Records in the generator's card which files its training cases are in now, before its cases are injected."""
+    if fold.method.generator:
+        record_files(fold.folder, fold.data.files())
 
 
 def check_fold(fold: Fold) -> None:
