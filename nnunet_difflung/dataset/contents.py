@@ -208,7 +208,7 @@ def is_uniform(path: Path) -> bool:
     import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
 
     try:
-        values = sitk.GetArrayViewFromImage(sitk.ReadImage(str(path)))
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError:
         return False
     return bool(values.size and values.min() == values.max())
