@@ -208,7 +208,7 @@ def is_uniform(path: Path) -> bool:
     import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
 
     try:
-        values = sitk.GetArrayViewFromImage(sitk.ReadImage(str(path)))
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError:
         return False
     return bool(values.size and values.min() == values.max())
@@ -234,10 +234,11 @@ def check_same_content(raw: RawDataset, folds: Iterable[int | str]) -> None:
     """
     images = {i: dict(list(files.items())[:-1]) for i, files in (raw.contents or {}).items()}  # the label is last
     groups = same_images(raw.folder, images)
+    together = "say with --patients that both are of one patient" if raw.splits_are_new else "change splits_final.json"
     for fold in folds if groups else ():
         for training, validation in torn_apart(groups, raw.splits[int(fold)]) if fold != "all" else ():
             raise BadInput(
                 f"fold {fold} of {raw.name} trains on {training} and validates on {validation}, which hold the same "
-                f"image (equal SHA-256); remove one of the two cases from the dataset, or change splits_final.json so "
-                f"that both are on the same side"
+                f"image (equal SHA-256); remove one of the two cases from the dataset, or {together}, so that both are "
+                f"on the same side"
             )

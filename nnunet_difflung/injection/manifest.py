@@ -228,14 +228,6 @@ def is_planned(preprocessed: Path) -> bool:
     return any(preprocessed.glob("*Plans*.json"))
 
 
-def counted_cases(fingerprint: Path) -> int:
-    """Number of cases from which nnU-Net computed a fingerprint; 0 if the file does not say."""
-    try:
-        return len(read_json(fingerprint)["spacings"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0
-
-
 def backup_name(target: str) -> str:
     """Name of the backup of a file."""
     return target.replace(PREPROCESSED, "preprocessed_")
