@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.patient_candidates import Candidate, plausible_readings
-from nnunet_difflung.dataset.patient_record import Record, read_record
+from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
     are_readable,
     by_pattern,
@@ -59,6 +59,10 @@ class Reading:
             "patients": len(set(self.patients.values())),
         }
 
+    def record(self, name: str) -> None:
+        """Records the patients of ``DatasetXXX_NAME`` in its results, for every later command."""
+        write_record(name, self.as_dict(), self.listed or self.patients)
+
     def lines(self) -> list[str]:
         """The notes and, at the end, the warning, as lines to print."""
         return [*self.notes, *([f"Warning: {self.warning}"] if self.warning else [])]
@@ -96,6 +100,8 @@ def find_reading(
         UnknownPatients: nothing says who the patients are.
     """
     record, beside = read_record(name), _beside_dataset(name)
+    if record is not None and not record.used and record.source in ("ids", "splits"):
+        record = None  # nobody has said it and nothing was made with it, so it is read again
     given = _given(identifiers, pattern, file)
     if given is None and beside is not None and not _by_option(record, beside):
         given = _from_file(beside, identifiers)
@@ -109,7 +115,7 @@ def find_reading(
     elif splits is not None:
         reading = Reading("splits", _from_splits(identifiers, splits))
     else:
-        reading = Reading("ids", read_ids(identifiers))
+        reading = Reading("ids", read_ids(identifiers, f"case ids of {name}"))
     if beside is not None:
         reading = _compared_with(beside, reading)
     if splits is not None and reading.source in ("splits", "recorded"):

@@ -86,6 +86,14 @@ def augment(request: Request) -> None:
     """
     share = join(request.device)
     dataset = open_dataset(request, share.main)
+    lines = dataset.raw.reading.lines() if share.main else []
+    print(*lines, sep="\n", end="\n" if lines else "")
+    _augment(dataset, request, share)
+    if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
+        print(lines[-1])
+
+
+def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
     if not folds:
         if share.main:
@@ -93,8 +101,6 @@ def augment(request: Request) -> None:
             audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
-        for line in raw.reading.lines():
-            print(line)
         _introduce(raw)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
     if request.dry_run:
@@ -183,6 +189,7 @@ def _carry_out(
     """Shows the plan and runs the folds that still need synthetic cases."""
     raw = folds[0].raw
     if share.main:
+        raw.reading.record(raw.name)
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
             print(describe_fold(fold))
