@@ -360,6 +360,8 @@ def test_other_bad_input(results, capsys):
     assert "choose with -c, --length" in refusal(capsys, "--length", "20epochs")
     assert "does not end in .json" in refusal(capsys, "-o", "table.md")
     assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
+    (results / "file").touch()
+    assert "is a file, but a folder" in refusal(capsys, "-o", str(results / "file" / "table.json"))
     (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
     assert "is not a summary.json of the classes lung, emphysema" in refusal(capsys)
 
