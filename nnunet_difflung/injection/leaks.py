@@ -84,7 +84,7 @@ def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[P
         if is_synthetic(name) or name in cases
     ]
     for side, does in (("train", "trains on"), ("val", "validates on")):
-        unknown = {name for name in split[side] if not is_synthetic(name) and name not in patients}
+        unknown = {name for name in split[side] if name not in patients and not is_synthetic(name)}
         if unknown:
             leaks.append(
                 f"{where} {does} {first_names(unknown)}, which the manifest does not name: added or renamed after the "
