@@ -34,8 +34,11 @@ class Problem:
 
 
 def start_over(dataset_name: str) -> str:
-    """The commands that make the synthetic cases and their generators again from what the dataset holds now."""
-    return f"run difflung_remove -d {dataset_name} --generators, then difflung_augment -d {dataset_name}"
+    """The commands that make the synthetic cases again from what the dataset holds now."""
+    return (
+        f"run difflung_remove -d {dataset_name}, then difflung_augment -d {dataset_name}, which names the generators "
+        f"that have to be trained anew"
+    )
 
 
 def first_names(names: Iterable[str]) -> str:
