@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
 from nnunet_difflung.dataset_conversion import Dataset800_ChestPhantom as phantom
 from nnunet_difflung.dataset_conversion.output.writer import class_shares
+from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax, draw_patient
+from nnunet_difflung.dataset_conversion.phantom.body import Canvas
 from nnunet_difflung.dataset_conversion.phantom.cohort import SHARES, CohortSettings, calibrate
+from nnunet_difflung.dataset_conversion.phantom.fields import pixel_centres
 from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, majority, read
+from nnunet_difflung.dataset_conversion.phantom.texture import Painter
 from nnunet_difflung.dataset_conversion.phantom.vessels import grow_tree
 from nnunet_difflung.errors import BadInput
 
@@ -76,6 +81,21 @@ def test_emphysema_is_not_a_matter_of_a_threshold(small):
     lung, truth = images[labels > 0], labels[labels > 0] == LABELS["emphysema"]
     dice = [2 * (truth & (lung < t)).sum() / (truth.sum() + (lung < t).sum()) for t in range(-980, -840, 5)]
     assert max(dice) < 0.6
+
+
+def test_emphysema_replaces_the_lung_around_it_whatever_its_hu():
+    """Blended in, not added: where the tissue is all emphysema, the HU of normal lung, its mottle and cysts are gone."""
+    patient = draw_patient((0, 0, 0), True)
+    truth, canvas = np.full((48, 48), LABELS["emphysema"]), Canvas(pixel_centres(48))
+    painted = []
+    for normal_hu in (-900.0, -700.0):
+        painter = Painter(Thorax(replace(patient, normal_hu=normal_hu)), 5.0)
+        painter.vessels, painter.airways = painter.vessels[:0], painter.airways[:0]
+        painted.append(painter.lung(canvas, truth, -100.0, np.random.default_rng(1)))
+    inside = (slice(8, -8), slice(8, -8))
+    assert painted[0][inside] == pytest.approx(painted[1][inside], abs=0.01)
+    assert (painted[0][inside] > painter.emphysema_hu - 23).all()
+    assert (painted[0][inside] < painter.emphysema_hu + 55).all()
 
 
 def test_folds_are_grouped_by_patient_and_every_training_part_has_every_class(small):
