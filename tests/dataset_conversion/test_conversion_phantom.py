@@ -84,7 +84,7 @@ def test_emphysema_is_not_a_matter_of_a_threshold(small):
 
 
 def test_emphysema_replaces_the_lung_around_it_whatever_its_hu():
-    """Blended in, not added: where the tissue is all emphysema, the HU of normal lung, its mottle and cysts are gone."""
+    """Blended in, not added: where all tissue is emphysema, the HU of normal lung and cysts do not shine through."""
     patient = draw_patient((0, 0, 0), True)
     truth, canvas = np.full((48, 48), LABELS["emphysema"]), Canvas(pixel_centres(48))
     painted = []
