@@ -50,7 +50,8 @@ class Request:
         out: path of the JSON file; None for the default.
         normal_label: name of the normal lung's label; None finds it by its name.
         structure_labels: labels that are neither lung nor pathology.
-        patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
+        patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.
+        patients_file: CSV or JSON file that says which cases belong to the same patient; None if it is not given.
         command: the command as typed, for the record.
         progress: show progress bars.
     """
@@ -69,6 +70,7 @@ class Request:
     normal_label: str | None = None
     structure_labels: tuple[str, ...] = ()
     patient_pattern: str | None = None
+    patients_file: Path | None = None
     command: str = "difflung_evaluate"
     progress: bool = True
 
@@ -93,9 +95,15 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     raw = read_steadily(
         dataset_folder(request.dataset),
         lambda: open_raw_dataset(
-            request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+            request.dataset,
+            request.normal_label,
+            request.structure_labels,
+            request.patient_pattern,
+            request.patients_file,
         ),
     )
+    for line in raw.reading.lines():
+        say(line)
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}

@@ -56,7 +56,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
-        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
+        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
         if additions:
             _commit(raw, manifest, additions)
@@ -114,7 +114,7 @@ def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
     """
     check_files(raw.cases.values(), raw.name)
     if manifest["patients"] != raw.patients:
-        raise BadInput(f"{raw.name} was augmented when it had other cases or with another --patient-pattern; {_REMOVE}")
+        raise BadInput(f"{raw.name} was augmented when it had other cases or other patients; {_REMOVE}")
     for name, hashes in manifest["files"].items():
         path = resolve(raw.folder, name)
         if path.name == DATASET or name == SPLITS or (name == PREPROCESSED + SPLITS and path.is_file()):

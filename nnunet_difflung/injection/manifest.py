@@ -13,10 +13,9 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders, preprocessed_folder
+from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, read_json
 
-MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
@@ -29,14 +28,21 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNet_raw or nnUNet_preprocessed"
 
 
-def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
-    """The manifest of a dataset without synthetic cases."""
+def new_manifest(dataset: str, patients: dict[str, str], reading: dict | None = None) -> dict:
+    """The manifest of a dataset without synthetic cases.
+
+    Args:
+        dataset: ``DatasetXXX_NAME``.
+        patients: case id → patient.
+        reading: where the patients are known from (``Reading.as_dict``).
+    """
     return {
         "format": FORMAT,
         "version": __version__,
         "dataset": dataset,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "patients": dict(patients),
+        **({"reading": reading} if reading else {}),
         "runs": [],
         "cases": {},
         "files": {},

@@ -80,6 +80,8 @@ def augment(request: Request) -> None:
             audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
+        for line in raw.reading.lines():
+            print(line)
         _introduce(raw)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
     if request.dry_run:
@@ -104,7 +106,13 @@ def open_dataset(request: Request) -> OpenDataset:
         nnunet_folder(variable)
 
     def read() -> OpenDataset:
-        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
+        raw = open_raw_dataset(
+            request.dataset,
+            request.normal_label,
+            request.structure_labels,
+            request.patient_pattern,
+            request.patients_file,
+        )
         check_names(raw, request.settings)
         manifest_stamp, manifest = stamp(raw.folder / MANIFEST), read_manifest(raw.folder)
         folds = folds_to_do(raw, manifest, request.folds, request.settings)

@@ -20,9 +20,9 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` prints one line on stderr and gives exit code 2. ``Failed``, a full disk, or a folder that is not
-    writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other exception is a bug in this
-    package and keeps its traceback.
+    ``BadInput`` prints one line on stderr, with its ``details`` below, and gives exit code 2. ``Failed``, a full disk,
+    or a folder that is not writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other
+    exception is a bug in this package and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -31,7 +31,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         try:
             code = main(*args, **kwargs)
         except BadInput as error:
-            print(f"Error: {_one_line(error)}", file=sys.stderr)
+            print("\n  ".join([f"Error: {_one_line(error)}", *error.details]), file=sys.stderr)
             code = 2
         except Failed as error:
             print(f"Failed: {_one_line(error)}", file=sys.stderr)
