@@ -11,7 +11,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.public.hug_rois import read_rois
 from nnunet_difflung.errors import BadInput
 from tests.support import public_layouts
@@ -28,8 +27,9 @@ def converted(tmp_path: Path, module: str, *options: str) -> tuple[Path, dict, d
         converter.main(["-i", str(tmp_path / "set"), "-np", "1", *options])
     assert stop.value.code == 0
     folder = next((tmp_path / "nnUNet_raw").iterdir())
-    cases = [p.name.removesuffix(".nii.gz") for p in (folder / "labelsTr").iterdir()]
-    splits, patient_of = json.loads((folder / "splits_final.json").read_text()), patients_of(cases)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    manifest = json.loads((folder / "difflung_conversion.json").read_text())
+    patient_of = {case: name for name, patient in manifest["patients"].items() for case in patient["cases"]}
     for fold in splits:
         assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}
     open_raw_dataset(folder.name[7:10])

@@ -19,7 +19,7 @@ def test_stored_values_are_kept_beyond_int16_and_between_whole_numbers(tmp_path,
         (tmp_path / part).mkdir()
         for z in range(2):
             io.imsave(tmp_path / part / f"p1_s{z}.{ending}", array, check_contrast=False)
-    (source,) = find_sources(tmp_path, ArchiveOptions(pixel_spacing=0.7))
+    ((source,), _) = find_sources(tmp_path, ArchiveOptions(pixel_spacing=0.7))
     image = source.load().image
     assert (sitk.GetArrayFromImage(image) == pixels).all()
     assert image.GetSpacing() == (0.7, 0.7, 1.0)
