@@ -147,8 +147,10 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
         part = [r for r in records if r.test == test]
         if not part:
             continue
-        shares = class_shares(records, test)
-        lines.append(f"{title}: {len(part)} cases of {len({r.patient for r in part})} patients")
+        shares, patients_of_part = class_shares(records, test), len({r.patient for r in part})
+        lines.append(f"{title}: {len(part)} cases of {patients_of_part} patients")
+        if not test and patients_of_part == 1:
+            lines.append("Warning: with a single patient, the only fold is validated on the cases it is trained on")
         for name, value in labels.items():
             patients = len({r.patient for r in part if r.voxels[value]})
             with_class = sum(r.voxels[value] > 0 for r in part)

@@ -93,9 +93,11 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
         BadInput: a patient has a problem, the mapping does not cover a structure, a patient lacks a label, or the
             patients are not known.
     """
-    if archive.grouping.refusal is not None:
-        raise archive.grouping.refusal
-    check_readable(archive)
+    unknown = archive.grouping.refusal
+    if unknown is None or archive.kind != "slices":  # whether a patient's slices have masks shows when they are grouped
+        check_readable(archive)
+    if unknown is not None:
+        raise unknown
     mapping.check({name for listing in archive.listings for name in listing.structures}, str(archive.folder))
     lacking = []
     for rule in mapping.rules:
@@ -124,7 +126,9 @@ def check_readable(archive: Archive) -> None:
     """
     damaged = [listing for listing in archive.listings if listing.problems]
     if damaged:
-        message = damaged[0].problems[0]
+        messages = [listing.problems[0] for listing in damaged]
+        # a file that cannot be read may be the label map that an image seems to lack
+        message = next((message for message in messages if "cannot be read" in message), messages[0])
         if len(damaged) > 1:
             message += f" ({len(damaged)} patients have problems)"
         raise BadInput(message)

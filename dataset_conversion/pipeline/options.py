@@ -115,8 +115,8 @@ def add_patient_options(group: argparse._ActionsContainer) -> None:
         "--patient-pattern",
         metavar="REGEX",
         help="instead of --patients: matches the whole name of each picture or scan, as --list shows it (p1_0007 in "
-        "the example above); its first group is the patient, such as '(.+)_[0-9]+'; '(.+)' says that every picture or scan "
-        "is a patient (default for both: DICOM headers, or names where these leave no doubt)",
+        "the example above); its first group is the patient, such as '(.+)_[0-9]+'; '(.+)' says that every picture or "
+        "scan is a patient (default for both: DICOM headers, or names where these leave no doubt)",
     )
 
 
