@@ -14,6 +14,7 @@ patients differ in spelling only, and where by another reading that makes sense 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def grouped(scans: Sequence[Named], kind: str, options: ArchiveOptions) -> Group
         source, patients = "from the DICOM headers", told
     else:
         read = [_patient_of_picture(name) if kind == "slices" else _patient_of_scan(name) for name in names]
-        doubt = _doubt(names, read)
+        doubt = _doubt(names, read) or ("" if kind == "slices" else _numbered_words(read))
         source, patients = f"from the {_NAMES[kind]}", tuple(str(patient) for patient in read)
     if len(scans) == 1:
         return Grouping(names, (told or names)[:1], "a single one")
@@ -189,6 +190,15 @@ def _doubt(names: Sequence[str], patients: Sequence[str | None]) -> str:
     if alike := spelled_alike(known):
         return f"{alike[0]!r} and {alike[1]!r} may be the same"
     return _other_reading(known)
+
+
+def _numbered_words(patients: Sequence[str | None]) -> str:
+    """Two scans that may be of the patient ``smith``, where there are ``smith_000``, ``smith_001`` and ``jones_000``."""
+    words: dict[str, list[str]] = {}
+    for patient in sorted({str(patient) for patient in patients}):
+        words.setdefault(re.sub("[ _.-]*[0-9]+$", "", patient), []).append(patient)
+    several = [scans for scans in words.values() if len(scans) > 1]
+    return f"{several[0][0]!r} and {several[0][1]!r} may be the same" if several and len(words) > 1 else ""
 
 
 def _other_reading(names: Sequence[str]) -> str:
