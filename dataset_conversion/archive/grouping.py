@@ -193,7 +193,7 @@ def _doubt(names: Sequence[str], patients: Sequence[str | None]) -> str:
 
 
 def _numbered_words(patients: Sequence[str | None]) -> str:
-    """Two scans that may be of the patient ``smith``, where there are ``smith_000``, ``smith_001`` and ``jones_000``."""
+    """Two scans that may be of a patient ``smith``: there are ``smith_000``, ``smith_001`` and ``jones_000``."""
     words: dict[str, list[str]] = {}
     for patient in sorted({str(patient) for patient in patients}):
         words.setdefault(re.sub("[ _.-]*[0-9]+$", "", patient), []).append(patient)
