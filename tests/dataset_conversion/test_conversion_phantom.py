@@ -120,6 +120,7 @@ def test_description_and_test_part_agree_with_the_files(small):
     assert description["overwrite_image_reader_writer"] == "SimpleITKIO"
     assert len(list((folder / "labelsTs").iterdir())) == 6
     assert not {r.patient for r in records if r.test} & {r.patient for r in records if not r.test}
+    assert json.loads((folder / "patients.json").read_text()) == {r.case_id: r.patient for r in records}
 
 
 def test_geometry_in_millimetres(small):
