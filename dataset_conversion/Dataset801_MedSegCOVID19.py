@@ -32,7 +32,15 @@ ABOUT = {
     "reference": "medicalsegmentation.com/covid19",
     "license": "see MedSeg's terms",
 }
-PUBLIC = PublicSet("Dataset801_MedSegCOVID19", 801, "MedSegCOVID19", MAPPING, find, about=ABOUT)
+PUBLIC = PublicSet(
+    "Dataset801_MedSegCOVID19",
+    801,
+    "MedSegCOVID19",
+    MAPPING,
+    find,
+    patients="MedSeg's numbers of the files",
+    about=ABOUT,
+)
 
 
 @command

@@ -6,9 +6,10 @@ Published (medicalsegmentation.com/covid19; MedSeg, Jenssen, Sakinis, figshare 1
 
 The slices come from JPEG files whose grey values were stretched to look like HU, so the channel is ``windowed`` and not
 ``CT``. They show more than 40 patients, but the files do not say which slice belongs to which patient. Slices of the
-same patient follow each other, so each five slices in a row are taken as one patient (``g01`` … ``g20``): a group may
-hold several patients, and a patient may be in two neighbouring groups. If this matters, use the dataset for training
-only.
+same patient follow each other, so the folds are made of groups of five slices in a row (``g01`` … ``g20``). A group is
+not a patient: it may hold several patients, and a patient may be in two neighbouring groups, and so in the training and
+in the validation part of a fold. The dataset gets no ``patients.json``; use it for training only, or measure on another
+set.
 """
 
 from __future__ import annotations
@@ -74,16 +75,24 @@ def find(folder: Path) -> list[GroupSource]:
     if problems:
         raise BadInput(problems[0])
     slices = stack.listing().size[2]
-    notes = (
-        f"{GROUP} slices in a row are taken as one patient, since the dataset does not say which patient they show",
-    )
+    notes = (f"a group of {GROUP} slices in a row, since the dataset does not say which patients they show",)
     return [
         GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
         for k in range(-(-slices // GROUP))
     ]
 
 
-main = converter(PublicSet("Dataset802_MedSegCOVID19Slices", 802, "MedSegCOVID19Slices", MAPPING, find), __doc__)
+PUBLIC = PublicSet(
+    "Dataset802_MedSegCOVID19Slices",
+    802,
+    "MedSegCOVID19Slices",
+    MAPPING,
+    find,
+    patients=f"not published; groups of {GROUP} slices in a row stand for them",
+    warning="a patient may be in two neighbouring groups, and so in training and in validation; use this dataset for "
+    "training only, or measure on another set",
+)
+main = converter(PUBLIC, __doc__)
 
 
 if __name__ == "__main__":

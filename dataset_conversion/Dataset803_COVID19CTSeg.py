@@ -56,7 +56,14 @@ def find(folder: Path, part: str = "coronacases") -> list[FileSource]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry point."""
     names = dict(zip(PARTS, ("COVID19CTSeg", "COVID19CTSegWindowed"), strict=True))
-    public = PublicSet("Dataset803_COVID19CTSeg", 803, names[PARTS[0]], MAPPING, find)
+    public = PublicSet(
+        "Dataset803_COVID19CTSeg",
+        803,
+        names[PARTS[0]],
+        MAPPING,
+        find,
+        patients="the case numbers in the names of the files",
+    )
     p = parser(public, __doc__)
     p.add_argument(
         "--part",

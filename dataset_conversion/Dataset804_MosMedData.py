@@ -39,7 +39,10 @@ def find(folder: Path) -> list[FileSource]:
     return sources
 
 
-main = converter(PublicSet("Dataset804_MosMedData", 804, "MosMedData", MAPPING, find), __doc__)
+main = converter(
+    PublicSet("Dataset804_MosMedData", 804, "MosMedData", MAPPING, find, patients="one study each, as published"),
+    __doc__,
+)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,10 @@ def find(folder: Path) -> list[HugSource]:
     return sources
 
 
-main = converter(PublicSet("Dataset805_HUGILD", 805, "HUGILD", MAPPING, find, crop=False), __doc__)
+main = converter(
+    PublicSet("Dataset805_HUGILD", 805, "HUGILD", MAPPING, find, crop=False, patients="the folders, as published"),
+    __doc__,
+)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,9 @@ def find(folder: Path) -> list[PleThoraSource]:
     return sources
 
 
-main = converter(PublicSet("Dataset806_PleThora", 806, "PleThora", MAPPING, find), __doc__)
+main = converter(
+    PublicSet("Dataset806_PleThora", 806, "PleThora", MAPPING, find, patients="the folders, as published"), __doc__
+)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping, re
 from nnunet_difflung.dataset_conversion.pipeline.options import (
     ConvertOptions,
     add_form_option,
+    add_patient_options,
     add_running_options,
     add_shape_options,
     add_test_options,
@@ -42,8 +43,9 @@ with label maps, or PNG/TIFF/BMP slices with masks. List the archive, edit the m
     difflung_convert -i ARCHIVE --mapping map.yaml -d 810 --name MyCT --crop-lungs --spacing 1.5
     nnUNetv2_plan_and_preprocess -d 810 -c 2d --verify_dataset_integrity
 
-Intensities stay in HU, labels are resampled to the image through physical space, all cases of a patient are in the same
-fold, and the dataset appears only when it is complete. Run the same command again to resume an interrupted conversion.
+Intensities stay in HU, labels are resampled to the image through physical space, and all cases of a patient are in the
+same fold. Where files and folders do not tell who the patients are, --patients or --patient-pattern has to. The dataset
+appears only when it is complete. Run the same command again to resume an interrupted conversion.
 Check conversion_report.png in the dataset's folder before you train.
 """
 
@@ -94,12 +96,7 @@ def _add_archive_options(group) -> None:
         metavar="REGEX",
         help="volumes and slices: matches the paths of label maps (default: found out by content)",
     )
-    group.add_argument(
-        "--patient-pattern",
-        metavar="REGEX",
-        help="matches a name that --list shows as a whole; its first group is the patient (default: the name of the "
-        "folder or file)",
-    )
+    add_patient_options(group)
     group.add_argument(
         "--series",
         metavar="SERIES",
@@ -173,7 +170,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def archive_options(options) -> ArchiveOptions:
     """The options that say how to read the archive."""
     return ArchiveOptions(
-        options.kind, options.image, options.masks, options.patient_pattern, options.series, options.pixel_spacing
+        options.kind,
+        options.image,
+        options.masks,
+        options.patient_pattern,
+        options.patients,
+        options.series,
+        options.pixel_spacing,
     )
 
 
@@ -192,6 +195,9 @@ def convert_options(options) -> ConvertOptions:
 
 def _show(archive: Archive, mapping: Path) -> None:
     print(listing_table(archive.kind, archive.listings))
+    print(f"{archive.counted()}, such as {archive.grouping.examples()}")
+    if archive.grouping.refusal is not None:
+        print("\n  ".join([f"\nNot yet known: {archive.grouping.refusal}", *archive.grouping.refusal.details]))
     if write_first_mapping(mapping, archive.listings):
         print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:
@@ -216,6 +222,7 @@ def _plan_text(
         names.append("…")
     lines = [
         f"{full_name}: {len(patients)} patients{folder} ({archive.kind}), as {options.form}",
+        archive.counted(anonymous),
         "labels: " + ", ".join(f"{name} = {value}" for name, value in mapping.labels.items()),
         f"patients: {', '.join(names)}",
         f"test patients: {', '.join(test) or 'none'}",
@@ -256,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=["difflung_convert", *words],
         anonymous=options.anonymous,
     )
+    print(archive.counted(options.anonymous))
     print(summary(records, mapping.labels))
     print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")

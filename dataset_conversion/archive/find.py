@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.archive import slices, volumes
+from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, VOLUMES
 from nnunet_difflung.dataset_conversion.archive.labelled import files_below
-from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.dicom import source as dicom_source
 from nnunet_difflung.dataset_conversion.dicom.headers import has_signature
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
 
 
-def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[str, Sequence[Source]]:
-    """The kind of an archive and its patients, sorted by name (sources of the same patient follow each other).
+def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[str, Sequence[Source], Grouping]:
+    """The kind of an archive, its scans sorted by patient, and where the patients are known from.
 
     Raises:
         BadInput: the folder does not exist, holds no archive or several kinds of files, or an option does not fit.
@@ -38,13 +39,12 @@ def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> 
         )
     if kind == "dicom":
         sources = dicom_source.find_sources(folder, options.series)
-        if options.patient_pattern is not None:  # the other kinds apply it to the names of files
-            sources = [
-                replace(source, patient=patient_by(options.patient_pattern, source.patient)) for source in sources
-            ]
-        return kind, sources
+        scans = [Named(source.patient, told=source.patient if source.identified else None) for source in sources]
+        grouping = grouped(scans, kind, options)
+        named = [replace(source, patient=patient) for source, patient in zip(sources, grouping.patients, strict=True)]
+        return kind, named, grouping
     module = slices if kind == "slices" else volumes
-    return kind, module.find_sources(folder, options, processes)
+    return kind, *module.find_sources(folder, options, processes)
 
 
 def kind_of(folder: Path) -> str:

@@ -192,9 +192,10 @@ def _paired(folder: Path, roles: dict[str, bool]) -> list[Pair]:
     pairs, orphans = pair_files(images, masks, folder.resolve().name)
     if orphans:
         raise BadInput(
-            f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such files); expected the "
-            f"name of an image in its name, or a single image in its folder: rename it, or say which files are "
-            f"images and label maps with --image and --masks"
+            f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such "
+            f"file{'s' * (len(orphans) > 1)}); expected an image of this name, or a single image in its folder: add the "
+            f"image, rename or remove the label map, or say which files are images and label maps with --image and "
+            f"--masks"
         )
     return pairs
 

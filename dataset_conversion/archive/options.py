@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 
@@ -20,6 +21,7 @@ class ArchiveOptions:
         masks: the same for label maps. If only one of the two is given, all remaining files have the other role; if
             both are given, files that neither expression matches are left out.
         patient_pattern: regular expression that matches a whole name; its first group is the patient.
+        patients: instead of the pattern: file that says which picture or scan belongs to which patient.
         series: for DICOM: folder or number of slices of the series to take.
         pixel_spacing: for slices whose files do not give it: pixel size in mm.
     """
@@ -28,6 +30,7 @@ class ArchiveOptions:
     image: str | None = None
     masks: str | None = None
     patient_pattern: str | None = None
+    patients: Path | None = None
     series: str | None = None
     pixel_spacing: float | None = None
 
@@ -56,4 +59,10 @@ def patient_by(pattern: str, name: str) -> str:
             f"--patient-pattern {pattern!r} does not match the name {name!r}; expected an expression that matches "
             f"every name that --list shows as a whole, with the patient as its first group, such as '(.+)_[0-9]+'"
         )
-    return (match[1] if match.groups() else match[0]) or name
+    patient = match[1] if match.groups() else match[0]
+    if not patient:
+        raise BadInput(
+            f"--patient-pattern {pattern!r} reads no patient from the name {name!r}: its first group is empty; "
+            f"write it so that the group holds the patient, such as '(.+)_[0-9]+'"
+        )
+    return patient

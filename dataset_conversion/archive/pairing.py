@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
@@ -54,7 +54,7 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
         A pair for each image (also for images without label maps), sorted by name, and the label maps that belong to
         no image.
     """
-    matches = _pair(sorted(images), sorted(masks), (), root)
+    matches = _without_strangers(_pair(sorted(images), sorted(masks), (), root))
     used = {path for match in matches for _, _, path in match.masks}
     several = {folder for match in matches for folder, n in Counter(f for f, _, _ in match.masks).items() if n > 1}
     pairs = []
@@ -66,6 +66,28 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
         named = tuple((key, path) for key, (*_, path) in zip(keys, match.masks, strict=True))
         pairs.append(Pair("/".join(match.name), match.image, named))
     return sorted(pairs, key=lambda pair: natural(pair.name)), sorted(set(masks) - used)
+
+
+def _without_strangers(matches: list[_Match]) -> list[_Match]:
+    """Matches without label maps that seem to belong to another image, which is missing.
+
+    Beside the label map ``p1`` of an image ``p1``, ``p1_lung`` is a second label map of it only if the other images
+    with a label map of their own name in this folder have one of this kind too. ``p1_2`` never is.
+    """
+    with_own: dict[str, list[set[str]]] = {}  # folder → for each image with a label map of its name: all suffixes
+    for match in matches:
+        for folder in {folder for folder, suffix, _ in match.masks if not suffix}:
+            with_own.setdefault(folder, []).append({suffix for place, suffix, _ in match.masks if place == folder})
+
+    def belongs(match: _Match, folder: str, suffix: str) -> bool:
+        if not suffix or not any(place == folder and not name for place, name, _ in match.masks):
+            return True
+        return not suffix.isdigit() and all(suffix in suffixes for suffixes in with_own[folder])
+
+    return [
+        replace(match, masks=tuple(mask for mask in match.masks if belongs(match, mask[0], mask[1])))
+        for match in matches
+    ]
 
 
 def natural(name: str) -> list:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts, read_slice
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, labelled_images
-from nnunet_difflung.dataset_conversion.archive.names import patients_of
-from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -24,7 +24,7 @@ _MASK_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class SliceSource:
-    """The slices of a patient, stacked in the order of their names; see ``sources.Source``.
+    """The slices of a scan of a patient, stacked in the order of their names; see ``sources.Source``.
 
     The position of a slice in the patient is not known: slices are placed 1 mm apart and do not form a volume.
     """
@@ -33,7 +33,6 @@ class SliceSource:
     folder: Path
     slices: tuple[LabelledImage, ...]
     pixel_spacing: float | None
-    ungrouped: bool = False  # every slice of the archive is a patient of its own
 
     def listing(self) -> Listing:
         """What was read when the archive was searched."""
@@ -120,12 +119,7 @@ class SliceSource:
                 if name in drawn:
                     drawn[name][z] |= labels == value
         annotated = tuple(z for z, labelled in enumerate(self.slices) if labelled.masks)
-        notes = []
-        if self.ungrouped:
-            notes.append("every slice is taken as a patient of its own; group slices by patient with --patient-pattern")
-        return Scan(
-            image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated, notes=tuple(notes)
-        )
+        return Scan(image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated)
 
     def _placed(self, array: np.ndarray) -> sitk.Image:
         array = array.astype(
@@ -136,38 +130,44 @@ class SliceSource:
         return image
 
 
-def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[SliceSource]:
-    """A source for each patient; slices are grouped by --patient-pattern, by folder, or by name without slice counter.
+def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[list[SliceSource], Grouping]:
+    """A source for each scan of each patient, and where the patients are known from.
 
     Raises:
         BadInput: there is no image, a mask belongs to no image, or an option matches nothing.
     """
     images = labelled_images(folder, SLICES, options, processes, "slice", _roles_by_name)
     groups: dict[str, list[LabelledImage]] = {}
-    patients = _patients([labelled.name for labelled in images], options.patient_pattern)
-    for patient, labelled in zip(patients, images, strict=True):
+    grouping = grouped([Named(labelled.name, labelled.path) for labelled in images], "slices", options)
+    for patient, labelled in zip(grouping.patients, images, strict=True):
         groups.setdefault(patient, []).append(labelled)
-    ungrouped = len(groups) == len(images) > 1
-    return [
-        SliceSource(patient, folder, tuple(slices), options.pixel_spacing, ungrouped)
+    sources = [
+        SliceSource(patient, folder, scan, options.pixel_spacing)
         for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))
+        for scan in _scans(slices)
     ]
+    return sources, grouping
+
+
+def _scans(slices: list[LabelledImage]) -> list[tuple[LabelledImage, ...]]:
+    """The slices of a patient as one stack or, if they differ in size, a stack for each scan.
+
+    A scan is a folder, or a name without the number at its end. If slices of one scan differ as well, the patient stays
+    together, and ``SliceSource`` says which slice does not fit.
+    """
+    scans: dict[str, list[LabelledImage]] = {}
+    for labelled in slices:
+        scans.setdefault(re.sub("[0-9]+$", "", labelled.name), []).append(labelled)
+    grids = [{(labelled.facts.size, labelled.facts.spacing) for labelled in scan} for scan in scans.values()]
+    if len(set().union(*grids)) > 1 and all(len(grid) == 1 for grid in grids):
+        return [tuple(scan) for scan in scans.values()]
+    return [tuple(slices)]
 
 
 def _roles_by_name(paths: list[str]) -> dict[str, bool] | None:
     """Path → whether it is a mask, if some of the paths contain a word for masks and some do not; else None."""
     roles = {path: bool(_MASK_WORDS.search(path.rpartition(".")[0])) for path in paths}
     return roles if len(set(roles.values())) == 2 else None
-
-
-def _patients(names: list[str], pattern: str | None) -> list[str]:
-    """The patient of each slice, from the pattern, else the folder, else the name without its slice counter."""
-    if pattern is not None:
-        return [patient_by(pattern, name) for name in names]
-    if any("/" in name for name in names):
-        return [name.rpartition("/")[0] or name for name in names]
-    patient_of = patients_of(names)
-    return [patient_of[name] for name in names]
 
 
 def _pixels(facts: Facts) -> str:

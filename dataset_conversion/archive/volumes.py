@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import VOLUMES, Facts, read_volume
 from nnunet_difflung.dataset_conversion.archive.labelled import MaskFile, labelled_images
-from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
@@ -86,24 +87,16 @@ class LazyStructures(dict):
         return image_like(array.astype(np.uint8), self._last[1])
 
 
-def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> list[VolumeSource]:
-    """A source for each image; every file is read once, several at a time.
+def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[list[VolumeSource], Grouping]:
+    """A source for each image, and where the patients are known from; every file is read once, several at a time.
 
     Raises:
         BadInput: there is no image, a label map belongs to no image, or an option matches nothing.
     """
     images = labelled_images(folder, VOLUMES, options, processes, "volume")
-    patients = _patients([labelled.name for labelled in images], options.patient_pattern)
+    grouping = grouped([Named(labelled.name, labelled.path) for labelled in images], "volumes", options)
     sources = [
         VolumeSource(patient, folder, labelled.path, labelled.masks, labelled.facts)
-        for patient, labelled in zip(patients, images, strict=True)
+        for patient, labelled in zip(grouping.patients, images, strict=True)
     ]
-    return sorted(sources, key=lambda source: (natural(source.patient), natural(source.image)))
-
-
-def _patients(names: list[str], pattern: str | None) -> list[str]:
-    """The patient of each image, from the pattern, else the last part of its name if no other image shares it."""
-    if pattern is not None:
-        return [patient_by(pattern, name) for name in names]
-    last = [name.rpartition("/")[2] for name in names]
-    return last if len(set(last)) == len(last) else names
+    return sorted(sources, key=lambda source: (natural(source.patient), natural(source.image))), grouping

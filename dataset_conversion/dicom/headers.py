@@ -1,6 +1,6 @@
 """Recognises DICOM files by their content and reads the headers that are needed.
 
-No header that is kept identifies the patient.
+No header that is kept identifies the patient; ``Person`` serves to group files and is dropped then.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import NamedTuple
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import require
@@ -20,6 +21,8 @@ TAGS = (
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "PatientID",
+    "PatientName",
+    "PatientBirthDate",
     "Modality",
     "ImageType",
     "Rows",
@@ -38,6 +41,14 @@ TAGS = (
     "PixelPaddingValue",
 )
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+
+
+class Person(NamedTuple):
+    """What a file says about who the patient is, without spaces around it; ``""`` if missing."""
+
+    patient_id: str = ""
+    name: str = ""
+    birth_date: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,8 +142,8 @@ def read_dataset(path: Path, **options):
             ) from error
 
 
-def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
-    """PatientID and header of one file; None for a DICOMDIR and for files that are not DICOM after all."""
+def read_header(path: Path, root: Path) -> tuple[Person, Header] | None:
+    """Person and header of one file; None for a DICOMDIR and for files that are not DICOM after all."""
     name = path.relative_to(root).as_posix()
     try:
         with warnings.catch_warnings():
@@ -141,13 +152,14 @@ def read_header(path: Path, root: Path) -> tuple[str, Header] | None:
             if DICOMDIR in (data.file_meta.get("MediaStorageSOPClassUID"), data.get("SOPClassUID")):
                 return None
             if data.get("SOPClassUID") and data.get("Modality"):
-                return str(data.get("PatientID") or ""), _header(name, path, data)
+                tags = ("PatientID", "PatientName", "PatientBirthDate")
+                return Person(*(str(data.get(tag) or "").strip() for tag in tags)), _header(name, path, data)
         problem = f"{path} has an incomplete DICOM header (no SOP class or modality); copy it again or remove it"
     except BadInput as error:
         problem = str(error)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         problem = f"{path} has a damaged DICOM header ({type(error).__name__}); copy it again or remove it"
-    return ("", Header(name, problem=problem)) if has_signature(path) else None
+    return (Person(), Header(name, problem=problem)) if has_signature(path) else None
 
 
 def _header(name: str, path: Path, data) -> Header:

@@ -1,51 +1,117 @@
 """Which DICOM files of an archive belong to the same patient, and what the patient is called.
 
-The PatientID is only used to group files. It is not kept: patients are named after their folders.
+The PatientID groups the files. It says nothing where it is empty, a word for anonymous, or the same in all folders;
+then each folder is taken as a patient, and the names of the folders have to tell whether that is right
+(``archive.grouping``). Where an export gave a patient several PatientIDs, the same name and date of birth join them.
+None of this is kept: patients are named after their folders.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nnunet_difflung.dataset_conversion.dicom.headers import Header, library, looks_like_dicom, read_header
+from nnunet_difflung.dataset_conversion.dicom.headers import Header, Person, library, looks_like_dicom, read_header
 from nnunet_difflung.runtime.parallel import bar
 
+_NOBODY = re.compile(
+    r"(anon(ym(ous|i[sz]ed)?)?|de-?id(entified)?|unknown|none|null|n/?a|no-?(name|id)|removed|redacted|patient|subject|"
+    r"test|default|id|name|nobody|(?P<same>[0x*?.-])(?P=same)*)?",
+    re.IGNORECASE,
+)
+_JOINED = "files with different PatientIDs, but the same name and date of birth, are taken as one patient"
 
-def headers_by_patient(root: Path) -> Iterator[tuple[str, list[Header], tuple[str, ...]]]:
-    """The patients of an archive, in the order of the path of their first file.
 
-    Yields:
-        the name of the patient, the headers of its files in the order of their paths, and notes.
+@dataclass(frozen=True)
+class DicomFiles:
+    """The files of what is taken as a patient.
+
+    Attributes:
+        name: of the patient's folder, or p001, … if patients share folders.
+        headers: of the files, in the order of their paths.
+        notes: for the report.
+        identified: whether headers tell the patient, and not only the folder.
     """
+
+    name: str
+    headers: tuple[Header, ...]
+    notes: tuple[str, ...]
+    identified: bool
+
+
+def files_by_patient(root: Path) -> Iterator[DicomFiles]:
+    """The patients of an archive, in the order of the path of their first file."""
     paths = sorted(p for p in root.rglob("*") if p.is_file() and looks_like_dicom(p))
     if paths:
         library("pydicom")
     read = (read_header(path, root) for path in bar(paths, desc="DICOM headers", unit="file", delay=5))
-    headers = [identity_and_header for identity_and_header in read if identity_and_header]
-    notes: tuple[str, ...] = ()
-    identities = {identity for identity, header in headers if not header.problem}
-    with_ct = {_top(header) for _, header in headers if header.modality == "CT"}
-    if len(identities) == 1 and len(with_ct) > 1:
-        notes = ("all files of the archive have the same PatientID: each folder is taken as one patient",)
-        headers = [("", header) for _, header in headers]
-    # files without a PatientID belong to the patient who has most files in their folder
-    most_frequent = {
-        folder: Counter(i for i, h in headers if h.folder == folder and i).most_common(1)
-        for folder in {h.folder for i, h in headers if not i}
-    }
+    files = [person_and_header for person_and_header in read if person_and_header]
+    identities, notes = _identities(files)
     groups: dict[tuple[str, str], list[Header]] = {}
-    for file_identity, header in headers:
-        identity = file_identity
-        if not identity and most_frequent[header.folder]:
-            identity = most_frequent[header.folder][0][0]
+    for identity, (_, header) in zip(identities, files, strict=True):
         groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
     names = _names([_home(group) for group in groups.values()], root)
     if len(groups) > 1 and names[0] == "p001":
         notes += ("patients share folders: they are named p001, p002, … in the order of the path of their first file",)
-    for name, group in zip(names, groups.values(), strict=True):
-        yield name, group, notes
+    for name, ((identity, _), group) in zip(names, groups.items(), strict=True):
+        yield DicomFiles(name, tuple(group), notes, bool(identity))
+
+
+def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tuple[str, ...]]:
+    """For each file what tells its patient, ``""`` if only the folder does; and notes for the report."""
+    same = _same_person(files)
+    identities = [same.get(_id(person), _id(person)) for person, _ in files]
+    notes = (_JOINED,) if same else ()
+    readable = {identity for identity, (_, header) in zip(identities, files, strict=True) if not header.problem}
+    with_ct = {_top(header) for _, header in files if header.modality == "CT"}
+    if len(readable) == 1 and len(with_ct) > 1:
+        what = "have the same PatientID" if readable != {""} else "lack a PatientID"
+        return [""] * len(files), (f"all files of the archive {what}: each folder is taken as one patient",)
+    # files without a PatientID belong to the patient who has most files in their folder
+    in_folder: dict[str, Counter[str]] = defaultdict(Counter)
+    for identity, (_, header) in zip(identities, files, strict=True):
+        if identity:
+            in_folder[header.folder][identity] += 1
+    for k, (_, header) in enumerate(files):
+        if not identities[k] and header.folder in in_folder:
+            identities[k] = in_folder[header.folder].most_common(1)[0][0]
+    return identities, notes
+
+
+def _id(person: Person) -> str:
+    """The PatientID, in one spelling; ``""`` if it is missing or stands for nobody."""
+    patient_id = person.patient_id.casefold()
+    return "" if _NOBODY.fullmatch(patient_id) else patient_id
+
+
+def _same_person(files: Sequence[tuple[Person, Header]]) -> Mapping[str, str]:
+    """PatientID → the one to use instead, for several PatientIDs of a person with the same name and date of birth.
+
+    If all files have the same name and date of birth, these were set by an anonymisation and say nothing.
+    """
+    ids_of: dict[tuple[str, str], list[str]] = {}
+    for person, _ in files:
+        name = person.name.casefold().rstrip("^")
+        if _id(person) and person.birth_date and not _NOBODY.fullmatch(name):
+            ids = ids_of.setdefault((name, person.birth_date), [])
+            ids += [_id(person)] * (_id(person) not in ids)
+    if len(ids_of) < 2:
+        return {}
+    instead: dict[str, str] = {}
+
+    def chosen(patient_id: str) -> str:
+        while patient_id in instead:
+            patient_id = instead[patient_id]
+        return patient_id
+
+    for first, *others in ids_of.values():
+        for other in others:
+            if chosen(other) != chosen(first):
+                instead[chosen(other)] = chosen(first)
+    return {patient_id: chosen(patient_id) for patient_id in instead}
 
 
 def _top(header: Header) -> str:

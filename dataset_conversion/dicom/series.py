@@ -61,7 +61,7 @@ def choose_series(
         series: as of ``ct_series``.
         left_out: notes of ``ct_series``, for the message if there is no series.
         chosen: value of ``--series``: the folder of a series (relative to the archive, or only its name), or its
-            number of slices.
+            number of slices. It has no effect on a patient with one series.
         referenced: UIDs of the series that contours or segments were drawn on.
         location: archive and patient, for messages.
 
@@ -75,7 +75,7 @@ def choose_series(
             f"add them or remove the patient"
         )
     candidates = list(series.values())
-    if chosen is not None:
+    if chosen is not None and len(candidates) > 1:
         chosen = chosen.rstrip("/")
         candidates = [
             slices

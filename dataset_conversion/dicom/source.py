@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
-from nnunet_difflung.dataset_conversion.dicom.patients import headers_by_patient
+from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import Roi, read_rtstruct, roi_mask
 from nnunet_difflung.dataset_conversion.dicom.seg import SegFile, open_seg, segment_masks
 from nnunet_difflung.dataset_conversion.dicom.series import (
@@ -65,6 +65,7 @@ class DicomSource:
         headers: of the patient's files.
         notes: on the archive, for the report.
         series: which CT series to take if there are several: its folder or its number of slices.
+        identified: whether headers tell the patient, and not only the folder.
     """
 
     patient: str
@@ -72,6 +73,7 @@ class DicomSource:
     headers: tuple[Header, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     series: str | None = None
+    identified: bool = True
 
     def listing(self) -> Listing:
         """Headers, names of structures, and the range of intensities in the first, the middle and the last slice."""
@@ -161,13 +163,17 @@ class DicomSource:
 
     def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[str]]:
         series, left_out = ct_series(self.headers)
-        referenced = set().union(*(drawing.series for drawing in drawings))
-        if not referenced & set(series):
-            frames = set().union(*(drawing.frames for drawing in drawings))
-            referenced = {uid for uid, slices in series.items() if slices[0].frame in frames}
+        referenced = self._drawn_on(series, drawings)
         location = f"{self.folder}, patient {self.patient}"
         ct = stack(choose_series(series, left_out, self.series, referenced, location), self.folder)
         return ct, [*self.notes, *left_out, *ct.notes]
+
+    @staticmethod
+    def _drawn_on(series: dict[str, list[Header]], drawings: list[_Drawing]) -> set[str]:
+        """UIDs of the series that drawings name or, if they name none, of those in their frame of reference."""
+        named = set().union(*(drawing.series for drawing in drawings)) & set(series)
+        frames = set().union(*(drawing.frames for drawing in drawings))
+        return named or {uid for uid, slices in series.items() if slices[0].frame in frames}
 
     def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[str]) -> list[_Drawing]:
         """The drawings of this series; those of other series of the patient are left out with a note.
@@ -234,5 +240,25 @@ def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
     """
     folder = Path(folder)
     return [
-        DicomSource(name, folder, tuple(headers), notes, series) for name, headers, notes in headers_by_patient(folder)
+        scan
+        for files in files_by_patient(folder)
+        for scan in _scans(DicomSource(files.name, folder, files.headers, files.notes, series, files.identified))
     ]
+
+
+def _scans(patient: DicomSource) -> list[DicomSource]:
+    """A source for each CT series of a patient if several were drawn on and each drawing says on which; else one."""
+    series, _ = ct_series(patient.headers)
+    drawings = [header for header in patient.headers if header.modality in DRAWINGS]
+    if patient.series is not None or len(series) < 2 or len(drawings) < 2:
+        return [patient]
+    drawn_on: dict[str, list[Header]] = {}
+    try:
+        for header in drawings:
+            (uid,) = patient._drawn_on(series, [patient._drawing(header)])
+            drawn_on.setdefault(uid, []).append(header)
+    except (BadInput, ValueError):  # a damaged drawing, or one of several series: loading reports it
+        return [patient]
+    if len(drawn_on) < 2:
+        return [patient]
+    return [replace(patient, headers=(*series[uid], *drawn_on[uid])) for uid in series if uid in drawn_on]

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from nnunet_difflung.dataset.patients_file import PATIENTS_FILE
 from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, full_name
+from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
 
 Item = TypeVar("Item")
@@ -86,9 +88,10 @@ def finish_dataset(
     channels: Sequence[str],
     seed: int = 0,
     verify: bool = True,
+    patients_known: bool = True,
     **about: str,
 ) -> list[dict]:
-    """Adds dataset.json and splits_final.json to written cases, and has nnU-Net check the dataset.
+    """Adds dataset.json, splits_final.json and patients.json to written cases, and has nnU-Net check the dataset.
 
     Args:
         folder: of the dataset, with its cases.
@@ -96,6 +99,8 @@ def finish_dataset(
         labels: name → value, background first; ``ignore``, if there is one, last.
         channels: a name for each channel; with the name "CT", nnU-Net uses its normalisation for CT.
         seed: of the folds.
+        patients_known: whether the patients of the records are patients for certain; else patients.json, which other
+            commands read without being told, is not written.
         verify: whether to run nnU-Net's ``verify_dataset_integrity``, which starts worker processes and takes seconds.
         **about: further entries of dataset.json, such as ``description`` and ``license``.
 
@@ -120,6 +125,8 @@ def finish_dataset(
     voxels = {record.case_id: [record.voxels[value] for value in classes] for record in training}
     splits = make_splits({record.case_id: record.patient for record in training}, voxels, seed)
     (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
+    if patients_known:
+        write_json(Path(folder) / PATIENTS_FILE, {record.case_id: record.patient for record in records})
     if verify:
         from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
@@ -140,8 +147,10 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int]) -> str:
         part = [r for r in records if r.test == test]
         if not part:
             continue
-        shares = class_shares(records, test)
-        lines.append(f"{title}: {len(part)} cases of {len({r.patient for r in part})} patients")
+        shares, patients_of_part = class_shares(records, test), len({r.patient for r in part})
+        lines.append(f"{title}: {len(part)} cases of {patients_of_part} patients")
+        if not test and patients_of_part == 1:
+            lines.append("Warning: with a single patient, the only fold is validated on the cases it is trained on")
         for name, value in labels.items():
             patients = len({r.patient for r in part if r.voxels[value]})
             with_class = sum(r.voxels[value] > 0 for r in part)

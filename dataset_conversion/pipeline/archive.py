@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunet_difflung import __version__
+from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
@@ -40,12 +41,25 @@ MANIFEST = "difflung_conversion.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive: its kind, and the scans of its patients with their listings."""
+    """An archive: its kind, the scans of its patients with their listings, and where the patients are known from."""
 
     folder: Path
     kind: str
     sources: tuple[Source, ...]
     listings: tuple[Listing, ...]
+    grouping: Grouping
+
+    def counted(self, anonymous: bool = False) -> str:
+        """How many pictures or scans of how many patients, and where the patients are known from, for people."""
+        number, patients = len(self.sources), len({source.patient for source in self.sources})
+        what = "volume" if self.kind == "volumes" else "scan"
+        if self.kind == "slices":
+            number, what = sum(listing.size[2] for listing in self.listings), "slice"
+        text = (
+            f"{number} {what}{'s' * (number != 1)} of {patients} patient{'s' * (patients != 1)} "
+            f"(patients: {self.grouping.text(anonymous)})"
+        )
+        return f"{text}\nWarning: {self.grouping.warning}" if self.grouping.warning else text
 
 
 def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> Archive:
@@ -56,13 +70,16 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     """
     from nnunet_difflung.dataset_conversion.archive.find import find_patients
 
-    kind, sources = find_patients(folder, options, processes)
-    return listed_archive(folder, kind, sources, processes)
+    kind, sources, grouping = find_patients(folder, options, processes)
+    return listed_archive(folder, kind, sources, grouping, processes)
 
 
-def listed_archive(folder: Path, kind: str, sources: Sequence[Source], processes: int = 1) -> Archive:
+def listed_archive(
+    folder: Path, kind: str, sources: Sequence[Source], grouping: Grouping, processes: int = 1
+) -> Archive:
     """An archive of the given sources, with their listings."""
-    return Archive(folder, kind, tuple(sources), tuple(in_parallel(_listing, sources, processes, "patients")))
+    listings = tuple(in_parallel(_listing, sources, processes, "patients"))
+    return Archive(folder, kind, tuple(sources), listings, grouping)
 
 
 def _listing(source: Source) -> Listing:
@@ -73,9 +90,14 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
     """Checks whether every patient can be converted with this mapping, as far as the listings tell.
 
     Raises:
-        BadInput: a patient has a problem, the mapping does not cover a structure, or a patient lacks a label.
+        BadInput: a patient has a problem, the mapping does not cover a structure, a patient lacks a label, or the
+            patients are not known.
     """
-    check_readable(archive)
+    unknown = archive.grouping.refusal
+    if unknown is None or archive.kind != "slices":  # whether a patient's slices have masks shows when they are grouped
+        check_readable(archive)
+    if unknown is not None:
+        raise unknown
     mapping.check({name for listing in archive.listings for name in listing.structures}, str(archive.folder))
     lacking = []
     for rule in mapping.rules:
@@ -104,7 +126,9 @@ def check_readable(archive: Archive) -> None:
     """
     damaged = [listing for listing in archive.listings if listing.problems]
     if damaged:
-        message = damaged[0].problems[0]
+        messages = [listing.problems[0] for listing in damaged]
+        # a file that cannot be read may be the label map that an image seems to lack
+        message = next((message for message in messages if "cannot be read" in message), messages[0])
         if len(damaged) > 1:
             message += f" ({len(damaged)} patients have problems)"
         raise BadInput(message)
@@ -115,7 +139,7 @@ def plan_patients(
 ) -> list[Patient]:
     """The patients with their ids; test patients are marked."""
     pairs = [(source.patient, source) for source in archive.sources]
-    patients = name_patients(pairs, options.form == "volumes", anonymous)
+    patients = name_patients(pairs, anonymous)
     structures: dict[str, set[str]] = {patient.name: set() for patient in patients}
     for listing in archive.listings:
         structures[listing.patient] |= set(listing.structures)
@@ -181,6 +205,7 @@ def convert(
             [channel],
             seed,
             verify,
+            not archive.grouping.warning,
             **{
                 "name": full_name,
                 "description": f"converted from {archive.kind} by difflung_convert",
@@ -197,6 +222,7 @@ def convert(
                 "format": 1,
                 "command": shlex.join(anonymised_command(command, patients) if anonymous else command),
                 "kind": archive.kind,
+                "content": archive.counted(anonymous),
                 "channel": channel,
                 "options": options.as_dict(),
                 "mapping": asdict(mapping),

@@ -29,7 +29,7 @@ _GUESSES = (  # label, and how structures of it are often named
 def listing_table(kind: str, listings: Sequence[Listing]) -> str:
     """A table with a line for each patient, its problems below, and for each structure the number of patients."""
     lines = [
-        f"{len(listings)} patients, {kind}",
+        f"{len({listing.patient for listing in listings})} patients, {kind}",
         f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures",
     ]
     for listing in listings:

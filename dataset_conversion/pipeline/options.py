@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 
@@ -96,6 +97,27 @@ def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> N
             help="crop each patient to the bounding box of lungs and lesions plus this margin (10 mm if no number is "
             "given)",
         )
+
+
+def add_patient_options(group: argparse._ActionsContainer) -> None:
+    """Adds ``--patients`` and ``--patient-pattern``, of which at most one may be given."""
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE",
+        help="CSV file with the columns case,patient (or JSON file {case: patient}) that says which pictures or scans "
+        "belong to the same patient; case is the path in ARCHIVE or the file name, with or without its ending, or the "
+        "name that --list shows: for images/p1_0007.png, one of images/p1_0007.png, images/p1_0007, p1_0007.png and "
+        "p1_0007; for DICOM, the name that --list shows",
+    )
+    either.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="instead of --patients: matches the whole name of each picture or scan, as --list shows it (p1_0007 in "
+        "the example above); its first group is the patient, such as '(.+)_[0-9]+'; '(.+)' says that every picture or "
+        "scan is a patient (default for both: DICOM headers, or names where these leave no doubt)",
+    )
 
 
 def add_test_options(group: argparse._ActionsContainer) -> None:

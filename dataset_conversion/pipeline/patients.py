@@ -1,4 +1,4 @@
-"""Names of patients and ids of cases, from which the patient can be read back; and what anonymity requires."""
+"""Names of patients and ids of their cases; and what anonymity requires."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
-from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
@@ -23,6 +22,7 @@ _MAY_NAME = (
     "-i",
     "--mapping",
     "--patient-pattern",
+    "--patients",
     "--image",
     "--masks",
     "--series",
@@ -46,43 +46,48 @@ class Patient:
     test: bool = False
 
     def case_id(self, scan: int, z: int | None = None) -> str:
-        """``<patient>_s012`` for slice 12, ``<patient>`` for a volume, ``<patient>_im02`` for the second of several."""
+        """``<patient>_s012`` for slice 12, ``<patient>`` for a volume, ``<patient>_im02`` for the second of several.
+
+        Raises:
+            BadInput: the slices of a scan are so many that their numbers are those of the next scan.
+        """
         if z is not None:
+            if z >= SCANS_APART and len(self.sources) > 1:
+                raise BadInput(
+                    f"patient {self.name}: slice {z} of a scan; expected at most {SCANS_APART} slices in a scan if the "
+                    f"patient has several scans: remove the other scans, or convert with --as volumes"
+                )
             return f"{self.patient}_s{scan * SCANS_APART + z:03d}"
-        return _volume_id(self.patient, scan, len(self.sources))
+        return self.patient if len(self.sources) == 1 else f"{self.patient}_im{scan + 1:02d}"
 
 
-def _volume_id(patient: str, scan: int, scans: int) -> str:
-    return patient if scans == 1 else f"{patient}_im{scan + 1:02d}"
-
-
-def name_patients(sources: Sequence[tuple[str, Source]], volumes: bool, anonymous: bool) -> list[Patient]:
+def name_patients(sources: Sequence[tuple[str, Source]], anonymous: bool) -> list[Patient]:
     """Patients with safe names, sorted by their names in the archive.
 
     Args:
         sources: each with the name of its patient in the archive.
-        volumes: whether each volume becomes a case, whose id ends with the name of the patient.
         anonymous: whether to use p001, p002, … instead of names.
 
     Raises:
-        BadInput: a name has no letters or digits, or two names become the same safe name.
+        BadInput: a name has no letters or digits, or two patients or their cases would be called the same.
     """
     scans: dict[str, list[Source]] = {}
     for name, source in sources:
         scans.setdefault(name, []).append(source)
     names = sorted(scans, key=natural)
     safe = {name: f"p{k:03d}" if anonymous else safe_name(name) for k, name in enumerate(names, start=1)}
-    if volumes and not anonymous:
-        safe = _readable(safe, {name: len(sources) for name, sources in scans.items()})
+    patients = [Patient(safe[name], name, tuple(scans[name])) for name in names]
     seen: dict[str, str] = {}
-    for name in names:
-        if safe[name] in seen:
-            raise BadInput(
-                f"patients {seen[safe[name]]!r} and {name!r} would both be called {safe[name]}; expected names that "
-                f"differ in letters a-z or digits: rename one of them or give --anonymous"
-            )
-        seen[safe[name]] = name
-    return [Patient(safe[name], name, tuple(scans[name])) for name in names]
+    for patient in patients:
+        several = [patient.case_id(k) for k in range(len(patient.sources))] if len(patient.sources) > 1 else []
+        for identifier in (patient.patient, *several):
+            other = seen.setdefault(identifier.casefold(), patient.name)
+            if other != patient.name:
+                raise BadInput(
+                    f"patients {other!r} and {patient.name!r} would both be called {identifier}; expected names that "
+                    f"differ in letters a-z or digits: rename one of them or give --anonymous"
+                )
+    return patients
 
 
 def safe_name(name: str) -> str:
@@ -98,23 +103,6 @@ def safe_name(name: str) -> str:
             f"patient {name!r}: the name has no letter a-z and no digit; rename the patient or give --anonymous"
         )
     return f"p_{plain}" if plain.startswith(SYNTHETIC_PREFIX) else plain
-
-
-def _readable(safe: dict[str, str], scans: dict[str, int]) -> dict[str, str]:
-    """Safe names, changed if the end of a volume's id could be mistaken for the number of a slice."""
-    for _ in range(10):
-        ids = {_volume_id(safe[name], k, n): name for name, n in scans.items() for k in range(n)}
-        read = patients_of(list(ids)) if ids else {}
-        wrong = {name for case, name in ids.items() if read[case] != safe[name]}
-        if not wrong:
-            return safe
-        safe = {
-            name: re.sub(r"^(.*[_-])(?=[^_-]*$)", r"\1p", short) if name in wrong else short
-            for name, short in safe.items()
-        }
-    raise BadInput(
-        f"patient {min(wrong)!r}: the name looks like that of a slice; rename the patient or give --anonymous"
-    )
 
 
 def choose_test(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
@@ -39,6 +40,8 @@ class PublicSet:
         mapping: structures → labels, as in a mapping file.
         find: function that returns the patients in the folder of an archive.
         crop: whether the converter has the option ``--crop-lungs``.
+        patients: where the patients are known from, for the output.
+        warning: if the set does not say who its patients are: what stands for them.
         about: entries of ``dataset.json``: ``description``, ``reference``, ``license``; missing entries get defaults.
     """
 
@@ -48,6 +51,8 @@ class PublicSet:
     mapping: dict
     find: Callable[[Path], Sequence[Source]]
     crop: bool = True
+    patients: str = "the numbers of the published files"
+    warning: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -172,10 +177,14 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     options = ConvertOptions(
         args.form, args.form == "slices", args.spacing, args.size, getattr(args, "crop_lungs", None)
     )
-    archive = listed_archive(args.i, public.module, public.find(args.i), args.np)
+    sources = public.find(args.i)
+    names = tuple(source.patient for source in sources)
+    grouping = Grouping(names, names, public.patients, warning=public.warning)
+    archive = listed_archive(args.i, public.module, sources, grouping, args.np)
     check_readable(archive)
     patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
     print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
+    print(archive.counted())
     if args.dry_run:
         for patient in patients:
             print(f"  {patient.name} → {patient.patient}{' (test)' if patient.test else ''}")
@@ -194,6 +203,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         command=[public.module, *words],
         about=public.about,
     )
+    print(archive.counted())
     print(summary(records, mapping.labels))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")

@@ -11,9 +11,8 @@ from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is
 
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
-_SEPARATORS = re.compile(r"[ _.-]+")
 _COUNTER = re.compile(
-    r"(?P<before>[ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
+    r"(?P<before>[/ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
     re.IGNORECASE,
 )
 _LONGEST_DROPPED = 3  # digits, in a number that may hold a patient and a time point
@@ -156,7 +155,7 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _separator_and_part(identifiers: Sequence[str]) -> tuple[str, str]:
     """Expressions for a separator and for a part between separators, of those in use; empty if there is none."""
-    used = "".join(character for character in " _.-" if any(character in identifier for identifier in identifiers))
+    used = "".join(character for character in "/ _.-" if any(character in identifier for identifier in identifiers))
     separator = f"[{used}]" if len(used) > 1 else _literal(used)
     return separator, f"[^{used}]+" if used else ""
 

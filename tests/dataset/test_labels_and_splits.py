@@ -30,6 +30,13 @@ def test_normal_lung_is_found_by_name(name):
     assert found.body_value == 3
 
 
+@pytest.mark.parametrize("name", ["normal", "healthy_lung", "Normal lung"])
+def test_a_label_called_normal_or_healthy_comes_before_one_called_lung(name):
+    found = roles({"background": 0, "lung": 1, name: 2, "ILD": 3})
+    assert found.normal == name
+    assert found.pathologies == ("lung", "ILD")
+
+
 def test_structures_and_ignore_have_their_own_roles():
     found = roles({"background": 0, "lung": 1, "airway": 2, "ILD": 3, "ignore": 4}, structure_labels=("airway",))
     assert found.structures == ("airway",)

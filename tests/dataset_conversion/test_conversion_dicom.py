@@ -373,6 +373,34 @@ def test_holes_keyholes_and_pixels_by_area(tmp_path):
     assert not mask[[0, 1, 4, 7]].any()
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "pixels"),
+    [
+        (-0.45, 20.55, [(21, 0)]),  # between the centre of an outer pixel and the edge of the image
+        (47.45, 20.55, [(21, 47)]),
+        (20.55, -0.45, [(0, 21)]),
+        (20.55, 39.45, [(39, 21)]),
+        (-0.45, -0.45, [(0, 0)]),
+        (47.45, 39.45, [(39, 47)]),
+        (-0.6, 20.55, []),  # outside: no pixel, least of all one at the opposite edge
+        (-1.4, 20.55, []),
+        (-5.5, 20.55, []),
+        (53.5, 20.55, []),
+        (47.6, 20.55, []),
+        (20.55, -0.6, []),
+        (20.55, 39.6, []),
+        (-0.6, -0.6, []),
+    ],
+)
+def test_a_contour_smaller_than_a_pixel_at_the_edge_of_the_image(tmp_path, x, y, pixels):
+    size = 0.01
+    speck = box(6, x - size, x + size, y - size, y + size)
+    mask = arrays(contoured(tmp_path, [(None, box(2, 10, 20, 10, 20)), (None, speck)]).load())["x"]
+    assert [tuple(pixel) for pixel in np.argwhere(mask[6]).tolist()] == pixels
+    assert mask[2].any()
+    assert not mask[[0, 1, 3, 4, 5, 7]].any()
+
+
 def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
     def square(z):
         return None, box(z, 10, 20, 10, 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset.splits import patient_folds, splits_from_folds
 from nnunet_difflung.dataset_conversion import Dataset800_ChestPhantom as phantom
 from nnunet_difflung.dataset_conversion.output.writer import class_shares
+from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax, draw_patient
+from nnunet_difflung.dataset_conversion.phantom.body import Canvas
 from nnunet_difflung.dataset_conversion.phantom.cohort import SHARES, CohortSettings, calibrate
+from nnunet_difflung.dataset_conversion.phantom.fields import pixel_centres
 from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, majority, read
+from nnunet_difflung.dataset_conversion.phantom.texture import Painter
 from nnunet_difflung.dataset_conversion.phantom.vessels import grow_tree
 from nnunet_difflung.errors import BadInput
 
@@ -78,6 +83,21 @@ def test_emphysema_is_not_a_matter_of_a_threshold(small):
     assert max(dice) < 0.6
 
 
+def test_emphysema_replaces_the_lung_around_it_whatever_its_hu():
+    """Blended in, not added: where all tissue is emphysema, the HU of normal lung and cysts do not shine through."""
+    patient = draw_patient((0, 0, 0), True)
+    truth, canvas = np.full((48, 48), LABELS["emphysema"]), Canvas(pixel_centres(48))
+    painted = []
+    for normal_hu in (-900.0, -700.0):
+        painter = Painter(Thorax(replace(patient, normal_hu=normal_hu)), 5.0)
+        painter.vessels, painter.airways = painter.vessels[:0], painter.airways[:0]
+        painted.append(painter.lung(canvas, truth, -100.0, np.random.default_rng(1)))
+    inside = (slice(8, -8), slice(8, -8))
+    assert painted[0][inside] == pytest.approx(painted[1][inside], abs=0.01)
+    assert (painted[0][inside] > painter.emphysema_hu - 23).all()
+    assert (painted[0][inside] < painter.emphysema_hu + 55).all()
+
+
 def test_folds_are_grouped_by_patient_and_every_training_part_has_every_class(small):
     folder, records = small
     splits = json.loads((folder / "splits_final.json").read_text())
@@ -100,6 +120,7 @@ def test_description_and_test_part_agree_with_the_files(small):
     assert description["overwrite_image_reader_writer"] == "SimpleITKIO"
     assert len(list((folder / "labelsTs").iterdir())) == 6
     assert not {r.patient for r in records if r.test} & {r.patient for r in records if not r.test}
+    assert json.loads((folder / "patients.json").read_text()) == {r.case_id: r.patient for r in records}
 
 
 def test_geometry_in_millimetres(small):

@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.convert import main
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from tests.support.archives import SPACING, chest, like, structures, write_dicom, write_slices, write_volumes
@@ -90,7 +89,7 @@ def test_volumes_with_one_label_map_or_one_file_for_each_structure(tmp_path, bin
     assert described["numTraining"] == 12
     splits = json.loads((folder / "splits_final.json").read_text())
     cases = sorted(splits[0]["train"] + splits[0]["val"])
-    patient_of = patients_of(cases)
+    patient_of = json.loads((folder / "patients.json").read_text())
     assert patient_of == {case: case[:2] for case in cases}
     for fold in splits:
         assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}

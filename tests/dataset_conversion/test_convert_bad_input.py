@@ -32,6 +32,10 @@ def truncated(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:90])
 
 
+def copied(name: str, copy: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / copy).write_bytes((folder / name).read_bytes())
+
+
 def removed(*names: str) -> Callable[[Path], None]:
     return lambda folder: [(folder / name).unlink() for name in names]
 
@@ -82,6 +86,8 @@ FAULTS = [  # name, mutation of a good archive of volumes, mapping, further opti
     ("label map outside the image", edited(LABEL, cropped_and_moved), GOOD, [], ["p1", "outside the image"]),
     ("label missing", removed(LABEL), GOOD, [], ["p1.nii.gz", "no label map"]),
     ("image missing", removed(CT), GOOD, [], ["label/p1.nii.gz", "no image"]),
+    ("label of a missing image", copied(LABEL, "label/p1_2.nii.gz"), GOOD, [], ["label/p1_2.nii.gz", "no image"]),
+    ("another label of one image", copied(LABEL, "label/p1_old.nii.gz"), GOOD, [], ["label/p1_old.nii.gz", "no image"]),
     ("empty mask", edited(LABEL, empty), GOOD, [], ["p1.nii.gz", "empty mask"]),
     ("structure missing", edited(LABEL, without_structure), GOOD, [], ["emphysema in p1", "--allow-missing"]),
     ("unknown structure", nothing, GOOD.replace('  ILD: ["label 3"]\n', ""), [], ["'label 3'", "ignore_structures"]),

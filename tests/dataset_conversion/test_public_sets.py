@@ -11,7 +11,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.public.hug_rois import read_rois
 from nnunet_difflung.errors import BadInput
 from tests.support import public_layouts
@@ -28,8 +27,11 @@ def converted(tmp_path: Path, module: str, *options: str) -> tuple[Path, dict, d
         converter.main(["-i", str(tmp_path / "set"), "-np", "1", *options])
     assert stop.value.code == 0
     folder = next((tmp_path / "nnUNet_raw").iterdir())
-    cases = [p.name.removesuffix(".nii.gz") for p in (folder / "labelsTr").iterdir()]
-    splits, patient_of = json.loads((folder / "splits_final.json").read_text()), patients_of(cases)
+    splits = json.loads((folder / "splits_final.json").read_text())
+    manifest = json.loads((folder / "difflung_conversion.json").read_text())
+    patient_of = {case: name for name, patient in manifest["patients"].items() for case in patient["cases"]}
+    if (folder / "patients.json").exists():
+        assert json.loads((folder / "patients.json").read_text()) == patient_of
     for fold in splits:
         assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}
     open_raw_dataset(folder.name[7:10])
@@ -44,12 +46,16 @@ def image(folder: Path, case: str) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / f"{case}_0000.nii.gz")))[0]
 
 
-def test_medseg_slices(tmp_path):
+def test_medseg_slices(tmp_path, capsys):
     pixels, mask = public_layouts.medseg_slices(tmp_path / "set")
     folder, described, report = converted(tmp_path, "Dataset802_MedSegCOVID19Slices")
     assert described["channel_names"] == {"0": "windowed"}
     assert described["numTraining"] == 12
     assert set(report["patients"]) == {"g01", "g02", "g03"}
+    assert not (folder / "patients.json").exists(), "groups are not patients"
+    warning = "Warning: a patient may be in two neighbouring groups"
+    assert capsys.readouterr().out.count(warning) == 2, "before and after the conversion"
+    assert warning in json.loads((folder / "difflung_conversion.json").read_text())["content"]
     assert report["patients"]["g03"]["slices"] == 2
     for case, z in (("g01_s004", 4), ("g02_s000", 5), ("g03_s001", 11)):
         assert np.allclose(image(folder, case), pixels[z] + 0.3, atol=0.01)
