@@ -75,7 +75,7 @@ class Audit:
         }
 
 
-def audit(dataset_name: str, deep: bool = False) -> Audit:
+def audit(dataset_name: str, deep: bool = False, untouched: bool = False) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
     An interrupted change of the dataset is finished first.
@@ -83,13 +83,14 @@ def audit(dataset_name: str, deep: bool = False) -> Audit:
     Args:
         dataset_name: ``DatasetXXX_NAME``.
         deep: compare the hashes of the synthetic files too.
+        untouched: write nothing; an interrupted change is not finished.
     """
     raw, preprocessed = dataset_folders(dataset_name)
 
     def read() -> Audit:
         return _audit(dataset_name, raw, preprocessed, deep)
 
-    return read_steadily(raw, read) if raw is not None else read()
+    return read_steadily(raw, read, untouched) if raw is not None else read()
 
 
 def audit_table(dataset_name: str, deep: bool = False) -> dict[str, Any]:

@@ -147,6 +147,9 @@ class Change:
         for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[: 1 + self.preprocessed], paths, strict=False):
             if path.is_file():
                 splits = read_json(path)
+                if not members:
+                    latest = splits
+                    continue
             elif latest is None and paths[1].is_file():
                 splits = read_json(paths[1])
             else:
@@ -163,7 +166,7 @@ class Change:
         """Steps that update ``numTraining`` and, if the dataset lists its files, the list."""
         path = self.folder / DATASET
         content = read_json(path)
-        if not cases and DATASET in self.manifest["files"]:
+        if not cases:
             return []
         content["numTraining"] = len(self.raw.cases) + len(self.manifest["cases"])
         if "dataset" in content:

@@ -7,6 +7,7 @@ folder in ``$nnUNet_preprocessed``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -29,9 +30,18 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNet_raw or nnUNet_preprocessed"
 
 
-def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
-    """The manifest of a dataset without synthetic cases."""
-    return {
+def new_manifest(
+    dataset: str, patients: dict[str, str], contents: Mapping[str, Mapping[str, str]] | None = None
+) -> dict:
+    """The manifest of a dataset without synthetic cases.
+
+    Args:
+        dataset: ``DatasetXXX_NAME``.
+        patients: case id → patient, of the real cases.
+        contents: case id → file, named relative to the raw dataset → SHA-256, of the real cases; None leaves the key
+            out, as earlier versions did.
+    """
+    manifest = {
         "format": FORMAT,
         "version": __version__,
         "dataset": dataset,
@@ -42,6 +52,9 @@ def new_manifest(dataset: str, patients: dict[str, str]) -> dict:
         "files": {},
         "made_folders": [],
     }
+    if contents is not None:
+        manifest["contents"] = {identifier: dict(files) for identifier, files in contents.items()}
+    return manifest
 
 
 def is_identifier(name: object) -> bool:
@@ -98,7 +111,25 @@ def fault_in(content: object) -> str | None:
     made = content.get("made_folders", [])
     if not _names(made) or not set(made) <= set(_FOLDERS):
         return f"'made_folders' is not a list of {', '.join(_FOLDERS)}"
-    return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
+    return (
+        _fault_in_files(content["files"])
+        or _fault_in_contents(content)
+        or _fault_in_cases(content)
+        or _fault_in_runs(content["runs"])
+    )
+
+
+def _fault_in_contents(content: dict) -> str | None:
+    """A fault in the hashes of the real cases, which manifests of earlier versions do not have."""
+    if "contents" not in content:
+        return None
+    contents = content["contents"]
+    if not isinstance(contents, dict) or set(contents) != set(content["patients"]):
+        return "'contents' does not hold the real cases that 'patients' names"
+    for identifier, files in contents.items():
+        if not isinstance(files, dict) or not files or not all(map(_is_hash, files.values())):
+            return f"'contents' has no SHA-256 for each file of {identifier}"
+    return None
 
 
 def _fault_in_cases(content: dict) -> str | None:
@@ -168,6 +199,11 @@ def find_manifest(dataset_name: str) -> dict | None:
 def run_of(manifest: dict, case: dict) -> dict | None:
     """The run that made a case."""
     return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
+
+
+def cases_of(manifest: dict, run: dict) -> set[str]:
+    """Ids of the synthetic cases of a run; a fold whose targets were met already has a run without cases."""
+    return {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
 
 
 def is_planned(preprocessed: Path) -> bool:

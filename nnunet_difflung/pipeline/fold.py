@@ -12,7 +12,8 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.store import load_generator
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.store import check_weights, load_generator
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
@@ -92,12 +93,15 @@ def train_fold(fold: Fold, device: str, save_every: float) -> None:
 
 
 def check_fold(fold: Fold) -> None:
-    """Refuses a fold whose folder holds a generator with other settings or training data.
+    """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: names the differences.
+        BadInput: the generator has other settings or training data, or its weights were lost or changed; or the method
+            needs a package that is not installed.
     """
     if fold.method.generator:
+        trained_family_of(fold.method.trained).require()
+        check_weights(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
 
 
