@@ -6,6 +6,7 @@ $nnUNet_results/DatasetXXX_NAME/DiffLung__METHOD/fold_K     generators
                                 DiffLung__cache             cases as arrays
                                 DiffLung__evaluate          Table 1
                                 DiffLung__compare           Table 2
+                                DiffLung__audit             sheet of suspicious images
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ PATH_VARIABLES = (NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS)
 DATASET, SPLITS = "dataset.json", "splits_final.json"
 _OURS, _FOLD = "DiffLung__", "fold_"
 TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results
+IMAGE_SHEET = f"{_OURS}audit/images.png"
 
 
 def nnunet_folder(variable: str) -> str:
@@ -154,14 +156,19 @@ def table2_file(name: str) -> Path:
     return Path(nnunet_folder(NNUNET_RESULTS), name, TABLE2)
 
 
+def image_sheet(name: str) -> Path:
+    """Where ``difflung_audit --images`` draws pairs of slices that may show the same patient."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, IMAGE_SHEET)
+
+
 def our_folders(name: str) -> list[Path]:
-    """The folders of methods and of the cache in a dataset's results, sorted; not those of the tables.
+    """The folders of methods and of the cache in a dataset's results, sorted; not those of tables and audits.
 
     Returns:
         nothing where ``nnUNet_results`` is not set.
     """
     results = os.environ.get(NNUNET_RESULTS)
-    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2)}
+    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2, IMAGE_SHEET)}
     folders = Path(results, name).glob(f"{_OURS}*") if results else ()
     return sorted(folder for folder in folders if folder.name not in of_tables)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,11 @@ from scipy import fft
 from nnunet_difflung.dataset.slice_pictures import SIZE, Picture
 
 # Least correlation of the detail of two slices that are reported, by whether their pictures are framed by a body.
-# docs/results/image_check.json has the error rates that were measured with them.
+# docs/results/image_check.json has the error rates that were measured with it.
 SUSPICIOUS = {True: 0.70, False: 0.93}
+_ABOVE_CHANCE = 0.07  # what is reported exceeds the similarity of mirror images by so much
+_HIGHEST_THRESHOLD = 0.97  # copies in another window, of another size or from a JPEG file still reach this
+_MIRRORED = 300  # slices whose mirror images are compared
 _CANDIDATES = 10  # of a slice, in the search by keys
 _SHIFT = 6  # pixels of a picture by which the alignment may move
 _AT_A_TIME = 128  # pairs that are aligned at a time
@@ -40,8 +43,8 @@ class Match:
 def find_matches(
     pictures: Sequence[Picture],
     compared: Callable[[np.ndarray], np.ndarray],
-    thresholds: dict[bool, float] | None = None,
-    watched: Callable[[range], Sequence[int]] = lambda rows: rows,
+    thresholds: Mapping[bool, float],
+    watched: Callable[[range], Iterable[int]] = lambda rows: rows,
 ) -> list[Match]:
     """The suspicious pairs, the most similar first.
 
@@ -51,10 +54,9 @@ def find_matches(
     Args:
         pictures: all slices.
         compared: positions (n,) → (n, number of pictures) bool; which pairs matter.
-        thresholds: least similarity of framed pictures (True) and of cut-outs (False); default ``SUSPICIOUS``.
+        thresholds: least similarity of framed pictures (True) and of cut-outs (False).
         watched: wraps the steps of the alignment, for a progress bar.
     """
-    limits = SUSPICIOUS if thresholds is None else thresholds
     matches: list[Match] = []
     for framed in (True, False):
         chosen = np.array([i for i, picture in enumerate(pictures) if picture.framed == framed], int)
@@ -63,10 +65,42 @@ def find_matches(
             part = chosen[pairs[begin : begin + _AT_A_TIME]]
             similarities, shifts = _aligned([pictures[i] for i in part[:, 0]], [pictures[i] for i in part[:, 1]])
             for (a, b), similarity, shift in zip(part, similarities, shifts, strict=True):
-                if similarity >= limits[framed]:
+                if similarity >= thresholds[framed]:
                     evidence = _overlaps(pictures[a], pictures[b], shift)
                     matches.append(Match(int(a), int(b), float(similarity), *evidence))
     return sorted(matches, key=lambda match: (-match.similarity, match.first, match.second))
+
+
+def mirror_similarity(pictures: Sequence[Picture], seed: int = 0) -> dict[bool, float]:
+    """What similarity slices reach by chance in this dataset: that of slices with mirror images of all slices.
+
+    A mirror image shows a body that nobody in the dataset has, in the dataset's own style. Where bodies resemble each
+    other, as simulated ones do, mirror images do too.
+
+    Returns:
+        for framed pictures (True) and cut-outs (False): the 99th percentile over up to 300 slices of the greatest
+        similarity; 0 where there is none.
+    """
+    reached = {}
+    for framed in (True, False):
+        own = [picture for picture in pictures if picture.framed == framed]
+        order = np.random.default_rng(seed).permutation(len(own))[:_MIRRORED]
+        mirrored = [own[i].mirrored() for i in order]
+        best = np.zeros(len(order))
+        keys = np.stack([picture.key for picture in own]) if own else np.empty((0, 0))
+        for position, picture in enumerate(mirrored):
+            nearest = np.argsort(-(keys @ picture.key), kind="stable")[:_CANDIDATES]
+            best[position] = _aligned([picture] * len(nearest), [own[i] for i in nearest])[0].max()
+        reached[framed] = float(np.quantile(best, 0.99)) if len(best) else 0.0
+    return reached
+
+
+def thresholds_above(chance: Mapping[bool, float]) -> dict[bool, float]:
+    """Least similarity that is reported, from what mirror images reach (see ``mirror_similarity``)."""
+    return {
+        framed: min(max(least, chance[framed] + _ABOVE_CHANCE), _HIGHEST_THRESHOLD)
+        for framed, least in SUSPICIOUS.items()
+    }
 
 
 def _candidates(pictures: Sequence[Picture], compared: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

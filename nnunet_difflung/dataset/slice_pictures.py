@@ -6,7 +6,7 @@ muscles. Slices of different patients agree in the outlines of body and lungs at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -31,8 +31,8 @@ class Picture:
     """A slice in a standard frame.
 
     Attributes:
-        framed: whether the frame is a body that encloses lungs. Otherwise the slice is a cut-out, or shows no lungs, and
-            only copies of it can be told from the slices of other patients.
+        framed: whether the frame is a body that encloses lungs. Otherwise the slice is a cut-out, or shows no lungs,
+            and only copies of it can be told from the slices of other patients.
         grey: (SIZE, SIZE) uint8; intensities on a scale on which air is 0 and soft tissue is 150.
         mask: (SIZE, SIZE) bool; the body, or the part of the frame that a cut-out takes.
         detail: (SIZE, SIZE) int8; structures of 2 to 6 mm inside the body, at equal contrast everywhere.
@@ -50,6 +50,11 @@ class Picture:
         """(SIZE, SIZE) bool; what is brighter than soft tissue. None where the window has cut bones off."""
         bright = self.mask & (self.grey > _BONE * _SCALE_OF_GREY)
         return bright if bright.sum() > 0.003 * self.mask.sum() else None
+
+    def mirrored(self) -> Picture:
+        """The picture with left and right exchanged: a body that is not in the dataset, in the same style."""
+        grey, mask, detail = (np.ascontiguousarray(part[:, ::-1]) for part in (self.grey, self.mask, self.detail))
+        return replace(self, grey=grey, mask=mask, detail=detail, key=self.key.reshape(SIZE // 4, -1)[:, ::-1].ravel())
 
 
 def picture_of(plane: np.ndarray) -> Picture | None:
@@ -73,12 +78,6 @@ def picture_of(plane: np.ndarray) -> Picture | None:
         return _picture(np.where(body, plane, 0), body, _FRAME * np.sqrt(body.sum()) / SIZE, True)
     longest = max(plane.shape)
     return _picture(plane, np.ones(plane.shape, bool), longest / min(longest, _CUT_OUT_EXTENT), False)
-
-
-def shows_lungs(plane: np.ndarray) -> bool:
-    """Whether a (y, x) slice shows a body that encloses lungs."""
-    picture = picture_of(plane)
-    return picture is not None and picture.framed
 
 
 def _halved(plane: np.ndarray) -> np.ndarray:

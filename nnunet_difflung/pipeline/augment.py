@@ -22,6 +22,7 @@ from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, 
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk
 from nnunet_difflung.pipeline.fold import check_fold, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -154,6 +155,7 @@ def _prepare(
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
+    look_at_images(raw, cache, numbers, request, share, remember=True)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
