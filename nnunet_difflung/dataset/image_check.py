@@ -63,10 +63,14 @@ class CasePair:
         best, more = self.slices[0], len(self.slices) - 1
         evidence = "the same voxels" if self.identical else f"similarity {best.similarity:.2f}{_evidence(best)}"
         where = f"fold {', '.join(map(str, self.folds))}: " if self.folds else ""
-        return (
-            f"{where}training {self.training} slice {best.training_slice}, validation {self.validation} slice "
-            f"{best.validation_slice}: {evidence}{f'; {more} more pairs of slices' if more else ''}"
-        )
+        places = [
+            f"{side} {case}" + (f" slice {z}" if any(of_side) else "")
+            for side, case, z, of_side in (
+                ("training", self.training, best.training_slice, [p.training_slice for p in self.slices]),
+                ("validation", self.validation, best.validation_slice, [p.validation_slice for p in self.slices]),
+            )
+        ]
+        return f"{where}{', '.join(places)}: {evidence}{f'; {more} more pairs of slices' if more else ''}"
 
 
 def _evidence(pair: SlicePair) -> str:
