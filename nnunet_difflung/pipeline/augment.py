@@ -155,7 +155,7 @@ def _prepare(
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
-    look_at_images(raw, cache, numbers, request, share, remember=True)
+    look_at_images(raw, cache, numbers, request.processes, share, remember=True)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]

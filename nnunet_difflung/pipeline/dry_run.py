@@ -42,7 +42,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
-    look_at_images(raw, cases, numbers, request, Share(), remember=False)
+    look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     warn_of_orientation(raw, cases.facts)
 
     def read_label(identifier: str) -> np.ndarray:

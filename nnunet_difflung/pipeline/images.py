@@ -13,7 +13,6 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import cache_folder, dataset_id
-from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.share import Share
 
@@ -21,7 +20,7 @@ _MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
 
 
 def look_at_images(
-    raw: RawDataset, cache: SliceCache, numbers: Sequence[int | str], request: Request, share: Share, remember: bool
+    raw: RawDataset, cache: SliceCache, numbers: Sequence[int | str], processes: int, share: Share, remember: bool
 ) -> None:
     """Warns of validation cases that look like training cases of another patient; does so once for the same content.
 
@@ -29,7 +28,7 @@ def look_at_images(
         raw: the dataset, its classes counted.
         cache: its cases.
         numbers: the wanted folds.
-        request: the request.
+        processes: number of threads.
         share: this process; the first one compares the images for all.
         remember: whether the result may be written into the cache's folder.
 
@@ -41,7 +40,7 @@ def look_at_images(
     check = _remembered(raw, cache)
     if check is None:
         check = check_images(
-            raw.cases, lambda i: (cache.image(i), cache.facts[i].spacing[0]), _real_splits(raw), None, request.processes
+            raw.cases, lambda i: (cache.image(i), cache.facts[i].spacing[0]), _real_splits(raw), None, processes
         )
         if remember:
             write_json(_memo(raw), {"key": _key(raw, cache), **check.as_dict()})
