@@ -7,6 +7,7 @@ $nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
                                 DiffLung__cache             cases as arrays
                                 DiffLung__evaluate          Table 1
                                 DiffLung__compare           Table 2
+                                DiffLung__audit             sheet of suspicious images
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DATASET, SPLITS = "dataset.json", "splits_final.json"
 MANIFEST = "difflung_manifest.json"  # in the raw and the preprocessed folder of a dataset with synthetic cases
 _OURS, _FOLD = "DiffLung__", "fold_"
 TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results
+IMAGE_SHEET = f"{_OURS}audit/images.png"
 
 
 def nnunet_folder(variable: str) -> str:
@@ -156,14 +158,19 @@ def table2_file(name: str) -> Path:
     return Path(nnunet_folder(NNUNET_RESULTS), name, TABLE2)
 
 
+def image_sheet(name: str) -> Path:
+    """Where ``difflung_audit --images`` draws pairs of slices that may show the same patient."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, IMAGE_SHEET)
+
+
 def our_folders(name: str) -> list[Path]:
-    """The folders of methods and of the cache in a dataset's results, sorted; not those of the tables.
+    """The folders of methods and of the cache in a dataset's results, sorted; not those of tables and audits.
 
     Returns:
         nothing where ``nnUNet_results`` is not set.
     """
     results = os.environ.get(NNUNET_RESULTS)
-    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2)}
+    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2, IMAGE_SHEET)}
     folders = Path(results, name).glob(f"{_OURS}*") if results else ()
     return sorted(folder for folder in folders if folder.name not in of_tables)
 

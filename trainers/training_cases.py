@@ -15,7 +15,7 @@ from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
-from nnunet_difflung.trainers.synthetic_cases import needs_none, of_arm
+from nnunet_difflung.trainers.synthetic_cases import needs_none
 
 if TYPE_CHECKING:
     from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung

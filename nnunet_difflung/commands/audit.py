@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.audit import audit_table
 from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
 
+if TYPE_CHECKING:
+    from nnunet_difflung.dataset.image_audit import ImageAudit
+
+_LINES = 20  # pairs of cases that are printed
+_SUSPICION = 3  # exit code
 _DESCRIPTION = """
 Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
 validation patients. Prints a table of the folds, a line for each problem, and a line for each thing that could not be
-checked. Exit code 0: no problem was found; 1: there are problems. An interrupted change of the dataset is completed
-first. docs/audit.md says what is proven and what is not.
+checked. Exit code 0: no problem was found; 1: there are problems; 3: there are no problems, but --images found pictures
+in training and in validation that may show the same patient, which only a look at them can decide. An interrupted
+change of the dataset is completed first. docs/audit.md says what is proven and what is not.
 """
 _EXAMPLE = "difflung_audit -d 801"
 
@@ -36,6 +44,19 @@ def parser() -> argparse.ArgumentParser:
         help="read every real case again to compare its SHA-256 (default: only files whose size or times have changed "
         "since they were last read)",
     )
+    group.add_argument(
+        "--images",
+        action="store_true",
+        help="compare the images of training and validation cases too, since the same patient may have several ids; "
+        "reads every case, and takes about twice as long as that (default: compare ids and files only)",
+    )
+    group.add_argument(
+        "-np",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of threads that read and compare images (default: %(default)s)",
+    )
     group.add_argument("--json", action="store_true", help="print everything as JSON (default: as a table)")
     return p
 
@@ -54,15 +75,45 @@ def print_table(table: dict) -> None:
     print(f"{table['dataset']}: {table['leaks']} leaks, {len(table['problems'])} problems")
 
 
+def print_images(images: ImageAudit) -> None:
+    """Prints the suspicious pairs of cases: at most 20 lines, then their number."""
+    check = images.check
+    print(f"images: {check.judged() or 'nothing to compare'}")
+    if not images.folds:
+        print("images: there is no splits_final.json, so the cases of all patients were compared with each other")
+    for pair in check.pairs[:_LINES]:
+        print(f"{'- ' if pair.identical else '? '}{pair.line}")
+    if len(check.pairs) > _LINES:
+        print(f"? and {len(check.pairs) - _LINES} more pairs of cases, which --json lists")
+    if images.sheet is not None:
+        print(f"images: {len(check.pairs)} pairs of cases may show the same patient; look at {images.sheet}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parser().parse_args(arguments)
-    table = audit_table(dataset_name(options.dataset), deep=not options.fast, anew=options.deep)
+    name = dataset_name(options.dataset)
+    table = audit_table(name, deep=not options.fast, anew=options.deep)
+    images = _images(name, options.np, not options.json) if options.images else None
+    if images is not None:
+        table |= {"images": images.as_dict()}
     if options.json:
         print(json.dumps(table, indent=1))
     else:
         print_table(table)
-    return 1 if table["problems"] else 0
+        if images is not None:
+            print_images(images)
+    if table["problems"] or (images is not None and images.check.identical):
+        return 1
+    return _SUSPICION if images is not None and images.check.pairs else 0
+
+
+def _images(name: str, threads: int, progress: bool) -> ImageAudit:
+    if threads < 1:
+        raise BadInput(f"-np {threads}: expected at least 1 thread")
+    from nnunet_difflung.dataset.image_audit import audit_images  # imports packages that take seconds
+
+    return audit_images(name, threads, progress)
 
 
 entry = command(main)

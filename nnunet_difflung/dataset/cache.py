@@ -127,6 +127,24 @@ def is_complete(raw: RawDataset, folder: Path) -> bool:
     return all(_current_facts(raw, folder, hashes, case) is not None for case in raw.cases.values())
 
 
+def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes) -> tuple[np.ndarray, float] | None:
+    """A case's image (c, z, y, x) as a memory map and its spacing along z in mm; None if no current copy is cached.
+
+    Args:
+        raw_folder: of the dataset.
+        folder: of the cache.
+        case: the case.
+        hashes: of files.
+    """
+    try:
+        entry = read_json(folder / f"{case.identifier}.json")
+        if entry["format"] != _FORMAT or entry["files"] != hashes_of_case(raw_folder, case, hashes):
+            return None
+        return np.load(folder / f"{case.identifier}.image.npy", mmap_mode="r"), float(entry["facts"]["spacing"][0])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _write_entry(folder: Path, facts: CaseFacts, roles: LabelRoles) -> None:
     content = asdict(facts)
     files = content.pop("files")  # apart from the facts, so that earlier versions can read the entry

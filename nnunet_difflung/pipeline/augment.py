@@ -29,6 +29,7 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
+from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -174,6 +175,7 @@ def _prepare(
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
     check_same_content(raw, numbers)
+    look_at_images(raw, cache, numbers, request.processes, share, remember=True)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]

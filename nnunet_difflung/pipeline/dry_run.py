@@ -12,9 +12,11 @@ from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
 from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
+from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.runtime.share import Share
 
 
 class _Uncached(SliceCache):
@@ -26,7 +28,7 @@ class _Uncached(SliceCache):
 
     def image(self, identifier: str) -> np.ndarray:
         """(c, z, y, x) in the dataset's own intensities."""
-        return read_case(self._raw, self._raw.cases[identifier])[0]
+        return self._raw.read_image(identifier)[0]
 
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
@@ -42,6 +44,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
     check_same_content(raw, numbers)
+    look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     warn_of_orientation(raw, cases.facts)
 
     def read_label(identifier: str) -> np.ndarray:

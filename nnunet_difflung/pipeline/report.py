@@ -14,6 +14,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
+from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_own_json, write_json
 
@@ -173,7 +174,13 @@ def conclude(
     ]
     rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
-    content = {"settings": request.settings.as_dict(), "patients": raw.reading.as_dict(), "folds": [*kept, *rows]}
+    fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
+    content = {
+        "settings": request.settings.as_dict(),
+        "patients": raw.reading.as_dict(),
+        "images": suspicion(fold.raw, fold.cache),
+        "folds": [*kept, *rows],
+    }
     write_json(path, content)
     if preview:
         print(f"\nLook at {preview} before you train.")

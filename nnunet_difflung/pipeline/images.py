@@ -1,0 +1,112 @@
+"""Before any training: whether the images of a fold's validation patients are in its training under another name."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.image_check import METHOD, CasePair, ImageCheck, check_images
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.splits import real_only
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import cache_folder, dataset_id
+from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
+from nnunet_difflung.runtime.share import Share
+
+_MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
+
+
+def look_at_images(
+    raw: RawDataset, cache: SliceCache, numbers: Sequence[int | str], processes: int, share: Share, remember: bool
+) -> None:
+    """Warns of validation cases that look like training cases of another patient; does so once for the same content.
+
+    Args:
+        raw: the dataset, its classes counted.
+        cache: its cases.
+        numbers: the wanted folds.
+        processes: number of threads.
+        share: this process; the first one compares the images for all.
+        remember: whether the result may be written into the cache's folder.
+
+    Raises:
+        BadInput: a wanted fold has the same voxels in training and in validation under two ids.
+    """
+    if share.number > 1 and not share.main:
+        share.wait_until(lambda: _remembered(raw, cache))
+    check = _remembered(raw, cache)
+    if check is None:
+        check = check_images(
+            raw.cases, lambda i: (cache.image(i), cache.facts[i].spacing[0]), _real_splits(raw), None, processes
+        )
+        if remember:
+            write_json(_memo(raw), {"key": _key(raw, cache), **check.as_dict()})
+    for pair in check.identical:
+        if set(pair.folds) & set(numbers):
+            raise BadInput(_refusal(raw, pair))
+    if share.main:
+        print_suspicion(raw, check)
+
+
+def suspicion(raw: RawDataset, cache: SliceCache) -> dict | None:
+    """What ``look_at_images`` has found, for the report; None if it has not looked at this content."""
+    check = _remembered(raw, cache)
+    if check is None:
+        return None
+    print_suspicion(raw, check)
+    shown = [pair.line for pair in check.pairs[:20]]
+    return {"suspicious_pairs_of_cases": len(check.pairs), "most_similar": shown, "judged": check.judged()}
+
+
+def print_suspicion(raw: RawDataset, check: ImageCheck) -> None:
+    """At most three lines on stderr; none if there is no suspicion."""
+    if not check.pairs:
+        return
+    number = len({(pair.training, pair.validation) for pair in check.pairs})
+    print(
+        f"Warning: {number} pair{'s' if number > 1 else ''} of cases in training and validation of {raw.name} may "
+        f"show the same patient, though the ids say otherwise:\n"
+        f"  {check.pairs[0].line}\n"
+        f"  difflung_audit -d {dataset_id(raw.name)} --images shows them side by side; {_remedy(raw)}",
+        file=sys.stderr,
+    )
+
+
+def _remedy(raw: RawDataset) -> str:
+    if raw.splits_are_new:
+        return "if they are the same patient, say so with --patients FILE"
+    return "if they are the same patient, put both on the same side of every fold in splits_final.json"
+
+
+def _refusal(raw: RawDataset, pair: CasePair) -> str:
+    return (
+        f"fold {pair.folds[0]} of {raw.name} trains on {pair.training} and validates on {pair.validation}, whose "
+        f"images hold the same voxels (slices {pair.slices[0].training_slice} and "
+        f"{pair.slices[0].validation_slice}); remove one of the two cases, or, {_remedy(raw)}"
+    )
+
+
+def _memo(raw: RawDataset) -> Path:
+    return cache_folder(raw.name) / _MEMO
+
+
+def _key(raw: RawDataset, cache: SliceCache) -> str:
+    """Hash of all that the result depends on: the images, the folds, the method."""
+    contents = {identifier: facts.content for identifier, facts in cache.facts.items()}
+    return hashlib.sha256(json_bytes([METHOD, sorted(contents.items()), _real_splits(raw)])).hexdigest()
+
+
+def _real_splits(raw: RawDataset) -> list[dict[str, list[str]]]:
+    return [{side: sorted(cases) for side, cases in split.items()} for split in real_only(raw.splits)]
+
+
+def _remembered(raw: RawDataset, cache: SliceCache) -> ImageCheck | None:
+    """The result of an earlier look at the same content, if there was one."""
+    try:
+        content = read_json(_memo(raw))
+        return ImageCheck.of(content) if content.pop("key") == _key(raw, cache) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
