@@ -109,13 +109,13 @@ def _add_score_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--lesions",
         action="store_true",
-        help="also read the segmentations and count the lesions (connected components) that were detected and those "
-        "that were predicted where there are none",
+        help="also count the lesions (connected components) that were detected, and those that were predicted where "
+        "there are none; reads the segmentations: about 7 ms for each slice of 512 x 512 beside the reading",
     )
     group.add_argument(
         "--surface",
         action="store_true",
-        help="the same as --lesions, and compute HD95 and the normalised surface Dice, too; needs "
+        help="also compute HD95 and the normalised surface Dice from the segmentations; needs "
         "pip install 'nnunet_difflung[metrics]'",
     )
     group.add_argument(

@@ -50,15 +50,15 @@ def tabulate(scores: Scores, reference: str, figures: dict[str, dict[str, np.nda
     table: dict = {}
     for arm in scores.counts:
         table[arm] = {}
-        false = [scores.false_positives(name) for name in (arm, reference)]
+        false, false_of_reference = scores.false_positives(arm), scores.false_positives(reference)
         for c, name in enumerate(scores.classes):
             row = {
                 "dice": over_patients(scores.dice(arm)[c]),
                 "diff_to_reference": difference(scores.dice(arm)[c], scores.dice(reference)[c]),
                 "pooled": spread(scores.pooled(arm)[c]),
                 "per_case": spread(scores.per_case[arm][c]),
-                "false_positive_voxels": _compared(*(voxels[c] for voxels in false), skewed_difference),
-                "false_positive_patients": over_patients(np.where(np.isnan(false[0][c]), np.nan, false[0][c] > 0)),
+                "false_positive_voxels": _compared(false[c], false_of_reference[c], skewed_difference),
+                "false_positive_patients": over_patients(np.where(np.isnan(false[c]), np.nan, false[c] > 0)),
             }
             for figure, values in figures.items():
                 compared = _shares_differ if figure in _SHARES else skewed_difference
@@ -140,8 +140,7 @@ def compare(
         pattern: regular expression whose first group is the patient of a case id; None reads patients as
             ``difflung_augment`` did.
         lesions: whether to read the segmentations for the lesion-wise figures.
-        tolerance: tolerance of the surface Dice in mm, for which the segmentations are read, too; None leaves the
-            surface figures out.
+        tolerance: tolerance of the surface Dice in mm; None leaves the surface figures out.
         typed: the command as typed, for the record.
 
     Returns:
@@ -164,8 +163,7 @@ def compare(
     training_facts = check_alike(trainings)
     dataset_json, classes = foreground(trainings)
     scores = collect(trainings, classes, dataset_json["file_ending"], pattern)
-    read = lesions or tolerance is not None
-    figures = collect_segmentations(trainings, scores, dataset_json, tolerance) if read else {}
+    figures = collect_segmentations(trainings, scores, dataset_json, lesions, tolerance)
     table = without_nan(
         {
             "meta": _meta(trainings, scores, reference, training_facts, tolerance, typed),

@@ -39,21 +39,22 @@ def lesion_scores(
     counted = np.ones(reference.shape, bool) if ignore is None else reference != ignore
     rows = []
     for of_class in values:
-        masks = (np.isin(labels, of_class) & counted for labels in (reference, prediction))
-        counts = lesions.count_lesions(*masks, spacing)
+        expected, predicted = (np.isin(labels, of_class) & counted for labels in (reference, prediction))
+        counts = lesions.count_lesions(expected, predicted, spacing)
         rows.append((counts.lesions, counts.detected, counts.false))
     return np.array(rows, float)
 
 
 def collect_segmentations(
-    trainings: Trainings, scores: Scores, dataset_json: dict, tolerance: float | None
+    trainings: Trainings, scores: Scores, dataset_json: dict, with_lesions: bool, tolerance: float | None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Lesion-wise figures of all arms and, with a tolerance, those of surfaces, from the files beside summary.json.
+    """Lesion-wise and surface figures of all arms, from the segmentations beside their summary.json.
 
     Args:
         trainings: the trainings to read.
         scores: their cases and patients.
         dataset_json: content of the dataset's dataset.json.
+        with_lesions: whether to count lesions.
         tolerance: of the surface Dice in mm; None leaves the surfaces out.
 
     Returns:
@@ -64,30 +65,41 @@ def collect_segmentations(
     Raises:
         BadInput: a segmentation or the folder of the references is missing, or the shapes of two segmentations differ.
     """
-    names = (*lesions.FIGURES, *(surface.FIGURES if tolerance is not None else ()))
+    names = (*(lesions.FIGURES if with_lesions else ()), *(surface.FIGURES if tolerance is not None else ()))
+    if not names:
+        return {}
     figures = {name: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms} for name in names}
     labels = dataset_json["labels"]
     values = [labels[name] if isinstance(labels[name], list) else [labels[name]] for name in scores.classes]
     ignore, pairs = labels.get("ignore"), _Pairs(trainings, dataset_json)
     for arm, seed, fold in trainings.each():
-        of_patient: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+        counts: dict[str, list[np.ndarray]] = {}
+        surfaces: dict[str, list[np.ndarray]] = {}
         for case, patient in scores.cases[fold].items():
-            case_pair = pairs.read(case, arm, seed, fold)
-            of_surface = None if tolerance is None else surface.case_scores(*case_pair, values, ignore, tolerance)
-            of_patient.setdefault(patient, []).append((lesion_scores(*case_pair, values, ignore), of_surface))
+            pair = pairs.read(case, arm, seed, fold)
+            if with_lesions:
+                counts.setdefault(patient, []).append(lesion_scores(*pair, values, ignore))
+            if tolerance is not None:
+                surfaces.setdefault(patient, []).append(surface.case_scores(*pair, values, ignore, tolerance))
         s, f = scores.seeds.index(seed), scores.folds.index(fold)
-        for patient, of_cases in of_patient.items():
-            for name, value in zip(names, _of_patient(of_cases), strict=True):
+        for patient in set(scores.cases[fold].values()):
+            of_patient = [*_lesions(counts.get(patient)), *_surfaces(surfaces.get(patient))]
+            for name, value in zip(names, of_patient, strict=True):
                 figures[name][arm][:, s, f, scores.patients.index(patient)] = value
     return figures
 
 
-def _of_patient(of_cases: list[tuple[np.ndarray, np.ndarray | None]]) -> list[np.ndarray]:
-    """The figures of a patient (classes,): lesion sensitivity, false lesions and, if they were computed, surfaces."""
-    total, detected, false = np.sum([of_lesions for of_lesions, _ in of_cases], axis=0).T
-    sensitivity = np.divide(detected, total, out=np.full(len(total), np.nan), where=total > 0)
-    surfaces = [of_surface for _, of_surface in of_cases if of_surface is not None]
-    return [sensitivity, false, *(mean_without_nan(np.stack(surfaces), 0).T if surfaces else ())]
+def _lesions(of_cases: list[np.ndarray] | None) -> list[np.ndarray]:
+    """Lesion sensitivity and number of false lesions of a patient, (classes,) each."""
+    if of_cases is None:
+        return []
+    total, detected, false = np.sum(of_cases, axis=0).T
+    return [np.divide(detected, total, out=np.full(len(total), np.nan), where=total > 0), false]
+
+
+def _surfaces(of_cases: list[np.ndarray] | None) -> list[np.ndarray]:
+    """HD95 and surface Dice of a patient, (classes,) each."""
+    return [] if of_cases is None else list(mean_without_nan(np.stack(of_cases), 0).T)
 
 
 class _Pairs:

@@ -14,8 +14,8 @@ OPTIONS = {
     "--structure-label --patient-pattern",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
     "--normal-label --structure-label --patient-pattern",
-    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --surface "
-    "--tolerance -o",
+    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern "
+    "--lesions --surface --tolerance -o",
     "audit": "-d --fast --json",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
