@@ -80,6 +80,8 @@ def rows() -> Iterator[Row]:
             yield Row("finds or misses", test, *design)
         for design in itertools.product(SEEDS, FOLDS, (SKEWED_PATIENTS,), FALSE_VOXELS):
             yield Row("false voxels", test, *design)
+        for design in itertools.product(SEEDS, FOLDS, FEW_PATIENTS, FALSE_VOXELS):
+            yield Row("false voxels, no logarithm", test, *design, counts=False)
         for design in itertools.product(SEEDS, FOLDS, FEW_PATIENTS, UNSEEN):
             yield Row("finds or misses, unseen", test, *design, counts=False)
         for design in itertools.product(SEEDS, FOLDS, FEW_PATIENTS, (0, 1)):
@@ -109,7 +111,7 @@ def scores(row: Row, mask: np.ndarray, repeats: int, rng: np.random.Generator) -
     """Scores of arm and reference (repeats, seeds, folds, patients), and the truth (repeats,)."""
     shape = (repeats, row.seeds, row.folds, row.patients)
     normal = rng.standard_normal
-    if row.kind == "false voxels":
+    if row.kind.startswith("false voxels"):
         return _false_voxels(row, shape, rng)
     if row.kind == "lesions":
         return _lesions(row, shape, rng)
@@ -139,16 +141,21 @@ def scores(row: Row, mask: np.ndarray, repeats: int, rng: np.random.Generator) -
 
 
 def _false_voxels(row: Row, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """log10(1 + voxels): patients differ by a factor of 2.7 (one sd), and in three of ten none is ever predicted."""
+    """Voxels, or log10(1 + voxels): patients differ by a factor of 2.7 (one sd); in three of ten none are predicted."""
     normal = rng.standard_normal
     patients = normal((shape[0], 1, 1, shape[3])) / np.log(10)
     some = rng.random(patients.shape) < 0.7
     arms, expected = [], []
     for median in row.ratio:
         effect = 0.2 * normal((*shape[:3], 1)) + 0.15 * normal(shape)
-        arms.append(np.log10(1 + median * some * 10 ** (patients + effect)))
-        sample = 10 ** (normal(100_000) * np.sqrt(np.log(10) ** -2 + 0.2**2 + 0.15**2))
-        expected.append(0.7 * np.log10(1 + median * sample).mean())
+        voxels = median * some * 10 ** (patients + effect)
+        sd = np.sqrt(np.log(10) ** -2 + 0.2**2 + 0.15**2)
+        if row.kind == "false voxels":
+            arms.append(np.log10(1 + voxels))
+            expected.append(0.7 * np.log10(1 + median * 10 ** (sd * normal(100_000))).mean())
+        else:
+            arms.append(voxels)
+            expected.append(0.7 * median * np.exp((sd * np.log(10)) ** 2 / 2))
     return arms[1], arms[0], np.full(shape[0], expected[1] - expected[0])
 
 
@@ -186,7 +193,7 @@ def measured(row: Row, repeats: int) -> dict:
     rng = np.random.default_rng([ord(c) for c in repr(row)])
     mask = scored(row, rng)
     arm, reference, truth = scores(row, mask, repeats, rng)
-    ours = interval(arm, reference, mask, 0 if row.kind == "false voxels" else FOUND)
+    ours = interval(arm, reference, mask, 0 if row.kind.startswith("false voxels") else FOUND)
     printed = np.isfinite(ours.low)
     figures: dict = {"printed": round(float(printed.mean()), 4)}
     if printed.any():

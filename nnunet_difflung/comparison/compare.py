@@ -14,6 +14,7 @@ from nnunet_difflung.comparison.scores import Scores, collect, foreground
 from nnunet_difflung.comparison.segmentations import collect_segmentations
 from nnunet_difflung.comparison.statistics import (
     difference,
+    mean_difference,
     over_patients,
     paired_differences,
     skewed_difference,
@@ -44,13 +45,16 @@ def tabulate(scores: Scores, reference: str, figures: dict[str, dict[str, np.nda
     Returns:
         arm → class → ``dice`` (pooled per patient), ``diff_to_reference`` with ``permutation`` tests, ``pooled`` (over
         all voxels of a fold), ``per_case`` (nnU-Net's mean over cases), ``false_positive_voxels`` (per patient without
-        the class) with its difference, ``false_positive_patients`` (the share of them in whom the class is predicted),
-        ``rows`` (each patient of each training) and, for each figure, its summary and difference.
+        the class) and ``false_positive_patients`` (the share of them in whom the class is predicted) with their
+        differences, ``rows`` (each patient of each training) and, for each figure, its summary and difference.
     """
     table: dict = {}
     for arm in scores.counts:
         table[arm] = {}
-        false, false_of_reference = scores.false_positives(arm), scores.false_positives(reference)
+        false, false_of_reference = (scores.false_positives(name) for name in (arm, reference))
+        any_false, any_false_of_reference = (
+            np.where(np.isnan(voxels), np.nan, voxels > 0) for voxels in (false, false_of_reference)
+        )
         for c, name in enumerate(scores.classes):
             row = {
                 "dice": over_patients(scores.dice(arm)[c]),
@@ -58,7 +62,7 @@ def tabulate(scores: Scores, reference: str, figures: dict[str, dict[str, np.nda
                 "pooled": spread(scores.pooled(arm)[c]),
                 "per_case": spread(scores.per_case[arm][c]),
                 "false_positive_voxels": _compared(false[c], false_of_reference[c], skewed_difference),
-                "false_positive_patients": over_patients(np.where(np.isnan(false[c]), np.nan, false[c] > 0)),
+                "false_positive_patients": _compared(any_false[c], any_false_of_reference[c], _without_an_interval),
             }
             for figure, values in figures.items():
                 compared = _shares_differ if figure in _SHARES else skewed_difference
@@ -71,6 +75,10 @@ def tabulate(scores: Scores, reference: str, figures: dict[str, dict[str, np.nda
 
 def _compared(arm: np.ndarray, reference: np.ndarray, differences: Callable[..., dict]) -> dict:
     return {**over_patients(arm), **differences(arm, reference)}
+
+
+def _without_an_interval(arm: np.ndarray, reference: np.ndarray) -> dict:
+    return {"diff_to_reference": mean_difference(arm, reference)}
 
 
 def _shares_differ(arm: np.ndarray, reference: np.ndarray) -> dict:

@@ -12,6 +12,7 @@ from nnunet_difflung.comparison.intervals import ALWAYS_ZERO, NEVER_FOUND, WITHI
 
 FOUND = 0.05  # a training with a lower Dice has not learned to find the class
 SKEWED_PATIENTS = 30  # so many show how skewed figures vary, on a logarithmic scale
+YES_OR_NO = "a share of patients can be the same in both arms by chance, and shows no variance then"
 NO_PATIENT = "no patient has a score"
 SKEWED = "a mean of so skewed a figure has none; see log10_difference"
 FEW_SKEWED = f"fewer than {SKEWED_PATIENTS} patients do not show how so skewed a figure varies"
@@ -119,12 +120,18 @@ def skewed_difference(arm: np.ndarray, reference: np.ndarray) -> dict:
     """
     logarithms = difference(np.log10(1 + arm), np.log10(1 + reference), found=0)
     patients = logarithms["patients"]
-    mean = float(mean_without_nan(paired_differences(arm, reference), 0))
     if patients < SKEWED_PATIENTS:
         reason = logarithms["no_interval"] or FEW_SKEWED
         logarithms = _without_interval(logarithms["mean"], patients, reason)
-        return {"diff_to_reference": _without_interval(mean, patients, reason), "log10_difference": logarithms}
-    return {"diff_to_reference": _without_interval(mean, patients, SKEWED), "log10_difference": logarithms}
+    else:
+        reason = SKEWED
+    return {"diff_to_reference": mean_difference(arm, reference, reason), "log10_difference": logarithms}
+
+
+def mean_difference(arm: np.ndarray, reference: np.ndarray, reason: str = YES_OR_NO) -> dict:
+    """The paired difference as ``difference`` returns it, without an interval for the given reason."""
+    of_patients = paired_differences(arm, reference)
+    return _without_interval(float(mean_without_nan(of_patients, 0)), int(np.isfinite(of_patients).sum()), reason)
 
 
 def _without_interval(mean: float, patients: int, reason: str) -> dict:

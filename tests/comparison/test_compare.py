@@ -186,6 +186,8 @@ def test_table_of_two_arms_by_hand(results):
     assert emphysema["per_case"]["mean"] == pytest.approx((12 / 18 + 0 + 30 / 40 + 0) / 4, abs=1e-6)
     assert table["reference"]["emphysema"]["diff_to_reference"]["mean"] == 0
     assert table["cbmat"]["lung"]["diff_to_reference"]["ci95"] is None
+    test = {"p": 0.5, "smallest_p": 0.5, "units": 2, "flips": "all", "p_holm": 1.0}  # Holm: 0.5 times two classes
+    assert result["permutation"] == {"patients": test, "trainings": None}
     rows = {row["patient"]: row for row in emphysema["rows"]}
     assert rows["p1"] == {
         "patient": "p1",
@@ -202,6 +204,11 @@ def test_painting_in_patients_without_the_class_is_told_and_is_no_dice(results):
     table = compared()
     figures = table["cbmat"]["emphysema"]
     assert (figures["false_positive_voxels"]["mean"], figures["false_positive_voxels"]["patients"]) == (12, 1)
+    assert figures["false_positive_voxels"]["diff_to_reference"]["mean"] == 12
+    assert figures["false_positive_voxels"]["diff_to_reference"]["ci95"] is None
+    assert (figures["false_positive_patients"]["mean"], figures["false_positive_patients"]["patients"]) == (1, 1)
+    assert figures["false_positive_patients"]["diff_to_reference"]["mean"] == 1
+    assert table["reference"]["emphysema"]["false_positive_patients"]["mean"] == 0
     assert table["reference"]["emphysema"]["false_positive_voxels"]["mean"] == 0
     assert [row["dice"] for row in figures["rows"] if row["patient"] == "p3"] == [None]
     assert table["cbmat"]["lung"]["false_positive_voxels"]["mean"] is None  # everyone has lung
