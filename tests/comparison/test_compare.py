@@ -250,6 +250,9 @@ def test_two_seeds_and_two_folds(results, tmp_path):
     table = compared("--results", str(results), str(second), *pattern, folds=("0", "1"))
     assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"]
     assert table["meta"]["folds"] == [0, 1]
+    text = (results / NAME / "DiffLung__compare" / "table2.md").read_text()
+    assert "| difference [95 %] | variance of |" in text
+    assert "] | patients and seeds (" in text
     of_two_seeds, of_one_seed = table["cbmat"]["emphysema"], single_seed["cbmat"]["emphysema"]
     assert (of_two_seeds["dice"]["n"], of_two_seeds["dice"]["patients"], len(of_two_seeds["rows"])) == (4, 4, 12)
     assert of_two_seeds["diff_to_reference"]["mean"] == pytest.approx(
