@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def find_reading(
     if beside is not None:
         reading = _compared_with(beside, reading)
     if splits is not None and reading.source in ("splits", "recorded"):
-        reading = replace(reading, warning=_suspicion(reading.patients, splits, where))
+        reading = replace(reading, warning=_warning(reading.patients, splits, where))
     return reading
 
 
@@ -257,18 +257,34 @@ def _torn(patients: Mapping[str, str], splits: Splits) -> dict[str, tuple[int, s
     return torn
 
 
-def _suspicion(patients: Mapping[str, str], splits: Splits, where: str) -> str | None:
-    """A line about folds that cut through patients of a reading that makes sense; None if there are none."""
-    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(patients))]
+def suspicion(identifiers: Iterable[str], splits: Splits, where: str) -> tuple[str, str] | None:
+    """Whether folds seem to cut through patients, by a reading of the ids that makes sense (``plausible_readings``).
+
+    Args:
+        identifiers: ids of the real cases.
+        splits: the folds.
+        where: path of the folds, for the sentence.
+
+    Returns:
+        a sentence without its full stop, and the option for the reading; None if no fold does.
+    """
+    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(identifiers))]
     cut = [(reading, torn) for reading, torn in cut if torn]
     if not cut:
         return None
     reading, torn = cut[-1]  # the one that puts the fewest cases together
     patient, (fold, training, validation) = min(torn.items(), key=lambda item: item[1][0])
-    return (
+    sentence = (
         f"{where} seems to have patients in training and in validation: {training} and {validation} are on both sides "
-        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)}). "
-        f"If so, delete the file to get folds grouped by patient, and give {reading.option}; if every case is a "
+        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)})"
+    )
+    return sentence, reading.option
+
+
+def _warning(identifiers: Iterable[str], splits: Splits, where: str) -> str | None:
+    cut = suspicion(identifiers, splits, where)
+    return cut and (
+        f"{cut[0]}. If so, delete the file to get folds grouped by patient, and give {cut[1]}; if every case is a "
         f"patient, give --patient-pattern '(.+)'."
     )
 

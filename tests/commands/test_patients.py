@@ -13,7 +13,7 @@ import pytest
 from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.audit import audit, audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.tiny import make_dataset, tree_hashes
 
@@ -122,6 +122,9 @@ def test_folds_that_cut_a_plausible_patient_are_warned_of_first_and_last(ambiguo
     assert f"Warning: {reading['warning']}" == lines[0]
     report = json.loads((folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "augment_report.json").read_text())
     assert report["patients"]["warning"] == reading["warning"]
+    (note,) = audit("Dataset801_Tiny").notes
+    assert "seems to have patients in training and in validation" in note
+    assert shlex.quote(TRUE) in note
     main([*RUN, "-f", "0", "--dry-run", "--patient-pattern", "(.+)"])
     assert "Warning" not in capsys.readouterr().out
     assert stopped("-f", "0", "--patient-pattern", TRUE) == 2

@@ -379,7 +379,7 @@ def test_the_manifest_counts_also_that_of_an_earlier_version(dataset):
     reading = find_reading(NAME, IDS, splits=splits, where="splits_final.json")
     assert (reading.source, reading.patients) == ("recorded", {i: i for i in IDS})
     assert "genius_08" in str(reading.warning)
-    stated = new_manifest(NAME, by_pattern(IDS, TRUE), find_reading(NAME, IDS, pattern=TRUE).as_dict())
+    stated = new_manifest(NAME, by_pattern(IDS, TRUE), reading=find_reading(NAME, IDS, pattern=TRUE).as_dict())
     (dataset / MANIFEST).write_text(json.dumps(stated))
     reading = find_reading(NAME, [*IDS, "genius_2000"], splits=splits)
     assert (reading.source, reading.warning) == ("pattern", None)
