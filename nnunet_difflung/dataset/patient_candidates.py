@@ -11,13 +11,13 @@ from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is
 
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
+MOST_SCANS = 12  # scans of a patient on average; numbers or names with more are rather sources of patients
 _SEPARATORS = re.compile(r"[ _.-]+")
 _COUNTER = re.compile(
     r"(?P<before>[ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
     re.IGNORECASE,
 )
 _LONGEST_DROPPED = 3  # digits, in a number that may hold a patient and a time point
-_MOST_OF_A_NUMBER = 12  # cases of a patient on average, where the end of a number may be a time point
 _FEWEST_NAMES = 5  # names without a number that may be patients; fewer are sites or classes
 
 
@@ -293,7 +293,7 @@ def _counts_within_patients(reading: Candidate) -> bool:
         and starts <= {0, 1}
         and all(max(numbers) - min(numbers) + 1 == len(numbers) for numbers in counts.values())
         and all(max(numbers) < full for numbers in counts.values())
-        and 1 < sum(map(len, counts.values())) / len(counts) <= _MOST_OF_A_NUMBER
+        and 1 < sum(map(len, counts.values())) / len(counts) <= MOST_SCANS
         and _number_varies(reading)
     )
 
