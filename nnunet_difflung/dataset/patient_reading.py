@@ -135,7 +135,7 @@ def _given(identifiers: Sequence[str], pattern: str | None, file: str | Path | N
 def _from_pattern(pattern: str, identifiers: Sequence[str]) -> Reading:
     patients = by_pattern(identifiers, pattern)
     alike = spelled_alike(patients.values())
-    notes = ()
+    notes: tuple[str, ...] = ()
     if alike and len(set(patients.values())) < len(patients):
         notes = (
             f"Note: --patient-pattern {pattern!r} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are "

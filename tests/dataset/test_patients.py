@@ -394,7 +394,12 @@ def test_a_damaged_record_is_named(dataset):
     recorded(pattern="(.+)")
     path = read_record(NAME).path
     assert json.loads(path.read_text())["format"] == 1
-    for content, part in (("{", "is damaged"), ('{"patients": 1}', "'patients'"), ('{"format": 9}', "format 9")):
+    for content, part in (
+        ("{", "is damaged"),
+        ("[]", "not an object"),
+        ('{"patients": 1}', "'patients'"),
+        ('{"format": 9}', "format 9"),
+    ):
         path.write_text(content)
         with pytest.raises(BadInput, match=part):
             find_reading(NAME, IDS)
