@@ -64,6 +64,14 @@ AMBIGUOUS = {
         made("siteA_{p:02}_s{s:03}", p=range(1, 5), s=range(3)) + made("siteB_{p:02}_{s:03}", p=range(4), s=range(3)),
         "(.{8}).*",
     ),
+    "sources of different forms": (
+        made("genius_{p:02}{t:02}", p=range(8, 12), t=range(3)) + made("lidc_p{p:02}_n{n}", p=range(1, 5), n=(1, 2)),
+        "(?:genius_(..)..|lidc_(p..).*)",
+    ),
+    "a source of volumes": (
+        made("la_{n:03}", n=(3, 4, 5, 7, 9, 10)) + made("pat{p:02}_v{v}", p=range(1, 5), v=(1, 2)),
+        "(la_...)|(pat..).*",
+    ),
     "volumes and slices": (made("P{p:02}_s{s}", p=range(1, 5), s=range(3)) + made("P{p:02}", p=range(1, 9)), "(...).*"),
 }
 # Ids with one number, where all but "every case is a patient" would be far-fetched.
