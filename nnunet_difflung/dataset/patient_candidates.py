@@ -65,17 +65,18 @@ class Candidate:
 
 
 def candidates_for(identifiers: Sequence[str]) -> list[Candidate]:
-    """Up to six readings with different patients: plausible ones (see ``plausible_readings``), others, every case.
+    """Up to six readings with different patients: plausible ones (``plausible_readings``), every case is one, others.
 
-    Readings with fewer patients come first.
+    Of each kind those with fewer patients come first.
     """
     readings = _readings(identifiers)
     plausible = _plausible(readings)
     several = [reading for reading in readings if 1 < reading.number < len(identifiers)]
     chosen = [*plausible, *(reading for reading in several if reading not in plausible)][: MOST_SHOWN - 1]
     every = _reading("every case is a patient", EVERY_CASE, identifiers)
-    ordered = sorted(chosen, key=lambda reading: (reading not in plausible, reading.number))
-    return [*ordered, *([every] if every else [])]
+    if every:
+        chosen.append(every)
+    return sorted(chosen, key=lambda reading: (reading not in plausible, reading is not every, reading.number))
 
 
 def plausible_readings(identifiers: Sequence[str]) -> list[Candidate]:

@@ -61,8 +61,8 @@ def test_ambiguous_ids_are_refused_and_a_pasted_candidate_is_accepted(ambiguous,
     assert first.startswith("Error: the patients cannot be told from the 8 case ids of Dataset801_Tiny")
     options = [line.strip() for line in lines if "--patient-pattern" in line]
     assert f"--patient-pattern {shlex.quote(TRUE)}" in options
-    assert options[-1] == "--patient-pattern '(.+)'"
-    for option, patients in ((f"--patient-pattern {shlex.quote(TRUE)}", 4), (options[-1], 8)):
+    assert "--patient-pattern '(.+)'" in options
+    for option, patients in ((f"--patient-pattern {shlex.quote(TRUE)}", 4), ("--patient-pattern '(.+)'", 8)):
         main([*RUN, "--dry-run", *shlex.split(option)])
         assert f"8 real cases of {patients} patients" in capsys.readouterr().out
     assert tree_hashes(*folders) == before, "a dry run records nothing"
