@@ -350,7 +350,7 @@ def test_a_file_is_recorded_and_new_cases_need_a_row(dataset, tmp_path):
     path.unlink()
     again = find_reading(NAME, [*IDS, "genius_1300"])
     assert again.patients == {**first.patients, "genius_1300": "genius_13"}
-    assert again.as_dict()["file"] == str(path)
+    assert again.as_dict()["file"] == "who.csv"
     assert len(again.as_dict()["sha256"]) == 64
     with pytest.raises(BadInput, match="case genius_1200 is not among .*--patients FILE"):
         find_reading(NAME, [*IDS, "genius_1200"])
@@ -382,6 +382,9 @@ def test_other_patients_than_recorded_are_refused_once_something_was_made(datase
     assert find_reading(NAME, IDS).patients == by_pattern(IDS, TRUE)
     same = find_reading(NAME, IDS, pattern="genius_(..)..")
     assert same.patients == by_pattern(IDS, TRUE), "the same patients keep the names that are recorded"
+    (dataset / "patients.json").unlink()
+    same.record(NAME)
+    assert find_reading(NAME, [*IDS, "genius_0802"]).patients["genius_0802"] == "genius_08", "also those of new cases"
 
 
 def test_the_manifest_counts_also_that_of_an_earlier_version(dataset):
