@@ -249,7 +249,7 @@ def _read_as_recorded(name: str, record: Record, new: Sequence[str]) -> dict[str
     read = {case: read_id(case) for case in (*record.patients, *new)}
     unclear = [case for case in new if read[case] is None]
     by_ids = all(read[case] == patient for case, patient in record.patients.items())
-    if record.source == "file" or unclear or not by_ids:
+    if record.source == "file" or unclear or not by_ids or not are_readable(read):
         case = unclear[0] if unclear else new[0]
         raise BadInput(
             f"case {case} is not among the cases of {name} whose patients are recorded in {record.path}, and its "

@@ -401,6 +401,14 @@ def test_the_manifest_counts_also_that_of_an_earlier_version(dataset):
     assert reading.patients["genius_2000"] == "genius_20"
 
 
+def test_new_cases_whose_ids_are_spelled_differently_are_refused(dataset):
+    ids = made("p{p:02}_s{s}", p=range(4), s=(0, 1))
+    (dataset / MANIFEST).write_text(json.dumps(new_manifest(NAME, read_ids(ids))))
+    assert find_reading(NAME, [*ids, "p04_s0"]).patients["p04_s0"] == "p04"
+    with pytest.raises(BadInput, match="case P03_s2 is not among"):
+        find_reading(NAME, [*ids, "P03_s2"])
+
+
 def test_a_damaged_record_is_named(dataset):
     recorded(pattern="(.+)")
     path = read_record(NAME).path
