@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_difflung.commands.augment import entry, main
+from nnunet_difflung.commands.evaluate import entry as evaluate
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.audit import audit, audit_dataset
@@ -157,3 +158,20 @@ def test_very_few_patients(patients, raw_folder, capsys):
         assert "4 real cases of 2 patients" in output
         assert "fold 1: 2 training cases" in output
         assert "fold 2" not in output
+
+
+def test_evaluate_knows_the_patients_as_augment_does(ambiguous, capsys):
+    words = ["-d", "801", "-f", "0", "-device", "cpu"]
+    for option, message in (
+        ([], "Error: the patients cannot be told from the 8 case ids of Dataset801_Tiny"),
+        (["--patients", "nowhere.csv"], "Error: nowhere.csv cannot be read"),
+        (["--patient-pattern", TRUE], "has no finished generator of fold 0"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            evaluate([*words, *option])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[0]
+    open_raw_dataset("801", patient_pattern=TRUE).reading.record("Dataset801_Tiny")
+    with pytest.raises(SystemExit):
+        evaluate(words)
+    assert "has no finished generator of fold 0" in capsys.readouterr().err
