@@ -1,4 +1,4 @@
-"""Writes the tables in README.md and docs/results.md from the raw results in docs/results/.
+"""Writes the tables in README.md, docs/method.md and docs/results.md from the raw results in docs/results/.
 
 python -m experiments.make_tables
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
+from nnunet_difflung.comparison.table2 import rests_on, shown
 from nnunet_difflung.runtime.files import read_json, write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,22 +143,17 @@ def table2(content: dict) -> str:
     lines = [
         f"{meta['scored']}. {_run(meta)}",
         "",
-        "| class | arm | Dice | difference to the reference [95 %] | all voxels | false voxels in patients "
-        "without the class |",
-        "|---|---|---|---|---|---|",
+        "| class | arm | Dice | difference to the reference [95 %] | variance of (degrees of freedom) | all voxels | "
+        "false voxels in patients without the class |",
+        "|---|---|---|---|---|---|---|",
     ]
     for group in classes:
         for arm, rows in arms.items():
             row, difference = rows[group], rows[group]["diff_to_reference"]
-            low, high = difference["ci95"]
-            shown = (
-                "–"
-                if difference["mean"] is None or arm == meta["reference"]
-                else f"{difference['mean']:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")
-            )
+            compared = [shown(difference, 3), rests_on(difference)] if arm != meta["reference"] else ["–", "–"]
             lines.append(
                 f"| {group} ({row['dice']['patients']} patients) | `{arm}` | {_figure(row['dice'], 3)} | "
-                f"{shown} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |"
+                f"{' | '.join(compared)} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |"
             )
     return "\n".join(lines)
 
@@ -251,6 +247,51 @@ def _spread(values: list[float], digits: int, sign: str = "") -> str:
     return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
+def interval_tables(content: dict) -> str:
+    """Lowest coverage of each kind of simulation, and single cells, before and now."""
+    meta, rows = content["meta"], content["rows"]
+    names = ("before", "now", "fold means", "trainings", "corrected resampled t")
+    lines = [
+        f"`{meta['command']}`, {meta['date'][:10]}, {meta['machine']}; {meta['repeats']} experiments in each cell.",
+        "",
+        "| lowest coverage (median width) | scored | cells | before | now | fold means | all trainings | corrected "
+        "resampled t |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, test, counts in dict.fromkeys((row["kind"], row["test"], row["counts"]) for row in rows):
+        cells = [row for row in rows if (row["kind"], row["test"]) == (kind, test) and "now" in row]
+        figures = []
+        for name in names:
+            values = [row[name] for row in cells if name in row]
+            figures.append(
+                f"{min(coverage for coverage, _ in values):.0%} ({median(width for _, width in values):.2f})"
+                if values
+                else "–"
+            )
+        title = kind if counts else f"*{kind}*"
+        scored = "test patients" if test else "validation"
+        lines.append(f"| {title} | {scored} | {len(cells)} | {' | '.join(figures)} |")
+    lines += [
+        "",
+        "| normal, trainings vary 4 times as much as patients | patients | before | now |",
+        "|---|---|---|---|",
+    ]
+    for seeds, folds, patients in ((1, 1, 30), (1, 2, 30), (1, 5, 6), (1, 5, 30), (1, 5, 100), (3, 1, 6), (3, 5, 30)):
+        (row,) = (
+            row
+            for row in rows
+            if (row["kind"], row["test"], row["ratio"]) == ("normal", False, 4)
+            and (row["seeds"], row["folds"], row["patients"]) == (seeds, folds, patients)
+        )
+        shown_cells = [f"{row[name][0]:.0%} ({row[name][1]:.2f})" if name in row else "none" for name in names[:2]]
+        lines.append(f"| {_count(seeds, 'seed')}, {_count(folds, 'fold')} | {patients} | {' | '.join(shown_cells)} |")
+    return "\n".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
+
+
 def fill(path: Path, name: str, table: str) -> None:
     """Replaces the text between ``<!-- name -->`` and ``<!-- end of name -->``."""
     text, marks = path.read_text(), (f"<!-- {name} -->", f"<!-- end of {name} -->")
@@ -266,6 +307,7 @@ def main() -> None:
     fill(ROOT / "README.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "demo", demo)
     fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
+    fill(ROOT / "docs" / "method.md", "intervals", interval_tables(read_json(RESULTS / "intervals.json")))
     for name, table in (
         ("table1_phantom", table1),
         ("table2_phantom", table2),

@@ -263,6 +263,7 @@ def _table(summary: dict) -> str:
     for name in summary["reference"]:
         row = [summary[arm][name] for arm in ("reference", "difflung", "reference_pooled", "difflung_pooled")]
         lines.append(f"{name:<14}" + "".join(f"{value:>13.3f}" for value in row))
+    lines.append("one training of each arm, which does not show how much trainings vary")
     return "\n".join([*lines, f"leaks: {summary['leaks']}   seconds: {summary['seconds']['total']:.0f}"])
 
 

@@ -1,4 +1,4 @@
-"""Means, spreads and paired intervals; numpy and scipy only.
+"""Means, spreads and paired differences; numpy and scipy only.
 
 Arrays are (seed, fold, patient). They are NaN where a patient is not in a fold or has no score; these places are the
 same for every seed.
@@ -7,7 +7,15 @@ same for every seed.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import stdtrit
+
+from nnunet_difflung.comparison.intervals import ALWAYS_ZERO, NEVER_FOUND, WITHIN_FOLDS, interval
+
+FOUND = 0.05  # a training with a lower Dice has not learned to find the class
+SKEWED_PATIENTS = 30  # so many show how skewed figures vary, on a logarithmic scale
+YES_OR_NO = "a share of patients can be the same in both arms by chance, and shows no variance then"
+NO_PATIENT = "no patient has a score"
+SKEWED = "a mean of so skewed a figure has none; see log10_difference"
+FEW_SKEWED = f"fewer than {SKEWED_PATIENTS} patients do not show how so skewed a figure varies"
 
 
 def pool(counts: np.ndarray) -> np.ndarray:
@@ -57,68 +65,82 @@ def paired_differences(arm: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return mean_without_nan(mean_without_nan(arm, 0) - mean_without_nan(reference, 0), 0)
 
 
-def difference(arm: np.ndarray, reference: np.ndarray) -> dict:
-    """Paired difference to the reference with a 95 % t-interval from the variance of patients and of trainings.
-
-    The mean over patients varies with the patients and with the networks: each training (a repetition, "seed", of a
-    fold) moves all patients of its fold together, by about 0.1 Dice for a rare class. Its variance is estimated as
-
-        variance of the patients' differences / P  +  Σ over folds: variance between the fold's seeds / S
-
-    (of the fold's contribution to the mean), with P − 1 and, for each fold, S − 1 degrees of freedom, combined by
-    Satterthwaite's formula (Biometrics Bulletin 1946). The interaction of seeds and patients and the spread between
-    folds enter both terms, so the interval is rather too wide than too narrow. In simulations of 2 to 8 seeds, 1 to 5
-    folds and 6 to 30 patients, 92 to 97 % of these intervals contained the true difference. A percentile bootstrap over
-    patients and seeds, which would need more seeds, contained it in 74 to 97 %, and in 80 to 98 % with
-    deviations inflated by √(S / (S − 1)) and √(P / (P − 1)).
-
-    With one seed the spread between trainings is unknown, and the interval holds for these networks only. With two
-    patients the interval is very wide and may exceed the range of the score.
+def difference(arm: np.ndarray, reference: np.ndarray, found: float = FOUND) -> dict:
+    """Paired difference to the reference with a 95 % interval, where the trainings allow one.
 
     Args:
         arm: (seeds, folds, patients).
         reference: the same, scored on the same patients.
+        found: a training whose mean over its patients is not above this misses the class; 0 for figures of which less
+            is better.
 
     Returns:
-        ``mean``, ``ci95`` [low, high] (NaN for fewer than two patients) and ``patients``.
+        ``mean``; ``ci95`` [low, high], None where there is no interval; ``patients``; ``method`` of the interval;
+        ``degrees_of_freedom`` (what the variance was estimated from → number); ``unseen_failures``, the share of
+        failing trainings that the interval allows for, though none was seen (0: see ``intervals.interval``);
+        ``no_interval``, the reason where there is none.
 
     Raises:
         ValueError: a patient of a fold has a score in some of the trainings, but not in all.
     """
-    values = np.asarray(arm, float) - np.asarray(reference, float)
-    scored = np.isfinite(values)
-    if (scored != scored[:1]).any() or (np.isfinite(arm) != np.isfinite(reference)).any():
+    arm, reference = np.asarray(arm, float), np.asarray(reference, float)
+    scored = np.isfinite(arm)
+    if (scored != scored[:1]).any() or (scored != np.isfinite(reference)).any():
         raise ValueError("arm and reference need scores of the same patients in every seed and fold")
-    kept = scored[0].any(axis=0)
-    patients = int(kept.sum())
+    patients = int(scored[0].any(axis=0).sum())
     if patients == 0:
-        return {"mean": np.nan, "ci95": [np.nan, np.nan], "patients": 0}
-    of_patient = paired_differences(arm, reference)[kept]
-    mean = float(of_patient.mean())
-    if patients == 1:
-        return {"mean": mean, "ci95": [np.nan, np.nan], "patients": 1}
-    half = _half_width([(float(of_patient.var(ddof=1)) / patients, patients - 1), *_between_seeds(values[:, :, kept])])
-    return {"mean": mean, "ci95": [mean - half, mean + half], "patients": patients}
+        return _without_interval(np.nan, 0, NO_PATIENT)
+    ends = interval(arm, reference, scored[0], found)
+    mean = float(ends.mean)
+    if ends.method is None:
+        return _without_interval(mean, patients, str(ends.why_none))
+    if np.isnan(ends.low):
+        return _without_interval(mean, patients, NEVER_FOUND if found else ALWAYS_ZERO)
+    within, basis = bool(ends.within), "patients and seeds" if arm.shape[0] > 1 else "patients"
+    return {
+        "mean": mean,
+        "ci95": [float(ends.low), float(ends.high)],
+        "patients": patients,
+        "method": WITHIN_FOLDS if within else ends.method,
+        "degrees_of_freedom": {basis: float(ends.within_freedom)} if within else ends.freedom,
+        "unseen_failures": float(ends.unseen),
+        "no_interval": None,
+    }
 
 
-def _between_seeds(values: np.ndarray) -> list[tuple[float, int]]:
-    """Contribution of each fold's seeds to the variance of the mean over patients, and its degrees of freedom.
+def skewed_difference(arm: np.ndarray, reference: np.ndarray) -> dict:
+    """Paired differences of a figure without an upper limit, such as voxels, of which a few patients have most.
 
-    Args:
-        values: (seeds, folds, patients), each patient in at least one fold; NaN in the others.
+    Returns:
+        ``diff_to_reference`` as ``difference``, without an interval; ``log10_difference``, the difference of
+        log10(1 + figure), with an interval if at least 30 patients have the figure.
+
+    Raises:
+        ValueError: see ``difference``.
     """
-    seeds, _, patients = values.shape
-    if seeds == 1:
-        return []
-    scored = np.isfinite(values)
-    of_training = (np.where(scored, values, 0) / scored[0].sum(axis=0)).sum(axis=2) / patients  # (seeds, folds)
-    return [(float(variance) / seeds, seeds - 1) for variance in of_training.var(axis=0, ddof=1)]
+    logarithms = difference(np.log10(1 + arm), np.log10(1 + reference), found=0)
+    patients = logarithms["patients"]
+    if patients < SKEWED_PATIENTS:
+        reason = logarithms["no_interval"] or FEW_SKEWED
+        logarithms = _without_interval(logarithms["mean"], patients, reason)
+    else:
+        reason = SKEWED
+    return {"diff_to_reference": mean_difference(arm, reference, reason), "log10_difference": logarithms}
 
 
-def _half_width(parts: list[tuple[float, int]]) -> float:
-    """Half the width of a 95 % t-interval whose variance is a sum of estimates (variance, degrees of freedom)."""
-    variance = sum(part for part, _ in parts)
-    if variance == 0:
-        return 0.0
-    freedom = 1 / sum((part / variance) ** 2 / degrees for part, degrees in parts)
-    return float(stdtrit(freedom, 0.975) * np.sqrt(variance))
+def mean_difference(arm: np.ndarray, reference: np.ndarray, reason: str = YES_OR_NO) -> dict:
+    """The paired difference as ``difference`` returns it, without an interval for the given reason."""
+    of_patients = paired_differences(arm, reference)
+    return _without_interval(float(mean_without_nan(of_patients, 0)), int(np.isfinite(of_patients).sum()), reason)
+
+
+def _without_interval(mean: float, patients: int, reason: str) -> dict:
+    return {
+        "mean": mean,
+        "ci95": None,
+        "patients": patients,
+        "method": None,
+        "degrees_of_freedom": {},
+        "unseen_failures": 0.0,
+        "no_interval": reason,
+    }

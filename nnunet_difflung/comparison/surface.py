@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.comparison.scores import Scores
-from nnunet_difflung.comparison.statistics import mean_without_nan
-from nnunet_difflung.comparison.trainings import Trainings
-from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW
-
 FIGURES = ("hd95_mm", "nsd")
-Read = Callable[[Path], tuple[np.ndarray, tuple[float, ...]]]
 
 
 def surface_scores(
@@ -77,71 +65,3 @@ def case_scores(
         if expected.any():
             scores[index] = surface_scores(expected, np.isin(prediction, of_class) & counted, spacing, tolerance)
     return scores
-
-
-def collect_surfaces(
-    trainings: Trainings, scores: Scores, dataset_json: dict, tolerance: float
-) -> dict[str, dict[str, np.ndarray]]:
-    """Surface figures of all arms from the segmentations beside their summary.json.
-
-    Returns:
-        figure → arm → (classes, seeds, folds, patients): mean over the patient's cases that contain the class, NaN
-        for patients without it.
-
-    Raises:
-        BadInput: a segmentation or the folder of the references is missing, or the shapes of two segmentations differ.
-    """
-    labels = dataset_json["labels"]
-    values = [labels[name] if isinstance(labels[name], list) else [labels[name]] for name in scores.classes]
-    references, ending = _reference_folder(trainings), dataset_json["file_ending"]
-    read = _reader(dataset_json)
-    surfaces = {
-        figure: {arm: np.full(scores.counts[arm].shape[:-1], np.nan) for arm in trainings.arms} for figure in FIGURES
-    }
-    for arm, seed, fold in trainings.each():
-        of_patient: dict[str, list[np.ndarray]] = {}
-        for case, patient in scores.cases[fold].items():
-            reference, spacing = read(references / f"{case}{ending}")
-            path = trainings.scored(seed, arm, fold) / f"{case}{ending}"
-            prediction = read(path)[0]
-            if prediction.shape != reference.shape:
-                raise BadInput(
-                    f"{path} has shape {prediction.shape}, expected {reference.shape} as in {references}; predict again"
-                )
-            of_patient.setdefault(patient, []).append(
-                case_scores(reference, prediction, spacing, values, labels.get("ignore"), tolerance)
-            )
-        s, f = scores.seeds.index(seed), scores.folds.index(fold)
-        for patient, of_cases in of_patient.items():
-            mean = mean_without_nan(np.stack(of_cases), 0)
-            for index, figure in enumerate(FIGURES):
-                surfaces[figure][arm][:, s, f, scores.patients.index(patient)] = mean[:, index]
-    return surfaces
-
-
-def _reference_folder(trainings: Trainings) -> Path:
-    """The folder of the reference segmentations that nnU-Net scored against."""
-    raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in (NNUNET_RAW, NNUNET_PREPROCESSED))
-    choices = (raw / "labelsTs",) if trainings.predictions else (preprocessed / "gt_segmentations", raw / "labelsTr")
-    for folder in choices:
-        if folder.is_dir():
-            return folder
-    raise BadInput(
-        f"--surface needs the reference segmentations in {' or '.join(map(str, choices))}; set nnUNet_raw "
-        f"and nnUNet_preprocessed, or leave --surface out"
-    )
-
-
-def _reader(dataset_json: dict) -> Read:
-    """Reads label values (z, y, x) and the spacing with nnU-Net's reader of the dataset."""
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    def read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-        if not path.is_file():
-            raise BadInput(f"{path} is missing; predict again, or leave --surface out")
-        with contextlib.redirect_stdout(io.StringIO()):
-            reader = determine_reader_writer_from_dataset_json(dataset_json, str(path), verbose=False)
-        labels, properties = reader().read_seg(str(path))
-        return np.rint(labels[0]).astype(np.int16), tuple(properties["spacing"])
-
-    return read

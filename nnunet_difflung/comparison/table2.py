@@ -13,6 +13,17 @@ from nnunet_difflung.runtime.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FIGURES = {  # beside Dice: name → title and digits in the table
+    "false_positive_voxels": ("false voxels, patients without the class", 1),
+    "false_positive_patients": ("share of these patients with any", 2),
+    "lesion_sensitivity": ("lesions detected, share", 3),
+    "false_lesions": ("false lesions", 2),
+    "hd95_mm": ("HD95, mm", 2),
+    "nsd": ("NSD", 3),
+}
+
+_LEVEL = 0.05
+
 
 def write_markdown(path: Path, table: dict) -> None:
     """Writes a section for each class with a row for each arm.
@@ -32,13 +43,12 @@ def write_markdown(path: Path, table: dict) -> None:
         + f". `{meta['command']}`",
         "",
         "Dice: over all voxels of a patient, then the mean over the patients who have the class ± the standard "
-        f"deviation over seeds × folds. Difference: per patient to `{meta['reference']}`, with a 95 % t-interval that "
-        + (
-            "covers the spread between patients and between the repetitions of each fold. "
-            if len(meta["seeds"]) > 1
-            else "covers the spread between patients; a single repetition does not show the spread between trainings. "
-        )
-        + "Pooled Dice: over all voxels of a fold. False voxels: predicted in a patient without the class.",
+        f"deviation over seeds × folds. Difference: per patient to `{meta['reference']}`, with a 95 % interval for new "
+        "patients and new trainings where the trainings allow one; beside it what its variance was estimated from, "
+        "with the degrees of freedom. p: sign-flip permutation test over patients, which asks whether these trainings "
+        "are exchangeable and says nothing of other trainings; in brackets adjusted by Holm's method for all arms and "
+        "classes. Pooled Dice: over all voxels of a fold. Figures without an upper limit, such as false voxels, are "
+        "skewed; their intervals are on a logarithmic scale and need 30 patients.",
     ]
     for name in classes:
         first = arms[meta["reference"]][name]
@@ -48,34 +58,62 @@ def write_markdown(path: Path, table: dict) -> None:
             f"{first['false_positive_voxels']['patients']} without)",
             "",
         ]
-        lines += _rows({arm: rows[name] for arm, rows in arms.items()})
+        rows = {arm: rows[name] for arm, rows in arms.items()}
+        lines += [*_dice_rows(rows, meta["reference"]), *_notes(rows, meta["reference"])]
+        lines += _figure_rows(rows, meta["reference"])
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
 
-def _rows(arms: dict[str, dict]) -> list[str]:
-    surface = [key for key in ("hd95_mm", "nsd") if key in next(iter(arms.values()))]
-    head = [
-        "arm",
-        "Dice",
-        "difference [95 %]",
-        "pooled Dice",
-        "Dice per case",
-        "false voxels",
-        *({"hd95_mm": "HD95, mm", "nsd": "NSD"}[key] for key in surface),
-    ]
+def _dice_rows(arms: dict[str, dict], reference: str) -> list[str]:
+    head = ["arm", "Dice", "difference [95 %]", "variance of", "p", "pooled Dice", "Dice per case"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for arm, row in arms.items():
+        difference = row["diff_to_reference"]
         cells = [
             arm,
             _value(row["dice"], 3),
-            _difference(row["diff_to_reference"]),
+            *(["–"] * 3 if arm == reference else [shown(difference, 3), rests_on(difference), _p(difference)]),
             _value(row["pooled"], 3),
             _value(row["per_case"], 3),
-            _value(row["false_positive_voxels"], 1),
-            *(_value(row[key], 2 if key == "hd95_mm" else 3) for key in surface),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _notes(arms: dict[str, dict], reference: str) -> list[str]:
+    """Sentences below a table: why there is no interval, and which failures an interval allows for."""
+    differences = [row["diff_to_reference"] for arm, row in arms.items() if arm != reference]
+    reasons = dict.fromkeys(d["no_interval"] for d in differences if d["no_interval"])
+    tests = [d["permutation"]["patients"] for d in differences]
+    units = {test["units"]: test["smallest_p"] for test in tests if test and test["smallest_p"] > _LEVEL}
+    unseen = max((d["unseen_failures"] for d in differences), default=0)
+    notes = [f"No interval: {reason}." for reason in reasons]
+    notes += [f"With {n} patients p cannot be below {p:.2g}." for n, p in units.items() if p < 1]
+    if unseen:
+        notes.append(
+            f"Some trainings miss the class. An arm that misses it in none (or all) of its trainings could still do "
+            f"so in up to {unseen:.0%} of them; the intervals allow for that."
+        )
+    return [line for note in notes for line in ("", note)]
+
+
+def _figure_rows(arms: dict[str, dict], reference: str) -> list[str]:
+    """A second table with the figures beside Dice that have a value."""
+    lines: list[str] = []
+    for figure, (title, digits) in FIGURES.items():
+        for arm, row in arms.items():
+            if figure not in row or row[figure]["mean"] is None:
+                continue
+            cells = ["–"] * 4
+            if arm != reference and "diff_to_reference" in row[figure]:
+                difference = row[figure]["diff_to_reference"]
+                logarithms = row[figure].get("log10_difference")
+                scaled = shown(logarithms, 2) if logarithms and logarithms["ci95"] else "–"
+                basis = logarithms if logarithms and logarithms["ci95"] else difference
+                cells = [shown(difference, digits), scaled, rests_on(basis), _p(difference)]
+            lines.append(f"| {title} | {arm} | {_value(row[figure], digits)} | {' | '.join(cells)} |")
+    head = ["figure", "arm", "mean", "difference [95 %]", "difference of log10(1 + figure) [95 %]", "variance of", "p"]
+    return ["", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines] if lines else []
 
 
 def _value(figure: dict, digits: int) -> str:
@@ -84,11 +122,24 @@ def _value(figure: dict, digits: int) -> str:
     return f"{figure['mean']:.{digits}f}" + (f" ± {figure['sd']:.{digits}f}" if figure["sd"] is not None else "")
 
 
-def _difference(figure: dict) -> str:
-    if figure["mean"] is None:
+def shown(difference: dict, digits: int) -> str:
+    """A difference with its interval, such as ``+0.120 [-0.030, +0.270]``."""
+    if difference["mean"] is None:
         return "–"
-    low, high = figure["ci95"]
-    return f"{figure['mean']:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None else " (one patient)")
+    ends = difference["ci95"]
+    numbers = [f"{number:+.{digits}f}" for number in (difference["mean"], *(ends or ()))]
+    return numbers[0] + (f" [{', '.join(numbers[1:])}]" if ends else " (no interval)")
+
+
+def rests_on(difference: dict) -> str:
+    """What the interval's variance was estimated from, with the degrees of freedom, such as ``folds (4)``."""
+    parts = difference["degrees_of_freedom"].items()
+    return ", ".join(f"{name} ({freedom:.3g})" for name, freedom in parts) or "–"
+
+
+def _p(difference: dict) -> str:
+    test = difference.get("permutation", {}).get("patients")
+    return f"{test['p']:.2g} ({test['p_holm']:.2g})" if test else "–"
 
 
 def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.ndarray]]) -> None:
@@ -105,15 +156,21 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
         for axes, name in zip(figure.subplots(1, len(classes), squeeze=False, sharey=True)[0], classes, strict=True):
             axes.axhline(0, color=RULE_COLOUR, linewidth=0.8)
             axes.set_title(f"{name}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
+            differences = {arm: table[arm][name]["diff_to_reference"] for arm in arms}
             for x, arm in enumerate(arms):
-                _plot_arm(axes, x, points[arm][name], table[arm][name]["diff_to_reference"])
-            axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=8)
+                _plot_arm(axes, x, points[arm][name], differences[arm])
+            labels = [f"{arm}\n{_basis(differences[arm])}" for arm in arms]
+            axes.set_xticks(range(len(arms)), labels, rotation=45, ha="right", fontsize=7)
             axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
         low, high = figure.axes[0].get_ylim()
         figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # intervals can exceed the range of Dice
         figure.axes[0].set_ylabel(
-            f"Dice of a patient minus {reference}'s\n(diamond: mean, bar: 95 % interval)", fontsize=8
+            f"Dice of a patient minus {reference}'s\n(diamond: mean; bar: 95 % interval)", fontsize=8
         )
+
+
+def _basis(difference: dict) -> str:
+    return f"variance of {rests_on(difference)}" if difference["ci95"] else "no interval"
 
 
 def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> None:
@@ -122,7 +179,7 @@ def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> Non
     values = differences[np.isfinite(differences)]
     jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
     axes.plot(x + jitter, values, "o", color=colour, alpha=0.4, markersize=4)
-    if summary["ci95"][0] is not None:
+    if summary["ci95"] is not None:
         axes.plot([x + 0.3] * 2, summary["ci95"], color=colour, linewidth=2)
     if summary["mean"] is not None:
         axes.plot(x + 0.3, summary["mean"], "D", color=colour, markersize=6)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
+from nnunet_difflung.dataset.patient_reading import suspicion
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import read_steadily
@@ -208,6 +209,19 @@ class _Auditor:
                 f"made by an earlier version: {first_names(earlier)}; the contents of the real cases were not "
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
+            )
+        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
+        where, splits = next(iter(self.splits.items()), ("", []))
+        guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
+        if guessed and (cut := suspicion(manifest["patients"], splits, where)):
+            self.notes.append(
+                f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
+                f"there, and run difflung_augment -d {self.name} {cut[1]}"
+            )
+        if changed and self.problems:
+            self.notes.append(
+                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
+                f"difflung_remove asks for --force, which restores the file of before; keep a copy of your changes"
             )
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:

@@ -14,8 +14,8 @@ OPTIONS = {
     "--structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
     "--normal-label --structure-label --patient-pattern --patients",
-    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients --surface "
-    "--tolerance -o",
+    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients "
+    "--lesions --surface --tolerance -o",
     "audit": "-d --fast --deep --json",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -114,7 +115,6 @@ def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_s
         {"patients": 15, "seeds": 2},
         {"patients": 30, "seeds": 8},
         {"patients": 6, "seed_sd": 0},
-        {"patients": 15, "seeds": 1, "seed_sd": 0},
         {"patients": 15, "patient_sd": 0.01},
     ],
     ids=str,
@@ -122,14 +122,7 @@ def simulated(rng, patients, seeds=3, folds=1, truth=0.1, patient_sd=0.1, seed_s
 def test_interval_covers_the_truth_about_as_often_as_it_says(design):
     rng = np.random.default_rng(0)
     intervals = [difference(*simulated(rng, **design))["ci95"] for _ in range(1000)]
-    assert 0.90 <= np.mean([low <= 0.1 <= high for low, high in intervals]) <= 0.99
-
-
-def test_interval_of_one_training_is_the_t_interval_of_its_patients():
-    arm = np.array([[[0.2, 0.3, 0.7, 0.1]]])
-    low, high = difference(arm, arm * 0)["ci95"]
-    half = 3.182446 * arm.std(ddof=1) / 2  # t of 3 degrees of freedom
-    assert (low, high) == pytest.approx((arm.mean() - half, arm.mean() + half))
+    assert 0.93 <= np.mean([low <= 0.1 <= high for low, high in intervals]) <= 0.995
 
 
 def test_interval_is_repeatable_and_shrinks_with_patients():
@@ -155,20 +148,23 @@ def test_interval_knows_the_spread_between_seeds_which_all_patients_share():
 
 def test_equal_arms_differ_by_exactly_nothing():
     arm = np.random.default_rng(2).random((3, 2, 9))
-    assert difference(arm, arm) == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 9}
+    result = difference(arm, arm)
+    assert (result["mean"], result["ci95"], result["patients"]) == (0.0, [0.0, 0.0], 9)
 
 
 def test_patients_in_several_folds_weigh_the_same_as_others():
     values = np.full((1, 2, 2), np.nan)
     values[0, 0], values[0, 1, 0] = [0.0, 0.4], 0.2  # the first patient was scored in both folds
-    result = difference(values, values * 0)
+    result = difference(values + 0.5, values * 0 + 0.5)
     assert result["mean"] == pytest.approx((0.1 + 0.4) / 2)
-    half = 12.7062 * 0.15  # t of 1 degree of freedom, standard error of 0.1 and 0.4
-    assert result["ci95"] == pytest.approx([0.25 - half, 0.25 + half])
+    of_folds = np.array([(0.0 / 2 + 0.4) / 1.5, 0.2])  # the first patient counts half in each fold: weights 3/4 and 1/4
+    error = np.hypot(0.15, of_folds.std(ddof=1) * np.hypot(0.75, 0.25))  # of 0.1 and 0.4, and of the folds
+    half = 12.7062 * error  # t of 1 degree of freedom
+    assert result["ci95"] == pytest.approx([0.25 - half, 0.25 + half], abs=1e-4)
 
 
 def test_one_patient_has_no_interval_and_unpaired_scores_are_refused():
-    assert np.isnan(difference(np.full((2, 1, 1), 0.5), np.zeros((2, 1, 1)))["ci95"]).all()
+    assert difference(np.full((2, 1, 1), 0.5), np.zeros((2, 1, 1)))["ci95"] is None
     with pytest.raises(ValueError, match="same patients"):
         difference(np.array([[[0.5, np.nan]]]), np.array([[[0.5, 0.1]]]))
 
@@ -185,12 +181,14 @@ def test_table_of_two_arms_by_hand(results):
     result = emphysema["diff_to_reference"]
     gains = [dice[p] - before[p] for p in dice]
     assert result["mean"] == pytest.approx(np.mean(gains), abs=1e-6)
-    half = 12.706205 * abs(gains[0] - gains[1]) / 2  # t of 1 degree of freedom
-    assert result["ci95"] == pytest.approx([np.mean(gains) - half, np.mean(gains) + half], abs=1e-5)
+    assert result["ci95"] is None
+    assert result["no_interval"] == "one training per arm does not show how much trainings vary"
     assert emphysema["pooled"]["mean"] == pytest.approx(2 * 21 / (2 * 21 + 23 + 9), abs=1e-6)
     assert emphysema["per_case"]["mean"] == pytest.approx((12 / 18 + 0 + 30 / 40 + 0) / 4, abs=1e-6)
-    assert table["reference"]["emphysema"]["diff_to_reference"] == {"mean": 0.0, "ci95": [0.0, 0.0], "patients": 2}
-    assert table["cbmat"]["lung"]["diff_to_reference"]["ci95"] == [0.0, 0.0]
+    assert table["reference"]["emphysema"]["diff_to_reference"]["mean"] == 0
+    assert table["cbmat"]["lung"]["diff_to_reference"]["ci95"] is None
+    test = {"p": 0.5, "smallest_p": 0.5, "units": 2, "flips": "all", "p_holm": 1.0}  # Holm: 0.5 times two classes
+    assert result["permutation"] == {"patients": test, "trainings": None}
     rows = {row["patient"]: row for row in emphysema["rows"]}
     assert rows["p1"] == {
         "patient": "p1",
@@ -207,6 +205,11 @@ def test_painting_in_patients_without_the_class_is_told_and_is_no_dice(results):
     table = compared()
     figures = table["cbmat"]["emphysema"]
     assert (figures["false_positive_voxels"]["mean"], figures["false_positive_voxels"]["patients"]) == (12, 1)
+    assert figures["false_positive_voxels"]["diff_to_reference"]["mean"] == 12
+    assert figures["false_positive_voxels"]["diff_to_reference"]["ci95"] is None
+    assert (figures["false_positive_patients"]["mean"], figures["false_positive_patients"]["patients"]) == (1, 1)
+    assert figures["false_positive_patients"]["diff_to_reference"]["mean"] == 1
+    assert table["reference"]["emphysema"]["false_positive_patients"]["mean"] == 0
     assert table["reference"]["emphysema"]["false_positive_voxels"]["mean"] == 0
     assert [row["dice"] for row in figures["rows"] if row["patient"] == "p3"] == [None]
     assert table["cbmat"]["lung"]["false_positive_voxels"]["mean"] is None  # everyone has lung
@@ -219,12 +222,13 @@ def test_files_beside_the_table_and_what_the_record_tells(results, tmp_path, cap
     text = out.with_suffix(".md").read_text()
     assert "## emphysema (2 patients with it, 1 without)" in text
     assert text in capsys.readouterr().out
-    assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 [" in text
+    assert f"| cbmat | {table['cbmat']['emphysema']['dice']['mean']:.3f} | +0.448 (no interval) | – | 0.5 (1) |" in text
     assert table["meta"]["command"] == "difflung_compare -d 942 -f 0 -o mine.json"
     assert str(tmp_path) not in out.read_text()
     assert {"date", "seeds", "folds", "versions", "machine"} <= set(table["meta"])
-    assert "t-interval" in table["meta"]["interval"]
-    assert "a single repetition does not show the spread between trainings" in text
+    assert "null where there is none" in table["meta"]["interval"]
+    assert "No interval: one training per arm does not show how much trainings vary." in text
+    assert "With 2 patients p cannot be below 0.5." in text
 
 
 def test_order_of_cases_and_arms_changes_nothing(results):
@@ -247,14 +251,21 @@ def test_two_seeds_and_two_folds(results, tmp_path):
     table = compared("--results", str(results), str(second), *pattern, folds=("0", "1"))
     assert table["meta"]["seeds"] == ["nnUNet_results", "seed2"]
     assert table["meta"]["folds"] == [0, 1]
+    text = (results / NAME / "DiffLung__compare" / "table2.md").read_text()
+    assert "| difference [95 %] | variance of |" in text
+    assert "] | patients and seeds (" in text
     of_two_seeds, of_one_seed = table["cbmat"]["emphysema"], single_seed["cbmat"]["emphysema"]
     assert (of_two_seeds["dice"]["n"], of_two_seeds["dice"]["patients"], len(of_two_seeds["rows"])) == (4, 4, 12)
     assert of_two_seeds["diff_to_reference"]["mean"] == pytest.approx(
         of_one_seed["diff_to_reference"]["mean"] / 2, abs=1e-6
     )
-    low, high = of_two_seeds["diff_to_reference"]["ci95"]
-    assert low < 0.1
-    assert high > of_one_seed["diff_to_reference"]["mean"] - 0.05
+    result = of_two_seeds["diff_to_reference"]
+    low, high = result["ci95"]
+    assert low < 0 < result["mean"] < high
+    assert (
+        result["method"]
+        == "t-interval of patients and, if there are several, of the seeds of each fold (Satterthwaite)"
+    )
     assert of_two_seeds["dice"]["sd"] > 0
 
 
@@ -384,6 +395,37 @@ def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
     assert case_patients(["new4_s3"], NAME, "(....).*") == {"new4_s3": "new4"}
 
 
+def test_ambiguous_ids_are_refused_with_candidates_until_somebody_says_who_the_patients_are(folders, capsys, tmp_path):
+    ids = {"p1_s0": "p1_v1", "p1_s1": "p1_v2", "p2_s0": "p2_v1", "p3_s0": "p3_v1"}
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        write_training(folders[2], arm, {ids[case]: counts for case, counts in cases.items()})
+    with pytest.raises(SystemExit) as stop:
+        entry(["-d", "942", "-f", "0"])
+    assert stop.value.code == 2
+    first, *candidates = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"Error: the patients cannot be told from the 4 case ids of {NAME} (such as 'p1_v1')")
+    option = next(line.strip() for line in candidates if "[0-9]+" in line)
+    assert compared(*shlex.split(option))["meta"]["patients"] == 3
+    table = tmp_path / "who.csv"
+    table.write_text("case,patient\np1_v1,a\np1_v2,a\np2_v1,b\np3_v1,c\nunscored,d\n")
+    rows = compared("--patients", str(table))["cbmat"]["lung"]["rows"]
+    assert {row["patient"] for row in rows} == {"a", "b", "c"}
+    assert compared("--patient-pattern", "(.+)")["meta"]["patients"] == 4
+
+
+def test_given_folds_say_enough_but_are_warned_of(folders, capsys):
+    ids = ["p1_v1", "p1_v2", "p2_v1", "p2_v2"]
+    splits = [{"train": ids[1::2], "val": ids[0::2]}, {"train": ids[0::2], "val": ids[1::2]}]
+    (folders[1] / NAME).mkdir()
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[0::2], NAME) == {"p1_v1": "p1_v1", "p2_v1": "p2_v1"}
+    assert "Warning: " in capsys.readouterr().err
+    splits = [{"train": ids[2:], "val": ids[:2]}]
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[:2], NAME) == {"p1_v1": "p1", "p1_v2": "p1"}
+    assert capsys.readouterr().err == ""
+
+
 # ---- surfaces ----
 
 
@@ -424,10 +466,10 @@ def test_ignored_voxels_are_not_judged():
     assert np.isnan(case_scores(reference, prediction, (1, 1, 1), [[1], [2]], 3, 1)[1]).all()
 
 
-def write_labels(path, column):
+def write_labels(path, column, height=1):
     label = np.zeros((1, 9, 9), np.uint8)
     label[0, 1:8, 1:8] = 1
-    label[0, 2, column] = 2
+    label[0, 2 : 2 + height, column] = 2
     path.parent.mkdir(exist_ok=True)
     image = sitk.GetImageFromArray(label)
     image.SetSpacing((1.5, 1.5, 5))
@@ -450,6 +492,24 @@ def test_surfaces_end_to_end(results, tmp_path):
     assert table["cbmat"]["emphysema"]["hd95_mm"]["diff_to_reference"]["mean"] == -1.5
     assert table["meta"]["tolerance_mm"] == 2
     assert "hd95_mm" not in compared()["cbmat"]["emphysema"]
+
+
+def test_lesions_end_to_end(results, tmp_path):
+    cases = {"p1_s0": [(49, 0, 0), (0, 3, 3)], "p1_s1": [(49, 0, 0), (0, 3, 3)], "p2_s0": [(49, 0, 0), (0, 3, 3)]}
+    for arm, columns in (("reference", (5, 5, 5)), ("cbmat", (3, 5, 3))):
+        write_training(results, arm, cases)
+        folder = results / NAME / f"{ARMS[arm]}__nnUNetPlans__2d" / "fold_0" / "validation"
+        for case, column in zip(cases, columns, strict=True):
+            write_labels(folder / f"{case}.nii.gz", column, 3)
+            write_labels(tmp_path / "nnUNet_preprocessed" / NAME / "gt_segmentations" / f"{case}.nii.gz", 3, 3)
+    row = compared("--lesions")["cbmat"]["emphysema"]
+    assert (row["lesion_sensitivity"]["mean"], row["false_lesions"]["mean"]) == (0.75, 0.5)  # p1: one of two slices
+    assert row["lesion_sensitivity"]["diff_to_reference"]["mean"] == 0.75
+    assert row["false_lesions"]["diff_to_reference"]["mean"] == -1  # the reference has 2 in p1 and 1 in p2
+    assert [r["false_lesions"] for r in row["rows"]] == [1, 0]
+    assert "hd95_mm" not in row
+    text = (results / NAME / "DiffLung__compare" / "table2.md").read_text()
+    assert "| lesions detected, share | cbmat | 0.750 | +0.750 (no interval) |" in text
 
 
 def test_surface_without_its_files_or_its_library(results, monkeypatch, capsys):
