@@ -194,10 +194,14 @@ def convert_options(options) -> ConvertOptions:
 
 
 def _show(archive: Archive, mapping: Path) -> None:
-    print(listing_table(archive.kind, archive.listings))
-    print(f"{archive.counted()}, such as {archive.grouping.examples()}")
-    if archive.grouping.refusal is not None:
-        print("\n  ".join([f"\nNot yet known: {archive.grouping.refusal}", *archive.grouping.refusal.details]))
+    unknown = archive.grouping.refusal
+    if unknown is None:
+        number = len({listing.patient for listing in archive.listings})
+        print(listing_table(f"{number} patients, {archive.kind}", archive.listings))
+        print(f"{archive.counted()}, such as {archive.grouping.examples()}")
+    else:
+        print(listing_table(archive.counted(), archive.listings))
+        print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
     if write_first_mapping(mapping, archive.listings):
         print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:

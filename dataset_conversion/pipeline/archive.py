@@ -55,6 +55,8 @@ class Archive:
         what = "volume" if self.kind == "volumes" else "scan"
         if self.kind == "slices":
             number, what = sum(listing.size[2] for listing in self.listings), "slice"
+        if self.grouping.refusal is not None:
+            return f"{number} {what}{'s' * (number != 1)}, whose patients are not known"
         text = (
             f"{number} {what}{'s' * (number != 1)} of {patients} patient{'s' * (patients != 1)} "
             f"(patients: {self.grouping.text(anonymous)})"

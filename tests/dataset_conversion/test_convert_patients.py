@@ -122,6 +122,7 @@ def test_listing_shows_an_archive_whose_patients_are_not_known(tmp_path, convert
     numbered_pictures(tmp_path / "archive")
     listed = convert("--list", "--mapping", str(tmp_path / "first.yaml"), *PIXELS)
     assert listed.code == 0
+    assert "6 slices, whose patients are not known" in listed.printed
     assert "the patients cannot be told" in listed.printed
     assert "--patient-pattern '(.+)'" in listed.printed
     assert (tmp_path / "first.yaml").is_file()
