@@ -16,6 +16,7 @@ from nnunet_difflung.comparison.trainings import Trainings, check_alike, check_p
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.writable import check_folders
 
 _DIGITS = 6
 
@@ -121,6 +122,7 @@ def compare(
             f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
             f"choose one of these with --reference"
         )
+    check_folders([out.parent])
     check_present(trainings)
     training_facts = check_alike(trainings)
     dataset_json, classes = foreground(trainings)

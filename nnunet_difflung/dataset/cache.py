@@ -7,16 +7,18 @@ be used for every fold and window, and a training step reads only the crops that
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset.contents import MEMO, FileHashes, hashes_of_case
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, source_stamp
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
@@ -51,13 +53,35 @@ def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> d
     Raises:
         BadInput: the first fault.
     """
-    return _each_case(raw.cases.values(), lambda case: read_case(raw, case)[2], processes, progress, "checking cases")
+    hashes = FileHashes()
+    return _each_case(
+        raw.cases.values(), lambda case: _read(raw, case, hashes)[2], processes, progress, "checking cases"
+    )
+
+
+def _read(raw: RawDataset, case: Case, hashes: FileHashes) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
+    """What ``read_case`` returns, with the hashes of the files that were read.
+
+    Raises:
+        BadInput: the case has a fault, or somebody is changing its files.
+    """
+    files = hashes_of_case(raw.folder, case, hashes)
+    image, condition, facts = read_case(raw, case)
+    if hashes_of_case(raw.folder, case, hashes) != files:
+        raise BadInput(
+            f"the files of {case.identifier} in {raw.folder} were changed while they were read; wait until they are "
+            f"complete and run the same command again"
+        )
+    return image, condition, replace(facts, files=files)
 
 
 def build_cache(
     raw: RawDataset, folder: Path, processes: int = 1, progress: bool = True, share: Share | None = None
 ) -> SliceCache:
     """Checks every real case and stores it in ``folder``; cached cases that have not changed are not read again.
+
+    The hash of its files says whether a case has changed. Entries of earlier versions have no hashes; they are up to
+    date if names, sizes and modification times of the files are the same.
 
     Args:
         raw: the dataset.
@@ -71,47 +95,67 @@ def build_cache(
     """
     folder.mkdir(parents=True, exist_ok=True)
     share = share or Share()
+    hashes = FileHashes(folder / MEMO)
+    current = partial(_current_facts, raw, folder, hashes)
 
     def cached(case: Case) -> CaseFacts:
-        path = folder / f"{case.identifier}.json"
-        current = _current_facts(path, case, raw.roles)
-        if current is not None:
-            return current
-        image, condition, facts = read_case(raw, case)
+        facts = current(case)
+        if facts is not None:
+            return facts
+        image, condition, facts = _read(raw, case, hashes)
+        (folder / f"{case.identifier}.json").unlink(missing_ok=True)  # it does not describe the arrays any more
         for name, array in (("image", image), ("condition", condition)):
             with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, array)
-        write_json(
-            path, {"format": _FORMAT, "stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": asdict(facts)}
-        )
+        _write_entry(folder, facts, raw.roles)
         return facts
 
     own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
     facts = _each_case(own_cases, cached, processes, progress, "caching slices")
     for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
-            share.wait_until(partial(_current_facts, folder / f"{identifier}.json", case, raw.roles))
+            share.wait_until(partial(current, case))
             facts[identifier] = cached(case)
+    if share.main:
+        hashes.save()
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
 
 
-def _current_facts(path: Path, case: Case, roles: LabelRoles) -> CaseFacts | None:
+def is_complete(raw: RawDataset, folder: Path) -> bool:
+    """Whether every real case is cached in ``folder`` and unchanged since, so that nothing has to be written there."""
+    hashes = FileHashes(folder / MEMO)
+    return all(_current_facts(raw, folder, hashes, case) is not None for case in raw.cases.values())
+
+
+def _write_entry(folder: Path, facts: CaseFacts, roles: LabelRoles) -> None:
+    content = asdict(facts)
+    files = content.pop("files")  # apart from the facts, so that earlier versions can read the entry
+    entry = {"format": _FORMAT, "stamp": facts.stamp, "files": files, "roles": _roles_key(roles), "facts": content}
+    write_json(folder / f"{facts.identifier}.json", entry)
+
+
+def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case) -> CaseFacts | None:
     """The cached facts of a case, or None if the case is not cached or its files have changed since."""
+    path = folder / f"{case.identifier}.json"
     entry = read_json(path) if path.is_file() else None
     if entry is None:
         return None
-    check_format(path, entry, _FORMAT, f", or delete the folder {path.parent} to read the cases anew")
-    if entry["stamp"] != source_stamp(case) or entry["roles"] != _roles_key(roles):
+    check_format(path, entry, _FORMAT, f", or delete the folder {folder} to read the cases anew")
+    if entry["roles"] != _roles_key(raw.roles) or ("files" not in entry and entry["stamp"] != source_stamp(case)):
         return None
-    return _facts(entry["facts"])
+    files = hashes_of_case(raw.folder, case, hashes)
+    if entry.get("files", files) != files:
+        return None
+    return _facts(entry["facts"], files)
 
 
 def _roles_key(roles: LabelRoles) -> str:
     return f"format 2, {sorted(roles.values.items())} ignore={roles.ignore}"
 
 
-def _facts(content: dict) -> CaseFacts:
-    return CaseFacts(**{**content, "shape": tuple(content["shape"]), "spacing": tuple(content["spacing"])})
+def _facts(content: dict, files: dict[str, str]) -> CaseFacts:
+    shape, spacing = tuple(content["shape"]), tuple(content["spacing"])
+    return CaseFacts(**{**content, "shape": shape, "spacing": spacing, "files": files})
 
 
 def _each_case(

@@ -11,12 +11,12 @@ from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is
 
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
+MOST_SCANS = 12  # scans of a patient on average; numbers or names with more are rather sources of patients
 _COUNTER = re.compile(
     r"(?P<before>[/ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
     re.IGNORECASE,
 )
 _LONGEST_DROPPED = 3  # digits, in a number that may hold a patient and a time point
-_MOST_OF_A_NUMBER = 12  # cases of a patient on average, where the end of a number may be a time point
 _FEWEST_NAMES = 5  # names without a number that may be patients; fewer are sites or classes
 
 
@@ -63,16 +63,17 @@ class Candidate:
 
 
 def candidates_for(identifiers: Sequence[str]) -> list[Candidate]:
-    """Up to six readings with different patients, those with the fewest patients first; the last: every case is one.
+    """Up to six readings with different patients: plausible ones (see ``plausible_readings``), others, every case.
 
-    Plausible readings (see ``plausible_readings``) come before others if there are too many.
+    Readings with fewer patients come first.
     """
     readings = _readings(identifiers)
     plausible = _plausible(readings)
     several = [reading for reading in readings if 1 < reading.number < len(identifiers)]
     chosen = [*plausible, *(reading for reading in several if reading not in plausible)][: MOST_SHOWN - 1]
     every = _reading("every case is a patient", EVERY_CASE, identifiers)
-    return [*sorted(chosen, key=lambda reading: reading.number), *([every] if every else [])]
+    ordered = sorted(chosen, key=lambda reading: (reading not in plausible, reading.number))
+    return [*ordered, *([every] if every else [])]
 
 
 def plausible_readings(identifiers: Sequence[str]) -> list[Candidate]:
@@ -100,12 +101,14 @@ def examples(patients: Mapping[str, str]) -> list[str]:
 
 
 def _readings(identifiers: Sequence[str]) -> list[Candidate]:
-    """All candidates that match every id, one for each way to group the cases, in the order of ``_patterns``."""
+    """All candidates that match every id, in the order of ``_patterns``; of equal groups one that makes sense."""
     readings: dict[frozenset, Candidate] = {}
     for title, pattern in _patterns(sorted(identifiers)):
         reading = _reading(title, pattern, identifiers)
         if reading is not None:
-            readings.setdefault(frozenset(map(frozenset, reading.groups())), reading)
+            groups = frozenset(map(frozenset, reading.groups()))
+            if groups not in readings or (_makes_sense(reading) and not _makes_sense(readings[groups])):
+                readings[groups] = reading
     return list(readings.values())
 
 
@@ -153,7 +156,7 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _separator_and_part(identifiers: Sequence[str]) -> tuple[str, str]:
     """Expressions for a separator and for a part between separators, of those in use; empty if there is none."""
     used = "".join(character for character in "/ _.-" if any(character in identifier for identifier in identifiers))
-    separator = f"[{used}]" if len(used) > 1 else re.escape(used)
+    separator = f"[{used}]" if len(used) > 1 else _literal(used)
     return separator, f"[^{used}]+" if used else ""
 
 
@@ -168,13 +171,18 @@ def _optional_if_needed(identifiers: Sequence[str], patient: str, rest: str) -> 
 def _counter(identifiers: Sequence[str]) -> str:
     """Expression for the slice counters at the ends of ids; empty if no id has one."""
     found = [match for identifier in identifiers if (match := _COUNTER.search(identifier))]
-    words = sorted({re.escape(match["before"] + match["word"] + match["between"]) for match in found}, key=_longest)
+    words = sorted({_literal(match["before"] + match["word"] + match["between"]) for match in found}, key=_longest)
     if not words:
         return ""
     counter = (words[0] if len(words) == 1 else f"(?:{'|'.join(words)})") + "[0-9]+"
     if any("of" in match[0].lower() for match in found):
         counter += "(?:of[0-9]+)?"
     return counter
+
+
+def _literal(text: str) -> str:
+    """Expression for separators and letters; unlike ``re.escape`` it leaves ``-`` as it is."""
+    return text.replace(".", r"\.")
 
 
 def _longest(text: str) -> tuple[int, str]:
@@ -223,15 +231,16 @@ def _makes_sense(reading: Candidate) -> bool:
     if _cuts_a_number(reading):
         return False
     befores = {rest.partition("\0")[0].casefold() for rest in reading.rests.values()}
-    if len(befores) > 1 and any(not _may_precede(reading.rests[case], patient) for case, patient in named):
-        return False
+    for case, patient in named:
+        before = reading.rests[case].partition("\0")[0]
+        if not _may_precede(before, patient) and not (len(befores) == 1 and _is_name(before + patient)):
+            return False
     rests = [rest.casefold() for rest in reading.rests.values() if rest != "\0"]
     return len(set(rests)) <= 0.9 * len(rests) or all(map(_says_what_it_is, rests))
 
 
-def _may_precede(rest: str, patient: str) -> bool:
+def _may_precede(before: str, patient: str) -> bool:
     """Whether a bare number can be a patient behind what precedes it: ``pre_001`` yes, ``p1v1`` and ``site1_2`` no."""
-    before = rest.partition("\0")[0]
     return not before or not patient.isdigit() or (not before[-1].isalnum() and _says_what_it_is(before))
 
 
@@ -283,7 +292,7 @@ def _counts_within_patients(reading: Candidate) -> bool:
         and starts <= {0, 1}
         and all(max(numbers) - min(numbers) + 1 == len(numbers) for numbers in counts.values())
         and all(max(numbers) < full for numbers in counts.values())
-        and 1 < sum(map(len, counts.values())) / len(counts) <= _MOST_OF_A_NUMBER
+        and 1 < sum(map(len, counts.values())) / len(counts) <= MOST_SCANS
         and _number_varies(reading)
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.patient_candidates import Candidate, plausible_readings
-from nnunet_difflung.dataset.patient_record import Record, read_record
+from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
     are_readable,
     by_pattern,
@@ -59,6 +59,10 @@ class Reading:
             "patients": len(set(self.patients.values())),
         }
 
+    def record(self, name: str) -> None:
+        """Records the patients of ``DatasetXXX_NAME`` in its results, for every later command."""
+        write_record(name, self.as_dict(), self.listed or self.patients)
+
     def lines(self) -> list[str]:
         """The notes and, at the end, the warning, as lines to print."""
         return [*self.notes, *([f"Warning: {self.warning}"] if self.warning else [])]
@@ -96,6 +100,8 @@ def find_reading(
         UnknownPatients: nothing says who the patients are.
     """
     record, beside = read_record(name), _beside_dataset(name)
+    if record is not None and not record.used and record.source in ("ids", "splits"):
+        record = None  # nobody has said it and nothing was made with it, so it is read again
     given = _given(identifiers, pattern, file)
     if given is None and beside is not None and not _by_option(record, beside):
         given = _from_file(beside, identifiers)
@@ -109,11 +115,11 @@ def find_reading(
     elif splits is not None:
         reading = Reading("splits", _from_splits(identifiers, splits))
     else:
-        reading = Reading("ids", read_ids(identifiers))
+        reading = Reading("ids", read_ids(identifiers, f"case ids of {name}"))
     if beside is not None:
         reading = _compared_with(beside, reading)
     if splits is not None and reading.source in ("splits", "recorded"):
-        reading = replace(reading, warning=_suspicion(reading.patients, splits, where))
+        reading = replace(reading, warning=_warning(reading.patients, splits, where))
     return reading
 
 
@@ -251,18 +257,34 @@ def _torn(patients: Mapping[str, str], splits: Splits) -> dict[str, tuple[int, s
     return torn
 
 
-def _suspicion(patients: Mapping[str, str], splits: Splits, where: str) -> str | None:
-    """A line about folds that cut through patients of a reading that makes sense; None if there are none."""
-    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(patients))]
+def suspicion(identifiers: Iterable[str], splits: Splits, where: str) -> tuple[str, str] | None:
+    """Whether folds seem to cut through patients, by a reading of the ids that makes sense (``plausible_readings``).
+
+    Args:
+        identifiers: ids of the real cases.
+        splits: the folds.
+        where: path of the folds, for the sentence.
+
+    Returns:
+        a sentence without its full stop, and the option for the reading; None if no fold does.
+    """
+    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(identifiers))]
     cut = [(reading, torn) for reading, torn in cut if torn]
     if not cut:
         return None
     reading, torn = cut[-1]  # the one that puts the fewest cases together
     patient, (fold, training, validation) = min(torn.items(), key=lambda item: item[1][0])
-    return (
+    sentence = (
         f"{where} seems to have patients in training and in validation: {training} and {validation} are on both sides "
-        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)}). "
-        f"If so, delete the file to get folds grouped by patient, and give {reading.option}; if every case is a "
+        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)})"
+    )
+    return sentence, reading.option
+
+
+def _warning(identifiers: Iterable[str], splits: Splits, where: str) -> str | None:
+    cut = suspicion(identifiers, splits, where)
+    return cut and (
+        f"{cut[0]}. If so, delete the file to get folds grouped by patient, and give {cut[1]}; if every case is a "
         f"patient, give --patient-pattern '(.+)'."
     )
 

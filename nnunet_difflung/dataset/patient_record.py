@@ -52,11 +52,16 @@ def read_record(name: str) -> Record | None:
             raise BadInput(f"{own} is damaged: {fault}; restore it, or delete it and say anew who the patients are")
     for path, manifest in _manifests(name):
         if content is None or manifest["patients"] != content["patients"]:
-            used = generators or bool(manifest.get("cases"))
+            used = generators or bool(manifest.get("cases") or manifest.get("runs"))
             extended = content is not None and manifest["patients"].items() <= content["patients"].items()
             patients = content["patients"] if extended and content else manifest["patients"]
             return _record(path, manifest.get("reading"), patients, used)
-        return _record(path, content["reading"], content["patients"], generators or bool(manifest.get("cases")))
+        return _record(
+            path,
+            content["reading"],
+            content["patients"],
+            generators or bool(manifest.get("cases") or manifest.get("runs")),
+        )
     return None if content is None else _record(own, content["reading"], content["patients"], generators)
 
 

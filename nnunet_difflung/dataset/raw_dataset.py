@@ -51,6 +51,8 @@ class RawDataset:
         listed_splits: content of the split file; None if there is none, so that folds have to be made.
         voxels: case id → number of voxels of each label in the order of ``roles.values``, for making folds; None if
             they have not been counted yet.
+        contents: case id → file, named as in the manifest → SHA-256, when the cases were read; None if they have not
+            been read yet.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class RawDataset:
     reading: Reading
     listed_splits: list[dict[str, list[str]]] | None
     voxels: Mapping[str, Sequence[int]] | None = None
+    contents: Mapping[str, Mapping[str, str]] | None = None
 
     @property
     def patients(self) -> dict[str, str]:

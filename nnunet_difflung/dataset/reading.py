@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,10 @@ class CaseFacts:
         spacing: (z, y, x) in mm as nnU-Net's reader gives it.
         dtype: data type of the cached image.
         counts: label name → number of voxels in each slice (z).
-        stamp: name, size and modification time of the source files; shows whether a cached copy is up to date.
-        content: SHA-256 of image and labels; identifies a generator's training data, independent of the files' times.
+        stamp: name, size and modification time of the source files, by which earlier versions knew a cached copy.
+        content: SHA-256 of image and labels; identifies a generator's training data, independent of the files.
+        files: file, named as in the manifest → SHA-256; shows whether a cached copy is up to date. Empty if the files
+            were not hashed.
     """
 
     identifier: str
@@ -43,6 +45,7 @@ class CaseFacts:
     counts: dict[str, list[int]]
     stamp: list
     content: str
+    files: dict[str, str] = field(default_factory=dict)
 
     def voxels(self, name: str) -> int:
         """Number of voxels of a label in the whole case."""
@@ -54,8 +57,13 @@ class CaseFacts:
 
 
 def with_class_counts(raw: RawDataset, facts: Mapping[str, CaseFacts]) -> RawDataset:
-    """The dataset with the class counts of its checked cases, so that labels need not be read again for new folds."""
-    return replace(raw, voxels={i: [facts[i].voxels(name) for name in raw.roles.values] for i in raw.cases})
+    """The dataset with the class counts and the files' hashes of its checked cases.
+
+    So labels need not be read again for new folds, and the injection sees whether a file has changed since.
+    """
+    voxels = {i: [facts[i].voxels(name) for name in raw.roles.values] for i in raw.cases}
+    hashed = all(facts[i].files for i in raw.cases)
+    return replace(raw, voxels=voxels, contents={i: facts[i].files for i in raw.cases} if hashed else None)
 
 
 def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndarray:

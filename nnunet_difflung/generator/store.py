@@ -8,7 +8,7 @@ import torch
 
 from nnunet_difflung.config import GeneratorConfig, recorded
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.card import CARD, CARD_FORMAT, read_card
+from nnunet_difflung.generator.card import CARD, CARD_FORMAT, TRAINING_FILES, read_card
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import METHODS, Method
@@ -35,6 +35,17 @@ def write_card(folder: Path, method: Method, config: GeneratorConfig, content: d
     write_json(folder / CARD, content)
 
 
+def record_files(folder: Path, files: str | None) -> None:
+    """Records the hash of the files that the training cases are in now, in the card of a finished generator.
+
+    The caller has made sure that the cases hold the same voxels as in training. The files may differ if they were
+    written again, and cards of earlier versions do not say.
+    """
+    card = read_card(folder)
+    if card.get(TRAINING_FILES) != files:
+        write_json(folder / CARD, {**card, TRAINING_FILES: files})
+
+
 def save_generator(folder: Path, network: torch.nn.Module, card: dict, method: Method, config: GeneratorConfig) -> None:
     """Saves the averaged weights and marks the generator as finished."""
     family = trained_family_of(method)
@@ -56,13 +67,29 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     if name not in METHODS:
         raise BadInput(f"{folder / CARD} names the method {name!r}; this version knows {', '.join(METHODS)}")
     family = trained_family_of(METHODS[name])
-    weights = family.weights(folder)
-    digest = sha256(weights)
-    if digest != card["weights_sha256"]:
-        raise BadInput(
-            f"{weights} is not the file that {CARD} names (SHA-256 {digest[:12]}, expected "
-            f"{card['weights_sha256'][:12]}); delete {folder} and train again"
-        )
+    digest = _checked_weights(folder, card)
     network = family.load(folder, config, len(card["channels"]), len(card["conditions"]))
     network = ready_for(network.requires_grad_(False).eval(), torch.device(device))
     return Generator(network, config, tuple(card["conditions"]), tuple(card["training_cases"]), digest, folder)
+
+
+def check_weights(folder: Path) -> None:
+    """Refuses a finished generator whose weights were lost or changed, before others are trained or used.
+
+    Raises:
+        BadInput: its weights are not those that its card names.
+    """
+    if is_finished(folder) and (card := read_card(folder))["config"]["method"] in METHODS:
+        _checked_weights(folder, card)
+
+
+def _checked_weights(folder: Path, card: dict) -> str:
+    """SHA-256 of a finished generator's weights."""
+    weights = trained_family_of(METHODS[card["config"]["method"]]).weights(folder)
+    digest = sha256(weights) if weights.is_file() else "missing"
+    if digest != card["weights_sha256"]:
+        raise BadInput(
+            f"{weights} is not the file that {CARD} names (SHA-256 {digest[:12]}, expected "
+            f"{card['weights_sha256'][:12]}); restore it, or delete {folder} and train again"
+        )
+    return digest

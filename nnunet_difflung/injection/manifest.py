@@ -7,6 +7,7 @@ folder in ``$nnUNet_preprocessed``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, read_json
 
 PREPROCESSED = "preprocessed:"
+FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
 _FILES = re.compile(
@@ -28,15 +30,22 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNet_raw or nnUNet_preprocessed"
 
 
-def new_manifest(dataset: str, patients: dict[str, str], reading: dict | None = None) -> dict:
+def new_manifest(
+    dataset: str,
+    patients: dict[str, str],
+    contents: Mapping[str, Mapping[str, str]] | None = None,
+    reading: dict | None = None,
+) -> dict:
     """The manifest of a dataset without synthetic cases.
 
     Args:
         dataset: ``DatasetXXX_NAME``.
-        patients: case id → patient.
+        patients: case id → patient, of the real cases.
+        contents: case id → file, named relative to the raw dataset → SHA-256, of the real cases; None leaves the key
+            out, as earlier versions did.
         reading: where the patients are known from (``Reading.as_dict``).
     """
-    return {
+    manifest = {
         "format": FORMAT,
         "version": __version__,
         "dataset": dataset,
@@ -48,6 +57,9 @@ def new_manifest(dataset: str, patients: dict[str, str], reading: dict | None = 
         "files": {},
         "made_folders": [],
     }
+    if contents is not None:
+        manifest["contents"] = {identifier: dict(files) for identifier, files in contents.items()}
+    return manifest
 
 
 def is_identifier(name: object) -> bool:
@@ -99,12 +111,37 @@ def fault_in(content: object) -> str | None:
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
+    if not isinstance(content.get("reading", {}), dict):
+        return f"'reading' is {type(content['reading']).__name__}, expected dict"
     if not _names(list(content["patients"].values())):
         return "'patients' has a value that is not a patient's name"
     made = content.get("made_folders", [])
     if not _names(made) or not set(made) <= set(_FOLDERS):
         return f"'made_folders' is not a list of {', '.join(_FOLDERS)}"
-    return _fault_in_files(content["files"]) or _fault_in_cases(content) or _fault_in_runs(content["runs"])
+    return (
+        _fault_in_files(content["files"])
+        or _fault_in_contents(content)
+        or _fault_in_cases(content)
+        or _fault_in_runs(content["runs"])
+    )
+
+
+def _fault_in_contents(content: dict) -> str | None:
+    """A fault in the hashes of the real cases, which manifests of earlier versions do not have."""
+    if not _is_hash(content.get("fingerprint", "0" * 64)):
+        return "'fingerprint' is not a SHA-256"
+    earlier = content.get("without_contents", [])
+    if not isinstance(earlier, list) or not all(isinstance(run, list) and len(run) == 2 for run in earlier):
+        return "'without_contents' is not a list of pairs of method and fold"
+    if "contents" not in content:
+        return None
+    contents = content["contents"]
+    if not isinstance(contents, dict) or set(contents) != set(content["patients"]):
+        return "'contents' does not hold the real cases that 'patients' names"
+    for identifier, files in contents.items():
+        if not isinstance(files, dict) or not files or not all(map(_is_hash, files.values())):
+            return f"'contents' has no SHA-256 for each file of {identifier}"
+    return None
 
 
 def _fault_in_cases(content: dict) -> str | None:
@@ -171,9 +208,21 @@ def find_manifest(dataset_name: str) -> dict | None:
     return None
 
 
+def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
+    """(method, fold) of the runs of earlier versions, which did not record what their real cases held."""
+    if "contents" not in manifest:
+        return [(run["method"], run["fold"]) for run in manifest["runs"]]
+    return [(method, fold) for method, fold in manifest.get("without_contents", [])]
+
+
 def run_of(manifest: dict, case: dict) -> dict | None:
     """The run that made a case."""
     return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
+
+
+def cases_of(manifest: dict, run: dict) -> set[str]:
+    """Ids of the synthetic cases of a run; a fold whose targets were met already has a run without cases."""
+    return {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
 
 
 def is_planned(preprocessed: Path) -> bool:

@@ -16,7 +16,7 @@ OPTIONS = {
     "--normal-label --structure-label --patient-pattern --patients",
     "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients --surface "
     "--tolerance -o",
-    "audit": "-d --fast --json",
+    "audit": "-d --fast --deep --json",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }

@@ -1,0 +1,244 @@
+"""SHA-256 hashes of the files of a dataset's real cases: what a case is, whatever it is called.
+
+Hashing a dataset takes as long as reading it, so hashes are remembered beside the cached cases. A remembered hash is
+used only while size, times and inode of its file are the same, and never for a file that was changed so shortly before
+that its time cannot tell another change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.splits import is_synthetic
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
+from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_json
+
+if TYPE_CHECKING:
+    from nnunet_difflung.dataset.raw_dataset import RawDataset
+
+MEMO = ".contents.json"  # in the cache's folder; no case id begins with a dot
+_FORMAT = 1
+_SETTLED = 2_000_000_000  # ns; a file changed less long ago may be changed again without a change of its time
+_WORTH_FILES, _WORTH_BYTES = 50, 2**24  # hashing less than this takes no longer than remembering it
+
+Contents = Mapping[str, Mapping[str, str]]  # case id → file, named as in the manifest → SHA-256
+
+
+def stat_key(path: str | Path) -> list[int]:
+    """Size, modification time, change time and inode of a file: if none differs, nobody has written to the file."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+class FileHashes:
+    """SHA-256 of files, remembered from one command to the next.
+
+    Several threads may use it. Several processes may save to the same file: what one of them loses is hashed again.
+    """
+
+    def __init__(self, memo: Path | None = None, anew: bool = False):
+        """Reads what is remembered.
+
+        Args:
+            memo: file in which hashes are remembered; None remembers nothing.
+            anew: hash every file once more, and use nothing that was remembered before.
+        """
+        self.memo = memo
+        self._remembered: dict[str, list] = {} if memo is None or anew else _read(memo)
+        self._hashed: dict[str, list] = {}
+
+    def of(self, path: str | Path) -> str:
+        """SHA-256 of a file's bytes.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        name = os.path.abspath(path)
+        key = stat_key(name)
+        for entries in (self._hashed, self._remembered):
+            if entries.get(name, [None])[:-1] == key:
+                return entries[name][-1]
+        digest = sha256(name)
+        if stat_key(name) == key and time.time_ns() - max(key[1], key[2]) > _SETTLED:
+            self._hashed[name] = [*key, digest]
+        return digest
+
+    def save(self) -> None:
+        """Remembers the hashes, if that saves time; a folder that cannot be written is no error."""
+        new = dict(self._hashed)
+        worth = len(new) > _WORTH_FILES or sum(entry[0] for entry in new.values()) > _WORTH_BYTES
+        if self.memo is None or not worth:
+            return
+        with suppress(OSError):
+            write_json(self.memo, {"format": _FORMAT, "files": {**_read(self.memo), **new}})
+
+
+def _read(memo: Path) -> dict[str, list]:
+    """What a memo remembers; nothing if it is missing, damaged, or of another format."""
+    try:
+        content = read_json(memo)
+        entries = content["files"] if content["format"] == _FORMAT else {}
+        return {name: entry for name, entry in entries.items() if len(entry) == 5 and isinstance(entry[-1], str)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def hashes_of_dataset(dataset_name: str, anew: bool = False) -> FileHashes:
+    """The hashes remembered for ``DatasetXXX_NAME``.
+
+    Args:
+        dataset_name: the dataset; nothing is remembered where ``nnUNet_results`` is not a folder.
+        anew: use nothing that was remembered before.
+    """
+    results = os.environ.get(NNUNET_RESULTS)
+    memo = cache_folder(dataset_name) / MEMO if results and os.path.isdir(results) else None
+    return FileHashes(memo, anew)
+
+
+def name_of(folder: Path, file: str | Path) -> str:
+    """Name of a real case's file in the manifest: relative to the raw dataset, absolute if it lies elsewhere."""
+    path = Path(os.path.abspath(file))
+    inside = Path(os.path.abspath(folder))
+    return path.relative_to(inside).as_posix() if path.is_relative_to(inside) else path.as_posix()
+
+
+def hashes_of_case(folder: Path, case: Case, hashes: FileHashes) -> dict[str, str]:
+    """The hashes of a case's image and label files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return {name_of(folder, file): hashes.of(file) for file in (*case.images, case.label)}
+
+
+def contents_of(raw: RawDataset, hashes: FileHashes | None = None) -> dict[str, dict[str, str]]:
+    """The hashes of all real cases of a dataset, as the manifest's key ``contents`` holds them.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    own = hashes or hashes_of_dataset(raw.name)
+    contents = {identifier: hashes_of_case(raw.folder, case, own) for identifier, case in sorted(raw.cases.items())}
+    if hashes is None:
+        own.save()
+    return contents
+
+
+def digest_of(contents: Contents, cases: Iterable[str]) -> str | None:
+    """One hash for what some cases hold, whatever they are called; None if a case has no contents.
+
+    Args:
+        contents: hashes of the files of each case.
+        cases: ids of the cases, in any order.
+    """
+    names = set(cases)
+    if not all(contents.get(name) for name in names):
+        return None
+    return hashlib.sha256(json_bytes(sorted(sorted(contents[name].values()) for name in names))).hexdigest()
+
+
+def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
+    """The real cases that are in a raw dataset now, complete or not: only files that exist are listed.
+
+    Unlike ``layout.list_cases`` it refuses nothing, so that an audit can name what is wrong with each file.
+
+    Returns:
+        id → case; its label is empty if there is none.
+    """
+    ending = str(dataset_json.get("file_ending", ""))
+    images: dict[str, list[str]] = {}
+    labels: dict[str, str] = {}
+    if isinstance(dataset_json.get("dataset"), Mapping):
+        for identifier, entry in dataset_json["dataset"].items():
+            images[identifier] = [_listed(folder, file) for file in entry["images"]]
+            labels[identifier] = _listed(folder, entry["label"])
+    else:
+        for name in _names_in(folder / "imagesTr", ending):
+            images.setdefault(name.removesuffix(ending)[:-5], []).append(str(folder / "imagesTr" / name))
+        for name in _names_in(folder / "labelsTr", ending):
+            labels[name.removesuffix(ending)] = str(folder / "labelsTr" / name)
+    cases = {}
+    for identifier in sorted({*images, *labels}):
+        files = tuple(file for file in images.get(identifier, ()) if os.path.isfile(file))
+        label = labels.get(identifier, "")
+        if identifier and not is_synthetic(identifier) and (files or os.path.isfile(label)):
+            cases[identifier] = Case(identifier, files, label if os.path.isfile(label) else "")
+    return cases
+
+
+def _listed(folder: Path, file: object) -> str:
+    """Absolute path of a file that ``dataset.json`` lists, as nnU-Net reads it."""
+    return os.path.abspath(folder / os.path.expandvars(str(file)))
+
+
+def _names_in(folder: Path, ending: str) -> list[str]:
+    if not ending or not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith("."))
+
+
+def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:
+    """Groups of case ids that share an image file, each group sorted.
+
+    Labels are not compared, since two slices without a lesion may well have the same label; nor are images of a single
+    value, such as a channel that is filled with zeros where it is missing.
+
+    Args:
+        folder: of the raw dataset.
+        images: hashes of the image files of each case.
+    """
+    holders: dict[str, dict[str, str]] = {}
+    for identifier, files in images.items():
+        for name, digest in files.items():
+            holders.setdefault(digest, {})[identifier] = name
+    shared = [names for names in holders.values() if len(names) > 1]
+    return sorted({tuple(sorted(names)) for names in shared if not is_uniform(folder / next(iter(names.values())))})
+
+
+def is_uniform(path: Path) -> bool:
+    """Whether an image or a label has the same value everywhere; False if SimpleITK cannot read it."""
+    import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
+
+    try:
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        return False
+    return bool(values.size and values.min() == values.max())
+
+
+def torn_apart(groups: Iterable[tuple[str, ...]], split: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
+    """A (training case, validation case) of a fold for each group that has both."""
+    for group in groups:
+        training, validation = (sorted(set(group) & set(split[side])) for side in ("train", "val"))
+        pairs = [(a, b) for a in training for b in validation if a != b]
+        yield from pairs[:1]
+
+
+def check_same_content(raw: RawDataset, folds: Iterable[int | str]) -> None:
+    """Refuses folds in which the same image is in training under one id and in validation under another.
+
+    Args:
+        raw: the dataset, its cases read and hashed (``reading.with_class_counts``).
+        folds: the folds that are wanted; ``all`` has no validation.
+
+    Raises:
+        BadInput: names both ids and what to do.
+    """
+    images = {i: dict(list(files.items())[:-1]) for i, files in (raw.contents or {}).items()}  # the label is last
+    groups = same_images(raw.folder, images)
+    together = "say with --patients that both are of one patient" if raw.splits_are_new else "change splits_final.json"
+    for fold in folds if groups else ():
+        for training, validation in torn_apart(groups, raw.splits[int(fold)]) if fold != "all" else ():
+            raise BadInput(
+                f"fold {fold} of {raw.name} trains on {training} and validates on {validation}, which hold the same "
+                f"image (equal SHA-256); remove one of the two cases from the dataset, or {together}, so that both are "
+                f"on the same side"
+            )
