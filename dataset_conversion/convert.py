@@ -100,8 +100,8 @@ def _add_archive_options(group) -> None:
     group.add_argument(
         "--series",
         metavar="SERIES",
-        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: the "
-        "series that was drawn on)",
+        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: "
+        "each series that was drawn on)",
     )
     group.add_argument(
         "--pixel-spacing", type=float, metavar="MM", help="slices: pixel size in mm, if the files do not give it"

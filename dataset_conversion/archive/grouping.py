@@ -69,6 +69,11 @@ class Grouping:
     refusal: UnknownPatients | None = None
     warning: str = ""
 
+    @property
+    def unit(self) -> str:
+        """What the patients are, for people: ``groups`` if they only stand for patients."""
+        return "groups" if self.warning else "patients"
+
     def examples(self) -> str:
         """Three names with their patients, for people."""
         patients = dict(zip(self.names, self.patients, strict=True))
@@ -140,9 +145,10 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
 
 
 def _spellings(scan: Named) -> set[str]:
-    path = PurePosixPath(scan.path)
-    files = {scan.path, str(path.with_name(stem(path))), path.name, stem(path)} if scan.path else set()
-    return {scan.name, *files}
+    if not scan.path:
+        return {scan.name}
+    path, short = PurePosixPath(scan.path), stem(scan.path)
+    return {scan.name, scan.path, str(path.with_name(short)), path.name, short}
 
 
 # ---- what names tell ----

@@ -57,10 +57,8 @@ class Archive:
             number, what = sum(listing.size[2] for listing in self.listings), "slice"
         if self.grouping.refusal is not None:
             return f"{number} {what}{'s' * (number != 1)}, whose patients are not known"
-        text = (
-            f"{number} {what}{'s' * (number != 1)} of {patients} patient{'s' * (patients != 1)} "
-            f"(patients: {self.grouping.text(anonymous)})"
-        )
+        unit = self.grouping.unit if patients != 1 else self.grouping.unit.removesuffix("s")
+        text = f"{number} {what}{'s' * (number != 1)} of {patients} {unit} (patients: {self.grouping.text(anonymous)})"
         return f"{text}\nWarning: {self.grouping.warning}" if self.grouping.warning else text
 
 
