@@ -141,7 +141,7 @@ def class_shares(records: Sequence[CaseRecord], test: bool = False) -> np.ndarra
 
 
 def summary(records: Sequence[CaseRecord], labels: Mapping[str, int], unit: str = "patients") -> str:
-    """Table for the terminal: cases, patients (or another ``unit``) and class shares of the training and the test part."""
+    """Table for the terminal: cases, patients (or another ``unit``) and class shares of the training and test part."""
     lines = []
     for test, title in ((False, "training"), (True, "test")):
         part = [r for r in records if r.test == test]
