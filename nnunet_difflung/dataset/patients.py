@@ -160,7 +160,8 @@ def by_pattern(identifiers: Iterable[str], pattern: str) -> dict[str, str]:
 
     Args:
         identifiers: the ids.
-        pattern: its first group (or the whole match) is the patient.
+        pattern: its first group (that takes part, in a pattern with alternatives; without groups: the whole match) is
+            the patient.
 
     Raises:
         BadInput: the pattern is not a regular expression, does not match an id, or gives an empty patient.
@@ -178,7 +179,7 @@ def _patient(identifier: str, pattern: str) -> str:
             f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
             f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'"
         )
-    patient = match[1] if match.groups() else match[0]
+    patient = next((group for group in match.groups() if group is not None), match[0] if not match.re.groups else "")
     if not patient:
         raise BadInput(
             f"--patient-pattern {pattern!r} reads no patient from the case id {identifier!r}: its first group is "
