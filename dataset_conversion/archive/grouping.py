@@ -110,7 +110,7 @@ def grouped(scans: Sequence[Named], kind: str, options: ArchiveOptions) -> Group
         doubt = _doubt(names, read) or ("" if kind == "slices" else _numbered_words(read))
         source, patients = f"from the {_NAMES[kind]}", tuple(str(patient) for patient in read)
     if len(scans) == 1:
-        return Grouping(names, (told or names)[:1], "a single one")
+        return Grouping(names, (told or names)[:1], "there is only one")
     if doubt:
         refusal = unknown_patients(names, doubt, _NAMES[kind])
         return Grouping(names, names, "not known", refusal=refusal)
