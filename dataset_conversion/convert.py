@@ -100,8 +100,8 @@ def _add_archive_options(group) -> None:
     group.add_argument(
         "--series",
         metavar="SERIES",
-        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: the "
-        "series that was drawn on)",
+        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: "
+        "each series that was drawn on)",
     )
     group.add_argument(
         "--pixel-spacing", type=float, metavar="MM", help="slices: pixel size in mm, if the files do not give it"
@@ -194,10 +194,14 @@ def convert_options(options) -> ConvertOptions:
 
 
 def _show(archive: Archive, mapping: Path) -> None:
-    print(listing_table(archive.kind, archive.listings))
-    print(f"{archive.counted()}, such as {archive.grouping.examples()}")
-    if archive.grouping.refusal is not None:
-        print("\n  ".join([f"\nNot yet known: {archive.grouping.refusal}", *archive.grouping.refusal.details]))
+    unknown = archive.grouping.refusal
+    if unknown is None:
+        number = len({listing.patient for listing in archive.listings})
+        print(listing_table(f"{number} patients, {archive.kind}", archive.listings))
+        print(f"{archive.counted()}, such as {archive.grouping.examples()}")
+    else:
+        print(listing_table(archive.counted(), archive.listings))
+        print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
     if write_first_mapping(mapping, archive.listings):
         print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:

@@ -1,7 +1,8 @@
 """The interface of all kinds of archives: patients that can be listed quickly and loaded one at a time.
 
-``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a function ``find_sources`` that returns objects
-of the protocol ``Source``; the rest of the conversion does not depend on the kind of archive.
+``dicom.source``, ``archive.volumes`` and ``archive.slices`` each have a function ``find_sources`` for objects of the
+protocol ``Source``, one for each scan of a patient; ``archive.grouping`` says who the patients are. The rest of the
+conversion does not depend on the kind of archive.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Scan:
 
 
 class Source(Protocol):
-    """A patient in an archive; immutable and picklable, since worker processes load it.
+    """A scan of a patient in an archive; immutable and picklable, since worker processes load it.
 
     Attributes:
         patient: name in the archive; ``pipeline.patients`` turns it into a safe id.

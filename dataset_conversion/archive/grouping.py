@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nnunet_difflung.dataset.patient_candidates import examples, plausible_readings
+from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
 from nnunet_difflung.dataset.patient_words import is_date
 from nnunet_difflung.dataset.patients import UnknownPatients, read_id, spelled_alike, unknown_patients
 from nnunet_difflung.dataset.patients_file import covering, read_patients_file
@@ -69,6 +69,11 @@ class Grouping:
     refusal: UnknownPatients | None = None
     warning: str = ""
 
+    @property
+    def unit(self) -> str:
+        """What the patients are, for people: ``groups`` if they only stand for patients."""
+        return "groups" if self.warning else "patients"
+
     def examples(self) -> str:
         """Three names with their patients, for people."""
         patients = dict(zip(self.names, self.patients, strict=True))
@@ -105,7 +110,7 @@ def grouped(scans: Sequence[Named], kind: str, options: ArchiveOptions) -> Group
         doubt = _doubt(names, read) or ("" if kind == "slices" else _numbered_words(read))
         source, patients = f"from the {_NAMES[kind]}", tuple(str(patient) for patient in read)
     if len(scans) == 1:
-        return Grouping(names, (told or names)[:1], "a single one")
+        return Grouping(names, (told or names)[:1], "there is only one")
     if doubt:
         refusal = unknown_patients(names, doubt, _NAMES[kind])
         return Grouping(names, names, "not known", refusal=refusal)
@@ -140,9 +145,10 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
 
 
 def _spellings(scan: Named) -> set[str]:
-    path = PurePosixPath(scan.path)
-    files = {scan.path, str(path.with_name(stem(path))), path.name, stem(path)} if scan.path else set()
-    return {scan.name, *files}
+    if not scan.path:
+        return {scan.name}
+    path, short = PurePosixPath(scan.path), stem(scan.path)
+    return {scan.name, scan.path, str(path.with_name(short)), path.name, short}
 
 
 # ---- what names tell ----
@@ -165,9 +171,9 @@ def _patient_of_picture(name: str) -> str | None:
 
 
 def _patient(part: str) -> str | None:
-    """The patient that a part of a path names by itself, with or without a slice counter; None if it names none."""
+    """The patient that a part of a path names by itself, as one with slices would be named or by BIDS; else None."""
     plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode()
-    if (patient := read_id(part)) is not None:
+    if (patient := read_id(part)) is not None and patient.startswith("sub-"):
         return patient
     return part if read_id(f"{plain}_s0") == plain else None
 
@@ -202,19 +208,29 @@ def _numbered_words(patients: Sequence[str | None]) -> str:
 
 
 def _other_reading(names: Sequence[str]) -> str:
-    """An example of two names that may be one patient by a reading that makes sense; ``""`` if there is none."""
-    for reading in plausible_readings(names):
-        several = next(group for group in reading.groups() if len(group) > 1)
-        return f"{several[0]!r} and {several[1]!r} may be the same"
-    return ""
+    """Two names that may be one patient by a reading that makes sense; ``""`` if there is none."""
+    return next(map(_two_of_one, plausible_readings(names)), "")
+
+
+def _two_of_one(reading: Candidate) -> str:
+    several = next(group for group in reading.groups() if len(group) > 1)
+    return f"{several[0]!r} and {several[1]!r} may be the same"
 
 
 def _doubt_of_headers(scans: Sequence[Named]) -> str:
-    """Why the patients that DICOM headers tell may be wrong: folder names say that several of them are one."""
+    """Why the patients that DICOM headers tell may be wrong: folder names say that several of them are one.
+
+    Only names that begin with the patient count against headers, such as ``pat7_2019``, ``pat7_2021``, and nothing that
+    looks like a slice: ``TCGA-17-Z001`` is a patient, and so is ``001`` of each hospital.
+    """
     read: dict[str, Named] = {}
     for scan in scans:
-        patient = _patient_of_scan(scan.name)
+        patient = _patient_of_scan(scan.name) if "/" in scan.name else None
         other = scan if patient is None else read.setdefault(patient, scan)
         if other.told != scan.told:
             return f"the PatientIDs of {other.name!r} and {scan.name!r} differ, but the folders are of one patient"
-    return _other_reading(sorted({scan.name for scan in scans}))
+    for reading in plausible_readings(sorted({scan.name for scan in scans})):
+        begins = all(rest.startswith("\0") for rest in reading.rests.values())
+        if begins and "slice" not in reading.title and not reading.splits_numbers:
+            return _two_of_one(reading)
+    return ""

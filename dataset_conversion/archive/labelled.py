@@ -193,8 +193,8 @@ def _paired(folder: Path, roles: dict[str, bool]) -> list[Pair]:
     if orphans:
         raise BadInput(
             f"{folder / orphans[0]}: no image belongs to this label map ({len(orphans)} such "
-            f"file{'s' * (len(orphans) > 1)}); expected an image of this name, or a single image in its folder: add the "
-            f"image, rename or remove the label map, or say which files are images and label maps with --image and "
+            f"file{'s' * (len(orphans) > 1)}); expected an image of this name, or a single image in its folder: add "
+            f"the image, rename or remove the label map, or say which files are images and label maps with --image and "
             f"--masks"
         )
     return pairs

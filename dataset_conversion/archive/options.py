@@ -48,10 +48,10 @@ def compiled(option: str, pattern: str) -> re.Pattern:
 
 
 def patient_by(pattern: str, name: str) -> str:
-    """The patient of a name: the first group of the pattern, or the whole name if the pattern has no group.
+    """The patient of a name: the first group of the pattern (that takes part), or the whole name if it has no group.
 
     Raises:
-        BadInput: the pattern does not match the whole name.
+        BadInput: the pattern does not match the whole name, or reads no patient from it.
     """
     match = compiled("--patient-pattern", pattern).fullmatch(name)
     if not match:
@@ -59,7 +59,7 @@ def patient_by(pattern: str, name: str) -> str:
             f"--patient-pattern {pattern!r} does not match the name {name!r}; expected an expression that matches "
             f"every name that --list shows as a whole, with the patient as its first group, such as '(.+)_[0-9]+'"
         )
-    patient = match[1] if match.groups() else match[0]
+    patient = match[0] if not match.re.groups else next((group for group in match.groups() if group is not None), "")
     if not patient:
         raise BadInput(
             f"--patient-pattern {pattern!r} reads no patient from the name {name!r}: its first group is empty; "

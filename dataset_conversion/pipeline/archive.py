@@ -55,10 +55,10 @@ class Archive:
         what = "volume" if self.kind == "volumes" else "scan"
         if self.kind == "slices":
             number, what = sum(listing.size[2] for listing in self.listings), "slice"
-        text = (
-            f"{number} {what}{'s' * (number != 1)} of {patients} patient{'s' * (patients != 1)} "
-            f"(patients: {self.grouping.text(anonymous)})"
-        )
+        if self.grouping.refusal is not None:
+            return f"{number} {what}{'s' * (number != 1)}, whose patients are not known"
+        unit = self.grouping.unit if patients != 1 else self.grouping.unit.removesuffix("s")
+        text = f"{number} {what}{'s' * (number != 1)} of {patients} {unit} (patients: {self.grouping.text(anonymous)})"
         return f"{text}\nWarning: {self.grouping.warning}" if self.grouping.warning else text
 
 

@@ -26,10 +26,10 @@ _GUESSES = (  # label, and how structures of it are often named
 )
 
 
-def listing_table(kind: str, listings: Sequence[Listing]) -> str:
-    """A table with a line for each patient, its problems below, and for each structure the number of patients."""
+def listing_table(title: str, listings: Sequence[Listing]) -> str:
+    """A table with a line for each scan, its problems below, and for each structure the number of scans."""
     lines = [
-        f"{len({listing.patient for listing in listings})} patients, {kind}",
+        title,
         f"{'patient':<24}{'size':>16}{'spacing, mm':>20}{'values':>16}  structures",
     ]
     for listing in listings:

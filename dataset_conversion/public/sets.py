@@ -183,7 +183,9 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     archive = listed_archive(args.i, public.module, sources, grouping, args.np)
     check_readable(archive)
     patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
-    print(f"{full_name}: {len(patients)} patients; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
+    print(
+        f"{full_name}: {len(patients)} {grouping.unit}; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items())
+    )
     print(archive.counted())
     if args.dry_run:
         for patient in patients:
@@ -204,7 +206,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         about=public.about,
     )
     print(archive.counted())
-    print(summary(records, mapping.labels))
+    print(summary(records, mapping.labels, grouping.unit))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     return 0

@@ -12,7 +12,6 @@ from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
 MOST_SCANS = 12  # scans of a patient on average; numbers or names with more are rather sources of patients
-_SEPARATORS = re.compile(r"[/ _.-]+")
 _COUNTER = re.compile(
     r"(?P<before>[/ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
     re.IGNORECASE,

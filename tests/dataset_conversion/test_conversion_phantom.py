@@ -89,7 +89,7 @@ def test_emphysema_replaces_the_lung_around_it_whatever_its_hu():
     truth, canvas = np.full((48, 48), LABELS["emphysema"]), Canvas(pixel_centres(48))
     painted = []
     for normal_hu in (-900.0, -700.0):
-        painter = Painter(Thorax(replace(patient, normal_hu=normal_hu)), 5.0)
+        painter = Painter(Thorax(replace(patient, normal_hu=normal_hu), 1.0), 5.0)
         painter.vessels, painter.airways = painter.vessels[:0], painter.airways[:0]
         painted.append(painter.lung(canvas, truth, -100.0, np.random.default_rng(1)))
     inside = (slice(8, -8), slice(8, -8))
@@ -144,7 +144,7 @@ def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
     assert records == records_of_two_processes
     first, second = digests(raw_folder / "Dataset801_A"), digests(raw_folder / "Dataset802_A")
     same = [name for name in first if not name.endswith("dataset.json")]
-    assert len(same) == 2 * 8 + 3  # images and labels, splits, the report and its sheet
+    assert len(same) == 2 * 8 + 4  # images and labels, splits, patients, the report and its sheet
     assert all(first[name] == second[name] for name in same)
 
 

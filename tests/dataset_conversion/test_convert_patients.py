@@ -122,6 +122,7 @@ def test_listing_shows_an_archive_whose_patients_are_not_known(tmp_path, convert
     numbered_pictures(tmp_path / "archive")
     listed = convert("--list", "--mapping", str(tmp_path / "first.yaml"), *PIXELS)
     assert listed.code == 0
+    assert "6 slices, whose patients are not known" in listed.printed
     assert "the patients cannot be told" in listed.printed
     assert "--patient-pattern '(.+)'" in listed.printed
     assert (tmp_path / "first.yaml").is_file()
@@ -311,6 +312,22 @@ def test_dicom_headers_tell_patients_or_the_folders_have_to(tmp_path, convert, p
     patients = list(done.patients().values())
     assert sorted((patients.count(name) for name in set(patients)), reverse=True) == expected
     assert "SECRET" not in done.printed + done.error
+
+
+def test_every_series_of_a_patient_that_was_drawn_on_is_a_case_unless_one_is_chosen(tmp_path, convert):
+    studies(tmp_path / "archive", *((name, person(name[:2])) for name in ("p1/early", "p1/late", "p2/only")))
+    (tmp_path / "names.yaml").write_text(NAMES)
+    options = ("--mapping", str(tmp_path / "names.yaml"), "--as", "volumes", "--allow-missing")
+    done = convert(*options)
+    assert done.patients() == {"p1_im01": "p1", "p1_im02": "p1", "p2": "p2"}
+    made = {"p1_im01": chest(0), "p1_im02": chest(1), "p2": chest(2)}
+    for case, (image, label) in made.items():
+        written = sitk.ReadImage(str(done.folder / "imagesTr" / f"{case}_0000.nii.gz"))
+        classes = sitk.ReadImage(str(done.folder / "labelsTr" / f"{case}.nii.gz"))
+        assert np.abs(sitk.GetArrayFromImage(written) - image).max() <= 0.5
+        assert (sitk.GetArrayFromImage(classes) == label).mean() > 0.999
+    done = convert(*options, "--series", "p1/late/ct", "--overwrite")
+    assert done.patients() == {"p1": "p1", "p2": "p2"}, "a patient with one series has no choice"
 
 
 def test_a_patients_file_says_which_dicom_folders_are_of_one_patient(tmp_path, convert):

@@ -67,6 +67,8 @@ DOUBTED = [
     ("volumes", ["pat7/01", "pat7/02", "pat8/03"]),
     ("volumes", ["2019/p1", "2021/p1", "2021/p2"]),
     ("volumes", ["scan1", "scan2"]),
+    ("volumes", ["TCGA-17-Z001", "TCGA-17-Z002", "TCGA-34-Z001"]),  # no slices of TCGA-17
+    ("volumes", ["p01_s1", "p01_s2", "p02_s1"]),
     ("volumes", ["1.3.6.1.4.1.14519.5.2.1", "1.3.6.1.4.1.14519.5.2.2"]),
 ]
 
@@ -90,7 +92,7 @@ def test_names_that_are_doubted_and_every_reading_that_is_offered_can_be_pasted(
         stated = group(names, kind, patient_pattern=pattern)
         assert stated.refusal is None
         assert len(set(stated.patients)) == int(shown.split()[0])
-    assert refusal.details[-1].strip() == "--patient-pattern '(.+)'"
+    assert "--patient-pattern '(.+)'" in [line.strip() for line in refusal.details]
 
 
 def test_a_file_names_pictures_by_path_or_name_with_or_without_ending(tmp_path):
@@ -131,3 +133,20 @@ def test_a_file_name_that_several_pictures_have_does_not_count(tmp_path):
 def test_a_pattern_that_reads_no_patient_is_refused():
     with pytest.raises(BadInput, match="reads no patient from the name '002'"):
         group(["a001", "002"], "slices", patient_pattern="([a-z]*)[0-9]+")
+
+
+@pytest.mark.parametrize(
+    ("names", "doubted"),
+    [
+        ([f"TCGA-{a}-Z{b:03d}" for a in (17, 34) for b in (1, 2)], False),
+        ([f"S{site:02d}-{number:03d}" for site in (1, 2, 3) for number in range(1, 12)], False),
+        ([f"R01-{number:03d}" for number in range(1, 30)], False),
+        (["scan1", "scan2"], False),
+        (["siteA/p1", "siteB/p1"], True),
+        (["pat7_2019", "pat7_2021", "pat8_2019"], True),
+        (["case01_baseline", "case01_followup", "case02_baseline"], True),
+    ],
+)
+def test_dicom_headers_count_unless_folders_speak_of_several_studies_of_a_patient(names, doubted):
+    scans = [Named(name, told=name) for name in names]
+    assert bool(grouped(scans, "dicom", ArchiveOptions()).refusal) == doubted

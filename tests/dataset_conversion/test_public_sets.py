@@ -54,7 +54,10 @@ def test_medseg_slices(tmp_path, capsys):
     assert set(report["patients"]) == {"g01", "g02", "g03"}
     assert not (folder / "patients.json").exists(), "groups are not patients"
     warning = "Warning: a patient may be in two neighbouring groups"
-    assert capsys.readouterr().out.count(warning) == 2, "before and after the conversion"
+    printed = capsys.readouterr().out
+    assert printed.count(warning) == 2, "before and after the conversion"
+    assert "3 scans of 3 groups (patients: not published" in printed
+    assert "12 cases of 3 groups" in printed
     assert warning in json.loads((folder / "difflung_conversion.json").read_text())["content"]
     assert report["patients"]["g03"]["slices"] == 2
     for case, z in (("g01_s004", 4), ("g02_s000", 5), ("g03_s001", 11)):
