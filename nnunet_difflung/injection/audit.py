@@ -213,7 +213,7 @@ class _Auditor:
         if changed and self.problems:
             self.notes.append(
                 f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
-                f"difflung_remove asks for --force, which restores the file of before; keep a copy of your changes"
+                f"difflung_remove takes the synthetic cases out of it and keeps your changes"
             )
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
