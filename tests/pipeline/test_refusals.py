@@ -24,7 +24,22 @@ from tests.support.staging import plan_like_nnunet, stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("no_fsync", "nothing_is_trained")
-RUN = ["-d", "801", "-f", "0", "--preset", "fast", "-device", "cpu", "-np", "1", "--target-share", "ILD=0.4"]
+RUN = [
+    "-d",
+    "801",
+    "-f",
+    "0",
+    "--preset",
+    "fast",
+    "-device",
+    "cpu",
+    "-np",
+    "1",
+    "--target-share",
+    "ILD=0.4",
+    "--max-synthetic",
+    "4",
+]
 
 
 @pytest.fixture
