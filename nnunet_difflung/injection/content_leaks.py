@@ -161,12 +161,12 @@ def _misplaced(holds: Mapping[str, set[str]], manifest: dict, splits: list[dict]
                 lines.append(f"{identifier} holds {first_names(validated | learned)}")
                 leaking.add(identifier)
         if lines:
-            text = f"fold {fold}: files of training and validation were swapped or renamed: {_first(lines)}; {again}"
-            problems.append(Problem(text, fold, True))
+            text = f"fold {fold}: files of training and validation were swapped, copied or renamed: {_first(lines)}"
+            problems.append(Problem(f"{text}; {again}", fold, True))
     rest = [f"{name} holds {first_names(others)}" for name, others in sorted(holds.items()) if name not in leaking]
     if rest:
-        text = f"files of real cases were swapped or renamed after synthetic cases were made from them: {_first(rest)}"
-        problems.append(Problem(f"{text}; {again}"))
+        text = "files of real cases were swapped, copied or renamed after synthetic cases were made from them"
+        problems.append(Problem(f"{text}: {_first(rest)}; {again}"))
     return problems
 
 

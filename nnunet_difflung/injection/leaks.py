@@ -92,7 +92,7 @@ def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[P
             leaks.append(
                 f"{where} {does} {first_names(unknown)}, which the manifest does not name: added or renamed after the "
                 f"synthetic cases were made, so it cannot be shown that no synthetic case was made from the same "
-                f"patient; remove the case from the splits, or {start_over(manifest['dataset'])}"
+                f"patient; take the case out of the dataset and its splits, or {start_over(manifest['dataset'])}"
             )
     both = {patients.get(name, name) for name in split["train"] if name not in synthetic} & held_out
     if both:
