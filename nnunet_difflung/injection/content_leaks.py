@@ -39,7 +39,8 @@ class RealFiles:
 
     def images(self, identifiers: Iterable[str]) -> dict[str, dict[str, str]]:
         """id → image file, named as in the manifest → SHA-256."""
-        return {i: {name_of(self.folder, f): self.hashes.of(f) for f in self.cases[i].images} for i in identifiers}
+        folder, of = self.folder, self.hashes.of
+        return {i: {name_of(folder, file): of(file) for file in self.cases[i].images} for i in identifiers}
 
     def label(self, identifier: str) -> dict[str, str]:
         """The label file of a case, named as in the manifest, and its SHA-256; empty if there is none."""

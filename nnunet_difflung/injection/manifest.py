@@ -16,7 +16,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
-from nnunet_difflung.runtime.files import check_format, json_bytes, read_json
+from nnunet_difflung.runtime.files import check_format, read_json
 
 PREPROCESSED = "preprocessed:"
 FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
@@ -209,7 +209,7 @@ def find_manifest(dataset_name: str) -> dict | None:
 
 def hash_of_patients(manifest: dict) -> str:
     """Hash of who the patients are, which a manifest records so that a change of its ``patients`` is seen."""
-    return hashlib.sha256(json_bytes(dict(sorted(manifest["patients"].items())))).hexdigest()
+    return hashlib.sha256(repr(sorted(manifest["patients"].items())).encode()).hexdigest()
 
 
 def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
