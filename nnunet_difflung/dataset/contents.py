@@ -62,7 +62,7 @@ class FileHashes:
             OSError: the file cannot be read.
         """
         name = os.path.abspath(path)
-        key = stat_key(name)
+        key = stat_key(path)
         for entries in (self._hashed, self._remembered):
             if entries.get(name, [None])[:-1] == key:
                 return entries[name][-1]

@@ -23,6 +23,7 @@ from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
     first_names,
+    generator_notes,
     generator_problems,
     record_problems,
     run_problems,
@@ -30,7 +31,7 @@ from nnunet_difflung.injection.leaks import (
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import read_json, sha256
 
 _SIDES = ("train", "val")
 _COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
@@ -221,11 +222,18 @@ class _Auditor:
         if changed and self.problems:
             self.notes.append(
                 f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
-                f"difflung_remove asks for --force, which restores the file of before; keep a copy of your changes"
+                f"difflung_remove takes the synthetic cases out of it and keeps your changes"
             )
+        self.notes += generator_notes(self.name, manifest)
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)
+
+
+def _is_changed(folder: Path, manifest: dict, name: str) -> bool:
+    """Whether somebody else has changed a JSON file that the injection rewrote."""
+    path, hashes = folder / name, manifest["files"].get(name)
+    return hashes is not None and path.is_file() and sha256(path) not in (hashes["before"], hashes["after"])
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:

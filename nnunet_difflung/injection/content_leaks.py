@@ -39,7 +39,8 @@ class RealFiles:
 
     def images(self, identifiers: Iterable[str]) -> dict[str, dict[str, str]]:
         """id → image file, named as in the manifest → SHA-256."""
-        return {i: {name_of(self.folder, f): self.hashes.of(f) for f in self.cases[i].images} for i in identifiers}
+        folder, of = self.folder, self.hashes.of
+        return {i: {name_of(folder, file): of(file) for file in self.cases[i].images} for i in identifiers}
 
     def label(self, identifier: str) -> dict[str, str]:
         """The label file of a case, named as in the manifest, and its SHA-256; empty if there is none."""
@@ -161,12 +162,12 @@ def _misplaced(holds: Mapping[str, set[str]], manifest: dict, splits: list[dict]
                 lines.append(f"{identifier} holds {first_names(validated | learned)}")
                 leaking.add(identifier)
         if lines:
-            text = f"fold {fold}: files of training and validation were swapped or renamed: {_first(lines)}; {again}"
-            problems.append(Problem(text, fold, True))
+            text = f"fold {fold}: files of training and validation were swapped, copied or renamed: {_first(lines)}"
+            problems.append(Problem(f"{text}; {again}", fold, True))
     rest = [f"{name} holds {first_names(others)}" for name, others in sorted(holds.items()) if name not in leaking]
     if rest:
-        text = f"files of real cases were swapped or renamed after synthetic cases were made from them: {_first(rest)}"
-        problems.append(Problem(f"{text}; {again}"))
+        text = "files of real cases were swapped, copied or renamed after synthetic cases were made from them"
+        problems.append(Problem(f"{text}: {_first(rest)}; {again}"))
     return problems
 
 

@@ -6,6 +6,7 @@ folder in ``$nnUNet_preprocessed``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -206,6 +207,11 @@ def find_manifest(dataset_name: str) -> dict | None:
         if manifest is not None:
             return manifest
     return None
+
+
+def hash_of_patients(manifest: dict) -> str:
+    """Hash of who the patients are, which a manifest records so that a change of its ``patients`` is seen."""
+    return hashlib.sha256(repr(sorted(manifest["patients"].items())).encode()).hexdigest()
 
 
 def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
