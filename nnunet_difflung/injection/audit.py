@@ -29,7 +29,7 @@ from nnunet_difflung.injection.leaks import (
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
-from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.files import read_json
 
 _SIDES = ("train", "val")
 _COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
@@ -207,21 +207,9 @@ class _Auditor:
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
             )
-        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
-        if changed and self.problems:
-            self.notes.append(
-                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
-                f"difflung_remove asks for --force, which restores the file of before; keep a copy of your changes"
-            )
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)
-
-
-def _is_changed(folder: Path, manifest: dict, name: str) -> bool:
-    """Whether somebody else has changed a JSON file that the injection rewrote."""
-    path, hashes = folder / name, manifest["files"].get(name)
-    return hashes is not None and path.is_file() and sha256(path) not in (hashes["before"], hashes["after"])
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:

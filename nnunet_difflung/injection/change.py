@@ -15,6 +15,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, sync_file
+from nnunet_difflung.injection.content_leaks import counted_cases
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.injection.fingerprint import staged_fingerprint
 from nnunet_difflung.injection.leaks import origins, record_problems, split_problems
@@ -23,7 +24,6 @@ from nnunet_difflung.injection.manifest import (
     MANIFEST,
     PREPROCESSED,
     backup_name,
-    counted_cases,
     fault_in,
     is_identifier,
     is_planned,

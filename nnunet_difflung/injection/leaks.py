@@ -34,8 +34,11 @@ class Problem:
 
 
 def start_over(dataset_name: str) -> str:
-    """The commands that make the synthetic cases and their generators again from what the dataset holds now."""
-    return f"run difflung_remove -d {dataset_name} --generators, then difflung_augment -d {dataset_name}"
+    """The commands that make the synthetic cases again from what the dataset holds now."""
+    return (
+        f"run difflung_remove -d {dataset_name}, then difflung_augment -d {dataset_name}, which names the generators "
+        f"that have to be trained anew"
+    )
 
 
 def first_names(names: Iterable[str]) -> str:
@@ -84,7 +87,7 @@ def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[P
         if is_synthetic(name) or name in cases
     ]
     for side, does in (("train", "trains on"), ("val", "validates on")):
-        unknown = {name for name in split[side] if not is_synthetic(name) and name not in patients}
+        unknown = {name for name in split[side] if name not in patients and not is_synthetic(name)}
         if unknown:
             leaks.append(
                 f"{where} {does} {first_names(unknown)}, which the manifest does not name: added or renamed after the "

@@ -90,20 +90,18 @@ class Fold:
         Its name depends on the settings and the ``key``. If an earlier version has begun to paint the same cases, it is
         the folder of that version.
         """
-        work = self.own_folder / f"synthesis_{self.settings.hash()}_{self.key}"
-        begun = [folder for folder in self._former_works if folder.is_dir()]
-        return begun[0] if begun and not work.is_dir() else work
+        folders = [self.own_folder / f"{works}_{key}" for key in (self.key, self._former_key) for works in self._works]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
 
     @property
     def begun_by_earlier_version(self) -> bool:
         """Whether an earlier version, whose ids have no key, has begun to paint these cases."""
-        return self.work in self._former_works
+        return self.work.name.endswith(self._former_key)
 
     @cached_property
-    def _former_works(self) -> list[Path]:
-        """Work folders of earlier versions for these settings, training cases and plan."""
-        digest = hashlib.sha256(json_bytes(self._painted_from())).hexdigest()[:12]
-        return [self.own_folder / f"{works}_{digest}" for works in self._works]
+    def _former_key(self) -> str:
+        """What the names of work folders of earlier versions ended in."""
+        return hashlib.sha256(json_bytes(self._painted_from())).hexdigest()[:12]
 
     def _painted_from(self) -> list:
         """What the training cases hold, and the plan."""
