@@ -22,6 +22,7 @@ from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
     first_names,
+    generator_notes,
     generator_problems,
     record_problems,
     run_problems,
@@ -212,6 +213,7 @@ class _Auditor:
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
             )
+        self.notes += generator_notes(self.name, manifest)
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)

@@ -19,7 +19,15 @@ from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
 from nnunet_difflung.injection.fingerprint import extract, staged_fingerprint
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import FINGERPRINT, PREPROCESSED, new_manifest, read_manifest, resolve, run_of
+from nnunet_difflung.injection.manifest import (
+    FINGERPRINT,
+    PREPROCESSED,
+    hash_of_patients,
+    new_manifest,
+    read_manifest,
+    resolve,
+    run_of,
+)
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
 
@@ -114,6 +122,7 @@ def _with_contents(raw: RawDataset, manifest: dict) -> dict:
     manifest = copy.deepcopy(manifest)
     if "contents" not in manifest:
         manifest["contents"] = contents
+        manifest["patients_hash"] = hash_of_patients(manifest)
         if manifest["runs"]:
             manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
     return manifest

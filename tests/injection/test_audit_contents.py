@@ -318,6 +318,11 @@ def test_records_that_were_rewritten_to_agree_with_each_other_are_a_leak(raw):
     assert only(result, "the generator was trained on other files").leak
 
 
+def test_patients_that_were_changed_in_the_manifest_are_a_leak(raw):
+    edit(raw, MANIFEST, lambda manifest: manifest["patients"].update({HELD_OUT: "somebody else"}))
+    assert only(audit(raw.name), "names other patients than when the synthetic cases were made").leak
+
+
 def test_contents_that_were_edited_are_seen_at_the_files(raw):
     def edited(manifest: dict) -> None:
         contents = manifest["contents"]
@@ -381,6 +386,21 @@ def test_a_run_whose_generator_saw_a_validation_patient_is_a_leak(seen):
     (problem,) = leaks_module.split_problems(_manifest_of(["p2_a", seen], patients), splits, "x")
     assert problem.leak
     assert f"the generator of cbmat was trained on {seen}" in problem.text
+
+
+@pytest.mark.parametrize("weights", [None, "b" * 64], ids=["no card", "card of other weights"])
+def test_generators_that_are_not_here_are_named_in_a_note(raw, weights):
+    assert audit(raw.name).notes == ()
+    if weights is None:
+        card_of(raw).unlink()
+    else:
+        write_json(card_of(raw), {**read_json(card_of(raw)), "weights_sha256": weights})
+    result = audit(raw.name)
+    assert result.problems == ()
+    assert result.notes == (
+        "the generators that made the cases of cbmat fold 0 are not in $nnUNet_results, so only the manifest says what "
+        "they were trained on",
+    )
 
 
 # ---- the fingerprint ----
