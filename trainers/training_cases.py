@@ -111,7 +111,7 @@ def _refuse_new_splits(trainer: Arm, path: Path) -> None:
     if manifest_of(name)["cases"]:
         raise RuntimeError(
             f"{path} is missing, and nnU-Net would make new folds over real and synthetic cases; restore the file from "
-            f"a copy, or start over: difflung_remove -d {name} --force, then difflung_augment -d {name}"
+            f"a copy, or start over: difflung_remove -d {name}, then difflung_augment -d {name}"
         )
     left = {key for key in identifiers(Path(trainer.preprocessed_dataset_folder)) if is_synthetic(key)}
     if left:

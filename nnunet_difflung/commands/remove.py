@@ -11,7 +11,8 @@ from nnunet_difflung.runtime.console import command
 
 _DESCRIPTION = """
 Removes every synthetic case from a dataset and restores its files (dataset.json, splits, preprocessed folder) byte for
-byte. Trained generators stay, so that difflung_augment can paint again without training, unless --generators is given.
+byte. If they were edited since, the edits are kept. nnU-Net's plans and preprocessed real cases stay, and so do trained
+generators, so that difflung_augment can paint again without training, unless --generators is given.
 """
 _EXAMPLE = """
 difflung_remove -d 801 --dry-run
@@ -33,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--force",
         action="store_true",
-        help="restore dataset.json and the splits even if they were edited after the synthetic cases were added; "
-        "the edits are lost (default: refuse)",
+        help="restore the originals of dataset.json and the splits even if they were edited after the synthetic cases "
+        "were added, and delete synthetic files that were changed (default: keep the edits, refuse changed files)",
     )
     return p
 

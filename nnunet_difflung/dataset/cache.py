@@ -122,6 +122,12 @@ def build_cache(
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
 
 
+def is_complete(raw: RawDataset, folder: Path) -> bool:
+    """Whether every real case is cached in ``folder`` and unchanged since, so that nothing has to be written there."""
+    hashes = FileHashes(folder / MEMO)
+    return all(_current_facts(raw, folder, hashes, case) is not None for case in raw.cases.values())
+
+
 def _write_entry(folder: Path, facts: CaseFacts, roles: LabelRoles) -> None:
     content = asdict(facts)
     files = content.pop("files")  # apart from the facts, so that earlier versions can read the entry

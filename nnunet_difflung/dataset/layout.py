@@ -90,6 +90,7 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
     for part in ("imagesTr", "labelsTr"):
         if not (folder / part).is_dir():
             raise BadInput(f"{folder / part} is missing; nnU-Net expects images in imagesTr, labels in labelsTr")
+        _refuse_other_capitals(folder / part, ending)
     images: dict[str, list[str]] = {}
     for file in sorted((folder / "imagesTr").glob(f"*{ending}")):
         if file.name.startswith("."):
@@ -109,6 +110,15 @@ def _cases_in_folders(folder: Path, dataset_json: dict) -> dict[str, Case]:
             f"({len(without_image)} such labels); add the image or remove the label"
         )
     return {i: Case(i, tuple(files), str(folder / "labelsTr" / f"{i}{ending}")) for i, files in images.items()}
+
+
+def _refuse_other_capitals(folder: Path, ending: str) -> None:
+    for file in sorted(folder.iterdir()):
+        if file.name.lower().endswith(ending.lower()) and not file.name.endswith(ending):
+            raise BadInput(
+                f"{file} ends in {file.name[-len(ending) :]!r}, but nnU-Net looks for {ending!r} (file_ending in "
+                f"{DATASET}) with exactly these letters and would leave the file out; rename it"
+            )
 
 
 def find_splits(folder: Path) -> tuple[list[dict] | None, str]:

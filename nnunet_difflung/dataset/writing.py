@@ -8,6 +8,7 @@ written as float32.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,31 @@ def write_changed_copy(
     channel = 0
     for source, target in zip(sources, targets, strict=True):
         channel += write(source, target, values[channel:], where, reader)
+
+
+def check_writing(reader: type, ending: str) -> None:
+    """Refuses a format in which no changed copy can be written; writes into the system's temporary folder.
+
+    Args:
+        reader: nnU-Net's reader class of the dataset.
+        ending: the dataset's ``file_ending``.
+
+    Raises:
+        BadInput: this package, or the library behind it, cannot write such files.
+    """
+    if _writer_of(reader) is not _write_sitk:
+        return
+    import SimpleITK as sitk
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            sitk.WriteImage(sitk.Image([2, 2, 1], sitk.sitkUInt8), str(Path(folder) / f"probe{ending}"))
+        except RuntimeError as error:
+            raise BadInput(
+                f"file_ending {ending!r} in dataset.json: SimpleITK, with which nnU-Net writes its segmentations, can "
+                f"write no such files; rename the files in imagesTr, labelsTr (and imagesTs) to end in "
+                f"{ending.lower()!r}, and file_ending likewise"
+            ) from error
 
 
 def _writer_of(reader: type):

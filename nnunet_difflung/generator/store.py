@@ -67,13 +67,29 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     if name not in METHODS:
         raise BadInput(f"{folder / CARD} names the method {name!r}; this version knows {', '.join(METHODS)}")
     family = trained_family_of(METHODS[name])
-    weights = family.weights(folder)
-    digest = sha256(weights)
-    if digest != card["weights_sha256"]:
-        raise BadInput(
-            f"{weights} is not the file that {CARD} names (SHA-256 {digest[:12]}, expected "
-            f"{card['weights_sha256'][:12]}); delete {folder} and train again"
-        )
+    digest = _checked_weights(folder, card)
     network = family.load(folder, config, len(card["channels"]), len(card["conditions"]))
     network = ready_for(network.requires_grad_(False).eval(), torch.device(device))
     return Generator(network, config, tuple(card["conditions"]), tuple(card["training_cases"]), digest, folder)
+
+
+def check_weights(folder: Path) -> None:
+    """Refuses a finished generator whose weights were lost or changed, before others are trained or used.
+
+    Raises:
+        BadInput: its weights are not those that its card names.
+    """
+    if is_finished(folder) and (card := read_card(folder))["config"]["method"] in METHODS:
+        _checked_weights(folder, card)
+
+
+def _checked_weights(folder: Path, card: dict) -> str:
+    """SHA-256 of a finished generator's weights."""
+    weights = trained_family_of(METHODS[card["config"]["method"]]).weights(folder)
+    digest = sha256(weights) if weights.is_file() else "missing"
+    if digest != card["weights_sha256"]:
+        raise BadInput(
+            f"{weights} is not the file that {CARD} names (SHA-256 {digest[:12]}, expected "
+            f"{card['weights_sha256'][:12]}); restore it, or delete {folder} and train again"
+        )
+    return digest

@@ -29,6 +29,7 @@ from nnunet_difflung.injection.manifest import (
     is_planned,
     lists_synthetic,
     resolve,
+    run_of,
 )
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_bytes
@@ -126,7 +127,8 @@ class Change:
         if record.get("generator"):
             training = record["generator"].get("training_cases", [])
             record["generator"]["contents"] = digest_of(self.manifest["contents"], training)
-        self.manifest["runs"].append(record)
+        others = [earlier for earlier in self.manifest["runs"] if run_of({"runs": [record]}, earlier) is None]
+        self.manifest["runs"] = [*others, record]  # an earlier run of the same fold had no cases and is replaced
 
     def _inside(self, path: Path, part: str) -> str:
         """Path of a staged file relative to the dataset; files outside the hidden folder are copied into it first."""
@@ -170,6 +172,9 @@ class Change:
         for name, path in zip((SPLITS, PREPROCESSED + SPLITS)[: 1 + self.preprocessed], paths, strict=False):
             if path.is_file():
                 splits = read_json(path)
+                if not members:
+                    latest = splits
+                    continue
             elif latest is None and paths[1].is_file():
                 splits = read_json(paths[1])
             else:
@@ -186,7 +191,7 @@ class Change:
         """Steps that update ``numTraining`` and, if the dataset lists its files, the list."""
         path = self.folder / DATASET
         content = read_json(path)
-        if not cases and DATASET in self.manifest["files"]:
+        if not cases:
             return []
         content["numTraining"] = len(self.raw.cases) + len(self.manifest["cases"])
         if "dataset" in content:

@@ -24,6 +24,7 @@ from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.writable import check_folders
 
 ORIGINALS = f"{HIDDEN}/originals"
 _JSON = rf"(dataset|splits_final|{MANIFEST.removesuffix('.json')})\.json"
@@ -109,7 +110,11 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
         folder: the raw dataset folder, locked.
         steps: the steps; their sources must be in ``folder`` and complete on disk.
         clear: remove the hidden folder at the end.
+
+    Raises:
+        BadInput: a folder is not writable, so that the change would stay half done; nothing has been changed.
     """
+    check_folders(resolve(folder, step.target).parent for step in steps)
     with Interruption():  # Ctrl-C and SIGTERM wait
         (folder / COMMIT).mkdir(parents=True, exist_ok=True)
         write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
@@ -117,9 +122,14 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
         _roll_forward(folder)
 
 
+def journal(folder: Path) -> Path:
+    """Path of the journal of a decided change; it exists while the change is made, or was interrupted."""
+    return folder / COMMIT / _JOURNAL
+
+
 def pending(folder: Path) -> bool:
     """Whether a commit has been decided and not finished: it was interrupted, or is running."""
-    return (folder / COMMIT / _JOURNAL).is_file()
+    return journal(folder).is_file()
 
 
 def recover(folder: Path) -> None:
@@ -159,13 +169,18 @@ def read_steadily(folder: Path, read: Callable[[], Result], untouched: bool = Fa
             if _state(folder) != before:
                 continue
             if pending(folder):
-                raise BadInput(
-                    f"{folder} is being changed by another command, or such a change was interrupted; wait, "
-                    f"or run difflung_audit -d {folder.name}, which finishes the change"
-                ) from error
+                raise half_done(folder) from error
             raise
         if _state(folder) == before:
             return result
+
+
+def half_done(folder: Path) -> BadInput:
+    """The refusal to read a dataset that is being changed, or whose change was interrupted."""
+    return BadInput(
+        f"{folder} is being changed by another command, or such a change was interrupted; wait, "
+        f"or run difflung_audit -d {folder.name}, which finishes the change"
+    )
 
 
 def _state(folder: Path) -> list[tuple[int, int] | None]:

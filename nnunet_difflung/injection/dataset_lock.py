@@ -14,6 +14,11 @@ from nnunet_difflung.runtime.locks import acquire, is_at
 HIDDEN = ".difflung"
 
 
+def lock_file(folder: Path) -> Path:
+    """Path of a dataset's lock file; it may not exist."""
+    return folder / HIDDEN / "lock"
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the dataset's lock; waits, with a message, while another command holds it.
@@ -21,7 +26,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         BadInput: the dataset cannot be written, or its file system has no locks.
     """
-    path = folder / HIDDEN / "lock"
+    path = lock_file(folder)
     announced = False
     while True:
         try:

@@ -9,9 +9,7 @@ from typing import overload
 
 from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.contents import contents_of
-from nnunet_difflung.dataset.layout import check_files
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.splits import real_only
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.change import Change
@@ -21,15 +19,16 @@ from nnunet_difflung.injection.fingerprint import extract, staged_fingerprint
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
-    PREPROCESSED,
+    cases_of,
     hash_of_patients,
     new_manifest,
     read_manifest,
     resolve,
     run_of,
 )
-from nnunet_difflung.paths import DATASET, SPLITS
-from nnunet_difflung.runtime.files import json_bytes, read_json, sha256
+from nnunet_difflung.injection.preconditions import check_unchanged
+from nnunet_difflung.paths import SPLITS
+from nnunet_difflung.runtime.files import json_bytes
 
 # staged cases of a method and fold, and the manifest's entry of their run
 Addition = tuple[list[StagedCase], dict]
@@ -53,8 +52,8 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
 
     Args:
         raw: the dataset as the cases were made from it.
-        cases: staged cases of a method and fold; without ``run``, pairs (staged cases, run) of several folds or
-            methods, which are added in one change.
+        cases: staged cases of a method and fold, none if nothing had to be added to it; without ``run``, pairs (staged
+            cases, run) of several folds or methods, which are added in one change.
         run: the manifest's entry: ``method``, ``fold`` (``all``: the cases are added to no fold's list), settings,
             generator, summary.
 
@@ -65,7 +64,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
-        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
+        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, reading=raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
         if additions:
             _commit(raw, manifest, additions)
@@ -75,8 +74,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     earlier = run_of(manifest, run)
     if earlier is None:
         return False
-    present = {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
+    present = cases_of(manifest, run)
     same = json_bytes(identity(earlier.get("settings"))) == json_bytes(identity(run.get("settings")))
+    if not present and not (same and not cases):
+        return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:
         raise BadInput(
             f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "
@@ -88,9 +89,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
 def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     """Checks, prepares every file, and commits (the lock is held).
 
-    Without additions it only writes missing files, such as the fingerprint.
+    Without additions it only writes missing files, such as the fingerprint. All that is checked here has been checked
+    before the training too; somebody may have changed the dataset in the meantime.
     """
-    _check_unchanged(raw, manifest)
+    check_unchanged(raw, manifest)
     change = Change(raw, _with_contents(raw, manifest))
     try:
         commit(raw.folder, _steps(raw, change, additions))
@@ -142,46 +144,6 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
     splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])
     last = change.dataset_json([case for cases, _ in additions for case in cases]) + change.manifest_copies()
     return [*change.backups, *before, *(moves + splits if listed else splits + moves), *last]
-
-
-def _check_unchanged(raw: RawDataset, manifest: dict) -> None:
-    """Refuses a dataset if somebody else has changed its recorded files or its folds.
-
-    Raises:
-        BadInput: names the change and what to do.
-    """
-    check_files(raw.cases.values(), raw.name)
-    if manifest["patients"] != raw.patients:
-        raise BadInput(f"{raw.name} was augmented when it had other cases or with another --patient-pattern; {_REMOVE}")
-    for name, hashes in manifest["files"].items():
-        path = resolve(raw.folder, name)
-        if path.name == DATASET or name == SPLITS or (name == PREPROCESSED + SPLITS and path.is_file()):
-            actual = sha256(path) if path.is_file() else None
-            if actual != hashes["after"]:
-                raise BadInput(
-                    f"{path} was {'changed' if actual else 'deleted'} after synthetic cases were injected; "
-                    f"restore it, or {_REMOVE} (with --force, which brings the original back)"
-                )
-    dataset_json = read_json(raw.folder / DATASET)
-    if dataset_json["numTraining"] != len(raw.cases) + len(manifest["cases"]):
-        raise BadInput(
-            f"{raw.folder / DATASET} says numTraining {dataset_json['numTraining']}, expected "
-            f"{len(raw.cases)} real and {len(manifest['cases'])} synthetic cases; the dataset changed while "
-            f"its cases were painted: correct numTraining and run the same command again"
-        )
-    for name in (SPLITS, PREPROCESSED + SPLITS):
-        path = resolve(raw.folder, name)
-        if path.is_file() and not _same_folds(real_only(raw.splits), real_only(read_json(path))):
-            raise BadInput(
-                f"{path} has other folds than those that the synthetic cases were made for; restore it, or run the "
-                f"same command again, which makes the cases for the new folds"
-            )
-
-
-def _same_folds(expected: list[dict], actual: list[dict]) -> bool:
-    """Compares splits as nnU-Net does for raw and preprocessed ones: the expected folds, as sets; more may follow."""
-    pairs = zip(expected, actual, strict=False)
-    return len(actual) >= len(expected) and all(set(a[s]) == set(b[s]) for a, b in pairs for s in ("train", "val"))
 
 
 def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:

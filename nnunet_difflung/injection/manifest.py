@@ -15,10 +15,9 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders, preprocessed_folder
+from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, json_bytes, read_json
 
-MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
 FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 FORMAT = 1
@@ -33,7 +32,10 @@ _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNe
 
 
 def new_manifest(
-    dataset: str, patients: dict[str, str], contents: Mapping[str, Mapping[str, str]] | None = None
+    dataset: str,
+    patients: dict[str, str],
+    contents: Mapping[str, Mapping[str, str]] | None = None,
+    reading: dict | None = None,
 ) -> dict:
     """The manifest of a dataset without synthetic cases.
 
@@ -42,6 +44,7 @@ def new_manifest(
         patients: case id → patient, of the real cases.
         contents: case id → file, named relative to the raw dataset → SHA-256, of the real cases; None leaves the key
             out, as earlier versions did.
+        reading: where the patients are known from (``Reading.as_dict``).
     """
     manifest = {
         "format": FORMAT,
@@ -49,6 +52,7 @@ def new_manifest(
         "dataset": dataset,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "patients": dict(patients),
+        **({"reading": reading} if reading else {}),
         "runs": [],
         "cases": {},
         "files": {},
@@ -218,6 +222,11 @@ def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
 def run_of(manifest: dict, case: dict) -> dict | None:
     """The run that made a case."""
     return next((r for r in manifest["runs"] if (r["method"], r["fold"]) == (case["method"], case["fold"])), None)
+
+
+def cases_of(manifest: dict, run: dict) -> set[str]:
+    """Ids of the synthetic cases of a run; a fold whose targets were met already has a run without cases."""
+    return {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
 
 
 def is_planned(preprocessed: Path) -> bool:

@@ -1,7 +1,9 @@
-"""Removes every synthetic case from a dataset and restores its files byte for byte."""
+"""Removes every synthetic case from a dataset and restores its files, byte for byte where their originals are there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from contextlib import suppress
@@ -11,6 +13,7 @@ from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, commit, finish, pending, sync_file
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
+from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
     MANIFEST,
@@ -21,9 +24,21 @@ from nnunet_difflung.injection.manifest import (
     read_manifest,
     resolve,
 )
-from nnunet_difflung.paths import DATASET, SPLITS, cache_folder, dataset_folder, fold_folders, is_fold, our_folders
+from nnunet_difflung.injection.preconditions import real_cases
+from nnunet_difflung.injection.without_cases import as_bytes, take_out
+from nnunet_difflung.paths import (
+    DATASET,
+    SPLITS,
+    cache_folder,
+    dataset_folder,
+    dataset_id,
+    fold_folders,
+    is_fold,
+    our_folders,
+)
 from nnunet_difflung.runtime.files import delete_path, read_json, sha256
 from nnunet_difflung.runtime.locks import delete_unused
+from nnunet_difflung.runtime.writable import check_folders
 
 
 class Removal:
@@ -33,10 +48,11 @@ class Removal:
         folder: the raw dataset's folder.
         manifest: the dataset's manifest.
         files: the manifest's hashes of the files that the injection wrote.
-        force: restore files even if they were changed after the injection.
+        force: restore originals even if the files were changed after the injection, and delete changed synthetic files.
         steps: steps of the change.
-        backups: for each file that a step needs in the commit's folder: the original, and its path there relative to
-            the dataset's folder.
+        sources: for each file that a step needs in the commit's folder: the original, or the content to write, and its
+            path there relative to the dataset's folder.
+        restored: file of the raw folder -> the original or the content that it gets.
         lines: descriptions of the steps for the user.
     """
 
@@ -44,81 +60,135 @@ class Removal:
         self.folder, self.files, self.force = folder, manifest["files"], force
         self.manifest = manifest
         self.steps: list[Step] = []
-        self.backups: list[tuple[Path, str]] = []
+        self.sources: list[tuple[Path | bytes, str]] = []
+        self.restored: dict[str, Path | bytes] = {}
         self.lines: list[str] = []
 
     def delete(self, target: str) -> None:
         """Deletes a file, if it exists."""
         self.steps.append(Step("delete", target))
 
-    def put_back(self, target: str, backup: str, expected: str) -> None:
-        """Restores a file.
+    def put(self, target: str, origin: Path | bytes, after: str | None = None) -> None:
+        """Writes a file: a copy of an original, with its SHA-256 if it is a link, or content."""
+        source = f"{COMMIT}/{len(self.sources)}_{resolve(self.folder, target).name}"
+        if after is None:
+            after = hashlib.sha256(origin).hexdigest() if isinstance(origin, bytes) else sha256(origin)
+        self.sources.append((origin, source))
+        self.steps.append(Step("put", target, source, after))
 
-        Args:
-            target: the file to restore, named as in the manifest.
-            backup: the file whose original is used, named as in the manifest.
-            expected: SHA-256 of the original.
-
-        Raises:
-            BadInput: the original is missing or damaged.
-        """
-        path = self.folder / ORIGINALS / backup_name(backup)
-        if not os.path.lexists(path) or not (path.is_symlink() or sha256(path) == expected):
-            raise BadInput(
-                f"{path}, the original of {resolve(self.folder, target)}, is "
-                f"{'damaged' if path.exists() else 'missing'}; put a copy of the original (SHA-256 {expected}) there"
-            )
-        source = f"{COMMIT}/{len(self.backups)}_{path.name}"
-        self.backups.append((path, source))
-        self.steps.append(Step("put", target, source, expected))
+    def original(self, name: str) -> Path | None:
+        """The intact original of a file that the injection rewrote; None if it is missing or damaged."""
+        path, expected = self.folder / ORIGINALS / backup_name(name), self.files[name]["before"]
+        return path if path.is_symlink() or (path.is_file() and sha256(path) == expected) else None
 
     def delete_synthetic(self) -> None:
-        """Deletes the synthetic files in the raw dataset, and what nnU-Net's preprocessing made of them."""
+        """Deletes the synthetic files in the raw dataset, and what nnU-Net's preprocessing made of them.
+
+        Raises:
+            BadInput: a synthetic file was changed by somebody else, and ``force`` is off.
+        """
         preprocessed = resolve(self.folder, PREPROCESSED)
         derived = sorted(p for p in preprocessed.glob(f"*/{SYNTHETIC_PREFIX}*") if not p.is_dir())
         for path in derived:
             self.delete(PREPROCESSED + path.relative_to(preprocessed).as_posix())
         names = [name for name in self.files if name.startswith(("imagesTr/", "labelsTr/"))]
+        gone = [name for name in names if not (self.folder / name).is_file()]
         for name in names:
             path = self.folder / name
-            if not path.is_file():
-                self.lines.append(f"{path} had already been deleted")
-            elif sha256(path) != self.files[name]["after"]:
+            if name not in gone and sha256(path) != self.files[name]["after"]:
+                if not self.force:
+                    raise BadInput(
+                        f"{path}, a file of a synthetic case, was changed after it was injected; move it to another "
+                        f"folder if you want to keep it, or give --force, which deletes it"
+                    )
                 self.lines.append(f"{path} was changed after it was injected; deleted all the same")
             self.delete(name)
+        if gone:
+            self.lines.append(f"{len(gone)} files had already been deleted: {first_names(gone)}")
         self.lines.append(
-            f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names)} files) of "
+            f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names) - len(gone)} files) of "
             f"{self.folder.name}, and {len(derived)} files that nnU-Net's preprocessing made of them"
         )
 
     def restore(self, name: str) -> None:
-        """Restores a JSON file that the injection rewrote."""
+        """Restores a JSON file that the injection rewrote; a change that somebody made since is kept.
+
+        Raises:
+            BadInput: the file was changed in such a way that the synthetic cases cannot be taken out of it.
+        """
         entry, path = self.files.get(name), resolve(self.folder, name)
         if entry is None:
             return
         actual = sha256(path) if path.is_file() else None
-        if actual not in (entry["before"], entry["after"]):
-            self.refuse_or_note(path, "deleted" if actual is None else "changed")
         if actual == entry["before"]:
-            return
-        if entry["before"] is None:
-            self.delete(name)
+            if actual is not None:
+                self.restored[name] = path
+        elif actual is None:
+            self._restore_deleted(name)
+        elif actual != entry["after"] and not self.force:
+            self._take_out(name, None)
         else:
-            self.put_back(name, name, entry["before"])
-        self.lines.append(f"{path}: {'deleted' if entry['before'] is None else 'original restored'}")
+            if actual != entry["after"]:
+                self.lines.append(f"{path} was changed after the synthetic cases were injected")
+            if entry["before"] is None:
+                self.delete(name)
+                self.lines.append(f"{path}: deleted")
+            elif (original := self.original(name)) is not None:
+                self._put_original(name, original)
+            else:
+                self._take_out(name, entry["before"])
 
-    def refuse_or_note(self, path: Path, what: str) -> None:
-        """Adds a line saying that somebody else has changed or deleted a file.
+    def _put_original(self, name: str, original: Path) -> None:
+        path = resolve(self.folder, name)
+        self.restored[name] = path.parent / os.readlink(original) if original.is_symlink() else original
+        self.put(name, original, self.files[name]["before"])
+        self.lines.append(f"{resolve(self.folder, name)}: original restored")
+
+    def _restore_deleted(self, name: str) -> None:
+        path, original = resolve(self.folder, name), self.original(name)
+        self.lines.append(f"{path} was deleted after the synthetic cases were injected")
+        if original is not None:
+            self._put_original(name, original)
+        else:
+            self.lines.append(f"{path} cannot be restored, since {self.folder / ORIGINALS} lacks its original")
+
+    def _take_out(self, name: str, expected: str | None) -> None:
+        """Takes the synthetic cases out of a file whose original cannot be used.
+
+        Args:
+            name: the file.
+            expected: SHA-256 of the original, which is lost; None if the file was changed since, so that the original
+                would undo that change.
 
         Raises:
-            BadInput: it was changed, and ``force`` is off.
+            BadInput: it is not such a file any more.
         """
-        if not self.force and what == "changed":
+        path, original = resolve(self.folder, name), self.original(name)
+        try:
+            present = path.read_bytes()
+            content = take_out(name, json.loads(present), set(self.manifest["cases"]), real_cases(self.folder))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            remedy = "give --force, which brings the original back" if original else "restore it from a copy"
             raise BadInput(
-                f"{path} was changed after the synthetic cases were injected, and restoring it would undo "
-                f"that change; undo the change yourself, or keep a copy of the file and use --force"
+                f"{path} was changed after the synthetic cases were injected and cannot be read any more "
+                f"({error!r}); {remedy}"
+            ) from error
+        if original is not None and not original.is_symlink() and read_json(original) == content:
+            self._put_original(name, original)
+            return
+        written = as_bytes(content, expected, present)
+        self.restored[name] = written
+        self.put(name, written)
+        if expected is None:
+            result = "was changed after the synthetic cases were injected; they are taken out, and your change is kept"
+        elif hashlib.sha256(written).hexdigest() == expected:
+            result = f"restored byte for byte, though its copy in {ORIGINALS} is missing or damaged"
+        else:
+            result = (
+                f"its content is that of the original, its formatting may differ, since the copy in {ORIGINALS} is "
+                f"missing or damaged"
             )
-        self.lines.append(f"{path} was {what} after the synthetic cases were injected")
+        self.lines.append(f"{path}: {result}")
 
     def restore_preprocessed_splits(self) -> None:
         """Restores the preprocessed splits; replaces or deletes a copy of augmented splits that nnU-Net has made."""
@@ -131,39 +201,59 @@ class Removal:
             return
         raw = self.folder / SPLITS
         unchanged = sha256(path) == entry["after"] or (raw.is_file() and read_json(raw) == read_json(path))
-        if not unchanged:
-            self.refuse_or_note(path, "changed")
-        original = self.files.get(SPLITS, {}).get("before")
-        copied = original is not None and is_planned(path.parent) and not entry.get("deleted_before")
-        if copied:
-            self.put_back(name, SPLITS, original)
+        copied = SPLITS in self.restored and is_planned(path.parent) and not entry.get("deleted_before")
+        if not unchanged and not self.force:
+            self.files = {**self.files, name: {"before": None, "after": sha256(path)}}
+            self._take_out(name, None)
+        elif copied:
+            self.put(name, self.restored[SPLITS])
+            self.lines.append(f"{path}: replaced by the raw original")
         else:
             self.delete(name)
-        self.lines.append(f"{path}: {'replaced by the raw original' if copied else 'deleted'}")
+            self.lines.append(f"{path}: deleted")
 
     def restore_preprocessed_dataset_json(self) -> None:
         """Replaces the copy of the augmented dataset.json that nnU-Net's planning made by the original."""
-        path, original = resolve(self.folder, PREPROCESSED + DATASET), self.files.get(DATASET, {}).get("before")
-        backup = self.folder / ORIGINALS / backup_name(DATASET)
-        if original is None or not path.is_file() or not backup.is_file() or sha256(path) == original:
+        name = PREPROCESSED + DATASET
+        path, origin = resolve(self.folder, name), self.restored.get(DATASET)
+        if origin is None or not path.is_file():
             return
-        copy, before = read_json(path), read_json(backup)
-        if all(copy.get(k) == before.get(k) for k in {*copy, *before} - {"numTraining", "dataset"}):
-            self.put_back(PREPROCESSED + DATASET, DATASET, original)
+        before = origin if isinstance(origin, bytes) else origin.read_bytes()
+        if path.read_bytes() == before:
+            return
+        copy, original = read_json(path), json.loads(before)
+        if all(copy.get(k) == original.get(k) for k in {*copy, *original} - {"numTraining", "dataset"}):
+            self.put(name, origin)
             self.lines.append(f"{path}: replaced by the raw original")
+            if is_planned(path.parent):
+                self.lines.append(
+                    f"plans and preprocessed real cases in {path.parent} are kept, so that nnU-Net can train; they "
+                    f"were made with the synthetic cases counted in numTraining, which nnU-Net uses only to limit the "
+                    f"batch size for very small datasets (nnUNetv2_plan_and_preprocess makes them anew)"
+                )
 
-    def remove_fingerprint(self) -> None:
-        """Deletes the fingerprint if the injection made it."""
+    def restore_fingerprint(self) -> None:
+        """Deletes the fingerprint if the injection made it, unless nnU-Net's plans need it: no trainer starts without.
+
+        It is the fingerprint of the real cases alone, which nnU-Net would have extracted itself.
+        """
         entry, path = self.files.get(FINGERPRINT), resolve(self.folder, FINGERPRINT)
-        if entry is None or not path.is_file():
+        if entry is None:
             return
-        if sha256(path) == entry["after"]:
-            self.delete(FINGERPRINT)
-        else:
+        planned = is_planned(path.parent)
+        again = f"nnUNetv2_plan_and_preprocess -d {dataset_id(self.folder.name)} --clean"
+        if not path.is_file():
+            if planned:
+                self.lines.append(f"{path} is missing, without which no nnU-Net trainer starts; run {again}")
+        elif sha256(path) != entry["after"]:
             self.lines.append(
                 f"{path} has been extracted again since and is kept; if the dataset held synthetic cases at that "
-                f"time, run nnUNetv2_plan_and_preprocess --clean"
+                f"time, run {again}"
             )
+        elif planned:
+            self.lines.append(f"{path} is kept: it is that of the real cases, and nnU-Net's trainers need it")
+        else:
+            self.delete(FINGERPRINT)
 
     def finish(self) -> None:
         """Deletes the manifests, the raw one last, and the empty folders that the injection made."""
@@ -177,15 +267,16 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
 
     Args:
         folder: the raw dataset's folder.
-        force: restore files even if they were changed after the injection.
+        force: restore originals even if files were changed after the injection, and delete changed synthetic files.
 
     Returns:
         the plan, or None if there is nothing to remove; and lines that describe it.
 
     Raises:
-        BadInput: a file to be restored was changed by somebody else, or its original is missing or damaged.
+        BadInput: a synthetic file was changed by somebody else, the synthetic cases cannot be taken out of a changed
+            file, or a folder is not writable.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) or read_manifest(resolve(folder, PREPROCESSED))
     if manifest is None:
         hidden = folder / HIDDEN
         if hidden.is_dir() and any(path.name != "lock" for path in hidden.iterdir()):
@@ -198,25 +289,31 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
     plan.restore_preprocessed_splits()
     plan.restore(DATASET)
     plan.restore_preprocessed_dataset_json()
-    plan.remove_fingerprint()
+    plan.restore_fingerprint()
     plan.finish()
+    check_folders(resolve(folder, step.target).parent for step in plan.steps)
     return plan, plan.lines
 
 
 def remove(dataset: str, dry_run: bool = False, force: bool = False, generators: bool = False) -> list[str]:
     """Removes all synthetic cases and restores the dataset.
 
+    The raw dataset is then as before, byte for byte, if nobody has changed it since and the originals in its hidden
+    folder are there. Without them the content is restored; a change made since is kept.
+
     Args:
         dataset: id or name.
         dry_run: change nothing; return what would be done.
-        force: restore dataset.json and the splits even if they were changed after the injection.
+        force: restore the originals of dataset.json and the splits even if they were changed after the injection, and
+            delete synthetic files that were changed.
         generators: also delete the trained generators and the cache in ``$nnUNet_results``.
 
     Returns:
         what was done, a line for each action.
 
     Raises:
-        BadInput: a file to be restored was changed by somebody else, or its original is missing or damaged.
+        BadInput: a synthetic file was changed by somebody else, the synthetic cases cannot be taken out of a changed
+            file, or a folder is not writable.
     """
     folder = dataset_folder(dataset)
     if dry_run:
@@ -233,8 +330,11 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
 
 def _carry_out(folder: Path, plan: Removal) -> None:
     begin(folder)
-    for backup, source in plan.backups:
-        shutil.copy2(backup, folder / source, follow_symlinks=False)
+    for origin, source in plan.sources:
+        if isinstance(origin, bytes):
+            (folder / source).write_bytes(origin)
+        else:
+            shutil.copy2(origin, folder / source, follow_symlinks=False)
         sync_file(folder / source)
     commit(folder, plan.steps, clear=True)
 

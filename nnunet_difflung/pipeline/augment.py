@@ -10,9 +10,11 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
-from nnunet_difflung.injection.commit import read_steadily, stamp
-from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
+from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
+from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold, discard_work
@@ -21,7 +23,7 @@ from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, 
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk
 from nnunet_difflung.pipeline.fold import (
-    check_fold,
+    check_folds,
     prepare_fold,
     record_training_files,
     synthesize_fold,
@@ -29,10 +31,12 @@ from nnunet_difflung.pipeline.fold import (
 )
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
+    check_before_training,
     check_names,
     folds_to_do,
     nothing_left_on_fault,
     refuse_undertrained,
+    wait_for_other_command,
     warn_of_orientation,
     warn_of_other_folds,
 )
@@ -40,8 +44,10 @@ from nnunet_difflung.pipeline.report import (
     audit_and_advise,
     conclude,
     describe_fold,
+    describe_nothing_to_add,
     describe_result,
     run_entry,
+    run_without_cases,
 )
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import write_bytes
@@ -79,7 +85,15 @@ def augment(request: Request) -> None:
         Failed: the gate dropped most cases, or the audit found a leak.
     """
     share = join(request.device)
-    dataset = open_dataset(request)
+    dataset = open_dataset(request, share.main)
+    lines = dataset.raw.reading.lines() if share.main else []
+    print(*lines, sep="\n", end="\n" if lines else "")
+    _augment(dataset, request, share)
+    if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
+        print(lines[-1])
+
+
+def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
     if not folds:
         if share.main:
@@ -101,8 +115,12 @@ def augment(request: Request) -> None:
         _carry_out(dataset, prepared, request, share, seconds)
 
 
-def open_dataset(request: Request) -> OpenDataset:
-    """Opens the dataset and reads its manifest; finishes a change that was interrupted.
+def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
+    """Opens the dataset and reads its manifest; finishes a change that was interrupted (a dry run refuses instead).
+
+    Args:
+        request: what to do.
+        thorough: refuse all that would be refused after the training, which one of several processes does for all.
 
     Raises:
         BadInput: the dataset cannot be used as the request asks.
@@ -110,14 +128,34 @@ def open_dataset(request: Request) -> OpenDataset:
     for variable in PATH_VARIABLES:
         nnunet_folder(variable)
 
+    folder = dataset_folder(request.dataset)
+    if request.dry_run and pending(folder):
+        read_journal(journal(folder))
+        raise half_done(folder)
+
     def read() -> OpenDataset:
-        raw = open_raw_dataset(request.dataset, request.normal_label, request.structure_labels, request.patient_pattern)
+        manifest_stamp, manifest = stamp(folder / MANIFEST), read_manifest(folder)
+        try:
+            raw = open_raw_dataset(
+                request.dataset,
+                request.normal_label,
+                request.structure_labels,
+                request.patient_pattern,
+                request.patients_file,
+            )
+        except BadInput:
+            check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
+            raise
         check_names(raw, request.settings)
-        manifest_stamp, manifest = stamp(raw.folder / MANIFEST), read_manifest(raw.folder)
         folds = folds_to_do(raw, manifest, request.folds, request.settings)
+        if folds and thorough:
+            check_before_training(raw, manifest, folds, request.settings.method)
         return OpenDataset(raw, manifest, manifest_stamp, folds)
 
-    return read_steadily(dataset_folder(request.dataset), read, request.dry_run)
+    dataset = read_steadily(folder, read, request.dry_run)
+    if thorough:
+        wait_for_other_command(dataset.raw, request.dry_run)
+    return dataset
 
 
 def _introduce(raw: RawDataset) -> None:
@@ -139,8 +177,7 @@ def _prepare(
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
-    for fold in folds:
-        check_fold(fold)
+    check_folds(folds)
     check_disk(folds)
     seconds["plan"] = time.monotonic() - begun
     return folds
@@ -152,13 +189,19 @@ def _carry_out(
     """Shows the plan and runs the folds that still need synthetic cases."""
     raw = folds[0].raw
     if share.main:
+        raw.reading.record(raw.name)
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
             print(describe_fold(fold))
+    complete = [fold for fold in folds if not fold.plan.cases]
     folds = [fold for fold in folds if fold.plan.cases]
+    if share.main:
+        for fold in complete:
+            print(describe_nothing_to_add(fold))
     if not folds:
         if share.main:
-            print("Nothing to add: every pathology has its target share, or no lesion fits (see above).")
+            inject(raw, _empty(complete))
+            conclude(raw, [], complete, seconds, request, None)
         return
     with working_alone({folder for fold in folds for folder in (fold.own_folder, fold.folder)}, share):
         if not dataset.is_current():  # another command may have added cases for these folds in the meantime
@@ -166,13 +209,22 @@ def _carry_out(
             left = folds_to_do(raw, read_manifest(raw.folder), wanted, request.settings)
             folds = [fold for fold in folds if fold.number in left]
         if folds:
-            _run(raw, folds, request, share, seconds)
+            _run(raw, folds, complete, request, share, seconds)
         elif share.main:
             print(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
+            inject(raw, _empty(complete))
             audit_and_advise(raw, raw.folds(request.folds), request)
 
 
-def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, seconds: dict[str, float]) -> None:
+def _run(
+    raw: RawDataset,
+    folds: list[Fold],
+    complete: list[Fold],
+    request: Request,
+    share: Share,
+    seconds: dict[str, float],
+) -> None:
+    """Trains, paints and injects ``folds``; the ``complete`` ones, to which nothing is added, are only recorded."""
     begun = time.monotonic()
     for fold in folds:  # all folds are trained before painting: long waits in a collective operation time out
         train_fold(fold, request.device, request.save_every)
@@ -195,12 +247,17 @@ def _run(raw: RawDataset, folds: list[Fold], request: Request, share: Share, sec
     ensure_real_fingerprint(raw, request.processes)
     for fold in folds:
         record_training_files(fold)
-    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done])
+    inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))
         discard_work(fold.work)
     seconds["inject"] = time.monotonic() - begun
-    conclude(raw, done, seconds, request, preview if shown else None)
+    conclude(raw, done, complete, seconds, request, preview if shown else None)
+
+
+def _empty(complete: list[Fold]) -> list[Addition]:
+    """What is recorded of folds to which nothing had to be added, so that their trainers know it."""
+    return [([], run_without_cases(fold)) for fold in complete]
 
 
 def _has_read(fold: Fold, share: Share, index: int) -> Path:

@@ -7,14 +7,30 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache, check_cases
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import with_class_counts
+from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
-from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
-from nnunet_difflung.pipeline.report import describe_fold
+from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
+
+
+class _Uncached(SliceCache):
+    """Facts of checked cases without a cache; arrays, which few checks need, are read from the dataset."""
+
+    def __init__(self, raw: RawDataset, facts: dict[str, CaseFacts]):
+        super().__init__(cache_folder(raw.name), facts, raw.roles)
+        self._raw = raw
+
+    def image(self, identifier: str) -> np.ndarray:
+        """(c, z, y, x) in the dataset's own intensities."""
+        return read_case(self._raw, self._raw.cases[identifier])[0]
+
+    def condition(self, identifier: str) -> np.ndarray:
+        """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
+        return read_case(self._raw, self._raw.cases[identifier])[1]
 
 
 def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None:
@@ -23,7 +39,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    cases = SliceCache(cache_folder(raw.name), check_cases(raw, request.processes), raw.roles)  # facts without files
+    cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
     check_same_content(raw, numbers)
     warn_of_orientation(raw, cases.facts)
@@ -35,7 +51,11 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label) for number in numbers]
     for fold in folds:
         print(describe_fold(fold))
+    check_folds(folds)
     check_disk(folds)
+    for fold in folds:
+        if not fold.plan.cases:
+            print(describe_nothing_to_add(fold))
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
         training, painting = (len(folds) * seconds for seconds in estimate_seconds(folds[0], request.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.store import load_generator, record_files
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
@@ -98,13 +99,35 @@ def record_training_files(fold: Fold) -> None:
 
 
 def check_fold(fold: Fold) -> None:
-    """Refuses a fold whose folder holds a generator with other settings or training data.
+    """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: names the differences.
+        BadInput: the generator has other settings or training data, or its weights were lost or changed; or the method
+            needs a package that is not installed.
     """
     if fold.method.generator:
+        trained_family_of(fold.method.trained).require()
+        check_weights(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
+
+
+def check_folds(folds: Sequence[Fold]) -> None:
+    """``check_fold`` for several folds; names all folders that are refused, so that they can be seen to at once.
+
+    Raises:
+        BadInput: the first fault, and the other folders with a fault.
+    """
+    faults: list[tuple[Fold, BadInput]] = []
+    for fold in folds:
+        try:
+            check_fold(fold)
+        except BadInput as fault:
+            faults.append((fold, fault))
+    if len(faults) == 1:
+        raise faults[0][1]
+    if faults:
+        others = ", ".join(str(fold.folder) for fold, _ in faults[1:])
+        raise BadInput(f"{faults[0][1]}; likewise refused: {others}") from faults[0][1]
 
 
 def _without_network(fold: Fold) -> Generator:

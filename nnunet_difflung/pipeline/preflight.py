@@ -8,13 +8,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nnunet_difflung.config import Settings, differences, identity
+from nnunet_difflung.dataset.cache import is_complete
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.injection.audit import audit
+from nnunet_difflung.injection.dataset_lock import lock_file, locked
+from nnunet_difflung.injection.manifest import cases_of
+from nnunet_difflung.injection.preconditions import check_places, check_unchanged
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import passes
-from nnunet_difflung.runtime.locks import using
+from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
+from nnunet_difflung.pipeline.report import earlier_rows
+from nnunet_difflung.runtime.locks import is_held, using
+from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 
 def check_names(raw: RawDataset, settings: Settings) -> None:
@@ -35,6 +45,47 @@ def check_names(raw: RawDataset, settings: Settings) -> None:
                 f"--target-share names {name!r}, which is not a pathology of {raw.folder / 'dataset.json'}: "
                 f"{', '.join(raw.roles.pathologies)}"
             )
+
+
+def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequence[int | str], method: str) -> None:
+    """Refuses what the injection, the audit at the end or the disk would refuse after hours; writes nothing.
+
+    The command and its dry run both call it. What needs the voxels is checked later, once the cases are read.
+
+    Args:
+        raw: the dataset.
+        manifest: manifest of its synthetic cases; None if it has none.
+        folds: the folds that will get synthetic cases.
+        method: name of the method that makes them.
+
+    Raises:
+        BadInput: names what is wrong and what to do.
+    """
+    check_unchanged(raw, manifest)
+    check_writing(raw.reader, raw.dataset_json["file_ending"])
+    check_places(raw)
+    results = [fold_folder(raw.name, name, fold) for fold in folds for name in (method, METHODS[method].trained.name)]
+    check_folders([results_folder(raw.name, method), *results])
+    cache = cache_folder(raw.name)
+    if not cache.is_dir() or not (is_writable(cache) or is_complete(raw, cache)):
+        check_folders([cache])
+    earlier_rows(raw.name, method)
+    problems = [problem.text for problem in audit(raw.name, deep=True, untouched=True).problems]
+    if problems:
+        raise BadInput(
+            f"the audit of {raw.name} fails already: {problems[0]}; put this right before more synthetic cases are "
+            f"made (difflung_audit -d {dataset_id(raw.name)} lists all {len(problems)} problems)"
+        )
+
+
+def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
+    """Waits at once, not after the training, if another command holds the dataset's lock; a dry run only says so."""
+    if is_held(lock_file(raw.folder)):
+        if dry_run:
+            print(f"Note: another command is changing {raw.name}; the run would wait for it.", file=sys.stderr)
+        else:
+            with locked(raw.folder):
+                pass
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
@@ -58,6 +109,9 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
     """
     folds, method, now = raw.folds(wanted), settings.method, settings.identity()
     runs = {run["fold"]: run for run in manifest["runs"] if run["method"] == method} if manifest else {}
+    for fold in list(runs):
+        if manifest and not cases_of(manifest, runs[fold]) and identity(runs[fold].get("settings")) != now:
+            del runs[fold]  # nothing was added with the earlier settings, so nothing is lost
     for fold in folds:
         before = identity(runs[fold].get("settings")) if fold in runs else now
         if before != now:
@@ -73,6 +127,8 @@ def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[
     """Warns if synthetic cases of other folds, which are not requested now, were made with other settings."""
     now = settings.identity()
     for run in manifest["runs"] if manifest else ():
+        if manifest and not cases_of(manifest, run):
+            continue
         before = identity(run.get("settings"))
         if run["method"] == settings.method and run["fold"] not in folds and before != now:
             print(

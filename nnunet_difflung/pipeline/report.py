@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.errors import Failed
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
@@ -14,7 +15,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.runtime.files import read_own_json, write_json
 
 
 def describe_fold(fold: Fold) -> str:
@@ -43,6 +44,17 @@ def describe_fold(fold: Fold) -> str:
     )
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
+
+
+def describe_nothing_to_add(fold: Fold) -> str:
+    """Why a fold gets no synthetic case, and what its training then is."""
+    share = shares(fold.plan.before)
+    met = all(share[name] >= target for name, target in fold.plan.targets.items())
+    reason = "every pathology has its target share" if met else "no synthetic case could be planned (see its notes)"
+    return (
+        f"fold {fold.number}: nothing to add, {reason}; its trainers train on the real cases alone, as the reference "
+        f"does"
+    )
 
 
 def describe_result(fold: Fold, result: SynthesisResult) -> str:
@@ -103,20 +115,45 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     )
 
 
+def _report(dataset_name: str, method: str) -> Path:
+    return results_folder(dataset_name, method) / "augment_report.json"
+
+
+def earlier_rows(dataset_name: str, method: str) -> list[dict]:
+    """The folds of earlier commands in a method's report; empty if there is no report.
+
+    Raises:
+        BadInput: the report is damaged.
+    """
+    path = _report(dataset_name, method)
+    content = read_own_json(path, ", or delete it: it only reports earlier runs") if path.is_file() else {"folds": []}
+    if not isinstance(content, dict) or not isinstance(content.get("folds"), list):
+        raise BadInput(f"{path} is damaged (it has no list 'folds'); restore it, or delete it")
+    return content["folds"]
+
+
 def conclude(
     raw: RawDataset,
     done: list[tuple[Synthesis, SynthesisResult]],
+    complete: list[Fold],
     seconds: dict[str, float],
     request: Request,
     preview: Path | None,
 ) -> None:
     """Writes the report, audits the dataset and prints the commands to run next.
 
+    Args:
+        raw: the dataset.
+        done: the folds that got synthetic cases.
+        complete: the folds to which nothing had to be added.
+        seconds: stage → time that it took.
+        request: the request.
+        preview: picture of synthetic cases; None if there is none.
+
     Raises:
         Failed: the audit found a leak.
     """
-    path = results_folder(raw.name, request.settings.method) / "augment_report.json"
-    earlier = read_json(path)["folds"] if path.is_file() else []
+    path, earlier = _report(raw.name, request.settings.method), earlier_rows(raw.name, request.settings.method)
     rows = [
         {
             "fold": synthesis.fold.number,
@@ -134,11 +171,13 @@ def conclude(
         }
         for synthesis, result in done
     ]
+    rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
-    write_json(path, {"settings": request.settings.as_dict(), "folds": [*kept, *rows]})
+    content = {"settings": request.settings.as_dict(), "patients": raw.reading.as_dict(), "folds": [*kept, *rows]}
+    write_json(path, content)
     if preview:
         print(f"\nLook at {preview} before you train.")
-    audit_and_advise(raw, [synthesis.fold.number for synthesis, _ in done], request)
+    audit_and_advise(raw, [row["fold"] for row in rows], request)
 
 
 def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:
@@ -157,23 +196,52 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
 def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
     """The manifest's entry for a run."""
     fold, generator = synthesis.fold, synthesis.generator
+    summary = {
+        "planned": len(fold.plan.cases),
+        "injected": len(result.staged),
+        "dropped": sorted(result.dropped),
+        "quality": result.quality,
+        "memorisation": result.memorisation,
+    }
+    return _entry(fold, generator.hash or None, generator.training_cases, summary)
+
+
+def run_without_cases(fold: Fold) -> dict:
+    """The manifest's entry for a fold to which nothing had to be added: no generator, no synthetic cases."""
+    summary = {"planned": 0, "injected": 0, "dropped": [], "quality": {}, "memorisation": {}}
+    return _entry(fold, None, fold.data.training_cases, summary)
+
+
+def _entry(fold: Fold, generator: str | None, training_cases: Sequence[str], summary: dict) -> dict:
     return {
         "method": fold.method.name,
         "fold": fold.number,
         "settings": fold.settings.as_dict(),
         "generator": {
-            "hash": generator.hash or None,
-            "folder": os.path.relpath(generator.folder, nnunet_folder(NNUNET_RESULTS)),
-            "training_cases": list(generator.training_cases),
+            "hash": generator,
+            "folder": os.path.relpath(fold.folder, nnunet_folder(NNUNET_RESULTS)),
+            "training_cases": list(training_cases),
         },
         "summary": {
-            "planned": len(fold.plan.cases),
-            "injected": len(result.staged),
-            "dropped": sorted(result.dropped),
-            "quality": result.quality,
-            "memorisation": result.memorisation,
+            **summary,
             "targets": fold.plan.targets,
             "voxels_before": fold.plan.before,
             "voxels_planned": fold.plan.after,
         },
+    }
+
+
+def _without_cases(fold: Fold) -> dict:
+    """A fold's row of the report where nothing had to be added."""
+    return {
+        "before": fold.plan.before,
+        "after": fold.plan.after,
+        "notes": fold.plan.notes,
+        "planned": 0,
+        "injected": 0,
+        "repainted": 0,
+        "dropped": {},
+        "quality": {},
+        "quality_of_all": {},
+        "memorisation": {},
     }

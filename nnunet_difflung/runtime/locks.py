@@ -112,6 +112,35 @@ def holding(path: Path, refusal: str | None = None) -> Iterator[None]:
             os.close(handle)
 
 
+def check_lockable(file: Path, lock: Path) -> None:
+    """Refuses a file system without locks; writes nothing.
+
+    Args:
+        file: a file that exists there.
+        lock: the lock file that will be needed, for the message.
+
+    Raises:
+        BadInput: the file cannot be locked.
+    """
+    _is_locked(file, lock)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another command holds a lock now; writes nothing."""
+    return lock.is_file() and _is_locked(lock, lock)
+
+
+def _is_locked(file: Path, lock: Path) -> bool:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        _flock(handle, lock, "LOCK_SH", "LOCK_NB")
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def delete_unused(folder: Path) -> bool:
     """Deletes a folder unless a command is using it; returns whether it did."""
     path = folder / _WORK_LOCK

@@ -231,7 +231,7 @@ FAULTS = [  # name, mutation of a good dataset, further options, parts of the me
             if CASE in p.name
         ],
         [],
-        ["lists the val case"],
+        ["begin with 'difflung_'", "imagesTr/difflung_x_lung_001_s00_0000.nii.gz", "rename the cases"],
     ),
 ]
 WORDS = [

@@ -360,6 +360,8 @@ def test_other_bad_input(results, capsys):
     assert "choose with -c, --length" in refusal(capsys, "--length", "20epochs")
     assert "does not end in .json" in refusal(capsys, "-o", "table.md")
     assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
+    (results / "file").touch()
+    assert "is a file, but a folder" in refusal(capsys, "-o", str(results / "file" / "table.json"))
     (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
     assert "is not a summary.json of the classes lung, emphysema" in refusal(capsys)
 
@@ -373,13 +375,13 @@ def test_results_of_the_same_name_are_told_apart(tmp_path):
 
 
 def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
-    assert case_patients(["p1_s0", "new_s3"], NAME) == {"p1_s0": "p1", "new_s3": "new"}
+    assert case_patients(["p1_s0", "new4_s3"], NAME) == {"p1_s0": "p1", "new4_s3": "new4"}
     manifest = new_manifest(NAME, {"p1_s0": "clinicA", "p2_s0": "clinicA"})
     (tmp_path / "nnUNet_preprocessed" / NAME / MANIFEST).write_text(json.dumps(manifest))
     assert case_patients(["p1_s0"], NAME) == {"p1_s0": "clinicA"}
-    with pytest.raises(BadInput, match="new_s3 .*--patient-pattern"):
-        case_patients(["p1_s0", "new_s3"], NAME)
-    assert case_patients(["new_s3"], NAME, "(...).*") == {"new_s3": "new"}
+    with pytest.raises(BadInput, match="new4_s3 .*--patient-pattern"):
+        case_patients(["p1_s0", "new4_s3"], NAME)
+    assert case_patients(["new4_s3"], NAME, "(....).*") == {"new4_s3": "new4"}
 
 
 # ---- surfaces ----

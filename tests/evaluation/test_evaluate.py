@@ -436,7 +436,16 @@ def test_what_cannot_be_compared_is_refused_in_one_line(trained, tmp_path):
         main(["-d", "801", "-f", "all", "-device", "cpu"])
     with pytest.raises(BadInput, match="give --normal-label and --structure-label as in training"):
         main([*QUICK, "--structure-label", "emphysema"])
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file is a file, but a folder of this name is needed"):
+        main([*QUICK, "-o", str(tmp_path / "file" / "table.json")])
     card = results_folder(trained.name, "none") / "fold_0" / "generator.json"
+    weights = next(card.parent.rglob("*.safetensors"))
+    complete = weights.read_bytes()
+    weights.write_bytes(complete[:-1])
+    with pytest.raises(BadInput, match="is not the file that generator.json names.*restore it, or delete"):
+        main([*QUICK, "--methods", "cbmat", "none"])
+    weights.write_bytes(complete)
     content = json.loads(card.read_text())
     content["training_cases"].append(trained.validation_cases(0)[1])
     card.write_text(json.dumps(content))

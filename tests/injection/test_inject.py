@@ -303,14 +303,14 @@ def test_what_a_user_changed_is_named_and_not_overwritten_blindly(folders, capsy
     _inject(raw)
     content = read_json(raw.folder / "dataset.json")
     write_json(raw.folder / "dataset.json", {**content, "description": "mine"})
+    with pytest.raises(BadInput, match="dataset.json was changed"):
+        _inject(raw, fold=1)
+    (raw.folder / "labelsTr" / "difflung_cbmat_f0_0001.nii.gz").write_bytes(b"mine")
     with pytest.raises(SystemExit) as exit_code:
         entry(["-d", "801"])
     assert exit_code.value.code == 2
-    assert "dataset.json was changed" in capsys.readouterr().err
-    with pytest.raises(BadInput, match="dataset.json was changed"):
-        _inject(raw, fold=1)
+    assert "difflung_cbmat_f0_0001.nii.gz, a file of a synthetic case, was changed" in capsys.readouterr().err
     (raw.folder / "imagesTr" / "difflung_cbmat_f0_0000_0000.nii.gz").unlink()
-    (raw.folder / "labelsTr" / "difflung_cbmat_f0_0001.nii.gz").write_bytes(b"mine")
     lines = remove("801", force=True)
     for expected in ("had already been deleted", "was changed after it"):
         assert any(expected in line for line in lines)

@@ -116,7 +116,7 @@ def test_a_command_reads_each_host_once_and_warps_each_lesion_once(folders, monk
         "masks warped": sum(map(_moves, operations)),
         "textures warped": len(operations),
         "images read": cases + len(operations) + len(classes),  # hosts, donors, and one for each row of the preview
-        "manifests read": 4,  # at the start, under the lock of the injection, and by the audit with its copy
+        "manifests read": 7,  # at the start, under the lock of the injection, and by both audits with its copy
     }
 
 
@@ -125,7 +125,7 @@ def test_the_manifest_is_read_once_where_nothing_changes(folders, monkeypatch):
     main([*COPY, *MASKS])
     counts = Counts(monkeypatch)
     assert counts.command(*MASKS)["manifests read"] == 3  # one, and the audit's two
-    assert counts.command("--method", "cbmat", "--preset", "fast", "--epochs", "1", "--dry-run")["manifests read"] == 1
+    assert counts.command("--method", "cbmat", "--preset", "fast", "--epochs", "1", "--dry-run")["manifests read"] == 3
 
 
 def _staged(folder: Path) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""A fold whose targets are met already gets a run without cases, which its trainers, the audit and the removal know."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_difflung.commands.augment import main
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.errors import Failed
+from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.runtime.files import read_json, write_json
+from tests.support.tiny import make_dataset, tree_hashes
+
+pytestmark = pytest.mark.usefixtures("fingerprint", "no_fsync")
+COPY = ["-d", "801", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "-np", "1", "--max-synthetic", "2"]
+MET, ONE_MET = ["emphysema=0.001", "ILD=0.001"], ["emphysema=0.02", "ILD=0.001"]
+
+
+def _dataset(folders, **options):
+    return make_dataset(folders[0], patients=4, slices=1, size=32, folds=2, **options)
+
+
+def _runs(folder) -> dict[int, int]:
+    return {run["fold"]: run["summary"]["injected"] for run in read_manifest(folder)["runs"]}
+
+
+def test_a_fold_whose_targets_are_met_is_recorded_beside_one_that_gets_cases(folders, capsys):
+    folder = _dataset(folders, emphysema_every=2)  # lung_001 and lung_003 have emphysema
+    splits = [
+        {"train": ["lung_001_s00", "lung_003_s00"], "val": ["lung_002_s00", "lung_004_s00"]},
+        {"train": ["lung_001_s00", "lung_002_s00", "lung_004_s00"], "val": ["lung_003_s00"]},
+    ]
+    write_json(folder / "splits_final.json", splits)
+    before = tree_hashes(folder)
+    main([*COPY, "--target-share", *ONE_MET, "--dry-run"])
+    assert "fold 0: nothing to add, every pathology has its target share" in capsys.readouterr().out
+    main([*COPY, "--target-share", *ONE_MET])
+    said = capsys.readouterr().out
+    assert "fold 0: nothing to add" in said
+    assert "nnUNetv2_train 801 2d" in said
+    runs = _runs(folder)
+    assert runs[0] == 0
+    assert runs[1] > 0
+    assert {case["fold"] for case in read_manifest(folder)["cases"].values()} == {1}
+    assert audit_dataset(folder.name, deep=True) == []
+    main([*COPY, "--target-share", *ONE_MET])
+    assert "nothing to do" in capsys.readouterr().out
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_all_folds_met(folders, capsys, splits):
+    folder = _dataset(folders, splits=splits)
+    before = tree_hashes(folder)
+    main([*COPY, "--target-share", *MET])
+    assert "nnUNetv2_train 801 2d 0" in capsys.readouterr().out
+    assert set(_runs(folder).values()) == {0}
+    assert read_manifest(folder)["cases"] == {}
+    assert audit_dataset(folder.name, deep=True) == []
+    changed = {name for name, digest in tree_hashes(folder).items() if before.get(name) != digest}
+    new = {folder / "difflung_manifest.json"} | (set() if splits else {folder / "splits_final.json"})
+    assert {name for name in changed if "/.difflung" not in name} == {str(path) for path in new}
+    if not splits:
+        assert len(read_json(folder / "splits_final.json")) == 4, "grouped by patient, for the reference too"
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+
+
+def test_other_targets_replace_a_run_without_cases(folders, capsys):
+    """No removal is needed, which would take the good cases of other folds and methods too."""
+    folder = _dataset(folders)
+    main([*COPY, "--target-share", *MET, "-f", "0"])
+    main([*COPY, "--target-share", "emphysema=0.3", "ILD=0.3", "-f", "0"])
+    assert _runs(folder)[0] > 0
+    assert len(read_manifest(folder)["runs"]) == 1
+    assert "made with other settings" not in capsys.readouterr().err
+    assert audit_dataset(folder.name, deep=True) == []
+
+
+def test_a_fold_of_which_the_gate_dropped_everything_stays_a_failure(folders, monkeypatch):
+    from nnunet_difflung.pipeline import augment as augment_module
+
+    folder = _dataset(folders)
+    real = augment_module.synthesize_fold
+
+    def all_dropped(*arguments, **options):
+        synthesis, result = real(*arguments, **options)
+        result.staged.clear()
+        return synthesis, result
+
+    monkeypatch.setattr(augment_module, "synthesize_fold", all_dropped)
+    with pytest.raises(Failed):
+        main([*COPY, "-f", "0", "--target-share", "emphysema=0.3", "ILD=0.3"])
+    assert read_manifest(folder) is None
