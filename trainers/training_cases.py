@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from nnunet_difflung.dataset.patient_reading import find_reading
 from nnunet_difflung.dataset.splits import is_synthetic
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.array_files import identifiers
 from nnunet_difflung.injection.audit import audit
 from nnunet_difflung.injection.leaks import first_names
@@ -190,19 +193,25 @@ def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
     """Refuses a case or a patient in training and validation; with fold ``all`` both are the same by design."""
     if trainer.fold == "all":
         return
-    patients = known_patients(trainer.plans_manager.dataset_name)
+    name = trainer.plans_manager.dataset_name
+    patients = known_patients(name, [*cases.real, *cases.validation])
     training = {patients.get(name, name) for name in cases.real}
     both = {name for name in cases.validation if patients.get(name, name) in training or name in cases.real}
     if both:
         raise RuntimeError(
             f"{os.path.join(trainer.preprocessed_dataset_folder_base, SPLITS)} fold {trainer.fold} validates on "
-            f"{first_names(both)} and trains on the same patient; make folds by patient"
+            f"{first_names(both)} and trains on other cases of the same patients; replace it by folds by patient "
+            f"(difflung_augment -d {name} makes them for a dataset that has no {SPLITS})"
         )
 
 
-def known_patients(dataset_name: str) -> dict[str, str]:
-    """Case id → patient, as far as that is recorded; empty for a dataset that was never augmented."""
-    return manifest_of(dataset_name)["patients"]
+def known_patients(dataset_name: str, cases: Sequence[str]) -> dict[str, str]:
+    """Case id → patient, as recorded, stated beside the dataset, or read from unambiguous ids; empty if unknown."""
+    recorded = manifest_of(dataset_name)["patients"]
+    try:
+        return recorded or find_reading(dataset_name, cases).patients
+    except BadInput:
+        return {}
 
 
 def preprocess_command(trainer: Arm) -> str:

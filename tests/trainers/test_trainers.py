@@ -21,6 +21,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_difflung
 from nnunet_difflung import trainers
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.injection.preprocessed import Comparison
@@ -344,13 +345,37 @@ def test_reference_trains_on_a_dataset_that_was_never_augmented(base):
     assert sorted(trainer.do_split()[0]) == sorted(SPLITS[0]["train"])
 
 
-def test_reference_takes_nnunets_own_folds_where_there_are_no_others(base):
-    (base / MANIFEST).unlink()
-    (base / "splits_final.json").unlink()
-    for path in (base / "nnUNetPlans_2d").glob("difflung_*"):
+@pytest.fixture
+def never_augmented(base):
+    """The dataset without manifest, splits and synthetic cases: nnU-Net will draw folds of slices."""
+    for path in (base / MANIFEST, base / "splits_final.json", *(base / "nnUNetPlans_2d").glob("difflung_*")):
         path.unlink()
+
+
+def test_nnunets_own_folds_are_refused_if_the_ids_say_that_they_cut_patients(never_augmented):
+    with pytest.raises(
+        RuntimeError, match="trains on other cases of the same patients; replace it by folds by patient"
+    ):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+def test_reference_takes_nnunets_own_folds_if_the_patients_are_not_known(never_augmented, monkeypatch):
+    def unknown(*_):
+        raise BadInput("ambiguous")
+
+    monkeypatch.setattr(training_cases, "find_reading", unknown)
     training, validation = begin("nnUNetTrainerDiffLungReference").do_split()
     assert sorted(training + validation) == sorted(REAL)
+
+
+def test_patients_stated_beside_a_dataset_that_was_never_augmented_count(nnunet, base, never_augmented):
+    (base / "splits_final.json").write_text(json.dumps(SPLITS))
+    begin("nnUNetTrainerDiffLungReference")
+    (nnunet / "raw" / NAME).mkdir()
+    stated = {case: "the same" if case in (REAL[0], REAL[2]) else case for case in REAL}
+    (nnunet / "raw" / NAME / "patients.json").write_text(json.dumps(stated))
+    with pytest.raises(RuntimeError, match="fold 0 validates on patient0_s0 and trains on other cases"):
+        begin("nnUNetTrainerDiffLungReference")
 
 
 def test_fold_all_is_checked_too(base):
