@@ -51,7 +51,8 @@ def label_differs(source: np.ndarray, array: np.ndarray, coarse: Collection[int]
     """
     if source.shape == array.shape:
         return not np.array_equal(source, array)
-    return any(_odd_voxels(source == value, array == value, coarse) > ODD_VOXELS for value in np.union1d(source, array))
+    values = np.union1d(source, array)[1:]  # the background is where the others are not
+    return any(_odd_voxels(source == value, array == value, coarse) > ODD_VOXELS for value in values)
 
 
 @lru_cache(maxsize=64)
