@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from nnunet_difflung.injection.leaks import (
     split_problems,
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
+from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json, sha256
 
@@ -90,7 +91,9 @@ class Audit:
         }
 
 
-def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: bool = False) -> Audit:
+def audit(
+    dataset_name: str, deep: bool = False, anew: bool = False, untouched: bool = False, arrays: bool = False
+) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
     An interrupted change of the dataset is finished first.
@@ -100,6 +103,7 @@ def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: 
         deep: compare the hashes of the synthetic files too.
         anew: hash the files of the real cases again even if their sizes and times have not changed.
         untouched: write nothing; an interrupted change is not finished.
+        arrays: compare the preprocessed arrays with the raw dataset too.
     """
     raw, preprocessed = dataset_folders(dataset_name)
     hashes = hashes_of_dataset(dataset_name, anew)
@@ -110,12 +114,15 @@ def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: 
     result = read_steadily(raw, read, untouched) if raw is not None else read()
     if not untouched:
         hashes.save()
-    return result
+    if not arrays:
+        return result
+    compared = compare_preprocessed(dataset_name, progress=True)
+    return replace(result, problems=(*result.problems, *compared.problems), notes=(*result.notes, *compared.notes))
 
 
 def audit_table(dataset_name: str, deep: bool = False, anew: bool = False) -> dict[str, Any]:
-    """``audit`` as JSON content."""
-    return audit(dataset_name, deep, anew).as_dict()
+    """``audit`` as JSON content; with ``deep`` it compares the preprocessed arrays too."""
+    return audit(dataset_name, deep, anew, arrays=deep).as_dict()
 
 
 def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
