@@ -15,7 +15,7 @@ from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
-from nnunet_difflung.trainers.synthetic_cases import needs_none, of_arm
+from nnunet_difflung.trainers.synthetic_cases import needs_none
 
 if TYPE_CHECKING:
     from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
@@ -161,8 +161,9 @@ def _check_present(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None
         if missing:
             stage = trainer.configuration_manager.previous_stage_name
             raise RuntimeError(
-                f"{len(missing)} cases have no segmentation by {stage} in {trainer.folder_with_segs_from_previous_stage} "
-                f"(first: {missing[0]}); train {stage} with -tr {type(trainer).__name__} in all folds first"
+                f"{len(missing)} cases have no segmentation by {stage} (first: {missing[0]}) in "
+                f"{trainer.folder_with_segs_from_previous_stage}; train {stage} with -tr {type(trainer).__name__} in "
+                f"all folds first"
             )
 
 

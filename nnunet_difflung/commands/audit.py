@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--fast",
         action="store_true",
-        help="do not compare the SHA-256 hashes of the synthetic files (default: compare them)",
+        help="compare neither the SHA-256 hashes of the synthetic files nor the preprocessed arrays (default: compare "
+        "them)",
     )
     group.add_argument(
         "--deep",

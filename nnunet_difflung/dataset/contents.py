@@ -19,7 +19,7 @@ from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
-from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_json
+from nnunet_difflung.runtime.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -105,9 +105,10 @@ def hashes_of_dataset(dataset_name: str, anew: bool = False) -> FileHashes:
 
 def name_of(folder: Path, file: str | Path) -> str:
     """Name of a real case's file in the manifest: relative to the raw dataset, absolute if it lies elsewhere."""
-    path = Path(os.path.abspath(file))
-    inside = Path(os.path.abspath(folder))
-    return path.relative_to(inside).as_posix() if path.is_relative_to(inside) else path.as_posix()
+    path, inside = os.fspath(file), os.path.join(folder, "")
+    if ".." in path or not path.startswith(inside):
+        path, inside = os.path.abspath(file), os.path.join(os.path.abspath(folder), "")
+    return path.removeprefix(inside).replace(os.sep, "/")
 
 
 def hashes_of_case(folder: Path, case: Case, hashes: FileHashes) -> dict[str, str]:
@@ -142,7 +143,8 @@ def digest_of(contents: Contents, cases: Iterable[str]) -> str | None:
     names = set(cases)
     if not all(contents.get(name) for name in names):
         return None
-    return hashlib.sha256(json_bytes(sorted(sorted(contents[name].values()) for name in names))).hexdigest()
+    held = sorted(",".join(sorted(contents[name].values())) for name in names)
+    return hashlib.sha256("\n".join(held).encode()).hexdigest()
 
 
 def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
@@ -153,25 +155,20 @@ def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
     Returns:
         id → case; its label is empty if there is none.
     """
-    ending = str(dataset_json.get("file_ending", ""))
     images: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     if isinstance(dataset_json.get("dataset"), Mapping):
         for identifier, entry in dataset_json["dataset"].items():
-            images[identifier] = [_listed(folder, file) for file in entry["images"]]
-            labels[identifier] = _listed(folder, entry["label"])
+            images[identifier] = [file for name in entry["images"] if os.path.isfile(file := _listed(folder, name))]
+            label = _listed(folder, entry["label"])
+            labels[identifier] = label if os.path.isfile(label) else ""
     else:
-        for name in _names_in(folder / "imagesTr", ending):
-            images.setdefault(name.removesuffix(ending)[:-5], []).append(str(folder / "imagesTr" / name))
-        for name in _names_in(folder / "labelsTr", ending):
-            labels[name.removesuffix(ending)] = str(folder / "labelsTr" / name)
-    cases = {}
-    for identifier in sorted({*images, *labels}):
-        files = tuple(file for file in images.get(identifier, ()) if os.path.isfile(file))
-        label = labels.get(identifier, "")
-        if identifier and not is_synthetic(identifier) and (files or os.path.isfile(label)):
-            cases[identifier] = Case(identifier, files, label if os.path.isfile(label) else "")
-    return cases
+        ending = str(dataset_json.get("file_ending", ""))
+        for stem, file in _files_in(folder / "imagesTr", ending):
+            images.setdefault(stem[:-5], []).append(file)
+        labels = dict(_files_in(folder / "labelsTr", ending))
+    cases = {i: Case(i, tuple(images.get(i, ())), labels.get(i, "")) for i in sorted({*images, *labels})}
+    return {i: case for i, case in cases.items() if i and not is_synthetic(i) and (case.images or case.label)}
 
 
 def _listed(folder: Path, file: object) -> str:
@@ -179,10 +176,13 @@ def _listed(folder: Path, file: object) -> str:
     return os.path.abspath(folder / os.path.expandvars(str(file)))
 
 
-def _names_in(folder: Path, ending: str) -> list[str]:
+def _files_in(folder: Path, ending: str) -> list[tuple[str, str]]:
+    """Name without the ending, and path, of the files in a folder, sorted."""
     if not ending or not folder.is_dir():
         return []
-    return sorted(name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith("."))
+    with os.scandir(folder) as entries:
+        files = [(entry.name, entry.path) for entry in entries if entry.name.endswith(ending) and entry.is_file()]
+    return sorted((name.removesuffix(ending), path) for name, path in files if not name.startswith("."))
 
 
 def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:

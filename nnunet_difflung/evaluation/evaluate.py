@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import PatientTally
@@ -115,6 +115,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     }
     with using(cache_folder(raw.name)):
         cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+        _refuse_earlier_contents(raw, cache, cards)
         rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
     return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
 
@@ -199,6 +200,12 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
             f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
             f"({len(seen)} such cases); delete the folder and train again with the present split"
         )
+    gone = sorted(set(card["training_cases"]) - set(raw.cases))
+    if gone:
+        raise BadInput(
+            f"{folder} was trained on {gone[0]}, which is not in the dataset any more ({len(gone)} such cases) and "
+            f"may be in validation under another name; restore the case, or delete the folder and train again"
+        )
     most = family_of(METHODS[method]).most_steps(config_from_json(card["config"]))
     if most is not None and request.sampling.steps > most:
         raise BadInput(
@@ -206,6 +213,17 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
             f"fewer"
         )
     return card
+
+
+def _refuse_earlier_contents(raw: RawDataset, cache: SliceCache, cards: dict[tuple[str, int], dict]) -> None:
+    """Refuses generators whose training cases hold something else now, such as what was a validation case before."""
+    for (method, fold), card in cards.items():
+        if card.get("contents") not in (None, hash_of_voxels(cache, card["training_cases"])):
+            folder = fold_folder(raw.name, method, fold)
+            raise BadInput(
+                f"files of the training cases of {folder} were changed after it was trained, so what it has seen may "
+                f"be in validation now; restore them, or delete the folder and train again"
+            )
 
 
 def _evaluate_fold(

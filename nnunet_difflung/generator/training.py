@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from nnunet_difflung.config import GeneratorConfig, differences, generator_identity, recorded
-from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
+from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, hash_of_voxels, index_slices
 from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
@@ -160,7 +160,7 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
         "conditions": list(roles.conditions),
         "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
         "total_steps": total_steps(config, len(index)),
-        "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content for i in data.training_cases])).hexdigest(),
+        "contents": hash_of_voxels(data.cache, data.training_cases),
     }
 
 

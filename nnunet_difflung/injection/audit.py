@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
     first_names,
+    generator_notes,
     generator_problems,
     record_problems,
     run_problems,
     split_problems,
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
+from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
-from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.files import read_json
 
 _SIDES = ("train", "val")
 _COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
@@ -88,7 +90,9 @@ class Audit:
         }
 
 
-def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: bool = False) -> Audit:
+def audit(
+    dataset_name: str, deep: bool = False, anew: bool = False, arrays: bool = False, untouched: bool = False
+) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
     An interrupted change of the dataset is finished first.
@@ -97,6 +101,7 @@ def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: 
         dataset_name: ``DatasetXXX_NAME``.
         deep: compare the hashes of the synthetic files too.
         anew: hash the files of the real cases again even if their sizes and times have not changed.
+        arrays: compare the preprocessed arrays with the raw dataset too.
         untouched: write nothing; an interrupted change is not finished.
     """
     raw, preprocessed = dataset_folders(dataset_name)
@@ -108,12 +113,15 @@ def audit(dataset_name: str, deep: bool = False, anew: bool = False, untouched: 
     result = read_steadily(raw, read, untouched) if raw is not None else read()
     if not untouched:
         hashes.save()
-    return result
+    if not arrays:
+        return result
+    compared = compare_preprocessed(dataset_name, progress=True)
+    return replace(result, problems=(*result.problems, *compared.problems), notes=(*result.notes, *compared.notes))
 
 
 def audit_table(dataset_name: str, deep: bool = False, anew: bool = False) -> dict[str, Any]:
-    """``audit`` as JSON content."""
-    return audit(dataset_name, deep, anew).as_dict()
+    """``audit`` as JSON content; with ``deep`` it compares the preprocessed arrays too."""
+    return audit(dataset_name, deep, anew, arrays=deep).as_dict()
 
 
 def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
@@ -209,21 +217,10 @@ class _Auditor:
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
             )
-        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
-        if changed and self.problems:
-            self.notes.append(
-                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
-                f"difflung_remove takes the synthetic cases out of it and keeps your changes"
-            )
+        self.notes += generator_notes(self.name, manifest)
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)
-
-
-def _is_changed(folder: Path, manifest: dict, name: str) -> bool:
-    """Whether somebody else has changed a JSON file that the injection rewrote."""
-    path, hashes = folder / name, manifest["files"].get(name)
-    return hashes is not None and path.is_file() and sha256(path) not in (hashes["before"], hashes["after"])
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:

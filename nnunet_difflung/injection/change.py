@@ -114,8 +114,11 @@ class Change:
             self.manifest["files"][target] = {"before": None, "after": step.after}
             steps.append(step)
         record = json.loads(json_bytes(case.record))
-        files, contents = [step.target for step in steps], digest_of(self.manifest["contents"], origins(record))
-        self.manifest["cases"][case.identifier] = {**record, "files": files, "contents": contents}
+        self.manifest["cases"][case.identifier] = {
+            **record,
+            "files": [step.target for step in steps],
+            "contents": digest_of(self.manifest["contents"], origins(record)),
+        }
         return steps
 
     def add_run(self, run: dict) -> None:

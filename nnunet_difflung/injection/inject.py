@@ -20,6 +20,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
     cases_of,
+    hash_of_patients,
     new_manifest,
     read_manifest,
     resolve,
@@ -123,6 +124,7 @@ def _with_contents(raw: RawDataset, manifest: dict) -> dict:
     manifest = copy.deepcopy(manifest)
     if "contents" not in manifest:
         manifest["contents"] = contents
+        manifest["patients_hash"] = hash_of_patients(manifest)
         if manifest["runs"]:
             manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
     return manifest

@@ -10,7 +10,7 @@ from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
-from nnunet_difflung.injection.manifest import run_of, without_contents
+from nnunet_difflung.injection.manifest import hash_of_patients, run_of, without_contents
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, our_folders
 from nnunet_difflung.runtime.files import sha256
@@ -34,8 +34,11 @@ class Problem:
 
 
 def start_over(dataset_name: str) -> str:
-    """The commands that make the synthetic cases and their generators again from what the dataset holds now."""
-    return f"run difflung_remove -d {dataset_name} --generators, then difflung_augment -d {dataset_name}"
+    """The commands that make the synthetic cases again from what the dataset holds now."""
+    return (
+        f"run difflung_remove -d {dataset_name}, then difflung_augment -d {dataset_name}, which names the generators "
+        f"that have to be trained anew"
+    )
 
 
 def first_names(names: Iterable[str]) -> str:
@@ -84,7 +87,7 @@ def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[P
         if is_synthetic(name) or name in cases
     ]
     for side, does in (("train", "trains on"), ("val", "validates on")):
-        unknown = {name for name in split[side] if not is_synthetic(name) and name not in patients}
+        unknown = {name for name in split[side] if name not in patients and not is_synthetic(name)}
         if unknown:
             leaks.append(
                 f"{where} {does} {first_names(unknown)}, which the manifest does not name: added or renamed after the "
@@ -131,6 +134,12 @@ def _origin_leaks(manifest: dict, fold: int, validation: set[str], held_out: set
 def record_problems(manifest: dict) -> list[Problem]:
     """Whether the manifest accounts for every synthetic case: real sources, a run, its generator."""
     problems = []
+    if manifest.get("patients_hash") not in (None, hash_of_patients(manifest)):
+        text = (
+            f"the manifest of {manifest['dataset']} names other patients than when the synthetic cases were made, so "
+            f"its record was changed; restore it, or {start_over(manifest['dataset'])}"
+        )
+        problems.append(Problem(text, None, True))
     for identifier, case in sorted(manifest["cases"].items()):
         fold, method = case["fold"], case["method"]
         unknown = set(case["sources"]) - set(manifest["patients"])
@@ -230,11 +239,35 @@ def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Pr
     """
     problems = []
     for run in manifest["runs"] if our_folders(name) else []:
-        method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = fold_folder(name, method, run["fold"]) / CARD
+        path = _card_of(name, run)
         if path.is_file():
             problems += _card_problems(path, run, manifest, splits)
     return problems
+
+
+def generator_notes(name: str, manifest: dict) -> list[str]:
+    """Which generators have no card that could confirm what the manifest says of their training cases."""
+    without, results = [], bool(our_folders(name))
+    for run in manifest["runs"]:
+        painted_with = (run.get("generator") or {}).get("hash")
+        path = _card_of(name, run) if results and painted_with else None
+        try:
+            weights = read_card(path.parent).get("weights_sha256", painted_with) if path and path.is_file() else None
+        except BadInput:
+            continue  # a problem of its own
+        if weights != painted_with:
+            without.append(f"{run['method']} fold {run['fold']}")
+    if not without:
+        return []
+    return [
+        f"the generators that made the cases of {first_names(without)} are not in $nnUNet_results, so only the "
+        f"manifest says what they were trained on"
+    ]
+
+
+def _card_of(name: str, run: dict) -> Path:
+    method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
+    return fold_folder(name, method, run["fold"]) / CARD
 
 
 def _card_problems(path: Path, run: dict, manifest: dict, splits: list[dict]) -> list[Problem]:

@@ -6,6 +6,7 @@ folder in ``$nnUNet_preprocessed``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
-from nnunet_difflung.runtime.files import check_format, read_json
+from nnunet_difflung.runtime.files import check_format, json_bytes, read_json
 
 PREPROCESSED = "preprocessed:"
 FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
@@ -159,7 +160,7 @@ def _fault_in_cases(content: dict) -> str | None:
 
 def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
-        if not _FILES.fullmatch(name) or ".." in name.split("/"):
+        if not _FILES.fullmatch(name):
             return f"'files' names {name!r}, which this package never writes"
         if (
             not isinstance(hashes, dict)
@@ -204,6 +205,11 @@ def find_manifest(dataset_name: str) -> dict | None:
         if manifest is not None:
             return manifest
     return None
+
+
+def hash_of_patients(manifest: dict) -> str:
+    """Hash of who the patients are, which a manifest records so that a change of its ``patients`` is seen."""
+    return hashlib.sha256(json_bytes(dict(sorted(manifest["patients"].items())))).hexdigest()
 
 
 def without_contents(manifest: dict) -> list[tuple[str, int | str]]:

@@ -187,7 +187,8 @@ def _compare(
     return [
         Problem(
             f"{configuration.folder} holds arrays that were not made from the files of the same name in the raw "
-            f"dataset: {reason} in {first_names(names)}; restore the raw files if they are wrong, then run {preprocess}",
+            f"dataset: {reason} in {first_names(names)}; restore the raw files if they are wrong, then run "
+            f"{preprocess}",
             None,
             True,
         )

@@ -9,10 +9,11 @@ import numpy as np
 
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.injection.array_files import Configuration, read_arrays
-from nnunet_difflung.injection.array_match import image_differs, label_differs
+from nnunet_difflung.injection.array_match import CUBIC, LINEAR, image_differs, label_differs
 from nnunet_difflung.runtime.files import json_bytes
 
 _PREPROCESSOR = "DefaultPreprocessor"
+_RESAMPLING = "resample_data_or_seg_to_shape"
 _LOCATIONS = 64  # of each class, compared with the label map
 
 
@@ -45,6 +46,8 @@ class Preprocessing:
             self._axes = [int(axis) for axis in plans["transpose_forward"]]
             self._target = [float(size) for size in settings["spacing"]]
             self._reader = recursive_find_reader_writer_by_name(plans["image_reader_writer"])
+            usual = settings.get("resampling_fn_data") == _RESAMPLING
+            self._orders = (CUBIC,) if usual else (CUBIC, LINEAR)
             self._masked = list(settings["use_mask_for_norm"])
             intensities = plans.get("foreground_intensity_properties_per_channel") or {}
             self._normalisers = [
@@ -78,9 +81,14 @@ class Preprocessing:
         image, label = image[part].astype(np.float32), label[part].astype(np.int16)
         if not _locations_agree(labels, properties.get("class_locations", {})):
             return "other positions of classes"
-        if label_differs(label[0], np.maximum(labels[0], 0)):
+        coarse = {int(np.argmax(sizes)) for sizes in (spacing, self._target_for(spacing))}
+        if label_differs(label[0], np.maximum(labels[0], 0), coarse):
             return "another label map"
-        return "another image" if image_differs(self._normalised(image), array) else ""
+        return "another image" if image_differs(self._normalised(image), array, coarse, self._orders) else ""
+
+    def _target_for(self, spacing: list[float]) -> list[float]:
+        """Spacing after resampling; a 2d configuration keeps the slices."""
+        return [spacing[0], *self._target] if len(self._target) < len(spacing) else self._target
 
     def _has_shape_of(
         self, image: np.ndarray, spacing: list[float], array: np.ndarray, labels: np.ndarray, properties: dict
@@ -91,8 +99,8 @@ class Preprocessing:
             return False
         noted = [properties["spacing"][axis] for axis in self._axes]
         size = [high - low for low, high in crop]
-        wanted = [spacing[0], *self._target] if len(self._target) < len(size) else self._target
-        shape = tuple(round(old / new * count) for old, new, count in zip(spacing, wanted, size, strict=True))
+        sizes = zip(spacing, self._target_for(spacing), size, strict=True)
+        shape = tuple(round(old / new * count) for old, new, count in sizes)
         return (
             len(array) == len(image)
             and np.allclose(noted, spacing, rtol=1e-3)

@@ -116,9 +116,7 @@ class _Attempt:
         Raises:
             BadInput: a newer version wrote it.
         """
-        path = self.record(planned)
-        content = read_json(path)
-        check_format(path, content, _FORMAT, f", or delete the folder {self.fold.work} to paint its cases anew")
+        content = _checked(self.record(planned), self.fold)
         return {key: value for key, value in content.items() if key != "format"}
 
     def is_measured(self, planned: PlannedCase) -> bool:
@@ -302,3 +300,19 @@ class _Painter:
                 break
             complete.append(index)
         return complete
+
+
+def check_painted(fold: Fold) -> None:
+    """Refuses cases that a newer version has painted for the fold, before anything is trained.
+
+    Raises:
+        BadInput: names the record and the folder.
+    """
+    for path in sorted(fold.work.glob("cases/*/*.json")):
+        _checked(path, fold)
+
+
+def _checked(record: Path, fold: Fold) -> dict:
+    content = read_json(record)
+    check_format(record, content, _FORMAT, f", or delete the folder {fold.work} to paint its cases anew")
+    return content
