@@ -11,16 +11,17 @@ from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is
 
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
+MOST_SCANS = 12  # scans of a patient on average; numbers or names with more are rather sources of patients
 _SEPARATORS = re.compile(r"[ _.-]+")
 _COUNTER = re.compile(
     r"(?P<before>[ _.-]+)(?P<word>slices?|sl|s|z|img|im|image|frame|ax)(?P<between>[ _.-]?)[0-9]+(?:of[0-9]+)?$",
     re.IGNORECASE,
 )
 _LONGEST_DROPPED = 3  # digits, in a number that may hold a patient and a time point
-_MOST_OF_A_NUMBER = 12  # cases of a patient on average, where the end of a number may be a time point
 _FEWEST_NAMES = 5  # names without a number that may be patients; fewer are sites or classes
 
 
+_MERGED = "each source by itself"
 _SPLIT = "the number without its last"
 
 
@@ -30,7 +31,7 @@ class Candidate:
 
     Attributes:
         title: what the pattern takes for the patient, in words.
-        pattern: regular expression that matches every id; its first group is the patient.
+        pattern: regular expression that matches every id; its group (the one that takes part) is the patient.
         patients: case id → patient.
         rests: case id → the id without its patient.
     """
@@ -64,17 +65,18 @@ class Candidate:
 
 
 def candidates_for(identifiers: Sequence[str]) -> list[Candidate]:
-    """Up to six readings with different patients: plausible ones (see ``plausible_readings``), others, every case.
+    """Up to six readings with different patients: plausible ones (``plausible_readings``), every case is one, others.
 
-    Readings with fewer patients come first.
+    Of each kind those with fewer patients come first.
     """
     readings = _readings(identifiers)
     plausible = _plausible(readings)
     several = [reading for reading in readings if 1 < reading.number < len(identifiers)]
     chosen = [*plausible, *(reading for reading in several if reading not in plausible)][: MOST_SHOWN - 1]
     every = _reading("every case is a patient", EVERY_CASE, identifiers)
-    ordered = sorted(chosen, key=lambda reading: (reading not in plausible, reading.number))
-    return [*ordered, *([every] if every else [])]
+    if every:
+        chosen.append(every)
+    return sorted(chosen, key=lambda reading: (reading not in plausible, reading is not every, reading.number))
 
 
 def plausible_readings(identifiers: Sequence[str]) -> list[Candidate]:
@@ -118,10 +120,11 @@ def _reading(title: str, pattern: str, identifiers: Sequence[str]) -> Candidate 
     compiled = re.compile(pattern)
     for identifier in identifiers:
         match = compiled.fullmatch(identifier)
-        if match is None or not match[1]:
+        if match is None or not match[match.lastindex or 0]:
             return None
-        patients[identifier] = match[1]
-        rests[identifier] = f"{identifier[: match.start(1)]}\0{identifier[match.end(1) :]}"
+        group = match.lastindex or 0  # patterns have one group, and one of several alternatives matches
+        patients[identifier] = match[group]
+        rests[identifier] = f"{identifier[: match.start(group)]}\0{identifier[match.end(group) :]}"
     return Candidate(title, pattern, patients, rests) if patients else None
 
 
@@ -152,6 +155,7 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield "the first number without zeros before it", r"[^0-9]*0*([0-9]+?)(?:[^0-9].*)?"
     yield "the last number", r"(?:.*[^0-9])?([0-9]+)[^0-9]*"
     yield "without the letters at the end", r"(.*[0-9])[A-Za-z]*"
+    yield from _source_by_source(identifiers)
 
 
 def _separator_and_part(identifiers: Sequence[str]) -> tuple[str, str]:
@@ -214,6 +218,20 @@ def _split_numbers(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield f"{_SPLIT} {end}{' before the slice number' if counter else ''}", f"(.+){digits}{counter}"
 
 
+def _source_by_source(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Where ids begin with a few different words, as in a merged dataset: the plausible reading of each on its own."""
+    sources: dict[str, list[str]] = {}
+    for identifier in identifiers:
+        sources.setdefault(re.match("[A-Za-z]*", identifier)[0], []).append(identifier)  # type: ignore[index]
+    if not 1 < len(sources) < _FEWEST_NAMES or "" in sources:
+        return
+    patterns = []
+    for source, ids in sorted(sources.items()):
+        reading = next(iter(plausible_readings(ids)), None)
+        patterns.append(f"(?={source}(?![A-Za-z])){reading.pattern if reading else EVERY_CASE}")
+    yield _MERGED, "|".join(patterns)
+
+
 # ---- which candidates make sense ----
 
 
@@ -227,6 +245,8 @@ def _makes_sense(reading: Candidate) -> bool:
     named = reading.patients.items()
     if not 1 < reading.number < len(named) or not _are_names(set(reading.patients.values())):
         return False
+    if reading.title == _MERGED:
+        return True  # made of plausible readings
     if reading.splits_numbers:
         return _counts_within_patients(reading)
     if _cuts_a_number(reading):
@@ -293,7 +313,7 @@ def _counts_within_patients(reading: Candidate) -> bool:
         and starts <= {0, 1}
         and all(max(numbers) - min(numbers) + 1 == len(numbers) for numbers in counts.values())
         and all(max(numbers) < full for numbers in counts.values())
-        and 1 < sum(map(len, counts.values())) / len(counts) <= _MOST_OF_A_NUMBER
+        and 1 < sum(map(len, counts.values())) / len(counts) <= MOST_SCANS
         and _number_varies(reading)
     )
 

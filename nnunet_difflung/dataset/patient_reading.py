@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class Reading:
             and the folds were given, so that nothing was decided; ``recorded``: an earlier version recorded them.
         patients: case id → patient.
         pattern: regular expression of ``--patient-pattern``; None for other sources.
-        file: path of the file; None for other sources.
+        file: name of the file (``DatasetXXX_NAME/patients.json`` if it lies in the raw dataset); else None.
+        path: where the file was read, if this command has read it; it is not recorded.
         sha256: hash of the file.
         listed: every row of the file, which may have more cases than the dataset.
         warning: if the folds seem to have a patient in training and in validation: a line that says so.
@@ -45,6 +46,7 @@ class Reading:
     patients: dict[str, str]
     pattern: str | None = None
     file: str | None = None
+    path: Path | None = None
     sha256: str | None = None
     listed: dict[str, str] = field(default_factory=dict)
     warning: str | None = None
@@ -70,7 +72,9 @@ class Reading:
     @property
     def stated(self) -> str:
         """What the user stated, for messages."""
-        return f"--patient-pattern {self.pattern!r}" if self.source == "pattern" else f"the file {self.file}"
+        return (
+            f"--patient-pattern {self.pattern!r}" if self.source == "pattern" else f"the file {self.path or self.file}"
+        )
 
 
 def find_reading(
@@ -103,8 +107,8 @@ def find_reading(
     if record is not None and not record.used and record.source in ("ids", "splits"):
         record = None  # nobody has said it and nothing was made with it, so it is read again
     given = _given(identifiers, pattern, file)
-    if given is None and beside is not None and not _by_option(record, beside):
-        given = _from_file(beside, identifiers)
+    if given is None and beside is not None and not _by_option(record):
+        given = replace(_from_file(beside, identifiers), file=f"{name}/{PATIENTS_FILE}")
         beside = None
     if given is not None:
         reading = given if record is None else _reconciled(name, given, record)
@@ -119,7 +123,7 @@ def find_reading(
     if beside is not None:
         reading = _compared_with(beside, reading)
     if splits is not None and reading.source in ("splits", "recorded"):
-        reading = replace(reading, warning=_suspicion(reading.patients, splits, where))
+        reading = replace(reading, warning=_warning(reading.patients, splits, where))
     return reading
 
 
@@ -135,7 +139,7 @@ def _given(identifiers: Sequence[str], pattern: str | None, file: str | Path | N
 def _from_pattern(pattern: str, identifiers: Sequence[str]) -> Reading:
     patients = by_pattern(identifiers, pattern)
     alike = spelled_alike(patients.values())
-    notes = ()
+    notes: tuple[str, ...] = ()
     if alike and len(set(patients.values())) < len(patients):
         notes = (
             f"Note: --patient-pattern {pattern!r} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are "
@@ -147,7 +151,7 @@ def _from_pattern(pattern: str, identifiers: Sequence[str]) -> Reading:
 def _from_file(path: Path, identifiers: Sequence[str]) -> Reading:
     listed = read_patients_file(path)
     patients = covering(listed, identifiers, path)
-    return Reading("file", patients, file=str(path.absolute()), sha256=sha256(path), listed=listed)
+    return Reading("file", patients, file=path.name, path=path, sha256=sha256(path), listed=listed)
 
 
 def _beside_dataset(name: str) -> Path | None:
@@ -155,10 +159,10 @@ def _beside_dataset(name: str) -> Path | None:
     return raw / PATIENTS_FILE if raw is not None and (raw / PATIENTS_FILE).is_file() else None
 
 
-def _by_option(record: Record | None, beside: Path) -> bool:
+def _by_option(record: Record | None) -> bool:
     """Whether an earlier command was told with an option, which counts more than the file beside the dataset."""
     return record is not None and (
-        record.source == "pattern" or (record.source == "file" and Path(record.file or "").name != beside.name)
+        record.source == "pattern" or (record.source == "file" and "/" not in (record.file or ""))
     )
 
 
@@ -190,11 +194,35 @@ def _reconciled(name: str, given: Reading, record: Record) -> Reading:
             )
         note = f"Note: {given.stated} replaces the patients that were recorded in {record.path}."
         return replace(given, notes=(*given.notes, note))
-    names = {given.patients[case]: record.patients[case] for case in given.patients if case in record.patients}
-    others = {patient for patient in given.patients.values() if patient not in names}
+    return replace(given, patients=_with_recorded_names(given.patients, record))
+
+
+def _with_recorded_names(patients: dict[str, str], record: Record) -> dict[str, str]:
+    """The same patients by the names in a record that puts the same cases together, unless that joins two patients."""
+    names = {patients[case]: record.patients[case] for case in patients if case in record.patients}
+    others = {patient for patient in patients.values() if patient not in names}
     if others & set(names.values()):
-        return given
-    return replace(given, patients={case: names.get(patient, patient) for case, patient in given.patients.items()})
+        return patients
+    return {case: names.get(patient, patient) for case, patient in patients.items()}
+
+
+def noting_others(reading: Reading, folder: Path) -> Reading:
+    """The reading, with a note if the file that was read lists cases that a raw dataset does not have.
+
+    Args:
+        reading: of the dataset's training cases.
+        folder: the raw dataset; the cases in its ``imagesTs`` may be listed too.
+    """
+    tests = {path.name for path in folder.glob("imagesTs/*")} if reading.path else set()
+    others = [
+        case
+        for case in reading.listed
+        if reading.path and case not in reading.patients and not any(name.startswith(f"{case}_") for name in tests)
+    ]
+    if not others:
+        return reading
+    note = f"Note: {reading.path} lists {others[0]!r}, which is no case of {folder.name} ({len(others)} such rows)."
+    return replace(reading, notes=(*reading.notes, note))
 
 
 # ---- what was recorded ----
@@ -204,12 +232,12 @@ def _from_record(name: str, record: Record, identifiers: Sequence[str]) -> Readi
     patients = {case: record.patients[case] for case in identifiers if case in record.patients}
     new = [case for case in identifiers if case not in patients]
     if new and record.pattern is not None:
-        patients |= by_pattern(new, record.pattern)
+        patients = _with_recorded_names(by_pattern([*record.patients, *new], record.pattern), record)
     elif new:
         patients |= _read_as_recorded(name, record, new)
     known = {case: patients[case] for case in identifiers}
     listed = record.patients if record.source == "file" else {}
-    return Reading(record.source, known, record.pattern, record.file, record.sha256, listed)
+    return Reading(record.source, known, pattern=record.pattern, file=record.file, sha256=record.sha256, listed=listed)
 
 
 def _read_as_recorded(name: str, record: Record, new: Sequence[str]) -> dict[str, str]:
@@ -221,7 +249,7 @@ def _read_as_recorded(name: str, record: Record, new: Sequence[str]) -> dict[str
     read = {case: read_id(case) for case in (*record.patients, *new)}
     unclear = [case for case in new if read[case] is None]
     by_ids = all(read[case] == patient for case, patient in record.patients.items())
-    if record.source == "file" or unclear or not by_ids:
+    if record.source == "file" or unclear or not by_ids or not are_readable(read):
         case = unclear[0] if unclear else new[0]
         raise BadInput(
             f"case {case} is not among the cases of {name} whose patients are recorded in {record.path}, and its "
@@ -257,18 +285,34 @@ def _torn(patients: Mapping[str, str], splits: Splits) -> dict[str, tuple[int, s
     return torn
 
 
-def _suspicion(patients: Mapping[str, str], splits: Splits, where: str) -> str | None:
-    """A line about folds that cut through patients of a reading that makes sense; None if there are none."""
-    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(patients))]
+def suspicion(identifiers: Iterable[str], splits: Splits, where: str) -> tuple[str, str] | None:
+    """Whether folds seem to cut through patients, by a reading of the ids that makes sense (``plausible_readings``).
+
+    Args:
+        identifiers: ids of the real cases.
+        splits: the folds.
+        where: path of the folds, for the sentence.
+
+    Returns:
+        a sentence without its full stop, and the option for the reading; None if no fold does.
+    """
+    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(identifiers))]
     cut = [(reading, torn) for reading, torn in cut if torn]
     if not cut:
         return None
     reading, torn = cut[-1]  # the one that puts the fewest cases together
     patient, (fold, training, validation) = min(torn.items(), key=lambda item: item[1][0])
-    return (
+    sentence = (
         f"{where} seems to have patients in training and in validation: {training} and {validation} are on both sides "
-        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)}). "
-        f"If so, delete the file to get folds grouped by patient, and give {reading.option}; if every case is a "
+        f"of fold {fold}, and may both be of patient {patient} ({len(torn)} such patients, if {_described(reading)})"
+    )
+    return sentence, reading.option
+
+
+def _warning(identifiers: Iterable[str], splits: Splits, where: str) -> str | None:
+    cut = suspicion(identifiers, splits, where)
+    return cut and (
+        f"{cut[0]}. If so, delete the file to get folds grouped by patient, and give {cut[1]}; if every case is a "
         f"patient, give --patient-pattern '(.+)'."
     )
 

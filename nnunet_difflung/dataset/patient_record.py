@@ -44,20 +44,28 @@ def read_record(name: str) -> Record | None:
         BadInput: the record in the results is damaged or of a newer format.
     """
     generators = any(fold_folders(folder) for folder in our_folders(name))
-    own = patients_record(name)
-    content = read_own_json(own, ", or delete it and say anew who the patients are") if own and own.is_file() else None
-    if content is not None:
-        check_format(own, content, FORMAT, f", or delete {own}")
-        if fault := _fault(content):
-            raise BadInput(f"{own} is damaged: {fault}; restore it, or delete it and say anew who the patients are")
-    for path, manifest in _manifests(name):
-        if content is None or manifest["patients"] != content["patients"]:
-            used = generators or bool(manifest.get("cases"))
-            extended = content is not None and manifest["patients"].items() <= content["patients"].items()
-            patients = content["patients"] if extended and content else manifest["patients"]
-            return _record(path, manifest.get("reading"), patients, used)
-        return _record(path, content["reading"], content["patients"], generators or bool(manifest.get("cases")))
-    return None if content is None else _record(own, content["reading"], content["patients"], generators)
+    path, own = _own_record(name)
+    for manifest_path, manifest in _manifests(name):
+        used = generators or bool(manifest.get("cases") or manifest.get("runs"))
+        if own and manifest["patients"].items() <= own["patients"].items():  # a file of patients may list more cases
+            return _record(manifest_path, manifest.get("reading") or own.get("reading"), own["patients"], used)
+        return _record(manifest_path, manifest.get("reading"), manifest["patients"], used)
+    return _record(path, own.get("reading"), own["patients"], generators) if path and own else None
+
+
+def _own_record(name: str) -> tuple[Path | None, dict[str, Any]]:
+    """Path and content of the record in the results, checked; the content is empty if there is none."""
+    path = patients_record(name)
+    if path is None or not path.is_file():
+        return path, {}
+    content = read_own_json(path, ", or delete it and say anew who the patients are")
+    fault = None if isinstance(content, dict) else "it is not an object"
+    if fault is None:
+        check_format(path, content, FORMAT, f", or delete {path}")
+        fault = _fault(content)
+    if fault:
+        raise BadInput(f"{path} is damaged: {fault}; restore it, or delete it and say anew who the patients are")
+    return path, content
 
 
 def _manifests(name: str) -> list[tuple[Path, dict[str, Any]]]:

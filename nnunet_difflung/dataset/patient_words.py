@@ -7,12 +7,13 @@ from datetime import datetime
 
 _TIME = """t tp time timepoint v vis visit d day w wk week m mo month y yr year h hour ses sess session exam
     study date base baseline bl follow followup fu control ctrl pre post before after initial init final early late
-    first second third last prior current old repeat rep retest test phase ph"""
+    first second third last prior current old repeat rep retest test phase ph
+    round cycle stage step fraction fx treatment wave period interval"""
 _SIDE = """l r left right lt rt li re upper lower ul ll ur lr rul rml rll lul lll lobe side front back top bottom
     apex apical basal mid middle"""
 _SERIES = """scan acq acquisition run series ser se sr seq recon rec volume vol insp inspiration exp expiration ex in
     kernel kern k b br bl bf bv fc sharp soft smooth hard std standard bone lung window thin thick ce nc contrast with
-    without native dose ld hd ct axial ax coronal cor sagittal sag ch channel"""
+    without native dose ld hd stack ct axial ax coronal cor sagittal sag ch channel"""
 _PART = """s z sl slice slices img im image pic picture frame fr f page part of n no nr nod nodule les lesion roi
     crop patch tile box seg mask label annotation ann reader rater rad aug copy"""
 _PLACE = """site center centre hospital hosp clinic cohort group grp fold set dataset ds batch trial project source src

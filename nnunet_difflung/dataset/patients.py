@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from nnunet_difflung.dataset.patient_candidates import candidates_for, examples, plausible_readings
+from nnunet_difflung.dataset.patient_candidates import MOST_SCANS, candidates_for, examples, plausible_readings
 from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, could_be_patient, is_date
 from nnunet_difflung.errors import BadInput
 
@@ -15,7 +15,8 @@ _COUNTER = re.compile(r"[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?[0-9]+", re.IGNOREC
 _SEPARATORS = re.compile(r"[ _.-]+")
 _NUMBERED = re.compile(r"(?P<word>[A-Za-z]*)(?P<number>[0-9]+)")
 # BIDS: "sub-<label>" begins the name of every file of a subject; entities and a suffix follow.
-_BIDS = re.compile(r"(?P<subject>sub-[A-Za-z0-9]+)(?:_[A-Za-z0-9]+(?:-[A-Za-z0-9]+)?)*")
+# A label of several numbers (sub-01ses02), or with letters behind its number, is not trusted to be only the subject.
+_BIDS = re.compile(r"(?P<subject>sub-(?P<label>[A-Za-z]*[0-9]+|[A-Za-z]+))(?:_[A-Za-z0-9]+(?:-[A-Za-z0-9]+)?)*")
 
 
 class UnknownPatients(BadInput):
@@ -35,7 +36,7 @@ def read_id(identifier: str) -> str | None:
     A single number (``case_001``) is ambiguous: the number of a patient, or of a picture of ``case``.
     """
     if bids := _BIDS.fullmatch(identifier):
-        return bids["subject"]
+        return None if is_date(bids["label"]) else bids["subject"]
     counter = re.search(rf"{_COUNTER.pattern}$", identifier, re.IGNORECASE)
     if counter is None or not counter.start():
         return None
@@ -77,7 +78,7 @@ def read_ids(identifiers: Sequence[str], what: str = "case ids", also: str = "--
     if alike := spelled_alike(read.values()):
         raise unknown_patients(identifiers, f"{alike[0]!r} and {alike[1]!r} may be the same", what, also)
     if numbers := counted_within(read.values()):
-        raise unknown_patients(identifiers, f"the end of the number in {numbers!r} may be a time point", what, also)
+        raise unknown_patients(identifiers, f"the number in {numbers!r} may count scans of a patient", what, also)
     return read
 
 
@@ -105,15 +106,23 @@ def spelled_alike(patients: Iterable[str]) -> tuple[str, str] | None:
 
 
 def counted_within(patients: Iterable[str]) -> str | None:
-    """A patient whose number may hold a patient and a time point, as in ``genius_0800 0801 0900 0901 1000 1001``.
+    """One of patients whose number may count scans of a patient; None if there are none.
 
-    Three or more groups of numbers must begin anew, so that numbers in which some are missing are not taken for such.
+    Such are the numbers in ``genius_0800 0801 0900 0901 1000 1001``, or in ``smith_000 smith_001 jones_000 jones_001``
+    of five or more names. Three or more numbers, and most names, must have several scans, so that numbers in which
+    some are missing are not taken for such; and no name may have many, so that it is rather a source of patients.
     """
     names = sorted(set(patients))
     for reading in plausible_readings(names):
         groups = reading.groups()
-        if reading.splits_numbers and len(groups) > 2 and all(len(group) > 1 for group in groups):
-            return names[0]
+        several = [group for group in groups if len(group) > 1]
+        enough = (
+            len(groups) > 2 and len(several) == len(groups)
+            if reading.splits_numbers
+            else 2 * len(several) > len(groups)
+        )
+        if enough and len(names) <= MOST_SCANS * len(groups):
+            return several[0][0]
     return None
 
 
@@ -151,7 +160,8 @@ def by_pattern(identifiers: Iterable[str], pattern: str) -> dict[str, str]:
 
     Args:
         identifiers: the ids.
-        pattern: its first group (or the whole match) is the patient.
+        pattern: its first group (that takes part, in a pattern with alternatives; without groups: the whole match) is
+            the patient.
 
     Raises:
         BadInput: the pattern is not a regular expression, does not match an id, or gives an empty patient.
@@ -169,7 +179,7 @@ def _patient(identifier: str, pattern: str) -> str:
             f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
             f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'"
         )
-    patient = match[1] if match.groups() else match[0]
+    patient = next((group for group in match.groups() if group is not None), match[0] if not match.re.groups else "")
     if not patient:
         raise BadInput(
             f"--patient-pattern {pattern!r} reads no patient from the case id {identifier!r}: its first group is "

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
-from nnunet_difflung.dataset.patient_reading import Reading, find_reading
+from nnunet_difflung.dataset.patient_reading import Reading, find_reading, noting_others
 from nnunet_difflung.dataset.splits import (
     FOLDS,
     check_several_patients,
@@ -213,6 +213,7 @@ def open_raw_dataset(
         raise BadInput(f"{folder} has no training case; put images into imagesTr and labels into labelsTr")
     splits, where = find_splits(folder)
     reading = find_reading(folder.name, list(cases), patient_pattern, patients_file, splits, where)
+    reading = noting_others(reading, folder)
     if splits is None:
         check_several_patients(reading.patients)
     else:

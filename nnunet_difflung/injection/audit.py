@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
+from nnunet_difflung.dataset.patient_reading import suspicion
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import read_steadily
@@ -218,6 +219,13 @@ class _Auditor:
                 f"then difflung_augment -d {self.name} records them)"
             )
         self.notes += generator_notes(self.name, manifest)
+        where, splits = next(iter(self.splits.items()), ("", []))
+        guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
+        if guessed and (cut := suspicion(manifest["patients"], splits, where)):
+            self.notes.append(
+                f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
+                f"there, and run difflung_augment -d {self.name} {cut[1]}"
+            )
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)

@@ -112,6 +112,8 @@ def fault_in(content: object) -> str | None:
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
+    if not isinstance(content.get("reading", {}), dict):
+        return f"'reading' is {type(content['reading']).__name__}, expected dict"
     if not _names(list(content["patients"].values())):
         return "'patients' has a value that is not a patient's name"
     made = content.get("made_folders", [])

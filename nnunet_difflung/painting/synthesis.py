@@ -23,6 +23,7 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import measure, passes, pooled
 from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise

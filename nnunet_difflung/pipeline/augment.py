@@ -11,6 +11,7 @@ from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
 from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
@@ -189,7 +190,8 @@ def _carry_out(
     """Shows the plan and runs the folds that still need synthetic cases."""
     raw = folds[0].raw
     if share.main:
-        raw.reading.record(raw.name)
+        if raw.reading.source in ("pattern", "file") or not all(is_finished(fold.folder) for fold in folds):
+            raw.reading.record(raw.name)  # before the first thing is made with it
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
             print(describe_fold(fold))

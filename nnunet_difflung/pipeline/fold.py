@@ -102,8 +102,8 @@ def check_fold(fold: Fold) -> None:
     """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: the generator has other settings or training data, or its weights were lost or changed; a newer version
-            has painted cases of the fold; or the method needs a package that is not installed.
+        BadInput: the generator has other settings or training data, or its weights were lost or changed; a newer
+            version has painted cases of the fold; or the method needs a package that is not installed.
     """
     check_painted(fold)
     if fold.method.generator:

@@ -13,7 +13,7 @@ import pytest
 from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.injection.audit import audit_dataset
+from nnunet_difflung.injection.audit import audit, audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.tiny import make_dataset, tree_hashes
 
@@ -61,8 +61,8 @@ def test_ambiguous_ids_are_refused_and_a_pasted_candidate_is_accepted(ambiguous,
     assert first.startswith("Error: the patients cannot be told from the 8 case ids of Dataset801_Tiny")
     options = [line.strip() for line in lines if "--patient-pattern" in line]
     assert f"--patient-pattern {shlex.quote(TRUE)}" in options
-    assert options[-1] == "--patient-pattern '(.+)'"
-    for option, patients in ((f"--patient-pattern {shlex.quote(TRUE)}", 4), (options[-1], 8)):
+    assert "--patient-pattern '(.+)'" in options
+    for option, patients in ((f"--patient-pattern {shlex.quote(TRUE)}", 4), ("--patient-pattern '(.+)'", 8)):
         main([*RUN, "--dry-run", *shlex.split(option)])
         assert f"8 real cases of {patients} patients" in capsys.readouterr().out
     assert tree_hashes(*folders) == before, "a dry run records nothing"
@@ -95,12 +95,20 @@ def test_a_file_of_patients(ambiguous, tmp_path, capsys):
     table = tmp_path / "who.csv"
     table.write_text("case;patient\n" + "".join(f"{case};{case[:9]}\n" for case in cases))
     main([*RUN, "--dry-run", "--patients", str(table)])
-    assert "8 real cases of 4 patients" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "8 real cases of 4 patients" in output
+    assert "Note:" not in output
+    table.write_text(table.read_text() + "old;p\nunseen_00;p\n")
+    (ambiguous / "imagesTs").mkdir()
+    (ambiguous / "imagesTs" / "unseen_00_0000.nii.gz").touch()
+    main([*RUN, "--dry-run", "--patients", str(table)])
+    note = f"Note: {table} lists 'old', which is no case of Dataset801_Tiny (1 such rows)."
+    assert capsys.readouterr().out.splitlines()[0] == note
     assert stopped("--patients", str(table), "--patient-pattern", "(.+)") == 2
     assert "not allowed with" in capsys.readouterr().err
     (ambiguous / "patients.json").write_text(json.dumps({case: case[:9] for case in cases}))
     main([*RUN, "-f", "0"])
-    assert read_manifest(ambiguous)["reading"]["file"] == str(ambiguous / "patients.json")
+    assert read_manifest(ambiguous)["reading"]["file"] == "Dataset801_Tiny/patients.json"
     (ambiguous / "patients.json").write_text(json.dumps({case: case[:9] for case in cases[1:]}))
     capsys.readouterr()
     assert stopped("-f", "1") == 2
@@ -122,6 +130,9 @@ def test_folds_that_cut_a_plausible_patient_are_warned_of_first_and_last(ambiguo
     assert f"Warning: {reading['warning']}" == lines[0]
     report = json.loads((folders[2] / "Dataset801_Tiny" / "DiffLung__copy_paste" / "augment_report.json").read_text())
     assert report["patients"]["warning"] == reading["warning"]
+    (note,) = audit("Dataset801_Tiny").notes
+    assert "seems to have patients in training and in validation" in note
+    assert shlex.quote(TRUE) in note
     main([*RUN, "-f", "0", "--dry-run", "--patient-pattern", "(.+)"])
     assert "Warning" not in capsys.readouterr().out
     assert stopped("-f", "0", "--patient-pattern", TRUE) == 2

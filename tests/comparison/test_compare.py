@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -382,6 +383,37 @@ def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
     with pytest.raises(BadInput, match="new4_s3 .*--patient-pattern"):
         case_patients(["p1_s0", "new4_s3"], NAME)
     assert case_patients(["new4_s3"], NAME, "(....).*") == {"new4_s3": "new4"}
+
+
+def test_ambiguous_ids_are_refused_with_candidates_until_somebody_says_who_the_patients_are(folders, capsys, tmp_path):
+    ids = {"p1_s0": "p1_v1", "p1_s1": "p1_v2", "p2_s0": "p2_v1", "p3_s0": "p3_v1"}
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        write_training(folders[2], arm, {ids[case]: counts for case, counts in cases.items()})
+    with pytest.raises(SystemExit) as stop:
+        entry(["-d", "942", "-f", "0"])
+    assert stop.value.code == 2
+    first, *candidates = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"Error: the patients cannot be told from the 4 case ids of {NAME} (such as 'p1_v1')")
+    option = next(line.strip() for line in candidates if "[0-9]+" in line)
+    assert compared(*shlex.split(option))["meta"]["patients"] == 3
+    table = tmp_path / "who.csv"
+    table.write_text("case,patient\np1_v1,a\np1_v2,a\np2_v1,b\np3_v1,c\nunscored,d\n")
+    rows = compared("--patients", str(table))["cbmat"]["lung"]["rows"]
+    assert {row["patient"] for row in rows} == {"a", "b", "c"}
+    assert compared("--patient-pattern", "(.+)")["meta"]["patients"] == 4
+
+
+def test_given_folds_say_enough_but_are_warned_of(folders, capsys):
+    ids = ["p1_v1", "p1_v2", "p2_v1", "p2_v2"]
+    splits = [{"train": ids[1::2], "val": ids[0::2]}, {"train": ids[0::2], "val": ids[1::2]}]
+    (folders[1] / NAME).mkdir()
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[0::2], NAME) == {"p1_v1": "p1_v1", "p2_v1": "p2_v1"}
+    assert "Warning: " in capsys.readouterr().err
+    splits = [{"train": ids[2:], "val": ids[:2]}]
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[:2], NAME) == {"p1_v1": "p1", "p1_v2": "p1"}
+    assert capsys.readouterr().err == ""
 
 
 # ---- surfaces ----
