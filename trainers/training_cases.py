@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol
 
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.injection.array_files import identifiers
@@ -17,8 +17,27 @@ from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.synthetic_cases import needs_none
 
-if TYPE_CHECKING:
-    from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
+
+class Arm(Protocol):
+    """What the checks need to know of a trainer of this package; the names are nnU-Net's but for three."""
+
+    plans_manager: Any
+    configuration_manager: Any
+    configuration_name: str
+    fold: int | str
+    preprocessed_dataset_folder: str
+    preprocessed_dataset_folder_base: str
+    is_cascaded: bool
+    folder_with_segs_from_previous_stage: str
+    method: ClassVar[str]
+    use_synthetic: ClassVar[bool]
+
+    @classmethod
+    def reference_name(cls) -> str:
+        """The trainer of the real cases alone that differs from this one in nothing else."""
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Writes a line to the log of the training."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class TrainingCases:
     validation: list[str]
 
 
-def check_split(trainer: nnUNetTrainerDiffLung) -> None:
+def check_split(trainer: Arm) -> None:
     """Refuses where nnU-Net would draw folds of its own over real and synthetic cases.
 
     Raises:
@@ -48,7 +67,7 @@ def check_split(trainer: nnUNetTrainerDiffLung) -> None:
             f"{trainer.configuration_name} needs a segmentation by {trainer.configuration_manager.previous_stage_name} "
             f"of each training case, and synthetic cases have none, since no model is validated on them; train "
             f"another configuration (3d_fullres or {trainer.configuration_manager.previous_stage_name}), or use "
-            f"-tr {type(trainer).reference_name()}, which trains on the real cases"
+            f"-tr {trainer.reference_name()}, which trains on the real cases"
         )
     if not identifiers(Path(trainer.preprocessed_dataset_folder)):
         raise RuntimeError(f"{trainer.preprocessed_dataset_folder} holds no case; run {preprocess_command(trainer)}")
@@ -80,7 +99,7 @@ def _number_of_folds(path: Path) -> int:
     )
 
 
-def _refuse_new_splits(trainer: nnUNetTrainerDiffLung, path: Path) -> None:
+def _refuse_new_splits(trainer: Arm, path: Path) -> None:
     """Lets nnU-Net make folds only where no others exist and there is no synthetic case."""
     name = trainer.plans_manager.dataset_name
     raw, _ = dataset_folders(name)
@@ -102,7 +121,7 @@ def _refuse_new_splits(trainer: nnUNetTrainerDiffLung, path: Path) -> None:
         )
 
 
-def check_cases(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+def check_cases(trainer: Arm, cases: TrainingCases) -> None:
     """Refuses a training that lacks cases, whose audit fails, or whose arrays are not those of the dataset.
 
     Raises:
@@ -126,14 +145,14 @@ def check_cases(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
         trainer.print_to_log_file(f"Audit of {name}: {note}")
 
 
-def _check_synthetic(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+def _check_synthetic(trainer: Arm, cases: TrainingCases) -> None:
     name, fold, method = trainer.plans_manager.dataset_name, trainer.fold, trainer.method
     if cases.synthetic or not trainer.use_synthetic:
         return
     if needs_none(manifest_of(name), method, fold):
         trainer.print_to_log_file(
             f"difflung_augment added no case of method '{method}' to fold {fold}, since every class has its target "
-            f"share there: this training has real cases only, as that of {type(trainer).reference_name()}",
+            f"share there: this training has real cases only, as that of {trainer.reference_name()}",
             also_print_to_console=True,
         )
         return
@@ -143,7 +162,7 @@ def _check_synthetic(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> No
     )
 
 
-def _check_present(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+def _check_present(trainer: Arm, cases: TrainingCases) -> None:
     """Refuses cases that are not preprocessed, or that the cascade has no segmentation of."""
     folder, fold = trainer.preprocessed_dataset_folder, trainer.fold
     present = identifiers(Path(folder))
@@ -167,7 +186,7 @@ def _check_present(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None
             )
 
 
-def _check_sides(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
     """Refuses a case or a patient in training and validation; with fold ``all`` both are the same by design."""
     if trainer.fold == "all":
         return
@@ -186,7 +205,7 @@ def known_patients(dataset_name: str) -> dict[str, str]:
     return manifest_of(dataset_name)["patients"]
 
 
-def preprocess_command(trainer: nnUNetTrainerDiffLung) -> str:
+def preprocess_command(trainer: Arm) -> str:
     """The command that preprocesses the trainer's configuration."""
     return (
         f"nnUNetv2_preprocess -d {dataset_id(trainer.plans_manager.dataset_name)} "

@@ -32,7 +32,7 @@ from nnunet_difflung.injection.leaks import (
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
 from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import read_json, sha256
 
 _SIDES = ("train", "val")
 _COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
@@ -92,7 +92,7 @@ class Audit:
 
 
 def audit(
-    dataset_name: str, deep: bool = False, anew: bool = False, arrays: bool = False, untouched: bool = False
+    dataset_name: str, deep: bool = False, anew: bool = False, untouched: bool = False, arrays: bool = False
 ) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
@@ -102,8 +102,8 @@ def audit(
         dataset_name: ``DatasetXXX_NAME``.
         deep: compare the hashes of the synthetic files too.
         anew: hash the files of the real cases again even if their sizes and times have not changed.
-        arrays: compare the preprocessed arrays with the raw dataset too.
         untouched: write nothing; an interrupted change is not finished.
+        arrays: compare the preprocessed arrays with the raw dataset too.
     """
     raw, preprocessed = dataset_folders(dataset_name)
     hashes = hashes_of_dataset(dataset_name, anew)
@@ -218,7 +218,6 @@ class _Auditor:
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
             )
-        self.notes += generator_notes(self.name, manifest)
         where, splits = next(iter(self.splits.items()), ("", []))
         guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
         if guessed and (cut := suspicion(manifest["patients"], splits, where)):
@@ -226,9 +225,22 @@ class _Auditor:
                 f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
                 f"there, and run difflung_augment -d {self.name} {cut[1]}"
             )
+        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
+        if changed and self.problems:
+            self.notes.append(
+                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
+                f"difflung_remove takes the synthetic cases out of it and keeps your changes"
+            )
+        self.notes += generator_notes(self.name, manifest)
 
     def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
         return _result(self.name, manifest, splits, problems, self.notes)
+
+
+def _is_changed(folder: Path, manifest: dict, name: str) -> bool:
+    """Whether somebody else has changed a JSON file that the injection rewrote."""
+    path, hashes = folder / name, manifest["files"].get(name)
+    return hashes is not None and path.is_file() and sha256(path) not in (hashes["before"], hashes["after"])
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:

@@ -523,6 +523,11 @@ def test_a_machine_without_the_raw_dataset_is_told_what_was_not_compared(raw, mo
     )
 
 
+def test_that_a_removal_keeps_changes_is_announced(raw):
+    edit(raw, "splits_final.json", lambda splits: splits[0]["val"].append("unknown"))
+    assert any("splits_final.json" in note and "keeps your changes" in note for note in audit(raw.name).notes)
+
+
 def test_cases_are_not_injected_into_a_dataset_whose_files_have_changed(raw):
     rewrite(label(raw, DONOR))
     again = open_raw_dataset("801")

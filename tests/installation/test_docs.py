@@ -22,7 +22,12 @@ PACKAGE = "nnunet_difflung"
 INSIDE = sorted(path.stem for path in (ROOT / PACKAGE).iterdir() if path.suffix == ".py" or path.is_dir())
 FOLDERS = ("nnunet_difflung", "tests", "docs", "benchmarks", "experiments", "trainers", "dataset_conversion")
 CONVERTERS = sorted(path.stem for path in (ROOT / "dataset_conversion").glob("Dataset*.py"))
-OF_NNUNET = {"--c", "--clean"}  # options of nnU-Net's commands that stand by themselves in the text
+OF_NNUNET = {
+    "--c",
+    "--val",
+    "--clean",
+    "-pretrained_weights",
+}  # options of nnU-Net's commands that stand by themselves in the text
 
 _GENERATED = re.compile(r"<!-- (?!end of)([^\n]+?) -->.*?<!-- end of \1 -->", re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
