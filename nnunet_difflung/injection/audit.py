@@ -218,7 +218,6 @@ class _Auditor:
                 f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
                 f"then difflung_augment -d {self.name} records them)"
             )
-        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         where, splits = next(iter(self.splits.items()), ("", []))
         guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
         if guessed and (cut := suspicion(manifest["patients"], splits, where)):
@@ -226,6 +225,7 @@ class _Auditor:
                 f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
                 f"there, and run difflung_augment -d {self.name} {cut[1]}"
             )
+        changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         if changed and self.problems:
             self.notes.append(
                 f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "

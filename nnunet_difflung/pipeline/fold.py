@@ -22,7 +22,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
-from nnunet_difflung.painting.synthesis import synthesize
+from nnunet_difflung.painting.synthesis import check_painted, synthesize
 from nnunet_difflung.runtime.share import Share
 
 
@@ -102,9 +102,10 @@ def check_fold(fold: Fold) -> None:
     """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: the generator has other settings or training data, or its weights were lost or changed; or the method
-            needs a package that is not installed.
+        BadInput: the generator has other settings or training data, or its weights were lost or changed; a newer
+            version has painted cases of the fold; or the method needs a package that is not installed.
     """
+    check_painted(fold)
     if fold.method.generator:
         trained_family_of(fold.method.trained).require()
         check_weights(fold.folder)

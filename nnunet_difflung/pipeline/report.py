@@ -184,7 +184,8 @@ def conclude(
     write_json(path, content)
     if preview:
         print(f"\nLook at {preview} before you train.")
-    audit_and_advise(raw, [row["fold"] for row in rows], request)
+    folds = [synthesis.fold.number for synthesis, _ in done] + [fold.number for fold in complete]
+    audit_and_advise(raw, folds, request)
 
 
 def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:

@@ -18,6 +18,7 @@ from nnunet_difflung.injection.commit import Step, journal
 from nnunet_difflung.injection.dataset_lock import lock_file
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
@@ -98,8 +99,10 @@ def _refused_alike(capsys, folders, options: list[str], parts: list[str]) -> Non
 
 
 def _copy_case(raw: Path, new: str) -> None:
-    shutil.copy(raw / "imagesTr" / "lung_001_s00_0000.nii.gz", raw / "imagesTr" / f"{new}_0000.nii.gz")
-    shutil.copy(raw / "labelsTr" / "lung_001_s00.nii.gz", raw / "labelsTr" / f"{new}.nii.gz")
+    """A case of another patient, which is in no split yet."""
+    other = make_dataset(raw.parent.parent / "other", patients=1, slices=1, size=24, seed=7, splits=False)
+    shutil.copy(other / "imagesTr" / "lung_001_s00_0000.nii.gz", raw / "imagesTr" / f"{new}_0000.nii.gz")
+    shutil.copy(other / "labelsTr" / "lung_001_s00.nii.gz", raw / "labelsTr" / f"{new}.nii.gz")
 
 
 def _add_case(place: Place) -> None:
@@ -346,3 +349,78 @@ def test_a_dry_run_says_that_another_command_is_changing_the_dataset(folders, ca
             entry([*RUN, "--dry-run"])
     assert stop.value.code == 0
     assert "another command is changing Dataset801_Tiny" in capsys.readouterr().err
+
+
+def _move_foreign(place: Place) -> None:
+    for path in [*place.raw.rglob("difflung_old*")]:
+        shutil.move(path, place.raw.parent / path.name)
+
+
+def _rename_back(place: Place) -> None:
+    for path in [*place.raw.rglob("*.NII.GZ")]:
+        path.rename(path.with_name(path.name.replace(".NII.GZ", ".nii.gz")))
+
+
+def _copy_splits(place: Place) -> None:
+    shutil.copy(place.raw / "splits_final.json", place.preprocessed / "splits_final.json")
+
+
+def _as_dataset_json_said(place: Place) -> None:
+    _rename_back(place)
+    place.edit("dataset.json", lambda content: content.update(file_ending=".nii.gz"))
+
+
+REMEDIES = {  # fault of a dataset without synthetic cases -> what its message says to do
+    "splits that differ": _copy_splits,
+    "foreign files": _move_foreign,
+    "foreign ids": lambda place: place.edit("splits_final.json", lambda s: _take_out(s, "difflung_old")),
+    "validation on a synthetic case": lambda place: place.edit(
+        "splits_final.json", lambda s: _take_out(s, "difflung_old")
+    ),
+    "numTraining": lambda place: place.edit("dataset.json", lambda content: content.update(numTraining=4)),
+    "capitals": _rename_back,
+    "capitals, as dataset.json says": _as_dataset_json_said,
+    "fingerprint of other cases": lambda place: (place.preprocessed / "dataset_fingerprint.json").unlink(),
+    "results are a file": lambda place: place.results.rename(place.results.with_name("moved")),
+    "preprocessed folder is a file": lambda place: place.preprocessed.rename(place.preprocessed.with_name("moved")),
+    "damaged report": lambda place: (place.results / "DiffLung__cbmat" / "augment_report.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("fault", REMEDIES)
+def test_the_remedy_of_a_fault_works(folders, capsys, fault):
+    place = _place(folders, planned=False, augmented=False)
+    place.preprocessed.mkdir()
+    FRESH[fault][0](place)
+    assert _said(capsys, [*RUN, "--dry-run"])[0] == 2
+    REMEDIES[fault](place)
+    assert _said(capsys, [*RUN, "--dry-run"]) == (0, "")
+
+
+@pytest.mark.parametrize("fault", [name for name in AUGMENTED if "foreign" not in name and "manifest" not in name])
+def test_what_is_added_to_an_augmented_dataset_survives_its_removal(folders, capsys, fault):
+    """``difflung_remove`` is the remedy for all of these; files of real cases are as somebody left them."""
+    place = _place(folders, True, augmented=True)
+    AUGMENTED[fault][0](place)
+    real = {name: digest for name, digest in tree_hashes(place.raw).items() if "/lung_" in name}
+    assert _said(capsys, [*RUN, "--dry-run"])[0] == 2
+    remove("801", force=fault == "synthetic file changed")
+    assert {name: digest for name, digest in tree_hashes(place.raw).items() if "/lung_" in name} == real
+    if fault == "files added":  # without its entry in dataset.json, which the refusal says to check
+        place.edit("dataset.json", lambda content: content.update(numTraining=5))
+    if fault in ("cases added", "cases removed", "splits changed"):  # in one of the two split files alone
+        assert "copy the file with the folds that you want" in _said(capsys, [*RUN, "--dry-run"])[1]
+        _copy_splits(place)
+    assert _said(capsys, [*RUN, "--dry-run"]) == (0, "")
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copied back", "removed"])
+def test_a_lost_manifest(folders, capsys, copied):
+    place = _place(folders, True, augmented=True)
+    (place.raw / MANIFEST).unlink()
+    _refused_alike(capsys, folders, [], [f"nnUNet_raw/Dataset801_Tiny/{MANIFEST} is missing", "difflung_remove -d 801"])
+    if copied:
+        shutil.copy(place.preprocessed / MANIFEST, place.raw / MANIFEST)
+    else:
+        remove("801")
+    assert _said(capsys, [*RUN, "--dry-run"]) == (0, "")
