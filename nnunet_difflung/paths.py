@@ -2,7 +2,8 @@
 
 $nnUNet_raw/DatasetXXX_NAME
 $nnUNet_preprocessed/DatasetXXX_NAME
-$nnUNet_results/DatasetXXX_NAME/DiffLung__METHOD/fold_K     generators
+$nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
+                                DiffLung__METHOD/fold_K     generators
                                 DiffLung__cache             cases as arrays
                                 DiffLung__evaluate          Table 1
                                 DiffLung__compare           Table 2
@@ -19,6 +20,7 @@ from nnunet_difflung.errors import BadInput
 NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 PATH_VARIABLES = (NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS)
 DATASET, SPLITS = "dataset.json", "splits_final.json"
+MANIFEST = "difflung_manifest.json"  # in the raw and the preprocessed folder of a dataset with synthetic cases
 _OURS, _FOLD = "DiffLung__", "fold_"
 TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results
 IMAGE_SHEET = f"{_OURS}audit/images.png"
@@ -171,6 +173,12 @@ def our_folders(name: str) -> list[Path]:
     of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2, IMAGE_SHEET)}
     folders = Path(results, name).glob(f"{_OURS}*") if results else ()
     return sorted(folder for folder in folders if folder.name not in of_tables)
+
+
+def patients_record(name: str) -> Path | None:
+    """Where it is recorded who the patients of a dataset are; None where ``nnUNet_results`` is not set."""
+    results = os.environ.get(NNUNET_RESULTS)
+    return Path(results, name, "difflung_patients.json") if results else None
 
 
 # ---- folds, of this package's generators and of nnU-Net's models ----

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_difflung.trainers import synthetic_cases
+from nnunet_difflung.trainers import case_record, synthetic_cases
 from nnunet_difflung.trainers.lookahead import LookaheadSGD
 from nnunet_difflung.trainers.schedule import IterationCyclicLR
+from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split
 
 _CUDA = torch.device("cuda")
 
@@ -53,14 +54,20 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # nnU-Net has set it to all cores
         if self.epochs is not None:
             self.num_epochs = self.epochs
+        self._cases: TrainingCases | None = None  # -> initialize
 
     # ---- optimizer, schedule, seeds ----
 
     def initialize(self) -> None:
-        """Builds the network from seeded weights, and leaves torch's own random state as it was.
+        """Checks the cases, then builds the network from seeded weights, and leaves torch's random state as it was.
 
-        nnU-Net's augmentation workers inherit that state; it must not be the same in every training.
+        nnU-Net calls it first in each of its ways: a new training, ``--c``, ``--val``, pretrained weights. Its
+        augmentation workers inherit torch's random state; it must not be the same in every training.
+
+        Raises:
+            RuntimeError: the cases are not those that this arm may train on; one line that says what to do.
         """
+        self._begin()
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(self._seed("weights"))
             super().initialize()
@@ -111,8 +118,13 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             os.replace(unfinished, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """Loads nnU-Net's checkpoint; the cyclic learning rate resumes at its position."""
+        """Loads nnU-Net's checkpoint; the cyclic learning rate resumes at its position.
+
+        Raises:
+            RuntimeError: it was trained or validated on other cases than those of this fold now.
+        """
         super().load_checkpoint(filename_or_checkpoint)
+        self._check_record()
         if self.cyclic:
             self.lr_scheduler.restore()
 
@@ -123,28 +135,83 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     # ---- which cases ----
 
-    def on_train_start(self) -> None:
-        """Refuses to train on synthetic cases that are missing, not preprocessed, or leak a validation patient."""
-        if self.use_synthetic and self.local_rank == 0:
-            synthetic_cases.check(self)
-        super().on_train_start()
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split of the real cases; this arm's synthetic cases join the training cases, none the validation.
 
+        The split file is read once, so that the validation at the end has the cases of the training's beginning.
+
         Returns:
             Case identifiers for training and for validation.
+
+        Raises:
+            RuntimeError: nnU-Net would draw folds of its own, over real and synthetic cases.
         """
-        tr_keys, val_keys = super().do_split()
-        manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
-        synthetic = synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else []
-        real_tr = synthetic_cases.real_only(tr_keys, manifest)
-        real_val = synthetic_cases.real_only(val_keys, manifest)
-        self.print_to_log_file(
-            f"{self.__class__.__name__}: {len(real_tr)} real and {len(synthetic)} synthetic training "
-            f"cases, {len(real_val)} real validation cases."
-        )
-        return real_tr + synthetic, real_val
+        if self._cases is None:
+            check_split(self)
+            tr_keys, val_keys = super().do_split()
+            manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
+            self._cases = TrainingCases(
+                synthetic_cases.real_only(tr_keys, manifest),
+                synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else [],
+                synthetic_cases.real_only(val_keys, manifest),
+            )
+            self.print_to_log_file(
+                f"{self.__class__.__name__}: {len(self._cases.real)} real and {len(self._cases.synthetic)} synthetic "
+                f"training cases, {len(self._cases.validation)} real validation cases."
+            )
+        return self._cases.real + self._cases.synthetic, list(self._cases.validation)
+
+    @classmethod
+    def reference_name(cls) -> str:
+        """The trainer of the real cases alone that differs from this one in nothing else."""
+        arm = "nnUNetTrainerDiffLungReference" + ("" if cls.cyclic else "Poly")
+        return arm if cls.epochs is None else f"{arm}_{cls.epochs}epoch{'s' if cls.epochs > 1 else ''}"
+
+    def _begin(self) -> None:
+        """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""
+        self.do_split()
+        assert self._cases is not None
+        if self.local_rank == 0:
+            check_cases(self, self._cases)
+            self.my_init_kwargs[case_record.KEY] = case_record.record_of(self.plans_manager.dataset_name, self._cases)
+            self._warn_of_pretrained_weights(case_record.pretrained_file())
+
+    def _check_record(self) -> None:
+        """Compares the cases of the checkpoint just loaded with those of now."""
+        if self.local_rank != 0 or self._cases is None:
+            return
+        now = case_record.record_of(self.plans_manager.dataset_name, self._cases)
+        before = self.my_init_kwargs.get(case_record.KEY)
+        self.my_init_kwargs[case_record.KEY] = now
+        if before is None:
+            self.print_to_log_file(
+                "The checkpoint does not say which cases it was trained on (an earlier version wrote it), so they were "
+                "not compared with those of now.",
+                also_print_to_console=True,
+            )
+        elif changed := case_record.differences(before, now):
+            raise RuntimeError(
+                f"the checkpoint in {self.output_folder} was trained with other cases: {changed}. Train anew without "
+                f"--c and --val, or restore the splits and cases that it was trained with"
+            )
+
+    def _warn_of_pretrained_weights(self, file: str | None) -> None:
+        """Warns if pretrained weights come from a training on this fold's validation cases."""
+        if file is None or not os.path.isfile(file) or self._cases is None:
+            return
+        arguments = torch.load(file, map_location="cpu", weights_only=False, mmap=True).get("init_args") or {}
+        record = arguments.get(case_record.KEY)
+        if record is None:
+            text = f"{file} does not say which cases it was trained on; they may include validation cases of this fold"
+        else:
+            names = case_record.taught(record, self._cases.validation)
+            if not names:
+                return
+            text = (
+                f"{file} was trained on {len(names)} of the {len(self._cases.validation)} validation cases of this "
+                f"fold (first: {names[0]}), so this training cannot be validated on them"
+            )
+        self.print_to_log_file(f"WARNING: {text}.", also_print_to_console=True)
 
 
 class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset.splits import patients_of
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts, read_slice
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, labelled_images
+from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan

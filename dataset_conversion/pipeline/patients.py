@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds, patients_of
+from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
+from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput

@@ -120,7 +120,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_label_options(group: argparse._ArgumentGroup) -> None:
     shared.add_labels(group)
-    shared.add_patient_pattern(group)
+    shared.add_patients(group)
 
 
 def _add_training_options(group: argparse._ArgumentGroup) -> None:
@@ -355,6 +355,7 @@ def request_from(options: argparse.Namespace) -> Request:
         normal_label=options.normal_label,
         structure_labels=tuple(options.structure_label),
         patient_pattern=options.patient_pattern,
+        patients_file=options.patients_file,
         save_every=options.save_every,
         dry_run=options.dry_run,
     )

@@ -101,7 +101,7 @@ def _add_score_options(group: argparse._ArgumentGroup) -> None:
         f"a trained model, written by nnUNetv2_predict -i imagesTs -o .../{fold_name('K')}/NAME and scored by "
         f"nnUNetv2_evaluate_folder labelsTs .../{fold_name('K')}/NAME (default: nnU-Net's validation)",
     )
-    shared.add_patient_pattern(group, "the patients that difflung_augment recorded")
+    shared.add_patients(group)
     group.add_argument(
         "--surface",
         action="store_true",
@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.patient_pattern,
         options.tolerance if options.surface else None,
         shlex.join(["difflung_compare", *map(without_folder, words)]),
+        options.patients_file,
     )
     print(out.with_suffix(".md").read_text())
     print(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")

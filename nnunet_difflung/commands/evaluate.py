@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     _add_painting_options(p.add_argument_group("painting"))
     labels = p.add_argument_group("labels and patients, as for difflung_augment")
     shared.add_labels(labels)
-    shared.add_patient_pattern(labels)
+    shared.add_patients(labels)
     return p
 
 
@@ -120,6 +120,7 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
         normal_label=options.normal_label,
         structure_labels=tuple(options.structure_label),
         patient_pattern=options.patient_pattern,
+        patients_file=options.patients_file,
         command=typed,
     )
 

@@ -147,13 +147,23 @@ def add_labels(group: Options) -> None:
     )
 
 
-def add_patient_pattern(group: Options, default: str = "the id without its slice number") -> None:
-    """``--patient-pattern``."""
-    group.add_argument(
+def add_patients(group: Options) -> None:
+    """``--patient-pattern`` and ``--patients``, as ``patients_file``; at most one of them may be given."""
+    default = "(default: what was recorded, or patients.json in the raw dataset, or the ids where they are unambiguous)"
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--patient-pattern",
         metavar="REGEX",
         help="regular expression that matches a whole case id and whose first group is the patient, such as "
-        f"'(.+)_s[0-9]+' (default: {default})",
+        f"'(.+)_s[0-9]+'; '(.+)' says that every case is a patient {default}",
+    )
+    either.add_argument(
+        "--patients",
+        dest="patients_file",
+        type=Path,
+        metavar="FILE",
+        help="CSV file with the columns case,patient, or JSON file {case: patient}, that says which cases belong to "
+        f"the same patient {default}",
     )
 
 

@@ -16,6 +16,7 @@ from nnunet_difflung.comparison.trainings import Trainings, check_alike, check_p
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.writable import check_folders
 
 _DIGITS = 6
 
@@ -91,6 +92,7 @@ def compare(
     pattern: str | None = None,
     tolerance: float | None = None,
     typed: str = "",
+    patients_file: Path | None = None,
 ) -> dict:
     """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
 
@@ -99,9 +101,10 @@ def compare(
         reference: the arm that the others are compared with.
         out: path of the JSON file.
         pattern: regular expression whose first group is the patient of a case id; None reads patients as
-            ``difflung_augment`` did.
+            they are recorded, or as ids or splits say.
         tolerance: tolerance of the surface Dice in mm; None leaves the surface figures out.
         typed: the command as typed, for the record.
+        patients_file: CSV or JSON file that says who the patients are, instead of a pattern.
 
     Returns:
         the table as written.
@@ -119,10 +122,11 @@ def compare(
             f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
             f"choose one of these with --reference"
         )
+    check_folders([out.parent])
     check_present(trainings)
     training_facts = check_alike(trainings)
     dataset_json, classes = foreground(trainings)
-    scores = collect(trainings, classes, dataset_json["file_ending"], pattern)
+    scores = collect(trainings, classes, dataset_json["file_ending"], pattern, patients_file)
     surfaces = {} if tolerance is None else collect_surfaces(trainings, scores, dataset_json, tolerance)
     table = without_nan(
         {

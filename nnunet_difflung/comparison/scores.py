@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 
 from nnunet_difflung.comparison.statistics import mean_without_nan, pool
 from nnunet_difflung.comparison.trainings import Trainings
-from nnunet_difflung.dataset.splits import is_synthetic, patients_of
+from nnunet_difflung.dataset.patient_reading import find_reading
+from nnunet_difflung.dataset.patient_record import read_record
+from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import find_manifest
-from nnunet_difflung.paths import dataset_folders
+from nnunet_difflung.paths import SPLITS, dataset_folders
 from nnunet_difflung.runtime.files import read_json
 
 Cases = dict[str, np.ndarray]  # case id → (classes, 3) voxels: true positive, false positive, false negative
@@ -108,34 +111,37 @@ def read_summary(path: Path, classes: dict[str, str], file_ending: str) -> Cases
     return cases
 
 
-def case_patients(cases: Iterable[str], dataset: str, pattern: str | None = None) -> dict[str, str]:
-    """Case id → patient, as ``difflung_augment`` recorded it, or by the same rules for cases that it did not see.
+def case_patients(
+    cases: Iterable[str], dataset: str, pattern: str | None = None, file: Path | None = None
+) -> dict[str, str]:
+    """Case id → patient: as stated, else as recorded by an earlier command, else as ids or splits say.
+
+    Args:
+        cases: ids of the scored cases.
+        dataset: ``DatasetXXX_NAME``.
+        pattern: regular expression whose first group is the patient.
+        file: CSV or JSON file of patients.
 
     Raises:
-        BadInput: the rules contradict the manifest, so a pattern was used, which has to be given here as well.
+        BadInput: it is not known who the patients are, or what is stated contradicts the record.
     """
     scored = sorted(set(cases))
-    if pattern is not None:
-        return patients_of(scored, pattern)
-    recorded = (find_manifest(dataset) or {"patients": {}})["patients"]
-    if set(scored) <= set(recorded):
-        return {case: recorded[case] for case in scored}
-    listed = {
-        case
-        for folder in dataset_folders(dataset)
-        if folder and (folder / "splits_final.json").is_file()
-        for split in read_json(folder / "splits_final.json")
-        for side in ("train", "val")
-        for case in split[side]
-        if not is_synthetic(case)
-    }
-    derived = patients_of(sorted(listed | set(recorded) | set(scored)))
-    if any(derived[case] != patient for case, patient in recorded.items()):
-        raise BadInput(
-            f"case {next(case for case in scored if case not in recorded)} is not in the manifest of {dataset}, "
-            f"and its patient cannot be read from its name; give the same --patient-pattern as to difflung_augment"
-        )
-    return {case: derived[case] for case in scored}
+    splits, where = _splits_of(dataset)
+    listed = {case for split in splits or () for side in ("train", "val") for case in split[side]}
+    in_splits = splits is not None and set(scored) <= listed
+    undecided = pattern is None and file is None and read_record(dataset) is None
+    judged = sorted({case for case in listed if not is_synthetic(case)}) if undecided and in_splits else scored
+    reading = find_reading(dataset, judged, pattern, file, splits if in_splits else None, where)
+    for line in reading.lines():
+        print(line, file=sys.stderr)
+    return {case: reading.patients[case] for case in scored}
+
+
+def _splits_of(dataset: str) -> tuple[list[dict] | None, str]:
+    for folder in dataset_folders(dataset):
+        if folder is not None and (folder / SPLITS).is_file():
+            return read_json(folder / SPLITS), str(folder / SPLITS)
+    return None, ""
 
 
 def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: Trainings, names: list[str]) -> None:
@@ -177,7 +183,13 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
                 )
 
 
-def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pattern: str | None = None) -> Scores:
+def collect(
+    trainings: Trainings,
+    classes: dict[str, str],
+    file_ending: str,
+    pattern: str | None = None,
+    file: Path | None = None,
+) -> Scores:
     """Reads all summaries, checks that they can be paired, and adds up each patient's cases.
 
     Raises:
@@ -188,7 +200,9 @@ def collect(trainings: Trainings, classes: dict[str, str], file_ending: str, pat
         for arm, seed, fold in trainings.each()
     }
     check_cases(summaries, trainings, list(classes))
-    patient_of = case_patients((case for cases in summaries.values() for case in cases), trainings.dataset, pattern)
+    patient_of = case_patients(
+        (case for cases in summaries.values() for case in cases), trainings.dataset, pattern, file
+    )
     patients = tuple(sorted(set(patient_of.values())))
     seeds, shape = tuple(trainings.results), (len(classes), len(trainings.results), len(trainings.folds))
     counts = {arm: np.full((*shape, len(patients), 3), np.nan) for arm in trainings.arms}

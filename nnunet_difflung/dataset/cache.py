@@ -6,6 +6,7 @@ be used for every fold and window, and a training step reads only the crops that
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, source_stamp
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
+from nnunet_difflung.runtime.files import check_format, json_bytes, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 
@@ -187,6 +188,11 @@ def _each_case(
 def class_counts(facts: Sequence[CaseFacts], roles: LabelRoles) -> dict[str, int]:
     """Number of voxels of normal lung and of each pathology in these cases."""
     return {name: sum(f.voxels(name) for f in facts) for name in roles.lung}
+
+
+def hash_of_voxels(cache: SliceCache, cases: Sequence[str]) -> str:
+    """Hash of what cases hold, voxel by voxel, as a generator's card has it for its training cases."""
+    return hashlib.sha256(json_bytes([cache.facts[i].content for i in cases])).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
-from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_json
+from nnunet_difflung.runtime.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -105,9 +105,10 @@ def hashes_of_dataset(dataset_name: str, anew: bool = False) -> FileHashes:
 
 def name_of(folder: Path, file: str | Path) -> str:
     """Name of a real case's file in the manifest: relative to the raw dataset, absolute if it lies elsewhere."""
-    path = Path(os.path.abspath(file))
-    inside = Path(os.path.abspath(folder))
-    return path.relative_to(inside).as_posix() if path.is_relative_to(inside) else path.as_posix()
+    path, inside = os.fspath(file), os.path.join(folder, "")
+    if ".." in path or not path.startswith(inside):
+        path, inside = os.path.abspath(file), os.path.join(os.path.abspath(folder), "")
+    return path.removeprefix(inside).replace(os.sep, "/")
 
 
 def hashes_of_case(folder: Path, case: Case, hashes: FileHashes) -> dict[str, str]:
@@ -140,9 +141,10 @@ def digest_of(contents: Contents, cases: Iterable[str]) -> str | None:
         cases: ids of the cases, in any order.
     """
     names = set(cases)
-    if not names <= set(contents):
+    if not all(contents.get(name) for name in names):
         return None
-    return hashlib.sha256(json_bytes(sorted(sorted(contents[name].values()) for name in names))).hexdigest()
+    held = sorted(",".join(sorted(contents[name].values())) for name in names)
+    return hashlib.sha256("\n".join(held).encode()).hexdigest()
 
 
 def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
@@ -153,25 +155,20 @@ def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
     Returns:
         id → case; its label is empty if there is none.
     """
-    ending = str(dataset_json.get("file_ending", ""))
     images: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     if isinstance(dataset_json.get("dataset"), Mapping):
         for identifier, entry in dataset_json["dataset"].items():
-            images[identifier] = [_listed(folder, file) for file in entry["images"]]
-            labels[identifier] = _listed(folder, entry["label"])
+            images[identifier] = [file for name in entry["images"] if os.path.isfile(file := _listed(folder, name))]
+            label = _listed(folder, entry["label"])
+            labels[identifier] = label if os.path.isfile(label) else ""
     else:
-        for name in _names_in(folder / "imagesTr", ending):
-            images.setdefault(name.removesuffix(ending)[:-5], []).append(str(folder / "imagesTr" / name))
-        for name in _names_in(folder / "labelsTr", ending):
-            labels[name.removesuffix(ending)] = str(folder / "labelsTr" / name)
-    cases = {}
-    for identifier in sorted({*images, *labels}):
-        files = tuple(file for file in images.get(identifier, ()) if os.path.isfile(file))
-        label = labels.get(identifier, "")
-        if identifier and not is_synthetic(identifier) and (files or os.path.isfile(label)):
-            cases[identifier] = Case(identifier, files, label if os.path.isfile(label) else "")
-    return cases
+        ending = str(dataset_json.get("file_ending", ""))
+        for stem, file in _files_in(folder / "imagesTr", ending):
+            images.setdefault(stem[:-5], []).append(file)
+        labels = dict(_files_in(folder / "labelsTr", ending))
+    cases = {i: Case(i, tuple(images.get(i, ())), labels.get(i, "")) for i in sorted({*images, *labels})}
+    return {i: case for i, case in cases.items() if i and not is_synthetic(i) and (case.images or case.label)}
 
 
 def _listed(folder: Path, file: object) -> str:
@@ -179,59 +176,69 @@ def _listed(folder: Path, file: object) -> str:
     return os.path.abspath(folder / os.path.expandvars(str(file)))
 
 
-def _names_in(folder: Path, ending: str) -> list[str]:
+def _files_in(folder: Path, ending: str) -> list[tuple[str, str]]:
+    """Name without the ending, and path, of the files in a folder, sorted."""
     if not ending or not folder.is_dir():
         return []
-    return sorted(name for name in os.listdir(folder) if name.endswith(ending) and not name.startswith("."))
+    with os.scandir(folder) as entries:
+        files = [(entry.name, entry.path) for entry in entries if entry.name.endswith(ending) and entry.is_file()]
+    return sorted((name.removesuffix(ending), path) for name, path in files if not name.startswith("."))
 
 
-def image_hashes(contents: Contents) -> dict[str, list[str]]:
-    """Hashes of each case's image files, without the label, which is the last file of a case."""
-    return {identifier: list(files.values())[:-1] for identifier, files in contents.items()}
-
-
-def with_same_image(images: Mapping[str, Iterable[str]]) -> list[tuple[str, ...]]:
+def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:
     """Groups of case ids that share an image file, each group sorted.
 
-    Labels are not compared: two slices without a lesion may well have the same label.
+    Labels are not compared, since two slices without a lesion may well have the same label; nor are images of a single
+    value, such as a channel that is filled with zeros where it is missing.
 
     Args:
-        images: case id → hashes of its image files.
+        folder: of the raw dataset.
+        images: hashes of the image files of each case.
     """
-    holders: dict[str, set[str]] = {}
-    for identifier, hashes in images.items():
-        for digest in hashes:
-            holders.setdefault(digest, set()).add(identifier)
-    return sorted({tuple(sorted(group)) for group in holders.values() if len(group) > 1})
+    holders: dict[str, dict[str, str]] = {}
+    for identifier, files in images.items():
+        for name, digest in files.items():
+            holders.setdefault(digest, {})[identifier] = name
+    shared = [names for names in holders.values() if len(names) > 1]
+    return sorted({tuple(sorted(names)) for names in shared if not is_uniform(folder / next(iter(names.values())))})
+
+
+def is_uniform(path: Path) -> bool:
+    """Whether an image or a label has the same value everywhere; False if SimpleITK cannot read it."""
+    import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
+
+    try:
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        return False
+    return bool(values.size and values.min() == values.max())
 
 
 def torn_apart(groups: Iterable[tuple[str, ...]], split: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
-    """Pairs of (training case, validation case) of a fold that are in one group, one pair for each group."""
+    """A (training case, validation case) of a fold for each group that has both."""
     for group in groups:
         training, validation = (sorted(set(group) & set(split[side])) for side in ("train", "val"))
-        if training and validation and training != validation:
-            different = [(a, b) for a in training for b in validation if a != b]
-            yield different[0]
+        pairs = [(a, b) for a in training for b in validation if a != b]
+        yield from pairs[:1]
 
 
-def check_same_content(
-    contents: Contents, splits: Sequence[Mapping[str, Collection[str]]], folds: Iterable[int | str]
-) -> None:
+def check_same_content(raw: RawDataset, folds: Iterable[int | str]) -> None:
     """Refuses folds in which the same image is in training under one id and in validation under another.
 
     Args:
-        contents: hashes of the files of the real cases.
-        splits: the folds.
+        raw: the dataset, its cases read and hashed (``reading.with_class_counts``).
         folds: the folds that are wanted; ``all`` has no validation.
 
     Raises:
         BadInput: names both ids and what to do.
     """
-    groups = with_same_image(image_hashes(contents))
-    for fold in folds:
-        for training, validation in torn_apart(groups, splits[int(fold)]) if fold != "all" else ():
+    images = {i: dict(list(files.items())[:-1]) for i, files in (raw.contents or {}).items()}  # the label is last
+    groups = same_images(raw.folder, images)
+    together = "say with --patients that both are of one patient" if raw.splits_are_new else "change splits_final.json"
+    for fold in folds if groups else ():
+        for training, validation in torn_apart(groups, raw.splits[int(fold)]) if fold != "all" else ():
             raise BadInput(
-                f"fold {fold} trains on {training} and validates on {validation}, which hold the same image (equal "
-                f"SHA-256); remove one of the two cases from the dataset, or change splits_final.json so that both "
-                f"are on the same side"
+                f"fold {fold} of {raw.name} trains on {training} and validates on {validation}, which hold the same "
+                f"image (equal SHA-256); remove one of the two cases from the dataset, or {together}, so that both are "
+                f"on the same side"
             )

@@ -14,13 +14,13 @@ import numpy as np
 
 from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
+from nnunet_difflung.dataset.patient_reading import Reading, find_reading, noting_others
 from nnunet_difflung.dataset.splits import (
     FOLDS,
     check_several_patients,
     check_splits,
     is_synthetic,
     make_splits,
-    patients_of,
     splits_in_use,
 )
 from nnunet_difflung.errors import BadInput
@@ -47,7 +47,7 @@ class RawDataset:
         cases: id → files of the real cases.
         roles: roles of the labels.
         reader: nnU-Net's reader for the files.
-        patients: case id → patient.
+        reading: the patients, and where they are known from.
         listed_splits: content of the split file; None if there is none, so that folds have to be made.
         voxels: case id → number of voxels of each label in the order of ``roles.values``, for making folds; None if
             they have not been counted yet.
@@ -60,10 +60,15 @@ class RawDataset:
     cases: dict[str, Case]
     roles: LabelRoles
     reader: type
-    patients: dict[str, str]
+    reading: Reading
     listed_splits: list[dict[str, list[str]]] | None
     voxels: Mapping[str, Sequence[int]] | None = None
     contents: Mapping[str, Mapping[str, str]] | None = None
+
+    @property
+    def patients(self) -> dict[str, str]:
+        """Case id → patient."""
+        return self.reading.patients
 
     @property
     def splits_are_new(self) -> bool:
@@ -187,8 +192,16 @@ def open_raw_dataset(
     normal_label: str | None = None,
     structure_labels: Sequence[str] = (),
     patient_pattern: str | None = None,
+    patients_file: str | Path | None = None,
 ) -> RawDataset:
     """Opens a dataset by id or name, and checks everything that can be checked without reading voxels.
+
+    Args:
+        dataset: id or name.
+        normal_label: name of the normal lung's label; None finds it by its name.
+        structure_labels: labels that are neither normal lung nor pathology.
+        patient_pattern: regular expression that matches each case id and whose first group is the patient.
+        patients_file: CSV or JSON file that says who the patients are, instead of a pattern.
 
     Raises:
         BadInput: names the file, the fault, what was expected, and the remedy.
@@ -198,13 +211,14 @@ def open_raw_dataset(
     cases = {i: case for i, case in all_cases.items() if not is_synthetic(i)}
     if not cases:
         raise BadInput(f"{folder} has no training case; put images into imagesTr and labels into labelsTr")
-    patients = patients_of(list(cases), patient_pattern)
     splits, where = find_splits(folder)
+    reading = find_reading(folder.name, list(cases), patient_pattern, patients_file, splits, where)
+    reading = noting_others(reading, folder)
     if splits is None:
-        check_several_patients(patients)
+        check_several_patients(reading.patients)
     else:
-        check_splits(splits, list(all_cases), patients, where)
-    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), patients, splits)
+        check_splits(splits, list(all_cases), reading.patients, where)
+    return RawDataset(folder, dataset_json, cases, roles, find_reader(dataset_json, cases), reading, splits)
 
 
 def _trained_on(dataset_name: str) -> list[tuple[int, list[str]]]:

@@ -1,9 +1,8 @@
-"""Patients of case ids, and folds in which no patient is in training and in validation."""
+"""Folds in which no patient is in training and in validation."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,50 +13,11 @@ from nnunet_difflung.errors import BadInput
 SYNTHETIC_PREFIX = "difflung_"
 FOLDS = 5
 _Exchange = tuple[list[str], list[str], str, "str | None"]  # from fold, to fold, patient, partner who moves back
-_SLICE_SUFFIX = re.compile(r"^(?P<patient>.+?)[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?\d+$", re.IGNORECASE)
-_TWO_NUMBERS = re.compile(r"^(?P<patient>.*\d.*?)[ _.-]+\d+$")
 
 
 def is_synthetic(identifier: str) -> bool:
     """Whether a case id is the id of a synthetic case."""
     return identifier.startswith(SYNTHETIC_PREFIX)
-
-
-def patients_of(identifiers: Sequence[str], pattern: str | None = None) -> dict[str, str]:
-    """Maps each case id to its patient.
-
-    Args:
-        identifiers: ids of real cases.
-        pattern: regular expression that matches a whole id; its first group (or the whole match) is the patient.
-            Without it, a slice counter at the end (``_s012``, ``_z7``, ``_slice_3``) is dropped from every id that has
-            one. If no id has one and every id has two numbers (``lung_001_012``), the last number is taken as the
-            slice, provided that several patients remain. Otherwise each case is a patient of its own.
-
-    Raises:
-        BadInput: the pattern is not a regular expression or does not match an id.
-    """
-    if pattern is not None:
-        return {i: _patient(i, pattern) for i in identifiers}
-    patients = {i: m["patient"] if (m := _SLICE_SUFFIX.match(i)) else i for i in identifiers}
-    if len(set(patients.values())) < len(patients):
-        return patients
-    patients = {i: m["patient"] for i in identifiers if (m := _TWO_NUMBERS.match(i))}
-    if len(patients) == len(set(identifiers)) and len(set(patients.values())) >= min(3, len(patients)):
-        return patients
-    return {i: i for i in identifiers}
-
-
-def _patient(identifier: str, pattern: str) -> str:
-    try:
-        match = re.fullmatch(pattern, identifier)
-    except re.error as error:
-        raise BadInput(f"--patient-pattern {pattern!r} is not a regular expression ({error})") from error
-    if not match:
-        raise BadInput(
-            f"--patient-pattern {pattern!r} does not match the case id {identifier!r}; it has to match "
-            f"every whole id, with the patient as its first group, such as '(.+)_s[0-9]+'"
-        )
-    return match[1] if match.groups() else match[0]
 
 
 def make_splits(
@@ -94,7 +54,7 @@ def check_several_patients(patients: Mapping[str, str]) -> None:
     if len(names) < 2:
         raise BadInput(
             f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
-            f"can be validated on another; check --patient-pattern"
+            f"can be validated on another; add cases of other patients, or correct --patient-pattern or --patients"
         )
 
 
@@ -158,8 +118,8 @@ def check_splits(splits: list[dict], identifiers: Sequence[str], patients: dict[
         if torn:
             raise BadInput(
                 f"{where} fold {fold} has patient {sorted(torn)[0]!r} in training and in validation "
-                f"({len(torn)} such patients): delete the file to get new folds grouped by patient, or say "
-                f"with --patient-pattern how to read the patient ('(.+)' if every case is a patient)"
+                f"({len(torn)} such patients): delete the file to get new folds grouped by patient, or say who the "
+                f"patients are with --patients FILE or --patient-pattern ('(.+)' if every case is a patient)"
             )
 
 

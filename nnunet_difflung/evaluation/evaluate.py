@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import PatientTally
@@ -22,7 +22,7 @@ from nnunet_difflung.evaluation.references import reference_rows, training_refer
 from nnunet_difflung.evaluation.sheet import Sheet, shown_slices
 from nnunet_difflung.evaluation.table1 import make_table, markdown
 from nnunet_difflung.generator.families import family_of
-from nnunet_difflung.generator.store import CARD, config_from_json, is_finished, load_generator
+from nnunet_difflung.generator.store import CARD, check_weights, config_from_json, is_finished, load_generator
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, dataset_folder, fold_folder, results_folder, table1_file
@@ -30,6 +30,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 from nnunet_difflung.runtime.locks import using
 from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.writable import check_folders
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Request:
         out: path of the JSON file; None for the default.
         normal_label: name of the normal lung's label; None finds it by its name.
         structure_labels: labels that are neither lung nor pathology.
-        patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
+        patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.
+        patients_file: CSV or JSON file that says which cases belong to the same patient; None if it is not given.
         command: the command as typed, for the record.
         progress: show progress bars.
     """
@@ -69,6 +71,7 @@ class Request:
     normal_label: str | None = None
     structure_labels: tuple[str, ...] = ()
     patient_pattern: str | None = None
+    patients_file: Path | None = None
     command: str = "difflung_evaluate"
     progress: bool = True
 
@@ -88,14 +91,22 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
         the files written, the JSON file first and the Markdown file second.
 
     Raises:
-        BadInput: a generator is not finished or does not fit the dataset, or a fold has no validation slice with lung.
+        BadInput: a generator is not finished or does not fit the dataset, a fold has no validation slice with lung, or
+            the results cannot be written; raised before anything is painted.
     """
     raw = read_steadily(
         dataset_folder(request.dataset),
         lambda: open_raw_dataset(
-            request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+            request.dataset,
+            request.normal_label,
+            request.structure_labels,
+            request.patient_pattern,
+            request.patients_file,
         ),
     )
+    for line in raw.reading.lines():
+        say(line)
+    check_folders([(request.out or table1_file(raw.name)).parent])
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
@@ -104,6 +115,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     }
     with using(cache_folder(raw.name)):
         cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+        _refuse_earlier_contents(raw, cache, cards)
         rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
     return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
 
@@ -174,6 +186,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
 def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
     """A generator's card, after checking that it fits the dataset and was not trained on a validation patient."""
     folder = fold_folder(raw.name, method, fold)
+    check_weights(folder)
     card = read_json(folder / CARD)
     if tuple(card["conditions"]) != raw.roles.conditions:
         raise BadInput(
@@ -187,6 +200,12 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
             f"{folder} was trained on {seen[0]}, whose patient is in validation in fold {fold} "
             f"({len(seen)} such cases); delete the folder and train again with the present split"
         )
+    gone = sorted(set(card["training_cases"]) - set(raw.cases))
+    if gone:
+        raise BadInput(
+            f"{folder} was trained on {gone[0]}, which is not in the dataset any more ({len(gone)} such cases) and "
+            f"may be in validation under another name; restore the case, or delete the folder and train again"
+        )
     most = family_of(METHODS[method]).most_steps(config_from_json(card["config"]))
     if most is not None and request.sampling.steps > most:
         raise BadInput(
@@ -194,6 +213,17 @@ def _card(raw: RawDataset, method: str, fold: int, request: Request) -> dict:
             f"fewer"
         )
     return card
+
+
+def _refuse_earlier_contents(raw: RawDataset, cache: SliceCache, cards: dict[tuple[str, int], dict]) -> None:
+    """Refuses generators whose training cases hold something else now, such as what was a validation case before."""
+    for (method, fold), card in cards.items():
+        if card.get("contents") not in (None, hash_of_voxels(cache, card["training_cases"])):
+            folder = fold_folder(raw.name, method, fold)
+            raise BadInput(
+                f"files of the training cases of {folder} were changed after it was trained, so what it has seen may "
+                f"be in validation now; restore them, or delete the folder and train again"
+            )
 
 
 def _evaluate_fold(

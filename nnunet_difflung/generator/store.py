@@ -8,7 +8,7 @@ import torch
 
 from nnunet_difflung.config import GeneratorConfig, recorded
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.card import CARD, CARD_FORMAT, read_card
+from nnunet_difflung.generator.card import CARD, CARD_FORMAT, TRAINING_FILES, read_card
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import METHODS, Method
@@ -33,6 +33,17 @@ def write_card(folder: Path, method: Method, config: GeneratorConfig, content: d
     """Writes ``generator.json``: configuration, data and versions."""
     content = {"format": CARD_FORMAT, "config": recorded(method.name, config), **content, "versions": versions()}
     write_json(folder / CARD, content)
+
+
+def record_files(folder: Path, files: str | None) -> None:
+    """Records the hash of the files that the training cases are in now, in the card of a finished generator.
+
+    The caller has made sure that the cases hold the same voxels as in training. The files may differ if they were
+    written again, and cards of earlier versions do not say.
+    """
+    card = read_card(folder)
+    if card.get(TRAINING_FILES) != files:
+        write_json(folder / CARD, {**card, TRAINING_FILES: files})
 
 
 def save_generator(folder: Path, network: torch.nn.Module, card: dict, method: Method, config: GeneratorConfig) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from accelerate import Accelerator
 
 from nnunet_difflung.config import GeneratorConfig, differences, generator_identity, recorded
-from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, index_slices
+from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, hash_of_voxels, index_slices
+from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import initial_probabilities
 from nnunet_difflung.generator.batches import BatchSource
-from nnunet_difflung.generator.card import CARD, read_card
+from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
 from nnunet_difflung.generator.encoding import intensity_windows, size_factor
 from nnunet_difflung.generator.families import family_of, trained_family_of
@@ -42,6 +43,10 @@ class FoldData:
     dataset: str
     fold: int | str
     training_cases: tuple[str, ...]
+
+    def files(self) -> str | None:
+        """One hash for the files of the training cases; None if they were not hashed."""
+        return digest_of({i: self.cache.facts[i].files for i in self.training_cases}, self.training_cases)
 
     def frequencies(self) -> np.ndarray:
         """f_i of Eq. 8: each pathology's share of the lung voxels."""
@@ -112,6 +117,7 @@ def train_generator(
     config, index, card, settings = check_generator_folder(data, method, config, folder)
     if is_finished(folder):
         return
+    card[TRAINING_FILES] = data.files()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
@@ -154,7 +160,7 @@ def _card(data: FoldData, config: GeneratorConfig, index: SliceIndex) -> dict:
         "conditions": list(roles.conditions),
         "frequencies": dict(zip(roles.pathologies, data.frequencies().tolist(), strict=True)),
         "total_steps": total_steps(config, len(index)),
-        "contents": hashlib.sha256(json_bytes([data.cache.facts[i].content for i in data.training_cases])).hexdigest(),
+        "contents": hash_of_voxels(data.cache, data.training_cases),
     }
 
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
+from nnunet_difflung.dataset.patient_reading import suspicion
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import read_steadily
+from nnunet_difflung.injection.content_leaks import (
+    content_problems,
+    fingerprint_problems,
+    problems_of_test_set,
+    real_files,
+    twin_problems,
+)
 from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
     first_names,
+    generator_notes,
     generator_problems,
     record_problems,
+    run_problems,
     split_problems,
 )
-from nnunet_difflung.injection.manifest import find_manifest, is_planned, read_manifest
-from nnunet_difflung.paths import SPLITS, dataset_folders
+from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
+from nnunet_difflung.injection.preprocessed import compare_preprocessed
+from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json
 
 _SIDES = ("train", "val")
+_COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,13 @@ class Audit:
         dataset: ``DatasetXXX_NAME``.
         problems: empty if fold-locking is proven, or if the dataset has no synthetic cases.
         folds: summaries by the raw splits, or by the preprocessed splits if there are no raw splits.
+        notes: what could not be checked, and why; a line for each.
     """
 
     dataset: str
     problems: tuple[Problem, ...]
     folds: tuple[FoldSummary, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def leaks(self) -> int:
@@ -66,16 +81,19 @@ class Audit:
         return sum(problem.leak for problem in self.problems)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON content with ``dataset``, ``leaks`` (their number), ``problems`` (lines) and ``folds``."""
+        """JSON content with ``dataset``, ``leaks`` (their number), ``problems``, ``notes`` (lines) and ``folds``."""
         return {
             "dataset": self.dataset,
             "leaks": self.leaks,
             "problems": [problem.text for problem in self.problems],
+            "notes": list(self.notes),
             "folds": [asdict(fold) for fold in self.folds],
         }
 
 
-def audit(dataset_name: str, deep: bool = False, untouched: bool = False) -> Audit:
+def audit(
+    dataset_name: str, deep: bool = False, anew: bool = False, arrays: bool = False, untouched: bool = False
+) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
     An interrupted change of the dataset is finished first.
@@ -83,19 +101,28 @@ def audit(dataset_name: str, deep: bool = False, untouched: bool = False) -> Aud
     Args:
         dataset_name: ``DatasetXXX_NAME``.
         deep: compare the hashes of the synthetic files too.
+        anew: hash the files of the real cases again even if their sizes and times have not changed.
+        arrays: compare the preprocessed arrays with the raw dataset too.
         untouched: write nothing; an interrupted change is not finished.
     """
     raw, preprocessed = dataset_folders(dataset_name)
+    hashes = hashes_of_dataset(dataset_name, anew)
 
     def read() -> Audit:
-        return _audit(dataset_name, raw, preprocessed, deep)
+        return _Auditor(dataset_name, raw, preprocessed, hashes, deep).audit()
 
-    return read_steadily(raw, read, untouched) if raw is not None else read()
+    result = read_steadily(raw, read, untouched) if raw is not None else read()
+    if not untouched:
+        hashes.save()
+    if not arrays:
+        return result
+    compared = compare_preprocessed(dataset_name, progress=True)
+    return replace(result, problems=(*result.problems, *compared.problems), notes=(*result.notes, *compared.notes))
 
 
-def audit_table(dataset_name: str, deep: bool = False) -> dict[str, Any]:
-    """``audit`` as JSON content."""
-    return audit(dataset_name, deep).as_dict()
+def audit_table(dataset_name: str, deep: bool = False, anew: bool = False) -> dict[str, Any]:
+    """``audit`` as JSON content; with ``deep`` it compares the preprocessed arrays too."""
+    return audit(dataset_name, deep, anew, arrays=deep).as_dict()
 
 
 def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
@@ -103,34 +130,105 @@ def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
     return [problem.text for problem in audit(dataset_name, deep).problems]
 
 
-def _audit(dataset_name: str, raw: Path | None, preprocessed: Path | None, deep: bool) -> Audit:
-    problems: list[Problem] = []
-    raw_splits, preprocessed_splits = _read_splits(raw, problems), _read_splits(preprocessed, problems)
-    splits: dict[str, list[dict]] = {}
-    for folder, content in ((raw, raw_splits), (preprocessed, preprocessed_splits)):
-        if folder is not None and content is not None:
-            splits[str(folder / SPLITS)] = content
-    try:
-        manifest = find_manifest(dataset_name)
-        copy = read_manifest(preprocessed) if preprocessed is not None else None
-    except BadInput as error:
-        return _result(dataset_name, None, {}, [*problems, Problem(str(error))])
-    if manifest is None:
-        return _result(dataset_name, None, splits, problems + _problems_without_manifest(raw, splits))
-    if copy is not None and any(copy[key] != manifest[key] for key in ("cases", "patients", "runs")):
-        text = f"the manifests in {raw} and {preprocessed} differ; replace the wrong one by a copy of the right one"
-        problems.append(Problem(text))
-    problems += record_problems(manifest)
-    for where, content in splits.items():
-        problems += split_problems(manifest, content, where)
-    if not splits and manifest["cases"]:
-        text = f"{dataset_name} has synthetic cases but no {SPLITS}: nnU-Net would validate on synthetic cases"
-        problems.append(Problem(text, None, True))
-    problems += _disagreement(raw_splits, preprocessed_splits, preprocessed, bool(manifest["cases"]))
-    problems += generator_problems(dataset_name, manifest, next(iter(splits.values()), []))
-    if raw is not None:
-        problems += file_problems(raw, manifest, deep)
-    return _result(dataset_name, manifest, splits, problems)
+class _Auditor:
+    """One reading of a dataset's files."""
+
+    def __init__(self, name: str, raw: Path | None, preprocessed: Path | None, hashes: FileHashes, deep: bool):
+        self.name, self.raw, self.preprocessed, self.deep = name, raw, preprocessed, deep
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self.files = real_files(raw, hashes) if raw is not None else None
+        self.raw_splits = _read_splits(raw, self.problems)
+        self.preprocessed_splits = _read_splits(preprocessed, self.problems)
+        both = ((raw, self.raw_splits), (preprocessed, self.preprocessed_splits))
+        self.splits = {str(folder / SPLITS): content for folder, content in both if folder and content is not None}
+
+    def audit(self) -> Audit:
+        """Checks everything that can be checked from what is there."""
+        try:
+            manifest = find_manifest(self.name)
+            copy = read_manifest(self.preprocessed) if self.preprocessed is not None else None
+        except BadInput as error:
+            return self._result(None, [*self.problems, Problem(str(error))], {})
+        first = next(iter(self.splits.values()), [])
+        if self.files is not None:
+            self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
+        if manifest is None:
+            self.problems += _problems_without_manifest(self.raw, self.splits)
+            return self._result(None, self.problems, self.splits)
+        if copy is not None and any(copy.get(key) != manifest.get(key) for key in _COMPARED):
+            self.problems.append(Problem(self._which_is_right(manifest, copy)))
+        self.problems += self._by(manifest, self.deep)
+        if self.preprocessed is not None:
+            self.problems += fingerprint_problems(self.preprocessed, manifest)
+        self._note(manifest)
+        return self._result(manifest, self.problems, self.splits)
+
+    def _by(self, manifest: dict, deep: bool) -> list[Problem]:
+        """The problems of splits, records, files and generators by what a manifest says."""
+        problems = record_problems(manifest) + run_problems(manifest)
+        for where, content in self.splits.items():
+            problems += split_problems(manifest, content, where)
+        if not self.splits and manifest["cases"]:
+            text = f"{self.name} has synthetic cases but no {SPLITS}: nnU-Net would validate on synthetic cases"
+            problems.append(Problem(text, None, True))
+        synthetic, first = bool(manifest["cases"]), next(iter(self.splits.values()), [])
+        problems += _disagreement(self.raw_splits, self.preprocessed_splits, self.preprocessed, synthetic)
+        problems += generator_problems(self.name, manifest, first)
+        if self.raw is not None:
+            problems += file_problems(self.raw, manifest, deep)
+        if self.files is not None and synthetic:
+            problems += content_problems(self.files, manifest, first)
+        return problems
+
+    def _which_is_right(self, manifest: dict, copy: dict) -> str:
+        """Two manifests that differ, and what to do: the dataset's files tell which of them is right."""
+        text = f"the manifests in {self.raw} and {self.preprocessed} differ"
+        if self.raw is None or self.preprocessed is None or self.files is None:
+            return text
+        number = dataset_id(self.name)
+        wrong_raw, wrong_copy = (bool(self._by(content, True)) for content in (manifest, copy))
+        if wrong_raw and not wrong_copy:
+            return (
+                f"{text}, and the files of the dataset are those of the latter: copy {self.preprocessed / MANIFEST} "
+                f"to {self.raw / MANIFEST}"
+            )
+        if not wrong_raw and wrong_copy:
+            return (
+                f"{text}, and the files of the dataset are those of the former: copy {self.raw / MANIFEST} to "
+                f"{self.preprocessed / MANIFEST}, then run nnUNetv2_plan_and_preprocess -d {number}, since what is "
+                f"preprocessed there may have been made from other cases"
+            )
+        return (
+            f"{text}, and the files of the dataset do not tell which is right; run difflung_remove -d {self.name}, "
+            f"then difflung_augment -d {self.name}"
+        )
+
+    def _note(self, manifest: dict) -> None:
+        earlier = [f"{method} fold {fold}" for method, fold in without_contents(manifest)]
+        if self.raw is None:
+            self.notes.append(
+                "the raw dataset is not here, so the contents of its cases were not compared with the manifest"
+            )
+        elif self.files is None:
+            self.notes.append(f"{self.raw / DATASET} cannot be read, so the real cases were not checked")
+        if earlier:
+            self.notes.append(
+                f"made by an earlier version: {first_names(earlier)}; the contents of the real cases were not "
+                f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
+                f"then difflung_augment -d {self.name} records them)"
+            )
+        self.notes += generator_notes(self.name, manifest)
+        where, splits = next(iter(self.splits.items()), ("", []))
+        guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
+        if guessed and (cut := suspicion(manifest["patients"], splits, where)):
+            self.notes.append(
+                f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
+                f"there, and run difflung_augment -d {self.name} {cut[1]}"
+            )
+
+    def _result(self, manifest: dict | None, problems: list[Problem], splits: dict[str, list[dict]]) -> Audit:
+        return _result(self.name, manifest, splits, problems, self.notes)
 
 
 def _read_splits(folder: Path | None, problems: list[Problem]) -> list[dict] | None:
@@ -195,7 +293,9 @@ def _problems_without_manifest(raw: Path | None, splits: dict[str, list[dict]]) 
     return problems
 
 
-def _result(name: str, manifest: dict | None, splits: dict[str, list[dict]], problems: list[Problem]) -> Audit:
+def _result(
+    name: str, manifest: dict | None, splits: dict[str, list[dict]], problems: list[Problem], notes: list[str]
+) -> Audit:
     patients = manifest["patients"] if manifest else {}
     cases = manifest["cases"] if manifest else {}
 
@@ -212,4 +312,4 @@ def _result(name: str, manifest: dict | None, splits: dict[str, list[dict]], pro
     if for_all:
         number = len(set(patients.values()))
         folds.append(FoldSummary("all", len(patients), number, dict(for_all), 0, leaks("all")))
-    return Audit(name, tuple(problems), tuple(folds))
+    return Audit(name, tuple(problems), tuple(folds), tuple(notes))

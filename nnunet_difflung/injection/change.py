@@ -10,14 +10,17 @@ import re
 import shutil
 from pathlib import Path
 
+from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, sync_file
+from nnunet_difflung.injection.content_leaks import counted_cases
 from nnunet_difflung.injection.dataset_lock import HIDDEN
-from nnunet_difflung.injection.fingerprint import FINGERPRINT, staged_fingerprint
-from nnunet_difflung.injection.leaks import record_problems, split_problems
+from nnunet_difflung.injection.fingerprint import staged_fingerprint
+from nnunet_difflung.injection.leaks import origins, record_problems, split_problems
 from nnunet_difflung.injection.manifest import (
+    FINGERPRINT,
     MANIFEST,
     PREPROCESSED,
     backup_name,
@@ -26,6 +29,7 @@ from nnunet_difflung.injection.manifest import (
     is_planned,
     lists_synthetic,
     resolve,
+    run_of,
 )
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_bytes
@@ -110,8 +114,21 @@ class Change:
             self.manifest["files"][target] = {"before": None, "after": step.after}
             steps.append(step)
         record = json.loads(json_bytes(case.record))
-        self.manifest["cases"][case.identifier] = {**record, "files": [step.target for step in steps]}
+        self.manifest["cases"][case.identifier] = {
+            **record,
+            "files": [step.target for step in steps],
+            "contents": digest_of(self.manifest["contents"], origins(record)),
+        }
         return steps
+
+    def add_run(self, run: dict) -> None:
+        """Records a run, with one hash for what the training cases of its generator hold."""
+        record = json.loads(json_bytes(run))
+        if record.get("generator"):
+            training = record["generator"].get("training_cases", [])
+            record["generator"]["contents"] = digest_of(self.manifest["contents"], training)
+        others = [earlier for earlier in self.manifest["runs"] if run_of({"runs": [record]}, earlier) is None]
+        self.manifest["runs"] = [*others, record]  # an earlier run of the same fold had no cases and is replaced
 
     def _inside(self, path: Path, part: str) -> str:
         """Path of a staged file relative to the dataset; files outside the hidden folder are copied into it first."""
@@ -131,12 +148,20 @@ class Change:
         return [Step("mkdir", part) for part in made]
 
     def fingerprint(self) -> list[Step]:
-        """Steps that add the real cases' fingerprint, if it is staged and the dataset has no fingerprint."""
-        staged = staged_fingerprint(self.raw)
-        if not staged.is_file() or resolve(self.folder, FINGERPRINT).is_file():
+        """Steps that add the real cases' fingerprint, if it is staged and the dataset has no fingerprint.
+
+        The manifest keeps the hash of the dataset's fingerprint, whoever made it, unless it counts synthetic cases.
+        """
+        path, staged = resolve(self.folder, FINGERPRINT), staged_fingerprint(self.raw)
+        if path.is_file():
+            if counted_cases(path) <= len(self.raw.cases):
+                self.manifest.setdefault("fingerprint", sha256(path))
+            return []
+        if not staged.is_file():
             return []
         sync_file(staged)
         after = sha256(staged)
+        self.manifest["fingerprint"] = after
         self.manifest["files"][FINGERPRINT] = {"before": None, "after": after}
         return [Step("put", FINGERPRINT, staged.relative_to(self.folder).as_posix(), after)]
 

@@ -10,22 +10,17 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
+from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.dataset_lock import HIDDEN
-from nnunet_difflung.injection.manifest import PREPROCESSED
 from nnunet_difflung.paths import NNUNET_PREPROCESSED
-
-FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
+from nnunet_difflung.runtime.files import json_bytes
 
 
 def staged_fingerprint(raw: RawDataset) -> Path:
-    """Path of the fingerprint until it is injected; the name depends on the real files' sizes and times."""
-    digest = hashlib.sha256()
-    for identifier, case in sorted(raw.cases.items()):
-        for file in (*case.images, case.label):
-            status = os.stat(file)
-            digest.update(f"{identifier} {os.path.basename(file)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return raw.folder / HIDDEN / "fingerprint" / f"{digest.hexdigest()[:16]}.json"
+    """Path of the fingerprint until it is injected; the name depends on what the real files hold."""
+    digest = hashlib.sha256(json_bytes(contents_of(raw))).hexdigest()
+    return raw.folder / HIDDEN / "fingerprint" / f"{digest[:16]}.json"
 
 
 def extract(raw: RawDataset, target: Path, processes: int) -> None:

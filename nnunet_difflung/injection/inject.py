@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -16,9 +15,17 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.change import Change
 from nnunet_difflung.injection.commit import Step, commit, finish, pending
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
-from nnunet_difflung.injection.fingerprint import FINGERPRINT, extract, staged_fingerprint
+from nnunet_difflung.injection.fingerprint import extract, staged_fingerprint
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import cases_of, new_manifest, read_manifest, resolve, run_of
+from nnunet_difflung.injection.manifest import (
+    FINGERPRINT,
+    cases_of,
+    hash_of_patients,
+    new_manifest,
+    read_manifest,
+    resolve,
+    run_of,
+)
 from nnunet_difflung.injection.preconditions import check_unchanged
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
@@ -57,7 +64,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
     with locked(raw.folder):
         finish(raw.folder)
-        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients)
+        manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, reading=raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
         if additions:
             _commit(raw, manifest, additions)
@@ -117,7 +124,9 @@ def _with_contents(raw: RawDataset, manifest: dict) -> dict:
     manifest = copy.deepcopy(manifest)
     if "contents" not in manifest:
         manifest["contents"] = contents
-        manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
+        manifest["patients_hash"] = hash_of_patients(manifest)
+        if manifest["runs"]:
+            manifest["without_contents"] = [[run["method"], run["fold"]] for run in manifest["runs"]]
     return manifest
 
 
@@ -128,9 +137,8 @@ def _steps(raw: RawDataset, change: Change, additions: list[Addition]) -> list[S
     cases. If there is one, nnU-Net ignores cases that are not listed in it, so the cases are moved first.
     """
     moves = [step for cases, run in additions for case in cases for step in change.add_case(case, run)]
-    new = [json.loads(json_bytes(run)) for _, run in additions]
-    kept = [run for run in change.manifest["runs"] if run_of({"runs": new}, run) is None]
-    change.manifest["runs"] = [*kept, *new]
+    for _, run in additions:
+        change.add_run(run)
     before = change.folders() + change.fingerprint()
     listed = (raw.folder / SPLITS).is_file() and (raw.preprocessed / SPLITS).is_file() == raw.preprocessed.is_dir()
     splits = change.splits([(case.identifier, run["fold"]) for cases, run in additions for case in cases])

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.card import CARD, read_card
-from nnunet_difflung.injection.manifest import run_of
+from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
+from nnunet_difflung.injection.manifest import hash_of_patients, run_of, without_contents
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, our_folders
 from nnunet_difflung.runtime.files import sha256
@@ -32,10 +33,26 @@ class Problem:
     leak: bool = False
 
 
+def start_over(dataset_name: str) -> str:
+    """The commands that make the synthetic cases again from what the dataset holds now."""
+    return (
+        f"run difflung_remove -d {dataset_name}, then difflung_augment -d {dataset_name}, which names the generators "
+        f"that have to be trained anew"
+    )
+
+
 def first_names(names: Iterable[str]) -> str:
     """The first three names and the number of the other names, for a message."""
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+
+
+def origins(case: dict) -> set[str]:
+    """Ids of all cases that a synthetic case was made from, by its record: sources, host, donors of its lesions."""
+    names = {*case["sources"], case.get("host")}
+    operations = case.get("operations")
+    names |= {step.get("donor") for step in operations or () if isinstance(step, dict)}
+    return {name for name in names if isinstance(name, str)}
 
 
 def split_problems(manifest: dict, splits: list[dict], where: str) -> list[Problem]:
@@ -69,6 +86,14 @@ def _fold_problems(manifest: dict, split: dict, fold: int, where: str) -> list[P
         for name in sorted(validation)
         if is_synthetic(name) or name in cases
     ]
+    for side, does in (("train", "trains on"), ("val", "validates on")):
+        unknown = {name for name in split[side] if name not in patients and not is_synthetic(name)}
+        if unknown:
+            leaks.append(
+                f"{where} {does} {first_names(unknown)}, which the manifest does not name: added or renamed after the "
+                f"synthetic cases were made, so it cannot be shown that no synthetic case was made from the same "
+                f"patient; remove the case from the splits, or {start_over(manifest['dataset'])}"
+            )
     both = {patients.get(name, name) for name in split["train"] if name not in synthetic} & held_out
     if both:
         leaks.append(f"{where} has the same patients in training and validation: {first_names(both)}")
@@ -95,8 +120,7 @@ def _origin_leaks(manifest: dict, fold: int, validation: set[str], held_out: set
     for identifier, case in sorted(manifest["cases"].items()):
         if case["fold"] != fold:
             continue
-        sources = set(case["sources"]) | ({case["host"]} if isinstance(case.get("host"), str) else set())
-        seen = {name for name in sources if name in validation or patients.get(name) in held_out}
+        seen = {name for name in origins(case) if name in validation or patients.get(name) in held_out}
         if seen:
             leaks.append(f"{identifier} was made from {first_names(seen)}")
     for run in manifest["runs"]:
@@ -110,6 +134,12 @@ def _origin_leaks(manifest: dict, fold: int, validation: set[str], held_out: set
 def record_problems(manifest: dict) -> list[Problem]:
     """Whether the manifest accounts for every synthetic case: real sources, a run, its generator."""
     problems = []
+    if manifest.get("patients_hash") not in (None, hash_of_patients(manifest)):
+        text = (
+            f"the manifest of {manifest['dataset']} names other patients than when the synthetic cases were made, so "
+            f"its record was changed; restore it, or {start_over(manifest['dataset'])}"
+        )
+        problems.append(Problem(text, None, True))
     for identifier, case in sorted(manifest["cases"].items()):
         fold, method = case["fold"], case["method"]
         unknown = set(case["sources"]) - set(manifest["patients"])
@@ -118,6 +148,7 @@ def record_problems(manifest: dict) -> list[Problem]:
         elif unknown:
             text = f"the manifest names sources of {identifier} that are not real cases: {first_names(unknown)}"
             problems.append(Problem(text, fold, True))
+        problems += _origin_problems(manifest, identifier, case)
         run = run_of(manifest, case)
         generator = ((run or {}).get("generator") or {}).get("hash")
         if run is None:
@@ -128,6 +159,44 @@ def record_problems(manifest: dict) -> list[Problem]:
                 f"{str(generator)[:_SHOWN_OF_HASH]}"
             )
             problems.append(Problem(text, fold, True))
+    return problems
+
+
+def _origin_problems(manifest: dict, identifier: str, case: dict) -> list[Problem]:
+    """Whether host and donors of a case are among its sources, and the sources hold what they held when it was made."""
+    fold, unlisted = case["fold"], origins(case) - set(case["sources"])
+    if unlisted:
+        text = (
+            f"the manifest names {first_names(unlisted)} as host or donor of {identifier}, but not among its sources, "
+            f"so its record was changed; {start_over(manifest['dataset'])}"
+        )
+        return [Problem(text, fold, True)]
+    if not case["sources"] or "contents" not in manifest or (case["method"], fold) in without_contents(manifest):
+        return []
+    if case.get("contents") != digest_of(manifest["contents"], case["sources"]):
+        text = (
+            f"the sources that the manifest names for {identifier} do not hold what it was made from (SHA-256), so its "
+            f"record was changed; {start_over(manifest['dataset'])}"
+        )
+        return [Problem(text, fold, True)]
+    return []
+
+
+def run_problems(manifest: dict) -> list[Problem]:
+    """Whether the training cases of each run's generator hold what they held when the cases were injected."""
+    problems = []
+    for run in manifest["runs"]:
+        generator, earlier = run.get("generator") or {}, without_contents(manifest)
+        training = generator.get("training_cases", [])
+        if not training or (run["method"], run["fold"]) in earlier:
+            continue
+        if generator.get("contents") != digest_of(manifest["contents"], training):
+            text = (
+                f"the training cases that the manifest names for the generator of {run['method']}, fold "
+                f"{run['fold']}, do not hold what they held when its cases were injected (SHA-256), so its record was "
+                f"changed; {start_over(manifest['dataset'])}"
+            )
+            problems.append(Problem(text, run["fold"], True))
     return problems
 
 
@@ -170,17 +239,42 @@ def generator_problems(name: str, manifest: dict, splits: list[dict]) -> list[Pr
     """
     problems = []
     for run in manifest["runs"] if our_folders(name) else []:
-        method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
-        path = fold_folder(name, method, run["fold"]) / CARD
+        path = _card_of(name, run)
         if path.is_file():
-            problems += _card_problems(path, run, manifest["patients"], splits)
+            problems += _card_problems(path, run, manifest, splits)
     return problems
 
 
-def _card_problems(path: Path, run: dict, patients: dict[str, str], splits: list[dict]) -> list[Problem]:
-    fold = run["fold"]
+def generator_notes(name: str, manifest: dict) -> list[str]:
+    """Which generators have no card that could confirm what the manifest says of their training cases."""
+    without, results = [], bool(our_folders(name))
+    for run in manifest["runs"]:
+        painted_with = (run.get("generator") or {}).get("hash")
+        path = _card_of(name, run) if results and painted_with else None
+        try:
+            weights = read_card(path.parent).get("weights_sha256", painted_with) if path and path.is_file() else None
+        except BadInput:
+            continue  # a problem of its own
+        if weights != painted_with:
+            without.append(f"{run['method']} fold {run['fold']}")
+    if not without:
+        return []
+    return [
+        f"the generators that made the cases of {first_names(without)} are not in $nnUNet_results, so only the "
+        f"manifest says what they were trained on"
+    ]
+
+
+def _card_of(name: str, run: dict) -> Path:
+    method = METHODS[run["method"]].generator if run["method"] in METHODS else run["method"]
+    return fold_folder(name, method, run["fold"]) / CARD
+
+
+def _card_problems(path: Path, run: dict, manifest: dict, splits: list[dict]) -> list[Problem]:
+    fold, patients = run["fold"], manifest["patients"]
     try:
-        trained = set(read_card(path.parent)["training_cases"])
+        card = read_card(path.parent)
+        trained = set(card["training_cases"])
     except BadInput as error:
         return [Problem(str(error), fold)]
     except (ValueError, KeyError, TypeError) as error:
@@ -190,6 +284,13 @@ def _card_problems(path: Path, run: dict, patients: dict[str, str], splits: list
     if trained != recorded:
         text = (
             f"{path} names other training cases of the generator than the manifest: {first_names(trained ^ recorded)}"
+        )
+        problems.append(Problem(text, fold, True))
+    held = card.get(TRAINING_FILES)  # cards of earlier versions do not say
+    if held and "contents" in manifest and held != digest_of(manifest["contents"], trained):
+        text = (
+            f"{path}: the generator was trained on other files than those that the manifest names for its training "
+            f"cases (SHA-256), or the card was changed; {start_over(manifest['dataset'])}"
         )
         problems.append(Problem(text, fold, True))
     validation = set(splits[fold]["val"]) if fold != "all" and fold < len(splits) else set()

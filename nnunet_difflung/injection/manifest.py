@@ -6,6 +6,7 @@ folder in ``$nnUNet_preprocessed``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -14,11 +15,11 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders, preprocessed_folder
-from nnunet_difflung.runtime.files import check_format, read_json
+from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
+from nnunet_difflung.runtime.files import check_format, json_bytes, read_json
 
-MANIFEST = "difflung_manifest.json"
 PREPROCESSED = "preprocessed:"
+FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 FORMAT = 1
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
 _FILES = re.compile(
@@ -31,7 +32,10 @@ _REMEDY = "restore it, or copy the intact one from the dataset's folder in nnUNe
 
 
 def new_manifest(
-    dataset: str, patients: dict[str, str], contents: Mapping[str, Mapping[str, str]] | None = None
+    dataset: str,
+    patients: dict[str, str],
+    contents: Mapping[str, Mapping[str, str]] | None = None,
+    reading: dict | None = None,
 ) -> dict:
     """The manifest of a dataset without synthetic cases.
 
@@ -40,6 +44,7 @@ def new_manifest(
         patients: case id → patient, of the real cases.
         contents: case id → file, named relative to the raw dataset → SHA-256, of the real cases; None leaves the key
             out, as earlier versions did.
+        reading: where the patients are known from (``Reading.as_dict``).
     """
     manifest = {
         "format": FORMAT,
@@ -47,6 +52,7 @@ def new_manifest(
         "dataset": dataset,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "patients": dict(patients),
+        **({"reading": reading} if reading else {}),
         "runs": [],
         "cases": {},
         "files": {},
@@ -106,6 +112,8 @@ def fault_in(content: object) -> str | None:
     for key, kind in (("dataset", str), ("patients", dict), ("runs", list), ("cases", dict), ("files", dict)):
         if not isinstance(content.get(key), kind):
             return f"{key!r} is {type(content.get(key)).__name__}, expected {kind.__name__}"
+    if not isinstance(content.get("reading", {}), dict):
+        return f"'reading' is {type(content['reading']).__name__}, expected dict"
     if not _names(list(content["patients"].values())):
         return "'patients' has a value that is not a patient's name"
     made = content.get("made_folders", [])
@@ -121,6 +129,11 @@ def fault_in(content: object) -> str | None:
 
 def _fault_in_contents(content: dict) -> str | None:
     """A fault in the hashes of the real cases, which manifests of earlier versions do not have."""
+    if not _is_hash(content.get("fingerprint", "0" * 64)):
+        return "'fingerprint' is not a SHA-256"
+    earlier = content.get("without_contents", [])
+    if not isinstance(earlier, list) or not all(isinstance(run, list) and len(run) == 2 for run in earlier):
+        return "'without_contents' is not a list of pairs of method and fold"
     if "contents" not in content:
         return None
     contents = content["contents"]
@@ -149,7 +162,7 @@ def _fault_in_cases(content: dict) -> str | None:
 
 def _fault_in_files(files: dict) -> str | None:
     for name, hashes in files.items():
-        if not _FILES.fullmatch(name) or ".." in name.split("/"):
+        if not _FILES.fullmatch(name):
             return f"'files' names {name!r}, which this package never writes"
         if (
             not isinstance(hashes, dict)
@@ -194,6 +207,18 @@ def find_manifest(dataset_name: str) -> dict | None:
         if manifest is not None:
             return manifest
     return None
+
+
+def hash_of_patients(manifest: dict) -> str:
+    """Hash of who the patients are, which a manifest records so that a change of its ``patients`` is seen."""
+    return hashlib.sha256(json_bytes(dict(sorted(manifest["patients"].items())))).hexdigest()
+
+
+def without_contents(manifest: dict) -> list[tuple[str, int | str]]:
+    """(method, fold) of the runs of earlier versions, which did not record what their real cases held."""
+    if "contents" not in manifest:
+        return [(run["method"], run["fold"]) for run in manifest["runs"]]
+    return [(method, fold) for method, fold in manifest.get("without_contents", [])]
 
 
 def run_of(manifest: dict, case: dict) -> dict | None:

@@ -10,9 +10,8 @@ from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic, real_
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS
 from nnunet_difflung.injection.dataset_lock import HIDDEN, lock_file
-from nnunet_difflung.injection.fingerprint import FINGERPRINT
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
+from nnunet_difflung.injection.manifest import FINGERPRINT, MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_id, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json, sha256
 from nnunet_difflung.runtime.locks import check_lockable
@@ -130,8 +129,8 @@ def _refuse_other_cases(folder: Path, manifest: dict) -> None:
     raise BadInput(
         f"{folder}: {' and '.join(changes)} after the synthetic cases had been made from {len(recorded)} real cases; "
         f"run difflung_remove -d {number} (it takes out the synthetic cases and keeps your changes), check "
-        f"{DATASET} and {SPLITS}, and run difflung_augment -d {number} again; generators whose training cases are "
-        f"still the same are used again"
+        f"{DATASET} and {SPLITS}, and run difflung_augment -d {number} again: it uses the generators whose training "
+        f"cases are still the same and names the others, which have to be trained anew"
     )
 
 

@@ -13,9 +13,9 @@ from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, commit, finish, pending, sync_file
 from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
-from nnunet_difflung.injection.fingerprint import FINGERPRINT
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
+    FINGERPRINT,
     MANIFEST,
     PREPROCESSED,
     backup_name,

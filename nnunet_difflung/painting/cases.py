@@ -58,8 +58,12 @@ class SynthesisResult:
 
 
 def synthetic_id(fold: Fold, planned: PlannedCase) -> str:
-    """Case id of a synthetic case."""
-    return f"difflung_{fold.method.name}_f{fold.number}_{planned.index:04d}"
+    """Case id of a synthetic case, such as ``difflung_cbmat_f0_1a2b3c4d_0000``.
+
+    No other case ever gets it, so that files that nnU-Net has preprocessed cannot be taken for those of another case.
+    """
+    key = "" if fold.begun_by_earlier_version else f"_{fold.key}"
+    return f"difflung_{fold.method.name}_f{fold.number}{key}_{planned.index:04d}"
 
 
 def staged_files(fold: Fold, planned: PlannedCase) -> tuple[list[Path], Path]:

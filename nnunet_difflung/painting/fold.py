@@ -12,12 +12,15 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import fold_folder
 from nnunet_difflung.runtime.files import json_bytes
+
+_OUTPUT = 1  # raised when a version makes other synthetic cases of the same generator, settings, cases and plan
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,41 @@ class Fold:
         return fold_folder(self.raw.name, self.method.name, self.number)
 
     @cached_property
+    def key(self) -> str:
+        """Short hash of all that the synthetic cases depend on, for their ids: equal runs give equal ids, others never.
+
+        It depends on the settings, the weights of the generator, what the training cases hold, and the plan. Once it
+        has been asked for, the generator must not be trained any more.
+        """
+        has_weights = bool(self.method.generator) and (self.folder / CARD).is_file()
+        weights = read_card(self.folder).get("weights_sha256") if has_weights else None
+        depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
+        return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
+
+    @cached_property
     def work(self) -> Path:
         """Folder of painted slices and staged cases until they are injected.
 
-        Its name depends on the settings, the training cases and the plan.
+        Its name depends on the settings and the ``key``. If an earlier version has begun to paint the same cases, it is
+        the folder of that version.
         """
-        content = {i: case.content for i, case in self.facts.items()}
-        depends = [content, [planned.as_record() for planned in self.plan.cases]]
-        digest = hashlib.sha256(json_bytes(depends)).hexdigest()[:12]
-        folders = [self.own_folder / f"{works}_{digest}" for works in self._works]
+        folders = [self.own_folder / f"{works}_{key}" for key in (self.key, self._former_key) for works in self._works]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+    @property
+    def begun_by_earlier_version(self) -> bool:
+        """Whether an earlier version, whose ids have no key, has begun to paint these cases."""
+        return self.work.name.endswith(self._former_key)
+
+    @cached_property
+    def _former_key(self) -> str:
+        """What the names of work folders of earlier versions ended in."""
+        return hashlib.sha256(json_bytes(self._painted_from())).hexdigest()[:12]
+
+    def _painted_from(self) -> list:
+        """What the training cases hold, and the plan."""
+        content = {i: case.content for i, case in self.facts.items()}
+        return [content, [planned.as_record() for planned in self.plan.cases]]
 
     @property
     def _works(self) -> list[str]:

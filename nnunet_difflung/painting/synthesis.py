@@ -23,6 +23,7 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import measure, passes, pooled
 from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
@@ -116,9 +117,7 @@ class _Attempt:
         Raises:
             BadInput: a newer version wrote it.
         """
-        path = self.record(planned)
-        content = read_json(path)
-        check_format(path, content, _FORMAT, f", or delete the folder {self.fold.work} to paint its cases anew")
+        content = _checked(self.record(planned), self.fold)
         return {key: value for key, value in content.items() if key != "format"}
 
     def is_measured(self, planned: PlannedCase) -> bool:
@@ -302,3 +301,19 @@ class _Painter:
                 break
             complete.append(index)
         return complete
+
+
+def check_painted(fold: Fold) -> None:
+    """Refuses cases that a newer version has painted for the fold, before anything is trained.
+
+    Raises:
+        BadInput: names the record and the folder.
+    """
+    for path in sorted(fold.work.glob("cases/*/*.json")):
+        _checked(path, fold)
+
+
+def _checked(record: Path, fold: Fold) -> dict:
+    content = read_json(record)
+    check_format(record, content, _FORMAT, f", or delete the folder {fold.work} to paint its cases anew")
+    return content

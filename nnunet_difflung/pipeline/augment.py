@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
 from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
@@ -21,7 +23,13 @@ from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk
-from nnunet_difflung.pipeline.fold import check_fold, prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.pipeline.fold import (
+    check_folds,
+    prepare_fold,
+    record_training_files,
+    synthesize_fold,
+    train_fold,
+)
 from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
@@ -80,6 +88,14 @@ def augment(request: Request) -> None:
     """
     share = join(request.device)
     dataset = open_dataset(request, share.main)
+    lines = dataset.raw.reading.lines() if share.main else []
+    print(*lines, sep="\n", end="\n" if lines else "")
+    _augment(dataset, request, share)
+    if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
+        print(lines[-1])
+
+
+def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
     if not folds:
         if share.main:
@@ -123,7 +139,11 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
         manifest_stamp, manifest = stamp(folder / MANIFEST), read_manifest(folder)
         try:
             raw = open_raw_dataset(
-                request.dataset, request.normal_label, request.structure_labels, request.patient_pattern
+                request.dataset,
+                request.normal_label,
+                request.structure_labels,
+                request.patient_pattern,
+                request.patients_file,
             )
         except BadInput:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
@@ -155,12 +175,12 @@ def _prepare(
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
+    check_same_content(raw, numbers)
     look_at_images(raw, cache, numbers, request.processes, share, remember=True)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
-    for fold in folds:
-        check_fold(fold)
+    check_folds(folds)
     check_disk(folds)
     seconds["plan"] = time.monotonic() - begun
     return folds
@@ -172,6 +192,8 @@ def _carry_out(
     """Shows the plan and runs the folds that still need synthetic cases."""
     raw = folds[0].raw
     if share.main:
+        if raw.reading.source in ("pattern", "file") or not all(is_finished(fold.folder) for fold in folds):
+            raw.reading.record(raw.name)  # before the first thing is made with it
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
             print(describe_fold(fold))
@@ -227,6 +249,8 @@ def _run(
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)
+    for fold in folds:
+        record_training_files(fold)
     inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache, check_cases
+from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
-from nnunet_difflung.pipeline.fold import check_fold, prepare_fold
+from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
 from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
@@ -42,6 +43,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
+    check_same_content(raw, numbers)
     look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     warn_of_orientation(raw, cases.facts)
 
@@ -52,7 +54,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label) for number in numbers]
     for fold in folds:
         print(describe_fold(fold))
-        check_fold(fold)
+    check_folds(folds)
     check_disk(folds)
     for fold in folds:
         if not fold.plan.cases:

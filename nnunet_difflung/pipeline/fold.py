@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import trained_family_of
-from nnunet_difflung.generator.store import check_weights, load_generator
+from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
@@ -22,7 +22,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
-from nnunet_difflung.painting.synthesis import synthesize
+from nnunet_difflung.painting.synthesis import check_painted, synthesize
 from nnunet_difflung.runtime.share import Share
 
 
@@ -70,9 +70,9 @@ def synthesize_fold(
     fold: Fold, device: str, progress: bool = True, share: Share | None = None, threads: int = 1
 ) -> tuple[Synthesis, SynthesisResult]:
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
+    generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     if share is None or share.main:
         fold.discard_outdated()
-    generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references = None, {}
@@ -92,17 +92,43 @@ def train_fold(fold: Fold, device: str, save_every: float) -> None:
         )
 
 
+def record_training_files(fold: Fold) -> None:
+    """Records in the generator's card which files its training cases are in now, before its cases are injected."""
+    if fold.method.generator:
+        record_files(fold.folder, fold.data.files())
+
+
 def check_fold(fold: Fold) -> None:
     """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: the generator has other settings or training data, or its weights were lost or changed; or the method
-            needs a package that is not installed.
+        BadInput: the generator has other settings or training data, or its weights were lost or changed; a newer
+            version has painted cases of the fold; or the method needs a package that is not installed.
     """
+    check_painted(fold)
     if fold.method.generator:
         trained_family_of(fold.method.trained).require()
         check_weights(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
+
+
+def check_folds(folds: Sequence[Fold]) -> None:
+    """``check_fold`` for several folds; names all folders that are refused, so that they can be seen to at once.
+
+    Raises:
+        BadInput: the first fault, and the other folders with a fault.
+    """
+    faults: list[tuple[Fold, BadInput]] = []
+    for fold in folds:
+        try:
+            check_fold(fold)
+        except BadInput as fault:
+            faults.append((fold, fault))
+    if len(faults) == 1:
+        raise faults[0][1]
+    if faults:
+        others = ", ".join(str(fold.folder) for fold, _ in faults[1:])
+        raise BadInput(f"{faults[0][1]}; likewise refused: {others}") from faults[0][1]
 
 
 def _without_network(fold: Fold) -> Generator:

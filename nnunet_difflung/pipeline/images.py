@@ -83,7 +83,7 @@ def _remedy(raw: RawDataset) -> str:
 
 def _refusal(raw: RawDataset, pair: CasePair) -> str:
     return (
-        f"fold {pair.folds[0]} of {raw.name} trains on {pair.training} and validates on {pair.validation}, whose "
+        f"{raw.name} trains on {pair.training} and validates on {pair.validation} in fold {pair.folds[0]}, whose "
         f"images hold the same voxels (slices {pair.slices[0].training_slice} and "
         f"{pair.slices[0].validation_slice}); remove one of the two cases, or, {_remedy(raw)}"
     )

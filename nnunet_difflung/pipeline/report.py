@@ -175,8 +175,13 @@ def conclude(
     rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
     kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
-    images = suspicion(fold.raw, fold.cache)
-    write_json(path, {"settings": request.settings.as_dict(), "images": images, "folds": [*kept, *rows]})
+    content = {
+        "settings": request.settings.as_dict(),
+        "patients": raw.reading.as_dict(),
+        "images": suspicion(fold.raw, fold.cache),
+        "folds": [*kept, *rows],
+    }
+    write_json(path, content)
     if preview:
         print(f"\nLook at {preview} before you train.")
     audit_and_advise(raw, [row["fold"] for row in rows], request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunet_difflung.config import Settings
 
@@ -20,7 +21,8 @@ class Request:
         processes: number of threads that read, measure and write cases, and of processes for nnU-Net's fingerprint.
         normal_label: name of the normal lung's label; None finds it by its name.
         structure_labels: labels that are neither normal lung nor pathology.
-        patient_pattern: regular expression whose first group is the patient of a case id; None for the default rules.
+        patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.
+        patients_file: CSV or JSON file that says which cases belong to the same patient; None if it is not given.
         save_every: seconds between checkpoints of the generator.
         dry_run: show the plan and write nothing.
     """
@@ -34,5 +36,6 @@ class Request:
     normal_label: str | None = None
     structure_labels: tuple[str, ...] = ()
     patient_pattern: str | None = None
+    patients_file: Path | None = None
     save_every: float = 60.0
     dry_run: bool = False

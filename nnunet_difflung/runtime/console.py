@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.signals import sigterm, terminate
+from nnunet_difflung.runtime.writable import is_writable, nearest
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -20,9 +21,9 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` prints one line on stderr and gives exit code 2. ``Failed``, a full disk, or a folder that is not
-    writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other exception is a bug in this
-    package and keeps its traceback.
+    ``BadInput`` prints one line on stderr, with its ``details`` below, and gives exit code 2. ``Failed``, a full disk,
+    or a folder that is not writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other
+    exception is a bug in this package and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -31,7 +32,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         try:
             code = main(*args, **kwargs)
         except BadInput as error:
-            print(f"Error: {_one_line(error)}", file=sys.stderr)
+            print("\n  ".join([f"Error: {_one_line(error)}", *error.details]), file=sys.stderr)
             code = 2
         except Failed as error:
             print(f"Failed: {_one_line(error)}", file=sys.stderr)
@@ -40,7 +41,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             if error.errno not in _OF_THE_DISK:
                 raise
             print(
-                f"Failed: {os.strerror(error.errno)}: {error.filename or _free()}; free some space or make the folder "
+                f"Failed: {os.strerror(error.errno)}: {_place(error)}; free some space or make the folder "
                 f"writable, then run the same command again to resume",
                 file=sys.stderr,
             )
@@ -53,6 +54,17 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         sys.exit(code or 0)
 
     return entry
+
+
+def _place(error: OSError) -> str:
+    """The file or folder at fault. A file that is renamed has two names, and the folder of either may be at fault."""
+    names = [Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if name is not None]
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        for name in names:
+            there = nearest(name if name.is_dir() else name.parent)
+            if not is_writable(there):
+                return str(there)
+    return str(names[0]) if names else _free()
 
 
 def _free() -> str:

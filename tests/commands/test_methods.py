@@ -74,7 +74,7 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
         main([*OPTIONS, "--steps", "20", "-f", "0", "--method", "harmonise", "--strength", strength])
         main([*OPTIONS, "-f", "0", "--method", "copy_paste"])
         raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
-        pairs = [(i, i.replace("harmonise", "copy_paste")) for i in cases if "harmonise" in i]
+        pairs = list(zip(*(sorted(i for i in cases if name in i) for name in ("harmonise", "copy_paste")), strict=True))
         far[strength] = np.mean(
             [np.abs(np.subtract(*(synthetic_arrays(raw, i, folder)[0] for i in pair))).mean() for pair in pairs]
         )

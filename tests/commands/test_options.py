@@ -11,12 +11,12 @@ OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision --window --paint "
     "--margin --sampler --steps --strength --gate --memorised --target-share --max-synthetic --normal-label "
-    "--structure-label --patient-pattern",
+    "--structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
-    "--normal-label --structure-label --patient-pattern",
-    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --surface "
+    "--normal-label --structure-label --patient-pattern --patients",
+    "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients --surface "
     "--tolerance -o",
-    "audit": "-d --fast --json",
+    "audit": "-d --fast --deep --images -np --json",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }

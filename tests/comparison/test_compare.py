@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -360,6 +361,8 @@ def test_other_bad_input(results, capsys):
     assert "choose with -c, --length" in refusal(capsys, "--length", "20epochs")
     assert "does not end in .json" in refusal(capsys, "-o", "table.md")
     assert "is given 2 times" in refusal(capsys, "--results", str(results), str(results))
+    (results / "file").touch()
+    assert "is a file, but a folder" in refusal(capsys, "-o", str(results / "file" / "table.json"))
     (results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0" / "validation" / "summary.json").write_text("{}")
     assert "is not a summary.json of the classes lung, emphysema" in refusal(capsys)
 
@@ -373,13 +376,44 @@ def test_results_of_the_same_name_are_told_apart(tmp_path):
 
 
 def test_patients_of_cases_that_the_manifest_does_not_know(results, tmp_path):
-    assert case_patients(["p1_s0", "new_s3"], NAME) == {"p1_s0": "p1", "new_s3": "new"}
+    assert case_patients(["p1_s0", "new4_s3"], NAME) == {"p1_s0": "p1", "new4_s3": "new4"}
     manifest = new_manifest(NAME, {"p1_s0": "clinicA", "p2_s0": "clinicA"})
     (tmp_path / "nnUNet_preprocessed" / NAME / MANIFEST).write_text(json.dumps(manifest))
     assert case_patients(["p1_s0"], NAME) == {"p1_s0": "clinicA"}
-    with pytest.raises(BadInput, match="new_s3 .*--patient-pattern"):
-        case_patients(["p1_s0", "new_s3"], NAME)
-    assert case_patients(["new_s3"], NAME, "(...).*") == {"new_s3": "new"}
+    with pytest.raises(BadInput, match="new4_s3 .*--patient-pattern"):
+        case_patients(["p1_s0", "new4_s3"], NAME)
+    assert case_patients(["new4_s3"], NAME, "(....).*") == {"new4_s3": "new4"}
+
+
+def test_ambiguous_ids_are_refused_with_candidates_until_somebody_says_who_the_patients_are(folders, capsys, tmp_path):
+    ids = {"p1_s0": "p1_v1", "p1_s1": "p1_v2", "p2_s0": "p2_v1", "p3_s0": "p3_v1"}
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        write_training(folders[2], arm, {ids[case]: counts for case, counts in cases.items()})
+    with pytest.raises(SystemExit) as stop:
+        entry(["-d", "942", "-f", "0"])
+    assert stop.value.code == 2
+    first, *candidates = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"Error: the patients cannot be told from the 4 case ids of {NAME} (such as 'p1_v1')")
+    option = next(line.strip() for line in candidates if "[0-9]+" in line)
+    assert compared(*shlex.split(option))["meta"]["patients"] == 3
+    table = tmp_path / "who.csv"
+    table.write_text("case,patient\np1_v1,a\np1_v2,a\np2_v1,b\np3_v1,c\nunscored,d\n")
+    rows = compared("--patients", str(table))["cbmat"]["lung"]["rows"]
+    assert {row["patient"] for row in rows} == {"a", "b", "c"}
+    assert compared("--patient-pattern", "(.+)")["meta"]["patients"] == 4
+
+
+def test_given_folds_say_enough_but_are_warned_of(folders, capsys):
+    ids = ["p1_v1", "p1_v2", "p2_v1", "p2_v2"]
+    splits = [{"train": ids[1::2], "val": ids[0::2]}, {"train": ids[0::2], "val": ids[1::2]}]
+    (folders[1] / NAME).mkdir()
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[0::2], NAME) == {"p1_v1": "p1_v1", "p2_v1": "p2_v1"}
+    assert "Warning: " in capsys.readouterr().err
+    splits = [{"train": ids[2:], "val": ids[:2]}]
+    (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
+    assert case_patients(ids[:2], NAME) == {"p1_v1": "p1", "p1_v2": "p1"}
+    assert capsys.readouterr().err == ""
 
 
 # ---- surfaces ----

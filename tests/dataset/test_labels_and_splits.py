@@ -12,7 +12,6 @@ from nnunet_difflung.dataset.splits import (
     check_splits,
     make_splits,
     patient_folds,
-    patients_of,
     splits_in_use,
 )
 from nnunet_difflung.errors import BadInput
@@ -56,30 +55,6 @@ def test_structures_and_ignore_have_their_own_roles():
 def test_unclear_roles_are_refused(labels, options, part):
     with pytest.raises(BadInput, match=part):
         roles(labels, **options)
-
-
-@pytest.mark.parametrize(
-    ("ids", "patients"),
-    [
-        (["p_p001_s000", "p_p001_s001", "p_p002_s000", "p_p003_s010"], ["p_p001", "p_p001", "p_p002", "p_p003"]),
-        (["lung_001_12", "lung_001_13", "lung_002_12", "lung_003_1"], ["lung_001", "lung_001", "lung_002", "lung_003"]),
-        (["case_001", "case_002", "case_003"], ["case_001", "case_002", "case_003"]),
-        (["covid19_case_001", "covid19_case_002", "covid19_case_003"], None),
-        (["a-slice3", "a-slice4", "b-slice3"], ["a", "a", "b"]),
-        (["P00_s000", "P00_s001", "P01_s000", "P10"], ["P00", "P00", "P01", "P10"]),
-        (["P0_s0", "P0_s1", "P1_s0", "P1_s1"], ["P0", "P0", "P1", "P1"]),
-    ],
-)
-def test_patients_are_read_from_ids(ids, patients):
-    assert list(patients_of(ids).values()) == (patients or ids)
-
-
-def test_a_pattern_names_the_patient():
-    assert patients_of(["x1y2"], "x(.)y.") == {"x1y2": "1"}
-    with pytest.raises(BadInput, match="does not match"):
-        patients_of(["x1y2"], "y.*")
-    with pytest.raises(BadInput, match="regular expression"):
-        patients_of(["x1y2"], "(")
 
 
 @given(st.lists(st.integers(0, 12), min_size=6, max_size=60), st.integers(0, 99))

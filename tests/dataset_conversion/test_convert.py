@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset.splits import patients_of
+from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.convert import main
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from tests.support.archives import SPACING, chest, like, structures, write_dicom, write_slices, write_volumes

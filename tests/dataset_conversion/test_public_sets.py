@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset.splits import patients_of
+from nnunet_difflung.dataset_conversion.archive.names import patients_of
 from nnunet_difflung.dataset_conversion.public.hug_rois import read_rois
 from nnunet_difflung.errors import BadInput
 from tests.support import public_layouts

@@ -436,13 +436,40 @@ def test_what_cannot_be_compared_is_refused_in_one_line(trained, tmp_path):
         main(["-d", "801", "-f", "all", "-device", "cpu"])
     with pytest.raises(BadInput, match="give --normal-label and --structure-label as in training"):
         main([*QUICK, "--structure-label", "emphysema"])
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="file is a file, but a folder of this name is needed"):
+        main([*QUICK, "-o", str(tmp_path / "file" / "table.json")])
     card = results_folder(trained.name, "none") / "fold_0" / "generator.json"
+    weights = next(card.parent.rglob("*.safetensors"))
+    complete = weights.read_bytes()
+    weights.write_bytes(complete[:-1])
+    with pytest.raises(BadInput, match="is not the file that generator.json names.*restore it, or delete"):
+        main([*QUICK, "--methods", "cbmat", "none"])
+    weights.write_bytes(complete)
     content = json.loads(card.read_text())
     content["training_cases"].append(trained.validation_cases(0)[1])
     card.write_text(json.dumps(content))
     with pytest.raises(BadInput, match="whose patient is in validation in fold 0"):
         main(QUICK)
     assert not (tmp_path / "nnUNet_results" / trained.name / "DiffLung__evaluate").exists()
+
+
+def test_a_generator_whose_training_cases_were_swapped_or_renamed_is_refused(trained):
+    case, held_out = trained.training_cases(0)[0], trained.validation_cases(0)[0]
+    paths = [Path(trained.cases[i].images[0]) for i in (case, held_out)]
+    first, second = (path.read_bytes() for path in paths)
+    paths[0].write_bytes(second)
+    paths[1].write_bytes(first)
+    with pytest.raises(BadInput, match="files of the training cases of .* were changed after it was trained"):
+        main(QUICK)
+    paths[0].write_bytes(first)
+    paths[1].write_bytes(second)
+    card = results_folder(trained.name, "none") / "fold_0" / "generator.json"
+    content = json.loads(card.read_text())
+    content["training_cases"].append("lung_009_s00")
+    card.write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="trained on lung_009_s00, which is not in the dataset any more"):
+        main(QUICK)
 
 
 def test_tables_of_folds_and_seeds_merge_over_patients_and_seeds(trained, tmp_path):

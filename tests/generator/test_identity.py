@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.config import Settings, preset
+from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator import training
-from nnunet_difflung.generator.checkpoint import NEWEST
-from nnunet_difflung.generator.store import CARD, load_generator
+from nnunet_difflung.generator.checkpoint import NEWEST, TrainingState, load_checkpoint, save_checkpoint
+from nnunet_difflung.generator.families import trained_family_of
+from nnunet_difflung.generator.store import CARD, load_generator, record_files
 from nnunet_difflung.generator.training import train_generator
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import read_manifest
@@ -193,3 +199,44 @@ def test_what_is_recorded_reads_as_it_did():
     assert list(content) == ["generator", "sampling", "balance", "preset"]
     assert list(content["generator"])[0] == "method"
     assert content["generator"] == {"method": "cbmat", **json.loads(json.dumps(asdict(preset("fast").generator)))}
+
+
+def test_a_checkpoint_of_other_settings_is_not_loaded(data, tmp_path):
+    def state() -> TrainingState:
+        return trained_family_of(CBMAT).new_state(TINY, 1, 3, torch.device("cpu"))
+
+    saved = state()
+    saved.step = 3
+    save_checkpoint(saved, tmp_path, "these")
+    for settings, step in (("these", 3), ("others", 0)):
+        restored = state()
+        assert load_checkpoint(restored, tmp_path, settings) is None
+        assert restored.step == step
+
+
+def test_a_generator_trained_on_what_a_case_held_before_is_refused(data, tmp_path):
+    """The file is replaced by another of the same size and time."""
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False)
+    raw = open_raw_dataset("801")
+    assert read_json(tmp_path / "g" / CARD)["training_files"] == data.files()
+    path = Path(raw.cases[data.training_cases[0]].label)
+    status, label = path.stat(), sitk.ReadImage(str(path))
+    label[0, 0, 0] = 1
+    sitk.WriteImage(label, str(path), True)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    cache = build_cache(raw, data.cache.folder, progress=False)
+    with pytest.raises(BadInput, match="other training data"):
+        train_generator(replace(data, cache=cache), CBMAT, TINY, tmp_path / "g", progress=False)
+
+
+def test_a_generator_is_used_on_if_a_case_was_only_written_again(data, tmp_path):
+    train_generator(data, CBMAT, TINY, tmp_path / "g", progress=False)
+    raw = open_raw_dataset("801")
+    path = raw.cases[data.training_cases[0]].label
+    Path(path).write_bytes(gzip.compress(gzip.decompress(Path(path).read_bytes()), 1))
+    again = replace(data, cache=build_cache(raw, data.cache.folder, progress=False))
+    assert again.files() != data.files()
+    train_generator(again, CBMAT, TINY, tmp_path / "g", progress=False)
+    record_files(tmp_path / "g", again.files())
+    assert read_json(tmp_path / "g" / CARD)["training_files"] == again.files()
+    assert load_generator(tmp_path / "g").training_cases == data.training_cases

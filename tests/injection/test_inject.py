@@ -20,7 +20,7 @@ from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.commit import recover
 from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
-from nnunet_difflung.injection.manifest import MANIFEST, find_manifest
+from nnunet_difflung.injection.manifest import MANIFEST, fault_in, find_manifest, new_manifest, resolve
 from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.paths import table1_file, table2_file
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
@@ -374,10 +374,32 @@ def test_a_manifest_edited_by_hand_is_refused(folders, content, message):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "imagesTr/../../x",
+        "../x",
+        "/x",
+        "preprocessed:../x",
+        "preprocessed:/x",
+        "a\\b",
+        "imagesTr/difflung_a/../../../x",
+    ],
+)
+def test_a_name_that_leads_out_of_the_dataset_is_no_file_of_it(folders, name):
+    raw = _open(folders)
+    with pytest.raises(BadInput, match="outside the dataset"):
+        resolve(raw.folder, name)
+    assert fault_in({**new_manifest(raw.name, {}), "files": {name: {"before": None, "after": "0" * 64}}})
+
+
+@pytest.mark.parametrize(
     "step",
     [
         {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": "../../secret.txt"},
         {"do": "put", "target": "imagesTr/difflung_a_0000.nii.gz", "source": ".difflung/../../../secret.txt"},
+        {"do": "put", "target": "labelsTr/difflung_a.nii.gz", "source": "labelsTr/lung_001_s00.nii.gz"},
+        {"do": "put", "target": "labelsTr/difflung_a.nii.gz", "source": ".difflung//labelsTr/a.nii.gz"},
+        {"do": "delete", "target": "labelsTr/difflung_a.nii.gz", "source": ".difflung/a.nii.gz"},
         {"do": "put", "target": "imagesTr/secret_0000.nii.gz", "source": ".difflung/commit/1.json"},
         {"do": "delete", "target": "labelsTr/lung_001_s00.nii.gz"},
         {"do": "delete", "target": "../secret.txt"},

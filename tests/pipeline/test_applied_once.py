@@ -19,7 +19,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection import manifest as manifest_module
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.painting import synthesis as synthesis_module
-from nnunet_difflung.painting.cases import SynthesisResult
+from nnunet_difflung.painting.cases import SynthesisResult, synthetic_id
 from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
@@ -206,7 +206,7 @@ def test_each_of_two_processes_refuses_a_newer_record_before_it_paints(tmp_path,
     make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
     settings, raw = settings_from(parse([*COPY, *MASKS])), open_raw_dataset("801")
     fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
-    record = fold.work / "cases" / "try0" / "difflung_copy_paste_f0_0001.json"
+    record = fold.work / "cases" / "try0" / f"{synthetic_id(fold, fold.plan.cases[1])}.json"
     write_json(record, {"format": 9, "quality": {}, "memorisation": {}})
     with pytest.raises(BadInput, match=f"{record} has format 9"):
         fold_module.synthesize_fold(fold, "cpu", progress=False, share=Impatient(index, 2, "now"))

@@ -24,7 +24,22 @@ from tests.support.staging import plan_like_nnunet, stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
 
 pytestmark = pytest.mark.usefixtures("no_fsync", "nothing_is_trained")
-RUN = ["-d", "801", "-f", "0", "--preset", "fast", "-device", "cpu", "-np", "1"]
+RUN = [
+    "-d",
+    "801",
+    "-f",
+    "0",
+    "--preset",
+    "fast",
+    "-device",
+    "cpu",
+    "-np",
+    "1",
+    "--target-share",
+    "ILD=0.4",
+    "--max-synthetic",
+    "4",
+]
 
 
 @pytest.fixture
@@ -184,6 +199,13 @@ FRESH = {  # mutation of a dataset without synthetic cases, parts of the message
         [f"nnUNet_raw/Dataset801_Tiny/{MANIFEST} is missing", "copy it", "difflung_remove -d 801"],
     ),
 }
+
+
+def _other_label(place: Place) -> None:
+    """A training patient's label is corrected, as a newer lesion segmentation would."""
+    shutil.copy(place.raw / "labelsTr" / "lung_002_s00.nii.gz", place.raw / "labelsTr" / "lung_001_s00.nii.gz")
+
+
 AUGMENTED = {  # mutation of a dataset with synthetic cases of fold 1, parts of the message
     "cases added": (_add_case, ["lung_005_s00 was added", "difflung_remove -d 801", "keeps your changes"]),
     "files added": (lambda place: _copy_case(place.raw, "lung_005_s00"), ["lung_005_s00 was added"]),
@@ -208,6 +230,7 @@ AUGMENTED = {  # mutation of a dataset with synthetic cases of fold 1, parts of 
     "splits deleted": (lambda place: (place.raw / "splits_final.json").unlink(), ["splits_final.json was deleted"]),
     "manifest damaged": (lambda place: (place.raw / MANIFEST).write_text("{"), [MANIFEST, "cannot be read as JSON"]),
     "leak in another fold": (_manifest(_leak), ["audit of Dataset801_Tiny fails already", "difflung_audit -d 801"]),
+    "label of a real case changed": (_other_label, ["fails already", "lung_001_s00"]),
     "synthetic file changed": (
         lambda place: next((place.raw / "labelsTr").glob("difflung_*")).write_bytes(b"mine"),
         ["fails already", "was changed after it was injected"],
@@ -234,8 +257,8 @@ def test_a_fault_of_an_augmented_dataset(folders, capsys, fault):
 
 def test_patients_told_in_another_way(folders, capsys):
     _place(folders, False, augmented=True)
-    parts = ["case lung_001_s00 is read as patient '1' now", "when the synthetic cases were made (4 such cases)"]
-    _refused_alike(capsys, folders, ["--patient-pattern", "lung_00(.)_s00"], [*parts, "difflung_remove -d 801"])
+    parts = ["'(lung_00[24]?).*' gives other patients (3) than", MANIFEST, "leave the option out"]
+    _refused_alike(capsys, folders, ["--patient-pattern", "(lung_00[24]?).*"], parts)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +294,23 @@ def test_a_full_cache_that_can_only_be_read_is_used(folders, capsys, monkeypatch
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != cache and real(path, mode))
     assert _said(capsys, [*RUN, "--dry-run"])[0] == 0
+
+
+def test_a_disk_that_is_too_small(folders, capsys, monkeypatch):
+    _place(folders, False, augmented=False)
+
+    class Usage:
+        free = 10
+
+    monkeypatch.setattr("nnunet_difflung.pipeline.estimates.shutil.disk_usage", lambda _: Usage)
+    _refused_alike(capsys, folders, [], ["10 B free", "lower --max-synthetic"])
+
+
+def test_a_generator_of_other_settings(folders, capsys):
+    place = _place(folders, False, augmented=False)
+    card = place.results / "DiffLung__cbmat" / "fold_0" / "generator.json"
+    write_json(card, {"format": 1, "finished": False, "config": {"method": "cbmat"}, "training_cases": []})
+    _refused_alike(capsys, folders, [], ["fold_0 holds a generator with other settings or other training data"])
 
 
 def test_a_file_system_without_locks(folders, capsys, monkeypatch):

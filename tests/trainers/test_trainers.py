@@ -3,9 +3,12 @@
 import inspect
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,11 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_difflung
 from nnunet_difflung import trainers
+from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.injection.preprocessed import Comparison
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.trainers import case_record, training_cases
 from tests.support import tiny_nnunet
 from tests.support.tiny_nnunet import NAME, REAL, SPLITS
 
@@ -177,34 +183,347 @@ def test_synthetic_cases_never_reach_validation_even_if_the_split_lists_them(nnu
         assert trainer_of(name).do_split()[1] == SPLITS[0]["val"]
 
 
+EVERY_KIND = [
+    "nnUNetTrainerDiffLung",
+    "nnUNetTrainerDiffLungReference",
+    "nnUNetTrainerDiffLungReferencePoly_1epoch",
+    "nnUNetTrainerDiffLungCopyPaste_5epochs",
+]
+
+
+def begin(name, fold=0, **options):
+    """What nnU-Net does first in every way to start a trainer; unlike a training it ends if nothing is refused."""
+    trainer = get_trainer_from_args(NAME, "2d", fold, name, device=torch.device("cpu"), **options)
+    trainer.initialize()
+    return trainer
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def base(nnunet):
+    """The dataset's folder in nnUNet_preprocessed."""
+    return nnunet / "preprocessed" / NAME
+
+
+def raw_copy(nnunet, base):
+    """A raw dataset that holds splits, dataset.json and manifest only."""
+    raw = nnunet / "raw" / NAME
+    raw.mkdir()
+    for name in ("splits_final.json", "dataset.json", MANIFEST):
+        shutil.copy(base / name, raw)
+    return raw
+
+
 def test_refuses_to_start_without_synthetic_cases_and_names_the_commands(nnunet):
     with pytest.raises(
         RuntimeError,
         match="difflung_augment -d Dataset942_Tiny -f 1 --method mat; then: "
         "nnUNetv2_preprocess -d 942 -plans_name nnUNetPlans -c 2d",
     ):
-        trainer_of("nnUNetTrainerDiffLungSegGuided", 1).run_training()
+        begin("nnUNetTrainerDiffLungSegGuided", 1)
 
 
-def test_refuses_to_start_when_a_synthetic_case_is_not_preprocessed(nnunet):
-    (nnunet / "preprocessed" / NAME / "nnUNetPlans_2d" / "difflung_cbmat_0.b2nd").unlink()
-    with pytest.raises(RuntimeError, match="1 of the 1 synthetic cases.*difflung_cbmat_0.*nnUNetv2_preprocess"):
-        trainer_of("nnUNetTrainerDiffLung").run_training()
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [("difflung_cbmat_0", "synthetic"), (REAL[3], "real training"), (REAL[0], "validation")],
+)
+def test_refuses_to_start_when_a_case_is_not_preprocessed(base, case, kind):
+    (base / "nnUNetPlans_2d" / f"{case}.b2nd").unlink()
+    with pytest.raises(RuntimeError, match=f"1 of the . {kind} cases.*{case}.*nnUNetv2_preprocess"):
+        begin("nnUNetTrainerDiffLung")
 
 
-def test_refuses_to_start_when_a_validation_patient_leaked(nnunet):
-    path = nnunet / "preprocessed" / NAME / MANIFEST
-    manifest = json.loads(path.read_text())
-    manifest["cases"]["difflung_cbmat_0"]["sources"] = [REAL[0]]
-    path.write_text(json.dumps(manifest))
+def test_refuses_a_configuration_that_is_not_preprocessed(base):
+    shutil.rmtree(base / "nnUNetPlans_2d")
+    with pytest.raises(RuntimeError, match="holds no case; run nnUNetv2_preprocess -d 942 -plans_name nnUNetPlans -c"):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_every_arm_refuses_when_a_validation_patient_leaked(base, name):
+    def leak(manifest):
+        manifest["cases"]["difflung_cbmat_0"]["sources"] = [REAL[0]]
+
+    change(base / MANIFEST, leak)
     with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from.*difflung_audit -d Dataset942_Tiny"):
-        trainer_of("nnUNetTrainerDiffLung").run_training()
+        begin(name)
 
 
-def test_reference_trains_on_a_dataset_that_was_never_augmented(nnunet):
-    (nnunet / "preprocessed" / NAME / MANIFEST).unlink()
-    trainer = trainer_of("nnUNetTrainerDiffLungReference")
+def test_the_first_step_of_a_training_refuses_too(base):
+    change(base / MANIFEST, lambda manifest: manifest["cases"]["difflung_cbmat_0"].update(sources=[REAL[0]]))
+    with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from"):
+        trainer_of("nnUNetTrainerDiffLungReference").on_train_start()
+
+
+def _slice_moved(splits):
+    splits[0]["train"].append(splits[0]["val"].pop(0))
+
+
+def _slice_on_both_sides(splits):
+    splits[0]["train"].append(splits[0]["val"][0])
+
+
+def _synthetic_in_validation(splits):
+    splits[0]["val"].append("difflung_cbmat_0")
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_slice_moved, "same patients in training and validation: patient0"),
+        (_slice_on_both_sides, "same patients in training and validation: patient0"),
+        (_synthetic_in_validation, "validates on the synthetic case difflung_cbmat_0"),
+    ],
+)
+def test_every_arm_refuses_splits_that_leak(base, name, fault, message):
+    change(base / "splits_final.json", fault)
+    with pytest.raises(RuntimeError, match=message):
+        begin(name)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_every_arm_refuses_a_fold_beyond_the_split(base, name):
+    with pytest.raises(RuntimeError, match=r"fold 2 is not in .*splits_final.json, which has 2 folds, 0 to 1"):
+        begin(name, 2)
+    with pytest.raises(RuntimeError, match="fold 2 is not in"):
+        trainer_of(name, 2).do_split()
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_every_arm_refuses_a_lost_split_file_with_a_remedy_that_works(nnunet, base, name):
+    raw = raw_copy(nnunet, base)
+    (raw / "imagesTr").mkdir()
+    (raw / "labelsTr").mkdir()
+    lost = base / "splits_final.json"
+    lost.unlink()
+    with pytest.raises(RuntimeError, match="splits_final.json is missing") as refusal:
+        begin(name)
+    assert not lost.exists()  # nnU-Net has made none
+    command = re.search(r"cp \S+ \S+$", str(refusal.value))[0]
+    subprocess.run(command.split(), check=True)
+    assert trainer_of(name).do_split()[1] == SPLITS[0]["val"]
+
+
+def test_a_lost_split_file_is_refused_without_the_raw_dataset_too(base):
+    (base / "splits_final.json").unlink()
+    with pytest.raises(RuntimeError, match="new folds over real and synthetic cases; .*difflung_remove"):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+def test_arrays_of_removed_synthetic_cases_join_no_new_folds(base):
+    (base / "splits_final.json").unlink()
+    (base / MANIFEST).unlink()
+    with pytest.raises(RuntimeError, match="no longer in the dataset; run nnUNetv2_preprocess -d 942"):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '[{"train": ["a"]}]', '[{"train": ["a"], "val": 3}]'])
+def test_a_damaged_split_file_is_refused(base, content):
+    (base / "splits_final.json").write_text(content)
+    with pytest.raises(RuntimeError, match=r"is not a split file; .* restore it from a copy"):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+def test_splits_that_differ_from_the_raw_ones_are_refused(nnunet, base):
+    raw = raw_copy(nnunet, base)
+    change(raw / "splits_final.json", lambda splits: splits[1]["train"].pop(0))
+    with pytest.raises(RuntimeError, match="differs from the raw splits_final.json in fold 1"):
+        begin("nnUNetTrainerDiffLungReference")
+
+
+def test_reference_trains_on_a_dataset_that_was_never_augmented(base):
+    (base / MANIFEST).unlink()
+    (base / "splits_final.json").write_text(json.dumps(SPLITS))
+    trainer = begin("nnUNetTrainerDiffLungReference")
     assert sorted(trainer.do_split()[0]) == sorted(SPLITS[0]["train"])
+
+
+def test_reference_takes_nnunets_own_folds_where_there_are_no_others(base):
+    (base / MANIFEST).unlink()
+    (base / "splits_final.json").unlink()
+    for path in (base / "nnUNetPlans_2d").glob("difflung_*"):
+        path.unlink()
+    training, validation = begin("nnUNetTrainerDiffLungReference").do_split()
+    assert sorted(training + validation) == sorted(REAL)
+
+
+def test_fold_all_is_checked_too(base):
+    assert begin("nnUNetTrainerDiffLung", "all").do_split()[0][-1] == "difflung_cbmat_all"
+    change(base / "splits_final.json", _slice_moved)
+    with pytest.raises(RuntimeError, match="same patients in training and validation"):
+        begin("nnUNetTrainerDiffLung", "all")
+
+
+def test_arrays_of_something_else_are_refused(base, monkeypatch):
+    asked = []
+
+    def compare(*arguments, **_):
+        asked.extend(arguments)
+        return Comparison((Problem("other arrays; run nnUNetv2_preprocess"),))
+
+    monkeypatch.setattr(training_cases, "compare_preprocessed", compare)
+    with pytest.raises(RuntimeError, match="other arrays; run nnUNetv2_preprocess"):
+        begin("nnUNetTrainerDiffLungReference")
+    assert asked == [NAME, base / "nnUNetPlans_2d", set(REAL)]
+
+
+def test_what_could_not_be_checked_is_in_the_log(base, capsys):
+    begin("nnUNetTrainerDiffLungReference")
+    assert (
+        "the raw dataset is not here, so the preprocessed arrays were not compared with it" in capsys.readouterr().out
+    )
+
+
+# ---- a fold without synthetic cases ----
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLungSegGuided", "nnUNetTrainerDiffLungSegGuided_5epochs"])
+def test_a_fold_whose_targets_are_met_trains_as_the_reference_and_says_so(base, capsys, name):
+    run = {"method": "mat", "fold": 1, "summary": {"injected": 0}}
+    change(base / MANIFEST, lambda manifest: manifest["runs"].append(run))
+    training, validation = begin(name, 1).do_split()
+    assert (training, validation) == (SPLITS[1]["train"], SPLITS[1]["val"])
+    said = capsys.readouterr().out
+    assert "every class has its target share there: this training has real cases only" in said
+    assert name.replace("SegGuided", "Reference") in said
+
+
+def test_a_run_whose_cases_are_lost_is_no_fold_whose_targets_are_met(base):
+    run = {"method": "mat", "fold": 1, "summary": {"injected": 3}}
+    change(base / MANIFEST, lambda manifest: manifest["runs"].append(run))
+    with pytest.raises(RuntimeError, match="no synthetic cases of method 'mat' for fold 1. Run: difflung_augment"):
+        begin("nnUNetTrainerDiffLungSegGuided", 1)
+
+
+# ---- the cascade ----
+
+
+@pytest.fixture
+def cascade(base):
+    """Plans in which 2d is the second stage of a cascade."""
+
+    def extend(plans):
+        configurations = plans["configurations"]
+        configurations["low"] = configurations["2d"] | {"next_stage": "2d"}
+        configurations["2d"]["previous_stage"] = "low"
+
+    change(base / "nnUNetPlans.json", extend)
+
+
+def test_the_cascade_is_refused_at_once_with_what_to_train_instead(cascade):
+    with pytest.raises(
+        RuntimeError, match="synthetic cases have none.*3d_fullres or low.*-tr nnUNetTrainerDiffLungRef"
+    ):
+        begin("nnUNetTrainerDiffLung")
+
+
+def test_the_reference_says_which_stage_is_missing(cascade, base, nnunet):
+    with pytest.raises(
+        RuntimeError, match="6 cases have no segmentation by low .*train low with -tr nnUNetTrainerDiff"
+    ):
+        begin("nnUNetTrainerDiffLungReference")
+    model = nnunet / "results" / NAME / "nnUNetTrainerDiffLungReference__nnUNetPlans__low"
+    shutil.copytree(base / "nnUNetPlans_2d", model / "predicted_next_stage" / "2d")
+    begin("nnUNetTrainerDiffLungReference")
+
+
+# ---- continued, validated, pretrained ----
+
+
+def trained(name="nnUNetTrainerDiffLung"):
+    """A trainer that has saved its checkpoint as if it were trained."""
+    trainer = begin(name)
+    trainer.save_checkpoint(os.path.join(trainer.output_folder, "checkpoint_final.pth"))
+    return trainer
+
+
+def resumed(name="nnUNetTrainerDiffLung", go_on=True):
+    """The trainer after nnU-Net has loaded the checkpoint for ``--c`` or ``--val``."""
+    trainer = get_trainer_from_args(NAME, "2d", 0, name, continue_training=go_on, device=torch.device("cpu"))
+    maybe_load_checkpoint(trainer, go_on, not go_on)
+    return trainer
+
+
+def _case_moved(base):
+    change(base / "splits_final.json", lambda splits: splits[0]["train"].remove(REAL[3]))
+
+
+def _augmented_again(base):
+    def rename(manifest):
+        manifest["cases"]["difflung_cbmat_new"] = manifest["cases"].pop("difflung_cbmat_0")
+
+    change(base / MANIFEST, rename)
+    change(
+        base / "splits_final.json", lambda s: s[0]["train"].__setitem__(s[0]["train"].index("difflung_cbmat_0"), NEW)
+    )
+    for path in (base / "nnUNetPlans_2d").glob("difflung_cbmat_0*"):
+        path.rename(path.with_name(path.name.replace("_0", "_new")))
+
+
+NEW = "difflung_cbmat_new"
+
+
+@pytest.mark.parametrize("go_on", [True, False], ids=["--c", "--val"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_case_moved, f"{REAL[3]} no longer among the real training cases"),
+        (_augmented_again, "difflung_cbmat_0 no longer among .*difflung_cbmat_new new among the synthetic training"),
+    ],
+)
+def test_a_training_is_not_continued_or_validated_with_other_cases(base, fault, message, go_on):
+    trained()
+    resumed(go_on=go_on)
+    fault(base)
+    with pytest.raises(RuntimeError, match=f"trained with other cases: .*{message}.* Train anew without --c and --val"):
+        resumed(go_on=go_on)
+
+
+def test_other_contents_of_the_same_cases_are_other_cases(base, monkeypatch):
+    names = (*REAL, *SYNTHETIC)
+    contents = {name: {f"imagesTr/{name}_0000.nii.gz": sha256(name.encode()).hexdigest()} for name in names}
+    monkeypatch.setattr(case_record, "_contents", lambda *_: contents)
+    trained()
+    resumed()
+    contents[REAL[0]], contents[REAL[2]] = contents[REAL[2]], contents[REAL[0]]
+    with pytest.raises(
+        RuntimeError, match="files of the real training cases have other.*files of the validation cases"
+    ):
+        resumed()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued_and_says_what_was_not_compared(base, capsys):
+    trainer = begin("nnUNetTrainerDiffLung")
+    del trainer.my_init_kwargs[case_record.KEY]
+    trainer.save_checkpoint(os.path.join(trainer.output_folder, "checkpoint_latest.pth"))
+    again = resumed()
+    assert "The checkpoint does not say which cases it was trained on" in capsys.readouterr().out
+    assert again.my_init_kwargs[case_record.KEY]["validation"] == sorted(SPLITS[0]["val"])
+
+
+def test_the_validation_has_the_cases_of_the_trainings_beginning(base):
+    trainer = begin("nnUNetTrainerDiffLung")
+    before = trainer.do_split()
+    change(base / "splits_final.json", lambda splits: splits.reverse())
+    assert trainer.do_split() == before
+
+
+def test_pretrained_weights_that_have_seen_the_validation_cases_are_warned_of(base, monkeypatch, capsys):
+    weights_of_fold_1 = begin("nnUNetTrainerDiffLungReference", 1)
+    path = os.path.join(weights_of_fold_1.output_folder, "checkpoint_final.pth")
+    weights_of_fold_1.save_checkpoint(path)
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "942", "2d", "0", "-pretrained_weights", path])
+    capsys.readouterr()
+    begin("nnUNetTrainerDiffLungReference", 0)
+    assert "was trained on 2 of the 2 validation cases of this fold (first: patient0_s0)" in capsys.readouterr().out
+    begin("nnUNetTrainerDiffLungReference", 1)
+    assert "WARNING" not in capsys.readouterr().out
 
 
 # ---- training ----

@@ -1,0 +1,194 @@
+"""The cases of a training, and the checks before it: nothing that validates it may have taught it anything."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_difflung.dataset.splits import is_synthetic
+from nnunet_difflung.injection.array_files import identifiers
+from nnunet_difflung.injection.audit import audit
+from nnunet_difflung.injection.leaks import first_names
+from nnunet_difflung.injection.preprocessed import compare_preprocessed
+from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
+from nnunet_difflung.trainers.synthetic_cases import needs_none
+
+if TYPE_CHECKING:
+    from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
+
+
+@dataclass(frozen=True)
+class TrainingCases:
+    """Ids of the cases of a training.
+
+    Attributes:
+        real: real training cases.
+        synthetic: synthetic training cases.
+        validation: validation cases.
+    """
+
+    real: list[str]
+    synthetic: list[str]
+    validation: list[str]
+
+
+def check_split(trainer: nnUNetTrainerDiffLung) -> None:
+    """Refuses where nnU-Net would draw folds of its own over real and synthetic cases.
+
+    Raises:
+        RuntimeError: one line that says what is wrong and what to do.
+    """
+    name, fold = trainer.plans_manager.dataset_name, trainer.fold
+    if trainer.is_cascaded and trainer.use_synthetic:
+        raise RuntimeError(
+            f"{trainer.configuration_name} needs a segmentation by {trainer.configuration_manager.previous_stage_name} "
+            f"of each training case, and synthetic cases have none, since no model is validated on them; train "
+            f"another configuration (3d_fullres or {trainer.configuration_manager.previous_stage_name}), or use "
+            f"-tr {type(trainer).reference_name()}, which trains on the real cases"
+        )
+    if not identifiers(Path(trainer.preprocessed_dataset_folder)):
+        raise RuntimeError(f"{trainer.preprocessed_dataset_folder} holds no case; run {preprocess_command(trainer)}")
+    if fold == "all":
+        return
+    path = Path(trainer.preprocessed_dataset_folder_base) / SPLITS
+    if not path.is_file():
+        _refuse_new_splits(trainer, path)
+        return
+    number = _number_of_folds(path)
+    if int(fold) >= number:
+        raise RuntimeError(
+            f"fold {fold} is not in {path}, which has {number} folds, 0 to {number - 1}; train one of these, since "
+            f"nnU-Net would draw a random fold over real and synthetic cases of {name}"
+        )
+
+
+def _number_of_folds(path: Path) -> int:
+    try:
+        splits = read_json(path)
+        lists = [split[side] for split in splits for side in ("train", "val")]
+        if lists and all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in lists):
+            return len(splits)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise RuntimeError(
+        f"{path} is not a split file; expected a JSON list of {{'train': [...], 'val': [...]}}, one for each fold; "
+        f"restore it from a copy"
+    )
+
+
+def _refuse_new_splits(trainer: nnUNetTrainerDiffLung, path: Path) -> None:
+    """Lets nnU-Net make folds only where no others exist and there is no synthetic case."""
+    name = trainer.plans_manager.dataset_name
+    raw, _ = dataset_folders(name)
+    if raw is not None and (raw / SPLITS).is_file():
+        raise RuntimeError(
+            f"{path} is missing, and nnU-Net would make other folds than those in {raw / SPLITS}; copy that file: "
+            f"cp {raw / SPLITS} {path}"
+        )
+    if manifest_of(name)["cases"]:
+        raise RuntimeError(
+            f"{path} is missing, and nnU-Net would make new folds over real and synthetic cases; restore the file from "
+            f"a copy, or start over: difflung_remove -d {name}, then difflung_augment -d {name}"
+        )
+    left = {key for key in identifiers(Path(trainer.preprocessed_dataset_folder)) if is_synthetic(key)}
+    if left:
+        raise RuntimeError(
+            f"{path} is missing, and nnU-Net would make new folds with the synthetic cases {first_names(left)}, which "
+            f"are no longer in the dataset; run {preprocess_command(trainer)}"
+        )
+
+
+def check_cases(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+    """Refuses a training that lacks cases, whose audit fails, or whose arrays are not those of the dataset.
+
+    Raises:
+        RuntimeError: one line that says what is wrong and what to do.
+    """
+    _check_synthetic(trainer, cases)
+    _check_present(trainer, cases)
+    name = trainer.plans_manager.dataset_name
+    result = audit(name, deep=True)
+    if result.problems:
+        raise RuntimeError(
+            f"the leak audit of {name} failed with {len(result.problems)} problem(s), the first: "
+            f"{result.problems[0].text}. List all problems: difflung_audit -d {name}"
+        )
+    _check_sides(trainer, cases)
+    used = {*cases.real, *cases.synthetic, *cases.validation}
+    compared = compare_preprocessed(name, Path(trainer.preprocessed_dataset_folder), used, progress=True)
+    if compared.problems:
+        raise RuntimeError(compared.problems[0].text)
+    for note in (*result.notes, *compared.notes):
+        trainer.print_to_log_file(f"Audit of {name}: {note}")
+
+
+def _check_synthetic(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+    name, fold, method = trainer.plans_manager.dataset_name, trainer.fold, trainer.method
+    if cases.synthetic or not trainer.use_synthetic:
+        return
+    if needs_none(manifest_of(name), method, fold):
+        trainer.print_to_log_file(
+            f"difflung_augment added no case of method '{method}' to fold {fold}, since every class has its target "
+            f"share there: this training has real cases only, as that of {type(trainer).reference_name()}",
+            also_print_to_console=True,
+        )
+        return
+    raise RuntimeError(
+        f"{name} has no synthetic cases of method '{method}' for fold {fold}. Run: "
+        f"difflung_augment -d {name} -f {fold} --method {method}; then: {preprocess_command(trainer)}"
+    )
+
+
+def _check_present(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+    """Refuses cases that are not preprocessed, or that the cascade has no segmentation of."""
+    folder, fold = trainer.preprocessed_dataset_folder, trainer.fold
+    present = identifiers(Path(folder))
+    kinds = (("synthetic", cases.synthetic), ("real training", cases.real), ("validation", cases.validation))
+    for kind, names in kinds:
+        missing = [key for key in names if key not in present]
+        if missing:
+            raise RuntimeError(
+                f"{len(missing)} of the {len(names)} {kind} cases for fold {fold} are not preprocessed in {folder} "
+                f"(first: {missing[0]}). Run: {preprocess_command(trainer)}"
+            )
+    if trainer.is_cascaded:
+        predicted = identifiers(Path(trainer.folder_with_segs_from_previous_stage))
+        missing = [key for key in (*cases.real, *cases.validation) if key not in predicted]
+        if missing:
+            stage = trainer.configuration_manager.previous_stage_name
+            raise RuntimeError(
+                f"{len(missing)} cases have no segmentation by {stage} (first: {missing[0]}) in "
+                f"{trainer.folder_with_segs_from_previous_stage}; train {stage} with -tr {type(trainer).__name__} in "
+                f"all folds first"
+            )
+
+
+def _check_sides(trainer: nnUNetTrainerDiffLung, cases: TrainingCases) -> None:
+    """Refuses a case or a patient in training and validation; with fold ``all`` both are the same by design."""
+    if trainer.fold == "all":
+        return
+    patients = known_patients(trainer.plans_manager.dataset_name)
+    training = {patients.get(name, name) for name in cases.real}
+    both = {name for name in cases.validation if patients.get(name, name) in training or name in cases.real}
+    if both:
+        raise RuntimeError(
+            f"{os.path.join(trainer.preprocessed_dataset_folder_base, SPLITS)} fold {trainer.fold} validates on "
+            f"{first_names(both)} and trains on the same patient; make folds by patient"
+        )
+
+
+def known_patients(dataset_name: str) -> dict[str, str]:
+    """Case id → patient, as far as that is recorded; empty for a dataset that was never augmented."""
+    return manifest_of(dataset_name)["patients"]
+
+
+def preprocess_command(trainer: nnUNetTrainerDiffLung) -> str:
+    """The command that preprocesses the trainer's configuration."""
+    return (
+        f"nnUNetv2_preprocess -d {dataset_id(trainer.plans_manager.dataset_name)} "
+        f"-plans_name {trainer.plans_manager.plans_name} -c {trainer.configuration_name}"
+    )
