@@ -27,7 +27,7 @@ from nnunet_difflung.dataset import similarity
 from nnunet_difflung.dataset.slice_pictures import Picture, picture_of
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, calibrate, phantom_cases
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
-from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.files import read_json, write_json
 
 Volumes = dict[str, list[tuple[np.ndarray, float]]]  # patient → volumes (z, y, x) and their slice spacing in mm
 DISTANCES = ((0.4, 1.1), (1.2, 2.1), (2.2, 3.1), (3.2, 4.1), (4.2, 5.1), (5.2, 6.1), (7.9, 9.1), (11.9, 12.1))
@@ -120,8 +120,8 @@ class Half:
     ) -> dict | None:
         """Share of the pairs at a distance that are found; the second slice may be changed before."""
         pairs = self.pairs(framed, low, high)
-        if len(pairs) > 1500:
-            pairs = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:1500]]
+        if len(pairs) > 400:
+            pairs = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:400]]
         if not pairs:
             return None
         keys = np.stack([picture.key for picture in self.pictures])
@@ -199,7 +199,13 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--lidc", type=Path, help="folder with image/PATIENT_R_N.nii.gz, cut-outs of 30 to 60 pixels")
     p.add_argument("--phantoms", type=int, default=60, help="number of phantom patients (default: 60)")
     p.add_argument("--seed", type=int, default=0, help="of the division into halves (default: 0)")
-    p.add_argument("-o", type=Path, default=Path("docs/results/image_check.json"), help="JSON file to write")
+    p.add_argument("--most", type=int, default=1000, help="patients of each set at most, drawn by the seed")
+    p.add_argument(
+        "-o",
+        type=Path,
+        default=Path("docs/results/image_check.json"),
+        help="JSON file in which the sets that were measured are replaced",
+    )
     args = p.parse_args(arguments)
     sets: dict[str, tuple[Volumes, bool]] = {}
     if args.medseg or args.plethora:
@@ -208,14 +214,15 @@ def main(arguments: list[str] | None = None) -> None:
         sets["phantom"] = (phantoms(args.phantoms, 128), True)
     if args.lidc:
         sets["cut-outs around nodules"] = (cut_outs(args.lidc), False)
-    content: dict = {"about": about(args), "sets": {}}
     for name, (volumes, framed) in sets.items():
-        content["sets"][name] = dict(measure(volumes, framed, args.seed, name == "chest CT"))
-        for half, row in content["sets"][name].items():
+        chosen = np.random.default_rng(args.seed).permutation(sorted(volumes))[: args.most]
+        halves = dict(measure({p: volumes[p] for p in chosen}, framed, args.seed, name == "chest CT"))
+        for half, row in halves.items():
             print(name, half, {key: value for key, value in row.items() if not isinstance(value, dict)}, flush=True)
             for power in itertools.chain.from_iterable(v.items() for v in row.values() if isinstance(v, dict)):
                 print("   ", *power, flush=True)
-    write_json(args.o, content)
+        content = read_json(args.o) if args.o.is_file() else {}  # read late: another set may have been measured
+        write_json(args.o, {**content, name: {"about": about(args), **halves}})
 
 
 def about(args: argparse.Namespace) -> dict:
