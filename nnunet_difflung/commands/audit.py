@@ -21,9 +21,9 @@ _SUSPICION = 3  # exit code
 _DESCRIPTION = """
 Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
 validation patients. Prints a table of the folds, a line for each problem, and a line for each thing that could not be
-checked. Exit code 0: no problem was found; 1: there are problems; 3: there are no problems, but --images found pictures
-in training and in validation that may show the same patient, which only a look at them can decide. An interrupted
-change of the dataset is completed first. docs/audit.md says what is proven and what is not.
+checked. Exit code 0: no problem was found; 1: there are problems; 3: there are no problems, but --images lists
+pictures in training and in validation that may show the same patient, which only a look at them can decide. An
+interrupted change of the dataset is completed first. docs/audit.md says what is proven and what is not.
 """
 _EXAMPLE = "difflung_audit -d 801"
 
@@ -82,10 +82,11 @@ def print_images(images: ImageAudit) -> None:
     print(f"images: {check.judged() or 'nothing to compare'}")
     if not images.folds:
         print("images: there is no splits_final.json, so the cases of all patients were compared with each other")
-    for pair in check.pairs[:_LINES]:
-        print(f"{'- ' if pair.identical else '? '}{pair.line}")
-    if len(check.pairs) > _LINES:
-        print(f"? and {len(check.pairs) - _LINES} more pairs of cases, which --json lists")
+    similar = [pair for pair in check.pairs if not pair.identical]
+    for pair in similar[:_LINES]:
+        print(f"? {pair.line}")
+    if len(similar) > _LINES:
+        print(f"? and {len(similar) - _LINES} more pairs of cases, which --json lists")
     if images.sheet is not None:
         print(f"images: {len(check.pairs)} pairs of cases may show the same patient; look at {images.sheet}")
 
@@ -97,16 +98,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = audit_table(name, deep=not options.fast, anew=options.deep)
     images = _images(name, options.np, not options.json) if options.images else None
     if images is not None:
-        table |= {"images": images.as_dict()}
+        _add_images(table, images)
     if options.json:
         print(json.dumps(table, indent=1))
     else:
         print_table(table)
         if images is not None:
             print_images(images)
-    if table["problems"] or (images is not None and images.check.identical):
+    if table["problems"]:
         return 1
     return _SUSPICION if images is not None and images.check.pairs else 0
+
+
+def _add_images(table: dict, images: ImageAudit) -> None:
+    """Adds the comparison of images to an audit's table; equal voxels in training and validation are leaks."""
+    table["images"] = images.as_dict()
+    for pair in images.check.identical:
+        table["problems"].append(pair.line)
+        table["leaks"] += 1
+        for row in table["folds"]:
+            row["leaks"] += row["fold"] in pair.folds
 
 
 def _images(name: str, threads: int, progress: bool) -> ImageAudit:

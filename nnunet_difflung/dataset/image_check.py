@@ -45,8 +45,8 @@ class CasePair:
     """A training and a validation case with slices that show the same anatomy.
 
     Attributes:
-        folds: where the first is in training and the second in validation; in further folds it may be the other way.
-        training, validation: case ids.
+        folds: where the two are on different sides.
+        training, validation: case ids, by their sides in the first of these folds.
         identical: whether they share a slice with exactly the same voxels.
         slices: the pairs of slices, the most similar first.
     """
@@ -62,7 +62,8 @@ class CasePair:
         """The pair in words, with its most similar slices."""
         best, more = self.slices[0], len(self.slices) - 1
         evidence = "the same voxels" if self.identical else f"similarity {best.similarity:.2f}{_evidence(best)}"
-        where = f"fold {', '.join(map(str, self.folds))}: " if self.folds else ""
+        further = f" (and {', '.join(map(str, self.folds[1:]))})" if self.folds[1:] else ""
+        where = f"fold {self.folds[0]}{further}: " if self.folds else ""
         places = [
             f"{side} {case}" + (f" slice {z}" if any(of_side) else "")
             for side, case, z, of_side in (
@@ -222,14 +223,15 @@ class _Sides:
         meet = self._training[a] @ self._validation[b].T + self._validation[a] @ self._training[b].T
         return (meet > 0) & (a[:, None] != b)
 
-    def folds(self, training: int, validation: int) -> tuple[int, ...]:
-        """The folds in which the first case is in training and the second in validation."""
-        return tuple(int(f) for f in np.flatnonzero(self._training[training] * self._validation[validation]))
+    def folds(self, a: int, b: int) -> tuple[int, ...]:
+        """The folds in which the two cases are on different sides."""
+        meet = self._training[a] * self._validation[b] + self._validation[a] * self._training[b]
+        return tuple(int(fold) for fold in np.flatnonzero(meet))
 
     def in_order(self, a: int, b: int) -> bool:
         """Whether the first case is the training case in the first fold in which the two meet."""
-        one, other = self.folds(a, b), self.folds(b, a)
-        return not other or (bool(one) and one[0] <= other[0])
+        folds = self.folds(a, b)
+        return not folds or bool(self._training[a, folds[0]])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ SUSPICIOUS = {True: 0.70, False: 0.93}
 _ABOVE_CHANCE = 0.07  # what is reported exceeds the similarity of mirror images by so much
 _HIGHEST_THRESHOLD = 0.97  # copies in another window, of another size or from a JPEG file still reach this
 _MIRRORED = 300  # slices whose mirror images are compared
-_CANDIDATES = 10  # of a slice, in the search by keys
+CANDIDATES = 10  # of a slice, in the search by keys
 _SHIFT = 6  # pixels of a picture by which the alignment may move
 _AT_A_TIME = 128  # pairs that are aligned at a time
 _ROWS = 512  # slices whose keys are compared with all other keys at a time
@@ -63,7 +63,7 @@ def find_matches(
         pairs = _candidates([pictures[i] for i in chosen], lambda rows, of=chosen: compared(of[rows])[:, of])
         for begin in watched(range(0, len(pairs), _AT_A_TIME)):
             part = chosen[pairs[begin : begin + _AT_A_TIME]]
-            similarities, shifts = _aligned([pictures[i] for i in part[:, 0]], [pictures[i] for i in part[:, 1]])
+            similarities, shifts = aligned([pictures[i] for i in part[:, 0]], [pictures[i] for i in part[:, 1]])
             for (a, b), similarity, shift in zip(part, similarities, shifts, strict=True):
                 if similarity >= thresholds[framed]:
                     evidence = _overlaps(pictures[a], pictures[b], shift)
@@ -89,8 +89,8 @@ def mirror_similarity(pictures: Sequence[Picture], seed: int = 0) -> dict[bool, 
         best = np.zeros(len(order))
         keys = np.stack([picture.key for picture in own]) if own else np.empty((0, 0))
         for position, picture in enumerate(mirrored):
-            nearest = np.argsort(-(keys @ picture.key), kind="stable")[:_CANDIDATES]
-            best[position] = _aligned([picture] * len(nearest), [own[i] for i in nearest])[0].max()
+            nearest = np.argsort(-(keys @ picture.key), kind="stable")[:CANDIDATES]
+            best[position] = aligned([picture] * len(nearest), [own[i] for i in nearest])[0].max()
         reached[framed] = float(np.quantile(best, 0.99)) if len(best) else 0.0
     return reached
 
@@ -112,14 +112,14 @@ def _candidates(pictures: Sequence[Picture], compared: Callable[[np.ndarray], np
     for begin in range(0, len(keys), _ROWS):
         rows = np.arange(begin, min(begin + _ROWS, len(keys)))
         scores = np.where(compared(rows), keys[rows] @ keys.T, -np.inf)
-        number = min(_CANDIDATES, scores.shape[1])
+        number = min(CANDIDATES, scores.shape[1])
         best = np.argpartition(-scores, number - 1, axis=1)[:, :number]
         row, rank = np.nonzero(np.take_along_axis(scores, best, 1) > -np.inf)
         pairs.append(np.sort(np.stack([rows[row], best[row, rank]], axis=1), axis=1))
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _aligned(first: Sequence[Picture], second: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
+def aligned(first: Sequence[Picture], second: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
     """Largest correlation (n,) of pairs over small shifts, and the shifts (n, 2) of the second pictures."""
     a, b = (np.stack([picture.detail for picture in side]).astype(np.float32) for side in (first, second))
     norms = np.sqrt(np.sum(a * a, axis=(1, 2)) * np.sum(b * b, axis=(1, 2)))

@@ -70,22 +70,22 @@ def print_suspicion(raw: RawDataset, check: ImageCheck) -> None:
         f"Warning: {number} pair{'s' if number > 1 else ''} of cases in training and validation of {raw.name} may "
         f"show the same patient, though the ids say otherwise:\n"
         f"  {check.pairs[0].line}\n"
-        f"  difflung_audit -d {dataset_id(raw.name)} --images shows them side by side; {_remedy(raw)}",
+        f"  difflung_audit -d {dataset_id(raw.name)} --images shows them side by side; if they are the same patient, "
+        f"{_remedy(raw)}",
         file=sys.stderr,
     )
 
 
 def _remedy(raw: RawDataset) -> str:
     if raw.splits_are_new:
-        return "if they are the same patient, say so with --patients FILE"
-    return "if they are the same patient, put both on the same side of every fold in splits_final.json"
+        return "say with --patients FILE (columns case,patient) that they belong to one patient"
+    return "put both on the same side of every fold in splits_final.json"
 
 
 def _refusal(raw: RawDataset, pair: CasePair) -> str:
     return (
-        f"fold {pair.folds[0]} of {raw.name} trains on {pair.training} and validates on {pair.validation}, whose "
-        f"images hold the same voxels (slices {pair.slices[0].training_slice} and "
-        f"{pair.slices[0].validation_slice}); remove one of the two cases, or, {_remedy(raw)}"
+        f"in fold {pair.folds[0]} of {raw.name}, the training case {pair.training} and the validation case "
+        f"{pair.validation} hold the same voxels; remove one of the two cases, or {_remedy(raw)}"
     )
 
 

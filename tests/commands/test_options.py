@@ -16,7 +16,7 @@ OPTIONS = {
     "--normal-label --structure-label --patient-pattern --patients",
     "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients "
     "--lesions --surface --tolerance -o",
-    "audit": "-d --fast --deep --json",
+    "audit": "-d --fast --deep --images -np --json",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }

@@ -56,7 +56,7 @@ def test_the_same_person_is_found(different, change, z):
     found = check({**different, "e": change(chest(1, z))})
     assert [(pair.training, pair.validation) for pair in found.pairs] == [("b", "e")]
     pair = found.pairs[0]
-    assert pair.folds == (0,)
+    assert pair.folds == (0, 1)
     assert not pair.identical
     assert pair.slices[0].similarity > 0.75
     assert pair.slices[0].outline > 0.9
@@ -158,7 +158,7 @@ def test_audit_lists_suspicious_pairs_and_draws_them(different, folder, tmp_path
     write_chests(folder, {**different, "e": chest(1, 4)}, SPLITS)
     done = audit()
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "? fold 0: training b, validation e: similarity 0.9" in done.stdout
+    assert "? fold 0 (and 1): training b, validation e: similarity 0.9" in done.stdout
     sheet = tmp_path / "nnUNet_results/Dataset801_Tiny/DiffLung__audit/images.png"
     assert f"look at {sheet}" in done.stdout
     assert sheet.read_bytes().startswith(b"\x89PNG")
@@ -179,7 +179,8 @@ def test_audit_calls_equal_voxels_a_leak(different, folder):
     write_chests(folder, {**different, "e": different["b"].astype(np.float32)}, SPLITS)
     done = audit()
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "- fold 0: training b, validation e: the same voxels" in done.stdout
+    assert "- fold 0 (and 1): training b, validation e: the same voxels" in done.stdout
+    assert "Dataset801_Tiny: 1 leaks, 1 problems" in done.stdout
 
 
 def test_audit_of_many_pairs_prints_twenty_lines(folder):

@@ -55,7 +55,8 @@ class Counts:
         )
         for name in ("prepare_fold", "reference", "real_to_real"):
             self._leave_out(monkeypatch, fold_module, name)
-        self._leave_out(monkeypatch, augment_module, "prepare_fold")
+        for name in ("prepare_fold", "look_at_images"):
+            self._leave_out(monkeypatch, augment_module, name)
 
     def _count(self, monkeypatch, owner: object, name: str, key: Callable[..., str]) -> None:
         original = getattr(owner, name)

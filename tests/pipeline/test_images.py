@@ -41,23 +41,27 @@ def augment(*options: str) -> subprocess.CompletedProcess:
     return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--dry-run", "-f", "1")])
 def test_equal_voxels_under_two_ids_are_refused_before_any_training(folders, options):
     write(folders[0], p005_s0=chest(2, size=96).astype(np.float32))  # another file, the same voxels
     done = augment("--method", "cbmat", *options)
     assert done.returncode == 2, done.stdout + done.stderr
     assert (
-        "Error: fold 0 of Dataset801_Tiny trains on p002_s0 and validates on p005_s0, whose images hold the same voxels"
+        "Error: in fold 0 of Dataset801_Tiny, the training case p002_s0 and the validation case p005_s0 hold the same "
+        "voxels; remove one of the two cases, or put both on the same side of every fold in splits_final.json"
     ) in done.stderr
-    assert "remove one of the two cases" in done.stderr
     assert not list(folders[2].rglob("fold_*"))
 
 
-def test_without_a_split_file_the_remedy_is_a_file_of_patients(folders):
+def test_without_a_split_file_the_remedy_is_a_file_of_patients(folders, tmp_path):
     write(folders[0], splits=None, p005_s0=chest(2, size=96).astype(np.float32))
     done = augment("--dry-run")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "--patients FILE" in done.stderr
+    assert "say with --patients FILE (columns case,patient) that they belong to one patient" in done.stderr
+    patients = tmp_path / "patients.csv"
+    patients.write_text("case,patient\n" + "".join(f"p{n:03d}_s0,{2 if n == 5 else n}\n" for n in range(1, 7)))
+    done = augment("--dry-run", "--patients", str(patients))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_suspicion_is_said_at_both_ends_and_recorded(folders):
@@ -68,7 +72,9 @@ def test_a_suspicion_is_said_at_both_ends_and_recorded(folders):
     assert "difflung_audit -d 801 --images" in done.stderr
     report = json.loads((folders[2] / "Dataset801_Tiny/DiffLung__copy_paste/augment_report.json").read_text())
     assert report["images"]["suspicious_pairs_of_cases"] == 1
-    assert report["images"]["most_similar"][0].startswith("fold 0: training p002_s0, validation p005_s0: similarity")
+    assert report["images"]["most_similar"][0].startswith(
+        "fold 0 (and 1): training p002_s0, validation p005_s0: similarity"
+    )
 
 
 def test_different_people_raise_no_suspicion(folders, capsys):
