@@ -55,9 +55,10 @@ class ChannelReference:
         max_bias: largest accepted difference of means (see ``reference``).
         max_distance: largest accepted 1-Wasserstein distance.
         constant: whether all but a few voxels of the class have the same intensity.
+        spread: mean standard deviation within a slice, divided by that of ``values``.
         grain: root mean square difference of neighbouring voxels over all training slices; NaN if unknown.
         bias_of_patients: difference of each patient's mean to the mean of ``values``.
-        spread_of_patients: each patient's standard deviation within a slice, divided by that of ``values``.
+        spread_of_patients: the same as ``spread`` for each patient.
         grain_of_patients: each patient's ``grain``, divided by that of all.
     """
 
@@ -65,6 +66,7 @@ class ChannelReference:
     max_bias: float
     max_distance: float
     constant: bool
+    spread: float
     grain: float
     bias_of_patients: tuple[float, ...]
     spread_of_patients: tuple[float, ...]
@@ -256,7 +258,14 @@ def _channel_reference(
     if constant:
         floor = max(floor, _OF_CONSTANT * width / _SLACK)
     tolerances = [_SLACK * max(floor, _percentile95(part, weights)) for part in (bias, distance)]
-    return ChannelReference(pool, *tolerances, constant, root, *(tuple(part) for part in of_patients))
+    return ChannelReference(
+        pool,
+        *tolerances,
+        constant,
+        float(spread.mean() / max(pool.std(), 1e-9)),
+        root,
+        *(tuple(part) for part in of_patients),
+    )
 
 
 def _percentile95(values: np.ndarray, weights: np.ndarray) -> float:

@@ -2,8 +2,8 @@
 
 The first question is answered by the unpainted hosts, judged in the voxels that get a new label. The second by figures
 pooled over all cases, since a shift that every single case may have is harmful if all cases have it. Their range is
-where the figures of one further real patient would lie (a 95 % prediction interval from the training patients), so it
-is wide with two or three patients, and there is none with one.
+where the mean of as many other patients would lie (a 95 % prediction interval from the training patients), so it is
+wide with two or three patients, and there is none with one.
 """
 
 from __future__ import annotations
@@ -70,44 +70,60 @@ def _pooled_verdicts(rows: Sequence[dict], real: ClassReference) -> list[dict]:
             verdicts += _of_channel(parts, reference, channel)
     contrasts = [row for row in rows if row.get("contrast") is not None]
     if contrasts and real.contrast:
-        verdicts.append(_verdict("contrast", None, contrasts, real.contrast.patients, _LEAST_CONTRAST))
+        patients = real.contrast.patients
+        verdict = _verdict("contrast", None, contrasts, _range(patients, 1.0, _LEAST_CONTRAST))
+        verdicts.append(verdict | {"patients": len(patients)})
     return verdicts
 
 
 def _of_channel(parts: Sequence[dict], reference: ChannelReference, channel: int) -> list[dict]:
     least = reference.max_bias if reference.constant else 0.1 * float(reference.values.std())
-    verdicts = [_verdict("bias", channel, parts, reference.bias_of_patients, least)]
+    verdicts = [_verdict("bias", channel, parts, _range(reference.bias_of_patients, 0.0, least))]
     if not reference.constant:
-        verdicts.append(_verdict("sd_ratio", channel, parts, reference.spread_of_patients, _LEAST_RATIO, ratio=True))
+        spreads = _ratio_range(reference.spread_of_patients, reference.spread)
+        verdicts.append(_verdict("sd_ratio", channel, parts, spreads))
         textures = [part for part in parts if part.get("texture") is not None]
         if textures and reference.grain_of_patients:
-            grain = reference.grain_of_patients
-            verdicts.append(_verdict("texture", channel, textures, grain, _LEAST_RATIO, ratio=True))
-    return verdicts
+            verdicts.append(_verdict("texture", channel, textures, _ratio_range(reference.grain_of_patients, 1.0)))
+    return [verdict | {"patients": len(reference.bias_of_patients)} for verdict in verdicts]
 
 
-def _verdict(
-    figure: str, channel: int | None, rows: Sequence[dict], patients: Sequence[float], least: float, ratio: bool = False
-) -> dict:
-    """The mean of a figure over cases, weighted by their voxels, and the range of real patients."""
+def _verdict(figure: str, channel: int | None, rows: Sequence[dict], accepted: tuple[float, float] | None) -> dict:
+    """The mean of a figure over cases, weighted by their voxels, and whether it lies in the range of real patients."""
     value = float(np.average([row[figure] for row in rows], weights=[row["voxels"] for row in rows]))
-    verdict = {"figure": figure, "channel": channel, "value": round(value, 3), "patients": len(patients)}
-    if len(patients) < _MIN_PATIENTS:
-        return verdict | {"low": None, "high": None, "within": None}
-    low, high = _range(np.asarray(patients), least, ratio)
-    return verdict | {"low": round(low, 3), "high": round(high, 3), "within": bool(low <= value <= high)}
+    low, high = accepted or (None, None)
+    return {
+        "figure": figure,
+        "channel": channel,
+        "value": round(value, 3),
+        "low": None if low is None else round(low, 3),
+        "high": None if high is None else round(high, 3),
+        "within": None if low is None or high is None else bool(low <= value <= high),
+    }
 
 
-def _range(patients: np.ndarray, least: float, ratio: bool) -> tuple[float, float]:
-    """95 % prediction interval of one further patient's figure, or of its logarithm for a ratio.
+def _range(patients: Sequence[float], own: float, least: float) -> tuple[float, float] | None:
+    """95 % prediction interval of the mean of as many further patients; None with fewer than two.
 
-    It reaches at least ``least`` to either side, since agreeing patients do not make a small difference harmful.
+    Args:
+        patients: a figure of each training patient.
+        own: the figure of all training voxels together; the interval reaches at least ``least`` beyond it, as patients
+            with many voxels count more in it, and patients that agree do not make a small difference harmful.
+        least: see ``own``.
     """
     from scipy.stats import t
 
-    values = np.log(np.maximum(patients, _SMALLEST)) if ratio else patients
-    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values)))
-    low, high = values.mean() - max(reach, least), values.mean() + max(reach, least)
-    return (
-        (float(np.exp(max(low, -_WIDEST))), float(np.exp(min(high, _WIDEST)))) if ratio else (float(low), float(high))
-    )
+    if len(patients) < _MIN_PATIENTS:
+        return None
+    values = np.asarray(patients)
+    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) * np.sqrt(2 / len(values)))
+    return min(float(values.mean()) - reach, own - least), max(float(values.mean()) + reach, own + least)
+
+
+def _ratio_range(patients: Sequence[float], own: float) -> tuple[float, float] | None:
+    """The same for a ratio, from logarithms."""
+    logarithms = _range(list(np.log(np.maximum(patients, _SMALLEST))), float(np.log(max(own, _SMALLEST))), _LEAST_RATIO)
+    if logarithms is None:
+        return None
+    low, high = logarithms
+    return float(np.exp(max(low, -_WIDEST))), float(np.exp(min(high, _WIDEST)))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-_FEW = 3  # training patients; with so few the range of real patients is wide
+_FEW = 3  # training patients; with so few the range of real lesions is wide
+_FIGURES = {  # figure → its name, what follows its value, and the value's format
+    "bias": ("pooled bias", "", "+.1f"),
+    "sd_ratio": ("standard deviation", " of real", ".2f"),
+    "texture": ("local differences", " of real", ".2f"),
+    "contrast": ("contrast to normal lung", "", ".2f"),
+}
 
 
 def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> list[str]:
@@ -20,7 +26,7 @@ def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> lis
         )
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
-            lines += [f"  {_pooled(name, verdict)}" for verdict in verdicts[name]["pooled"]]
+            lines += _pooled(name, verdicts[name]["pooled"])
     return lines
 
 
@@ -38,41 +44,54 @@ def _unpainted(name: str, verdict: dict) -> list[str]:
         return [f"  {name}: {passing} of {hosts} unpainted hosts would pass too"]
     if passing == 0:
         return [
-            f"  {name} cannot be judged by intensity: none of {hosts} unpainted hosts would pass, but so few do not "
+            f"  {name} cannot be judged by intensity: 0 of {hosts} unpainted hosts would pass, but so few do not "
             f"show that the gate stops normal lung (up to {bound:.0%} might pass)"
         ]
     return [f"  {name} cannot be judged by intensity: {passing} of {hosts} unpainted hosts would pass too"]
 
 
-def _pooled(name: str, verdict: dict) -> str:
-    """A sentence on a pooled figure; a warning if it lies outside the range of real patients."""
-    figure, within = verdict["figure"], verdict["within"]
-    channel = f" in channel {verdict['channel']}" if verdict["channel"] else ""
-    if figure == "bias":
-        value, form = f"pooled bias {verdict['value']:+.1f}", "+.1f"
-    elif figure == "contrast":
-        value, form = f"contrast to normal lung {verdict['value']:.2f} (real lesions: 1)", ".2f"
-    elif figure == "sd_ratio":
-        value, form = f"standard deviation {verdict['value']:.2f} of real", ".2f"
-    else:
-        value, form = f"local differences {verdict['value']:.2f} of real", ".2f"
-    if within is None:
-        return f"{name}{channel}: {value}; not judged, since only {verdict['patients']} training patient has the class"
-    span = f"{verdict['low']:{form}} to {verdict['high']:{form}}"
-    few = ", so the range is wide" if verdict["patients"] <= _FEW else ""
-    of = f"of a real patient ({verdict['patients']} training patients{few})"
+def _pooled(name: str, verdicts: list[dict]) -> list[str]:
+    """A line on the pooled figures that lie in the range of real lesions, and one on each other figure."""
+    lines, within = [], [verdict for verdict in verdicts if verdict["within"]]
     if within:
-        return f"{name}{channel}: {value}, within the {span} {of}"
-    return f"Warning: {name}{channel}: {value} is outside the {span} {of}{_meaning(verdict)}"
+        ranges = ", ".join(f"{_value(verdict)} within {_span(verdict)}" for verdict in within)
+        lines.append(f"  {name}: {ranges} (real lesions of {_patients(within[0])})")
+    unjudged = [verdict for verdict in verdicts if verdict["within"] is None]
+    if unjudged:
+        values = ", ".join(_value(verdict) for verdict in unjudged)
+        lines.append(f"  {name}: {values}; not judged, since only one training patient has the class")
+    return lines + [
+        f"  Warning: {name}: {_value(verdict)} is outside {_span(verdict)}, the range of real lesions of "
+        f"{_patients(verdict)}{_meaning(verdict)}"
+        for verdict in verdicts
+        if verdict["within"] is False
+    ]
+
+
+def _value(verdict: dict) -> str:
+    channel = f" in channel {verdict['channel']}" if verdict["channel"] else ""
+    what, of, _ = _FIGURES[verdict["figure"]]
+    return f"{what}{channel} {_number(verdict, 'value')}{of}"
+
+
+def _span(verdict: dict) -> str:
+    return f"{_number(verdict, 'low')} to {_number(verdict, 'high')}"
+
+
+def _number(verdict: dict, key: str) -> str:
+    return format(verdict[key], _FIGURES[verdict["figure"]][2])
+
+
+def _patients(verdict: dict) -> str:
+    few = "; so few that the range is wide" if verdict["patients"] <= _FEW else ""
+    return f"{verdict['patients']} training patients{few}"
 
 
 def _meaning(verdict: dict) -> str:
     figure, below = verdict["figure"], verdict["value"] < verdict["low"]
     if figure == "texture":
-        return "; the painted lesions are too smooth" if below else "; the painted lesions are too grainy"
-    if figure == "contrast" and below:
-        return "; the painted lesions are too close to normal lung"
-    return ""
+        return ": too smooth" if below else ": too grainy"
+    return ": too close to normal lung" if figure == "contrast" and below else ""
 
 
 def faults(measured: dict) -> str:
