@@ -22,7 +22,7 @@ _SLACK = 1.25  # factor on the 95th percentile of the real slices of other patie
 _POOL = 20_000  # maximum number of voxels kept of a class
 _FEW = 5  # minimum number of real slices from which their spread is estimated
 _CONSTANT = 0.002  # share of the window's width; a class that varies less is constant in the channel
-_OF_CONSTANT = 0.1  # tolerance in such a channel, as a share of the window's width
+_OF_CONSTANT = 0.25  # tolerance in such a channel, as a share of the window's width
 _BLANKS = 200  # number of pieces of normal lung, over all patients
 _MIN_NORMAL = 40  # voxels of normal lung in a slice from which a blank is cut
 
@@ -97,8 +97,9 @@ def reference(
 
     The tolerance of bias and distance is 1.25 times the 95th percentile of the same figure between a real slice and the
     pooled voxels of the *other* patients, each patient having the same weight; at least 1.25 times a tenth of the
-    class's standard deviation (half of it with fewer than five slices), and a tenth of the window in a channel in which
-    the class is constant, such as a mask of the lungs.
+    class's standard deviation (half of it with fewer than five slices). In a channel in which the class is constant,
+    such as a mask of the lungs, there is no spread to compare with, so that only errors beyond a quarter of the window
+    count.
 
     Args:
         cache: of the real cases.
@@ -285,8 +286,9 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
 
     Returns:
         class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio and texture (painted / real), contrast,
-        min_contrast, passes}, for the channel with the largest ratio of distance to tolerance; ``channels`` has all
-        channels if there are several. Classes with fewer than 8 voxels are not measured.
+        min_contrast, passes}, for the channel with the largest ratio of distance to tolerance among those in which the
+        class is not constant (sd_ratio and texture are None where it is); ``channels`` has all channels if there are
+        several. Classes with fewer than 8 voxels are not measured.
     """
     quality = {}
     for name, region in painted.items():
@@ -294,7 +296,8 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
             continue
         real = references[name]
         channels = [_compare(region, channel, of_class) for channel, of_class in enumerate(real.channels)]
-        row = dict(max(channels, key=lambda row: row["wasserstein"] / max(row["max_wasserstein"], 1e-9)))
+        varying = [part for part, of_class in zip(channels, real.channels, strict=True) if not of_class.constant]
+        row = dict(max(varying or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
         contrast = real.contrast.of(region.median, region.normal) if real.contrast else np.nan
         row["contrast"] = round(contrast, 3) if np.isfinite(contrast) else None
         row["min_contrast"] = round(real.contrast.minimum, 3) if real.contrast else None
@@ -311,17 +314,25 @@ def _compare(region: Region, channel: int, real: ChannelReference) -> dict:
     bias = float(values.mean() - real.values.mean())
     distance = wasserstein(values, real.values)
     chance = 2 * float(real.values.std()) / np.sqrt(len(values))
-    texture = region.grain[channel] / max(real.grain, 1e-9)
+    ratios = (region.spread[channel] / max(real.values.std(), 1e-9), region.grain[channel] / max(real.grain, 1e-9))
+    sd_ratio, texture = (
+        None if real.constant or not np.isfinite(ratio) else round(float(ratio), 3) for ratio in ratios
+    )
     return {
         "voxels": len(values),
-        "bias": round(bias, 2),
-        "wasserstein": round(distance, 2),
-        "max_bias": round(real.max_bias + chance, 2),
-        "max_wasserstein": round(real.max_distance + chance, 2),
-        "sd_ratio": round(float(region.spread[channel] / max(real.values.std(), 1e-9)), 3),
-        "texture": round(float(texture), 3) if np.isfinite(texture) else None,
+        "bias": _rounded(bias),
+        "wasserstein": _rounded(distance),
+        "max_bias": _rounded(real.max_bias + chance),
+        "max_wasserstein": _rounded(real.max_distance + chance),
+        "sd_ratio": sd_ratio,
+        "texture": texture,
         "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance),
     }
+
+
+def _rounded(value: float) -> float:
+    """Two decimals, or three significant digits of numbers below 1: a channel's window may be 0 to 1."""
+    return round(value, 2) if abs(value) >= 1 else float(f"{value:.3g}")
 
 
 def passes(quality: dict[str, dict]) -> bool:
@@ -344,11 +355,12 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
         cases = [row[name] for row in rows if name in row]
         weights = [row["voxels"] for row in cases]
         bias = float(np.average([row["bias"] for row in cases], weights=weights))
+        ratios = [row["sd_ratio"] for row in cases]
         summary[name] = {
             "cases": len(cases),
-            "bias": round(bias, 2),
-            "wasserstein": round(float(np.mean([r["wasserstein"] for r in cases])), 2),
-            "sd_ratio": round(float(np.average([r["sd_ratio"] for r in cases], weights=weights)), 3),
+            "bias": _rounded(bias),
+            "wasserstein": _rounded(float(np.mean([r["wasserstein"] for r in cases]))),
+            "sd_ratio": None if None in ratios else round(float(np.average(ratios, weights=weights)), 3),
             "passing": sum(r["passes"] for r in cases),
         }
     return summary

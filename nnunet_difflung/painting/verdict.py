@@ -77,7 +77,7 @@ def _pooled_verdicts(rows: Sequence[dict], real: ClassReference) -> list[dict]:
 
 
 def _of_channel(parts: Sequence[dict], reference: ChannelReference, channel: int) -> list[dict]:
-    least = reference.max_bias if reference.constant else 0.1 * float(reference.values.std())
+    least = reference.max_bias / 2 if reference.constant else 0.1 * float(reference.values.std())
     verdicts = [_verdict("bias", channel, parts, _range(reference.bias_of_patients, 0.0, least))]
     if not reference.constant:
         spreads = _ratio_range(reference.spread_of_patients, reference.spread)

@@ -79,7 +79,8 @@ def _span(verdict: dict) -> str:
 
 
 def _number(verdict: dict, key: str) -> str:
-    return format(verdict[key], _FIGURES[verdict["figure"]][2])
+    fine = verdict["figure"] == "bias" and max(abs(verdict[part] or 0) for part in ("value", "low", "high")) < 1
+    return format(verdict[key], "+.3f" if fine else _FIGURES[verdict["figure"]][2])
 
 
 def _patients(verdict: dict) -> str:
@@ -104,9 +105,9 @@ def faults(measured: dict) -> str:
         if contrast is not None and minimum is not None and contrast < minimum:
             reasons.append(f"{name} is too close to normal lung (contrast {contrast:.2f}, at least {minimum:.2f})")
         reasons += [
-            f"{name} bias {part['bias']:+.0f} (at most {part['max_bias']:.0f}), distance {part['wasserstein']:.0f} (at "
-            f"most {part['max_wasserstein']:.0f})"
-            for part in row.get("channels", [row])
+            f"{name} bias{f' in channel {number}' if number else ''} {part['bias']:+.3g} (at most "
+            f"{part['max_bias']:.3g}), distance {part['wasserstein']:.3g} (at most {part['max_wasserstein']:.3g})"
+            for number, part in enumerate(row.get("channels", [row]))
             if abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"]
         ]
     reasons += [

@@ -274,7 +274,7 @@ class WithMask(Cache):
         self.images = {i: np.concatenate([image, np.ones_like(image)]) for i, image in self.images.items()}
 
 
-@pytest.mark.parametrize(("second", "fine"), [(1.0, True), (0.95, True), (0.3, False)])
+@pytest.mark.parametrize(("second", "fine"), [(1.0, True), (0.85, True), (0.6, False)])
 def test_a_class_constant_in_a_channel_is_stopped_only_by_a_gross_error(second, fine):
     windows = (*WINDOWS, (0.0, 1.0))
     cache = WithMask(20)
@@ -285,7 +285,11 @@ def test_a_class_constant_in_a_channel_is_stopped_only_by_a_gross_error(second, 
     row = measure({"emphysema": region_of(image, region, ~region, windows)}, found)
     assert passes(row) is fine
     assert [part["passes"] for part in row["emphysema"]["channels"]] == [True, fine]
+    assert row["emphysema"]["channels"][1]["sd_ratio"] is None
+    assert row["emphysema"]["bias"] == row["emphysema"]["channels"][0]["bias"]
+    assert pooled([row])["emphysema"]["sd_ratio"] == row["emphysema"]["sd_ratio"]
     verdicts = judge([row] * 10, [row] * 10, found)["emphysema"]["pooled"]
+    assert [part["within"] for part in verdicts if part["channel"]] == [second == 1]
     assert [(part["figure"], part["channel"]) for part in verdicts if part["channel"]] == [("bias", 1)]
 
 
