@@ -100,9 +100,7 @@ def passes(region: Region, name: str, gate: dict[str, ClassReference]) -> bool:
 def measure_fold(fold: Fold) -> list[dict]:
     """A row for each class of a fold."""
     windows, rows = [list(window) for window in _windows(fold)], []
-    begun = time.perf_counter()
     gate = reference(fold.cache, fold.data.training_cases, fold.raw.patients, windows, 0)
-    seconds = time.perf_counter() - begun
     for name, unpainted in unpainted_regions(fold, windows).items():
         regions = real_regions(fold, windows, name)
         if name not in gate:
@@ -119,7 +117,6 @@ def measure_fold(fold: Fold) -> list[dict]:
                 "patients_left_out": len(now),
                 "real_pass_by_patient": [round(float(share), 3) for share in now],
                 "real_pass_by_patient_former": [round(float(share), 3) for share in former],
-                "seconds_reference_of_all_classes": round(seconds, 2),
             }
         )
         print(rows[-1], flush=True)
@@ -175,8 +172,7 @@ def main() -> None:
     known = read_json(options.o) if options.o.is_file() else {}
     known[raw.name] = {
         "meta": {
-            "command": " ".join(["python", "-m", "benchmarks.gate", "-d", options.d]),
-            "target_share": options.target_share,
+            "command": f"python -m benchmarks.gate -d {options.d} --target-share {options.target_share}",
             "conversion": options.conversion,
             "date": time.strftime("%Y-%m-%d"),
             "versions": versions(),

@@ -37,7 +37,7 @@ class Contrast:
     minimum: float
     patients: tuple[float, ...]
 
-    def of(self, region: Sequence[float], normal: Sequence[float]) -> float:
+    def of(self, region: np.ndarray, normal: np.ndarray) -> float:
         """Contrast of a region; 0 is the mean of normal lung, 1 the mean of real lesions.
 
         Args:
@@ -47,7 +47,7 @@ class Contrast:
         return float((features(region, normal) - self.origin) @ self.weights)
 
 
-def features(region: Sequence[float] | np.ndarray, normal: Sequence[float] | np.ndarray) -> np.ndarray:
+def features(region: np.ndarray | Sequence[np.ndarray], normal: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """(…, 2c) features of regions with (…, c) medians."""
     return np.concatenate([np.asarray(region), np.asarray(region) - np.asarray(normal)], axis=-1)
 

@@ -239,34 +239,51 @@ def _channel_reference(
     slices = [region.voxels[channel] for region in regions]
     spread, grain = (np.array([getattr(region, what)[channel] for region in regions]) for what in ("spread", "grain"))
     pool = rng.permutation(np.concatenate(slices))[:_POOL]
+    sd = max(float(pool.std()), 1e-9)
+    constant = bool(np.subtract(*np.percentile(pool, (95, 5))) < _CONSTANT * width)
+    floor = (0.1 if len(slices) >= _FEW else 0.5) * float(pool.std())
+    floor = max(floor, _OF_CONSTANT * width / _SLACK) if constant else floor
+    bias, distance = (_SLACK * max(floor, figure) for figure in _to_other_patients(slices, patients, pool, rng))
+    grains = {patient: _root_mean_square(grain[patients == patient]) for patient in np.unique(patients)}
+    root = _root_mean_square(grain)
+    return ChannelReference(
+        values=pool,
+        max_bias=bias,
+        max_distance=distance,
+        constant=constant,
+        spread=float(spread.mean()) / sd,
+        grain=root,
+        bias_of_patients=tuple(
+            float(np.concatenate([slices[i] for i in np.flatnonzero(patients == patient)]).mean() - pool.mean())
+            for patient in grains
+        ),
+        spread_of_patients=tuple(float(spread[patients == patient].mean()) / sd for patient in grains),
+        grain_of_patients=tuple(own / max(root, 1e-9) for own in grains.values() if np.isfinite(own)),
+    )
+
+
+def _to_other_patients(
+    slices: list[np.ndarray], patients: np.ndarray, pool: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95th percentiles of bias and distance between each slice and the other patients' voxels.
+
+    With a single patient the slices are compared with ``pool``.
+    """
     bias, distance, weights = np.empty(len(slices)), np.empty(len(slices)), np.empty(len(slices))
-    of_patients: list[list[float]] = [[], [], []]
-    root = float(np.sqrt(np.nanmean(grain**2))) if np.isfinite(grain).any() else np.nan
     for patient in np.unique(patients):
-        own = patients == patient
-        others = pool
+        own, others = patients == patient, pool
         if not own.all():
             others = rng.permutation(np.concatenate([slices[i] for i in np.flatnonzero(~own)]))[:_POOL]
         for i in np.flatnonzero(own):
             bias[i], distance[i] = abs(slices[i].mean() - others.mean()), wasserstein(slices[i], others)
         weights[own] = 1 / own.sum()
-        of_patients[0].append(float(np.concatenate([slices[i] for i in np.flatnonzero(own)]).mean() - pool.mean()))
-        of_patients[1].append(float(spread[own].mean() / max(pool.std(), 1e-9)))
-        if np.isfinite(grain[own]).any():
-            of_patients[2].append(float(np.sqrt(np.nanmean(grain[own] ** 2)) / max(root, 1e-9)))
-    floor = (0.1 if len(slices) >= _FEW else 0.5) * pool.std()
-    constant = bool(np.subtract(*np.percentile(pool, (95, 5))) < _CONSTANT * width)
-    if constant:
-        floor = max(floor, _OF_CONSTANT * width / _SLACK)
-    tolerances = [_SLACK * max(floor, _percentile95(part, weights)) for part in (bias, distance)]
-    return ChannelReference(
-        pool,
-        *tolerances,
-        constant,
-        float(spread.mean() / max(pool.std(), 1e-9)),
-        root,
-        *(tuple(part) for part in of_patients),
-    )
+    return _percentile95(bias, weights), _percentile95(distance, weights)
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    """Of the values that are not NaN; NaN if there are none."""
+    usable = values[np.isfinite(values)]
+    return float(np.sqrt((usable**2).mean())) if len(usable) else float("nan")
 
 
 def _percentile95(values: np.ndarray, weights: np.ndarray) -> float:
