@@ -24,14 +24,14 @@ class Synthesis:
     Attributes:
         fold: the fold and its plan.
         generator: the fold's generator; without a network if the method needs none.
-        references: real intensities of the fold's training cases; empty if the gate is off.
+        references: real lesions of the fold's training cases; empty if the gate is off.
         memory: real lesions that painted lesions are compared with; None if the memorisation audit is off.
         device: ``cpu``, ``cuda`` or ``mps``.
     """
 
     fold: Fold
     generator: Generator
-    references: dict[str, list[ClassReference]]
+    references: dict[str, ClassReference]
     memory: MemorisationReference | None
     device: str = "cpu"
 
@@ -46,6 +46,7 @@ class SynthesisResult:
         repainted: number of times that a case was painted again.
         quality: class → pooled bias and distance over the staged cases.
         quality_of_all: the same over the first try of every case, dropped or not.
+        verdicts: class → whether the gate can judge it, and verdicts on the pooled figures (``verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
     """
 
@@ -54,6 +55,7 @@ class SynthesisResult:
     repainted: int = 0
     quality: dict[str, dict] = field(default_factory=dict)
     quality_of_all: dict[str, dict] = field(default_factory=dict)
+    verdicts: dict[str, dict] = field(default_factory=dict)
     memorisation: dict[str, dict] = field(default_factory=dict)
 
 

@@ -1,66 +1,215 @@
 """The quality gate: does painted emphysema have the intensities of real emphysema in the fold's training cases?
 
 A class that the generator has not learned is painted as normal lung under a pathology's label, which harms the training
-of the segmentation. So every synthetic case is compared with real voxels of the training cases, in the dataset's unit
-(HU for CT).
+of the segmentation. So every synthetic case is compared with real lesions of the training cases, in the dataset's unit
+(HU for CT), and with the normal lung of its own image (``contrast``). The unpainted host is judged in the same way: a
+gate that lets it through proves nothing about the class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.painting.contrast import Contrast, features, fit_contrast
 
 _PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
 _MIN_VOXELS = 8  # minimum sample size
-_SLACK = 1.25  # factor on the 95th percentile of real slices
+_SLACK = 1.25  # factor on the 95th percentile of the real slices of other patients
 _POOL = 20_000  # maximum number of voxels kept of a class
 _FEW = 5  # minimum number of real slices from which their spread is estimated
+_CONSTANT = 0.002  # share of the window's width; a class that varies less is constant in the channel
+_OF_CONSTANT = 0.25  # tolerance in such a channel, as a share of the window's width
+_BLANKS = 200  # number of pieces of normal lung, over all patients
+_MIN_NORMAL = 40  # voxels of normal lung in a slice from which a blank is cut
 
 
 @dataclass(frozen=True)
-class ClassReference:
+class Region:
+    """The voxels of one class in an image, and what they are compared with.
+
+    Attributes:
+        voxels: (c, n) intensities, clipped to the windows.
+        median: (c,) of ``voxels``.
+        spread: (c,) standard deviation of ``voxels``.
+        grain: (c,) root mean square difference of neighbours in a slice; NaN with fewer than eight pairs.
+        normal: (c,) median of normal lung in the same image; NaN with fewer than eight voxels.
+    """
+
+    voxels: np.ndarray
+    median: np.ndarray
+    spread: np.ndarray
+    grain: np.ndarray
+    normal: np.ndarray
+
+
+@dataclass(frozen=True)
+class ChannelReference:
     """Real intensities of one class in one channel.
 
     Attributes:
         values: pooled sample of voxels of the fold's training slices.
-        max_bias: largest accepted difference of means; 1.25 times the 95th percentile of the differences between real
-            slices and the pool, or 1.25 times a tenth of the pool's standard deviation if that is larger (half of it
-            with fewer than five slices).
-        max_distance: the same for the 1-Wasserstein distance.
+        max_bias: largest accepted difference of means (see ``reference``).
+        max_distance: largest accepted 1-Wasserstein distance.
+        constant: whether all but a few voxels of the class have the same intensity.
+        spread: mean standard deviation within a slice, divided by that of ``values``.
+        grain: root mean square difference of neighbouring voxels over all training slices; NaN if unknown.
+        bias_of_patients: difference of each patient's mean to the mean of ``values``.
+        spread_of_patients: the same as ``spread`` for each patient.
+        grain_of_patients: each patient's ``grain``, divided by that of all.
     """
 
     values: np.ndarray
     max_bias: float
     max_distance: float
+    constant: bool
+    spread: float
+    grain: float
+    bias_of_patients: tuple[float, ...]
+    spread_of_patients: tuple[float, ...]
+    grain_of_patients: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ClassReference:
+    """What real lesions of one class look like in a fold's training cases.
+
+    Attributes:
+        channels: a reference for each channel.
+        contrast: discriminant between the class and normal lung; None if there are too few slices for it.
+    """
+
+    channels: list[ChannelReference]
+    contrast: Contrast | None
 
 
 def reference(
-    cache: SliceCache, identifiers: Sequence[str], windows: Sequence[Sequence[float]], seed: int
-) -> dict[str, list[ClassReference]]:
-    """Class → a reference for each channel, from training cases; intensities are clipped to the generator's windows."""
-    samples: dict[str, list[np.ndarray]] = {name: [] for name in cache.roles.pathologies}
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    patients: Mapping[str, str],
+    windows: Sequence[Sequence[float]],
+    seed: int,
+) -> dict[str, ClassReference]:
+    """Class → its reference, from training cases; intensities are clipped to the generator's windows.
+
+    The tolerance of bias and distance is 1.25 times the 95th percentile of the same figure between a real slice and the
+    pooled voxels of the *other* patients, each patient having the same weight; at least 1.25 times a tenth of the
+    class's standard deviation (half of it with fewer than five slices). In a channel in which the class is constant,
+    such as a mask of the lungs, there is no spread to compare with, so that only errors beyond a quarter of the window
+    count.
+
+    Args:
+        cache: of the real cases.
+        identifiers: the fold's training cases.
+        patients: case id → patient.
+        windows: the generator's.
+        seed: of the voxels that are kept and of the pieces of normal lung.
+    """
+    regions: dict[str, list[Region]] = {name: [] for name in cache.roles.pathologies}
+    of_patients: dict[str, list[str]] = {name: [] for name in regions}
     rng = np.random.default_rng(seed)
     for identifier in sorted(identifiers):
         image, condition = cache.image(identifier), cache.condition(identifier)
         for z in range(len(condition)):
-            for name, of_slices in samples.items():
-                if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS:
-                    voxels = _clipped(np.asarray(image[:, z])[:, condition[z] == cache.roles.values[name]], windows)
-                    of_slices.append(rng.permuted(voxels, axis=1)[:, :_PER_SLICE])
+            present = [name for name in regions if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS]
+            if present:
+                plane, label = np.asarray(image[:, z : z + 1]), np.asarray(condition[z : z + 1])
+                for name in present:
+                    regions[name].append(_real_region(plane, label, cache, name, windows, rng))
+                    of_patients[name].append(patients[identifier])
+    sizes = [region.voxels.shape[1] for part in regions.values() for region in part]
+    blank, blank_patients = _blanks(cache, identifiers, patients, windows, sizes, rng)
+    widths = [high - low for low, high in windows]
     return {
-        name: [_class_reference([sample[c] for sample in of_slices], rng) for c in range(len(windows))]
-        for name, of_slices in samples.items()
-        if of_slices
+        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng)
+        for name, part in regions.items()
+        if part
     }
+
+
+def region_of(values: np.ndarray, region: np.ndarray, normal: np.ndarray, windows: Sequence[Sequence[float]]) -> Region:
+    """The voxels of a class in an image.
+
+    Args:
+        values: (c, n, y, x) intensities.
+        region: (n, y, x) bool, voxels of the class, at least one.
+        normal: (n, y, x) bool, normal lung.
+        windows: the generator's.
+    """
+    voxels, lung = _clipped(values[:, region], windows), values[:, normal]
+    missing = np.full(len(voxels), np.nan)
+    return Region(
+        voxels,
+        np.median(voxels, axis=1),
+        voxels.std(axis=1),
+        _grain(values, region, windows),
+        np.median(_clipped(lung, windows), axis=1) if lung.shape[1] >= _MIN_VOXELS else missing,
+    )
+
+
+def _grain(values: np.ndarray, region: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
+    differences = []
+    for axis in (-2, -1):
+        first = [slice(None)] * 3
+        second = [slice(None)] * 3
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        both = region[tuple(first)] & region[tuple(second)]
+        left, right = (values[(slice(None), *part)][:, both] for part in (first, second))
+        differences.append(_clipped(right, windows) - _clipped(left, windows))
+    pairs = np.concatenate(differences, axis=1)
+    return np.sqrt((pairs**2).mean(1)) if pairs.shape[1] >= _MIN_VOXELS else np.full(len(pairs), np.nan)
 
 
 def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
     low, high = np.asarray(windows, float).T[..., None]
     return np.clip(voxels.astype(float), low, high)
+
+
+def _real_region(
+    image: np.ndarray,
+    label: np.ndarray,
+    cache: SliceCache,
+    name: str,
+    windows: Sequence[Sequence[float]],
+    rng: np.random.Generator,
+) -> Region:
+    """A class in a real slice, with at most 400 of its voxels."""
+    values = cache.roles.values
+    whole = region_of(image, label == values[name], label == values[cache.roles.normal], windows)
+    kept = rng.permuted(whole.voxels, axis=1)[:, :_PER_SLICE]
+    return Region(kept, whole.median, whole.spread, whole.grain, whole.normal)
+
+
+def _blanks(
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    patients: Mapping[str, str],
+    windows: Sequence[Sequence[float]],
+    sizes: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of round pieces of normal lung, as large as lesions, and their patients; the same number of each."""
+    value, name = cache.roles.values[cache.roles.normal], cache.roles.normal
+    slices: dict[str, list[tuple[str, int]]] = {}
+    for identifier in sorted(identifiers):
+        for z, voxels in enumerate(cache.facts[identifier].counts[name]):
+            if voxels >= _MIN_NORMAL:
+                slices.setdefault(patients[identifier], []).append((identifier, z))
+    rows, of_patients = [], []
+    for patient, of_patient in slices.items() if sizes else ():
+        for index in rng.permutation(len(of_patient))[: -(-_BLANKS // len(slices))]:
+            identifier, z = of_patient[index]
+            places = np.argwhere(np.asarray(cache.condition(identifier)[z]) == value)
+            size = min(int(rng.choice(sizes)), len(places) // 2)
+            away = ((places - places[rng.integers(len(places))]) ** 2).sum(1)
+            order = np.argsort(away, kind="stable")
+            lung = _clipped(np.asarray(cache.image(identifier)[:, z])[(slice(None), *places[order].T)], windows)
+            rows.append(features(np.median(lung[:, :size], 1), np.median(lung[:, size:], 1)))
+            of_patients.append(patient)
+    return np.array(rows).reshape(len(rows), 2 * len(windows)), np.array(of_patients)
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,58 +219,150 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(wasserstein_distance(a, b))
 
 
-def _class_reference(slices: list[np.ndarray], rng: np.random.Generator) -> ClassReference:
+def _class_reference(
+    regions: list[Region],
+    patients: np.ndarray,
+    blank: np.ndarray,
+    blank_patients: np.ndarray,
+    widths: Sequence[float],
+    rng: np.random.Generator,
+) -> ClassReference:
+    channels = [_channel_reference(regions, patients, channel, width, rng) for channel, width in enumerate(widths)]
+    rows = features([region.median for region in regions], [region.normal for region in regions])
+    usable = np.isfinite(rows).all(1)
+    return ClassReference(channels, fit_contrast(rows[usable], patients[usable], blank, blank_patients, widths))
+
+
+def _channel_reference(
+    regions: list[Region], patients: np.ndarray, channel: int, width: float, rng: np.random.Generator
+) -> ChannelReference:
+    slices = [region.voxels[channel] for region in regions]
+    spread, grain = (np.array([getattr(region, what)[channel] for region in regions]) for what in ("spread", "grain"))
     pool = rng.permutation(np.concatenate(slices))[:_POOL]
-    bias = [abs(part.mean() - pool.mean()) for part in slices]
-    distance = [wasserstein(part, pool) for part in slices]
-    floor = (0.1 if len(slices) >= _FEW else 0.5) * pool.std()
-    return ClassReference(
-        pool,
-        _SLACK * max(floor, float(np.percentile(bias, 95))),
-        _SLACK * max(floor, float(np.percentile(distance, 95))),
+    sd = max(float(pool.std()), 1e-9)
+    constant = bool(np.subtract(*np.percentile(pool, (95, 5))) < _CONSTANT * width)
+    floor = (0.1 if len(slices) >= _FEW else 0.5) * float(pool.std())
+    floor = max(floor, _OF_CONSTANT * width / _SLACK) if constant else floor
+    bias, distance = (_SLACK * max(floor, figure) for figure in _to_other_patients(slices, patients, pool, rng))
+    grains = {patient: _root_mean_square(grain[patients == patient]) for patient in np.unique(patients)}
+    root = _root_mean_square(grain)
+    return ChannelReference(
+        values=pool,
+        max_bias=bias,
+        max_distance=distance,
+        constant=constant,
+        spread=float(spread.mean()) / sd,
+        grain=root,
+        bias_of_patients=tuple(
+            float(np.concatenate([slices[i] for i in np.flatnonzero(patients == patient)]).mean() - pool.mean())
+            for patient in grains
+        ),
+        spread_of_patients=tuple(float(spread[patients == patient].mean()) / sd for patient in grains),
+        grain_of_patients=tuple(own / max(root, 1e-9) for own in grains.values() if np.isfinite(own)),
     )
 
 
-def measure(painted: dict[str, np.ndarray], references: dict[str, list[ClassReference]]) -> dict[str, dict]:
-    """Compares painted voxels with the real ones.
+def _to_other_patients(
+    slices: list[np.ndarray], patients: np.ndarray, pool: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95th percentiles of bias and distance between each slice and the other patients' voxels.
+
+    With a single patient the slices are compared with ``pool``.
+    """
+    bias, distance, weights = np.empty(len(slices)), np.empty(len(slices)), np.empty(len(slices))
+    for patient in np.unique(patients):
+        own, others = patients == patient, pool
+        if not own.all():
+            others = rng.permutation(np.concatenate([slices[i] for i in np.flatnonzero(~own)]))[:_POOL]
+        for i in np.flatnonzero(own):
+            bias[i], distance[i] = abs(slices[i].mean() - others.mean()), wasserstein(slices[i], others)
+        weights[own] = 1 / own.sum()
+    return _percentile95(bias, weights), _percentile95(distance, weights)
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    """Of the values that are not NaN; NaN if there are none."""
+    usable = values[np.isfinite(values)]
+    return float(np.sqrt((usable**2).mean())) if len(usable) else float("nan")
+
+
+def _percentile95(values: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted 95th percentile, interpolated; numpy's with equal weights."""
+    order = np.argsort(values, kind="stable")
+    sorted_weights = weights[order]
+    position = (np.cumsum(sorted_weights) - sorted_weights) / max(sorted_weights[:-1].sum(), 1e-12)
+    return float(np.interp(0.95, position, values[order]))
+
+
+def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReference]) -> dict[str, dict]:
+    """Compares painted lesions with the real ones.
 
     Args:
-        painted: class → (c, n) painted intensities in the dataset's unit.
+        painted: class → its voxels in a synthetic case.
         references: references of the fold's training cases.
 
     Returns:
-        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio (painted / real), passes}, for the
-        channel with the largest ratio of distance to tolerance. Classes with fewer than 8 voxels are not measured.
+        class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio and texture (painted / real), contrast,
+        min_contrast, passes}, for the channel with the largest ratio of distance to tolerance among those in which the
+        class is not constant (sd_ratio and texture are None where it is); ``channels`` has all channels if there are
+        several. Classes with fewer than 8 voxels are not measured.
     """
     quality = {}
-    for name, voxels in painted.items():
-        if voxels.shape[1] < _MIN_VOXELS or name not in references:
+    for name, region in painted.items():
+        if region.voxels.shape[1] < _MIN_VOXELS or name not in references:
             continue
-        channels = [_compare(values.astype(float), real) for values, real in zip(voxels, references[name], strict=True)]
-        quality[name] = max(channels, key=lambda row: row["wasserstein"] / row["max_wasserstein"])
-        quality[name]["passes"] = all(row["passes"] for row in channels)
+        real = references[name]
+        channels = [_compare(region, channel, of_class) for channel, of_class in enumerate(real.channels)]
+        varying = [part for part, of_class in zip(channels, real.channels, strict=True) if not of_class.constant]
+        row = dict(max(varying or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
+        contrast = real.contrast.of(region.median, region.normal) if real.contrast else np.nan
+        row["contrast"] = round(contrast, 3) if np.isfinite(contrast) else None
+        row["min_contrast"] = round(real.contrast.minimum, 3) if real.contrast else None
+        row["passes"] = all(part["passes"] for part in channels) and not (
+            real.contrast is not None and contrast < real.contrast.minimum
+        )
+        quality[name] = row | ({"channels": channels} if len(channels) > 1 else {})
     return quality
 
 
-def _compare(values: np.ndarray, real: ClassReference) -> dict:
+def _compare(region: Region, channel: int, real: ChannelReference) -> dict:
     """Compares one channel; twice the standard error is added to both tolerances, as small samples differ by chance."""
+    values = region.voxels[channel]
     bias = float(values.mean() - real.values.mean())
     distance = wasserstein(values, real.values)
     chance = 2 * float(real.values.std()) / np.sqrt(len(values))
+    ratios = (region.spread[channel] / max(real.values.std(), 1e-9), region.grain[channel] / max(real.grain, 1e-9))
+    sd_ratio, texture = (
+        None if real.constant or not np.isfinite(ratio) else round(float(ratio), 3) for ratio in ratios
+    )
     return {
         "voxels": len(values),
-        "bias": round(bias, 2),
-        "wasserstein": round(distance, 2),
-        "max_bias": round(real.max_bias + chance, 2),
-        "max_wasserstein": round(real.max_distance + chance, 2),
-        "sd_ratio": round(float(values.std() / max(real.values.std(), 1e-9)), 3),
+        "bias": _rounded(bias),
+        "wasserstein": _rounded(distance),
+        "max_bias": _rounded(real.max_bias + chance),
+        "max_wasserstein": _rounded(real.max_distance + chance),
+        "sd_ratio": sd_ratio,
+        "texture": texture,
         "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance),
     }
+
+
+def _rounded(value: float) -> float:
+    """Two decimals, or three significant digits of numbers below 1: a channel's window may be 0 to 1."""
+    return round(value, 2) if abs(value) >= 1 else float(f"{value:.3g}")
 
 
 def passes(quality: dict[str, dict]) -> bool:
     """Whether every measured class of a case passes."""
     return all(row["passes"] for row in quality.values())
+
+
+def with_unpainted(quality: dict[str, dict], unpainted: dict[str, dict]) -> dict[str, dict]:
+    """Adds to each class whether the host's own intensities in the same voxels would pass (``unpainted_passes``)."""
+    return {
+        name: row | ({"unpainted_passes": unpainted[name]["passes"]} if name in unpainted else {})
+        for name, row in quality.items()
+    }
 
 
 def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
@@ -131,11 +372,12 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
         cases = [row[name] for row in rows if name in row]
         weights = [row["voxels"] for row in cases]
         bias = float(np.average([row["bias"] for row in cases], weights=weights))
+        ratios = [row["sd_ratio"] for row in cases]
         summary[name] = {
             "cases": len(cases),
-            "bias": round(bias, 2),
-            "wasserstein": round(float(np.mean([r["wasserstein"] for r in cases])), 2),
-            "sd_ratio": round(float(np.average([r["sd_ratio"] for r in cases], weights=weights)), 3),
+            "bias": _rounded(bias),
+            "wasserstein": _rounded(float(np.mean([r["wasserstein"] for r in cases]))),
+            "sd_ratio": None if None in ratios else round(float(np.average(ratios, weights=weights)), 3),
             "passing": sum(r["passes"] for r in cases),
         }
     return summary

@@ -24,9 +24,10 @@ from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import measure, passes, pooled
+from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
+from nnunet_difflung.painting.verdict import judge
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
@@ -77,7 +78,9 @@ def synthesize(
     kept = {case.identifier for case in result.staged}
     result.dropped = {i: measured for i, measured in result.dropped.items() if i not in kept}
     result.staged.sort(key=lambda case: case.identifier)
-    result.quality, result.quality_of_all = pooled([row["quality"] for row in rows]), pooled(first_rows)
+    quality = [row["quality"] for row in rows]
+    result.quality, result.quality_of_all = pooled(quality), pooled(first_rows)
+    result.verdicts = judge(quality, first_rows, synthesis.references)
     result.memorisation = summarise(row["memorisation"] for row in rows)
     return result
 
@@ -147,19 +150,27 @@ class _Attempt:
         """Measures a case whose slices are all painted, and writes its files if it is accepted."""
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
         values = self._values(applied)
-        roles, painted = self.fold.cache.roles, {}
-        for name in roles.pathologies:
-            voxels = applied.changed & (applied.new_label == roles.values[name])
-            if voxels.any():
-                painted[name] = values[:, voxels]
         measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
         if sampling.gate != "off":
-            measured["quality"] = measure(painted, synthesis.references)
+            quality, unpainted = (
+                measure(self._regions(applied, image), synthesis.references) for image in (values, applied.image)
+            )
+            measured["quality"] = with_unpainted(quality, unpainted)
         if synthesis.memory:
             measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
         if accepted(sampling, measured):
             write_case(self.fold, applied, values)
         write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
+
+    def _regions(self, applied: AppliedCase, image: np.ndarray) -> dict[str, Region]:
+        """The voxels of (c, n, y, x) intensities that got a pathology's label, for each such pathology."""
+        roles, windows = self.fold.cache.roles, self.synthesis.generator.config.windows
+        normal, regions = applied.new_label == roles.values[roles.normal], {}
+        for name in roles.pathologies:
+            voxels = applied.changed & (applied.new_label == roles.values[name])
+            if voxels.any():
+                regions[name] = region_of(image, voxels, normal, windows)
+        return regions
 
     def _values(self, applied: AppliedCase) -> np.ndarray:
         """(c, n, y, x) the host's intensities with the painted region."""

@@ -79,7 +79,7 @@ def synthesize_fold(
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
     if sampling.gate != "off":
-        references = reference(fold.cache, training, windows, seed)
+        references = reference(fold.cache, training, fold.raw.patients, windows, seed)
     synthesis = Synthesis(fold, generator, references, memory, device)
     return synthesis, synthesize(synthesis, progress, share, threads)
 

@@ -15,6 +15,7 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.images import suspicion
+from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_own_json, write_json
 
@@ -64,11 +65,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
         f"fold {fold.number}: {len(result.staged)} synthetic cases kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
     ]
-    for name, row in result.quality.items():
-        lines.append(
-            f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
-            f"{row['passing']} of {row['cases']} cases pass the gate"
-        )
+    lines += describe_quality(result.quality, result.verdicts)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
@@ -76,24 +73,8 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
                 f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
                 f"correlation {row['mean']:.2f})"
             )
-    lines += [f"  dropped {identifier}: {_faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
+    lines += [f"  dropped {identifier}: {faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
     return "\n".join(lines)
-
-
-def _faults(measured: dict) -> str:
-    """The reasons why a case was dropped."""
-    faults = [
-        f"{name} bias {row['bias']:+.0f} (at most {row['max_bias']:.0f}), distance {row['wasserstein']:.0f} (at "
-        f"most {row['max_wasserstein']:.0f})"
-        for name, row in measured["quality"].items()
-        if not row["passes"]
-    ]
-    faults += [
-        f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
-        for name, row in measured["memorisation"].items()
-        if row and row["above_real_p99"]
-    ]
-    return ", ".join(faults)
 
 
 def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[int | str], device: str) -> str:
@@ -167,6 +148,7 @@ def conclude(
             "dropped": result.dropped,
             "quality": result.quality,
             "quality_of_all": result.quality_of_all,
+            "verdicts": result.verdicts,
             "memorisation": result.memorisation,
             "seconds_of_all_folds_together": seconds,
         }
@@ -209,6 +191,7 @@ def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
         "injected": len(result.staged),
         "dropped": sorted(result.dropped),
         "quality": result.quality,
+        "verdicts": result.verdicts,
         "memorisation": result.memorisation,
     }
     return _entry(fold, generator.hash or None, generator.training_cases, summary)
@@ -216,7 +199,7 @@ def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
 
 def run_without_cases(fold: Fold) -> dict:
     """The manifest's entry for a fold to which nothing had to be added: no generator, no synthetic cases."""
-    summary = {"planned": 0, "injected": 0, "dropped": [], "quality": {}, "memorisation": {}}
+    summary = {"planned": 0, "injected": 0, "dropped": [], "quality": {}, "verdicts": {}, "memorisation": {}}
     return _entry(fold, None, fold.data.training_cases, summary)
 
 

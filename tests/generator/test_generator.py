@@ -18,7 +18,14 @@ from nnunet_difflung.dataset.reading import body_mask
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS
-from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint, reverse_timesteps
+from nnunet_difflung.generator.diffusion import (
+    build_network,
+    diffusion_loss,
+    forward_process,
+    paint,
+    reverse_step,
+    reverse_timesteps,
+)
 from nnunet_difflung.generator.encoding import Encoding, denormalise, intensities, isolate, normalise, one_hot
 from nnunet_difflung.generator.steps import draw_noise, learning_rate
 from nnunet_difflung.generator.store import load_generator
@@ -190,6 +197,42 @@ def test_an_oracle_is_sampled_back_and_the_known_region_is_exact(sampler, predic
     )
     assert (result[..., :3] == 0.25).all()
     assert (result - x_0)[..., 3:].abs().max() < (0.1 if sampler == "ddpm" else 0.03)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm", "unipc", "ddpm"])
+def test_the_network_sees_the_known_region_at_the_noise_level_of_its_timestep(sampler):
+    process, seen = forward_process(TINY), []
+
+    class Watching:
+        def __call__(self, x, t):
+            seen.append((x[:, :1].clone(), process.alphas_cumprod[t.long()]))
+            self.sample = torch.zeros_like(x[:, :1])
+            return self
+
+    known, noise = torch.full((1, 1, 8, 8), 0.25), torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    is_known = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    is_known[..., :3] = True
+    paint(Watching(), TINY, sampler, 10, torch.zeros(1, 3, 8, 8), noise, known, is_known)
+    assert len(seen) >= 10
+    for x, bar in seen:
+        expected = bar.sqrt() * known + (1 - bar).sqrt() * noise
+        assert x[..., :3] == pytest.approx(expected[..., :3], abs=0.02)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("level", [0.01, 0.5, 0.99])
+def test_noise_and_clipped_image_make_up_x_t(prediction, level):
+    """After clipping, ε is what x_t holds beside the clipped x_0; so a step to the same timestep changes nothing."""
+    bar = torch.tensor(level)
+    x_t, wrong = (torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    predicted = 3 * wrong
+    x_0 = (x_t - (1 - bar).sqrt() * predicted) / bar.sqrt()
+    if prediction == "v_prediction":
+        x_0 = bar.sqrt() * x_t - (1 - bar).sqrt() * predicted
+    assert (x_0.abs() > 1).float().mean() > 0.1
+    assert reverse_step(x_t, predicted, bar, bar, prediction).numpy() == pytest.approx(x_t.numpy(), abs=1e-5)
+    clean = reverse_step(x_t, predicted, bar, torch.ones(()), prediction)
+    assert clean.numpy() == pytest.approx(x_0.clamp(-1, 1).numpy(), abs=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 25, 150, 600, 999, 1000])

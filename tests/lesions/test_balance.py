@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.reading import CaseFacts
-from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.balance import _Planner, collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
 from tests.support.tiny import make_masks
@@ -71,6 +71,31 @@ def test_bounds_hold_and_only_normal_lung_changes(seed, bound, target):
         assert np.isin(new[new != old], (2, 3)).all()
         assert tuple(np.flatnonzero((new != old).any((1, 2)))) == case.slices
         assert sum(op.voxels for op in case.operations) >= (new != old).sum() > 0
+
+
+def test_a_slice_with_a_single_voxel_of_lung_is_a_slice_with_lung():
+    labels = np.zeros((6, 8, 8), np.uint8)
+    labels[0, 0, 0], labels[1, :2, :2], labels[2], labels[3, 0, 0] = 1, 1, 1, 3
+    (facts,) = facts_of({"c": labels}).values()
+    assert facts.lung_slices(ROLES) == 4
+    lesions = {name: [] for name in ROLES.pathologies}
+    assert make_plan([facts], lesions, ROLES, BalanceConfig(), 0, lambda _: labels).max_slices == 1
+    assert make_plan([facts], lesions, ROLES, BalanceConfig(max_ratio=1), 0, lambda _: labels).max_slices == 4
+
+
+def test_filling_a_host_takes_from_its_normal_lung_what_it_gives_to_lesions(monkeypatch):
+    labels, seen, furthest = cohort(), [], _Planner.furthest
+    facts = facts_of(labels)
+    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+    config = BalanceConfig(target_share={"emphysema": 0.2, "ILD": 0.3})
+    planner = _Planner(list(facts.values()), lesions, ROLES, config, 0)
+    monkeypatch.setattr(_Planner, "furthest", lambda self, counts: seen.append(dict(counts)) or furthest(self, counts))
+    host = facts["c10"]
+    operations = planner.fill(host, labels["c10"].copy(), 200, 1, np.random.default_rng(0))
+    assert len(operations) >= 2
+    added = sum(operation.voxels for operation in operations)
+    assert seen[0]["normal_lung"] - seen[-1]["normal_lung"] in (added, added - operations[-1].voxels)
+    assert {sum(counts.values()) for counts in seen} == {sum(seen[0].values())}
 
 
 def test_unreachable_targets_are_reported():

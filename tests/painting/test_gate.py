@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.dataset.labels import LabelRoles
-from nnunet_difflung.painting.gate import measure, passes, pooled, reference
+from nnunet_difflung.painting.contrast import fit_contrast
+from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of, with_unpainted
+from nnunet_difflung.painting.verdict import judge, upper_bound
+from nnunet_difflung.pipeline.quality import describe_quality, faults
 
 ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)
@@ -21,16 +24,16 @@ class Facts:
 
 
 class Cache:
-    """Cases of one slice with the same number of voxels of each class."""
+    """Cases of one slice with the same number of voxels of each class, each of a patient of its own."""
 
     roles = ROLES
 
-    def __init__(self, cases: int, voxels: int = 120, spread: float = 5.0):
+    def __init__(self, cases: int, voxels: int = 120, spread: float = 5.0, mean: dict | None = None):
         rng = np.random.default_rng(0)
         self.facts, self.images = {}, {}
         for i in range(cases):
             shift = rng.normal(0, spread)
-            parts = [MEAN[name] + shift + 30 * rng.standard_normal(voxels) for name in ROLES.values]
+            parts = [(mean or MEAN)[name] + shift + 30 * rng.standard_normal(voxels) for name in ROLES.values]
             self.images[f"c{i}"] = np.concatenate(parts).reshape(1, 1, 3, voxels)
             self.facts[f"c{i}"] = Facts({name: [voxels] for name in ROLES.values})
 
@@ -40,15 +43,22 @@ class Cache:
     def condition(self, identifier):
         return np.broadcast_to(np.array([1, 2, 3])[None, :, None], (1, 3, self.images[identifier].shape[-1]))
 
+    def reference(self, patients=None, windows=WINDOWS):
+        return reference(self, list(self.images), patients or {i: i for i in self.images}, windows, 0)
 
-def painted(mean: float, sd: float = 30.0, voxels: int = 150, seed: int = 1) -> np.ndarray:
-    return mean + sd * np.random.default_rng(seed).standard_normal((1, voxels))
+
+def painted(mean: float, sd: float = 30.0, voxels: int = 150, seed: int = 1, lung: float = -850):
+    """A region of a synthetic case, beside as many voxels of normal lung."""
+    rng = np.random.default_rng(seed)
+    image = np.stack([mean + sd * rng.standard_normal(voxels), lung + 30 * rng.standard_normal(voxels)])[None, None]
+    region = np.broadcast_to(np.array([True, False])[None, :, None], image.shape[1:])
+    return region_of(image, region, ~region, WINDOWS)
 
 
 @pytest.mark.parametrize("cases", [1, 2, 3, 20])
 @pytest.mark.parametrize("voxels", [10, 30, 300])
 def test_the_real_distribution_passes_however_few_slices_there_are(cases, voxels):
-    references = reference(Cache(cases), [f"c{i}" for i in range(cases)], WINDOWS, 0)
+    references = Cache(cases).reference()
     results = [
         passes(measure({"emphysema": painted(-940, voxels=voxels, seed=seed)}, references)) for seed in range(60)
     ]
@@ -57,7 +67,7 @@ def test_the_real_distribution_passes_however_few_slices_there_are(cases, voxels
 
 @pytest.mark.parametrize("cases", [3, 20])
 def test_emphysema_painted_as_normal_lung_is_stopped(cases):
-    references = reference(Cache(cases), [f"c{i}" for i in range(cases)], WINDOWS, 0)
+    references = Cache(cases).reference()
     quality = measure({"emphysema": painted(-850), "ILD": painted(-600)}, references)
     assert not passes(quality)
     assert quality["ILD"]["passes"]
@@ -65,7 +75,7 @@ def test_emphysema_painted_as_normal_lung_is_stopped(cases):
 
 
 def test_a_wrong_texture_with_the_right_mean_is_stopped():
-    references = reference(Cache(20), [f"c{i}" for i in range(20)], WINDOWS, 0)
+    references = Cache(20).reference()
     quality = measure({"ILD": painted(-600, sd=150)}, references)
     assert not passes(quality)
     assert abs(quality["ILD"]["bias"]) < quality["ILD"]["max_bias"]
@@ -73,7 +83,7 @@ def test_a_wrong_texture_with_the_right_mean_is_stopped():
 
 
 def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():
-    references = reference(Cache(20), [f"c{i}" for i in range(20)], WINDOWS, 0)
+    references = Cache(20).reference()
     assert measure({"emphysema": painted(0, voxels=5)}, references) == {}
     rows = [measure({"emphysema": painted(-930, voxels=n)}, references) for n in (50, 400)]
     summary = pooled([*rows, {}])["emphysema"]
@@ -86,10 +96,204 @@ def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():
 @pytest.mark.parametrize("spread", [0.0, 40.0])
 def test_tolerances_are_those_of_the_documentation(spread):
     cache = Cache(20, spread=spread)
-    found = reference(cache, list(cache.facts), WINDOWS, 0)
+    found = cache.reference()
     real = np.stack([image[0, 0, 1] for image in cache.images.values()]).clip(*WINDOWS[0])  # (slices, voxels), HU
-    bias = np.percentile(np.abs(real.mean(1) - real.mean()), 95)
+    others = (real.sum() - real.sum(1)) / (real.size - real.shape[1])
+    bias = np.percentile(np.abs(real.mean(1) - others), 95)
     tolerance = 1.25 * max(0.1 * real.std(), bias)
-    assert found["emphysema"][0].max_bias == pytest.approx(tolerance)
+    assert found["emphysema"].channels[0].max_bias == pytest.approx(tolerance)
     row = measure({"emphysema": painted(-940, voxels=150)}, found)["emphysema"]
     assert row["max_bias"] == pytest.approx(tolerance + 2 * real.std() / np.sqrt(150), abs=0.01)
+
+
+COVID = {"normal_lung": 100, "emphysema": 140, "ILD": 180}  # grey levels of windows chosen for each volume
+
+
+@pytest.fixture(scope="module")
+def covid():
+    """Patients whose images differ by more than the class differs from normal lung."""
+    return Cache(20, spread=25.0, mean=COVID)
+
+
+def regions_of(cache: Cache, identifier: str, name: str = "emphysema", unpainted: bool = False):
+    """The class in a real case, or half of the case's normal lung under its label."""
+    image, label = cache.images[identifier], cache.condition(identifier)
+    value = ROLES.values[name]
+    region, normal = label == value, label == 1
+    if unpainted:
+        first = np.arange(image.shape[-1]) < image.shape[-1] // 2
+        region, normal = (label == 1) & first, (label == 1) & ~first
+    return {name: region_of(image, region, normal, WINDOWS)}
+
+
+def test_unpainted_hosts_are_stopped_though_the_tolerance_reaches_normal_lung(covid):
+    found = covid.reference()
+    assert found["emphysema"].channels[0].max_bias > COVID["emphysema"] - COVID["normal_lung"]
+    rows = [measure(regions_of(covid, i, unpainted=True), found)["emphysema"] for i in covid.images]
+    assert not any(row["passes"] for row in rows)
+    assert np.mean([row["contrast"] for row in rows]) == pytest.approx(0, abs=0.1)
+    assert "too close to normal lung (contrast" in faults({"quality": {"emphysema": rows[0]}, "memorisation": {}})
+
+
+def test_real_lesions_of_patients_left_out_pass(covid):
+    passing = []
+    for left_out in covid.images:
+        others = {i: i for i in covid.images if i != left_out}
+        found = reference(covid, list(others), others, WINDOWS, 0)
+        passing.append(passes(measure(regions_of(covid, left_out), found)))
+    assert np.mean(passing) >= 0.95
+
+
+def test_the_tolerance_is_that_of_other_patients():
+    cache = Cache(20, spread=40.0)
+    found = cache.reference({i: f"p{int(i[1:]) // 10}" for i in cache.images})["emphysema"].channels[0]
+    real = np.stack([image[0, 0, 1] for image in cache.images.values()]).clip(*WINDOWS[0])
+    others = np.repeat([real[10:].mean(), real[:10].mean()], 10)
+    assert found.max_bias == pytest.approx(1.25 * np.percentile(np.abs(real.mean(1) - others), 95))
+    assert found.bias_of_patients == pytest.approx([real[:10].mean() - real.mean(), real[10:].mean() - real.mean()])
+
+
+def rows_of(cache, found):
+    """Rows of the real cases as if they had been painted."""
+    rows = []
+    for identifier in cache.images:
+        row = measure(regions_of(cache, identifier), found)
+        unpainted = measure(regions_of(cache, identifier, unpainted=True), found)
+        rows.append(with_unpainted(row, unpainted))
+    return rows
+
+
+def test_the_unpainted_hosts_are_counted_and_said(covid):
+    found = covid.reference()
+    rows = rows_of(covid, found)
+    verdict = judge(rows, rows, found)["emphysema"]
+    assert verdict["judged"] is True
+    assert verdict["unpainted"] == {"hosts": 20, "passing": 0, "upper_bound": pytest.approx(0.139, abs=0.001)}
+    said = "\n".join(describe_quality(pooled(rows), judge(rows, rows, found)))
+    assert "20 of 20 cases pass the gate" in said
+    assert "emphysema: 0 of 20 unpainted hosts would pass too" in said
+    assert "Warning" not in said
+
+
+def test_a_class_like_normal_lung_cannot_be_judged_and_its_cases_stay():
+    cache = Cache(20, mean={"normal_lung": -850, "emphysema": -849, "ILD": -600})
+    found = cache.reference()
+    rows = rows_of(cache, found)
+    verdicts = judge(rows, rows, found)
+    assert verdicts["emphysema"]["judged"] is False
+    passing = verdicts["emphysema"]["unpainted"]["passing"]
+    assert passing > 10
+    said = "\n".join(describe_quality(pooled(rows), verdicts))
+    assert f"emphysema cannot be judged by intensity: {passing} of 20 unpainted hosts would pass too" in said
+    assert "cases pass the gate" not in said
+    assert np.mean([passes(row) for row in rows]) >= 0.9
+
+
+@pytest.mark.parametrize(("hosts", "passing", "judged"), [(7, 0, False), (8, 0, True), (20, 2, True), (20, 3, False)])
+def test_few_unpainted_hosts_are_no_evidence(covid, hosts, passing, judged):
+    found = covid.reference()
+    rows = rows_of(covid, found)[:hosts]
+    for number, row in enumerate(rows):
+        row["emphysema"]["unpainted_passes"] = number < passing
+    verdicts = judge(rows, rows, found)
+    assert verdicts["emphysema"]["judged"] is judged
+    said = "\n".join(describe_quality(pooled(rows), verdicts))
+    assert ("cannot be judged" in said) is not judged
+    assert ("so few do not show" in said) is (hosts == 7)
+
+
+def test_the_bound_is_exact():
+    from scipy.stats import binom
+
+    for passing, hosts in ((0, 3), (2, 20), (5, 9)):
+        assert binom.cdf(passing, hosts, upper_bound(passing, hosts)) == pytest.approx(0.05)
+    assert upper_bound(0, 0) == upper_bound(4, 4) == 1
+
+
+def test_records_of_earlier_versions_are_no_evidence(covid):
+    found = covid.reference()
+    kept = ("voxels", "bias", "wasserstein", "max_bias", "max_wasserstein", "sd_ratio", "passes")
+    rows = [{"emphysema": {key: row["emphysema"][key] for key in kept}} for row in rows_of(covid, found)]
+    verdict = judge(rows, rows, found)["emphysema"]
+    assert verdict["judged"] is False
+    assert verdict["unpainted"]["hosts"] == 0
+    assert [part["figure"] for part in verdict["pooled"]] == ["bias", "sd_ratio"]
+    assert "no unpainted host was measured" in "\n".join(describe_quality(pooled(rows), {"emphysema": verdict}))
+
+
+def shifted(cache, found, shift: float = 0.0, sd: float = 30.0):
+    """Cases with the same shift, nearly all of which pass the gate."""
+    rows = [
+        with_unpainted(measure({"emphysema": painted(-940 + shift, sd=sd, seed=seed)}, found), {}) for seed in range(30)
+    ]
+    assert np.mean([passes(row) for row in rows]) > 0.9
+    return rows
+
+
+def test_a_shift_that_every_case_may_have_is_reported_when_all_have_it():
+    cache = Cache(60, spread=1.0)
+    found = cache.reference({i: f"p{int(i[1:]) // 3}" for i in cache.images})
+    rows = shifted(cache, found, shift=6.5)
+    verdict = judge(rows, rows, found)["emphysema"]["pooled"][0]
+    assert (verdict["figure"], verdict["within"]) == ("bias", False)
+    assert verdict["low"] < 0 < verdict["high"] < verdict["value"]
+    said = describe_quality(pooled(rows), judge(rows, rows, found))
+    assert any(line.strip().startswith("Warning: emphysema: pooled bias +") and "is outside" in line for line in said)
+    real = shifted(cache, found)
+    assert all(part["within"] for part in judge(real, real, found)["emphysema"]["pooled"])
+
+
+def test_lesions_that_are_too_smooth_are_reported():
+    cache = Cache(20)
+    found = cache.reference()
+    rows = shifted(cache, found, sd=25)
+    said = "\n".join(describe_quality(pooled(rows), judge(rows, rows, found)))
+    assert "Warning: emphysema: standard deviation 0.8" in said
+    assert "Warning: emphysema: local differences 0.8" in said
+    assert ": too smooth" in said
+
+
+@pytest.mark.parametrize(
+    ("patients", "said"), [(1, "not judged, since only one"), (2, "so few that the range is wide")]
+)
+def test_few_patients_give_a_wide_range_or_none(patients, said):
+    cache = Cache(6)
+    found = cache.reference({i: f"p{int(i[1:]) % patients}" for i in cache.images})
+    rows = rows_of(cache, found)
+    verdicts = judge(rows, rows, found)
+    bias = verdicts["emphysema"]["pooled"][0]
+    assert bias["within"] is (None if patients == 1 else True)
+    assert said in "\n".join(describe_quality(pooled(rows), verdicts))
+
+
+class WithMask(Cache):
+    """A second channel that is 1 in the lungs: a mask of a first stage."""
+
+    def __init__(self, cases: int):
+        super().__init__(cases)
+        self.images = {i: np.concatenate([image, np.ones_like(image)]) for i, image in self.images.items()}
+
+
+@pytest.mark.parametrize(("second", "fine"), [(1.0, True), (0.85, True), (0.6, False)])
+def test_a_class_constant_in_a_channel_is_stopped_only_by_a_gross_error(second, fine):
+    windows = (*WINDOWS, (0.0, 1.0))
+    cache = WithMask(20)
+    found = cache.reference(windows=windows)
+    one = painted(-940)
+    image = np.stack([np.concatenate([one.voxels[0], np.full(150, -850.0)]), np.full(300, second)])[:, None, None]
+    region = (np.arange(300) < 150)[None, None]
+    row = measure({"emphysema": region_of(image, region, ~region, windows)}, found)
+    assert passes(row) is fine
+    assert [part["passes"] for part in row["emphysema"]["channels"]] == [True, fine]
+    assert row["emphysema"]["channels"][1]["sd_ratio"] is None
+    assert row["emphysema"]["bias"] == row["emphysema"]["channels"][0]["bias"]
+    assert pooled([row])["emphysema"]["sd_ratio"] == row["emphysema"]["sd_ratio"]
+    verdicts = judge([row] * 10, [row] * 10, found)["emphysema"]["pooled"]
+    assert [part["within"] for part in verdicts if part["channel"]] == [second == 1]
+    assert [(part["figure"], part["channel"]) for part in verdicts if part["channel"]] == [("bias", 1)]
+
+
+def test_nothing_separates_identical_regions():
+    same, patients = np.ones((9, 2)), np.arange(9)
+    assert fit_contrast(same, patients, same, patients, [2000.0]) is None
+    assert fit_contrast(same[:4], patients[:4], same, patients, [2000.0]) is None

@@ -218,6 +218,13 @@ def test_correlation_is_numpys(reference):
         assert value == pytest.approx(max(every), abs=1e-3)
 
 
+def test_the_threshold_is_the_99th_percentile_of_real_lesions(reference):
+    for name, bank in reference.classes.items():
+        assert len(bank.real) >= 10, name
+        assert bank.real_p99 == np.percentile(bank.real, 99), name
+        assert bank.real_p99 > np.percentile(bank.real, 95), name
+
+
 def test_few_patients_give_no_percentile():
     few = Cache(patients=4)
     found = nearest(*lesion(few, "p2_s0"), few.reference())["ILD"]

@@ -1,0 +1,118 @@
+"""What the gate found, in sentences."""
+
+from __future__ import annotations
+
+_FEW = 3  # training patients; with so few the range of real lesions is wide
+_FIGURES = {  # figure → its name, what follows its value, and the value's format
+    "bias": ("pooled bias", "", "+.1f"),
+    "sd_ratio": ("standard deviation", " of real", ".2f"),
+    "texture": ("local differences", " of real", ".2f"),
+    "contrast": ("contrast to normal lung", "", ".2f"),
+}
+
+
+def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> list[str]:
+    """Lines about each class of a fold: its cases, the unpainted hosts, and the figures of all cases together.
+
+    Args:
+        quality: result of ``painting.gate.pooled``.
+        verdicts: result of ``painting.verdict.judge``.
+    """
+    lines = []
+    for name, row in quality.items():
+        lines.append(
+            f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+            f"{_passing(row, verdicts.get(name))}"
+        )
+        if name in verdicts:
+            lines += _unpainted(name, verdicts[name])
+            lines += _pooled(name, verdicts[name]["pooled"])
+    return lines
+
+
+def _passing(row: dict, verdict: dict | None) -> str:
+    if verdict is not None and not verdict["judged"]:
+        return "not judged by intensity"
+    return f"{row['passing']} of {row['cases']} cases pass the gate"
+
+
+def _unpainted(name: str, verdict: dict) -> list[str]:
+    hosts, passing, bound = (verdict["unpainted"][key] for key in ("hosts", "passing", "upper_bound"))
+    if not hosts:  # measured by an earlier version
+        return [f"  {name} cannot be judged by intensity: no unpainted host was measured"]
+    if verdict["judged"]:
+        return [f"  {name}: {passing} of {hosts} unpainted hosts would pass too"]
+    if passing == 0:
+        return [
+            f"  {name} cannot be judged by intensity: 0 of {hosts} unpainted hosts would pass, but so few do not "
+            f"show that the gate stops normal lung (up to {bound:.0%} might pass)"
+        ]
+    return [f"  {name} cannot be judged by intensity: {passing} of {hosts} unpainted hosts would pass too"]
+
+
+def _pooled(name: str, verdicts: list[dict]) -> list[str]:
+    """A line on the pooled figures that lie in the range of real lesions, and one on each other figure."""
+    lines, within = [], [verdict for verdict in verdicts if verdict["within"]]
+    if within:
+        ranges = ", ".join(f"{_value(verdict)} within {_span(verdict)}" for verdict in within)
+        lines.append(f"  {name}: {ranges} (real lesions of {_patients(within[0])})")
+    unjudged = [verdict for verdict in verdicts if verdict["within"] is None]
+    if unjudged:
+        values = ", ".join(_value(verdict) for verdict in unjudged)
+        lines.append(f"  {name}: {values}; not judged, since only one training patient has the class")
+    return lines + [
+        f"  Warning: {name}: {_value(verdict)} is outside {_span(verdict)}, the range of real lesions of "
+        f"{_patients(verdict)}{_meaning(verdict)}"
+        for verdict in verdicts
+        if verdict["within"] is False
+    ]
+
+
+def _value(verdict: dict) -> str:
+    channel = f" in channel {verdict['channel']}" if verdict["channel"] else ""
+    what, of, _ = _FIGURES[verdict["figure"]]
+    return f"{what}{channel} {_number(verdict, 'value')}{of}"
+
+
+def _span(verdict: dict) -> str:
+    return f"{_number(verdict, 'low')} to {_number(verdict, 'high')}"
+
+
+def _number(verdict: dict, key: str) -> str:
+    fine = verdict["figure"] == "bias" and max(abs(verdict[part] or 0) for part in ("value", "low", "high")) < 1
+    return format(verdict[key], "+.3f" if fine else _FIGURES[verdict["figure"]][2])
+
+
+def _patients(verdict: dict) -> str:
+    few = "; so few that the range is wide" if verdict["patients"] <= _FEW else ""
+    return f"{verdict['patients']} training patients{few}"
+
+
+def _meaning(verdict: dict) -> str:
+    figure, below = verdict["figure"], verdict["value"] < verdict["low"]
+    if figure == "texture":
+        return ": too smooth" if below else ": too grainy"
+    return ": too close to normal lung" if figure == "contrast" and below else ""
+
+
+def faults(measured: dict) -> str:
+    """The reasons why a case was dropped."""
+    reasons = []
+    for name, row in measured["quality"].items():
+        if row["passes"]:
+            continue
+        contrast, minimum = row.get("contrast"), row.get("min_contrast")
+        if contrast is not None and minimum is not None and contrast < minimum:
+            reasons.append(f"{name} is too close to normal lung (contrast {contrast:.2f}, at least {minimum:.2f})")
+        reasons += [
+            f"{name} bias{f' in channel {number}' if number else ''} {part['bias']:+.3g} (at most "
+            f"{part['max_bias']:.3g}), distance {part['wasserstein']:.3g} (at most {part['max_wasserstein']:.3g})"
+            for number, part in enumerate(row.get("channels", [row]))
+            if abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"]
+        ]
+    reasons += [
+        f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
+        for name, row in measured["memorisation"].items()
+        if row and row["above_real_p99"]
+    ]
+    return ", ".join(reasons)
