@@ -60,7 +60,11 @@ def find_matches(
     matches: list[Match] = []
     for framed in (True, False):
         chosen = np.array([i for i, picture in enumerate(pictures) if picture.framed == framed], int)
-        pairs = _candidates([pictures[i] for i in chosen], lambda rows, of=chosen: compared(of[rows])[:, of])
+
+        def among(rows: np.ndarray, chosen: np.ndarray = chosen) -> np.ndarray:
+            return compared(chosen[rows])[:, chosen]
+
+        pairs = _candidates([pictures[i] for i in chosen], among)
         for begin in watched(range(0, len(pairs), _AT_A_TIME)):
             part = chosen[pairs[begin : begin + _AT_A_TIME]]
             similarities, shifts = aligned([pictures[i] for i in part[:, 0]], [pictures[i] for i in part[:, 1]])
