@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage
 
 EQUAL = 1e-3  # share of the image's standard deviation by which equal values may differ (rounding on another machine)
 WINDOW = 8  # rows and columns of a window
@@ -59,6 +58,8 @@ def label_differs(source: np.ndarray, array: np.ndarray, coarse: Collection[int]
 def _weights(count: int, wanted: int, order: int) -> np.ndarray:
     """(wanted, count) weights that resample an axis as skimage does, on which nnU-Net's resampling is built."""
     identity = np.eye(count)
+    from scipy import ndimage  # late: the audit of a dataset that is not preprocessed does without it
+
     return ndimage.zoom(identity, (wanted / count, 1), order=order, mode="nearest", grid_mode=True).astype(np.float32)
 
 

@@ -154,7 +154,7 @@ def _compare(
     configuration = preprocessing.configuration
     new: list[tuple[Case, str]] = []
     for case in cases:
-        files = [*case.images, case.label, *files_of(configuration.folder, case.identifier)]
+        files: list[str | Path] = [*case.images, case.label, *files_of(configuration.folder, case.identifier)]
         try:
             key = memo.key(files, preprocessing.digest)
         except OSError:
