@@ -12,7 +12,7 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
-from nnunet_difflung.generator.card import CARD, read_card
+from nnunet_difflung.generator.card import read_card
 from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import Plan
@@ -75,11 +75,14 @@ class Fold:
     def key(self) -> str:
         """Short hash of all that the synthetic cases depend on, for their ids: equal runs give equal ids, others never.
 
-        It depends on the settings, the weights of the generator, what the training cases hold, and the plan. Once it
-        has been asked for, the generator must not be trained any more.
+        It depends on the settings, the weights of the generator, what the training cases hold, and the plan.
+
+        Raises:
+            RuntimeError: the generator is not trained yet, so that the key is not known.
         """
-        has_weights = bool(self.method.generator) and (self.folder / CARD).is_file()
-        weights = read_card(self.folder).get("weights_sha256") if has_weights else None
+        weights = read_card(self.folder).get("weights_sha256") if self.method.generator else None
+        if self.method.generator and weights is None:
+            raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
         depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
 
@@ -113,11 +116,15 @@ class Fold:
         """Prefixes of the work folder's name for these settings: today's, then those of earlier versions."""
         return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
 
+    def begun_works(self) -> list[Path]:
+        """Folders of what was painted with these settings, also for other weights, training cases or another plan."""
+        return sorted({path for works in self._works for path in self.own_folder.glob(f"{works}*")})
+
     def discard_outdated(self) -> None:
-        """Deletes what was painted with these settings for other training cases or another plan."""
-        current = self.work
-        for path in {path for works in self._works for path in self.own_folder.glob(f"{works}*")} - {current}:
-            discard_work(path)
+        """Deletes what was painted with these settings for other weights, training cases or another plan."""
+        for path in self.begun_works():
+            if path != self.work:
+                discard_work(path)
 
 
 def discard_work(work: Path) -> None:

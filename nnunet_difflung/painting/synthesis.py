@@ -120,7 +120,7 @@ class _Attempt:
         Raises:
             BadInput: a newer version wrote it.
         """
-        content = _checked(self.record(planned), self.fold)
+        content = _checked(self.record(planned), self.fold.work)
         return {key: value for key, value in content.items() if key != "format"}
 
     def is_measured(self, planned: PlannedCase) -> bool:
@@ -320,11 +320,12 @@ def check_painted(fold: Fold) -> None:
     Raises:
         BadInput: names the record and the folder.
     """
-    for path in sorted(fold.work.glob("cases/*/*.json")):
-        _checked(path, fold)
+    for work in fold.begun_works():  # which of them will be used is known when the generator is trained
+        for path in sorted(work.glob("cases/*/*.json")):
+            _checked(path, work)
 
 
-def _checked(record: Path, fold: Fold) -> dict:
+def _checked(record: Path, work: Path) -> dict:
     content = read_json(record)
-    check_format(record, content, _FORMAT, f", or delete the folder {fold.work} to paint its cases anew")
+    check_format(record, content, _FORMAT, f", or delete the folder {work} to paint its cases anew")
     return content

@@ -176,12 +176,12 @@ def _prepare(
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
     check_same_content(raw, numbers)
-    look_at_images(raw, cache, numbers, request.processes, share, remember=True)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
     check_folds(folds)
     check_disk(folds)
+    look_at_images(raw, cache, numbers, request.processes, share, remember=True)
     seconds["plan"] = time.monotonic() - begun
     return folds
 

@@ -44,7 +44,6 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
     check_same_content(raw, numbers)
-    look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     warn_of_orientation(raw, cases.facts)
 
     def read_label(identifier: str) -> np.ndarray:
@@ -56,6 +55,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         print(describe_fold(fold))
     check_folds(folds)
     check_disk(folds)
+    look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     for fold in folds:
         if not fold.plan.cases:
             print(describe_nothing_to_add(fold))

@@ -17,6 +17,7 @@ from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.share import Share
 
 _MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
+_FORMAT = 1
 
 
 def look_at_images(
@@ -43,7 +44,7 @@ def look_at_images(
             raw.cases, lambda i: (cache.image(i), cache.facts[i].spacing[0]), _real_splits(raw), None, processes
         )
         if remember:
-            write_json(_memo(raw), {"key": _key(raw, cache), **check.as_dict()})
+            write_json(_memo(raw), {"format": _FORMAT, "key": _key(raw, cache), **check.as_dict()})
     for pair in check.identical:
         if set(pair.folds) & set(numbers):
             raise BadInput(_refusal(raw, pair))
@@ -107,6 +108,7 @@ def _remembered(raw: RawDataset, cache: SliceCache) -> ImageCheck | None:
     """The result of an earlier look at the same content, if there was one."""
     try:
         content = read_json(_memo(raw))
-        return ImageCheck.of(content) if content.pop("key") == _key(raw, cache) else None
+        current = content.pop("format") == _FORMAT and content.pop("key") == _key(raw, cache)
+        return ImageCheck.of(content) if current else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -341,6 +341,8 @@ def test_real_volumes_in_hu(tmp_path):
             "1",
             "--spacing",
             "6",
+            "--patient-pattern",
+            "(.+)",
         ]
     )
     report = json.loads((tmp_path / "nnUNet_raw" / "Dataset811_Plethora" / "conversion_report.json").read_text())
