@@ -19,11 +19,13 @@ def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> lis
         verdicts: result of ``painting.verdict.judge``.
     """
     lines = []
-    for name, row in quality.items():
-        lines.append(
-            f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
-            f"{_passing(row, verdicts.get(name))}"
-        )
+    for name in sorted({*quality, *verdicts}):
+        if name in quality:  # it is not if none of the class's cases was kept
+            row = quality[name]
+            lines.append(
+                f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+                f"{_passing(row, verdicts.get(name))}"
+            )
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
@@ -38,8 +40,11 @@ def _passing(row: dict, verdict: dict | None) -> str:
 
 def _unpainted(name: str, verdict: dict) -> list[str]:
     hosts, passing, bound = (verdict["unpainted"][key] for key in ("hosts", "passing", "upper_bound"))
-    if not hosts:  # measured by an earlier version
-        return [f"  {name} cannot be judged by intensity: no unpainted host was measured"]
+    if not hosts:  # painted or real lesions are too small, or an earlier version measured them
+        return [
+            f"  {name} cannot be judged by intensity: no unpainted host was measured (this needs eight voxels of "
+            f"the class in a real slice and in a painted case)"
+        ]
     if verdict["judged"]:
         return [f"  {name}: {passing} of {hosts} unpainted hosts would pass too"]
     if passing == 0:

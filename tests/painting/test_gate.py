@@ -202,6 +202,21 @@ def test_few_unpainted_hosts_are_no_evidence(covid, hosts, passing, judged):
     assert ("so few do not show" in said) is (hosts == 7)
 
 
+def test_classes_whose_lesions_are_too_small_to_measure_are_not_passed_over(covid):
+    found = covid.reference()
+    rows = [measure({"emphysema": painted(0, voxels=5)}, found)]
+    verdicts = judge(rows, rows, found, {"emphysema"})
+    assert verdicts["emphysema"]["judged"] is False
+    said = "\n".join(describe_quality(pooled(rows), verdicts))
+    assert "emphysema cannot be judged by intensity: no unpainted host was measured" in said
+
+
+def test_unpainted_hosts_are_said_though_no_case_was_kept(covid):
+    found = covid.reference()
+    said = "\n".join(describe_quality({}, judge([], rows_of(covid, found), found)))
+    assert "emphysema: 0 of 20 unpainted hosts would pass too" in said
+
+
 def test_the_bound_is_exact():
     from scipy.stats import binom
 
