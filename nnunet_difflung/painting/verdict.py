@@ -3,7 +3,7 @@
 The first question is answered by the unpainted hosts, judged in the voxels that get a new label. The second by figures
 pooled over all cases, since a shift that every single case may have is harmful if all cases have it. Their range is
 where the mean of as many other patients would lie (a 95 % prediction interval from the training patients), so it is
-wide with two or three patients, and there is none with one.
+uncertain with two or three patients (mostly wide), and there is none with one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_FEW = 3  # training patients; with so few the range of real lesions is wide
+_FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
     "bias": ("pooled bias", "", "+.1f"),
     "sd_ratio": ("standard deviation", " of real", ".2f"),
@@ -89,7 +89,7 @@ def _number(verdict: dict, key: str) -> str:
 
 
 def _patients(verdict: dict) -> str:
-    few = "; so few that the range is wide" if verdict["patients"] <= _FEW else ""
+    few = "; so few that the range is uncertain" if verdict["patients"] <= _FEW else ""
     return f"{verdict['patients']} training patients{few}"
 
 

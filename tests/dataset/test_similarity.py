@@ -79,6 +79,13 @@ def test_equal_voxels_are_identical_even_without_a_body():
     assert "cannot be judged" in found.judged()
 
 
+def test_a_fold_may_validate_on_the_cases_whose_names_come_first(different):
+    fold = [{"train": ["d", "e", "f"], "val": ["a", "b", "c"]}]
+    for image, identical in ((different["b"], True), (chest(1, 4), False)):
+        found = check({**different, "e": image}, splits=fold)
+        assert [(p.training, p.validation, p.identical) for p in found.pairs] == [("e", "b", identical)]
+
+
 def test_empty_slices_are_not_identical():
     assert check({name: np.full((64, 64), -1000) for name in "abcdef"}).pairs == ()
 
