@@ -204,20 +204,20 @@ def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:
             holders.setdefault(digest, {})[identifier] = name
     shared = [names for names in holders.values() if len(names) > 1]
     return sorted(
-        {tuple(sorted(names)) for names in shared if not has_few_values(folder / next(iter(names.values())), 3)}
+        {tuple(sorted(names)) for names in shared if not is_uniform(folder / next(iter(names.values())), EMPTY)}
     )
 
 
-def has_few_values(path: Path, number: int) -> bool:
-    """Whether an image or a label has at most this number of different values; False if SimpleITK cannot read it."""
+def is_uniform(path: Path, values: int = 1) -> bool:
+    """Whether an image or a label has at most so many different values; False if SimpleITK cannot read it."""
     import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
 
     try:
-        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()
+        voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()
     except RuntimeError:
         return False
-    sample = values[:: max(1, len(values) // 10_000)]
-    return len(np.unique(sample)) <= number and len(np.unique(values)) <= number
+    sample = voxels[:: max(1, len(voxels) // 10_000)]
+    return len(np.unique(sample)) <= values and len(np.unique(voxels)) <= values
 
 
 def torn_apart(groups: Iterable[tuple[str, ...]], split: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
