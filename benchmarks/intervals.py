@@ -17,7 +17,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -40,6 +40,7 @@ FALSE_VOXELS = (
 )  # of reference and arm, in the median patient in whom any are predicted
 UNSEEN = ((0.5, 1), (0.9, 1))  # all trainings of both arms often find the class, though the reference can miss it
 PATIENT_SD, BOTH_SD, LEVEL = 0.1, 0.05, 0.4
+SHARE_GAINING = 0.7  # of the patients in "patients without gain"
 GOAL = 0.93
 
 
@@ -134,7 +135,7 @@ def scores(row: Row, mask: np.ndarray, repeats: int, rng: np.random.Generator) -
     effect = common + training_sd * np.sqrt(1 - share) * drawn((*shape[:3], 1))
     effect = effect + PATIENT_SD * drawn((repeats, 1, 1, row.patients)) + BOTH_SD * normal(shape)
     if row.kind == "patients without gain":
-        effect = effect + LEVEL * ((rng.random((repeats, 1, 1, row.patients)) < 0.7) - 0.7)
+        effect = effect + LEVEL * ((rng.random((repeats, 1, 1, row.patients)) < SHARE_GAINING) - SHARE_GAINING)
     kept = mask.any(axis=1)
     alone = row.kind == "fold effects" and kept.sum() == 1  # then the interval is about trainings of this fold
     return 10 + effect, np.full(shape, 10.0), common[:, 0, kept, 0][:, 0] if alone else np.zeros(repeats)
@@ -188,8 +189,24 @@ def others(means: Means) -> dict[str, np.ndarray | None]:
     }
 
 
+def shown(row: Row, arm: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """(repeats,) bool, whether an experiment shows what the row is about: a failure, or patients of both kinds.
+
+    None for the rows of which every experiment does.
+    """
+    if row.kind == "finds or misses, unseen":
+        return np.asarray((summed_up(reference, mask).trainings <= FOUND).any(axis=(-2, -1)))
+    if row.kind == "patients without gain":
+        gains = summed_up(arm - reference, mask).patients > LEVEL * (0.5 - SHARE_GAINING)
+        return np.asarray(gains.any(axis=-1) & ~gains.all(axis=-1))
+    return None
+
+
 def measured(row: Row, repeats: int) -> dict:
-    """Coverage and median width of each interval in a cell, and the share of experiments with one of ours."""
+    """Coverage and median width of each interval in a cell, and the share of experiments with one of ours.
+
+    ``shown`` is the share of experiments that show what the row is about, and the coverage of our interval in these.
+    """
     rng = np.random.default_rng([ord(c) for c in repr(row)])
     mask = scored(row, rng)
     arm, reference, truth = scores(row, mask, repeats, rng)
@@ -200,6 +217,9 @@ def measured(row: Row, repeats: int) -> dict:
         inside = (ours.low <= truth) & (truth <= ours.high)
         width = np.median((ours.high - ours.low)[printed])
         figures["now"] = [round(float(inside[printed].mean()), 4), round(float(width), 4)]
+        seen = shown(row, arm, reference, mask)
+        if seen is not None and (printed & seen).any():
+            figures["shown"] = [round(float(seen.mean()), 4), round(float(inside[printed & seen].mean()), 4)]
     for name, half in others(summed_up(arm - reference, mask)).items():
         if half is not None:
             covered = np.abs(ours.mean - truth) <= half
@@ -207,18 +227,30 @@ def measured(row: Row, repeats: int) -> dict:
     return {**row.__dict__, **figures}
 
 
+def _place(row: dict) -> str:
+    """A cell's parameters."""
+    return json.dumps([row[field.name] for field in fields(Row)])
+
+
 def main() -> None:
     """Entry of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-o", dest="out", type=Path, default=RESULT, metavar="FILE")
     p.add_argument("--repeats", type=int, default=4000, metavar="N", help="of each cell (default: %(default)s)")
+    p.add_argument("--kinds", nargs="+", metavar="KIND", help="measure these rows only, and keep the file's other rows")
     o = p.parse_args()
-    begun, results = time.perf_counter(), [measured(row, o.repeats) for row in rows()]
+    kept = {_place(row): row for row in json.loads(o.out.read_bytes())["rows"]} if o.kinds else {}
+    begun = time.perf_counter()
+    results = [
+        kept[_place(row.__dict__)] if o.kinds and row.kind not in o.kinds else measured(row, o.repeats)
+        for row in rows()
+    ]
     below = [row for row in results if row["counts"] and "now" in row and row["now"][0] < GOAL]
     meta = {
         "command": f"python -m benchmarks.intervals --repeats {o.repeats}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begun),
+        **({"measured_anew": o.kinds} if o.kinds else {}),
         "figures": "coverage, median width",
         "repeats": o.repeats,
         "goal": GOAL,

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
 
 MEMO = ".contents.json"  # in the cache's folder; no case id begins with a dot
+EMPTY = 3  # different values of an image that shows nothing: air, padding, a table
 _FORMAT = 1
 _SETTLED = 2_000_000_000  # ns; a file changed less long ago may be changed again without a change of its time
 _WORTH_FILES, _WORTH_BYTES = 50, 2**24  # hashing less than this takes no longer than remembering it
@@ -188,8 +191,8 @@ def _files_in(folder: Path, ending: str) -> list[tuple[str, str]]:
 def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:
     """Groups of case ids that share an image file, each group sorted.
 
-    Labels are not compared, since two slices without a lesion may well have the same label; nor are images of a single
-    value, such as a channel that is filled with zeros where it is missing.
+    Labels are not compared, since two slices without a lesion may well have the same label; nor are images of up to
+    three values, such as a slice beyond the body with padding around the air, or a channel of zeros.
 
     Args:
         folder: of the raw dataset.
@@ -200,18 +203,21 @@ def same_images(folder: Path, images: Contents) -> list[tuple[str, ...]]:
         for name, digest in files.items():
             holders.setdefault(digest, {})[identifier] = name
     shared = [names for names in holders.values() if len(names) > 1]
-    return sorted({tuple(sorted(names)) for names in shared if not is_uniform(folder / next(iter(names.values())))})
+    return sorted(
+        {tuple(sorted(names)) for names in shared if not is_uniform(folder / next(iter(names.values())), EMPTY)}
+    )
 
 
-def is_uniform(path: Path) -> bool:
-    """Whether an image or a label has the same value everywhere; False if SimpleITK cannot read it."""
+def is_uniform(path: Path, values: int = 1) -> bool:
+    """Whether an image or a label has at most so many different values; False if SimpleITK cannot read it."""
     import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
 
     try:
-        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()
     except RuntimeError:
         return False
-    return bool(values.size and values.min() == values.max())
+    sample = voxels[:: max(1, len(voxels) // 10_000)]
+    return len(np.unique(sample)) <= values and len(np.unique(voxels)) <= values
 
 
 def torn_apart(groups: Iterable[tuple[str, ...]], split: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:

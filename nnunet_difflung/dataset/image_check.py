@@ -14,9 +14,11 @@ from nnunet_difflung.dataset.similarity import find_matches, mirror_similarity, 
 from nnunet_difflung.dataset.slice_pictures import Picture, picture_of
 from nnunet_difflung.runtime.parallel import bar, in_threads
 
-METHOD = 1  # number of the method; results of another one are not used again
+METHOD = 2  # number of the method; results of another one are not used again
 _EVERY_MM = 5.0  # of a volume; slices 2.5 mm from a compared slice are still recognised
-_LEAST_CONTENT = 0.05  # share of a slice that differs from its median; empty slices are all the same
+_LEAST_CONTENT = 0.05  # share of a slice beside its levels; slices of air, padding and a table are all the same
+_LEVELS = 3  # intensities that an empty slice has: air, what surrounds a scanner's circle, and a table
+_LOOKED_AT = 64  # pixels along each side from which the levels are counted
 
 Splits = Sequence[Mapping[str, Sequence[str]]]
 ReadImage = Callable[[str], tuple[np.ndarray, float]]  # case id → (c, z, y, x) and the spacing along z in mm
@@ -249,9 +251,17 @@ def _slices_of(read: ReadImage, identifier: str) -> list[_Slice]:
 
 def _slice(planes: np.ndarray, z: int) -> _Slice:
     """A slice from its planes (c, y, x)."""
-    empty = np.mean(planes[0] != np.median(planes[0])) < _LEAST_CONTENT
+    shows_nothing = [_is_empty(plane) for plane in planes]
     digest = hashlib.blake2b(planes.tobytes() + str(planes.shape).encode(), digest_size=16).digest()
-    return _Slice(z, None if empty else picture_of(planes[0]), None if empty else digest)
+    picture = None if shows_nothing[0] else picture_of(planes[0])
+    return _Slice(z, picture, None if all(shows_nothing) else digest)
+
+
+def _is_empty(plane: np.ndarray) -> bool:
+    """Whether nearly all pixels of a slice (y, x) have one of few intensities."""
+    step = max(1, min(plane.shape) // _LOOKED_AT)
+    counts = np.sort(np.unique(plane[::step, ::step], return_counts=True)[1])
+    return int(counts[:-_LEVELS].sum()) < _LEAST_CONTENT * int(counts.sum())
 
 
 def _identical_slices(slices: Sequence[Sequence[_Slice]], sides: _Sides) -> Iterable[tuple[int, int, SlicePair]]:

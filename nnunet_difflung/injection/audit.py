@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
-from nnunet_difflung.dataset.patient_reading import suspicion
+from nnunet_difflung.dataset.patient_reading import find_reading, suspicion
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import read_steadily
@@ -92,7 +92,12 @@ class Audit:
 
 
 def audit(
-    dataset_name: str, deep: bool = False, anew: bool = False, untouched: bool = False, arrays: bool = False
+    dataset_name: str,
+    deep: bool = False,
+    anew: bool = False,
+    untouched: bool = False,
+    arrays: bool = False,
+    sides: bool = False,
 ) -> Audit:
     """Audits the raw and the preprocessed folder of a dataset, or whichever of them exists.
 
@@ -104,12 +109,14 @@ def audit(
         anew: hash the files of the real cases again even if their sizes and times have not changed.
         untouched: write nothing; an interrupted change is not finished.
         arrays: compare the preprocessed arrays with the raw dataset too.
+        sides: look for patients in training and validation of a fold where there are no synthetic cases, too; a
+            trainer does so for its own fold.
     """
     raw, preprocessed = dataset_folders(dataset_name)
     hashes = hashes_of_dataset(dataset_name, anew)
 
     def read() -> Audit:
-        return _Auditor(dataset_name, raw, preprocessed, hashes, deep).audit()
+        return _Auditor(dataset_name, raw, preprocessed, hashes, deep, sides).audit()
 
     result = read_steadily(raw, read, untouched) if raw is not None else read()
     if not untouched:
@@ -122,7 +129,7 @@ def audit(
 
 def audit_table(dataset_name: str, deep: bool = False, anew: bool = False) -> dict[str, Any]:
     """``audit`` as JSON content; with ``deep`` it compares the preprocessed arrays too."""
-    return audit(dataset_name, deep, anew, arrays=deep).as_dict()
+    return audit(dataset_name, deep, anew, arrays=deep, sides=True).as_dict()
 
 
 def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
@@ -133,8 +140,10 @@ def audit_dataset(dataset_name: str, deep: bool = False) -> list[str]:
 class _Auditor:
     """One reading of a dataset's files."""
 
-    def __init__(self, name: str, raw: Path | None, preprocessed: Path | None, hashes: FileHashes, deep: bool):
-        self.name, self.raw, self.preprocessed, self.deep = name, raw, preprocessed, deep
+    def __init__(
+        self, name: str, raw: Path | None, preprocessed: Path | None, hashes: FileHashes, deep: bool, sides: bool
+    ):
+        self.name, self.raw, self.preprocessed, self.deep, self.sides = name, raw, preprocessed, deep, sides
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.files = real_files(raw, hashes) if raw is not None else None
@@ -155,7 +164,8 @@ class _Auditor:
             self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
         if manifest is None:
             self.problems += _problems_without_manifest(self.raw, self.splits)
-            return self._result(None, self.problems, self.splits)
+            patients = self._patients_of_real_cases()
+            return _result(self.name, None, self.splits, self.problems, self.notes, patients)
         if copy is not None and any(copy.get(key) != manifest.get(key) for key in _COMPARED):
             self.problems.append(Problem(self._which_is_right(manifest, copy)))
         self.problems += self._by(manifest, self.deep)
@@ -163,6 +173,27 @@ class _Auditor:
             self.problems += fingerprint_problems(self.preprocessed, manifest)
         self._note(manifest)
         return self._result(manifest, self.problems, self.splits)
+
+    def _patients_of_real_cases(self) -> dict[str, str]:
+        """Case id → patient where the dataset has no manifest; empty if that is not known, which a note says."""
+        where, splits = next(iter(self.splits.items()), ("", []))
+        cases = sorted({name for split in splits for side in _SIDES for name in split[side] if not is_synthetic(name)})
+        try:
+            patients = find_reading(self.name, cases).patients if cases else {}
+        except BadInput:
+            self.notes.append(
+                "it is not known who the patients are (difflung_augment asks), so each case is counted as one, and it "
+                "was not checked whether a fold has a patient in training and in validation"
+            )
+            if cut := suspicion(cases, splits, where):
+                self.notes.append(cut[0])
+            return {}
+        for fold, split in enumerate(splits if self.sides else []):
+            training, validation = ({patients[i] for i in split[side] if i in patients} for side in _SIDES)
+            if both := training & validation:
+                text = f"{where} has the same patients in training and validation: {first_names(both)}"
+                self.problems.append(Problem(f"{text} (fold {fold})", fold, True))
+        return patients
 
     def _by(self, manifest: dict, deep: bool) -> list[Problem]:
         """The problems of splits, records, files and generators by what a manifest says."""
@@ -306,9 +337,14 @@ def _problems_without_manifest(raw: Path | None, splits: dict[str, list[dict]]) 
 
 
 def _result(
-    name: str, manifest: dict | None, splits: dict[str, list[dict]], problems: list[Problem], notes: list[str]
+    name: str,
+    manifest: dict | None,
+    splits: dict[str, list[dict]],
+    problems: list[Problem],
+    notes: list[str],
+    patients: dict[str, str] | None = None,
 ) -> Audit:
-    patients = manifest["patients"] if manifest else {}
+    patients = manifest["patients"] if manifest else patients or {}
     cases = manifest["cases"] if manifest else {}
 
     def leaks(fold: int | str) -> int:

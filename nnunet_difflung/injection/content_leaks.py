@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_difflung.dataset.contents import (
+    EMPTY,
     Contents,
     FileHashes,
     is_uniform,
@@ -225,7 +226,7 @@ def problems_of_test_set(files: RealFiles) -> list[Problem]:
         lines = []
         for path in tests:
             twins = [(i, f) for i, f in sizes.get(path.stat().st_size, []) if _same(path, f, files.hashes)]
-            if twins and not is_uniform(path):
+            if twins and not is_uniform(path, EMPTY if part == "imagesTs" else 1):
                 lines.append(f"{path.name} is {name_of(files.folder, twins[0][1])}")
         if lines:
             text = f"{folder} holds files of training cases (equal SHA-256): {_first(lines)}"

@@ -80,7 +80,8 @@ def synthesize(
     result.staged.sort(key=lambda case: case.identifier)
     quality = [row["quality"] for row in rows]
     result.quality, result.quality_of_all = pooled(quality), pooled(first_rows)
-    result.verdicts = judge(quality, first_rows, synthesis.references)
+    painted = {op.pathology for planned in fold.plan.cases for op in planned.operations}
+    result.verdicts = judge(quality, first_rows, synthesis.references, painted if sampling.gate != "off" else ())
     result.memorisation = summarise(row["memorisation"] for row in rows)
     return result
 

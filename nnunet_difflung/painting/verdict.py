@@ -3,12 +3,12 @@
 The first question is answered by the unpainted hosts, judged in the voxels that get a new label. The second by figures
 pooled over all cases, since a shift that every single case may have is harmful if all cases have it. Their range is
 where the mean of as many other patients would lie (a 95 % prediction interval from the training patients), so it is
-wide with two or three patients, and there is none with one.
+uncertain with two or three patients (mostly wide), and there is none with one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +24,10 @@ _WIDEST = float(np.log(10))  # no larger reach of a ratio's logarithm is stated
 
 
 def judge(
-    rows: Sequence[dict[str, dict]], first_rows: Sequence[dict[str, dict]], references: Mapping[str, ClassReference]
+    rows: Sequence[dict[str, dict]],
+    first_rows: Sequence[dict[str, dict]],
+    references: Mapping[str, ClassReference],
+    planned: Iterable[str] = (),
 ) -> dict[str, dict]:
     """Judges each class of a fold.
 
@@ -32,6 +35,8 @@ def judge(
         rows: class → measurements, of each staged case.
         first_rows: the same of the first try of every planned case.
         references: references of the fold's training cases.
+        planned: the classes that were painted; lesions of less than eight voxels have no measurements, and neither has
+            a class whose real lesions are so small.
 
     Returns:
         class → {judged, unpainted, pooled}. ``unpainted`` is {hosts, passing, upper_bound}: the number of unpainted
@@ -41,7 +46,7 @@ def judge(
         fewer than two patients have the class.
     """
     verdicts = {}
-    for name in sorted({name for row in first_rows for name in row}):
+    for name in sorted({*planned, *(name for row in first_rows for name in row)}):
         unpainted = [row[name]["unpainted_passes"] for row in first_rows if "unpainted_passes" in row.get(name, {})]
         hosts, passing = len(unpainted), sum(unpainted)
         bound = upper_bound(passing, hosts)

@@ -183,7 +183,10 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
         return
     dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"
     failing = sum(not passes(row["quality"]) for row in result.dropped.values())
-    rows = ", ".join(f"{name} bias {row['bias']:+.0f}" for name, row in result.quality_of_all.items())
+    rows = ", ".join(
+        f"{name} bias {row['bias']:+.0f}, distance {row['wasserstein']:.0f}"
+        for name, row in result.quality_of_all.items()
+    )
     if failing < 0.5 * len(result.dropped):
         raise Failed(
             f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_FEW = 3  # training patients; with so few the range of real lesions is wide
+_FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
     "bias": ("pooled bias", "", "+.1f"),
     "sd_ratio": ("standard deviation", " of real", ".2f"),
@@ -19,11 +19,13 @@ def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> lis
         verdicts: result of ``painting.verdict.judge``.
     """
     lines = []
-    for name, row in quality.items():
-        lines.append(
-            f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
-            f"{_passing(row, verdicts.get(name))}"
-        )
+    for name in sorted({*quality, *verdicts}):
+        if name in quality:  # it is not if none of the class's cases was kept
+            row = quality[name]
+            lines.append(
+                f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+                f"{_passing(row, verdicts.get(name))}"
+            )
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
@@ -38,8 +40,11 @@ def _passing(row: dict, verdict: dict | None) -> str:
 
 def _unpainted(name: str, verdict: dict) -> list[str]:
     hosts, passing, bound = (verdict["unpainted"][key] for key in ("hosts", "passing", "upper_bound"))
-    if not hosts:  # measured by an earlier version
-        return [f"  {name} cannot be judged by intensity: no unpainted host was measured"]
+    if not hosts:  # painted or real lesions are too small, or an earlier version measured them
+        return [
+            f"  {name} cannot be judged by intensity: no unpainted host was measured (this needs eight voxels of "
+            f"the class in a real slice and in a painted case)"
+        ]
     if verdict["judged"]:
         return [f"  {name}: {passing} of {hosts} unpainted hosts would pass too"]
     if passing == 0:
@@ -84,7 +89,7 @@ def _number(verdict: dict, key: str) -> str:
 
 
 def _patients(verdict: dict) -> str:
-    few = "; so few that the range is wide" if verdict["patients"] <= _FEW else ""
+    few = "; so few that the range is uncertain" if verdict["patients"] <= _FEW else ""
     return f"{verdict['patients']} training patients{few}"
 
 

@@ -174,9 +174,11 @@ def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):
         entry([*options, "-f", "0"])
     assert stop.value.code == 1
     assert tree_hashes(folder) == before
-    said = capsys.readouterr().err
+    captured = capsys.readouterr()
+    said = captured.err
     assert "under-trained" in said
     assert "--epochs" in said
+    assert "unpainted host" in captured.out, "what the gate is worth is said though no case was kept"
     assert len(said.strip().splitlines()[-1]) > 80
 
 

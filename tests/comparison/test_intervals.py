@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from benchmarks.intervals import FINDING, GOAL, Row, measured
 from nnunet_difflung.comparison.intervals import ALWAYS_ZERO, FOLD_MEANS, NEVER_FOUND, ONE_PATIENT, ONE_TRAINING
@@ -85,6 +86,28 @@ def test_failures_that_no_training_showed_are_allowed_for_where_trainings_miss_t
     assert result["ci95"][0] == pytest.approx(0.4 - np.hypot(share * 0.4, share * 0.4))
     assert result["ci95"][1] == pytest.approx(0.4)
     assert difference(arm, arm * 0 + 0.2)["unseen_failures"] == 0  # both find it every time
+
+
+def test_a_training_with_less_than_a_tenth_of_the_best_misses_the_class():
+    arm, reference = validated([[0.2], [0.2], [0.2]])  # 0.7 in each training
+    assert difference(arm, reference * 0 + 0.069)["unseen_failures"] > 0
+    assert difference(arm, reference * 0 + 0.071)["unseen_failures"] == 0
+
+
+def test_seeds_within_folds_have_their_own_degrees_of_freedom():
+    differences = np.full((2, 2, 4), np.nan)  # folds agree, patients hardly differ, the seeds of a fold do
+    for fold, patients in enumerate(([0.19, 0.21], [0.2, 0.2])):
+        for seed, effect in enumerate((0.1, -0.1)):
+            differences[seed, fold, 2 * fold : 2 * fold + 2] = np.array(patients) + effect
+    result = difference(differences + 0.5, differences * 0 + 0.5)
+    of_patients = np.var([0.19, 0.21, 0.2, 0.2], ddof=1) / 4
+    of_a_fold = np.var([0.05, -0.05], ddof=1) / 2  # half of the patients are in it
+    total = of_patients + 2 * of_a_fold
+    freedom = total**2 / (of_patients**2 / 3 + 2 * of_a_fold**2 / 1)
+    assert result["degrees_of_freedom"] == {"patients and seeds": pytest.approx(freedom)}
+    assert freedom == pytest.approx(2, abs=0.1)
+    half = stdtrit(freedom, 0.975) * np.sqrt(total)
+    assert result["ci95"] == pytest.approx([0.2 - half, 0.2 + half])
 
 
 # ---- none ----
@@ -168,4 +191,7 @@ def test_every_cell_of_the_published_simulation_reaches_the_goal():
     printed = [row for row in content["rows"] if row["counts"] and "now" in row]
     assert len(printed) > 2000
     assert [row for row in printed if row["now"][0] < GOAL] == []
+    where_shown = [row for row in content["rows"] if "shown" in row]
+    assert len(where_shown) > 250
+    assert [row for row in where_shown if row["shown"][1] < GOAL] == []
     assert {row["printed"] for row in content["rows"] if row["seeds"] == row["folds"] == 1} == {0}

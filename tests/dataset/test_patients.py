@@ -450,3 +450,13 @@ def test_what_nobody_said_is_read_again_while_nothing_was_made_with_it(dataset):
     assert find_reading(NAME, IDS, splits=grouped).patients == by_pattern(IDS, TRUE)
     (dataset.parent.parent / "nnUNet_results" / NAME / "DiffLung__cbmat" / "fold_0").mkdir(parents=True)
     assert find_reading(NAME, IDS, splits=grouped).patients == {i: i for i in IDS}
+
+
+def test_numbers_count_scans_of_patients_only_if_they_start_alike_and_are_few():
+    def splits_a_number(scans: dict[int, range]) -> bool:
+        ids = [f"genius_{patient:02d}{scan:02d}" for patient, of_patient in scans.items() for scan in of_patient]
+        return any(reading.splits_numbers for reading in plausible_readings(ids))
+
+    assert splits_a_number({8: range(5), 9: range(4), 12: range(5)})
+    assert not splits_a_number({8: range(30), 9: range(30), 12: range(30)}), "so many are the patients of a source"
+    assert not splits_a_number({8: range(3, 6), 9: range(4), 12: range(5)}), "they do not count from the same number"

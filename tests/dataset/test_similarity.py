@@ -79,8 +79,42 @@ def test_equal_voxels_are_identical_even_without_a_body():
     assert "cannot be judged" in found.judged()
 
 
+def test_a_fold_may_validate_on_the_cases_whose_names_come_first(different):
+    fold = [{"train": ["d", "e", "f"], "val": ["a", "b", "c"]}]
+    for image, identical in ((different["b"], True), (chest(1, 4), False)):
+        found = check({**different, "e": image}, splits=fold)
+        assert [(p.training, p.validation, p.identical) for p in found.pairs] == [("e", "b", identical)]
+
+
 def test_empty_slices_are_not_identical():
     assert check({name: np.full((64, 64), -1000) for name in "abcdef"}).pairs == ()
+
+
+def beyond_the_body(table: int) -> np.ndarray:
+    """A slice of air in a scanner's circle, on a table."""
+    y, x = np.ogrid[:96, :96]
+    air = np.where((y - 48) ** 2 + (x - 48) ** 2 < 46**2, -1000, -2048)
+    air[70:76, 20:76] = table
+    return air
+
+
+def test_half_of_an_empty_slice_may_be_padding(different):
+    half = np.where(np.arange(96) < 48, 0, -1000) * np.ones((96, 1), int)
+    assert check({name: np.stack([half, image[:96, :96]]) for name, image in different.items()}).identical == ()
+
+
+@pytest.mark.parametrize("table", [-1000, -300], ids=["air", "table"])
+def test_padding_and_a_table_are_not_the_same_patient(different, table):
+    empty, bodies = beyond_the_body(table), {name: image[:96, :96] for name, image in different.items()}
+    assert check({name: np.stack([empty, body]) for name, body in bodies.items()}).identical == ()
+    assert check(dict.fromkeys("abcdef", empty)).pairs == ()
+
+
+def test_a_copy_is_seen_in_any_channel(different):
+    images = {name: np.stack([np.zeros_like(image), image])[:, None] for name, image in different.items()}
+    images["e"] = images["b"].copy()
+    found = check_images(images, lambda i: (images[i], 5.0), SPLITS, progress=False)
+    assert [(p.training, p.validation, p.identical) for p in found.pairs] == [("b", "e", True)]
 
 
 def test_cut_outs_cannot_be_judged_but_copies_are_found(different):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nnunet_difflung.commands.audit import entry
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
-from nnunet_difflung.injection.audit import audit_dataset, audit_table
+from nnunet_difflung.injection.audit import audit, audit_dataset, audit_table
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.leaks import split_problems
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, new_manifest
@@ -216,3 +216,34 @@ def test_a_random_leak_is_found_and_a_fold_locked_set_passes(data):
     case = manifest["cases"][data.draw(st.sampled_from(sorted(manifest["cases"])))]
     case["sources"].append(data.draw(st.sampled_from(splits[case["fold"]]["val"])))
     assert [p.fold for p in split_problems(manifest, splits, "x") if p.leak] == [case["fold"]]
+
+
+def test_patients_are_counted_and_not_cut_without_synthetic_cases_too(folders):
+    folder = make_dataset(folders[0], patients=4, slices=2, size=16, folds=4)
+    result = audit(folder.name)
+    assert result.problems == ()
+    assert [(fold.training_cases, fold.training_patients) for fold in result.folds] == [(6, 3)] * 4
+    splits = json.loads((folder / "splits_final.json").read_text())
+    moved = splits[1]["val"][0]
+    splits[1] = {"train": [*splits[1]["train"], moved], "val": splits[1]["val"][1:]}
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    assert audit(folder.name).problems == (), "a trainer of another fold need not care"
+    (problem,) = audit(folder.name, sides=True).problems
+    assert (problem.fold, problem.leak) == (1, True)
+    assert "the same patients in training and validation: lung_002 (fold 1)" in problem.text
+
+
+def test_a_note_says_that_patients_are_not_known(folders):
+    folder = make_dataset(folders[0], patients=4, slices=1, size=16, folds=4)
+    for path in [*folder.glob("*Tr/*"), folder / "splits_final.json"]:
+        if path.suffix == ".json":
+            path.write_text(path.read_text().replace("lung_00", "smith_000").replace("_s00", ""))
+        else:
+            path.rename(path.with_name(path.name.replace("lung_00", "smith_000").replace("_s00", "")))
+    result = audit(folder.name)
+    assert result.problems == ()
+    assert "it is not known who the patients are" in result.notes[0]
+    assert len(result.notes) == 1
+    splits = [{"train": ["rp1_s01", "rp2_s01"], "val": ["rp1_s02", "rp2_s02"]}]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    assert "may both be of patient rp1" in audit(folder.name).notes[1]

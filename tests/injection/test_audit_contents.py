@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
-from tests.support.tiny import make_dataset
+from tests.support.tiny import make_dataset, write_array
 
 FIRST = "difflung_cbmat_f0_0000"
 HELD_OUT, HOST, DONOR = "lung_001_s00", "lung_002_s00", "lung_003_s00"  # validation, training, training of fold 0
@@ -248,6 +249,19 @@ def test_equal_labels_and_equal_empty_channels_are_no_leak(folders, no_fsync):
         sitk.WriteImage(empty, str(image(raw, case, 1)), True)
         label(raw, case).write_bytes(label(raw, HOST).read_bytes())
     assert audit(raw.name).problems == ()
+
+
+def test_slices_of_air_and_padding_are_not_the_same_patient(folders, no_fsync):
+    make_dataset(folders[0], patients=4, slices=2, size=16, folds=4)
+    raw = open_raw_dataset("801")
+    y, x = np.ogrid[:16, :16]
+    padded = np.where((y - 8) ** 2 + (x - 8) ** 2 < 60, -1000, -2048)[None].astype(np.int16)
+    for case in (HOST, HELD_OUT):
+        write_array(image(raw, case), padded)
+    (raw.folder / "imagesTs").mkdir()
+    shutil.copy(image(raw, HOST), raw.folder / "imagesTs" / "external_007_0000.nii.gz")
+    assert audit(raw.name).problems == ()
+    contents_module.check_same_content(replace(raw, contents=contents_module.contents_of(raw)), range(4))
 
 
 @pytest.mark.parametrize("path", [image, label])

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunet_difflung.injection import preprocessed as module
 from nnunet_difflung.injection.array_files import read_arrays, read_properties
+from nnunet_difflung.injection.array_match import image_differs
 from nnunet_difflung.injection.audit import audit_table
 from nnunet_difflung.injection.preprocessed import compare_preprocessed, preprocessed_problems
 from nnunet_difflung.injection.preprocessing import Preprocessing
@@ -299,3 +301,14 @@ def test_the_audit_says_that_there_was_nothing_to_compare_with(made):
         "the raw dataset is not here, so the preprocessed arrays were not compared with it"
         in (audit_table(NAME, deep=True)["notes"])
     )
+
+
+@pytest.mark.parametrize(("power", "differs"), [(0.05, False), (0.5, True)])
+def test_a_window_of_a_resampled_image_may_differ_by_little(power, differs):
+    rng = np.random.default_rng(0)
+    source = ndimage.gaussian_filter(rng.standard_normal((1, 40, 40)), (0, 1.5, 1.5))
+    source /= source.std()
+    array = ndimage.zoom(source, (1, 1.5, 1.5), order=3, mode="nearest", grid_mode=True)
+    other = rng.standard_normal((8, 8))
+    array[0, 16:24, 24:32] += other / other.std() * array[0, 16:24, 24:32].std() * power**0.5
+    assert image_differs(source[None], array[None]) is differs

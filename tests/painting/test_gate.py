@@ -202,6 +202,31 @@ def test_few_unpainted_hosts_are_no_evidence(covid, hosts, passing, judged):
     assert ("so few do not show" in said) is (hosts == 7)
 
 
+def test_more_than_a_tenth_of_many_unpainted_hosts_is_too_much(covid):
+    found = covid.reference()
+    for passing, judged in ((6, True), (8, False)):
+        rows = rows_of(covid, found) * 3
+        rows = [{"emphysema": row["emphysema"] | {"unpainted_passes": n < passing}} for n, row in enumerate(rows)]
+        verdict = judge(rows, rows, found)["emphysema"]
+        assert verdict["unpainted"]["upper_bound"] < 1 / 3
+        assert verdict["judged"] is judged
+
+
+def test_classes_whose_lesions_are_too_small_to_measure_are_not_passed_over(covid):
+    found = covid.reference()
+    rows = [measure({"emphysema": painted(0, voxels=5)}, found)]
+    verdicts = judge(rows, rows, found, {"emphysema"})
+    assert verdicts["emphysema"]["judged"] is False
+    said = "\n".join(describe_quality(pooled(rows), verdicts))
+    assert "emphysema cannot be judged by intensity: no unpainted host was measured" in said
+
+
+def test_unpainted_hosts_are_said_though_no_case_was_kept(covid):
+    found = covid.reference()
+    said = "\n".join(describe_quality({}, judge([], rows_of(covid, found), found)))
+    assert "emphysema: 0 of 20 unpainted hosts would pass too" in said
+
+
 def test_the_bound_is_exact():
     from scipy.stats import binom
 
@@ -254,7 +279,7 @@ def test_lesions_that_are_too_smooth_are_reported():
 
 
 @pytest.mark.parametrize(
-    ("patients", "said"), [(1, "not judged, since only one"), (2, "so few that the range is wide")]
+    ("patients", "said"), [(1, "not judged, since only one"), (2, "so few that the range is uncertain")]
 )
 def test_few_patients_give_a_wide_range_or_none(patients, said):
     cache = Cache(6)
@@ -264,6 +289,17 @@ def test_few_patients_give_a_wide_range_or_none(patients, said):
     bias = verdicts["emphysema"]["pooled"][0]
     assert bias["within"] is (None if patients == 1 else True)
     assert said in "\n".join(describe_quality(pooled(rows), verdicts))
+
+
+def test_the_range_is_where_the_mean_of_as_many_other_patients_would_lie():
+    cache = Cache(20, spread=40.0)
+    found = cache.reference({i: f"p{int(i[1:]) // 5}" for i in cache.images})
+    verdict = judge(rows_of(cache, found), rows_of(cache, found), found)["emphysema"]["pooled"][0]
+    patients = np.array(found["emphysema"].channels[0].bias_of_patients)
+    reach = 3.18245 * patients.std(ddof=1) * np.sqrt(1 / 4 + 1 / 4)  # t with three degrees of freedom
+    assert reach > 0.1 * found["emphysema"].channels[0].values.std()
+    ends = patients.mean() - reach, patients.mean() + reach
+    assert (verdict["low"], verdict["high"]) == (pytest.approx(ends[0], abs=0.01), pytest.approx(ends[1], abs=0.01))
 
 
 class WithMask(Cache):
