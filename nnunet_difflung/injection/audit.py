@@ -150,7 +150,7 @@ class _Auditor:
             copy = read_manifest(self.preprocessed) if self.preprocessed is not None else None
         except BadInput as error:
             return self._result(None, [*self.problems, Problem(str(error))], {})
-        first = next(iter(self.splits.values()), [])
+        first = self._all_folds()
         if self.files is not None:
             self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
         if manifest is None:
@@ -164,6 +164,11 @@ class _Auditor:
         self._note(manifest)
         return self._result(manifest, self.problems, self.splits)
 
+    def _all_folds(self) -> list[dict]:
+        """The folds of the raw splits, and those that only the preprocessed splits have, which nnU-Net trains too."""
+        raw = self.raw_splits or []
+        return [*raw, *(self.preprocessed_splits or [])[len(raw) :]]
+
     def _by(self, manifest: dict, deep: bool) -> list[Problem]:
         """The problems of splits, records, files and generators by what a manifest says."""
         problems = record_problems(manifest) + run_problems(manifest)
@@ -172,7 +177,7 @@ class _Auditor:
         if not self.splits and manifest["cases"]:
             text = f"{self.name} has synthetic cases but no {SPLITS}: nnU-Net would validate on synthetic cases"
             problems.append(Problem(text, None, True))
-        synthetic, first = bool(manifest["cases"]), next(iter(self.splits.values()), [])
+        synthetic, first = bool(manifest["cases"]), self._all_folds()
         problems += _disagreement(self.raw_splits, self.preprocessed_splits, self.preprocessed, synthetic)
         problems += generator_problems(self.name, manifest, first)
         if self.raw is not None:
@@ -228,7 +233,7 @@ class _Auditor:
         changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         if changed and self.problems:
             self.notes.append(
-                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
+                f"{' and '.join(changed)} in {self.raw} {'were' if len(changed) > 1 else 'was'} changed after the synthetic cases were added: "
                 f"difflung_remove takes the synthetic cases out of it and keeps your changes"
             )
         self.notes += generator_notes(self.name, manifest)
