@@ -30,6 +30,7 @@ from nnunet_difflung.injection.leaks import (
     split_problems,
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
+from nnunet_difflung.injection.plan_numbers import plan_problems
 from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json, sha256
@@ -150,6 +151,8 @@ class _Auditor:
             copy = read_manifest(self.preprocessed) if self.preprocessed is not None else None
         except BadInput as error:
             return self._result(None, [*self.problems, Problem(str(error))], {})
+        if manifest is not None:
+            manifest = {**manifest, "dataset": self.name}  # the name of now, for messages; the folder may be renamed
         first = self._all_folds()
         if self.files is not None:
             self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
@@ -160,7 +163,12 @@ class _Auditor:
             self.problems.append(Problem(self._which_is_right(manifest, copy)))
         self.problems += self._by(manifest, self.deep)
         if self.preprocessed is not None:
-            self.problems += fingerprint_problems(self.preprocessed, manifest)
+            of_fingerprint = fingerprint_problems(self.preprocessed, manifest)
+            self.problems += of_fingerprint
+            if not of_fingerprint:
+                problems, notes = plan_problems(self.preprocessed, manifest)
+                self.problems += problems
+                self.notes += notes
         self._note(manifest)
         return self._result(manifest, self.problems, self.splits)
 
@@ -232,8 +240,9 @@ class _Auditor:
             )
         changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         if changed and self.problems:
+            were = "were" if len(changed) > 1 else "was"
             self.notes.append(
-                f"{' and '.join(changed)} in {self.raw} {'were' if len(changed) > 1 else 'was'} changed after the synthetic cases were added: "
+                f"{' and '.join(changed)} in {self.raw} {were} changed after the synthetic cases were added: "
                 f"difflung_remove takes the synthetic cases out of it and keeps your changes"
             )
         self.notes += generator_notes(self.name, manifest)
