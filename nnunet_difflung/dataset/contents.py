@@ -187,10 +187,15 @@ def digest_of(contents: Contents, cases: Iterable[str]) -> str | None:
     return hashlib.sha256("\n".join(held).encode()).hexdigest()
 
 
-def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
+def present_cases(folder: Path, dataset_json: Mapping, synthetic: bool = False) -> dict[str, Case]:
     """The real cases that are in a raw dataset now, complete or not: only files that exist are listed.
 
     Unlike ``layout.list_cases`` it refuses nothing, so that an audit can name what is wrong with each file.
+
+    Args:
+        folder: of the raw dataset.
+        dataset_json: content of its ``dataset.json``.
+        synthetic: list synthetic cases too.
 
     Returns:
         id → case; its label is empty if there is none.
@@ -208,7 +213,9 @@ def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
             images.setdefault(stem[:-5], []).append(file)
         labels = dict(_files_in(folder / "labelsTr", ending))
     cases = {i: Case(i, tuple(images.get(i, ())), labels.get(i, "")) for i in sorted({*images, *labels})}
-    return {i: case for i, case in cases.items() if i and not is_synthetic(i) and (case.images or case.label)}
+    return {
+        i: case for i, case in cases.items() if i and (synthetic or not is_synthetic(i)) and (case.images or case.label)
+    }
 
 
 def _listed(folder: Path, file: object) -> str:
