@@ -193,15 +193,18 @@ def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
     """Refuses a case or a patient in training and validation; with fold ``all`` both are the same by design."""
     if trainer.fold == "all":
         return
-    name = trainer.plans_manager.dataset_name
-    patients = known_patients(name, [*cases.real, *cases.validation])
+    dataset = trainer.plans_manager.dataset_name
+    patients = known_patients(dataset, [*cases.real, *cases.validation])
     training = {patients.get(name, name) for name in cases.real}
     both = {name for name in cases.validation if patients.get(name, name) in training or name in cases.real}
     if both:
+        path = os.path.join(trainer.preprocessed_dataset_folder_base, SPLITS)
+        raw, _ = dataset_folders(dataset)
+        copy = f" and {raw / SPLITS}" if raw is not None and (raw / SPLITS).is_file() else ""
         raise RuntimeError(
-            f"{os.path.join(trainer.preprocessed_dataset_folder_base, SPLITS)} fold {trainer.fold} validates on "
-            f"{first_names(both)} and trains on other cases of the same patients; replace it by folds by patient "
-            f"(difflung_augment -d {name} makes them for a dataset that has no {SPLITS})"
+            f"{path} fold {trainer.fold} validates on {first_names(both)} and trains on other cases of the same "
+            f"patients; delete {path}{copy} and run difflung_augment -d {dataset}, which makes folds by patient where "
+            f"there are none, or put folds by patient in its place"
         )
 
 

@@ -7,9 +7,12 @@ that its time cannot tell another change.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import struct
 import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +33,7 @@ MEMO = ".contents.json"  # in the cache's folder; no case id begins with a dot
 EMPTY = 3  # different values of an image that shows nothing: air, padding, a table
 _FORMAT = 1
 _SETTLED = 2_000_000_000  # ns; a file changed less long ago may be changed again without a change of its time
+_GZIP_TRAILER = 8  # bytes
 _WORTH_FILES, _WORTH_BYTES = 50, 2**24  # hashing less than this takes no longer than remembering it
 
 Contents = Mapping[str, Mapping[str, str]]  # case id → file, named as in the manifest → SHA-256
@@ -39,6 +43,34 @@ def stat_key(path: str | Path) -> list[int]:
     """Size, modification time, change time and inode of a file: if none differs, nobody has written to the file."""
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def quick_key(path: str | Path) -> tuple[int, ...]:
+    """A number that files of the same data share, found without reading them: most files that share it are the same.
+
+    Of a gzip file it is what its last eight bytes say of the data: CRC-32 and size, whatever the compression; of any
+    other file, the size.
+    """
+    if os.fspath(path).endswith(".gz"):
+        with open(path, "rb") as file:
+            if file.seek(0, os.SEEK_END) > _GZIP_TRAILER:
+                file.seek(-_GZIP_TRAILER, os.SEEK_END)
+                checksum, size = struct.unpack("<II", file.read())
+                if size:  # a file of several gzip blocks may end with an empty one
+                    return checksum, size
+    return (os.path.getsize(path),)
+
+
+def hash_of_data(path: str | Path) -> str:
+    """SHA-256 of what a gzip file holds; of the file itself if it is damaged or no gzip file."""
+    digest = hashlib.sha256()
+    try:
+        with gzip.open(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return sha256(path)
+    return digest.hexdigest()
 
 
 class FileHashes:
@@ -73,6 +105,14 @@ class FileHashes:
         if stat_key(name) == key and time.time_ns() - max(key[1], key[2]) > _SETTLED:
             self._hashed[name] = [*key, digest]
         return digest
+
+    def of_data(self, path: str | Path) -> str:
+        """SHA-256 of a file's data: of a gzip file after decompression, which is not remembered.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return hash_of_data(path) if os.fspath(path).endswith(".gz") else self.of(path)
 
     def save(self) -> None:
         """Remembers the hashes, if that saves time; a folder that cannot be written is no error."""
@@ -150,10 +190,15 @@ def digest_of(contents: Contents, cases: Iterable[str]) -> str | None:
     return hashlib.sha256("\n".join(held).encode()).hexdigest()
 
 
-def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
+def present_cases(folder: Path, dataset_json: Mapping, synthetic: bool = False) -> dict[str, Case]:
     """The real cases that are in a raw dataset now, complete or not: only files that exist are listed.
 
     Unlike ``layout.list_cases`` it refuses nothing, so that an audit can name what is wrong with each file.
+
+    Args:
+        folder: of the raw dataset.
+        dataset_json: content of its ``dataset.json``.
+        synthetic: list synthetic cases too.
 
     Returns:
         id → case; its label is empty if there is none.
@@ -171,7 +216,9 @@ def present_cases(folder: Path, dataset_json: Mapping) -> dict[str, Case]:
             images.setdefault(stem[:-5], []).append(file)
         labels = dict(_files_in(folder / "labelsTr", ending))
     cases = {i: Case(i, tuple(images.get(i, ())), labels.get(i, "")) for i in sorted({*images, *labels})}
-    return {i: case for i, case in cases.items() if i and not is_synthetic(i) and (case.images or case.label)}
+    return {
+        i: case for i, case in cases.items() if i and (synthetic or not is_synthetic(i)) and (case.images or case.label)
+    }
 
 
 def _listed(folder: Path, file: object) -> str:

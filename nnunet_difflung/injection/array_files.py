@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.injection.manifest import plans_files
 from nnunet_difflung.runtime.files import read_json
 
 BLOSC, NUMPY, UNPACKED = ".b2nd", ".npz", ".npy"
@@ -40,16 +41,12 @@ class Configuration:
 def configurations(preprocessed: Path) -> list[Configuration]:
     """The configurations of a dataset that are preprocessed; each folder once, although several may share it."""
     by_folder: dict[Path, Configuration] = {}
-    for path in sorted(preprocessed.glob("*Plans*.json")):
-        try:
-            plans = read_json(path)
-            names = list(plans["configurations"])
-        except (OSError, ValueError, TypeError, KeyError):
-            continue  # nnU-Net cannot train with it either
-        for name in names:
+    for path in plans_files(preprocessed):
+        plans = read_json(path)
+        for name in plans["configurations"]:
             settings = _inherited(plans["configurations"], name)
             folder = preprocessed / str(settings.get("data_identifier"))
-            if "data_identifier" in settings and "plans_name" in plans and folder.is_dir():
+            if "data_identifier" in settings and folder.is_dir():
                 by_folder.setdefault(folder, Configuration(name, plans, settings, folder))
     return list(by_folder.values())
 

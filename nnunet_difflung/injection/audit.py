@@ -30,6 +30,7 @@ from nnunet_difflung.injection.leaks import (
     split_problems,
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
+from nnunet_difflung.injection.plan_numbers import plan_problems
 from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import read_json, sha256
@@ -159,7 +160,9 @@ class _Auditor:
             copy = read_manifest(self.preprocessed) if self.preprocessed is not None else None
         except BadInput as error:
             return self._result(None, [*self.problems, Problem(str(error))], {})
-        first = next(iter(self.splits.values()), [])
+        if manifest is not None:
+            manifest = {**manifest, "dataset": self.name}  # the name of now, for messages; the folder may be renamed
+        first = self._all_folds()
         if self.files is not None:
             self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
         if manifest is None:
@@ -170,7 +173,12 @@ class _Auditor:
             self.problems.append(Problem(self._which_is_right(manifest, copy)))
         self.problems += self._by(manifest, self.deep)
         if self.preprocessed is not None:
-            self.problems += fingerprint_problems(self.preprocessed, manifest)
+            of_fingerprint = fingerprint_problems(self.preprocessed, manifest)
+            self.problems += of_fingerprint
+            if not of_fingerprint:
+                problems, notes = plan_problems(self.preprocessed, manifest)
+                self.problems += problems
+                self.notes += notes
         self._note(manifest)
         return self._result(manifest, self.problems, self.splits)
 
@@ -195,6 +203,11 @@ class _Auditor:
                 self.problems.append(Problem(f"{text} (fold {fold})", fold, True))
         return patients
 
+    def _all_folds(self) -> list[dict]:
+        """The folds of the raw splits, and those that only the preprocessed splits have, which nnU-Net trains too."""
+        raw = self.raw_splits or []
+        return [*raw, *(self.preprocessed_splits or [])[len(raw) :]]
+
     def _by(self, manifest: dict, deep: bool) -> list[Problem]:
         """The problems of splits, records, files and generators by what a manifest says."""
         problems = record_problems(manifest) + run_problems(manifest)
@@ -203,7 +216,7 @@ class _Auditor:
         if not self.splits and manifest["cases"]:
             text = f"{self.name} has synthetic cases but no {SPLITS}: nnU-Net would validate on synthetic cases"
             problems.append(Problem(text, None, True))
-        synthetic, first = bool(manifest["cases"]), next(iter(self.splits.values()), [])
+        synthetic, first = bool(manifest["cases"]), self._all_folds()
         problems += _disagreement(self.raw_splits, self.preprocessed_splits, self.preprocessed, synthetic)
         problems += generator_problems(self.name, manifest, first)
         if self.raw is not None:
@@ -258,8 +271,9 @@ class _Auditor:
             )
         changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         if changed and self.problems:
+            were = "were" if len(changed) > 1 else "was"
             self.notes.append(
-                f"{' and '.join(changed)} in {self.raw} was changed after the synthetic cases were added: "
+                f"{' and '.join(changed)} in {self.raw} {were} changed after the synthetic cases were added: "
                 f"difflung_remove takes the synthetic cases out of it and keeps your changes"
             )
         self.notes += generator_notes(self.name, manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from nnunet_difflung.dataset.contents import (
     is_uniform,
     name_of,
     present_cases,
+    quick_key,
     same_images,
     torn_apart,
 )
@@ -194,13 +194,17 @@ def _first(lines: list[str]) -> str:
 
 
 def twin_problems(files: RealFiles, splits: list[dict]) -> list[Problem]:
-    """Images that are in a fold's training under one id and in its validation under another."""
-    by_size: dict[int, set[str]] = {}
+    """Images that are in a fold's training under one id and in its validation under another, recompressed or not."""
+    alike: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for identifier, case in files.cases.items():
         for file in case.images:
-            by_size.setdefault(os.path.getsize(file), set()).add(identifier)
-    alike = {identifier for group in by_size.values() if len(group) > 1 for identifier in group}
-    groups = same_images(files.folder, files.images(sorted(alike)))
+            alike.setdefault(quick_key(file), []).append((identifier, file))
+    holders: dict[str, dict[str, str]] = {}
+    for key, group in alike.items():
+        if len({identifier for identifier, _ in group}) > 1 and not (len(key) > 1 and is_uniform(Path(group[0][1]))):
+            for identifier, file in group:
+                holders.setdefault(identifier, {})[name_of(files.folder, file)] = files.hashes.of_data(file)
+    groups = same_images(files.folder, holders)
     return [
         Problem(
             f"fold {fold} trains on {training} and validates on {validation}, which hold the same image (equal "
@@ -214,20 +218,20 @@ def twin_problems(files: RealFiles, splits: list[dict]) -> list[Problem]:
 
 
 def problems_of_test_set(files: RealFiles) -> list[Problem]:
-    """Images and labels of training cases that are in the test set too, under any name."""
+    """Images and labels of training cases that are in the test set too, under any name, recompressed or not."""
     problems = []
     for part, of_case in (("imagesTs", lambda c: c.images), ("labelsTs", lambda c: (c.label,) if c.label else ())):
         folder = files.folder / part
-        sizes: dict[int, list[tuple[str, str]]] = {}
+        alike: dict[tuple[int, ...], list[str]] = {}
         tests = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-        for identifier, case in files.cases.items() if tests else ():
+        for case in files.cases.values() if tests else ():
             for file in of_case(case):
-                sizes.setdefault(os.path.getsize(file), []).append((identifier, file))
+                alike.setdefault(quick_key(file), []).append(file)
         lines = []
         for path in tests:
-            twins = [(i, f) for i, f in sizes.get(path.stat().st_size, []) if _same(path, f, files.hashes)]
-            if twins and not is_uniform(path, EMPTY if part == "imagesTs" else 1):
-                lines.append(f"{path.name} is {name_of(files.folder, twins[0][1])}")
+            twin = next((file for file in alike.get(quick_key(path), ()) if _same(path, file, files.hashes)), None)
+            if twin is not None and not is_uniform(path, EMPTY if part == "imagesTs" else 1):
+                lines.append(f"{path.name} is {name_of(files.folder, twin)}")
         if lines:
             text = f"{folder} holds files of training cases (equal SHA-256): {_first(lines)}"
             problems.append(Problem(f"{text}; remove these cases from the test set", None, True))
@@ -235,7 +239,7 @@ def problems_of_test_set(files: RealFiles) -> list[Problem]:
 
 
 def _same(path: Path, file: str, hashes: FileHashes) -> bool:
-    return hashes.of(path) == hashes.of(file)
+    return hashes.of_data(path) == hashes.of_data(file)
 
 
 # ---- the fingerprint ----

@@ -134,10 +134,17 @@ def _origin_leaks(manifest: dict, fold: int, validation: set[str], held_out: set
 def record_problems(manifest: dict) -> list[Problem]:
     """Whether the manifest accounts for every synthetic case: real sources, a run, its generator."""
     problems = []
-    if manifest.get("patients_hash") not in (None, hash_of_patients(manifest)):
+    recorded = manifest.get("patients_hash")
+    if recorded != hash_of_patients(manifest) and (recorded is not None or "contents" in manifest):
         text = (
             f"the manifest of {manifest['dataset']} names other patients than when the synthetic cases were made, so "
             f"its record was changed; restore it, or {start_over(manifest['dataset'])}"
+        )
+        problems.append(Problem(text, None, True))
+    if "contents" not in manifest and any("contents" in case for case in manifest["cases"].values()):
+        text = (
+            f"the manifest of {manifest['dataset']} has lost its record of what the real cases held ('contents'); "
+            f"restore it, or {start_over(manifest['dataset'])}"
         )
         problems.append(Problem(text, None, True))
     for identifier, case in sorted(manifest["cases"].items()):

@@ -15,12 +15,13 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import MANIFEST, dataset_folders, preprocessed_folder
+from nnunet_difflung.paths import DATASET, MANIFEST, SPLITS, dataset_folders, preprocessed_folder
 from nnunet_difflung.runtime.files import check_format, read_json
 
 PREPROCESSED = "preprocessed:"
 FINGERPRINT = f"{PREPROCESSED}dataset_fingerprint.json"
 FORMAT = 1
+_NOT_PLANS = {DATASET, SPLITS, MANIFEST, FINGERPRINT.removeprefix(PREPROCESSED)}  # JSON files beside nnU-Net's plans
 _IDENTIFIER = re.compile(rf"{SYNTHETIC_PREFIX}[A-Za-z0-9_.-]+")
 _FILES = re.compile(
     rf"dataset\.json|splits_final\.json|{PREPROCESSED}(splits_final|dataset_fingerprint)\.json|"
@@ -231,9 +232,22 @@ def cases_of(manifest: dict, run: dict) -> set[str]:
     return {i for i, c in manifest["cases"].items() if (c["method"], c["fold"]) == (run["method"], run["fold"])}
 
 
+def plans_files(preprocessed: Path) -> list[Path]:
+    """nnU-Net's plans in a preprocessed folder, whatever they are called, sorted."""
+    return [path for path in sorted(preprocessed.glob("*.json")) if path.name not in _NOT_PLANS and _is_plans(path)]
+
+
+def _is_plans(path: Path) -> bool:
+    try:
+        content = read_json(path)
+        return isinstance(content["configurations"], dict) and "plans_name" in content
+    except (OSError, ValueError, TypeError, KeyError):
+        return False  # nnU-Net cannot train with it either
+
+
 def is_planned(preprocessed: Path) -> bool:
     """Whether nnU-Net has planned the dataset, and so copied the raw splits if there were any."""
-    return any(preprocessed.glob("*Plans*.json"))
+    return any(preprocessed.glob("*Plans*.json")) or bool(plans_files(preprocessed))
 
 
 def backup_name(target: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.dataset.contents import stat_key
+from nnunet_difflung.dataset.contents import present_cases, stat_key
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.injection.array_files import Configuration, configurations, files_of, identifiers
 from nnunet_difflung.injection.leaks import Problem, first_names
@@ -93,13 +93,11 @@ def compare_preprocessed(
 
 def _raw_cases(folder: Path) -> dict[str, Case] | None:
     """The cases that nnU-Net's preprocessing would read; None if the dataset cannot be listed."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
     try:
-        listed = get_filenames_of_train_images_and_targets(str(folder), read_json(folder / DATASET))
-        return {name: Case(name, tuple(entry["images"]), entry["label"]) for name, entry in listed.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError):
+        listed = present_cases(folder, read_json(folder / DATASET), synthetic=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return {name: case for name, case in listed.items() if case.images}
 
 
 class _Memo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from collections.abc import Callable
@@ -33,6 +34,13 @@ HELD_OUT, HOST, DONOR = "lung_001_s00", "lung_002_s00", "lung_003_s00"  # valida
 def raw(folders, no_fsync) -> RawDataset:
     """Fold 0 has two synthetic cases; the first was made from ``HOST`` with a lesion of ``DONOR``."""
     return augmented(folders)
+
+
+@pytest.fixture
+def planned(raw) -> RawDataset:
+    """``raw``, whose manifest is older than the plans."""
+    edit(raw, MANIFEST, lambda manifest: manifest.update(created="2026-01-01T00:00:00+00:00"))
+    return raw
 
 
 def augmented(folders: tuple[Path, Path, Path], **options) -> RawDataset:
@@ -212,6 +220,12 @@ def test_the_dataset_may_move(raw, folders, monkeypatch):
     assert audit(raw.name).problems == ()
 
 
+def test_remedies_name_the_dataset_as_it_is_called_now(raw):
+    edit(raw, MANIFEST, lambda manifest: manifest.update(dataset="Dataset800_Before"))
+    rewrite(image(raw, HOST))
+    assert f"difflung_remove -d {raw.name}" in only(audit(raw.name), "files of real cases were changed").text
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_files_that_dataset_json_lists_are_compared_too(folders, no_fsync, absolute):
     folder = make_dataset(folders[0], patients=4, slices=2, size=16, folds=4, dataset_key=True)
@@ -276,6 +290,40 @@ def test_a_training_case_in_the_test_set_is_a_leak_under_any_name(raw, path):
     problem = only(audit(raw.name), "holds files of training cases")
     assert problem.leak
     assert f"external_007.nii.gz is {path(raw, HOST).relative_to(raw.folder)}" in problem.text
+
+
+def recompress(source: Path, target: Path) -> None:
+    """Writes the same data in other bytes."""
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(gzip.compress(gzip.decompress(source.read_bytes()), 1, mtime=7))
+    assert sha256(source) != sha256(target)
+
+
+def test_a_recompressed_copy_is_the_same_image(raw):
+    recompress(image(raw, HELD_OUT), image(raw, HOST))
+    twins = only(audit(raw.name), f"fold 0 trains on {HOST} and validates on {HELD_OUT}, which hold the same image")
+    assert twins.leak
+
+
+@pytest.mark.parametrize("part", ["imagesTs", "labelsTs"])
+def test_a_recompressed_training_case_in_the_test_set_is_a_leak(raw, part):
+    recompress(image(raw, HOST) if part == "imagesTs" else label(raw, HOST), raw.folder / part / "test_0000.nii.gz")
+    assert only(audit(raw.name), "holds files of training cases").leak
+
+
+def test_recompressed_empty_channels_are_no_leak(folders, no_fsync):
+    folder = make_dataset(folders[0], patients=4, slices=2, size=16, folds=4, channels=2)
+    for path in folder.glob("imagesTr/*_0001.nii.gz"):
+        values = sitk.GetImageFromArray(np.zeros((1, 16, 16), np.int16))
+        sitk.WriteImage(values, str(path), True, int(path.name[6:8]) % 9 + 1)
+    assert audit(folder.name).problems == ()
+
+
+def test_a_fold_that_only_nnunet_has_is_checked_too(raw):
+    shutil.copy(image(raw, HELD_OUT), image(raw, HOST))
+    splits = read_json(raw.preprocessed / "splits_final.json")
+    write_json(raw.preprocessed / "splits_final.json", [*splits, {"train": [HOST], "val": [HELD_OUT]}])
+    assert only(audit(raw.name), f"fold {len(splits)} trains on {HOST}").leak
 
 
 def test_an_empty_label_in_the_test_set_says_nothing(folders, no_fsync):
@@ -363,6 +411,16 @@ def test_contents_that_are_no_contents_are_damage(raw, change):
     assert "is damaged: 'contents'" in audit(raw.name).problems[0].text
 
 
+def test_patients_whose_hash_was_deleted_are_no_earlier_version(raw):
+    edit(raw, MANIFEST, lambda manifest: manifest.pop("patients_hash"))
+    assert only(audit(raw.name), "names other patients").leak
+
+
+def test_contents_that_were_deleted_are_no_earlier_version(raw):
+    edit(raw, MANIFEST, lambda manifest: manifest.pop("contents"))
+    assert only(audit(raw.name), "has lost its record of what the real cases held").leak
+
+
 def test_what_a_record_has_lost_is_no_excuse(raw):
     def forget(manifest: dict) -> None:
         del manifest["cases"][FIRST]["contents"], manifest["runs"][0]["generator"]["contents"]
@@ -447,6 +505,53 @@ def test_the_fingerprint_of_an_earlier_version_is_judged_by_the_cases_that_it_co
 
 
 # ---- two manifests ----
+
+
+def plans_of(raw: RawDataset, mean: float, shape: int = 16) -> None:
+    """A fingerprint of mean -700, and plans made from one of another mean."""
+
+    def intensities(value: float) -> dict:
+        return {"foreground_intensity_properties_per_channel": {"0": {"mean": value, "std": 100.0}}}
+
+    sizes = {"spacings": [[5.0, 0.8, 0.8]] * 2, "shapes_after_crop": [[1, 16, 16]] * 2}
+    fingerprint = raw.preprocessed / "dataset_fingerprint.json"
+    write_json(fingerprint, {**sizes, **intensities(-700)})
+    edit(raw, MANIFEST, lambda manifest: manifest.update(fingerprint=sha256(fingerprint)))
+    shapes = {
+        "original_median_spacing_after_transp": [0.8, 5.0, 0.8],
+        "original_median_shape_after_transp": [shape, 1, 16],
+        "transpose_forward": [1, 0, 2],
+    }
+    plans = {"plans_name": "nnUNetPlans", "configurations": {}, **shapes, **intensities(mean)}
+    write_json(raw.preprocessed / "nnUNetPlans.json", plans)
+
+
+def test_plans_of_a_fingerprint_that_was_put_right_afterwards_are_a_leak(planned):
+    plans_of(planned, mean=-680)
+    problem = only(audit(planned.name), "nnUNetPlans.json was not made from dataset_fingerprint.json")
+    assert problem.leak
+    assert "run nnUNetv2_plan_and_preprocess -d 801 with" in problem.text
+
+
+def test_plans_of_the_fingerprint_are_accepted(planned):
+    plans_of(planned, mean=-700)
+    assert audit(planned.name).problems == audit(planned.name).notes == ()
+
+
+@pytest.mark.parametrize("origin", ["other intensities", "other shape", "a dataset that is here", "older plans"])
+def test_plans_that_were_moved_or_made_before_are_a_note(planned, origin):
+    plans_of(planned, -100 if origin == "other intensities" else -680, 99 if origin == "other shape" else 16)
+    plans = planned.preprocessed / "nnUNetPlans.json"
+    if origin == "a dataset that is here":
+        key = "foreground_intensity_properties_per_channel"
+        source = planned.preprocessed.with_name("Dataset900_Source") / "dataset_fingerprint.json"
+        source.parent.mkdir()
+        write_json(source, {key: read_json(plans)[key]})
+    if origin == "older plans":
+        os.utime(plans, (1_000_000_000, 1_000_000_000))
+    result = audit(planned.name)
+    assert result.problems == ()
+    assert "older than the synthetic cases, or of another dataset" in result.notes[0]
 
 
 def test_the_audit_says_which_manifest_is_right_and_the_advice_works(raw):

@@ -191,6 +191,16 @@ def test_arrays_made_from_something_else_are_named_with_the_remedy(made, fault, 
     assert "nnUNetv2_preprocess -d 801 -plans_name nnUNetPlans -c 2d" in problems[0].text
 
 
+def test_plans_of_any_name_are_followed(made):
+    built = made({"2d": EXACT})
+    (built.preprocessed / "nnUNetPlans.json").rename(built.preprocessed / "mine.json")
+    (built.preprocessed / "notes.json").write_text("[1]")
+    assert preprocessed_problems(NAME) == []
+    for one, other in zip(built.arrays(ONE), built.arrays(OTHER), strict=True):
+        swap(one, other)
+    assert "were not made from the files of the same name" in preprocessed_problems(NAME)[0].text
+
+
 def test_a_case_of_other_channels_is_another_shape(made):
     dataset = made({"2d": EXACT})
     shutil.copy(dataset.image(OTHER), dataset.raw / "imagesTr" / f"{ONE}_0001.nii.gz")

@@ -354,7 +354,8 @@ def never_augmented(base):
 
 def test_nnunets_own_folds_are_refused_if_the_ids_say_that_they_cut_patients(never_augmented):
     with pytest.raises(
-        RuntimeError, match="trains on other cases of the same patients; replace it by folds by patient"
+        RuntimeError,
+        match="trains on other cases of the same patients; delete .*splits_final.json and run difflung_augment",
     ):
         begin("nnUNetTrainerDiffLungReference")
 
