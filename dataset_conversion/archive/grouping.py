@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
+from nnunet_difflung.dataset.patient_doubts import doubt_of
 from nnunet_difflung.dataset.patient_words import is_date
-from nnunet_difflung.dataset.patients import UnknownPatients, read_id, spelled_alike, unknown_patients
+from nnunet_difflung.dataset.patients import UnknownPatients, read_id, unknown_patients
 from nnunet_difflung.dataset.patients_file import covering, read_patients_file
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
@@ -192,10 +193,8 @@ def _doubt(names: Sequence[str], patients: Sequence[str | None]) -> str:
         folders = name.partition(str(patient))[0]
         if above.setdefault(str(patient), folders) != folders:
             return f"{patient!r} is in several folders, such as {name!r}"
-    known = sorted({str(patient) for patient in patients})
-    if alike := spelled_alike(known):
-        return f"{alike[0]!r} and {alike[1]!r} may be the same"
-    return _other_reading(known)
+    known = {name: str(patient) for name, patient in zip(names, patients, strict=True)}
+    return doubt_of(known) or _other_reading(sorted(set(known.values())))
 
 
 def _numbered_words(patients: Sequence[str | None]) -> str:

@@ -139,6 +139,8 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
     if separator:
         yield "without the last part", _optional_if_needed(identifiers, "(.+{lazy})", separator + part)
     yield "the letters at the beginning", r"([A-Za-z]+).*"
+    yield "the first number", r"[^0-9]*([0-9]+).*"
+    yield "the first number without zeros before it", r"[^0-9]*0*([0-9]+?)(?:[^0-9].*)?"
     yield from _split_numbers(identifiers)
     yield "up to the second number", r"([^0-9]*[0-9]+[^0-9]+[0-9]+).*"
     yield "up to the second number, if there is one", r"([^0-9]*[0-9]+(?:[^0-9]+[0-9]+)?).*"
@@ -150,8 +152,6 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "without the last two parts", f"(.+){separator}{part}{separator}{part}"
         yield "the first two parts", f"({part}{separator}{part}).*"
         yield "the first part", f"({part}).*"
-    yield "the first number", r"[^0-9]*([0-9]+).*"
-    yield "the first number without zeros before it", r"[^0-9]*0*([0-9]+?)(?:[^0-9].*)?"
     yield "the last number", r"(?:.*[^0-9])?([0-9]+)[^0-9]*"
     yield "without the letters at the end", r"(.*[0-9])[A-Za-z]*"
     yield from _source_by_source(identifiers)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.dataset.patient_candidates import Candidate, plausible_readings
+from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
+from nnunet_difflung.dataset.patient_doubts import doubt_of_slices, spelled_alike
 from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
     are_readable,
@@ -15,7 +16,6 @@ from nnunet_difflung.dataset.patients import (
     read_id,
     read_ids,
     same_partition,
-    spelled_alike,
 )
 from nnunet_difflung.dataset.patients_file import PATIENTS_FILE, covering, read_patients_file
 from nnunet_difflung.errors import BadInput
@@ -53,8 +53,12 @@ class Reading:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON content for records: ``from``, the number of ``patients``, and what else is not None."""
+        """JSON content for records: ``from``, the number of ``patients``, and what else is not None.
+
+        Of ids that were read, ``examples`` shows how: case id → patient.
+        """
         more = {key: getattr(self, key) for key in ("pattern", "file", "sha256", "warning")}
+        more["examples"] = self._examples() if self.source == "ids" else None
         return {
             "from": self.source,
             **{key: value for key, value in more.items() if value is not None},
@@ -66,8 +70,24 @@ class Reading:
         write_record(name, self.as_dict(), self.listed or self.patients)
 
     def lines(self) -> list[str]:
-        """The notes and, at the end, the warning, as lines to print."""
-        return [*self.notes, *([f"Warning: {self.warning}"] if self.warning else [])]
+        """The warning, if there is one, and the notes, as lines to print."""
+        return [*([f"Warning: {self.warning}"] if self.warning else []), *self.notes]
+
+    def origin(self) -> str:
+        """A line that says how many patients there are and where they are known from, so that a wrong reading shows."""
+        shown = ", ".join(f"{case} → {patient}" for case, patient in self._examples().items())
+        origins = {
+            "ids": f"read from the ids, such as {shown}; if that is wrong, give --patients FILE or --patient-pattern",
+            "pattern": f"--patient-pattern {self.pattern!r}, such as {shown}",
+            "file": f"listed in {self.path or self.file}",
+            "splits": f"the ids do not tell them for certain; read so that the given folds fit, such as {shown}",
+        }
+        number = len(set(self.patients.values()))
+        origin = origins.get(self.source, f"as an earlier version recorded them, such as {shown}")
+        return f"Patients: {number} of {len(self.patients)} cases ({origin})."
+
+    def _examples(self) -> dict[str, str]:
+        return {case: self.patients[case] for case in examples(self.patients)}
 
     @property
     def stated(self) -> str:
@@ -267,7 +287,8 @@ def _from_splits(identifiers: Sequence[str], splits: Splits) -> dict[str, str]:
     Patients with several cases are never taken apart here by a guess: where the folds keep cases together that may be
     of one patient, intervals and "other patients" treat them as one. Ids that are unambiguous are always read.
     """
-    clear = {case: read_id(case) or case for case in identifiers}
+    clear = {case: patient for case in identifiers if (patient := read_id(case))}
+    clear = {case: case for case in identifiers} | ({} if doubt_of_slices(clear) else clear)
     if _torn(clear, splits):
         return clear  # which is refused
     whole = (reading for reading in plausible_readings(identifiers) if not _torn(reading.patients, splits))

@@ -74,6 +74,53 @@ AMBIGUOUS = {
     ),
     "volumes and slices": (made("P{p:02}_s{s}", p=range(1, 5), s=range(3)) + made("P{p:02}", p=range(1, 9)), "(...).*"),
 }
+# Ids that each seem to name a patient, while all together can mean something else; and the true patient.
+TOGETHER = {
+    "subjects of tasks": (made("task{c:02}_s{p:03}", c=(1, 2), p=range(1, 9)), "(.+)"),
+    "subjects of universities": (made("uni_{c}_s{p:03}", c=(1, 2), p=range(1, 9)), "(.+)"),
+    "subjects of hospitals": (made("{c}_s{p:03}", c=("charite1", "mayo2", "insel3"), p=range(1, 9)), "(.+)"),
+    "subjects of collections": (made("{c}_s{p:03}", c=("covid19", "luna16"), p=range(1, 9)), "(.+)"),
+    "subjects that are counted on": ([f"mgh{1 + k // 10}_s{k:03}" for k in range(40)], "(.+)"),
+    "scans of few names": (made("{p}_{t:03}_s{s}", p=("smith", "jones"), t=range(2), s=(0, 1)), "([a-z]+).*"),
+    "scans of few names, no separator": (made("{p}{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
+    "tumours": (made("{p}_tumor{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
+    "phases of contrast": (made("{t}_{p:02}_s{s}", t=("arterial", "venous"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "position": (made("{t}{p:02}_s{s}", t=("prone", "supine"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "an unknown word": (made("{t}_{p:02}_s{s}", t=("siemens", "philips"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "surgery": (made("{t}_{p:02}_s{s}", t=("preop", "postop"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "BIDS, time": (made("sub-{t}{p:02}_ct", t=("pre", "post"), p=range(1, 9)), ".*?([0-9]+).*"),
+    "BIDS, side": (made("sub-{t}{p:02}_ct", t="LR", p=range(1, 9)), ".*?([0-9]+).*"),
+    "a separator": (
+        made("p{p:02}_s{s}", p=(1, 2, 3), s=(1, 2)) + made("p_{p:02}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "p_?(..).*",
+    ),
+    "BIDS and others": (
+        made("sub-{p:02}_ct", p=(1, 2, 3)) + made("sub{p:02}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "sub-?(..).*",
+    ),
+    "words for patients": (
+        made("p{p:02}_s{s}", p=(1, 2, 3), s=(1, 2)) + made("patient_{p}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "[a-z]+_?0?([0-9]+).*",
+    ),
+}
+# Ids of datasets that need no word, as long as there are no such doubts.
+ORDINARY = {
+    "one source": (made("lung_{p:03}_s{s:03}", p=range(1, 65), s=range(12, 15)), "(.{8}).*"),
+    "two patients": (made("lung_{p:03}_s{s:03}", p=(1, 2), s=range(40)), "(.{8}).*"),
+    "two sources": (
+        made("lung_{p:03}_s{s:03}", p=range(1, 20), s=(1, 2))
+        + made("LIDC-IDRI-{p:04}_s{s:03}", p=range(1, 20), s=(1, 2)),
+        "(.+)_.*",
+    ),
+    "two unknown sources": (
+        made("mayo_{p:03}_s{s:03}", p=range(1, 20), s=(1, 2)) + made("insel_{p:03}_s{s:03}", p=range(1, 15), s=(1, 2)),
+        "(.+)_.*",
+    ),
+    "sites": (made("site{c}_{p:02}_s{s:03}", c="AB", p=(1, 2, 3), s=range(3)), "(.{8}).*"),
+    "cohorts": (made("{c}_{p:02}_s{s:03}", c=("train", "val"), p=range(1, 9), s=range(3)), "(.+)_.*"),
+    "few slices each": ([f"p{p:02}_s{s:03}" for p, s in ((1, 7), (1, 8), (2, 40), (3, 41), (4, 2))], "(...).*"),
+    "groups in BIDS": (made("sub-{g}{p:02}_ses-{v}", g=("control", "patient"), p=range(1, 9), v=(1, 2)), "(.+)_.*"),
+}
 # Ids with one number, where all but "every case is a patient" would be far-fetched.
 SINGLE = {
     "BRATS": made("BRATS_{n:03}", n=range(1, 485)),
@@ -129,9 +176,15 @@ def test_all_other_ids_can_be_read_in_several_ways():
     assert [identifier for identifier in ambiguous.split() if read_id(identifier) is not None] == []
 
 
-@pytest.mark.parametrize("style", AMBIGUOUS)
+@pytest.mark.parametrize("style", ORDINARY)
+def test_ordinary_datasets_need_no_word(style):
+    ids, true = ORDINARY[style]
+    assert same_partition(read_ids(ids), by_pattern(ids, true))
+
+
+@pytest.mark.parametrize("style", [*AMBIGUOUS, *TOGETHER])
 def test_ambiguous_ids_are_refused_with_the_right_reading_among_the_candidates(style):
-    ids, true = AMBIGUOUS[style]
+    ids, true = (AMBIGUOUS | TOGETHER)[style]
     with pytest.raises(UnknownPatients) as refused:
         read_ids(ids)
     assert str(refused.value).startswith(f"the patients cannot be told from the {len(ids)} case ids")
