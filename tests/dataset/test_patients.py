@@ -308,6 +308,8 @@ def test_a_pattern_names_the_patient():
         "\ufeffcase;patient\r\na1;a\r\na2;a\r\nb1;b\r\n",
         'Patient , Case\n"a", "a1"\na , a2\n\nb,b1\n',
         "case\tpatient\na1\ta\na2\ta\nb1\tb\n",
+        "case;patient;;\na1;a;;\na2;a;;\nb1;b;;\n;;;\n",
+        "age,patient,case\n50,a,a1\n51,a,a2\n,b,b1\n",
         '{"a1": "a", "a2": "a", "b1": "b"}',
     ],
 )
@@ -316,6 +318,8 @@ def test_files_of_patients(content, tmp_path):
     path.write_text(content, encoding="utf-8", newline="")
     assert read_patients_file(path) == {"a1": "a", "a2": "a", "b1": "b"}
     assert covering(read_patients_file(path), ["a1", "b1"], path) == {"a1": "a", "b1": "b"}
+    path.rename(tmp_path / "p.txt")
+    assert len(read_patients_file(tmp_path / "p.txt")) == 3, "JSON is known by its first character too"
 
 
 @pytest.mark.parametrize(
@@ -327,6 +331,11 @@ def test_files_of_patients(content, tmp_path):
         ("case,patient\n", ["lists no case"]),
         ("case,patient\na1,a\na2\n", ["row 3", "1 fields"]),
         ("case,patient\na1,a,x\n", ["row 2", "3 fields"]),
+        ("case,patient,age\na1,a\n", ["row 2", "2 fields, expected 3"]),
+        ("case,case,patient\na1,a1,a\n", ["header case,patient"]),
+        ('case,patient\n"a1","x\ny"\n', ["row 3", "line break"]),
+        ('{"a1": "\\ud800"}', ["entry 1", "cannot be shown"]),
+        ("[" * 100_000, ["not valid JSON"]),
         ("case,patient\na1,\n", ["row 2", "patient of case 'a1' is empty"]),
         ("case,patient\n,a\n", ["row 2", "the case is empty"]),
         ("case,patient\na1,a\nb1,b\na1,b\n", ["row 4", "'a1'", "'b'", "'a' in row 2"]),
@@ -358,9 +367,16 @@ def test_a_file_has_to_list_every_case(tmp_path):
     path = tmp_path / "p.csv"
     with pytest.raises(BadInput, match="cannot be read"):
         read_patients_file(path)
-    for missing, part in (("b1", "'b1'"), ("A1", "it lists 'a1', which differs only in upper and lower case")):
+    for listed, part in (
+        ("a1", "'b1', 1 of 2 cases are missing"),
+        ("B1", "it lists 'B1', which differs only in upper and lower case"),
+        ("b1.nii.gz", "it lists 'b1.nii.gz'; a case has no folder, channel number or ending"),
+        ("imagesTr/b1_0000.nii.gz", "a case has no folder, channel number or ending"),
+    ):
         with pytest.raises(BadInput, match=part):
-            covering({"a1": "a"}, ["a1", missing], path)
+            covering({"a1": "a", listed: "b"}, ["a1", "b1"], path)
+    with pytest.raises(BadInput, match="it lists '7'; keep the zeros before the number, which spreadsheets drop"):
+        covering({"7": "a"}, ["007"], path)
 
 
 # ---- what counts ----
