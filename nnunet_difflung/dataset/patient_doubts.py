@@ -130,12 +130,15 @@ def _shared_numbers(names: Iterable[str]) -> tuple[str, str] | None:
 def _single_numbers(patients: Mapping[str, str]) -> str | None:
     """A patient with several cases and a number that is rather part of a name, such as ``covid19`` and ``charite1``.
 
-    Such names have a single number each, and there are other patients beside them.
+    Such names have a single number each, and there are other patients beside them, or it is a year of a public set.
     """
     numbers = _numbers_of_names(patients.values())
-    if len(numbers) < 2:
-        return None
-    single = {name for name, n in numbers.items() if len(n) == 1 and name not in PATIENT_WORDS}
+    alone = len(set(patients.values())) == 1
+    single = {
+        name
+        for name, (first, *more) in numbers.items()
+        if not more and name not in PATIENT_WORDS and (not alone or (is_source(name) and re.match("[1-9][0-9]", first)))
+    }
     cases: dict[str, int] = {}
     for patient in patients.values():
         cases[patient] = cases.get(patient, 0) + 1

@@ -80,6 +80,7 @@ TOGETHER = {
     "subjects of universities": (made("uni_{c}_s{p:03}", c=(1, 2), p=range(1, 9)), "(.+)"),
     "subjects of hospitals": (made("{c}_s{p:03}", c=("charite1", "mayo2", "insel3"), p=range(1, 9)), "(.+)"),
     "subjects of collections": (made("{c}_s{p:03}", c=("covid19", "luna16"), p=range(1, 9)), "(.+)"),
+    "subjects of a collection": (made("covid-19_s{p:03}", p=range(1, 20)), "(.+)"),
     "subjects that are counted on": ([f"mgh{1 + k // 10}_s{k:03}" for k in range(40)], "(.+)"),
     "scans of few names": (made("{p}_{t:03}_s{s}", p=("smith", "jones"), t=range(2), s=(0, 1)), "([a-z]+).*"),
     "scans of few names, no separator": (made("{p}{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
