@@ -75,16 +75,15 @@ class Reading:
 
     def origin(self) -> str:
         """A line that says how many patients there are and where they are known from, so that a wrong reading shows."""
-        shown = ", ".join(f"{case} → {patient}" for case, patient in self._examples().items())
+        shown = "such as " + ", ".join(f"{case} → {patient}" for case, patient in self._examples().items())
         origins = {
-            "ids": f"read from the ids, such as {shown}; if that is wrong, give --patients FILE or --patient-pattern",
-            "pattern": f"--patient-pattern {self.pattern!r}, such as {shown}",
-            "file": f"listed in {self.path or self.file}",
-            "splits": f"the ids do not tell them for certain; read so that the given folds fit, such as {shown}",
+            "ids": f"read from the ids, {shown}; if that is wrong, give --patients FILE or --patient-pattern",
+            "pattern": f"by --patient-pattern {self.pattern!r}, {shown}",
+            "file": f"listed in {self.path}" if self.path else f"recorded earlier, from {self.file}",
+            "splits": f"read so that the given folds fit, since the ids alone do not tell for certain, {shown}",
         }
-        number = len(set(self.patients.values()))
-        origin = origins.get(self.source, f"as an earlier version recorded them, such as {shown}")
-        return f"Patients: {number} of {len(self.patients)} cases ({origin})."
+        origin = origins.get(self.source, f"recorded by an earlier version, {shown}")
+        return f"Patients: {len(set(self.patients.values()))}, {origin}."
 
     def _examples(self) -> dict[str, str]:
         return {case: self.patients[case] for case in examples(self.patients)}
@@ -206,7 +205,9 @@ def _reconciled(name: str, given: Reading, record: Record) -> Reading:
     """
     if not same_partition(given.patients, record.patients):
         if record.used:
-            remedy = "leave the option out" if given.source == "pattern" else "use the patients that are recorded"
+            remedy = "leave the option out"
+            if given.file and "/" in given.file:
+                remedy = "restore the file as it was"
             raise BadInput(
                 f"{given.stated} gives other patients ({len(set(given.patients.values()))}) than {record.path} "
                 f"({len(set(record.patients.values()))}), with which generators or synthetic cases of {name} were "
@@ -224,6 +225,32 @@ def _with_recorded_names(patients: dict[str, str], record: Record) -> dict[str, 
     if others & set(names.values()):
         return patients
     return {case: names.get(patient, patient) for case, patient in patients.items()}
+
+
+def contradiction(folder: Path, patients: Mapping[str, str]) -> str | None:
+    """How ``patients.json`` in a raw dataset contradicts the patients with which something was made.
+
+    Args:
+        folder: the raw dataset.
+        patients: case id → patient.
+
+    Returns:
+        a sentence without its full stop; None if the file puts the same cases together, or if there is none.
+    """
+    path = folder / PATIENTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        listed = read_patients_file(path)
+    except BadInput as error:
+        return str(error)
+    if same_partition(listed, patients):
+        return None
+    cases = sorted(case for case in listed if case in patients)
+    differ = ((a, b) for a in cases for b in cases if (listed[a] == listed[b]) != (patients[a] == patients[b]))
+    first, second = next(differ)
+    there, here = ("one patient", "two") if listed[first] == listed[second] else ("two patients", "one")
+    return f"{path} says that {first} and {second} are of {there}, but the synthetic cases were made as if of {here}"
 
 
 def noting_others(reading: Reading, folder: Path) -> Reading:

@@ -424,7 +424,7 @@ def test_given_folds_say_enough_but_are_warned_of(folders, capsys):
     (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
     assert case_patients(ids[:2], NAME) == {"p1_v1": "p1", "p1_v2": "p1"}
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Patients: 2 of 4 cases")
+    assert line.startswith("Patients: 2, read so that the given folds fit")
     assert "p1_v1 → p1" in line
 
 
