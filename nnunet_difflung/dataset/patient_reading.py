@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
+from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings, slices_of_series
 from nnunet_difflung.dataset.patient_doubts import doubt_of_slices, spelled_alike
 from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
@@ -344,7 +344,9 @@ def suspicion(identifiers: Iterable[str], splits: Splits, where: str) -> tuple[s
     Returns:
         a sentence without its full stop, and the option for the reading; None if no fold does.
     """
-    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(identifiers))]
+    identifiers = list(identifiers)
+    readings = plausible_readings(identifiers) or filter(None, [slices_of_series(identifiers)])
+    cut = [(reading, _torn(reading.patients, splits)) for reading in readings]
     cut = [(reading, torn) for reading, torn in cut if torn]
     if not cut:
         return None

@@ -35,6 +35,7 @@ _NEVER_ALONE = frozenset(f"{_TIME} {_SIDE} {_SERIES} {_PART}".split()) - {"ct", 
 _SOURCES = frozenset(f"{_SETS} {_PLACE}".split())
 PATIENT_WORDS = tuple(_PATIENT.split())
 PLACE_WORDS = frozenset(_PLACE.split())
+COHORT_WORDS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
 _SHORT_BUT_PATIENT = frozenset(["p", "pt", "id"])
 
 

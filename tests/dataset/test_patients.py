@@ -137,6 +137,7 @@ SINGLE = {
     "classes": made("{c}_{n:03}", c=("emphysema", "ILD", "normal"), n=range(1, 20)),
     "time that is always the same": made("BraTS-GLI-{n:05}-000", n=range(1, 60)),
     "numbers": made("{n:03}", n=range(1, 60)),
+    "parts of a challenge": made("LCTSC-{part}-S{c}-{n:03}", part=("Train", "Test"), c=(1, 2, 3), n=range(1, 13)),
     "two sets": made("LITS_{n:03}", n=range(1, 40)) + made("BTCV_{n:03}", n=range(1, 30)),
 }
 
@@ -224,6 +225,24 @@ def test_folds_that_cut_a_plausible_patient_are_warned_of(style, folders):
         if style == "scans of names":  # only the scans of a name are recognised as those of one patient
             patients = by_pattern(ids, "(.+)_.*")
         assert same_partition(reading.patients, patients), "those who are plausibly one patient count as one"
+
+
+@pytest.mark.parametrize(
+    ("ids", "alike"),
+    [
+        (made("s{p:04}_s{s:03}", p=(11, 30, 55, 101), s=range(4)), "s0011"),
+        (made("{c}{p}_s{s:03}", c="AB", p=range(1, 6), s=range(4)), "A1"),
+        (made("202003{d:02}_s{s:03}", d=range(3, 9), s=range(4)), "20200303"),
+        (made("SE{p:03}_IM{s:03}", p=range(1, 6), s=range(4)), "SE001"),
+        (made("{t}{p:02}_s{s}", t=("exp", "insp"), p=range(1, 9), s=range(3)), "01"),
+        (made("sub-{t}{p:02}_ct", t=("pre", "post"), p=range(1, 9)), "01"),
+    ],
+)
+def test_folds_that_cut_slices_of_a_series_or_times_of_a_number_are_warned_of(ids, alike, folders):
+    splits = torn_splits(ids)
+    splits[0] = {"train": ids[1:], "val": ids[:1]}
+    reading = find_reading(NAME, ids, splits=splits, where="splits_final.json")
+    assert f"and may both be of patient {alike} " in str(reading.warning)
 
 
 @pytest.mark.parametrize("style", SINGLE)
