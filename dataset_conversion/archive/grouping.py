@@ -25,7 +25,7 @@ from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plau
 from nnunet_difflung.dataset.patient_doubts import doubt_of
 from nnunet_difflung.dataset.patient_words import is_date
 from nnunet_difflung.dataset.patients import UnknownPatients, read_id, unknown_patients
-from nnunet_difflung.dataset.patients_file import covering, read_patients_file
+from nnunet_difflung.dataset.patients_file import read_patients_file
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.errors import BadInput
@@ -141,7 +141,13 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
             )
         if rows:
             patients[name] = next(iter(rows.values()))
-    patients = covering(patients, spellings, path)
+    first = next((scan for scan in scans if scan.name not in patients), None)
+    if first is not None:
+        ways = " or ".join(map(repr, [first.name, *([first.path] if first.path else [])]))
+        raise BadInput(
+            f"{path} does not list case {ways}, {len(spellings) - len(patients)} of {len(spellings)} cases are "
+            f"missing; add a row with its patient for each, by one of these names"
+        )
     return tuple(patients[scan.name] for scan in scans)
 
 
@@ -149,7 +155,9 @@ def _spellings(scan: Named) -> set[str]:
     if not scan.path:
         return {scan.name}
     path, short = PurePosixPath(scan.path), stem(scan.path)
-    return {scan.name, scan.path, str(path.with_name(short)), path.name, short}
+    paths = (scan.path, str(path.with_name(short)))
+    elsewhere = {spelling for name in paths for spelling in (f"./{name}", name.replace("/", "\\"))}
+    return {scan.name, *paths, *elsewhere, path.name, short}
 
 
 # ---- what names tell ----

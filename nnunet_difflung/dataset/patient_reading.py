@@ -157,20 +157,29 @@ def _given(identifiers: Sequence[str], pattern: str | None, file: str | Path | N
 
 def _from_pattern(pattern: str, identifiers: Sequence[str]) -> Reading:
     patients = by_pattern(identifiers, pattern)
-    alike = spelled_alike(patients.values())
-    notes: tuple[str, ...] = ()
-    if alike and len(set(patients.values())) < len(patients):
-        notes = (
-            f"Note: --patient-pattern {pattern!r} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are "
-            f"one, correct the ids or list the patients in a file for --patients.",
-        )
+    notes = (
+        _note_of_alike(f"--patient-pattern {pattern!r}", patients)
+        if len(set(patients.values())) < len(patients)
+        else ()
+    )
     return Reading("pattern", patients, pattern=pattern, notes=notes)
 
 
 def _from_file(path: Path, identifiers: Sequence[str]) -> Reading:
     listed = read_patients_file(path)
     patients = covering(listed, identifiers, path)
-    return Reading("file", patients, file=path.name, path=path, sha256=sha256(path), listed=listed)
+    notes = _note_of_alike(str(path), patients)
+    return Reading("file", patients, file=path.name, path=path, sha256=sha256(path), listed=listed, notes=notes)
+
+
+def _note_of_alike(stated: str, patients: Mapping[str, str]) -> tuple[str, ...]:
+    alike = spelled_alike(patients.values())
+    if alike is None:
+        return ()
+    return (
+        f"Note: {stated} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are one, correct that, or list "
+        f"the patients in a file for --patients.",
+    )
 
 
 def _beside_dataset(name: str) -> Path | None:

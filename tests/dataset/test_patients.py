@@ -447,6 +447,13 @@ def test_a_file_is_recorded_and_new_cases_need_a_row(dataset, tmp_path):
         find_reading(NAME, [*IDS, "lung_001_s000"])
 
 
+def test_patients_of_a_file_that_may_be_one_are_noted(dataset, tmp_path):
+    path = tmp_path / "who.csv"
+    path.write_text("case,patient\n" + "".join(f"{i},{'7' if n else '007'}\n" for n, i in enumerate(IDS)))
+    (note,) = find_reading(NAME, IDS, file=path).notes
+    assert note.startswith(f"Note: {path} takes '007' and '7' for two patients")
+
+
 def test_patients_json_beside_the_dataset_is_read_without_being_told(dataset, tmp_path):
     (dataset / "patients.json").write_text(json.dumps({i: i[:9] for i in IDS}))
     reading = find_reading(NAME, IDS)
