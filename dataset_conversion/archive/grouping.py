@@ -141,11 +141,11 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
             )
         if rows:
             patients[name] = next(iter(rows.values()))
-    first = next((scan for scan in scans if scan.name not in patients), None)
-    if first is not None:
-        ways = " or ".join(map(repr, [first.name, *([first.path] if first.path else [])]))
+    missing = [scan for scan in scans if scan.name not in patients]
+    if missing:
+        ways = " or ".join(map(repr, filter(None, (missing[0].name, missing[0].path))))
         raise BadInput(
-            f"{path} does not list case {ways}, {len(spellings) - len(patients)} of {len(spellings)} cases are "
+            f"{path} does not list case {ways}, {len(missing)} of {len(scans)} cases are "
             f"missing; add a row with its patient for each, by one of these names"
         )
     return tuple(patients[scan.name] for scan in scans)
