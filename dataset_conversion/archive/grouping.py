@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
+from nnunet_difflung.dataset.patient_doubts import doubt_of
 from nnunet_difflung.dataset.patient_words import is_date
-from nnunet_difflung.dataset.patients import UnknownPatients, read_id, spelled_alike, unknown_patients
-from nnunet_difflung.dataset.patients_file import covering, read_patients_file
+from nnunet_difflung.dataset.patients import UnknownPatients, read_id, unknown_patients
+from nnunet_difflung.dataset.patients_file import read_patients_file
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.errors import BadInput
@@ -140,7 +141,13 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
             )
         if rows:
             patients[name] = next(iter(rows.values()))
-    patients = covering(patients, spellings, path)
+    missing = [scan for scan in scans if scan.name not in patients]
+    if missing:
+        ways = " or ".join(map(repr, filter(None, (missing[0].name, missing[0].path))))
+        raise BadInput(
+            f"{path} does not list case {ways}, {len(missing)} of {len(scans)} cases are "
+            f"missing; add a row with its patient for each, by one of these names"
+        )
     return tuple(patients[scan.name] for scan in scans)
 
 
@@ -148,7 +155,9 @@ def _spellings(scan: Named) -> set[str]:
     if not scan.path:
         return {scan.name}
     path, short = PurePosixPath(scan.path), stem(scan.path)
-    return {scan.name, scan.path, str(path.with_name(short)), path.name, short}
+    paths = (scan.path, str(path.with_name(short)))
+    elsewhere = {spelling for name in paths for spelling in (f"./{name}", name.replace("/", "\\"))}
+    return {scan.name, *paths, *elsewhere, path.name, short}
 
 
 # ---- what names tell ----
@@ -192,10 +201,8 @@ def _doubt(names: Sequence[str], patients: Sequence[str | None]) -> str:
         folders = name.partition(str(patient))[0]
         if above.setdefault(str(patient), folders) != folders:
             return f"{patient!r} is in several folders, such as {name!r}"
-    known = sorted({str(patient) for patient in patients})
-    if alike := spelled_alike(known):
-        return f"{alike[0]!r} and {alike[1]!r} may be the same"
-    return _other_reading(known)
+    known = {name: str(patient) for name, patient in zip(names, patients, strict=True)}
+    return doubt_of(known) or _other_reading(sorted(set(known.values())))
 
 
 def _numbered_words(patients: Sequence[str | None]) -> str:

@@ -27,6 +27,8 @@ from nnunet_difflung.dataset_conversion.pipeline.patients import (
     Patient,
     anonymised_command,
     choose_test,
+    hashes_of,
+    is_unchanged,
     name_patients,
     state_of,
     without_files,
@@ -215,7 +217,7 @@ def convert(
         derived = sorted({name for content in done.values() for name in content["derived"]})
         notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}
         report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
-        hidden = {"records", "stamp", *(["files"] if anonymous else [])}
+        hidden = {"records", "stamp", "keys", "hashes", *(["files"] if anonymous else [])}
         write_json(
             folder / MANIFEST,
             {
@@ -246,20 +248,17 @@ def _convert_unless_finished(patient: Patient, mapping: LabelMapping, options: C
     if note is not None:
         return note
     state = state_of(patient)
+    hashes = hashes_of(patient, state)
     records, about = convert_patient(patient, mapping, options, folder)
-    content = {**about, **state, "records": [asdict(record) for record in records]}
+    content = {**about, **state, "hashes": hashes, "records": [asdict(record) for record in records]}
     note_patient(folder, patient.patient, content)
     return content
 
 
 def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
     """Patients that an earlier call has finished and that have not changed since."""
-    finished, unchanged = finished_patients(folder), set()
-    for patient in patients:
-        note = finished.get(patient.patient)
-        if note is not None and all(note[name] == value for name, value in state_of(patient).items()):
-            unchanged.add(patient.patient)
-    return unchanged
+    finished = finished_patients(folder)
+    return {p.patient for p in patients if p.patient in finished and is_unchanged(p, finished[p.patient])}
 
 
 def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archive: Archive) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from nnunet_difflung.dataset.contents import stat_key
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import sha256
 
 LONGEST = 100  # characters of a name
 SCANS_APART = 10_000  # the slices of a second scan of a patient are numbered from here
@@ -145,22 +147,49 @@ def state_of(patient: Patient) -> dict:
 
     Returns:
         ``test``; ``files`` with path and size; ``stamp``: the modification times of the files and, for each scan, the
-        spacing and the structures, which depend on options and on the files of other patients.
+        spacing and the structures, which depend on options and on the files of other patients; ``keys``: what
+        ``dataset.contents.stat_key`` says of each file.
     """
     listings = [source.listing() for source in patient.sources]
     files = [
-        (path, (Path(source.folder) / path).stat())
+        (path, stat_key(Path(source.folder) / path))
         for source, listing in zip(patient.sources, listings, strict=True)
         for path in listing.files
     ]
     return {
         "test": patient.test,
-        "files": [[path, state.st_size] for path, state in files],
+        "files": [[path, key[0]] for path, key in files],
         "stamp": [
-            [state.st_mtime_ns for _, state in files],
+            [key[1] for _, key in files],
             [[list(map(float, listing.spacing)), list(listing.structures)] for listing in listings],
         ],
+        "keys": [key for _, key in files],
     }
+
+
+def hashes_of(patient: Patient, state: Mapping) -> list[str]:
+    """SHA-256 of each of a patient's ``files`` in what ``state_of`` returned."""
+    archive = Path(patient.sources[0].folder)  # all sources have the same
+    return [sha256(archive / path) for path, _ in state["files"]]
+
+
+def is_unchanged(patient: Patient, note: Mapping) -> bool:
+    """Whether a patient's input is as it was when the patient was converted.
+
+    A file whose size and modification time are the same may have been replaced (``cp -p``), and one that has other
+    times may be the same (a copy of the archive): then its content counts.
+
+    Args:
+        patient: as it is now.
+        note: what was recorded, with ``state_of`` and ``hashes_of``; earlier versions recorded neither ``keys`` nor
+            ``hashes``, so that only sizes and times can be compared.
+    """
+    state = state_of(patient)
+    if any(note[name] != state[name] for name in ("test", "files")) or note["stamp"][1] != state["stamp"][1]:
+        return False
+    if "keys" not in note or note["keys"] == state["keys"]:
+        return note["stamp"] == state["stamp"]
+    return note["hashes"] == hashes_of(patient, state)
 
 
 def anonymised_command(words: Sequence[str], patients: Sequence[Patient]) -> list[str]:

@@ -132,7 +132,8 @@ def case_patients(
     undecided = pattern is None and file is None and read_record(dataset) is None
     judged = sorted({case for case in listed if not is_synthetic(case)}) if undecided and in_splits else scored
     reading = find_reading(dataset, judged, pattern, file, splits if in_splits else None, where)
-    for line in reading.lines():
+    origin = [reading.origin()] if undecided else []  # else it was stated, or shown when it was recorded
+    for line in (*reading.lines(), *origin):
         print(line, file=sys.stderr)
     return {case: reading.patients[case] for case in scored}
 

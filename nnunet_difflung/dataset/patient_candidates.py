@@ -7,7 +7,14 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, PLACE_WORDS, is_date, means_something_else
+from nnunet_difflung.dataset.patient_words import (
+    COHORT_WORDS,
+    PATIENT_WORDS,
+    PLACE_WORDS,
+    is_date,
+    is_source,
+    means_something_else,
+)
 
 EVERY_CASE = "(.+)"
 MOST_SHOWN = 6
@@ -89,6 +96,18 @@ def plausible_readings(identifiers: Sequence[str]) -> list[Candidate]:
     return sorted(_plausible(_readings(identifiers)), key=lambda reading: reading.number)
 
 
+def slices_of_series(identifiers: Sequence[str]) -> Candidate | None:
+    """The reading "without the slice number", if what is before the number has a number itself and names no source.
+
+    Whoever the patients are, slices of a series are of one patient.
+    """
+    reading = next((r for r in _readings(identifiers) if r.title == "without the slice number"), None)
+    if reading is None or not all(re.search("[0-9]", patient) for patient in reading.patients.values()):
+        return None
+    sources = any(len(words := _words(patient)) == 1 and is_source(words[0]) for patient in reading.patients.values())
+    return None if sources or not 1 < reading.number < len(identifiers) else reading
+
+
 def examples(patients: Mapping[str, str]) -> list[str]:
     """Three cases that show a reading: two of the first patient who has several, and one of another."""
     groups: dict[str, list[str]] = {}
@@ -139,6 +158,8 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
     if separator:
         yield "without the last part", _optional_if_needed(identifiers, "(.+{lazy})", separator + part)
     yield "the letters at the beginning", r"([A-Za-z]+).*"
+    yield "the first number", r"[^0-9]*([0-9]+).*"
+    yield "the first number without zeros before it", r"[^0-9]*0*([0-9]+?)(?:[^0-9].*)?"
     yield from _split_numbers(identifiers)
     yield "up to the second number", r"([^0-9]*[0-9]+[^0-9]+[0-9]+).*"
     yield "up to the second number, if there is one", r"([^0-9]*[0-9]+(?:[^0-9]+[0-9]+)?).*"
@@ -150,8 +171,6 @@ def _patterns(identifiers: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "without the last two parts", f"(.+){separator}{part}{separator}{part}"
         yield "the first two parts", f"({part}{separator}{part}).*"
         yield "the first part", f"({part}).*"
-    yield "the first number", r"[^0-9]*([0-9]+).*"
-    yield "the first number without zeros before it", r"[^0-9]*0*([0-9]+?)(?:[^0-9].*)?"
     yield "the last number", r"(?:.*[^0-9])?([0-9]+)[^0-9]*"
     yield "without the letters at the end", r"(.*[0-9])[A-Za-z]*"
     yield from _source_by_source(identifiers)
@@ -251,12 +270,25 @@ def _makes_sense(reading: Candidate) -> bool:
     if _cuts_a_number(reading):
         return False
     befores = {rest.partition("\0")[0].casefold() for rest in reading.rests.values()}
-    for case, patient in named:
-        before = reading.rests[case].partition("\0")[0]
-        if not _may_precede(before, patient) and not (len(befores) == 1 and _is_name(before + patient)):
-            return False
+    if len({before for before in befores if COHORT_WORDS.intersection(_words(before))}) > 1:
+        return False  # numbers begin anew in train_001 and test_001
+    if len(befores) == 1 or not all(map(_is_a_kind, befores)):
+        for case, patient in named:
+            before = reading.rests[case].partition("\0")[0]
+            if not _may_precede(before, patient) and not (len(befores) == 1 and _is_name(before + patient)):
+                return False
     rests = [rest.casefold() for rest in reading.rests.values() if rest != "\0"]
     return len(set(rests)) <= 0.9 * len(rests) or all(map(_says_what_it_is, rests))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall("[a-z]+", text.casefold())
+
+
+def _is_a_kind(before: str) -> bool:
+    """Whether what precedes a number are words for times, sides or series only: ``prone01``, ``sub-pre01``."""
+    words = [word for word in _words(before) if word != "sub"]
+    return bool(words) and not re.search("[0-9]", before) and all(map(means_something_else, words))
 
 
 def _may_precede(before: str, patient: str) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.dataset.patient_candidates import Candidate, plausible_readings
+from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings, slices_of_series
+from nnunet_difflung.dataset.patient_doubts import doubt_of_slices, spelled_alike
 from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
 from nnunet_difflung.dataset.patients import (
     are_readable,
@@ -15,7 +16,6 @@ from nnunet_difflung.dataset.patients import (
     read_id,
     read_ids,
     same_partition,
-    spelled_alike,
 )
 from nnunet_difflung.dataset.patients_file import PATIENTS_FILE, covering, read_patients_file
 from nnunet_difflung.errors import BadInput
@@ -53,8 +53,12 @@ class Reading:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON content for records: ``from``, the number of ``patients``, and what else is not None."""
+        """JSON content for records: ``from``, the number of ``patients``, and what else is not None.
+
+        Of ids that were read, ``examples`` shows how: case id → patient.
+        """
         more = {key: getattr(self, key) for key in ("pattern", "file", "sha256", "warning")}
+        more["examples"] = self._examples() if self.source == "ids" else None
         return {
             "from": self.source,
             **{key: value for key, value in more.items() if value is not None},
@@ -66,8 +70,23 @@ class Reading:
         write_record(name, self.as_dict(), self.listed or self.patients)
 
     def lines(self) -> list[str]:
-        """The notes and, at the end, the warning, as lines to print."""
-        return [*self.notes, *([f"Warning: {self.warning}"] if self.warning else [])]
+        """The warning, if there is one, and the notes, as lines to print."""
+        return [*([f"Warning: {self.warning}"] if self.warning else []), *self.notes]
+
+    def origin(self) -> str:
+        """A line that says how many patients there are and where they are known from, so that a wrong reading shows."""
+        shown = "such as " + ", ".join(f"{case} → {patient}" for case, patient in self._examples().items())
+        origins = {
+            "ids": f"read from the ids, {shown}; if that is wrong, give --patients FILE or --patient-pattern",
+            "pattern": f"by --patient-pattern {self.pattern!r}, {shown}",
+            "file": f"listed in {self.path}" if self.path else f"recorded earlier, from {self.file}",
+            "splits": f"read so that the given folds fit, since the ids alone do not tell for certain, {shown}",
+        }
+        origin = origins.get(self.source, f"recorded by an earlier version, {shown}")
+        return f"Patients: {len(set(self.patients.values()))}, {origin}."
+
+    def _examples(self) -> dict[str, str]:
+        return {case: self.patients[case] for case in examples(self.patients)}
 
     @property
     def stated(self) -> str:
@@ -138,20 +157,29 @@ def _given(identifiers: Sequence[str], pattern: str | None, file: str | Path | N
 
 def _from_pattern(pattern: str, identifiers: Sequence[str]) -> Reading:
     patients = by_pattern(identifiers, pattern)
-    alike = spelled_alike(patients.values())
-    notes: tuple[str, ...] = ()
-    if alike and len(set(patients.values())) < len(patients):
-        notes = (
-            f"Note: --patient-pattern {pattern!r} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are "
-            f"one, correct the ids or list the patients in a file for --patients.",
-        )
+    notes = (
+        _note_of_alike(f"--patient-pattern {pattern!r}", patients)
+        if len(set(patients.values())) < len(patients)
+        else ()
+    )
     return Reading("pattern", patients, pattern=pattern, notes=notes)
 
 
 def _from_file(path: Path, identifiers: Sequence[str]) -> Reading:
     listed = read_patients_file(path)
     patients = covering(listed, identifiers, path)
-    return Reading("file", patients, file=path.name, path=path, sha256=sha256(path), listed=listed)
+    notes = _note_of_alike(str(path), patients)
+    return Reading("file", patients, file=path.name, path=path, sha256=sha256(path), listed=listed, notes=notes)
+
+
+def _note_of_alike(stated: str, patients: Mapping[str, str]) -> tuple[str, ...]:
+    alike = spelled_alike(patients.values())
+    if alike is None:
+        return ()
+    return (
+        f"Note: {stated} takes {alike[0]!r} and {alike[1]!r} for two patients; if they are one, correct that, or list "
+        f"the patients in a file for --patients.",
+    )
 
 
 def _beside_dataset(name: str) -> Path | None:
@@ -186,7 +214,9 @@ def _reconciled(name: str, given: Reading, record: Record) -> Reading:
     """
     if not same_partition(given.patients, record.patients):
         if record.used:
-            remedy = "leave the option out" if given.source == "pattern" else "use the patients that are recorded"
+            remedy = "leave the option out"
+            if given.file and "/" in given.file:
+                remedy = "restore the file as it was"
             raise BadInput(
                 f"{given.stated} gives other patients ({len(set(given.patients.values()))}) than {record.path} "
                 f"({len(set(record.patients.values()))}), with which generators or synthetic cases of {name} were "
@@ -204,6 +234,32 @@ def _with_recorded_names(patients: dict[str, str], record: Record) -> dict[str, 
     if others & set(names.values()):
         return patients
     return {case: names.get(patient, patient) for case, patient in patients.items()}
+
+
+def contradiction(folder: Path, patients: Mapping[str, str]) -> str | None:
+    """How ``patients.json`` in a raw dataset contradicts the patients with which something was made.
+
+    Args:
+        folder: the raw dataset.
+        patients: case id → patient.
+
+    Returns:
+        a sentence without its full stop; None if the file puts the same cases together, or if there is none.
+    """
+    path = folder / PATIENTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        listed = read_patients_file(path)
+    except BadInput as error:
+        return str(error)
+    if same_partition(listed, patients):
+        return None
+    cases = sorted(case for case in listed if case in patients)
+    differ = ((a, b) for a in cases for b in cases if (listed[a] == listed[b]) != (patients[a] == patients[b]))
+    first, second = next(differ)
+    there, here = ("one patient", "two") if listed[first] == listed[second] else ("two patients", "one")
+    return f"{path} says that {first} and {second} are of {there}, but the synthetic cases were made as if of {here}"
 
 
 def noting_others(reading: Reading, folder: Path) -> Reading:
@@ -267,7 +323,8 @@ def _from_splits(identifiers: Sequence[str], splits: Splits) -> dict[str, str]:
     Patients with several cases are never taken apart here by a guess: where the folds keep cases together that may be
     of one patient, intervals and "other patients" treat them as one. Ids that are unambiguous are always read.
     """
-    clear = {case: read_id(case) or case for case in identifiers}
+    clear = {case: patient for case in identifiers if (patient := read_id(case))}
+    clear = {case: case for case in identifiers} | ({} if doubt_of_slices(clear) else clear)
     if _torn(clear, splits):
         return clear  # which is refused
     whole = (reading for reading in plausible_readings(identifiers) if not _torn(reading.patients, splits))
@@ -296,7 +353,9 @@ def suspicion(identifiers: Iterable[str], splits: Splits, where: str) -> tuple[s
     Returns:
         a sentence without its full stop, and the option for the reading; None if no fold does.
     """
-    cut = [(reading, _torn(reading.patients, splits)) for reading in plausible_readings(list(identifiers))]
+    identifiers = list(identifiers)
+    readings = plausible_readings(identifiers) or filter(None, [slices_of_series(identifiers)])
+    cut = [(reading, _torn(reading.patients, splits)) for reading in readings]
     cut = [(reading, torn) for reading, torn in cut if torn]
     if not cut:
         return None

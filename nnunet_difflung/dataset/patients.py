@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from nnunet_difflung.dataset.patient_candidates import MOST_SCANS, candidates_for, examples, plausible_readings
-from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, could_be_patient, is_date
+from nnunet_difflung.dataset.patient_candidates import candidates_for, examples
+from nnunet_difflung.dataset.patient_doubts import doubt_of
+from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, could_be_patient, could_be_subject, is_date
 from nnunet_difflung.errors import BadInput
 
 # A slice counter at the end of an id, spelled out and set off: _s012, _z7, -slice3, _slice_3.
@@ -36,7 +36,7 @@ def read_id(identifier: str) -> str | None:
     A single number (``case_001``) is ambiguous: the number of a patient, or of a picture of ``case``.
     """
     if bids := _BIDS.fullmatch(identifier):
-        return None if is_date(bids["label"]) else bids["subject"]
+        return bids["subject"] if could_be_subject(bids["label"]) else None
     counter = re.search(rf"{_COUNTER.pattern}$", identifier, re.IGNORECASE)
     if counter is None or not counter.start():
         return None
@@ -68,62 +68,22 @@ def read_ids(identifiers: Sequence[str], what: str = "case ids", also: str = "--
         also: the option for a file of patients, for the message.
 
     Raises:
-        UnknownPatients: an id can be read in several ways, or two patients differ in spelling only.
+        UnknownPatients: an id can be read in several ways, or the ids together can (see ``patient_doubts``).
     """
     patients = {identifier: read_id(identifier) for identifier in identifiers}
     unread = [identifier for identifier, patient in patients.items() if patient is None]
     if unread:
         raise unknown_patients(identifiers, f"such as {unread[0]!r}", what, also)
     read = {identifier: str(patient) for identifier, patient in patients.items()}
-    if alike := spelled_alike(read.values()):
-        raise unknown_patients(identifiers, f"{alike[0]!r} and {alike[1]!r} may be the same", what, also)
-    if numbers := counted_within(read.values()):
-        raise unknown_patients(identifiers, f"the number in {numbers!r} may count scans of a patient", what, also)
+    if doubt := doubt_of(read):
+        raise unknown_patients(identifiers, doubt, what, also)
     return read
 
 
 def are_readable(identifiers: Iterable[str]) -> bool:
     """Whether ``read_ids`` would accept the ids."""
-    read = [read_id(identifier) for identifier in identifiers]
-    patients = [str(patient) for patient in read]
-    return None not in read and not spelled_alike(patients) and not counted_within(patients)
-
-
-def spelled_alike(patients: Iterable[str]) -> tuple[str, str] | None:
-    """Two different names that differ only in upper and lower case, separators, zeros before a number or accents' form.
-
-    Returns:
-        the first such pair in sorted order, or None.
-    """
-    seen: dict[str, str] = {}
-    for name in sorted(set(patients)):
-        plain = unicodedata.normalize("NFKC", name).casefold()
-        plain = re.sub(r"(?<![0-9])0+(?=[0-9])", "", _SEPARATORS.sub("-", plain))
-        if plain in seen:
-            return seen[plain], name
-        seen[plain] = name
-    return None
-
-
-def counted_within(patients: Iterable[str]) -> str | None:
-    """One of patients whose number may count scans of a patient; None if there are none.
-
-    Such are the numbers in ``genius_0800 0801 0900 0901 1000 1001``, or in ``smith_000 smith_001 jones_000 jones_001``
-    of five or more names. Three or more numbers, and most names, must have several scans, so that numbers in which
-    some are missing are not taken for such; and no name may have many, so that it is rather a source of patients.
-    """
-    names = sorted(set(patients))
-    for reading in plausible_readings(names):
-        groups = reading.groups()
-        several = [group for group in groups if len(group) > 1]
-        enough = (
-            len(groups) > 2 and len(several) == len(groups)
-            if reading.splits_numbers
-            else 2 * len(several) > len(groups)
-        )
-        if enough and len(names) <= MOST_SCANS * len(groups):
-            return several[0][0]
-    return None
+    read = {identifier: read_id(identifier) for identifier in identifiers}
+    return None not in read.values() and not doubt_of({case: str(patient) for case, patient in read.items()})
 
 
 def unknown_patients(

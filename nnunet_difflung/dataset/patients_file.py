@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,10 +22,11 @@ Rows = Iterable[tuple[str, str, str]]  # place in the file, case, patient
 def read_patients_file(path: str | Path) -> dict[str, str]:
     """Case id → patient, as a file says, including cases that a dataset does not have.
 
-    Spaces around names, a byte order mark, semicolons or tabs instead of commas, and empty lines are accepted in CSV.
+    Spaces around names, a byte order mark, semicolons or tabs instead of commas, further columns, and empty lines are
+    accepted in CSV.
 
     Args:
-        path: of the file; one that ends in ``.json`` is JSON, any other is CSV.
+        path: of the file; one that ends in ``.json`` or begins with ``{`` is JSON, any other is CSV.
 
     Raises:
         BadInput: names the file, the row and the fault: an empty name, a case with two patients, cases or patients that
@@ -37,7 +39,8 @@ def read_patients_file(path: str | Path) -> dict[str, str]:
         raise BadInput(f"{path} cannot be read ({error.strerror or error}); {_EXPECTED}: correct the path") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text ({error.reason}); {_EXPECTED}: save it as UTF-8") from error
-    rows: Callable[[Path, str], Rows] = _json_rows if path.suffix.lower() == ".json" else _csv_rows
+    is_json = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
+    rows: Callable[[Path, str], Rows] = _json_rows if is_json else _csv_rows
     patients: dict[str, str] = {}
     places: dict[str, str] = {}
     for place, case, patient in rows(path, text):
@@ -45,6 +48,8 @@ def read_patients_file(path: str | Path) -> dict[str, str]:
         if not case or not patient:
             what = f"the patient of case {case!r}" if case else "the case"
             raise BadInput(f"{path} {place}: {what} is empty; write a name, or remove the row")
+        if odd := next((name for name in (case, patient) if _has_control_characters(name)), None):
+            raise BadInput(f"{path} {place}: {odd!r} has a line break or a character that cannot be shown; remove it")
         if patients.get(case, patient) != patient:
             raise BadInput(
                 f"{path} {place}: case {case!r} belongs to patient {patient!r}, but to {patients[case]!r} in "
@@ -56,6 +61,10 @@ def read_patients_file(path: str | Path) -> dict[str, str]:
         raise BadInput(f"{path} lists no case; {_EXPECTED}")
     _check_spelling(path, patients, places)
     return patients
+
+
+def _has_control_characters(name: str) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
 
 
 def _check_spelling(path: Path, patients: dict[str, str], places: dict[str, str]) -> None:
@@ -76,18 +85,23 @@ def _csv_rows(path: Path, text: str) -> Rows:
     delimiter = next((character for character in ";\t" if character in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     order: list[int] = []
+    header: list[str] = []
     try:
         for fields in reader:
             names = [field.strip() for field in fields]
             if not any(names):
                 continue
             if not order:
-                if sorted(name.casefold() for name in names) != sorted(_COLUMNS):
-                    raise BadInput(f"{path} begins with {first.strip()!r}; expected the header case,patient: add it")
-                order = [[name.casefold() for name in names].index(column) for column in _COLUMNS]
-            elif len(names) != len(_COLUMNS):
+                header = [name.casefold() for name in names]
+                if any(header.count(column) != 1 for column in _COLUMNS):
+                    raise BadInput(
+                        f"{path} begins with {first.strip()!r}; expected the header case,patient (other columns are "
+                        f"ignored): add it, or name these columns so"
+                    )
+                order = [header.index(column) for column in _COLUMNS]
+            elif len(names) != len(header):
                 raise BadInput(
-                    f"{path} row {reader.line_num}: {len(names)} fields, expected 2 (case{delimiter}patient); put "
+                    f"{path} row {reader.line_num}: {len(names)} fields, expected {len(header)} as in the header; put "
                     f"names that contain {delimiter!r} in quotes"
                 )
             else:
@@ -99,7 +113,7 @@ def _csv_rows(path: Path, text: str) -> Rows:
 def _json_rows(path: Path, text: str) -> Rows:
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid JSON ({error}); {_EXPECTED}") from error
     if not isinstance(content, list) or not all(isinstance(pair, tuple) for pair in content):
         raise BadInput(f"{path} is not a JSON object; {_EXPECTED}")
@@ -120,10 +134,21 @@ def covering(patients: dict[str, str], identifiers: Iterable[str], path: str | P
     identifiers = list(identifiers)
     missing = [identifier for identifier in identifiers if identifier not in patients]
     if missing:
-        nearly = next((case for case in patients if case.casefold() == missing[0].casefold()), None)
-        hint = f" (it lists {nearly!r}, which differs only in upper and lower case)" if nearly else ""
         raise BadInput(
-            f"{path} does not list case {missing[0]!r}{hint}, {len(missing)} of {len(identifiers)} cases are missing; "
-            f"add a row with its patient for each"
+            f"{path} does not list case {missing[0]!r}{_hint(missing[0], patients)}, {len(missing)} of "
+            f"{len(identifiers)} cases are missing; add a row with its patient for each"
         )
     return {identifier: patients[identifier] for identifier in identifiers}
+
+
+def _hint(missing: str, listed: Iterable[str]) -> str:
+    """What a listed name that is nearly the missing one has too much or too little, for brackets; or nothing."""
+    file = re.compile(rf"(?:.*[/\\])?{re.escape(missing)}(?:_[0-9]{{4}})?(?:\.[A-Za-z0-9]+)*")
+    for case in listed:
+        if case.casefold() == missing.casefold():
+            return f" (it lists {case!r}, which differs only in upper and lower case)"
+        if file.fullmatch(case):
+            return f" (it lists {case!r}; a case has no folder, channel number or ending)"
+        if missing.isdigit() and case == missing.lstrip("0"):
+            return f" (it lists {case!r}; keep the zeros before the number, which spreadsheets drop)"
+    return ""

@@ -54,7 +54,8 @@ def check_several_patients(patients: Mapping[str, str]) -> None:
     if len(names) < 2:
         raise BadInput(
             f"all {len(patients)} cases belong to one patient ({names[0] if names else '-'}), so no fold "
-            f"can be validated on another; add cases of other patients, or correct --patient-pattern or --patients"
+            f"can be validated on another; add cases of other patients, or say who the patients are with "
+            f"--patients FILE or --patient-pattern ('(.+)' if every case is a patient)"
         )
 
 

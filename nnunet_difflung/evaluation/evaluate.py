@@ -104,7 +104,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
             request.patients_file,
         ),
     )
-    for line in raw.reading.lines():
+    for line in (*raw.reading.lines(), raw.reading.origin()):
         say(line)
     check_folders([(request.out or table1_file(raw.name)).parent])
     folds = _folds(raw, request)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
-from nnunet_difflung.dataset.patient_reading import find_reading, suspicion
+from nnunet_difflung.dataset.patient_reading import contradiction, find_reading, suspicion
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import read_steadily
@@ -179,6 +179,7 @@ class _Auditor:
                 problems, notes = plan_problems(self.preprocessed, manifest)
                 self.problems += problems
                 self.notes += notes
+        self._compare_patients(manifest)
         self._note(manifest)
         return self._result(manifest, self.problems, self.splits)
 
@@ -247,6 +248,19 @@ class _Auditor:
             f"{text}, and the files of the dataset do not tell which is right; run difflung_remove -d {self.name}, "
             f"then difflung_augment -d {self.name}"
         )
+
+    def _compare_patients(self, manifest: dict) -> None:
+        """Compares the manifest's patients with the file in the dataset, which an option may have overruled."""
+        text = contradiction(self.raw, manifest["patients"]) if self.raw is not None and manifest["patients"] else None
+        reading = manifest.get("reading") or {}
+        overruled = reading.get("from") == "pattern" or (
+            reading.get("from") == "file" and "/" not in str(reading.get("file"))
+        )
+        if text and overruled:
+            self.notes.append(f"{text}, as an option said")
+        elif text:
+            again = f"difflung_remove -d {self.name} --generators, then difflung_augment -d {self.name}"
+            self.problems.append(Problem(f"{text}; restore the file, or run {again}"))
 
     def _note(self, manifest: dict) -> None:
         earlier = [f"{method} fold {fold}" for method, fold in without_contents(manifest)]

@@ -92,7 +92,7 @@ def augment(request: Request) -> None:
     print(*lines, sep="\n", end="\n" if lines else "")
     _augment(dataset, request, share)
     if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
-        print(lines[-1])
+        print(lines[0])
 
 
 def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
@@ -166,6 +166,7 @@ def _introduce(raw: RawDataset) -> None:
         f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
         f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}"
     )
+    print(raw.reading.origin())
 
 
 def _prepare(

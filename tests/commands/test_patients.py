@@ -116,6 +116,29 @@ def test_a_file_of_patients(ambiguous, tmp_path, capsys):
     assert f"patients.json does not list case {cases[0]!r}" in capsys.readouterr().err
 
 
+def test_patients_json_that_is_corrected_later_is_seen(ambiguous, folders, capsys):
+    file = ambiguous / "patients.json"
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (ambiguous / "labelsTr").iterdir())
+    right, wrong = {case: case[:9] for case in cases}, {case: case for case in cases}
+    file.write_text(json.dumps(wrong))
+    main([*RUN, "-f", "0"])
+    assert audit("Dataset801_Tiny").problems == ()
+    file.write_text(json.dumps(right))
+    (problem,) = (problem.text for problem in audit("Dataset801_Tiny").problems)
+    assert f"{file} says that genius_0100 and genius_0101 are of one patient" in problem
+    capsys.readouterr()
+    assert stopped("-f", "1") == 2
+    assert "restore the file as it was, or start anew: difflung_remove" in capsys.readouterr().err
+    file.write_text(json.dumps(wrong))
+    assert audit("Dataset801_Tiny").problems == ()
+    remove(["-d", "801", "--generators"])
+    file.write_text(json.dumps(right))
+    main([*RUN, "-f", "0", "--patient-pattern", "(.+)"])
+    result = audit("Dataset801_Tiny")
+    assert result.problems == (), "an option counts more than the file"
+    assert "are of one patient, but the synthetic cases were made as if of two, as an option said" in result.notes[0]
+
+
 def test_folds_that_cut_a_plausible_patient_are_warned_of_first_and_last(ambiguous, folders, capsys):
     cut(ambiguous)
     main([*RUN, "-f", "0", "--dry-run"])
@@ -137,6 +160,31 @@ def test_folds_that_cut_a_plausible_patient_are_warned_of_first_and_last(ambiguo
     main([*RUN, "-f", "0", "--dry-run", "--patient-pattern", "(.+)"])
     assert "Warning" not in capsys.readouterr().out
     assert stopped("-f", "0", "--patient-pattern", TRUE) == 2
+
+
+def test_it_is_said_and_recorded_how_ids_were_read(raw_folder, capsys):
+    folder = make_dataset(raw_folder, patients=4, splits=False)
+    main([*RUN, "-f", "0"])
+    how = "lung_001_s00 → lung_001, lung_001_s01 → lung_001, lung_002_s00 → lung_002"
+    assert f"Patients: 4, read from the ids, such as {how};" in capsys.readouterr().out
+    assert read_manifest(folder)["reading"] == {
+        "from": "ids",
+        "patients": 4,
+        "examples": {"lung_001_s00": "lung_001", "lung_001_s01": "lung_001", "lung_002_s00": "lung_002"},
+    }
+
+
+def test_folds_of_subjects_are_not_refused_for_the_name_of_their_site(raw_folder, capsys):
+    """``_s001`` may number the subjects of a site, which the folds of a split file may mix."""
+    folder = make_dataset(raw_folder, patients=4, splits=False)
+    renamed(folder, lambda name: re.sub("lung_00(.)_s0(.)", r"site\2_s00\1", name).replace("site0", "mayo1"))
+    for path in folder.glob("*Tr/site1*"):
+        path.rename(path.with_name(path.name.replace("site1", "insel2")))
+    assert stopped("--dry-run") == 2
+    assert "('insel2' may be the name of a site or of a collection)" in capsys.readouterr().err
+    cut(folder)
+    main([*RUN, "-f", "0", "--dry-run"])
+    assert "8 real cases of 8 patients" in capsys.readouterr().out
 
 
 def test_unambiguous_ids_that_given_folds_cut_are_refused(raw_folder, capsys):

@@ -423,7 +423,9 @@ def test_given_folds_say_enough_but_are_warned_of(folders, capsys):
     splits = [{"train": ids[2:], "val": ids[:2]}]
     (folders[1] / NAME / "splits_final.json").write_text(json.dumps(splits))
     assert case_patients(ids[:2], NAME) == {"p1_v1": "p1", "p1_v2": "p1"}
-    assert capsys.readouterr().err == ""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Patients: 2, read so that the given folds fit")
+    assert "p1_v1 → p1" in line
 
 
 # ---- surfaces ----

@@ -74,6 +74,54 @@ AMBIGUOUS = {
     ),
     "volumes and slices": (made("P{p:02}_s{s}", p=range(1, 5), s=range(3)) + made("P{p:02}", p=range(1, 9)), "(...).*"),
 }
+# Ids that each seem to name a patient, while all together can mean something else; and the true patient.
+TOGETHER = {
+    "subjects of tasks": (made("task{c:02}_s{p:03}", c=(1, 2), p=range(1, 9)), "(.+)"),
+    "subjects of universities": (made("uni_{c}_s{p:03}", c=(1, 2), p=range(1, 9)), "(.+)"),
+    "subjects of hospitals": (made("{c}_s{p:03}", c=("charite1", "mayo2", "insel3"), p=range(1, 9)), "(.+)"),
+    "subjects of collections": (made("{c}_s{p:03}", c=("covid19", "luna16"), p=range(1, 9)), "(.+)"),
+    "subjects of a collection": (made("covid-19_s{p:03}", p=range(1, 20)), "(.+)"),
+    "subjects that are counted on": ([f"mgh{1 + k // 10}_s{k:03}" for k in range(40)], "(.+)"),
+    "scans of few names": (made("{p}_{t:03}_s{s}", p=("smith", "jones"), t=range(2), s=(0, 1)), "([a-z]+).*"),
+    "scans of few names, no separator": (made("{p}{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
+    "tumours": (made("{p}_tumor{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
+    "phases of contrast": (made("{t}_{p:02}_s{s}", t=("arterial", "venous"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "position": (made("{t}{p:02}_s{s}", t=("prone", "supine"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "an unknown word": (made("{t}_{p:02}_s{s}", t=("siemens", "philips"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "surgery": (made("{t}_{p:02}_s{s}", t=("preop", "postop"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "BIDS, time": (made("sub-{t}{p:02}_ct", t=("pre", "post"), p=range(1, 9)), ".*?([0-9]+).*"),
+    "BIDS, side": (made("sub-{t}{p:02}_ct", t="LR", p=range(1, 9)), ".*?([0-9]+).*"),
+    "a separator": (
+        made("p{p:02}_s{s}", p=(1, 2, 3), s=(1, 2)) + made("p_{p:02}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "p_?(..).*",
+    ),
+    "BIDS and others": (
+        made("sub-{p:02}_ct", p=(1, 2, 3)) + made("sub{p:02}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "sub-?(..).*",
+    ),
+    "words for patients": (
+        made("p{p:02}_s{s}", p=(1, 2, 3), s=(1, 2)) + made("patient_{p}_s{s}", p=(1, 2, 3), s=(3, 4)),
+        "[a-z]+_?0?([0-9]+).*",
+    ),
+}
+# Ids of datasets that need no word, as long as there are no such doubts.
+ORDINARY = {
+    "one source": (made("lung_{p:03}_s{s:03}", p=range(1, 65), s=range(12, 15)), "(.{8}).*"),
+    "two patients": (made("lung_{p:03}_s{s:03}", p=(1, 2), s=range(40)), "(.{8}).*"),
+    "two sources": (
+        made("lung_{p:03}_s{s:03}", p=range(1, 20), s=(1, 2))
+        + made("LIDC-IDRI-{p:04}_s{s:03}", p=range(1, 20), s=(1, 2)),
+        "(.+)_.*",
+    ),
+    "two unknown sources": (
+        made("mayo_{p:03}_s{s:03}", p=range(1, 20), s=(1, 2)) + made("insel_{p:03}_s{s:03}", p=range(1, 15), s=(1, 2)),
+        "(.+)_.*",
+    ),
+    "sites": (made("site{c}_{p:02}_s{s:03}", c="AB", p=(1, 2, 3), s=range(3)), "(.{8}).*"),
+    "cohorts": (made("{c}_{p:02}_s{s:03}", c=("train", "val"), p=range(1, 9), s=range(3)), "(.+)_.*"),
+    "few slices each": ([f"p{p:02}_s{s:03}" for p, s in ((1, 7), (1, 8), (2, 40), (3, 41), (4, 2))], "(...).*"),
+    "groups in BIDS": (made("sub-{g}{p:02}_ses-{v}", g=("control", "patient"), p=range(1, 9), v=(1, 2)), "(.+)_.*"),
+}
 # Ids with one number, where all but "every case is a patient" would be far-fetched.
 SINGLE = {
     "BRATS": made("BRATS_{n:03}", n=range(1, 485)),
@@ -89,6 +137,7 @@ SINGLE = {
     "classes": made("{c}_{n:03}", c=("emphysema", "ILD", "normal"), n=range(1, 20)),
     "time that is always the same": made("BraTS-GLI-{n:05}-000", n=range(1, 60)),
     "numbers": made("{n:03}", n=range(1, 60)),
+    "parts of a challenge": made("LCTSC-{part}-S{c}-{n:03}", part=("Train", "Test"), c=(1, 2, 3), n=range(1, 13)),
     "two sets": made("LITS_{n:03}", n=range(1, 40)) + made("BTCV_{n:03}", n=range(1, 30)),
 }
 
@@ -129,9 +178,15 @@ def test_all_other_ids_can_be_read_in_several_ways():
     assert [identifier for identifier in ambiguous.split() if read_id(identifier) is not None] == []
 
 
-@pytest.mark.parametrize("style", AMBIGUOUS)
+@pytest.mark.parametrize("style", ORDINARY)
+def test_ordinary_datasets_need_no_word(style):
+    ids, true = ORDINARY[style]
+    assert same_partition(read_ids(ids), by_pattern(ids, true))
+
+
+@pytest.mark.parametrize("style", [*AMBIGUOUS, *TOGETHER])
 def test_ambiguous_ids_are_refused_with_the_right_reading_among_the_candidates(style):
-    ids, true = AMBIGUOUS[style]
+    ids, true = (AMBIGUOUS | TOGETHER)[style]
     with pytest.raises(UnknownPatients) as refused:
         read_ids(ids)
     assert str(refused.value).startswith(f"the patients cannot be told from the {len(ids)} case ids")
@@ -170,6 +225,24 @@ def test_folds_that_cut_a_plausible_patient_are_warned_of(style, folders):
         if style == "scans of names":  # only the scans of a name are recognised as those of one patient
             patients = by_pattern(ids, "(.+)_.*")
         assert same_partition(reading.patients, patients), "those who are plausibly one patient count as one"
+
+
+@pytest.mark.parametrize(
+    ("ids", "alike"),
+    [
+        (made("s{p:04}_s{s:03}", p=(11, 30, 55, 101), s=range(4)), "s0011"),
+        (made("{c}{p}_s{s:03}", c="AB", p=range(1, 6), s=range(4)), "A1"),
+        (made("202003{d:02}_s{s:03}", d=range(3, 9), s=range(4)), "20200303"),
+        (made("SE{p:03}_IM{s:03}", p=range(1, 6), s=range(4)), "SE001"),
+        (made("{t}{p:02}_s{s}", t=("exp", "insp"), p=range(1, 9), s=range(3)), "01"),
+        (made("sub-{t}{p:02}_ct", t=("pre", "post"), p=range(1, 9)), "01"),
+    ],
+)
+def test_folds_that_cut_slices_of_a_series_or_times_of_a_number_are_warned_of(ids, alike, folders):
+    splits = torn_splits(ids)
+    splits[0] = {"train": ids[1:], "val": ids[:1]}
+    reading = find_reading(NAME, ids, splits=splits, where="splits_final.json")
+    assert f"and may both be of patient {alike} " in str(reading.warning)
 
 
 @pytest.mark.parametrize("style", SINGLE)
@@ -255,6 +328,8 @@ def test_a_pattern_names_the_patient():
         "\ufeffcase;patient\r\na1;a\r\na2;a\r\nb1;b\r\n",
         'Patient , Case\n"a", "a1"\na , a2\n\nb,b1\n',
         "case\tpatient\na1\ta\na2\ta\nb1\tb\n",
+        "case;patient;;\na1;a;;\na2;a;;\nb1;b;;\n;;;\n",
+        "age,patient,case\n50,a,a1\n51,a,a2\n,b,b1\n",
         '{"a1": "a", "a2": "a", "b1": "b"}',
     ],
 )
@@ -263,6 +338,8 @@ def test_files_of_patients(content, tmp_path):
     path.write_text(content, encoding="utf-8", newline="")
     assert read_patients_file(path) == {"a1": "a", "a2": "a", "b1": "b"}
     assert covering(read_patients_file(path), ["a1", "b1"], path) == {"a1": "a", "b1": "b"}
+    path.rename(tmp_path / "p.txt")
+    assert len(read_patients_file(tmp_path / "p.txt")) == 3, "JSON is known by its first character too"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +351,11 @@ def test_files_of_patients(content, tmp_path):
         ("case,patient\n", ["lists no case"]),
         ("case,patient\na1,a\na2\n", ["row 3", "1 fields"]),
         ("case,patient\na1,a,x\n", ["row 2", "3 fields"]),
+        ("case,patient,age\na1,a\n", ["row 2", "2 fields, expected 3"]),
+        ("case,case,patient\na1,a1,a\n", ["header case,patient"]),
+        ('case,patient\n"a1","x\ny"\n', ["row 3", "line break"]),
+        ('{"a1": "\\ud800"}', ["entry 1", "cannot be shown"]),
+        ("[" * 100_000, ["not valid JSON"]),
         ("case,patient\na1,\n", ["row 2", "patient of case 'a1' is empty"]),
         ("case,patient\n,a\n", ["row 2", "the case is empty"]),
         ("case,patient\na1,a\nb1,b\na1,b\n", ["row 4", "'a1'", "'b'", "'a' in row 2"]),
@@ -305,9 +387,16 @@ def test_a_file_has_to_list_every_case(tmp_path):
     path = tmp_path / "p.csv"
     with pytest.raises(BadInput, match="cannot be read"):
         read_patients_file(path)
-    for missing, part in (("b1", "'b1'"), ("A1", "it lists 'a1', which differs only in upper and lower case")):
+    for listed, part in (
+        ("a1", "'b1', 1 of 2 cases are missing"),
+        ("B1", "it lists 'B1', which differs only in upper and lower case"),
+        ("b1.nii.gz", "it lists 'b1.nii.gz'; a case has no folder, channel number or ending"),
+        ("imagesTr/b1_0000.nii.gz", "a case has no folder, channel number or ending"),
+    ):
         with pytest.raises(BadInput, match=part):
-            covering({"a1": "a"}, ["a1", missing], path)
+            covering({"a1": "a", listed: "b"}, ["a1", "b1"], path)
+    with pytest.raises(BadInput, match="it lists '7'; keep the zeros before the number, which spreadsheets drop"):
+        covering({"7": "a"}, ["007"], path)
 
 
 # ---- what counts ----
@@ -356,6 +445,13 @@ def test_a_file_is_recorded_and_new_cases_need_a_row(dataset, tmp_path):
         find_reading(NAME, [*IDS, "genius_1200"])
     with pytest.raises(BadInput, match="case lung_001_s000 is not among"):
         find_reading(NAME, [*IDS, "lung_001_s000"])
+
+
+def test_patients_of_a_file_that_may_be_one_are_noted(dataset, tmp_path):
+    path = tmp_path / "who.csv"
+    path.write_text("case,patient\n" + "".join(f"{i},{'7' if n else '007'}\n" for n, i in enumerate(IDS)))
+    (note,) = find_reading(NAME, IDS, file=path).notes
+    assert note.startswith(f"Note: {path} takes '007' and '7' for two patients")
 
 
 def test_patients_json_beside_the_dataset_is_read_without_being_told(dataset, tmp_path):

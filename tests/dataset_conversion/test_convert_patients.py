@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -171,6 +172,44 @@ def test_an_interrupted_conversion_goes_on_and_a_new_scan_converts_its_patient_a
     assert [case for case in cases if cases[case] == "pat7"] == ["pat7_im01", "pat7_im02", "pat7_im03"]
     kept = {name for name, when in written.items() if (done.folder / "imagesTr" / name).stat().st_mtime_ns == when}
     assert kept == {"pat8_im01_0000.nii.gz", "pat8_im02_0000.nii.gz"}
+
+
+@pytest.mark.parametrize("by_earlier_version", [False, True])
+def test_a_file_replaced_by_another_of_the_same_size_and_time_is_converted_anew(
+    tmp_path, convert, monkeypatch, by_earlier_version
+):
+    volumes(tmp_path / "archive", ["pat7", "pat8", "pat9"])
+    real = patient_module.convert_patient
+
+    def stopped(patient, *arguments):
+        if patient.name == "pat9":
+            raise KeyboardInterrupt
+        return real(patient, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patient_module, "convert_patient", stopped)
+        assert convert("--as", "volumes").code == 130
+    partial = tmp_path / "nnUNet_raw" / ".Dataset810_Mine.partial"
+    written = {path.name: path.stat().st_mtime_ns for path in (partial / "imagesTr").iterdir()}
+    label, same = (tmp_path / "archive" / "label" / f"{name}.nii.gz" for name in ("pat7", "pat8"))
+    before, content = label.stat(), label.read_bytes()
+    other = bytearray(content)
+    other[4] ^= 1  # the time in the header of gzip, so that the label map still can be read
+    label.write_bytes(other)
+    os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
+    times = same.stat()
+    same.write_bytes(same.read_bytes())  # a copy has another inode or time of change, but the same content
+    os.utime(same, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if by_earlier_version:
+        for path in (partial / ".progress").glob("*.json"):
+            note = json.loads(path.read_text())
+            path.write_text(json.dumps({key: note[key] for key in note if key not in ("keys", "hashes")}))
+    done = convert("--as", "volumes")
+    assert done.code == 0
+    kept = {name for name, when in written.items() if (done.folder / "imagesTr" / name).stat().st_mtime_ns == when}
+    unknown = {"pat7_0000.nii.gz"} if by_earlier_version else set()
+    assert kept == {"pat8_0000.nii.gz", *unknown}
+    assert not {"keys", "hashes", "stamp"} & set(done.json(MANIFEST)["patients"]["pat7"])
 
 
 def test_scans_of_pictures_may_differ_in_size_and_their_slices_do_not_collide(tmp_path, convert):

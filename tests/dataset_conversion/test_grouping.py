@@ -98,11 +98,13 @@ def test_names_that_are_doubted_and_every_reading_that_is_offered_can_be_pasted(
 def test_a_file_names_pictures_by_path_or_name_with_or_without_ending(tmp_path):
     names = ["001", "002", "003", "004"]
     path = tmp_path / "patients.csv"
-    path.write_text("case,patient\nimages/001.png,A\nimages/002,A\n003.png,B\n004,B\nelsewhere,C\n")
+    path.write_text("case,patient\nimages/001.png,A\n./images/002,A\nimages\\003.png,B\n004,B\nelsewhere,C\n")
     grouping = group(names, "slices", patients=path)
     assert grouping.patients == ("A", "A", "B", "B")
     assert grouping.text() == "from --patients patients.csv"
     assert grouping.text(anonymous=True) == "from --patients"
+    path.write_text("case,patient\nimages/001.png,A\nimages/002,A\n003.png,B\n004,B\n")
+    assert group(names, "slices", patients=path).patients == ("A", "A", "B", "B")
     path = tmp_path / "patients.json"
     path.write_text('{"001": "A", "002": "A", "003": "B", "images/004.png": "B"}')
     assert group(names, "slices", patients=path).patients == ("A", "A", "B", "B")
@@ -111,7 +113,8 @@ def test_a_file_names_pictures_by_path_or_name_with_or_without_ending(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("001,A\n002,A\n", r"patients.csv does not list case '003'.* add a row"),
+        ("001,A\n002,A\n", r"patients.csv does not list case '003' or 'images/003.png', 1 of 3 .* add a row"),
+        ("001,A\n002,A\n003,B\n./images/003.png,C\n", r"are the same file.*keep the right row"),
         ("001,A\n002,A\n003,B\nimages/003.png,C\n", r"003 and images/003.png are the same file.*'B'.*'C'; keep"),
         ("001,A\n002,\n003,B\n", r"row 3: the patient of case '002' is empty"),
     ],
