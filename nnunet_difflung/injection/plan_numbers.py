@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import FINGERPRINT, PREPROCESSED, plans_files
-from nnunet_difflung.paths import dataset_id
+from nnunet_difflung.paths import dataset_id, names_in
 from nnunet_difflung.runtime.files import read_json
 
 _INTENSITIES = "foreground_intensity_properties_per_channel"
@@ -93,5 +93,6 @@ def _fits(plans: dict, fingerprint: dict) -> bool:
 
 def _is_of_another(plans: dict, preprocessed: Path) -> bool:
     """Whether plans have the numbers of another dataset, from which nnU-Net has moved them."""
-    others = preprocessed.parent.glob(f"Dataset*/{FINGERPRINT.removeprefix(PREPROCESSED)}")
-    return any(_read(path).get(_INTENSITIES) == plans[_INTENSITIES] for path in others if path.parent != preprocessed)
+    root, file = preprocessed.parent, FINGERPRINT.removeprefix(PREPROCESSED)
+    others = [root / name / file for name in names_in(root) if name != preprocessed.name]
+    return any(_read(path).get(_INTENSITIES) == plans[_INTENSITIES] for path in others)
