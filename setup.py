@@ -124,6 +124,7 @@ setup(
     # explicit, so that nothing called "trainers" or "tests" lands in site-packages
     packages=[
         "nnunet_difflung",
+        "nnunet_difflung.audit",
         "nnunet_difflung.commands",
         "nnunet_difflung.comparison",
         "nnunet_difflung.dataset",
@@ -142,6 +143,7 @@ setup(
         "nnunet_difflung.lesions",
         "nnunet_difflung.nnunet_ext",
         "nnunet_difflung.painting",
+        "nnunet_difflung.patients",
         "nnunet_difflung.pipeline",
         "nnunet_difflung.runtime",
         "nnunet_difflung.trainers",

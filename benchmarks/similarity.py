@@ -23,8 +23,8 @@ import scipy
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_difflung.dataset import similarity
-from nnunet_difflung.dataset.slice_pictures import Picture, picture_of
+from nnunet_difflung.audit import similarity
+from nnunet_difflung.audit.slice_pictures import Picture, picture_of
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, calibrate, phantom_cases
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
 from nnunet_difflung.runtime.files import read_json, write_json

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from nnunet_difflung.audit.audit import audit_table
 from nnunet_difflung.commands.demo import ARMS
 from nnunet_difflung.commands.small_trainings import (
     CONFIGURATION,
@@ -26,7 +27,6 @@ from nnunet_difflung.commands.small_trainings import (
     side_by_side,
 )
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.injection.audit import audit_table
 from nnunet_difflung.paths import NNUNET_RESULTS, fold_name, nnunet_folder, raw_folder, results_folder
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json

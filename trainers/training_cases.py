@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from nnunet_difflung.dataset.patient_reading import find_reading
+from nnunet_difflung.audit.array_files import identifiers
+from nnunet_difflung.audit.audit import audit
+from nnunet_difflung.audit.preprocessed import compare_preprocessed
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.array_files import identifiers
-from nnunet_difflung.injection.audit import audit
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.synthetic_cases import needs_none

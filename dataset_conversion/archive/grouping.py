@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings
-from nnunet_difflung.dataset.patient_doubts import doubt_of
-from nnunet_difflung.dataset.patient_words import is_date
-from nnunet_difflung.dataset.patients import UnknownPatients, read_id, unknown_patients
-from nnunet_difflung.dataset.patients_file import read_patients_file
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.patients.candidates import Candidate, examples, plausible_readings
+from nnunet_difflung.patients.doubts import doubt_of
+from nnunet_difflung.patients.ids import UnknownPatients, read_id, unknown_patients
+from nnunet_difflung.patients.table import read_patients_file
+from nnunet_difflung.patients.words import is_date
 
 _NAMES = {"slices": "names of the pictures", "volumes": "names of the volumes", "dicom": "names of the DICOM folders"}
 

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnunet_difflung.dataset.patients_file import PATIENTS_FILE
 from nnunet_difflung.dataset.splits import make_splits
 from nnunet_difflung.dataset_conversion.case import IGNORE, Case, CaseRecord
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, full_name
+from nnunet_difflung.patients.table import PATIENTS_FILE
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
 

@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nnunet_difflung.audit.audit import audit_table
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.audit import audit_table
 from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
 
 if TYPE_CHECKING:
-    from nnunet_difflung.dataset.image_audit import ImageAudit
+    from nnunet_difflung.audit.image_audit import ImageAudit
 
 _LINES = 20  # pairs of cases that are printed
 _SUSPICION = 3  # exit code
@@ -123,7 +123,7 @@ def _add_images(table: dict, images: ImageAudit) -> None:
 def _images(name: str, threads: int, progress: bool) -> ImageAudit:
     if threads < 1:
         raise BadInput(f"-np {threads}: expected at least 1 thread")
-    from nnunet_difflung.dataset.image_audit import audit_images  # imports packages that take seconds
+    from nnunet_difflung.audit.image_audit import audit_images  # imports packages that take seconds
 
     return audit_images(name, threads, progress)
 

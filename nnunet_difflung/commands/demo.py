@@ -231,7 +231,7 @@ def run(demo: Demo) -> dict:
 
 def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
     """Each class's Dice on the test patients (mean over cases, and over all voxels), leaks, seconds, versions."""
-    from nnunet_difflung.injection.audit import audit_table
+    from nnunet_difflung.audit.audit import audit_table
 
     os.environ.update({k: v for k, v in demo.environment().items() if k.startswith("nnUNet_")})
     names = {str(v): k for k, v in read_json(demo.path(NNUNET_RAW) / NAME / "dataset.json")["labels"].items() if v}

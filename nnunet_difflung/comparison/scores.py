@@ -11,12 +11,12 @@ import numpy as np
 
 from nnunet_difflung.comparison.statistics import mean_without_nan, pool
 from nnunet_difflung.comparison.trainings import Trainings
-from nnunet_difflung.dataset.patient_reading import find_reading
-from nnunet_difflung.dataset.patient_record import read_record
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import find_manifest
 from nnunet_difflung.paths import SPLITS, dataset_folders
+from nnunet_difflung.patients.reading import find_reading
+from nnunet_difflung.patients.record import read_record
 from nnunet_difflung.runtime.files import read_json
 
 Cases = dict[str, np.ndarray]  # case id → (classes, 3) voxels: true positive, false positive, false negative

@@ -14,7 +14,6 @@ import numpy as np
 
 from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
-from nnunet_difflung.dataset.patient_reading import Reading, find_reading, noting_others
 from nnunet_difflung.dataset.splits import (
     FOLDS,
     check_several_patients,
@@ -34,6 +33,7 @@ from nnunet_difflung.paths import (
     our_folders,
     preprocessed_folder,
 )
+from nnunet_difflung.patients.reading import Reading, find_reading, noting_others
 from nnunet_difflung.runtime.files import read_own_json
 
 

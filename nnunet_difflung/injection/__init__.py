@@ -1,1 +1,1 @@
-"""Changes a dataset all or nothing; records, proves and undoes the change."""
+"""Changes a dataset all or nothing; records and undoes the change."""

@@ -15,9 +15,8 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, sync_file
-from nnunet_difflung.injection.content_leaks import counted_cases
 from nnunet_difflung.injection.dataset_lock import HIDDEN
-from nnunet_difflung.injection.fingerprint import staged_fingerprint
+from nnunet_difflung.injection.fingerprint import counted_cases, staged_fingerprint
 from nnunet_difflung.injection.leaks import origins, record_problems, split_problems
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,

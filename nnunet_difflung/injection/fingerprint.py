@@ -14,13 +14,21 @@ from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.paths import NNUNET_PREPROCESSED
-from nnunet_difflung.runtime.files import json_bytes
+from nnunet_difflung.runtime.files import json_bytes, read_json
 
 
 def staged_fingerprint(raw: RawDataset) -> Path:
     """Path of the fingerprint until it is injected; the name depends on what the real files hold."""
     digest = hashlib.sha256(json_bytes(contents_of(raw))).hexdigest()
     return raw.folder / HIDDEN / "fingerprint" / f"{digest[:16]}.json"
+
+
+def counted_cases(fingerprint: Path) -> int:
+    """Number of cases from which nnU-Net computed a fingerprint; 0 if the file does not say."""
+    try:
+        return len(read_json(fingerprint)["spacings"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
 
 
 def extract(raw: RawDataset, target: Path, processes: int) -> None:

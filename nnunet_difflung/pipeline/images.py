@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_difflung.audit.image_check import METHOD, CasePair, ImageCheck, check_images
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.dataset.image_check import METHOD, CasePair, ImageCheck, check_images
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
 from nnunet_difflung.errors import BadInput

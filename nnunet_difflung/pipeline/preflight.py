@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.cache import is_complete
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.audit import audit
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.commit import COMMIT, read_steadily
 from nnunet_difflung.injection.dataset_lock import is_bare, locked
 from nnunet_difflung.injection.removal import remove
@@ -376,7 +376,7 @@ def test_a_dry_run_says_that_a_change_is_under_way(raw_folder):
 
 
 def test_an_audit_waits_for_a_change(raw_folder, monkeypatch):
-    from nnunet_difflung.injection import audit
+    from nnunet_difflung.audit import audit
 
     folder, calls, real = make_dataset(raw_folder), [], audit.find_manifest
 

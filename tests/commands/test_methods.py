@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
 from tests.support.commands import OPTIONS, synthetic_arrays

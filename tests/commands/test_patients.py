@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit, audit_dataset
 from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.commands.evaluate import entry as evaluate
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.injection.audit import audit, audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.tiny import make_dataset, tree_hashes
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import entry, main
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.faults.campaign import campaign, faults
 from tests.support.commands import OPTIONS, prepared, results_of

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.config import SamplingConfig
@@ -19,7 +20,6 @@ from nnunet_difflung.generator.families import family_of, trained_family_of
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import train_generator
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS, Method
 from tests.support.commands import OPTIONS, prepared, synthetic_arrays

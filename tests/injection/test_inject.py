@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.remove import entry
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.commit import recover
 from nnunet_difflung.injection.inject import ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, fault_in, find_manifest, new_manifest, resolve

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from tests.support.commands import OPTIONS
 from tests.support.tiny import make_dataset

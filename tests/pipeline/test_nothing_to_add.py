@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.errors import Failed
-from nnunet_difflung.injection.audit import audit_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.tiny import make_dataset, tree_hashes

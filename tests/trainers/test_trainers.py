@@ -21,10 +21,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 import nnunet_difflung
 from nnunet_difflung import trainers
+from nnunet_difflung.audit.preprocessed import Comparison
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import MANIFEST
-from nnunet_difflung.injection.preprocessed import Comparison
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.trainers import case_record, training_cases
 from tests.support import tiny_nnunet

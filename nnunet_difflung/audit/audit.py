@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
-from nnunet_difflung.dataset.patient_reading import contradiction, find_reading, suspicion
-from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
-from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.commit import read_steadily
-from nnunet_difflung.injection.content_leaks import (
+from nnunet_difflung.audit.content_leaks import (
     content_problems,
     fingerprint_problems,
     problems_of_test_set,
     real_files,
     twin_problems,
 )
+from nnunet_difflung.audit.plan_numbers import plan_problems
+from nnunet_difflung.audit.preprocessed import compare_preprocessed
+from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
+from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.injection.leaks import (
     Problem,
     file_problems,
@@ -30,9 +31,8 @@ from nnunet_difflung.injection.leaks import (
     split_problems,
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
-from nnunet_difflung.injection.plan_numbers import plan_problems
-from nnunet_difflung.injection.preprocessed import compare_preprocessed
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.patients.reading import contradiction, find_reading, suspicion
 from nnunet_difflung.runtime.files import read_json, sha256
 
 _SIDES = ("train", "val")

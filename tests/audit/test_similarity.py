@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.dataset import similarity
-from nnunet_difflung.dataset.image_check import ImageCheck, check_images
-from nnunet_difflung.dataset.slice_pictures import picture_of
+from nnunet_difflung.audit import similarity
+from nnunet_difflung.audit.image_check import ImageCheck, check_images
+from nnunet_difflung.audit.slice_pictures import picture_of
 from tests.support.anatomies import chest, windowed, write_chests
 from tests.support.tiny import set_paths
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from nnunet_difflung.dataset.patient_words import (
+from nnunet_difflung.patients.words import (
     COHORT_WORDS,
     PATIENT_WORDS,
     PLACE_WORDS,

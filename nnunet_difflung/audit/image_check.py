@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_difflung.dataset.similarity import find_matches, mirror_similarity, thresholds_above
-from nnunet_difflung.dataset.slice_pictures import Picture, picture_of
+from nnunet_difflung.audit.similarity import find_matches, mirror_similarity, thresholds_above
+from nnunet_difflung.audit.slice_pictures import Picture, picture_of
 from nnunet_difflung.runtime.parallel import bar, in_threads
 
 METHOD = 2  # number of the method; results of another one are not used again

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from nnunet_difflung.dataset.patient_candidates import candidates_for, examples
-from nnunet_difflung.dataset.patient_doubts import doubt_of
-from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, could_be_patient, could_be_subject, is_date
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.patients.candidates import candidates_for, examples
+from nnunet_difflung.patients.doubts import doubt_of
+from nnunet_difflung.patients.words import PATIENT_WORDS, could_be_patient, could_be_subject, is_date
 
 # A slice counter at the end of an id, spelled out and set off: _s012, _z7, -slice3, _slice_3.
 _COUNTER = re.compile(r"[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?[0-9]+", re.IGNORECASE)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.audit.image_check import CasePair, ImageCheck, check_images
 from nnunet_difflung.dataset.cache import cached_image
 from nnunet_difflung.dataset.contents import hashes_of_dataset
-from nnunet_difflung.dataset.image_check import CasePair, ImageCheck, check_images
 from nnunet_difflung.dataset.layout import find_reader, list_cases, read_dataset_json
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.splits import is_synthetic, real_only

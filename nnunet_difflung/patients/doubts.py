@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
-from nnunet_difflung.dataset.patient_candidates import MOST_SCANS, plausible_readings
-from nnunet_difflung.dataset.patient_words import PATIENT_WORDS, is_source
+from nnunet_difflung.patients.candidates import MOST_SCANS, plausible_readings
+from nnunet_difflung.patients.words import PATIENT_WORDS, is_source
 
 _BIDS = "sub-"
 _SEPARATORS = re.compile(r"[ _.-]+")

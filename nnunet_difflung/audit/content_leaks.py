@@ -18,6 +18,7 @@ from nnunet_difflung.dataset.contents import (
     torn_apart,
 )
 from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.injection.fingerprint import counted_cases
 from nnunet_difflung.injection.leaks import Problem, first_names, origins, start_over
 from nnunet_difflung.injection.manifest import FINGERPRINT, PREPROCESSED
 from nnunet_difflung.paths import DATASET, dataset_id
@@ -243,14 +244,6 @@ def _same(path: Path, file: str, hashes: FileHashes) -> bool:
 
 
 # ---- the fingerprint ----
-
-
-def counted_cases(fingerprint: Path) -> int:
-    """Number of cases from which nnU-Net computed a fingerprint; 0 if the file does not say."""
-    try:
-        return len(read_json(fingerprint)["spacings"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0
 
 
 def fingerprint_problems(preprocessed: Path, manifest: dict) -> list[Problem]:

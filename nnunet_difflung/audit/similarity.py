@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from nnunet_difflung.dataset.slice_pictures import SIZE, Picture
+from nnunet_difflung.audit.slice_pictures import SIZE, Picture
 
 # Least correlation of the detail of two slices that are reported, by whether their pictures are framed by a body.
 # docs/results/image_check.json has the error rates that were measured with it.

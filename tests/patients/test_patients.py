@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_difflung.dataset.patient_candidates import candidates_for, examples, plausible_readings
-from nnunet_difflung.dataset.patient_reading import find_reading
-from nnunet_difflung.dataset.patient_record import read_record, write_record
-from nnunet_difflung.dataset.patients import UnknownPatients, by_pattern, read_id, read_ids, same_partition
-from nnunet_difflung.dataset.patients_file import covering, read_patients_file
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
+from nnunet_difflung.patients.candidates import candidates_for, examples, plausible_readings
+from nnunet_difflung.patients.ids import UnknownPatients, by_pattern, read_id, read_ids, same_partition
+from nnunet_difflung.patients.reading import find_reading
+from nnunet_difflung.patients.record import read_record, write_record
+from nnunet_difflung.patients.table import covering, read_patients_file
 
 NAME = "Dataset801_Tiny"
 NAMES = ("smith", "jones", "meyer", "rossi", "dupont", "garcia")

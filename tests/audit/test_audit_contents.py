@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_difflung.audit.audit import Audit, audit
 from nnunet_difflung.dataset import contents as contents_module
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.injection import leaks as leaks_module
-from nnunet_difflung.injection.audit import Audit, audit
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import MANIFEST

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difflung.dataset.patient_candidates import Candidate, examples, plausible_readings, slices_of_series
-from nnunet_difflung.dataset.patient_doubts import doubt_of_slices, spelled_alike
-from nnunet_difflung.dataset.patient_record import Record, read_record, write_record
-from nnunet_difflung.dataset.patients import (
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import dataset_folders
+from nnunet_difflung.patients.candidates import Candidate, examples, plausible_readings, slices_of_series
+from nnunet_difflung.patients.doubts import doubt_of_slices, spelled_alike
+from nnunet_difflung.patients.ids import (
     are_readable,
     by_pattern,
     read_id,
     read_ids,
     same_partition,
 )
-from nnunet_difflung.dataset.patients_file import PATIENTS_FILE, covering, read_patients_file
-from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import dataset_folders
+from nnunet_difflung.patients.record import Record, read_record, write_record
+from nnunet_difflung.patients.table import PATIENTS_FILE, covering, read_patients_file
 from nnunet_difflung.runtime.files import sha256
 
 Splits = Sequence[Mapping[str, Sequence[str]]]

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_difflung.audit.array_files import Configuration, configurations, files_of, identifiers
+from nnunet_difflung.audit.preprocessing import Preprocessing, Unknown
 from nnunet_difflung.dataset.contents import present_cases, stat_key
 from nnunet_difflung.dataset.layout import Case
-from nnunet_difflung.injection.array_files import Configuration, configurations, files_of, identifiers
 from nnunet_difflung.injection.leaks import Problem, first_names
-from nnunet_difflung.injection.preprocessing import Preprocessing, Unknown
 from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, cache_folder, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads

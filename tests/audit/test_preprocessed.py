@@ -13,12 +13,12 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_difflung.injection import preprocessed as module
-from nnunet_difflung.injection.array_files import read_arrays, read_properties
-from nnunet_difflung.injection.array_match import image_differs
-from nnunet_difflung.injection.audit import audit_table
-from nnunet_difflung.injection.preprocessed import compare_preprocessed, preprocessed_problems
-from nnunet_difflung.injection.preprocessing import Preprocessing
+from nnunet_difflung.audit import preprocessed as module
+from nnunet_difflung.audit.array_files import read_arrays, read_properties
+from nnunet_difflung.audit.array_match import image_differs
+from nnunet_difflung.audit.audit import audit_table
+from nnunet_difflung.audit.preprocessed import compare_preprocessed, preprocessed_problems
+from nnunet_difflung.audit.preprocessing import Preprocessing
 from tests.support.preprocessing import preprocess, write_plans
 from tests.support.tiny import make_dataset
 

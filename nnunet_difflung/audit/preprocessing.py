@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 
+from nnunet_difflung.audit.array_files import Configuration, read_arrays
+from nnunet_difflung.audit.array_match import CUBIC, LINEAR, image_differs, label_differs
 from nnunet_difflung.dataset.layout import Case
-from nnunet_difflung.injection.array_files import Configuration, read_arrays
-from nnunet_difflung.injection.array_match import CUBIC, LINEAR, image_differs, label_differs
 from nnunet_difflung.runtime.files import json_bytes
 
 _PREPROCESSOR = "DefaultPreprocessor"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nnunet_difflung.audit.audit import audit, audit_dataset, audit_table
 from nnunet_difflung.commands.audit import entry
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
-from nnunet_difflung.injection.audit import audit, audit_dataset, audit_table
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.leaks import split_problems
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, new_manifest

@@ -1,0 +1,1 @@
+"""Who the patients of a dataset are."""
