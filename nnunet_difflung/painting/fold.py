@@ -12,7 +12,7 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
-from nnunet_difflung.generator.card import read_card
+from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import Plan
@@ -80,9 +80,11 @@ class Fold:
         Raises:
             RuntimeError: the generator is not trained yet, so that the key is not known.
         """
-        weights = read_card(self.folder).get("weights_sha256") if self.method.generator else None
-        if self.method.generator and weights is None:
-            raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
+        weights = None
+        if self.method.generator:
+            weights = read_card(self.folder).get("weights_sha256") if (self.folder / CARD).is_file() else None
+            if weights is None:
+                raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
         depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
 

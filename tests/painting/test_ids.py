@@ -142,3 +142,14 @@ def test_ids_are_not_used_again_by_the_next_augmentation(prepare):
     assert seen[0] == seen[2]
     assert not seen[0] & seen[1]
     assert not list(Path(folder / "imagesTr").glob("difflung_*"))
+
+
+def test_there_are_no_ids_before_the_generator_is_trained(prepare):
+    """They depend on its weights: ids asked for too early would be other ones after an interruption."""
+    options = [*OPTIONS[: OPTIONS.index("--method")], "--preset", "fast", *OPTIONS[OPTIONS.index("--gate") :]]
+    fold = prepare(settings_from(parse(options)))
+    with pytest.raises(RuntimeError, match="is not trained yet"):
+        ids(fold)
+    write_json(fold.folder / "generator.json", {"format": 1, "finished": False})
+    with pytest.raises(RuntimeError, match="is not trained yet"):
+        ids(fold)
