@@ -214,7 +214,7 @@ def test_audit_calls_equal_voxels_a_leak(different, folder):
     done = audit()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "- fold 0 (and 1): training b, validation e: the same voxels" in done.stdout
-    assert "Dataset801_Tiny: 1 leaks, 1 problems" in done.stdout
+    assert "Dataset801_Tiny: 1 leak, 1 problem" in done.stdout
 
 
 def test_audit_of_many_pairs_prints_twenty_lines(folder):
