@@ -197,7 +197,7 @@ class _Auditor:
                 "a fold has a patient in training and in validation; name them by difflung_augment --patients FILE"
             )
             if cut := suspicion(cases, splits, where):
-                self.notes.append(cut[0])
+                self.notes.append(f"{cut[0]}; if so, delete the file and give difflung_augment {cut[1]}")
             return {}
         for fold, split in enumerate(splits if self.sides else []):
             training, validation = ({patients[i] for i in split[side] if i in patients} for side in _SIDES)

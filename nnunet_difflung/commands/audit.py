@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _LINES = 20  # pairs of cases that are printed
 _SUSPICION = 3  # exit code
-_REMEDY = "put both on the same side of every fold in splits_final.json"
 _DESCRIPTION = """
 Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
 validation patients. Prints a table of the folds, a line for each problem, and a line for each thing that could not be
@@ -83,7 +82,7 @@ def print_images(images: ImageAudit) -> None:
     check = images.check
     print(f"images: {check.judged() or 'nothing to compare'}")
     if not images.folds:
-        print("images: there is no splits_final.json, so the cases of all patients were compared with each other")
+        print("images: without folds, the cases of all patients were compared with each other")
     similar = [pair for pair in check.pairs if not pair.identical]
     for pair in similar[:_LINES]:
         print(f"? {pair.line}")
@@ -92,7 +91,7 @@ def print_images(images: ImageAudit) -> None:
     if images.sheet is not None:
         print(
             f"images: {counted(len(check.pairs), 'pair')} of cases may show the same patient; look at {images.sheet}, "
-            f"and if they do, {_REMEDY}"
+            f"and if they do, {_remedy(images)}"
         )
 
 
@@ -119,10 +118,17 @@ def _add_images(table: dict, images: ImageAudit) -> None:
     """Adds the comparison of images to an audit's table; equal voxels in training and validation are leaks."""
     table["images"] = images.as_dict()
     for pair in images.check.identical:
-        table["problems"].append(f"{pair.line}; remove one of the two cases, or {_REMEDY}")
+        table["problems"].append(f"{pair.line}; remove one of the two cases, or {_remedy(images)}")
         table["leaks"] += 1
         for row in table["folds"]:
             row["leaks"] += row["fold"] in pair.folds
+
+
+def _remedy(images: ImageAudit) -> str:
+    """What to do if two cases show the same patient."""
+    if images.folds:
+        return "put both on the same side of every fold in splits_final.json"
+    return "list both under one patient in a file for difflung_augment --patients"
 
 
 def _images(name: str, threads: int, progress: bool) -> ImageAudit:
