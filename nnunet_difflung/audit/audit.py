@@ -167,6 +167,8 @@ class _Auditor:
             self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
         if manifest is None:
             self.problems += _problems_without_manifest(self.raw, self.splits)
+            if not self.splits and not self.problems:
+                self.notes.append(f"there is no {SPLITS}, so no fold was checked; difflung_augment makes the folds")
             patients = self._patients_of_real_cases()
             return _result(self.name, None, self.splits, self.problems, self.notes, patients)
         if copy is not None and any(copy.get(key) != manifest.get(key) for key in _COMPARED):
@@ -191,17 +193,18 @@ class _Auditor:
             patients = find_reading(self.name, cases).patients if cases else {}
         except BadInput:
             self.notes.append(
-                "it is not known who the patients are (difflung_augment asks), so each case is counted as one, and it "
-                "was not checked whether a fold has a patient in training and in validation"
+                "it is not known who the patients are, so each case is counted as one, and it was not checked whether "
+                "a fold has a patient in training and in validation; name them by difflung_augment --patients FILE"
             )
             if cut := suspicion(cases, splits, where):
-                self.notes.append(cut[0])
+                self.notes.append(f"{cut[0]}; if so, delete the file and give difflung_augment {cut[1]}")
             return {}
         for fold, split in enumerate(splits if self.sides else []):
             training, validation = ({patients[i] for i in split[side] if i in patients} for side in _SIDES)
             if both := training & validation:
                 text = f"{where} has the same patients in training and validation: {first_names(both)}"
-                self.problems.append(Problem(f"{text} (fold {fold})", fold, True))
+                remedy = "put all cases of a patient on the same side, or correct who the patients are"
+                self.problems.append(Problem(f"{text} (fold {fold}); {remedy}", fold, True))
         return patients
 
     def _all_folds(self) -> list[dict]:

@@ -132,11 +132,11 @@ class ImageCheck:
             )
         if self.cut_outs:
             parts.append(
-                f"{self.cut_outs} without a body's outline around lungs, whose patients cannot be judged: only copies "
-                f"are recognised"
+                f"{self.cut_outs} slices without a body's outline around lungs: their patients cannot be judged, only "
+                f"copies are recognised"
             )
         if self.unjudged:
-            parts.append(f"{self.unjudged} too small or empty: cannot be judged")
+            parts.append(f"{self.unjudged} slices cannot be judged: too small or empty")
         return "; ".join(parts)
 
 

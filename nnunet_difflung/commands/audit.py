@@ -12,6 +12,7 @@ from nnunet_difflung.commands import options as shared
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.wording import counted
 
 if TYPE_CHECKING:
     from nnunet_difflung.audit.image_audit import ImageAudit
@@ -48,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--images",
         action="store_true",
-        help="compare the images of training and validation cases too, since the same patient may have several ids; "
-        "reads every case, and takes about twice as long as that (default: compare ids and files only)",
+        help="compare the images of training and validation cases too, since a patient may have several ids; takes "
+        "about twice as long as reading all cases (default: compare ids and files only)",
     )
     group.add_argument(
         "-np",
@@ -64,16 +65,16 @@ def parser() -> argparse.ArgumentParser:
 
 def print_table(table: dict) -> None:
     """Prints an audit's table for people."""
-    print(f"{'fold':>5} {'real training':>22} {'synthetic':<32} {'validation':>10} {'leaks':>6}")
+    print(f"{'fold':>5} {'real training cases':>22} {'synthetic':<32} {'validation':>10} {'leaks':>6}")
     for row in table["folds"]:
-        real = f"{row['training_cases']} of {row['training_patients']} patients"
+        real = f"{row['training_cases']} ({counted(row['training_patients'], 'patient')})"
         synthetic = ", ".join(f"{method} {n}" for method, n in sorted(row["synthetic"].items())) or "none"
         print(f"{row['fold']:>5} {real:>22} {synthetic:<32} {row['validation_cases']:>10} {row['leaks']:>6}")
     for line in table["problems"]:
         print(f"- {line}")
     for line in table["notes"]:
         print(f"note: {line}")
-    print(f"{table['dataset']}: {table['leaks']} leaks, {len(table['problems'])} problems")
+    print(f"{table['dataset']}: {counted(table['leaks'], 'leak')}, {counted(len(table['problems']), 'problem')}")
 
 
 def print_images(images: ImageAudit) -> None:
@@ -81,14 +82,17 @@ def print_images(images: ImageAudit) -> None:
     check = images.check
     print(f"images: {check.judged() or 'nothing to compare'}")
     if not images.folds:
-        print("images: there is no splits_final.json, so the cases of all patients were compared with each other")
+        print("images: without folds, the cases of all patients were compared with each other")
     similar = [pair for pair in check.pairs if not pair.identical]
     for pair in similar[:_LINES]:
         print(f"? {pair.line}")
     if len(similar) > _LINES:
         print(f"? and {len(similar) - _LINES} more pairs of cases, which --json lists")
     if images.sheet is not None:
-        print(f"images: {len(check.pairs)} pairs of cases may show the same patient; look at {images.sheet}")
+        print(
+            f"images: {counted(len(check.pairs), 'pair')} of cases may show the same patient; look at {images.sheet}, "
+            f"and if they do, {_remedy(images)}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,10 +118,17 @@ def _add_images(table: dict, images: ImageAudit) -> None:
     """Adds the comparison of images to an audit's table; equal voxels in training and validation are leaks."""
     table["images"] = images.as_dict()
     for pair in images.check.identical:
-        table["problems"].append(pair.line)
+        table["problems"].append(f"{pair.line}; remove one of the two cases, or {_remedy(images)}")
         table["leaks"] += 1
         for row in table["folds"]:
             row["leaks"] += row["fold"] in pair.folds
+
+
+def _remedy(images: ImageAudit) -> str:
+    """What to do if two cases show the same patient."""
+    if images.folds:
+        return "put both on the same side of every fold in splits_final.json"
+    return "list both under one patient in a file for difflung_augment --patients"
 
 
 def _images(name: str, threads: int, progress: bool) -> ImageAudit:

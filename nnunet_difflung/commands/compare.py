@@ -110,7 +110,7 @@ def _add_score_options(group: argparse._ArgumentGroup) -> None:
         "--lesions",
         action="store_true",
         help="also count the lesions (connected components) that were detected, and those that were predicted where "
-        "there are none; reads the segmentations: about 7 ms for each slice of 512 x 512 beside the reading",
+        "there are none; reads the segmentations, and takes about 7 ms more for each slice of 512 x 512",
     )
     group.add_argument(
         "--surface",

@@ -154,8 +154,8 @@ def add_patients(group: Options) -> None:
         "--patient-pattern",
         metavar="REGEX",
         help="regular expression that matches a whole case id and whose first group is the patient, such as "
-        "'(.+)_s[0-9]+'; '(.+)' says that every case is a patient (default: what was recorded, or "
-        "patients.json in the raw dataset, or the ids where they are unambiguous)",
+        "'(.+)_s[0-9]+'; '(.+)' says that every case is a patient (default: the patients that an earlier command "
+        "recorded, else patients.json in the raw dataset, else the ids if they are unambiguous)",
     )
     either.add_argument(
         "--patients",

@@ -122,9 +122,9 @@ def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans
     configurations = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
     if len(configurations) != 1:
         raise BadInput(
-            f"{', '.join(str(folder / dataset) for folder in folders)}: arms were trained with "
-            f"{len(configurations)} configurations ({', '.join(configurations) or 'none'}) with "
-            f"{f'--length {length}' if length else 'no --length'} and -p {plans}, expected one; "
+            f"{', '.join(str(folder / dataset) for folder in folders)}: expected trainings of one configuration, but "
+            f"{f'with --length {length}' if length else 'without --length'} and with -p {plans} there are "
+            f"{', '.join(configurations) or 'none'}; "
             + (f"choose with -c, --length and -p among {', '.join(models)}" if models else "train the arms first")
         )
     return configurations[0]

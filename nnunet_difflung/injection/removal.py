@@ -38,6 +38,7 @@ from nnunet_difflung.paths import (
 )
 from nnunet_difflung.runtime.files import delete_path, read_json, sha256
 from nnunet_difflung.runtime.locks import delete_unused
+from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.runtime.writable import check_folders
 
 
@@ -106,8 +107,9 @@ class Removal:
         if gone:
             self.lines.append(f"{len(gone)} files had already been deleted: {first_names(gone)}")
         self.lines.append(
-            f"removed: {len(self.manifest['cases'])} synthetic cases ({len(names) - len(gone)} files) of "
-            f"{self.folder.name}, and {len(derived)} files that nnU-Net's preprocessing made of them"
+            f"removed: {counted(len(self.manifest['cases']), 'synthetic case')} "
+            f"({counted(len(names) - len(gone), 'file')}) of {self.folder.name}, and "
+            f"{counted(len(derived), 'file')} that nnU-Net's preprocessing made of them"
         )
 
     def restore(self, name: str) -> None:
@@ -227,9 +229,9 @@ class Removal:
             self.lines.append(f"{path}: replaced by the raw original")
             if is_planned(path.parent):
                 self.lines.append(
-                    f"plans and preprocessed real cases in {path.parent} are kept, so that nnU-Net can train; they "
-                    f"were made with the synthetic cases counted in numTraining, which nnU-Net uses only to limit the "
-                    f"batch size for very small datasets (nnUNetv2_plan_and_preprocess makes them anew)"
+                    f"plans and preprocessed real cases in {path.parent} are kept, so that nnU-Net can train; the "
+                    f"plans count the synthetic cases, which matters only for the batch size of very small datasets "
+                    f"(nnUNetv2_plan_and_preprocess makes them anew)"
                 )
 
     def restore_fingerprint(self) -> None:
@@ -347,7 +349,11 @@ def _generators(name: str, delete: bool, asked: bool) -> list[str]:
     lines = [f"{path} is kept: another command is using it" for path in kept]
     listed = ", ".join(str(folder) for folder in folders if not delete or not folder.exists())
     if listed:
-        lines.append(f"removed: {listed}" if asked else f"generators are kept in {listed} (--generators deletes them)")
+        lines.append(
+            f"removed: {listed}"
+            if asked
+            else f"generators are kept, with their cache, in {listed} (--generators deletes both)"
+        )
     return lines
 
 

@@ -68,7 +68,7 @@ def read_ids(identifiers: Sequence[str], what: str = "case ids", also: str = "--
         also: the option for a file of patients, for the message.
 
     Raises:
-        UnknownPatients: an id can be read in several ways, or the ids together can (see ``patient_doubts``).
+        UnknownPatients: an id can be read in several ways, or the ids together can (see ``patients.doubts``).
     """
     patients = {identifier: read_id(identifier) for identifier in identifiers}
     unread = [identifier for identifier, patient in patients.items() if patient is None]
@@ -99,8 +99,8 @@ def unknown_patients(
     """
     message = (
         f"the patients cannot be told from the {len(identifiers)} {what} ({why}): several of them may belong to one "
-        f"patient; choose one of these readings and add its option, or list them in a file with the columns "
-        f"case,patient and give {also}"
+        f"patient; add the option of the reading below that is right, or list the patient of each in a file with the "
+        f"columns case,patient and give {also}"
     )
     return UnknownPatients(message, _listed(identifiers))
 

@@ -76,11 +76,12 @@ class Reading:
     def origin(self) -> str:
         """A line that says how many patients there are and where they are known from, so that a wrong reading shows."""
         shown = "such as " + ", ".join(f"{case} → {patient}" for case, patient in self._examples().items())
+        remedy = "if that is wrong, give --patients FILE or --patient-pattern"
         origins = {
-            "ids": f"read from the ids, {shown}; if that is wrong, give --patients FILE or --patient-pattern",
+            "ids": f"read from the ids, {shown}; {remedy}",
             "pattern": f"by --patient-pattern {self.pattern!r}, {shown}",
             "file": f"listed in {self.path}" if self.path else f"recorded earlier, from {self.file}",
-            "splits": f"read so that the given folds fit, since the ids alone do not tell for certain, {shown}",
+            "splits": f"read so that the given folds fit, since the ids are ambiguous, {shown}; {remedy}",
         }
         origin = origins.get(self.source, f"recorded by an earlier version, {shown}")
         return f"Patients: {len(set(self.patients.values()))}, {origin}."

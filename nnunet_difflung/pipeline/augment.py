@@ -163,8 +163,8 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
 def _introduce(raw: RawDataset) -> None:
     print(
         f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
-        f"{', no splits_final.json: patient-grouped folds' if raw.splits_are_new else ''}; normal lung is "
-        f"{raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}"
+        f"{', no splits_final.json, so new folds are grouped by patient' if raw.splits_are_new else ''}; "
+        f"normal lung is {raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}"
     )
     print(raw.reading.origin())
 

@@ -17,6 +17,7 @@ from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.runtime.wording import counted
 
 
 class _Uncached(SliceCache):
@@ -65,7 +66,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         disk = sum(sum(estimate_bytes(fold)) for fold in folds)
         print(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "
-            f"for {len(folds)} fold(s); up to {size(disk)} of disk space."
+            f"for {counted(len(folds), 'fold')}; up to {size(disk)} of disk space."
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:
             print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")

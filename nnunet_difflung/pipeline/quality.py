@@ -59,8 +59,8 @@ def _pooled(name: str, verdicts: list[dict]) -> list[str]:
     """A line on the pooled figures that lie in the range of real lesions, and one on each other figure."""
     lines, within = [], [verdict for verdict in verdicts if verdict["within"]]
     if within:
-        ranges = ", ".join(f"{_value(verdict)} within {_span(verdict)}" for verdict in within)
-        lines.append(f"  {name}: {ranges} (real lesions of {_patients(within[0])})")
+        ranges = ", ".join(f"{_value(verdict)} ({_span(verdict)})" for verdict in within)
+        lines.append(f"  {name}: {ranges}; in brackets the range of real lesions of {_patients(within[0])}")
     unjudged = [verdict for verdict in verdicts if verdict["within"] is None]
     if unjudged:
         values = ", ".join(_value(verdict) for verdict in unjudged)

@@ -18,6 +18,7 @@ from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_own_json, write_json
+from nnunet_difflung.runtime.wording import counted
 
 
 def describe_fold(fold: Fold) -> str:
@@ -41,8 +42,8 @@ def describe_fold(fold: Fold) -> str:
         )
     operations = sum(len(case.operations) for case in plan.cases)
     lines.append(
-        f"  plan: {len(plan.cases)} synthetic cases, {plan.slices} painted slices (at most "
-        f"{plan.max_slices}), {operations} pasted lesions"
+        f"  plan: {counted(len(plan.cases), 'synthetic case')}, {counted(plan.slices, 'painted slice')} (at most "
+        f"{plan.max_slices}), {counted(operations, 'pasted lesion')}"
     )
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
@@ -62,7 +63,7 @@ def describe_nothing_to_add(fold: Fold) -> str:
 def describe_result(fold: Fold, result: SynthesisResult) -> str:
     """The results of a fold: kept and dropped cases, and how their voxels compare with real voxels."""
     lines = [
-        f"fold {fold.number}: {len(result.staged)} synthetic cases kept, {len(result.dropped)} dropped, "
+        f"fold {fold.number}: {counted(len(result.staged), 'synthetic case')} kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
     ]
     lines += describe_quality(result.quality, result.verdicts)
@@ -82,6 +83,10 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     dataset, fold = dataset_id(raw.name), folds[0]
     on = "" if device == "cuda" else f" -device {device}"
     trainer = METHODS[method].trainer
+    images, labels = (
+        raw.folder / part if (raw.folder / part).is_dir() else instead
+        for part, instead in (("imagesTs", "IMAGES"), ("labelsTs", "LABELS"))
+    )
     model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
     return "\n".join(
         [
@@ -89,8 +94,8 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
             f"  nnUNetv2_plan_and_preprocess -d {dataset} -c {configuration}",
             f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{on}",
             f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{on}",
-            f"  nnUNetv2_predict -i {raw.folder / 'imagesTs'} -o PREDICTIONS {model}",
-            f"  nnUNetv2_evaluate_folder {raw.folder / 'labelsTs'} PREDICTIONS -djfile {raw.folder / 'dataset.json'} "
+            f"  nnUNetv2_predict -i {images} -o PREDICTIONS {model}",
+            f"  nnUNetv2_evaluate_folder {labels} PREDICTIONS -djfile {raw.folder / 'dataset.json'} "
             f"-pfile {raw.preprocessed / 'nnUNetPlans.json'}",
             f"Undo: difflung_remove -d {dataset}",
         ]

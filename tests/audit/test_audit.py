@@ -247,3 +247,10 @@ def test_a_note_says_that_patients_are_not_known(folders):
     splits = [{"train": ["rp1_s01", "rp2_s01"], "val": ["rp1_s02", "rp2_s02"]}]
     (folder / "splits_final.json").write_text(json.dumps(splits))
     assert "may both be of patient rp1" in audit(folder.name).notes[1]
+
+
+def test_a_note_says_that_there_are_no_folds(folders):
+    folder = make_dataset(folders[0], patients=2, slices=1, size=16, splits=False)
+    result = audit(folder.name)
+    assert result.problems == ()
+    assert result.notes == ("there is no splits_final.json, so no fold was checked; difflung_augment makes the folds",)

@@ -214,7 +214,7 @@ def test_audit_calls_equal_voxels_a_leak(different, folder):
     done = audit()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "- fold 0 (and 1): training b, validation e: the same voxels" in done.stdout
-    assert "Dataset801_Tiny: 1 leaks, 1 problems" in done.stdout
+    assert "Dataset801_Tiny: 1 leak, 1 problem" in done.stdout
 
 
 def test_audit_of_many_pairs_prints_twenty_lines(folder):
@@ -232,3 +232,13 @@ def test_audit_without_the_raw_dataset_says_what_it_needs(folder, tmp_path):
     done = audit()
     assert done.returncode == 2
     assert "--images needs the images of Dataset801_Tiny" in done.stderr
+
+
+def test_the_remedy_fits_whether_there_are_folds(different, folder):
+    people = {**different, "e": different["b"].astype(np.float32)}
+    write_chests(folder, people, SPLITS)
+    assert "or put both on the same side of every fold in splits_final.json" in audit().stdout
+    (folder / "splits_final.json").unlink()
+    done = audit()
+    assert "or list both under one patient in a file for difflung_augment --patients" in done.stdout
+    assert "without folds, the cases of all patients were compared" in done.stdout
