@@ -15,7 +15,6 @@ from nnunet_difflung.audit.content_leaks import (
     twin_problems,
 )
 from nnunet_difflung.audit.plan_numbers import plan_problems
-from nnunet_difflung.audit.preprocessed import compare_preprocessed
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
@@ -122,8 +121,10 @@ def audit(
     result = read_steadily(raw, read, untouched) if raw is not None else read()
     if not untouched:
         hashes.save()
-    if not arrays:
+    if not arrays or preprocessed is None or not is_planned(preprocessed):
         return result
+    from nnunet_difflung.audit.preprocessed import compare_preprocessed  # late: not needed before nnU-Net has planned
+
     compared = compare_preprocessed(dataset_name, progress=True)
     return replace(result, problems=(*result.problems, *compared.problems), notes=(*result.notes, *compared.notes))
 

@@ -6,15 +6,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from nnunet_difflung.dataset.contents import contents_of
-from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.paths import NNUNET_PREPROCESSED
 from nnunet_difflung.runtime.files import json_bytes, read_json
+
+if TYPE_CHECKING:
+    from nnunet_difflung.dataset.raw_dataset import RawDataset
 
 
 def staged_fingerprint(raw: RawDataset) -> Path:
@@ -40,6 +42,8 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
         processes: number of worker processes; 1 uses this process, since starting another process that imports nnU-Net
             takes longer than reading a small dataset.
     """
+    from multiprocessing.pool import ThreadPool
+
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor as nnunet
 
     shutil.rmtree(target.parent, ignore_errors=True)
