@@ -52,13 +52,7 @@ def parser() -> argparse.ArgumentParser:
         help="compare the images of training and validation cases too, since a patient may have several ids; takes "
         "about twice as long as reading all cases (default: compare ids and files only)",
     )
-    group.add_argument(
-        "-np",
-        type=int,
-        default=2,
-        metavar="N",
-        help="number of threads that read and compare images (default: %(default)s)",
-    )
+    shared.add_processes(group, "with --images read and compare")
     group.add_argument("--json", action="store_true", help="print everything as JSON (default: as a table)")
     return p
 
@@ -100,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     name = dataset_name(options.dataset)
     table = audit_table(name, deep=not options.fast, anew=options.deep)
-    images = _images(name, options.np, not options.json) if options.images else None
+    images = _images(name, options.processes, not options.json) if options.images else None
     if images is not None:
         _add_images(table, images)
     if options.json:

@@ -58,6 +58,14 @@ def test_shared_options_are_the_same_in_both_commands(option):
         assert getattr(augment, key) == getattr(evaluate, key), key
 
 
+@pytest.mark.parametrize("name", ["augment", "evaluate", "audit"])
+def test_a_number_of_threads_is_positive(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser(name).parse_args(["-d", "801", "-np", "0"])
+    assert ended.value.code == 2
+    assert "-np" in capsys.readouterr().err
+
+
 def test_defaults_that_a_preset_changes_are_shown():
     text = " ".join(parser("augment").format_help().split())
     assert "(default: 25; preset paper: 1000)" in text
