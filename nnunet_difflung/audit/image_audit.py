@@ -127,7 +127,7 @@ def draw_pairs(pairs: Sequence[CasePair], image: Callable[[str], np.ndarray], pa
     """
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
-    with drawing(path, 5.2 * columns, 2.9 * rows) as figure:
+    with drawing(path, 5.2 * columns, 3.1 * rows) as figure:
         axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
         for two in axes:
             for axis in two:
