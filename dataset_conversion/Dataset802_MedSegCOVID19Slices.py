@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf, PublicSet, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -75,7 +76,8 @@ def find(folder: Path) -> list[GroupSource]:
     if problems:
         raise BadInput(problems[0])
     slices = stack.listing().size[2]
-    notes = (f"a group of {GROUP} slices in a row, since the dataset does not say which patients they show",)
+    text = f"a group of {GROUP} slices in a row, since the dataset does not say which patients they show"
+    notes = (Note(text, Kind.GUESSED, what="groups of slices taken as patients, since the dataset names no patients"),)
     return [
         GroupSource(f"g{k + 1:02d}", folder, files["tr_im"], masks, True, notes, k * GROUP)
         for k in range(-(-slices // GROUP))

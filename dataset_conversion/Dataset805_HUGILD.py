@@ -21,6 +21,7 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header, read_dataset, read_header
 from nnunet_difflung.dataset_conversion.dicom.series import ct_series, read_volume, stack
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.hug_rois import draw, read_rois
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
@@ -63,7 +64,7 @@ class HugSource:
         if not series:
             raise BadInput(
                 f"{self.text.parent}: there are no CT slices beside {self.text.name} "
-                f"({'; '.join(notes) or 'no .dcm files'}); unpack all files of the patient"
+                f"({'; '.join(note.text for note in notes) or 'no .dcm files'}); unpack all files of the patient"
             )
         return next(iter(series.values()))
 
@@ -97,7 +98,7 @@ class HugSource:
         lung = self._lungs(shape, slice_of)
         if lung is None:
             lung = lung_mask(image, np.logical_or.reduce(list(masks.values())))
-            notes.append("the lungs were found by thresholds, since the series has no lung masks")
+            notes.append(Note("the lungs were found by thresholds, since the series has no lung masks", Kind.GUESSED))
         annotated = sorted({slice_of[roi.slice_number] for roi in rois})
         structures = {name: series.place(mask) for name, mask in {"lung": lung, **masks}.items()}
         return Scan(image, structures, "CT", tuple(annotated), False, tuple(notes))

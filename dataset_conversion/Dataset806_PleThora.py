@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -94,7 +95,9 @@ def placed_on(image: sitk.Image, masks: dict[str, sitk.Image], path: Path) -> tu
         if shares[axes] >= SHARE:
             turned = {name: image_like(np.ascontiguousarray(np.flip(a, axes)), image) for name, a in arrays.items()}
             how = "mirrored along " + " and ".join("zyx"[axis] for axis in axes) if axes else "not mirrored"
-            return turned, (f"the headers of the masks do not match the CT: the order of the arrays is used, {how}",)
+            text = f"the headers of the masks do not match the CT: the order of the arrays is used, {how}"
+            what = "masks placed by the order of their arrays, since their headers do not match the CT"
+            return turned, (Note(text, Kind.GUESSED, what=what),)
     raise BadInput(
         f"{path}: the mask does not lie on the lungs of the CT, mirrored or not; expected PleThora's mask of "
         f"this series of NSCLC-Radiomics: download both again"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_difflung.dataset_conversion.accept import add_accept_option
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
@@ -112,6 +113,7 @@ def _add_archive_options(group) -> None:
         metavar="SLOPE,INTERCEPT",
         help="converts stored values to HU if the archive has lost the rescaling, such as --rescale 1,-1024",
     )
+    add_accept_option(group)
     group.add_argument(
         "--allow-missing",
         action="store_true",
@@ -177,6 +179,7 @@ def archive_options(options) -> ArchiveOptions:
         options.patients,
         options.series,
         options.pixel_spacing,
+        frozenset(options.accept),
     )
 
 
@@ -190,6 +193,7 @@ def convert_options(options) -> ConvertOptions:
         options.crop_lungs,
         options.window,
         options.rescale,
+        frozenset(options.accept),
     )
 
 

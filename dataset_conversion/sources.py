@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from nnunet_difflung.dataset_conversion.notes import Note
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
@@ -51,7 +53,7 @@ class Scan:
         annotated: z of the slices that were annotated; None if this is not known, in which case all slices are taken
             as annotated.
         windowed: whether the intensities are a display window and not HU; None if only the values can tell.
-        notes: for the report on this patient, one line each.
+        notes: for the report on this patient.
     """
 
     image: sitk.Image
@@ -59,7 +61,7 @@ class Scan:
     modality: str = ""
     annotated: tuple[int, ...] | None = None
     windowed: bool | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = field(default=())
 
 
 class Source(Protocol):

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.errors import BadInput
 
 KINDS = ("dicom", "volumes", "slices")
@@ -24,6 +25,7 @@ class ArchiveOptions:
         patients: instead of the pattern: file that says which picture or scan belongs to which patient.
         series: for DICOM: folder or number of slices of the series to take.
         pixel_spacing: for slices whose files do not give it: pixel size in mm.
+        accept: changes of labels or intensities that the user accepts, see ``accept``.
     """
 
     kind: str | None = None
@@ -33,6 +35,7 @@ class ArchiveOptions:
     patients: Path | None = None
     series: str | None = None
     pixel_spacing: float | None = None
+    accept: frozenset[Accept] = frozenset()
 
 
 def compiled(option: str, pattern: str) -> re.Pattern:

@@ -14,6 +14,7 @@ from nnunet_difflung.dataset_conversion.archive.labelled import MaskFile, labell
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
 from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
@@ -61,7 +62,11 @@ class VolumeSource:
         problems = self.listing().problems
         if problems:
             raise BadInput(problems[0])
-        notes = tuple(f"{mask.path} is empty" for mask in self.masks if not mask.structures())
+        notes = tuple(
+            Note(f"{mask.path} is empty", what="label maps that are empty")
+            for mask in self.masks
+            if not mask.structures()
+        )
         files = {
             name: (self.folder / mask.path, value)
             for mask in self.masks

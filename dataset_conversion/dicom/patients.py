@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header, Person, library, looks_like_dicom, read_header
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.runtime.parallel import bar
 
 _NOBODY = re.compile(
@@ -38,7 +39,7 @@ class DicomFiles:
 
     name: str
     headers: tuple[Header, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     identified: bool
 
 
@@ -55,21 +56,24 @@ def files_by_patient(root: Path) -> Iterator[DicomFiles]:
         groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
     names = _names([_home(group) for group in groups.values()], root)
     if len(groups) > 1 and names[0] == "p001":
-        notes += ("patients share folders: they are named p001, p002, … in the order of the path of their first file",)
+        text = "patients share folders: they are named p001, p002, … in the order of the path of their first file"
+        notes += (Note(text),)
     for name, ((identity, _), group) in zip(names, groups.items(), strict=True):
         yield DicomFiles(name, tuple(group), notes, bool(identity))
 
 
-def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tuple[str, ...]]:
+def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tuple[Note, ...]]:
     """For each file what tells its patient, ``""`` if only the folder does; and notes for the report."""
     same = _same_person(files)
     identities = [same.get(_id(person), _id(person)) for person, _ in files]
-    notes = (_JOINED,) if same else ()
+    notes = (Note(_JOINED, Kind.GUESSED),) if same else ()
     readable = {identity for identity, (_, header) in zip(identities, files, strict=True) if not header.problem}
     with_ct = {_top(header) for _, header in files if header.modality == "CT"}
     if len(readable) == 1 and len(with_ct) > 1:
         what = "have the same PatientID" if readable != {""} else "lack a PatientID"
-        return [""] * len(files), (f"all files of the archive {what}: each folder is taken as one patient",)
+        return [""] * len(files), (
+            Note(f"all files of the archive {what}: each folder is taken as one patient", Kind.GUESSED),
+        )
     # files without a PatientID belong to the patient who has most files in their folder
     in_folder: dict[str, Counter[str]] = defaultdict(Counter)
     for identity, (_, header) in zip(identities, files, strict=True):

@@ -18,6 +18,7 @@ from skimage.draw import polygon
 
 from nnunet_difflung.dataset_conversion.dicom.headers import read_dataset
 from nnunet_difflung.dataset_conversion.imaging.geometry import to_index
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -98,7 +99,7 @@ def _rois(data) -> Iterator[Roi]:
         )
 
 
-def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[str]]:
+def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[Note]]:
     """The mask of a region on the grid of an image, which may be oblique or sheared.
 
     A contour belongs to the nearest slice, which is at most half a slice away. If several contour planes fall on the
@@ -146,14 +147,26 @@ def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[
         _fill(mask[z], list(distinct.values()))
     holes = len(mask[min(planes) : max(planes) + 1]) - len(planes) if planes else 0
     notes = [
-        f"{roi.name}: {number} {'contour' if number == 1 else 'contours'} {what}"
+        Note(
+            f"{roi.name}: {number} {'contour' if number == 1 else 'contours'} {what}",
+            _kind(what),
+            number,
+            f"contours {what}",
+        )
         for what, number in sorted(counts.items())
         if number
     ]
     if holes:
         slices_have = "slice has" if holes == 1 else "slices have"
-        notes.append(f"{roi.name}: {holes} {slices_have} no contour between the first and the last one")
+        notes.append(Note(f"{roi.name}: {holes} {slices_have} no contour between the first and the last one"))
     return mask, notes
+
+
+def _kind(what: str) -> Kind:
+    """What happens to contours that are counted under ``what``."""
+    if "moved" in what:
+        return Kind.MOVED
+    return Kind.MERGED if "repeated" in what else Kind.REMARK if "partly" in what else Kind.DROPPED
 
 
 def _ignored(roi: Roi) -> dict[str, int]:

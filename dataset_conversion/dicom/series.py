@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DRAWINGS = ("RTSTRUCT", "SEG")  # modalities of files that hold structures
 AIR, HIGHEST = -1024.0, 3071.0  # range of HU in 12 bits with the usual intercept
 
 
-def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[str]]:
+def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[Note]]:
     """The CT slices of each series (largest series first), and notes on the files that are left out."""
     series: dict[str, list[Header]] = {}
     left_out: Counter[str] = Counter()
@@ -43,14 +44,15 @@ def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[
             seen.add(header.uid)
             series.setdefault(header.series, []).append(header)
     notes = [
-        f"left out {number} {'file' if number == 1 else 'files'} {kind}" for kind, number in sorted(left_out.items())
+        Note(f"left out {number} {'file' if number == 1 else 'files'} {kind}", Kind.DROPPED, number, f"files {kind}")
+        for kind, number in sorted(left_out.items())
     ]
     return dict(sorted(series.items(), key=lambda item: -len(item[1]))), notes
 
 
 def choose_series(
     series: dict[str, list[Header]],
-    left_out: Sequence[str],
+    left_out: Sequence[Note],
     chosen: str | None,
     referenced: Collection[str],
     location: str,
@@ -69,7 +71,7 @@ def choose_series(
         BadInput: no series, or several that could be meant.
     """
     if not series:
-        reason = "; ".join(left_out) or "no image"
+        reason = "; ".join(note.text for note in left_out) or "no image"
         raise BadInput(
             f"{location}: no CT series ({reason}); expected axial CT slices with positions: "
             f"add them or remove the patient"
@@ -118,7 +120,7 @@ class Stack:
     slices: tuple[Header, ...]
     origin: tuple[float, ...]
     step: tuple[float, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -175,7 +177,8 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
     ordered, places = [slices[i] for i in order], places[order]
     if len(ordered) == 1:
         step = normal * (first.thickness or 1.0)
-        notes = () if first.thickness else ("a single slice whose thickness is not given: 1 mm is assumed",)
+        assumed = Note("a single slice whose thickness is not given: 1 mm is assumed", Kind.GUESSED)
+        notes: tuple[Note, ...] = () if first.thickness else (assumed,)
         return Stack(tuple(ordered), tuple(places[0].tolist()), tuple(step.tolist()), notes)
     _check_gaps(ordered, places @ normal, location)
     step = (places[-1] - places[0]) / (len(places) - 1)
@@ -192,7 +195,8 @@ def stack(slices: Sequence[Header], root: Path) -> Stack:
         step = normal * (normal @ step)
     else:
         angle = np.degrees(np.arccos(normal @ step / np.linalg.norm(step)))
-        notes = (f"tilted gantry ({angle:.1f} degrees): slices are resampled in plane onto an orthogonal grid",)
+        text = f"tilted gantry ({angle:.1f} degrees): slices are resampled in plane onto an orthogonal grid"
+        notes = (Note(text, Kind.MOVED, what="scans with a tilted gantry, resampled onto an orthogonal grid"),)
     return Stack(tuple(ordered), tuple(places[0].tolist()), tuple(step.tolist()), notes)
 
 

@@ -30,6 +30,7 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
     straight_grid,
     straightened,
 )
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
@@ -71,7 +72,7 @@ class DicomSource:
     patient: str
     folder: Path
     headers: tuple[Header, ...] = field(repr=False)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     series: str | None = None
     identified: bool = True
 
@@ -140,7 +141,8 @@ class DicomSource:
                         f"keep one of the two files"
                     )
                 if name in structures:
-                    notes.append(f"{name}: several structures of this name are merged")
+                    what = "structures of the same name in one file"
+                    notes.append(Note(f"{name}: several structures of this name are merged", Kind.MERGED, what=what))
                     mask = sitk.Or(mask, structures[name])
                 structures[name], drawn_in[name] = mask, drawing.path
         if not is_orthogonal(image):
@@ -161,7 +163,7 @@ class DicomSource:
             return _Drawing(path, seg.series, seg=seg)
         return _Drawing(path, *read_rtstruct(path))
 
-    def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[str]]:
+    def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[Note]]:
         series, left_out = ct_series(self.headers)
         referenced = self._drawn_on(series, drawings)
         location = f"{self.folder}, patient {self.patient}"
@@ -175,7 +177,7 @@ class DicomSource:
         frames = set().union(*(drawing.frames for drawing in drawings))
         return named or {uid for uid, slices in series.items() if slices[0].frame in frames}
 
-    def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[str]) -> list[_Drawing]:
+    def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[Note]) -> list[_Drawing]:
         """The drawings of this series; those of other series of the patient are left out with a note.
 
         Raises:
@@ -186,7 +188,9 @@ class DicomSource:
         other_series = {h.series for h in self.headers if h.modality == "CT"} - {chosen.series}
         for drawing in drawings:
             if drawing.series & other_series and chosen.series not in drawing.series:
-                notes.append(f"left out {drawing.path.name}: it was drawn on another series of the patient")
+                what = "files with structures that were drawn on another series of the patient"
+                text = f"left out {drawing.path.name}: it was drawn on another series of the patient"
+                notes.append(Note(text, Kind.DROPPED, what=what))
                 continue
             if chosen.frame and drawing.frames - {chosen.frame}:
                 raise BadInput(
@@ -205,7 +209,7 @@ class DicomSource:
         return kept
 
     def _masks(
-        self, drawing: _Drawing, image: sitk.Image, ct: Stack, notes: list[str]
+        self, drawing: _Drawing, image: sitk.Image, ct: Stack, notes: list[Note]
     ) -> Iterator[tuple[str, sitk.Image]]:
         if drawing.seg:
             yield from segment_masks(drawing.seg, image)
@@ -215,11 +219,13 @@ class DicomSource:
             if roi.contours:
                 yield roi.name, ct.place(mask)
             else:
-                notes.append(f"{roi.name}: left out, since it has no closed contour")
+                what = "structures without a closed contour"
+                notes.append(Note(f"{roi.name}: left out, since it has no closed contour", Kind.DROPPED, what=what))
 
-    def _windowed(self, ct: Stack, notes: list[str]) -> bool | None:
+    def _windowed(self, ct: Stack, notes: list[Note]) -> bool | None:
         if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in ct.slices):
-            notes.append("the files do not give rescale slope and intercept to HU: stored values are taken as HU")
+            text = "the files do not give rescale slope and intercept to HU: stored values are taken as HU"
+            notes.append(Note(text, Kind.GUESSED))
             return None
         return False
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ROUNDING = 0.01  # largest deviation from whole numbers that is taken as roundin
 
 def prepare_intensities(
     image: sitk.Image, modality: str, windowed: bool | None, window: tuple[float, float] | None, name: str = "image"
-) -> tuple[sitk.Image, str, tuple[str, ...]]:
+) -> tuple[sitk.Image, str, tuple[Note, ...]]:
     """Finds out what the values mean, sets padding to air, clips, and chooses channel name and dtype.
 
     Values are never shifted or scaled on a guess: those that look like stored values without intercept are refused.
@@ -62,7 +63,7 @@ def prepare_intensities(
         )
     if values.min() == values.max():
         raise BadInput(f"{name}: every value is {values.min():g}; expected an image with contrast: export it again")
-    notes: list[str] = []
+    notes: list[Note] = []
     channel = modality
     if modality in ("", "CT"):
         values, padded = _padding_to_air(values, notes)
@@ -90,14 +91,15 @@ def not_hu(values: np.ndarray) -> str | None:
     return None
 
 
-def _channel(values: np.ndarray, windowed: bool | None, notes: list[str], name: str) -> str:
+def _channel(values: np.ndarray, windowed: bool | None, notes: list[Note], name: str) -> str:
     """Channel name of CT values without padding."""
     low, high = float(values.min()), float(values.max())
     described = f"{name}: values from {low:g} to {high:g}"
     scaled = not_hu(values)
     if windowed or (windowed is None and scaled):
         channel = WINDOW_8BIT if scaled == WINDOW_8BIT else WINDOWED
-        notes.append(f"values from {low:g} to {high:g} are a display window and not HU: the channel is {channel}")
+        text = f"values from {low:g} to {high:g} are a display window and not HU: the channel is {channel}"
+        notes.append(Note(text, Kind.REINTERPRETED, what=f"patients with a display window instead of HU ({channel})"))
         return channel
     if low >= 0 and high > 255:
         raise BadInput(
@@ -111,15 +113,18 @@ def _channel(values: np.ndarray, windowed: bool | None, notes: list[str], name: 
             f"the rescale intercept seems to be subtracted twice: give --rescale 1,1024 if that is the case"
         )
     if scaled:
-        notes.append(f"the archive declares values from {low:g} to {high:g} as HU, but they look like a display window")
-    elif low > -200:
         notes.append(
+            Note(f"the archive declares values from {low:g} to {high:g} as HU, but they look like a display window")
+        )
+    elif low > -200:
+        text = (
             f"no value is below {low:g} HU: the image is cropped to soft tissue or clipped, and shows no lung texture"
         )
+        notes.append(Note(text))
     return "CT"
 
 
-def _padding_to_air(values: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
+def _padding_to_air(values: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, np.ndarray | None]:
     """Values with padding set to ``AIR``, and where the padding was (None if there is none).
 
     Padding is one of the values in ``PADDING``, or the value below −1024 that most corners of the slices have. Other
@@ -138,25 +143,25 @@ def _padding_to_air(values: np.ndarray, notes: list[str]) -> tuple[np.ndarray, n
     padded = np.isin(np.round(values), list(constants))
     values = np.where(padded, values.dtype.type(AIR), values)
     listed = ", ".join(f"{value:g}" for value in sorted(constants))
-    notes.append(
-        f"padding ({listed}) was set to air ({AIR} HU): {int(padded.sum())} voxels, {100 * padded.mean():.1f} %"
-    )
+    text = f"padding ({listed}) was set to air ({AIR} HU): {int(padded.sum())} voxels, {100 * padded.mean():.1f} %"
+    notes.append(Note(text, Kind.REINTERPRETED, what=f"patients whose padding was set to air ({AIR} HU)"))
     return values, padded
 
 
-def _note_fill(values: np.ndarray, notes: list[str]) -> None:
+def _note_fill(values: np.ndarray, notes: list[Note]) -> None:
     """Notes a constant in the corners that is not air: the fill value of an earlier rotation or resampling."""
     corners = values[..., [0, 0, -1, -1], [0, -1, 0, -1]]
     value = corners.flat[0]
     if value > -900 and (corners == value).all() and (share := float((values == value).mean())) > 0.02:
-        notes.append(
+        text = (
             f"{100 * share:.0f} % of the voxels, all corners among them, are exactly {value:g} HU: probably the fill "
             f"value of an earlier resampling; they are not changed"
         )
+        notes.append(Note(text))
 
 
 def _clipped(
-    values: np.ndarray, channel: str, window: tuple[float, float] | None, notes: list[str], name: str
+    values: np.ndarray, channel: str, window: tuple[float, float] | None, notes: list[Note], name: str
 ) -> np.ndarray:
     """Values clipped to a window in HU.
 
@@ -174,7 +179,8 @@ def _clipped(
             f"--window {low:g},{high:g} is in HU; remove --window"
         )
     outside = float(((values < low) | (values > high)).mean())
-    notes.append(f"clipped to {low:g}..{high:g}, which changed {100 * outside:.1f} % of the voxels")
+    text = f"clipped to {low:g}..{high:g}, which changed {100 * outside:.1f} % of the voxels"
+    notes.append(Note(text, Kind.REINTERPRETED, what="patients whose values were clipped as --window says"))
     return np.clip(values.astype(np.float32), low, high)
 
 

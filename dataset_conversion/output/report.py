@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.case import CaseRecord
+from nnunet_difflung.dataset_conversion.notes import Note, counted
 from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
@@ -43,7 +44,7 @@ def report_of_dataset(
     channel: str,
     processes: int = 1,
     derived: Sequence[str] = (),
-    notes: Mapping[str, Sequence[str]] | None = None,
+    notes: Mapping[str, Sequence[Note]] | None = None,
 ) -> dict:
     """Measures a converted dataset and writes its report.
 
@@ -54,11 +55,12 @@ def report_of_dataset(
         channel: name of the channel; the intensities of ``CT`` are HU.
         processes: number of patients read at a time.
         derived: labels that were not drawn by a reader.
-        notes: patient → notes, one line each.
+        notes: patient → notes.
 
     Returns:
         The content of ``conversion_report.json``: ``labels``, ``channel``, ``derived``, ``classes`` (voxels, share,
-        cases, patients; mean and percentiles of intensities) and ``patients``.
+        cases, patients; mean and percentiles of intensities), ``changes`` (see ``counted``) and
+        ``patients``.
     """
     groups: dict[str, list[CaseRecord]] = {}
     for record in records:
@@ -75,7 +77,11 @@ def report_of_dataset(
         "labels": dict(labels),
         "derived": list(derived),
         "classes": {name: _class(name, value, records, histograms[name], bins) for name, value in labels.items()},
-        "patients": {name: {**p.figures, "notes": list((notes or {}).get(name, ()))} for name, p in patients.items()},
+        "changes": counted(notes or {}),
+        "patients": {
+            name: {**p.figures, "notes": [note.text for note in (notes or {}).get(name, ())]}
+            for name, p in patients.items()
+        },
     }
     write_json(folder / "conversion_report.json", report)
     write_sheet(

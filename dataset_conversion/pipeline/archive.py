@@ -13,6 +13,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
 from nnunet_difflung.dataset_conversion.output.staged_dataset import (
     finished_patients,
@@ -215,7 +216,10 @@ def convert(
             },
         )
         derived = sorted({name for content in done.values() for name in content["derived"]})
-        notes = {name: without_files(content) if anonymous else content["notes"] for name, content in done.items()}
+        notes = {
+            name: without_files(content) if anonymous else [Note.of(entry) for entry in content["notes"]]
+            for name, content in done.items()
+        }
         report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
         hidden = {"records", "stamp", "keys", "hashes", *(["files"] if anonymous else [])}
         write_json(
@@ -232,7 +236,10 @@ def convert(
                 "seed": seed,
                 "patients": {
                     name: {k: v for k, v in content.items() if k not in hidden}
-                    | {"notes": notes[name], "cases": [row["case_id"] for row in content["records"]]}
+                    | {
+                        "notes": [note.text for note in notes[name]],
+                        "cases": [row["case_id"] for row in content["records"]],
+                    }
                     for name, content in done.items()
                 },
             },

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.errors import BadInput
 
 
@@ -21,6 +22,7 @@ class ConvertOptions:
         crop_lungs: margin in mm around the bounding box of the labels to crop to; None keeps the whole image.
         window: lowest and highest HU to keep; None keeps all values.
         rescale: slope and intercept that convert stored values to HU; None if the values are HU.
+        accept: changes of labels or intensities that the user accepts, see ``accept``.
     """
 
     form: str = "slices"
@@ -30,6 +32,7 @@ class ConvertOptions:
     crop_lungs: float | None = None
     window: tuple[float, float] | None = None
     rescale: tuple[float, float] | None = None
+    accept: frozenset[Accept] = frozenset()
 
     def __post_init__(self) -> None:
         check_shape(self.spacing, self.size, self.crop_lungs)
@@ -45,7 +48,10 @@ class ConvertOptions:
 
     def as_dict(self) -> dict:
         """The options for the manifest of the conversion."""
-        return asdict(self)
+        options = {**asdict(self), "accept": sorted(self.accept)}
+        if not self.accept:  # as in earlier versions, so that their interrupted conversions can be resumed
+            del options["accept"]
+        return options
 
 
 def check_shape(spacing: float | None, size: int | None, crop_lungs: float | None) -> None:

@@ -20,6 +20,7 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
 from nnunet_difflung.dataset_conversion.imaging.intensities import prepare_intensities
 from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
 from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.writer import write_case
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
@@ -48,7 +49,7 @@ class Labelled:
     channel: str
     drawn: tuple[int, ...]
     derived: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def convert_patient(
@@ -65,7 +66,7 @@ def convert_patient(
     records: list[CaseRecord] = []
     channel = ""
     derived: set[str] = set()
-    notes: list[str] = []
+    notes: list[Note] = []
     for number, source in enumerate(patient.sources):
         location = f"{source.folder}, patient {patient.name}"
         labelled = label_scan(source.load(), mapping, options, location)
@@ -86,7 +87,7 @@ def convert_patient(
             f"{patient.sources[0].folder}, patient {patient.name}: no structure of the mapping was drawn; "
             f"remove the patient, or give --all-slices to keep the slices with lung"
         )
-    return records, {"channel": channel, "derived": sorted(derived), "notes": notes}
+    return records, {"channel": channel, "derived": sorted(derived), "notes": [note.as_dict() for note in notes]}
 
 
 def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, location: str) -> Labelled:
@@ -95,7 +96,8 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     if options.rescale is not None:
         slope, intercept = options.rescale
         image = sitk.Cast(image, sitk.sitkFloat32) * slope + intercept
-        notes.append(f"values were rescaled: value · {slope:g} + {intercept:g}")
+        what = "patients whose values were rescaled as --rescale says"
+        notes.append(Note(f"values were rescaled: value · {slope:g} + {intercept:g}", Kind.REINTERPRETED, what=what))
     image, channel, intensity_notes = prepare_intensities(image, scan.modality, scan.windowed, options.window, location)
     notes += intensity_notes
     label = _labels(scan, image, mapping, notes, location)
@@ -112,7 +114,7 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), is_drawn)
 
 
-def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[str], location: str) -> np.ndarray:
+def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[Note], location: str) -> np.ndarray:
     """The label map (z, y, x) of a scan; where structures overlap, the larger priority wins."""
     label = np.zeros(image.GetSize()[::-1], np.uint8)
     ranked = sorted(
@@ -122,7 +124,9 @@ def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[st
         mask = scan.structures[name]
         _check_place(mask, image, name, location)
         if not same_grid(mask, image):
-            notes.append(f"{name}: resampled from another grid")
+            notes.append(
+                Note(f"{name}: resampled from another grid", Kind.MOVED, what="structures resampled from another grid")
+            )
         label[on_grid(mask, image) > 0] = value
     return label
 
@@ -194,7 +198,7 @@ def _axial(labelled: Labelled, is_drawn: np.ndarray) -> Labelled:
         image=sitk.DICOMOrient(labelled.image, "LPS"),
         label=label,
         drawn=tuple(int(z) for z in np.flatnonzero(drawn.any(axis=(1, 2)))),
-        notes=(*labelled.notes, f"reoriented from {code} to axial slices"),
+        notes=(*labelled.notes, Note(f"reoriented from {code} to axial slices")),
     )
 
 

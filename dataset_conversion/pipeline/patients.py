@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from nnunet_difflung.dataset.contents import stat_key
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import sha256
@@ -214,12 +215,14 @@ def _value(option: str, value: str, ids: Mapping[str, str]) -> str:
     return "..." if hidden else value
 
 
-def without_files(content: Mapping) -> list[str]:
+def without_files(content: Mapping) -> list[Note]:
     """The ``notes`` of a patient without the names of its ``files``."""
     names = sorted({name for path, _ in content["files"] for name in (path, PurePosixPath(path).name)}, key=len)
     notes = []
-    for note in content["notes"]:
+    for entry in content["notes"]:
+        note = Note.of(entry)
+        text, what = note.text, note.what
         for name in reversed(names):
-            note = note.replace(name, "a file")
-        notes.append(note)
+            text, what = text.replace(name, "a file"), what.replace(name, "a file")
+        notes.append(replace(note, text=text, what=what))
     return notes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -51,7 +52,7 @@ class MedSegSource(FileSource):
         outside = int((lesion & ~arrays["lungs"]).sum())
         if outside:
             note = f"{outside} of {int(lesion.sum())} lesion voxels lie outside the lung mask; they are kept as lesions"
-            scan = replace(scan, notes=(*scan.notes, note))
+            scan = replace(scan, notes=(*scan.notes, Note(note)))
         return scan if self.margin is None else _cut(scan, lesion | arrays["lungs"], self.margin)
 
     def _check_volumes(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
@@ -83,7 +84,7 @@ class FileSource:
     image: Path
     masks: tuple[MaskOf, ...]
     windowed: bool | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def listing(self) -> Listing:
         """What the headers tell; the structures are those that the dataset is documented to have."""

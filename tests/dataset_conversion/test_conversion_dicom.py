@@ -169,7 +169,7 @@ def test_a_tilted_gantry_is_straightened_with_its_structures(tmp_path):
     slices = write_ct(tmp_path / "a", filled, slopes=(0.1,))
     write_rtstruct(tmp_path / "a" / "rs", slices, {"ball": outlines(like(ball(places(image)), direction=sheared))})
     scan = only_source(tmp_path).load()
-    assert any("tilted gantry (18.0 degrees)" in note for note in scan.notes)
+    assert any("tilted gantry (18.0 degrees)" in note.text for note in scan.notes)
     assert is_orthogonal(scan.image)
     assert not is_orthogonal(image)
     pixels, index = sitk.GetArrayFromImage(scan.image), to_index(image, places(scan.image).reshape(-1, 3))
@@ -212,10 +212,10 @@ def test_patients_in_one_folder_get_numbers_and_anonymous_ones_their_folders(tmp
         write_ct(tmp_path / "two" / f"case {name}", ct(), "ANON", seed=ord(name))
     sources = find_sources(tmp_path / "one")
     assert [source.patient for source in sources] == ["p001", "p002"]
-    assert any("p001" in note for note in sources[0].load().notes)
+    assert any("p001" in note.text for note in sources[0].load().notes)
     anonymous = find_sources(tmp_path / "two")
     assert [source.patient for source in anonymous] == ["case a", "case b"]
-    assert any("the same PatientID" in note for note in anonymous[0].load().notes)
+    assert any("the same PatientID" in note.text for note in anonymous[0].load().notes)
 
 
 def test_localizers_other_modalities_and_copies_are_left_out_with_a_note(tmp_path):
@@ -234,7 +234,7 @@ def test_localizers_other_modalities_and_copies_are_left_out_with_a_note(tmp_pat
     (tmp_path / "a" / "ct" / "copy").write_bytes((tmp_path / "a" / "ct" / "00x").read_bytes())
     scan = only_source(tmp_path).load()
     assert scan.image.GetSize() == SIZE
-    assert set(scan.notes) == {
+    assert {note.text for note in scan.notes} == {
         "left out 1 file of a localizer (scout)",
         "left out 8 files of modality MR",
         "left out 1 file identical to another file",
@@ -344,7 +344,7 @@ def test_two_series_need_a_choice_or_a_reference(tmp_path):
     assert source.listing().size[2] == 5
     scan = replace(source, series="thin").load()
     assert scan.structures == {}
-    assert any("another series" in note for note in scan.notes)
+    assert any("another series" in note.text for note in scan.notes)
 
 
 def contoured(tmp_path: Path, contours, **options) -> DicomSource:
@@ -424,7 +424,7 @@ def test_contours_that_do_not_fit_the_slices_are_counted(tmp_path):
     assert mask[1, 15, 35]
     assert not mask[1, 15, 15]
     assert mask[6, 15, 15]
-    assert set(scan.notes) == {
+    assert {note.text for note in scan.notes} == {
         "x: 2 contours above or below the image",
         "x: 1 contour repeated in the file, used once",
         "x: 2 contours between two slices, moved to the nearer slice",
@@ -439,7 +439,7 @@ def test_points_and_open_contours_are_not_structures(tmp_path):
     scan = source.load()
     assert scan.structures == {}
     assert source.listing().structures == ()
-    assert "x: 2 contours of type OPEN_PLANAR ignored" in scan.notes
+    assert "x: 2 contours of type OPEN_PLANAR ignored" in [note.text for note in scan.notes]
 
 
 def _other_frame(data):

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.case import Case
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.output import report as conversion_report
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
 from nnunet_difflung.dataset_conversion.output.writer import write_case
@@ -33,7 +34,7 @@ def dataset(tmp_path):
 
 def test_figures_are_those_of_the_files(dataset):
     folder, records, written = dataset
-    report = report_of_dataset(folder, records, LABELS, "CT", derived=["normal_lung"], notes={"p1": ["a note"]})
+    report = report_of_dataset(folder, records, LABELS, "CT", derived=["normal_lung"], notes={"p1": [Note("a note")]})
     assert report == json.loads((folder / "conversion_report.json").read_text())
     for name, value in LABELS.items():
         values = np.concatenate([image[label == value] for image, label in written.values()])

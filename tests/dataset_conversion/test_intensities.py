@@ -40,8 +40,8 @@ def test_padding_becomes_air(padding):
     values, channel, notes = prepared(image)
     assert channel == "CT"
     assert (values[:, :6] == AIR).all()
-    assert "padding" in notes[0]
-    assert str(padding) in notes[0]
+    assert "padding" in notes[0].text
+    assert str(padding) in notes[0].text
     assert np.array_equal(values[:, 6:-6], hu()[:, 6:-6])
 
 
@@ -68,7 +68,7 @@ def test_display_windows_are_not_hu(scale, channel, dtype):
     values, detected, notes = prepared(np.rint(window) if scale == 255 else window, modality="")
     assert detected == channel
     assert values.dtype == dtype
-    assert "not HU" in notes[0]
+    assert "not HU" in notes[0].text
     assert not_hu(window - 0.5) is not None if scale == 1 else not_hu(hu()) is None
 
 
@@ -83,7 +83,7 @@ def test_window_clips_hu_only():
     values, _, notes = prepared(hu(), window=(-900, 0))
     assert values.min() == -900
     assert values.max() == 0
-    assert "clipped" in notes[-1]
+    assert "clipped" in notes[-1].text
     with pytest.raises(BadInput, match="remove --window"):
         prepared((hu() > 0).astype(np.uint8) * 255, window=(-900, 0))
 

@@ -1,0 +1,51 @@
+"""What a conversion does only if it is told to, because it may change a label or an intensity.
+
+Without ``--accept NAME`` such a patient is refused; the message gives the name. With it, the conversion goes on, and a
+note says what was changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from enum import StrEnum
+
+
+class Accept(StrEnum):
+    """Names for ``--accept``; the value is what the user types."""
+
+    MOVED_CONTOURS = "moved-contours"
+    OTHER_SERIES = "other-series"
+    ROUNDED_LABELS = "rounded-labels"
+
+
+MEANING = {
+    Accept.MOVED_CONTOURS: "contours between two slices go to the nearer slice",
+    Accept.OTHER_SERIES: "structures drawn on a series that is missing are placed on the series that is there",
+    Accept.ROUNDED_LABELS: "label values that are not whole numbers are rounded",
+}
+
+
+def add_accept_option(group: argparse._ActionsContainer) -> None:
+    """Adds ``--accept``."""
+    group.add_argument(
+        "--accept",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Accept,
+        choices=list(Accept),
+        metavar="NAME",
+        help="go on where a patient would be refused, since labels or intensities may change; each change is counted "
+        "at the end: " + "; ".join(f"{name} ({MEANING[name]})" for name in Accept),
+    )
+
+
+def accepted(name: Accept, accept: Collection[Accept]) -> bool:
+    """Whether the user accepts a change."""
+    return name in accept
+
+
+def remedy(name: Accept) -> str:
+    """The part of a message that says how to go on in spite of a doubt."""
+    return f"or give --accept {name} to go on ({MEANING[name]})"
