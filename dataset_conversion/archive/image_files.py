@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.archive.completeness import damage
 from nnunet_difflung.errors import BadInput
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def read_volume(path: Path) -> sitk.Image:
     """A 3D image of one component; a 2D image becomes one slice.
 
     Raises:
-        BadInput: the file cannot be read, or it holds a time series or several channels.
+        BadInput: the file cannot be read or is damaged, is empty, or holds a time series or several channels.
     """
     import SimpleITK as sitk
 
@@ -96,7 +97,11 @@ def read_volume(path: Path) -> sitk.Image:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again") from error
+    if reason := damage(path):
+        raise BadInput(f"{path} is damaged ({reason}); expected a complete image file: copy it again")
     size = image.GetSize()
+    if 0 in size:
+        raise BadInput(f"{path}: an image of size {size}, without voxels; expected a 3D image: copy it again")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise BadInput(
             f"{path}: {image.GetNumberOfComponentsPerPixel()} channels; expected one: "

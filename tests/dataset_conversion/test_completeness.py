@@ -1,0 +1,78 @@
+"""Truncated and damaged volumes are refused, although the usual reader fills them with zeros."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset_conversion.archive.completeness import damage
+from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.errors import BadInput
+from tests.support.archives import chest, like
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr")
+
+
+def written(folder, ending: str, compressed: bool = True):
+    path = folder / f"p1{ending}"
+    sitk.WriteImage(like(chest(1)[0]), str(path), compressed)
+    voxels = [p for p in folder.iterdir() if p.suffix in (".zraw", ".raw", ".gz") and p != path]
+    return path, (voxels or [path])[0]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_complete_file_is_read(tmp_path, ending, compressed):
+    path, _ = written(tmp_path, ending, compressed)
+    assert damage(path) == ""
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(path)), chest(1)[0])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, ending, compressed, share):
+    path, voxels = written(tmp_path, ending, compressed)
+    data = voxels.read_bytes()
+    voxels.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(BadInput, match="p1.*copy it again"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_flipped_and_zeroed_bytes_of_compressed_voxels_are_refused(tmp_path, ending):
+    path, voxels = written(tmp_path, ending)
+    if ending == ".nii":
+        pytest.skip("not compressed: every byte is a voxel")
+    whole, refused = voxels.read_bytes(), 0
+    for seed in range(12):
+        rng, data = np.random.default_rng(seed), bytearray(whole)
+        start = int(rng.integers(1000, len(data) - 300))
+        data[start : start + 1] = bytes([data[start] ^ 0x10])
+        if seed % 2:
+            data[start : start + 200] = bytes(200)
+        voxels.write_bytes(bytes(data))
+        try:
+            values = sitk.GetArrayFromImage(read_volume(path))
+        except BadInput:
+            refused += 1
+        else:  # some bits of compressed data mean nothing
+            np.testing.assert_array_equal(values, chest(1)[0])
+    assert refused >= 10
+
+
+def test_what_follows_the_data_and_gzip_in_parts_are_no_damage(tmp_path):
+    path, _ = written(tmp_path, ".nii.gz")
+    data = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]) + bytes(512))
+    assert damage(path) == ""
+
+
+def test_an_image_without_voxels_is_refused(tmp_path):
+    path, _ = written(tmp_path, ".mha", compressed=False)
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 64 64 4", b"DimSize = 64 64 0"))
+    with pytest.raises(BadInput, match="without voxels"):
+        read_volume(path)
