@@ -169,6 +169,8 @@ def _pixels(path: Path, mask: bool) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as picture:
+        picture.verify()  # the checksums of a PNG, which reading its pixels leaves out
+    with Image.open(path) as picture:
         return np.array(picture.convert("RGB") if picture.mode == "P" and not mask else picture)
 
 

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.completeness import damage
-from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
+from nnunet_difflung.dataset_conversion.archive.image_files import read_slice, read_volume
 from nnunet_difflung.errors import BadInput
-from tests.support.archives import chest, like
+from tests.support.archives import chest, like, write_slices
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr")
 
@@ -76,3 +76,15 @@ def test_an_image_without_voxels_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"DimSize = 64 64 4", b"DimSize = 64 64 0"))
     with pytest.raises(BadInput, match="without voxels"):
         read_volume(path)
+
+
+def test_a_damaged_picture_is_refused(tmp_path):
+    write_slices(tmp_path, 1, 1)
+    path = tmp_path / "images" / "p1_s00.png"
+    whole = path.read_bytes()
+    for seed in range(40):
+        data, start = bytearray(whole), int(np.random.default_rng(seed).integers(60, len(whole) - 250))
+        data[start : start + 200] = bytes(200)
+        path.write_bytes(bytes(data))
+        with pytest.raises(BadInput, match="cannot be read"):
+            read_slice(path, mask=False)
