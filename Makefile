@@ -20,6 +20,8 @@ test: lint
 
 faults: venv
 	$(VENV)/bin/python -m tests.faults.campaign --kills 48 -o docs/results/faults.json
+	$(VENV)/bin/python -m tests.faults.mutations --mutations 300 -o docs/results/mutations.json
+	$(VENV)/bin/python -m tests.faults.sweep --datasets 200 --train 10 -o docs/results/sweep.json
 
 compat: venv
 	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json
