@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.completeness import damage
+from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.errors import BadInput
 
 if TYPE_CHECKING:

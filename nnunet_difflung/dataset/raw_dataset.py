@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.dataset.splits import (
@@ -153,7 +154,10 @@ class RawDataset:
 
 
 def _read(read, files):
-    """Calls a reader; any error becomes a one-line message with the file's name."""
+    """Calls a reader; any error, and a file that broke off, becomes a one-line message with the file's name."""
+    for file in (files,) if isinstance(files, str) else files:
+        if Path(file).is_file() and (reason := damage(Path(file), quickly=True)):  # readers fill up with zeros
+            raise BadInput(f"{file} is damaged ({reason}); replace or repair the file")
     try:
         return read(files)
     except Exception as error:

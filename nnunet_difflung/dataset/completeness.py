@@ -36,11 +36,13 @@ _META_TYPES = {
 }
 
 
-def damage(path: Path) -> str:
+def damage(path: Path, quickly: bool = False) -> str:
     """What is wrong with the voxels in a file, for a message; "" if nothing is, or if the format cannot tell.
 
     Args:
         path: of a NIfTI, NRRD or MetaImage file, or any other.
+        quickly: whether to look at the beginning and the end of a compressed NIfTI file only, which show in a tenth of
+            a millisecond that the file broke off, but not that bytes in it were changed; other formats are left out.
 
     Raises:
         OSError: the file, or the file that it names for its voxels, cannot be read.
@@ -48,7 +50,9 @@ def damage(path: Path) -> str:
     name = path.name.lower()
     try:
         if name.endswith((".nii", ".nii.gz")):
-            return _nifti(path)
+            return "" if quickly and _has_its_length(path) else _nifti(path)
+        if quickly:
+            return ""
         if name.endswith((".nrrd", ".nhdr")):
             return _nrrd(path)
         if name.endswith((".mha", ".mhd")):
@@ -95,6 +99,17 @@ def _missing(pieces: Iterator[bytes], expected: int) -> str:
     """One line if fewer bytes than expected come; all are read, so that checksums are compared."""
     number = sum(len(piece) for piece in pieces)
     return f"{number} bytes of voxels, but {expected} are expected" if number < expected else ""
+
+
+def _has_its_length(path: Path) -> bool:
+    """Whether a compressed NIfTI file ends with the number of bytes (modulo 2³²) that its header promises."""
+    with path.open("rb") as file:
+        packed = file.read(1 << 12)
+        if not packed.startswith(_GZIP):
+            return False
+        expected = _nifti_bytes(zlib.decompressobj(31).decompress(packed, 540))
+        file.seek(-4, 2)
+        return bool(struct.unpack("<I", file.read(4))[0] == expected % 2**32)
 
 
 def _nifti(path: Path) -> str:

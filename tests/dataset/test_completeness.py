@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset_conversion.archive.completeness import damage
+from nnunet_difflung.dataset.completeness import damage
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset_conversion.archive.image_files import read_slice, read_volume
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import chest, like, write_slices
+from tests.support.tiny import make_dataset
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".nhdr")
 
@@ -88,3 +90,25 @@ def test_a_damaged_picture_is_refused(tmp_path):
         path.write_bytes(bytes(data))
         with pytest.raises(BadInput, match="cannot be read"):
             read_slice(path, mask=False)
+
+
+@pytest.mark.parametrize("part", ["imagesTr/lung_002_s01_0000", "labelsTr/lung_003_s00"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999])
+def test_a_truncated_training_case_is_refused(raw_folder, part, share):
+    folder = make_dataset(raw_folder)
+    path = folder / f"{part}.nii.gz"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    raw, identifier = open_raw_dataset("801"), path.name[: len("lung_002_s01")]
+    read = raw.read_image if part.startswith("images") else raw.read_label
+    with pytest.raises(BadInput, match=f"{path.name} is damaged"):
+        read(identifier)
+
+
+def test_looking_quickly_sees_no_damage_in_complete_files(tmp_path):
+    for ending in ENDINGS:
+        assert damage(written(tmp_path, ending)[0], quickly=True) == ""
+    path, _ = written(tmp_path, ".nii.gz")
+    data = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(data[:5000]) + gzip.compress(data[5000:]))
+    assert damage(path, quickly=True) == "", "the last of several parts has another length than the file"
