@@ -197,8 +197,3 @@ def fold_folder(name: str, method: str, fold: int | str) -> Path:
 def fold_folders(folder: Path) -> list[Path]:
     """The folders of folds in the folder of a method or a model, sorted."""
     return sorted(path for path in folder.glob(f"{_FOLD}*") if path.is_dir())
-
-
-def is_fold(name: str) -> bool:
-    """Whether a file's or folder's name is that of a fold."""
-    return name.startswith(_FOLD)

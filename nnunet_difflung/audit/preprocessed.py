@@ -131,7 +131,7 @@ class _Memo:
 
     def save(self) -> None:
         """Writes what is new, if that saves time; a folder that cannot be written is no error."""
-        if self.path is not None and len(self._new) >= _WORTH:
+        if self.path is not None and len(self._new) >= _WORTH and not self.path.parent.is_symlink():
             with suppress(OSError):
                 write_json(self.path, {"format": _FORMAT, "same": {**self._read(), **self._new}})
 

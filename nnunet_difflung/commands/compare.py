@@ -20,6 +20,7 @@ from nnunet_difflung.comparison.trainings import (
     finished_arms,
     named_results,
 )
+from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, TABLE2, fold_name, nnunet_folder, table2_file
 from nnunet_difflung.runtime.console import command
@@ -168,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.surface:
         require("monai.metrics", extra="metrics", why="--surface", otherwise="leave --surface out")
     trainings = trainings_from(options)
-    out = out or table2_file(trainings.dataset)
+    if out is None:
+        out = table2_file(trainings.dataset)
+        check_links(trainings.dataset, [], [out.parent])
 
     from nnunet_difflung.comparison.compare import compare
 

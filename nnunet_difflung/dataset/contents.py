@@ -118,7 +118,7 @@ class FileHashes:
         """Remembers the hashes, if that saves time; a folder that cannot be written is no error."""
         new = dict(self._hashed)
         worth = len(new) > _WORTH_FILES or sum(entry[0] for entry in new.values()) > _WORTH_BYTES
-        if self.memo is None or not worth:
+        if self.memo is None or not worth or self.memo.parent.is_symlink():  # what a link points to is not ours
             return
         with suppress(OSError):
             write_json(self.memo, {"format": _FORMAT, "files": {**_read(self.memo), **new}})

@@ -13,6 +13,7 @@ import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
+from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import PatientTally
@@ -106,7 +107,9 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     )
     for line in (*raw.reading.lines(), raw.reading.origin()):
         say(line)
-    check_folders([(request.out or table1_file(raw.name)).parent])
+    out = request.out or table1_file(raw.name)
+    check_links(raw.name, [], [cache_folder(raw.name), *([] if request.out else [out.parent])])
+    check_folders([out.parent])
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}

@@ -107,7 +107,7 @@ class Change:
         steps = []
         for path, part in files:
             target = f"{part}/{path.name}"
-            if (self.folder / target).exists():
+            if os.path.lexists(self.folder / target):
                 raise BadInput(f"{self.folder / target} exists and is not in the manifest; move it to another folder")
             step = Step("put", target, self._inside(path, part), sha256(path))
             self.manifest["files"][target] = {"before": None, "after": step.after}

@@ -141,6 +141,8 @@ def recover(folder: Path) -> None:
         folder: the raw dataset folder.
     """
     hidden = folder / HIDDEN
+    if hidden.is_symlink() and not pending(folder):
+        return  # what a link points to is not ours; a command that has to write there refuses it
     if (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden)):
         with locked(folder):
             finish(folder)

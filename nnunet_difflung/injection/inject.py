@@ -26,7 +26,7 @@ from nnunet_difflung.injection.manifest import (
     resolve,
     run_of,
 )
-from nnunet_difflung.injection.preconditions import check_unchanged
+from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
 
@@ -92,6 +92,7 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     Without additions it only writes missing files, such as the fingerprint. All that is checked here has been checked
     before the training too; somebody may have changed the dataset in the meantime.
     """
+    check_places(raw)
     check_unchanged(raw, manifest)
     change = Change(raw, _with_contents(raw, manifest))
     try:

@@ -39,6 +39,7 @@ from nnunet_difflung.pipeline.preflight import (
     nothing_left_on_fault,
     refuse_undertrained,
     wait_for_other_command,
+    warn_of_linked_datasets,
     warn_of_orientation,
     warn_of_other_folds,
 )
@@ -105,6 +106,7 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     if share.main:
         _introduce(raw)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
+        warn_of_linked_datasets(raw)
     if request.dry_run:
         if share.main:
             dry_run(raw, folds, request)

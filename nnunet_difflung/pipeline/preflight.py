@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.cache import is_complete
+from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
@@ -61,12 +62,11 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
     Raises:
         BadInput: names what is wrong and what to do.
     """
+    results, cache = _results_folders(raw.name, method, folds), cache_folder(raw.name)
+    check_places(raw, [*results, cache, *(entry for folder in results for entry in linked_entries(folder))])
     check_unchanged(raw, manifest)
     check_writing(raw.reader, raw.dataset_json["file_ending"])
-    check_places(raw)
-    results = [fold_folder(raw.name, name, fold) for fold in folds for name in (method, METHODS[method].trained.name)]
-    check_folders([results_folder(raw.name, method), *results])
-    cache = cache_folder(raw.name)
+    check_folders(results)
     if not cache.is_dir() or not (is_writable(cache) or is_complete(raw, cache)):
         check_folders([cache])
     earlier_rows(raw.name, method)
@@ -78,6 +78,20 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
         )
 
 
+def _results_folders(name: str, method: str, folds: Sequence[int | str]) -> list[Path]:
+    """The folders of a method and of its generators in a dataset's results."""
+    methods = dict.fromkeys((method, METHODS[method].trained.name))
+    return [
+        *(results_folder(name, each) for each in methods),
+        *(fold_folder(name, each, fold) for fold in folds for each in methods),
+    ]
+
+
+def linked_entries(folder: Path) -> list[Path]:
+    """The links in a folder; none if it is missing."""
+    return sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
+
+
 def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
     """Waits at once, not after the training, if another command holds the dataset's lock; a dry run only says so."""
     if is_held(lock_file(raw.folder)):
@@ -86,6 +100,18 @@ def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
         else:
             with locked(raw.folder):
                 pass
+
+
+def warn_of_linked_datasets(raw: RawDataset) -> None:
+    """Warns of other datasets whose folders of cases are links to those of this one."""
+    linked = linked_from(raw.name)
+    if linked:
+        print(
+            f"Warning: {linked[0]} is a link to cases of {raw.name}, so {linked[0].parent.name} would show the "
+            f"synthetic cases too, which its dataset.json does not count; nnU-Net cannot plan it until difflung_remove "
+            f"has run, or until a folder of its own is in the place of the link",
+            file=sys.stderr,
+        )
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
