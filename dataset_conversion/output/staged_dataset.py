@@ -13,8 +13,8 @@ While ``DatasetXXX_Name`` is written, or after an interruption, ``$nnUNet_raw`` 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator
@@ -27,6 +27,7 @@ from nnunet_difflung.runtime.files import (
     check_format,
     clear_half_written,
     delete_path,
+    read_json,
     sync,
     sync_below,
     write_json,
@@ -71,6 +72,15 @@ class _Places:
     def interrupted(self) -> bool:
         """Whether a command is writing this dataset, or was interrupted while it published it."""
         return any(path.exists() for path in (self.lock, self.journal, self.old))
+
+    def check_links(self) -> None:
+        """Raises BadInput if a link is in the place of the dataset or of a file of this module."""
+        for path in (self.target, self.partial, self.old, self.journal):
+            if path.is_symlink():
+                raise BadInput(
+                    f"{path} is a link to {os.path.realpath(path)}; a converter replaces folders, never what a link "
+                    f"points to: delete the link (rm {shlex.quote(str(path))}), or give another --dataset-id"
+                )
 
     def check_free(self, overwrite: bool) -> None:
         """Raises BadInput if the dataset exists and may not be replaced, or if its id is taken by another dataset."""
@@ -126,6 +136,7 @@ def check_name(full_name: str, overwrite: bool, untouched: bool = False) -> None
         BadInput: see ``staged_dataset``.
     """
     places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
+    places.check_links()
     if places.interrupted and not untouched:
         with _alone(places):
             _recover(places)
@@ -150,12 +161,12 @@ def _continue(partial: Path, key: str | None) -> None:
     """Creates the staged folder, and empties it unless it was written with the same key."""
     partial.mkdir(exist_ok=True)
     key_file = partial / _PROGRESS / "key"
-    if key is None or not key_file.is_file() or key_file.read_text() != key:
+    if key is None or not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
         for path in partial.iterdir():
             delete_path(path)
     if key is not None:
         key_file.parent.mkdir(exist_ok=True)
-        key_file.write_text(key)
+        key_file.write_text(key, encoding="utf-8")
 
 
 def _publish(places: _Places) -> None:
@@ -219,7 +230,7 @@ def finished_patients(folder: Path) -> dict[str, dict]:
     """Finished patients of a staged folder → what ``note_patient`` recorded about them."""
     finished = {}
     for path in _notes(folder):
-        content = json.loads(path.read_text())
+        content = read_json(path)
         check_format(path, content, _FORMAT, f", or delete the folder {folder} to convert its patients again")
         finished[path.stem] = {key: value for key, value in content.items() if key != "format"}
     return finished

@@ -15,6 +15,7 @@ from nnunet_difflung.dataset.cache import cached_image
 from nnunet_difflung.dataset.contents import hashes_of_dataset
 from nnunet_difflung.dataset.layout import find_reader, list_cases, read_dataset_json
 from nnunet_difflung.dataset.places import check_links
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.splits import is_synthetic, real_only
 from nnunet_difflung.errors import BadInput
@@ -72,7 +73,8 @@ def audit_images(name: str, processes: int = 1, progress: bool = True) -> ImageA
     check = check_images(read.cases, read.image, splits, patients, processes, progress)
     if not check.pairs or sheet is None:
         return ImageAudit(check, splits is not None, None)
-    draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: read.image(case)[0], sheet)
+    with as_private_as(raw, [file for case in read.cases.values() for file in (*case.images, case.label)]):
+        draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: read.image(case)[0], sheet)
     return ImageAudit(check, splits is not None, sheet)
 
 

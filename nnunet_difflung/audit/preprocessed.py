@@ -16,6 +16,7 @@ from nnunet_difflung.audit.array_files import Configuration, configurations, fil
 from nnunet_difflung.audit.preprocessing import Preprocessing, Unknown
 from nnunet_difflung.dataset.contents import present_cases, stat_key
 from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.injection.leaks import Problem, first_names
 from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, cache_folder, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
@@ -87,7 +88,8 @@ def compare_preprocessed(
         chosen = [in_raw[name] for name in sorted(wanted if cases is None else wanted & set(cases))]
         problems += _compare(dataset_name, preprocessing, chosen, memo, progress)
     problems += _label_problems(dataset_name, preprocessed / _LABELS, in_raw, cases, memo)
-    memo.save()
+    with as_private_as(raw):
+        memo.save()
     return Comparison(tuple(problems), tuple(notes))
 
 

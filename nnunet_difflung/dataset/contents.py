@@ -25,6 +25,7 @@ from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
+from nnunet_difflung.runtime.modes import readable_like
 
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -120,7 +121,7 @@ class FileHashes:
         worth = len(new) > _WORTH_FILES or sum(entry[0] for entry in new.values()) > _WORTH_BYTES
         if self.memo is None or not worth or self.memo.parent.is_symlink():  # what a link points to is not ours
             return
-        with suppress(OSError):
+        with suppress(OSError), readable_like(new, [self.memo.parent]):
             write_json(self.memo, {"format": _FORMAT, "files": {**_read(self.memo), **new}})
 
 

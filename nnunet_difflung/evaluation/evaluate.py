@@ -14,6 +14,7 @@ import torch
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
 from nnunet_difflung.dataset.places import check_links
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import PatientTally
@@ -116,11 +117,12 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     windows = {
         fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods]) for fold in folds
     }
-    with using(cache_folder(raw.name)):
-        cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
-        _refuse_earlier_contents(raw, cache, cards)
-        rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
-    return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+    with as_private_as(raw.folder, raw.files()):
+        with using(cache_folder(raw.name)):
+            cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+            _refuse_earlier_contents(raw, cache, cards)
+            rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
+        return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
 
 
 def _evaluate_folds(

@@ -11,6 +11,7 @@ from nnunet_difflung.dataset.places import refuse_link
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.runtime.locks import acquire, is_at, open_lock
+from nnunet_difflung.runtime.modes import make_folder
 
 HIDDEN = ".difflung"
 
@@ -49,7 +50,8 @@ def locked(folder: Path) -> Iterator[None]:
     announced = False
     while True:
         try:
-            path.parent.mkdir(exist_ok=True)
+            if not path.parent.is_dir():
+                make_folder(path.parent, folder)
             handle = open_lock(path)
         except (FileNotFoundError, FileExistsError):
             if not folder.is_dir() or path.parent.is_file():

@@ -6,13 +6,23 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 from nnunet_difflung.dataset.places import belongs_to_another, check_links, refuse_shared
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, commit, finish, pending, sync_file
+from nnunet_difflung.injection.commit import (
+    COMMIT,
+    ORIGINALS,
+    Step,
+    begin,
+    commit,
+    copy_as_it_is,
+    finish,
+    give_mode,
+    pending,
+)
 from nnunet_difflung.injection.dataset_lock import HIDDEN, check_hidden, locked
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
@@ -34,7 +44,7 @@ from nnunet_difflung.paths import (
     dataset_folder,
     dataset_id,
 )
-from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.files import read_json, sha256, write_bytes
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.runtime.writable import check_folders
 
@@ -345,7 +355,7 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
         first = ["an interrupted change would be finished first"] if pending(folder) else []
         return first + plan_removal(folder, force)[1] + delete_generators(folder.name, delete=False, asked=generators)
     lines = ["an interrupted change was finished first"] if pending(folder) else []
-    with locked(folder):
+    with as_private_as(folder), locked(folder):
         finish(folder)
         plan, planned = plan_removal(folder, force)
         if plan is not None:
@@ -355,10 +365,14 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
 
 def _carry_out(folder: Path, plan: Removal) -> None:
     begin(folder)
+    targets = {step.source: resolve(folder, step.target) for step in plan.steps if step.source}
     for origin, source in plan.sources:
+        new, present = folder / source, targets[source]
         if isinstance(origin, bytes):
-            (folder / source).write_bytes(origin)
+            write_bytes(new, origin)
+            give_mode(new, present, folder / DATASET)
         else:
-            shutil.copy2(origin, folder / source, follow_symlinks=False)
-        sync_file(folder / source)
+            copy_as_it_is(origin, new)
+            if present.is_file() and not new.is_symlink():
+                new.chmod(new.stat().st_mode & (present.stat().st_mode | 0o600))
     commit(folder, plan.steps, clear=True)

@@ -25,6 +25,7 @@ from nnunet_difflung.painting.gate import passes
 from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
 from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
+from nnunet_difflung.runtime.modes import make_folder
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 
@@ -171,14 +172,21 @@ def _differences(before: object, now: dict) -> str:
 
 
 @contextmanager
-def begun_here(folder: Path) -> Iterator[Callable[[], None]]:
+def begun_here(folder: Path, raw: Path | None = None) -> Iterator[Callable[[], None]]:
     """Marks a cache as in use, and makes it if it is missing.
+
+    Args:
+        folder: of the cache.
+        raw: the raw dataset's folder; if there are no results of the dataset yet, their folder is made like it.
 
     Yields:
         a function that deletes the cache if it was made here and no other command uses it; it also deletes the
         dataset's results folder if that was made here and is empty.
     """
     new = [path for path in (folder, folder.parent) if not path.exists()]
+    if raw is not None and folder.parent in new:
+        with suppress(FileExistsError):  # another process has just made it
+            make_folder(folder.parent, raw)
     with using(folder) as delete_if_alone:
 
         def delete() -> None:

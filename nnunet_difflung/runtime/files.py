@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.modes import like
 
 _WRITING = ".writing_"
-_UMASK = os.umask(0)  # read once at import: reading means setting it, which affects other threads
-os.umask(_UMASK)
 
 
 def sha256(path: str | Path) -> str:
@@ -33,21 +32,32 @@ def sha256(path: str | Path) -> str:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
-    The temporary name keeps the file's ending, since image writers choose the format by it.
+    The temporary name keeps the file's ending, since image writers choose the format by it. A file that is replaced
+    does not become readable for more people; a link is replaced, and what it points to stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_WRITING, suffix="_" + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _new_file(path)
     try:
+        if path.is_file() and not path.is_symlink():
+            temporary.chmod(temporary.stat().st_mode & (path.stat().st_mode | 0o600))
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> Path:
+    """An empty file beside ``path``, with the mode that the umask gives a new file."""
+    while True:
+        temporary = path.with_name(f"{_WRITING}{secrets.token_hex(4)}_{path.name}")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        except FileExistsError:
+            continue
+        return temporary
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
@@ -144,8 +154,9 @@ def check_format(path: str | Path, content: Mapping[str, Any], newest: int, reme
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
-    """Copies a file completely or not at all."""
+    """Copies a file completely or not at all; nobody may read the copy who may not read the file."""
     with replacing(target) as temporary:
+        like(temporary, Path(source))
         shutil.copyfile(source, temporary)
 
 
