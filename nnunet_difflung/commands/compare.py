@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shlex.join(["difflung_compare", *map(without_folder, words)]),
         options.patients_file,
     )
-    print(out.with_suffix(".md").read_text())
+    print(out.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")
     return 0
 

@@ -16,6 +16,7 @@ from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, copy_as_it_is, give_mode, sync_file
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.injection.fingerprint import counted_cases, staged_fingerprint
+from nnunet_difflung.injection.json_style import in_style_of
 from nnunet_difflung.injection.leaks import origins, record_problems, split_problems
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
@@ -191,7 +192,7 @@ class Change:
                     splits[fold]["train"].append(identifier)
             latest = splits
             _refuse_leaks(self.manifest, splits, str(path))
-            steps.append(self._replace(name, json_bytes(splits)))
+            steps.append(self._replace(name, _like_the_file(path, splits)))
         return steps
 
     def dataset_json(self, cases: list[StagedCase]) -> list[Step]:
@@ -208,7 +209,7 @@ class Change:
                     "images": [f"{prefix}imagesTr/{file.name}" for file in case.images],
                     "label": f"{prefix}labelsTr/{case.label.name}",
                 }
-        return [self._replace(DATASET, json_bytes(content))]
+        return [self._replace(DATASET, _like_the_file(path, content))]
 
     def manifest_copies(self) -> list[Step]:
         """Steps that write the manifest and its copy in the preprocessed folder."""
@@ -224,6 +225,14 @@ def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
     problems = split_problems(manifest, splits, where) + record_problems(manifest)
     if problems:
         raise Failed(f"nothing was injected: {problems[0].text} ({len(problems)} such problems)")
+
+
+def _like_the_file(path: Path, content: object) -> bytes:
+    """New content of a JSON file, written as the user has written the file; in this package's form if it is new."""
+    try:
+        return in_style_of(path.read_bytes(), content)
+    except (FileNotFoundError, ValueError):
+        return json_bytes(content)
 
 
 def _path_style(listed: dict, folder: Path) -> str:

@@ -103,7 +103,10 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def json_bytes(content: Any) -> bytes:
     """JSON in the form that this package always uses, so that equal content has equal bytes."""
-    return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
+    try:
+        return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
+    except UnicodeEncodeError:  # a file whose name is not in UTF-8; escapes keep it
+        return (json.dumps(content, indent=1, default=_plain) + "\n").encode()
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -112,8 +115,18 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Content of a JSON file."""
-    return json.loads(Path(path).read_text())
+    """Content of a JSON file in UTF-8, with a byte order mark or without.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or not in UTF-8.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise ValueError(f"it is not UTF-8: byte 0x{byte:02x} at position {error.start}; save it as UTF-8") from error
 
 
 def read_own_json(path: str | Path, remedy: str) -> Any:

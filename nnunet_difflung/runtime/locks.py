@@ -188,7 +188,7 @@ def _delete(handle: int, path: Path, empty: Callable[[Path], object] | None = No
 
 def _holds(path: Path, token: str) -> bool:
     """Whether processes with this token hold a lock."""
-    return path.is_file() and path.read_text() == token
+    return path.is_file() and path.read_text(encoding="utf-8") == token
 
 
 def is_at(handle: int, path: Path) -> bool:
