@@ -13,6 +13,7 @@ $nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
@@ -39,7 +40,9 @@ def nnunet_folder(variable: str) -> str:
             f"as nnU-Net's installation page describes"
         )
     if not os.path.isdir(value):
-        raise BadInput(f"{variable}={value} is not a folder; create it (mkdir -p {value}) or correct the variable")
+        raise BadInput(
+            f"{variable}={value} is not a folder; create it (mkdir -p {shlex.quote(value)}) or correct the variable"
+        )
     return value
 
 

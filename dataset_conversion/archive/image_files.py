@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import openable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -92,7 +93,7 @@ def read_volume(path: Path) -> sitk.Image:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(openable(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again") from error

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterator
@@ -27,6 +26,7 @@ from nnunet_difflung.runtime.files import (
     check_format,
     clear_half_written,
     delete_path,
+    openable,
     read_json,
     sync,
     sync_below,
@@ -34,6 +34,7 @@ from nnunet_difflung.runtime.files import (
 )
 from nnunet_difflung.runtime.locks import holding
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.wording import quoted
 
 CHANGING = ".difflung/lock"  # in a dataset; held by the commands that add or remove synthetic cases
 _PROGRESS, _FORMER_LOCK = ".progress", ".lock"  # the first versions kept their lock in the staged folder
@@ -74,12 +75,13 @@ class _Places:
         return any(path.exists() for path in (self.lock, self.journal, self.old))
 
     def check_links(self) -> None:
-        """Raises BadInput if a link is in the place of the dataset or of a file of this module."""
+        """Raises BadInput if a link is in the place of a file or folder of this module, or files cannot be written."""
+        openable(self.raw)
         for path in (self.target, self.partial, self.old, self.journal):
             if path.is_symlink():
                 raise BadInput(
                     f"{path} is a link to {os.path.realpath(path)}; a converter replaces folders, never what a link "
-                    f"points to: delete the link (rm {shlex.quote(str(path))}), or give another --dataset-id"
+                    f"points to: delete the link (rm {quoted(path)}), or give another --dataset-id"
                 )
 
     def check_free(self, overwrite: bool) -> None:

@@ -21,6 +21,7 @@ from nnunet_difflung.injection.leaks import Problem, first_names
 from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, cache_folder, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.wording import quoted
 
 MEMO = ".preprocessed.json"  # in the cache's folder, beside the remembered hashes
 _FORMAT = 1
@@ -181,8 +182,8 @@ def _compare(
             else:
                 memo.keep(_name(configuration, case), key)
     preprocess = (
-        f"nnUNetv2_preprocess -d {dataset_id(dataset_name)} -plans_name {configuration.plans_name} "
-        f"-c {configuration.name}"
+        f"nnUNetv2_preprocess -d {dataset_id(dataset_name)} -plans_name {quoted(configuration.plans_name)} "
+        f"-c {quoted(configuration.name)}"
     )
     return [
         Problem(

@@ -9,12 +9,12 @@ rewritten, such as ``dataset.json``, is replaced where it stands; what a link or
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, PATH_VARIABLES, names_in
+from nnunet_difflung.runtime.wording import quoted
 
 _CASES = ("imagesTr", "labelsTr")
 
@@ -144,5 +144,4 @@ def _link_in(path: Path) -> Path:
 
 def _instead_of_link(link: Path, target: str, files: str = "") -> str:
     """A command that puts a copy of what a link points to in the place of the link; ``files`` L: no links in it."""
-    quoted = shlex.quote(str(link))
-    return f"rm {quoted} && cp -rp{files} {shlex.quote(os.path.realpath(target))} {quoted}"
+    return f"rm {quoted(link)} && cp -rp{files} {quoted(os.path.realpath(target))} {quoted(link)}"

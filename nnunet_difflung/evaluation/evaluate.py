@@ -32,6 +32,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 from nnunet_difflung.runtime.locks import using
 from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders
 
 
@@ -176,7 +177,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
             where = " ".join(map(str, missing[name]))
             raise BadInput(
                 f"{results_folder(raw.name, name)} has no finished generator of fold {where}; train it "
-                f"with difflung_augment -d {request.dataset} -f {where} --method {name}"
+                f"with difflung_augment -d {quoted(request.dataset)} -f {where} --method {name}"
             )
         if len(folds) > len(missing[name]) > 0:
             say(f"Left out: {name} (no finished generator in fold {', '.join(map(str, missing[name]))}).")

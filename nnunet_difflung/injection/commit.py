@@ -25,6 +25,7 @@ from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
 from nnunet_difflung.runtime.modes import exactly_like, like, make_folder
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders
 
 ORIGINALS = f"{HIDDEN}/originals"
@@ -185,7 +186,7 @@ def half_done(folder: Path) -> BadInput:
     """The refusal to read a dataset that is being changed, or whose change was interrupted."""
     return BadInput(
         f"{folder} is being changed by another command, or such a change was interrupted; wait, "
-        f"or run difflung_audit -d {folder.name}, which finishes the change"
+        f"or run difflung_audit -d {quoted(folder.name)}, which finishes the change"
     )
 
 

@@ -26,6 +26,7 @@ from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results
 from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
 from nnunet_difflung.runtime.modes import make_folder
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 
@@ -145,7 +146,7 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                 f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
-                f"run difflung_remove -d {raw.name} first, or use the earlier settings"
+                f"run difflung_remove -d {quoted(raw.name)} first, or use the earlier settings"
             )
     return [fold for fold in folds if fold not in runs]
 

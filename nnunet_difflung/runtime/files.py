@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,6 +18,22 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.modes import like
 
 _WRITING = ".writing_"
+
+
+def openable(path: str | Path) -> str:
+    """A path as SimpleITK takes it, which ends the whole process where a name is not UTF-8.
+
+    Raises:
+        BadInput: the path has such a name.
+    """
+    try:
+        Path(path).as_posix().encode("utf-8")
+    except UnicodeEncodeError as error:
+        utf8 = "" if sys.getfilesystemencoding() == "utf-8" else "use a locale with UTF-8 (export LC_ALL=C.UTF-8), or "
+        raise BadInput(
+            f"{path} has a name that is not UTF-8, which nnU-Net's readers cannot open; {utf8}rename the file or folder"
+        ) from error
+    return str(path)
 
 
 def sha256(path: str | Path) -> str:

@@ -14,6 +14,7 @@ from types import ModuleType
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import clear_half_written, delete_path
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.runtime.wording import quoted
 
 fcntl: ModuleType | None
 try:
@@ -168,7 +169,7 @@ def open_lock(path: Path) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise BadInput(f"{path} is a link, and a lock file is never one; delete it (rm {path})") from error
+        raise BadInput(f"{path} is a link, and a lock file is never one; delete it (rm {quoted(path)})") from error
 
 
 def _delete(handle: int, path: Path, empty: Callable[[Path], object] | None = None) -> bool:
