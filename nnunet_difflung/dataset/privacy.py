@@ -24,7 +24,7 @@ def as_private_as(folder: Path | None, files: Iterable[str] | None = None) -> Ab
         return nullcontext()
     parts = [path for path in (folder / part for part in _PARTS) if path.is_dir()]
     if files is None:
-        files = [entry.path for part in parts for entry in os.scandir(part)]
+        files = [str(path) for part in parts if os.access(part, os.R_OK | os.X_OK) for path in part.iterdir()]
     roots = [root for variable in (NNUNET_PREPROCESSED, NNUNET_RESULTS) if (root := os.environ.get(variable))]
     into = [place if (place := Path(root, folder.name)).is_dir() else Path(root) for root in roots]
     return readable_like([folder, *parts, *files], [folder, *into])

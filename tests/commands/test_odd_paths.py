@@ -87,7 +87,7 @@ _COMMAND = re.compile(
 )
 # what a command may hold without quotes: numbers, words of this package, and what is quoted already
 _SAFE = {"dataset_id", "quoted", "shlex.quote", "dataset", "number", "again", "images", "labels", "target", "files"}
-_SAFE |= {"fold", "args.dataset_id", "options.dataset_id", "name", "method", "where", "configuration"}
+_SAFE |= {"fold", "trainer", "args.dataset_id", "options.dataset_id", "name", "method", "where", "configuration"}
 
 
 def test_every_printed_command_quotes_what_it_is_given():
