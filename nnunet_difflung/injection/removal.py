@@ -322,7 +322,6 @@ def _refuse_foreign_cases(folder: Path) -> None:
     Raises:
         BadInput: names the link and what to do.
     """
-    refuse_shared(folder.name)
     for part in (folder / "imagesTr", folder / "labelsTr"):
         other = belongs_to_another(folder.name, part)
         if other is not None:
@@ -350,6 +349,7 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
             file, or a folder is not writable.
     """
     folder = dataset_folder(dataset)
+    refuse_shared(folder.name)
     check_hidden(folder)
     if dry_run:
         first = ["an interrupted change would be finished first"] if pending(folder) else []

@@ -331,3 +331,18 @@ def test_another_dataset_that_shows_this_ones_cases_is_named(folders, capsys):
     assert f"Warning: {other / 'labelsTr'} is a link to cases of Dataset801_Tiny" in capsys.readouterr().err
     warn_of_linked_datasets(open_raw_dataset("802"))
     assert capsys.readouterr().err == ""
+
+
+def test_results_that_are_another_datasets_lose_no_generator(folders):
+    _two(folders)
+    theirs = folders[2] / "Dataset802_Other"
+    (theirs / "DiffLung__cbmat" / "fold_0").mkdir(parents=True)
+    (theirs / "DiffLung__cbmat" / "fold_0" / "generator.json").write_text("{}")
+    (folders[2] / "Dataset801_Tiny").symlink_to(theirs)
+    before = snapshot(*folders, folder_times=True)
+    for dry_run in (True, False):
+        with pytest.raises(BadInput, match="the folder of Dataset802_Other in nnUNet_results"):
+            remove("801", dry_run=dry_run, generators=True)
+    with pytest.raises(BadInput, match="the folder of Dataset802_Other in nnUNet_results"):
+        check_places(open_raw_dataset("801"))
+    assert snapshot(*folders, folder_times=True) == before
