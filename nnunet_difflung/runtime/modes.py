@@ -42,7 +42,7 @@ def _umask(before: int, sources: Iterable[str | os.PathLike[str]], into: list[Pa
     closed, of_group = 0, stat.S_IRWXG
     groups = {_group_in(folder) for folder in into}
     folders: dict[str, str] = {}
-    for source in map(os.fspath, sources):
+    for source in [os.fspath(each) for each in sources]:
         with suppress(OSError):
             status = os.stat(source)
             closed |= _closed(status, groups, _READS)
