@@ -34,6 +34,8 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.modes import readable_like
+from nnunet_difflung.runtime.wording import quoted
 
 _DESCRIPTION = """
 Converts your own CT archive to an nnU-Net dataset: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes
@@ -206,8 +208,12 @@ def _show(archive: Archive, mapping: Path) -> None:
     else:
         print(listing_table(archive.counted(), archive.listings))
         print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
-    if write_first_mapping(mapping, archive.listings):
-        print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
+    with readable_like(archive.files(), [mapping.parent]):
+        written = write_first_mapping(mapping, archive.listings)
+    if written:
+        print(
+            f"\n{mapping} is a first mapping: edit it, then convert with --mapping {quoted(mapping)} -d ID --name NAME"
+        )
     else:
         read_mapping(mapping).check(
             {name for listing in archive.listings for name in listing.structures}, str(archive.folder)

@@ -13,6 +13,7 @@ $nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
@@ -39,7 +40,9 @@ def nnunet_folder(variable: str) -> str:
             f"as nnU-Net's installation page describes"
         )
     if not os.path.isdir(value):
-        raise BadInput(f"{variable}={value} is not a folder; create it (mkdir -p {value}) or correct the variable")
+        raise BadInput(
+            f"{variable}={value} is not a folder; create it (mkdir -p {shlex.quote(value)}) or correct the variable"
+        )
     return value
 
 
@@ -197,8 +200,3 @@ def fold_folder(name: str, method: str, fold: int | str) -> Path:
 def fold_folders(folder: Path) -> list[Path]:
     """The folders of folds in the folder of a method or a model, sorted."""
     return sorted(path for path in folder.glob(f"{_FOLD}*") if path.is_dir())
-
-
-def is_fold(name: str) -> bool:
-    """Whether a file's or folder's name is that of a fold."""
-    return name.startswith(_FOLD)

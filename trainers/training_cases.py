@@ -17,6 +17,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.synthetic_cases import needs_none
 
@@ -109,12 +110,12 @@ def _refuse_new_splits(trainer: Arm, path: Path) -> None:
     if raw is not None and (raw / SPLITS).is_file():
         raise RuntimeError(
             f"{path} is missing, and nnU-Net would make other folds than those in {raw / SPLITS}; copy that file: "
-            f"cp {raw / SPLITS} {path}"
+            f"cp {quoted(raw / SPLITS, path)}"
         )
     if manifest_of(name)["cases"]:
         raise RuntimeError(
             f"{path} is missing, and nnU-Net would make new folds over real and synthetic cases; restore the file from "
-            f"a copy, or start over: difflung_remove -d {name}, then difflung_augment -d {name}"
+            f"a copy, or start over: difflung_remove -d {quoted(name)}, then difflung_augment -d {quoted(name)}"
         )
     left = {key for key in identifiers(Path(trainer.preprocessed_dataset_folder)) if is_synthetic(key)}
     if left:
@@ -137,7 +138,7 @@ def check_cases(trainer: Arm, cases: TrainingCases) -> None:
     if result.problems:
         raise RuntimeError(
             f"the leak audit of {name} failed with {len(result.problems)} problem(s), the first: "
-            f"{result.problems[0].text}. List all problems: difflung_audit -d {name}"
+            f"{result.problems[0].text}. List all problems: difflung_audit -d {quoted(name)}"
         )
     _check_sides(trainer, cases)
     used = {*cases.real, *cases.synthetic, *cases.validation}
@@ -161,7 +162,7 @@ def _check_synthetic(trainer: Arm, cases: TrainingCases) -> None:
         return
     raise RuntimeError(
         f"{name} has no synthetic cases of method '{method}' for fold {fold}. Run: "
-        f"difflung_augment -d {name} -f {fold} --method {method}; then: {preprocess_command(trainer)}"
+        f"difflung_augment -d {quoted(name)} -f {fold} --method {method}; then: {preprocess_command(trainer)}"
     )
 
 
@@ -203,8 +204,8 @@ def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
         copy = f" and {raw / SPLITS}" if raw is not None and (raw / SPLITS).is_file() else ""
         raise RuntimeError(
             f"{path} fold {trainer.fold} validates on {first_names(both)} and trains on other cases of the same "
-            f"patients; delete {path}{copy} and run difflung_augment -d {dataset}, which makes folds by patient where "
-            f"there are none, or put folds by patient in its place"
+            f"patients; delete {path}{copy} and run difflung_augment -d {quoted(dataset)}, which makes folds by "
+            f"patient where there are none, or put folds by patient in its place"
         )
 
 
@@ -221,5 +222,5 @@ def preprocess_command(trainer: Arm) -> str:
     """The command that preprocesses the trainer's configuration."""
     return (
         f"nnUNetv2_preprocess -d {dataset_id(trainer.plans_manager.dataset_name)} "
-        f"-plans_name {trainer.plans_manager.plans_name} -c {trainer.configuration_name}"
+        f"-plans_name {quoted(trainer.plans_manager.plans_name)} -c {quoted(trainer.configuration_name)}"
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import openable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -93,7 +94,7 @@ def read_volume(path: Path) -> sitk.Image:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(openable(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
         raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again") from error

@@ -13,6 +13,7 @@ import numpy as np
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import openable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -253,7 +254,7 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetOutputPixelType(sitk.sitkFloat32)
-    reader.SetFileName(str(root / header.path))
+    reader.SetFileName(openable(root / header.path))
     try:
         image = reader.Execute()
     except RuntimeError as error:  # its text may quote the content of the file

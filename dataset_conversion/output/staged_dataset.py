@@ -13,7 +13,6 @@ While ``DatasetXXX_Name`` is written, or after an interruption, ``$nnUNet_raw`` 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -27,12 +26,15 @@ from nnunet_difflung.runtime.files import (
     check_format,
     clear_half_written,
     delete_path,
+    openable,
+    read_json,
     sync,
     sync_below,
     write_json,
 )
 from nnunet_difflung.runtime.locks import holding
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.wording import quoted
 
 CHANGING = ".difflung/lock"  # in a dataset; held by the commands that add or remove synthetic cases
 _PROGRESS, _FORMER_LOCK = ".progress", ".lock"  # the first versions kept their lock in the staged folder
@@ -71,6 +73,16 @@ class _Places:
     def interrupted(self) -> bool:
         """Whether a command is writing this dataset, or was interrupted while it published it."""
         return any(path.exists() for path in (self.lock, self.journal, self.old))
+
+    def check_links(self) -> None:
+        """Raises BadInput if a link is in the place of a file or folder of this module, or files cannot be written."""
+        openable(self.raw)
+        for path in (self.target, self.partial, self.old, self.journal):
+            if path.is_symlink():
+                raise BadInput(
+                    f"{path} is a link to {os.path.realpath(path)}; a converter replaces folders, never what a link "
+                    f"points to: delete the link (rm {quoted(path)}), or give another --dataset-id"
+                )
 
     def check_free(self, overwrite: bool) -> None:
         """Raises BadInput if the dataset exists and may not be replaced, or if its id is taken by another dataset."""
@@ -126,6 +138,7 @@ def check_name(full_name: str, overwrite: bool, untouched: bool = False) -> None
         BadInput: see ``staged_dataset``.
     """
     places = _Places(Path(nnunet_folder(NNUNET_RAW)), full_name)
+    places.check_links()
     if places.interrupted and not untouched:
         with _alone(places):
             _recover(places)
@@ -150,12 +163,12 @@ def _continue(partial: Path, key: str | None) -> None:
     """Creates the staged folder, and empties it unless it was written with the same key."""
     partial.mkdir(exist_ok=True)
     key_file = partial / _PROGRESS / "key"
-    if key is None or not key_file.is_file() or key_file.read_text() != key:
+    if key is None or not key_file.is_file() or key_file.read_text(encoding="utf-8") != key:
         for path in partial.iterdir():
             delete_path(path)
     if key is not None:
         key_file.parent.mkdir(exist_ok=True)
-        key_file.write_text(key)
+        key_file.write_text(key, encoding="utf-8")
 
 
 def _publish(places: _Places) -> None:
@@ -219,7 +232,7 @@ def finished_patients(folder: Path) -> dict[str, dict]:
     """Finished patients of a staged folder → what ``note_patient`` recorded about them."""
     finished = {}
     for path in _notes(folder):
-        content = json.loads(path.read_text())
+        content = read_json(path)
         check_format(path, content, _FORMAT, f", or delete the folder {folder} to convert its patients again")
         finished[path.stem] = {key: value for key, value in content.items() if key != "format"}
     return finished

@@ -124,7 +124,7 @@ def finish_dataset(
     classes = [value for name, value in labels.items() if value and name != IGNORE]
     voxels = {record.case_id: [record.voxels[value] for value in classes] for record in training}
     splits = make_splits({record.case_id: record.patient for record in training}, voxels, seed)
-    (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n")
+    (Path(folder) / "splits_final.json").write_text(json.dumps(splits, indent=2) + "\n", encoding="utf-8")
     if patients_known:
         write_json(Path(folder) / PATIENTS_FILE, {record.case_id: record.patient for record in records})
     if verify:

@@ -36,7 +36,9 @@ from nnunet_difflung.dataset_conversion.pipeline.patients import (
 )
 from nnunet_difflung.dataset_conversion.sources import Listing, Source
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import NNUNET_RAW, nnunet_folder
 from nnunet_difflung.runtime.files import json_bytes, write_json
+from nnunet_difflung.runtime.modes import readable_like
 from nnunet_difflung.runtime.parallel import in_parallel
 
 MANIFEST = "difflung_conversion.json"
@@ -51,6 +53,11 @@ class Archive:
     sources: tuple[Source, ...]
     listings: tuple[Listing, ...]
     grouping: Grouping
+
+    def files(self) -> list[Path]:
+        """The files of all patients."""
+        pairs = zip(self.sources, self.listings, strict=True)
+        return [Path(source.folder) / name for source, listing in pairs for name in listing.files]
 
     def counted(self, anonymous: bool = False) -> str:
         """How many pictures or scans of how many patients, and where the patients are known from, for people."""
@@ -188,7 +195,10 @@ def convert(
     """
     identity = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
     key = hashlib.sha256(json_bytes(identity)).hexdigest()
-    with staged_dataset(full_name, overwrite, key) as folder:
+    with (
+        readable_like(archive.files(), [Path(nnunet_folder(NNUNET_RAW))]),
+        staged_dataset(full_name, overwrite, key) as folder,
+    ):
         work = partial(_convert_unless_finished, mapping=mapping, options=options, folder=folder)
         keep_only(folder, _unchanged(folder, patients))
         done: dict[str, dict] = {}

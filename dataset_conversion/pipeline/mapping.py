@@ -144,7 +144,7 @@ def read_mapping(path: str | Path) -> LabelMapping:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = (
             json.loads(text, object_pairs_hook=_without_duplicates)
             if path.suffix.lower() == ".json"

@@ -12,6 +12,7 @@ from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import openable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -135,7 +136,7 @@ def _read(path: Path) -> sitk.Image:
     import SimpleITK as sitk
 
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(openable(path))
     except RuntimeError as error:
         raise BadInput(f"{path} cannot be read as NIfTI ({str(error).splitlines()[-1]}); download it again") from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:

@@ -28,6 +28,7 @@ from nnunet_difflung.dataset_conversion.sources import Listing, Scan, Source
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.files import openable
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class FileSource:
         )
         for path in files:
             try:
-                reader.SetFileName(str(self.folder / path))
+                reader.SetFileName(openable(self.folder / path))
                 reader.ReadImageInformation()
                 if path == files[0]:
                     size, spacing = reader.GetSize()[:3], reader.GetSpacing()[:3]

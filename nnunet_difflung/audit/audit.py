@@ -33,6 +33,7 @@ from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_plann
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
 from nnunet_difflung.patients.reading import contradiction, find_reading, suspicion
 from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.wording import quoted
 
 _SIDES = ("train", "val")
 _COMPARED = ("cases", "patients", "runs", "files", "contents", "without_contents", "fingerprint")  # of two manifests
@@ -249,8 +250,8 @@ class _Auditor:
                 f"preprocessed there may have been made from other cases"
             )
         return (
-            f"{text}, and the files of the dataset do not tell which is right; run difflung_remove -d {self.name}, "
-            f"then difflung_augment -d {self.name}"
+            f"{text}, and the files of the dataset do not tell which is right; run difflung_remove -d "
+            f"{quoted(self.name)}, then difflung_augment -d {quoted(self.name)}"
         )
 
     def _compare_patients(self, manifest: dict) -> None:
@@ -263,7 +264,7 @@ class _Auditor:
         if text and overruled:
             self.notes.append(f"{text}, as an option said")
         elif text:
-            again = f"difflung_remove -d {self.name} --generators, then difflung_augment -d {self.name}"
+            again = f"difflung_remove -d {quoted(self.name)} --generators, then difflung_augment -d {quoted(self.name)}"
             self.problems.append(Problem(f"{text}; restore the file, or run {again}"))
 
     def _note(self, manifest: dict) -> None:
@@ -277,15 +278,15 @@ class _Auditor:
         if earlier:
             self.notes.append(
                 f"made by an earlier version: {first_names(earlier)}; the contents of the real cases were not "
-                f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d {self.name}, "
-                f"then difflung_augment -d {self.name} records them)"
+                f"recorded, so cases renamed, swapped or changed since cannot be seen (difflung_remove -d "
+                f"{quoted(self.name)}, then difflung_augment -d {quoted(self.name)} records them)"
             )
         where, splits = next(iter(self.splits.items()), ("", []))
         guessed = manifest.get("reading", {}).get("from", "recorded") in ("splits", "recorded")
         if guessed and (cut := suspicion(manifest["patients"], splits, where)):
             self.notes.append(
-                f"{cut[0]}; if so, run difflung_remove -d {self.name} --generators, delete {SPLITS} if it is still "
-                f"there, and run difflung_augment -d {self.name} {cut[1]}"
+                f"{cut[0]}; if so, run difflung_remove -d {quoted(self.name)} --generators, delete {SPLITS} if it is "
+                f"still there, and run difflung_augment -d {quoted(self.name)} {cut[1]}"
             )
         changed = [name for name in (DATASET, SPLITS) if self.raw is not None and _is_changed(self.raw, manifest, name)]
         if changed and self.problems:

@@ -23,6 +23,7 @@ from nnunet_difflung.injection.leaks import Problem, first_names, origins, start
 from nnunet_difflung.injection.manifest import FINGERPRINT, PREPROCESSED
 from nnunet_difflung.paths import DATASET, dataset_id
 from nnunet_difflung.runtime.files import read_json, sha256
+from nnunet_difflung.runtime.wording import quoted
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def fingerprint_problems(preprocessed: Path, manifest: dict) -> list[Problem]:
     what = f"counts {counted} cases, and the dataset has {real} real cases" if counted > real else "was extracted again"
     text = (
         f"{path} {what}, so nnU-Net would plan and normalise by synthetic cases, those of other folds included; run "
-        f"difflung_remove -d {name}, nnUNetv2_extract_fingerprint -d {dataset_id(name)} --clean and "
-        f"difflung_augment -d {name}, and plan and preprocess again"
+        f"difflung_remove -d {quoted(name)}, nnUNetv2_extract_fingerprint -d {dataset_id(name)} --clean and "
+        f"difflung_augment -d {quoted(name)}, and plan and preprocess again"
     )
     return [Problem(text, None, True)]

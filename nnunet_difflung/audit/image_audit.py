@@ -14,6 +14,8 @@ from nnunet_difflung.audit.image_check import CasePair, ImageCheck, check_images
 from nnunet_difflung.dataset.cache import cached_image
 from nnunet_difflung.dataset.contents import hashes_of_dataset
 from nnunet_difflung.dataset.layout import find_reader, list_cases, read_dataset_json
+from nnunet_difflung.dataset.places import check_links
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.splits import is_synthetic, real_only
 from nnunet_difflung.errors import BadInput
@@ -62,14 +64,17 @@ def audit_images(name: str, processes: int = 1, progress: bool = True) -> ImageA
     raw, preprocessed = dataset_folders(name)
     if raw is None:
         raise BadInput(f"--images needs the images of {name}, which is not in {NNUNET_RAW}; audit it without --images")
+    sheet = image_sheet(name) if os.path.isdir(os.environ.get(NNUNET_RESULTS, "")) else None
+    if sheet is not None:
+        check_links(name, [], [sheet.parent])
     read = _Reader(name, raw)
     splits = _splits(raw, preprocessed)
     patients = None if splits else _patients(name)
     check = check_images(read.cases, read.image, splits, patients, processes, progress)
-    sheet = image_sheet(name) if os.path.isdir(os.environ.get(NNUNET_RESULTS, "")) else None
     if not check.pairs or sheet is None:
         return ImageAudit(check, splits is not None, None)
-    draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: read.image(case)[0], sheet)
+    with as_private_as(raw, [file for case in read.cases.values() for file in (*case.images, case.label)]):
+        draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: read.image(case)[0], sheet)
     return ImageAudit(check, splits is not None, sheet)
 
 

@@ -16,6 +16,7 @@ from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import FINGERPRINT, PREPROCESSED, plans_files
 from nnunet_difflung.paths import dataset_id, names_in
 from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.wording import quoted
 
 _INTENSITIES = "foreground_intensity_properties_per_channel"
 _SPACING, _SHAPE = "original_median_spacing_after_transp", "original_median_shape_after_transp"
@@ -45,7 +46,7 @@ def plan_problems(preprocessed: Path, manifest: dict) -> tuple[list[Problem], li
             continue
         text = f"{path} was not made from {FINGERPRINT.removeprefix(PREPROCESSED)} beside it (other intensities)"
         if _is_later(path, manifest) and _fits(plans, own) and not _is_of_another(plans, preprocessed):
-            again = f"-d {dataset_id(preprocessed.name)} -overwrite_plans_name {plans['plans_name']}"
+            again = f"-d {dataset_id(preprocessed.name)} -overwrite_plans_name {quoted(plans['plans_name'])}"
             if plans["plans_name"] == "nnUNetPlans":
                 again = f"-d {dataset_id(preprocessed.name)}"
             text = (

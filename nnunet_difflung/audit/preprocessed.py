@@ -16,10 +16,12 @@ from nnunet_difflung.audit.array_files import Configuration, configurations, fil
 from nnunet_difflung.audit.preprocessing import Preprocessing, Unknown
 from nnunet_difflung.dataset.contents import present_cases, stat_key
 from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.injection.leaks import Problem, first_names
 from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, cache_folder, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.wording import quoted
 
 MEMO = ".preprocessed.json"  # in the cache's folder, beside the remembered hashes
 _FORMAT = 1
@@ -87,7 +89,8 @@ def compare_preprocessed(
         chosen = [in_raw[name] for name in sorted(wanted if cases is None else wanted & set(cases))]
         problems += _compare(dataset_name, preprocessing, chosen, memo, progress)
     problems += _label_problems(dataset_name, preprocessed / _LABELS, in_raw, cases, memo)
-    memo.save()
+    with as_private_as(raw):
+        memo.save()
     return Comparison(tuple(problems), tuple(notes))
 
 
@@ -131,7 +134,7 @@ class _Memo:
 
     def save(self) -> None:
         """Writes what is new, if that saves time; a folder that cannot be written is no error."""
-        if self.path is not None and len(self._new) >= _WORTH:
+        if self.path is not None and len(self._new) >= _WORTH and not self.path.parent.is_symlink():
             with suppress(OSError):
                 write_json(self.path, {"format": _FORMAT, "same": {**self._read(), **self._new}})
 
@@ -179,8 +182,8 @@ def _compare(
             else:
                 memo.keep(_name(configuration, case), key)
     preprocess = (
-        f"nnUNetv2_preprocess -d {dataset_id(dataset_name)} -plans_name {configuration.plans_name} "
-        f"-c {configuration.name}"
+        f"nnUNetv2_preprocess -d {dataset_id(dataset_name)} -plans_name {quoted(configuration.plans_name)} "
+        f"-c {quoted(configuration.name)}"
     )
     return [
         Problem(

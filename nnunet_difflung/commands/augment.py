@@ -379,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -> int:
     """Runs the command in several processes; returns their exit code."""
+    from nnunet_difflung.dataset.privacy import as_private_as
     from nnunet_difflung.generator.training import check_batch
     from nnunet_difflung.pipeline.augment import open_dataset
     from nnunet_difflung.pipeline.preflight import begun_here, nothing_left_on_fault
@@ -386,7 +387,11 @@ def _run_in_processes(request: Request, number: int, arguments: Sequence[str]) -
 
     raw = open_dataset(request).raw  # so that a fault is reported once, not by each process
     check_batch(METHODS[request.settings.method], request.settings.generator, number)
-    with begun_here(cache_folder(raw.name)) as delete, nothing_left_on_fault(delete):
+    with (
+        as_private_as(raw.folder, raw.files()),
+        begun_here(cache_folder(raw.name), raw.folder) as delete,
+        nothing_left_on_fault(delete),
+    ):
         code = run_in_processes(number, arguments, request.device)
         if code == 2:
             delete()

@@ -20,6 +20,7 @@ from nnunet_difflung.comparison.trainings import (
     finished_arms,
     named_results,
 )
+from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, TABLE2, fold_name, nnunet_folder, table2_file
 from nnunet_difflung.runtime.console import command
@@ -168,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.surface:
         require("monai.metrics", extra="metrics", why="--surface", otherwise="leave --surface out")
     trainings = trainings_from(options)
-    out = out or table2_file(trainings.dataset)
+    if out is None:
+        out = table2_file(trainings.dataset)
+        check_links(trainings.dataset, [], [out.parent])
 
     from nnunet_difflung.comparison.compare import compare
 
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shlex.join(["difflung_compare", *map(without_folder, words)]),
         options.patients_file,
     )
-    print(out.with_suffix(".md").read_text())
+    print(out.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")
     return 0
 

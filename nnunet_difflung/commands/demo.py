@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,11 @@ from nnunet_difflung.runtime.files import copy_file, read_json, write_json
 
 DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
 ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
+_PROGRESS = "progress.json"
+_OWN = re.compile(  # what lies in the folder of a demo
+    rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|"
+    rf"(progress|summary)\.json|preview\.png|\.writing_.*"
+)
 
 
 _DESCRIPTION = """
@@ -207,9 +213,11 @@ def run(demo: Demo) -> dict:
     demo.folder.mkdir(parents=True, exist_ok=True)
     for variable in PATH_VARIABLES:
         demo.path(variable).mkdir(exist_ok=True)
-    progress = demo.folder / "progress.json"
+    progress = demo.folder / _PROGRESS
     options = {"length": demo.length, "epochs": demo.epochs, "size": demo.size}
     finished: dict[str, Any] = read_json(progress) if progress.is_file() else {"options": options, "seconds": {}}
+    if not progress.is_file():
+        write_json(progress, finished)  # first of all, so that --overwrite knows the folder of a demo
     if finished["options"] != options:
         raise BadInput(
             f"{demo.folder} holds a demo with {finished['options']}; start over with --overwrite, or choose "
@@ -303,12 +311,30 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _delete_demo(folder: Path) -> None:
+    """Deletes a demo of an earlier command; never a folder that holds anything else.
+
+    Raises:
+        BadInput: the folder is a link, or holds no demo, or files beside it.
+    """
+    if not os.path.lexists(folder):
+        return
+    entries = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {"."}
+    foreign = sorted(name for name in entries if not _OWN.fullmatch(name))
+    if foreign or (entries and _PROGRESS not in entries):
+        raise BadInput(
+            f"-o {folder} is no folder of a demo alone, so --overwrite does not delete it"
+            f"{f' (it holds {foreign[0]})' if foreign and foreign != ['.'] else ''}; choose another folder with -o"
+        )
+    shutil.rmtree(folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parser().parse_args(arguments)
     folder = options.folder
     if options.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete_demo(folder)
     print(_table(run(Demo(folder, options.length, options.epochs, options.size))))
     print(f"{folder / 'summary.json'} holds the figures, {folder / 'preview.png'} shows real and synthetic CT.")
     return 0

@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nnunet_difflung.evaluation.evaluate import evaluate
 
     written = evaluate(request, say=print)
-    print(written[1].read_text(), "Written:", *written, sep="\n")
+    print(written[1].read_text(encoding="utf-8"), "Written:", *written, sep="\n")
     return 0
 
 

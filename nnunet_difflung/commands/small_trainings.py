@@ -32,7 +32,7 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
     running = {}
     for log, arguments in commands.items():
         print(f"\n$ {shown(arguments)}   > {log}", flush=True)
-        with open(log, "w") as file:
+        with open(log, "w", encoding="utf-8") as file:
             running[log] = subprocess.Popen(installed(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
     try:
         failed = [log for log, process in running.items() if process.wait()]

@@ -22,7 +22,9 @@ from nnunet_difflung.comparison.statistics import (
 )
 from nnunet_difflung.comparison.table2 import plot_differences, write_markdown
 from nnunet_difflung.comparison.trainings import Trainings, check_alike, check_present
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import dataset_folders
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.writable import check_folders
@@ -189,9 +191,10 @@ def compare(
         }
         for arm in trainings.arms
     }
-    write_json(out, table)
-    write_markdown(out.with_suffix(".md"), table)
-    plot_differences(out.with_suffix(".png"), table, points)
+    with as_private_as(dataset_folders(trainings.dataset)[0]):
+        write_json(out, table)
+        write_markdown(out.with_suffix(".md"), table)
+        plot_differences(out.with_suffix(".png"), table, points)
     return table
 
 

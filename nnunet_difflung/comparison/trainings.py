@@ -11,6 +11,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_id, fold_name, meant, names_in
 from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.wording import quoted
 
 PLANS = "nnUNetPlans"
 ARMS = {
@@ -169,27 +170,27 @@ def check_present(trainings: Trainings) -> None:
         arm, seed, fold = missing[0]
         raise BadInput(
             f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
-            f"{len(missing)} such trainings): run nnUNet_results={trainings.results[seed]} "
+            f"{len(missing)} such trainings): run nnUNet_results={quoted(trainings.results[seed])} "
             f"{_remedy(trainings, arm, fold, seed)}; or leave the arm out with --arms"
         )
 
 
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
     number = dataset_id(trainings.dataset)
-    plans = "" if trainings.plans == PLANS else f" -p {trainings.plans}"
+    plans = "" if trainings.plans == PLANS else f" -p {quoted(trainings.plans)}"
     trainer = f"-tr {trainings.trainer(arm)}{plans}"
     if trainings.predictions is None:
         return (
-            f"nnUNetv2_train {number} {trainings.configuration} {fold} {trainer} (add --c if it was started, "
+            f"nnUNetv2_train {number} {quoted(trainings.configuration)} {fold} {trainer} (add --c if it was started, "
             f"or --val if only the validation is missing)"
         )
     seed = seed or next(iter(trainings.results))
-    raw, target = f"$nnUNet_raw/{trainings.dataset}", trainings.scored(seed, arm, fold)
-    model = trainings.model(seed, arm)
+    images, labels = (f'"$nnUNet_raw"/{quoted(trainings.dataset)}/{part}' for part in ("imagesTs", "labelsTs"))
+    target, model = quoted(trainings.scored(seed, arm, fold)), trainings.model(seed, arm)
     return (
-        f"nnUNetv2_predict -i {raw}/imagesTs -o {target} -d {number} -c {trainings.configuration} -f {fold} "
-        f"{trainer} && nnUNetv2_evaluate_folder {raw}/labelsTs {target} -djfile {model / 'dataset.json'} "
-        f"-pfile {model / 'plans.json'}"
+        f"nnUNetv2_predict -i {images} -o {target} -d {number} -c {quoted(trainings.configuration)} -f {fold} "
+        f"{trainer} && nnUNetv2_evaluate_folder {labels} {target} -djfile {quoted(model / 'dataset.json')} "
+        f"-pfile {quoted(model / 'plans.json')}"
     )
 
 

@@ -24,7 +24,8 @@ from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
-from nnunet_difflung.runtime.files import read_json, sha256, write_json
+from nnunet_difflung.runtime.files import openable, read_json, sha256, write_json
+from nnunet_difflung.runtime.modes import readable_like
 
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -118,9 +119,9 @@ class FileHashes:
         """Remembers the hashes, if that saves time; a folder that cannot be written is no error."""
         new = dict(self._hashed)
         worth = len(new) > _WORTH_FILES or sum(entry[0] for entry in new.values()) > _WORTH_BYTES
-        if self.memo is None or not worth:
+        if self.memo is None or not worth or self.memo.parent.is_symlink():  # what a link points to is not ours
             return
-        with suppress(OSError):
+        with suppress(OSError), readable_like(new, [self.memo.parent]):
             write_json(self.memo, {"format": _FORMAT, "files": {**_read(self.memo), **new}})
 
 
@@ -260,8 +261,8 @@ def is_uniform(path: Path, values: int = 1) -> bool:
     import SimpleITK as sitk  # takes longer to import than all other work on files that are not the same
 
     try:
-        voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()
-    except RuntimeError:
+        voxels = sitk.GetArrayFromImage(sitk.ReadImage(openable(path))).ravel()
+    except (RuntimeError, BadInput):
         return False
     sample = voxels[:: max(1, len(voxels) // 10_000)]
     return len(np.unique(sample)) <= values and len(np.unique(voxels)) <= values

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import DATASET, SPLITS, preprocessed_folder
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import openable, read_json
 
 _KEYS = ("labels", "channel_names", "numTraining", "file_ending")
 
@@ -71,6 +71,8 @@ def list_cases(folder: Path, dataset_json: dict) -> dict[str, Case]:
     else:
         cases = _cases_in_folders(folder, dataset_json)
     for case in cases.values():
+        for file in (*case.images, case.label):
+            openable(file)
         if not case.identifier or case.identifier.startswith(".") or set("/\\\0") & set(case.identifier):
             raise BadInput(
                 f"{folder / DATASET} names a case {case.identifier!r}; a case id has no slash and "

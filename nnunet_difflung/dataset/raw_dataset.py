@@ -143,6 +143,10 @@ class RawDataset:
         """Ids of a fold's validation cases; none for ``all``."""
         return [] if fold == "all" else sorted(self.splits[int(fold)]["val"])
 
+    def files(self) -> list[str]:
+        """The image and label files of all real cases."""
+        return [file for case in self.cases.values() for file in (*case.images, case.label)]
+
     def read_image(self, identifier: str) -> tuple[np.ndarray, dict]:
         """(c, z, y, x) float32 in the dataset's own intensities, and the reader's properties."""
         return _read(self.reader().read_images, self.cases[identifier].images)

@@ -7,7 +7,6 @@ written as float32.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import copy_file
+from nnunet_difflung.runtime.modes import like
 
 
 def write_changed_copy(
     sources: Sequence[str], targets: Sequence[str], values: np.ndarray, where: np.ndarray, reader: type
 ) -> None:
-    """Copies ``sources`` to ``targets`` with ``values`` at ``where``.
+    """Copies ``sources`` to ``targets`` with ``values`` at ``where``; a copy is no more readable than its source.
 
     Args:
         sources: files of a case as nnU-Net lists them: one per channel, or fewer files with several channels each.
@@ -37,6 +38,7 @@ def write_changed_copy(
     channel = 0
     for source, target in zip(sources, targets, strict=True):
         channel += write(source, target, values[channel:], where, reader)
+        like(Path(target), Path(source))
 
 
 def check_writing(reader: type, ending: str) -> None:
@@ -178,4 +180,4 @@ def spacing_sidecar(file: str, channels: bool, reader: type) -> Path | None:
 def copy_sidecar(source: Path | None, target: Path) -> None:
     """Copies a spacing file, if there is one."""
     if source is not None:
-        shutil.copyfile(source, target)
+        copy_file(source, target)

@@ -13,6 +13,8 @@ import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
+from nnunet_difflung.dataset.places import check_links
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import PatientTally
@@ -30,6 +32,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 from nnunet_difflung.runtime.locks import using
 from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders
 
 
@@ -106,18 +109,21 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     )
     for line in (*raw.reading.lines(), raw.reading.origin()):
         say(line)
-    check_folders([(request.out or table1_file(raw.name)).parent])
+    out = request.out or table1_file(raw.name)
+    check_links(raw.name, [], [cache_folder(raw.name), *([] if request.out else [out.parent])])
+    check_folders([out.parent])
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
     windows = {
         fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods]) for fold in folds
     }
-    with using(cache_folder(raw.name)):
-        cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
-        _refuse_earlier_contents(raw, cache, cards)
-        rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
-    return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+    with as_private_as(raw.folder, raw.files()):
+        with using(cache_folder(raw.name)):
+            cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
+            _refuse_earlier_contents(raw, cache, cards)
+            rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
+        return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
 
 
 def _evaluate_folds(
@@ -171,7 +177,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
             where = " ".join(map(str, missing[name]))
             raise BadInput(
                 f"{results_folder(raw.name, name)} has no finished generator of fold {where}; train it "
-                f"with difflung_augment -d {request.dataset} -f {where} --method {name}"
+                f"with difflung_augment -d {quoted(request.dataset)} -f {where} --method {name}"
             )
         if len(folds) > len(missing[name]) > 0:
             say(f"Left out: {name} (no finished generator in fold {', '.join(map(str, missing[name]))}).")

@@ -72,7 +72,7 @@ class TrainingReport:
         """Keeps the log's rows up to a step; later rows will be written again."""
         path = self.folder / LOG
         if path.is_file():
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= step]
             self.begun -= self.rows[-1].get("seconds", 0) if self.rows else 0
 

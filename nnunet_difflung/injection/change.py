@@ -7,16 +7,16 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, sync_file
+from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, copy_as_it_is, give_mode, sync_file
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.injection.fingerprint import counted_cases, staged_fingerprint
+from nnunet_difflung.injection.json_style import in_style_of
 from nnunet_difflung.injection.leaks import origins, record_problems, split_problems
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
@@ -31,7 +31,8 @@ from nnunet_difflung.injection.manifest import (
     run_of,
 )
 from nnunet_difflung.paths import DATASET, SPLITS
-from nnunet_difflung.runtime.files import json_bytes, read_json, sha256, write_bytes
+from nnunet_difflung.runtime.files import copy_file, json_bytes, read_json, sha256, write_bytes
+from nnunet_difflung.runtime.modes import like, make_folder
 
 
 def check_staged(case: StagedCase, raw: RawDataset, run: dict) -> None:
@@ -74,6 +75,7 @@ class Change:
         self.count += 1
         source = f"{COMMIT}/{self.count}.json"
         write_bytes(self.folder / source, content)
+        give_mode(self.folder / source, resolve(self.folder, target), self.folder / DATASET)
         return Step("put", target, source, hashlib.sha256(content).hexdigest())
 
     def _replace(self, target: str, content: bytes) -> Step:
@@ -86,8 +88,7 @@ class Change:
                 before = sha256(path)
                 self.count += 1
                 source = f"{COMMIT}/{self.count}_{path.name}"
-                shutil.copy2(path, self.folder / source, follow_symlinks=False)
-                sync_file(self.folder / source)
+                copy_as_it_is(path, self.folder / source)
                 self.backups.append(Step("put", f"{ORIGINALS}/{backup_name(target)}", source))
             entry = {"before": before}
             if target == PREPROCESSED + SPLITS and not path.is_file() and is_planned(path.parent):
@@ -104,12 +105,14 @@ class Change:
             if sidecar.is_file():
                 paths.append(sidecar)
         files = [(path, "imagesTr") for path in images] + [(path, "labelsTr") for path in labels]
+        host = self.raw.cases.get(str(case.record.get("host")), next(iter(self.raw.cases.values())))
         steps = []
         for path, part in files:
+            model = Path(host.images[0] if part == "imagesTr" else host.label)
             target = f"{part}/{path.name}"
-            if (self.folder / target).exists():
+            if os.path.lexists(self.folder / target):
                 raise BadInput(f"{self.folder / target} exists and is not in the manifest; move it to another folder")
-            step = Step("put", target, self._inside(path, part), sha256(path))
+            step = Step("put", target, self._inside(path, part, model), sha256(path))
             self.manifest["files"][target] = {"before": None, "after": step.after}
             steps.append(step)
         record = json.loads(json_bytes(case.record))
@@ -129,11 +132,17 @@ class Change:
         others = [earlier for earlier in self.manifest["runs"] if run_of({"runs": [record]}, earlier) is None]
         self.manifest["runs"] = [*others, record]  # an earlier run of the same fold had no cases and is replaced
 
-    def _inside(self, path: Path, part: str) -> str:
-        """Path of a staged file relative to the dataset; files outside the hidden folder are copied into it first."""
+    def _inside(self, path: Path, part: str, model: Path) -> str:
+        """Path of a staged file relative to the dataset; files outside the hidden folder are copied into it first.
+
+        Nobody may read it who may not read its model, a file of the real case that it was made from.
+        """
         if not path.resolve().is_relative_to((self.folder / HIDDEN).resolve()):
-            (self.area / part).mkdir(exist_ok=True)
-            path = Path(shutil.copyfile(path, self.area / part / path.name))
+            if not (self.area / part).is_dir():
+                make_folder(self.area / part, self.folder)
+            copy_file(path, self.area / part / path.name)
+            path = self.area / part / path.name
+        like(path, model)
         sync_file(path)
         return path.resolve().relative_to(self.folder.resolve()).as_posix()
 
@@ -183,7 +192,7 @@ class Change:
                     splits[fold]["train"].append(identifier)
             latest = splits
             _refuse_leaks(self.manifest, splits, str(path))
-            steps.append(self._replace(name, json_bytes(splits)))
+            steps.append(self._replace(name, _like_the_file(path, splits)))
         return steps
 
     def dataset_json(self, cases: list[StagedCase]) -> list[Step]:
@@ -200,7 +209,7 @@ class Change:
                     "images": [f"{prefix}imagesTr/{file.name}" for file in case.images],
                     "label": f"{prefix}labelsTr/{case.label.name}",
                 }
-        return [self._replace(DATASET, json_bytes(content))]
+        return [self._replace(DATASET, _like_the_file(path, content))]
 
     def manifest_copies(self) -> list[Step]:
         """Steps that write the manifest and its copy in the preprocessed folder."""
@@ -216,6 +225,14 @@ def _refuse_leaks(manifest: dict, splits: list[dict], where: str) -> None:
     problems = split_problems(manifest, splits, where) + record_problems(manifest)
     if problems:
         raise Failed(f"nothing was injected: {problems[0].text} ({len(problems)} such problems)")
+
+
+def _like_the_file(path: Path, content: object) -> bytes:
+    """New content of a JSON file, written as the user has written the file; in this package's form if it is new."""
+    try:
+        return in_style_of(path.read_bytes(), content)
+    except (FileNotFoundError, ValueError):
+        return json_bytes(content)
 
 
 def _path_style(listed: dict, folder: Path) -> str:

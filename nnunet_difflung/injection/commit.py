@@ -23,7 +23,9 @@ from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
 from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
+from nnunet_difflung.runtime.modes import exactly_like, like, make_folder
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders
 
 ORIGINALS = f"{HIDDEN}/originals"
@@ -99,7 +101,9 @@ def _is_allowed(step: Step) -> bool:
 def begin(folder: Path) -> Path:
     """Makes an empty folder for the files of a new commit (the lock must be held, an earlier commit finished)."""
     path = folder / COMMIT
-    path.mkdir(parents=True)
+    for made in (path.parent, path):
+        if made == path or not made.is_dir():
+            make_folder(made, folder)
     return path
 
 
@@ -116,7 +120,8 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     """
     check_folders(resolve(folder, step.target).parent for step in steps)
     with Interruption():  # Ctrl-C and SIGTERM wait
-        (folder / COMMIT).mkdir(parents=True, exist_ok=True)
+        if not (folder / COMMIT).is_dir():
+            begin(folder)
         write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
         _sync_folder(folder / COMMIT)
         _roll_forward(folder)
@@ -141,6 +146,8 @@ def recover(folder: Path) -> None:
         folder: the raw dataset folder.
     """
     hidden = folder / HIDDEN
+    if hidden.is_symlink() and not pending(folder):
+        return  # what a link points to is not ours; a command that has to write there refuses it
     if (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden)):
         with locked(folder):
             finish(folder)
@@ -179,7 +186,7 @@ def half_done(folder: Path) -> BadInput:
     """The refusal to read a dataset that is being changed, or whose change was interrupted."""
     return BadInput(
         f"{folder} is being changed by another command, or such a change was interrupted; wait, "
-        f"or run difflung_audit -d {folder.name}, which finishes the change"
+        f"or run difflung_audit -d {quoted(folder.name)}, which finishes the change"
     )
 
 
@@ -249,8 +256,7 @@ def _rename(source: Path, target: Path) -> None:
             f".{target.name}.difflung_writing"
         )  # without an image's ending, so that nobody takes it for a case
         temporary.unlink(missing_ok=True)
-        shutil.copy2(source, temporary, follow_symlinks=False)
-        sync_file(temporary)
+        copy_as_it_is(source, temporary)
         os.replace(temporary, target)
         os.unlink(source)
 
@@ -262,12 +268,30 @@ def _delete(folder: Path, step: Step) -> None:
 
 def _mkdir(folder: Path, step: Step) -> None:
     with suppress(FileExistsError):
-        os.mkdir(resolve(folder, step.target))
+        make_folder(resolve(folder, step.target), folder)
 
 
 def _rmdir(folder: Path, step: Step) -> None:
     with suppress(OSError):
         os.rmdir(resolve(folder, step.target))
+
+
+def copy_as_it_is(source: Path, target: Path) -> None:
+    """Copies a file with its mode, times and, where possible, its owner; of a link, the link."""
+    if not source.is_symlink():
+        target.touch(mode=0o600)  # readable for nobody else until it is complete
+    shutil.copy2(source, target, follow_symlinks=False)
+    if not source.is_symlink():
+        exactly_like(target, source)
+    sync_file(target)
+
+
+def give_mode(new: Path, replaced: Path, beside: Path) -> None:
+    """Gives a new file the mode of the file that it will replace, or else of a file beside which it will lie."""
+    if replaced.is_file():
+        exactly_like(new, replaced)
+    elif beside.is_file():
+        like(new, beside)
 
 
 def sync_file(path: Path) -> None:

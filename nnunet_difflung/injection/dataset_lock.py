@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nnunet_difflung.dataset.places import refuse_link
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST
-from nnunet_difflung.runtime.locks import acquire, is_at
+from nnunet_difflung.runtime.locks import acquire, is_at, open_lock
+from nnunet_difflung.runtime.modes import make_folder
 
 HIDDEN = ".difflung"
 
@@ -19,19 +21,38 @@ def lock_file(folder: Path) -> Path:
     return folder / HIDDEN / "lock"
 
 
+def hidden_places(folder: Path) -> list[Path]:
+    """The hidden folder of a dataset and what this package makes in it; a link in the place of these is refused."""
+    hidden = folder / HIDDEN
+    inside = ("lock", "commit", "commit/journal.json", "originals", "fingerprint")
+    return [hidden, *(hidden / name for name in inside)]
+
+
+def check_hidden(folder: Path) -> None:
+    """Refuses links in the place of the hidden folder's files, since files would be deleted in another place.
+
+    Raises:
+        BadInput: names the link and what to do.
+    """
+    for path in hidden_places(folder):
+        refuse_link(path)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the dataset's lock; waits, with a message, while another command holds it.
 
     Raises:
-        BadInput: the dataset cannot be written, or its file system has no locks.
+        BadInput: the dataset cannot be written, its file system has no locks, or its hidden folder is a link.
     """
+    check_hidden(folder)
     path = lock_file(folder)
     announced = False
     while True:
         try:
-            path.parent.mkdir(exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if not path.parent.is_dir():
+                make_folder(path.parent, folder)
+            handle = open_lock(path)
         except (FileNotFoundError, FileExistsError):
             if not folder.is_dir() or path.parent.is_file():
                 raise

@@ -9,6 +9,7 @@ from typing import overload
 
 from nnunet_difflung.config import identity
 from nnunet_difflung.dataset.contents import contents_of
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.errors import BadInput
@@ -26,9 +27,10 @@ from nnunet_difflung.injection.manifest import (
     resolve,
     run_of,
 )
-from nnunet_difflung.injection.preconditions import check_unchanged
+from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
+from nnunet_difflung.runtime.modes import make_folder
 
 # staged cases of a method and fold, and the manifest's entry of their run
 Addition = tuple[list[StagedCase], dict]
@@ -39,7 +41,8 @@ _REMOVE = "run difflung_remove first"
 def staging_folder(raw: RawDataset) -> Path:
     """The hidden folder in the raw dataset (on the same file system) for files that are not part of it yet."""
     folder = raw.folder / HIDDEN
-    folder.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        make_folder(folder, raw.folder)
     return folder
 
 
@@ -62,7 +65,7 @@ def inject(raw: RawDataset, cases: Sequence, run: dict | None = None) -> None:
         Failed: validation patients would leak into training.
     """
     additions: list[Addition] = list(cases) if run is None else [(list(cases), run)]
-    with locked(raw.folder):
+    with as_private_as(raw.folder, raw.files()), locked(raw.folder):
         finish(raw.folder)
         manifest = read_manifest(raw.folder) or new_manifest(raw.name, raw.patients, reading=raw.reading.as_dict())
         additions = [(staged, new) for staged, new in additions if not _already_in(manifest, staged, new)]
@@ -92,6 +95,7 @@ def _commit(raw: RawDataset, manifest: dict, additions: list[Addition]) -> None:
     Without additions it only writes missing files, such as the fingerprint. All that is checked here has been checked
     before the training too; somebody may have changed the dataset in the meantime.
     """
+    check_places(raw)
     check_unchanged(raw, manifest)
     change = Change(raw, _with_contents(raw, manifest))
     try:
@@ -159,7 +163,7 @@ def ensure_real_fingerprint(raw: RawDataset, processes: int = 2) -> None:
     """
     if resolve(raw.folder, FINGERPRINT).is_file():
         return
-    with locked(raw.folder):
+    with as_private_as(raw.folder, raw.files()), locked(raw.folder):
         finish(raw.folder)
         if not resolve(raw.folder, FINGERPRINT).is_file():
             if not staged_fingerprint(raw).is_file():

@@ -14,6 +14,7 @@ from nnunet_difflung.injection.manifest import hash_of_patients, run_of, without
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, our_folders
 from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.runtime.wording import quoted
 
 _SHOWN_OF_HASH = 12
 
@@ -36,8 +37,8 @@ class Problem:
 def start_over(dataset_name: str) -> str:
     """The commands that make the synthetic cases again from what the dataset holds now."""
     return (
-        f"run difflung_remove -d {dataset_name}, then difflung_augment -d {dataset_name}, which names the generators "
-        f"that have to be trained anew"
+        f"run difflung_remove -d {quoted(dataset_name)}, then difflung_augment -d {quoted(dataset_name)}, which names "
+        f"the generators that have to be trained anew"
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_difflung.dataset.layout import check_files
+from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic, real_only
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import COMMIT, ORIGINALS
-from nnunet_difflung.injection.dataset_lock import HIDDEN, lock_file
+from nnunet_difflung.injection.dataset_lock import HIDDEN, hidden_places, lock_file
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import FINGERPRINT, MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_id, preprocessed_folder
@@ -227,11 +229,17 @@ def _refuse_other_fingerprint(raw: RawDataset) -> None:
         )
 
 
-def check_places(raw: RawDataset) -> None:
-    """Checks that the dataset's folders can be written, and that their file system has locks; writes nothing.
+def check_places(raw: RawDataset, own: Iterable[Path] = ()) -> None:
+    """Checks that what is written stays in the dataset, can be written, and can be locked; writes nothing.
+
+    Args:
+        raw: the dataset.
+        own: further files and folders of this package that will be written, such as those of generators.
 
     Raises:
-        BadInput: names the folder that is not writable, or the lock.
+        BadInput: names the link to another place, the folder that is not writable, or the lock.
     """
+    own = list(own)
+    check_links(raw.name, [*written_folders(raw.folder), *own], [*hidden_places(raw.folder), *own])
     check_folders(written_folders(raw.folder))
     check_lockable(raw.folder / DATASET, lock_file(raw.folder))

@@ -5,14 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from contextlib import suppress
+import re
 from pathlib import Path
 
+from nnunet_difflung.dataset.places import belongs_to_another, check_links, refuse_shared
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.commit import COMMIT, ORIGINALS, Step, begin, commit, finish, pending, sync_file
-from nnunet_difflung.injection.dataset_lock import HIDDEN, locked
+from nnunet_difflung.injection.commit import (
+    COMMIT,
+    ORIGINALS,
+    Step,
+    begin,
+    commit,
+    copy_as_it_is,
+    finish,
+    give_mode,
+    pending,
+)
+from nnunet_difflung.injection.dataset_lock import HIDDEN, check_hidden, locked
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import (
     FINGERPRINT,
@@ -25,19 +36,15 @@ from nnunet_difflung.injection.manifest import (
     resolve,
 )
 from nnunet_difflung.injection.preconditions import real_cases
+from nnunet_difflung.injection.results import generators as delete_generators
 from nnunet_difflung.injection.without_cases import as_bytes, take_out
 from nnunet_difflung.paths import (
     DATASET,
     SPLITS,
-    cache_folder,
     dataset_folder,
     dataset_id,
-    fold_folders,
-    is_fold,
-    our_folders,
 )
-from nnunet_difflung.runtime.files import delete_path, read_json, sha256
-from nnunet_difflung.runtime.locks import delete_unused
+from nnunet_difflung.runtime.files import read_json, sha256, write_bytes
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.runtime.writable import check_folders
 
@@ -89,7 +96,7 @@ class Removal:
             BadInput: a synthetic file was changed by somebody else, and ``force`` is off.
         """
         preprocessed = resolve(self.folder, PREPROCESSED)
-        derived = sorted(p for p in preprocessed.glob(f"*/{SYNTHETIC_PREFIX}*") if not p.is_dir())
+        derived = self._derived(preprocessed)
         for path in derived:
             self.delete(PREPROCESSED + path.relative_to(preprocessed).as_posix())
         names = [name for name in self.files if name.startswith(("imagesTr/", "labelsTr/"))]
@@ -111,6 +118,17 @@ class Removal:
             f"({counted(len(names) - len(gone), 'file')}) of {self.folder.name}, and "
             f"{counted(len(derived), 'file')} that nnU-Net's preprocessing made of them"
         )
+
+    def _derived(self, preprocessed: Path) -> list[Path]:
+        """Files that nnU-Net's preprocessing made of synthetic cases; not those of another dataset behind a link."""
+        names = "|".join(map(re.escape, self.manifest["cases"]))
+        of_cases = re.compile(rf"({names})([._].*)?" if names else "(?!)")
+        files = sorted(p for p in preprocessed.glob(f"*/{SYNTHETIC_PREFIX}*") if p.is_symlink() or not p.is_dir())
+        files = [p for p in files if of_cases.fullmatch(p.name)]
+        foreign = {p: other for p in {f.parent for f in files} if (other := belongs_to_another(self.folder.name, p))}
+        for path, other in sorted(foreign.items()):
+            self.lines.append(f"{path} is a link to a folder of {other}, whose files are kept")
+        return [path for path in files if path.parent not in foreign]
 
     def restore(self, name: str) -> None:
         """Restores a JSON file that the injection rewrote; a change that somebody made since is kept.
@@ -285,6 +303,7 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
             empty = Removal(folder, {"files": {}, "cases": {}}, force)
             return empty, [f"removed: {hidden}, which an interrupted command had left"]
         return None, [f"{folder.name} has no synthetic cases; nothing to do"]
+    _refuse_foreign_cases(folder)
     plan = Removal(folder, manifest, force)
     plan.delete_synthetic()
     plan.restore(SPLITS)
@@ -295,6 +314,18 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
     plan.finish()
     check_folders(resolve(folder, step.target).parent for step in plan.steps)
     return plan, plan.lines
+
+
+def _refuse_foreign_cases(folder: Path) -> None:
+    """Refuses to delete synthetic cases in the folder of another dataset, to which a link leads.
+
+    Raises:
+        BadInput: names the link and what to do.
+    """
+    for part in (folder / "imagesTr", folder / "labelsTr"):
+        other = belongs_to_another(folder.name, part)
+        if other is not None:
+            check_links(folder.name, [part])
 
 
 def remove(dataset: str, dry_run: bool = False, force: bool = False, generators: bool = False) -> list[str]:
@@ -318,58 +349,30 @@ def remove(dataset: str, dry_run: bool = False, force: bool = False, generators:
             file, or a folder is not writable.
     """
     folder = dataset_folder(dataset)
+    refuse_shared(folder.name)
+    check_hidden(folder)
     if dry_run:
         first = ["an interrupted change would be finished first"] if pending(folder) else []
-        return first + plan_removal(folder, force)[1] + _generators(folder.name, delete=False, asked=generators)
+        return first + plan_removal(folder, force)[1] + delete_generators(folder.name, delete=False, asked=generators)
     lines = ["an interrupted change was finished first"] if pending(folder) else []
-    with locked(folder):
+    with as_private_as(folder), locked(folder):
         finish(folder)
         plan, planned = plan_removal(folder, force)
         if plan is not None:
             _carry_out(folder, plan)
-    return lines + planned + _generators(folder.name, delete=generators, asked=generators)
+    return lines + planned + delete_generators(folder.name, delete=generators, asked=generators)
 
 
 def _carry_out(folder: Path, plan: Removal) -> None:
     begin(folder)
+    targets = {step.source: resolve(folder, step.target) for step in plan.steps if step.source}
     for origin, source in plan.sources:
+        new, present = folder / source, targets[source]
         if isinstance(origin, bytes):
-            (folder / source).write_bytes(origin)
+            write_bytes(new, origin)
+            give_mode(new, present, folder / DATASET)
         else:
-            shutil.copy2(origin, folder / source, follow_symlinks=False)
-        sync_file(folder / source)
+            copy_as_it_is(origin, new)
+            if present.is_file() and not new.is_symlink():
+                new.chmod(new.stat().st_mode & (present.stat().st_mode | 0o600))
     commit(folder, plan.steps, clear=True)
-
-
-def _generators(name: str, delete: bool, asked: bool) -> list[str]:
-    folders = our_folders(name)
-    if not folders:
-        return []
-    kept = [path for folder in folders for path in _delete(folder)] if delete else []
-    lines = [f"{path} is kept: another command is using it" for path in kept]
-    listed = ", ".join(str(folder) for folder in folders if not delete or not folder.exists())
-    if listed:
-        lines.append(
-            f"removed: {listed}"
-            if asked
-            else f"generators are kept, with their cache, in {listed} (--generators deletes both)"
-        )
-    return lines
-
-
-def _delete(folder: Path) -> list[Path]:
-    """Deletes the cache or a method's folder.
-
-    Returns:
-        the folders that are kept because another command is using them.
-    """
-    if folder == cache_folder(folder.parent.name):
-        return [] if delete_unused(folder) else [folder]
-    kept = [path for path in fold_folders(folder) if not delete_unused(path)]
-    if not kept:
-        for entry in folder.iterdir():
-            if not is_fold(entry.name):  # a fold folder that still exists belongs to another command
-                delete_path(entry)
-        with suppress(OSError):
-            folder.rmdir()
-    return kept

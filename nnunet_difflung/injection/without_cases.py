@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nnunet_difflung.injection.json_style import in_style_of
 from nnunet_difflung.paths import DATASET
 
 
@@ -37,21 +38,21 @@ def take_out(name: str, content: Any, cases: set[str], real: set[str]) -> Any:
 
 
 def as_bytes(content: Any, expected: str | None, example: bytes) -> bytes:
-    """JSON in the format that gives the expected hash, or else in the format of an example, or else indented.
+    """JSON in the format that gives the expected hash, or else written like an example.
 
     Args:
         content: what to write.
         expected: SHA-256 of the original; None if it is not known.
         example: a file with similar content.
     """
-    for written in (_write(content) for _write in _formats()) if expected else ():
+    try:
+        styled = in_style_of(example, content)
+    except ValueError:
+        styled = (json.dumps(content, indent=4) + "\n").encode()
+    for written in (styled, *(_write(content) for _write in _formats())) if expected else ():
         if hashlib.sha256(written).hexdigest() == expected:
             return written
-    similar = json.loads(example)
-    for _write in _formats():
-        if _write(similar) == example:
-            return _write(content)
-    return (json.dumps(content, indent=4) + "\n").encode()
+    return styled
 
 
 def _formats() -> Iterator[Callable[[Any], bytes]]:

@@ -21,6 +21,7 @@ from nnunet_difflung.patients.ids import (
 from nnunet_difflung.patients.record import Record, read_record, write_record
 from nnunet_difflung.patients.table import PATIENTS_FILE, covering, read_patients_file
 from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.runtime.wording import quoted
 
 Splits = Sequence[Mapping[str, Sequence[str]]]
 
@@ -221,7 +222,7 @@ def _reconciled(name: str, given: Reading, record: Record) -> Reading:
             raise BadInput(
                 f"{given.stated} gives other patients ({len(set(given.patients.values()))}) than {record.path} "
                 f"({len(set(record.patients.values()))}), with which generators or synthetic cases of {name} were "
-                f"made; {remedy}, or start anew: difflung_remove -d {name} --generators"
+                f"made; {remedy}, or start anew: difflung_remove -d {quoted(name)} --generators"
             )
         note = f"Note: {given.stated} replaces the patients that were recorded in {record.path}."
         return replace(given, notes=(*given.notes, note))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.contents import check_same_content
+from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.errors import BadInput
@@ -39,6 +40,7 @@ from nnunet_difflung.pipeline.preflight import (
     nothing_left_on_fault,
     refuse_undertrained,
     wait_for_other_command,
+    warn_of_linked_datasets,
     warn_of_orientation,
     warn_of_other_folds,
 )
@@ -90,7 +92,8 @@ def augment(request: Request) -> None:
     dataset = open_dataset(request, share.main)
     lines = dataset.raw.reading.lines() if share.main else []
     print(*lines, sep="\n", end="\n" if lines else "")
-    _augment(dataset, request, share)
+    with as_private_as(dataset.raw.folder, dataset.raw.files()):
+        _augment(dataset, request, share)
     if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
         print(lines[0])
 
@@ -105,11 +108,12 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     if share.main:
         _introduce(raw)
         warn_of_other_folds(raw, dataset.manifest, folds, request.settings)
+        warn_of_linked_datasets(raw)
     if request.dry_run:
         if share.main:
             dry_run(raw, folds, request)
         return
-    with begun_here(cache_folder(raw.name)) as delete:
+    with begun_here(cache_folder(raw.name), raw.folder) as delete:
         seconds: dict[str, float] = {}
         # if there are several processes, others may still write there; their launcher deletes it
         with nothing_left_on_fault(delete if share.number == 1 else lambda: None):

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.cache import is_complete
+from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
@@ -24,6 +25,8 @@ from nnunet_difflung.painting.gate import passes
 from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
 from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
+from nnunet_difflung.runtime.modes import make_folder
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 
@@ -61,12 +64,11 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
     Raises:
         BadInput: names what is wrong and what to do.
     """
+    results, cache = _results_folders(raw.name, method, folds), cache_folder(raw.name)
+    check_places(raw, [*results, cache, *(entry for folder in results for entry in linked_entries(folder))])
     check_unchanged(raw, manifest)
     check_writing(raw.reader, raw.dataset_json["file_ending"])
-    check_places(raw)
-    results = [fold_folder(raw.name, name, fold) for fold in folds for name in (method, METHODS[method].trained.name)]
-    check_folders([results_folder(raw.name, method), *results])
-    cache = cache_folder(raw.name)
+    check_folders(results)
     if not cache.is_dir() or not (is_writable(cache) or is_complete(raw, cache)):
         check_folders([cache])
     earlier_rows(raw.name, method)
@@ -78,6 +80,20 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
         )
 
 
+def _results_folders(name: str, method: str, folds: Sequence[int | str]) -> list[Path]:
+    """The folders of a method and of its generators in a dataset's results."""
+    methods = dict.fromkeys((method, METHODS[method].trained.name))
+    return [
+        *(results_folder(name, each) for each in methods),
+        *(fold_folder(name, each, fold) for fold in folds for each in methods),
+    ]
+
+
+def linked_entries(folder: Path) -> list[Path]:
+    """The links in a folder; none if it is missing."""
+    return sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
+
+
 def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
     """Waits at once, not after the training, if another command holds the dataset's lock; a dry run only says so."""
     if is_held(lock_file(raw.folder)):
@@ -86,6 +102,18 @@ def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
         else:
             with locked(raw.folder):
                 pass
+
+
+def warn_of_linked_datasets(raw: RawDataset) -> None:
+    """Warns of other datasets whose folders of cases are links to those of this one."""
+    linked = linked_from(raw.name)
+    if linked:
+        print(
+            f"Warning: {linked[0]} is a link to cases of {raw.name}, so {linked[0].parent.name} would show the "
+            f"synthetic cases too, which its dataset.json does not count; nnU-Net cannot plan it until difflung_remove "
+            f"has run, or until a folder of its own is in the place of the link",
+            file=sys.stderr,
+        )
 
 
 def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
@@ -118,7 +146,7 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                 f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
-                f"run difflung_remove -d {raw.name} first, or use the earlier settings"
+                f"run difflung_remove -d {quoted(raw.name)} first, or use the earlier settings"
             )
     return [fold for fold in folds if fold not in runs]
 
@@ -145,14 +173,21 @@ def _differences(before: object, now: dict) -> str:
 
 
 @contextmanager
-def begun_here(folder: Path) -> Iterator[Callable[[], None]]:
+def begun_here(folder: Path, raw: Path | None = None) -> Iterator[Callable[[], None]]:
     """Marks a cache as in use, and makes it if it is missing.
+
+    Args:
+        folder: of the cache.
+        raw: the raw dataset's folder; if there are no results of the dataset yet, their folder is made like it.
 
     Yields:
         a function that deletes the cache if it was made here and no other command uses it; it also deletes the
         dataset's results folder if that was made here and is empty.
     """
     new = [path for path in (folder, folder.parent) if not path.exists()]
+    if raw is not None and folder.parent in new:
+        with suppress(FileExistsError):  # another process has just made it
+            make_folder(folder.parent, raw)
     with using(folder) as delete_if_alone:
 
         def delete() -> None:

@@ -18,7 +18,7 @@ from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_own_json, write_json
-from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.wording import counted, quoted
 
 
 def describe_fold(fold: Fold) -> str:
@@ -84,9 +84,10 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     on = "" if device == "cuda" else f" -device {device}"
     trainer = METHODS[method].trainer
     images, labels = (
-        raw.folder / part if (raw.folder / part).is_dir() else instead
+        quoted(raw.folder / part) if (raw.folder / part).is_dir() else instead
         for part, instead in (("imagesTs", "IMAGES"), ("labelsTs", "LABELS"))
     )
+    configuration = quoted(configuration)
     model = f"-d {dataset} -c {configuration} -f {fold} -tr {trainer}{on}"
     return "\n".join(
         [
@@ -95,8 +96,8 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
             f"  nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer}{on}",
             f"  nnUNetv2_train {dataset} {configuration} {fold} -tr nnUNetTrainerDiffLungReference{on}",
             f"  nnUNetv2_predict -i {images} -o PREDICTIONS {model}",
-            f"  nnUNetv2_evaluate_folder {labels} PREDICTIONS -djfile {raw.folder / 'dataset.json'} "
-            f"-pfile {raw.preprocessed / 'nnUNetPlans.json'}",
+            f"  nnUNetv2_evaluate_folder {labels} PREDICTIONS -djfile {quoted(raw.folder / 'dataset.json')} "
+            f"-pfile {quoted(raw.preprocessed / 'nnUNetPlans.json')}",
             f"Undo: difflung_remove -d {dataset}",
         ]
     )
@@ -183,7 +184,7 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
     """
     leaks = audit_dataset(raw.name, deep=True)
     if leaks:
-        raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {raw.name} lists all problems")
+        raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {quoted(raw.name)} lists all problems")
     print(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
     print(next_commands(raw, request.configuration, request.settings.method, folds, request.device))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import shutil
 import sys
@@ -29,6 +30,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(main)
     def entry(*args, **kwargs) -> None:
         before = sigterm(terminate)
+        _print_whatever_comes()
         try:
             code = main(*args, **kwargs)
         except BadInput as error:
@@ -54,6 +56,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         sys.exit(code or 0)
 
     return entry
+
+
+def _print_whatever_comes() -> None:
+    """Shows characters that the terminal cannot show, and bytes of names that are not UTF-8, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _place(error: OSError) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,10 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.modes import like
 
 _WRITING = ".writing_"
-_UMASK = os.umask(0)  # read once at import: reading means setting it, which affects other threads
-os.umask(_UMASK)
+
+
+def openable(path: str | Path) -> str:
+    """A path as SimpleITK takes it, which ends the whole process where a name is not UTF-8.
+
+    Raises:
+        BadInput: the path has such a name.
+    """
+    try:
+        Path(path).as_posix().encode("utf-8")
+    except UnicodeEncodeError as error:
+        utf8 = "" if sys.getfilesystemencoding() == "utf-8" else "use a locale with UTF-8 (export LC_ALL=C.UTF-8), or "
+        raise BadInput(
+            f"{path} has a name that is not UTF-8, which nnU-Net's readers cannot open; {utf8}rename the file or folder"
+        ) from error
+    return str(path)
 
 
 def sha256(path: str | Path) -> str:
@@ -33,21 +49,32 @@ def sha256(path: str | Path) -> str:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
-    The temporary name keeps the file's ending, since image writers choose the format by it.
+    The temporary name keeps the file's ending, since image writers choose the format by it. A file that is replaced
+    does not become readable for more people; a link is replaced, and what it points to stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_WRITING, suffix="_" + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _new_file(path)
     try:
+        if path.is_file() and not path.is_symlink():
+            temporary.chmod(temporary.stat().st_mode & (path.stat().st_mode | 0o600))
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(path: Path) -> Path:
+    """An empty file beside ``path``, with the mode that the umask gives a new file."""
+    while True:
+        temporary = path.with_name(f"{_WRITING}{secrets.token_hex(4)}_{path.name}")
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        except FileExistsError:
+            continue
+        return temporary
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
@@ -93,7 +120,10 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def json_bytes(content: Any) -> bytes:
     """JSON in the form that this package always uses, so that equal content has equal bytes."""
-    return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
+    try:
+        return (json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n").encode()
+    except UnicodeEncodeError:  # a file whose name is not in UTF-8; escapes keep it
+        return (json.dumps(content, indent=1, default=_plain) + "\n").encode()
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -102,8 +132,18 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Content of a JSON file."""
-    return json.loads(Path(path).read_text())
+    """Content of a JSON file in UTF-8, with a byte order mark or without.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or not in UTF-8.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise ValueError(f"it is not UTF-8: byte 0x{byte:02x} at position {error.start}; save it as UTF-8") from error
 
 
 def read_own_json(path: str | Path, remedy: str) -> Any:
@@ -144,8 +184,9 @@ def check_format(path: str | Path, content: Mapping[str, Any], newest: int, reme
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:
-    """Copies a file completely or not at all."""
+    """Copies a file completely or not at all; nobody may read the copy who may not read the file."""
     with replacing(target) as temporary:
+        like(temporary, Path(source))
         shutil.copyfile(source, temporary)
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import clear_half_written, delete_path
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.runtime.wording import quoted
 
 fcntl: ModuleType | None
 try:
@@ -42,7 +43,7 @@ def working_alone(folders: Iterable[Path], share: Share) -> Iterator[None]:
             while not handles or not is_at(handles[-1], path):  # the folder may be deleted in the meantime
                 folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
-                    handles.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+                    handles.append(open_lock(path))
                     acquire(handles[-1], path, False, "working on")
             clear_half_written(folder)  # left by a killed command; a checkpoint can have gigabytes
             os.ftruncate(handles[-1], 0)
@@ -65,7 +66,7 @@ def using(folder: Path) -> Iterator[Callable[[], bool]]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = open_lock(path)
         except FileNotFoundError:
             continue  # another command has just deleted the folder
         except OSError as error:
@@ -99,7 +100,7 @@ def holding(path: Path, refusal: str | None = None) -> Iterator[None]:
     """
     said = False
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = open_lock(path)
         try:
             if refusal is None:
                 said = acquire(handle, path, said)
@@ -141,21 +142,43 @@ def _is_locked(file: Path, lock: Path) -> bool:
     return False
 
 
-def delete_unused(folder: Path) -> bool:
-    """Deletes a folder unless a command is using it; returns whether it did."""
+def delete_unused(folder: Path, empty: Callable[[Path], object] | None = None) -> bool:
+    """Deletes a folder unless a command is using it; returns whether it did.
+
+    Args:
+        folder: the folder.
+        empty: deletes what is to be deleted in it; if other files are left, the folder stays. None deletes everything.
+    """
     path = folder / _WORK_LOCK
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = open_lock(path)
     try:
-        return _delete(handle, path)
+        return _delete(handle, path, empty)
     finally:
         os.close(handle)
 
 
-def _delete(handle: int, path: Path) -> bool:
+def open_lock(path: Path) -> int:
+    """Opens a lock file, and makes it if it is missing; never the file that a link points to.
+
+    Raises:
+        BadInput: there is a link in its place.
+        OSError: it cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadInput(f"{path} is a link, and a lock file is never one; delete it (rm {quoted(path)})") from error
+
+
+def _delete(handle: int, path: Path, empty: Callable[[Path], object] | None = None) -> bool:
     """Deletes the folder of an open lock if nobody else holds the lock; returns whether it did."""
     if not (_try(handle, path) and is_at(handle, path)):
         return False
-    for entry in path.parent.iterdir():
+    if empty is not None:
+        empty(path.parent)
+    for entry in path.parent.iterdir() if empty is None else ():
         if entry != path:
             delete_path(entry)
     path.unlink()  # deleted last, since another command could get the lock afterwards
@@ -166,7 +189,7 @@ def _delete(handle: int, path: Path) -> bool:
 
 def _holds(path: Path, token: str) -> bool:
     """Whether processes with this token hold a lock."""
-    return path.is_file() and path.read_text() == token
+    return path.is_file() and path.read_text(encoding="utf-8") == token
 
 
 def is_at(handle: int, path: Path) -> bool:

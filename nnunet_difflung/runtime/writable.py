@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.wording import quoted
 
 
 def check_folders(folders: Iterable[Path]) -> None:
@@ -27,7 +28,7 @@ def check_folders(folders: Iterable[Path]) -> None:
         if not is_writable(there):
             raise BadInput(
                 f"{there} is not writable, and files have to be written there; make the folder writable for you "
-                f"(chmod u+w {there}, or ask its owner)"
+                f"(chmod u+w {quoted(there)}, or ask its owner)"
             )
 
 

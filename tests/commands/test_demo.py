@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from nnunet_difflung.commands.demo import Demo, run
+from nnunet_difflung.commands.demo import Demo, main, run
 from nnunet_difflung.commands.small_trainings import CONFIGURATION, make_small_configuration, pooled_dice, side_by_side
 from nnunet_difflung.errors import BadInput, Failed
+from tests.support.snapshot import snapshot
 
 
 def test_small_configuration_inherits_and_keeps_the_stages(tmp_path):
@@ -59,3 +60,39 @@ def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path
 def test_a_failing_command_names_its_log(tmp_path):
     with pytest.raises(Failed, match="b.log"):
         side_by_side({tmp_path / "a.log": ["true"], tmp_path / "b.log": ["false"]}, {"PATH": "/bin:/usr/bin"})
+
+
+@pytest.mark.parametrize("case", ["not a demo", "a file beside it", "a link", "only nnU-Net's folders"])
+def test_overwrite_deletes_nothing_but_a_demo(tmp_path, monkeypatch, case):
+    monkeypatch.setattr("nnunet_difflung.commands.demo.run", lambda _: pytest.fail("the demo began"))
+    folder = tmp_path / "demo"
+    (folder / "nnUNet_raw").mkdir(parents=True)
+    if case != "only nnU-Net's folders":
+        (folder / "thesis.docx").write_text("precious")
+    if case == "a file beside it":
+        (folder / "progress.json").write_text("{}")
+    place = folder
+    if case == "a link":
+        place = tmp_path / "link"
+        place.symlink_to(folder)
+    before = snapshot(tmp_path, folder_times=True)
+    with pytest.raises(BadInput, match="no folder of a demo alone"):
+        main(["-o", str(place), "--overwrite"])
+    assert snapshot(tmp_path, folder_times=True) == before
+
+
+def test_overwrite_deletes_a_demo(tmp_path, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(demo: Demo) -> None:
+        assert not demo.folder.exists()
+        raise Begun
+
+    monkeypatch.setattr("nnunet_difflung.commands.demo.run", begin)
+    for name in ("nnUNet_raw", "nnUNet_results", "predictions_difflung"):
+        (tmp_path / "demo" / name).mkdir(parents=True)
+    for name in ("progress.json", "summary.json", "preview.png", "nnUNetv2_train_reference.log"):
+        (tmp_path / "demo" / name).write_text("{}")
+    with pytest.raises(Begun):
+        main(["-o", str(tmp_path / "demo"), "--overwrite"])

@@ -180,12 +180,12 @@ def test_generators_in_use_are_not_removed(folders):
     results = folders[2] / "Dataset801_Tiny"
     for path in ("DiffLung__cbmat/fold_0", "DiffLung__cbmat/fold_1", "DiffLung__pix2pix/fold_0", "DiffLung__cache"):
         (results / path).mkdir(parents=True)
-        (results / path / "file").touch()
+        (results / path / ("a.image.npy" if path.endswith("cache") else "generator.json")).touch()
     with working_alone([results / "DiffLung__cbmat" / "fold_1"], Share()), using(results / "DiffLung__cache"):
         said = "\n".join(remove("801", generators=True))
-    assert sorted(str(path.relative_to(results)) for path in results.rglob("file")) == [
-        "DiffLung__cache/file",
-        "DiffLung__cbmat/fold_1/file",
+    assert sorted(str(path.relative_to(results)) for path in results.rglob("*.*") if path.suffix) == [
+        "DiffLung__cache/a.image.npy",
+        "DiffLung__cbmat/fold_1/generator.json",
     ]
     assert said.count("another command is using it") == 2
     assert "removed: " + str(results / "DiffLung__pix2pix") in said
@@ -194,19 +194,19 @@ def test_generators_in_use_are_not_removed(folders):
 
 
 def test_a_generator_begun_while_the_others_are_removed_stays(folders, monkeypatch):
-    from nnunet_difflung.injection import removal as module
+    from nnunet_difflung.injection import results as module
 
     make_dataset(folders[0])
     method, real = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat", module.delete_unused
-    for path in (method / "fold_0" / "file", method / "fold_1" / "file", method / "preview.png"):
+    for path in (method / "fold_0" / "generator.json", method / "fold_1" / "generator.json", method / "preview.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
-    def delete_unused(path: Path) -> bool:
+    def delete_unused(path: Path, *empty) -> bool:
         if path.name == "fold_1":
             (method / "fold_0").mkdir()
             (method / "fold_0" / "new").touch()
-        return real(path)
+        return real(path, *empty)
 
     monkeypatch.setattr(module, "delete_unused", delete_unused)
     remove("801", generators=True)
@@ -218,7 +218,7 @@ def test_what_a_cache_links_to_and_names_like_folds_do_no_harm(folders, tmp_path
     results, elsewhere = folders[2] / "Dataset801_Tiny", tmp_path / "elsewhere"
     for path in (
         results / "DiffLung__cache" / "fold_1_s001.image.npy",
-        results / "DiffLung__cbmat" / "fold_0" / "a",
+        results / "DiffLung__cbmat" / "fold_0" / "generator.json",
         elsewhere / "sample.png",
     ):
         path.parent.mkdir(parents=True)

@@ -311,7 +311,7 @@ def test_a_missing_arm_is_named_with_its_command(results, capsys):
     assert "arm spade, fold 0" in message
     assert "nnUNetv2_train 942 2d 0 -tr nnUNetTrainerDiffLungSpade" in message
     message = refusal(capsys, "--predictions", "test", "--arms", "reference")
-    assert "nnUNetv2_predict -i $nnUNet_raw" in message
+    assert 'nnUNetv2_predict -i "$nnUNet_raw"/' in message
     assert "nnUNetv2_evaluate_folder" in message
 
 
