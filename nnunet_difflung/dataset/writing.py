@@ -145,10 +145,25 @@ def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarr
     from skimage import io
 
     array = io.imread(source)
+    if array.dtype == bool:
+        _write_bits(target, array, values[0, 0], where[0])
+        return 1
     channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
     changed = _change(channels_first, values, where)
     io.imsave(target, changed[0, 0] if array.ndim == 2 else changed[:, 0].transpose(1, 2, 0), check_contrast=False)
     return len(channels_first)
+
+
+def _write_bits(target: str, array: np.ndarray, values: np.ndarray, where: np.ndarray) -> None:
+    """Writes a picture of 1 bit per pixel, which nnU-Net reads as 0 and 1; with 8 bits if other values were painted."""
+    from PIL import Image
+    from skimage import io
+
+    changed = _change(array[None].astype(np.uint8), values[None], where)[0]
+    if changed.max() > 1:
+        io.imsave(target, changed, check_contrast=False)
+    else:
+        Image.fromarray(changed.astype(bool)).save(target)
 
 
 def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
