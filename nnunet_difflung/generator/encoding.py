@@ -34,7 +34,7 @@ def intensity_windows(
         values = np.concatenate([np.asarray(cache.image(i)[channel])[cache.condition(i) > 0][::7] for i in identifiers])
         low, high = np.percentile(values, (0.5, 99.5))
         if low == high:  # a mask or a probability that is rarely above 0
-            low, high = values.min(), values.max()
+            low, high = float(values.min()), float(values.max())
         windows.append((float(low), float(high if high > low else low + 1)))
     return tuple(windows)
 
