@@ -11,10 +11,12 @@ import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
 
-_BINS = 4096  # intervals of a leader that does not have whole numbers
-_MANY = 32  # voxels of the lung in an interval that show how far the other channel varies in it
+_INTERVALS = 64, 4096  # minimum and maximum number of intervals of a leader that does not have whole numbers
+_PER_INTERVAL = 16  # voxels of the lung for each such interval, on average
+_MANY = 4  # voxels of the lung in an interval from which on its range says something
+_EVIDENCE = 100  # voxels of the lung in such intervals
 _NARROW = 0.2  # of the follower's standard deviation in the lung: a range that leaves no choice
-_DETERMINED = 0.99  # share of the lung's voxels whose range is narrow
+_DETERMINED = 0.99  # share of these voxels whose range is narrow
 _HOPELESS = 0.5  # with a smaller share after a case, the pair is given up
 
 
@@ -66,16 +68,23 @@ class _Table:
         self.sum += float(of_lung.sum())
         self.squares += float((of_lung**2).sum())
 
+    def enough(self) -> bool:
+        """Whether enough of the leader's values occur several times."""
+        return float(self.lung[self.lung >= _MANY].sum()) >= _EVIDENCE
+
     def determined(self) -> tuple[float, float]:
-        """Share of the lung's voxels whose range is narrow, and their mean range in standard deviations."""
-        if not self.number:
+        """Share of the lung's voxels whose range is narrow, and their mean range in standard deviations.
+
+        The share is 1 as long as there is too little evidence against it; see ``enough``.
+        """
+        if not self.enough():
             return 1.0, 0.0
         variance = max(self.squares / self.number - (self.sum / self.number) ** 2, 0.0)
         spread = max(variance**0.5, 1e-9 * max(1.0, abs(self.sum / self.number)))
         many = self.lung >= _MANY
         width = np.subtract(self.high, self.low, where=many, out=np.zeros_like(self.low)) / spread
         narrow = many & (width <= _NARROW)
-        share = float(self.lung[narrow].sum() / self.lung.sum())
+        share = float(self.lung[narrow].sum() / self.lung[many].sum())
         return share, float(np.average(width[narrow], weights=self.lung[narrow])) if narrow.any() else 0.0
 
 
@@ -110,20 +119,23 @@ def _scales(
     cache: SliceCache, identifiers: Sequence[str], channels: Sequence[int]
 ) -> dict[int, tuple[float, float, int]]:
     """Channel → first value, width and number of its intervals: one for each whole number if there are no others."""
+    lung = 0
     low, high, whole = dict.fromkeys(channels, np.inf), dict.fromkeys(channels, -np.inf), dict.fromkeys(channels, True)
     for identifier in identifiers:
         image = cache.image(identifier)
+        lung += int(np.isin(cache.condition(identifier), cache.roles.lung_values()).sum())
         for number in channels:
             values = np.asarray(image[number])
             low[number], high[number] = min(low[number], values.min()), max(high[number], values.max())
             whole[number] = whole[number] and (values.dtype.kind in "iu" or bool((values == np.rint(values)).all()))
+    intervals = int(np.clip(lung // _PER_INTERVAL, *_INTERVALS))
     scales = {}
     for number in channels:
         origin, extent = float(low[number]), float(high[number]) - float(low[number])
         if whole[number] and extent < 2**16:
             scales[number] = origin, 1.0, int(extent) + 1
         else:
-            scales[number] = origin, max(extent, 1e-12) / (_BINS - 1), _BINS
+            scales[number] = origin, max(extent, 1e-12) / (intervals - 1), intervals
     return scales
 
 
@@ -132,7 +144,7 @@ def _chosen(tables: dict[tuple[int, int], _Table], scales: dict[int, tuple[float
     candidates = []
     for (leader, follower), table in tables.items():
         share, width = table.determined()
-        if share >= _DETERMINED:
+        if table.enough() and share >= _DETERMINED:
             candidates.append((round(width, 6), leader, follower))
     ties: dict[int, Tie] = {}
     for _, leader, follower in sorted(candidates):

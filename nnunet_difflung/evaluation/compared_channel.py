@@ -10,6 +10,15 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.channels import CaseChannels, find_relations, named
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 
+_REASONS = {
+    "free": "a further image",
+    "constant": "constant, not painted",
+    "copy": "a copy of another channel",
+    "mask": "a mask, set by the label",
+    "few": "few values",
+    "tied": "follows from another channel",
+}
+
 
 class OneChannel(SliceCache):
     """The compared channel of a cache.
@@ -44,13 +53,3 @@ def compared_channel(raw: RawDataset, cache: SliceCache, folds: Sequence[int]) -
     others = [channel for channel in range(len(kinds)) if channel != number]
     reasons = ", ".join(f"{named([channel], raw.channels)}: {_REASONS[kinds[channel][0]]}" for channel in others)
     return OneChannel(cache, number, [f"All figures are of {named([number], raw.channels)}. Left out are {reasons}."])
-
-
-_REASONS = {
-    "free": "a further image",
-    "constant": "constant, not painted",
-    "copy": "a copy of another channel",
-    "mask": "a mask, set by the label",
-    "few": "few values",
-    "tied": "follows from another channel",
-}
