@@ -93,7 +93,10 @@ def cast_like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _change(array: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype."""
+    """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype; uint8 for values that 1 bit lacks."""
+    if array.dtype == bool:
+        numbers = _change(array.astype(np.uint8), values, where)
+        return numbers if numbers.max() > 1 else numbers.astype(bool)
     changed = array.copy()
     changed[:, where] = cast_like(values[: len(array), where], array.dtype)
     return changed
@@ -142,28 +145,17 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
 
 
 def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
-    from skimage import io
-
-    array = io.imread(source)
-    if array.dtype == bool:
-        _write_bits(target, array, values[0, 0], where[0])
-        return 1
-    channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
-    changed = _change(channels_first, values, where)
-    io.imsave(target, changed[0, 0] if array.ndim == 2 else changed[:, 0].transpose(1, 2, 0), check_contrast=False)
-    return len(channels_first)
-
-
-def _write_bits(target: str, array: np.ndarray, values: np.ndarray, where: np.ndarray) -> None:
-    """Writes a picture of 1 bit per pixel, which nnU-Net reads as 0 and 1; with 8 bits if other values were painted."""
     from PIL import Image
     from skimage import io
 
-    changed = _change(array[None].astype(np.uint8), values[None], where)[0]
-    if changed.max() > 1:
-        io.imsave(target, changed, check_contrast=False)
-    else:
-        Image.fromarray(changed.astype(bool)).save(target)
+    array = io.imread(source)
+    channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
+    changed = _change(channels_first, values, where)
+    if changed.dtype == bool:  # skimage would write True as 255
+        Image.fromarray(changed[0, 0]).save(target)
+        return 1
+    io.imsave(target, changed[0, 0] if array.ndim == 2 else changed[:, 0].transpose(1, 2, 0), check_contrast=False)
+    return len(channels_first)
 
 
 def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:

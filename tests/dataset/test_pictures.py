@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from PIL import Image
 
 from nnunet_difflung.dataset.cache import check_cases
@@ -122,3 +124,15 @@ def test_colours_without_channel_names_and_grey_with_alpha_are_refused_with_what
     as_pictures(folder, "LA")
     with pytest.raises(BadInput, match=r"cannot be read .*RGB or RGBA.*\(20, 24, 2\).*convert the files"):
         open_raw_dataset("801")
+
+
+def test_a_stack_of_one_bit_pages_keeps_new_labels(tmp_path):
+    label = np.zeros((3, 8, 9), bool)
+    label[:, 2:5, 3:6] = True
+    source, where = str(tmp_path / "label.tif"), np.zeros(label.shape, bool)
+    tifffile.imwrite(source, label)
+    where[1, 3] = True
+    for value in (1, 2):
+        target = str(tmp_path / f"copy{value}.tif")
+        write_changed_copy([source], [target], np.full((1, *label.shape), value), where, Tiff3DIO)
+        assert np.array_equal(tifffile.imread(target), np.where(where, value, label))
