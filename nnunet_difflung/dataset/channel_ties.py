@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
 
-_INTERVALS = 64, 4096  # minimum and maximum number of intervals of a leader that does not have whole numbers
+_INTERVALS = 256, 4096  # minimum and maximum number of intervals of a leader that does not have whole numbers
 _PER_INTERVAL = 16  # voxels of the lung for each such interval, on average
 _MANY = 4  # voxels of the lung in an interval from which on its range says something
 _EVIDENCE = 100  # voxels of the lung in such intervals
