@@ -19,6 +19,7 @@ from nnunet_difflung.dataset.channel_ties import Tie, find_ties
 from nnunet_difflung.dataset.labels import LabelRoles
 
 FEW = 16  # maximum number of different values of a channel that has few
+_MORE_OFTEN = 2.0, 0.05  # factor and summand by which a channel changes more often at lesions' borders than elsewhere
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class CaseChannels:
             has several; empty with a single channel.
         sums: for each channel, value of a class → number of its voxels and sum of their values; None for a channel with
             values below 0 or, unless it has few, above 1.
+        changes: for each channel, the number of neighbouring voxels of normal lung, how many of them have different
+            values, and the same of normal lung and a pathology; None if the channel does not have few values.
     """
 
     constant: tuple[bool, ...]
@@ -40,20 +43,23 @@ class CaseChannels:
     values: tuple[frozenset[float] | None, ...]
     of_class: tuple[Mapping[int, float | None], ...]
     sums: tuple[Mapping[int, tuple[int, float]] | None, ...]
+    changes: tuple[tuple[int, int, int, int] | None, ...]
 
 
-def measure_case(image: np.ndarray, condition: np.ndarray) -> CaseChannels:
+def measure_case(image: np.ndarray, condition: np.ndarray, roles: LabelRoles) -> CaseChannels:
     """Finds what holds between the channels of a case.
 
     Args:
         image: (c, z, y, x) intensities.
         condition: (z, y, x) condition map.
+        roles: of the labels.
     """
     channels = range(len(image))
     equal = set(combinations(channels, 2))
     values: list[set[float] | None] = [set() for _ in channels]
     of_class: list[dict[int, float | None]] = [{} for _ in channels]
     sums: list[dict[int, tuple[int, float]] | None] = [{} for _ in channels]
+    changes: list[np.ndarray] = [np.zeros(4, int) for _ in channels]
     for z in range(len(condition)):
         plane = np.asarray(image[:, z])
         equal = {pair for pair in equal if np.array_equal(plane[pair[0]], plane[pair[1]])}
@@ -63,19 +69,54 @@ def measure_case(image: np.ndarray, condition: np.ndarray) -> CaseChannels:
                 break
             continue
         label = np.asarray(condition[z])
+        pairs = None
         for c in channels:
+            if values[c] is not None and len(values[c] or ()) > 1:
+                pairs = _neighbours(label, roles) if pairs is None else pairs
+                changes[c] += _changes(plane[c], pairs)
             if values[c] is None and not (plane[c].min() >= 0 and plane[c].max() <= 1):
                 sums[c] = None
-        for value in np.flatnonzero(np.bincount(label.ravel())):
+        for value in map(int, np.flatnonzero(np.bincount(label.ravel()))):
             voxels = None
             for c in channels:
                 if of_class[c].get(value, 0) is None and sums[c] is None:
                     continue
                 voxels = plane[:, label == value] if voxels is None else voxels
-                _add_class(int(value), voxels[c], of_class[c], sums[c])
+                _add_class(value, voxels[c], of_class[c], sums[c])
     kept = tuple(None if part is None else frozenset(part) for part in values)
     constant = tuple(part is not None and len(part) == 1 for part in kept)
-    return CaseChannels(constant, frozenset(equal), kept, tuple(of_class), tuple(sums))
+    counted = tuple(
+        None if part is None else (int(row[0]), int(row[1]), int(row[2]), int(row[3]))
+        for part, row in zip(kept, changes, strict=True)
+    )
+    return CaseChannels(constant, frozenset(equal), kept, tuple(of_class), tuple(sums), counted)
+
+
+_Pairs = list[tuple[tuple[slice, slice], tuple[slice, slice], np.ndarray, np.ndarray]]
+
+
+def _neighbours(label: np.ndarray, roles: LabelRoles) -> _Pairs:
+    """For each axis: where the two neighbours of a pair are, which pairs are normal lung, and which are a border."""
+    normal, ill = (
+        label == roles.values[roles.normal],
+        np.isin(label, [roles.values[name] for name in roles.pathologies]),
+    )
+    pairs: _Pairs = []
+    for first, second in (
+        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
+        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
+    ):
+        border = (normal[first] & ill[second]) | (ill[first] & normal[second])
+        pairs.append((first, second, normal[first] & normal[second], border))
+    return pairs
+
+
+def _changes(plane: np.ndarray, pairs: _Pairs) -> np.ndarray:
+    counts = np.zeros(4, int)
+    for first, second, inside, border in pairs:
+        differ = plane[first] != plane[second]
+        counts += inside.sum(), (inside & differ).sum(), border.sum(), (border & differ).sum()
+    return counts
 
 
 def _more_values(plane: np.ndarray, values: set[float] | None) -> set[float] | None:
@@ -120,6 +161,10 @@ def _both(first: CaseChannels, second: CaseChannels) -> CaseChannels:
         tuple(map(values, first.values, second.values)),
         tuple(map(classes, first.of_class, second.of_class)),
         tuple(map(sums, first.sums, second.sums)),
+        tuple(
+            None if a is None or b is None else (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3])
+            for a, b in zip(first.changes, second.changes, strict=True)
+        ),
     )
 
 
@@ -130,7 +175,8 @@ class Relation:
     Attributes:
         kind: ``free``: as painted; ``constant``: the host's, since the channel has one value in each training case;
             ``copy``: those of channel ``source``; ``mask``: by the class, and the host's where the class has several
-            values; ``few``: the nearest of ``values``; ``tied``: within what occurs together with channel ``source``.
+            values; ``kept``: the host's, since a channel of few values is no different where lesions begin (lobes);
+            ``few``: the nearest of ``values``; ``tied``: within what occurs together with channel ``source``.
         source: a channel, for ``copy`` and ``tied``.
         values: all values of the channel in the training cases, for ``mask`` and ``few``.
         of_class: value of a class in the condition map → the channel's only value in it in all training cases.
@@ -194,7 +240,7 @@ class Relations:
         painted, real, label = values[:, region], host[:, region], condition[region]
         for number in self._leaders_first():
             channel, own = self.channels[number], painted[number]
-            if channel.kind in ("constant", "mask"):
+            if channel.kind in ("constant", "mask", "kept"):
                 own[:] = real[number]
             elif channel.kind == "copy":
                 own[:] = painted[channel.source]
@@ -241,7 +287,7 @@ def find_relations(
     common: CaseChannels | None = None
     for identifier in sorted(identifiers):
         if identifier not in measured:
-            measured[identifier] = measure_case(cache.image(identifier), cache.condition(identifier))
+            measured[identifier] = measure_case(cache.image(identifier), cache.condition(identifier), cache.roles)
         common = measured[identifier] if common is None else _both(common, measured[identifier])
         if len(common.values) == 1 and common.values[0] is None:
             return Relations()
@@ -268,7 +314,19 @@ def _relation(common: CaseChannels, number: int, roles: LabelRoles) -> Relation:
         return Relation(of_class={k: of_class[k] for k in lung if k in of_class})
     if lung and all(k in of_class for k in lung):
         return Relation("mask", values=kept, of_class=of_class)
-    return Relation("few", values=kept, of_class={k: of_class[k] for k in lung if k in of_class})
+    of_lung = {k: of_class[k] for k in lung if k in of_class}
+    if len(common.values) == 1 or not _is_continuous(common.changes[number]):
+        return Relation("few", values=kept, of_class=of_lung)
+    # a map of places, such as lobes: that all lesions were in one of them does not move the others there
+    return Relation("kept", values=kept, of_class=of_lung if len(kept) == 2 else {})
+
+
+def _is_continuous(changes: tuple[int, int, int, int] | None) -> bool:
+    """Whether neighbours differ at the lesions' borders about as often as in normal lung."""
+    if changes is None or not (changes[0] and changes[2]):
+        return False
+    factor, summand = _MORE_OFTEN
+    return changes[3] / changes[2] <= factor * changes[1] / changes[0] + summand
 
 
 def _means(common: CaseChannels, number: int, roles: LabelRoles) -> dict[str, float]:

@@ -15,6 +15,7 @@ _REASONS = {
     "constant": "constant, not painted",
     "copy": "a copy of another channel",
     "mask": "a mask, set by the label",
+    "kept": "few values, not painted",
     "few": "few values",
     "tied": "follows from another channel",
 }

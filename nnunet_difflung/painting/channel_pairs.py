@@ -77,7 +77,7 @@ class PairReference:
 
 
 def pair_references(
-    regions: Sequence[Moments], patients: np.ndarray, widths: Sequence[float]
+    regions: Sequence[Moments], patients: np.ndarray, widths: Sequence[float], channels: Sequence[int]
 ) -> tuple[PairReference, ...]:
     """Each pair of channels in which the class is not constant.
 
@@ -85,6 +85,7 @@ def pair_references(
         regions: moments of the class in real slices.
         patients: (n,) their patients, who have the same weight.
         widths: (c,) of the intensity windows.
+        channels: numbers of the channels to look at.
     """
     _, index, counts = np.unique(patients, return_inverse=True, return_counts=True)
     weights = 1 / counts[index]
@@ -93,7 +94,7 @@ def pair_references(
     within = np.average([region.covariance for region in regions], axis=0, weights=weights)
     away = means - mean
     whole = Moments(len(regions), mean, within + np.einsum("i,ij,ik->jk", weights / weights.sum(), away, away))
-    varying = [c for c, width in enumerate(widths) if whole.covariance[c, c] > (_CONSTANT * width) ** 2]
+    varying = [c for c in channels if whole.covariance[c, c] > (_CONSTANT * widths[c]) ** 2]
     return tuple(_pair(regions, weights, whole, pair, widths[pair[1]]) for pair in combinations(varying, 2))
 
 

@@ -83,12 +83,14 @@ class ClassReference:
     Attributes:
         channels: a reference for each channel.
         contrast: discriminant between the class and normal lung; None if there are too few slices for it.
-        pairs: a reference for each two channels in which the class is not constant.
+        pairs: a reference for each two judged channels in which the class is not constant.
+        judged: numbers of the channels that are judged.
     """
 
     channels: list[ChannelReference]
     contrast: Contrast | None
     pairs: tuple[PairReference, ...] = ()
+    judged: tuple[int, ...] = (0,)
 
 
 def reference(
@@ -97,6 +99,7 @@ def reference(
     patients: Mapping[str, str],
     windows: Sequence[Sequence[float]],
     seed: int,
+    judged: Sequence[int] | None = None,
 ) -> dict[str, ClassReference]:
     """Class → its reference, from training cases; intensities are clipped to the generator's windows.
 
@@ -112,6 +115,7 @@ def reference(
         patients: case id → patient.
         windows: the generator's.
         seed: of the voxels that are kept and of the pieces of normal lung.
+        judged: numbers of the channels that are painted, not set; None for all.
     """
     regions: dict[str, list[Region]] = {name: [] for name in cache.roles.pathologies}
     of_patients: dict[str, list[str]] = {name: [] for name in regions}
@@ -128,8 +132,9 @@ def reference(
     sizes = [region.voxels.shape[1] for part in regions.values() for region in part]
     blank, blank_patients = _blanks(cache, identifiers, patients, windows, sizes, rng)
     widths = [high - low for low, high in windows]
+    channels = tuple(range(len(widths)) if judged is None else sorted(judged))
     return {
-        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng)
+        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng, channels)
         for name, part in regions.items()
         if part
     }
@@ -232,16 +237,19 @@ def _class_reference(
     blank_patients: np.ndarray,
     widths: Sequence[float],
     rng: np.random.Generator,
+    judged: tuple[int, ...],
 ) -> ClassReference:
     channels = [_channel_reference(regions, patients, channel, width, rng) for channel, width in enumerate(widths)]
     rows = features([region.median for region in regions], [region.normal for region in regions])
     usable = np.isfinite(rows).all(1)
+    kept = [*judged, *(len(widths) + channel for channel in judged)]  # features of the judged channels
+    contrast = None
+    if judged:
+        of_judged = [widths[channel] for channel in judged]
+        contrast = fit_contrast(rows[usable][:, kept], patients[usable], blank[:, kept], blank_patients, of_judged)
     moments = [region.moments for region in regions if region.moments is not None]
-    return ClassReference(
-        channels,
-        fit_contrast(rows[usable], patients[usable], blank, blank_patients, widths),
-        pair_references(moments, patients, widths) if moments else (),
-    )
+    pairs = pair_references(moments, patients, widths, judged) if moments else ()
+    return ClassReference(channels, contrast, pairs, judged)
 
 
 def _channel_reference(
@@ -308,8 +316,8 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
         class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio and texture (painted / real), contrast,
         min_contrast, passes}, for the channel with the largest ratio of distance to tolerance among those in which the
         class is not constant (sd_ratio and texture are None where it is); ``channels`` has all channels if there are
-        several, and ``pairs`` how channels fit each other (``PairReference.compare``). Classes with fewer than 8 voxels
-        are not measured.
+        several, ``unjudged`` the numbers of those that do not count, and ``pairs`` how channels fit each other
+        (``PairReference.compare``). Classes with fewer than 8 voxels are not measured.
     """
     quality = {}
     for name, region in painted.items():
@@ -317,16 +325,20 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
             continue
         real = references[name]
         channels = [_compare(region, channel, of_class) for channel, of_class in enumerate(real.channels)]
-        varying = [part for part, of_class in zip(channels, real.channels, strict=True) if not of_class.constant]
-        row = dict(max(varying or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
-        contrast = real.contrast.of(region.median, region.normal) if real.contrast else np.nan
+        judged = [channels[channel] for channel in real.judged]
+        varying = [channels[channel] for channel in real.judged if not real.channels[channel].constant]
+        row = dict(max(varying or judged or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
+        own = list(real.judged)
+        contrast = real.contrast.of(region.median[own], region.normal[own]) if real.contrast else np.nan
         row["contrast"] = round(contrast, 3) if np.isfinite(contrast) else None
         row["min_contrast"] = round(real.contrast.minimum, 3) if real.contrast else None
         pairs = [pair.compare(region.moments) for pair in real.pairs if region.moments is not None]
-        row["passes"] = all(part["passes"] for part in (*channels, *pairs)) and not (
+        row["passes"] = all(part["passes"] for part in (*judged, *pairs)) and not (
             real.contrast is not None and contrast < real.contrast.minimum
         )
-        quality[name] = row | ({"channels": channels, "pairs": pairs} if len(channels) > 1 else {})
+        unjudged = [number for number in range(len(channels)) if number not in real.judged]
+        several = {"channels": channels, "pairs": pairs, **({"unjudged": unjudged} if unjudged else {})}
+        quality[name] = row | (several if len(channels) > 1 else {})
     return quality
 
 

@@ -31,6 +31,11 @@ def _sentence(relations: Relations, number: int, names: Sequence[str]) -> str:
             f"  {which} is a mask with the values {values} that the label decides in all training cases, so it is set "
             f"by the new label, not painted"
         )
+    if channel.kind == "kept":
+        return (
+            f"  {which} has only the values {values} in the training cases and does not change where lesions begin, so "
+            f"the host's values are kept"
+        )
     if channel.kind == "few":
         return f"  {which} has only the values {values} in the training cases; painted values are set to the nearest"
     if channel.source is None:

@@ -83,7 +83,8 @@ def synthesize_fold(
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
     if sampling.gate != "off":
-        references = reference(fold.cache, training, fold.raw.patients, windows, seed)
+        judged = fold.relations.painted() if fold.relations else None
+        references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
     synthesis = Synthesis(fold, generator, references, memory, device)
     return synthesis, synthesize(synthesis, progress, share, threads)
 

@@ -124,7 +124,8 @@ def faults(measured: dict, channels: Sequence[str] = ()) -> str:
             f"{name} bias{f' in channel {number}' if number else ''} {part['bias']:+.3g} (at most "
             f"{part['max_bias']:.3g}), distance {part['wasserstein']:.3g} (at most {part['max_wasserstein']:.3g})"
             for number, part in enumerate(row.get("channels", [row]))
-            if abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"]
+            if number not in row.get("unjudged", ())
+            and (abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"])
         ]
         reasons += [f"{name}: {_misfit(pair, channels)}" for pair in row.get("pairs", ()) if not pair["passes"]]
     reasons += [

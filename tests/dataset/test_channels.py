@@ -136,11 +136,26 @@ def test_a_class_without_vessels_gets_none():
     """A mask of vessels: normal lung has some, and no training case has one in emphysema."""
     made = cases(lambda hu, condition, rng: [hu, (rng.random(SHAPE) < 0.2) & (condition != 2)])
     found = relations(made)
-    assert found.channels[1].kind == "few"
+    assert found.channels[1].kind == "kept", "whether there is a vessel does not depend on where lesions begin"
     assert found.channels[1].of_class == {2: 0.0}
     values, _, region, condition = painted(made, found)
     assert (values[1][region & (condition == 2)] == 0).all()
     assert set(np.unique(values[1][region])) == {0, 1}
+
+
+def test_lobes_stay_where_they_are():
+    def lobes(hu, condition, rng):
+        places = np.indices(SHAPE)
+        return [hu, np.isin(condition, (1, 2, 3)) * (1 + 2 * (places[2] > 20) + (places[1] > 11))]
+
+    made = cases(lobes)
+    found = relations(made)
+    assert found.channels[1].kind == "kept"
+    assert set_by_rule(found) == [1]
+    values, host, *_ = painted(made, found)
+    assert np.array_equal(values[1], host[1])
+    said = "\n".join(describe_channels(found, ["CT", "lobes"]))
+    assert "channel 1 (lobes) has only the values 0, 1, 2, 3, 4 in the training cases and does not change where" in said
 
 
 def windows_of_ct(hu, *_):
@@ -253,7 +268,7 @@ def test_one_channel_of_few_values_keeps_them():
 
 def test_few_values_are_counted_over_all_cases():
     made = cases(lambda hu, condition, rng: [hu, rng.integers(0, 10, SHAPE) + 10 * int(rng.integers(3))])
-    alone = measure_case(made.images["c0"], made.conditions["c0"])
+    alone = measure_case(made.images["c0"], made.conditions["c0"], ROLES)
     assert alone.values[1] is not None
     assert len(alone.values[1]) <= FEW
     together = set().union(*(np.unique(image[1]) for image in made.images.values()))
