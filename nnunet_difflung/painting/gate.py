@@ -242,9 +242,11 @@ def _class_reference(
     channels = [_channel_reference(regions, patients, channel, width, rng) for channel, width in enumerate(widths)]
     rows = features([region.median for region in regions], [region.normal for region in regions])
     usable = np.isfinite(rows).all(1)
-    kept = [*judged, *(len(widths) + channel for channel in judged)]  # features of the judged channels
     contrast = None
-    if judged:
+    if len(judged) == len(widths):
+        contrast = fit_contrast(rows[usable], patients[usable], blank, blank_patients, widths)
+    elif judged:
+        kept = [*judged, *(len(widths) + channel for channel in judged)]  # features of the judged channels
         of_judged = [widths[channel] for channel in judged]
         contrast = fit_contrast(rows[usable][:, kept], patients[usable], blank[:, kept], blank_patients, of_judged)
     moments = [region.moments for region in regions if region.moments is not None]

@@ -38,7 +38,7 @@ def describe_quality(
             )
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
-            lines += _pooled(name, verdicts[name]["pooled"], unjudged)
+            lines += _pooled(name, verdicts[name]["pooled"])
     return lines
 
 
@@ -65,9 +65,8 @@ def _unpainted(name: str, verdict: dict) -> list[str]:
     return [f"  {name} cannot be judged by intensity: {passing} of {hosts} unpainted hosts would pass too"]
 
 
-def _pooled(name: str, verdicts: list[dict], channels_unjudged: Sequence[int] = ()) -> list[str]:
+def _pooled(name: str, verdicts: list[dict]) -> list[str]:
     """A line on the pooled figures that lie in the range of real lesions, and one on each other figure."""
-    verdicts = [verdict for verdict in verdicts if verdict["channel"] not in channels_unjudged]
     lines, within = [], [verdict for verdict in verdicts if verdict["within"]]
     if within:
         ranges = ", ".join(f"{_value(verdict)} ({_span(verdict)})" for verdict in within)

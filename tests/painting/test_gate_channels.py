@@ -35,8 +35,10 @@ class Several(Cache):
             )
         ]
 
+    judged: list[int] | None = None
+
     def found(self):
-        return self.reference(windows=self.windows)
+        return reference(self, list(self.images), {i: i for i in self.images}, self.windows, 0, self.judged)
 
     def row(self, image: np.ndarray) -> dict:
         """Measures emphysema in a (c, 1, 3, n) image of the cases' layout."""
@@ -92,20 +94,23 @@ def test_the_same_texture_in_unrelated_channels_is_stopped():
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 255.0])
 @pytest.mark.parametrize("cases", [1, 2, 20])
-def test_a_constant_channel_gives_no_warning_and_no_nan_anywhere(value, cases):
+@pytest.mark.parametrize("judged", [None, [0]])
+def test_a_constant_channel_gives_no_warning_and_no_nan_anywhere(value, cases, judged):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cache = Several(lambda image, rng: [np.full_like(image, value)], cases)
+        cache.judged = judged
         found = cache.found()
         rows = [cache.row(cache.images[i]) for i in cache.images]
         assert all(passes(row) for row in rows)
         assert all(row["emphysema"]["pairs"] == [] for row in rows), "there is nothing to compare with"
         assert 0 < rows[0]["emphysema"]["channels"][1]["max_bias"] < np.inf
         verdicts = judge(rows, rows, found)
-        said = "\n".join(describe_quality(pooled(rows), verdicts, NAMES, [1]))
+        said = "\n".join(describe_quality(pooled(rows), verdicts, NAMES, [1] if judged else []))
     assert "nan" not in repr(rows)
-    assert "channel 1 (G): not judged, since the values are set, not painted" in said
-    assert "in channel 1" not in said
+    if judged:
+        assert "channel 1 (G): not judged, since the values are set, not painted" in said
+        assert "in channel 1" not in said
 
 
 def test_one_channel_is_measured_as_before():
@@ -164,3 +169,17 @@ def test_the_reference_never_reads_cases_that_it_is_not_given():
     after = reference(cache, list(others), others, cache.windows, 0)
     assert before["emphysema"].pairs == after["emphysema"].pairs
     assert ROLES.pathologies == ("emphysema", "ILD")
+
+
+def test_a_channel_that_is_not_judged_decides_nothing():
+    """Lobes: all real lesions are in the same one, the painted one is not, and nothing else is wrong with it."""
+    cache = Several(lambda image, rng: [np.full_like(image, 1.0) + np.arange(3)[:, None]])
+    cache.judged = [0]
+    image = cache.images["c0"].copy()
+    image[1] = 3
+    row = cache.row(image)
+    assert passes(row)
+    assert row["emphysema"]["unjudged"] == [1]
+    assert faults({"quality": {"emphysema": {**row["emphysema"], "passes": False}}, "memorisation": {}}, NAMES) == ""
+    cache.judged = None
+    assert not passes(cache.row(image))
