@@ -159,6 +159,20 @@ def find_reader(dataset_json: dict, cases: dict[str, Case]) -> type:
             return determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)
     except RuntimeError as error:
         raise BadInput(
-            f"{example} cannot be read by any of nnU-Net's readers for file_ending "
-            f"{dataset_json['file_ending']!r}; repair the file, or correct file_ending"
+            f"{example} cannot be read by any of nnU-Net's readers for file_ending {dataset_json['file_ending']!r}"
+            f"{_reason(example, dataset_json['file_ending'])}; repair or convert the files, or correct file_ending"
         ) from error
+
+
+def _reason(example: str, ending: str) -> str:
+    """What the first reader for these files says of one, in brackets."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+
+    for reader in LIST_OF_IO_CLASSES:
+        if ending.lower() in reader.supported_file_endings:
+            try:
+                reader().read_images([example])
+            except Exception as error:  # whatever its library raises
+                said = " ".join(str(error).split())
+                return f" ({said[:200]})" if said else ""
+    return ""

@@ -152,8 +152,18 @@ class RawDataset:
         return _read(self.reader().read_images, self.cases[identifier].images)
 
     def read_label(self, identifier: str) -> tuple[np.ndarray, dict]:
-        """(z, y, x) int16 label values, and the reader's properties."""
-        label, properties = _read(self.reader().read_seg, self.cases[identifier].label)
+        """(z, y, x) int16 label values, and the reader's properties.
+
+        Raises:
+            BadInput: the file cannot be read, or it is a picture in colours.
+        """
+        file = self.cases[identifier].label
+        label, properties = _read(self.reader().read_seg, file)
+        if len(label) > 1 and (label != label[:1]).any():
+            raise BadInput(
+                f"{file} has {len(label)} channels that differ, as in a picture in colours (RGB, RGBA or with a "
+                f"palette), but nnU-Net reads label values from one; save the values themselves as a grey picture"
+            )
         return np.rint(label[0]).astype(np.int16), properties
 
 

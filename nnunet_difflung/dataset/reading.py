@@ -100,7 +100,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
     if len(image) != len(raw.channels):
         raise BadInput(
             f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected according to "
-            f"channel_names in dataset.json; add the missing _XXXX files or correct channel_names"
+            f"channel_names in dataset.json; {_channel_remedy(case, len(image), len(raw.channels))}"
         )
     if not np.isfinite(image).all():
         count = int((~np.isfinite(image)).sum())
@@ -123,6 +123,14 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(),
     )
     return image, condition, facts
+
+
+def _channel_remedy(case: Case, channels: int, expected: int) -> str:
+    if len(case.images) == 1 and channels > 1:  # a picture in colours
+        return f"name all {channels} channels of the picture in channel_names, or save the pictures in grey"
+    if channels < expected:
+        return "add the missing _XXXX files or correct channel_names"
+    return "correct channel_names, or take the other _XXXX files away"
 
 
 def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) -> None:

@@ -95,7 +95,10 @@ def cast_like(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _change(array: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype."""
+    """``array`` (c, z, y, x) with ``values`` at ``where``, in the array's dtype; uint8 for values that 1 bit lacks."""
+    if array.dtype == bool:
+        numbers = _change(array.astype(np.uint8), values, where)
+        return numbers if numbers.max() > 1 else numbers.astype(bool)
     changed = array.copy()
     changed[:, where] = cast_like(values[: len(array), where], array.dtype)
     return changed
@@ -144,11 +147,15 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
 
 
 def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+    from PIL import Image
     from skimage import io
 
     array = io.imread(source)
     channels_first = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[:, None]
     changed = _change(channels_first, values, where)
+    if changed.dtype == bool:  # skimage would write True as 255
+        Image.fromarray(changed[0, 0]).save(target)
+        return 1
     io.imsave(target, changed[0, 0] if array.ndim == 2 else changed[:, 0].transpose(1, 2, 0), check_contrast=False)
     return len(channels_first)
 

@@ -17,6 +17,7 @@ from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.compared_channel import OneChannel, compared_channel
 from nnunet_difflung.evaluation.image_metrics import PatientTally
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
@@ -115,20 +116,24 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
-    windows = {
-        fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods]) for fold in folds
-    }
     with as_private_as(raw.folder, raw.files()):
         with using(cache_folder(raw.name)):
             cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
             _refuse_earlier_contents(raw, cache, cards)
-            rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
-        return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+            seen = compared_channel(raw, cache, folds)
+            for line in seen.left_out:
+                say(line)
+            windows = {
+                fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods], seen.number)
+                for fold in folds
+            }
+            rows, sheet = _evaluate_folds(raw, seen, folds, methods, windows, cards, request)
+        return _write(make_table(_meta(raw, cards, windows, request, seen), rows), sheet, raw, request)
 
 
 def _evaluate_folds(
     raw: RawDataset,
-    cache: SliceCache,
+    cache: OneChannel,
     folds: list[int],
     methods: list[str],
     windows: dict[int, Window],
@@ -234,7 +239,7 @@ def _refuse_earlier_contents(raw: RawDataset, cache: SliceCache, cards: dict[tup
 
 def _evaluate_fold(
     raw: RawDataset,
-    cache: SliceCache,
+    cache: OneChannel,
     fold: int,
     chosen: list[tuple[str, int]],
     methods: Sequence[str],
@@ -266,6 +271,7 @@ def _evaluate_fold(
             request.samples,
             request.seed,
             fold,
+            cache.number,
         )
         with bar(total=len(chosen), desc=f"fold {fold}: {name}", unit="slice", visible=request.progress) as shown:
             for patient, places in by_patient.items():
@@ -281,15 +287,22 @@ def _evaluate_fold(
     return rows
 
 
-def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int, Window], request: Request) -> dict:
+def _meta(
+    raw: RawDataset,
+    cards: dict[tuple[str, int], dict],
+    windows: dict[int, Window],
+    request: Request,
+    seen: OneChannel,
+) -> dict:
     """How the figures were made; ``make_table`` adds what it computes from the rows."""
     name = torch.cuda.get_device_name() if request.device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     return {
         "command": request.command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "dataset": raw.name,
-        "unit": "HU" if raw.channels[0].upper() == "CT" else "grey levels",
-        "channel": raw.channels[0],
+        "unit": "HU" if raw.channels[seen.number].upper() == "CT" else "grey levels",
+        "channel": raw.channels[seen.number],
+        **({"left_out": seen.left_out} if seen.left_out else {}),
         "windows": {str(fold): list(window) for fold, window in windows.items()},
         "samples": request.samples,
         "max_slices": request.max_slices,

@@ -29,6 +29,7 @@ class MaskPainter:
         samples: images painted from each mask.
         seed: determines the noise together with fold, case, z and number of the sample; the batch has no influence.
         fold: index in the split.
+        channel: the compared channel.
     """
 
     method: Method
@@ -39,6 +40,7 @@ class MaskPainter:
     samples: int
     seed: int
     fold: int
+    channel: int = 0
 
     def paint(self, slices: Sequence[RealSlice]) -> Iterator[tuple[RealSlice, np.ndarray, float]]:
         """Paints every mask ``samples`` times.
@@ -47,7 +49,7 @@ class MaskPainter:
         to the low end of the generator's window, whatever the network painted there.
 
         Yields:
-            slice, (samples, h, w) float32 of the first channel in the dataset's intensities, mean seconds per image.
+            slice, (samples, h, w) float32 of the compared channel in the dataset's intensities, mean seconds per image.
         """
         shapes: dict[tuple[int, int], list[RealSlice]] = {}
         for true in slices:
@@ -80,7 +82,11 @@ class MaskPainter:
             inputs.append(SliceInputs(self.encoding.masks(true.condition, shape), noise, int(rng.integers(2**62))))
         painted = paint_slices(self.method, self.generator, self.sampling, inputs, device)
         images = [
-            np.where(true.condition == 0, windows[0][0], intensities(image, windows, true.condition.shape)[0])
+            np.where(
+                true.condition == 0,
+                windows[self.channel][0],
+                intensities(image, windows, true.condition.shape)[self.channel],
+            )
             for image, (true, _) in zip(painted, jobs, strict=True)
         ]
         return [np.clip(image, *self.window).astype(np.float32) for image in images]

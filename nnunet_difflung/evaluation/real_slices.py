@@ -24,8 +24,8 @@ class RealSlice:
         patient: name of the patient.
         case: case id.
         z: index of the slice in the case.
-        image: (h, w) float32, first channel in the dataset's intensities, clipped to the metrics' window and set to
-            its lower end outside lung, structures and body.
+        image: (h, w) float32, the compared channel in the dataset's intensities, clipped to the metrics' window and
+            set to its lower end outside lung, structures and body.
         condition: (h, w) uint8 condition map.
     """
 
@@ -41,15 +41,15 @@ class RealSlice:
         return zlib.crc32(self.case.encode()), self.z
 
 
-def metric_window(raw: RawDataset, configs: Sequence[GeneratorConfig]) -> Window:
+def metric_window(raw: RawDataset, configs: Sequence[GeneratorConfig], channel: int = 0) -> Window:
     """The intensities that become 0 and 1 before PSNR and SSIM: [−1000, 1000] HU for CT, else the generators' window.
 
     Raises:
         BadInput: the generators were trained with different windows, so their figures cannot be compared.
     """
-    if raw.channels[0].upper() == "CT":
+    if raw.channels[channel].upper() == "CT":
         return CT_WINDOW
-    windows = {config.windows[0] for config in configs}
+    windows = {config.windows[channel] for config in configs}
     if len(windows) > 1:
         raise BadInput(
             f"the generators of {raw.name} were trained with different windows ({sorted(windows)}), so their "

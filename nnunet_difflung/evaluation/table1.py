@@ -28,6 +28,7 @@ _CLASS_COLUMNS = {
     "texture": ("texture²", 3),
     "diversity": ("diversity³", 1),
 }
+_IN_UNIT = ("mae_lung", "hu_bias", "wasserstein", "diversity")  # figures in the images' unit
 _NOTES = """\
 Mean ± standard deviation over patients (and seeds, if there are several); intensities in {unit}. PSNR and SSIM of
 images clipped to the window and mapped to [0, 1], data range 1, Gaussian window 11/1.5: figures of another convention
@@ -164,7 +165,9 @@ def markdown(table: dict) -> str:
         f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}, "
         f"{meta['sampling']}; seconds on {meta['device']}.",
         "",
+        *([*meta["left_out"], ""] if meta.get("left_out") else []),
     ]
+    fine = _further_digits(meta["windows"])
     lines += _head(["method", *(title for title, _ in _COLUMNS.values()), "s/image", "n"])
     for name in names:
         if "psnr" in table[name]:
@@ -173,7 +176,10 @@ def markdown(table: dict) -> str:
                 _line(
                     [
                         name,
-                        *(_cell(table[name].get(key), digits) for key, (_, digits) in _COLUMNS.items()),
+                        *(
+                            _cell(table[name].get(key), digits + fine * (key in _IN_UNIT))
+                            for key, (_, digits) in _COLUMNS.items()
+                        ),
                         "–" if seconds is None else f"{seconds:.3g}",
                         str(table[name]["psnr"]["n"]),
                     ]
@@ -182,12 +188,21 @@ def markdown(table: dict) -> str:
     for group in dict.fromkeys(label for name in names for label in table[name]["hu_bias"]):
         lines += ["", f"## {group}", "", *_head(["method", *(t for t, _ in _CLASS_COLUMNS.values()), "n"])]
         for name in [name for name in names if group in table[name]["hu_bias"]]:
-            cells = [_cell(table[name][key].get(group), digits) for key, (_, digits) in _CLASS_COLUMNS.items()]
+            cells = [
+                _cell(table[name][key].get(group), digits + fine * (key in _IN_UNIT))
+                for key, (_, digits) in _CLASS_COLUMNS.items()
+            ]
             lines.append(_line([name, *cells, str(table[name]["hu_bias"][group]["n"])]))
-    spread = ", ".join(f"{sd:.0f} ({name})" for name, sd in meta["real_sd"].items())
+    spread = ", ".join(f"{sd:.{fine}f} ({name})" for name, sd in meta["real_sd"].items())
     lines += ["", _NOTES.format(unit=meta["unit"], samples=meta["samples"], real_sd=spread)]
     explained = {**{name: method.explanation for name, method in METHODS.items()}, **REFERENCES}
     return "\n".join(lines + [f"- `{name}`: {explained[name]}" for name in names] + ["", f"`{meta['command']}`", ""])
+
+
+def _further_digits(windows: dict) -> int:
+    """Digits to add to figures in the images' unit, for windows such as 0 to 1."""
+    width = min(high - low for low, high in windows.values())
+    return max(0, int(np.ceil(np.log10(200 / width))))
 
 
 def _head(titles: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ def intensity_windows(
     """For each channel the intensities that map to −1 and 1.
 
     [−1000, 1000] HU for CT (paper, section 3.2); else the 0.5 and 99.5 percentiles of labelled and body voxels of the
-    given cases, which must be training cases of the fold.
+    given cases, which must be training cases of the fold; their smallest and largest value if these are the same.
     """
     if chosen:
         return tuple((float(low), float(high)) for low, high in chosen)
@@ -33,6 +33,8 @@ def intensity_windows(
             continue
         values = np.concatenate([np.asarray(cache.image(i)[channel])[cache.condition(i) > 0][::7] for i in identifiers])
         low, high = np.percentile(values, (0.5, 99.5))
+        if low == high:  # a mask or a probability that is rarely above 0
+            low, high = float(values.min()), float(values.max())
         windows.append((float(low), float(high if high > low else low + 1)))
     return tuple(windows)
 

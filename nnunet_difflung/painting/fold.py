@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.generator.card import CARD, read_card
@@ -33,6 +34,7 @@ class Fold:
         settings: settings of the run.
         lesions: pathology → lesions of the training cases.
         plan: the synthetic cases to make from the training cases.
+        relations: what holds between the channels of the training cases.
     """
 
     raw: RawDataset
@@ -40,6 +42,7 @@ class Fold:
     settings: Settings
     lesions: dict[str, list[Lesion]]
     plan: Plan
+    relations: Relations = Relations()
 
     @property
     def number(self) -> int | str:
@@ -75,7 +78,8 @@ class Fold:
     def key(self) -> str:
         """Short hash of all that the synthetic cases depend on, for their ids: equal runs give equal ids, others never.
 
-        It depends on the settings, the weights of the generator, what the training cases hold, and the plan.
+        It depends on the settings, the weights of the generator, what the training cases hold, the relations between
+        their channels if there are any, and the plan.
 
         Raises:
             RuntimeError: the generator is not trained yet, so that the key is not known.
@@ -86,6 +90,7 @@ class Fold:
             if weights is None:
                 raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
         depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
+        depends += [self.relations.as_record()] if self.relations else []
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
 
     @cached_property
@@ -95,13 +100,18 @@ class Fold:
         Its name depends on the settings and the ``key``. If an earlier version has begun to paint the same cases, it is
         the folder of that version.
         """
-        folders = [self.own_folder / f"{works}_{key}" for key in (self.key, self._former_key) for works in self._works]
+        folders = [self.own_folder / f"{works}_{key}" for key in self._keys for works in self._works]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 
     @property
     def begun_by_earlier_version(self) -> bool:
         """Whether an earlier version, whose ids have no key, has begun to paint these cases."""
         return self.work.name.endswith(self._former_key)
+
+    @property
+    def _keys(self) -> list[str]:
+        """How the name of the work folder may end; earlier versions did not keep relations between channels."""
+        return [self.key] if self.relations else [self.key, self._former_key]
 
     @cached_property
     def _former_key(self) -> str:

@@ -9,11 +9,12 @@ gate that lets it through proves nothing about the class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.painting.channel_pairs import Moments, PairReference, pair_references, percentile95
 from nnunet_difflung.painting.contrast import Contrast, features, fit_contrast
 
 _PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
@@ -37,6 +38,7 @@ class Region:
         spread: (c,) standard deviation of ``voxels``.
         grain: (c,) root mean square difference of neighbours in a slice; NaN with fewer than eight pairs.
         normal: (c,) median of normal lung in the same image; NaN with fewer than eight voxels.
+        moments: of several channels together; None with one.
     """
 
     voxels: np.ndarray
@@ -44,6 +46,7 @@ class Region:
     spread: np.ndarray
     grain: np.ndarray
     normal: np.ndarray
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,14 @@ class ClassReference:
     Attributes:
         channels: a reference for each channel.
         contrast: discriminant between the class and normal lung; None if there are too few slices for it.
+        pairs: a reference for each two judged channels in which the class is not constant.
+        judged: numbers of the channels that are judged.
     """
 
     channels: list[ChannelReference]
     contrast: Contrast | None
+    pairs: tuple[PairReference, ...] = ()
+    judged: tuple[int, ...] = (0,)
 
 
 def reference(
@@ -92,6 +99,7 @@ def reference(
     patients: Mapping[str, str],
     windows: Sequence[Sequence[float]],
     seed: int,
+    judged: Sequence[int] | None = None,
 ) -> dict[str, ClassReference]:
     """Class → its reference, from training cases; intensities are clipped to the generator's windows.
 
@@ -99,7 +107,7 @@ def reference(
     pooled voxels of the *other* patients, each patient having the same weight; at least 1.25 times a tenth of the
     class's standard deviation (half of it with fewer than five slices). In a channel in which the class is constant,
     such as a mask of the lungs, there is no spread to compare with, so that only errors beyond a quarter of the window
-    count.
+    count. (Where all voxels of the class have the same value, it is set, not painted: ``dataset.channels``.)
 
     Args:
         cache: of the real cases.
@@ -107,6 +115,7 @@ def reference(
         patients: case id → patient.
         windows: the generator's.
         seed: of the voxels that are kept and of the pieces of normal lung.
+        judged: numbers of the channels that are painted, not set; None for all.
     """
     regions: dict[str, list[Region]] = {name: [] for name in cache.roles.pathologies}
     of_patients: dict[str, list[str]] = {name: [] for name in regions}
@@ -123,8 +132,9 @@ def reference(
     sizes = [region.voxels.shape[1] for part in regions.values() for region in part]
     blank, blank_patients = _blanks(cache, identifiers, patients, windows, sizes, rng)
     widths = [high - low for low, high in windows]
+    channels = tuple(range(len(widths)) if judged is None else sorted(judged))
     return {
-        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng)
+        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng, channels)
         for name, part in regions.items()
         if part
     }
@@ -147,6 +157,7 @@ def region_of(values: np.ndarray, region: np.ndarray, normal: np.ndarray, window
         voxels.std(axis=1),
         _grain(values, region, windows),
         np.median(_clipped(lung, windows), axis=1) if lung.shape[1] >= _MIN_VOXELS else missing,
+        Moments.of(voxels) if len(voxels) > 1 else None,
     )
 
 
@@ -180,7 +191,7 @@ def _real_region(
     values = cache.roles.values
     whole = region_of(image, label == values[name], label == values[cache.roles.normal], windows)
     kept = rng.permuted(whole.voxels, axis=1)[:, :_PER_SLICE]
-    return Region(kept, whole.median, whole.spread, whole.grain, whole.normal)
+    return replace(whole, voxels=kept)
 
 
 def _blanks(
@@ -226,11 +237,21 @@ def _class_reference(
     blank_patients: np.ndarray,
     widths: Sequence[float],
     rng: np.random.Generator,
+    judged: tuple[int, ...],
 ) -> ClassReference:
     channels = [_channel_reference(regions, patients, channel, width, rng) for channel, width in enumerate(widths)]
     rows = features([region.median for region in regions], [region.normal for region in regions])
     usable = np.isfinite(rows).all(1)
-    return ClassReference(channels, fit_contrast(rows[usable], patients[usable], blank, blank_patients, widths))
+    contrast = None
+    if len(judged) == len(widths):
+        contrast = fit_contrast(rows[usable], patients[usable], blank, blank_patients, widths)
+    elif judged:
+        kept = [*judged, *(len(widths) + channel for channel in judged)]  # features of the judged channels
+        of_judged = [widths[channel] for channel in judged]
+        contrast = fit_contrast(rows[usable][:, kept], patients[usable], blank[:, kept], blank_patients, of_judged)
+    moments = [region.moments for region in regions if region.moments is not None]
+    pairs = pair_references(moments, patients, widths, judged) if moments else ()
+    return ClassReference(channels, contrast, pairs, judged)
 
 
 def _channel_reference(
@@ -277,21 +298,13 @@ def _to_other_patients(
         for i in np.flatnonzero(own):
             bias[i], distance[i] = abs(slices[i].mean() - others.mean()), wasserstein(slices[i], others)
         weights[own] = 1 / own.sum()
-    return _percentile95(bias, weights), _percentile95(distance, weights)
+    return percentile95(bias, weights), percentile95(distance, weights)
 
 
 def _root_mean_square(values: np.ndarray) -> float:
     """Of the values that are not NaN; NaN if there are none."""
     usable = values[np.isfinite(values)]
     return float(np.sqrt((usable**2).mean())) if len(usable) else float("nan")
-
-
-def _percentile95(values: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted 95th percentile, interpolated; numpy's with equal weights."""
-    order = np.argsort(values, kind="stable")
-    sorted_weights = weights[order]
-    position = (np.cumsum(sorted_weights) - sorted_weights) / max(sorted_weights[:-1].sum(), 1e-12)
-    return float(np.interp(0.95, position, values[order]))
 
 
 def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReference]) -> dict[str, dict]:
@@ -305,7 +318,8 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
         class → {voxels, bias, wasserstein, max_bias, max_wasserstein, sd_ratio and texture (painted / real), contrast,
         min_contrast, passes}, for the channel with the largest ratio of distance to tolerance among those in which the
         class is not constant (sd_ratio and texture are None where it is); ``channels`` has all channels if there are
-        several. Classes with fewer than 8 voxels are not measured.
+        several, ``unjudged`` the numbers of those that do not count, and ``pairs`` how channels fit each other
+        (``PairReference.compare``). Classes with fewer than 8 voxels are not measured.
     """
     quality = {}
     for name, region in painted.items():
@@ -313,15 +327,20 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
             continue
         real = references[name]
         channels = [_compare(region, channel, of_class) for channel, of_class in enumerate(real.channels)]
-        varying = [part for part, of_class in zip(channels, real.channels, strict=True) if not of_class.constant]
-        row = dict(max(varying or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
-        contrast = real.contrast.of(region.median, region.normal) if real.contrast else np.nan
+        judged = [channels[channel] for channel in real.judged]
+        varying = [channels[channel] for channel in real.judged if not real.channels[channel].constant]
+        row = dict(max(varying or judged or channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"]))
+        own = list(real.judged)
+        contrast = real.contrast.of(region.median[own], region.normal[own]) if real.contrast else np.nan
         row["contrast"] = round(contrast, 3) if np.isfinite(contrast) else None
         row["min_contrast"] = round(real.contrast.minimum, 3) if real.contrast else None
-        row["passes"] = all(part["passes"] for part in channels) and not (
+        pairs = [pair.compare(region.moments) for pair in real.pairs if region.moments is not None]
+        row["passes"] = all(part["passes"] for part in (*judged, *pairs)) and not (
             real.contrast is not None and contrast < real.contrast.minimum
         )
-        quality[name] = row | ({"channels": channels} if len(channels) > 1 else {})
+        unjudged = [number for number in range(len(channels)) if number not in real.judged]
+        several = {"channels": channels, "pairs": pairs, **({"unjudged": unjudged} if unjudged else {})}
+        quality[name] = row | (several if len(channels) > 1 else {})
     return quality
 
 

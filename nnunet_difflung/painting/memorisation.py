@@ -17,7 +17,15 @@ from dataclasses import replace
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.painting.patches import OFFSETS, ClassBank, MemorisationReference, around, compare_region, grains
+from nnunet_difflung.painting.patches import (
+    OFFSETS,
+    ClassBank,
+    MemorisationReference,
+    around,
+    compare_region,
+    grains,
+    textured,
+)
 
 _BANK = 200_000  # maximum number of training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # maximum number of real regions measured of a class
@@ -77,7 +85,7 @@ def _bank(
         return None
     stacked = np.concatenate(patches, axis=1)
     stacked -= stacked.mean(-1, keepdims=True)
-    return ClassBank(value, stacked, tuple(slices), np.array(source), np.empty(0), None, kept)
+    return ClassBank(value, stacked, tuple(slices), np.array(source), np.empty(0), None, kept, textured(stacked))
 
 
 def _real_figures(

@@ -36,6 +36,7 @@ class ClassBank:
         real_p99: the 99th percentile of ``real``; None with fewer than ten values. With fewer than a hundred it is
             close to the highest value.
         searched: share of the training voxels of the class that have a patch.
+        textured: number of channels with any texture in the patches.
     """
 
     value: int
@@ -45,6 +46,7 @@ class ClassBank:
     real: np.ndarray
     real_p99: float | None
     searched: float = 1.0
+    textured: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def grains(image: np.ndarray, reference: MemorisationReference) -> np.ndarray:
     """Normalises (c, y, x) intensities and averages them over a grain around each pixel."""
     image = normalise(image, reference.windows)
     return image if reference.grain == 1 else ndimage.uniform_filter(image, (0, reference.grain, reference.grain))
+
+
+def textured(patches: np.ndarray) -> int:
+    """Number of channels of (c, n, k) patches that have texture somewhere; at least 1."""
+    return max(1, sum(bool((channel.std(-1) > _FLAT).any()) for channel in patches))
 
 
 def around(
@@ -133,7 +140,7 @@ def _patches(
 def _best(
     patches: np.ndarray, counted: np.ndarray, bank: ClassBank, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) highest correlation of each patch with the bank, averaged over channels, and its index in the bank."""
+    """(n,) highest correlation of each patch with the bank, the mean of channels with texture, and its index there."""
     weight = counted.astype(np.float32)
     centred = weight * (patches - (patches * weight).sum(-1, keepdims=True) / _VOXELS)
     norm = np.maximum(np.linalg.norm(centred, axis=-1), _FLAT * _VOXELS**0.5)
@@ -147,7 +154,7 @@ def _best(
             square = weight @ (others**2).T - (weight @ others.T) ** 2 / _VOXELS
             similarity += (own @ others.T) / (length[:, None] * np.sqrt(np.maximum(square, _FLAT**2 * _VOXELS)))
         at = similarity.argmax(1)
-        highest = similarity[np.arange(len(at)), at] / len(centred)
+        highest = similarity[np.arange(len(at)), at] / bank.textured
         better = highest > best
         best[better], index[better] = highest[better], chosen[at[better]]
     return best, index

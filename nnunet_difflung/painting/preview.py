@@ -64,22 +64,23 @@ def _draw_row(axes: np.ndarray, name: str, synthesis: Synthesis, planned: Planne
     new_labels = np.rint(fold.raw.reader().read_seg(str(staged.label))[0][0]).astype(int)
     condition, value = fold.cache.condition(planned.host), roles.values[name]
     z = max(planned.slices, key=lambda z: int(((new_labels[z] == value) & (condition[z] != value)).sum()))
-    painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][0, z]
-    real = fold.cache.image(planned.host)[0, z].astype(float)
+    channel = next(iter(fold.relations.painted()), 0)
+    painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][channel, z]
+    real = fold.cache.image(planned.host)[channel, z].astype(float)
     label = np.where(condition[z] == roles.body_value, 0, condition[z])
-    window = display_window(synthesis.generator.config.windows[0])
+    window = synthesis.generator.config.windows[channel]
     shown = zoom(label)
-    show_grey(axes[0], real[shown], window)
+    show_grey(axes[0], real[shown], display_window(window))
     show_classes(axes[1], label[shown], roles.values)
     show_classes(axes[2], new_labels[z][shown], roles.values)
-    show_grey(axes[3], painted[shown], window)
-    bound = show_difference(axes[4], (painted - real)[shown])
+    show_grey(axes[3], painted[shown], display_window(window))
+    bound = show_difference(axes[4], (painted - real)[shown], window)
     titles = (
         f"real: {planned.host}, fold {fold.number}",
         "mask",
         "new mask",
         "synthetic",
-        f"difference (±{bound:.0f})",
+        f"difference (±{bound:.0f})" if bound >= 10 else f"difference (±{bound:.2g})",
     )
     for axis, title in zip(axes, titles, strict=True):
         bare(axis, title)

@@ -154,7 +154,8 @@ class _Attempt:
         measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
         if sampling.gate != "off":
             quality, unpainted = (
-                measure(self._regions(applied, image), synthesis.references) for image in (values, applied.image)
+                measure(self._regions(applied, image), synthesis.references)
+                for image in (values, self._unpainted(applied))
             )
             measured["quality"] = with_unpainted(quality, unpainted)
         if synthesis.memory:
@@ -173,8 +174,16 @@ class _Attempt:
                 regions[name] = region_of(image, voxels, normal, windows)
         return regions
 
+    def _unpainted(self, applied: AppliedCase) -> np.ndarray:
+        """(c, n, y, x) the host's intensities; channels that are not painted are as in the synthetic case."""
+        if not self.fold.relations:
+            return applied.image
+        values = applied.image.astype(np.float32)
+        self.fold.relations.apply(values, applied.image, applied.region, applied.condition)
+        return values
+
     def _values(self, applied: AppliedCase) -> np.ndarray:
-        """(c, n, y, x) the host's intensities with the painted region."""
+        """(c, n, y, x) the host's intensities with the painted region, in which the channels' relations hold."""
         values, planned = applied.image.astype(np.float32), applied.planned
         for position, crop in crops(applied.region, self.factor, self.fold.settings.sampling):
             image = np.load(self.painted_file(planned.index, planned.slices[position]))
@@ -183,6 +192,7 @@ class _Attempt:
         outside = applied.region & (applied.condition == 0)
         for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
             values[channel][outside] = low
+        self.fold.relations.apply(values, applied.image, applied.region, applied.condition)
         return values
 
 

@@ -68,8 +68,9 @@ def upper_bound(passing: int, hosts: int) -> float:
 
 def _pooled_verdicts(rows: Sequence[dict], real: ClassReference) -> list[dict]:
     verdicts = []
-    for channel, reference in enumerate(real.channels):
-        several = len(real.channels) > 1  # records of earlier versions hold one channel, and do not say which
+    several = len(real.channels) > 1  # records of earlier versions hold one channel, and do not say which
+    for channel in real.judged:
+        reference = real.channels[channel]
         parts = [row["channels"][channel] if several else row for row in rows if "channels" in row or not several]
         if parts:
             verdicts += _of_channel(parts, reference, channel)

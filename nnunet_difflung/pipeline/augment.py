@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -183,7 +184,8 @@ def _prepare(
     check_same_content(raw, numbers)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
-    folds = [prepare_fold(raw, number, request.settings, cache, lesions) for number in numbers]
+    channels: dict[str, CaseChannels] = {}
+    folds = [prepare_fold(raw, number, request.settings, cache, lesions, None, channels) for number in numbers]
     check_folds(folds)
     check_disk(folds)
     look_at_images(raw, cache, numbers, request.processes, share, remember=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache, check_cases
+from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
@@ -51,7 +52,8 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         return raw.read_label(identifier)[0]
 
     lesions: dict[str, list[Lesion]] = {}
-    folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label) for number in numbers]
+    channels: dict[str, CaseChannels] = {}
+    folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label, channels) for number in numbers]
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)

@@ -9,6 +9,7 @@ import torch
 
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.dataset.channels import CaseChannels, find_relations
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
@@ -33,8 +34,9 @@ def prepare_fold(
     cache: SliceCache,
     lesions_of_cases: dict[str, list[Lesion]] | None = None,
     read_label: Callable[[str], np.ndarray] | None = None,
+    channels_of_cases: dict[str, CaseChannels] | None = None,
 ) -> Fold:
-    """Makes a fold's plan from its training cases and their lesions.
+    """Makes a fold's plan from its training cases and their lesions, and finds the relations between their channels.
 
     Args:
         raw: the dataset.
@@ -43,6 +45,7 @@ def prepare_fold(
         cache: the dataset's real cases.
         lesions_of_cases: case id → its lesions; filled here and shared by the folds of a run.
         read_label: case id → (z, y, x) label values; by default read from the cache.
+        channels_of_cases: case id → what holds between its channels; filled here and shared like ``lesions_of_cases``.
 
     Raises:
         BadInput: the fold's training cases contain no normal lung or no pathology.
@@ -53,7 +56,8 @@ def prepare_fold(
     read_label = read_label or cache.label
     lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases)
     plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
-    return Fold(raw, data, settings, lesions, plan)
+    relations = find_relations(cache, data.training_cases, channels_of_cases)
+    return Fold(raw, data, settings, lesions, plan, relations)
 
 
 def _check_classes(raw: RawDataset, number: int | str, cases: list[CaseFacts]) -> None:
@@ -79,7 +83,8 @@ def synthesize_fold(
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
     if sampling.gate != "off":
-        references = reference(fold.cache, training, fold.raw.patients, windows, seed)
+        judged = fold.relations.painted() if fold.relations else None
+        references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
     synthesis = Synthesis(fold, generator, references, memory, device)
     return synthesis, synthesize(synthesis, progress, share, threads)
 

@@ -219,9 +219,15 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"
     failing = sum(not passes(row["quality"]) for row in result.dropped.values())
     rows = ", ".join(
-        f"{name} bias {row['bias']:+.0f}, distance {row['wasserstein']:.0f}"
+        f"{name} bias {row['bias']:+.3g}, distance {row['wasserstein']:.3g}"
         for name, row in result.quality_of_all.items()
     )
+    misfits = sum(
+        any(not pair["passes"] for of_class in row["quality"].values() for pair in of_class.get("pairs", ()))
+        for row in result.dropped.values()
+    )
+    if misfits:
+        rows += f"; in {misfits} of them the channels do not fit each other as in real lesions"
     if failing < 0.5 * len(result.dropped):
         raise Failed(
             f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from nnunet_difflung.dataset.channels import named
+
 _FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
     "bias": ("pooled bias", "", "+.1f"),
@@ -11,14 +15,20 @@ _FIGURES = {  # figure → its name, what follows its value, and the value's for
 }
 
 
-def describe_quality(quality: dict[str, dict], verdicts: dict[str, dict]) -> list[str]:
+def describe_quality(
+    quality: dict[str, dict], verdicts: dict[str, dict], channels: Sequence[str] = (), unjudged: Sequence[int] = ()
+) -> list[str]:
     """Lines about each class of a fold: its cases, the unpainted hosts, and the figures of all cases together.
 
     Args:
         quality: result of ``painting.gate.pooled``.
         verdicts: result of ``painting.verdict.judge``.
+        channels: names of the channels.
+        unjudged: numbers of the channels whose values are not painted but set.
     """
     lines = []
+    if unjudged:
+        lines.append(f"  {named(unjudged, channels)}: not judged, since the values are set, not painted")
     for name in sorted({*quality, *verdicts}):
         if name in quality:  # it is not if none of the class's cases was kept
             row = quality[name]
@@ -100,8 +110,8 @@ def _meaning(verdict: dict) -> str:
     return ": too close to normal lung" if figure == "contrast" and below else ""
 
 
-def faults(measured: dict) -> str:
-    """The reasons why a case was dropped."""
+def faults(measured: dict, channels: Sequence[str] = ()) -> str:
+    """The reasons why a case was dropped; ``channels`` are the channels' names."""
     reasons = []
     for name, row in measured["quality"].items():
         if row["passes"]:
@@ -113,11 +123,20 @@ def faults(measured: dict) -> str:
             f"{name} bias{f' in channel {number}' if number else ''} {part['bias']:+.3g} (at most "
             f"{part['max_bias']:.3g}), distance {part['wasserstein']:.3g} (at most {part['max_wasserstein']:.3g})"
             for number, part in enumerate(row.get("channels", [row]))
-            if abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"]
+            if number not in row.get("unjudged", ())
+            and (abs(part["bias"]) > part["max_bias"] or part["wasserstein"] > part["max_wasserstein"])
         ]
+        reasons += [f"{name}: {_misfit(pair, channels)}" for pair in row.get("pairs", ()) if not pair["passes"]]
     reasons += [
         f"{name} resembles {row['nearest_case']} (correlation {row['similarity']:.2f})"
         for name, row in measured["memorisation"].items()
         if row and row["above_real_p99"]
     ]
     return ", ".join(reasons)
+
+
+def _misfit(pair: dict, channels: Sequence[str]) -> str:
+    which = named(pair["channels"], channels or [f"channel {number}" for number in range(max(pair["channels"]) + 1)])
+    if pair["figure"] == "correlation":
+        return f"{which} correlate by {pair['value']:.2f} (in real lesions {pair['low']:.2f} to {pair['high']:.2f})"
+    return f"{which} do not fit each other as in real lesions (off by {pair['value']:.3g}, at most {pair['high']:.3g})"

@@ -14,6 +14,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
+from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
@@ -45,6 +46,7 @@ def describe_fold(fold: Fold) -> str:
         f"  plan: {counted(len(plan.cases), 'synthetic case')}, {counted(plan.slices, 'painted slice')} (at most "
         f"{plan.max_slices}), {counted(operations, 'pasted lesion')}"
     )
+    lines += describe_channels(fold.relations, raw.channels)
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
 
@@ -66,7 +68,8 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
         f"fold {fold.number}: {counted(len(result.staged), 'synthetic case')} kept, {len(result.dropped)} dropped, "
         f"{result.repainted} repainted"
     ]
-    lines += describe_quality(result.quality, result.verdicts)
+    channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
+    lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
@@ -74,7 +77,10 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
                 f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
                 f"correlation {row['mean']:.2f})"
             )
-    lines += [f"  dropped {identifier}: {faults(measured)}" for identifier, measured in sorted(result.dropped.items())]
+    lines += [
+        f"  dropped {identifier}: {faults(measured, channels)}"
+        for identifier, measured in sorted(result.dropped.items())
+    ]
     return "\n".join(lines)
 
 
@@ -156,6 +162,7 @@ def conclude(
             "quality_of_all": result.quality_of_all,
             "verdicts": result.verdicts,
             "memorisation": result.memorisation,
+            **({"channels": synthesis.fold.relations.as_record()} if synthesis.fold.relations else {}),
             "seconds_of_all_folds_together": seconds,
         }
         for synthesis, result in done
@@ -225,6 +232,7 @@ def _entry(fold: Fold, generator: str | None, training_cases: Sequence[str], sum
             "voxels_before": fold.plan.before,
             "voxels_planned": fold.plan.after,
         },
+        **({"channels": fold.relations.as_record()} if fold.relations else {}),
     }
 
 

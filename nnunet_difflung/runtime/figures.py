@@ -113,12 +113,12 @@ def show_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) -> No
     axes.imshow(coloured(label, values), interpolation="nearest")
 
 
-def show_difference(axes: Axes, difference: np.ndarray) -> float:
+def show_difference(axes: Axes, difference: np.ndarray, window: Window = CT_WINDOW) -> float:
     """Draws a (y, x) difference, blue below and red above 0, and returns the bound of its colours in the image's unit.
 
-    The bound is the 99.5th percentile of the absolute values, at least 1.
+    The bound is the 99.5th percentile of the absolute values, at least a two-thousandth of the window (1 HU for CT).
     """
-    bound = max(1.0, float(np.percentile(np.abs(difference), 99.5)))
+    bound = max((window[1] - window[0]) / 2000, float(np.percentile(np.abs(difference), 99.5)))
     axes.imshow(difference, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
     return bound
 
