@@ -18,7 +18,7 @@ from nnunet_difflung.dataset_conversion.dicom.contours import plane_heights
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.planes import lie_on_slices, usual_pitch
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import Roi
-from nnunet_difflung.dataset_conversion.dicom.seg import SegFile
+from nnunet_difflung.dataset_conversion.dicom.seg_frames import SegFile
 from nnunet_difflung.dataset_conversion.dicom.series import Stack
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput

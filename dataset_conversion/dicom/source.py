@@ -15,7 +15,8 @@ from nnunet_difflung.dataset_conversion.dicom.drawings import Drawing, drawings_
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import read_rtstruct
-from nnunet_difflung.dataset_conversion.dicom.seg import open_seg, segment_masks
+from nnunet_difflung.dataset_conversion.dicom.seg import segment_masks
+from nnunet_difflung.dataset_conversion.dicom.seg_frames import open_seg
 from nnunet_difflung.dataset_conversion.dicom.series import (
     AIR,
     DRAWINGS,
@@ -179,7 +180,10 @@ class DicomSource:
         """Name and mask of each structure; those that cannot be placed go to ``faults`` instead."""
         notes += drawing.notes
         if drawing.seg:
-            yield from segment_masks(drawing.seg, image)
+            other_series = ct.slices[0].series not in drawing.series
+            for name, segment, segment_notes in segment_masks(drawing.seg, image, other_series):
+                notes += segment_notes
+                yield name, segment
         slice_of = {header.uid: z for z, header in enumerate(ct.slices)}
         if len(slice_of) < len(ct.slices):  # UIDs that several slices share tell nothing
             slice_of = {}
