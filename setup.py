@@ -174,9 +174,9 @@ setup(
         "gan": ["monai>=1.4"],  # networks of the comparison methods pix2pix and spade; 1.4 is the first with them
         "metrics": ["monai>=1.4"],  # surface distances of difflung_compare --surface
         "convert": [
-            "pydicom>=3.0.1",  # DICOM headers and RTSTRUCT contours
-            "highdicom>=0.25",
-        ],  # DICOM-SEG
+            "pydicom>=3.0.1",  # DICOM headers, RTSTRUCT contours and DICOM-SEG
+            "pyjpegls>=1.2",  # DICOM-SEG that is compressed with JPEG-LS
+        ],
         "lungmask": ["lungmask>=0.2.20"],  # lung: lungmask, a trained lung mask instead of thresholds
         "lint": [
             "ruff>=0.17,<0.18",  # style and format; another version may format otherwise

@@ -20,7 +20,7 @@ class Accept(StrEnum):
 
 
 MEANING = {
-    Accept.MOVED_CONTOURS: "contours between two slices go to the nearer slice",
+    Accept.MOVED_CONTOURS: "contours that do not lie on the slices go to the nearest ones",
     Accept.OTHER_SERIES: "structures drawn on a series that is missing are placed on the series that is there",
     Accept.ROUNDED_LABELS: "label values that are not whole numbers are rounded",
 }

@@ -7,6 +7,7 @@ conversion does not depend on the kind of archive.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -54,6 +55,8 @@ class Scan:
             as annotated.
         windowed: whether the intensities are a display window and not HU; None if only the values can tell.
         notes: for the report on this patient.
+        faults: structure → why it cannot be placed on the image, one line. The patient is refused if the mapping uses
+            the structure.
     """
 
     image: sitk.Image
@@ -62,6 +65,7 @@ class Scan:
     annotated: tuple[int, ...] | None = None
     windowed: bool | None = None
     notes: tuple[Note, ...] = field(default=())
+    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

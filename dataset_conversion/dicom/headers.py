@@ -97,7 +97,7 @@ class Header:
 
 
 def library(name: str) -> ModuleType:
-    """Imports pydicom or highdicom, which are installed with the extra ``convert``.
+    """Imports pydicom, which is installed with the extra ``convert``.
 
     Raises:
         BadInput: the library is not installed.

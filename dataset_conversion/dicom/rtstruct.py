@@ -1,29 +1,44 @@
-"""Converts the contours of an RTSTRUCT to masks on the grid of the image that they were drawn on.
+"""Reads the regions of an RTSTRUCT and their contours.
 
-DICOM PS3.3 C.8.8.6 describes the contours: polygons in patient coordinates (mm), each in one plane. Holes are drawn as
-keyholes (the outline runs into the hole and back) or as contours inside contours, so the even-odd rule over all
-contours of a plane decides whether a point is inside.
+DICOM PS3.3 C.8.8.5 and C.8.8.6 describe them: polygons in patient coordinates (mm), each in one plane. What holds no
+contour is counted and left out; a contour whose points are damaged is a fault of its region, not of the whole file.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-from skimage.draw import polygon
 
 from nnunet_difflung.dataset_conversion.dicom.headers import read_dataset
-from nnunet_difflung.dataset_conversion.imaging.geometry import to_index
+from nnunet_difflung.dataset_conversion.dicom.truncation import is_cut_off
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-POINTS = 7  # sampling points per pixel and axis; odd, so that one of them is the centre of the pixel
-SAME_PLANE = 0.05  # largest distance of contours in the same plane, as a share of the distance between slices
+CONTOUR_DATA = 0x30060050
+DEFLATED = "1.2.840.10008.1.2.1.99"
+FAR = 1e5  # mm; no patient is that large
+FLAT = 1e-4  # mm; points that spread less than this across a line enclose nothing
+
+
+@dataclass(frozen=True)
+class Contour:
+    """A closed contour.
+
+    Attributes:
+        points: (n, 3) in mm (LPS).
+        image: UID of the SOP instance that it was drawn on; ``""`` if none or several are given.
+        xor: whether what several contours of a plane cover twice is outside, however they overlap.
+    """
+
+    points: np.ndarray
+    image: str = ""
+    xor: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,32 +48,85 @@ class Roi:
     Attributes:
         name: of the region, without surrounding spaces.
         frame: UID of the frame of reference; ``""`` if not given.
-        contours: the closed contours, each (n, 3) points in mm (LPS).
-        images: UIDs of the SOP instances that the closed contours were drawn on.
-        ignored: type of contour → number of contours of that type that are ignored.
+        contours: the closed contours.
+        images: UIDs of all SOP instances that the closed contours were drawn on.
+        notes: on its contours.
+        fault: why its contours cannot be used, one line; ``""`` if they can.
     """
 
     name: str
     frame: str
-    contours: tuple[np.ndarray, ...]
-    images: frozenset[str]
-    ignored: dict[str, int]
+    contours: tuple[Contour, ...]
+    images: frozenset[str] = frozenset()
+    notes: tuple[Note, ...] = ()
+    fault: str = ""
 
 
-def read_rtstruct(path: Path) -> tuple[frozenset[str], tuple[Roi, ...]]:
-    """The UIDs of the series that the structures were drawn on, and all regions, including those without contours.
+@dataclass(frozen=True)
+class StructureSet:
+    """The content of an RTSTRUCT.
+
+    Attributes:
+        series: UIDs of the series that the structures were drawn on.
+        rois: all regions, including those without contours.
+        notes: on what belongs to no region.
+    """
+
+    series: frozenset[str]
+    rois: tuple[Roi, ...]
+    notes: tuple[Note, ...] = ()
+
+
+def read_rtstruct(path: Path) -> StructureSet:
+    """Reads all regions, including those without contours.
 
     Raises:
-        BadInput: the file cannot be read or does not define regions.
+        BadInput: the file cannot be read or is cut off.
     """
     data = read_dataset(path)
     try:
-        return _referenced_series(data), tuple(_rois(data))
-    except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        deflated = data.file_meta.get("TransferSyntaxUID") == DEFLATED
+        if not deflated and is_cut_off(path, *data.original_encoding):
+            raise BadInput(f"{path}: the file ends in the middle of an element; copy or export it again")
+        return _structure_set(data, path)
+    except BadInput:
+        raise
+    except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, OSError) as error:
         raise BadInput(
-            f"{path}: the contours cannot be read ({type(error).__name__}); the file is truncated or is not an "
-            f"RTSTRUCT: export it again"
+            f"{path}: the structures cannot be read ({type(error).__name__}); expected an RTSTRUCT: export it again, "
+            f"or remove it"
         ) from error
+
+
+def _structure_set(data, path: Path) -> StructureSet:
+    frames = [str(f.get("FrameOfReferenceUID") or "") for f in data.get("ReferencedFrameOfReferenceSequence") or ()]
+    defined = list(data.get("StructureSetROISequence") or ())
+    numbers = [_whole(item.get("ROINumber")) for item in defined]
+    labels = {
+        _whole(item.get("ReferencedROINumber")): item.get("ROIObservationLabel")
+        for item in data.get("RTROIObservationsSequence") or ()
+    }
+    drawn: dict[int | None, list] = {}
+    for item in data.get("ROIContourSequence") or ():
+        drawn.setdefault(_whole(item.get("ReferencedROINumber")), []).extend(item.get("ContourSequence") or ())
+    rois: dict[tuple[int | None, str], Roi] = {}
+    for number, item in zip(numbers, defined, strict=True):
+        name = plain_text(item.get("ROIName")) or plain_text(labels.get(number)) or f"ROI {number}"
+        names = {plain_text(i.get("ROIName")) for i, n in zip(defined, numbers, strict=True) if n == number}
+        frame = str(item.get("ReferencedFrameOfReferenceUID") or (frames[0] if len(frames) == 1 else ""))
+        contours = () if number is None else drawn.get(number, ())
+        if contours and len(names) > 1:
+            fault = (
+                f"{path}: {len(names)} structures, {name!r} among them, have the ROINumber {number}; expected a number "
+                f"for each: the file does not tell whose contours they are, so export it again"
+            )
+            rois[number, name] = Roi(name, frame, (), fault=fault)
+        else:  # the same name and number again is the same region
+            rois[number, name] = _roi(name, frame, contours, path)
+    orphans = sum(len(items) for number, items in drawn.items() if number is None or number not in numbers)
+    text = f"{path.name}: left out {orphans} {_contours(orphans)} of a structure that the file does not define"
+    notes = [Note(text, Kind.DROPPED, orphans, "contours of structures that the file does not define")]
+    return StructureSet(_referenced_series(data), tuple(rois.values()), tuple(notes * bool(orphans)))
 
 
 def _referenced_series(data) -> frozenset[str]:
@@ -71,131 +139,134 @@ def _referenced_series(data) -> frozenset[str]:
     )
 
 
-def _rois(data) -> Iterator[Roi]:
-    frames = [str(f.get("FrameOfReferenceUID") or "") for f in data.get("ReferencedFrameOfReferenceSequence") or ()]
-    drawn: dict[int, list] = {}
-    for item in data.ROIContourSequence:
-        drawn.setdefault(int(item.ReferencedROINumber), []).extend(item.get("ContourSequence") or ())
-    for item in data.StructureSetROISequence:
-        contours: list[np.ndarray] = []
-        images: set[str] = set()
-        ignored: Counter[str] = Counter()
-        for contour in drawn.get(int(item.ROINumber), ()):
-            points = np.array(contour.ContourData, float).reshape(-1, 3)
-            if contour.ContourGeometricType not in CLOSED:
-                ignored[str(contour.ContourGeometricType)] += 1
-            elif len(points) < 3:
-                ignored["closed with fewer than 3 points"] += 1
-            else:
-                contours.append(points)
-                images |= {str(i.ReferencedSOPInstanceUID) for i in contour.get("ContourImageSequence") or ()}
-        frame = str(item.get("ReferencedFrameOfReferenceUID") or (frames[0] if len(frames) == 1 else ""))
-        yield Roi(
-            str(item.get("ROIName") or f"ROI {item.ROINumber}").strip(),
-            frame,
-            tuple(contours),
-            frozenset(images),
-            dict(ignored),
+@dataclass
+class _Contents:
+    """What was read of a region's contour items."""
+
+    contours: list[Contour] = field(default_factory=list)
+    images: set[str] = field(default_factory=set)
+    dropped: Counter[str] = field(default_factory=Counter)
+    guessed: int = 0
+    commas: int = 0
+
+
+def _roi(name: str, frame: str, items: Iterable, path: Path) -> Roi:
+    read = _Contents()
+    for position, item in enumerate(items, start=1):
+        try:
+            _read_contour(item, read)
+        except (ValueError, TypeError, AttributeError) as error:
+            fault = (
+                f"{path}: contour {position} of {name!r} is damaged: {error}; expected x\\y\\z of each point in mm: "
+                f"export the structures again"
+            )
+            return Roi(name, frame, (), fault=fault)
+    notes = [
+        Note(f"{name}: {number} {_contours(number)} {what}", Kind.DROPPED, number, f"contours {what}")
+        for what, number in sorted(read.dropped.items())
+    ]
+    if read.guessed:
+        what = "without ContourGeometricType, taken as closed"
+        notes.append(
+            Note(
+                f"{name}: {read.guessed} {_contours(read.guessed)} {what}",
+                Kind.GUESSED,
+                read.guessed,
+                f"contours {what}",
+            )
         )
+    if read.commas:
+        what = "with decimal commas, read as decimal points"
+        text = f"{name}: {read.commas} {_contours(read.commas)} {what}"
+        notes.append(Note(text, Kind.REINTERPRETED, read.commas, f"contours {what}"))
+    return Roi(name, frame, tuple(read.contours), frozenset(read.images), tuple(notes))
 
 
-def roi_mask(roi: Roi, image: sitk.Image, path: Path) -> tuple[np.ndarray, list[Note]]:
-    """The mask of a region on the grid of an image, which may be oblique or sheared.
-
-    A contour belongs to the nearest slice, which is at most half a slice away. If several contour planes fall on the
-    same slice, only the nearest plane is used. A pixel is set if at least half of its area, sampled at 7 x 7 points,
-    is inside the contours. Contours that cover half of no pixel are kept as well: they set the pixels of which they
-    cover at least half as much as of their best-covered pixel, or, if they contain no sampling point, the pixel at
-    their centre.
-
-    Returns:
-        (z, y, x) uint8 of 0 and 1, and notes for the report.
+def _read_contour(item, read: _Contents) -> None:
+    """Reads a contour item.
 
     Raises:
-        BadInput: a contour does not lie in the plane of the slices, or no contour lies in the image.
+        ValueError: its points are damaged; the message says how.
     """
-    mask, counts = np.zeros(image.GetSize()[::-1], np.uint8), Counter(_ignored(roi))
-    planes: dict[int, list[tuple[float, np.ndarray]]] = {}
-    for points in roi.contours:
-        index = to_index(image, points)
-        if np.ptp(index[:, 2]) > 0.5:
-            raise BadInput(
-                f"{path}: a contour of {roi.name!r} spans {np.ptp(index[:, 2]):.1f} slices; expected "
-                f"contours in the planes of the CT slices: export the structures on this series"
-            )
-        height = float(index[:, 2].mean())
-        z = round(height)
-        if not 0 <= z < len(mask):
-            counts["above or below the image"] += 1
-            continue
-        if abs(height - z) > SAME_PLANE:
-            counts["between two slices, moved to the nearer slice"] += 1
-        if (index[:, :2] < -0.5).any() or (index[:, :2] > np.array(image.GetSize()[:2]) - 0.5).any():
-            counts["partly outside the image"] += 1
-        planes.setdefault(z, []).append((height, index[:, 1::-1]))
-    if roi.contours and not planes:
-        raise BadInput(
-            f"{path}: none of the {len(roi.contours)} contours of {roi.name!r} lies in the CT volume; "
-            f"expected contours drawn on this series: add the series they were drawn on or remove the file"
-        )
-    for z, contours in planes.items():
-        nearest = min((h for h, _ in contours), key=lambda h: abs(h - z))
-        in_plane = [points for h, points in contours if abs(h - nearest) <= SAME_PLANE]
-        distinct = {np.round(points, 3).tobytes(): points for points in in_plane}
-        counts["repeated in the file, used once"] += len(in_plane) - len(distinct)
-        counts["ignored, since a contour nearer to the same slice exists"] += len(contours) - len(in_plane)
-        _fill(mask[z], list(distinct.values()))
-    holes = len(mask[min(planes) : max(planes) + 1]) - len(planes) if planes else 0
-    notes = [
-        Note(
-            f"{roi.name}: {number} {'contour' if number == 1 else 'contours'} {what}",
-            _kind(what),
-            number,
-            f"contours {what}",
-        )
-        for what, number in sorted(counts.items())
-        if number
-    ]
-    if holes:
-        slices_have = "slice has" if holes == 1 else "slices have"
-        notes.append(Note(f"{roi.name}: {holes} {slices_have} no contour between the first and the last one"))
-    return mask, notes
-
-
-def _kind(what: str) -> Kind:
-    """What happens to contours that are counted under ``what``."""
-    if "moved" in what:
-        return Kind.MOVED
-    return Kind.MERGED if "repeated" in what else Kind.REMARK if "partly" in what else Kind.DROPPED
-
-
-def _ignored(roi: Roi) -> dict[str, int]:
-    return {f"of type {kind} ignored": number for kind, number in roi.ignored.items()}
-
-
-def _fill(mask: np.ndarray, contours: list[np.ndarray]) -> None:
-    """Sets the pixels of one slice (y, x) in place; each contour is (n, 2) points in pixels along y, x."""
-    low = np.maximum(np.floor(np.min([c.min(axis=0) for c in contours], axis=0)).astype(int), 0)
-    high = np.minimum(np.ceil(np.max([c.max(axis=0) for c in contours], axis=0)).astype(int) + 1, mask.shape)
-    if (low >= high).any():
+    kind = plain_text(item.get("ContourGeometricType")).upper().replace(" ", "_")
+    if kind and kind not in CLOSED:
+        read.dropped[f"of type {kind} ignored"] += 1
         return
-    size, window = high - low, mask[low[0] : high[0], low[1] : high[1]]
-    drawn = []
-    for contour in contours:
-        fine = (contour - low + 0.5) * POINTS - 0.5
-        drawn.append(np.zeros(size * POINTS, bool))
-        drawn[-1][polygon(fine[:, 0], fine[:, 1], drawn[-1].shape)] = True
-    inside = np.logical_xor.reduce(drawn)
+    text = _raw_text(item, CONTOUR_DATA)
+    if not text:
+        read.dropped["without points ignored"] += 1
+        return
+    points = _points(text)
+    stated = _whole(item.get("NumberOfContourPoints"))
+    if stated is not None and stated > len(points):
+        raise ValueError(f"it has {len(points)} of {stated} points")
+    if len(np.unique(points, axis=0)) < 3:
+        read.dropped["closed with fewer than 3 points ignored"] += 1
+        return
+    if np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[1] < FLAT:
+        read.dropped["whose points lie in a straight line ignored"] += 1
+        return
+    images = [str(i.get("ReferencedSOPInstanceUID") or "") for i in item.get("ContourImageSequence") or ()]
+    read.contours.append(Contour(points, images[0] if len(images) == 1 else "", kind == "CLOSEDPLANAR_XOR"))
+    read.images |= set(images) - {""}
+    read.guessed += not kind
+    read.commas += "," in text
 
-    def share(points: np.ndarray) -> np.ndarray:
-        return points.reshape(size[0], POINTS, size[1], POINTS).mean(axis=(1, 3))
 
-    window |= share(inside) >= 0.5
-    for contour, filled in zip(contours, drawn, strict=True):  # no contour may vanish
-        covered = share(filled & inside)
-        if not filled.any():
-            y, x = np.round(contour.mean(axis=0)).astype(int) - low
-            if 0 <= y < size[0] and 0 <= x < size[1]:
-                window[y, x] = 1
-        elif covered.max() > 0 and not window[covered > 0].any():
-            window |= covered >= covered.max() / 2
+def _points(text: str) -> np.ndarray:
+    """Points (n, 3) of the text of ContourData.
+
+    Raises:
+        ValueError: it holds something else than finite numbers, or not three for each point.
+    """
+    if "," in text and "." not in text:  # of a system that writes decimal commas
+        text = text.replace(",", ".")
+    try:
+        values = np.array([float(part) for part in text.split("\\")])
+    except ValueError:
+        raise ValueError("ContourData holds something that is not a number") from None
+    if "_" in text or not np.isfinite(values).all():
+        raise ValueError("ContourData holds something that is not a finite number")
+    if np.abs(values).max() > FAR:
+        raise ValueError(f"ContourData holds a coordinate of {np.abs(values).max():.3g} mm")
+    if len(values) % 3:
+        raise ValueError(f"ContourData holds {len(values)} numbers, which is not a multiple of 3")
+    return values.reshape(-1, 3)
+
+
+def _raw_text(item, tag: int) -> str:
+    """The text of an element as it stands in the file: pydicom refuses a whole value for one odd number in it."""
+    if tag not in item:
+        return ""
+    value = item.get_item(tag).value
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    elif value is not None and not isinstance(value, str):
+        value = "\\".join(str(v) for v in (value if hasattr(value, "__iter__") else [value]))
+    return (value or "").strip("\0 \\")
+
+
+def plain_text(value) -> str:
+    """A name in one spelling: composed characters, single spaces."""
+    if value is None:
+        return ""
+    text = (
+        value
+        if isinstance(value, str)
+        else "\\".join(str(v) for v in value)
+        if hasattr(value, "__iter__")
+        else str(value)
+    )
+    return " ".join(unicodedata.normalize("NFC", text).replace("\0", " ").split())
+
+
+def _whole(value) -> int | None:
+    """A whole number; None if there is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _contours(number: int) -> str:
+    return "contour" if number == 1 else "contours"

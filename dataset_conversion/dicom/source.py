@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset_conversion.accept import Accept
+from nnunet_difflung.dataset_conversion.dicom.contours import roi_mask
+from nnunet_difflung.dataset_conversion.dicom.drawings import Drawing, drawings_on
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
-from nnunet_difflung.dataset_conversion.dicom.rtstruct import Roi, read_rtstruct, roi_mask
-from nnunet_difflung.dataset_conversion.dicom.seg import SegFile, open_seg, segment_masks
+from nnunet_difflung.dataset_conversion.dicom.rtstruct import read_rtstruct
+from nnunet_difflung.dataset_conversion.dicom.seg import segment_masks
+from nnunet_difflung.dataset_conversion.dicom.seg_frames import open_seg
 from nnunet_difflung.dataset_conversion.dicom.series import (
     AIR,
     DRAWINGS,
@@ -38,25 +42,6 @@ SAMPLES = 3  # slices whose intensities a listing reads
 
 
 @dataclass(frozen=True)
-class _Drawing:
-    """An RTSTRUCT (``rois``) or DICOM-SEG (``seg``) file and the UIDs of the series that it was drawn on."""
-
-    path: Path
-    series: frozenset[str]
-    rois: tuple[Roi, ...] = ()
-    seg: SegFile | None = None
-
-    @property
-    def names(self) -> list[str]:
-        return [roi.name for roi in self.rois if roi.contours] + (list(self.seg.names.values()) if self.seg else [])
-
-    @property
-    def frames(self) -> set[str]:
-        """Frames of reference of the drawn structures, as far as they are given."""
-        return ({roi.frame for roi in self.rois if roi.contours} | ({self.seg.frame} if self.seg else set())) - {""}
-
-
-@dataclass(frozen=True)
 class DicomSource:
     """A patient of a DICOM archive.
 
@@ -67,6 +52,7 @@ class DicomSource:
         notes: on the archive, for the report.
         series: which CT series to take if there are several: its folder or its number of slices.
         identified: whether headers tell the patient, and not only the folder.
+        accept: changes of labels that the user accepts.
     """
 
     patient: str
@@ -75,6 +61,7 @@ class DicomSource:
     notes: tuple[Note, ...] = ()
     series: str | None = None
     identified: bool = True
+    accept: frozenset[Accept] = frozenset()
 
     def listing(self) -> Listing:
         """Headers, names of structures, and the range of intensities in the first, the middle and the last slice."""
@@ -133,8 +120,9 @@ class DicomSource:
         image = read_volume(ct, self.folder)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
+        faults: dict[str, str] = {}
         for drawing in drawings:
-            for name, mask in self._masks(drawing, image, ct, notes):
+            for name, mask in self._masks(drawing, image, ct, notes, faults):
                 if name in structures and drawn_in[name] != drawing.path:
                     raise BadInput(
                         f"{drawing.path}: structure {name!r} is also in {drawn_in[name].name}; "
@@ -145,25 +133,28 @@ class DicomSource:
                     notes.append(Note(f"{name}: several structures of this name are merged", Kind.MERGED, what=what))
                     mask = sitk.Or(mask, structures[name])
                 structures[name], drawn_in[name] = mask, drawing.path
+        if faults and not structures:
+            raise BadInput(next(iter(faults.values())))
         if not is_orthogonal(image):
             grid = straight_grid(image)
             structures = {name: _moved(mask, grid) for name, mask in structures.items()}
             image = straightened(image, AIR)
-        return Scan(image, structures, "CT", None, self._windowed(ct, notes), tuple(dict.fromkeys(notes)))
+        return Scan(image, structures, "CT", None, self._windowed(ct, notes), tuple(dict.fromkeys(notes)), faults)
 
     def _check_readable(self) -> None:
         for header in self.headers:
             if header.problem and header.modality in ("", *DRAWINGS):
                 raise BadInput(header.problem)
 
-    def _drawing(self, header: Header) -> _Drawing:
+    def _drawing(self, header: Header) -> Drawing:
         path = self.folder / header.path
         if header.modality == "SEG":
             seg = open_seg(path)
-            return _Drawing(path, seg.series, seg=seg)
-        return _Drawing(path, *read_rtstruct(path))
+            return Drawing(path, seg.series, seg=seg)
+        content = read_rtstruct(path)
+        return Drawing(path, content.series, content.rois, notes=content.notes)
 
-    def _stack(self, drawings: list[_Drawing]) -> tuple[Stack, list[Note]]:
+    def _stack(self, drawings: list[Drawing]) -> tuple[Stack, list[Note]]:
         series, left_out = ct_series(self.headers)
         referenced = self._drawn_on(series, drawings)
         location = f"{self.folder}, patient {self.patient}"
@@ -171,50 +162,37 @@ class DicomSource:
         return ct, [*self.notes, *left_out, *ct.notes]
 
     @staticmethod
-    def _drawn_on(series: dict[str, list[Header]], drawings: list[_Drawing]) -> set[str]:
+    def _drawn_on(series: dict[str, list[Header]], drawings: list[Drawing]) -> set[str]:
         """UIDs of the series that drawings name or, if they name none, of those in their frame of reference."""
         named = set().union(*(drawing.series for drawing in drawings)) & set(series)
         frames = set().union(*(drawing.frames for drawing in drawings))
         return named or {uid for uid, slices in series.items() if slices[0].frame in frames}
 
-    def _drawings_of(self, ct: Stack, drawings: list[_Drawing], notes: list[Note]) -> list[_Drawing]:
-        """The drawings of this series; those of other series of the patient are left out with a note.
-
-        Raises:
-            BadInput: no series of the patient has the frame of reference of a drawing, or contours lie on slices that
-                are missing.
-        """
-        chosen, kept = ct.slices[0], []
-        other_series = {h.series for h in self.headers if h.modality == "CT"} - {chosen.series}
-        for drawing in drawings:
-            if drawing.series & other_series and chosen.series not in drawing.series:
-                what = "files with structures that were drawn on another series of the patient"
-                text = f"left out {drawing.path.name}: it was drawn on another series of the patient"
-                notes.append(Note(text, Kind.DROPPED, what=what))
-                continue
-            if chosen.frame and drawing.frames - {chosen.frame}:
-                raise BadInput(
-                    f"{drawing.path}: its structures refer to another frame of reference than the CT series "
-                    f"in {self.folder / chosen.folder}; expected structures of this series: add the series "
-                    f"they were drawn on or remove the file"
-                )
-            drawn_on = set().union(*(r.images for r in drawing.rois))
-            missing = len(drawn_on - {h.uid for h in self.headers})
-            if chosen.series in drawing.series and missing:
-                raise BadInput(
-                    f"{drawing.path}: {missing} of the {len(drawn_on)} slices with contours are missing in "
-                    f"{self.folder / chosen.folder}; add the missing slices"
-                )
-            kept.append(drawing)
+    def _drawings_of(self, ct: Stack, drawings: list[Drawing], notes: list[Note]) -> list[Drawing]:
+        """The drawings of this series, see ``drawings_on``."""
+        kept, left_out = drawings_on(ct, drawings, self.headers, self.folder, self.accept)
+        notes += left_out
         return kept
 
     def _masks(
-        self, drawing: _Drawing, image: sitk.Image, ct: Stack, notes: list[Note]
+        self, drawing: Drawing, image: sitk.Image, ct: Stack, notes: list[Note], faults: dict[str, str]
     ) -> Iterator[tuple[str, sitk.Image]]:
+        """Name and mask of each structure; those that cannot be placed go to ``faults`` instead."""
+        notes += drawing.notes
         if drawing.seg:
-            yield from segment_masks(drawing.seg, image)
+            other_series = ct.slices[0].series not in drawing.series
+            for name, segment, segment_notes in segment_masks(drawing.seg, image, other_series):
+                notes += segment_notes
+                yield name, segment
+        slice_of = {header.uid: z for z, header in enumerate(ct.slices)}
+        if len(slice_of) < len(ct.slices):  # UIDs that several slices share tell nothing
+            slice_of = {}
         for roi in drawing.rois:
-            mask, mask_notes = roi_mask(roi, image, drawing.path)
+            try:
+                mask, mask_notes = roi_mask(roi, image, drawing.path, slice_of, self.accept, drawing.pitch)
+            except BadInput as error:
+                faults.setdefault(roi.name, str(error))
+                continue
             notes += mask_notes
             if roi.contours:
                 yield roi.name, ct.place(mask)
@@ -234,12 +212,13 @@ def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return image_like(on_grid(mask, grid), grid)
 
 
-def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
+def find_sources(folder: Path, series: str | None = None, accept: frozenset[Accept] = frozenset()) -> list[DicomSource]:
     """The patients of an archive, in the order of the paths of their files; empty if no file is DICOM.
 
     Args:
         folder: searched with its subfolders; DICOM files are recognised by content, not by name.
         series: which CT series to take if a patient has several.
+        accept: changes of labels that the user accepts.
 
     Raises:
         BadInput: the folder has DICOM files, but pydicom is not installed.
@@ -248,7 +227,9 @@ def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
     return [
         scan
         for files in files_by_patient(folder)
-        for scan in _scans(DicomSource(files.name, folder, files.headers, files.notes, series, files.identified))
+        for scan in _scans(
+            DicomSource(files.name, folder, files.headers, files.notes, series, files.identified, accept)
+        )
     ]
 
 

@@ -115,7 +115,14 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
 
 
 def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[Note], location: str) -> np.ndarray:
-    """The label map (z, y, x) of a scan; where structures overlap, the larger priority wins."""
+    """The label map (z, y, x) of a scan; where structures overlap, the larger priority wins.
+
+    Raises:
+        BadInput: a structure of the mapping cannot be placed on the image, or lies elsewhere.
+    """
+    for name, fault in scan.faults.items():
+        if mapping.rule_of(name) is not None:
+            raise BadInput(f"{fault}; a structure that is not needed may go to ignore_structures in the mapping")
     label = np.zeros(image.GetSize()[::-1], np.uint8)
     ranked = sorted(
         (rule.priority, rule.value, name) for name in scan.structures if (rule := mapping.rule_of(name)) is not None
