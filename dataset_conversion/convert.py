@@ -100,9 +100,13 @@ def _add_archive_options(group) -> None:
     add_patient_options(group)
     group.add_argument(
         "--series",
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="SERIES",
-        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: "
-        "each series that was drawn on)",
+        help="DICOM: the series to take where a patient has several, by its folder, its number of slices or one of its "
+        "files, such as thin, 'CT*B70f*' or 120; of several values, the first that fits a patient counts. p1=thin is "
+        "for the patient p1 alone. Patients with one series are not affected (default: each series that was drawn on)",
     )
     group.add_argument(
         "--pixel-spacing", type=float, metavar="MM", help="slices: pixel size in mm, if the files do not give it"
@@ -177,7 +181,7 @@ def archive_options(options) -> ArchiveOptions:
         options.masks,
         options.patient_pattern,
         options.patients,
-        options.series,
+        tuple(options.series),
         options.pixel_spacing,
         frozenset(options.accept),
     )
