@@ -12,11 +12,18 @@ from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOpt
 from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
+    MANIFEST,
     Archive,
     check_archive,
     convert,
     plan_patients,
     read_archive,
+    without_faulty,
+)
+from nnunet_difflung.dataset_conversion.pipeline.leaving_out import (
+    add_leaving_out_options,
+    faults,
+    left_out_text,
 )
 from nnunet_difflung.dataset_conversion.pipeline.listing import MAPPING, listing_table, write_first_mapping
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping, read_mapping
@@ -118,6 +125,7 @@ def _add_archive_options(group) -> None:
         help="converts stored values to HU if the archive has lost the rescaling, such as --rescale 1,-1024",
     )
     add_accept_option(group)
+    add_leaving_out_options(group)
     group.add_argument(
         "--allow-missing",
         action="store_true",
@@ -184,6 +192,7 @@ def archive_options(options) -> ArchiveOptions:
         tuple(options.series),
         options.pixel_spacing,
         frozenset(options.accept),
+        tuple(options.exclude),
     )
 
 
@@ -210,6 +219,12 @@ def _show(archive: Archive, mapping: Path) -> None:
     else:
         print(listing_table(archive.counted(), archive.listings))
         print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
+    print(*(f"Note: {note.text}" for note in archive.notes), sep="\n", end="\n" * bool(archive.notes))
+    if of_patients := faults(archive.listings):
+        number, total = len(of_patients), archive.patients
+        print(
+            f"{number} of {total} patients cannot be converted as they are; --exclude or --skip-faulty leaves them out"
+        )
     if write_first_mapping(mapping, archive.listings):
         print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:
@@ -239,6 +254,10 @@ def _plan_text(
         f"patients: {', '.join(names)}",
         f"test patients: {', '.join(test) or 'none'}",
     ]
+    if not anonymous:
+        lines += [f"Note: {note.text}" for note in archive.notes]
+    if archive.left_out:
+        lines.append(f"{len(archive.left_out)} of {len(patients) + len(archive.left_out)} patients are left out.")
     return "\n".join(lines)
 
 
@@ -256,10 +275,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     check_name(full_name, options.overwrite, untouched=options.dry_run)
     archive = read_archive(options.i, archive_options(options), options.np)
+    if options.skip_faulty and (archive.kind != "slices" or archive.grouping.refusal is None):
+        archive = without_faulty(archive)
     check_archive(archive, mapping, options.allow_missing)
     patients = plan_patients(archive, conversion, options.anonymous, options.test, options.test_share, options.seed)
     print(_plan_text(archive, mapping, patients, full_name, conversion, options.anonymous))
     if options.dry_run:
+        print(*(f"  {patient.note(options.anonymous).text}\n" for patient in archive.left_out), sep="", end="")
         print("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
@@ -274,11 +296,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seed,
         command=["difflung_convert", *words],
         anonymous=options.anonymous,
+        skip_faulty=options.skip_faulty,
     )
     print(archive.counted(options.anonymous))
     print(summary(records, mapping.labels))
     print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
+    print(left_out_text(raw_folder(full_name) / MANIFEST), end="")
     return 0
 
 

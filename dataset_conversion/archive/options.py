@@ -26,6 +26,7 @@ class ArchiveOptions:
         series: for DICOM: the series to take where a patient has several, see ``dicom.series.matches``;
             ``p1=thin`` is for the patient ``p1`` alone.
         pixel_spacing: for slices whose files do not give it: pixel size in mm.
+        exclude: patients to leave out, as ``--exclude`` names them.
         accept: changes of labels or intensities that the user accepts, see ``accept``.
     """
 
@@ -37,6 +38,7 @@ class ArchiveOptions:
     series: tuple[str, ...] = ()
     pixel_spacing: float | None = None
     accept: frozenset[Accept] = frozenset()
+    exclude: tuple[str, ...] = ()
 
 
 def compiled(option: str, pattern: str) -> re.Pattern:
