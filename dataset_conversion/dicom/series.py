@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -312,3 +313,15 @@ def read_volume(series: Stack, root: Path) -> sitk.Image:
     pixels = np.stack([read_slice(header, root) for header in series.slices])
     fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return series.place(pixels.astype(np.int16) if fits_int16 else pixels)
+
+
+def repeated_slices(image: sitk.Image) -> tuple[Note, ...]:
+    """A note if slices at different positions have the same pixels, apart from blank ones."""
+    import SimpleITK as sitk
+
+    planes = [plane for plane in sitk.GetArrayViewFromImage(image) if plane.min() < plane.max()]
+    repeated = len(planes) - len({hashlib.sha256(np.ascontiguousarray(plane)).digest() for plane in planes})
+    if not repeated:
+        return ()
+    text = f"{repeated} {'slice has' if repeated == 1 else 'slices have'} the same pixels as another slice"
+    return (Note(f"{text} at another position: all are kept", Kind.GUESSED, repeated, "slices with pixels of others"),)

@@ -24,6 +24,7 @@ from nnunet_difflung.dataset_conversion.dicom.series import (
     ct_series,
     read_slice,
     read_volume,
+    repeated_slices,
     stack,
     why_left_out,
 )
@@ -137,6 +138,7 @@ class DicomSource:
         ct, notes = self._stack(drawings)
         drawings = self._drawings_of(ct, drawings, notes)
         image = read_volume(ct, self.folder)
+        notes += repeated_slices(image)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
         for drawing in drawings:

@@ -89,12 +89,21 @@ def _enter(root: Path, start: str, found: _Found, entered: set[tuple[int, int]])
             below = f"{path}/{entry.name}" if path else entry.name
             if entry.name.startswith(".") or entry.name.lower() in _OF_THE_SYSTEM:
                 found.hidden.append(below)
+            elif entry.is_symlink():
+                _link(entry.path, below, found)
             elif entry.is_dir():
-                (found.links if entry.is_symlink() else waiting).append(below)
+                waiting.append(below)
             elif entry.is_file():
                 found.files.append(below)
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                found.broken.append(below)
+
+
+def _link(link: str, below: str, found: _Found) -> None:
+    if os.path.isdir(link):
+        found.links.append(below)
+    elif os.path.isfile(link):
+        found.files.append(below)
+    elif not os.path.exists(link):  # a link to itself does not exist either
+        found.broken.append(below)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
