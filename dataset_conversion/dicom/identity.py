@@ -133,7 +133,21 @@ def _keys(group: Sequence[Header]) -> list[tuple[Key, bool, bool]]:
     numbers = [{h.number for h in part} for part in _grouped(group, lambda h: h.folder)]
     repeated = len(set().union(*numbers)) < sum(map(len, numbers))
     keys.append((lambda h: h.folder, False, repeated))
+    ranks = _ranks(group)
+    keys.append((lambda h: ranks.get(h.path, 0), False, True))
     return [(key, apart, alone) for key, apart, alone in keys if len({key(h) for h in group}) > 1]
+
+
+def _ranks(group: Sequence[Header]) -> dict[str, int]:
+    """Path → how many files with this InstanceNumber lie below it, if each number occurs equally often; else empty.
+
+    In two series that were thrown together, each number occurs twice.
+    """
+    normal = _normal(group[0])
+    by_number = _grouped(sorted(group, key=lambda h: float(np.dot(h.position, normal))), lambda h: h.number)
+    if len(by_number) < SMALLEST or len({len(same) for same in by_number}) > 1:
+        return {}
+    return {header.path: rank for same in by_number for rank, header in enumerate(same)}
 
 
 def _interleaved(parts: Sequence[Sequence[Header]]) -> bool:
