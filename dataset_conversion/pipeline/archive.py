@@ -136,7 +136,7 @@ def without_faulty(archive: Archive) -> Archive:
     """
     of_patients = faults(archive.listings)
     if of_patients and len(of_patients) == archive.patients:
-        raise refusal(of_patients, archive.patients, archive.folder)
+        raise refusal(of_patients, archive.patients)
     kept, grouping = without(set(of_patients), archive.sources, archive.grouping)
     return replace(
         archive,
@@ -191,7 +191,7 @@ def check_readable(archive: Archive) -> None:
         BadInput: patients have problems; all of them are listed.
     """
     if of_patients := faults(archive.listings):
-        raise refusal(of_patients, archive.patients, archive.folder)
+        raise refusal(of_patients, archive.patients)
 
 
 def plan_patients(
@@ -262,7 +262,7 @@ def convert(
         done, of_patients = _converted(work, patients, processes, archive)
         if of_patients and not (skip_faulty and any(p.patient in done and not p.test for p in patients)):
             given_up = not done and len(of_patients) < len(patients)
-            raise refusal(of_patients, len(patients), archive.folder, given_up)
+            raise refusal(of_patients, len(patients), given_up)
         if of_patients:
             keep_only(folder, done)  # without the first scans of a patient whose later scan is faulty
         left_out = (*archive.left_out, *(LeftOut(name, fault) for name, fault in of_patients.items()))
@@ -331,8 +331,8 @@ def _converted(
     """
     done: dict[str, dict] = {}
     of_patients: dict[str, str] = {}
-    results = in_parallel(partial(_or_fault, work), patients, processes, "patients")
-    for patient, (content, fault) in zip(patients, results, strict=False):
+    attempt = partial(_or_fault, work)
+    for patient, (content, fault) in zip(patients, in_parallel(attempt, patients, processes, "patients"), strict=True):
         if fault:
             of_patients[patient.name] = fault
         else:

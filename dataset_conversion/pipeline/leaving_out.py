@@ -125,34 +125,36 @@ def faults(listings: Sequence[Listing]) -> dict[str, str]:
     }
 
 
-def refusal(of_patients: Mapping[str, str], total: int, folder: Path, given_up: bool = False) -> BadInput:
+def refusal(of_patients: Mapping[str, str], total: int, given_up: bool = False) -> BadInput:
     """The error that lists all patients that cannot be converted.
 
     Args:
         of_patients: patient → why the patient cannot be converted; not empty.
         total: number of patients in the archive.
-        folder: of the archive.
         given_up: whether the other patients were not tried, since the first ones all failed.
     """
     names = list(of_patients)
     number = len(names)
+    fault = next((fault for fault in of_patients.values() if "cannot be read" in fault), of_patients[names[0]])
     if total == 1:
-        return BadInput(of_patients[names[0]])
+        return BadInput(fault)
     if number == 1:
         exclude = f"--exclude {shlex.quote(names[0])}"
         return BadInput(
-            f"{of_patients[names[0]]}; or leave this patient out with {exclude}, or all patients that cannot be "
-            f"converted with --skip-faulty"
+            f"{fault}; or leave this patient out with {exclude}, or all patients that cannot be converted with "
+            f"--skip-faulty"
         )
-    exclude = f"--exclude {shlex.join(names)}" if number <= 8 else "--exclude PATIENT …"
-    ways = f"or leave them out with {exclude} or with --skip-faulty"
-    if number == total or given_up:
-        ways = "without them, no patient would be left" if number == total else "the other patients were not tried"
-    what = f"the first {number}" if given_up else f"{number} of {total}"
     lines = [f"{name}: {fault}" for name, fault in list(of_patients.items())[:MOST_LISTED]]
     if number > MOST_LISTED:
         lines.append(f"and {number - MOST_LISTED} more")
-    return BadInput(f"{folder}: {what} patients cannot be converted for the reasons below; correct them, {ways}", lines)
+    if given_up:
+        how = f"none of the first {number} patients can be converted, the others were not tried"
+    elif number == total:
+        how = f"none of the {total} patients can be converted"
+    else:
+        exclude = f"--exclude {shlex.join(names)}" if number <= 8 else "--exclude PATIENT …"
+        how = f"{number} of {total} patients cannot be converted: leave them out with {exclude} or with --skip-faulty"
+    return BadInput(f"{fault} ({how})", lines)
 
 
 def left_out_text(manifest: Path) -> str:
