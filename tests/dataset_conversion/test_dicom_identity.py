@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,3 +273,68 @@ def test_multi_frame_ct_is_refused_with_a_way_out(tmp_path):
     write_ct(tmp_path / "pat", scan(), change=lambda z, data: setattr(data, "NumberOfFrames", 40) or z == 0)
     with pytest.raises(BadInput, match=r"no CT series \(left out 1 file of enhanced multi-frame CT: export it as one"):
         only(tmp_path).load()
+
+
+def two_series(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        write_ct(folder / name, scan(number, 5 + number), folder.name, frame=FRAME)
+
+
+@pytest.mark.parametrize(
+    ("series", "depths"),
+    [
+        (["thin"], [5, 5, 8]),  # c has one series, of another name
+        (["thick"], [6, 6, 8]),
+        (["5"], [5, 5, 8]),
+        (["a=thin", "b=thick"], [5, 6, 8]),
+        (["thin", "b=6"], [5, 6, 8]),
+        (["a=a/thick", "th*n"], [6, 5, 8]),
+        (["nothing", "*/thick"], [6, 6, 8]),
+        (["a=a/thin/00x", "b=b/thick/00x"], [5, 6, 8]),
+        (["c=thin", "thick"], [6, 6, 8]),
+    ],
+)
+def test_a_series_is_chosen_for_all_patients_or_for_one(tmp_path, series, depths):
+    for patient in "ab":
+        two_series(tmp_path / patient, "thin", "thick")
+    write_ct(tmp_path / "c" / "CT 2020", scan(3), "c")
+    assert [pixels(source).shape[0] for source in find_sources(tmp_path, series)] == depths
+
+
+def test_each_patient_with_several_series_gets_a_choice_to_type(tmp_path):
+    two_series(tmp_path / "Jürgen Ö", "thin", "thick")
+    two_series(tmp_path / "b", "x=1", "x=2")
+    sources = find_sources(tmp_path)
+    words = []
+    for source in sources:
+        (problem,) = source.listing().problems
+        words.append(shlex.split(problem.split("--series ")[1])[0])
+    assert words == ["Jürgen Ö=thick", "b=x=2"]
+    assert [pixels(source).shape[0] for source in find_sources(tmp_path, words)] == [6, 6]
+
+
+def test_series_in_one_folder_are_chosen_by_a_file(tmp_path):
+    for number in range(2):
+        write_ct(
+            tmp_path / "p" / "all",
+            scan(number),
+            frame=FRAME,
+            change=lambda z, data, number=number: bool(data.save_as(tmp_path / "p" / "all" / f"{number}{z}")),
+        )
+    (problem,) = only(tmp_path).listing().problems
+    (word,) = shlex.split(problem.split("--series ")[1])[:1]
+    assert word == "p=p/all/00"
+    assert np.array_equal(pixels(only(tmp_path, word)), sitk.GetArrayFromImage(scan()))
+
+
+@pytest.mark.parametrize("word", ["q=thin", "=thin", "p1=", "a b=c=d"])
+def test_a_choice_for_an_unknown_patient_is_refused(tmp_path, word):
+    two_series(tmp_path / "p1", "thin", "thick")
+    two_series(tmp_path / "p2", "thin", "thick")
+    with pytest.raises(BadInput, match="expected PATIENT=SERIES with a patient such as p1"):
+        find_sources(tmp_path, [word])
+
+
+def test_other_series_of_a_patient_are_counted(tmp_path):
+    two_series(tmp_path / "p", "thin", "thick")
+    assert "left out 1 other CT series of the patient" in notes(only(tmp_path, "thin"))
