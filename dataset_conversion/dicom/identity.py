@@ -109,7 +109,7 @@ def _parts(group: Sequence[Header], root: Path) -> list[list[Header]]:
     regular = _is_regular(group, root)
     choices: list[tuple[Key, bool]] = [(key, apart) for key, apart, alone in keys if alone or not regular]
     if not regular:  # two headers together may tell what one does not, such as kernel and time point
-        choices += [(lambda h, a=a, b=b: (a(h), b(h)), x or y) for (a, x, _), (b, y, _) in combinations(keys, 2)]
+        choices += [(_both(first, second), a or b) for (first, a, _), (second, b, _) in combinations(keys, 2)]
     for key, apart in choices:
         parts = _grouped(group, key)
         several = len(parts) > 1 and min(map(len, parts)) >= SMALLEST and (apart or _interleaved(parts))
@@ -128,8 +128,7 @@ def _keys(group: Sequence[Header]) -> list[tuple[Key, bool, bool]]:
     keys: list[tuple[Key, bool, bool]] = [(_grid, True, False)]
     if len({h.frame for h in group} - {""}) > 1:
         keys.insert(0, (lambda h: h.frame, True, True))
-    for index, name in enumerate(MARKS):
-        keys.append((lambda h, index=index: h.marks[index] if h.marks else "", False, name in _ALONE))
+    keys += [(_mark(index), False, name in _ALONE) for index, name in enumerate(MARKS)]
     numbers = [{h.number for h in part} for part in _grouped(group, lambda h: h.folder)]
     repeated = len(set().union(*numbers)) < sum(map(len, numbers))
     keys.append((lambda h: h.folder, False, repeated))
@@ -138,13 +137,21 @@ def _keys(group: Sequence[Header]) -> list[tuple[Key, bool, bool]]:
     return [(key, apart, alone) for key, apart, alone in keys if len({key(h) for h in group}) > 1]
 
 
+def _both(first: Key, second: Key) -> Key:
+    return lambda header: (first(header), second(header))
+
+
+def _mark(index: int) -> Key:
+    return lambda header: header.marks[index] if header.marks else ""
+
+
 def _ranks(group: Sequence[Header]) -> dict[str, int]:
     """Path → how many files with this InstanceNumber lie below it, if each number occurs equally often; else empty.
 
     In two series that were thrown together, each number occurs twice.
     """
     normal = _normal(group[0])
-    by_number = _grouped(sorted(group, key=lambda h: float(np.dot(h.position, normal))), lambda h: h.number)
+    by_number = _grouped(sorted(group, key=lambda h: _along(h, normal)), lambda h: h.number)
     if len(by_number) < SMALLEST or len({len(same) for same in by_number}) > 1:
         return {}
     return {header.path: rank for same in by_number for rank, header in enumerate(same)}
@@ -153,7 +160,7 @@ def _ranks(group: Sequence[Header]) -> dict[str, int]:
 def _interleaved(parts: Sequence[Sequence[Header]]) -> bool:
     """Whether the slices of a part lie between those of another one, or at their positions."""
     normal = _normal(parts[0][0])
-    reach = sorted((min(along), max(along)) for along in ([np.dot(h.position, normal) for h in p] for p in parts))
+    reach = sorted((min(along), max(along)) for along in ([_along(h, normal) for h in p] for p in parts))
     return any(second[0] <= first[1] for first, second in zip(reach, reach[1:], strict=False))
 
 
@@ -182,6 +189,11 @@ def _place(header: Header) -> Hashable:
 
 def _rounded(values: Sequence[float], digits: int) -> tuple[float, ...]:
     return tuple(round(value, digits) for value in values)
+
+
+def _along(header: Header, normal: np.ndarray) -> float:
+    """Position of a slice along a direction, mm."""
+    return float(np.dot(header.position or (0.0, 0.0, 0.0), normal))
 
 
 def _normal(header: Header) -> np.ndarray:

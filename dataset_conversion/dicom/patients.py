@@ -95,7 +95,7 @@ def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tupl
     """For each file what tells its patient, ``""`` if only the folder does; and notes for the report."""
     same = _same_person(files)
     identities = [same.get(_id(person), _id(person)) for person, _ in files]
-    notes = (Note(_JOINED, Kind.GUESSED),) if same else ()
+    notes: tuple[Note, ...] = (Note(_JOINED, Kind.GUESSED),) if same else ()
     spellings: dict[str, set[str]] = {}
     for person, _ in files:
         spellings.setdefault(_id(person), set()).add(person.patient_id)

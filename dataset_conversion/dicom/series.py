@@ -260,16 +260,20 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, location: Path) -> 
     gaps = np.flatnonzero(steps > 1.5 * usual)
     if len(gaps):
         a = gaps[0]
+        others = [f"{names[b]} and {names[b + 1]}" for b in gaps[1:3]] + ["…"] * (len(gaps) > 3)
+        further = f", then between {', '.join(others)}" if others else ""
         raise BadInput(
             f"{location}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
             f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
-            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add the missing slices"
+            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere){further}; add the missing slices"
         )
     regular = along[0] + np.arange(len(along)) * np.ptp(along) / (len(along) - 1)
     if np.abs(along - regular).max() > max(0.1, 0.1 * usual):
+        a = int(np.abs(np.diff(steps)).argmax()) + 1
         raise BadInput(
-            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
-            f"keep only a part of the series that is evenly spaced"
+            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart, {steps[a - 1]:.2f} mm before "
+            f"{names[a]} and {steps[a]:.2f} mm after it; expected even steps: keep only a part of the series that is "
+            f"evenly spaced"
         )
 
 
@@ -320,7 +324,7 @@ def repeated_slices(image: sitk.Image) -> tuple[Note, ...]:
     import SimpleITK as sitk
 
     planes = [plane for plane in sitk.GetArrayViewFromImage(image) if plane.min() < plane.max()]
-    repeated = len(planes) - len({hashlib.sha256(np.ascontiguousarray(plane)).digest() for plane in planes})
+    repeated = len(planes) - len({hashlib.sha256(plane.tobytes()).digest() for plane in planes})
     if not repeated:
         return ()
     text = f"{repeated} {'slice has' if repeated == 1 else 'slices have'} the same pixels as another slice"

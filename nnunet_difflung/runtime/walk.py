@@ -56,7 +56,8 @@ def walk(folder: Path) -> Walk:
     Raises:
         BadInput: a folder cannot be listed.
     """
-    found, entered = _Found(), set()
+    found = _Found()
+    entered: set[tuple[int, int]] = set()
     _enter(folder, "", found, entered)
     while found.links:
         found.links.sort()
