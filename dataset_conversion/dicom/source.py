@@ -196,7 +196,9 @@ class DicomSource:
         referenced = self._drawn_on(series, drawings)
         location = f"{self.folder}, patient {self.patient}"
         name = self.name or self.patient
-        ct = stack(choose_series(series, left_out, self.series, referenced, location, name), self.folder)
+        slices = choose_series(series, left_out, self.series, referenced, location, name)
+        self._check_positions(slices[0])
+        ct = stack(slices, self.folder)
         notes = [*self.notes, *left_out, *ct.notes]
         if len(series) > 1:
             text, what = f"left out {len(series) - 1} other CT series of the patient", "other CT series of a patient"
@@ -205,6 +207,20 @@ class DicomSource:
             text = f"{lossy} of {len(ct.slices)} slices were compressed with loss: their values are taken as they are"
             notes.append(Note(text, Kind.GUESSED, lossy, "values of slices that were compressed with loss"))
         return ct, notes
+
+    def _check_positions(self, chosen: Header) -> None:
+        """Checks that no slice of a series has lost its position: at an end of the series, no gap would show it.
+
+        Raises:
+            BadInput: a file of the series that has the size of its slices has no position or pixel spacing.
+        """
+        for h in self.headers:
+            lost = h.modality == "CT" and h.position is None and not h.localizer and h.frames == 1
+            if lost and h.size == chosen.size and h.series in (chosen.series, chosen.series_uid):
+                raise BadInput(
+                    f"{self.folder / h.path}: a slice of the CT series without a position (ImagePositionPatient); "
+                    f"expected one in every slice: copy or export it again, or move it away if it is no slice"
+                )
 
     @staticmethod
     def _drawn_on(series: dict[str, list[Header]], drawings: list[_Drawing]) -> set[str]:

@@ -144,7 +144,7 @@ def refusal(of_patients: Mapping[str, str], total: int, given_up: bool = False) 
             f"{fault}; or leave this patient out with {exclude}, or all patients that cannot be converted with "
             f"--skip-faulty"
         )
-    lines = [f"{name}: {fault}" for name, fault in list(of_patients.items())[:MOST_LISTED]]
+    lines = [" ".join(f"{name}: {fault}".split()) for name, fault in list(of_patients.items())[:MOST_LISTED]]
     if number > MOST_LISTED:
         lines.append(f"and {number - MOST_LISTED} more")
     if given_up:

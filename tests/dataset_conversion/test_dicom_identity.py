@@ -269,6 +269,17 @@ def test_a_scout_in_the_series_that_no_tag_marks_is_left_out(tmp_path, orientati
     assert notes(source) == {"left out 1 file across the other slices of their series (a scout)"}
 
 
+@pytest.mark.parametrize("z", [0, 3, 7])
+def test_a_slice_that_lost_its_position_is_refused_and_not_left_out(tmp_path, z):
+    def lost(number, data):
+        if number == z:
+            del data.ImagePositionPatient
+
+    write_ct(tmp_path / "pat", scan(), change=lost)
+    (problem,) = only(tmp_path).listing().problems
+    assert "a slice of the CT series without a position" in problem
+
+
 def test_multi_frame_ct_is_refused_with_a_way_out(tmp_path):
     write_ct(tmp_path / "pat", scan(), change=lambda z, data: setattr(data, "NumberOfFrames", 40) or z == 0)
     with pytest.raises(BadInput, match=r"no CT series \(left out 1 file of enhanced multi-frame CT: export it as one"):
