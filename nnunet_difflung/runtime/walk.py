@@ -54,7 +54,7 @@ def walk(folder: Path) -> Walk:
     add (``__MACOSX``, ``@eaDir``) are left out. What is neither a file nor a folder, such as a socket, is passed over.
 
     Raises:
-        BadInput: a folder cannot be listed.
+        BadInput: a folder cannot be listed, or a name is not valid UTF-8 (SimpleITK ends the process on such a name).
     """
     found = _Found()
     entered: set[tuple[int, int]] = set()
@@ -88,6 +88,11 @@ def _enter(root: Path, start: str, found: _Found, entered: set[tuple[int, int]])
             ) from error
         for entry in entries:
             below = f"{path}/{entry.name}" if path else entry.name
+            if not _is_unicode(entry.name):
+                raise BadInput(
+                    f"{folder} holds {ascii(entry.name)}, a name that is not valid UTF-8; expected names in UTF-8, since "
+                    f"other programs fail on it: rename it"
+                )
             if entry.name.startswith(".") or entry.name.lower() in _OF_THE_SYSTEM:
                 found.hidden.append(below)
             elif entry.is_symlink():
@@ -96,6 +101,14 @@ def _enter(root: Path, start: str, found: _Found, entered: set[tuple[int, int]])
                 waiting.append(below)
             elif entry.is_file():
                 found.files.append(below)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _link(link: str, below: str, found: _Found) -> None:

@@ -73,3 +73,14 @@ def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(BadInput, match=r"p2 cannot be listed \(Permission denied\); make the folder readable"):
         walk(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"p\xff1", b"M\xfcller"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, name):
+    try:
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(BadInput, match=r"a name that is not valid UTF-8; .*: rename it") as caught:
+        walk(tmp_path)
+    str(caught.value).encode()
