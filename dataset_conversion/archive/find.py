@@ -102,6 +102,7 @@ def notes_on_folder(folder: Path, kind: str) -> tuple[Note, ...]:
     of_other_kind = [path for path in listed.files if (other := kind_by_name(path)) and other != kind]
     kinds = (
         ("hidden files and folders", listed.hidden),
+        ("empty files", [path for path in listed.files if (folder / path).stat().st_size == 0]),
         ("broken links", listed.broken),
         ("links to folders that are listed already", listed.repeated),
         ("files of another kind of archive", of_other_kind if kind != "dicom" else []),

@@ -239,7 +239,11 @@ def _header(name: str, path: Path, data) -> Header:
 
     def number(tag: str) -> float | None:
         value = data.get(tag)
-        return None if value is None or value == "" else float(value)
+        if value is None or value == "":
+            return None
+        if not math.isfinite(float(value)):
+            raise ValueError(f"{tag} is not finite")
+        return float(value)
 
     def integer(tag: str) -> int | None:
         value = data.get(tag)

@@ -35,9 +35,14 @@ def why_left_out(header: Header) -> str:
         return "of a localizer (scout)"
     if header.frames > 1:
         return "of enhanced multi-frame CT: export it as one file per slice, for example with dcm4che's emf2sf"
-    if header.position is None or len(header.orientation) != 6 or not all(header.spacing + header.size):
+    if not has_place(header):
         return "of CT without a position in the patient or without a pixel spacing"
     return header.left_out
+
+
+def has_place(header: Header) -> bool:
+    """Whether a file says where its pixels lie in the patient."""
+    return header.position is not None and len(header.orientation) == 6 and all(header.spacing + header.size)
 
 
 def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[Note]]:

@@ -22,6 +22,7 @@ from nnunet_difflung.dataset_conversion.dicom.series import (
     Stack,
     choose_series,
     ct_series,
+    has_place,
     read_slice,
     read_volume,
     repeated_slices,
@@ -212,14 +213,15 @@ class DicomSource:
         """Checks that no slice of a series has lost its position: at an end of the series, no gap would show it.
 
         Raises:
-            BadInput: a file of the series that has the size of its slices has no position or pixel spacing.
+            BadInput: a file of the series that has the size of its slices does not say where it lies.
         """
         for h in self.headers:
-            lost = h.modality == "CT" and h.position is None and not h.localizer and h.frames == 1
-            if lost and h.size == chosen.size and h.series in (chosen.series, chosen.series_uid):
+            lost = h.modality == "CT" and not has_place(h) and not h.localizer and h.frames == 1
+            same_size = h.size == chosen.size or not all(h.size)
+            if lost and same_size and h.series in (chosen.series, chosen.series_uid):
                 raise BadInput(
-                    f"{self.folder / h.path}: a slice of the CT series without a position (ImagePositionPatient); "
-                    f"expected one in every slice: copy or export it again, or move it away if it is no slice"
+                    f"{self.folder / h.path}: a slice of the CT series without a position, orientation, size or pixel "
+                    f"spacing; expected them in every slice: copy or export it again, or move it away if it is no slice"
                 )
 
     @staticmethod

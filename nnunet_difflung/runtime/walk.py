@@ -90,8 +90,8 @@ def _enter(root: Path, start: str, found: _Found, entered: set[tuple[int, int]])
             below = f"{path}/{entry.name}" if path else entry.name
             if not _is_unicode(entry.name):
                 raise BadInput(
-                    f"{folder} holds {ascii(entry.name)}, a name that is not valid UTF-8; expected names in UTF-8, since "
-                    f"other programs fail on it: rename it"
+                    f"{folder} holds {ascii(entry.name)}, a name that is not valid UTF-8; expected names in UTF-8, "
+                    f"since other programs fail on it: rename it"
                 )
             if entry.name.startswith(".") or entry.name.lower() in _OF_THE_SYSTEM:
                 found.hidden.append(below)

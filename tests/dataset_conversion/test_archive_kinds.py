@@ -145,10 +145,16 @@ def test_links_and_hidden_files_are_treated_alike_by_all_kinds(folders, unverifi
         (tmp_path / "copy").rename(real / hidden)
     (real / "again").symlink_to(real)
     (real / "lost.nii.gz").symlink_to("nowhere")
+    (real / "Thumbs").touch()
     (tmp_path / "mein archiv").symlink_to(real)
     folder = convert(tmp_path, tmp_path / "mein archiv", mapping)
     out = capsys.readouterr().out
-    for part in ("5 hidden files and folders", "1 broken links, such as lost.nii.gz", "1 links to folders"):
+    for part in (
+        "5 hidden files and folders",
+        "1 broken links, such as lost.nii.gz",
+        "1 links to folders",
+        "1 empty files, such as Thumbs",
+    ):
         assert part in out, out
     for name, (image, _) in made.items():
         written = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / f"{name}_0000.nii.gz")))

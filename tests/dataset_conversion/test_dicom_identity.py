@@ -270,10 +270,11 @@ def test_a_scout_in_the_series_that_no_tag_marks_is_left_out(tmp_path, orientati
 
 
 @pytest.mark.parametrize("z", [0, 3, 7])
-def test_a_slice_that_lost_its_position_is_refused_and_not_left_out(tmp_path, z):
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows"])
+def test_a_slice_that_lost_its_position_is_refused_and_not_left_out(tmp_path, z, tag):
     def lost(number, data):
         if number == z:
-            del data.ImagePositionPatient
+            delattr(data, tag)
 
     write_ct(tmp_path / "pat", scan(), change=lost)
     (problem,) = only(tmp_path).listing().problems

@@ -298,3 +298,20 @@ def test_ids_that_differ_in_spelling_only_are_one_patient_with_a_note(tmp_path, 
     sources = find_sources(tmp_path)
     assert [source.patient for source in sources] == ["x", "x", "y"]
     assert any(note.kind == Kind.MERGED and "PatientIDs that differ only" in note.text for note in sources[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [(0x00281053, b"1e400 "), (0x00281052, b"NaN "), (0x00280030, b"inf\\2"), (0x00200032, b"NaN\\0\\0")],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path, tag, value):
+    def broken(z, data):
+        if z == 5:
+            vr = data[tag].VR
+            data._dict[tag] = pydicom.dataelem.RawDataElement(
+                pydicom.tag.Tag(tag), vr, len(value), value, 0, False, True
+            )
+
+    write_ct(tmp_path / "a", placed(scan()), change=broken)
+    (problem,) = only(tmp_path).listing().problems
+    assert "damaged DICOM header" in problem or "a slice of the CT series without" in problem
