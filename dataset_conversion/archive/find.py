@@ -100,11 +100,13 @@ def notes_on_folder(folder: Path, kind: str) -> tuple[Note, ...]:
     """What was passed over in the folder of an archive."""
     listed = walk(folder)
     of_other_kind = [path for path in listed.files if (other := kind_by_name(path)) and other != kind]
+    packed = [path for path in listed.files if path.lower().endswith(_PACKED) and not kind_by_name(path)]
     kinds = (
         ("hidden files and folders", listed.hidden),
+        ("packed files", packed),
         ("empty files", [path for path in listed.files if (folder / path).stat().st_size == 0]),
         ("broken links", listed.broken),
-        ("links to folders that are listed already", listed.repeated),
+        ("links to folders that are listed already or lie above", listed.repeated),
         ("files of another kind of archive", of_other_kind if kind != "dicom" else []),
     )
     return tuple(

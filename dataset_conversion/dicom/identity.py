@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import MARKS, Header
-from nnunet_difflung.dataset_conversion.dicom.series import read_slice, stack, why_left_out
+from nnunet_difflung.dataset_conversion.dicom.series import DRAWINGS, read_slice, stack, why_left_out
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -30,12 +30,18 @@ Key = Callable[[Header], Hashable]
 
 
 def told_apart(headers: Sequence[Header], root: Path) -> tuple[tuple[Header, ...], tuple[Note, ...]]:
-    """The headers of a patient with their real series, with copies and scouts marked as left out; and notes."""
+    """The headers of a patient with their real series, without copies of drawings, with copied slices and scouts
+    marked as left out; and notes."""
     slices: dict[str, list[Header]] = {}
     for header in headers:
         if header.modality == "CT" and not why_left_out(header):
             slices.setdefault(header.series, []).append(header)
     series, notes = _joined(slices, root)
+    drawn_twice = _same_files([header for header in headers if header.modality in DRAWINGS], root)
+    if drawn_twice:
+        number = len(drawn_twice)
+        text = f"left out {number} {'file' if number == 1 else 'files'} with structures {COPY}"
+        notes.append(Note(text, Kind.DROPPED, number, f"files with structures {COPY}"))
     changed: dict[str, Header] = {}
     for uid, group in series.items():
         copies = _copies(group, root)
@@ -49,7 +55,8 @@ def told_apart(headers: Sequence[Header], root: Path) -> tuple[tuple[Header, ...
             changed |= {h.path: replace(h, series=name, series_uid=h.series) for h in part if h.series != name}
         for paths, why in ((copies, COPY), (scouts, ACROSS)):
             changed |= {h.path: replace(h, left_out=why) for h in group if h.path in paths}
-    return tuple(changed.get(header.path, header) for header in headers), tuple(notes)
+    kept = (header for header in headers if header.path not in drawn_twice)
+    return tuple(changed.get(header.path, header) for header in kept), tuple(notes)
 
 
 def _joined(slices: dict[str, list[Header]], root: Path) -> tuple[dict[str, list[Header]], list[Note]]:
@@ -76,6 +83,18 @@ def _copies(group: Sequence[Header], root: Path) -> set[str]:
                 copies.add(header.path)
             seen.add(content)
     return copies
+
+
+def _same_files(drawings: Sequence[Header], root: Path) -> set[str]:
+    """Paths of files with structures that have the content of an earlier file."""
+    seen: set[str] = set()
+    same: set[str] = set()
+    for header in drawings if len(drawings) > 1 else ():
+        content = hashlib.sha256((root / header.path).read_bytes()).hexdigest()
+        if content in seen:
+            same.add(header.path)
+        seen.add(content)
+    return same
 
 
 def _content(header: Header, root: Path) -> str:

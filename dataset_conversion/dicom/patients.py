@@ -35,6 +35,7 @@ _NOBODY = re.compile(
     re.IGNORECASE,
 )
 _JOINED = "files with different PatientIDs, but the same name and date of birth, are taken as one patient"
+_BY_FOLDER = "files without a PatientID are taken to belong to the patient of their folder"
 _SPELLED = "PatientIDs that differ only in upper and lower case, or in how accents are stored, are taken as one patient"
 
 
@@ -62,7 +63,7 @@ def files_by_patient(root: Path) -> Iterator[DicomFiles]:
         library("pydicom")
     read = (read_header(path, root) for path in bar(paths, desc="DICOM headers", unit="file", delay=5))
     files = [person_and_header for person_and_header in read if person_and_header]
-    identities, notes = _identities(files)
+    identities, notes, notes_of = _identities(files)
     groups: dict[tuple[str, str], list[Header]] = {}
     for identity, (_, header) in zip(identities, files, strict=True):
         groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
@@ -72,7 +73,7 @@ def files_by_patient(root: Path) -> Iterator[DicomFiles]:
         notes += (Note(text),)
     for name, ((identity, _), group) in zip(names, groups.items(), strict=True):
         headers, told = told_apart(group, root)
-        yield DicomFiles(name, headers, (*notes, *told), bool(identity))
+        yield DicomFiles(name, headers, (*notes, *notes_of.get(identity, ()), *told), bool(identity))
 
 
 def _paths(root: Path) -> list[Path]:
@@ -91,30 +92,35 @@ def _paths(root: Path) -> list[Path]:
     return sorted(path for path in files if looks_like_dicom(path))
 
 
-def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tuple[Note, ...]]:
-    """For each file what tells its patient, ``""`` if only the folder does; and notes for the report."""
+def _identities(
+    files: Sequence[tuple[Person, Header]],
+) -> tuple[list[str], tuple[Note, ...], dict[str, list[Note]]]:
+    """Who the patients of the files are.
+
+    Returns:
+        For each file what tells its patient, ``""`` if only the folder does; notes on all patients; and on each.
+    """
     same = _same_person(files)
     identities = [same.get(_id(person), _id(person)) for person, _ in files]
-    notes: tuple[Note, ...] = (Note(_JOINED, Kind.GUESSED),) if same else ()
-    spellings: dict[str, set[str]] = {}
-    for person, _ in files:
-        spellings.setdefault(_id(person), set()).add(person.patient_id)
-    if any(len(ids) > 1 for identity, ids in spellings.items() if identity):
-        notes += (Note(_SPELLED, Kind.MERGED),)
     readable = {identity for identity, (_, header) in zip(identities, files, strict=True) if not header.problem}
     with_ct = {_top(header) for _, header in files if header.modality == "CT"}
     if len(readable) == 1 and len(with_ct) > 1:
         what = "have the same PatientID" if readable != {""} else "lack a PatientID"
-        return [""] * len(files), (
-            Note(f"all files of the archive {what}: each folder is taken as one patient", Kind.GUESSED),
-        )
+        text = f"all files of the archive {what}: each folder is taken as one patient"
+        return [""] * len(files), (Note(text, Kind.GUESSED),), {}
+    notes_of: dict[str, list[Note]] = defaultdict(list)
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for person, _ in files:
+        spellings[_id(person)].add(person.patient_id)
+    for identity, ids in spellings.items():
+        if identity and len(ids) > 1:
+            notes_of[same.get(identity, identity)].append(Note(_SPELLED, Kind.MERGED))
     completed = _completed(identities, [PurePosixPath(header.path).parts[:-1] for _, header in files])
-    guessed = sum(bool(new) and not old for old, new in zip(identities, completed, strict=True))
-    unreadable = sum(bool(header.problem) for _, header in files)
-    if guessed > unreadable:
-        text = "files without a PatientID are taken to belong to the patient of their folder"
-        notes += (Note(text, Kind.GUESSED),)
-    return completed, notes
+    readable_files = zip(identities, completed, (not header.problem for _, header in files), strict=True)
+    guessed = Counter(new for old, new, is_readable in readable_files if new and not old and is_readable)
+    for identity, number in guessed.items():
+        notes_of[identity].append(Note(_BY_FOLDER, Kind.GUESSED, number))
+    return completed, (Note(_JOINED, Kind.GUESSED),) if same else (), notes_of
 
 
 def _completed(identities: Sequence[str], folders: Sequence[tuple[str, ...]]) -> list[str]:

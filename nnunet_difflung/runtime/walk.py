@@ -28,7 +28,7 @@ class Walk:
         files: regular files, and links to such files.
         hidden: files and folders that were left out, since they are hidden or belong to the operating system.
         broken: links whose target does not exist.
-        repeated: links to folders that are listed elsewhere already, such as a link to a parent.
+        repeated: links to folders that are listed elsewhere already, or that hold the listed folder.
     """
 
     files: tuple[str, ...]
@@ -49,7 +49,8 @@ class _Found:
 def walk(folder: Path) -> Walk:
     """Lists the files below a folder.
 
-    Links to folders are followed, but each folder is listed once: under its own path rather than through a link. Names
+    Links to folders are followed, but each folder is listed once: under its own path rather than through a link. A link
+    to a folder above is not followed, since it would bring in whatever lies beside the listed folder. Names
     that begin with a dot (``.DS_Store``, ``._p1.nii.gz``, ``.ipynb_checkpoints``) and folders that operating systems
     add (``__MACOSX``, ``@eaDir``) are left out. What is neither a file nor a folder, such as a socket, is passed over.
 
@@ -58,11 +59,12 @@ def walk(folder: Path) -> Walk:
     """
     found = _Found()
     entered: set[tuple[int, int]] = set()
+    above = {_identity(parent) for parent in folder.resolve().parents}
     _enter(folder, "", found, entered)
     while found.links:
         found.links.sort()
         path = found.links.pop(0)
-        if _identity(folder / path) in entered:
+        if _identity(folder / path) in entered | above:
             found.repeated.append(path)
         else:
             _enter(folder, path, found, entered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,18 @@ def test_a_copy_is_dropped_with_a_note_whatever_its_uid(tmp_path, how):
     assert np.array_equal(pixels(source), sitk.GetArrayFromImage(scan()))
     (note,) = [note for note in source.load().notes if "identical" in note.text]
     assert (note.kind, note.count) == (Kind.DROPPED, 1)
+
+
+def test_a_copied_folder_is_dropped_with_its_structures(tmp_path):
+    slices = write_ct(tmp_path / "pat" / "ct", scan())
+    write_rtstruct(tmp_path / "pat" / "ct" / "drawn", slices, {"x": outlines(placed(blob()))})
+    shutil.copytree(tmp_path / "pat" / "ct", tmp_path / "pat" / "ct - copy")
+    source = only(tmp_path)
+    assert np.array_equal(sitk.GetArrayFromImage(source.load().structures["x"]), blob())
+    assert notes(source) == {
+        "left out 8 files identical to another file",
+        "left out 1 file with structures identical to another file",
+    }
 
 
 def test_two_images_at_one_position_are_refused_even_if_their_uid_is_the_same(tmp_path):
