@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header, read_dataset, read_header
+from nnunet_difflung.dataset_conversion.dicom.identity import told_apart
 from nnunet_difflung.dataset_conversion.dicom.series import ct_series, read_volume, stack
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.hug_rois import draw, read_rois
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.walk import walk
 
 LABELS = {
     "normal_lung": "healthy",
@@ -58,9 +60,17 @@ class HugSource:
     text: Path
     lungs: Path | None
 
+    def _slices(self) -> list[str]:
+        """Paths of the DICOM files beside the contours, relative to the archive."""
+        beside = self.text.parent.relative_to(self.folder)
+        return [
+            (beside / name).as_posix() for name in walk(self.text.parent).files if re.fullmatch(r"[^/]+\.dcm", name)
+        ]
+
     def _headers(self) -> list[Header]:
-        headers = [read_header(path, self.folder) for path in sorted(self.text.parent.glob("*.dcm"))]
-        series, notes = ct_series([header[1] for header in headers if header])
+        read = [read_header(self.folder / path, self.folder) for path in self._slices()]
+        headers, _ = told_apart([header[1] for header in read if header], self.folder)
+        series, notes = ct_series(headers)
         if not series:
             raise BadInput(
                 f"{self.text.parent}: there are no CT slices beside {self.text.name} "
@@ -70,7 +80,7 @@ class HugSource:
 
     def listing(self) -> Listing:
         """What headers and contours tell."""
-        files = [p.relative_to(self.folder).as_posix() for p in (self.text, *sorted(self.text.parent.glob("*.dcm")))]
+        files = [self.text.relative_to(self.folder).as_posix(), *self._slices()]
         try:
             series = stack(self._headers(), self.folder)
             names = sorted({roi.label for roi in read_rois(self.text)[1]} | {"lung"})
@@ -105,7 +115,7 @@ class HugSource:
 
     def _lungs(self, shape: tuple[int, ...], slice_of: dict[int, int]) -> np.ndarray | None:
         """The published lung masks (z, y, x); None if there are none."""
-        files = sorted(self.lungs.rglob("*.dcm")) if self.lungs else []
+        files = [self.lungs / path for path in walk(self.lungs).files if path.endswith(".dcm")] if self.lungs else []
         result = np.zeros(shape, np.uint8)
         for path in files:
             z, pixels = slice_of.get(_number(path.name)), read_dataset(path).pixel_array
@@ -133,7 +143,7 @@ def find(folder: Path) -> list[HugSource]:
     """
     root = below(folder, "ILD_DB_txtROIs")
     sources = []
-    for text in sorted(root.rglob("*.txt")):
+    for text in sorted(root / path for path in walk(root).files if path.endswith(".txt")):
         subfolder = text.parent.relative_to(root)
         if subfolder.parts and re.match(r"(CT|Tho)", text.name) and any(text.parent.glob("*.dcm")):
             lungs = folder / "ILD_DB_lungMasks" / subfolder

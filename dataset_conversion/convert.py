@@ -12,11 +12,18 @@ from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOpt
 from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
+    MANIFEST,
     Archive,
     check_archive,
     convert,
     plan_patients,
     read_archive,
+    without_faulty,
+)
+from nnunet_difflung.dataset_conversion.pipeline.leaving_out import (
+    add_leaving_out_options,
+    faults,
+    left_out_text,
 )
 from nnunet_difflung.dataset_conversion.pipeline.listing import MAPPING, listing_table, write_first_mapping
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping, read_mapping
@@ -102,9 +109,13 @@ def _add_archive_options(group) -> None:
     add_patient_options(group)
     group.add_argument(
         "--series",
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="SERIES",
-        help="DICOM: the series to take if a patient has several, by its folder or its number of slices (default: "
-        "each series that was drawn on)",
+        help="DICOM: the series to take where a patient has several, by its folder, its number of slices or one of its "
+        "files, such as thin, 'CT*B70f*' or 120; of several values, the first that fits a patient counts. p1=thin is "
+        "for the patient p1 alone. Patients with one series are not affected (default: each series that was drawn on)",
     )
     group.add_argument(
         "--pixel-spacing", type=float, metavar="MM", help="slices: pixel size in mm, if the files do not give it"
@@ -116,6 +127,7 @@ def _add_archive_options(group) -> None:
         help="converts stored values to HU if the archive has lost the rescaling, such as --rescale 1,-1024",
     )
     add_accept_option(group)
+    add_leaving_out_options(group)
     group.add_argument(
         "--allow-missing",
         action="store_true",
@@ -179,9 +191,10 @@ def archive_options(options) -> ArchiveOptions:
         options.masks,
         options.patient_pattern,
         options.patients,
-        options.series,
+        tuple(options.series),
         options.pixel_spacing,
         frozenset(options.accept),
+        tuple(options.exclude),
     )
 
 
@@ -208,6 +221,12 @@ def _show(archive: Archive, mapping: Path) -> None:
     else:
         print(listing_table(archive.counted(), archive.listings))
         print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
+    print(*(f"Note: {note.text}" for note in archive.notes), sep="\n", end="\n" * bool(archive.notes))
+    if of_patients := faults(archive.listings):
+        number, total = len(of_patients), archive.patients
+        print(
+            f"{number} of {total} patients cannot be converted as they are; --exclude or --skip-faulty leaves them out"
+        )
     with readable_like(archive.files(), [mapping.parent]):
         written = write_first_mapping(mapping, archive.listings)
     if written:
@@ -241,6 +260,10 @@ def _plan_text(
         f"patients: {', '.join(names)}",
         f"test patients: {', '.join(test) or 'none'}",
     ]
+    if not anonymous:
+        lines += [f"Note: {note.text}" for note in archive.notes]
+    if archive.left_out:
+        lines.append(f"{len(archive.left_out)} of {len(patients) + len(archive.left_out)} patients are left out.")
     return "\n".join(lines)
 
 
@@ -258,10 +281,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     check_name(full_name, options.overwrite, untouched=options.dry_run)
     archive = read_archive(options.i, archive_options(options), options.np)
+    if options.skip_faulty and (archive.kind != "slices" or archive.grouping.refusal is None):
+        archive = without_faulty(archive)
     check_archive(archive, mapping, options.allow_missing)
     patients = plan_patients(archive, conversion, options.anonymous, options.test, options.test_share, options.seed)
     print(_plan_text(archive, mapping, patients, full_name, conversion, options.anonymous))
     if options.dry_run:
+        print(*(f"  {patient.note(options.anonymous).text}\n" for patient in archive.left_out), sep="", end="")
         print("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
@@ -276,11 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seed,
         command=["difflung_convert", *words],
         anonymous=options.anonymous,
+        skip_faulty=options.skip_faulty,
     )
     print(archive.counted(options.anonymous))
     print(summary(records, mapping.labels))
     print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
+    print(left_out_text(raw_folder(full_name) / MANIFEST), end="")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, c
 from nnunet_difflung.dataset_conversion.archive.pairing import Pair, pair_files
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.parallel import in_parallel
+from nnunet_difflung.runtime.walk import walk
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,7 @@ def labelled_images(
 
 def files_below(folder: Path, endings: tuple[str, ...] = ()) -> list[str]:
     """Sorted paths of the files below a folder that have one of the endings; hidden files are left out."""
-    paths = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        below = Path(parent).relative_to(folder)
-        paths += [
-            (below / name).as_posix()
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(endings or "")
-        ]
-    return sorted(paths)
+    return [path for path in walk(folder).files if path.lower().endswith(endings or "")]
 
 
 def _given_roles(paths: list[str], options: ArchiveOptions) -> dict[str, bool] | None:

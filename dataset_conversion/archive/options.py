@@ -23,8 +23,10 @@ class ArchiveOptions:
             both are given, files that neither expression matches are left out.
         patient_pattern: regular expression that matches a whole name; its first group is the patient.
         patients: instead of the pattern: file that says which picture or scan belongs to which patient.
-        series: for DICOM: folder or number of slices of the series to take.
+        series: for DICOM: the series to take where a patient has several, see ``dicom.series.matches``;
+            ``p1=thin`` is for the patient ``p1`` alone.
         pixel_spacing: for slices whose files do not give it: pixel size in mm.
+        exclude: patients to leave out, as ``--exclude`` names them.
         accept: changes of labels or intensities that the user accepts, see ``accept``.
     """
 
@@ -33,9 +35,10 @@ class ArchiveOptions:
     masks: str | None = None
     patient_pattern: str | None = None
     patients: Path | None = None
-    series: str | None = None
+    series: tuple[str, ...] = ()
     pixel_spacing: float | None = None
     accept: frozenset[Accept] = frozenset()
+    exclude: tuple[str, ...] = ()
 
 
 def compiled(option: str, pattern: str) -> re.Pattern:

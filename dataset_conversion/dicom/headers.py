@@ -5,7 +5,14 @@ No header that is kept identifies the patient; ``Person`` serves to group files 
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import math
+import os
+import struct
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -39,7 +46,22 @@ TAGS = (
     "RescaleIntercept",
     "RescaleType",
     "PixelPaddingValue",
+    "InstanceNumber",
+    "LossyImageCompression",
 )
+MARKS = {  # what may differ between two series, reconstructions or time points that share a SeriesInstanceUID
+    "ConvolutionKernel": 0x00181210,
+    "SeriesNumber": 0x00200011,
+    "SeriesDescription": 0x0008103E,
+    "ImageType": 0x00080008,
+    "SliceThickness": 0x00180050,
+    "TemporalPositionIdentifier": 0x00200100,
+    "NominalPercentageOfCardiacPhase": 0x00209241,
+    "ContrastBolusAgent": 0x00180010,
+    "AcquisitionNumber": 0x00200012,
+    "AcquisitionTime": 0x00080032,
+    "ContentTime": 0x00080033,
+}
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 
 
@@ -69,6 +91,11 @@ class Header:
         slope, intercept: of the linear map from stored values to HU; None if not given.
         unit: RescaleType; ``""`` if not given.
         padding: stored value of pixels outside the field of view; None if not given.
+        number: InstanceNumber; None if not given.
+        lossy: whether the pixels were compressed with loss.
+        marks: a short hash of each of ``MARKS``, since descriptions may hold names; ``""`` if not given.
+        series_uid: SeriesInstanceUID in the file, if it does not tell the series, so that ``series`` differs from it.
+        left_out: why a file that was compared with the others is not used, such as ``identical to another file``.
         problem: one line that says why the file cannot be used, or ``""``.
     """
 
@@ -88,6 +115,11 @@ class Header:
     intercept: float | None = None
     unit: str = ""
     padding: int | None = None
+    number: int | None = None
+    lossy: bool = False
+    marks: tuple[str, ...] = ()
+    series_uid: str = ""
+    left_out: str = ""
     problem: str = ""
 
     @property
@@ -111,18 +143,55 @@ def has_signature(path: Path) -> bool:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM signature or, without a preamble, starts with an element of group 2 or 8."""
+    """Whether a file has the DICOM signature or, without a preamble, starts with two elements of a DICOM header.
+
+    Raises:
+        BadInput: the file cannot be opened, so that a slice may be missing.
+    """
     start = _start(path)
-    return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\x02\x00", b"\x08\x00") and start[3] == 0)
+    return start[128:] == b"DICM" or (len(start) == 132 and any(_starts_header(start, end) for end in "<>"))
+
+
+def is_packed_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file that was compressed with gzip, such as ``IM0001.dcm.gz``."""
+    if not path.name.lower().endswith(".gz"):
+        return False
+    try:
+        with gzip.open(path) as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _starts_header(start: bytes, end: str) -> bool:
+    """Whether bytes begin with an element of group 2 or 8 that another element follows; ``end`` is the byte order."""
+    group, element, short = struct.unpack(f"{end}HH2xH", start[:8])
+    if group not in (2, 8) or element > 0xFF:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    length = short if explicit else struct.unpack(f"{end}I", start[4:8])[0]
+    if length % 2 or length > 2**16:
+        return False
+    following = start[8 + length : 12 + length]
+    if len(following) < 4:  # beyond what was read
+        return True
+    return (group, element) < struct.unpack(f"{end}HH", following) < (group + 1, 0)
 
 
 def _start(path: Path) -> bytes:
-    """The first 132 bytes (preamble and signature); fewer if the file is shorter, none if it cannot be read."""
+    """The first 132 bytes (preamble and signature); fewer if the file is shorter.
+
+    Raises:
+        BadInput: the file cannot be opened.
+    """
     try:
         with open(path, "rb") as file:
             return file.read(132)
-    except OSError:
-        return b""
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be opened ({os.strerror(error.errno or 0)}); make the file readable, or move it out of "
+            f"the archive"
+        ) from error
 
 
 def read_dataset(path: Path, **options):
@@ -148,7 +217,7 @@ def read_header(path: Path, root: Path) -> tuple[Person, Header] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = read_dataset(path, stop_before_pixels=True, specific_tags=list(TAGS))
+            data = read_dataset(path, stop_before_pixels=True, specific_tags=[*TAGS, *MARKS.values()])
             if DICOMDIR in (data.file_meta.get("MediaStorageSOPClassUID"), data.get("SOPClassUID")):
                 return None
             if data.get("SOPClassUID") and data.get("Modality"):
@@ -157,7 +226,7 @@ def read_header(path: Path, root: Path) -> tuple[Person, Header] | None:
         problem = f"{path} has an incomplete DICOM header (no SOP class or modality); copy it again or remove it"
     except BadInput as error:
         problem = str(error)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # damaged values make pydicom raise many types of exception when they are looked at
         problem = f"{path} has a damaged DICOM header ({type(error).__name__}); copy it again or remove it"
     return (Person(), Header(name, problem=problem)) if has_signature(path) else None
 
@@ -165,11 +234,16 @@ def read_header(path: Path, root: Path) -> tuple[Person, Header] | None:
 def _header(name: str, path: Path, data) -> Header:
     def numbers(tag: str, count: int) -> tuple[float, ...] | None:
         value = data.get(tag)
-        return tuple(float(v) for v in value) if value is not None and len(value) == count else None
+        values = tuple(float(v) for v in value) if isinstance(value, Sequence) and len(value) == count else ()
+        return values if values and all(map(math.isfinite, values)) else None
 
     def number(tag: str) -> float | None:
         value = data.get(tag)
-        return None if value is None or value == "" else float(value)
+        if value is None or value == "":
+            return None
+        if not math.isfinite(float(value)):
+            raise ValueError(f"{tag} is not finite")
+        return float(value)
 
     def integer(tag: str) -> int | None:
         value = data.get(tag)
@@ -201,5 +275,15 @@ def _header(name: str, path: Path, data) -> Header:
         intercept=number("RescaleIntercept"),
         unit=str(data.get("RescaleType") or ""),
         padding=integer("PixelPaddingValue"),
+        number=integer("InstanceNumber"),
+        lossy=str(data.get("LossyImageCompression") or "") == "01",
+        marks=tuple(_short_hash(data.get_item(tag)) for tag in MARKS.values()),
         problem=problem,
     )
+
+
+def _short_hash(element) -> str:
+    """A hash of an element's value in the file; ``""`` if it is missing or empty."""
+    value = getattr(element, "value", None)
+    content = value if isinstance(value, bytes) else str(value or "").encode("utf-8", "surrogateescape")
+    return hashlib.sha256(content.strip()).hexdigest()[:12] if content.strip() else ""

@@ -9,14 +9,25 @@ None of this is kept: patients are named after their folders.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nnunet_difflung.dataset_conversion.dicom.headers import Header, Person, library, looks_like_dicom, read_header
+from nnunet_difflung.dataset_conversion.dicom.headers import (
+    Header,
+    Person,
+    is_packed_dicom,
+    library,
+    looks_like_dicom,
+    read_header,
+)
+from nnunet_difflung.dataset_conversion.dicom.identity import told_apart
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.walk import walk
 
 _NOBODY = re.compile(
     r"(anon(ym(ous|i[sz]ed)?)?|de-?id(entified)?|unknown|none|null|n/?a|no-?(name|id)|removed|redacted|patient|subject|"
@@ -24,6 +35,8 @@ _NOBODY = re.compile(
     re.IGNORECASE,
 )
 _JOINED = "files with different PatientIDs, but the same name and date of birth, are taken as one patient"
+_BY_FOLDER = "files without a PatientID are taken to belong to the patient of their folder"
+_SPELLED = "PatientIDs that differ only in upper and lower case, or in how accents are stored, are taken as one patient"
 
 
 @dataclass(frozen=True)
@@ -45,12 +58,12 @@ class DicomFiles:
 
 def files_by_patient(root: Path) -> Iterator[DicomFiles]:
     """The patients of an archive, in the order of the path of their first file."""
-    paths = sorted(p for p in root.rglob("*") if p.is_file() and looks_like_dicom(p))
+    paths = _paths(root)
     if paths:
         library("pydicom")
     read = (read_header(path, root) for path in bar(paths, desc="DICOM headers", unit="file", delay=5))
     files = [person_and_header for person_and_header in read if person_and_header]
-    identities, notes = _identities(files)
+    identities, notes, notes_of = _identities(files)
     groups: dict[tuple[str, str], list[Header]] = {}
     for identity, (_, header) in zip(identities, files, strict=True):
         groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
@@ -59,35 +72,86 @@ def files_by_patient(root: Path) -> Iterator[DicomFiles]:
         text = "patients share folders: they are named p001, p002, … in the order of the path of their first file"
         notes += (Note(text),)
     for name, ((identity, _), group) in zip(names, groups.items(), strict=True):
-        yield DicomFiles(name, tuple(group), notes, bool(identity))
+        headers, told = told_apart(group, root)
+        yield DicomFiles(name, headers, (*notes, *notes_of.get(identity, ()), *told), bool(identity))
 
 
-def _identities(files: Sequence[tuple[Person, Header]]) -> tuple[list[str], tuple[Note, ...]]:
-    """For each file what tells its patient, ``""`` if only the folder does; and notes for the report."""
+def _paths(root: Path) -> list[Path]:
+    """The DICOM files of an archive.
+
+    Raises:
+        BadInput: DICOM files are packed one by one, or a file or a folder cannot be opened.
+    """
+    files = [root / path for path in walk(root).files]
+    packed = [path for path in files if is_packed_dicom(path)]
+    if packed:
+        raise BadInput(
+            f"{packed[0]}: DICOM compressed with gzip ({len(packed)} file{'s' * (len(packed) > 1)}); unpack such files "
+            f"first (gunzip), or move them out of the archive"
+        )
+    return sorted(path for path in files if looks_like_dicom(path))
+
+
+def _identities(
+    files: Sequence[tuple[Person, Header]],
+) -> tuple[list[str], tuple[Note, ...], dict[str, list[Note]]]:
+    """Who the patients of the files are.
+
+    Returns:
+        For each file what tells its patient, ``""`` if only the folder does; notes on all patients; and on each.
+    """
     same = _same_person(files)
     identities = [same.get(_id(person), _id(person)) for person, _ in files]
-    notes = (Note(_JOINED, Kind.GUESSED),) if same else ()
     readable = {identity for identity, (_, header) in zip(identities, files, strict=True) if not header.problem}
     with_ct = {_top(header) for _, header in files if header.modality == "CT"}
     if len(readable) == 1 and len(with_ct) > 1:
         what = "have the same PatientID" if readable != {""} else "lack a PatientID"
-        return [""] * len(files), (
-            Note(f"all files of the archive {what}: each folder is taken as one patient", Kind.GUESSED),
-        )
-    # files without a PatientID belong to the patient who has most files in their folder
-    in_folder: dict[str, Counter[str]] = defaultdict(Counter)
-    for identity, (_, header) in zip(identities, files, strict=True):
+        text = f"all files of the archive {what}: each folder is taken as one patient"
+        return [""] * len(files), (Note(text, Kind.GUESSED),), {}
+    notes_of: dict[str, list[Note]] = defaultdict(list)
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for person, _ in files:
+        spellings[_id(person)].add(person.patient_id)
+    for identity, ids in spellings.items():
+        if identity and len(ids) > 1:
+            notes_of[same.get(identity, identity)].append(Note(_SPELLED, Kind.MERGED))
+    completed = _completed(identities, [PurePosixPath(header.path).parts[:-1] for _, header in files])
+    readable_files = zip(identities, completed, (not header.problem for _, header in files), strict=True)
+    guessed = Counter(new for old, new, is_readable in readable_files if new and not old and is_readable)
+    for identity, number in guessed.items():
+        notes_of[identity].append(Note(_BY_FOLDER, Kind.GUESSED, number))
+    return completed, (Note(_JOINED, Kind.GUESSED),) if same else (), notes_of
+
+
+def _completed(identities: Sequence[str], folders: Sequence[tuple[str, ...]]) -> list[str]:
+    """Gives files without a PatientID to a patient.
+
+    It is the patient who has most files in their folder; if none has, the only patient in the closest folder above,
+    below the archive's own, that holds files of a patient.
+    """
+    below: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    inside: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for identity, folder in zip(identities, folders, strict=True):
         if identity:
-            in_folder[header.folder][identity] += 1
-    for k, (_, header) in enumerate(files):
-        if not identities[k] and header.folder in in_folder:
-            identities[k] = in_folder[header.folder].most_common(1)[0][0]
-    return identities, notes
+            inside[folder][identity] += 1
+            for depth in range(1, len(folder) + 1):
+                below[folder[:depth]][identity] += 1
+    completed = list(identities)
+    for k, (identity, folder) in enumerate(zip(identities, folders, strict=True)):
+        if identity:
+            continue
+        if folder in inside:
+            completed[k] = inside[folder].most_common(1)[0][0]
+            continue
+        above = next((below[folder[:d]] for d in range(len(folder), 0, -1) if folder[:d] in below), None)
+        if above is not None and len(above) == 1:
+            completed[k] = next(iter(above))
+    return completed
 
 
 def _id(person: Person) -> str:
     """The PatientID, in one spelling; ``""`` if it is missing or stands for nobody."""
-    patient_id = person.patient_id.casefold()
+    patient_id = unicodedata.normalize("NFC", person.patient_id).casefold()
     return "" if _NOBODY.fullmatch(patient_id) else patient_id
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,26 +26,34 @@ DRAWINGS = ("RTSTRUCT", "SEG")  # modalities of files that hold structures
 AIR, HIGHEST = -1024.0, 3071.0  # range of HU in 12 bits with the usual intercept
 
 
+def why_left_out(header: Header) -> str:
+    """Why a file is not a slice of a CT series, to go on with "files …"; ``""`` for slices and drawings."""
+    if header.modality in ("", *DRAWINGS):
+        return ""
+    if header.modality != "CT":
+        return f"of modality {header.modality}"
+    if header.localizer:
+        return "of a localizer (scout)"
+    if header.frames > 1:
+        return "of enhanced multi-frame CT: export it as one file per slice, for example with dcm4che's emf2sf"
+    if not has_place(header):
+        return "of CT without a position in the patient or without a pixel spacing"
+    return header.left_out
+
+
+def has_place(header: Header) -> bool:
+    """Whether a file says where its pixels lie in the patient."""
+    return header.position is not None and len(header.orientation) == 6 and all(header.spacing + header.size)
+
+
 def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[Note]]:
     """The CT slices of each series (largest series first), and notes on the files that are left out."""
     series: dict[str, list[Header]] = {}
     left_out: Counter[str] = Counter()
-    seen: set[str] = set()
     for header in headers:
-        if header.modality in ("", *DRAWINGS):
-            continue
-        if header.modality != "CT":
-            left_out[f"of modality {header.modality}"] += 1
-        elif header.localizer:
-            left_out["of a localizer (scout)"] += 1
-        elif header.frames > 1:
-            left_out["of multi-frame CT (export it as one file per slice)"] += 1
-        elif header.position is None or len(header.orientation) != 6 or not all(header.spacing + header.size):
-            left_out["of CT without a position in the patient or without a pixel spacing"] += 1
-        elif header.uid and header.uid in seen:
-            left_out["identical to another file"] += 1
-        else:
-            seen.add(header.uid)
+        if why := why_left_out(header):
+            left_out[why] += 1
+        elif header.modality == "CT":
             series.setdefault(header.series, []).append(header)
     notes = [
         Note(f"left out {number} {'file' if number == 1 else 'files'} {kind}", Kind.DROPPED, number, f"files {kind}")
@@ -54,19 +65,21 @@ def ct_series(headers: Sequence[Header]) -> tuple[dict[str, list[Header]], list[
 def choose_series(
     series: dict[str, list[Header]],
     left_out: Sequence[Note],
-    chosen: str | None,
+    chosen: Sequence[str],
     referenced: Collection[str],
     location: str,
+    patient: str,
 ) -> list[Header]:
     """The one series to convert.
 
     Args:
         series: as of ``ct_series``.
         left_out: notes of ``ct_series``, for the message if there is no series.
-        chosen: value of ``--series``: the folder of a series (relative to the archive, or only its name), or its
-            number of slices. It has no effect on a patient with one series.
-        referenced: UIDs of the series that contours or segments were drawn on.
+        chosen: values of ``--series`` for this patient, see ``matches``; the first that matches exactly one series
+            counts. They have no effect on a patient with one series.
+        referenced: series that contours or segments were drawn on.
         location: archive and patient, for messages.
+        patient: the name that ``--series PATIENT=SERIES`` takes.
 
     Raises:
         BadInput: no series, or several that could be meant.
@@ -78,29 +91,53 @@ def choose_series(
             f"add them or remove the patient"
         )
     candidates = list(series.values())
-    if chosen is not None and len(candidates) > 1:
-        chosen = chosen.rstrip("/")
-        candidates = [
-            slices
-            for slices in candidates
-            if chosen in (str(len(slices)), _folder(slices), _folder(slices).rsplit("/", 1)[-1])
-        ]
-    elif len(candidates) > 1:
-        candidates = [slices for uid, slices in series.items() if uid in referenced] or candidates
     if len(candidates) == 1:
         return candidates[0]
+    number = f"{len(candidates)} CT series"
+    if chosen:
+        matching = [[slices for slices in candidates if matches(choice, slices)] for choice in chosen]
+        unique = [same for same in matching if len(same) == 1]
+        if unique:
+            return unique[0][0]
+        several = next((same for same in matching if same), None)
+        values = " and ".join(map(repr, chosen))
+        number += f", {len(several)} of them match {values}" if several else f", none matches {values}"
+        candidates = several or candidates
+    else:
+        candidates = [slices for uid, slices in series.items() if uid in referenced] or candidates
+        if len(candidates) == 1:
+            return candidates[0]
     listed = ", ".join(
         f"{_folder(slices)} ({len(slices)} {'slice' if len(slices) == 1 else 'slices'}, "
         f"first file {slices[0].path.rsplit('/', 1)[-1]})"
-        for slices in (candidates or series.values())
+        for slices in candidates
     )
-    matching = ""
-    if chosen is not None:
-        matching = f", {len(candidates)} of them match {chosen!r}" if candidates else f", none matches {chosen!r}"
+    example = shlex.quote(f"{patient}={_handle(candidates[0], candidates)}")
     raise BadInput(
-        f"{location}: {len(series)} CT series{matching}: {listed}; expected exactly one: choose it with --series "
-        f"FOLDER or --series NUMBER_OF_SLICES, or move the other series out of the archive"
+        f"{location}: {number}: {listed}; expected exactly one: choose it for this patient, such as --series {example} "
+        f"(a folder, a number of slices or a file of the series), or for all patients with --series SERIES"
     )
+
+
+def matches(choice: str, slices: Sequence[Header]) -> bool:
+    """Whether a choice means a series: by its folder or a file (or only its name), or by its number of slices.
+
+    ``*`` stands for any characters, as in ``*B70f*``.
+    """
+    choice = choice.rstrip("/")
+    if choice == str(len(slices)):
+        return True
+    names = {folder for h in slices for folder in (h.folder, h.folder.rsplit("/", 1)[-1])}
+    if choice in names:  # unless only a few files of the series lie in that folder
+        return choice in (_folder(slices), _folder(slices).rsplit("/", 1)[-1])
+    names |= {name for h in slices for name in (h.path, h.path.rsplit("/", 1)[-1])}
+    return choice in names or any(fnmatchcase(name, choice) for name in names)
+
+
+def _handle(slices: Sequence[Header], candidates: Sequence[Sequence[Header]]) -> str:
+    """A choice that means this series only."""
+    choices = (_folder(slices).rsplit("/", 1)[-1], _folder(slices), str(len(slices)))
+    return next((c for c in choices if sum(matches(c, others) for others in candidates) == 1), slices[0].path)
 
 
 def _folder(slices: Sequence[Header]) -> str:
@@ -222,22 +259,27 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, location: Path) -> 
         a = twins[0]
         raise BadInput(
             f"{location}: {len(twins)} of {len(slices)} slices lie at the position of another slice, for example "
-            f"{names[a]} and {names[a + 1]}; keep one reconstruction or time point and move the others away"
+            f"{names[a]} and {names[a + 1]}, and no header tells which belong together; keep one reconstruction or "
+            f"time point and move the others away"
         )
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * usual)
     if len(gaps):
         a = gaps[0]
+        others = [f"{names[b]} and {names[b + 1]}" for b in gaps[1:3]] + ["…"] * (len(gaps) > 3)
+        further = f", then between {', '.join(others)}" if others else ""
         raise BadInput(
             f"{location}: {int(np.round(steps[gaps] / usual - 1).sum())} of "
             f"{int(np.round(np.ptp(along) / usual)) + 1} slices are missing, the first between {names[a]} "
-            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere); add the missing slices"
+            f"and {names[a + 1]} ({steps[a]:.2f} mm apart, {usual:.2f} mm elsewhere){further}; add the missing slices"
         )
     regular = along[0] + np.arange(len(along)) * np.ptp(along) / (len(along) - 1)
     if np.abs(along - regular).max() > max(0.1, 0.1 * usual):
+        a = int(np.abs(np.diff(steps)).argmax()) + 1
         raise BadInput(
-            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart; expected even steps: "
-            f"keep only a part of the series that is evenly spaced"
+            f"{location}: slices lie {steps.min():.2f} to {steps.max():.2f} mm apart, {steps[a - 1]:.2f} mm before "
+            f"{names[a]} and {steps[a]:.2f} mm after it; expected even steps: keep only a part of the series that is "
+            f"evenly spaced"
         )
 
 
@@ -281,3 +323,15 @@ def read_volume(series: Stack, root: Path) -> sitk.Image:
     pixels = np.stack([read_slice(header, root) for header in series.slices])
     fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return series.place(pixels.astype(np.int16) if fits_int16 else pixels)
+
+
+def repeated_slices(image: sitk.Image) -> tuple[Note, ...]:
+    """A note if slices at different positions have the same pixels, apart from blank ones."""
+    import SimpleITK as sitk
+
+    planes = [plane for plane in sitk.GetArrayViewFromImage(image) if plane.min() < plane.max()]
+    repeated = len(planes) - len({hashlib.sha256(plane.tobytes()).digest() for plane in planes})
+    if not repeated:
+        return ()
+    text = f"{repeated} {'slice has' if repeated == 1 else 'slices have'} the same pixels as another slice"
+    return (Note(f"{text} at another position: all are kept", Kind.GUESSED, repeated, "slices with pixels of others"),)

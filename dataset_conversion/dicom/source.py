@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +19,19 @@ from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import read_rtstruct
 from nnunet_difflung.dataset_conversion.dicom.seg import segment_masks
-from nnunet_difflung.dataset_conversion.dicom.seg_frames import open_seg
+from nnunet_difflung.dataset_conversion.dicom.seg_frames import SegFile, open_seg
 from nnunet_difflung.dataset_conversion.dicom.series import (
     AIR,
     DRAWINGS,
     Stack,
     choose_series,
     ct_series,
+    has_place,
     read_slice,
     read_volume,
+    repeated_slices,
     stack,
+    why_left_out,
 )
 from nnunet_difflung.dataset_conversion.imaging.geometry import (
     image_like,
@@ -50,18 +56,20 @@ class DicomSource:
         folder: root folder of the archive.
         headers: of the patient's files.
         notes: on the archive, for the report.
-        series: which CT series to take if there are several: its folder or its number of slices.
+        series: values of ``--series``: which CT series to take if there are several, see ``series.matches``.
         identified: whether headers tell the patient, and not only the folder.
         accept: changes of labels that the user accepts.
+        name: what ``--series`` calls the patient, whatever ``--patients`` says; ``patient`` if it is empty.
     """
 
     patient: str
     folder: Path
     headers: tuple[Header, ...] = field(repr=False)
     notes: tuple[Note, ...] = ()
-    series: str | None = None
+    series: tuple[str, ...] = ()
     identified: bool = True
     accept: frozenset[Accept] = frozenset()
+    name: str = ""
 
     def listing(self) -> Listing:
         """Headers, names of structures, and the range of intensities in the first, the middle and the last slice."""
@@ -118,6 +126,7 @@ class DicomSource:
         ct, notes = self._stack(drawings)
         drawings = self._drawings_of(ct, drawings, notes)
         image = read_volume(ct, self.folder)
+        notes += repeated_slices(image)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
         faults: dict[str, str] = {}
@@ -150,16 +159,61 @@ class DicomSource:
         path = self.folder / header.path
         if header.modality == "SEG":
             seg = open_seg(path)
-            return Drawing(path, seg.series, seg=seg)
+            return Drawing(path, self._real_series(seg.series, _images_of(seg)), seg=seg)
         content = read_rtstruct(path)
-        return Drawing(path, content.series, content.rois, notes=content.notes)
+        images = set().union(*(roi.images for roi in content.rois))
+        return Drawing(path, self._real_series(content.series, images), content.rois, notes=content.notes)
+
+    def _real_series(self, uids: Iterable[str], images: set[str]) -> frozenset[str]:
+        """The series that a drawing refers to.
+
+        Where several series have one SeriesInstanceUID, it is those that hold the images which the drawing names, as
+        far as the UIDs of images tell them apart.
+        """
+        slices = [h for h in self.headers if h.modality == "CT" and not why_left_out(h)]
+        times = Counter(h.uid for h in slices)
+        real: dict[str, dict[str, set[str]]] = {}
+        for h in slices:
+            if h.series_uid:
+                images_of = real.setdefault(h.series_uid, {}).setdefault(h.series, set())
+                images_of |= {h.uid} if times[h.uid] == 1 else set()
+        named: set[str] = set()
+        for uid in uids:
+            candidates = real.get(uid, {uid: set()})
+            named |= {series for series, images_of in candidates.items() if images_of & images} or set(candidates)
+        return frozenset(named)
 
     def _stack(self, drawings: list[Drawing]) -> tuple[Stack, list[Note]]:
         series, left_out = ct_series(self.headers)
         referenced = self._drawn_on(series, drawings)
         location = f"{self.folder}, patient {self.patient}"
-        ct = stack(choose_series(series, left_out, self.series, referenced, location), self.folder)
-        return ct, [*self.notes, *left_out, *ct.notes]
+        name = self.name or self.patient
+        slices = choose_series(series, left_out, self.series, referenced, location, name)
+        self._check_positions(slices[0])
+        ct = stack(slices, self.folder)
+        notes = [*self.notes, *left_out, *ct.notes]
+        if len(series) > 1:
+            text, what = f"left out {len(series) - 1} other CT series of the patient", "other CT series of a patient"
+            notes.append(Note(text, Kind.DROPPED, len(series) - 1, what))
+        if lossy := sum(header.lossy for header in ct.slices):
+            text = f"{lossy} of {len(ct.slices)} slices were compressed with loss: their values are taken as they are"
+            notes.append(Note(text, Kind.GUESSED, lossy, "values of slices that were compressed with loss"))
+        return ct, notes
+
+    def _check_positions(self, chosen: Header) -> None:
+        """Checks that no slice of a series has lost its position: at an end of the series, no gap would show it.
+
+        Raises:
+            BadInput: a file of the series that has the size of its slices does not say where it lies.
+        """
+        for h in self.headers:
+            lost = h.modality == "CT" and not has_place(h) and not h.localizer and h.frames == 1
+            same_size = h.size == chosen.size or not all(h.size)
+            if lost and same_size and h.series in (chosen.series, chosen.series_uid):
+                raise BadInput(
+                    f"{self.folder / h.path}: a slice of the CT series without a position, orientation, size or pixel "
+                    f"spacing; expected them in every slice: copy or export it again, or move it away if it is no slice"
+                )
 
     @staticmethod
     def _drawn_on(series: dict[str, list[Header]], drawings: list[Drawing]) -> set[str]:
@@ -212,32 +266,81 @@ def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return image_like(on_grid(mask, grid), grid)
 
 
-def find_sources(folder: Path, series: str | None = None, accept: frozenset[Accept] = frozenset()) -> list[DicomSource]:
+def _images_of(seg: SegFile) -> set[str]:
+    return {
+        str(image.get("ReferencedSOPInstanceUID"))
+        for series in seg.data.get("ReferencedSeriesSequence") or ()
+        for image in series.get("ReferencedInstanceSequence") or ()
+    }
+
+
+def find_sources(
+    folder: Path, series: Sequence[str] = (), accept: frozenset[Accept] = frozenset()
+) -> list[DicomSource]:
     """The patients of an archive, in the order of the paths of their files; empty if no file is DICOM.
 
     Args:
         folder: searched with its subfolders; DICOM files are recognised by content, not by name.
-        series: which CT series to take if a patient has several.
+        series: values of ``--series``: which CT series to take if a patient has several, for all patients
+            (``thin``) or for one of them (``p1=thin``).
         accept: changes of labels that the user accepts.
 
     Raises:
-        BadInput: the folder has DICOM files, but pydicom is not installed.
+        BadInput: the folder has DICOM files, but pydicom is not installed; or ``--series`` names an unknown patient.
     """
     folder = Path(folder)
+    patients = list(files_by_patient(folder))
+    choices = _choices(series, [files.name for files in patients], folder)
     return [
         scan
-        for files in files_by_patient(folder)
+        for files in patients
         for scan in _scans(
-            DicomSource(files.name, folder, files.headers, files.notes, series, files.identified, accept)
+            DicomSource(
+                files.name,
+                folder,
+                files.headers,
+                files.notes,
+                choices[files.name],
+                files.identified,
+                accept,
+                files.name,
+            )
         )
     ]
+
+
+def _choices(series: Sequence[str], names: Sequence[str], folder: Path) -> dict[str, tuple[str, ...]]:
+    """Patient → what ``--series`` says about the patient: for the patient alone or, if it does not, for all.
+
+    Raises:
+        BadInput: there is no such patient.
+    """
+    for_all: list[str] = []
+    of: dict[str, list[str]] = {name: [] for name in names}
+    by_spelling = {unicodedata.normalize("NFC", name): name for name in names}
+    for value in series:
+        splits = [(value[:k], value[k + 1 :]) for k, letter in enumerate(value) if letter == "="]
+        told = [(by_spelling.get(unicodedata.normalize("NFC", patient)), choice) for patient, choice in splits]
+        name, choice = next((pair for pair in told if all(pair)), (None, ""))
+        if not splits:
+            for_all.append(value)
+        elif name is not None:
+            of[name].append(choice)
+        else:
+            patient = splits[0][0]
+            nearest = get_close_matches(patient, names, cutoff=0.5) or list(names[:5])
+            raise BadInput(
+                f"--series {value}: {folder} has no patient {patient!r}; expected PATIENT=SERIES with a patient "
+                f"such as {', '.join(nearest)}, or SERIES alone for all patients"
+            )
+    return {name: tuple(of[name] or for_all) for name in names}
 
 
 def _scans(patient: DicomSource) -> list[DicomSource]:
     """A source for each CT series of a patient if several were drawn on and each drawing says on which; else one."""
     series, _ = ct_series(patient.headers)
     drawings = [header for header in patient.headers if header.modality in DRAWINGS]
-    if patient.series is not None or len(series) < 2 or len(drawings) < 2:
+    if patient.series or len(series) < 2 or len(drawings) < 2:
         return [patient]
     drawn_on: dict[str, list[Header]] = {}
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,15 @@ from nnunet_difflung.dataset_conversion.output.staged_dataset import (
     staged_dataset,
 )
 from nnunet_difflung.dataset_conversion.output.writer import finish_dataset
+from nnunet_difflung.dataset_conversion.pipeline.leaving_out import (
+    MOST_LISTED,
+    LeftOut,
+    excluded,
+    faults,
+    left_out_entries,
+    refusal,
+    without,
+)
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
 from nnunet_difflung.dataset_conversion.pipeline.patients import (
@@ -46,13 +55,30 @@ MANIFEST = "difflung_conversion.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive: its kind, the scans of its patients with their listings, and where the patients are known from."""
+    """An archive.
+
+    Attributes:
+        folder: that holds it.
+        kind: one of ``archive.options.KINDS``, or the converter of a public set.
+        sources: scans of its patients.
+        listings: of these scans.
+        grouping: where the patients are known from.
+        notes: on the folder.
+        left_out: patients that are not among the scans.
+    """
 
     folder: Path
     kind: str
     sources: tuple[Source, ...]
     listings: tuple[Listing, ...]
     grouping: Grouping
+    notes: tuple[Note, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def patients(self) -> int:
+        """Number of patients, without those that are left out."""
+        return len({source.patient for source in self.sources})
 
     def files(self) -> list[Path]:
         """The files of all patients."""
@@ -78,18 +104,54 @@ def read_archive(folder: Path, options: ArchiveOptions, processes: int = 1) -> A
     Raises:
         BadInput: the folder does not exist, holds no images, or an option does not fit.
     """
-    from nnunet_difflung.dataset_conversion.archive.find import find_patients
+    from nnunet_difflung.dataset_conversion.archive.find import find_patients, notes_on_folder
 
     kind, sources, grouping = find_patients(folder, options, processes)
-    return listed_archive(folder, kind, sources, grouping, processes)
+    if not sources:
+        raise BadInput(f"{folder}: no patient was found; expected images of at least one patient: add the files")
+    archive = listed_archive(folder, kind, sources, grouping, processes, options.exclude)
+    return replace(archive, notes=notes_on_folder(folder, kind))
 
 
 def listed_archive(
-    folder: Path, kind: str, sources: Sequence[Source], grouping: Grouping, processes: int = 1
+    folder: Path,
+    kind: str,
+    sources: Sequence[Source],
+    grouping: Grouping,
+    processes: int = 1,
+    exclude: Sequence[str] = (),
 ) -> Archive:
-    """An archive of the given sources, with their listings."""
+    """An archive of the given sources, with their listings, without patients that ``exclude`` names.
+
+    Raises:
+        BadInput: ``exclude`` names a patient that does not exist, or all patients.
+    """
+    out = excluded(list(dict.fromkeys(source.patient for source in sources)), exclude, folder)
+    if out:
+        sources, grouping = without(out, sources, grouping)
     listings = tuple(in_parallel(_listing, sources, processes, "patients"))
-    return Archive(folder, kind, tuple(sources), listings, grouping)
+    return Archive(
+        folder, kind, tuple(sources), listings, grouping, left_out=tuple(LeftOut(name) for name in sorted(out))
+    )
+
+
+def without_faulty(archive: Archive) -> Archive:
+    """The archive without the patients that cannot be converted, as far as the listings tell.
+
+    Raises:
+        BadInput: no patient is left.
+    """
+    of_patients = faults(archive.listings)
+    if of_patients and len(of_patients) == archive.patients:
+        raise refusal(of_patients, archive.patients)
+    kept, grouping = without(set(of_patients), archive.sources, archive.grouping)
+    return replace(
+        archive,
+        sources=tuple(kept),
+        listings=tuple(listing for listing in archive.listings if listing.patient not in of_patients),
+        grouping=grouping,
+        left_out=(*archive.left_out, *(LeftOut(name, fault) for name, fault in of_patients.items())),
+    )
 
 
 def _listing(source: Source) -> Listing:
@@ -124,7 +186,8 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
     if lacking and not allow_missing:
         raise BadInput(
             f"{archive.folder}: no structure was drawn for {'; '.join(lacking)}; correct the mapping, add the missing "
-            f"structures, or give --allow-missing if these patients were examined and do not have them"
+            f"structures, leave the patients out with --exclude, or give --allow-missing if these patients were "
+            f"examined and do not have them"
         )
 
 
@@ -132,24 +195,27 @@ def check_readable(archive: Archive) -> None:
     """Checks that no listing has a problem.
 
     Raises:
-        BadInput: a patient has a problem; the message is the first one.
+        BadInput: patients have problems; all of them are listed.
     """
-    damaged = [listing for listing in archive.listings if listing.problems]
-    if damaged:
-        messages = [listing.problems[0] for listing in damaged]
-        # a file that cannot be read may be the label map that an image seems to lack
-        message = next((message for message in messages if "cannot be read" in message), messages[0])
-        if len(damaged) > 1:
-            message += f" ({len(damaged)} patients have problems)"
-        raise BadInput(message)
+    if of_patients := faults(archive.listings):
+        raise refusal(of_patients, archive.patients)
 
 
 def plan_patients(
     archive: Archive, options: ConvertOptions, anonymous: bool, test: Sequence[str], test_share: float | None, seed: int
 ) -> list[Patient]:
-    """The patients with their ids; test patients are marked."""
+    """The patients with their ids; test patients are marked, unless they cannot be converted and are left out.
+
+    Raises:
+        BadInput: a test patient does not exist or is excluded, or no patient remains for training.
+    """
     pairs = [(source.patient, source) for source in archive.sources]
     patients = name_patients(pairs, anonymous)
+    out = {left_out.name: left_out for left_out in archive.left_out}
+    for name in test:
+        if name in out and not out[name].fault:
+            raise BadInput(f"--test {name}: --exclude leaves this patient out; remove the name from one of the options")
+    test = [name for name in test if name not in out]
     structures: dict[str, set[str]] = {patient.name: set() for patient in patients}
     for listing in archive.listings:
         structures[listing.patient] |= set(listing.structures)
@@ -169,6 +235,7 @@ def convert(
     command: Sequence[str] = (),
     anonymous: bool = False,
     about: Mapping[str, str] | None = None,
+    skip_faulty: bool = False,
 ) -> list[CaseRecord]:
     """Writes ``$nnUNet_raw/<full_name>``; patients that an interrupted call has finished are not converted again.
 
@@ -185,13 +252,14 @@ def convert(
         command: words of the command, for the manifest of the conversion.
         anonymous: whether to keep the names of patients and files out of the manifest.
         about: entries of ``dataset.json``, such as ``description``, ``reference`` and ``license``.
+        skip_faulty: whether to go on without patients that cannot be converted.
 
     Returns:
         A record of every case.
 
     Raises:
-        BadInput: a patient cannot be converted, or patients have different kinds of intensities; no dataset is written
-            in this case.
+        BadInput: patients cannot be converted, or have different kinds of intensities; no dataset is written in this
+            case. The others are converted first, so that all faults are listed together and nothing is done twice.
     """
     identity = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
     key = hashlib.sha256(json_bytes(identity)).hexdigest()
@@ -201,10 +269,13 @@ def convert(
     ):
         work = partial(_convert_unless_finished, mapping=mapping, options=options, folder=folder)
         keep_only(folder, _unchanged(folder, patients))
-        done: dict[str, dict] = {}
-        for patient, content in zip(patients, in_parallel(work, patients, processes, "patients"), strict=True):
-            done[patient.patient] = content
-            _check_channel(done, patients, archive)
+        done, of_patients = _converted(work, patients, processes, archive)
+        if of_patients and not (skip_faulty and any(p.patient in done and not p.test for p in patients)):
+            given_up = not done and len(of_patients) < len(patients)
+            raise refusal(of_patients, len(patients), given_up)
+        if of_patients:
+            keep_only(folder, done)  # without the first scans of a patient whose later scan is faulty
+        left_out = (*archive.left_out, *(LeftOut(name, fault) for name, fault in of_patients.items()))
         records = [
             CaseRecord(**{**row, "voxels": tuple(row["voxels"])})
             for content in done.values()
@@ -230,7 +301,9 @@ def convert(
             name: without_files(content) if anonymous else [Note.of(entry) for entry in content["notes"]]
             for name, content in done.items()
         }
-        report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes)
+        on_archive: dict[str, Sequence[Note]] = {"": archive.notes}  # these are no ids, so that no patient has them
+        on_archive |= {f" {patient.name}": [patient.note(anonymous)] for patient in left_out}
+        report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes | on_archive)
         hidden = {"records", "stamp", "keys", "hashes", *(["files"] if anonymous else [])}
         write_json(
             folder / MANIFEST,
@@ -252,9 +325,39 @@ def convert(
                     }
                     for name, content in done.items()
                 },
+                **({"left_out": left_out_entries(left_out, anonymous)} if left_out else {}),
             },
         )
     return records
+
+
+def _converted(
+    work: Callable[[Patient], dict], patients: Sequence[Patient], processes: int, archive: Archive
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """The notes on the converted patients, and why the others cannot be converted; too many faults end the work.
+
+    Raises:
+        BadInput: patients have different kinds of intensities.
+    """
+    done: dict[str, dict] = {}
+    of_patients: dict[str, str] = {}
+    attempt = partial(_or_fault, work)
+    for patient, (content, fault) in zip(patients, in_parallel(attempt, patients, processes, "patients"), strict=True):
+        if fault:
+            of_patients[patient.name] = fault
+        else:
+            done[patient.patient] = content
+            _check_channel(done, patients, archive)
+        if len(of_patients) == MOST_LISTED and not done:
+            break
+    return done, of_patients
+
+
+def _or_fault(work: Callable[[Patient], dict], patient: Patient) -> tuple[dict, str]:
+    try:
+        return work(patient), ""
+    except BadInput as error:
+        return {}, str(error)
 
 
 def _convert_unless_finished(patient: Patient, mapping: LabelMapping, options: ConvertOptions, folder: Path) -> dict:
@@ -286,5 +389,5 @@ def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archiv
         listed = " and ".join(f"{channel} in {names[name]}" for channel, name in channels.items())
         raise BadInput(
             f"{archive.folder}: patients have different kinds of intensities, {listed}; expected the same kind: "
-            f"convert them to two datasets, or remove the patients of one kind"
+            f"convert them to two datasets, or leave out the patients of one kind with --exclude"
         )

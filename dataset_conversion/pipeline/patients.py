@@ -29,6 +29,7 @@ _MAY_NAME = (
     "--image",
     "--masks",
     "--series",
+    "--exclude",
 )  # options whose values may contain names of patients
 
 

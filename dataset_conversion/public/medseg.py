@@ -107,7 +107,7 @@ def find(folder: Path, margin: float | None = None) -> list[MedSegSource]:
         path = folder / part
         if not path.is_dir():
             raise BadInput(f"{path} is missing; give the folder that holds {', '.join(FOLDERS)} with -i")
-        names[part] = {p.name.removesuffix(".nii.gz") for p in path.glob("*.nii.gz")}
+        names[part] = {p.name.removesuffix(".nii.gz") for p in path.glob("[!.]*.nii.gz")}
     patients = set().union(*names.values())
     if not patients:
         raise BadInput(f"{folder}: there are no files N.nii.gz in {', '.join(FOLDERS)}; unpack MedSeg's archives there")

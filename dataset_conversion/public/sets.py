@@ -14,7 +14,15 @@ from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
-from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
+from nnunet_difflung.dataset_conversion.pipeline.archive import (
+    MANIFEST,
+    check_readable,
+    convert,
+    listed_archive,
+    plan_patients,
+    without_faulty,
+)
+from nnunet_difflung.dataset_conversion.pipeline.leaving_out import add_leaving_out_options, left_out_text
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
 from nnunet_difflung.dataset_conversion.pipeline.options import (
     ConvertOptions,
@@ -26,6 +34,7 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 )
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan, Source
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 from nnunet_difflung.runtime.files import openable
@@ -157,6 +166,7 @@ def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     p.add_argument("--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default %(default)s)")
     p.add_argument("--name", default=public.name, help="name of the dataset after its id (default %(default)s)")
     add_running_options(p)
+    add_leaving_out_options(p)
     p.add_argument("--dry-run", action="store_true", help="show patients and labels, but write nothing")
     return p
 
@@ -182,7 +192,9 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     sources = public.find(args.i)
     names = tuple(source.patient for source in sources)
     grouping = Grouping(names, names, public.patients, warning=public.warning)
-    archive = listed_archive(args.i, public.module, sources, grouping, args.np)
+    archive = listed_archive(args.i, public.module, sources, grouping, args.np, args.exclude)
+    if args.skip_faulty:
+        archive = without_faulty(archive)
     check_readable(archive)
     patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
     print(
@@ -206,11 +218,13 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         args.seed,
         command=[public.module, *words],
         about=public.about,
+        skip_faulty=args.skip_faulty,
     )
     print(archive.counted())
     print(summary(records, mapping.labels, grouping.unit))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+    print(left_out_text(raw_folder(full_name) / MANIFEST), end="")
     return 0
 
 

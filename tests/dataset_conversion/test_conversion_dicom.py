@@ -336,13 +336,13 @@ def test_two_series_need_a_choice_or_a_reference(tmp_path):
     assert "pat/thin (8 slices" in line
     assert "--series" in line
     for series, depth in (("thick", 5), ("pat/thin", 8), ("pat/thin/", 8), ("8", 8)):
-        assert replace(source, series=series).load().image.GetSize()[2] == depth
-    assert "none matches 'medium'" in refused(replace(source, series="medium"))
+        assert replace(source, series=(series,)).load().image.GetSize()[2] == depth
+    assert "none matches 'medium'" in refused(replace(source, series=("medium",)))
     write_seg(tmp_path / "pat" / "seg", thick, {"x": shapes()["blob"][:5]})
     source = only_source(tmp_path)
     assert source.load().image.GetSize()[2] == 5
     assert source.listing().size[2] == 5
-    scan = replace(source, series="thin").load()
+    scan = replace(source, series=("thin",)).load()
     assert scan.structures == {}
     assert any("another series" in note.text for note in scan.notes)
 
