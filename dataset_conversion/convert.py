@@ -198,6 +198,9 @@ def convert_options(options) -> ConvertOptions:
 
 
 def _show(archive: Archive, mapping: Path) -> None:
+    # before the table, since its reader may leave early (head); without structures, the table is shown before the error
+    drawn = any(listing.structures for listing in archive.listings)
+    written = drawn and write_first_mapping(mapping, archive.listings)
     unknown = archive.grouping.refusal
     if unknown is None:
         number = len({listing.patient for listing in archive.listings})
@@ -206,7 +209,9 @@ def _show(archive: Archive, mapping: Path) -> None:
     else:
         print(listing_table(archive.counted(), archive.listings))
         print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
-    if write_first_mapping(mapping, archive.listings):
+    if not drawn:
+        written = write_first_mapping(mapping, archive.listings)
+    if written:
         print(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {mapping} -d ID --name NAME")
     else:
         read_mapping(mapping).check(

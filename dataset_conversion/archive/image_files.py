@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.archive.segment_names import Segment, named_in_extension, named_in_header
+from nnunet_difflung.dataset_conversion.archive.volume_files import (
+    NIFTI,
+    nifti_extensions,
+    open_volume,
+    several_channels,
+)
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUMES = (*NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 SLICES = (".png", ".tif", ".tiff", ".bmp")
+LOWEST_LABEL = -10  # negative labels are marks such as "not looked at"; lower values are intensities
+MOST_NEGATIVE = 32768  # values below are no labels
+WHOLE, NEARLY = 1e-3, 0.1  # largest distance from a whole number that rounding, or lossy resampling, explains
+SAMPLE = 10_000  # voxels that are looked at first
+MOST_SPECKLES = 8  # distinct values from which a picture may be a mask after lossy compression
 MOST_LABELS = 128  # most distinct values of a label map; segmentations of the whole body have about 100 organs
 MOST_COLOURS = 32  # most distinct colours of a label map
 _RESOLUTION = ("XResolution", "YResolution")  # tags of a TIFF
@@ -28,11 +37,17 @@ class Facts:
         size: voxels along x, y, z.
         spacing: mm along x, y, z; zeros for a slice whose file does not give it.
         low, high: range of the values.
-        values: distinct values if they can be labels (few whole numbers, none negative), colours as 0xRRGGBB;
+        values: distinct values if they can be labels (few numbers that are whole or nearly so), colours as 0xRRGGBB;
             else None.
+        off: the value that is farthest from a whole number; None if all are whole but for rounding.
         colour: whether the values are colours.
+        palette: index → colour (0xRRGGBB) of the values of a picture with a palette.
         flat: share of equal pairs among horizontally neighbouring pixels that are not both 0; near 1 in label maps.
+        speckled: whether most of the values are lone pixels, as lossy compression leaves them around areas.
+        segments: structures that the header names.
+        layers: for a file with several layers, the distinct values of each.
         problem: one line that says why the file cannot be used, or "".
+        notes: on what was repaired when the file was read.
     """
 
     size: tuple[int, int, int] = (0, 0, 0)
@@ -40,14 +55,35 @@ class Facts:
     low: float = 0.0
     high: float = 0.0
     values: tuple[int, ...] | None = None
+    off: float | None = None
     colour: bool = False
+    palette: tuple[tuple[int, int], ...] = ()
     flat: float = 0.0
+    speckled: bool = False
+    segments: tuple[Segment, ...] = ()
+    layers: tuple[tuple[int, ...], ...] = ()
     problem: str = ""
+    notes: tuple[Note, ...] = ()
+
+    def holds(self, value: int, layer: int = 0) -> bool:
+        """Whether a value occurs in a layer."""
+        return value in (self.layers[layer] if self.layers else self.values or ())
 
     @property
-    def label_map(self) -> bool:
-        """Whether the values look like labels rather than intensities."""
-        return self.values is not None and (len(self.values) <= 16 or self.flat > 0.7)
+    def label_map(self) -> bool | None:
+        """Whether the values are labels (True) or intensities (False); None if they may be either."""
+        if self.segments:
+            return True
+        if self.values is None:
+            return None if self.low >= 0 and self.high <= 1 else False
+        if self.low == self.high or self.off is not None or self.speckled or self.low < LOWEST_LABEL:
+            return None
+        return True if self.flat > 0.7 else None if len(self.values) <= 16 else False
+
+    @property
+    def seems_label_map(self) -> bool:
+        """The better guess where ``label_map`` is None."""
+        return self.values is not None and self.low >= LOWEST_LABEL
 
 
 def stem(path: str | Path) -> str:
@@ -61,56 +97,49 @@ def stem(path: str | Path) -> str:
 
 def facts(path: Path) -> Facts:
     """Reads a file once; if it cannot be used, ``problem`` of the result says why."""
-    import SimpleITK as sitk
-
     try:
-        if path.name.lower().endswith(SLICES):
-            pixels, colour = read_slice(path, mask=True)
-            spacing = (*slice_spacing(path), 0.0)
-            size = (pixels.shape[1], pixels.shape[0], 1)
-        else:
-            image = read_volume(path)
-            pixels, colour = sitk.GetArrayViewFromImage(image), False
-            spacing, size = image.GetSpacing(), image.GetSize()
+        return _facts_of_slice(path) if path.name.lower().endswith(SLICES) else _facts_of_volume(path)
     except BadInput as error:
         return Facts(problem=str(error))
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        return Facts(size, spacing, float(np.nanmin(pixels)), float(np.nanmax(pixels)))
-    low, high, values = float(pixels.min()), float(pixels.max()), _distinct(pixels)
-    if colour and (values is None or len(values) > MOST_COLOURS):
-        values = None
-    return Facts(size, spacing, low, high, values, colour, _flat(pixels) if values else 0.0)
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """A 3D image of one component; a 2D image becomes one slice.
+def _facts_of_slice(path: Path) -> Facts:
+    pixels, colour = read_slice(path, mask=True)
+    size = (pixels.shape[1], pixels.shape[0], 1)
+    found = _facts_of_values(pixels, colour, size, (*slice_spacing(path), 0.0))
+    if found.values is None or colour:
+        return found
+    return replace(found, speckled=_speckled(pixels, found.values), palette=_palette(path, found.values))
 
-    Raises:
-        BadInput: the file cannot be read, or it holds a time series or several channels.
-    """
+
+def _facts_of_volume(path: Path) -> Facts:
     import SimpleITK as sitk
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-        raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again") from error
-    size = image.GetSize()
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise BadInput(
-            f"{path}: {image.GetNumberOfComponentsPerPixel()} channels; expected one: "
-            f"save the channel that holds the CT (or the labels) as a separate file"
-        )
-    if len(size) == 4 and size[3] == 1:
-        image = image[:, :, :, 0]
-    elif len(size) == 4:
-        raise BadInput(
-            f"{path}: a 4D image of size {size}; expected a 3D image: save the annotated volume as a separate file"
-        )
-    if image.GetDimension() == 2:
-        image = sitk.JoinSeries(image)
-    return image
+    volume = open_volume(path)
+    segments = named_in_header(volume.metadata, volume.layers, path)
+    if volume.layers > 1 and not segments:
+        raise BadInput(several_channels(path, volume.layers))
+    if not segments and path.name.lower().endswith(NIFTI):
+        segments = named_in_extension(nifti_extensions(path))
+    pixels = sitk.GetArrayViewFromImage(volume.image)
+    found = _facts_of_values(pixels, False, volume.image.GetSize(), volume.image.GetSpacing())
+    layers: tuple[tuple[int, ...], ...] = ()
+    if volume.layers > 1:
+        layers = tuple(_distinct(pixels[..., k])[0] or () for k in range(volume.layers))
+    return replace(found, segments=segments, layers=layers, notes=volume.notes)
+
+
+def _facts_of_values(
+    pixels: np.ndarray, colour: bool, size: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> Facts:
+    if pixels.dtype.kind == "f" and not (finite := np.isfinite(pixels)).all():
+        low, high = (float(pixels[finite].min()), float(pixels[finite].max())) if finite.any() else (0.0, 0.0)
+        return Facts(size, spacing, low, high)
+    low, high = float(pixels.min()), float(pixels.max())
+    values, off = _distinct(pixels)
+    if colour and (values is None or len(values) > MOST_COLOURS):
+        values = None
+    return Facts(size, spacing, low, high, values, off, colour, flat=_flat(pixels) if values else 0.0)
 
 
 def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
@@ -186,20 +215,54 @@ def slice_spacing(path: Path) -> tuple[float, float]:
     return x, y
 
 
-def _distinct(pixels: np.ndarray) -> tuple[int, ...] | None:
-    """Distinct values if they are at most ``MOST_LABELS`` whole numbers and none is negative; else None."""
-    if pixels.min() < 0 or pixels.max() > 0xFFFFFF:
-        return None
-    integers = pixels
+def _distinct(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, float | None]:
+    """Distinct whole numbers, and the value that is farthest from them (None if rounding explains it).
+
+    The numbers are None if there are more than ``MOST_LABELS`` or some value is no whole number by far.
+    """
+    if pixels.min() < -MOST_NEGATIVE or pixels.max() > 0xFFFFFF:
+        return None, None
+    sample = pixels.ravel()[:: max(1, pixels.size // SAMPLE)]
+    if len(np.unique(np.rint(sample))) > MOST_LABELS:  # an image, as most files that are large
+        return None, None
+    integers, off = pixels, None
     if pixels.dtype.kind == "f":
         integers = np.rint(pixels).astype(np.int32)
-        if (np.abs(pixels - integers) > 1e-3).any():
-            return None
-    if integers.max() <= 0xFFFF:  # counting is faster than sorting
-        values = np.flatnonzero(np.bincount(integers.ravel().astype(np.int32)))
+        distance = np.abs(pixels - integers)
+        farthest = np.unravel_index(distance.argmax(), distance.shape)
+        if distance[farthest] > NEARLY:
+            return None, None
+        off = float(pixels[farthest]) if distance[farthest] > WHOLE else None
+    lowest = int(integers.min())
+    if int(integers.max()) - lowest <= 0xFFFF:  # counting is faster than sorting
+        values = np.flatnonzero(np.bincount(integers.ravel().astype(np.int32) - lowest)) + lowest
     else:
         values = np.unique(integers)
-    return tuple(int(v) for v in values) if len(values) <= MOST_LABELS else None
+    return (tuple(int(v) for v in values) if len(values) <= MOST_LABELS else None), off
+
+
+def _speckled(pixels: np.ndarray, values: tuple[int, ...]) -> bool:
+    """Whether most of many values are lone pixels, as JPEG leaves them around the areas of a mask."""
+    if len(values) < MOST_SPECKLES or pixels.shape[1] < 2:
+        return False
+    equal = pixels[:, :-1] == pixels[:, 1:]
+    in_area = {int(v) for v in np.unique(pixels[:, :-1][equal])}
+    lone = sum(1 for value in values if value not in in_area or equal[pixels[:, :-1] == value].mean() < 0.3)
+    return lone > len(values) / 2
+
+
+def _palette(path: Path, values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Index → colour of the values in a PNG or BMP with a palette; empty for other files."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return ()
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        table = picture.getpalette() if picture.mode == "P" else None
+    if table is None:
+        return ()
+    table = table + [0] * 768
+    return tuple((v, table[3 * v] << 16 | table[3 * v + 1] << 8 | table[3 * v + 2]) for v in values)
 
 
 def _flat(pixels: np.ndarray) -> float:
