@@ -7,13 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, nifti_extensions
 from nnunet_difflung.dataset_conversion.archive.segment_names import Segment, named_in_extension, named_in_header
-from nnunet_difflung.dataset_conversion.archive.volume_files import (
-    NIFTI,
-    nifti_extensions,
-    open_volume,
-    several_channels,
-)
+from nnunet_difflung.dataset_conversion.archive.volume_files import open_volume, several_channels
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 

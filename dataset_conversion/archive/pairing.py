@@ -236,7 +236,10 @@ def _shortenings(
     ends = {}
     for subfolder in subfolders:
         names = [stem(path) for path in (*images, *masks) if _subfolder(path, folder) == subfolder]
-        ends[subfolder] = (_common(names), _common([name[::-1] for name in names])) if len(names) > 1 else (0, 0)
+        first, last = (_common(names), _common([name[::-1] for name in names])) if len(names) > 1 else (0, 0)
+        suffix = names[0][len(names[0]) - last :].strip(_SEPARATORS) if last else ""
+        of_masks = not any(_subfolder(path, folder) == subfolder for path in images)
+        ends[subfolder] = first, 0 if of_masks and suffix and not _is_structure(suffix) else last
 
     def without_ends(path: str) -> str:
         first, last = ends[_subfolder(path, folder)]

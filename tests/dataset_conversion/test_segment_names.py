@@ -150,7 +150,9 @@ def test_a_label_table_in_a_nifti_header_names_the_values(tmp_path):
         path = tmp_path / "a" / f"{patient}_seg.nii.gz"
         nifti = nib.load(path)
         rows = "".join(f'<Label Key="{v}" Red="1"><![CDATA[{n}]]></Label>\n' for v, n in order.items())
-        table = f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension><LabelTable>{rows}</LabelTable></CaretExtension>'
+        table = (
+            f'<?xml version="1.0" encoding="UTF-8"?> <CaretExtension><LabelTable>{rows}</LabelTable></CaretExtension>'
+        )
         nifti.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode() + b" \n"))
         nib.save(nib.Nifti1Image(np.asarray(nifti.dataobj), nifti.affine, nifti.header), path)
     for source in find_sources(tmp_path / "a", ArchiveOptions())[0]:
@@ -182,7 +184,9 @@ def test_one_label_description_for_all(tmp_path):
     assert find_sources(tmp_path / "a", ArchiveOptions())[0][0].listing().structures == ("lung", "tumour")
 
 
-@pytest.mark.parametrize("described", [{"background": 0, "lung": 1, "tumour": 2}, {"0": "b", "1": "lung", "2": "tumour"}])
+@pytest.mark.parametrize(
+    "described", [{"background": 0, "lung": 1, "tumour": 2}, {"0": "b", "1": "lung", "2": "tumour"}]
+)
 def test_dataset_json_names_the_values_of_an_nnunet_dataset(tmp_path, described):
     for part, array in (("imagesTr", chest(1)[0]), ("labelsTr", labels({1: "lung", 2: "tumour"}))):
         (tmp_path / part).mkdir()
