@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_difflung.dataset_conversion.archive import slices, volumes
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, VOLUMES
-from nnunet_difflung.dataset_conversion.archive.labelled import files_below
+from nnunet_difflung.dataset_conversion.archive.labelled import files_below, unread
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.dicom import source as dicom_source
 from nnunet_difflung.dataset_conversion.dicom.headers import has_signature
@@ -73,7 +73,7 @@ def kind_of(folder: Path) -> str:
     if not kinds:
         raise BadInput(
             f"{folder}: no images found; expected DICOM files, volumes ({', '.join(VOLUMES)}) or slices "
-            f"({', '.join(SLICES)}); unpack the archive and give its folder with -i"
+            f"({', '.join(SLICES)}); unpack the archive and give its folder with -i{unread(folder)}"
         )
     listed = " and ".join(
         f"{len(paths_of[kind])} files for --kind {kind} (such as {paths_of[kind][0]})" for kind in kinds

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, nifti_extensions
+from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
 from nnunet_difflung.dataset_conversion.archive.segment_names import Segment, named_in_extension, named_in_header
 from nnunet_difflung.dataset_conversion.archive.volume_files import open_volume, several_channels
 from nnunet_difflung.dataset_conversion.notes import Note
@@ -18,11 +19,12 @@ SLICES = (".png", ".tif", ".tiff", ".bmp")
 LOWEST_LABEL = -10  # negative labels are marks such as "not looked at"; lower values are intensities
 MOST_NEGATIVE = 32768  # values below are no labels
 WHOLE, NEARLY = 1e-3, 0.1  # largest distance from a whole number that rounding, or lossy resampling, explains
+MIXED = 0.9  # share of whole numbers from which other values are taken for interpolated labels
 SAMPLE = 10_000  # voxels that are looked at first
-MOST_SPECKLES = 8  # distinct values from which a picture may be a mask after lossy compression
+FEWEST_LOSSY, MOST_SPECKLES = 5, 8  # distinct values from which a picture may be a mask after lossy compression
+NEAR = 32  # grey values around those of a mask that lossy compression leaves
 MOST_LABELS = 128  # most distinct values of a label map; segmentations of the whole body have about 100 organs
 MOST_COLOURS = 32  # most distinct colours of a label map
-_RESOLUTION = ("XResolution", "YResolution")  # tags of a TIFF
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class Facts:
         low, high: range of the values.
         values: distinct values if they can be labels (few numbers that are whole or nearly so), colours as 0xRRGGBB;
             else None.
+        mixed: whether most values are small whole numbers, but not all, as in labels after interpolation.
         off: the value that is farthest from a whole number; None if all are whole but for rounding.
         colour: whether the values are colours.
         palette: index → colour (0xRRGGBB) of the values of a picture with a palette.
         flat: share of equal pairs among horizontally neighbouring pixels that are not both 0; near 1 in label maps.
-        speckled: whether most of the values are lone pixels, as lossy compression leaves them around areas.
+        lossy: whether a picture was compressed as JPEG does, which leaves other values around the areas of a mask.
         segments: structures that the header names.
         layers: for a file with several layers, the distinct values of each.
         problem: one line that says why the file cannot be used, or "".
@@ -51,11 +54,12 @@ class Facts:
     low: float = 0.0
     high: float = 0.0
     values: tuple[int, ...] | None = None
+    mixed: bool = False
     off: float | None = None
     colour: bool = False
     palette: tuple[tuple[int, int], ...] = ()
     flat: float = 0.0
-    speckled: bool = False
+    lossy: bool = False
     segments: tuple[Segment, ...] = ()
     layers: tuple[tuple[int, ...], ...] = ()
     problem: str = ""
@@ -71,8 +75,8 @@ class Facts:
         if self.segments:
             return True
         if self.values is None:
-            return None if self.low >= 0 and self.high <= 1 else False
-        if self.low == self.high or self.off is not None or self.speckled or self.low < LOWEST_LABEL:
+            return None if self.mixed or (self.low >= 0 and self.high <= 1) else False
+        if self.low == self.high or self.off is not None or self.lossy or self.low < LOWEST_LABEL:
             return None
         return True if self.flat > 0.7 else None if len(self.values) <= 16 else False
 
@@ -100,12 +104,15 @@ def facts(path: Path) -> Facts:
 
 
 def _facts_of_slice(path: Path) -> Facts:
-    pixels, colour = read_slice(path, mask=True)
+    picture = read_picture(path, mask=True)
+    pixels = picture.pixels
     size = (pixels.shape[1], pixels.shape[0], 1)
-    found = _facts_of_values(pixels, colour, size, (*slice_spacing(path), 0.0))
-    if found.values is None or colour:
-        return found
-    return replace(found, speckled=_speckled(pixels, found.values), palette=_palette(path, found.values))
+    about = _facts_of_values(pixels, picture.colour, size, (*picture.spacing, 0.0))
+    about = replace(about, lossy=picture.lossy, notes=picture.notes)
+    if about.values is None or picture.colour:
+        return about
+    palette = tuple((value, picture.palette[value]) for value in about.values) if picture.palette else ()
+    return replace(about, lossy=picture.lossy or _is_lossy(pixels, about.values), palette=palette)
 
 
 def _facts_of_volume(path: Path) -> Facts:
@@ -135,80 +142,9 @@ def _facts_of_values(
     values, off = _distinct(pixels)
     if colour and (values is None or len(values) > MOST_COLOURS):
         values = None
-    return Facts(size, spacing, low, high, values, off, colour, flat=_flat(pixels) if values else 0.0)
-
-
-def read_slice(path: Path, mask: bool) -> tuple[np.ndarray, bool]:
-    """Reads a 2D image.
-
-    Args:
-        path: of a PNG, TIFF or BMP file.
-        mask: whether this is a mask: colours become numbers 0xRRGGBB, palette images become their indices. In images,
-            colours are refused.
-
-    Returns:
-        (y, x) values, and whether they are colours.
-
-    Raises:
-        BadInput: the file cannot be read, has several pages, or is an image in colour.
-    """
-    try:
-        pixels = _pixels(path, mask)
-    except BadInput:
-        raise
-    except Exception as error:  # each decoder raises its own exceptions
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(
-            f"{path} cannot be read ({reason}); expected a complete PNG, TIFF or BMP file: copy it again"
-        ) from error
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[:, :, :-1]  # transparency
-    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, 0]
-    if pixels.ndim == 2:
-        return pixels.astype(np.uint8) if pixels.dtype == bool else pixels, False
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not (mask and pixels.dtype == np.uint8):
-        raise BadInput(
-            f"{path}: a colour image of shape {pixels.shape}; expected grey values: save the image in greyscale"
-        )
-    red, green, blue = np.moveaxis(pixels.astype(np.int32), 2, 0)
-    return (red << 16) | (green << 8) | blue, True
-
-
-def _pixels(path: Path, mask: bool) -> np.ndarray:
-    if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
-        with tifffile.TiffFile(path) as file:
-            if len(file.pages) > 1:
-                raise BadInput(
-                    f"{path}: {len(file.pages)} pages; expected one slice in each file: save each page as a file, "
-                    f"or the stack as NIfTI with its spacing"
-                )
-            return file.asarray()
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.array(picture.convert("RGB") if picture.mode == "P" and not mask else picture)
-
-
-def slice_spacing(path: Path) -> tuple[float, float]:
-    """Pixel size in mm along x and y that a TIFF gives per centimetre or, written by ImageJ, per mm; else zeros.
-
-    Dots per inch are a default of many programs and say nothing about the patient; nor does the pHYs entry of a PNG.
-    """
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return 0.0, 0.0
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        tags = file.pages.first.tags
-        unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1
-        length = {"mm": 1.0, "cm": 10.0}.get((file.imagej_metadata or {}).get("unit", ""), 10.0 if unit == 3 else 0.0)
-        if not length or any(name not in tags for name in _RESOLUTION):
-            return 0.0, 0.0
-        x, y = (length * below / above if above else 0.0 for above, below in (tags[name].value for name in _RESOLUTION))
-    return x, y
+    mixed = values is None and pixels.dtype.kind == "f" and low >= 0 and high <= MOST_LABELS
+    mixed = mixed and bool((np.abs(pixels - np.rint(pixels)) <= WHOLE).mean() > MIXED)
+    return Facts(size, spacing, low, high, values, mixed, off, colour, flat=_flat(pixels) if values else 0.0)
 
 
 def _distinct(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, float | None]:
@@ -237,28 +173,24 @@ def _distinct(pixels: np.ndarray) -> tuple[tuple[int, ...] | None, float | None]
     return (tuple(int(v) for v in values) if len(values) <= MOST_LABELS else None), off
 
 
-def _speckled(pixels: np.ndarray, values: tuple[int, ...]) -> bool:
-    """Whether most of many values are lone pixels, as JPEG leaves them around the areas of a mask."""
-    if len(values) < MOST_SPECKLES or pixels.shape[1] < 2:
+def _is_lossy(pixels: np.ndarray, values: tuple[int, ...]) -> bool:
+    """Whether a mask was compressed as JPEG does, which leaves other values around its areas.
+
+    Either most of many values are lone pixels, or rare values lie around 0 and around a frequent highest value.
+    """
+    if pixels.shape[1] < 2 or len(values) < FEWEST_LOSSY:
+        return False
+    counts = dict(zip(*(part.tolist() for part in np.unique(pixels, return_counts=True)), strict=True))
+    highest = values[-1]
+    low, high = ([v for v in values if 0 < abs(v - end) <= NEAR] for end in (0, highest))
+    frequent = sum(n for v, n in counts.items() if v >= highest - NEAR)
+    if highest >= 192 and low and high and len({0, highest, *low, *high}) == len(values):
+        return sum(counts[v] for v in (*low, *high)) < frequent and len(low) + len(high) >= 3
+    if len(values) < MOST_SPECKLES:
         return False
     equal = pixels[:, :-1] == pixels[:, 1:]
-    in_area = {int(v) for v in np.unique(pixels[:, :-1][equal])}
-    lone = sum(1 for value in values if value not in in_area or equal[pixels[:, :-1] == value].mean() < 0.3)
-    return lone > len(values) / 2
-
-
-def _palette(path: Path, values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Index → colour of the values in a PNG or BMP with a palette; empty for other files."""
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return ()
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        table = picture.getpalette() if picture.mode == "P" else None
-    if table is None:
-        return ()
-    table = table + [0] * 768
-    return tuple((v, table[3 * v] << 16 | table[3 * v + 1] << 8 | table[3 * v + 2]) for v in values)
+    alone = sum(1 for v in values if not (of_value := equal[pixels[:, :-1] == v]).size or of_value.mean() < 0.3)
+    return alone > len(values) / 2
 
 
 def _flat(pixels: np.ndarray) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +25,30 @@ def read_by_itk(path: Path) -> sitk.Image:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return sitk.ReadImage(str(path))
+        if is_unicode(path):
+            return sitk.ReadImage(str(path))
+        with linked(path, f"volume{path.suffix}") as named:
+            return sitk.ReadImage(str(named))
     except RuntimeError as error:
         raise BadInput(_unreadable(path, str(error))) from error
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether a path has no bytes of another encoding, which end ITK at once."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def linked(path: Path, name: str) -> Iterator[Path]:
+    """A link to a file under another name, for readers that go by names."""
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / name
+        named.symlink_to(path.resolve())
+        yield named
 
 
 def _unreadable(path: Path, error: str) -> str:

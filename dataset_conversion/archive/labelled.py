@@ -20,6 +20,7 @@ from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.parallel import in_parallel
 
+UNREAD = (".jpg", ".jpeg", ".gif", ".webp")
 NEGATIVE = "value "  # begins the names of negative values, which are marks and no structures
 
 
@@ -54,10 +55,10 @@ class MaskFile:
         about, path = self.facts, folder / self.path
         if about.problem:
             return about.problem
-        if about.speckled:
+        if about.lossy:
             return (
-                f"{path}: {len(about.values or ())} values, most of them in lone pixels, as JPEG leaves them around "
-                f"the areas of a mask; expected a few labels: export the masks again without lossy compression"
+                f"{path}: a mask after JPEG compression, which leaves other values ({self._values()}) around areas; "
+                f"expected labels: export the masks again as PNG, from the program that drew them"
             )
         if about.off is not None and not self.rounded:
             return (
@@ -66,7 +67,12 @@ class MaskFile:
             )
         if about.values is not None:
             return ""
-        if about.low >= 0 and about.high <= 1 < about.low + 2 * about.high:
+        if about.mixed:
+            return (
+                f"{path}: values between whole numbers, which interpolation leaves at the edges of structures; "
+                f"expected labels: export the label map again, resampled by nearest neighbour"
+            )
+        if about.low >= 0 and about.high <= 1:
             return (
                 f"{path}: values between 0 and 1, which are probabilities and not labels; expected whole numbers: save "
                 f"the voxels above a threshold such as 0.5 as 1, all others as 0"
@@ -75,6 +81,12 @@ class MaskFile:
             f"{path}: values from {about.low:g} to {about.high:g}; expected a few whole numbers as labels; if this is "
             f"an image, tell images from label maps with --image and --masks"
         )
+
+    def _values(self) -> str:
+        values = self.facts.values
+        if values is None or len(values) > 8:
+            return f"from {self.facts.low:g} to {self.facts.high:g}"
+        return ", ".join(map(str, values))
 
     def notes(self) -> list[Note]:
         """What was repaired, rounded, merged or named by another file."""
@@ -213,6 +225,17 @@ def files_below(folder: Path, endings: tuple[str, ...] = ()) -> list[str]:
     return sorted(paths)
 
 
+def unread(folder: Path) -> str:
+    """What to say about pictures in formats that are not read; ``""`` if the folder has none."""
+    paths = files_below(folder, UNREAD)
+    if not paths:
+        return ""
+    return (
+        f"; {len(paths)} files such as {paths[0]} are JPEG, GIF or WebP and are not read: save images as PNG, and "
+        f"export masks as PNG from the program that drew them, since JPEG changes labels"
+    )
+
+
 def _check_spellings(folder: Path, paths: list[str]) -> None:
     """Raises BadInput if two files have the same name but for the way in which Unicode spells it."""
     spelled: dict[str, str] = {}
@@ -236,7 +259,7 @@ def _paired(folder: Path, roles: dict[str, bool]) -> tuple[list[Pair], list[str]
     if not images:
         raise BadInput(
             f"{folder}: all {len(masks)} files look like label maps, such as {masks[0]}; expected an image "
-            f"for each patient: say which files are images with --image REGEX"
+            f"for each patient: say which files are images with --image REGEX{unread(folder)}"
         )
     return pair_files(images, masks, folder.resolve().name)
 
@@ -330,9 +353,14 @@ def _named(prefix: str, name: str) -> str:
 
 
 def _palettes_differ(facts: list[Facts]) -> bool:
-    """Whether an index has another colour in another picture, or 0 is a colour and black another index."""
+    """Whether an index has another colour in another picture, or 0 is a colour and black another index.
+
+    Palettes in which two indices that occur have the same colour say nothing.
+    """
     colours: dict[int, int] = {}
     indices: dict[int, int] = {}
+    if any(len({colour for _, colour in about.palette}) < len(about.palette) for about in facts):
+        return False
     for about in facts:
         of_index = dict(about.palette)
         if of_index.get(0) and 0 in of_index.values():

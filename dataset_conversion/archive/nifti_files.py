@@ -7,7 +7,6 @@ there is no scaling, and takes the voxel size from ``pixdim`` although the sform
 from __future__ import annotations
 
 import gzip
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.itk_files import read_by_itk
+from nnunet_difflung.dataset_conversion.archive.itk_files import is_unicode, linked, read_by_itk
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -257,10 +256,8 @@ def _named_by_content(path: Path) -> Iterator[Path]:
     with path.open("rb") as file:
         compressed = file.read(2) == _GZIP
     ending = ".nii.gz" if compressed else ".nii"
-    if path.name.lower().endswith((ending, ".hdr")):
+    if path.name.lower().endswith((ending, ".hdr")) and is_unicode(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder) / f"volume{ending}"
-        named.symlink_to(path.resolve())
+    with linked(path, f"volume{ending}") as named:
         yield named

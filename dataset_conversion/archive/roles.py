@@ -18,6 +18,7 @@ from nnunet_difflung.errors import BadInput
 _MAJORITY = 0.75  # share of the clear files of a folder that speaks for the rest
 _FEWEST = 3  # clear images from which they overrule what a picture of few values looks like
 _WORDS = re.compile(r"mask|msk|seg|label|lesion|infection|roi|lung", re.IGNORECASE)
+_SURE_WORDS = re.compile(r"mask|msk|seg|label|prob", re.IGNORECASE)  # no image is called so; lung_ct may be one
 
 
 def given_roles(paths: list[str], options: ArchiveOptions) -> dict[str, bool] | None:
@@ -98,4 +99,6 @@ def _like_neighbours(path: str, roles: dict[str, bool], facts: Facts) -> bool:
     clear = [next(iter(group)) for group in (same_name, same_folder) if len(group) == 1]
     if clear and same_name and same_folder:
         return all(clear)
-    return bool(_WORDS.search(path)) or (not facts.problem and facts.seems_label_map)
+    if facts.problem or facts.seems_label_map:
+        return facts.seems_label_map or bool(_WORDS.search(path))
+    return bool(_SURE_WORDS.search(path))

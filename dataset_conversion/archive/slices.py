@@ -10,10 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
-from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts, read_slice
-from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images
+from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts
+from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images, unread
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -72,7 +73,7 @@ class SliceSource:
         elif not problems and not structures:
             problems.append(
                 f"{self.folder / self.slices[0].path}: no mask belongs to any slice of {self.patient!r}; "
-                f"add the masks or remove the patient"
+                f"add the masks or remove the patient{unread(self.folder)}"
             )
         return problems
 
@@ -111,15 +112,15 @@ class SliceSource:
         if problems:
             raise BadInput(problems[0])
         image = self._placed(
-            np.stack([read_slice(self.folder / labelled.path, mask=False)[0] for labelled in self.slices])
+            np.stack([read_picture(self.folder / labelled.path, mask=False).pixels for labelled in self.slices])
         )
         drawn = {name: np.zeros(image.GetSize()[::-1], np.uint8) for name in sorted(self._structures())}
         for z, mask in ((z, mask) for z, labelled in enumerate(self.slices) for mask in labelled.masks):
-            labels = np.rint(read_slice(self.folder / mask.path, mask=True)[0])
+            labels = np.rint(read_picture(self.folder / mask.path, mask=True).pixels)
             for segment in mask.drawn():
                 drawn[segment.name][z] |= labels == segment.value
         annotated = tuple(z for z, labelled in enumerate(self.slices) if labelled.masks)
-        notes = [note for labelled in self.slices for note in labelled.notes]
+        notes = [note for labelled in self.slices for note in (*labelled.notes, *labelled.facts.notes)]
         notes += [note for labelled in self.slices for mask in labelled.masks for note in mask.notes()]
         return Scan(
             image,
