@@ -73,8 +73,8 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
         no image.
     """
     stored = {composed(path): path for path in (*images, *masks)}
-    spelled = [sorted(composed(path) for path in paths) for paths in (images, masks)]
-    matches = _without_strangers(_pair(*spelled, (), composed(root)))
+    of_images, of_masks = (sorted(composed(path) for path in paths) for paths in (images, masks))
+    matches = _without_strangers(_pair(of_images, of_masks, (), composed(root)))
     used = {path for match in matches for _, _, path in match.masks}
     several = {folder for match in matches for folder, n in Counter(f for f, _, _ in match.masks).items() if n > 1}
     pairs = []
@@ -85,7 +85,7 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
         ]
         named = tuple((key, stored[path]) for key, (*_, path) in zip(keys, match.masks, strict=True))
         pairs.append(Pair("/".join(match.name), stored[match.image], named, match.guessed and bool(named)))
-    orphans = sorted(stored[path] for path in set(spelled[1]) - used)
+    orphans = sorted(stored[path] for path in set(of_masks) - used)
     return sorted(pairs, key=lambda pair: natural(pair.name)), orphans
 
 

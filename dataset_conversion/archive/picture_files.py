@@ -119,7 +119,8 @@ def _of_tiff(path: Path) -> Picture:
                 f"{path}: a tag says that the picture is to be turned or mirrored (Orientation {int(turned)}); "
                 f"expected pixels as they are shown: open the file in an image editor and save it again"
             )
-        pixels, notes = file.asarray(), ()
+        pixels = file.asarray()
+        notes: tuple[Note, ...] = ()
         if photometric == "MINISWHITE" and pixels.dtype.kind in "bu":
             highest = 1 if pixels.dtype == bool else (1 << int(page.bitspersample)) - 1
             pixels = (highest - pixels.astype(np.int64)).astype(pixels.dtype)
@@ -132,9 +133,10 @@ def _of_pillow(path: Path, mask: bool) -> Picture:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
             raise BadInput(
-                f"{path}: {picture.n_frames} pictures in one file; expected one slice in each file: save each as a file"
+                f"{path}: {frames} pictures in one file; expected one slice in each file: save each as a file"
             )
         lossy = picture.format == "JPEG"
         if picture.mode == "CMYK":

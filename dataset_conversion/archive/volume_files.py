@@ -15,11 +15,6 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.itk_files import read_by_itk
 from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, place, read_nifti
-from nnunet_difflung.dataset_conversion.imaging.geometry import (
-    index_to_physical,
-    is_orthogonal,
-    nearest_rotation,
-)
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -110,6 +105,8 @@ def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:
 
 
 def _check_spacing(image: sitk.Image, path: Path) -> None:
+    from nnunet_difflung.dataset_conversion.imaging.geometry import index_to_physical
+
     steps = np.linalg.norm(index_to_physical(image), axis=0)
     counted = steps[np.array(image.GetSize()) > 1]
     if not np.isfinite(steps).all() or (counted.size and not SMALLEST <= counted.min() <= counted.max() <= LARGEST):
@@ -123,6 +120,8 @@ def _check_spacing(image: sitk.Image, path: Path) -> None:
 def _perpendicular(image: sitk.Image, path: Path, notes: list[Note]) -> sitk.Image:
     """The image with axes of length 1 that are perpendicular, unless they are off by more than rounding."""
     import SimpleITK as sitk
+
+    from nnunet_difflung.dataset_conversion.imaging.geometry import index_to_physical, is_orthogonal, nearest_rotation
 
     if is_orthogonal(image, _EXACT):
         return image

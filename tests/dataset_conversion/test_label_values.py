@@ -262,7 +262,12 @@ def test_palettes_that_differ_are_told_by_their_colours(tmp_path):
 
 FAULTY = {  # image, mask, endings, message
     "JPEG mask saved as PNG": (picture(GREY), picture(jpeg((LABEL > 0) * np.uint8(255))), ".png", "JPEG compression"),
-    "interpolated": (picture(GREY), tiff((LABEL * 0.5).astype(np.float32)), ".tif", "masks/p1_s0.tif: values between whole"),
+    "interpolated": (
+        picture(GREY),
+        tiff((LABEL * 0.5).astype(np.float32)),
+        ".tif",
+        "masks/p1_s0.tif: values between whole",
+    ),
     "probabilities": (picture(GREY), tiff((GREY / 255).astype(np.float32)), ".tif", "probabilities"),
     "nearly whole": (picture(GREY), tiff((LABEL * 0.998).astype(np.float32)), ".tif", "--accept rounded-labels"),
     "0 bytes": (picture(GREY), b"", ".png", r"masks/p1_s0.png is empty \(0 bytes\)"),
