@@ -125,11 +125,11 @@ def _facts_of_volume(path: Path) -> Facts:
     if not segments and path.name.lower().endswith(NIFTI):
         segments = named_in_extension(nifti_extensions(path))
     pixels = sitk.GetArrayViewFromImage(volume.image)
-    found = _facts_of_values(pixels, False, volume.image.GetSize(), volume.image.GetSpacing())
+    about = _facts_of_values(pixels, False, volume.image.GetSize(), volume.image.GetSpacing())
     layers: tuple[tuple[int, ...], ...] = ()
     if volume.layers > 1:
         layers = tuple(_distinct(pixels[..., k])[0] or () for k in range(volume.layers))
-    return replace(found, segments=segments, layers=layers, notes=volume.notes)
+    return replace(about, segments=segments, layers=layers, notes=volume.notes)
 
 
 def _facts_of_values(

@@ -7,6 +7,7 @@ there is no scaling, and takes the voxel size from ``pixdim`` although the sform
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def read_nifti(path: Path, notes: list[Note]) -> sitk.Image:
         header = _stored_header(named)
         if header is None:
             return _readdressed(named, path)
+        if named.name.endswith(".nii") and path.stat().st_size < _bytes_of(header):
+            raise BadInput(truncated(path, path.stat().st_size, _bytes_of(header)))
         unscaled = _is_unscaled(header, path, notes)
         affine = _affine(header, path, notes)
         unit = int(header["xyzt_units"]) & 7
@@ -67,6 +70,23 @@ def read_nifti(path: Path, notes: list[Note]) -> sitk.Image:
 def place(path: Path) -> str:
     """A file with its folder, for notes."""
     return f"{path.parent.name}/{path.name}"
+
+
+def nifti_bytes(path: Path) -> int:
+    """The number of bytes that a NIfTI file has, once it is decompressed, if it is complete; 0 if it is none."""
+    with _named_by_content(path) as named:
+        header = _stored_header(named)
+        return 0 if header is None or path.name.lower().endswith(".hdr") else _bytes_of(header)
+
+
+def _bytes_of(header: Any) -> int:
+    sizes = [int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))]]
+    return int(header["vox_offset"]) + math.prod(sizes) * int(header["bitpix"]) // 8
+
+
+def truncated(path: Path, found: int, expected: int) -> str:
+    """One line on a file that ends too early."""
+    return f"{path} cannot be read ({found} bytes of {expected}); expected a complete image file: copy it again"
 
 
 def _readdressed(named: Path, path: Path) -> sitk.Image:

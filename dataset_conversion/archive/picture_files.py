@@ -67,6 +67,8 @@ def read_picture(path: Path, mask: bool) -> Picture:
 def _of_channels(picture: Picture, path: Path, mask: bool) -> Picture:
     """A picture whose channels are one number."""
     pixels = picture.pixels
+    if not pixels.size:
+        raise BadInput(f"{path} holds no pixels; expected a complete PNG, TIFF or BMP file: copy it again")
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         alpha, pixels = pixels[:, :, -1], pixels[:, :, :-1]
         if mask and (alpha != _OPAQUE).any():

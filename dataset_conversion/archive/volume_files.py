@@ -7,6 +7,7 @@ keeps its shear: ``volumes`` straightens it. What leaves the size of a voxel ope
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,13 +81,22 @@ def open_volume(path: Path) -> Volume:
     notes: list[Note] = []
     image = read_nifti(path, notes) if path.name.lower().endswith(NIFTI) else read_by_itk(path)
     image = _three_dimensional(image, path)
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    metadata = _texts(image)
     if path.suffix.lower() in NRRD and "NRRD_space" not in metadata and set(image.GetSpacing()) == {1.0}:
         what = "volumes whose header gives no voxel size: 1 mm is assumed"
         notes.append(Note(f"{place(path)} gives no voxel size: 1 mm is assumed", Kind.GUESSED, what=what))
     _check_spacing(image, path)
     image = _perpendicular(image, path, notes)
     return Volume(image, image.GetNumberOfComponentsPerPixel(), metadata, tuple(notes))
+
+
+def _texts(image: sitk.Image) -> dict[str, str]:
+    """The entries of a header, without those that are not in UTF-8."""
+    texts = {}
+    for key in image.GetMetaDataKeys():
+        with suppress(TypeError, ValueError, RuntimeError):
+            texts[key] = image.GetMetaData(key)
+    return texts
 
 
 def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:

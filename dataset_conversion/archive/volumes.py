@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset_conversion.archive.checksums import check_compressed
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import VOLUMES
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images
@@ -74,6 +75,8 @@ class VolumeSource:
         if problems:
             raise BadInput(problems[0])
         path = self.folder / self.labelled.path
+        for file in (self.labelled.path, *(mask.path for mask in self.labelled.masks)):
+            check_compressed(self.folder / file)
         notes = [*self.labelled.notes, *self.labelled.facts.notes]
         for mask in self.labelled.masks:
             notes += mask.notes()

@@ -44,7 +44,7 @@ def edit_header(path: Path, edit) -> None:
 
 
 def loaded(folder: Path):
-    ((source,), _) = find_sources(folder, ArchiveOptions())
+    ((source,), _) = find_sources(folder, ArchiveOptions(image="^images/"))
     scan = source.load()
     return scan, sitk.GetArrayFromImage(scan.image), sitk.GetArrayFromImage(scan.structures["labels"])
 
@@ -367,4 +367,42 @@ def test_what_cannot_be_used_is_said(tmp_path, damage, message):
     write(tmp_path)
     damage(tmp_path)
     with pytest.raises(BadInput, match=message):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_damage_in_compressed_files_is_noticed(tmp_path, part, ending):
+    for name, array in (("images", IMAGE), ("labels", LESION)):
+        (tmp_path / name).mkdir()
+        sitk.WriteImage(like(array), str(tmp_path / name / f"p1{ending}"), True)
+    path = tmp_path / part / f"p1{ending}"
+    content = path.read_bytes()
+    start = {".nii.gz": 12, ".nrrd": content.find(b"\n\n") + 14, ".mha": content.find(b"LOCAL\n") + 8}[ending]
+    rng, refused = np.random.default_rng(0), 0
+    for place in rng.integers(start, len(content) - 8, 30):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            _, image, label = loaded(tmp_path)
+        except BadInput as error:
+            refused += "cannot be read" in str(error)
+        else:  # a bit that no reader looks at
+            assert (image == IMAGE).all()
+            assert (label == LESION).all()
+    assert refused > 10
+    path.write_bytes(content)
+    loaded(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_truncated_files_are_noticed(tmp_path, ending, part):
+    write(tmp_path, ending=ending)
+    path = tmp_path / part / f"p1{ending}"
+    content = path.read_bytes()
+    content = content[:-1000] if ending == ".nii" else gzip.compress(gzip.decompress(content)[:-1000])
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"{part}/p1{ending} cannot be read .*copy it again"):
         loaded(tmp_path)
