@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NIFTI = (".nii.gz", ".nii", ".hdr")
 _UNITS = {1: (1000.0, "m"), 3: (0.001, "µm")}  # xyzt_units → mm, name
+_COSINE = 1e-3  # between axes; what rounding explains
 _GZIP = b"\x1f\x8b"
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, zlib.error)
@@ -148,6 +149,10 @@ def _affine(header: Any, path: Path, notes: list[Note]) -> np.ndarray | None:
     if not sform and not qform:
         what = "volumes whose header does not say where the patient lies: taken as facing up, head last"
         notes.append(Note(f"{place(path)} gives no position and orientation", Kind.GUESSED, what=what))
+    if sform and qform and counted.all() and _sheared(header.get_sform()):
+        what = "files whose sform is sheared: the qform, which is not, was taken, as ITK and what builds on it do"
+        notes.append(Note(f"{place(path)}: the sform is sheared, the qform was taken", Kind.REINTERPRETED, what=what))
+        return None
     if not sform or np.allclose(steps, sizes, rtol=0.01):
         return None
     if qform and counted.all():
@@ -158,6 +163,12 @@ def _affine(header: Any, path: Path, notes: list[Note]) -> np.ndarray | None:
     text = f"{place(path)}: voxels of {_listed(steps)} mm as the sform says, against pixdim ({_listed(sizes)} mm)"
     notes.append(Note(text, Kind.REINTERPRETED, what="files whose sform gives another voxel size than pixdim"))
     return np.asarray(header.get_sform(), float)
+
+
+def _sheared(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine are not perpendicular, by more than rounding."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _COSINE)
 
 
 def _listed(sizes: np.ndarray) -> str:

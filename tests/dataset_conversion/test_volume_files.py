@@ -177,6 +177,16 @@ def test_a_tilted_gantry_is_straightened_with_its_label_map(tmp_path):
     assert [(note.kind, "straightened" in note.text) for note in scan.notes] == [("moved", True)]
 
 
+def test_a_sheared_sform_beside_a_qform_is_noted(tmp_path):
+    def edit(header):
+        header.set_qform(AFFINE, 1)
+        header.set_sform(sheared(y=-1.06), 1)
+
+    write(tmp_path, edit=edit)
+    notes = check(tmp_path).notes
+    assert {(note.kind, "the qform was taken" in note.text) for note in notes} == {("reinterpreted", True)}
+
+
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
 def test_other_formats_are_straightened_and_repaired_as_well(tmp_path, ending):
     for name, tilt in (("tilted", 0.2), ("rounded", 2e-4)):
