@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.accept import Accept, accepted, remedy
 from nnunet_difflung.dataset_conversion.archive.image_files import Facts, facts
+from nnunet_difflung.dataset_conversion.archive.nifti_files import place
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import Pair, pair_files
 from nnunet_difflung.dataset_conversion.archive.roles import given_roles, roles_by_content
@@ -189,7 +190,8 @@ def labelled_images(
     _check_spellings(folder, paths)
     roles, guessed = given_roles(paths, options), set[str]()
     used = paths if roles is None else list(roles)
-    facts_of = dict(zip(used, in_parallel(facts, [folder / path for path in used], processes, "files"), strict=True))
+    found = in_parallel(facts, [folder / path for path in used], processes, "files")
+    facts_of = {path: _named_fully(about, folder, path) for path, about in zip(used, found, strict=True)}
     if roles is None:
         roles = roles_by_name(paths) if roles_by_name else None
     if roles is None:
@@ -223,6 +225,12 @@ def files_below(folder: Path, endings: tuple[str, ...] = ()) -> list[str]:
             if not name.startswith(".") and name.lower().endswith(endings or "")
         ]
     return sorted(paths)
+
+
+def _named_fully(about: Facts, folder: Path, path: str) -> Facts:
+    """Facts whose notes name the file by its path in the archive, which ``--anonymous`` takes out."""
+    notes = tuple(replace(note, text=note.text.replace(place(folder / path), path)) for note in about.notes)
+    return replace(about, notes=notes)
 
 
 def unread(folder: Path) -> str:

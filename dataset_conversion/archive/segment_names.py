@@ -124,11 +124,11 @@ class NamesBeside:
     def __init__(self, folder: Path) -> None:
         """Takes the folder of the archive; nothing above it is read."""
         self._folder = folder
-        self._descriptions: dict[Path, dict[str, tuple[str, dict[int, str]]]] = {}
+        self._descriptions: dict[Path, dict[str, dict[int, str]]] = {}
         self._datasets: dict[Path, dict[int, str]] = {}
 
     def of(self, path: str, alone: bool) -> tuple[dict[int, str], str]:
-        """Value → name for a label map, and the file that says it; empty if none does.
+        """Value → name for a label map, and what says it; empty if nothing does.
 
         It is searched in the folder of the label map and in those above it: a label description of the label map's own
         name, the only label description of a folder, or the ``dataset.json`` beside ``labelsTr``.
@@ -146,17 +146,17 @@ class NamesBeside:
             if own is None and alone and len(described) == 1:
                 own = next(iter(described.values()))
             if own is not None:
-                return own[1], own[0]
+                return own, "a label description"
             if place.name in _LABEL_FOLDERS and place != self._folder and (names := self._dataset(place.parent)):
                 return names, "dataset.json"
         return {}, ""
 
-    def _described(self, folder: Path) -> dict[str, tuple[str, dict[int, str]]]:
-        """ITK-SNAP label descriptions in a folder: name without its ending → file name, and names of values."""
+    def _described(self, folder: Path) -> dict[str, dict[int, str]]:
+        """ITK-SNAP label descriptions in a folder: name without its ending → names of values."""
         if folder not in self._descriptions:
             files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".txt", ".label")]
             read = {file: _label_description(file) for file in files}
-            self._descriptions[folder] = {file.name.partition(".")[0]: (file.name, n) for file, n in read.items() if n}
+            self._descriptions[folder] = {file.name.partition(".")[0]: names for file, names in read.items() if names}
         return self._descriptions[folder]
 
     def _dataset(self, folder: Path) -> dict[int, str]:

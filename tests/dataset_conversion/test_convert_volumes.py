@@ -1,8 +1,9 @@
-"""``difflung_convert`` on archives of volumes: slices that were not looked at, segments, label maps without an image."""
+"""``difflung_convert`` on volumes: slices that were not looked at, segments, label maps whose image is missing."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_rounded_labels(tmp_path, run):
     assert "--accept rounded-labels" in text
     assert run("--accept", "rounded-labels", mapping=mapping)[0] == 0
     assert (label_of(tmp_path, "p1") == LESION).all()
+
+
+def test_notes_of_an_anonymous_conversion_name_nobody(tmp_path, run):
+    direction = np.eye(3)
+    direction[1, 2] = 2e-4
+    for name in ("anna", "ben"):
+        folder = tmp_path / "archive" / "site" / name
+        folder.mkdir(parents=True)
+        for part, array in (("ct", HU[0]), ("lesion", LESION)):
+            sitk.WriteImage(like(array, direction=direction), str(folder / f"{part}.nrrd"))
+    assert run("--anonymous", "--patient-pattern", "site/(.+)", mapping='labels:\n  tumour: ["lesion"]\n')[0] == 0
+    folder = tmp_path / "nnUNet_raw" / "Dataset810_Mine"
+    text = (folder / "conversion_report.json").read_text()
+    assert "the axes of a file were made perpendicular" in text
+    assert not {"anna", "ben", "site"} & set(re.findall("[a-z]+", text))
 
 
 def test_a_listing_whose_reader_leaves_writes_the_mapping(tmp_path):
