@@ -15,6 +15,7 @@ from nnunet_difflung.errors import BadInput
 
 _CHUNK = 1 << 20
 _HEADER = 1 << 16  # bytes; longest header of a MetaImage or NRRD file that is looked at
+_MAGIC = b"\x1f\x8b"  # of gzip
 _ZLIB, _GZIP = zlib.MAX_WBITS, zlib.MAX_WBITS | 16
 
 
@@ -54,21 +55,29 @@ def _to_data(file: BinaryIO, name: str) -> int | None:
             return None
         start = found.end()
     file.seek(start)
-    if format_ == _GZIP and file.read(2) != b"\x1f\x8b":
+    if format_ == _GZIP and file.read(2) != _MAGIC:
         return None
     file.seek(start)
     return format_
 
 
 def _decompressed(file: BinaryIO, format_: int) -> int | None:
-    """Number of bytes after decompression; None if the data are damaged."""
-    stream, number = zlib.decompressobj(format_), 0
+    """Number of bytes after decompression; None if the data are damaged.
+
+    A gzip file may consist of several parts, each with its checksum; what follows them is ignored.
+    """
+    stream, number, rest = zlib.decompressobj(format_), 0, b""
     try:
-        while not stream.eof:
-            chunk = stream.unconsumed_tail or file.read(_CHUNK)
+        while True:
+            chunk = rest or file.read(_CHUNK)
             if not chunk:
                 return None
             number += len(stream.decompress(chunk, 8 * _CHUNK))
+            rest = stream.unconsumed_tail
+            if stream.eof:
+                rest = stream.unused_data or file.read(_CHUNK)
+                if format_ != _GZIP or not rest.startswith(_MAGIC):
+                    return number
+                stream = zlib.decompressobj(format_)
     except zlib.error:
         return None
-    return number

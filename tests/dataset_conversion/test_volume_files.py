@@ -131,6 +131,16 @@ def test_a_scaling_that_is_no_number_is_refused(tmp_path, scaling):
         loaded(tmp_path)
 
 
+@pytest.mark.parametrize("end", [b"", b"\0" * 512, b"garbage"])
+def test_gzip_files_of_several_parts(tmp_path, end):
+    write(tmp_path)
+    for path in tmp_path.rglob("*.nii.gz"):
+        content = gzip.decompress(path.read_bytes())
+        parts = [content[:1000], content[1000:1001], b"", content[1001:]]
+        path.write_bytes(b"".join(map(gzip.compress, parts)) + end)
+    check(tmp_path)
+
+
 @pytest.mark.parametrize("wrong", ["gzipped file named .nii", "uncompressed file named .nii.gz"])
 def test_a_wrong_ending(tmp_path, wrong):
     write(tmp_path, ending=".nii.gz" if "gzipped" in wrong else ".nii")
