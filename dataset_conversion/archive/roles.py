@@ -56,6 +56,7 @@ def roles_by_content(facts_of: dict[str, Facts]) -> tuple[dict[str, bool], set[s
         if not facts.problem and (role := facts.label_map) is not None:
             clear[path] = role
     counts = Counter((_kind_of_name(path), role) for path, role in clear.items())
+    same_name = Counter(_beside(path) for path in clear)  # in parallel folders, or a folder for each patient
     roles, guessed = dict(clear), set()
     for path, facts in facts_of.items():
         kind = _kind_of_name(path)
@@ -65,7 +66,9 @@ def roles_by_content(facts_of: dict[str, Facts]) -> tuple[dict[str, bool], set[s
                 roles[path] = False
                 guessed.add(path)
             continue
-        if max(images, masks) >= _MAJORITY * (images + masks) > 0:
+        in_folder, elsewhere = images + masks, same_name[_beside(path)]
+        tells = in_folder > elsewhere or (in_folder == elsewhere and not facts.problem)
+        if tells and max(images, masks) >= _MAJORITY * in_folder > 0:
             roles[path] = masks > images
         else:
             roles[path] = _like_neighbours(path, clear, facts)
@@ -78,6 +81,12 @@ def _kind_of_name(path: str) -> tuple[str, str]:
     """The folder of a file, and its name without numbers, which files of one kind share."""
     file = PurePosixPath(path)
     return str(file.parent), re.sub(r"\d+", "#", stem(file.name))
+
+
+def _beside(path: str) -> tuple[str, str]:
+    """What files of the same name in sibling folders share."""
+    file = PurePosixPath(path)
+    return str(file.parent.parent), file.name
 
 
 def _like_neighbours(path: str, roles: dict[str, bool], facts: Facts) -> bool:

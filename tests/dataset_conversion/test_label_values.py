@@ -103,6 +103,17 @@ def test_an_empty_label_map_is_no_image(tmp_path, parts):
             source.load()
 
 
+def test_a_damaged_file_is_named_in_numbered_folders_of_patients(tmp_path):
+    for patient in ("p1", "p2", "p3"):
+        for name, array in (("1", HU), ("2", LESION), ("3", LESION)):
+            (tmp_path / patient).mkdir(exist_ok=True)
+            sitk.WriteImage(like(array), str(tmp_path / patient / f"{name}.nii.gz"))
+    (tmp_path / "p1" / "1.nii.gz").write_bytes(b"damaged")
+    sources, _ = volumes.find_sources(tmp_path, ArchiveOptions())
+    assert [source.patient for source in sources] == ["p1", "p2", "p3"]
+    assert "p1/1.nii.gz cannot be read" in sources[0].listing().problems[0]
+
+
 def test_a_label_map_without_an_image_is_listed_with_all_others(tmp_path):
     write(tmp_path, LESION, ("p1", "p2"))
     for lost in ("p1_2", "p7"):
