@@ -213,6 +213,10 @@ def convert_options(options) -> ConvertOptions:
 
 
 def _show(archive: Archive, mapping: Path) -> None:
+    # before the table, since its reader may leave early (head); without structures, the table is shown before the error
+    drawn = any(listing.structures for listing in archive.listings)
+    with readable_like(archive.files(), [mapping.parent]):
+        written = drawn and write_first_mapping(mapping, archive.listings)
     unknown = archive.grouping.refusal
     if unknown is None:
         number = len({listing.patient for listing in archive.listings})
@@ -227,8 +231,9 @@ def _show(archive: Archive, mapping: Path) -> None:
         print(
             f"{number} of {total} patients cannot be converted as they are; --exclude or --skip-faulty leaves them out"
         )
-    with readable_like(archive.files(), [mapping.parent]):
-        written = write_first_mapping(mapping, archive.listings)
+    if not drawn:
+        with readable_like(archive.files(), [mapping.parent]):
+            written = write_first_mapping(mapping, archive.listings)
     if written:
         print(
             f"\n{mapping} is a first mapping: edit it, then convert with --mapping {quoted(mapping)} -d ID --name NAME"

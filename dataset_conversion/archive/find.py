@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_difflung.dataset_conversion.archive import slices, volumes
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
 from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, VOLUMES
+from nnunet_difflung.dataset_conversion.archive.labelled import unread
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.dicom import source as dicom_source
 from nnunet_difflung.dataset_conversion.dicom.headers import is_packed_dicom, looks_like_dicom
@@ -71,7 +72,7 @@ def kind_of(folder: Path) -> str:
         raise BadInput(
             f"{folder}: no images found among {len(listed.files)} files{_left_out(listed)}; expected DICOM files, "
             f"volumes ({', '.join(VOLUMES)}) or slices ({', '.join(SLICES)}); unpack the archive and give its folder "
-            f"with -i"
+            f"with -i{unread(folder)}"
         )
     found = " and ".join(
         f"{len(paths_of[kind])} files for --kind {kind} (such as {paths_of[kind][0]})" for kind in kinds

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
+from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.patients.candidates import Candidate, examples, plausible_readings
 from nnunet_difflung.patients.doubts import doubt_of
@@ -127,7 +128,13 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
     Raises:
         BadInput: the file is faulty, lacks a scan, or lists a scan under two names with different patients.
     """
-    listed = read_patients_file(path)
+    listed: dict[str, str] = {}
+    for row, patient in read_patients_file(path).items():
+        if listed.setdefault(composed(row), composed(patient)) != composed(patient):
+            raise BadInput(
+                f"{path}: {row} is listed twice, spelled in two ways in Unicode, with different patients; keep the "
+                f"right row"
+            )
     spellings = {scan.name: _spellings(scan) for scan in scans}
     times = Counter(spelling for of_scan in spellings.values() for spelling in of_scan)
     patients: dict[str, str] = {}
@@ -154,8 +161,8 @@ def _listed(scans: Sequence[Named], path: Path) -> tuple[str, ...]:
 def _spellings(scan: Named) -> set[str]:
     if not scan.path:
         return {scan.name}
-    path, short = PurePosixPath(scan.path), stem(scan.path)
-    paths = (scan.path, str(path.with_name(short)))
+    path, short = PurePosixPath(composed(scan.path)), stem(composed(scan.path))
+    paths = (str(path), str(path.with_name(short)))
     elsewhere = {spelling for name in paths for spelling in (f"./{name}", name.replace("/", "\\"))}
     return {scan.name, *paths, *elsewhere, path.name, short}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.accept import Accept
+from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.errors import BadInput
 
 KINDS = ("dicom", "volumes", "slices")
@@ -59,7 +60,7 @@ def patient_by(pattern: str, name: str) -> str:
     Raises:
         BadInput: the pattern does not match the whole name, or reads no patient from it.
     """
-    match = compiled("--patient-pattern", pattern).fullmatch(name)
+    match = compiled("--patient-pattern", composed(pattern)).fullmatch(composed(name))
     if not match:
         raise BadInput(
             f"--patient-pattern {pattern!r} does not match the name {name!r}; expected an expression that matches "

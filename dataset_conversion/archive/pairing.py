@@ -2,6 +2,9 @@
 
 A folder for each patient (``p1/ct``, ``p1/lung``, also ``p1/masks/lung``), parallel folders (``images/p1``,
 ``masks/p1``, ``lesions/p1``), all files in one folder (``p1``, ``p1_lung``), and nested combinations of these.
+
+A label map belongs to the image of its own name, or to that of the name before a word for a structure or a mask. It
+never belongs to an image whose name merely begins its own: ``p1_2`` and ``p1_followup`` are other scans than ``p1``.
 """
 
 from __future__ import annotations
@@ -14,11 +17,23 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from nnunet_difflung.dataset_conversion.archive.image_files import stem
+from nnunet_difflung.dataset_conversion.archive.spelling import composed
 
 _WORD = r"(?:0000|ct|hrct|images?|imgs?|im|scan|vol(?:ume)?|masks?|msk|seg(?:mentation)?s?|labels?|gt|annotations?)"
 _LAST = re.compile(rf"[ _.-]+{_WORD}$", re.IGNORECASE)
 _FIRST = re.compile(rf"^{_WORD}[ _.-]+", re.IGNORECASE)
 _SEPARATORS = " _.-"
+_DRAWN = re.compile(  # words for what is drawn; such a name may be that of a structure of one patient only
+    r"(?:masks?|msk|seg(?:mentation)?s?|labels?|gt|annotations?|rois?|lesions?|lungs?|lobes?|airways?|trachea|vessels?|"
+    r"tumou?rs?|nod(?:ule)?s?|mass(?:es)?|gtv|ctv|ptv|igtv|itv|ggo|ground|consol\w*|emph\w*|fibro\w*|ild|honeycomb\w*|"
+    r"effusion|infection|covid\w*|pneumo\w*|heart|body|oesophagus|esophagus|liver|spinal|cord)(?![a-z])",
+    re.IGNORECASE,
+)
+_SCAN = re.compile(  # words for another scan of a patient, or another patient
+    r"(?:[a-z]{0,3}\d.*|pre|post|old|new|prior|base(?:line)?|bl|fu|follow\w*|re(?:scan|peat)|visit.*|insp\w*|exp\w*|"
+    r"supine|prone|early|late|before|after|[a-z])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +44,13 @@ class Pair:
         name: of the image, with ``/`` between folders.
         image: path relative to the archive's folder.
         masks: for each label map, its name (the same for every image) and its path.
+        guessed: whether nothing but a number tells that image and label maps belong together.
     """
 
     name: str
     image: str
     masks: tuple[tuple[str, str], ...]
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class _Match:
     name: tuple[str, ...]
     image: str
     masks: tuple[tuple[str, str, str], ...]  # for each label map: subfolder, suffix of its name, path
+    guessed: bool = False
 
 
 def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[list[Pair], list[str]]:
@@ -54,7 +72,9 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
         A pair for each image (also for images without label maps), sorted by name, and the label maps that belong to
         no image.
     """
-    matches = _without_strangers(_pair(sorted(images), sorted(masks), (), root))
+    stored = {composed(path): path for path in (*images, *masks)}
+    of_images, of_masks = (sorted(composed(path) for path in paths) for paths in (images, masks))
+    matches = _without_strangers(_pair(of_images, of_masks, (), composed(root)))
     used = {path for match in matches for _, _, path in match.masks}
     several = {folder for match in matches for folder, n in Counter(f for f, _, _ in match.masks).items() if n > 1}
     pairs = []
@@ -63,16 +83,17 @@ def pair_files(images: Sequence[str], masks: Sequence[str], root: str) -> tuple[
             (suffix or folder or "mask") if folder in several else (folder or suffix or "mask")
             for folder, suffix, _ in match.masks
         ]
-        named = tuple((key, path) for key, (*_, path) in zip(keys, match.masks, strict=True))
-        pairs.append(Pair("/".join(match.name), match.image, named))
-    return sorted(pairs, key=lambda pair: natural(pair.name)), sorted(set(masks) - used)
+        named = tuple((key, stored[path]) for key, (*_, path) in zip(keys, match.masks, strict=True))
+        pairs.append(Pair("/".join(match.name), stored[match.image], named, match.guessed and bool(named)))
+    orphans = sorted(stored[path] for path in set(of_masks) - used)
+    return sorted(pairs, key=lambda pair: natural(pair.name)), orphans
 
 
 def _without_strangers(matches: list[_Match]) -> list[_Match]:
     """Matches without label maps that seem to belong to another image, which is missing.
 
     Beside the label map ``p1`` of an image ``p1``, ``p1_lung`` is a second label map of it only if the other images
-    with a label map of their own name in this folder have one of this kind too. ``p1_2`` never is.
+    with a label map of their own name in this folder have one of this kind too.
     """
     with_own: dict[str, list[set[str]]] = {}  # folder → for each image with a label map of its name: all suffixes
     for match in matches:
@@ -82,7 +103,7 @@ def _without_strangers(matches: list[_Match]) -> list[_Match]:
     def belongs(match: _Match, folder: str, suffix: str) -> bool:
         if not suffix or not any(place == folder and not name for place, name, _ in match.masks):
             return True
-        return not suffix.isdigit() and all(suffix in suffixes for suffixes in with_own[folder])
+        return all(suffix in suffixes for suffixes in with_own[folder])
 
     return [
         replace(match, masks=tuple(mask for mask in match.masks if belongs(match, mask[0], mask[1])))
@@ -117,6 +138,7 @@ def _pair(images: list[str], masks: list[str], folder: tuple[str, ...], root: st
 def _single(image: str, masks: list[str], folder: tuple[str, ...], root: str) -> _Match:
     """The only image of a folder gets all label maps in it."""
     name = folder or (root,)
+    masks = [path for path in masks if not _of_another_scan(stem(path), stem(image))]
     stems = {path: stem(path) for path in (image, *masks)}
     if any(stems[path] == stems[image] for path in masks) or not (masks or folder):
         name = (*folder[:-1], stems[image])  # parallel folders with a single patient, or a single file
@@ -138,6 +160,30 @@ def _single(image: str, masks: list[str], folder: tuple[str, ...], root: str) ->
     )
 
 
+def _of_another_scan(mask: str, image: str) -> bool:
+    """Whether a label map and the only image are of two scans, as their names say: ``p2`` or ``p1_2``, and ``p1``."""
+    bare_mask, bare_image = _bare(mask), _bare(image)
+    if bare_mask == bare_image:
+        return False
+    pattern = [re.sub(r"\d+", "#", name) for name in (bare_mask, bare_image)]
+    rest = bare_mask.removeprefix(bare_image)
+    if rest != bare_mask and rest[0] in _SEPARATORS:
+        return not _is_structure(rest.strip(_SEPARATORS))
+    return pattern[0] == pattern[1] and pattern[0] != "#" or pattern[0].startswith(f"{pattern[1]}_#")
+
+
+def _is_structure(suffix: str) -> bool:
+    """Whether what follows the name of an image names what is drawn, and no scan."""
+    first = re.split(r"[ _.-]", suffix)[0]
+    return bool(_DRAWN.match(suffix)) or not (first[:1].isdigit() or _SCAN.fullmatch(first))
+
+
+def _bare(name: str) -> str:
+    """A name without a word such as ``ct`` or ``mask`` at its ends."""
+    head, slash, last = name.rpartition("/")
+    return head + slash + (_FIRST.sub("", _LAST.sub("", last)) or last)
+
+
 def _subfolder(path: str, folder: tuple[str, ...]) -> str:
     """The first folder of a path below ``folder``, ``""`` for a file that lies directly in it."""
     below = PurePosixPath(path).parts[len(folder) :]
@@ -146,33 +192,40 @@ def _subfolder(path: str, folder: tuple[str, ...]) -> str:
 
 def _matched(images: list[str], masks: list[str], folder: tuple[str, ...]) -> list[_Match]:
     """Matches several images and label maps by the part of their names that they share."""
-    best: tuple[dict[str, str], dict[str, tuple[str, str]]] = {}, {}
-    for shorten in _shortenings(images, masks, folder):
+    best: tuple[dict[str, str], dict[str, tuple[str, str]], bool] = {}, {}, False
+    for shorten, sure in _shortenings(images, masks, folder):
         names = {shorten(path): path for path in images}
         if len(names) < len(images):
             continue
         assigned = {path: match for path in masks if (match := _longest(shorten(path), names))}
         if not best[0] or len(assigned) > len(best[1]):
-            best = names, assigned
+            best = names, assigned, not sure
         if len(assigned) == len(masks):
             break
-    names, assigned = best
+    names, assigned, guessed = best
     masks_of: dict[str, list] = {name: [] for name in names}
     for path, (name, suffix) in assigned.items():
         masks_of[name].append((_subfolder(path, folder), suffix, path))
-    return [_Match((*folder, *name.split("/")), path, tuple(masks_of[name])) for name, path in names.items()]
+    return [_Match((*folder, *name.split("/")), path, tuple(masks_of[name]), guessed) for name, path in names.items()]
 
 
 def _longest(name: str, images: dict[str, str]) -> tuple[str, str] | None:
-    """The name of an image that is equal to a name or its beginning, and the remainder; None if there is none."""
+    """The name of the image whose label map has a name, and the remainder, which names a structure; or None."""
     for end in (len(name), *(i for i in range(len(name) - 1, 0, -1) if name[i] in _SEPARATORS)):
         if name[:end] in images:
-            return name[:end], name[end:].strip(_SEPARATORS)
+            suffix = name[end:].strip(_SEPARATORS)
+            return (name[:end], suffix) if not suffix or _is_structure(suffix) else None
     return None
 
 
-def _shortenings(images: list[str], masks: list[str], folder: tuple[str, ...]) -> list[Callable[[str], str]]:
-    """Functions that shorten a path to the name that an image and its label maps share, the most literal first."""
+def _shortenings(
+    images: list[str], masks: list[str], folder: tuple[str, ...]
+) -> list[tuple[Callable[[str], str], bool]]:
+    """Functions that shorten a path to the name that an image and its label maps share, the most literal first.
+
+    Each comes with whether such a name is sure to be that of the scan; a number that is left of two different names is
+    not.
+    """
     subfolders = {_subfolder(path, folder) for path in (*images, *masks)}
     skip = len(folder) + (0 if subfolders == {""} else 1)
 
@@ -180,14 +233,13 @@ def _shortenings(images: list[str], masks: list[str], folder: tuple[str, ...]) -
         parts = PurePosixPath(path).parts[skip:] or (PurePosixPath(path).name,)
         return "/".join((*parts[:-1], stem(parts[-1])))
 
-    def bare(name: str) -> str:
-        head, slash, last = name.rpartition("/")
-        return head + slash + (_FIRST.sub("", _LAST.sub("", last)) or last)
-
     ends = {}
     for subfolder in subfolders:
         names = [stem(path) for path in (*images, *masks) if _subfolder(path, folder) == subfolder]
-        ends[subfolder] = (_common(names), _common([name[::-1] for name in names])) if len(names) > 1 else (0, 0)
+        first, last = (_common(names), _common([name[::-1] for name in names])) if len(names) > 1 else (0, 0)
+        suffix = names[0][len(names[0]) - last :].strip(_SEPARATORS) if last else ""
+        of_masks = not any(_subfolder(path, folder) == subfolder for path in images)
+        ends[subfolder] = first, 0 if of_masks and suffix and not _is_structure(suffix) else last
 
     def without_ends(path: str) -> str:
         first, last = ends[_subfolder(path, folder)]
@@ -195,12 +247,12 @@ def _shortenings(images: list[str], masks: list[str], folder: tuple[str, ...]) -
         return name[first : len(name) - last] or name
 
     return [
-        below,
-        stem,
-        lambda path: bare(below(path)),
-        lambda path: bare(stem(path)),
-        without_ends,
-        lambda path: str(PurePosixPath(path).with_name(stem(path))),
+        (below, True),
+        (stem, True),
+        (lambda path: _bare(below(path)), True),
+        (lambda path: _bare(stem(path)), True),
+        (without_ends, False),
+        (lambda path: str(PurePosixPath(path).with_name(stem(path))), True),
     ]
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
-from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts, read_slice
-from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, labelled_images
+from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts
+from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images, unread
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
 
@@ -71,7 +73,7 @@ class SliceSource:
         elif not problems and not structures:
             problems.append(
                 f"{self.folder / self.slices[0].path}: no mask belongs to any slice of {self.patient!r}; "
-                f"add the masks or remove the patient"
+                f"add the masks or remove the patient{unread(self.folder)}"
             )
         return problems
 
@@ -102,7 +104,7 @@ class SliceSource:
                 )
             if problem:
                 problems.append(problem)
-        return problems
+        return problems + labelled.twice(self.folder)
 
     def load(self) -> Scan:
         """The slices and their masks, stacked."""
@@ -110,16 +112,22 @@ class SliceSource:
         if problems:
             raise BadInput(problems[0])
         image = self._placed(
-            np.stack([read_slice(self.folder / labelled.path, mask=False)[0] for labelled in self.slices])
+            np.stack([read_picture(self.folder / labelled.path, mask=False).pixels for labelled in self.slices])
         )
         drawn = {name: np.zeros(image.GetSize()[::-1], np.uint8) for name in sorted(self._structures())}
         for z, mask in ((z, mask) for z, labelled in enumerate(self.slices) for mask in labelled.masks):
-            labels = np.rint(read_slice(self.folder / mask.path, mask=True)[0])
-            for value, name in mask.names:
-                if name in drawn:
-                    drawn[name][z] |= labels == value
+            labels = np.rint(read_picture(self.folder / mask.path, mask=True).pixels)
+            for segment in mask.drawn():
+                drawn[segment.name][z] |= labels == segment.value
         annotated = tuple(z for z, labelled in enumerate(self.slices) if labelled.masks)
-        return Scan(image, {name: self._placed(mask) for name, mask in drawn.items()}, annotated=annotated)
+        notes = [note for labelled in self.slices for note in (*labelled.notes, *labelled.facts.notes)]
+        notes += [note for labelled in self.slices for mask in labelled.masks for note in mask.notes()]
+        return Scan(
+            image,
+            {name: self._placed(mask) for name, mask in drawn.items()},
+            annotated=annotated,
+            notes=_gathered(notes),
+        )
 
     def _placed(self, array: np.ndarray) -> sitk.Image:
         array = array.astype(
@@ -130,13 +138,17 @@ class SliceSource:
         return image
 
 
-def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> tuple[list[SliceSource], Grouping]:
+def find_sources(
+    folder: Path, options: ArchiveOptions, processes: int = 1
+) -> tuple[list[SliceSource | Orphan], Grouping]:
     """A source for each scan of each patient, and where the patients are known from.
 
+    Masks without an image are sources that cannot be loaded.
+
     Raises:
-        BadInput: there is no image, a mask belongs to no image, or an option matches nothing.
+        BadInput: there is no image, or an option matches nothing.
     """
-    images = labelled_images(folder, SLICES, options, processes, "slice", _roles_by_name)
+    images, orphans = labelled_images(folder, SLICES, options, processes, "slice", _roles_by_name)
     groups: dict[str, list[LabelledImage]] = {}
     grouping = grouped([Named(labelled.name, labelled.path) for labelled in images], "slices", options)
     for patient, labelled in zip(grouping.patients, images, strict=True):
@@ -146,7 +158,7 @@ def find_sources(folder: Path, options: ArchiveOptions, processes: int = 1) -> t
         for patient, slices in sorted(groups.items(), key=lambda item: natural(item[0]))
         for scan in _scans(slices)
     ]
-    return sources, grouping
+    return [*sources, *orphans], grouping
 
 
 def _scans(slices: list[LabelledImage]) -> list[tuple[LabelledImage, ...]]:
@@ -162,6 +174,18 @@ def _scans(slices: list[LabelledImage]) -> list[tuple[LabelledImage, ...]]:
     if len(set().union(*grids)) > 1 and all(len(grid) == 1 for grid in grids):
         return [tuple(scan) for scan in scans.values()]
     return [tuple(slices)]
+
+
+def _gathered(notes: list[Note]) -> tuple[Note, ...]:
+    """One note for all pictures of a patient of which the same is to be said."""
+    alike: dict[tuple[Kind, str], list[Note]] = {}
+    for note in notes:
+        alike.setdefault((note.kind, note.what or note.text), []).append(note)
+    gathered = []
+    for same in alike.values():
+        more = f" (and {len(same) - 1} more of this kind)" if len(same) > 1 else ""
+        gathered.append(replace(same[0], text=same[0].text + more, count=sum(note.count for note in same)))
+    return tuple(gathered)
 
 
 def _roles_by_name(paths: list[str]) -> dict[str, bool] | None:

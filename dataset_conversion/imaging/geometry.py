@@ -50,6 +50,12 @@ def is_orthogonal(image: sitk.Image, tolerance: float = 1e-4) -> bool:
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() <= tolerance)
 
 
+def nearest_rotation(axes: np.ndarray) -> np.ndarray:
+    """The matrix (3, 3) of perpendicular axes of length 1 that is nearest to ``axes``, left-handed if they are."""
+    u, _, v = np.linalg.svd(axes)
+    return u @ v
+
+
 def on_grid(mask: sitk.Image, image: sitk.Image) -> np.ndarray:
     """A mask resampled onto the grid of an image, both positioned by their physical coordinates.
 

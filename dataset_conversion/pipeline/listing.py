@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
+from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.dataset_conversion.imaging.intensities import WINDOW_8BIT
-from nnunet_difflung.dataset_conversion.pipeline.mapping import NORMAL
+from nnunet_difflung.dataset_conversion.pipeline.mapping import LABEL, MARK, NORMAL
 from nnunet_difflung.dataset_conversion.sources import Listing
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import write_bytes
 
 MAPPING = "difflung_mapping.yaml"
+LONGEST = 60  # characters of the name of a label
 _GUESSES = (  # label, and how structures of it are often named
     (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),
     ("emphysema", r".*emph?ysema.*"),
@@ -47,14 +51,11 @@ def listing_table(title: str, listings: Sequence[Listing]) -> str:
 def first_mapping(listings: Sequence[Listing]) -> str:
     """A mapping of all structures, guessed from their names, as YAML with comments."""
     names = sorted({name for listing in listings for name in listing.structures})
+    unknown = [name for name in names if _not_looked_at(name)]
     labels: dict[str, list[str]] = {}
     for name in names:
-        label = next(
-            (label for label, pattern in _GUESSES if re.fullmatch(pattern, name, re.IGNORECASE)),
-            re.sub(r"\W+", "_", name).strip("_").lower() or "structure",
-        )
-        label = label if label[0].isalpha() and label not in ("background", "ignore") else f"label_{label}"
-        labels.setdefault(label, []).append(name)
+        if name not in unknown:
+            labels.setdefault(_label_of(name, labels), []).append(name)
     order = [label for label, _ in _GUESSES if label in labels] + [
         label for label in labels if label not in dict(_GUESSES)
     ]
@@ -67,7 +68,9 @@ def first_mapping(listings: Sequence[Listing]) -> str:
     ]
     if lung != "none":
         lines.append(f"  {NORMAL}: []  # not drawn; it is found in the image as 'lung' below says")
-    lines += [f"  {label}: {json.dumps([_expression(name) for name in labels[label]])}" for label in order]
+    lines += [f"  {_scalar(label)}: {_expressions(labels[label])}" for label in order]
+    if unknown:
+        lines += ["# What is there is not known:", f"ignore_label: {_expressions(unknown)}"]
     lines += [
         "# Structures that become no label:",
         "ignore_structures: []",
@@ -81,9 +84,36 @@ def first_mapping(listings: Sequence[Listing]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _expression(name: str) -> str:
-    """A regular expression that matches a name, without unnecessary escapes."""
-    return re.sub(r"\\([ _-])", r"\1", re.escape(name))
+def _not_looked_at(name: str) -> bool:
+    return name.casefold() == IGNORE or bool(MARK.fullmatch(name))
+
+
+def _label_of(name: str, labels: Mapping[str, Sequence[str]]) -> str:
+    """The label of a structure, guessed from its name; that of an earlier name if they differ in case only."""
+    for label, names in labels.items():
+        if any(re.fullmatch(re.escape(other), name, re.IGNORECASE) for other in names):
+            return label
+    for label, pattern in _GUESSES:
+        if re.fullmatch(pattern, name, re.IGNORECASE):
+            return label
+    label = re.sub(r"\W+", "_", name.lower()).strip("_") or "structure"
+    if not LABEL.fullmatch(label) or label in ("background", IGNORE):
+        label = f"label_{label}"
+    return label if len(label) <= LONGEST else f"{label[:LONGEST]}_{len(labels) + 1}"
+
+
+def _expressions(names: Sequence[str]) -> str:
+    """A list of regular expressions that match the names, as YAML."""
+    readable = [re.sub(r"\\([ _-])", r"\1", re.escape(name)) for name in names]
+    return f"[{', '.join(_scalar(expression, quoted=True) for expression in readable)}]"
+
+
+def _scalar(text: str, quoted: bool = False) -> str:
+    """A string as YAML; in quotes, or only where it would be read as something else, such as yes, null or 1e3."""
+    style = '"' if quoted else None
+    return (
+        yaml.safe_dump(text, default_style=style, allow_unicode=True, width=sys.maxsize).removesuffix("...\n").strip()
+    )
 
 
 def write_first_mapping(path: Path, listings: Sequence[Listing]) -> bool:

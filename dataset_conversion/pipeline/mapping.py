@@ -13,6 +13,9 @@ YAML or JSON, for example::
     lung: none                       # threshold or lungmask: find normal_lung in the image where it was not drawn
     ignore_label: ["uncertain"]      # becomes nnU-Net's ignore label: what is there is not known
 
+Negative values of a label map (structures called ``value -1``) mark what was not looked at: only ``ignore_label`` and
+``ignore_structures`` may take them.
+
 The priority of a label is its value unless a number is given, so later labels win; ``ignore_label`` has priority 0.
 With ``ignore_label`` (a list, which may be empty, or ``structures`` and ``priority``), slices that nobody annotated are
 ignored as well. Only ``labels`` is required.
@@ -20,9 +23,11 @@ ignored as well. Only ``labels`` is required.
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +36,7 @@ from typing import Any
 import yaml
 
 from nnunet_difflung.dataset.labels import label_roles
+from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.errors import BadInput
 
@@ -38,7 +44,14 @@ NORMAL = "normal_lung"
 LUNGS = ("none", "threshold", "lungmask")
 
 KEYS = ("labels", "ignore_structures", "lung", "ignore_label")
+LABEL = re.compile(r"[A-Za-z][\w .-]*")  # name of a label
+MARK = re.compile(r"(?:.* )?value -\d+")  # name of a structure with a negative value
 _UNMATCHED = "matches no label of the mapping"
+_QUOTE = "; put words such as yes, no and null, and numbers, in quotes"
+_MARKS = (
+    "negative values mark what was not looked at: put them under ignore_label, and they become nnU-Net's ignore label, "
+    "or under ignore_structures, and they become background"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Rule:
 
     def matches(self, structure: str) -> bool:
         """Whether a structure belongs to this label."""
-        return any(re.fullmatch(pattern, structure, re.IGNORECASE) for pattern in self.structures)
+        return _matches(self.structures, structure)
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class LabelMapping:
             BadInput: no rule or several rules match the structure.
         """
         rules = [rule for rule in self.rules if rule.matches(structure)]
-        ignored = any(re.fullmatch(pattern, structure, re.IGNORECASE) for pattern in self.ignore_structures)
+        ignored = _matches(self.ignore_structures, structure)
         if len(rules) + ignored > 1:
             names = [rule.label for rule in rules]
             if ignored:
@@ -104,6 +117,8 @@ class LabelMapping:
                 f"structure {structure!r} is matched by {' and by '.join(names)}; expected a match by only one of "
                 f"them: make the regular expressions more specific"
             )
+        if rules and rules[0].label != IGNORE and MARK.fullmatch(structure):
+            raise BadInput(f"structure {structure!r} is matched by {rules[0].label}; {_MARKS}")
         if not rules and not ignored:
             raise BadInput(f"structure {structure!r} {_UNMATCHED}; add it to a label or to ignore_structures")
         return rules[0] if rules else None
@@ -127,6 +142,7 @@ class LabelMapping:
             raise BadInput(
                 f"{location}: the mapping has no label for {', '.join(map(repr, unmatched))}; add "
                 f"{'it' if len(unmatched) == 1 else 'each of them'} to a label or to ignore_structures"
+                f"{f' ({_MARKS})' if any(map(MARK.fullmatch, unmatched)) else ''}"
             )
         for rule in self.rules:
             if rule.structures and not any(rule.matches(structure) for structure in structures):
@@ -136,6 +152,11 @@ class LabelMapping:
                 )
 
 
+def _matches(patterns: Iterable[str], structure: str) -> bool:
+    """Whether one of the regular expressions matches a whole name, in any case and either spelling of Unicode."""
+    return any(re.fullmatch(composed(pattern), composed(structure), re.IGNORECASE) for pattern in patterns)
+
+
 def read_mapping(path: str | Path) -> LabelMapping:
     """Reads and checks a mapping file.
 
@@ -143,30 +164,40 @@ def read_mapping(path: str | Path) -> LabelMapping:
         BadInput: the file does not exist, cannot be read, or is not a valid mapping.
     """
     path = Path(path)
+    is_json = path.suffix.lower() == ".json"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = (
-            json.loads(text, object_pairs_hook=_without_duplicates)
-            if path.suffix.lower() == ".json"
-            else yaml.load(text, _Loader)
-        )
+        text = _decoded(path.read_bytes())
+        content = json.loads(text, object_pairs_hook=_without_duplicates) if is_json else yaml.load(text, _Loader)
     except FileNotFoundError as error:
         raise BadInput(
             f"--mapping {path} does not exist; run the command with --list to write a first mapping, then edit it"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--mapping {path} cannot be read ({error}); expected a text file") from error
+    except OSError as error:
+        raise BadInput(f"--mapping {path} cannot be read ({error.strerror}); expected a text file") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"--mapping {path} is not in UTF-8 (byte {error.object[error.start]:#x}); expected a text file: save it as "
+            f"UTF-8 in your editor"
+        ) from error
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise BadInput(
-            f"{path} is not valid {'JSON' if path.suffix.lower() == '.json' else 'YAML'} "
-            f"({' '.join(str(error).split())}); correct it"
-        ) from error
+    except RecursionError as error:
+        raise BadInput(f"{path} is nested too deeply; expected lists of regular expressions: correct it") from error
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:  # of JSON, YAML and the values in them
+        reason = " ".join(str(error).split())
+        remedy = "indent with blanks instead of tabs" if "'\\t'" in reason else "correct it"
+        raise BadInput(f"{path} is not valid {'JSON' if is_json else 'YAML'} ({reason}); {remedy}") from error
     try:
         return parse_mapping(content)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a file in UTF-8, with or without the mark that Windows puts first, or in UTF-16 with it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
 
 
 def parse_mapping(content: Any) -> LabelMapping:
@@ -188,14 +219,10 @@ def parse_mapping(content: Any) -> LabelMapping:
     if lung != "none" and NORMAL not in content["labels"]:
         names.insert(0, (NORMAL, []))
     for value, (label, entry) in enumerate(names, start=1):
-        if (
-            not isinstance(label, str)
-            or not re.fullmatch(r"[A-Za-z][\w .-]*", label)
-            or label in ("background", IGNORE)
-        ):
+        if not isinstance(label, str) or not LABEL.fullmatch(label) or label in ("background", IGNORE):
             raise BadInput(
                 f"label {label!r}: expected a name that begins with a letter and is not background or ignore (for "
-                f"nnU-Net's ignore label, use ignore_label)"
+                f"nnU-Net's ignore label, use ignore_label){_QUOTE if not isinstance(label, str) else ''}"
             )
         rule = _rule(label, value, entry)
         if not rule.structures and not (label == NORMAL and lung != "none"):
@@ -214,8 +241,8 @@ def _rule(label: str, value: int, entry: Any, priority: float | None = None) -> 
     options = dict(entry) if isinstance(entry, Mapping) else {"structures": entry}
     _check_keys(options, ("structures", "priority", "pathology"), f"label {label}")
     number = options.get("priority", value if priority is None else priority)
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise BadInput(f"label {label}: priority {number!r} is not a number")
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        raise BadInput(f"label {label}: priority {number!r} is not a number; expected one such as 9")
     pathology = options.get("pathology", label != IGNORE)
     if not isinstance(pathology, bool):
         raise BadInput(f"label {label}: pathology {pathology!r} is neither true nor false")
@@ -230,9 +257,12 @@ def _expressions(entry: Any, location: str) -> tuple[str, ...]:
         )
     for pattern in entries:
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise BadInput(f"{location}: {pattern!r} is not a regular expression ({error}); correct it") from error
+            re.compile(composed(pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BadInput(
+                f"{location}: {pattern!r} is not a regular expression ({error}); correct it, or write a backslash "
+                f"before each of the characters that are meant literally"
+            ) from error
     return tuple(entries)
 
 
@@ -246,6 +276,8 @@ def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict:
     """A dict of the entries of a file; raises BadInput if a key occurs twice."""
     result: dict = {}
     for key, value in pairs:
+        if not isinstance(key, Hashable):
+            raise BadInput(f"{key!r} is no name; expected the name of a label or of an option before the colon")
         if key in result:
             raise BadInput(f"{key!r} is listed twice; merge its expressions into one list")
         result[key] = value

@@ -13,6 +13,7 @@ import numpy as np
 from nnunet_difflung.dataset.contents import stat_key
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
+from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput
@@ -125,9 +126,10 @@ def choose_test(
     Raises:
         BadInput: a name is unknown, or no patient remains for training.
     """
-    chosen = {p.patient for p in patients if p.name in names or p.patient in names}
+    names = [composed(name) for name in names]
+    chosen = {p.patient for p in patients if composed(p.name) in names or p.patient in names}
     for name in names:
-        if not any(name in (p.name, p.patient) for p in patients):
+        if not any(name in (composed(p.name), p.patient) for p in patients):
             examples = ", ".join(p.name for p in patients[:5]) + (", …" if len(patients) > 5 else "")
             raise BadInput(f"--test {name}: there is no such patient; the archive has {examples}")
     if share is not None:

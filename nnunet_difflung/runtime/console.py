@@ -23,8 +23,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
     ``BadInput`` prints one line on stderr, with its ``details`` below, and gives exit code 2. ``Failed``, a full disk,
-    or a folder that is not writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143. Any other
-    exception is a bug in this package and keeps its traceback.
+    or a folder that is not writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143, and a reader
+    of the output that has gone, such as ``head``, 141, without a word. Any other exception is a bug in this package and
+    keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -32,13 +33,21 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         before = sigterm(terminate)
         _print_whatever_comes()
         try:
-            code = main(*args, **kwargs)
+            try:
+                code = main(*args, **kwargs)
+            except SystemExit:  # -h, and options that argparse refuses
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
         except BadInput as error:
             print("\n  ".join([f"Error: {_one_line(error)}", *error.details]), file=sys.stderr)
             code = 2
         except Failed as error:
             print(f"Failed: {_one_line(error)}", file=sys.stderr)
             code = 1
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what Python writes when it ends
+            code = 141  # 128 + SIGPIPE, as a shell reports it
         except OSError as error:
             if error.errno not in _OF_THE_DISK:
                 raise

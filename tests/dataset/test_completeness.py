@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset_conversion.archive.image_files import read_slice, read_volume
+from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
+from nnunet_difflung.dataset_conversion.archive.volume_files import read_volume
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import chest, like, write_slices
 from tests.support.tiny import make_dataset
@@ -89,7 +90,7 @@ def test_a_damaged_picture_is_refused(tmp_path):
         data[start : start + 200] = bytes(200)
         path.write_bytes(bytes(data))
         with pytest.raises(BadInput, match="cannot be read"):
-            read_slice(path, mask=False)
+            read_picture(path, mask=False)
 
 
 @pytest.mark.parametrize("part", ["imagesTr/lung_002_s01_0000", "labelsTr/lung_003_s00"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,37 @@ def test_of_a_file_that_cannot_be_made_the_folder_is_named(tmp_path, monkeypatch
     with pytest.raises(SystemExit):
         command(make)()
     assert f"Read-only file system: {tmp_path};" in capsys.readouterr().err
+
+
+PRINTS = """
+import sys
+from nnunet_difflung.runtime.console import command
+
+def main():
+    for _ in range({lines}):
+        print("Lunge \\udcfc \u2713 " + "x" * 1000, flush={flush})
+    {end}
+
+command(main)()
+"""
+
+
+@pytest.mark.parametrize("end", ["return 0", "sys.exit(0)"])
+@pytest.mark.parametrize(("lines", "flush"), [(1, False), (500, False), (500, True)])
+def test_a_reader_of_the_output_that_leaves_early_ends_a_command_quietly(lines, flush, end):
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = PRINTS.format(lines=lines, flush=flush, end=end)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_with_escapes():
+    code = PRINTS.format(lines=1, flush=False, end="return 0")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("Lunge \\udcfc \\u2713 x")
