@@ -60,7 +60,7 @@ def check_complete(path: Path) -> None:
         BadInput: the file broke off, or a checksum is wrong.
     """
     if reason := damage(path):
-        raise BadInput(f"{path} is damaged ({reason}); expected a complete image file: copy it again")
+        raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again")
 
 
 def read_volume(path: Path) -> sitk.Image:
