@@ -38,7 +38,7 @@ def find_patients(folder: Path, options: ArchiveOptions, processes: int = 1) -> 
             f"remove --pixel-spacing"
         )
     if kind == "dicom":
-        sources = dicom_source.find_sources(folder, options.series)
+        sources = dicom_source.find_sources(folder, options.series, options.accept)
         scans = [Named(source.patient, told=source.patient if source.identified else None) for source in sources]
         grouping = grouped(scans, kind, options)
         named = [replace(source, patient=patient) for source, patient in zip(sources, grouping.patients, strict=True)]

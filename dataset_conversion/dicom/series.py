@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
+from nnunet_difflung.dataset_conversion.dicom.pixels import Rescaling, check_continuity, read_pixels, rescaling_of
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -244,30 +245,11 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     """One slice (y, x) float32 in HU, rescaled by its own slope and intercept; padding becomes air (−1024 HU).
 
     Raises:
-        BadInput: the pixels cannot be read.
+        BadInput: the pixels cannot be read, or contradict the header.
     """
-    import SimpleITK as sitk
-
     if header.problem:
         raise BadInput(header.problem)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    reader.SetFileName(str(root / header.path))
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:  # its text may quote the content of the file
-        raise BadInput(
-            f"{root / header.path}: the pixels cannot be decoded; the file is truncated or uses an unknown "
-            f"compression: copy it again or export it uncompressed"
-        ) from error
-    pixels = sitk.GetArrayFromImage(image)
-    if pixels.size != header.size[0] * header.size[1]:
-        raise BadInput(
-            f"{root / header.path}: the pixels have shape {pixels.shape}; expected {_short(header.size)} "
-            f"grey values: export the series again"
-        )
-    pixels = pixels.reshape(header.size[::-1])
+    pixels = read_pixels(header, root)
     if header.padding is not None:
         value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
         if not AIR <= value <= HIGHEST:
@@ -275,8 +257,14 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     return pixels
 
 
-def read_volume(series: Stack, root: Path) -> sitk.Image:
-    """All slices in HU: int16 if every value is a whole number in the range of int16, else float32."""
-    pixels = np.stack([read_slice(header, root) for header in series.slices])
+def read_volume(series: Stack, root: Path, rescaling: Rescaling | None = None) -> sitk.Image:
+    """All slices in HU: int16 if every value is a whole number in the range of int16, else float32.
+
+    Raises:
+        BadInput: pixels cannot be read, or the values jump between slices that are rescaled in different ways.
+    """
+    rescaling = rescaling or rescaling_of(series.slices, root)
+    pixels = np.stack([rescaling.of_slice(header, read_slice(header, root)) for header in series.slices])
+    check_continuity(series.slices, pixels, root)
     fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return series.place(pixels.astype(np.int16) if fits_int16 else pixels)

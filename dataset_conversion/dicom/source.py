@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
+from nnunet_difflung.dataset_conversion.dicom.pixels import rescaling_of
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import Roi, read_rtstruct, roi_mask
 from nnunet_difflung.dataset_conversion.dicom.seg import SegFile, open_seg, segment_masks
 from nnunet_difflung.dataset_conversion.dicom.series import (
@@ -67,6 +69,7 @@ class DicomSource:
         notes: on the archive, for the report.
         series: which CT series to take if there are several: its folder or its number of slices.
         identified: whether headers tell the patient, and not only the folder.
+        accept: changes of labels and intensities that the user accepts.
     """
 
     patient: str
@@ -75,6 +78,7 @@ class DicomSource:
     notes: tuple[Note, ...] = ()
     series: str | None = None
     identified: bool = True
+    accept: frozenset[Accept] = frozenset()
 
     def listing(self) -> Listing:
         """Headers, names of structures, and the range of intensities in the first, the middle and the last slice."""
@@ -130,7 +134,9 @@ class DicomSource:
         drawings = [self._drawing(h) for h in self.headers if h.modality in DRAWINGS]
         ct, notes = self._stack(drawings)
         drawings = self._drawings_of(ct, drawings, notes)
-        image = read_volume(ct, self.folder)
+        rescaling = rescaling_of(ct.slices, self.folder, self.accept)
+        notes += rescaling.notes
+        image = read_volume(ct, self.folder, rescaling)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
         for drawing in drawings:
@@ -149,7 +155,7 @@ class DicomSource:
             grid = straight_grid(image)
             structures = {name: _moved(mask, grid) for name, mask in structures.items()}
             image = straightened(image, AIR)
-        return Scan(image, structures, "CT", None, self._windowed(ct, notes), tuple(dict.fromkeys(notes)))
+        return Scan(image, structures, "CT", None, False if rescaling.declared else None, tuple(dict.fromkeys(notes)))
 
     def _check_readable(self) -> None:
         for header in self.headers:
@@ -222,24 +228,18 @@ class DicomSource:
                 what = "structures without a closed contour"
                 notes.append(Note(f"{roi.name}: left out, since it has no closed contour", Kind.DROPPED, what=what))
 
-    def _windowed(self, ct: Stack, notes: list[Note]) -> bool | None:
-        if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in ct.slices):
-            text = "the files do not give rescale slope and intercept to HU: stored values are taken as HU"
-            notes.append(Note(text, Kind.GUESSED))
-            return None
-        return False
-
 
 def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return image_like(on_grid(mask, grid), grid)
 
 
-def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
+def find_sources(folder: Path, series: str | None = None, accept: frozenset[Accept] = frozenset()) -> list[DicomSource]:
     """The patients of an archive, in the order of the paths of their files; empty if no file is DICOM.
 
     Args:
         folder: searched with its subfolders; DICOM files are recognised by content, not by name.
         series: which CT series to take if a patient has several.
+        accept: changes of labels and intensities that the user accepts.
 
     Raises:
         BadInput: the folder has DICOM files, but pydicom is not installed.
@@ -248,7 +248,9 @@ def find_sources(folder: Path, series: str | None = None) -> list[DicomSource]:
     return [
         scan
         for files in files_by_patient(folder)
-        for scan in _scans(DicomSource(files.name, folder, files.headers, files.notes, series, files.identified))
+        for scan in _scans(
+            DicomSource(files.name, folder, files.headers, files.notes, series, files.identified, accept)
+        )
     ]
 
 

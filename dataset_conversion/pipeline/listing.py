@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difflung.dataset_conversion.imaging.intensities import WINDOW_8BIT
+from nnunet_difflung.dataset.intensities import WINDOW_8BIT
 from nnunet_difflung.dataset_conversion.pipeline.mapping import NORMAL
 from nnunet_difflung.dataset_conversion.sources import Listing
 from nnunet_difflung.errors import BadInput
