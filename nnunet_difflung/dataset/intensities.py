@@ -89,6 +89,11 @@ class Judgement:
     intercept: float = 0.0
     exact: bool = True
 
+    @classmethod
+    def of(cls, entry: dict) -> Judgement:
+        """A judgement from a JSON file; ``dataclasses.asdict`` is the inverse."""
+        return cls(**{**entry, "meaning": Meaning(entry["meaning"])})
+
     @property
     def not_hu(self) -> bool:
         """Whether the values are certainly something else than HU."""

@@ -15,6 +15,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS, windows_of_values
 from nnunet_difflung.evaluation.image_metrics import PatientTally
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
@@ -116,8 +117,13 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     with using(cache_folder(raw.name)):
         cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
         _refuse_earlier_contents(raw, cache, cards)
+        configs = {fold: [config_from_json(cards[m, fold]["config"]) for m in methods] for fold in folds}
+        windows, warning = windows_of_values(raw, cache, windows, configs)
+        if warning:
+            say(warning)
         rows, sheet = _evaluate_folds(raw, cache, folds, methods, windows, cards, request)
-    return _write(make_table(_meta(raw, cards, windows, request), rows), sheet, raw, request)
+    meta = _meta(raw, cards, windows, request) | ({"unit": GREY_LEVELS} if warning else {})
+    return _write(make_table(meta, rows), sheet, raw, request)
 
 
 def _evaluate_folds(
@@ -282,7 +288,7 @@ def _meta(raw: RawDataset, cards: dict[tuple[str, int], dict], windows: dict[int
         "command": request.command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "dataset": raw.name,
-        "unit": "HU" if raw.channels[0].upper() == "CT" else "grey levels",
+        "unit": "HU" if raw.channels[0].upper() == "CT" else GREY_LEVELS,
         "channel": raw.channels[0],
         "windows": {str(fold): list(window) for fold, window in windows.items()},
         "samples": request.samples,
