@@ -247,24 +247,45 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     Raises:
         BadInput: the pixels cannot be read, or contradict the header.
     """
+    return _without_padding(header, root)[0]
+
+
+def _without_padding(header: Header, root: Path) -> tuple[np.ndarray, int]:
+    """A slice as of ``read_slice``, and the number of pixels that were padding."""
     if header.problem:
         raise BadInput(header.problem)
     pixels = read_pixels(header, root)
-    if header.padding is not None:
-        value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
-        if not AIR <= value <= HIGHEST:
-            pixels[pixels == np.float32(value)] = AIR
-    return pixels
+    if header.padding is None:
+        return pixels, 0
+    value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
+    if AIR <= value <= HIGHEST:
+        return pixels, 0
+    padded = pixels == np.float32(value)
+    pixels[padded] = AIR
+    return pixels, int(padded.sum())
 
 
-def read_volume(series: Stack, root: Path, rescaling: Rescaling | None = None) -> sitk.Image:
+def read_volume(
+    series: Stack, root: Path, rescaling: Rescaling | None = None, notes: list[Note] | None = None
+) -> sitk.Image:
     """All slices in HU: int16 if every value is a whole number in the range of int16, else float32.
+
+    Args:
+        series: the slices in order.
+        root: folder of the archive.
+        rescaling: of the slices; None finds it out.
+        notes: list to which a note on padding is added.
 
     Raises:
         BadInput: pixels cannot be read, or the values jump between slices that are rescaled in different ways.
     """
     rescaling = rescaling or rescaling_of(series.slices, root)
-    pixels = np.stack([rescaling.of_slice(header, read_slice(header, root)) for header in series.slices])
+    read = [(header, *_without_padding(header, root)) for header in series.slices]
+    pixels = np.stack([rescaling.of_slice(header, values) for header, values, _ in read])
     check_continuity(series.slices, pixels, root)
+    padded = sum(number for *_, number in read)
+    if padded and notes is not None:
+        text = f"padding (PixelPaddingValue) was set to {AIR:g} HU: {padded} voxels, {100 * padded / pixels.size:.1f} %"
+        notes.append(Note(text, Kind.REINTERPRETED, what=f"scans whose PixelPaddingValue was set to {AIR:g} HU"))
     fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return series.place(pixels.astype(np.int16) if fits_int16 else pixels)

@@ -136,7 +136,7 @@ class DicomSource:
         drawings = self._drawings_of(ct, drawings, notes)
         rescaling = rescaling_of(ct.slices, self.folder, self.accept)
         notes += rescaling.notes
-        image = read_volume(ct, self.folder, rescaling)
+        image = read_volume(ct, self.folder, rescaling, notes)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
         for drawing in drawings:
