@@ -134,13 +134,16 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
     low, high = float(shown.min()), float(shown.max())
     if low < high and (window_name(shown) is not None or window_name(values) is not None):
         return Judgement(Meaning.PICTURE, low, high)
-    if len(shown) < 16 or len(np.unique(shown)) <= 3:
+    if len(shown) < 16 or _few(shown):
         return Judgement(Meaning.UNCERTAIN, low, high)
-    of_lung = _median(values, lung)
     impossible = float(((shown < IMPOSSIBLE[0]) | (shown > IMPOSSIBLE[1])).mean())
-    as_hu = _fit(shown)
+    air_is_shown = _share(shown, _AIR) >= _SHOWN
+    if impossible < _DOUBTFUL and air_is_shown:
+        return _described(Meaning.HU, shown)
+    of_lung = _median(values, lung)
     if of_lung is not None and -1050 <= of_lung <= -400:
         return _described(Meaning.HU, shown)
+    as_hu = _fit(shown)
     reading, fit, handicap = max(_readings(shown), key=lambda candidate: candidate[1] - candidate[2])
     better = fit - handicap - as_hu >= _BETTER
     if impossible >= _HOPELESS or (impossible >= _DOUBTFUL and better):
@@ -148,7 +151,7 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
         return reading.judged(shown) if named else Judgement(Meaning.UNKNOWN, low, high)
     if reading.meaning is Meaning.SCALED and better and low > -300:
         return reading.judged(shown)
-    if _share(shown, _AIR) >= _SHOWN:
+    if air_is_shown:
         return _described(Meaning.HU, shown)
     above = np.percentile(shown, 0.5) >= 0 and np.percentile(shown, 99.5) > 255
     if above or (of_lung is not None and of_lung > -200):
@@ -315,7 +318,12 @@ def _without_fill(values: np.ndarray, size: int) -> np.ndarray:
         if counts.max() > counts.sum() / 2:
             fills.append(float(corners[counts.argmax()]))
     kept = sample[~np.isin(sample, fills)]
-    return kept if len(kept) >= max(16, 0.02 * len(sample)) and len(np.unique(kept)) > 3 else sample
+    return kept if len(kept) >= max(16, 0.02 * len(sample)) and not _few(kept) else sample
+
+
+def _few(values: np.ndarray) -> bool:
+    """Whether there are at most three different values."""
+    return len(np.unique(values[:1000])) <= 3 and len(np.unique(values)) <= 3
 
 
 def _median(values: np.ndarray, where: np.ndarray | None) -> float | None:
