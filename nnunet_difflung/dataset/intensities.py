@@ -44,6 +44,7 @@ _SAMPLE_OF_SLICE = 10_000
 _HOPELESS, _DOUBTFUL = 0.4, 0.02  # shares of impossible values
 _BETTER = 0.5  # log-likelihood of a value by which another reading must be better
 _FITS = -10.0  # lowest log-likelihood of a value at which a reading is named; real images in HU: −8.8 to −5.5
+_EXPLAINED = 0.7  # share of the values that are air, lung or soft tissue in a reading that is named
 _SHOWN = 0.02  # share of a tissue below which it is not taken as shown
 _AIR, _TISSUE = (-1100.0, -300.0), (-200.0, 300.0)  # HU: air and lung, soft tissue
 _OFFSETS = (1024, 1000, 32768, 31744, 2048, 8192, -1024, -2048)  # value − HU; 31744 = 32768 − 1024
@@ -147,7 +148,9 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
     reading, fit, handicap = max(_readings(shown), key=lambda candidate: candidate[1] - candidate[2])
     better = fit - handicap - as_hu >= _BETTER
     if impossible >= _HOPELESS or (impossible >= _DOUBTFUL and better):
-        named = fit >= _FITS and not _clipped_at_both_ends(values, sample)
+        hu = reading.hu(shown)
+        named = fit >= _FITS and _share(hu, _AIR) + _share(hu, _TISSUE) >= _EXPLAINED
+        named = named and not _clipped_at_both_ends(values, sample)
         return reading.judged(shown) if named else Judgement(Meaning.UNKNOWN, low, high)
     if reading.meaning is Meaning.SCALED and better and low > -300:
         return reading.judged(shown)
