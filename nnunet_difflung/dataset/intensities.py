@@ -17,12 +17,13 @@ and above 500 HU, are counted: in 1802 real chests, crops around nodules and pat
 4. Values scaled down leave nothing impossible: air at −100 and soft tissue at 4 is HU / 10.
 5. Whole images above 0 with values beyond 255 have lost an intercept: without any air, fat and noise are below 0 too.
 
-Where the label of normal lung is known, its median decides first: from −1050 to −400 the values are HU; if nothing
-else tells and the median is above −200, they are not.
+Where the label of normal lung is known, its median decides first: from −1050 to −400 the values are HU; above −200 they
+are not, if nothing else tells or the image fits better upside down.
 
 Limits. An image that shows only one kind of tissue, such as a crop of soft tissue, or lung without a vessel and without
-a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. Offsets below about 300 are not seen,
-nor can intercepts of −1024 and −1000 be told apart with certainty. Bone or metal that fill more than 40 % of an
+a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. A crop around lungs that is turned upside down
+about −500, so that air and tissue change places, looks like HU without a label. Offsets below about 300 are not seen, nor
+can intercepts of −1024 and −1000 be told apart with certainty. Bone or metal that fill more than 40 % of an
 image would be refused.
 """
 
@@ -139,13 +140,15 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
         return Judgement(Meaning.UNCERTAIN, low, high)
     impossible = float(((shown < IMPOSSIBLE[0]) | (shown > IMPOSSIBLE[1])).mean())
     air_is_shown = _share(shown, _AIR) >= _SHOWN
-    if impossible < _DOUBTFUL and air_is_shown:
-        return _described(Meaning.HU, shown)
     of_lung = _median(values, lung)
+    lung_is_dense = of_lung is not None and of_lung > -200
+    if impossible < _DOUBTFUL and air_is_shown and not lung_is_dense:
+        return _described(Meaning.HU, shown)
     if of_lung is not None and -1050 <= of_lung <= -400:
         return _described(Meaning.HU, shown)
     as_hu = _fit(shown)
-    reading, fit, handicap = max(_readings(shown), key=lambda candidate: candidate[1] - candidate[2])
+    readings = list(_readings(shown))
+    reading, fit, handicap = max(readings, key=lambda candidate: candidate[1] - candidate[2])
     better = fit - handicap - as_hu >= _BETTER
     if impossible >= _HOPELESS or (impossible >= _DOUBTFUL and better):
         hu = reading.hu(shown)
@@ -155,9 +158,12 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
     if reading.meaning is Meaning.SCALED and better and low > -300:
         return reading.judged(shown)
     if air_is_shown:
-        return _described(Meaning.HU, shown)
+        inverted = [candidate for candidate in readings if candidate[0].meaning is Meaning.INVERTED]
+        mirrored, of_mirrored, _ = max(inverted, key=lambda candidate: candidate[1], default=(reading, as_hu, 0.0))
+        upside_down = lung_is_dense and of_mirrored - as_hu >= _BETTER
+        return mirrored.judged(shown) if upside_down else _described(Meaning.HU, shown)
     above = np.percentile(shown, 0.5) >= 0 and np.percentile(shown, 99.5) > 255
-    if above or (of_lung is not None and of_lung > -200):
+    if above or lung_is_dense:
         return reading.judged(shown) if fit > as_hu else Judgement(Meaning.UNKNOWN, low, high)
     return _described(Meaning.UNCERTAIN, shown)
 
@@ -333,8 +339,10 @@ def _median(values: np.ndarray, where: np.ndarray | None) -> float | None:
     """Median of some values; None if there are fewer than 50."""
     if where is None:
         return None
-    inside = values[where]
-    return float(np.median(inside[:: max(1, inside.size // _SAMPLE)])) if inside.size >= 50 else None
+    step = max(1, values.size // _SAMPLE)
+    inside = values.ravel()[::step][where.ravel()[::step]]
+    inside = inside if inside.size >= 50 else values[where]
+    return float(np.median(inside)) if inside.size >= 50 else None
 
 
 def _clipped_at_both_ends(values: np.ndarray, size: int) -> bool:
