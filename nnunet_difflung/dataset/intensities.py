@@ -12,8 +12,8 @@ and above 500 HU, are counted: in 1802 real chests, crops around nodules and pat
 1. Whole numbers in 0..255 and small fractions are a picture of a display window (``window_name``).
 2. If at least 40 % of the values are impossible in that sense, the image is not in HU.
 3. If at least 2 % are, it is not in HU if the histogram fits a chest (the density ``_DENSITY``) much better once an
-   offset is taken away, the values are turned upside down, scaled or unwrapped: by a factor e in the likelihood of a
-   value. The reading that fits best is what the values are said to mean.
+   offset is taken away, the values are turned upside down, scaled or unwrapped: by 0.5 to 1.2 in the log-likelihood of
+   a value, most for a fitted constant. The reading that fits best is what the values are said to mean.
 4. Values scaled down leave nothing impossible: air at −100 and soft tissue at 4 is HU / 10.
 5. Whole images above 0 with values beyond 255 have lost an intercept: without any air, fat and noise are below 0 too.
 
@@ -21,10 +21,10 @@ Where the label of normal lung is known, its median decides first: from −1050 
 are not, if nothing else tells or the image fits better upside down.
 
 Limits. An image that shows only one kind of tissue, such as a crop of soft tissue, or lung without a vessel and without
-a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. A crop around lungs that is turned upside down
-about −500, so that air and tissue change places, looks like HU without a label. Offsets below about 300 are not seen, nor
-can intercepts of −1024 and −1000 be told apart with certainty. Bone or metal that fill more than 40 % of an
-image would be refused.
+a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. A crop around lungs that is turned
+upside down about −500, so that air and tissue change places, may look like HU. Offsets below about 300 are not seen,
+nor can intercepts of −1024 and −1000 be told apart with certainty. An image of which bone or metal fill more than 40 %
+would be refused.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_the_label_of_normal_lung_decides():
 
 def test_the_label_tells_a_crop_upside_down_from_hu():
     values, label = (array[:, 16:48, 10:30] for array in chest(1))
-    mirrored = np.rint(-950 - values + np.random.default_rng(0).normal(0, 15, values.shape))
+    mirrored = np.rint(-700 - values + np.random.default_rng(0).normal(0, 15, values.shape))
     assert judge(mirrored).meaning is Meaning.HU, "air and tissue have changed places"
     assert judge(mirrored, label == 1).meaning is Meaning.INVERTED
     assert judge(values, label == 0).meaning is Meaning.HU, "a wrong label is no reason to refuse HU"
