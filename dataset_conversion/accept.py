@@ -17,12 +17,16 @@ class Accept(StrEnum):
     MOVED_CONTOURS = "moved-contours"
     OTHER_SERIES = "other-series"
     ROUNDED_LABELS = "rounded-labels"
+    BORROWED_RESCALING = "borrowed-rescaling"
+    UNUSUAL_VALUES = "unusual-values"
 
 
 MEANING = {
     Accept.MOVED_CONTOURS: "contours that do not lie on the slices go to the nearest ones",
     Accept.OTHER_SERIES: "structures drawn on a series that is missing are placed on the series that is there",
     Accept.ROUNDED_LABELS: "label values that are not whole numbers are rounded",
+    Accept.BORROWED_RESCALING: "slices without a rescaling to HU get that of the other slices",
+    Accept.UNUSUAL_VALUES: "values that do not look like HU are taken as HU",
 }
 
 

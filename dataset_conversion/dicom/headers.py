@@ -41,7 +41,10 @@ TAGS = (
     "NumberOfFrames",
     "SamplesPerPixel",
     "BitsAllocated",
+    "BitsStored",
     "PixelRepresentation",
+    "PhotometricInterpretation",
+    "ModalityLUTSequence",
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
@@ -88,6 +91,9 @@ class Header:
         thickness: of the slice, mm; 0 if not given.
         localizer: whether ImageType marks the file as a localizer (scout).
         frames: number of images in the file.
+        bits: BitsStored, with ``signed`` whether stored values have a sign.
+        inverted: whether the lowest value is meant to be shown white (MONOCHROME1), which does not change HU.
+        table: whether stored values are mapped by a table (Modality LUT Sequence) and not by slope and intercept.
         slope, intercept: of the linear map from stored values to HU; None if not given.
         unit: RescaleType; ``""`` if not given.
         padding: stored value of pixels outside the field of view; None if not given.
@@ -111,6 +117,10 @@ class Header:
     thickness: float = 0.0
     localizer: bool = False
     frames: int = 1
+    bits: int = 16
+    signed: bool = False
+    inverted: bool = False
+    table: bool = False
     slope: float | None = None
     intercept: float | None = None
     unit: str = ""
@@ -271,6 +281,10 @@ def _header(name: str, path: Path, data) -> Header:
         thickness=number("SliceThickness") or 0.0,
         localizer="LOCALIZER" in (data.get("ImageType") or ()),
         frames=integer("NumberOfFrames") or 1,
+        bits=integer("BitsStored") or integer("BitsAllocated") or 16,
+        signed=integer("PixelRepresentation") == 1,
+        inverted=str(data.get("PhotometricInterpretation") or "").strip() == "MONOCHROME1",
+        table=bool(data.get("ModalityLUTSequence")),
         slope=number("RescaleSlope"),
         intercept=number("RescaleIntercept"),
         unit=str(data.get("RescaleType") or ""),

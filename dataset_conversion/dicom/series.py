@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
+from nnunet_difflung.dataset_conversion.dicom.pixels import Rescaling, check_continuity, read_pixels, rescaling_of
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.files import openable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -287,40 +287,48 @@ def read_slice(header: Header, root: Path) -> np.ndarray:
     """One slice (y, x) float32 in HU, rescaled by its own slope and intercept; padding becomes air (−1024 HU).
 
     Raises:
-        BadInput: the pixels cannot be read.
+        BadInput: the pixels cannot be read, or contradict the header.
     """
-    import SimpleITK as sitk
+    return _without_padding(header, root)[0]
 
+
+def _without_padding(header: Header, root: Path) -> tuple[np.ndarray, int]:
+    """A slice as of ``read_slice``, and the number of pixels that were padding."""
     if header.problem:
         raise BadInput(header.problem)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    reader.SetFileName(openable(root / header.path))
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:  # its text may quote the content of the file
-        raise BadInput(
-            f"{root / header.path}: the pixels cannot be decoded; the file is truncated or uses an unknown "
-            f"compression: copy it again or export it uncompressed"
-        ) from error
-    pixels = sitk.GetArrayFromImage(image)
-    if pixels.size != header.size[0] * header.size[1]:
-        raise BadInput(
-            f"{root / header.path}: the pixels have shape {pixels.shape}; expected {_short(header.size)} "
-            f"grey values: export the series again"
-        )
-    pixels = pixels.reshape(header.size[::-1])
-    if header.padding is not None:
-        value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
-        if not AIR <= value <= HIGHEST:
-            pixels[pixels == np.float32(value)] = AIR
-    return pixels
+    pixels = read_pixels(header, root)
+    if header.padding is None:
+        return pixels, 0
+    value = header.padding * (1 if header.slope is None else header.slope) + (header.intercept or 0)
+    if AIR <= value <= HIGHEST:
+        return pixels, 0
+    padded = pixels == np.float32(value)
+    pixels[padded] = AIR
+    return pixels, int(padded.sum())
 
 
-def read_volume(series: Stack, root: Path) -> sitk.Image:
-    """All slices in HU: int16 if every value is a whole number in the range of int16, else float32."""
-    pixels = np.stack([read_slice(header, root) for header in series.slices])
+def read_volume(
+    series: Stack, root: Path, rescaling: Rescaling | None = None, notes: list[Note] | None = None
+) -> sitk.Image:
+    """All slices in HU: int16 if every value is a whole number in the range of int16, else float32.
+
+    Args:
+        series: the slices in order.
+        root: folder of the archive.
+        rescaling: of the slices; None finds it out.
+        notes: list to which a note on padding is added.
+
+    Raises:
+        BadInput: pixels cannot be read, or the values jump between slices that are rescaled in different ways.
+    """
+    rescaling = rescaling or rescaling_of(series.slices, root)
+    read = [(header, *_without_padding(header, root)) for header in series.slices]
+    pixels = np.stack([rescaling.of_slice(header, values) for header, values, _ in read])
+    check_continuity(series.slices, pixels, root)
+    padded = sum(number for *_, number in read)
+    if padded and notes is not None:
+        text = f"padding (PixelPaddingValue) was set to {AIR:g} HU: {padded} voxels, {100 * padded / pixels.size:.1f} %"
+        notes.append(Note(text, Kind.REINTERPRETED, what=f"scans whose PixelPaddingValue was set to {AIR:g} HU"))
     fits_int16 = np.abs(pixels).max() < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return series.place(pixels.astype(np.int16) if fits_int16 else pixels)
 

@@ -17,6 +17,7 @@ from nnunet_difflung.dataset_conversion.dicom.contours import roi_mask
 from nnunet_difflung.dataset_conversion.dicom.drawings import Drawing, drawings_on
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
 from nnunet_difflung.dataset_conversion.dicom.patients import files_by_patient
+from nnunet_difflung.dataset_conversion.dicom.pixels import rescaling_of
 from nnunet_difflung.dataset_conversion.dicom.rtstruct import read_rtstruct
 from nnunet_difflung.dataset_conversion.dicom.seg import segment_masks
 from nnunet_difflung.dataset_conversion.dicom.seg_frames import SegFile, open_seg
@@ -58,7 +59,7 @@ class DicomSource:
         notes: on the archive, for the report.
         series: values of ``--series``: which CT series to take if there are several, see ``series.matches``.
         identified: whether headers tell the patient, and not only the folder.
-        accept: changes of labels that the user accepts.
+        accept: changes of labels and intensities that the user accepts.
         name: what ``--series`` calls the patient, whatever ``--patients`` says; ``patient`` if it is empty.
     """
 
@@ -125,7 +126,9 @@ class DicomSource:
         drawings = [self._drawing(h) for h in self.headers if h.modality in DRAWINGS]
         ct, notes = self._stack(drawings)
         drawings = self._drawings_of(ct, drawings, notes)
-        image = read_volume(ct, self.folder)
+        rescaling = rescaling_of(ct.slices, self.folder, self.accept)
+        notes += rescaling.notes
+        image = read_volume(ct, self.folder, rescaling, notes)
         notes += repeated_slices(image)
         structures: dict[str, sitk.Image] = {}
         drawn_in: dict[str, Path] = {}
@@ -148,7 +151,8 @@ class DicomSource:
             grid = straight_grid(image)
             structures = {name: _moved(mask, grid) for name, mask in structures.items()}
             image = straightened(image, AIR)
-        return Scan(image, structures, "CT", None, self._windowed(ct, notes), tuple(dict.fromkeys(notes)), faults)
+        windowed = False if rescaling.declared else None
+        return Scan(image, structures, "CT", None, windowed, tuple(dict.fromkeys(notes)), faults)
 
     def _check_readable(self) -> None:
         for header in self.headers:
@@ -254,13 +258,6 @@ class DicomSource:
                 what = "structures without a closed contour"
                 notes.append(Note(f"{roi.name}: left out, since it has no closed contour", Kind.DROPPED, what=what))
 
-    def _windowed(self, ct: Stack, notes: list[Note]) -> bool | None:
-        if any(h.slope is None or h.intercept is None or h.unit not in ("", "HU") for h in ct.slices):
-            text = "the files do not give rescale slope and intercept to HU: stored values are taken as HU"
-            notes.append(Note(text, Kind.GUESSED))
-            return None
-        return False
-
 
 def _moved(mask: sitk.Image, grid: sitk.Image) -> sitk.Image:
     return image_like(on_grid(mask, grid), grid)
@@ -283,7 +280,7 @@ def find_sources(
         folder: searched with its subfolders; DICOM files are recognised by content, not by name.
         series: values of ``--series``: which CT series to take if a patient has several, for all patients
             (``thin``) or for one of them (``p1=thin``).
-        accept: changes of labels that the user accepts.
+        accept: changes of labels and intensities that the user accepts.
 
     Raises:
         BadInput: the folder has DICOM files, but pydicom is not installed; or ``--series`` names an unknown patient.

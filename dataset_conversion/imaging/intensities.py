@@ -1,19 +1,31 @@
-"""Finds out whether the values of an image are HU, stored values without intercept, or a display window; and padding.
+"""Prepares the values of an image for a dataset: refuses what is not HU, names display windows, replaces padding.
 
-Physics. A CT number in Hounsfield units is 1000 · (µ − µ_water) / µ_water: water is 0, vacuum −1000 and so, to within
-two units, is air. Scanners store 12 bits, 0..4095, with a rescale intercept of −1024, so −1024 is the lowest HU that
-most of them can write. Values below are either *padding*, a constant that fills the square image outside the round
-field of view (DICOM's PixelPaddingValue: often −2000, −3024 once an intercept of −1024 is added, −32768 in 16 bits),
-or noise and streaks of a reconstruction with a wider range. Source: DICOM PS3.3, C.7.5.1.1.2 (padding) and C.11.1
-(rescaling); Hsieh, Computed Tomography (CT number).
+What values mean is judged in one place for all commands, ``dataset.intensities``. Scanners store 12 bits, 0..4095, with
+a rescale intercept of −1024, so −1024 is the lowest HU that most of them can write. Values below are either *padding*,
+a constant that fills the square image outside the round field of view (DICOM's PixelPaddingValue: often −2000, −3024
+once an intercept of −1024 is added, −32768 in 16 bits), or noise and streaks of a reconstruction with a wider range.
+Source: DICOM PS3.3, C.7.5.1.1.2 (padding) and C.11.1 (rescaling).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.dataset.intensities import (
+    PADDING,
+    WINDOW_8BIT,
+    WINDOWED,
+    Judgement,
+    Meaning,
+    judge,
+    odd_slices,
+    whole_numbers,
+    window_name,
+)
+from nnunet_difflung.dataset_conversion.accept import Accept, remedy
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -22,17 +34,22 @@ if TYPE_CHECKING:
 
 AIR = -1000  # HU; value of padding after conversion; −1024 would leave an edge of 24 HU in the air of the room
 LOWEST = -1024  # HU; lowest value in 12 bits with the usual intercept
-PADDING = (-2000, -2048, -3000, -3024, -3048, -3071, -3072, -4000, -10000, -32768)
-WINDOW_8BIT, WINDOWED = "lung_window_8bit", "windowed"
-ROUNDING = 0.01  # largest deviation from whole numbers that is taken as rounding in slope and intercept
+TISSUE = 40  # HU
 
 
 def prepare_intensities(
-    image: sitk.Image, modality: str, windowed: bool | None, window: tuple[float, float] | None, name: str = "image"
+    image: sitk.Image,
+    modality: str,
+    windowed: bool | None,
+    window: tuple[float, float] | None,
+    name: str = "image",
+    rescale: tuple[float, float] | None = None,
+    accept: Collection[Accept] = (),
 ) -> tuple[sitk.Image, str, tuple[Note, ...]]:
     """Finds out what the values mean, sets padding to air, clips, and chooses channel name and dtype.
 
-    Values are never shifted or scaled on a guess: those that look like stored values without intercept are refused.
+    Values are never shifted or scaled on a guess: those that are not HU are refused, with the rescaling that repairs
+    them.
 
     Args:
         image: 2D or 3D, one component; HU after rescaling for CT.
@@ -40,6 +57,8 @@ def prepare_intensities(
         windowed: whether the values are a display window (True) or HU (False); None to judge by the values.
         window: lowest and highest value to keep, HU for CT; None keeps all values.
         name: of the file or patient, for messages.
+        rescale: slope and intercept that the user gave, which is done here; None for none.
+        accept: what the user accepts.
 
     Returns:
         The image on the same grid, the channel name, and notes. The channel is ``CT`` for HU only, since nnU-Net
@@ -48,8 +67,8 @@ def prepare_intensities(
         ``CT``, uint8 for ``lung_window_8bit``, else float32.
 
     Raises:
-        BadInput: values are NaN or infinite, all equal, stored values without intercept, or an intercept was subtracted
-            twice; or the window is empty, or in HU although the values are not.
+        BadInput: values are NaN or infinite, all equal, or not HU; some slices are not; or the window is empty, or in
+            HU although the values are not.
     """
     import SimpleITK as sitk
 
@@ -65,63 +84,117 @@ def prepare_intensities(
         raise BadInput(f"{name}: every value is {values.min():g}; expected an image with contrast: export it again")
     notes: list[Note] = []
     channel = modality
+    if rescale is not None:
+        values = _rescaled(values, rescale, notes)
     if modality in ("", "CT"):
+        channel = _channel(values, windowed, notes, name, rescale, accept)
         values, padded = _padding_to_air(values, notes)
-        real = values if padded is None else values[~padded]
-        if not real.size:
+        if padded is not None and padded.all():
             raise BadInput(f"{name}: all values are padding; expected an image with contrast: export it again")
-        channel = _channel(real, windowed, notes, name)
         if channel == "CT":
             _note_fill(values, notes)
     values = _clipped(values, channel, window, notes, name)
     return image_like(_compact(values, channel), image), channel, tuple(notes)
 
 
-def not_hu(values: np.ndarray) -> str | None:
-    """Channel name of values that are a display window and not HU; None for values that may be HU or stored values.
+def _rescaled(values: np.ndarray, rescale: tuple[float, float], notes: list[Note]) -> np.ndarray:
+    slope, intercept = rescale
+    what = "patients whose values were rescaled as --rescale says"
+    notes.append(Note(f"values were rescaled: value · {slope:g} + {intercept:g}", Kind.REINTERPRETED, what=what))
+    return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
-    HU of a patient range from air or fat (below −50) to bone. Values in 0..255, and values in −20..20 with fractions
-    (scaled to 0..1, to −1..1, or by mean and standard deviation), are therefore not HU.
+
+def _channel(
+    values: np.ndarray,
+    windowed: bool | None,
+    notes: list[Note],
+    name: str,
+    rescale: tuple[float, float] | None,
+    accept: Collection[Accept],
+) -> str:
+    """Channel name of CT values.
+
+    Raises:
+        BadInput: the values, or those of some slices, are not HU.
     """
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and 1 < high <= 255:
-        return WINDOW_8BIT if _whole_numbers(values) else WINDOWED
-    if (low >= -1 and high <= 1) or (low > -20 and high < 20 and not _whole_numbers(values)):
-        return WINDOWED
-    return None
-
-
-def _channel(values: np.ndarray, windowed: bool | None, notes: list[Note], name: str) -> str:
-    """Channel name of CT values without padding."""
-    low, high = float(values.min()), float(values.max())
-    described = f"{name}: values from {low:g} to {high:g}"
-    scaled = not_hu(values)
-    if windowed or (windowed is None and scaled):
-        channel = WINDOW_8BIT if scaled == WINDOW_8BIT else WINDOWED
-        text = f"values from {low:g} to {high:g} are a display window and not HU: the channel is {channel}"
+    judgement = judge(values)
+    if windowed or judgement.meaning is Meaning.PICTURE:
+        channel = window_name(values) or WINDOWED
+        described = f"values from {judgement.low:g} to {judgement.high:g}"
+        text = f"{described} are a display window and not HU: the channel is {channel}"
+        if windowed is False:
+            text = f"the archive declares {described} as HU, but they are a display window: the channel is {channel}"
         notes.append(Note(text, Kind.REINTERPRETED, what=f"patients with a display window instead of HU ({channel})"))
         return channel
-    if low >= 0 and high > 255:
-        raise BadInput(
-            f"{described}, none below 0; expected HU, where air is {AIR}; these look like stored values "
-            f"whose rescale intercept was lost: give --rescale 1,-1024 if -1024 is the intercept"
-        )
-    below = float((values < LOWEST).mean())
-    if below > 0.05:
-        raise BadInput(
-            f"{described}, {100 * below:.0f} % of them below {LOWEST}; expected HU, where air is {AIR}; "
-            f"the rescale intercept seems to be subtracted twice: give --rescale 1,1024 if that is the case"
-        )
-    if scaled:
-        notes.append(
-            Note(f"the archive declares values from {low:g} to {high:g} as HU, but they look like a display window")
-        )
-    elif low > -200:
-        text = (
-            f"no value is below {low:g} HU: the image is cropped to soft tissue or clipped, and shows no lung texture"
-        )
-        notes.append(Note(text))
+    after = "" if rescale is None else f" after --rescale {rescale[0]:g},{rescale[1]:g}"
+    odd = [] if judgement.not_hu else odd_slices(values)
+    if judgement.not_hu or odd:
+        if Accept.UNUSUAL_VALUES not in accept:
+            limits = float(values.min()), float(values.max())
+            raise BadInput(_refusal(judgement, odd, f"{name}{after}", rescale or (1.0, 0.0), limits))
+        text = f"{_found(judgement, odd)}: taken as HU, as --accept {Accept.UNUSUAL_VALUES} says"
+        notes.append(Note(text, Kind.GUESSED, what="patients with unusual values, which were taken as HU"))
+    elif judgement.meaning is Meaning.UNCERTAIN:
+        notes.append(Note(f"{judgement.found()}: too little is shown to tell whether these are HU"))
+    if judgement.low > -200:
+        text = f"no value is below {judgement.low:g} HU: the image is cropped to soft tissue or clipped, and shows no "
+        notes.append(Note(text + "lung texture"))
     return "CT"
+
+
+def _found(judgement: Judgement, odd: Sequence[tuple[int, Judgement]]) -> str:
+    if odd:
+        z, of_slice = odd[0]
+        return (
+            f"{len(odd)} slices do not fit the others, the first (z = {z}, from 0) with {of_slice.found()}, "
+            f"{of_slice.because()}"
+        )
+    return f"{judgement.found()}, {judgement.because()}"
+
+
+def _refusal(
+    judgement: Judgement,
+    odd: Sequence[tuple[int, Judgement]],
+    where: str,
+    done: tuple[float, float],
+    limits: tuple[float, float],
+) -> str:
+    """One line on values that are not HU.
+
+    Args:
+        judgement: of the whole image.
+        odd: slices that differ, if the image is HU.
+        where: file or patient.
+        done: slope and intercept that the user has given already.
+        limits: lowest and highest value, padding included.
+    """
+    text = f"{where}: {_found(judgement, odd)}; expected HU, where air is {AIR} and soft tissue around {TISSUE}: "
+    taken = remedy(Accept.UNUSUAL_VALUES)
+    if odd:
+        return f"{text}export the series again, or leave these slices out, {taken}"
+    slope, intercept = judgement.slope * done[0], judgement.slope * done[1] + judgement.intercept
+    option = f"--rescale{'=' if slope < 0 else ' '}{slope:g},{intercept:g}"
+    if judgement.meaning is Meaning.WRAPPED:
+        way = "export the images again with signed values"
+    elif judgement.meaning is Meaning.UNKNOWN:
+        lowest = min(0.0, limits[0])
+        scale = 255 / (limits[1] - lowest)
+        picture = f"--rescale {scale * done[0]:.6g},{scale * (done[1] - lowest):.6g}"
+        way = (
+            f"give --rescale SLOPE,INTERCEPT if you know how to get HU, or {picture} if this is a display window, "
+            f"whose channel will be {WINDOWED} and not CT"
+        )
+    elif judgement.meaning is Meaning.INVERTED:
+        known = "" if judgement.exact else " or nearly so, since this constant is fitted to the histogram"
+        way = f"pixels of MONOCHROME1 were inverted when the image was written; give {option}{known}"
+    elif judgement.meaning is Meaning.SCALED:
+        way = f"give {option}"
+    elif judgement.exact:
+        way = f"give {option} if {judgement.intercept:g} is the intercept"
+        way += f" (--rescale {slope:g},{intercept + 24:g} if it is -1000)" if judgement.intercept == -1024 else ""
+    else:
+        way = f"give --rescale 1,INTERCEPT with the intercept of the scanner, which is about {intercept:g}"
+    return f"{text}{way}, {taken}"
 
 
 def _padding_to_air(values: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -189,17 +262,6 @@ def _compact(values: np.ndarray, channel: str) -> np.ndarray:
     if channel == WINDOW_8BIT:
         return np.round(values).astype(np.uint8)
     limits = np.iinfo(np.int16)
-    if channel == "CT" and values.min() >= limits.min and values.max() <= limits.max and _whole_numbers(values):
+    if channel == "CT" and values.min() >= limits.min and values.max() <= limits.max and whole_numbers(values):
         return np.round(values).astype(np.int16)
     return values.astype(np.float32)
-
-
-def _whole_numbers(values: np.ndarray) -> bool:
-    """Whether all values are whole numbers but for rounding."""
-    if np.issubdtype(values.dtype, np.integer):
-        return True
-    return all(
-        bool(np.abs(part - np.round(part)).max() <= ROUNDING)
-        for part in np.array_split(values.ravel(), 64)
-        if len(part)
-    )

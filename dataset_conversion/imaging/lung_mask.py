@@ -16,9 +16,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from nnunet_difflung.dataset.intensities import window_name
 from nnunet_difflung.dataset_conversion.imaging.airways import find_airways
 from nnunet_difflung.dataset_conversion.imaging.geometry import turned_with
-from nnunet_difflung.dataset_conversion.imaging.intensities import not_hu
 from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_slices
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import require
@@ -55,7 +55,7 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
     shape = image.GetSize()[::-1]
     if pathology is not None and pathology.shape != shape:
         raise ValueError(f"the shapes of pathology {pathology.shape} and image {shape} differ; expected the same shape")
-    scaled = not_hu(sitk.GetArrayViewFromImage(image))
+    scaled = window_name(sitk.GetArrayViewFromImage(image))
     if scaled:
         raise BadInput(
             f"lungs can only be found in HU, but the values are a display window ({scaled}); provide a lung mask "

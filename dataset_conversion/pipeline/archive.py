@@ -383,10 +383,15 @@ def _unchanged(folder: Path, patients: Sequence[Patient]) -> set[str]:
 
 def _check_channel(done: Mapping[str, dict], patients: Sequence[Patient], archive: Archive) -> None:
     """Raises BadInput if the converted patients have different channels."""
-    channels = {content["channel"]: name for name, content in done.items()}
+    channels: dict[str, list[str]] = {}
+    names = {patient.patient: patient.name for patient in patients}
+    for patient, content in done.items():
+        channels.setdefault(content["channel"], []).append(names[patient])
     if len(channels) > 1:
-        names = {patient.patient: patient.name for patient in patients}
-        listed = " and ".join(f"{channel} in {names[name]}" for channel, name in channels.items())
+        listed = " and ".join(
+            f"{channel} in {', '.join(of_channel[:8])}{', …' if len(of_channel) > 8 else ''}"
+            for channel, of_channel in channels.items()
+        )
         raise BadInput(
             f"{archive.folder}: patients have different kinds of intensities, {listed}; expected the same kind: "
             f"convert them to two datasets, or leave out the patients of one kind with --exclude"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from nnunet_difflung.dataset.intensities import WINDOW_8BIT
 from nnunet_difflung.dataset_conversion.case import IGNORE
-from nnunet_difflung.dataset_conversion.imaging.intensities import WINDOW_8BIT
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LABEL, MARK, NORMAL
 from nnunet_difflung.dataset_conversion.sources import Listing
 from nnunet_difflung.errors import BadInput

@@ -93,12 +93,9 @@ def convert_patient(
 def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, location: str) -> Labelled:
     """Intensities and labels of a loaded scan, reoriented to axial slices."""
     image, notes = scan.image, list(scan.notes)
-    if options.rescale is not None:
-        slope, intercept = options.rescale
-        image = sitk.Cast(image, sitk.sitkFloat32) * slope + intercept
-        what = "patients whose values were rescaled as --rescale says"
-        notes.append(Note(f"values were rescaled: value · {slope:g} + {intercept:g}", Kind.REINTERPRETED, what=what))
-    image, channel, intensity_notes = prepare_intensities(image, scan.modality, scan.windowed, options.window, location)
+    image, channel, intensity_notes = prepare_intensities(
+        image, scan.modality, scan.windowed, options.window, location, options.rescale, options.accept
+    )
     notes += intensity_notes
     label = _labels(scan, image, mapping, notes, location)
     is_drawn = label > 0

@@ -15,10 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset.contents import MEMO, FileHashes, hashes_of_case
+from nnunet_difflung.dataset.intensities import Judgement
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import CaseFacts, read_case, source_stamp
+from nnunet_difflung.dataset.reading import (
+    CaseFacts,
+    body_is_above_hu,
+    is_ct,
+    judged_channels,
+    read_case,
+    source_stamp,
+)
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import check_format, json_bytes, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
@@ -148,8 +156,9 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
 
 def _write_entry(folder: Path, facts: CaseFacts, roles: LabelRoles) -> None:
     content = asdict(facts)
-    files = content.pop("files")  # apart from the facts, so that earlier versions can read the entry
+    files, judged = content.pop("files"), content.pop("judged")  # apart, so that earlier versions can read the entry
     entry = {"format": _FORMAT, "stamp": facts.stamp, "files": files, "roles": _roles_key(roles), "facts": content}
+    entry["judged"] = judged
     write_json(folder / f"{facts.identifier}.json", entry)
 
 
@@ -165,16 +174,41 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
     files = hashes_of_case(raw.folder, case, hashes)
     if entry.get("files", files) != files:
         return None
-    return _facts(entry["facts"], files)
+    judged = _judged(raw, folder, case, entry.get("judged"))
+    return None if judged is None else _facts(entry["facts"], files, judged)
+
+
+def _judged(raw: RawDataset, folder: Path, case: Case, recorded: list | None) -> tuple[Judgement | None, ...] | None:
+    """What the values of a cached case mean; None if its body was derived under another name of the channels.
+
+    Entries of earlier versions do not say it. They took the body of a channel called CT above −500, so that where no
+    value is that low there is no background.
+    """
+    if recorded is not None:
+        judged = tuple(None if entry is None else Judgement.of(entry) for entry in recorded)
+        same = len(judged) == len(raw.channels) and all(
+            is_ct(name) == (judgement is not None) for name, judgement in zip(raw.channels, judged, strict=True)
+        )
+        return judged if same else None
+    try:
+        image, condition = (
+            np.load(folder / f"{case.identifier}.{n}.npy", mmap_mode="r") for n in ("image", "condition")
+        )
+    except (OSError, ValueError):
+        return None
+    judged = judged_channels(raw.channels, raw.roles, image, condition)
+    if not body_is_above_hu(judged) and condition.size and condition.min() > 0:
+        return None
+    return judged
 
 
 def _roles_key(roles: LabelRoles) -> str:
     return f"format 2, {sorted(roles.values.items())} ignore={roles.ignore}"
 
 
-def _facts(content: dict, files: dict[str, str]) -> CaseFacts:
+def _facts(content: dict, files: dict[str, str], judged: tuple[Judgement | None, ...]) -> CaseFacts:
     shape, spacing = tuple(content["shape"]), tuple(content["spacing"])
-    return CaseFacts(**{**content, "shape": shape, "spacing": spacing, "files": files})
+    return CaseFacts(**{**content, "shape": shape, "spacing": spacing, "files": files, "judged": judged})
 
 
 def _each_case(

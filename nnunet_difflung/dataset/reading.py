@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from acvl_utils.morphology.morphology_helper import remove_all_but_largest_compo
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from nnunet_difflung.dataset.intensities import Judgement, judge
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -35,6 +36,7 @@ class CaseFacts:
         content: SHA-256 of image and labels; identifies a generator's training data, independent of the files.
         files: file, named as in the manifest → SHA-256; shows whether a cached copy is up to date. Empty if the files
             were not hashed.
+        judged: what the values of each channel mean; None for channels that are not called CT.
     """
 
     identifier: str
@@ -46,6 +48,7 @@ class CaseFacts:
     stamp: list
     content: str
     files: dict[str, str] = field(default_factory=dict)
+    judged: tuple[Judgement | None, ...] = ()
 
     def voxels(self, name: str) -> int:
         """Number of voxels of a label in the whole case."""
@@ -106,7 +109,8 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         count = int((~np.isfinite(image)).sum())
         raise BadInput(f"{case.images[0]} has {count} NaN or infinite voxels; replace them, for example by −1000 HU")
     _check_labels(case, label, raw.roles)
-    threshold = CT_BODY_THRESHOLD if raw.channels[0].upper() == "CT" else _otsu(image[0])
+    judged = judged_channels(raw.channels, raw.roles, image, label)
+    threshold = CT_BODY_THRESHOLD if body_is_above_hu(judged) else _otsu(image[0])
     condition = label.astype(np.uint8)
     condition[body_mask(image[0], label, threshold)] = raw.roles.body_value
     image = _exact_integers(image)
@@ -121,6 +125,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         counts,
         source_stamp(case),
         hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(),
+        judged=judged,
     )
     return image, condition, facts
 
@@ -131,6 +136,34 @@ def _channel_remedy(case: Case, channels: int, expected: int) -> str:
     if channels < expected:
         return "add the missing _XXXX files or correct channel_names"
     return "correct channel_names, or take the other _XXXX files away"
+
+
+def judged_channels(
+    channels: Sequence[str], roles: LabelRoles, image: np.ndarray, label: np.ndarray
+) -> tuple[Judgement | None, ...]:
+    """What the values of each channel of a case mean; None for channels that are not called CT.
+
+    Args:
+        channels: their names.
+        roles: of the labels.
+        image: (c, z, y, x).
+        label: (z, y, x); a condition map will do.
+    """
+    if not any(map(is_ct, channels)):
+        return (None,) * len(channels)
+    normal = [roles.values[name] for name in roles.lung if name not in roles.pathologies]
+    lung = np.isin(label, normal)
+    return tuple(judge(image[c], lung) if is_ct(name) else None for c, name in enumerate(channels))
+
+
+def body_is_above_hu(judged: Sequence[Judgement | None]) -> bool:
+    """Whether the body is what is above ``CT_BODY_THRESHOLD`` in the first channel, and not above Otsu's threshold."""
+    return judged[0] is not None and not judged[0].not_hu
+
+
+def is_ct(channel: str) -> bool:
+    """Whether nnU-Net normalises a channel of this name as CT."""
+    return channel.casefold() == "ct"
 
 
 def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) -> None:

@@ -18,6 +18,7 @@ from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.compared_channel import OneChannel, compared_channel
+from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS, windows_of_values
 from nnunet_difflung.evaluation.image_metrics import PatientTally
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
@@ -116,6 +117,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
     folds = _folds(raw, request)
     methods = _methods(raw, folds, request, say)
     cards = {(m, fold): _card(raw, m, fold, request) for fold in folds for m in methods}
+    configs = {fold: [config_from_json(cards[m, fold]["config"]) for m in methods] for fold in folds}
     with as_private_as(raw.folder, raw.files()):
         with using(cache_folder(raw.name)):
             cache = build_cache(raw, cache_folder(raw.name), request.processes, request.progress)
@@ -123,12 +125,13 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
             seen = compared_channel(raw, cache, folds)
             for line in seen.left_out:
                 say(line)
-            windows = {
-                fold: metric_window(raw, [config_from_json(cards[m, fold]["config"]) for m in methods], seen.number)
-                for fold in folds
-            }
+            windows = {fold: metric_window(raw, configs[fold], seen.number) for fold in folds}
+            windows, warning = windows_of_values(raw, cache, windows, configs, seen.number)
+            if warning:
+                say(warning)
             rows, sheet = _evaluate_folds(raw, seen, folds, methods, windows, cards, request)
-        return _write(make_table(_meta(raw, cards, windows, request, seen), rows), sheet, raw, request)
+        meta = _meta(raw, cards, windows, request, seen) | ({"unit": GREY_LEVELS} if warning else {})
+        return _write(make_table(meta, rows), sheet, raw, request)
 
 
 def _evaluate_folds(
@@ -300,7 +303,7 @@ def _meta(
         "command": request.command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "dataset": raw.name,
-        "unit": "HU" if raw.channels[seen.number].upper() == "CT" else "grey levels",
+        "unit": "HU" if raw.channels[seen.number].upper() == "CT" else GREY_LEVELS,
         "channel": raw.channels[seen.number],
         **({"left_out": seen.left_out} if seen.left_out else {}),
         "windows": {str(fold): list(window) for fold, window in windows.items()},

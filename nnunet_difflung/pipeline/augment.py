@@ -44,6 +44,7 @@ from nnunet_difflung.pipeline.preflight import (
     warn_of_linked_datasets,
     warn_of_orientation,
     warn_of_other_folds,
+    warn_or_refuse_values,
 )
 from nnunet_difflung.pipeline.report import (
     audit_and_advise,
@@ -181,6 +182,7 @@ def _prepare(
     begun = time.monotonic()
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
+    warn_or_refuse_values(raw, cache.facts, request.settings, share.main)
     check_same_content(raw, numbers)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}

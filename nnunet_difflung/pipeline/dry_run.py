@@ -14,7 +14,7 @@ from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
 from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
 from nnunet_difflung.pipeline.images import look_at_images
-from nnunet_difflung.pipeline.preflight import warn_of_orientation
+from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.share import Share
@@ -45,6 +45,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """
     cases = _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
+    warn_or_refuse_values(raw, cases.facts, request.settings)
     check_same_content(raw, numbers)
     warn_of_orientation(raw, cases.facts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.cache import is_complete
+from nnunet_difflung.dataset.hu_check import check_hu
 from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
@@ -127,6 +128,17 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
             f"spacing into the files",
             file=sys.stderr,
         )
+
+
+def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings: Settings, shown: bool = True) -> None:
+    """Refuses channels called CT whose values are not HU; with ``--window`` it only warns, if ``shown``.
+
+    Raises:
+        BadInput: says what was found and what to do.
+    """
+    for line in check_hu(raw, facts, bool(settings.generator.windows)):
+        if shown:
+            print(line, file=sys.stderr)
 
 
 def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:

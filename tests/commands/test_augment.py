@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("fingerprint")
     "dataset",
     [
         {},
-        {"file_ending": ".png"},
+        {"file_ending": ".png", "channel_names": {"0": "stored"}},
         {"volumes": True, "depth": 5, "file_ending": ".nrrd", "channels": 2},
         {"ignore": True, "file_ending": ".mha", "splits": False, "emphysema_every": 2},
     ],

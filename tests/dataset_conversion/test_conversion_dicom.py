@@ -19,6 +19,7 @@ pytest.importorskip("highdicom")
 from nnunet_difflung.dataset_conversion.dicom import headers  # noqa: E402
 from nnunet_difflung.dataset_conversion.dicom.source import DicomSource, find_sources  # noqa: E402
 from nnunet_difflung.dataset_conversion.imaging.geometry import is_orthogonal, on_grid, to_index  # noqa: E402
+from nnunet_difflung.dataset_conversion.notes import Kind  # noqa: E402
 from nnunet_difflung.errors import BadInput  # noqa: E402
 from tests.support.dicom_files import SECRET, blank, numbers, outlines, write_ct, write_rtstruct, write_seg  # noqa: E402
 
@@ -126,9 +127,11 @@ def test_whole_numbers_stay_whole_and_padding_becomes_air(tmp_path):
         data.PixelData, data.PixelPaddingValue = stored.tobytes(), 60000
 
     write_ct(tmp_path / "a", image, change=padded)
-    pixels = sitk.GetArrayFromImage(only_source(tmp_path).load().image)
+    scan = only_source(tmp_path).load()
+    pixels = sitk.GetArrayFromImage(scan.image)
     assert pixels.dtype == np.int16
     assert (pixels[:, :2] == -1024).all()
+    assert [note.kind for note in scan.notes if "PixelPaddingValue" in note.text] == [Kind.REINTERPRETED]
     assert np.array_equal(pixels[:, 2:], sitk.GetArrayFromImage(image)[:, 2:])
 
 

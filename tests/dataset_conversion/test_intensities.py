@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset_conversion.imaging.intensities import AIR, not_hu, prepare_intensities
+from nnunet_difflung.dataset.intensities import window_name
+from nnunet_difflung.dataset_conversion.accept import Accept
+from nnunet_difflung.dataset_conversion.imaging.intensities import AIR, prepare_intensities
 from nnunet_difflung.errors import BadInput
 from tests.support.archives import chest, like
 
@@ -54,7 +58,7 @@ def test_noise_below_air_is_not_padding():
 
 
 def test_twelve_bits_without_intercept_are_refused_and_an_intercept_taken_twice():
-    with pytest.raises(BadInput, match=r"none below 0.*--rescale 1,-1024"):
+    with pytest.raises(BadInput, match=r"soft tissue around 1064.*--rescale 1,-1024"):
         prepared((hu() + 1024).astype(np.uint16))
     with pytest.raises(BadInput, match=r"subtracted twice.*--rescale 1,1024"):
         prepared(hu() - 1024 + np.arange(64, dtype=np.int16))  # no constant in the corners
@@ -69,12 +73,11 @@ def test_display_windows_are_not_hu(scale, channel, dtype):
     assert detected == channel
     assert values.dtype == dtype
     assert "not HU" in notes[0].text
-    assert not_hu(window - 0.5) is not None if scale == 1 else not_hu(hu()) is None
+    assert window_name(window - 0.5) is not None if scale == 1 else window_name(hu()) is None
 
 
 def test_what_the_archive_says_counts():
-    values = np.clip(hu(), 0, 200)
-    assert prepared(values, windowed=False)[1] == "CT"
+    assert prepared(np.clip(hu(), -1000, 200), windowed=False)[1] == "CT"
     assert prepared(hu(), windowed=True)[1] == "windowed"
     assert prepared(np.abs(hu()).astype(np.uint16), modality="MR")[1] == "MR"
 
@@ -96,3 +99,73 @@ def test_nan_infinite_and_constant_values_are_refused(value, message):
         prepared(image)
     with pytest.raises(BadInput, match="every value is 7"):
         prepared(np.full((1, 8, 8), 7, np.int16))
+
+
+def noisy() -> np.ndarray:
+    values = hu()
+    return np.rint(values + np.random.default_rng(0).normal(0, 10, values.shape)).astype(np.int32)
+
+
+REMEDY = re.compile(r"--rescale[ =](-?[0-9.]+),(-?[0-9.]+)")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda v: v + 1024,
+        lambda v: np.where(np.arange(v.size).reshape(v.shape) < 10, -3, v + 1024),
+        lambda v: v - 1024,
+        lambda v: v + 32768,
+        lambda v: -1 - v,
+        lambda v: 3071 - v,
+        lambda v: v * 10,
+        lambda v: np.rint(v * 0.1),
+    ],
+    ids=["lost", "lost, some negative", "twice", "DeepLesion", "inverted", "inverted 12 bits", "times 10", "a tenth"],
+)
+@pytest.mark.parametrize("declared", [None, False])
+def test_the_proposed_rescaling_gives_hu(fault, declared):
+    values = fault(noisy())
+    with pytest.raises(BadInput, match="--accept unusual-values") as refusal:
+        prepared(values, windowed=declared)
+    slope, intercept = map(float, REMEDY.search(str(refusal.value)).groups())
+    image, channel, notes = prepare_intensities(like(values), "CT", declared, None, "scan", (slope, intercept))
+    assert channel == "CT"
+    assert np.abs(sitk.GetArrayFromImage(image) - noisy())[:, 1:].max() <= 5
+    assert "rescaled" in notes[0].text
+    assert prepare_intensities(like(values), "CT", declared, None, "scan", None, [Accept.UNUSUAL_VALUES])[1] == "CT"
+
+
+def test_a_wrong_rescaling_is_refused_and_the_right_one_told():
+    values = noisy() + 1024
+    with pytest.raises(BadInput, match="after --rescale 1,1024: .*--rescale 1,-1024") as refusal:
+        prepare_intensities(like(values), "CT", None, None, "scan", (1, 1024))
+    assert str(refusal.value).count("\n") == 0
+    with pytest.raises(BadInput, match=r"upside down.*--rescale 1,-102"):
+        prepare_intensities(like(values), "CT", None, None, "scan", (-1, 1024))
+
+
+def test_values_that_are_no_hu_and_no_known_mistake_can_become_a_window():
+    values = np.rint(np.clip((noisy() + 1350) / 1500, 0, 1) * 255).astype(np.uint16) * 257
+    with pytest.raises(BadInput, match="display window") as refusal:
+        prepared(values)
+    slope, intercept = map(float, REMEDY.search(str(refusal.value)).groups())
+    image, channel, _ = prepare_intensities(like(values), "CT", None, None, "scan", (slope, intercept))
+    assert channel in ("windowed", "lung_window_8bit")
+    window = sitk.GetArrayFromImage(image)
+    assert window.max() == pytest.approx(255, abs=0.01)
+    assert np.allclose(window, values * (255 / values.max()), atol=0.01)
+
+
+def test_slices_of_another_kind_are_refused():
+    values = np.concatenate([noisy()] * 2)
+    values[5] += 1024
+    with pytest.raises(BadInput, match=r"1 slices do not fit .*z = 5.*HU \+1024"):
+        prepared(values)
+
+
+def test_what_cannot_be_judged_is_noted_and_not_refused():
+    values = np.random.default_rng(0).normal(40, 20, (1, 32, 32)).round()
+    _, channel, notes = prepared(values)
+    assert channel == "CT"
+    assert "too little" in notes[0].text
