@@ -82,10 +82,11 @@ class LabelMapping:
 
     @property
     def normal(self) -> int | None:
-        """Value of normal lung, recognised as in ``difflung_augment``; None if there is none."""
+        """Value of normal lung, recognised as in ``difflung_augment``; None if there is none, or several."""
         with suppress(BadInput):
             roles = label_roles({"labels": self.labels}, "mapping")
-            return roles.values[roles.normal]
+            if len(roles.normal) == 1:
+                return roles.values[roles.normal[0]]
         return self.labels.get(NORMAL)
 
     def rule_of(self, structure: str) -> Rule | None:

@@ -8,6 +8,7 @@ from nnunet_difflung.dataset.cache import SliceCache, check_cases
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
+from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
@@ -16,6 +17,7 @@ from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted
 
@@ -51,7 +53,9 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         return raw.read_label(identifier)[0]
 
     lesions: dict[str, list[Lesion]] = {}
-    folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label) for number in numbers]
+    contact = LungContact(raw.roles)
+    folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label, contact) for number in numbers]
+    warn_of_labels_outside_lung(contact)
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)

@@ -6,6 +6,7 @@ outlives a figure.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,23 +78,29 @@ def zoom(label: np.ndarray) -> tuple[slice, slice]:
 def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator[Figure]:
     """Yields an empty figure, and writes it to a PNG file if the block ends without an error, completely or not at all.
 
+    Names of labels and cases are drawn as they are: dollar signs are no mathematics, and letters that the font does not
+    have become boxes.
+
     Args:
         path: path of the PNG file.
         width: in inches.
         height: in inches.
         dpi: pixels per inch.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    try:
-        yield figure
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=dpi)
-    finally:
-        figure.clear()
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        try:
+            yield figure
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=dpi)
+        finally:
+            figure.clear()
 
 
 def show_grey(axes: Axes, image: np.ndarray, window: Window, aspect: float = 1.0) -> None:

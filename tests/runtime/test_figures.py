@@ -56,7 +56,7 @@ def test_colours_are_told_apart_by_colour_blind_people(palette, eye):
 def test_a_class_has_one_colour_whatever_the_order_of_the_labels():
     labels = {"background": 0, "lung": 1, "airway": 2, "emphysema": 3, "ignore": 4}
     assert class_colours(labels) == class_colours(dict(reversed(labels.items())))
-    roles = LabelRoles("lung", ("emphysema",), ("airway",), {"lung": 1, "airway": 2, "emphysema": 3}, 4)
+    roles = LabelRoles(("lung",), ("emphysema",), ("airway",), {"lung": 1, "airway": 2, "emphysema": 3}, 4)
     for values in (roles.values, roles.condition_classes):
         colours = class_colours(values)
         assert {name: colours[name] for name in roles.values} == {n: class_colours(labels)[n] for n in roles.values}
