@@ -23,14 +23,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnunet_difflung.dataset.labels import label_roles
+from nnunet_difflung.dataset.labels import normal_by_name
 from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.errors import BadInput
 
@@ -83,11 +82,9 @@ class LabelMapping:
     @property
     def normal(self) -> int | None:
         """Value of normal lung, recognised as in ``difflung_augment``; None if there is none, or several."""
-        with suppress(BadInput):
-            roles = label_roles({"labels": self.labels}, "mapping")
-            if len(roles.normal) == 1:
-                return roles.values[roles.normal[0]]
-        return self.labels.get(NORMAL)
+        names = [rule.label for rule in self.rules if rule.label != IGNORE]
+        normal = normal_by_name(names)
+        return self.labels[normal[0]] if len(normal) == 1 < len(names) else self.labels.get(NORMAL)
 
     def rule_of(self, structure: str) -> Rule | None:
         """The rule of the label that a structure becomes; None for a structure to ignore.

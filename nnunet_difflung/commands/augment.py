@@ -313,6 +313,8 @@ def _targets(texts: Sequence[str]) -> dict[str, float]:
     targets = {}
     for text in texts:
         name, _, value = text.rpartition("=")
+        if name in targets:
+            raise BadInput(f"--target-share names {name!r} twice; give it one share")
         try:
             targets[name] = float(value)
         except ValueError:

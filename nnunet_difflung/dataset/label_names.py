@@ -54,7 +54,7 @@ _STRUCTURES = _set(
     "mediastinum esophagus oesophagus thymus thyroid diaphragm pleura fissure fissures hilum rib ribs bone bones "
     "spine vertebra vertebrae sternum scapula clavicle humerus costal skeleton spinal cord liver spleen stomach "
     "kidney kidneys adrenal pancreas colon bowel gallbladder muscle muscles fat skin breast breasts chest thorax body "
-    "soft tube table background"
+    "soft tube table background ignore ignored void unlabeled unlabelled artifact artefact"
 )
 _DISEASES = _set(
     "lesion lesions nodule nodules tumor tumors tumour tumours cancer carcinoma mass masses disease diseased diseases "

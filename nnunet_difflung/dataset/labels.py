@@ -129,6 +129,12 @@ def label_roles(
     return LabelRoles(tuple(n for n in foreground if n in normal), pathologies, structures, foreground, ignore)
 
 
+def normal_by_name(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels that are normal lung by their names; none if that is not plain."""
+    plain = _plainly_normal({name: meaning_of(name) for name in labels})
+    return plain or ()
+
+
 def described(roles: LabelRoles) -> str:
     """Which label is what, as part of a sentence."""
     structures = f", structures are {', '.join(map(repr, roles.structures))}" if roles.structures else ""
@@ -227,15 +233,20 @@ def _by_name(foreground: dict[str, int], structures: Sequence[str], where: str) 
         BadInput: no name says so, or several do and are not parts of the lungs, or a name may say so.
     """
     meanings = {name: meaning_of(name) for name in foreground}
-    lung = [name for name in foreground if name not in structures and meanings[name] in _SAYS_LUNG]
-    in_doubt = [n for n in foreground if n not in structures and meanings[n] in (Meaning.PERHAPS_LUNG, Meaning.UNSURE)]
+    normal = _plainly_normal({name: meaning for name, meaning in meanings.items() if name not in structures})
+    if normal == ():  # then it may be among the structures, which is refused
+        normal = tuple(name for name in structures if meanings[name] in _SAYS_LUNG)
+    if not normal:
+        raise BadInput(_question(meanings, structures, where))
+    return normal
+
+
+def _plainly_normal(meanings: Mapping[str, Meaning]) -> tuple[str, ...] | None:
+    """The labels that are normal lung: one, or the parts of the lungs; None if the names leave it open."""
+    lung = tuple(name for name, meaning in meanings.items() if meaning in _SAYS_LUNG)
+    in_doubt = any(meaning in (Meaning.PERHAPS_LUNG, Meaning.UNSURE) for meaning in meanings.values())
     parts = len({meanings[name] for name in lung}) == 1 and all(is_part(name) for name in lung)
-    if lung and not in_doubt and (len(lung) == 1 or parts):
-        return tuple(lung)
-    as_structure = [name for name in structures if meanings[name] in _SAYS_LUNG]
-    if as_structure and not lung and not in_doubt:
-        return tuple(as_structure)
-    raise BadInput(_question(meanings, structures, where))
+    return None if in_doubt or (len(lung) > 1 and not parts) else lung
 
 
 def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: str) -> str:

@@ -108,6 +108,12 @@ def test_a_structure_with_a_dash_is_suggested_as_it_must_be_typed(folders, capsy
     assert "Warning: '" not in capsys.readouterr().err
 
 
+def test_a_target_has_one_share(folders):
+    make_dataset(folders[0], patients=4, folds=2)
+    with pytest.raises(BadInput, match="names 'ILD' twice"):
+        main([*COPY, "--target-share", "ILD=0.1", "--target-share", "ILD=0.2"])
+
+
 def test_a_name_that_is_no_pathology_is_no_target(folders):
     lungs_apart(make_dataset(folders[0], patients=4, folds=2))
     with pytest.raises(BadInput, match="--target-share names 'right lung', which is not a pathology"):
