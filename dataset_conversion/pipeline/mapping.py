@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from nnunet_difflung.dataset.labels import normal_by_name
+from nnunet_difflung.dataset.normal_lung import normal_by_name
 from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.errors import BadInput
 

@@ -49,7 +49,7 @@ _PERHAPS = _set(
     "uninfected undiseased uninjured undamaged"
 )
 _STRUCTURES = _set(
-    "trachea airway airways airspace bronchus bronchi bronchia bronchial carina larynx heart cardiac myocardium "
+    "trachea airway airways bronchus bronchi bronchia bronchial carina larynx heart cardiac myocardium "
     "ventricle atrium pericardium aorta artery arteries vein veins vessel vessels vascular vasculature cava "
     "mediastinum esophagus oesophagus thymus thyroid diaphragm pleura fissure fissures hilum rib ribs bone bones "
     "spine vertebra vertebrae sternum scapula clavicle humerus costal skeleton spinal cord liver spleen stomach "
@@ -59,7 +59,7 @@ _STRUCTURES = _set(
 _DISEASES = _set(
     "lesion lesions nodule nodules tumor tumors tumour tumours cancer carcinoma mass masses disease diseased diseases "
     "pathology pathological infection infected opacity opacities consolidation consolidations emphysema fibrosis "
-    "fibrotic ggo ground effusion pneumonia covid covid19 injury damage damaged affected involved abnormality "
+    "fibrotic ggo ground effusion pneumonia covid injury damage damaged affected involved abnormality "
     "abnormalities finding findings metastasis metastases edema oedema atelectasis collapse collapsed cavity cyst "
     "cysts honeycombing reticulation reticular thickening plaque plaques embolism thrombus ild ipf copd stenosis "
     "bronchiectasis calcification calcifications pneumothorax bulla bullae micronodules crazy paving"
@@ -68,9 +68,9 @@ _ABROAD = _set(  # lung, without accents
     "lunge lungen lungenflugel lungengewebe lungenparenchym parenchym poumon poumons pulmon pulmones pulmao pulmoes "
     "polmone polmoni longen longweefsel lungor lunger keuhko keuhkot pluco pluca plice akciger plaman легкое легкие"
 )
-_NORMAL_ABROAD = _set(
-    "gesund gesunde gesunder gesundes normale normaler normales normaux sain saine sains sano sana sanos saludable "
-    "saudavel gezond normaal frisk normalt zdrowe здоровое норма"
+_NORMAL_PERHAPS = _set(
+    "health norm normals gesund gesunde gesunder gesundes normale normaler normales normaux sain saine sains sano sana sanos "
+    "saludable saudavel gezond normaal frisk normalt zdrowe здоровое норма"
 )
 _PARTS_ABROAD = _set(
     "linke linker linkes links rechte rechter rechtes rechts gauche droit droite izquierdo derecho esquerdo direito "
@@ -79,7 +79,7 @@ _PARTS_ABROAD = _set(
 )
 _CHINESE = "左右双两全肺上中下叶葉部正常健康组织組織实质實質区域區域"
 _PIECE = re.compile(
-    "ab(?=normal)|non|not|un|sub|left|right|upper|middle|lower|lungs|lung|normal|healthy|tissue|parenchyma|lobe"
+    "ab(?=normal)|non|not|un|sub|left|right|upper|middle|lower|lungs|lung|normal|healthy|tissue|parenchyma|lobe|mask"
 )
 _JOINED = re.compile(f"(?:{_PIECE.pattern})+")
 
@@ -106,7 +106,7 @@ def meaning_of(name: str) -> Meaning:
     if words & _NEGATIONS:
         return _negated(ordered, about_lung)
     if words & _DISEASES:
-        return Meaning.UNSURE if words & (_NORMAL | _NORMAL_ABROAD) else Meaning.DISEASE
+        return Meaning.UNSURE if words & (_NORMAL | _NORMAL_PERHAPS) else Meaning.DISEASE
     if words & _STRUCTURES:
         return Meaning.STRUCTURE
     if words & _NORMAL:
@@ -119,8 +119,8 @@ def meaning_of(name: str) -> Meaning:
 
 def _perhaps_lung(words: set[str], place: bool) -> bool:
     """Whether a name may mean lung: ``left`` (beside ``right``), ``unaffected lung``, ``linke Lunge``."""
-    abroad = words & (_ABROAD | _NORMAL_ABROAD)
-    others = words - _ABROAD - _NORMAL_ABROAD - _PARTS_ABROAD - _LUNG - _SIDES - _LEVELS - _OF_LUNG
+    abroad = words & (_ABROAD | _NORMAL_PERHAPS)
+    others = words - _ABROAD - _NORMAL_PERHAPS - _PARTS_ABROAD - _LUNG - _SIDES - _LEVELS - _OF_LUNG
     if others:
         return bool(words & _PERHAPS and words & (_LUNG | _ABROAD | {"tissue"}))
     return bool(abroad) or (place and bool(words & (_SIDES | _LEVELS)))
@@ -132,7 +132,7 @@ def _negated(words: list[str], about_lung: bool) -> Meaning:
     ``non-healthy`` and ``non-solid nodule`` are findings, ``non-lung`` lies outside the lung, and ``no lesion`` may be
     anything.
     """
-    if set(words) & (_NORMAL | _NORMAL_ABROAD):
+    if set(words) & (_NORMAL | _NORMAL_PERHAPS):
         return Meaning.DISEASE if len(set(words) & _NEGATIONS) == 1 else Meaning.UNSURE
     diseases = [i for i, word in enumerate(words) if word in _DISEASES]
     if diseases:

@@ -8,23 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difflung.dataset.label_names import Meaning, is_part, meaning_of, named, option
+from nnunet_difflung.dataset.label_names import Meaning, meaning_of, named, option
+from nnunet_difflung.dataset.normal_lung import (
+    NORMAL_OPTION,
+    STRUCTURE_OPTION,
+    are,
+    by_name,
+    listed,
+    refuse_lung_as_pathology,
+    refuse_structures_alone,
+)
 from nnunet_difflung.errors import BadInput
 
 BODY = "derived_body"
 _LARGEST = 254  # the body class gets the next value, and condition maps are uint8
-_NORMAL_OPTION, _STRUCTURE_OPTION = "--normal-label", "--structure-label"
-_SAYS_LUNG = (Meaning.NORMAL, Meaning.LUNG)
-_MAY_BE_LUNG = (*_SAYS_LUNG, Meaning.PERHAPS_LUNG)
-_READS_AS = {
-    Meaning.NORMAL: "normal lung",
-    Meaning.LUNG: "lung",
-    Meaning.PERHAPS_LUNG: "perhaps normal lung",
-    Meaning.STRUCTURE: "a structure",
-    Meaning.DISEASE: "a pathology",
-    Meaning.UNSURE: "unclear",
-    Meaning.UNKNOWN: "unclear",
-}
 
 
 @dataclass(frozen=True)
@@ -106,40 +103,34 @@ def label_roles(
     values = _values(labels, where, bool(dataset_json.get("regions_class_order")))
     ignore = values.pop("ignore", None)
     foreground = {name: value for name, value in values.items() if value != 0}
-    structures = _given(_STRUCTURE_OPTION, structure_labels, foreground, where)
-    given = _given(_NORMAL_OPTION, normal_labels, foreground, where)
-    normal = given or _by_name(foreground, structures, where)
+    structures = _given(STRUCTURE_OPTION, structure_labels, foreground, where)
+    given = _given(NORMAL_OPTION, normal_labels, foreground, where)
+    normal = given or by_name(foreground, structures, where)
     both = [name for name in structures if name in normal]
     if both:
         raise BadInput(
-            f"{option(_STRUCTURE_OPTION, both)} is the normal lung of {where}, into which lesions are placed; "
-            f"leave it out, or name another normal lung with {_NORMAL_OPTION}"
+            f"{option(STRUCTURE_OPTION, both)} is the normal lung of {where}, into which lesions are placed; "
+            f"leave it out, or name another normal lung with {NORMAL_OPTION}"
         )
     pathologies = tuple(name for name in foreground if name not in (*normal, *structures))
     if not pathologies:
         raise BadInput(
             f"{where} has no pathology: its labels are {', '.join(foreground)}, of which "
-            f"{_are(normal, 'normal lung', 'normal lung')}; add a label for at least one pathology"
-            f"{f', or name fewer labels with {_NORMAL_OPTION} and {_STRUCTURE_OPTION}' if given or structures else ''}"
+            f"{are(normal, 'normal lung', 'normal lung')}; add a label for at least one pathology"
+            f"{f', or name fewer labels with {NORMAL_OPTION} and {STRUCTURE_OPTION}' if given or structures else ''}"
         )
     if given:
-        _refuse_lung_as_pathology(normal, pathologies, structures, where)
+        refuse_lung_as_pathology(normal, pathologies, structures, where)
     else:
-        _refuse_structures_alone(normal, pathologies, structures, where)
+        refuse_structures_alone(normal, pathologies, structures, where)
     return LabelRoles(tuple(n for n in foreground if n in normal), pathologies, structures, foreground, ignore)
-
-
-def normal_by_name(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels that are normal lung by their names; none if that is not plain."""
-    plain = _plainly_normal({name: meaning_of(name) for name in labels})
-    return plain or ()
 
 
 def described(roles: LabelRoles) -> str:
     """Which label is what, as part of a sentence."""
     structures = f", structures are {', '.join(map(repr, roles.structures))}" if roles.structures else ""
     pathologies = ", ".join(map(repr, roles.pathologies))
-    return f"normal lung is {_listed(roles.normal)}, pathologies are {pathologies}{structures}"
+    return f"normal lung is {listed(roles.normal)}, pathologies are {pathologies}{structures}"
 
 
 def structures_by_name(roles: LabelRoles) -> tuple[str, ...]:
@@ -149,12 +140,23 @@ def structures_by_name(roles: LabelRoles) -> tuple[str, ...]:
 
 def structure_option(names: Sequence[str]) -> str:
     """The option that makes these labels structures; it can be added to a command that has the option already."""
-    return option(_STRUCTURE_OPTION, names)
+    return option(STRUCTURE_OPTION, names)
 
 
 def with_names(shares: dict[str, float], roles: LabelRoles) -> dict[str, float]:
     """The same with pathologies named as dataset.json spells them; names that it does not have stay as they are."""
     return {named(name, roles.pathologies) or name: share for name, share in shares.items()}
+
+
+def _given(name: str, given: Sequence[str], foreground: dict[str, int], where: str) -> tuple[str, ...]:
+    """The labels that an option names, each once."""
+    labels = []
+    for text in given:
+        label = named(text, foreground)
+        if label is None:
+            raise BadInput(f"{name} {text} is not among the labels of {where}: {', '.join(foreground)}")
+        labels.append(label)
+    return tuple(dict.fromkeys(labels))
 
 
 # ---- dataset.json ----
@@ -210,110 +212,3 @@ def _check_order(labels: dict, values: dict[str, int], where: str) -> None:
 
 def _name_of(value: int, values: dict[str, int]) -> str:
     return next(name for name, own in values.items() if own == value)
-
-
-# ---- which labels are normal lung ----
-
-
-def _given(name: str, given: Sequence[str], foreground: dict[str, int], where: str) -> tuple[str, ...]:
-    """The labels that an option names, each once."""
-    labels = []
-    for text in given:
-        label = named(text, foreground)
-        if label is None:
-            raise BadInput(f"{name} {text} is not among the labels of {where}: {', '.join(foreground)}")
-        labels.append(label)
-    return tuple(dict.fromkeys(labels))
-
-
-def _by_name(foreground: dict[str, int], structures: Sequence[str], where: str) -> tuple[str, ...]:
-    """The labels whose names say plainly that they are normal lung: one label, or one for each lung or lobe.
-
-    Raises:
-        BadInput: no name says so, or several do and are not parts of the lungs, or a name may say so.
-    """
-    meanings = {name: meaning_of(name) for name in foreground}
-    normal = _plainly_normal({name: meaning for name, meaning in meanings.items() if name not in structures})
-    if normal == ():  # then it may be among the structures, which is refused
-        normal = tuple(name for name in structures if meanings[name] in _SAYS_LUNG)
-    if not normal:
-        raise BadInput(_question(meanings, structures, where))
-    return normal
-
-
-def _plainly_normal(meanings: Mapping[str, Meaning]) -> tuple[str, ...] | None:
-    """The labels that are normal lung: one, or the parts of the lungs; None if the names leave it open."""
-    lung = tuple(name for name, meaning in meanings.items() if meaning in _SAYS_LUNG)
-    in_doubt = any(meaning in (Meaning.PERHAPS_LUNG, Meaning.UNSURE) for meaning in meanings.values())
-    parts = len({meanings[name] for name in lung}) == 1 and all(is_part(name) for name in lung)
-    return None if in_doubt or (len(lung) > 1 and not parts) else lung
-
-
-def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: str) -> str:
-    """Asks which labels are normal lung: how each name reads, and options that say it."""
-    names = [name for name in meanings if name not in structures]
-    reads = "; ".join(f"{name!r} reads as {_READS_AS[meanings[name]]}" for name in names)
-    lung = [name for name in names if meanings[name] in _MAY_BE_LUNG]
-    doubt = "leaves open which labels are normal lung" if lung else "has no label that is clearly normal lung"
-    line = f"{where} {doubt}: {reads or 'it has no further label'}"
-    choice = lung or [name for name in names if meanings[name] in (Meaning.UNKNOWN, Meaning.UNSURE)][:1]
-    anatomy = [*structures, *(name for name in names if meanings[name] is Meaning.STRUCTURE)]
-    pathologies = [name for name in names if name not in (*choice, *anatomy)]
-    if not choice or not pathologies:
-        if choice:
-            return f"{line}; none of them can be a pathology: add a label for it"
-        return (
-            f"{line}; lesions are pasted into normal lung: add a label for it, or name it with {_NORMAL_OPTION} LABEL"
-        )
-    line += f"; say so{'' if lung else ', for example,'} with {_options(choice, anatomy)}"
-    if len(choice) > 1:
-        single = next((name for name in choice if meanings[name] is Meaning.NORMAL), choice[0])
-        apart = [name for name in choice if name != single]
-        line += f", or with {_options([single], [*anatomy, *apart])} to keep lesions out of {_listed(apart)}"
-    return f"{line} ({_are(pathologies, 'a pathology', 'pathologies')} then)"
-
-
-def _options(normal: Sequence[str], structures: Sequence[str]) -> str:
-    return f"{option(_NORMAL_OPTION, normal)} {option(_STRUCTURE_OPTION, structures)}".strip()
-
-
-def _refuse_lung_as_pathology(
-    normal: Sequence[str], pathologies: Sequence[str], structures: Sequence[str], where: str
-) -> None:
-    """Refuses that a lung becomes a pathology of the other because only one of them was named as normal lung."""
-    lung = [name for name in pathologies if meaning_of(name) in _MAY_BE_LUNG]
-    if not lung:
-        return
-    if len(lung) < len(pathologies):
-        apart = f"{_options(normal, [*structures, *lung])} to keep lesions out of {_listed(lung)}"
-        remedies = f"give {_options([*normal, *lung], structures)}, or {apart}"
-    elif any(meaning_of(name) not in _MAY_BE_LUNG for name in normal):
-        remedies = (
-            f"give {_options([*lung, *(name for name in normal if meaning_of(name) in _MAY_BE_LUNG)], structures)}"
-        )
-    else:
-        remedies = "add a label for a pathology"
-    reads = "a pathology, but its name reads" if len(lung) == 1 else "pathologies, but their names read"
-    raise BadInput(
-        f"{where}: with {option(_NORMAL_OPTION, normal)} alone, {_listed(lung)} would be {reads} as lung; {remedies}"
-    )
-
-
-def _refuse_structures_alone(
-    normal: Sequence[str], pathologies: Sequence[str], structures: Sequence[str], where: str
-) -> None:
-    if all(meaning_of(name) is Meaning.STRUCTURE for name in pathologies):
-        raise BadInput(
-            f"{where} has no label that reads as a pathology: {_are(normal, 'normal lung', 'normal lung')}, and "
-            f"{_are(pathologies, 'a structure', 'structures')} by name; add a label for a pathology, or, if "
-            f"{_listed(pathologies)} shall be painted into normal lung, give {_options(normal, structures)}"
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(map(repr, names))
-
-
-def _are(names: Sequence[str], one: str, several: str) -> str:
-    """``'a' is a pathology``, ``'a' and 'b' are pathologies``."""
-    return f"{_listed(names)} {f'is {one}' if len(names) == 1 else f'are {several}'}"
