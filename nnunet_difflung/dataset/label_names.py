@@ -69,8 +69,8 @@ _ABROAD = _set(  # lung, without accents
     "polmone polmoni longen longweefsel lungor lunger keuhko keuhkot pluco pluca plice akciger plaman легкое легкие"
 )
 _NORMAL_PERHAPS = _set(
-    "health norm normals gesund gesunde gesunder gesundes normale normaler normales normaux sain saine sains sano sana sanos "
-    "saludable saudavel gezond normaal frisk normalt zdrowe здоровое норма"
+    "health norm normals gesund gesunde gesunder gesundes normale normaler normales normaux sain saine sains sano "
+    "sana sanos saludable saudavel gezond normaal frisk normalt zdrowe здоровое норма"
 )
 _PARTS_ABROAD = _set(
     "linke linker linkes links rechte rechter rechtes rechts gauche droit droite izquierdo derecho esquerdo direito "
