@@ -62,13 +62,17 @@ def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: st
     if not choice or not pathologies:
         if choice:
             return f"{line}; none of them can be a pathology: add a label for it"
-        return f"{line}; lesions are pasted into normal lung: add a label for it, or name it with {NORMAL_OPTION} LABEL"
-    line += f"; say so{'' if lung else ', for example,'} with {_options(choice, anatomy)}"
+        given = f", or name it with {NORMAL_OPTION} LABEL" if len(names) > 1 else ""
+        return f"{line}; lesions are pasted into normal lung: add a label for it{given}"
+    if not lung and any(meanings[name] is Meaning.UNKNOWN for name in pathologies):  # it may be another lung
+        return f"{line}; name all labels that are normal lung; if it is {choice[0]!r} alone, give {_options(choice, anatomy)}"
+    line += f"; for {listed(pathologies)} as {'a pathology' if len(pathologies) == 1 else 'pathologies'}, give "
+    line += _options(choice, anatomy)
     if len(choice) > 1:
         single = next((name for name in choice if meanings[name] is Meaning.NORMAL), choice[0])
         apart = [name for name in choice if name != single]
-        line += f", or with {_options([single], [*anatomy, *apart])} to keep lesions out of {listed(apart)}"
-    return f"{line} ({are(pathologies, 'a pathology', 'pathologies')} then)"
+        line += f", or, to keep lesions out of {listed(apart)}, {_options([single], [*anatomy, *apart])}"
+    return line
 
 
 def _options(normal: Sequence[str], structures: Sequence[str]) -> str:
@@ -87,8 +91,8 @@ def refuse_lung_as_pathology(
     if not lung:
         return
     if len(lung) < len(pathologies):
-        apart = f"{_options(normal, [*structures, *lung])} to keep lesions out of {listed(lung)}"
-        remedies = f"give {_options([*normal, *lung], structures)}, or {apart}"
+        apart = f"to keep lesions out of {listed(lung)}, {_options(normal, [*structures, *lung])}"
+        remedies = f"give {_options([*normal, *lung], structures)}, or, {apart}"
     elif any(meaning_of(name) not in _MAY_BE_LUNG for name in normal):
         remedies = (
             f"give {_options([*lung, *(name for name in normal if meaning_of(name) in _MAY_BE_LUNG)], structures)}"
@@ -118,8 +122,8 @@ def refuse_structures_alone(
 
 
 def listed(names: Sequence[str]) -> str:
-    """``'a' and 'b'``."""
-    return " and ".join(map(repr, names))
+    """``'a', 'b' and 'c'``."""
+    return " and ".join([*filter(None, [", ".join(map(repr, names[:-1]))]), *map(repr, names[-1:])])
 
 
 def are(names: Sequence[str], one: str, several: str) -> str:

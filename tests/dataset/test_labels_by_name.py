@@ -138,7 +138,7 @@ def proposed(text: str) -> list[argparse.Namespace]:
     """The options in a message, parsed as a shell and the command would."""
     parser = argparse.ArgumentParser()
     add_labels(parser)
-    parts = re.findall(r"(?:with|give|or) (--normal-label.*?)(?=, or | to keep | \(|$)", text.split(" alone, ")[-1])
+    parts = re.findall(r"(--normal-label.*?)(?=, or, |$)", text.split(" alone, ")[-1])
     return [parser.parse_args(shlex.split(part)) for part in parts]
 
 
@@ -160,6 +160,14 @@ def test_a_lung_is_never_a_pathology_of_another_lung(names, normal):
     for given_options in proposed(str(refused.value)):
         found = roles(*names, normal=given_options.normal_label, structures=given_options.structure_label)
         assert not any(meaning_of(name) in LUNG for name in found.pathologies)
+
+
+def test_where_no_name_is_clear_all_lungs_are_asked_for():
+    with pytest.raises(BadInput, match="name all labels that are normal lung") as refused:
+        roles("linkerlong", "rechterlong", "laesie")
+    assert str(refused.value).endswith("if it is 'linkerlong' alone, give --normal-label linkerlong")
+    found = roles("linkerlong", "rechterlong", "laesie", normal=["linkerlong", "rechterlong"])
+    assert described(found) == "normal lung is 'linkerlong' and 'rechterlong', pathologies are 'laesie'"
 
 
 def test_one_lung_may_be_a_structure():
