@@ -65,7 +65,8 @@ def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: st
         given = f", or name it with {NORMAL_OPTION} LABEL" if len(names) > 1 else ""
         return f"{line}; lesions are pasted into normal lung: add a label for it{given}"
     if not lung and any(meanings[name] is Meaning.UNKNOWN for name in pathologies):  # it may be another lung
-        return f"{line}; name all labels that are normal lung; if it is {choice[0]!r} alone, give {_options(choice, anatomy)}"
+        only = f"if it is {choice[0]!r} alone, give {_options(choice, anatomy)}"
+        return f"{line}; name all labels that are normal lung; {only}"
     line += f"; for {listed(pathologies)} as {'a pathology' if len(pathologies) == 1 else 'pathologies'}, give "
     line += _options(choice, anatomy)
     if len(choice) > 1:
