@@ -150,13 +150,14 @@ class RawDataset:
         """(z, y, x) int16 label values, and the reader's properties.
 
         Raises:
-            BadInput: the file cannot be read, has several channels, or holds values that are no label values.
+            BadInput: the file cannot be read, or it is a picture in colours, or holds values that are no label values.
         """
         file = self.cases[identifier].label
         label, properties = _read(self.reader().read_seg, file)
-        if len(label) != 1:
+        if len(label) > 1 and (label != label[:1]).any():
             raise BadInput(
-                f"{file} has {len(label)} channels, as a colour picture has; expected one channel with label values"
+                f"{file} has {len(label)} channels that differ, as in a picture in colours (RGB, RGBA or with a "
+                f"palette), but nnU-Net reads label values from one; save the values themselves as a grey picture"
             )
         with np.errstate(invalid="ignore"):  # NaN, and values out of range
             values = label[0].astype(np.int16)

@@ -77,8 +77,10 @@ def test_a_colour_picture_is_no_label(raw_folder):
     folder = make_dataset(raw_folder, slices=1, file_ending=".png")
     path = folder / "labelsTr" / "lung_002_s00.png"
     label = open_raw_dataset("801").read_label("lung_002_s00")[0].astype(np.uint8)
-    write_array(path, np.stack([label, label, label], axis=-1))
-    with pytest.raises(BadInput, match="lung_002_s00.png has 3 channels"):
+    write_array(path, np.stack([label, label, label], axis=-1))  # grey, saved as RGB
+    check_cases(open_raw_dataset("801"), progress=False)
+    write_array(path, np.stack([label, 0 * label, label], axis=-1))
+    with pytest.raises(BadInput, match="lung_002_s00.png has 3 channels that differ"):
         check_cases(open_raw_dataset("801"), progress=False)
 
 
