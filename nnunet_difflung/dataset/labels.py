@@ -172,6 +172,8 @@ def _values(labels: dict, where: str, ordered_regions: bool) -> dict[str, int]:
             f"voxel, so convert the labels to plain integers and drop regions_class_order"
         )
     for name, value in labels.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise BadInput(f"{where}: the label {name!r} holds half a letter, which cannot be printed; rename it")
         if isinstance(value, bool) or not re.fullmatch(r"\d+", str(value)):
             swapped = "; nnU-Net v2 writes the name first: {name: value}" if re.fullmatch(r"\d+", name) else ""
             raise BadInput(

@@ -54,7 +54,7 @@ from nnunet_difflung.pipeline.report import (
     run_without_cases,
 )
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung, warn_of_structures
+from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung, warn_of_structures, with_present_roles
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import working_alone
@@ -152,7 +152,7 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
             raise
         check_names(raw, request.settings)
-        folds = folds_to_do(raw, manifest, request.folds, request.settings)
+        folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, request.settings)
         if folds and thorough:
             check_before_training(raw, manifest, folds, request.settings.method)
         return OpenDataset(raw, manifest, manifest_stamp, folds)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.commands.augment import main, parse, request_from
+from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pipeline.roles import with_present_roles
 from tests.support.commands import synthetic_arrays
 from tests.support.lungs import APART, lungs_apart, relabel
 from tests.support.tiny import LABELS, make_dataset, tree_hashes
@@ -106,6 +108,57 @@ def test_a_structure_with_a_dash_is_suggested_as_it_must_be_typed(folders, capsy
     assert "add --structure-label 'it'\"'\"'s 7'\n" in said
     main([*COPY, "--dry-run", "--structure-label=-heart", "--structure-label", "it's 7"])
     assert "Warning: '" not in capsys.readouterr().err
+
+
+def test_other_roles_than_those_of_earlier_cases_are_refused(folders, capsys):
+    lungs_apart(make_dataset(folders[0], patients=4, folds=2))
+    targets = ["--target-share", "emphysema=0.3", "ILD=0.5"]
+    main([*COPY, *targets, "--structure-label", "right lung"])
+    capsys.readouterr()
+    for fold in ("0", "1"):
+        with pytest.raises(BadInput, match="'right lung' was no lung and is taken as lung now; run difflung_remove"):
+            main([*COPY, *targets, "-f", fold])
+    main([*COPY, *targets, "--structure-label", "right lung"])
+    assert "nothing to do" in capsys.readouterr().out
+    remove(["-d", "801"])
+    main([*COPY, *targets, "--dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("lung", "targets", "change"),
+    [
+        (["left lung", "right lung", "ILD"], ["right lung", "ILD"], "'right lung' was a pathology and is normal lung"),
+        (["left lung", "right lung", "ILD", "heart"], ["ILD", "heart"], "'heart' was taken as lung and is none now"),
+        (["left lung", "right lung", "ILD"], ["ILD"], None),
+    ],
+    ids=str,
+)
+def test_what_an_earlier_version_took_for_a_pathology_is_known(folders, lung, targets, change):
+    labels = {"background": 0, "left lung": 1, "right lung": 2, "ILD": 3, "heart": 4}
+    folder = relabel(make_dataset(folders[0], patients=4, folds=2), labels, lambda label: label)
+    assert folder.is_dir()
+    raw = open_raw_dataset("801", structure_labels=["heart"])
+    summary = {"voxels_before": dict.fromkeys(lung, 9), "targets": dict.fromkeys(targets, 0.1)}
+    run = {"method": "cbmat", "fold": 0, "summary": summary}
+    manifest = {"runs": [run], "cases": {"difflung_x": {"method": "cbmat", "fold": 0}}}
+    if change is None:
+        assert with_present_roles(raw, manifest) == manifest
+    else:
+        with pytest.raises(BadInput, match=change):
+            with_present_roles(raw, manifest)
+    nothing_added = with_present_roles(raw, {**manifest, "cases": {}})
+    assert nothing_added is not None
+    assert nothing_added["runs"] == ([run] if change is None else [])
+
+
+def test_a_fold_to_which_nothing_was_added_with_other_roles_is_done_anew(folders, capsys):
+    labels = {"background": 0, "lung": 1, "non-healthy": 2, "ILD": 3}
+    folder = relabel(make_dataset(folders[0], patients=4, folds=2), labels, lambda label: label)
+    main([*COPY, "--target-share", "ILD=0", "--structure-label", "non-healthy"])
+    assert "nothing to add" in capsys.readouterr().out
+    assert not read_manifest(folder)["cases"]
+    main([*COPY, "--target-share", "ILD=0"])
+    assert read_manifest(folder)["cases"]
 
 
 def test_a_target_has_one_share(folders):

@@ -26,6 +26,7 @@ from tests.support.tiny import LABELS, make_dataset, write_array
         ({"background": 0, "lung": 1, "ILD": -1}, "expected a whole number"),
         ({"background": 0, "lung": 1, "ILD": None}, "expected a whole number"),
         ({"0": "background", "1": "lung", "2": "ILD"}, "writes the name first"),
+        ({"background": 0, "lung": 1, "IL\ud800D": 2}, r"'IL\\ud800D' holds half a letter"),
         (["background", "lung", "ILD"], "expected names with their values"),
         ({"background": 0, "lung": 1, **{f"x{i}": i for i in range(2, 300)}}, "at most 254"),
     ],
