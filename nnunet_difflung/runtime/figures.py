@@ -78,8 +78,7 @@ def zoom(label: np.ndarray) -> tuple[slice, slice]:
 def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator[Figure]:
     """Yields an empty figure, and writes it to a PNG file if the block ends without an error, completely or not at all.
 
-    Names of labels and cases are drawn as they are: dollar signs are no mathematics, and letters that the font does not
-    have become boxes.
+    Letters that the font does not have become boxes.
 
     Args:
         path: path of the PNG file.
@@ -87,13 +86,12 @@ def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator
         height: in inches.
         dpi: pixels per inch.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         try:
             yield figure
@@ -142,12 +140,17 @@ def bare(axes: Axes, title: str, size: float = 9) -> None:
     """Removes an image's ticks and sets its title, with a font size in points."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=size)
+    axes.set_title(as_text(title), fontsize=size)
+
+
+def as_text(name: str) -> str:
+    """The name of a label or case for a picture: matplotlib takes what is between two dollar signs for mathematics."""
+    return name.replace("$", r"\$")
 
 
 def legend(figure: Figure, values: Mapping[str, int]) -> None:
     """Names the colours of the classes below a figure."""
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=colour, label=name) for name, colour in class_colours(values).items()]
+    patches = [Patch(color=colour, label=as_text(name)) for name, colour in class_colours(values).items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9)
