@@ -54,11 +54,11 @@ def passes_former(region: Region, rule: tuple[np.ndarray, float, float]) -> bool
 def real_regions(fold: Fold, windows: list, name: str) -> list[tuple[str, Region]]:
     """Patient and region of a class in each training slice."""
     cache, regions = fold.cache, []
-    value, normal = cache.roles.values[name], cache.roles.values[cache.roles.normal]
+    value, normal = cache.roles.values[name], cache.roles.is_normal
     for identifier in fold.data.training_cases:
         for z in np.flatnonzero(np.array(cache.facts[identifier].counts[name]) >= 8):
             image, label = cache.image(identifier)[:, z : z + 1], cache.condition(identifier)[z : z + 1]
-            regions.append((fold.raw.patients[identifier], region_of(image, label == value, label == normal, windows)))
+            regions.append((fold.raw.patients[identifier], region_of(image, label == value, normal(label), windows)))
     return regions
 
 
@@ -67,7 +67,7 @@ def unpainted_regions(fold: Fold, windows: list) -> dict[str, list[Region]]:
     roles, regions = fold.cache.roles, {name: [] for name in fold.cache.roles.pathologies}
     for planned in fold.plan.cases:
         applied = apply_plan(fold, planned, textures=False)
-        normal = applied.new_label == roles.values[roles.normal]
+        normal = roles.is_normal(applied.new_label)
         for name in regions:
             voxels = applied.changed & (applied.new_label == roles.values[name])
             if voxels.sum() >= 8:

@@ -59,7 +59,7 @@ def synthetic_patches(
         files = [str(raw.folder / file) for file in case["files"] if file.endswith(ending)]
         images = sorted(file for file in files if "/imagesTr/" in file)
         label = np.rint(raw.reader().read_seg(next(f for f in files if "/labelsTr/" in f))[0][0]).astype(int)
-        changed, normal = label != raw.read_label(case["host"])[0], label == roles.values[roles.normal]
+        changed, normal = label != raw.read_label(case["host"])[0], roles.is_normal(label)
         centres = centres_around(changed, normal, options.margin, options.patches, np.random.default_rng(number))
         hidden = np.isin(label, [roles.values[p] for p in roles.pathologies])
         painted |= set(np.unique(label[changed]).tolist())
@@ -78,7 +78,7 @@ def real_patches(raw: RawDataset, fold: int | str, painted: set[int], options: a
     patches, roles = [], raw.roles
     for number, name in enumerate(raw.training_cases(fold)):
         label = raw.read_label(name)[0]
-        normal = label == roles.values[roles.normal]
+        normal = roles.is_normal(label)
         lesions = np.isin(label, sorted(painted))
         centres = centres_around(lesions, normal, options.margin, options.patches, np.random.default_rng(number))
         if len(centres):

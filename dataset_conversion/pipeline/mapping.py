@@ -28,14 +28,13 @@ import json
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnunet_difflung.dataset.labels import label_roles
+from nnunet_difflung.dataset.normal_lung import normal_by_name
 from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.errors import BadInput
@@ -95,11 +94,10 @@ class LabelMapping:
 
     @property
     def normal(self) -> int | None:
-        """Value of normal lung, recognised as in ``difflung_augment``; None if there is none."""
-        with suppress(BadInput):
-            roles = label_roles({"labels": self.labels}, "mapping")
-            return roles.values[roles.normal]
-        return self.labels.get(NORMAL)
+        """Value of normal lung, recognised as in ``difflung_augment``; None if there is none, or several."""
+        names = [rule.label for rule in self.rules if rule.label != IGNORE]
+        normal = normal_by_name(names)
+        return self.labels[normal[0]] if len(normal) == 1 < len(names) else self.labels.get(NORMAL)
 
     def rule_of(self, structure: str) -> Rule | None:
         """The rule of the label that a structure becomes; None for a structure to ignore.

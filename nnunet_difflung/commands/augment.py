@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
 from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, GeneratorConfig, SamplingConfig, Settings, preset
+from nnunet_difflung.dataset.labels import with_names
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS, Method
@@ -104,6 +105,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--target-share",
         nargs="+",
+        action="extend",
         default=[],
         metavar="CLASS=SHARE",
         help="wanted share of the lung voxels for each pathology, such as emphysema=0.06 ILD=0.22 "
@@ -311,6 +313,8 @@ def _targets(texts: Sequence[str]) -> dict[str, float]:
     targets = {}
     for text in texts:
         name, _, value = text.rpartition("=")
+        if name in targets:
+            raise BadInput(f"--target-share names {name!r} twice; give it one share")
         try:
             targets[name] = float(value)
         except ValueError:
@@ -339,8 +343,10 @@ def request_from(options: argparse.Namespace) -> Request:
     Raises:
         BadInput: an option is wrong, the device is not available, or the dataset is missing or faulty.
     """
-    check_dataset(options.dataset, options.normal_label, options.structure_label)
+    roles = check_dataset(options.dataset, options.normal_label, options.structure_label)
     settings = settings_from(options)
+    targets = with_names(settings.balance.target_share, roles)
+    settings = replace(settings, balance=replace(settings.balance, target_share=targets))
 
     from nnunet_difflung.commands.devices import chosen_device
     from nnunet_difflung.pipeline.request import Request
@@ -352,7 +358,7 @@ def request_from(options: argparse.Namespace) -> Request:
         configuration=options.configuration,
         device=chosen_device(options.device),
         processes=options.processes,
-        normal_label=options.normal_label,
+        normal_labels=tuple(options.normal_label),
         structure_labels=tuple(options.structure_label),
         patient_pattern=options.patient_pattern,
         patients_file=options.patients_file,

@@ -117,7 +117,7 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
         device=device,
         processes=options.processes,
         out=out,
-        normal_label=options.normal_label,
+        normal_labels=tuple(options.normal_label),
         structure_labels=tuple(options.structure_label),
         patient_pattern=options.patient_pattern,
         patients_file=options.patients_file,

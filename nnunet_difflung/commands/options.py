@@ -135,15 +135,21 @@ def add_labels(group: Options) -> None:
     """``--normal-label`` and ``--structure-label``."""
     group.add_argument(
         "--normal-label",
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="LABEL",
-        help="label of normal lung tissue (default: the label with 'normal' or 'healthy' in its name, or 'lung')",
+        help="labels of normal lung tissue, such as 'left lung' 'right lung'; may be given several times (default: the "
+        "label, or those of the lungs or lobes, whose names say normal, healthy or lung, if that is plain)",
     )
     group.add_argument(
         "--structure-label",
         nargs="+",
+        action="extend",
         default=[],
         metavar="LABEL",
-        help="labels that are neither normal lung nor pathology, such as airways or heart (default: none)",
+        help="labels that are neither normal lung nor pathology, such as airways or heart; may be given several times. "
+        "A name with a leading dash needs an equals sign: --structure-label=-heart (default: none)",
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.runtime.figures import LINE_COLOURS, RULE_COLOUR, drawing
+from nnunet_difflung.runtime.figures import LINE_COLOURS, RULE_COLOUR, as_text, drawing
 from nnunet_difflung.runtime.files import write_bytes
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
     with drawing(path, 1.2 + len(classes) * (1.2 + 0.6 * max(1, len(arms))), 4, dpi=150) as figure:
         for axes, name in zip(figure.subplots(1, len(classes), squeeze=False, sharey=True)[0], classes, strict=True):
             axes.axhline(0, color=RULE_COLOUR, linewidth=0.8)
-            axes.set_title(f"{name}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
+            axes.set_title(f"{as_text(name)}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
             differences = {arm: table[arm][name]["diff_to_reference"] for arm in arms}
             for x, arm in enumerate(arms):
                 _plot_arm(axes, x, points[arm][name], differences[arm])

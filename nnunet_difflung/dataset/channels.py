@@ -97,10 +97,7 @@ _Pairs = list[tuple[tuple[slice, slice], tuple[slice, slice], np.ndarray, np.nda
 
 def _neighbours(label: np.ndarray, roles: LabelRoles) -> _Pairs:
     """For each axis: where the two neighbours of a pair are, which pairs are normal lung, and which are a border."""
-    normal, ill = (
-        label == roles.values[roles.normal],
-        np.isin(label, [roles.values[name] for name in roles.pathologies]),
-    )
+    normal, ill = roles.is_normal(label), np.isin(label, [roles.values[name] for name in roles.pathologies])
     pairs: _Pairs = []
     for first, second in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),

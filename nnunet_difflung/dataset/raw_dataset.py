@@ -155,7 +155,7 @@ class RawDataset:
         """(z, y, x) int16 label values, and the reader's properties.
 
         Raises:
-            BadInput: the file cannot be read, or it is a picture in colours.
+            BadInput: the file cannot be read, or it is a picture in colours, or holds values that are no label values.
         """
         file = self.cases[identifier].label
         label, properties = _read(self.reader().read_seg, file)
@@ -164,7 +164,15 @@ class RawDataset:
                 f"{file} has {len(label)} channels that differ, as in a picture in colours (RGB, RGBA or with a "
                 f"palette), but nnU-Net reads label values from one; save the values themselves as a grey picture"
             )
-        return np.rint(label[0]).astype(np.int16), properties
+        with np.errstate(invalid="ignore"):  # NaN, and values out of range
+            values = label[0].astype(np.int16)
+        different = values != label[0]
+        if different.any():
+            raise BadInput(
+                f"{file} holds the value {label[0][different][0]:g}, which is no label value; expected whole numbers "
+                f"(nnU-Net cuts fractions off, so that 0.998 becomes background): write the labels as integers"
+            )
+        return values, properties
 
 
 def _read(read, files):
@@ -180,34 +188,37 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
-def check_dataset(dataset: str, normal_label: str | None = None, structure_labels: Sequence[str] = ()) -> None:
+def check_dataset(dataset: str, normal_labels: Sequence[str] = (), structure_labels: Sequence[str] = ()) -> LabelRoles:
     """Checks nnU-Net's path variables and the content of dataset.json, which is fast and needs no large package.
 
     Args:
         dataset: id or name.
-        normal_label: name of the normal lung's label; None finds it by its name.
+        normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither normal lung nor pathology.
+
+    Returns:
+        The roles of the labels.
 
     Raises:
         BadInput: a folder or dataset.json is missing, or dataset.json is faulty.
     """
     for variable in PATH_VARIABLES:
         nnunet_folder(variable)
-    _described(dataset, normal_label, structure_labels)
+    return _described(dataset, normal_labels, structure_labels)[2]
 
 
 def _described(
-    dataset: str, normal_label: str | None, structure_labels: Sequence[str]
+    dataset: str, normal_labels: Sequence[str], structure_labels: Sequence[str]
 ) -> tuple[Path, dict, LabelRoles]:
     """A dataset's folder, its dataset.json and the roles of its labels."""
     folder = dataset_folder(dataset)
     dataset_json = read_dataset_json(folder)
-    return folder, dataset_json, label_roles(dataset_json, str(folder / DATASET), normal_label, structure_labels)
+    return folder, dataset_json, label_roles(dataset_json, str(folder / DATASET), normal_labels, structure_labels)
 
 
 def open_raw_dataset(
     dataset: str,
-    normal_label: str | None = None,
+    normal_labels: Sequence[str] = (),
     structure_labels: Sequence[str] = (),
     patient_pattern: str | None = None,
     patients_file: str | Path | None = None,
@@ -216,7 +227,7 @@ def open_raw_dataset(
 
     Args:
         dataset: id or name.
-        normal_label: name of the normal lung's label; None finds it by its name.
+        normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither normal lung nor pathology.
         patient_pattern: regular expression that matches each case id and whose first group is the patient.
         patients_file: CSV or JSON file that says who the patients are, instead of a pattern.
@@ -224,7 +235,7 @@ def open_raw_dataset(
     Raises:
         BadInput: names the file, the fault, what was expected, and the remedy.
     """
-    folder, dataset_json, roles = _described(dataset, normal_label, structure_labels)
+    folder, dataset_json, roles = _described(dataset, normal_labels, structure_labels)
     all_cases = list_cases(folder, dataset_json)
     cases = {i: case for i, case in all_cases.items() if not is_synthetic(i)}
     if not cases:

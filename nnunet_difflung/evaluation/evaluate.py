@@ -13,6 +13,7 @@ import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
+from nnunet_difflung.dataset.labels import described
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -54,7 +55,7 @@ class Request:
         device: ``cpu``, ``cuda`` or ``mps``.
         processes: number of threads that read cases.
         out: path of the JSON file; None for the default.
-        normal_label: name of the normal lung's label; None finds it by its name.
+        normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither lung nor pathology.
         patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.
         patients_file: CSV or JSON file that says which cases belong to the same patient; None if it is not given.
@@ -73,7 +74,7 @@ class Request:
     device: str = "cpu"
     processes: int = 2
     out: Path | None = None
-    normal_label: str | None = None
+    normal_labels: tuple[str, ...] = ()
     structure_labels: tuple[str, ...] = ()
     patient_pattern: str | None = None
     patients_file: Path | None = None
@@ -103,13 +104,13 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
         dataset_folder(request.dataset),
         lambda: open_raw_dataset(
             request.dataset,
-            request.normal_label,
+            request.normal_labels,
             request.structure_labels,
             request.patient_pattern,
             request.patients_file,
         ),
     )
-    for line in (*raw.reading.lines(), raw.reading.origin()):
+    for line in (f"{raw.name}: {described(raw.roles)}", *raw.reading.lines(), raw.reading.origin()):
         say(line)
     out = request.out or table1_file(raw.name)
     check_links(raw.name, [], [cache_folder(raw.name), *([] if request.out else [out.parent])])

@@ -9,7 +9,16 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
-from nnunet_difflung.runtime.figures import bare, display_window, drawing, legend, show_classes, show_grey, zoom
+from nnunet_difflung.runtime.figures import (
+    as_text,
+    bare,
+    display_window,
+    drawing,
+    legend,
+    show_classes,
+    show_grey,
+    zoom,
+)
 
 
 def shown_slices(cache: SliceCache, slices: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
@@ -52,7 +61,7 @@ class Sheet:
         shown = zoom(np.where(true.condition == self.roles.body_value, 0, true.condition))
         show_classes(axes[0], true.condition[shown], self.roles.condition_classes)
         bare(axes[0], "mask")
-        axes[0].set_ylabel(names, fontsize=10)
+        axes[0].set_ylabel(as_text(names), fontsize=10)
         pictures = {f"real: {true.case}": true.image, **images}
         for axis, (title, picture) in zip(axes[1:], pictures.items(), strict=False):
             show_grey(axis, picture[shown], display_window(window))

@@ -10,6 +10,7 @@ import numpy as np
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Plan, PlannedCase, shares
@@ -27,6 +28,7 @@ def collect_lesions(
     roles: LabelRoles,
     read_label: Callable[[str], np.ndarray],
     of_cases: dict[str, list[Lesion]] | None = None,
+    contact: LungContact | None = None,
 ) -> dict[str, list[Lesion]]:
     """The lesions of every pathology in the given training cases.
 
@@ -36,6 +38,7 @@ def collect_lesions(
         roles: of the labels.
         read_label: case id → (z, y, x) label values.
         of_cases: case id → lesions that are known already, for example from another fold; missing cases are added.
+        contact: counts what the labels of the same cases border on.
 
     Returns:
         pathology → lesions, sorted by case and component.
@@ -45,6 +48,8 @@ def collect_lesions(
         case, case_lesions = facts[identifier], []
         present = [name for name in roles.pathologies if case.voxels(name)]
         label = read_label(identifier) if present else np.empty(0)
+        if present and contact is not None:
+            contact.add(identifier, label, case.counts)
         for name in present:
             case_lesions += find_lesions(label, roles.values[name], identifier, name, case.spacing)
         of_cases[identifier] = case_lesions
@@ -108,8 +113,7 @@ class _Planner:
 
         At most ``slices`` slices are changed; lesions are placed in slices that are changed anyway, if they fit there.
         """
-        normal = self.roles.values[self.roles.normal]
-        bound = min(quota, int(_MAX_FILL * host.voxels(self.roles.normal)))
+        bound = min(quota, int(_MAX_FILL * sum(self.roles.normal_voxels(host.counts))))
         operations: list[Operation] = []
         added, failures = 0, 0
         touched: set[int] = set()
@@ -118,7 +122,7 @@ class _Planner:
             name = self.furthest(counts)
             if name is None:
                 break
-            free = self.free_slices(label, normal, touched, slices)
+            free = self.free_slices(self.roles.is_normal(label), touched, slices)
             operation, touched = self.try_lesion(
                 host, label, name, int(1.5 * (bound - added)) + 4, free, touched, slices, rng
             )
@@ -128,19 +132,18 @@ class _Planner:
             operations.append(operation)
             added += operation.voxels
             counts[name] += operation.voxels
-            counts[self.roles.normal] -= operation.voxels
+            counts[self.roles.normal[0]] -= operation.voxels  # of whichever: shares depend on the sum alone
         return operations
 
     @staticmethod
-    def free_slices(label: np.ndarray, normal: int, touched: set[int], slices: int) -> list[np.ndarray]:
+    def free_slices(normal_lung: np.ndarray, touched: set[int], slices: int) -> list[np.ndarray]:
         """Masks of normal lung in which to try to place a lesion: first in changed slices, then also near them."""
-        normal_lung = label == normal
-        if len(label) == 1:
+        if len(normal_lung) == 1:
             return [normal_lung]
-        z = np.arange(len(label))
-        first, last = (min(touched), max(touched)) if touched else (0, len(label) - 1)
+        z = np.arange(len(normal_lung))
+        first, last = (min(touched), max(touched)) if touched else (0, len(normal_lung) - 1)
         spare = slices - len(touched)
-        near = (z >= first - spare) & (z <= last + spare) if touched else np.ones(len(label), bool)
+        near = (z >= first - spare) & (z <= last + spare) if touched else np.ones(len(normal_lung), bool)
         inside = np.isin(z, sorted(touched))
         choices = []
         if touched:
@@ -178,7 +181,7 @@ class _Planner:
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
                 if place is not None and len(after) <= slices:
-                    voxels = paste(label, mask, place, self.roles.values[name], self.roles.values[self.roles.normal])
+                    voxels = paste(label, mask, place, self.roles.values[name], self.roles)
                     return Operation(name, lesion.case, lesion.component, transform, place, voxels), after
             transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
         return None, touched
@@ -209,7 +212,7 @@ def make_plan(
         for name in roles.pathologies
         if not lesions[name]
     ]
-    usable = [case for case in cases if case.voxels(roles.normal) >= _MIN_HOST]
+    usable = [case for case in cases if sum(roles.normal_voxels(case.counts)) >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
     painted = 0
     while usable and planner.furthest(planner.counts) and painted < planner.max_slices and idle < _IDLE_HOSTS:

@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.dataset.labels import LabelRoles
+
 MIN_VOXELS = 4  # smaller components are stray voxels of the annotation
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
 
@@ -191,13 +193,13 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
-def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, normal: int) -> int:
+def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, roles: LabelRoles) -> int:
     """Writes a lesion into a label map, in place, but only over normal lung.
 
     Returns:
         Number of voxels changed.
     """
     window = label[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
-    changed = mask & (window == normal)
+    changed = mask & roles.is_normal(window)
     window[changed] = value
     return int(changed.sum())

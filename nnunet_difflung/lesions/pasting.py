@@ -41,20 +41,19 @@ def apply_operations(
         without ``image``.
     """
     new_label, pasted = label.copy(), None if image is None else image.astype(np.float32)
-    normal = roles.values[roles.normal]
     for operation in operations:
         lesion = lesion_of(operation, lesions)
         ratio = np.array(lesion.spacing) / spacing
         warped = warp(lesion.mask, operation.transform, ratio)
         value = roles.values[operation.pathology]
         if pasted is None or read_image is None:
-            paste(new_label, warped.mask, operation.place, value, normal)
+            paste(new_label, warped.mask, operation.place, value, roles)
             continue
         texture = _texture(operation, lesion, warped, ratio, read_image)
         window, part = window_with_room(operation.place, warped.mask.shape, label.shape)
-        free = new_label[window] == normal
-        paste(new_label, warped.mask, operation.place, value, normal)
-        changed = free & (new_label[window] != normal)
+        free = roles.is_normal(new_label[window])
+        paste(new_label, warped.mask, operation.place, value, roles)
+        changed = free & ~roles.is_normal(new_label[window])
         paste_texture(pasted[(slice(None), *window)], texture[(slice(None), *part)], free, changed)
     return new_label, pasted
 

@@ -105,5 +105,5 @@ def painted_region(label: np.ndarray, changed: np.ndarray, roles: LabelRoles, sa
     else:
         plane = ndimage.generate_binary_structure(2, 1)[None]
         region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
-        region = region & (changed | (label == roles.values[roles.normal]))
+        region = region & (changed | roles.is_normal(label))
     return region if roles.ignore is None else region & (label != roles.ignore)

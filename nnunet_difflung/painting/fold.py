@@ -91,6 +91,8 @@ class Fold:
                 raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
         depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
         depends += [self.relations.as_record()] if self.relations else []
+        if len(self.raw.roles.normal) > 1:  # earlier versions had one, which the plan tells
+            depends.append(self.raw.roles.normal)
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
 
     @cached_property

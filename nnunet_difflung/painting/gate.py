@@ -189,7 +189,7 @@ def _real_region(
 ) -> Region:
     """A class in a real slice, with at most 400 of its voxels."""
     values = cache.roles.values
-    whole = region_of(image, label == values[name], label == values[cache.roles.normal], windows)
+    whole = region_of(image, label == values[name], cache.roles.is_normal(label), windows)
     kept = rng.permuted(whole.voxels, axis=1)[:, :_PER_SLICE]
     return replace(whole, voxels=kept)
 
@@ -203,17 +203,17 @@ def _blanks(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of round pieces of normal lung, as large as lesions, and their patients; the same number of each."""
-    value, name = cache.roles.values[cache.roles.normal], cache.roles.normal
+    roles = cache.roles
     slices: dict[str, list[tuple[str, int]]] = {}
     for identifier in sorted(identifiers):
-        for z, voxels in enumerate(cache.facts[identifier].counts[name]):
+        for z, voxels in enumerate(roles.normal_voxels(cache.facts[identifier].counts)):
             if voxels >= _MIN_NORMAL:
                 slices.setdefault(patients[identifier], []).append((identifier, z))
     rows, of_patients = [], []
     for patient, of_patient in slices.items() if sizes else ():
         for index in rng.permutation(len(of_patient))[: -(-_BLANKS // len(slices))]:
             identifier, z = of_patient[index]
-            places = np.argwhere(np.asarray(cache.condition(identifier)[z]) == value)
+            places = np.argwhere(roles.is_normal(np.asarray(cache.condition(identifier)[z])))
             size = min(int(rng.choice(sizes)), len(places) // 2)
             away = ((places - places[rng.integers(len(places))]) ** 2).sum(1)
             order = np.argsort(away, kind="stable")

@@ -10,6 +10,7 @@ from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, synthetic_id
 from nnunet_difflung.runtime.figures import (
+    as_text,
     bare,
     display_window,
     drawing,
@@ -84,4 +85,4 @@ def _draw_row(axes: np.ndarray, name: str, synthesis: Synthesis, planned: Planne
     )
     for axis, title in zip(axes, titles, strict=True):
         bare(axis, title)
-    axes[0].set_ylabel(name, fontsize=11)
+    axes[0].set_ylabel(as_text(name), fontsize=11)

@@ -167,7 +167,7 @@ class _Attempt:
     def _regions(self, applied: AppliedCase, image: np.ndarray) -> dict[str, Region]:
         """The voxels of (c, n, y, x) intensities that got a pathology's label, for each such pathology."""
         roles, windows = self.fold.cache.roles, self.synthesis.generator.config.windows
-        normal, regions = applied.new_label == roles.values[roles.normal], {}
+        normal, regions = roles.is_normal(applied.new_label), {}
         for name in roles.pathologies:
             voxels = applied.changed & (applied.new_label == roles.values[name])
             if voxels.any():

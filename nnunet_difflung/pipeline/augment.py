@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
+from nnunet_difflung.dataset.labels import described
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
@@ -18,6 +19,7 @@ from nnunet_difflung.injection.commit import half_done, journal, pending, read_j
 from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.preconditions import check_recorded
+from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold, discard_work
@@ -56,6 +58,7 @@ from nnunet_difflung.pipeline.report import (
     run_without_cases,
 )
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung, warn_of_structures, with_present_roles
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import working_alone
@@ -146,7 +149,7 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
         try:
             raw = open_raw_dataset(
                 request.dataset,
-                request.normal_label,
+                request.normal_labels,
                 request.structure_labels,
                 request.patient_pattern,
                 request.patients_file,
@@ -155,7 +158,7 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
             raise
         check_names(raw, request.settings)
-        folds = folds_to_do(raw, manifest, request.folds, request.settings)
+        folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, request.settings)
         if folds and thorough:
             check_before_training(raw, manifest, folds, request.settings.method)
         return OpenDataset(raw, manifest, manifest_stamp, folds)
@@ -170,8 +173,9 @@ def _introduce(raw: RawDataset) -> None:
     print(
         f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
         f"{', no splits_final.json, so new folds are grouped by patient' if raw.splits_are_new else ''}; "
-        f"normal lung is {raw.roles.normal!r}, pathologies are {', '.join(map(repr, raw.roles.pathologies))}"
+        f"{described(raw.roles)}"
     )
+    warn_of_structures(raw.roles)
     print(raw.reading.origin())
 
 
@@ -187,7 +191,13 @@ def _prepare(
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
-    folds = [prepare_fold(raw, number, request.settings, cache, lesions, None, channels) for number in numbers]
+    contact = LungContact(raw.roles)
+    folds = [
+        prepare_fold(raw, number, request.settings, cache, lesions, contact=contact, channels_of_cases=channels)
+        for number in numbers
+    ]
+    if share.main:
+        warn_of_labels_outside_lung(contact)
     check_folds(folds)
     check_disk(folds)
     look_at_images(raw, cache, numbers, request.processes, share, remember=True)

@@ -9,6 +9,7 @@ from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
+from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
@@ -17,6 +18,7 @@ from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted
 
@@ -54,7 +56,14 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
 
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
-    folds = [prepare_fold(raw, number, request.settings, cases, lesions, read_label, channels) for number in numbers]
+    contact = LungContact(raw.roles)
+    folds = [
+        prepare_fold(
+            raw, number, request.settings, cases, lesions, read_label, contact=contact, channels_of_cases=channels
+        )
+        for number in numbers
+    ]
+    warn_of_labels_outside_lung(contact)
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)

@@ -18,6 +18,7 @@ from nnunet_difflung.generator.store import check_weights, load_generator, recor
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
@@ -35,6 +36,7 @@ def prepare_fold(
     lesions_of_cases: dict[str, list[Lesion]] | None = None,
     read_label: Callable[[str], np.ndarray] | None = None,
     channels_of_cases: dict[str, CaseChannels] | None = None,
+    contact: LungContact | None = None,
 ) -> Fold:
     """Makes a fold's plan from its training cases and their lesions, and finds the relations between their channels.
 
@@ -46,6 +48,7 @@ def prepare_fold(
         lesions_of_cases: case id → its lesions; filled here and shared by the folds of a run.
         read_label: case id → (z, y, x) label values; by default read from the cache.
         channels_of_cases: case id → what holds between its channels; filled here and shared like ``lesions_of_cases``.
+        contact: counts what the labels of the training cases border on.
 
     Raises:
         BadInput: the fold's training cases contain no normal lung or no pathology.
@@ -54,7 +57,7 @@ def prepare_fold(
     cases = {identifier: cache.facts[identifier] for identifier in data.training_cases}
     _check_classes(raw, number, list(cases.values()))
     read_label = read_label or cache.label
-    lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases)
+    lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases, contact)
     plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
     relations = find_relations(cache, data.training_cases, channels_of_cases)
     return Fold(raw, data, settings, lesions, plan, relations)
@@ -62,7 +65,7 @@ def prepare_fold(
 
 def _check_classes(raw: RawDataset, number: int | str, cases: list[CaseFacts]) -> None:
     roles = raw.roles
-    for names, what in (((roles.normal,), "normal lung"), (roles.pathologies, "pathology")):
+    for names, what in ((roles.normal, "normal lung"), (roles.pathologies, "pathology")):
         if not any(case.voxels(name) for case in cases for name in names):
             raise BadInput(
                 f"{raw.name} fold {number}: its {len(cases)} training cases hold no {what} ({', '.join(names)}); "

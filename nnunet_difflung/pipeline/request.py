@@ -19,7 +19,7 @@ class Request:
         configuration: nnU-Net configuration to train afterwards, for the commands that are printed.
         device: ``cpu``, ``cuda`` or ``mps``.
         processes: number of threads that read, measure and write cases, and of processes for nnU-Net's fingerprint.
-        normal_label: name of the normal lung's label; None finds it by its name.
+        normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither normal lung nor pathology.
         patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.
         patients_file: CSV or JSON file that says which cases belong to the same patient; None if it is not given.
@@ -33,7 +33,7 @@ class Request:
     configuration: str = "2d"
     device: str = "cpu"
     processes: int = 2
-    normal_label: str | None = None
+    normal_labels: tuple[str, ...] = ()
     structure_labels: tuple[str, ...] = ()
     patient_pattern: str | None = None
     patients_file: Path | None = None

@@ -6,6 +6,7 @@ outlives a figure.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,8 @@ def zoom(label: np.ndarray) -> tuple[slice, slice]:
 def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator[Figure]:
     """Yields an empty figure, and writes it to a PNG file if the block ends without an error, completely or not at all.
 
+    Letters that the font does not have become boxes.
+
     Args:
         path: path of the PNG file.
         width: in inches.
@@ -88,12 +91,14 @@ def drawing(path: Path, width: float, height: float, dpi: int = 110) -> Iterator
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    try:
-        yield figure
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=dpi)
-    finally:
-        figure.clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        try:
+            yield figure
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=dpi)
+        finally:
+            figure.clear()
 
 
 def show_grey(axes: Axes, image: np.ndarray, window: Window, aspect: float = 1.0) -> None:
@@ -135,12 +140,17 @@ def bare(axes: Axes, title: str, size: float = 9) -> None:
     """Removes an image's ticks and sets its title, with a font size in points."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=size)
+    axes.set_title(as_text(title), fontsize=size)
+
+
+def as_text(name: str) -> str:
+    """The name of a label or case for a picture: matplotlib takes what is between two dollar signs for mathematics."""
+    return name.replace("$", r"\$")
 
 
 def legend(figure: Figure, values: Mapping[str, int]) -> None:
     """Names the colours of the classes below a figure."""
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=colour, label=name) for name, colour in class_colours(values).items()]
+    patches = [Patch(color=colour, label=as_text(name)) for name, colour in class_colours(values).items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9)

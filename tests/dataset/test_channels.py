@@ -11,7 +11,7 @@ from nnunet_difflung.dataset.channels import FEW, Relations, find_relations, mea
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 
-ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 BODY = ROLES.body_value
 SHAPE = (2, 24, 40)
 MEAN = {0: -1000, BODY: 40, 1: -850, 2: -940, 3: -600}

@@ -24,17 +24,19 @@ def roles(labels: dict, **options):
 @pytest.mark.parametrize("name", ["normal_lung", "Healthy", "lung", "Lungs", "lung tissue", "parenchyma"])
 def test_normal_lung_is_found_by_name(name):
     found = roles({"background": 0, "emphysema": 1, name: 2})
-    assert found.normal == name
+    assert found.normal == (name,)
     assert found.pathologies == ("emphysema",)
     assert found.conditions == (name, "emphysema", BODY)
     assert found.body_value == 3
 
 
 @pytest.mark.parametrize("name", ["normal", "healthy_lung", "Normal lung"])
-def test_a_label_called_normal_or_healthy_comes_before_one_called_lung(name):
-    found = roles({"background": 0, "lung": 1, name: 2, "ILD": 3})
-    assert found.normal == name
-    assert found.pathologies == ("lung", "ILD")
+def test_a_label_called_lung_beside_one_called_normal_or_healthy_is_asked_for(name):
+    labels = {"background": 0, "lung": 1, name: 2, "ILD": 3}
+    with pytest.raises(BadInput, match="leaves open which labels are normal lung"):
+        roles(labels)
+    found = roles(labels, normal_labels=[name], structure_labels=["lung"])
+    assert (found.normal, found.pathologies) == ((name,), ("ILD",))
 
 
 def test_structures_and_ignore_have_their_own_roles():
@@ -50,12 +52,12 @@ def test_structures_and_ignore_have_their_own_roles():
     ("labels", "options", "part"),
     [
         ({"background": 0, "a": 1, "b": 2}, {}, "--normal-label"),
-        ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "--normal-label"),
-        ({"background": 0, "normal": 1, "healthy": 2, "ILD": 3}, {}, "candidates: normal, healthy"),
+        ({"background": 0, "left_lung": 1, "right_lung": 2}, {}, "no pathology"),
+        ({"background": 0, "normal": 1, "healthy": 2, "ILD": 3}, {}, "--normal-label normal healthy"),
         ({"background": 0, "lung": 1}, {}, "no pathology"),
         ({"background": 0, "abnormal": 1, "unhealthy": 2}, {}, "--normal-label"),
         ({"background": 0, "lung": [1, 2], "ILD": 2}, {}, "region-based"),
-        ({"background": 0, "lung": 1, "ILD": 2}, {"normal_label": "x"}, "--normal-label x"),
+        ({"background": 0, "lung": 1, "ILD": 2}, {"normal_labels": ["x"]}, "--normal-label x"),
         ({"background": 0, "lung": 1, "ILD": 2}, {"structure_labels": ("x",)}, "--structure-label x"),
     ],
 )

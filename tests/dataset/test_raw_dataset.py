@@ -120,7 +120,7 @@ def test_cases_are_c_z_y_x_and_labels_fit(raw_folder, options):
         assert label.dtype == np.int16
         assert len(properties["spacing"]) == 3
         assert set(np.unique(label)) <= {*LABELS.values(), *[4] * options.get("ignore", False)}
-    assert raw.roles.normal == "normal_lung"
+    assert raw.roles.normal == ("normal_lung",)
     assert raw.roles.pathologies == ("emphysema", "ILD")
 
 

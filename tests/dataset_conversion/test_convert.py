@@ -93,7 +93,7 @@ def test_volumes_with_one_label_map_or_one_file_for_each_structure(tmp_path, bin
     assert patient_of == {case: case[:2] for case in cases}
     for fold in splits:
         assert not {patient_of[c] for c in fold["train"]} & {patient_of[c] for c in fold["val"]}
-    assert open_raw_dataset("810").roles.normal == "normal_lung"
+    assert open_raw_dataset("810").roles.normal == ("normal_lung",)
 
 
 def test_a_rare_class_is_in_every_training_part_and_augmenting_would_make_the_same_folds(tmp_path):

@@ -37,7 +37,7 @@ from tests.support.generators import TINY
 from tests.support.tiny import make_dataset, set_paths, tree_hashes
 
 WINDOW = (-1000.0, 1000.0)
-ROLES = LabelRoles("normal_lung", ("emphysema",), (), {"normal_lung": 1, "emphysema": 2}, 9)
+ROLES = LabelRoles(("normal_lung",), ("emphysema",), (), {"normal_lung": 1, "emphysema": 2}, 9)
 
 
 def lung_slice(size: int = 40, seed: int = 0) -> RealSlice:

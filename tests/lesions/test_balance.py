@@ -15,7 +15,7 @@ from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
 from tests.support.tiny import make_masks
 
-ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 
 
 def cohort(cases: int = 16, size: int = 48, depth: int = 1, with_emphysema: int = 4) -> dict[str, np.ndarray]:

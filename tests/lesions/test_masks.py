@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
 
 NORMAL, EMPHYSEMA, ILD = 1, 2, 3
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 
 
 def disc(radius: int) -> np.ndarray:
@@ -101,7 +103,7 @@ def test_pasting_changes_normal_lung_only(seed, radius, depth):
     place = find_place(mask, label == NORMAL, rng)
     if place is None:
         return
-    changed = paste(label, mask, place, EMPHYSEMA, NORMAL)
+    changed = paste(label, mask, place, EMPHYSEMA, ROLES)
     assert changed == (label != before).sum() >= 0.9 * mask.sum() - 1e-6
     assert (before[label != before] == NORMAL).all()
     assert (label[label != before] == EMPHYSEMA).all()

@@ -12,7 +12,7 @@ from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.texture import fill_outside, moved_texture
 
-ROLES = LabelRoles("normal", ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
+ROLES = LabelRoles(("normal",), ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
 SPACING = (5.0, 1.0, 1.0)
 TRANSFORMS = [
     Transform(),
@@ -94,7 +94,7 @@ def _paste(places=((0, 8, 6),), transform=TRANSFORMS[0], depth=1, spacing=SPACIN
     new = host_label.copy()
     for op in operations:
         ratio = np.array(SPACING) / spacing
-        paste(new, warp(lesions["emphysema"][0].mask, transform, ratio).mask, op.place, 2, 1)
+        paste(new, warp(lesions["emphysema"][0].mask, transform, ratio).mask, op.place, 2, ROLES)
     assert np.array_equal(pasted_label, new)
     return result, host.astype(np.float32), host_label, new, donor
 

@@ -13,7 +13,7 @@ from nnunet_difflung.painting.gate import measure, passes, pooled, reference, re
 from nnunet_difflung.painting.verdict import judge, upper_bound
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 
-ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)
 MEAN = {"normal_lung": -850, "emphysema": -940, "ILD": -600}
 

@@ -125,7 +125,7 @@ def test_one_channel_is_measured_as_before():
 class Slices(Cache):
     """Cases of 40 × 40 pixels with one large lesion; a channel of their own may be added."""
 
-    roles = LabelRoles("normal_lung", ("ILD",), (), {"normal_lung": 1, "ILD": 3}, None)
+    roles = LabelRoles(("normal_lung",), ("ILD",), (), {"normal_lung": 1, "ILD": 3}, None)
 
     def __init__(self, extra=()):
         self.images, self.facts, self.label = {}, {}, np.ones((1, 40, 40), np.uint8)

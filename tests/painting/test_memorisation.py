@@ -13,7 +13,7 @@ from nnunet_difflung.painting import memorisation
 from nnunet_difflung.painting import patches as memorisation_patches
 from nnunet_difflung.painting.memorisation import nearest, real_to_real, summarise
 
-ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)
 MEAN = np.array([-1000.0, -850.0, -930.0, -600.0])  # HU of each label value
 

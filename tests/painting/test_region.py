@@ -9,7 +9,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.painting.application import painted_region
 
-ROLES = LabelRoles("normal_lung", ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, 4)
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, 4)
 
 
 def one_changed_voxel() -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from nnunet_difflung.runtime.figures import (
     CLASS_COLOURS,
     LINE_COLOURS,
     SPECIAL_COLOURS,
+    bare,
     class_colours,
     coloured,
     display_window,
@@ -56,7 +57,7 @@ def test_colours_are_told_apart_by_colour_blind_people(palette, eye):
 def test_a_class_has_one_colour_whatever_the_order_of_the_labels():
     labels = {"background": 0, "lung": 1, "airway": 2, "emphysema": 3, "ignore": 4}
     assert class_colours(labels) == class_colours(dict(reversed(labels.items())))
-    roles = LabelRoles("lung", ("emphysema",), ("airway",), {"lung": 1, "airway": 2, "emphysema": 3}, 4)
+    roles = LabelRoles(("lung",), ("emphysema",), ("airway",), {"lung": 1, "airway": 2, "emphysema": 3}, 4)
     for values in (roles.values, roles.condition_classes):
         colours = class_colours(values)
         assert {name: colours[name] for name in roles.values} == {n: class_colours(labels)[n] for n in roles.values}
@@ -120,3 +121,13 @@ def test_no_other_file_chooses_colours_or_saves_figures():
     files = [f for part in ("nnunet_difflung", "dataset_conversion") for f in sorted((ROOT / part).rglob("*.py"))]
     assert len(files) > 50
     assert {f.name for f in files if own.search(f.read_text())} == {"figures.py"}
+
+
+def test_names_are_drawn_as_they_are_whatever_letters_they_have(tmp_path, recwarn):
+    values = {"a $x^$ b": 1, "one $": 2, "_hidden": 3, "肺": 4}
+    with drawing(tmp_path / "names.png", 3, 3) as figure:
+        axes = figure.subplots(1, 1)
+        bare(axes, "a $x^$ b")
+        legend(figure, values)
+    assert (tmp_path / "names.png").is_file()
+    assert not recwarn.list

@@ -55,7 +55,7 @@ def _stage(
     case = raw.cases[host]
     image, _ = raw.read_image(host)
     label, _ = raw.read_label(host)
-    where = label == raw.roles.values[raw.roles.normal]
+    where = raw.roles.is_normal(label)
     targets = tuple(work / "imagesTr" / f"{identifier}_{c:04d}{ending}" for c in range(len(case.images)))
     write_changed_copy(case.images, [str(t) for t in targets], image + bump, where, raw.reader)
     target = work / "labelsTr" / f"{identifier}{ending}"

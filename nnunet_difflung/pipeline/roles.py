@@ -1,0 +1,74 @@
+"""Warns of pathologies that look like anatomy, and refuses other roles than those of earlier synthetic cases."""
+
+from __future__ import annotations
+
+import sys
+
+from nnunet_difflung.dataset.labels import LabelRoles, structure_option, structures_by_name
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import cases_of
+from nnunet_difflung.lesions.contact import LungContact
+
+
+def warn_of_structures(roles: LabelRoles) -> None:
+    """Warns of pathologies whose names say that they are anatomy."""
+    names = structures_by_name(roles)
+    if names:
+        taken = "is taken as a pathology" if len(names) == 1 else "are taken as pathologies"
+        print(
+            f"Warning: {', '.join(map(repr, names))} {taken} and will be painted into normal lung; "
+            f"if {'it is none' if len(names) == 1 else 'they are none'}, add {structure_option(names)}",
+            file=sys.stderr,
+        )
+
+
+def warn_of_labels_outside_lung(contact: LungContact) -> None:
+    """Warns of pathologies that hardly touch lung in the cases that were read."""
+    outside = contact.outside()
+    if outside:
+        shares = ", ".join(f"{name!r} ({share:.1%} of its outline)" for name, share in outside.items())
+        print(
+            f"Warning: {shares} hardly touch{'es' if len(outside) == 1 else ''} normal lung or another pathology, but "
+            f"will be painted into normal lung; if {'it is no pathology' if len(outside) == 1 else 'they are none'}, "
+            f"add {structure_option(tuple(outside))}",
+            file=sys.stderr,
+        )
+
+
+def with_present_roles(raw: RawDataset, manifest: dict | None) -> dict | None:
+    """The manifest without the runs that added nothing and were made with other roles of the labels.
+
+    Raises:
+        BadInput: synthetic cases were made with other roles: a label was a pathology and is normal lung now, or was
+            lung and is none now, or the other way round.
+    """
+    if manifest is None:
+        return None
+    runs = []
+    for run in manifest["runs"]:
+        change = _change(run.get("summary"), raw.roles)
+        if change and cases_of(manifest, run):
+            raise BadInput(
+                f"{raw.name} holds synthetic cases of method {run['method']} for fold {run['fold']} that were made "
+                f"with other roles of its labels: {change}; run difflung_remove -d {raw.name} first, or give the "
+                f"options for labels that were given then"
+            )
+        runs += [] if change else [run]
+    return {**manifest, "runs": runs}
+
+
+def _change(summary: object, roles: LabelRoles) -> str | None:
+    """How the roles in a run's summary differ from the present ones; None if they do not, or are not recorded."""
+    earlier = summary if isinstance(summary, dict) else {}
+    lung, targets = earlier.get("voxels_before"), earlier.get("targets")
+    if not isinstance(lung, dict) or not isinstance(targets, dict):
+        return None
+    for names, what in (
+        ([name for name in roles.normal if name in targets], "was a pathology and is normal lung now"),
+        ([name for name in roles.lung if name not in lung], "was no lung and is taken as lung now"),
+        ([name for name in lung if name not in roles.lung], "was taken as lung and is none now"),
+    ):
+        if names:
+            return f"{names[0]!r} {what}"
+    return None
