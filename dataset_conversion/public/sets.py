@@ -13,6 +13,7 @@ import numpy as np
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.image_files import read_volume
 from nnunet_difflung.dataset_conversion.notes import Note
+from nnunet_difflung.dataset_conversion.output.changes import changes_text
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import check_readable, convert, listed_archive, plan_patients
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
@@ -26,6 +27,7 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 )
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan, Source
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 
@@ -208,6 +210,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     )
     print(archive.counted())
     print(summary(records, mapping.labels, grouping.unit))
+    print(changes_text(raw_folder(full_name), grouping.unit))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     return 0
