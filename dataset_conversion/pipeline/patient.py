@@ -18,7 +18,7 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
     turned_with,
 )
 from nnunet_difflung.dataset_conversion.imaging.intensities import prepare_intensities
-from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
+from nnunet_difflung.dataset_conversion.imaging.lung_mask import DerivedLungs, derive_lungs
 from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.writer import write_case
@@ -114,8 +114,9 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     normal = mapping.normal
     derived: tuple[str, ...] = ()
     if mapping.lung != "none" and not (label == normal).any():
-        lung = lung_mask_of(image, label, mapping, location)
-        label[(lung > 0) & (label == 0)] = normal
+        lungs = lungs_of(image, label, mapping, location)
+        notes += lungs.notes
+        label[(lungs.mask > 0) & (label == 0)] = normal
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
     if mapping.ignore is not None and scan.annotated is not None:
         blank = np.setdiff1d(np.arange(len(label)), drawn)
@@ -178,8 +179,8 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) 
     return []
 
 
-def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> np.ndarray:
-    """Mask of the lungs, including the pathologies that were drawn.
+def lungs_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:
+    """The lungs, including the pathologies that were drawn, and notes on them.
 
     Raises:
         BadInput: no lung was found, or the values are not HU.
@@ -188,15 +189,15 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, lo
         rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal, mapping.ignore)
     ]
     try:
-        lung = lung_mask(image, np.isin(label, values), mapping.lung)
+        lungs = derive_lungs(image, np.isin(label, values), mapping.lung)
     except BadInput as error:
         raise BadInput(f"{location}: {error}") from error
-    if not (lung & (label == 0)).any():
+    if not ((lungs.mask > 0) & (label == 0)).any():
         raise BadInput(
             f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
             f"draw the lung"
         )
-    return lung
+    return lungs
 
 
 def _axial(labelled: Labelled, is_drawn: np.ndarray) -> Labelled:
