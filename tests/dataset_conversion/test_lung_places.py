@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from nnunet_difflung.dataset_conversion.imaging.body import body_mask
 from nnunet_difflung.dataset_conversion.imaging.lung_doubts import lung_notes
 from nnunet_difflung.dataset_conversion.imaging.lung_mask import derive_lungs
+from nnunet_difflung.dataset_conversion.imaging.repair import costal_dents
 from nnunet_difflung.dataset_conversion.notes import DOUBT, Kind
 from tests.support.archives import like
 from tests.support.lying_patients import PLACES, SPACING, Chest, arms, blanket, mat, opacified, pneumothorax, table
@@ -87,7 +88,6 @@ def test_lungs_that_the_image_cuts_are_found_and_doubted():
 
 
 def test_an_image_inside_the_chest_gets_no_slab_of_mediastinum():
-    """Without skin in the image, the depth below the skin cannot tell the heart from a consolidation."""
     chest = Chest()
     box = np.s_[:, 20:80, 66:124]
     hu = chest.image()[box]
@@ -98,15 +98,33 @@ def test_an_image_inside_the_chest_gets_no_slab_of_mediastinum():
     assert outside.sum() < 0.01 * mask.sum()
 
 
-def test_the_heart_in_front_is_not_taken_for_a_consolidation():
-    """The heart lies just below the breastbone, as a consolidation of the front would; its hull faces the middle."""
-    chest = Chest()
-    chest.hu[chest.ball((10, 30, 96), (12, 22, 22)) & chest.lung] = 45
-    chest.hu[chest.ball((10, 20, 90), (12, 4, 6)) & chest.trunk] = -850
-    lung = (chest.hu == -850) & chest.trunk
-    mask, _ = derived(chest.image())
-    assert (mask & (chest.hu == 45) & (chest.x < 105) & (chest.x > 82)).sum() < 0.01 * mask.sum()
-    assert dice(mask, lung) > 0.9
+def front(*, medial: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A body (1, y, x), a lung in its left half with a dent below the skin, and that dent: heart, or consolidation."""
+    body, lung = np.zeros((1, 140, 220), bool), np.zeros((1, 140, 220), bool)
+    body[:, 10:130, 10:210] = True
+    lung[:, 16:76, 50:100] = True
+    dent = np.zeros_like(lung)
+    dent[:, 22:38, 70:100] = medial
+    dent[:, 16:30, 62:88] = not medial
+    return body, lung & ~dent, dent
+
+
+def test_the_heart_just_below_the_breastbone_is_not_taken_for_a_consolidation():
+    """The hull of a lung would close both; the heart's side of it faces the middle of the body."""
+    for medial in (True, False):
+        body, lung, dent = front(medial=medial)
+        added = costal_dents(lung, body, np.zeros(body.shape), (5.0, 2.0, 2.0))
+        assert (added & dent).sum() == 0 if medial else (added & dent).sum() > 0.9 * dent.sum()
+
+
+def test_without_skin_in_the_image_no_hull_is_closed():
+    """A bronchus at the edge of an image inside the chest looks like air outside the body."""
+    body = np.ones((1, 100, 100), bool)
+    body[:, 40:44, -2:] = False
+    lung = np.zeros_like(body)
+    lung[:, 5:95, 5:70] = True
+    lung[:, 30:55, 45:] = False
+    assert not costal_dents(lung, body, np.zeros(body.shape), (5.0, 1.5, 1.5)).any()
 
 
 @pytest.mark.parametrize(
