@@ -12,7 +12,9 @@ WALL = 3.0  # mm; anything thinner than twice this, such as the top of a table, 
 ROOM = -940.0  # HU; air in the room is darker, except where pixels hold something else in part
 NO_ROOM = 0.02  # of a slice; a smaller share as dark as the room is in trachea and bronchi
 ENCLOSED = 0.75  # share of the outline of a lung that must be chest wall where an edge of the image cuts it open
-LIKELY = 0.4  # the same share with vessels and bronchi, which is quick to find
+AROUND = 40.0  # mm; pieces of lung do not reach that far from the rest of the body
+BESIDE = 0.25  # the same share at the two ends of the edge of the image; rounded corners of the lung are left out
+LIKELY = 0.4  # share of the outline including vessels and bronchi, which is quick to find
 PIECE = 200.0  # mm²; smaller pieces are not looked at
 
 IN_PLANE = np.zeros((3, 3, 3), bool)  # neighbours in the same slice
@@ -54,8 +56,19 @@ def body_mask(hu: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray
     body |= (hu > AIR) & near
     no_room = (~body & (smooth < ROOM)).mean((1, 2)) < NO_ROOM  # these slices show a part of the chest only
     body[no_room] = True
-    _add_cut_lungs(body, near, smooth, spacing)
+    part = _surroundings(body, spacing)
+    _add_cut_lungs(body[part], near[part], smooth[part], spacing)
     return body
+
+
+def _surroundings(body: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+    """The body's box with ``AROUND`` mm on each side."""
+    margin = round(AROUND / spacing[1])
+    sides = []
+    for axis in (2, 1):
+        inside = np.flatnonzero(body.any((0, axis)))
+        sides.append(slice(max(0, int(inside[0]) - margin), int(inside[-1]) + 1 + margin))
+    return slice(None), sides[0], sides[1]
 
 
 def _take_out_open_holes(body: np.ndarray, wall: np.ndarray, smooth: np.ndarray) -> None:
@@ -99,11 +112,16 @@ def _add_cut_lungs(body: np.ndarray, near: np.ndarray, smooth: np.ndarray, spaci
     boxes = ndimage.find_objects(components)
     steps = max(1, round(WALL / spacing[1]))
     margin = steps + 3
+    edge = np.ones(body.shape[1:], bool)
+    edge[1:-1, 1:-1] = False
     for k in np.flatnonzero(likely[1:]) + 1:
         plane, *sides = boxes[k - 1]
         place = (plane.start, *(slice(max(0, side.start - margin), side.stop + margin) for side in sides))
         piece = _closed(components[place] == k, steps)
         ring = ndimage.binary_dilation(piece, iterations=2) & ~piece
+        ends = ring & edge[place[1:]]  # beside a cut lung lies chest wall, beside a cut mat the room
+        if ends.any() and around[place][ends].mean() < BESIDE:
+            continue
         if not ring.any() or around[place][ring].mean() > ENCLOSED:
             body[place] |= piece | ring
 

@@ -17,7 +17,7 @@ ROOM, DARK = -970.0, 0.03  # HU of air in the room, and largest share of the mas
 EDGE = 40.0  # mm; shorter outlines on the edge of the image are ignored
 STRAIGHT = 45.0  # mm; straight outlines through soft tissue that are longer are no border of a lung
 BAND = 8.0  # mm; width of the soft tissue on either side of such an outline
-MOST = 24  # a volume with more slices is looked at in this many, evenly spread
+MOST = 12  # a volume with more slices is looked at in this many, evenly spread
 HOLES = 0.02  # of the mask
 SOFT = -300.0  # HU; higher values are soft tissue
 

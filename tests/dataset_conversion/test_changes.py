@@ -21,6 +21,7 @@ from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
 from nnunet_difflung.dataset_conversion.output.writer import write_case
 from nnunet_difflung.dataset_conversion.pipeline import patient as patient_module
 from nnunet_difflung.dataset_conversion.pipeline.losses import lost_lesions
+from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
 from tests.dataset_conversion.test_convert import MAPPINGS, converted
 from tests.support.archives import chest, like, write_volumes
 from tests.support.tiny import LABELS
@@ -187,3 +188,33 @@ def test_the_text_of_the_sheet_fits(tmp_path, monkeypatch):
     report_of_dataset(tmp_path, records, names, "CT", derived=["normal_lung"], notes=notes)
     assert len(figures) > 10
     assert [text for text, inside in figures if not inside] == []
+
+
+def test_values_of_a_public_mask_that_nobody_documents_are_counted(tmp_path):
+    image = np.zeros((2, 8, 8), np.int16)
+    label = np.zeros((2, 8, 8), np.float32)
+    label[0, 0, :3], label[1, 1, :2], label[1, 2, 0] = 1, 7, 2.2
+    for name, array in (("image", image), ("mask", label)):
+        sitk.WriteImage(like(array), str(tmp_path / f"{name}.nii.gz"))
+    mask = tmp_path / "mask.nii.gz"
+    masks = (MaskOf("lungs", mask, (1,)), MaskOf("infection", mask, (2,)))
+    scan = FileSource("p1", tmp_path, tmp_path / "image.nii.gz", masks).load()
+    assert [(note.kind, note.count) for note in scan.notes] == [(Kind.REINTERPRETED, 1), (Kind.DROPPED, 2)]
+    assert sitk.GetArrayFromImage(scan.structures["lungs"]).sum() == 3
+    assert sitk.GetArrayFromImage(scan.structures["infection"]).sum() == 1
+
+
+def test_derived_lungs_are_guesses_with_their_size_and_their_doubts(tmp_path, capsys):
+    made = write_volumes(tmp_path / "archive", 2, binary=True)
+    for name in ("ct", "Lungs", "Emphysema", "ILD"):  # the second patient's image cuts the lungs
+        path = tmp_path / "archive" / "p2" / f"{name}.nii.gz"
+        sitk.WriteImage(sitk.ReadImage(str(path))[14:50, :, :], str(path))
+    folder = converted(tmp_path, "derived")
+    guessed = changes(folder)["guessed"]
+    assert guessed["lungs found by thresholds, not drawn"] == {"count": 2, "patients": 2}
+    assert guessed[f"{DOUBT}cut by the edge of the image"] == {"count": 1, "patients": 1}
+    patients = json.loads((folder / "conversion_report.json").read_text())["patients"]
+    assert not patients["p1"]["doubts"]
+    assert [text.split(" (")[0] for text in patients["p2"]["doubts"]] == [f"{DOUBT}cut by the edge of the image"]
+    assert len(made) == 2
+    assert "Warning: the derived lung mask may be wrong; look first at p2" in capsys.readouterr().out

@@ -50,7 +50,7 @@ class Chest:
     def image(self) -> np.ndarray:
         """(z, y, x) HU with the blur and the noise of a scanner."""
         blurred = ndimage.gaussian_filter(self.hu, (0, 0.6, 0.6))
-        return np.clip(blurred + self.rng.normal(0, self.noise, SHAPE), -1024, None)
+        return np.clip(blurred + self.rng.normal(0, self.noise, self.hu.shape), -1024, None)
 
 
 def table(c: Chest) -> None:
@@ -94,6 +94,14 @@ def mat_at_the_edge(c: Chest) -> None:
     mat(c, -650.0, SHAPE[1])
 
 
+def thin_mat_at_the_edge(c: Chest) -> None:
+    """A flat back on a mat of which the image shows a strip."""
+    c.hu[c.trunk & (c.y > BACK - 5)] = -1000
+    c.trunk = c.trunk & (c.y <= BACK - 5)
+    c.outside((c.y > BACK - 5) & (c.x > 50) & (c.x < 110), -650)
+    c.hu, c.trunk, c.lung = c.hu[:, : BACK + 1], c.trunk[:, : BACK + 1], c.lung[:, : BACK + 1]
+
+
 def mat_in_a_round_view(c: Chest, padding: float = -1024.0) -> None:
     """A mat that the round field of view cuts."""
     mat(c, -650.0, SHAPE[1])
@@ -114,7 +122,9 @@ def arms(c: Chest) -> None:
     for column, sign in ((12, 1), (148, -1)):
         arm = c.ball((10, 56, column), (1e6, 22, 9))
         c.outside(arm, 30)
-        c.outside(c.ball((10, 38, column + 7 * sign), (1e6, 5, 9)) | c.ball((10, 74, column + 7 * sign), (1e6, 5, 9)), 30)
+        c.outside(
+            c.ball((10, 38, column + 7 * sign), (1e6, 5, 9)) | c.ball((10, 74, column + 7 * sign), (1e6, 5, 9)), 30
+        )
 
 
 def blanket(c: Chest) -> None:
@@ -171,6 +181,7 @@ PLACES: tuple[Callable[[Chest], None], ...] = (
     soft_mat,
     firm_mat,
     mat_at_the_edge,
+    thin_mat_at_the_edge,
     mat_in_a_round_view,
     vacuum_bag,
     arms,
