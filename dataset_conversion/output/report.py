@@ -72,7 +72,7 @@ def report_of_dataset(
     work = partial(_measure, folder, dict(labels), rarity, bins, frozenset(shown))
     patients = dict(zip(groups, in_parallel(work, list(groups.values()), processes, "reports"), strict=True))
     histograms = {name: np.sum([p.histograms[name] for p in patients.values()], axis=0) for name in labels}
-    report = {
+    report: dict[str, Any] = {
         "channel": channel,
         "labels": dict(labels),
         "derived": list(derived),

@@ -24,7 +24,7 @@ def overlaps(label: np.ndarray, mask: np.ndarray, value: int, mapping: LabelMapp
     names = {number: name for name, number in mapping.labels.items()}
     counts = np.bincount(label[mask], minlength=1)
     notes = []
-    for below in np.flatnonzero(counts):
+    for below in map(int, np.flatnonzero(counts)):
         if below in (0, value, mapping.ignore):
             continue
         what = f"voxels drawn as {names[below]} and as {names[value]}, which become {names[value]}"
@@ -78,10 +78,10 @@ def lost_lesions(before: Case, after: Case, lesions: Collection[int], names: dic
     first = axes.T @ corner  # mm from the centre of the first voxel before to that after, along x, y, z
     notes = []
     for value in sorted(lesions):
-        count = sum(
-            _lost_in_slice(before.label[z] == value, _slice_of(after, z, first, before), first, before, after, value)
-            for z in np.flatnonzero((before.label == value).any((1, 2)))
-        )
+        count = 0
+        for z in map(int, np.flatnonzero((before.label == value).any((1, 2)))):
+            plane = _slice_of(after, z, first, before)
+            count += _lost_in_slice(before.label[z] == value, plane, first, before, after, value)
         if count:
             what = f"lesions of {names[value]} lost by cropping or resampling"
             notes.append(Note(f"{what}: {count}", Kind.DROPPED, count, what))
@@ -107,7 +107,7 @@ def _lost_in_slice(
             _pixels(side, first[axis], before.spacing[axis], after.spacing[axis], plane.shape[1 - axis])
             for side, axis in zip(box, (1, 0), strict=True)
         )
-        lost += not (plane[window] == value).any()
+        lost += int(not (plane[window] == value).any())
     return lost
 
 
