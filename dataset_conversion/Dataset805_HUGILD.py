@@ -22,7 +22,6 @@ import numpy as np
 from nnunet_difflung.dataset_conversion.dicom.headers import Header, read_dataset, read_header
 from nnunet_difflung.dataset_conversion.dicom.identity import told_apart
 from nnunet_difflung.dataset_conversion.dicom.series import ct_series, read_volume, stack
-from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.hug_rois import draw, read_rois
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
@@ -91,7 +90,7 @@ class HugSource:
 
     def load(self) -> Scan:
         """CT in HU, the outlined tissues, and the lungs as a structure of their own."""
-        from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
+        from nnunet_difflung.dataset_conversion.imaging.lung_mask import derive_lungs
 
         series = stack(self._headers(), self.folder)
         image, (spacing, rois) = read_volume(series, self.folder), read_rois(self.text)
@@ -107,8 +106,9 @@ class HugSource:
         notes = list(series.notes)
         lung = self._lungs(shape, slice_of)
         if lung is None:
-            lung = lung_mask(image, np.logical_or.reduce(list(masks.values())))
-            notes.append(Note("the lungs were found by thresholds, since the series has no lung masks", Kind.GUESSED))
+            lungs = derive_lungs(image, np.logical_or.reduce(list(masks.values())))
+            lung = lungs.mask
+            notes += lungs.notes
         annotated = sorted({slice_of[roi.slice_number] for roi in rois})
         structures = {name: series.place(mask) for name, mask in {"lung": lung, **masks}.items()}
         return Scan(image, structures, "CT", tuple(annotated), False, tuple(notes))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.accept import add_accept_option
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
+from nnunet_difflung.dataset_conversion.output.changes import changes_text
 from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
@@ -311,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(archive.counted(options.anonymous))
     print(summary(records, mapping.labels))
+    print(changes_text(raw_folder(full_name)))
     print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     print(left_out_text(raw_folder(full_name) / MANIFEST), end="")

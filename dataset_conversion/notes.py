@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+DOUBT = "derived lungs in doubt: "  # begins the ``what`` of notes on a derived lung mask that may be wrong
+
 
 class Kind(StrEnum):
     """What happened to the things that a note speaks of; a remark changes nothing in the result."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,8 +19,11 @@ from skimage.segmentation import watershed
 
 from nnunet_difflung.dataset.intensities import window_name
 from nnunet_difflung.dataset_conversion.imaging.airways import find_airways
+from nnunet_difflung.dataset_conversion.imaging.body import body_mask
 from nnunet_difflung.dataset_conversion.imaging.geometry import turned_with
+from nnunet_difflung.dataset_conversion.imaging.lung_doubts import lung_notes
 from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_slices
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import require
 
@@ -28,13 +32,34 @@ WORKING = (
     1.4  # mm; finer pixels are averaged first: enough for the shape, and 512 x 512 pixels take a quarter of the time
 )
 OUTDOORS = -965.0  # HU; components with a lower median are air in the room, the bowel or bronchi, not parenchyma
+GAS, DARKER = -940.0, 60.0  # HU; smaller components that are darker than GAS, and by DARKER than the lung, are no lung
+WIDE, VESSELS = 3000.0, 0.005  # mm² and share of a slice: area and vessels of a lung that is as dark as air
+SIMILAR = 0.25  # of the larger lung; a smaller second component may belong to the same lung
 SMALLEST = 200.0  # mm²; area that a lung must have in at least one slice
 SHARE = 0.01  # of the largest component; smaller components are bowel, bronchi or noise
 BACKENDS = ("threshold", "lungmask")
 
 
+@dataclass(frozen=True)
+class DerivedLungs:
+    """A lung mask that nobody drew.
+
+    Attributes:
+        mask: (z, y, x) uint8 of 0 and 1 on the grid of the image.
+        notes: its size, and each doubt about it.
+    """
+
+    mask: np.ndarray
+    notes: tuple[Note, ...]
+
+
 def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: str = "threshold") -> np.ndarray:
-    """Mask of both lungs with everything inside them, without trachea and main bronchi.
+    """The ``mask`` of ``derive_lungs``."""
+    return derive_lungs(image, pathology, backend).mask
+
+
+def derive_lungs(image: sitk.Image, pathology: np.ndarray | None = None, backend: str = "threshold") -> DerivedLungs:
+    """Finds both lungs with everything inside them, without trachea and main bronchi.
 
     Args:
         image: 3D CT in HU, in any orientation: a whole chest, a part of it, or a single slice.
@@ -44,7 +69,7 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
             from the package of that name, which downloads its weights on first use.
 
     Returns:
-        (z, y, x) uint8 of 0 and 1 on the grid of the image; only the pathology if the image shows no lung.
+        The mask, which is only the pathology if the image shows no lung, and notes on it.
 
     Raises:
         BadInput: the values are a display window and not HU, or the backend is not installed.
@@ -61,10 +86,14 @@ def lung_mask(image: sitk.Image, pathology: np.ndarray | None = None, backend: s
             f"lungs can only be found in HU, but the values are a display window ({scaled}); provide a lung mask "
             f"as a structure, or images in HU"
         )
-    mask = np.asarray(_network()(image)) > 0 if backend == "lungmask" else _axial(image, pathology)
-    if pathology is not None:
-        mask |= pathology != 0
-    return mask.astype(np.uint8)
+    given = np.asarray(_network()(image)) > 0 if backend == "lungmask" else None
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    if code[2] in "SI":
+        return _derived(image, pathology, given, backend)
+    turned = sitk.DICOMOrient(image, "LPS")
+    lesion, mask = (None if m is None else turned_with(image, (m != 0).astype(np.uint8)) for m in (pathology, given))
+    lungs = _derived(turned, lesion, mask, backend)
+    return replace(lungs, mask=turned_with(turned, lungs.mask, code))
 
 
 @functools.cache
@@ -79,34 +108,42 @@ def _network() -> Callable[[sitk.Image], np.ndarray]:
     return lungmask.LMInferer(tqdm_disable=True).apply
 
 
-def _axial(image: sitk.Image, pathology: np.ndarray | None) -> np.ndarray:
-    """``threshold_lungs`` of the image reoriented to axial slices; the mask is on the grid of the image."""
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+def _derived(image: sitk.Image, pathology: np.ndarray | None, given: np.ndarray | None, backend: str) -> DerivedLungs:
+    """The lungs in axial slices: by thresholds unless a mask (z, y, x) is given; and the notes on them."""
+    hu, spacing = sitk.GetArrayViewFromImage(image), image.GetSpacing()[::-1]
+    step = max(1, round(WORKING / max(spacing[1:])))
+    small, coarse = _averaged(hu, step), (spacing[0], spacing[1] * step, spacing[2] * step)
+    body = body_mask(small, coarse)
     lesion = None if pathology is None else pathology != 0
-    if code[2] in "SI":
-        return threshold_lungs(sitk.GetArrayViewFromImage(image), image.GetSpacing()[::-1], lesion)
-    turned = sitk.DICOMOrient(image, "LPS")
+    mask = _threshold_lungs(hu, small, body, coarse, lesion) if given is None else given > 0
     if lesion is not None:
-        lesion = turned_with(image, lesion.astype(np.uint8)) > 0
-    lungs = threshold_lungs(sitk.GetArrayViewFromImage(turned), turned.GetSpacing()[::-1], lesion)
-    return turned_with(turned, lungs.astype(np.uint8), code) > 0
+        mask = mask | lesion
+    how = "thresholds" if backend == "threshold" else f"the network {backend}"
+    notes = lung_notes(small, _averaged(mask, step) >= 0.5, body, coarse, how)
+    return DerivedLungs(mask.astype(np.uint8), tuple(notes))
 
 
-def threshold_lungs(hu: np.ndarray, spacing: tuple[float, float, float], lesion: np.ndarray | None) -> np.ndarray:
+def _threshold_lungs(
+    hu: np.ndarray,
+    small: np.ndarray,
+    body: np.ndarray,
+    coarse: tuple[float, float, float],
+    lesion: np.ndarray | None,
+) -> np.ndarray:
     """Finds the lungs in axial slices.
 
     Args:
         hu: (z, y, x) in HU.
-        spacing: mm along z, y, x.
+        small: (z, y, x) the same, averaged over blocks of pixels.
+        body: (z, y, x) bool, the patient, on the grid of ``small``.
+        coarse: mm along z, y, x on the grid of ``small``.
         lesion: (z, y, x) bool, voxels that are known to be lesions; may be None.
 
     Returns:
         (z, y, x) bool.
     """
-    step = max(1, round(WORKING / max(spacing[1:])))
-    small, drawn = _averaged(hu, step), None if lesion is None else _averaged(lesion, step) >= 0.5
-    coarse = (spacing[0], spacing[1] * step, spacing[2] * step)
-    body = body_mask(small)
+    step = -(-hu.shape[1] // small.shape[1])
+    drawn = None if lesion is None else _averaged(lesion, step) >= 0.5
     air = (small < TISSUE) & body
     inside = air if drawn is None else air | drawn
     airways = find_airways(small, air if drawn is None else air & ~drawn, body, coarse)
@@ -118,56 +155,86 @@ def threshold_lungs(hu: np.ndarray, spacing: tuple[float, float, float], lesion:
     return mask if step == 1 else _refined(mask, mask & ~air, airways, hu, step)
 
 
-def body_mask(hu: np.ndarray) -> np.ndarray:
-    """(z, y, x) bool: the patient including the lungs, without table and clothing.
-
-    The largest component of tissue, separated from the table by an opening, with holes filled slice by slice. Lung that
-    the edge of the image cuts open is not a hole; air at the edge that is denser than the air of the room is body.
-    """
-    tissue = hu > -500
-    disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), 2)[None]
-    components, number = ndimage.label(ndimage.binary_opening(tissue, disc))
-    if not number:
-        return np.zeros(hu.shape, bool)
-    largest = components == np.bincount(components.ravel())[1:].argmax() + 1
-    body = fill_slices(largest | (tissue & ndimage.binary_dilation(largest, disc)))
-    outside, _ = ndimage.label(~body)
-    for k, box in enumerate(ndimage.find_objects(outside), start=1):
-        part = outside[box] == k
-        if part.sum() > 50 and -950 < np.median(hu[box][part]) < -600:
-            body[box] |= part
-    return body
-
-
 def choose_lungs(
     hu: np.ndarray, air: np.ndarray, body: np.ndarray, spacing: tuple[float, float, float]
 ) -> list[np.ndarray]:
     """Chooses the lungs among the components of air in the body; a bool array (z, y, x) for each side.
 
-    Components that consolidation cuts off are assigned to the lung of their side. Gas in the bowel has lower HU than
-    any parenchyma.
+    Components that consolidation cuts off are assigned to the lung of their side. Gas in stomach and bowel, and air of
+    the room in folds of the skin, are darker than the lungs; a lung that is as dark has vessels, which gas has not.
     """
     components, number = ndimage.label(air)
     if not number:
         return []
     sizes = np.bincount(components.ravel(), minlength=number + 1)
     area = spacing[1] * spacing[2]
-    columns = np.flatnonzero(body.any((0, 1)))
-    middle = (columns[0] + columns[-1]) / 2
     boxes = ndimage.find_objects(components)
-    sides: dict[bool, np.ndarray] = {}
-    largest = 0
+    pieces: list[tuple[tuple[slice, ...], np.ndarray]] = []
+    largest, darkest = 0, OUTDOORS
     for k in np.argsort(-sizes[1:], kind="stable") + 1:
         if sizes[k] * area < SMALLEST or sizes[k] < SHARE * largest:
             break
-        part = components[boxes[k - 1]] == k
-        if part.sum((1, 2)).max() * area < SMALLEST or np.median(hu[boxes[k - 1]][part]) < OUTDOORS:
+        box = boxes[k - 1]
+        part = components[box] == k
+        if part.sum((1, 2)).max() * area < SMALLEST:
             continue
-        largest = largest or sizes[k]
-        for piece in _halves(part, boxes[k - 1], middle, spacing):
-            right = np.nonzero(piece)[2].mean() + boxes[k - 1][2].start > middle
-            side = sides.setdefault(bool(right), np.zeros_like(air))
-            side[boxes[k - 1]] |= piece
+        low, level = np.percentile(hu[box][part], (25, 50))
+        if level < OUTDOORS and not _has_vessels(part, area):
+            continue
+        if largest and low < darkest:
+            continue
+        if not largest:
+            largest, darkest = sizes[k], min(GAS, level - DARKER)
+        pieces += [(box, piece) for piece in _halves(part, box, _middle_of(body), spacing)]
+    return _by_side(pieces, _middle(pieces, _middle_of(body)), air.shape)
+
+
+def _has_vessels(part: np.ndarray, area: float) -> bool:
+    """Whether a component is as wide as a lung and has holes, as vessels make them, while gas has none.
+
+    Args:
+        part: (z, y, x) bool.
+        area: of a pixel in mm².
+    """
+    largest = part[part.sum((1, 2)).argmax()]
+    inside = ndimage.binary_erosion(ndimage.binary_fill_holes(largest), iterations=2)
+    return bool(largest.sum() * area > WIDE and (inside & ~largest).sum() > VESSELS * inside.sum())
+
+
+def _middle_of(body: np.ndarray) -> float:
+    """Column in the middle of the body."""
+    columns = np.flatnonzero(body.any((0, 1)))
+    return float(columns[0] + columns[-1]) / 2
+
+
+def _middle(pieces: list[tuple[tuple[slice, ...], np.ndarray]], middle: float) -> float:
+    """Column between the two lungs, if there are two of similar size beside each other; else the middle of the body.
+
+    The middle of the body is of no use where an arm, or the edge of the image, makes one side wider.
+    """
+    if len(pieces) < 2:
+        return middle
+    first, second = sorted(pieces, key=lambda piece: -piece[1].sum())[:2]
+    spans = [np.flatnonzero(part.any((0, 1))) + box[2].start for box, part in (first, second)]
+    overlap = min(spans[0][-1], spans[1][-1]) - max(spans[0][0], spans[1][0])
+    if second[1].sum() < SIMILAR * first[1].sum() or overlap > 0.25 * min(len(spans[0]), len(spans[1])):
+        return middle
+    return float(np.mean([_column(box, part) for box, part in (first, second)]))
+
+
+def _column(box: tuple[slice, ...], part: np.ndarray) -> float:
+    """Mean column of a component."""
+    return float(np.nonzero(part)[2].mean() + box[2].start)
+
+
+def _by_side(
+    pieces: list[tuple[tuple[slice, ...], np.ndarray]], middle: float, shape: tuple[int, ...]
+) -> list[np.ndarray]:
+    """One (z, y, x) mask of all pieces left of the middle, and one of those right of it."""
+    sides: dict[bool, np.ndarray] = {}
+    for box, piece in pieces:
+        side = sides.setdefault(_column(box, piece) > middle, np.zeros(shape, bool))
+        side[box] |= piece
     return list(sides.values())
 
 

@@ -6,7 +6,7 @@ All figures are measured on the written files, one patient at a time, so that th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.case import CaseRecord
-from nnunet_difflung.dataset_conversion.notes import Note, counted
+from nnunet_difflung.dataset_conversion.notes import DOUBT, Note, counted
 from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
@@ -60,26 +60,30 @@ def report_of_dataset(
     Returns:
         The content of ``conversion_report.json``: ``labels``, ``channel``, ``derived``, ``classes`` (voxels, share,
         cases, patients; mean and percentiles of intensities), ``changes`` (see ``counted``) and
-        ``patients``.
+        ``patients`` (figures, ``notes``, and ``doubts`` about a derived lung mask).
     """
     groups: dict[str, list[CaseRecord]] = {}
     for record in records:
         groups.setdefault(record.patient, []).append(record)
     totals = np.sum([record.voxels for record in records], axis=0)
     rarity = [v for v in np.argsort(totals, kind="stable") if v and totals[v]]  # rarest first
-    shown = _evenly(sorted(groups), MOST_TILES)
+    shown = _shown(sorted(groups), notes or {}, MOST_TILES)
     bins = np.linspace(*_range(channel, folder, records), BINS + 1)
     work = partial(_measure, folder, dict(labels), rarity, bins, frozenset(shown))
     patients = dict(zip(groups, in_parallel(work, list(groups.values()), processes, "reports"), strict=True))
     histograms = {name: np.sum([p.histograms[name] for p in patients.values()], axis=0) for name in labels}
-    report = {
+    report: dict[str, Any] = {
         "channel": channel,
         "labels": dict(labels),
         "derived": list(derived),
         "classes": {name: _class(name, value, records, histograms[name], bins) for name, value in labels.items()},
         "changes": counted(notes or {}),
         "patients": {
-            name: {**p.figures, "notes": [note.text for note in (notes or {}).get(name, ())]}
+            name: {
+                **p.figures,
+                "notes": [note.text for note in (notes or {}).get(name, ())],
+                "doubts": [note.text for note in (notes or {}).get(name, ()) if note.what.startswith(DOUBT)],
+            }
             for name, p in patients.items()
         },
     }
@@ -87,12 +91,23 @@ def report_of_dataset(
     write_sheet(
         folder / "conversion_report.png",
         report,
-        [tile for name in shown if (tile := patients[name].tile) is not None],
+        [
+            replace(tile, doubtful=bool(report["patients"][name]["doubts"]))
+            for name in shown
+            if (tile := patients[name].tile) is not None
+        ],
         histograms,
         bins,
         len(patients),
     )
     return report
+
+
+def _shown(names: list[str], notes: Mapping[str, Sequence[Note]], most: int) -> list[str]:
+    """At most ``most`` of the patients: first those whose derived lung mask is in doubt, then others, spread evenly."""
+    doubted = [name for name in names if any(note.what.startswith(DOUBT) for note in notes.get(name, ()))]
+    doubted = _evenly(doubted, most)
+    return doubted + _evenly([name for name in names if name not in doubted], most - len(doubted))
 
 
 def _evenly(names: list[str], most: int) -> list[str]:

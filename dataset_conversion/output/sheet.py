@@ -8,9 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.output.changes import changes_lines
 from nnunet_difflung.runtime.figures import LUNG_WINDOW, class_colours, drawing, outline_classes, show_grey
 
 COLUMNS = 4
+WIDTH = 15.0  # inches
+HEAD, TILE, LINE = 3.6, 3.5, 0.17  # inches; heights of the diagrams, of a row of tiles, and of a line of text
+BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+LONGEST = 190  # characters of a line of text that fit
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Tile:
         image: (y, x) intensities.
         label: (y, x) label values.
         spacing: mm along y, x.
+        doubtful: whether the derived lung mask of the patient may be wrong.
     """
 
     title: str
@@ -30,6 +36,7 @@ class Tile:
     image: np.ndarray
     label: np.ndarray
     spacing: tuple[float, float]
+    doubtful: bool = False
 
 
 def write_sheet(
@@ -46,19 +53,22 @@ def write_sheet(
         patients: number of patients in the dataset; tiles may show a part of them.
     """
     rows = -(-len(tiles) // COLUMNS)
+    lines = [line if len(line) <= LONGEST else f"{line[: LONGEST - 2]} …" for line in changes_lines(report)]
+    text = LINE * (len(lines) + 1)
     colours = class_colours(report["labels"])
-    with drawing(path, 15, 3.6 + 3.5 * rows, dpi=75) as figure:
-        grid = figure.add_gridspec(1 + rows, 12, height_ratios=[1, *[1] * rows])
+    with drawing(path, WIDTH, HEAD + text + TILE * rows, dpi=75) as figure:
+        grid = figure.add_gridspec(2 + rows, 12, height_ratios=[HEAD, text, *[TILE] * rows])
         _shares(figure.add_subplot(grid[0, :4]), report, colours)
         _intensities(figure.add_subplot(grid[0, 4:8]), report, histograms, bins, colours)
         _figures(figure.add_subplot(grid[0, 8:]), report, colours)
+        _changes(figure.add_subplot(grid[1, :]), lines)
         for i, tile in enumerate(tiles):
-            axes = figure.add_subplot(grid[1 + i // COLUMNS, 3 * (i % COLUMNS) : 3 * (i % COLUMNS) + 3])
+            axes = figure.add_subplot(grid[2 + i // COLUMNS, 3 * (i % COLUMNS) : 3 * (i % COLUMNS) + 3])
             _slice(axes, tile, report)
         part = "" if len(tiles) == patients else f", {len(tiles)} of them shown"
         figure.suptitle(
             f"{patients} patients{part}; channel {report['channel']}; each slice is the one with most of the "
-            f"patient's rarest class; seen from the feet, right is left",
+            f"patient's rarest class (thick outline; dashed: derived, not drawn); seen from the feet, right is left",
             fontsize=10,
         )
 
@@ -66,13 +76,15 @@ def write_sheet(
 def _shares(axes, report: dict, colours: dict[str, str]) -> None:
     total = sum(row["voxels"] for name, row in report["classes"].items() if name in colours) or 1
     shares = [100 * report["classes"][name]["voxels"] / total for name in colours]
-    axes.barh(range(len(colours)), [max(share, 1e-4) for share in shares], color=list(colours.values()))
+    lowest = min([share for share in shares if share] or [1]) / 3
+    axes.barh(range(len(colours)), shares, color=list(colours.values()))
     for i, share in enumerate(shares):
-        axes.text(max(share, 1e-4) * 1.15, i, f"{share:.3g} %", va="center", fontsize=8)
+        # at the base of the bar, so that a share near 100 % has room for its text
+        axes.text(lowest * 1.1, i, f"{share:.3g} %", va="center", fontsize=8, bbox=BOX)
     derived = report["derived"]
     axes.set(
         xscale="log",
-        xlim=(min([share for share in shares if share] or [1]) / 3, 1000),
+        xlim=(lowest, 100),
         xlabel="% of labelled voxels",
         yticks=range(len(colours)),
     )
@@ -89,6 +101,14 @@ def _intensities(
     axes.set(xlabel="HU" if report["channel"] == "CT" else report["channel"], ylabel="share of the class's voxels")
     if colours:
         axes.legend(fontsize=7)
+
+
+def _changes(axes, lines: Sequence[str]) -> None:
+    """Writes what the conversion changed."""
+    axes.axis("off")
+    axes.text(
+        0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", transform=axes.transAxes, parse_math=False
+    )
 
 
 def _figures(axes, report: dict, colours: dict[str, str]) -> None:
@@ -125,6 +145,10 @@ def _slice(axes, tile: Tile, report: dict) -> None:
     else:
         low, high = np.percentile(tile.image, (0.5, 99.5))
     show_grey(axes, tile.image, (low, high), tile.spacing[0] / tile.spacing[1])
-    outline_classes(axes, tile.label, {name: value for name, value in report["labels"].items() if name != "ignore"})
-    axes.set_title(f"{tile.title[-38:]}{' (test)' if tile.test else ''}", fontsize=7)
+    outlined = {name: value for name, value in report["labels"].items() if name != "ignore"}
+    present = [name for name, value in outlined.items() if value and (tile.label == value).any()]
+    rarest = sorted(present, key=lambda name: report["classes"][name]["voxels"])[:1]
+    outline_classes(axes, tile.label, outlined, report["derived"], rarest)
+    marks = " (test)" * tile.test + " – lungs in doubt" * tile.doubtful
+    axes.set_title(f"{tile.title[-38:]}{marks}", fontsize=7, color="#B00000" if tile.doubtful else "black")
     axes.axis("off")

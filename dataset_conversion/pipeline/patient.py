@@ -18,10 +18,11 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
     turned_with,
 )
 from nnunet_difflung.dataset_conversion.imaging.intensities import prepare_intensities
-from nnunet_difflung.dataset_conversion.imaging.lung_mask import lung_mask
+from nnunet_difflung.dataset_conversion.imaging.lung_mask import DerivedLungs, derive_lungs
 from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.writer import write_case
+from nnunet_difflung.dataset_conversion.pipeline import losses
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LabelMapping
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
 from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
@@ -67,9 +68,12 @@ def convert_patient(
     channel = ""
     derived: set[str] = set()
     notes: list[Note] = []
+    structures: set[str] = set()
     for number, source in enumerate(patient.sources):
         location = f"{source.folder}, patient {patient.name}"
-        labelled = label_scan(source.load(), mapping, options, location)
+        scan = source.load()
+        structures |= set(scan.structures)
+        labelled = label_scan(scan, mapping, options, location)
         if channel not in ("", labelled.channel):
             raise BadInput(
                 f"{location}: the scans have different channels, {channel} and {labelled.channel}; expected the same "
@@ -77,16 +81,20 @@ def convert_patient(
             )
         channel = labelled.channel
         derived |= set(labelled.derived)
-        notes += [note for note in labelled.notes if note not in notes]
+        of_scan = list(labelled.notes)
         records += [
             write_case(folder, case, len(mapping.labels), patient.test)
-            for case in cases(labelled, patient, number, mapping, options)
+            for case in cases(labelled, patient, number, mapping, options, of_scan)
         ]
+        # a source may give the same note with each scan; what was changed after loading is counted for each scan
+        changed = [note for note in of_scan[len(scan.notes) :] if note.kind is not Kind.REMARK]
+        notes += [note for note in of_scan if note not in notes and note not in changed] + changed
     if not records:
         raise BadInput(
             f"{patient.sources[0].folder}, patient {patient.name}: no structure of the mapping was drawn; "
             f"remove the patient, or give --all-slices to keep the slices with lung"
         )
+    notes += losses.absent(structures, mapping)
     return records, {"channel": channel, "derived": sorted(derived), "notes": [note.as_dict() for note in notes]}
 
 
@@ -103,11 +111,14 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     normal = mapping.normal
     derived: tuple[str, ...] = ()
     if mapping.lung != "none" and not (label == normal).any():
-        lung = lung_mask_of(image, label, mapping, location)
-        label[(lung > 0) & (label == 0)] = normal
+        lungs = lungs_of(image, label, mapping, location)
+        notes += lungs.notes
+        label[(lungs.mask > 0) & (label == 0)] = normal
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
     if mapping.ignore is not None and scan.annotated is not None:
-        label[np.setdiff1d(np.arange(len(label)), drawn)] = mapping.ignore
+        blank = np.setdiff1d(np.arange(len(label)), drawn)
+        label[blank] = mapping.ignore
+        notes += losses.ignored_slices(len(blank))
     return _axial(Labelled(image, label, channel, tuple(int(z) for z in drawn), derived, tuple(notes)), is_drawn)
 
 
@@ -121,29 +132,32 @@ def _labels(scan: Scan, image: sitk.Image, mapping: LabelMapping, notes: list[No
         if mapping.rule_of(name) is not None:
             raise BadInput(f"{fault}; a structure that is not needed may go to ignore_structures in the mapping")
     label = np.zeros(image.GetSize()[::-1], np.uint8)
+    notes += losses.unmapped(scan.structures, mapping)
     ranked = sorted(
         (rule.priority, rule.value, name) for name in scan.structures if (rule := mapping.rule_of(name)) is not None
     )
     for _, value, name in ranked:
         mask = scan.structures[name]
-        _check_place(mask, image, name, location)
+        notes += _check_place(mask, image, name, location)
         if not same_grid(mask, image):
             notes.append(
                 Note(f"{name}: resampled from another grid", Kind.MOVED, what="structures resampled from another grid")
             )
-        label[on_grid(mask, image) > 0] = value
+        inside = on_grid(mask, image) > 0
+        notes += losses.overlaps(label, inside, value, mapping)
+        label[inside] = value
     return label
 
 
-def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) -> None:
-    """Checks that a structure lies in its image.
+def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) -> list[Note]:
+    """Checks that a structure lies in its image; a note on voxels of it that lie outside.
 
     Raises:
         BadInput: more than ``OUTSIDE`` of it lies outside the image, or its mask has as many voxels as the image but
             another position (its header was lost).
     """
     if same_grid(mask, image):
-        return
+        return []
     inside = np.argwhere(sitk.GetArrayViewFromImage(mask) > 0)[:, ::-1]
     if mask.GetSize() == image.GetSize():
         corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(mask.GetSize()) - 1)
@@ -157,16 +171,20 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) 
             )
     if len(inside):
         indices = to_index(image, inside @ index_to_physical(mask).T + np.array(mask.GetOrigin()))
-        outside = ((indices < -0.5) | (indices > np.array(image.GetSize()) - 0.5)).any(axis=1).mean()
-        if outside > OUTSIDE:
+        outside = ((indices < -0.5) | (indices > np.array(image.GetSize()) - 0.5)).any(axis=1)
+        if outside.mean() > OUTSIDE:
             raise BadInput(
-                f"{location}: {100 * outside:.0f} % of {name!r} lie outside the image; expected a structure that was "
-                f"drawn on this image: repair its header, or remove the structure"
+                f"{location}: {100 * outside.mean():.0f} % of {name!r} lie outside the image; expected a structure "
+                f"that was drawn on this image: repair its header, or remove the structure"
             )
+        if count := int(outside.sum()):
+            text = f"{name}: {count} of its {len(inside)} voxels lie outside the image"
+            return [Note(text, Kind.DROPPED, count, "voxels of structures outside the image")]
+    return []
 
 
-def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> np.ndarray:
-    """Mask of the lungs, including the pathologies that were drawn.
+def lungs_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:
+    """The lungs, including the pathologies that were drawn, and notes on them.
 
     Raises:
         BadInput: no lung was found, or the values are not HU.
@@ -175,15 +193,15 @@ def lung_mask_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, lo
         rule.value for rule in mapping.rules if rule.pathology and rule.value not in (mapping.normal, mapping.ignore)
     ]
     try:
-        lung = lung_mask(image, np.isin(label, values), mapping.lung)
+        lungs = derive_lungs(image, np.isin(label, values), mapping.lung)
     except BadInput as error:
         raise BadInput(f"{location}: {error}") from error
-    if not (lung & (label == 0)).any():
+    if not ((lungs.mask > 0) & (label == 0)).any():
         raise BadInput(
             f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
             f"draw the lung"
         )
-    return lung
+    return lungs
 
 
 def _axial(labelled: Labelled, is_drawn: np.ndarray) -> Labelled:
@@ -207,9 +225,15 @@ def _axial(labelled: Labelled, is_drawn: np.ndarray) -> Labelled:
 
 
 def cases(
-    labelled: Labelled, patient: Patient, number: int, mapping: LabelMapping, options: ConvertOptions
+    labelled: Labelled,
+    patient: Patient,
+    number: int,
+    mapping: LabelMapping,
+    options: ConvertOptions,
+    notes: list[Note] | None = None,
 ) -> Sequence[Case]:
-    """The cases of a labelled scan: a volume, or its slices."""
+    """The cases of a labelled scan: a volume, or its slices; what is lost on the way is added to ``notes``."""
+    notes = [] if notes is None else notes
     image = labelled.image
     volume = Case(
         patient.case_id(number),
@@ -220,14 +244,17 @@ def cases(
         image.GetOrigin(),
         image.GetDirection(),
     )
+    whole = volume
     if options.crop_lungs is not None:
         volume = crop(volume, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
     lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
     volume = resized(volume, options.spacing, options.size, lesions)
+    notes += losses.lost_lesions(whole, volume, lesions, {value: name for name, value in mapping.labels.items()})
     if options.form == "volumes":
         return [volume]
     inside = (volume.label > 0) & (volume.label != (-1 if mapping.ignore is None else mapping.ignore))
     kept = np.flatnonzero(inside.any(axis=(1, 2)))
     if not options.all_slices:
         kept = np.intersect1d(kept, labelled.drawn)
+    notes += losses.slices_left_out(len(volume.label) - len(kept), options.all_slices)
     return [one_slice(volume, patient.case_id(number, int(z)), int(z)) for z in kept]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.notes import Note
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
@@ -158,4 +158,8 @@ def _cut(scan: Scan, labelled: np.ndarray, margin: float) -> Scan:
     extra = int(np.ceil(margin / scan.image.GetSpacing()[2] - 1e-6))
     part = slice(max(0, int(slices[0]) - extra), min(len(labelled), int(slices[-1]) + 1 + extra))
     structures = {name: mask[:, :, part] for name, mask in scan.structures.items()}
-    return replace(scan, image=scan.image[:, :, part], structures=structures)
+    notes = scan.notes
+    if cut := len(labelled) - (part.stop - part.start):
+        what = "slices beyond the margin of --crop-lungs"
+        notes = (*notes, Note(f"{what}: {cut}", Kind.DROPPED, cut, what))
+    return replace(scan, image=scan.image[:, :, part], structures=structures, notes=notes)

@@ -12,7 +12,8 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.volume_files import read_volume
-from nnunet_difflung.dataset_conversion.notes import Note
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
+from nnunet_difflung.dataset_conversion.output.changes import changes_text
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
     MANIFEST,
@@ -123,13 +124,38 @@ class FileSource:
 
         from nnunet_difflung.dataset_conversion.imaging.geometry import image_like
 
-        structures = {}
-        for mask in self.masks:
-            image = read_volume(mask.path)
-            values = np.rint(sitk.GetArrayViewFromImage(image))
-            inside = np.isin(values, mask.values) if mask.values else values > 0
-            structures[mask.name] = image_like(inside.astype(np.uint8), image)
-        return Scan(read_volume(self.image), structures, "CT", None, self.windowed, self.notes)
+        structures, notes = {}, list(self.notes)
+        for path in dict.fromkeys(mask.path for mask in self.masks):
+            image = read_volume(path)
+            stored = sitk.GetArrayViewFromImage(image)
+            values = np.rint(stored)
+            notes += _odd_values(path, stored, values, [mask for mask in self.masks if mask.path == path])
+            for mask in (mask for mask in self.masks if mask.path == path):
+                inside = np.isin(values, mask.values) if mask.values else values > 0
+                structures[mask.name] = image_like(inside.astype(np.uint8), image)
+        return Scan(read_volume(self.image), structures, "CT", None, self.windowed, tuple(notes))
+
+
+def _odd_values(path: Path, stored: np.ndarray, values: np.ndarray, masks: Sequence[MaskOf]) -> list[Note]:
+    """Notes on values of a mask that are not whole numbers, and on those that no structure has.
+
+    Args:
+        path: of the mask.
+        stored: (z, y, x) values in the file.
+        values: (z, y, x) the same, rounded.
+        masks: the structures of this file.
+    """
+    notes = []
+    if rounded := int((stored != values).sum()):
+        text = f"{path.name}: {rounded} voxels have values that are not whole numbers; they were rounded"
+        notes.append(Note(text, Kind.REINTERPRETED, rounded, "voxels of masks rounded to whole numbers"))
+    named = {value for mask in masks for value in mask.values}
+    other = np.unique(values[values > 0]) if all(mask.values for mask in masks) else np.array([])
+    for value in (float(value) for value in other if value not in named):
+        count = int((values == value).sum())
+        what = f"voxels of the value {value:g}, which the dataset is not documented to have"
+        notes.append(Note(f"{path.name}: {count} {what}", Kind.DROPPED, count, what))
+    return notes
 
 
 def below(folder: Path, *choices: str) -> Path:
@@ -222,6 +248,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     )
     print(archive.counted())
     print(summary(records, mapping.labels, grouping.unit))
+    print(changes_text(raw_folder(full_name), grouping.unit))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     print(left_out_text(raw_folder(full_name) / MANIFEST), end="")

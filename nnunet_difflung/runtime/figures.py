@@ -7,7 +7,7 @@ outlives a figure.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,12 +128,27 @@ def show_difference(axes: Axes, difference: np.ndarray, window: Window = CT_WIND
     return bound
 
 
-def outline_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) -> None:
-    """Draws the outline of each class of a (y, x) label map over an image."""
-    for name, colour in class_colours(values).items():
+def outline_classes(
+    axes: Axes,
+    label: np.ndarray,
+    values: Mapping[str, int],
+    dashed: Collection[str] = (),
+    thick: Collection[str] = (),
+) -> None:
+    """Draws the outline of each class of a (y, x) label map over an image.
+
+    Args:
+        axes: axes to draw into.
+        label: (y, x) label values.
+        values: class → label value.
+        dashed: classes with a dashed outline.
+        thick: classes with a thick outline, above the others.
+    """
+    for name, colour in sorted(class_colours(values).items(), key=lambda item: item[0] in thick):
         mask = label == values[name]
         if mask.any():
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+            style, width = "--" if name in dashed else "-", 1.6 if name in thick else 0.9
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=style)
 
 
 def bare(axes: Axes, title: str, size: float = 9) -> None:

@@ -93,8 +93,12 @@ def test_labels_intensities_and_splits_of_slices(source, raw):
     assert cases_of(folder, "Ts") == [f"medseg_p010_s{z:03d}" for z in (1, 2, 3, 4)]
     report = json.loads((folder / "conversion_report.json").read_text())
     for patient in ("medseg_p001", "medseg_p002", "medseg_p010"):
-        notes = ["1 of 58 lesion voxels lie outside the lung mask; they are kept as lesions"]
-        assert report["patients"][patient]["notes"] == notes
+        assert report["patients"][patient]["notes"] == [
+            "1 of 58 lesion voxels lie outside the lung mask; they are kept as lesions",
+            "voxels drawn as normal_lung and as ground_glass, which become ground_glass: 48",
+            "voxels drawn as normal_lung and as consolidation, which become consolidation: 9",
+            "slices without a label left out: 2",
+        ]
     image, lesion, lung = volumes(1)
     for z in (1, 2, 3, 4):
         image_file = sitk.ReadImage(str(folder / "imagesTr" / f"medseg_p001_s{z:03d}_0000.nii.gz"))

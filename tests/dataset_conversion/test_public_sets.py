@@ -123,7 +123,7 @@ def test_hug_keeps_what_was_outlined_and_ignores_the_rest_of_the_lung(tmp_path, 
     )
     assert (label(folder, "53_s001")[11:13, 11:13] == IGNORED).all(), "tissues of few patients"
     notes = report["patients"]["53"]["notes"]
-    assert any("lungs were found by thresholds" in note for note in notes) != lungs
+    assert any("lungs found by thresholds, not drawn" in note for note in notes) != lungs
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
