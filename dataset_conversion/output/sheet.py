@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.output.changes import changes_lines
-from nnunet_difflung.runtime.figures import LUNG_WINDOW, class_colours, drawing, outline_classes, show_grey
+from nnunet_difflung.runtime.figures import (
+    DOUBT_COLOUR,
+    LUNG_WINDOW,
+    class_colours,
+    drawing,
+    outline_classes,
+    show_grey,
+)
 
 COLUMNS = 4
 WIDTH = 15.0  # inches
@@ -150,5 +157,5 @@ def _slice(axes, tile: Tile, report: dict) -> None:
     rarest = sorted(present, key=lambda name: report["classes"][name]["voxels"])[:1]
     outline_classes(axes, tile.label, outlined, report["derived"], rarest)
     marks = " (test)" * tile.test + " – lungs in doubt" * tile.doubtful
-    axes.set_title(f"{tile.title[-38:]}{marks}", fontsize=7, color="#B00000" if tile.doubtful else "black")
+    axes.set_title(f"{tile.title[-38:]}{marks}", fontsize=7, color=DOUBT_COLOUR if tile.doubtful else "black")
     axes.axis("off")

@@ -180,15 +180,26 @@ def _first(path: Path, number: int) -> Iterator[bytes]:
 
 def _stored(path: Path, start: int, encoding: str, expected: int) -> str:
     pieces = _pieces(path, start)
+    if encoding not in ("raw", "ascii", "text", "txt", "hex") and expected:
+        return _unequal(_unpacked_as(encoding, pieces), expected)
+    return _missing(pieces, expected) if encoding == "raw" else ""
+
+
+def _unequal(pieces: Iterator[bytes] | None, expected: int) -> str:
+    """One line if more or fewer bytes than expected come out of compressed data; "" if their format is unknown."""
+    number = expected if pieces is None else sum(len(piece) for piece in pieces)
+    return f"{number} bytes of voxels, but {expected} are expected" if number != expected else ""
+
+
+def _unpacked_as(encoding: str, pieces: Iterator[bytes]) -> Iterator[bytes] | None:
     readers: dict[str, Callable[[], Iterator[bytes]]] = {
-        "raw": lambda: pieces,
         "gzip": lambda: _unpacked(pieces, 31),
         "gz": lambda: _unpacked(pieces, 31),
         "zlib": lambda: _unpacked(pieces, 15),
         "bzip2": lambda: _bunzipped(pieces),
         "bz2": lambda: _bunzipped(pieces),
     }
-    return _missing(readers[encoding](), expected) if encoding in readers else ""
+    return readers[encoding]() if encoding in readers else None
 
 
 def _bunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -216,4 +227,9 @@ def _meta(path: Path) -> str:
     sizes = [int(size) for size in fields["dimsize"].split()]
     expected = channels * math.prod(sizes) * _META_TYPES.get(fields["elementtype"].upper(), 0)
     place, start = (path, end.end()) if file.upper() == "LOCAL" else (path.parent / file, 0)
+    stored, size = place.stat().st_size - start, int(fields.get("compresseddatasize", 0))
+    if packed and size and stored < size:
+        return f"{stored} bytes of compressed data, but {size} are expected"
+    if packed and size and stored > size:
+        return f"{stored} bytes of compressed data, but its header says {size}"
     return _stored(place, start, "zlib" if packed else "raw", expected)

@@ -51,6 +51,7 @@ _AIR, _TISSUE = (-1100.0, -300.0), (-200.0, 300.0)  # HU: air and lung, soft tis
 _OFFSETS = (1024, 1000, 32768, 31744, 2048, 8192, -1024, -2048)  # value − HU; 31744 = 32768 − 1024
 _HANDICAP = 0.7
 _CLIPPED, _NEXT = 0.003, 10  # share of the values at an end, compared with so many next to it
+_SPREAD_OF_A_PICTURE = 200  # a slice of soft tissue alone spreads less; a picture with air and bone more
 _SMALLEST_OFFSET = 300  # HU; less may be a small or ill lung
 _NEAR = 250  # HU; a usual constant so near to the fitted one may be meant
 _MIRRORS = (-1, 0, 1023, 2047, 3071, 4095, -2049, 64511, 63487, 65535, 255)  # value + HU of inverted stored values
@@ -171,7 +172,12 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
 def odd_slices(values: np.ndarray) -> list[tuple[int, Judgement]]:
     """Slices that are not in HU, of a volume (z, y, x) that is in HU as a whole, and what they are."""
     judged = [(z, judge(plane, sample=_SAMPLE_OF_SLICE)) for z, plane in enumerate(values)] if len(values) > 1 else []
-    return [(z, judgement) for z, judgement in judged if judgement.not_hu]
+    return [(z, judgement) for z, judgement in judged if judgement.not_hu and not _is_soft_tissue(judgement)]
+
+
+def _is_soft_tissue(judgement: Judgement) -> bool:
+    """Whether a slice may show soft tissue alone, as at the side of the body, whose HU are in the range of pictures."""
+    return judgement.meaning is Meaning.PICTURE and judgement.high - judgement.low < _SPREAD_OF_A_PICTURE
 
 
 def window_name(values: np.ndarray) -> str | None:

@@ -9,6 +9,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.lesions.contact import LungContact
+from nnunet_difflung.runtime.wording import quoted
 
 
 def warn_of_structures(roles: LabelRoles) -> None:
@@ -51,8 +52,8 @@ def with_present_roles(raw: RawDataset, manifest: dict | None) -> dict | None:
         if change and cases_of(manifest, run):
             raise BadInput(
                 f"{raw.name} holds synthetic cases of method {run['method']} for fold {run['fold']} that were made "
-                f"with other roles of its labels: {change}; run difflung_remove -d {raw.name} first, or give the "
-                f"options for labels that were given then"
+                f"with other roles of its labels: {change}; run difflung_remove -d {quoted(raw.name)} first, or give "
+                f"the options for labels that were given then"
             )
         runs += [] if change else [run]
     return {**manifest, "runs": runs}

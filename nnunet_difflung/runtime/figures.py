@@ -32,6 +32,7 @@ CLASS_COLOURS = (
 SPECIAL_COLOURS = {"ignore": "#BBBBBB", "derived_body": "#303030"}  # greys: voxels that belong to no class
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, visible on white
 RULE_COLOUR = "#333333"
+DOUBT_COLOUR = "#B00000"
 
 LUNG_WINDOW: Window = (-1350.0, 150.0)  # HU; a radiologist's lung window, width 1500 at -600
 _BRIGHTEST = 300.0  # HU; brighter voxels are bone, which does not matter here

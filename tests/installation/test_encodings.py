@@ -36,8 +36,9 @@ def without_encoding(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _is_text(call: ast.Call) -> bool:
-    modes = [word.value for word in call.keywords if word.arg == "mode"] or call.args[1:2]
-    return not (modes and isinstance(modes[0], ast.Constant) and "b" in str(modes[0].value))
+    of_path = isinstance(call.func, ast.Attribute) and call.func.attr == "open" and len(call.args) == 1
+    modes = [word.value for word in call.keywords if word.arg == "mode"] or call.args[0 if of_path else 1 :][:1]
+    return not (modes and isinstance(modes[0], ast.Constant) and set("b") <= set(str(modes[0].value)) <= set("rwaxb+"))
 
 
 @pytest.mark.parametrize("folder", ["nnunet_difflung", "dataset_conversion", "trainers"])

@@ -27,7 +27,7 @@ def replace_by_noise(folder: Path) -> None:
         blocks = rng.integers(0, 4, (shape[0], -(-shape[1] // 8), -(-shape[2] // 8)))
         write_array(label, blocks.repeat(8, 1).repeat(8, 2)[:, : shape[1], : shape[2]].astype(np.uint8))
         for image in sorted((folder / "imagesTr").glob(f"{case}_????.nii.gz")):
-            write_array(image, rng.integers(-1024, 1500, shape).astype(np.int16))
+            write_array(image, rng.integers(-1024, 400, shape).astype(np.int16))
 
 
 def what_a_run_made(place: Path, noise: bool, dataset: dict, arguments: list[str]) -> dict:
