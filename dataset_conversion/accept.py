@@ -37,12 +37,18 @@ def add_accept_option(group: argparse._ActionsContainer) -> None:
         nargs="+",
         action="extend",
         default=[],
-        type=Accept,
-        choices=list(Accept),
+        type=_name,
         metavar="NAME",
         help="go on where a patient would be refused, since labels or intensities may change; each change is counted "
         "at the end: " + "; ".join(f"{name} ({MEANING[name]})" for name in Accept),
     )
+
+
+def _name(text: str) -> Accept:
+    try:
+        return Accept(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(Accept)}") from None
 
 
 def accepted(name: Accept, accept: Collection[Accept]) -> bool:

@@ -57,13 +57,13 @@ def counted(notes: Mapping[str, Iterable[Note]]) -> dict[str, dict[str, dict[str
     """Counts what was changed over all patients.
 
     Args:
-        notes: patient → notes.
+        notes: patient → notes; ``""`` → notes on the archive, which belong to no patient.
 
     Returns:
         Kind → what → ``count`` of things and number of ``patients``, without remarks; kinds in the order of ``Kind``.
     """
     table: dict[str, dict[str, dict[str, int]]] = {kind.value: {} for kind in Kind if kind is not Kind.REMARK}
-    for of_patient in notes.values():
+    for patient, of_patient in notes.items():
         seen: set[tuple[str, str]] = set()
         for note in of_patient:
             if note.kind is Kind.REMARK:
@@ -71,6 +71,6 @@ def counted(notes: Mapping[str, Iterable[Note]]) -> dict[str, dict[str, dict[str
             what = note.what or note.text
             row = table[note.kind.value].setdefault(what, {"count": 0, "patients": 0})
             row["count"] += note.count
-            row["patients"] += (note.kind.value, what) not in seen
+            row["patients"] += patient != "" and (note.kind.value, what) not in seen
             seen.add((note.kind.value, what))
     return {kind: rows for kind, rows in table.items() if rows}

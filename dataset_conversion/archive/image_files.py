@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, nifti_extensions
 from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
 from nnunet_difflung.dataset_conversion.archive.segment_names import Segment, named_in_extension, named_in_header
-from nnunet_difflung.dataset_conversion.archive.volume_files import open_volume, several_channels
+from nnunet_difflung.dataset_conversion.archive.volume_files import check_finite, open_volume, several_channels
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 
@@ -119,6 +119,7 @@ def _facts_of_volume(path: Path) -> Facts:
     import SimpleITK as sitk
 
     volume = open_volume(path)
+    check_finite(volume.image, path)
     segments = named_in_header(volume.metadata, volume.layers, path)
     if volume.layers > 1 and not segments:
         raise BadInput(several_channels(path, volume.layers))

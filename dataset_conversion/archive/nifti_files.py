@@ -68,6 +68,26 @@ def read_nifti(path: Path, notes: list[Note]) -> sitk.Image:
                 raise refusal from None
 
 
+def not_finite(path: Path, image: sitk.Image) -> int:
+    """The number of values in a NIfTI file that are NaN or infinite, for which ITK gives 0 without a word.
+
+    Args:
+        path: of the file.
+        image: as it was read; without a value that may stand for such a one, the file is not read again.
+    """
+    import SimpleITK as sitk
+
+    with _named_by_content(path) as named:
+        header = _stored_header(named)
+        if header is None or header.get_data_dtype().kind not in "fc":
+            return 0
+        scaled_zero = float(header["scl_inter"]) if np.isfinite(header["scl_inter"]) else 0.0
+        if not (np.abs(sitk.GetArrayViewFromImage(image) - scaled_zero) < 1e-3).any():
+            return 0
+        values = np.asanyarray(_opened(named, path).dataobj.get_unscaled())
+    return int(np.count_nonzero(~np.isfinite(values)))
+
+
 def place(path: Path) -> str:
     """A file with its folder, for notes."""
     return f"{path.parent.name}/{path.name}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.dataset_conversion.archive.itk_files import read_by_itk
-from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, place, read_nifti
+from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, not_finite, place, read_nifti
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -63,14 +63,40 @@ def check_complete(path: Path) -> None:
         raise BadInput(f"{path} cannot be read ({reason}); expected a complete image file: copy it again")
 
 
+def check_finite(image: sitk.Image, path: Path) -> None:
+    """Checks that all values in a file are numbers.
+
+    Args:
+        image: as ``open_volume`` read it.
+        path: of the file.
+
+    Raises:
+        BadInput: some are NaN or infinite.
+    """
+    import SimpleITK as sitk
+
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind != "f":
+        return
+    number = int(np.count_nonzero(~np.isfinite(values)))
+    if not number and path.name.lower().endswith(NIFTI):
+        number = not_finite(path, image)
+    if number:
+        raise BadInput(
+            f"{path}: {number} of {values.size} values are NaN or infinite; expected finite numbers: set them to the "
+            f"HU of air (an image) or to 0 (a label map), or export the file again"
+        )
+
+
 def read_volume(path: Path) -> sitk.Image:
     """The image of ``open_volume``.
 
     Raises:
-        BadInput: see ``open_volume`` and ``check_complete``, or the file has several channels.
+        BadInput: see ``open_volume``, ``check_complete`` and ``check_finite``, or the file has several channels.
     """
     check_complete(path)
     volume = open_volume(path)
+    check_finite(volume.image, path)
     if volume.layers != 1:
         raise BadInput(several_channels(path, volume.layers))
     return volume.image

@@ -90,9 +90,11 @@ def drawings_on(
         location = folder / chosen.folder
         missing = drawing.images - uids
         if missing and (chosen.series in drawing.series or not drawing.series) and missing != drawing.images:
+            other = next((h for h in headers if h.uid in missing), None)
+            there = f"; {other.path} is such a slice, but its Modality is {other.modality}: correct it" if other else ""
             raise BadInput(
                 f"{drawing.path}: {len(missing)} of the {len(drawing.images)} slices with contours are missing in "
-                f"{location}; add the missing slices"
+                f"{location}{there or '; add the missing slices'}"
             )
         kept.append(_placed(drawing, ct, {h.uid for h in ct.slices}, location, accept, notes))
     return kept, notes

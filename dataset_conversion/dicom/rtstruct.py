@@ -7,6 +7,7 @@ contour is counted and left out; a contour whose points are damaged is a fault o
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from nnunet_difflung.dataset_conversion.dicom.truncation import is_cut_off
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")  # as DICOM spells it, or nearly
+OPEN = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "OPENPLANAR", "OPENNONPLANAR")
 CONTOUR_DATA = 0x30060050
 DEFLATED = "1.2.840.10008.1.2.1.99"
 FAR = 1e5  # mm; no patient is that large
@@ -88,7 +90,9 @@ def read_rtstruct(path: Path) -> StructureSet:
         deflated = data.file_meta.get("TransferSyntaxUID") == DEFLATED
         if not deflated and is_cut_off(path, *data.original_encoding):
             raise BadInput(f"{path}: the file ends in the middle of an element; copy or export it again")
-        return _structure_set(data, path)
+        with warnings.catch_warnings():  # of pydicom, when it looks at a value; they may quote data of the patient
+            warnings.simplefilter("ignore")
+            return _structure_set(data, path)
     except BadInput:
         raise
     except (AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, OSError) as error:
@@ -189,7 +193,9 @@ def _read_contour(item, read: _Contents) -> None:
         ValueError: its points are damaged; the message says how.
     """
     kind = plain_text(item.get("ContourGeometricType")).upper().replace(" ", "_")
-    if kind and kind not in CLOSED:
+    if kind and kind not in (*CLOSED, *OPEN):
+        raise ValueError(f"its ContourGeometricType is {kind!r}, which DICOM does not know")
+    if kind in OPEN:
         read.dropped[f"of type {kind} ignored"] += 1
         return
     text = _raw_text(item, CONTOUR_DATA)
@@ -207,7 +213,7 @@ def _read_contour(item, read: _Contents) -> None:
         read.dropped["whose points lie in a straight line ignored"] += 1
         return
     images = [str(i.get("ReferencedSOPInstanceUID") or "") for i in item.get("ContourImageSequence") or ()]
-    read.contours.append(Contour(points, images[0] if len(images) == 1 else "", kind == "CLOSEDPLANAR_XOR"))
+    read.contours.append(Contour(points, images[0] if len(images) == 1 else "", kind.endswith("XOR")))
     read.images |= set(images) - {""}
     read.guessed += not kind
     read.commas += "," in text

@@ -82,6 +82,7 @@ class DicomSource:
                 drawings.append(self._drawing(header))  # noqa: PERF401 (keeps what was read before an error)
             ct, notes = self._stack(drawings)
             drawings = self._drawings_of(ct, drawings, list(notes))
+            rescaling_of(ct.slices, self.folder, self.accept)
         except BadInput as error:
             problems.append(str(error))
         names = tuple(sorted({name for d in drawings for name in d.names}))

@@ -75,8 +75,8 @@ def changes_lines(report: Mapping, unit: str = "patients") -> list[str]:
     kind = max(len(row.kind) for row in rows)
     count = max(len(str(row.count)) for row in rows)
     for row in rows:
-        in_patients = f"in {row.patients} {unit if row.patients != 1 else one}"
-        lines.append(f"  {row.kind:<{kind}}  {row.count:>{count}}  {row.what} ({in_patients})")
+        in_patients = f" (in {row.patients} {unit if row.patients != 1 else one})" if row.patients else ""
+        lines.append(f"  {row.kind:<{kind}}  {row.count:>{count}}  {row.what}{in_patients}")
     if more:
         lines.append(f"  {further(more)}")
     names = doubtful(report)

@@ -157,6 +157,9 @@ def summary(records: Sequence[CaseRecord], labels: Mapping[str, int], unit: str 
             lines.append(
                 f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {with_class} cases of {patients} {unit}"
             )
+        empty = [name for name, value in labels.items() if value and name != IGNORE and not shares[value]]
+        if empty and not test:
+            lines.append(f"Warning: no training case has {' or '.join(empty)}, so no model can learn it")
     return "\n".join(lines)
 
 

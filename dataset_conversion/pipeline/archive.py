@@ -170,7 +170,8 @@ def check_archive(archive: Archive, mapping: LabelMapping, allow_missing: bool) 
         check_readable(archive)
     if unknown is not None:
         raise unknown
-    mapping.check({name for listing in archive.listings for name in listing.structures}, str(archive.folder))
+    holders = {name: listing.patient for listing in reversed(archive.listings) for name in listing.structures}
+    mapping.check(holders, str(archive.folder), holders)
     lacking = []
     for rule in mapping.rules:
         without = sorted(

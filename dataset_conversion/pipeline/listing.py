@@ -39,6 +39,8 @@ def listing_table(title: str, listings: Sequence[Listing]) -> str:
     for listing in listings:
         size, spacing = "×".join(map(str, listing.size)), "×".join(f"{size:.3g}" for size in listing.spacing)
         values = f"{listing.intensity[0]:g}…{listing.intensity[1]:g}"
+        if not all(listing.size):  # a patient that cannot be read
+            size = spacing = values = "–"
         lines.append(
             f"{listing.patient:<24}{size:>16}{spacing:>20}{values:>16}  {', '.join(listing.structures) or '–'}"
         )

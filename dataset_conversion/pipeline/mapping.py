@@ -121,8 +121,13 @@ class LabelMapping:
             raise BadInput(f"structure {structure!r} {_UNMATCHED}; add it to a label or to ignore_structures")
         return rules[0] if rules else None
 
-    def check(self, structures: Iterable[str], location: str) -> None:
+    def check(self, structures: Iterable[str], location: str, holders: Mapping[str, str] | None = None) -> None:
         """Checks that every structure of an archive has a label, and every label a structure.
+
+        Args:
+            structures: names of the structures.
+            location: the archive, for messages.
+            holders: structure → a patient who has it, for messages.
 
         Raises:
             BadInput: a structure has no label or several, or a label matches no structure.
@@ -134,7 +139,8 @@ class LabelMapping:
                 self.rule_of(structure)
             except BadInput as error:
                 if _UNMATCHED not in str(error):
-                    raise BadInput(f"{location}: {error}") from error
+                    patient = f", patient {holders[structure]}" if holders and structure in holders else ""
+                    raise BadInput(f"{location}{patient}: {error}") from error
                 unmatched.append(structure)
         if unmatched:
             raise BadInput(

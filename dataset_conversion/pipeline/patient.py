@@ -198,8 +198,8 @@ def lungs_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, locati
         raise BadInput(f"{location}: {error}") from error
     if not ((lungs.mask > 0) & (label == 0)).any():
         raise BadInput(
-            f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: remove the patient, or "
-            f"draw the lung"
+            f"{location}: no lung was found (lung: {mapping.lung}); expected a chest CT in HU: leave the patient "
+            f"out, draw the lung, or go without: remove the label of normal lung from the mapping and set lung: none"
         )
     return lungs
 

@@ -11,14 +11,14 @@ import pytest
 import SimpleITK as sitk
 from matplotlib.text import Text
 
-from nnunet_difflung.dataset_conversion.case import IDENTITY, Case
+from nnunet_difflung.dataset_conversion.case import IDENTITY, Case, CaseRecord
 from nnunet_difflung.dataset_conversion.imaging.resampling import crop, resized
 from nnunet_difflung.dataset_conversion.notes import DOUBT, Kind, Note, counted
 from nnunet_difflung.dataset_conversion.output import report as conversion_report
 from nnunet_difflung.dataset_conversion.output import sheet
 from nnunet_difflung.dataset_conversion.output.changes import MOST_ROWS, NOTHING, changes_lines
 from nnunet_difflung.dataset_conversion.output.report import report_of_dataset
-from nnunet_difflung.dataset_conversion.output.writer import write_case
+from nnunet_difflung.dataset_conversion.output.writer import summary, write_case
 from nnunet_difflung.dataset_conversion.pipeline import patient as patient_module
 from nnunet_difflung.dataset_conversion.pipeline.losses import lost_lesions
 from nnunet_difflung.dataset_conversion.public.sets import FileSource, MaskOf
@@ -218,3 +218,14 @@ def test_derived_lungs_are_guesses_with_their_size_and_their_doubts(tmp_path, ca
     assert [text.split(" (")[0] for text in patients["p2"]["doubts"]] == [f"{DOUBT}cut by the edge of the image"]
     assert len(made) == 2
     assert "Warning: the derived lung mask may be wrong; look first at p2" in capsys.readouterr().out
+
+
+def test_notes_on_the_archive_belong_to_no_patient():
+    note = Note("left out 2 broken links", Kind.DROPPED, 2, "broken links")
+    assert changes_lines(report({"": [note]}))[1:] == ["  dropped  2  broken links"]
+
+
+def test_a_label_that_no_training_case_has_is_a_warning():
+    records = [CaseRecord("a", "a", False, (90, 10, 0)), CaseRecord("b", "b", True, (90, 5, 5))]
+    assert "Warning: no training case has tumour" in summary(records, {"background": 0, "lung": 1, "tumour": 2})
+    assert "Warning: no" not in summary(records[1:], {"background": 0, "lung": 1, "tumour": 2})

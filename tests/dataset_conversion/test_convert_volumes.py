@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import yaml
 
 from nnunet_difflung.dataset_conversion.convert import entry
-from tests.support.archives import chest, like
+from tests.support.archives import chest, like, write_volumes
 
 pytestmark = pytest.mark.usefixtures("raw_folder", "unverified")
 
@@ -68,7 +68,7 @@ def test_slices_that_were_not_looked_at(tmp_path, run):
     assert "ignore_label" in text
     code, text = run(mapping='labels:\n  tumour: [".*"]\n')
     assert code == 2
-    assert "'value -1' is matched by tumour" in text
+    assert "archive, patient p1: structure 'value -1' is matched by tumour" in text
     assert run(mapping='labels:\n  tumour: ["labels"]\nignore_label: ["value -1"]\n')[0] == 0
     found = label_of(tmp_path, "p1")
     assert (found == np.where(label == -1, 2, label)).all()
@@ -143,3 +143,18 @@ def test_a_listing_whose_reader_leaves_writes_the_mapping(tmp_path):
     assert done.returncode == 141
     assert "Traceback" not in done.stderr
     assert yaml.safe_load((tmp_path / "map.yaml").read_text())["labels"]
+
+
+def test_an_unknown_name_to_accept_is_refused_with_the_names(run):
+    code, text = run("--accept", "moved", mapping="labels: {}\n")
+    assert code == 2
+    assert "'moved': expected moved-contours, other-series, " in text
+
+
+def test_an_archive_whose_lungs_are_not_found_converts_as_the_message_says(tmp_path, run):
+    write_volumes(tmp_path / "archive", 2)  # too few slices for a lung
+    mapping = "labels:\n  normal_lung: []\n  tumour: ['label [123]']\nlung: threshold\n"
+    code, text = run(mapping=mapping)
+    assert code == 2
+    assert "remove the label of normal lung from the mapping and set lung: none" in text
+    assert run(mapping=mapping.replace("  normal_lung: []\n", "").replace("threshold", "none"))[0] == 0

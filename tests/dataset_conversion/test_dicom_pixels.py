@@ -162,3 +162,10 @@ def test_a_unit_that_is_not_hu_is_noted_if_the_values_are_hu(tmp_path):
     values, _, notes = converted(tmp_path, change)
     assert np.array_equal(values, hu())
     assert [note.kind for note in notes if "RescaleType" in note.text] == [Kind.GUESSED]
+
+
+def test_a_listing_says_which_rescaling_is_lost_before_any_image_is_converted(tmp_path):
+    write_ct(tmp_path, like(hu().astype(np.float32)), change=without_rescaling)
+    (problem,) = find_sources(tmp_path)[0].listing().problems
+    assert "1 of 6 slices have no RescaleIntercept" in problem
+    assert not find_sources(tmp_path, accept=frozenset([Accept.BORROWED_RESCALING]))[0].listing().problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from nnunet_difflung.dataset_conversion.pipeline.listing import first_mapping
+from nnunet_difflung.dataset_conversion.pipeline.listing import first_mapping, listing_table
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
 from nnunet_difflung.dataset_conversion.sources import Listing
 
@@ -33,3 +33,9 @@ def test_lung_is_searched_in_hu_where_nobody_drew_it(structures, intensities, lu
     assert content["lung"] == lung
     assert ("normal_lung" in mapping.labels) == (lung != "none" or len(structures) > 1)
     assert mapping.rule_of("GTV").label == "tumour"
+
+
+def test_a_patient_who_cannot_be_read_has_no_size_in_the_table():
+    table = listing_table("1 patient", [Listing("p1", (), (0, 0, 0), (0.0, 0.0, 0.0), "", (0.0, 0.0), (), ("broken",))])
+    assert "0×0×0" not in table
+    assert "problem: broken" in table

@@ -426,3 +426,22 @@ def test_self_crossing_and_keyhole_outlines_follow_the_even_odd_rule(tmp_path):
     assert (area_of(tmp_path / "a", [keyhole]) != expected).sum() <= 2
     eight = box(4, 5, 5, 20, 20)[[0, 1, 3, 2]]
     assert int(area_of(tmp_path / "b", [eight]).sum()) == pytest.approx(200, abs=25)
+
+
+@pytest.mark.filterwarnings("error")  # pydicom quotes damaged values, which may be data of the patient
+def test_a_contour_of_an_unknown_type_is_refused_and_not_dropped(tmp_path):
+    patient(tmp_path, {"x": boxes([2, 3, 4], referenced=True)})
+    path = tmp_path / "p" / "rs"
+    path.write_bytes(path.read_bytes().replace(b"CLOSED_PLANAR", b"CL\xadSED_PLANAR", 1))
+    assert "contour 1 of 'x' is damaged: its ContourGeometricType is" in refused(find_sources(tmp_path)[0])
+    assert slices_of(patient(tmp_path / "b", {"x": boxes([2, 3])}, kind="CLOSED PLANAR")) == [2, 3]
+
+
+def test_a_slice_whose_modality_is_damaged_is_named_where_its_contours_are_missed(tmp_path):
+    def change(z, data):
+        if z == 0:
+            data.Modality = "XT"
+
+    slices = write_ct(tmp_path / "p", ct(), change=change)
+    write_rtstruct(tmp_path / "p" / "rs", slices, {"x": boxes([0, 1, 2], referenced=True)})
+    assert "is such a slice, but its Modality is XT: correct it" in refused(find_sources(tmp_path)[0])

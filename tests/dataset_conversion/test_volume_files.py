@@ -426,3 +426,16 @@ def test_truncated_files_are_noticed(tmp_path, ending, part):
     path.write_bytes(content)
     with pytest.raises(BadInput, match=rf"{part}/p1{ending} cannot be read .*copy it again"):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+@pytest.mark.parametrize(("part", "value"), [("images", np.nan), ("images", np.inf), ("labels", np.nan)])
+def test_values_that_are_no_numbers_are_refused_by_file_and_do_not_become_zero(tmp_path, part, value, ending):
+    for folder, array in (("images", IMAGE), ("labels", LESION)):
+        (tmp_path / folder).mkdir()
+        values = array.astype(np.float32)
+        if folder == part:
+            values[0, 0, :5] = value
+        sitk.WriteImage(like(values), str(tmp_path / folder / f"p1{ending}"))
+    with pytest.raises(BadInput, match=rf"{part}/p1{ending}: 5 of {IMAGE.size} values are NaN or infinite"):
+        loaded(tmp_path)
