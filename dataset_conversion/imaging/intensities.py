@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 AIR = -1000  # HU; value of padding after conversion; −1024 would leave an edge of 24 HU in the air of the room
 LOWEST = -1024  # HU; lowest value in 12 bits with the usual intercept
 TISSUE = 40  # HU
+FARTHEST = 1e5  # HU; metal does not reach it, not even where a scanner extends its scale
 
 
 def prepare_intensities(
@@ -92,9 +93,29 @@ def prepare_intensities(
         if padded is not None and padded.all():
             raise BadInput(f"{name}: all values are padding; expected an image with contrast: export it again")
         if channel == "CT":
+            _check_range(values, notes, name, accept)
             _note_fill(values, notes)
     values = _clipped(values, channel, window, notes, name)
     return image_like(_compact(values, channel), image), channel, tuple(notes)
+
+
+def _check_range(values: np.ndarray, notes: list[Note], name: str, accept: Collection[Accept]) -> None:
+    """Checks that no single value is far from HU, as damage leaves them; such a value spoils nnU-Net's normalisation.
+
+    Raises:
+        BadInput: there are such values, and the user does not accept them.
+    """
+    low, high = float(values.min()), float(values.max())
+    if max(-low, high) <= FARTHEST:
+        return
+    number = int((np.abs(values) > FARTHEST).sum())
+    text = f"{number} of {values.size} values are beyond {FARTHEST:g} HU, from {low:.4g} to {high:.4g}"
+    if Accept.UNUSUAL_VALUES not in accept:
+        raise BadInput(
+            f"{name}: {text}; expected HU: set them to {AIR} (air) or export the image again, "
+            f"{remedy(Accept.UNUSUAL_VALUES)}"
+        )
+    notes.append(Note(text, Kind.GUESSED, number, f"values beyond {FARTHEST:g} HU, taken as HU"))
 
 
 def _rescaled(values: np.ndarray, rescale: tuple[float, float], notes: list[Note]) -> np.ndarray:

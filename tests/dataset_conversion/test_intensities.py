@@ -169,3 +169,15 @@ def test_what_cannot_be_judged_is_noted_and_not_refused():
     _, channel, notes = prepared(values)
     assert channel == "CT"
     assert "too little" in notes[0].text
+
+
+@pytest.mark.parametrize("value", [1e30, -3e38])
+def test_values_that_no_ct_has_are_refused_unless_accepted(value):
+    image = hu().astype(np.float32)
+    image[1, 3, 3] = value
+    with pytest.raises(BadInput, match=r"1 of \d+ values are beyond 100000 HU.*--accept unusual-values"):
+        prepared(image)
+    accept = frozenset([Accept.UNUSUAL_VALUES])
+    kept, _, notes = prepare_intensities(like(image), "CT", None, None, "scan", accept=accept)
+    assert sitk.GetArrayFromImage(kept)[1, 3, 3] == np.float32(value)
+    assert ("guessed", 1, "values beyond 100000 HU, taken as HU") in {(n.kind, n.count, n.what) for n in notes}
