@@ -90,11 +90,12 @@ def _remedy(raw: RawDataset, doubt: Doubt, name: str) -> str:
     else:
         new_name = "lung_window_8bit" if first.low >= 0 and 1 < first.high <= 255 else "windowed"
         ways = [] if all_cases else ["export these cases again in HU, or remove them"]
-    if all_cases:
-        ways.append(
-            f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are meant "
-            f"(their range is then taken from the training cases)"
-        )
+    if not all_cases:  # no name and no range of values suits all cases
+        return ways[0]
+    ways.append(
+        f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are meant "
+        f"(their range is then taken from the training cases)"
+    )
     if len(raw.channels) == 1:
         ways.append(f"give --window={first.low:g},{first.high:g} to paint this range of the values as they are")
     else:

@@ -143,6 +143,8 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
     air_is_shown = _share(shown, _AIR) >= _SHOWN
     of_lung = _median(values, lung)
     lung_is_dense = of_lung is not None and of_lung > -200
+    if lung_is_dense and of_lung == values.min():  # a window cut off lung and air
+        return Judgement(Meaning.UNKNOWN, float(values.min()), float(values.max()))
     if impossible < _DOUBTFUL and air_is_shown and not lung_is_dense:
         return _described(Meaning.HU, shown)
     if of_lung is not None and -1050 <= of_lung <= -400:

@@ -32,7 +32,8 @@ def _set(words: str) -> frozenset[str]:
 _NORMAL = _set("normal healthy")
 _NEGATIONS = _set(
     "no not non un ab without lacking absent absence loss lost less never neither nor nothing except excluding "
-    "outside minus sub pseudo near nearly almost hardly partly former reduced decreased free nicht kein keine keinen "
+    "outside minus sub pseudo near nearly almost hardly partly former reduced decreased free isn isnt aren arent below "
+    "beyond besides instead than far poorly badly hypo hyper nicht kein keine keinen "
     "ohne sans pas hors sin sem nao senza niet geen zonder ikke inte ej utan nie bez ne не нет"
 )
 _LUNG = _set("lung lungs parenchyma lingula lul lll rul rml rll")
@@ -44,6 +45,7 @@ _OF_LUNG = _set(
     "segmentation roi region area class the of in and"
 )
 _PARTS = _SIDES | _LEVELS | _ABBREVIATED
+_BESIDE_NORMAL = _set("appearing looking aerated attenuation density pattern texture patch patches ct")
 _PERHAPS = _set(
     "rest remaining remainder residual other spared intact aerated clear unremarkable unaffected uninvolved "
     "uninfected undiseased uninjured undamaged"
@@ -66,17 +68,19 @@ _DISEASES = _set(
 )
 _ABROAD = _set(  # lung, without accents
     "lunge lungen lungenflugel lungengewebe lungenparenchym parenchym poumon poumons pulmon pulmones pulmao pulmoes "
-    "polmone polmoni longen longweefsel lungor lunger keuhko keuhkot pluco pluca plice akciger plaman легкое легкие"
+    "polmone polmoni longen longweefsel lungor lunger pulmonar pulmonaire polmonare keuhko keuhkot pluco pluca "
+    "plice akciger plaman легкое легкие"
 )
 _NORMAL_PERHAPS = _set(
-    "health norm normals gesund gesunde gesunder gesundes normale normaler normales normaux sain saine sains sano "
-    "sana sanos saludable saudavel gezond normaal frisk normalt zdrowe здоровое норма"
+    "health norm normals normally gesund gesunde gesunder gesundes normale normaler normales normaux sain saine "
+    "sains sano sana sanos saludable saudavel gezond gezonde saglıklı normaal frisk normalt zdrowe здоровое норма"
 )
 _PARTS_ABROAD = _set(
     "linke linker linkes links rechte rechter rechtes rechts gauche droit droite izquierdo derecho esquerdo direito "
-    "sinistro destro venstre hoyre vanster hoger lewe prawe левое правое oberlappen unterlappen mittellappen lobo "
-    "lobi"
+    "sinistro destro venstre hoyre vanster hoger lewe prawe левое правое tejido tissu tessuto tecido gewebe "
+    "oberlappen unterlappen mittellappen lobo lobi"
 )
+_ALL_OF_LUNG = _ABROAD | _NORMAL_PERHAPS | _PARTS_ABROAD | _LUNG | _SIDES | _LEVELS | _OF_LUNG
 _CHINESE = "左右双两全肺上中下叶葉部正常健康组织組織实质實質区域區域"
 _PIECE = re.compile(
     "ab(?=normal)|non|not|un|sub|left|right|upper|middle|lower|lungs|lung|normal|healthy|tissue|parenchyma|lobe|mask"
@@ -109,8 +113,8 @@ def meaning_of(name: str) -> Meaning:
         return Meaning.UNSURE if words & (_NORMAL | _NORMAL_PERHAPS) else Meaning.DISEASE
     if words & _STRUCTURES:
         return Meaning.STRUCTURE
-    if words & _NORMAL:
-        return Meaning.NORMAL
+    if words & _NORMAL:  # a normal lymph node is no lung
+        return Meaning.PERHAPS_LUNG if words - _BESIDE_NORMAL - _NORMAL - _ALL_OF_LUNG else Meaning.NORMAL
     place = words <= _SIDES | _LEVELS | _OF_LUNG
     if about_lung or (place and words & {"lobe", "lobes"} and words & _LEVELS):
         return Meaning.LUNG
@@ -120,9 +124,8 @@ def meaning_of(name: str) -> Meaning:
 def _perhaps_lung(words: set[str], place: bool) -> bool:
     """Whether a name may mean lung: ``left`` (beside ``right``), ``unaffected lung``, ``linke Lunge``."""
     abroad = words & (_ABROAD | _NORMAL_PERHAPS)
-    others = words - _ABROAD - _NORMAL_PERHAPS - _PARTS_ABROAD - _LUNG - _SIDES - _LEVELS - _OF_LUNG
-    if others:
-        return bool(words & _PERHAPS and words & (_LUNG | _ABROAD | {"tissue"}))
+    if words - _ALL_OF_LUNG:
+        return bool(words & _PERHAPS and words & (_LUNG | _ABROAD | _NORMAL_PERHAPS | {"tissue"}))
     return bool(abroad) or (place and bool(words & (_SIDES | _LEVELS)))
 
 

@@ -61,7 +61,7 @@ def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: st
     pathologies = [name for name in names if name not in (*choice, *anatomy)]
     if not choice or not pathologies:
         if choice:
-            return f"{line}; none of them can be a pathology: add a label for it"
+            return f"{line}; none of them can be a pathology: add a label for it{_or_rename(choice)}"
         given = f", or name it with {NORMAL_OPTION} LABEL" if len(names) > 1 else ""
         return f"{line}; lesions are pasted into normal lung: add a label for it{given}"
     if not lung and any(meanings[name] is Meaning.UNKNOWN for name in pathologies):  # it may be another lung
@@ -74,6 +74,12 @@ def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: st
         apart = [name for name in choice if name != single]
         line += f", or, to keep lesions out of {listed(apart)}, {_options([single], [*anatomy, *apart])}"
     return line
+
+
+def _or_rename(names: Sequence[str]) -> str:
+    """What to do if a label that reads as lung is a pathology after all."""
+    which = repr(names[0]) if len(names) == 1 else "one of them"
+    return f", or, if {which} is a pathology, rename it in dataset.json, for example to {f'{names[-1]} lesion'!r}"
 
 
 def _options(normal: Sequence[str], structures: Sequence[str]) -> str:
@@ -100,6 +106,7 @@ def refuse_lung_as_pathology(
         )
     else:
         remedies = "add a label for a pathology"
+    remedies += _or_rename(lung)
     reads = "a pathology, but its name reads" if len(lung) == 1 else "pathologies, but their names read"
     raise BadInput(
         f"{where}: with {option(NORMAL_OPTION, normal)} alone, {listed(lung)} would be {reads} as lung; {remedies}"

@@ -140,6 +140,13 @@ def test_the_label_of_normal_lung_decides():
     assert judge(dense, np.arange(1600).reshape(1, 40, 40) < 800).meaning is Meaning.HU
 
 
+def test_a_window_that_cuts_off_the_lung_is_no_offset_and_not_upside_down():
+    values = hu()
+    for low, high in ((-160, 100), (-100, 90), (-125, 60)):
+        judged = judge(np.clip(values, low, high), (values > -950) & (values < -700))
+        assert (judged.meaning, judged.low, judged.high) == (Meaning.UNKNOWN, low, high)
+
+
 def test_the_label_tells_a_crop_upside_down_from_hu():
     values, label = (array[:, 16:48, 10:30] for array in chest(1))
     mirrored = np.rint(-700 - values + np.random.default_rng(0).normal(0, 15, values.shape))

@@ -57,6 +57,11 @@ def roles(*names: str, normal=(), structures=()) -> LabelRoles:
         "normalized",
         "paranormal",
         "anormal",
+        "isn't normal",
+        "other than normal",
+        "below normal",
+        "poorly-aerated lung",
+        "hypo-aerated lung",
     ],
 )
 def test_what_is_not_normal_is_a_pathology_of_lung(name):
@@ -248,3 +253,30 @@ def test_a_printed_option_means_its_labels(labels):
 @given(NAMES)
 def test_any_name_means_something(name):
     assert meaning_of(name) in Meaning
+
+
+@pytest.mark.parametrize("name", ["normal lymph node", "healthy control", "normal breast", "normal uptake"])
+def test_normal_without_lung_is_not_taken_for_normal_lung_in_silence(name):
+    with pytest.raises(BadInput, match="reads as perhaps normal lung|reads as a structure"):
+        roles(name, "tumor")
+    assert roles(name, "tumor", normal=[name]).normal == (name,)
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [(("lung", "normal?"), ()), (("lung", "healthy tissue lung"), ("lung",)), (("left lung", "lung"), ("left lung",))],
+)
+def test_a_pathology_whose_name_reads_as_lung_can_be_renamed_as_the_message_says(names, given):
+    with pytest.raises(BadInput) as refused:
+        roles(*names, normal=given)
+    new = re.search(r"rename it in dataset.json, for example to '(.+)'$", str(refused.value))
+    assert new is not None
+    assert new[1].endswith(" lesion")
+    renamed = [new[1] if new[1] == f"{name} lesion" else name for name in names]
+    assert roles(*renamed, normal=given or names[:1]).pathologies == (new[1],)
+
+
+def test_well_aerated_lung_is_offered_as_normal_lung_beside_poorly_aerated_lung():
+    for names in (("poorly-aerated lung", "well-aerated lung"), ("hyperinflated", "normally aerated")):
+        with pytest.raises(BadInput, match=f"give --normal-label '{names[1]}'$"):
+            roles(*names)

@@ -122,6 +122,7 @@ def test_the_minority_is_named(folders, capsys):
     assert "in 2 of 10 cases (lung_002_s00, lung_002_s01)" in line
     assert "subtract 1024 from the images of these cases" in line
     assert "rename" not in line
+    assert "--window" not in line  # no range suits the values of all cases
 
 
 def test_blank_cases_and_other_channels_are_not_refused(folders, capsys):
