@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shlex
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
@@ -49,9 +50,11 @@ def nnunet_folder(variable: str) -> str:
 # ---- names of datasets ----
 
 
-def dataset_id(name: str) -> int:
-    """801 of ``Dataset801_NAME``."""
-    return int(name.removeprefix("Dataset").partition("_")[0])
+def dataset_id(name: str) -> int | str:
+    """What a printed command calls a dataset: 801 of ``Dataset801_NAME``; the quoted name if another one has this id."""
+    number = int(name.removeprefix("Dataset").partition("_")[0])
+    raw = os.environ.get(NNUNET_RAW)
+    return shlex.quote(name) if raw and len(meant(str(number), names_in(raw))) > 1 else number
 
 
 def full_name(number: int, name: str) -> str:
