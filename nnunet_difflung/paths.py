@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shlex
 from pathlib import Path
 
 from nnunet_difflung.errors import BadInput
@@ -51,7 +50,7 @@ def nnunet_folder(variable: str) -> str:
 
 
 def dataset_id(name: str) -> int | str:
-    """What a printed command calls a dataset: 801 of ``Dataset801_NAME``; the quoted name if another one has this id."""
+    """The id of ``Dataset801_NAME`` for printed commands: 801, or the quoted name if another dataset has this id."""
     number = int(name.removeprefix("Dataset").partition("_")[0])
     raw = os.environ.get(NNUNET_RAW)
     return shlex.quote(name) if raw and len(meant(str(number), names_in(raw))) > 1 else number
