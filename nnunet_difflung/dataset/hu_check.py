@@ -92,8 +92,8 @@ def _remedy(raw: RawDataset, doubt: Doubt, name: str) -> str:
         ways = [] if all_cases else ["export these cases again in HU, or remove them"]
     if all_cases:
         ways.append(
-            f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are meant "
-            f"(their range is then taken from the training cases)"
+            f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are "
+            f"as they should be (their range is then taken from the training cases)"
         )
     if len(raw.channels) == 1:
         ways.append(f"give --window={first.low:g},{first.high:g} to paint this range of the values as they are")
