@@ -118,7 +118,8 @@ def refuse_structures_alone(
         raise BadInput(
             f"{where} has no label that reads as a pathology: {are(normal, 'normal lung', 'normal lung')}, and "
             f"{are(pathologies, 'a structure', 'structures')} by name; add a label for a pathology, or, if "
-            f"{listed(pathologies)} {'is' if len(pathologies) == 1 else 'are'} to be painted into normal lung, give {_options(normal, structures)}"
+            f"{listed(pathologies)} {'is' if len(pathologies) == 1 else 'are'} to be painted into normal lung, give "
+            f"{_options(normal, structures)}"
         )
 
 
