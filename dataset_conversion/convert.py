@@ -43,7 +43,7 @@ from nnunet_difflung.paths import raw_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import without_folder
 from nnunet_difflung.runtime.modes import readable_like
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 
 _DESCRIPTION = """
 Converts your own CT archive to an nnU-Net dataset: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes
@@ -221,7 +221,7 @@ def _show(archive: Archive, mapping: Path) -> None:
     unknown = archive.grouping.refusal
     if unknown is None:
         number = len({listing.patient for listing in archive.listings})
-        print(listing_table(f"{number} patients, {archive.kind}", archive.listings))
+        print(listing_table(f"{counted(number, 'patient')}, {archive.kind}", archive.listings))
         print(f"{archive.counted()}, such as {archive.grouping.examples()}")
     else:
         print(listing_table(archive.counted(), archive.listings))
@@ -260,7 +260,7 @@ def _plan_text(
     if len(patients) > 10:
         names.append("…")
     lines = [
-        f"{full_name}: {len(patients)} patients{folder} ({archive.kind}), as {options.form}",
+        f"{full_name}: {counted(len(patients), 'patient')}{folder} ({archive.kind}), as {options.form}",
         archive.counted(anonymous),
         "labels: " + ", ".join(f"{name} = {value}" for name, value in mapping.labels.items()),
         f"patients: {', '.join(names)}",

@@ -49,9 +49,11 @@ def nnunet_folder(variable: str) -> str:
 # ---- names of datasets ----
 
 
-def dataset_id(name: str) -> int:
-    """801 of ``Dataset801_NAME``."""
-    return int(name.removeprefix("Dataset").partition("_")[0])
+def dataset_id(name: str) -> int | str:
+    """The id of ``Dataset801_NAME`` for printed commands: 801, or the quoted name if another dataset has this id."""
+    number = int(name.removeprefix("Dataset").partition("_")[0])
+    raw = os.environ.get(NNUNET_RAW)
+    return shlex.quote(name) if raw and len(meant(str(number), names_in(raw))) > 1 else number
 
 
 def full_name(number: int, name: str) -> str:

@@ -58,7 +58,7 @@ class MaskFile:
             return about.problem
         if about.lossy:
             return (
-                f"{path}: a mask after JPEG compression, which leaves other values ({self._values()}) around areas; "
+                f"{path}: a mask that was saved with JPEG compression, which changes values ({self._values()}); "
                 f"expected labels: export the masks again as PNG, from the program that drew them"
             )
         if about.off is not None and not self.rounded:
@@ -266,7 +266,7 @@ def _paired(folder: Path, roles: dict[str, bool]) -> tuple[list[Pair], list[str]
 def _pair_notes(pair: Pair, guessed: set[str]) -> tuple[Note, ...]:
     notes = []
     if pair.image in guessed:
-        what = "files taken for images as the others of their folder, although their content does not tell"
+        what = "files taken for images like the others in their folder, since their content does not tell"
         notes.append(Note(f"{pair.image} is taken for an image", Kind.GUESSED, what=what))
     if pair.guessed:
         listed = ", ".join(path for _, path in pair.masks)

@@ -164,13 +164,15 @@ def _affine(header: Any, path: Path, notes: list[Note]) -> np.ndarray | None:
     if sform and not (np.isfinite(header.get_sform()).all() and abs(np.linalg.det(header.get_sform()[:3, :3])) > 1e-12):
         if not qform:
             raise BadInput(
-                f"{path}: the sform of its header is no affine (zeros, NaN or axes in a plane), and there is no qform; "
-                f"expected a position and three axes: correct it, or export the file again"
+                f"{path}: the sform of its header is not a valid affine (zeros, NaN or axes in a plane), and it "
+                f"has no qform; expected a position and three axes: correct it, or export the file again"
             )
         sform = False
-        what = "files whose sform is no affine: the qform was taken"
+        what = "files whose sform is not a valid affine: the qform was taken"
         notes.append(
-            Note(f"the sform of {place(path)} is no affine: the qform was taken", Kind.REINTERPRETED, what=what)
+            Note(
+                f"the sform of {place(path)} is not a valid affine: the qform was taken", Kind.REINTERPRETED, what=what
+            )
         )
         if np.isfinite(counted).all() and counted.all():
             return np.asarray(header.get_qform(), float)
@@ -183,7 +185,7 @@ def _affine(header: Any, path: Path, notes: list[Note]) -> np.ndarray | None:
         what = "volumes whose header does not say where the patient lies: taken as facing up, head last"
         notes.append(Note(f"{place(path)} gives no position and orientation", Kind.GUESSED, what=what))
     if sform and qform and counted.all() and _sheared(header.get_sform()):
-        what = "files whose sform is sheared: the qform, which is not, was taken, as ITK and what builds on it do"
+        what = "files whose sform is sheared: the qform was taken, as ITK does"
         notes.append(Note(f"{place(path)}: the sform is sheared, the qform was taken", Kind.REINTERPRETED, what=what))
         return None
     if not sform or np.allclose(steps, sizes, rtol=0.01):

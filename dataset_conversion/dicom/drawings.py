@@ -144,11 +144,12 @@ def _placed(
         if pitch is not None and sparse:
             how += f" (they are {pitch * ct.spacing[2]:.4g} mm apart, the slices {ct.spacing[2]:.4g} mm)"
         raise BadInput(
-            f"{drawing.path} {missing}{how}; add what it was drawn on, remove the file, {remedy(Accept.OTHER_SERIES)}"
+            f"{drawing.path} {missing}{how}; add the series it was drawn on, remove the file, "
+            f"{remedy(Accept.OTHER_SERIES)}"
         )
     if drawing.rois and pitch is None and not of_series:
         raise BadInput(
-            f"{drawing.path} {missing}, and a single contour does not tell how thick its slices were; add that series "
+            f"{drawing.path} {missing}, and a single contour does not tell how thick the slices were; add that series "
             f"or remove the file"
         )
     notes.append(Note(f"{drawing.path.name}: it {missing}, and is placed by its position", Kind.MOVED, what=what))

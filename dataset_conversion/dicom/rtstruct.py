@@ -122,7 +122,7 @@ def _structure_set(data, path: Path) -> StructureSet:
         if contours and len(names) > 1:
             fault = (
                 f"{path}: {len(names)} structures, {name!r} among them, have the ROINumber {number}; expected a number "
-                f"for each: the file does not tell whose contours they are, so export it again"
+                f"for each, since the file does not tell which contours belong to which structure: export it again"
             )
             rois[number, name] = Roi(name, frame, (), fault=fault)
         else:  # the same name and number again is the same region

@@ -171,7 +171,7 @@ def _notes(seg: SegFile, number: int, counts: Counter[str]) -> list[Note]:
         notes.append(Note(text, Kind.GUESSED, what="fractional segments without MaximumFractionalValue"))
     if partial:
         text = f"{name}: {partial} voxels belong to it in part; it is set where at least half of a voxel does"
-        what = "voxels of fractional segments, set from one half on"
+        what = "voxels that belong to a segment in part, set where at least half of the voxel does"
         notes.append(Note(text, Kind.REINTERPRETED, partial, what))
     return notes
 

@@ -85,7 +85,7 @@ def open_seg(path: Path) -> SegFile:
             what = "segments" if data.get("PixelData") else "pixels"
             raise BadInput(
                 f"{path} is of modality SEG, but has no {what}; expected a Segmentation with voxels, not surfaces: "
-                f"export it so, or remove it"
+                f"export it as voxels, or remove the file"
             )
         _check_pixels(data, path)
         series = frozenset(
@@ -145,7 +145,8 @@ def frames_of(seg: SegFile) -> list[Frame]:
     stated = int(seg.data.get("NumberOfFrames") or len(groups))
     if len(groups) != stated or not groups:
         raise BadInput(
-            f"{seg.path}: {stated} frames, but places of {len(groups)}; expected a place for each: export it again"
+            f"{seg.path}: {stated} frames, but positions of {len(groups)}; expected a position for "
+            f"each: export the segmentation again"
         )
     try:
         return [_frame(seg, index, group) for index, group in enumerate(groups)]
@@ -171,7 +172,7 @@ def _frame(seg: SegFile, index: int, group) -> Frame:
     corner = np.reshape(macro("PlanePositionSequence").ImagePositionPatient, 3).astype(float)
     unit = np.abs(axes @ axes.T - np.eye(2)).max() < UNIT
     if not (unit and (np.abs(corner) < FAR).all() and (spacing > 0).all() and (spacing < FAR).all()):
-        raise BadInput(f"{seg.path}: the place of frame {index + 1} is damaged; export the segmentation again")
+        raise BadInput(f"{seg.path}: the position of frame {index + 1} is damaged; export the segmentation again")
     segment: int | None = None
     if seg.kind != "LABELMAP":
         only = len(seg.names) == 1 and "SegmentIdentificationSequence" not in group

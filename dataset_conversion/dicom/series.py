@@ -260,7 +260,7 @@ def _check_gaps(slices: Sequence[Header], along: np.ndarray, location: Path) -> 
         raise BadInput(
             f"{location}: {len(twins)} of {len(slices)} slices lie at the position of another slice, for example "
             f"{names[a]} and {names[a + 1]}, and no header tells which belong together; keep one reconstruction or "
-            f"time point and move the others away"
+            f"time point and move the others out of the archive"
         )
     usual = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * usual)
@@ -342,4 +342,11 @@ def repeated_slices(image: sitk.Image) -> tuple[Note, ...]:
     if not repeated:
         return ()
     text = f"{repeated} {'slice has' if repeated == 1 else 'slices have'} the same pixels as another slice"
-    return (Note(f"{text} at another position: all are kept", Kind.GUESSED, repeated, "slices with pixels of others"),)
+    return (
+        Note(
+            f"{text} at another position: all are kept",
+            Kind.GUESSED,
+            repeated,
+            "slices with the same pixels as another slice",
+        ),
+    )

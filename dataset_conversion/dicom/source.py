@@ -217,7 +217,8 @@ class DicomSource:
             if lost and same_size and h.series in (chosen.series, chosen.series_uid):
                 raise BadInput(
                     f"{self.folder / h.path}: a slice of the CT series without a position, orientation, size or pixel "
-                    f"spacing; expected them in every slice: copy or export it again, or move it away if it is no slice"
+                    f"spacing; expected them in every slice: copy or export it again, or move the "
+                    f"file out of the archive if it is not a slice"
                 )
 
     @staticmethod

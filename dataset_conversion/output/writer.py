@@ -18,6 +18,7 @@ from nnunet_difflung.paths import NNUNET_PREPROCESSED, full_name
 from nnunet_difflung.patients.table import PATIENTS_FILE
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
+from nnunet_difflung.runtime.wording import counted
 
 Item = TypeVar("Item")
 
@@ -140,22 +141,26 @@ def class_shares(records: Sequence[CaseRecord], test: bool = False) -> np.ndarra
     return counts / counts.sum()
 
 
-def summary(records: Sequence[CaseRecord], labels: Mapping[str, int], unit: str = "patients") -> str:
-    """Table for the terminal: cases, patients (or another ``unit``) and class shares of the training and test part."""
+def summary(records: Sequence[CaseRecord], labels: Mapping[str, int], unit: str = "patient") -> str:
+    """Table for the terminal: cases, patients (or another ``unit``) and class shares of the training and test part.
+
+    ``unit`` is given in the singular.
+    """
     lines = []
     for test, title in ((False, "training"), (True, "test")):
         part = [r for r in records if r.test == test]
         if not part:
             continue
         shares, patients_of_part = class_shares(records, test), len({r.patient for r in part})
-        lines.append(f"{title}: {len(part)} cases of {patients_of_part} {unit}")
+        lines.append(f"{title}: {counted(len(part), 'case')} of {counted(patients_of_part, unit)}")
         if not test and patients_of_part == 1:
             lines.append("Warning: with a single patient, the only fold is validated on the cases it is trained on")
         for name, value in labels.items():
             patients = len({r.patient for r in part if r.voxels[value]})
             with_class = sum(r.voxels[value] > 0 for r in part)
             lines.append(
-                f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {with_class} cases of {patients} {unit}"
+                f"  {name:<16}{100 * shares[value]:7.2f} % of pixels, in {counted(with_class, 'case')} of "
+                f"{counted(patients, unit)}"
             )
         empty = [name for name, value in labels.items() if value and name != IGNORE and not shares[value]]
         if empty and not test:

@@ -281,7 +281,7 @@ def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict:
     result: dict = {}
     for key, value in pairs:
         if not isinstance(key, Hashable):
-            raise BadInput(f"{key!r} is no name; expected the name of a label or of an option before the colon")
+            raise BadInput(f"{key!r} is not a name; expected the name of a label or of an option before the colon")
         if key in result:
             raise BadInput(f"{key!r} is listed twice; merge its expressions into one list")
         result[key] = value

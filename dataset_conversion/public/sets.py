@@ -247,7 +247,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         skip_faulty=args.skip_faulty,
     )
     print(archive.counted())
-    print(summary(records, mapping.labels, grouping.unit))
+    print(summary(records, mapping.labels, grouping.unit.removesuffix("s")))
     print(changes_text(raw_folder(full_name), grouping.unit))
     print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
     print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")

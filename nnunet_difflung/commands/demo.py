@@ -48,6 +48,7 @@ _OWN = re.compile(  # what lies in the folder of a demo
     rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|"
     rf"(progress|summary)\.json|preview\.png|\.writing_.*"
 )
+_OF_PHANTOM = re.compile(rf"\.?{NAME}(\..*)?")  # the dataset of a demo, and what its converter writes beside it
 
 
 _DESCRIPTION = """
@@ -210,6 +211,7 @@ class Demo:
 
 def run(demo: Demo) -> dict:
     """Runs the stages that are not finished yet, and writes ``summary.json`` and ``preview.png``."""
+    _check_place(demo)
     demo.folder.mkdir(parents=True, exist_ok=True)
     for variable in PATH_VARIABLES:
         demo.path(variable).mkdir(exist_ok=True)
@@ -311,6 +313,30 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _check_place(demo: Demo) -> None:
+    """Refuses to begin a demo in folders of nnU-Net that hold a user's datasets; writes nothing.
+
+    Raises:
+        BadInput: names the folder that no demo has made.
+    """
+    if (demo.folder / _PROGRESS).is_file():
+        return
+    for place in map(demo.path, PATH_VARIABLES):
+        if place.is_symlink() or (place.is_dir() and any(place.iterdir())):
+            raise BadInput(
+                f"{place} is not the folder of a demo, so no demo is written there; choose another folder with -o"
+            )
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names in a demo's folder, and in nnU-Net's folders in it, that no demo writes; sorted."""
+    names = [path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name)]
+    for place in (folder / variable for variable in PATH_VARIABLES):
+        if place.is_dir() and not place.is_symlink():
+            names += [f"{place.name}/{path.name}" for path in place.iterdir() if not _OF_PHANTOM.fullmatch(path.name)]
+    return sorted(names)
+
+
 def _delete_demo(folder: Path) -> None:
     """Deletes a demo of an earlier command; never a folder that holds anything else.
 
@@ -319,12 +345,12 @@ def _delete_demo(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    entries = {path.name for path in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {"."}
-    foreign = sorted(name for name in entries if not _OWN.fullmatch(name))
-    if foreign or (entries and _PROGRESS not in entries):
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    foreign = _foreign(folder) if is_folder else []
+    if not is_folder or foreign or (any(folder.iterdir()) and not (folder / _PROGRESS).is_file()):
         raise BadInput(
-            f"-o {folder} is no folder of a demo alone, so --overwrite does not delete it"
-            f"{f' (it holds {foreign[0]})' if foreign and foreign != ['.'] else ''}; choose another folder with -o"
+            f"-o {folder} does not hold a demo and nothing else{f' (it holds {foreign[0]})' if foreign else ''}, so "
+            f"--overwrite does not delete it; choose another folder with -o"
         )
     shutil.rmtree(folder)
 

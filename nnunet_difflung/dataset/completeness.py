@@ -92,7 +92,7 @@ def _unpacked(pieces: Iterator[bytes], bits: int) -> Iterator[bytes]:
                     return
                 decoder = zlib.decompressobj(bits)  # a file of several parts
     if not decoder.eof:
-        raise EOFError("they break off")
+        raise EOFError("the end is missing")
 
 
 def _missing(pieces: Iterator[bytes], expected: int) -> str:
@@ -211,7 +211,7 @@ def _bunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
             raise EOFError(str(error)) from error
         if decoder.eof:
             return
-    raise EOFError("they break off")
+    raise EOFError("the end is missing")
 
 
 def _meta(path: Path) -> str:

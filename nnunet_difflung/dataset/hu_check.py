@@ -93,8 +93,8 @@ def _remedy(raw: RawDataset, doubt: Doubt, name: str) -> str:
     if not all_cases:  # no name and no range of values suits all cases
         return ways[0]
     ways.append(
-        f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are meant "
-        f"(their range is then taken from the training cases)"
+        f"rename the channel in {raw.folder / 'dataset.json'}, for example to {new_name}, if the values are as they "
+        f"should be (their range is then taken from the training cases)"
     )
     if len(raw.channels) == 1:
         ways.append(f"give --window={first.low:g},{first.high:g} to paint this range of the values as they are")

@@ -114,13 +114,13 @@ class Judgement:
         return {
             Meaning.HU: "HU",
             Meaning.UNCERTAIN: "too little is shown to tell whether they are HU",
-            Meaning.OFFSET: f"as HU {-self.intercept:+g} have"
+            Meaning.OFFSET: f"which looks like HU {-self.intercept:+g}"
             + ("" if self.exact else " (about)")
             + (": a rescale intercept was lost" if self.intercept < 0 else ": an intercept was subtracted twice"),
-            Meaning.INVERTED: "as HU upside down have",
-            Meaning.SCALED: f"as HU times {1 / self.slope:g} have",
-            Meaning.WRAPPED: "as HU whose negative values were read without their sign have",
-            Meaning.PICTURE: "as pictures of a display window have",
+            Meaning.INVERTED: "which looks like HU upside down",
+            Meaning.SCALED: f"which looks like HU times {1 / self.slope:g}",
+            Meaning.WRAPPED: "which looks like HU whose negative values were read without their sign",
+            Meaning.PICTURE: "which looks like pictures of a display window",
             Meaning.UNKNOWN: "which no patient has in HU",
         }[self.meaning]
 

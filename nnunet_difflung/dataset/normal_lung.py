@@ -11,13 +11,13 @@ NORMAL_OPTION, STRUCTURE_OPTION = "--normal-label", "--structure-label"
 _SAYS_LUNG = (Meaning.NORMAL, Meaning.LUNG)
 _MAY_BE_LUNG = (*_SAYS_LUNG, Meaning.PERHAPS_LUNG)
 _READS_AS = {
-    Meaning.NORMAL: "normal lung",
-    Meaning.LUNG: "lung",
-    Meaning.PERHAPS_LUNG: "perhaps normal lung",
-    Meaning.STRUCTURE: "a structure",
-    Meaning.DISEASE: "a pathology",
-    Meaning.UNSURE: "unclear",
-    Meaning.UNKNOWN: "unclear",
+    Meaning.NORMAL: "means normal lung",
+    Meaning.LUNG: "means lung",
+    Meaning.PERHAPS_LUNG: "may mean normal lung",
+    Meaning.STRUCTURE: "means a structure",
+    Meaning.DISEASE: "means a pathology",
+    Meaning.UNSURE: "is unclear",
+    Meaning.UNKNOWN: "is unclear",
 }
 
 
@@ -52,7 +52,7 @@ def normal_by_name(labels: Sequence[str]) -> tuple[str, ...]:
 def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: str) -> str:
     """Asks which labels are normal lung: how each name reads, and options that say it."""
     names = [name for name in meanings if name not in structures]
-    reads = "; ".join(f"{name!r} reads as {_READS_AS[meanings[name]]}" for name in names)
+    reads = "; ".join(f"the name {name!r} {_READS_AS[meanings[name]]}" for name in names)
     lung = [name for name in names if meanings[name] in _MAY_BE_LUNG]
     doubt = "leaves open which labels are normal lung" if lung else "has no label that is clearly normal lung"
     line = f"{where} {doubt}: {reads or 'it has no further label'}"
@@ -67,7 +67,7 @@ def _question(meanings: dict[str, Meaning], structures: Sequence[str], where: st
     if not lung and any(meanings[name] is Meaning.UNKNOWN for name in pathologies):  # it may be another lung
         only = f"if it is {choice[0]!r} alone, give {_options(choice, anatomy)}"
         return f"{line}; name all labels that are normal lung; {only}"
-    line += f"; for {listed(pathologies)} as {'a pathology' if len(pathologies) == 1 else 'pathologies'}, give "
+    line += f"; if {are(pathologies, 'the only pathology', 'the pathologies')}, give "
     line += _options(choice, anatomy)
     if len(choice) > 1:
         single = next((name for name in choice if meanings[name] is Meaning.NORMAL), choice[0])
@@ -125,7 +125,8 @@ def refuse_structures_alone(
         raise BadInput(
             f"{where} has no label that reads as a pathology: {are(normal, 'normal lung', 'normal lung')}, and "
             f"{are(pathologies, 'a structure', 'structures')} by name; add a label for a pathology, or, if "
-            f"{listed(pathologies)} shall be painted into normal lung, give {_options(normal, structures)}"
+            f"{listed(pathologies)} {'is' if len(pathologies) == 1 else 'are'} to be painted into normal lung, give "
+            f"{_options(normal, structures)}"
         )
 
 

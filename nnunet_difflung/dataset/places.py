@@ -37,8 +37,9 @@ def check_links(name: str, folders: Iterable[Path], own: Iterable[Path] = ()) ->
         if outside is not None:
             raise BadInput(
                 f"{_link_in(folder)} is a link to {outside}{_whose(name, outside)}, and files would be written there, "
-                f"outside {name}; put a folder in the place of the link, with a copy of each file or a link to it: "
-                f"{_instead_of_link(_link_in(folder), outside, 'L')} (with cp -rs: links)"
+                f"outside {name}; replace the link by a folder with copies of the files: "
+                f"{_instead_of_link(_link_in(folder), outside, 'L')} "
+                f"(cp -rs instead of cp -rpL makes links to the files)"
             )
     for path in own:
         refuse_link(path)
@@ -52,10 +53,11 @@ def refuse_link(path: Path) -> None:
     """
     if path.is_symlink():
         target = os.path.realpath(path)
-        copied = f"copy what it points to: {_instead_of_link(path, target)}" if os.path.exists(target) else "delete it"
+        copied = (
+            f"replace it by a copy: {_instead_of_link(path, target)}" if os.path.exists(target) else "delete the link"
+        )
         raise BadInput(
-            f"{path} is a link to {target}; what this package makes itself may be no link, since files would be "
-            f"written and deleted in another place: {copied}"
+            f"{path} is a link to {target}; files would be written and deleted there, outside the dataset; {copied}"
         )
 
 

@@ -169,8 +169,8 @@ class RawDataset:
         different = values != label[0]
         if different.any():
             raise BadInput(
-                f"{file} holds the value {label[0][different][0]:g}, which is no label value; expected whole numbers "
-                f"(nnU-Net cuts fractions off, so that 0.998 becomes background): write the labels as integers"
+                f"{file} holds the value {label[0][different][0]:g}, which is not a label value; expected whole "
+                f"numbers (nnU-Net cuts fractions off, so that 0.998 becomes background): write the labels as integers"
             )
         return values, properties
 

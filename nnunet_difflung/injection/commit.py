@@ -34,6 +34,7 @@ _TARGETS = re.compile(
     rf"{_JSON}|imagesTr|labelsTr|(imagesTr|labelsTr)/{SYNTHETIC_PREFIX}[^/]+|{re.escape(ORIGINALS)}(/[^/]+)?|"
     rf"{PREPROCESSED}({_JSON}|dataset_fingerprint\.json|[^/]+/{SYNTHETIC_PREFIX}[^/]+)?"
 )
+_KEPT_FOR_REMOVAL = ("originals", "fingerprint")  # in the hidden folder, until the synthetic cases are removed
 _UNKNOWN = "compare the dataset with a copy before you delete that file"
 
 COMMIT = f"{HIDDEN}/commit"
@@ -113,7 +114,7 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     Args:
         folder: the raw dataset folder, locked.
         steps: the steps; their sources must be in ``folder`` and complete on disk.
-        clear: remove the hidden folder at the end.
+        clear: at the end, delete what this package has made in the hidden folder.
 
     Raises:
         BadInput: a folder is not writable, so that the change would stay half done; nothing has been changed.
@@ -311,6 +312,23 @@ def _sync_folder(path: Path) -> None:
 
 
 def _clear_but_journal(hidden: Path) -> None:
-    for path in sorted(hidden.iterdir()):
-        if path.name not in ("commit", "lock"):
-            delete_path(path)
+    """Deletes what this package has made in the hidden folder, and empty folders; files of other names are a user's."""
+    for name in _KEPT_FOR_REMOVAL:
+        if os.path.lexists(hidden / name):
+            delete_path(hidden / name)
+    for folder, _, files in os.walk(hidden, topdown=False):
+        for name in files:
+            if name.startswith(SYNTHETIC_PREFIX):  # a staged case that was not added
+                os.unlink(Path(folder, name))
+        if Path(folder) not in (hidden, hidden / Path(COMMIT).name):
+            with suppress(OSError):  # not empty
+                os.rmdir(folder)
+
+
+def foreign_in(hidden: Path) -> list[str]:
+    """Files in a dataset's hidden folder that this package does not write, relative to it; links are not followed."""
+    own = {"lock", Path(COMMIT).name, *_KEPT_FOR_REMOVAL}
+    below = (Path(root, name) for root, folders, files in os.walk(hidden) for name in (*folders, *files))
+    files = (path.relative_to(hidden) for path in below if path.is_symlink() or not path.is_dir())
+    foreign = (path for path in files if path.parts[0] not in own and not path.name.startswith(SYNTHETIC_PREFIX))
+    return sorted(path.as_posix() for path in foreign)

@@ -84,10 +84,16 @@ def is_bare(hidden: Path) -> bool:
 
 
 def _tidy(folder: Path) -> None:
-    """Deletes the hidden folder if it is bare and the dataset has no synthetic cases (the lock is still held)."""
+    """Deletes the hidden folder if it is bare and the dataset has no synthetic cases (the lock is still held).
+
+    If there are other files, such as a user's, only the lock is deleted.
+    """
     hidden = folder / HIDDEN
-    if hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden):
+    if hidden.is_dir() and not (folder / MANIFEST).exists():
         with suppress(OSError):
+            if not is_bare(hidden):
+                os.unlink(lock_file(folder))
+                return
             for path in hidden.iterdir():
                 os.rmdir(path) if path.is_dir() else os.unlink(path)
             os.rmdir(hidden)

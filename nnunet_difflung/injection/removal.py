@@ -20,6 +20,7 @@ from nnunet_difflung.injection.commit import (
     commit,
     copy_as_it_is,
     finish,
+    foreign_in,
     give_mode,
     pending,
 )
@@ -296,12 +297,13 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
         BadInput: a synthetic file was changed by somebody else, the synthetic cases cannot be taken out of a changed
             file, or a folder is not writable.
     """
+    hidden = folder / HIDDEN
     manifest = read_manifest(folder) or read_manifest(resolve(folder, PREPROCESSED))
     if manifest is None:
-        hidden = folder / HIDDEN
-        if hidden.is_dir() and any(path.name != "lock" for path in hidden.iterdir()):
+        foreign = {name.split("/")[0] for name in foreign_in(hidden)}
+        if hidden.is_dir() and {path.name for path in hidden.iterdir()} - {"lock"} - foreign:
             empty = Removal(folder, {"files": {}, "cases": {}}, force)
-            return empty, [f"removed: {hidden}, which an interrupted command had left"]
+            return empty, [f"removed: what an interrupted command had left in {hidden}", *_kept(hidden)]
         return None, [f"{folder.name} has no synthetic cases; nothing to do"]
     _refuse_foreign_cases(folder)
     plan = Removal(folder, manifest, force)
@@ -313,7 +315,14 @@ def plan_removal(folder: Path, force: bool) -> tuple[Removal | None, list[str]]:
     plan.restore_fingerprint()
     plan.finish()
     check_folders(resolve(folder, step.target).parent for step in plan.steps)
-    return plan, plan.lines
+    return plan, plan.lines + _kept(hidden)
+
+
+def _kept(hidden: Path) -> list[str]:
+    foreign = foreign_in(hidden)
+    if not foreign:
+        return []
+    return [f"{hidden} is kept, since it holds files that this package has not written: {first_names(foreign)}"]
 
 
 def _refuse_foreign_cases(folder: Path) -> None:

@@ -56,16 +56,29 @@ def generators(name: str, delete: bool, asked: bool) -> list[str]:
     lines = [f"{path} is kept: it is a link, and what it points to may be in use elsewhere" for path in links if asked]
     kept = {folder: _delete(folder) if delete else [] for folder in folders}
     lines += [f"{path} is kept: another command is using it" for paths in kept.values() for path in paths]
-    if asked:
-        lines += _foreign(folders)
+    foreign = {folder: sorted(_foreign_in(folder)) if asked and folder.is_dir() else [] for folder in folders}
+    lines += [
+        f"{folder}: {counted(len(names), 'file')} that this package has not written "
+        f"{'is' if len(names) == 1 else 'are'} kept: {first_names(names)}"
+        for folder, names in foreign.items()
+        if names
+    ]
     listed = ", ".join(str(folder) for folder in folders if not kept[folder])
     if listed:
         lines.append(
-            f"removed: {listed}"
+            f"generators and cached cases removed from {listed}"
             if asked
             else f"generators are kept, with their cache, in {listed} (--generators deletes both)"
         )
     return lines
+
+
+def own_links(folder: Path) -> list[Path]:
+    """Links in a method's folder, or in that of a generator, in the place of what this package writes there; sorted."""
+    if not folder.is_dir():
+        return []
+    names = (path for path in folder.iterdir() if path.is_symlink())
+    return sorted(path for path in names if _IN_METHOD.fullmatch(path.name) or _IN_FOLD.fullmatch(path.name))
 
 
 def _places(folders: list[Path]) -> Iterator[Path]:
@@ -133,19 +146,6 @@ def _all(folder: Path) -> Iterator[Path]:
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from _all(path)
-
-
-def _foreign(folders: list[Path]) -> list[str]:
-    """A line for each folder with files that this package does not write."""
-    lines = []
-    for folder in folders:
-        left = sorted(_foreign_in(folder)) if folder.is_dir() else []
-        if left:
-            lines.append(
-                f"{folder} is kept with {counted(len(left), 'file')} that this package has not written: "
-                f"{first_names(left)}"
-            )
-    return lines
 
 
 def _foreign_in(folder: Path) -> Iterator[str]:

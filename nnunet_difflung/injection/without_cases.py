@@ -57,8 +57,8 @@ def as_bytes(content: Any, expected: str | None, example: bytes) -> bytes:
 
 def _formats() -> Iterator[Callable[[Any], bytes]]:
     """The usual ways to write JSON, those of nnU-Net and of this package among them."""
-    indents: tuple[tuple[int | str | None, tuple[str, str] | None], ...]
-    indents = ((4, None), (1, None), (2, None), (None, None), (None, (",", ":")), ("\t", None), (3, None), (0, None))
+    indents: list[tuple[int | str | None, tuple[str, str] | None]]
+    indents = [(4, None), (1, None), (2, None), (None, None), (None, (",", ":")), ("\t", None), (3, None), (0, None)]
     for (indent, separators), ascii_only, in_order, end in itertools.product(
         indents, (True, False), (False, True), ("", "\n")
     ):

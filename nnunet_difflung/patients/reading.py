@@ -279,7 +279,7 @@ def noting_others(reading: Reading, folder: Path) -> Reading:
     ]
     if not others:
         return reading
-    note = f"Note: {reading.path} lists {others[0]!r}, which is no case of {folder.name} ({len(others)} such rows)."
+    note = f"Note: {reading.path} lists {others[0]!r}, which is not a case of {folder.name} ({len(others)} such rows)."
     return replace(reading, notes=(*reading.notes, note))
 
 

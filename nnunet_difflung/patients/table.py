@@ -121,7 +121,7 @@ def _json_rows(path: Path, text: str) -> Rows:
         if isinstance(patient, int) and not isinstance(patient, bool):
             patient = str(patient)
         if not isinstance(patient, str):
-            raise BadInput(f"{path} entry {number}: the patient of case {case!r} is no text; {_EXPECTED}")
+            raise BadInput(f"{path} entry {number}: the patient of case {case!r} is not text; {_EXPECTED}")
         yield f"entry {number}", case, patient
 
 

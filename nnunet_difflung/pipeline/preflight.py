@@ -19,6 +19,7 @@ from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
+from nnunet_difflung.injection.results import own_links
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
 from nnunet_difflung.painting.fold import Fold
@@ -66,7 +67,7 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
         BadInput: names what is wrong and what to do.
     """
     results, cache = _results_folders(raw.name, method, folds), cache_folder(raw.name)
-    check_places(raw, [*results, cache, *(entry for folder in results for entry in linked_entries(folder))])
+    check_places(raw, [*results, cache, *(entry for folder in results for entry in own_links(folder))])
     check_unchanged(raw, manifest)
     check_writing(raw.reader, raw.dataset_json["file_ending"])
     check_folders(results)
@@ -88,11 +89,6 @@ def _results_folders(name: str, method: str, folds: Sequence[int | str]) -> list
         *(results_folder(name, each) for each in methods),
         *(fold_folder(name, each, fold) for fold in folds for each in methods),
     ]
-
-
-def linked_entries(folder: Path) -> list[Path]:
-    """The links in a folder; none if it is missing."""
-    return sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
 
 
 def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:

@@ -19,7 +19,8 @@ def warn_of_structures(roles: LabelRoles) -> None:
         taken = "is taken as a pathology" if len(names) == 1 else "are taken as pathologies"
         print(
             f"Warning: {', '.join(map(repr, names))} {taken} and will be painted into normal lung; "
-            f"if {'it is none' if len(names) == 1 else 'they are none'}, add {structure_option(names)}",
+            f"if {'it is not a pathology' if len(names) == 1 else 'they are not pathologies'}, "
+            f"add {structure_option(names)}",
             file=sys.stderr,
         )
 
@@ -31,7 +32,8 @@ def warn_of_labels_outside_lung(contact: LungContact) -> None:
         shares = ", ".join(f"{name!r} ({share:.1%} of its outline)" for name, share in outside.items())
         print(
             f"Warning: {shares} hardly touch{'es' if len(outside) == 1 else ''} normal lung or another pathology, but "
-            f"will be painted into normal lung; if {'it is no pathology' if len(outside) == 1 else 'they are none'}, "
+            f"will be painted into normal lung; "
+            f"if {'it is not a pathology' if len(outside) == 1 else 'they are not pathologies'}, "
             f"add {structure_option(tuple(outside))}",
             file=sys.stderr,
         )

@@ -62,21 +62,41 @@ def test_a_failing_command_names_its_log(tmp_path):
         side_by_side({tmp_path / "a.log": ["true"], tmp_path / "b.log": ["false"]}, {"PATH": "/bin:/usr/bin"})
 
 
-@pytest.mark.parametrize("case", ["not a demo", "a file beside it", "a link", "only nnU-Net's folders"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_demo_does_not_begin_among_a_users_datasets(tmp_path, monkeypatch, linked):
+    monkeypatch.setattr(Demo, "stages", lambda self: pytest.fail("the demo began"))
+    raw = tmp_path / "data" / "nnUNet_raw"
+    (raw / "Dataset800_ChestPhantom").mkdir(parents=True)
+    folder = raw.parent
+    if linked:
+        folder = tmp_path / "demo"
+        folder.mkdir()
+        (folder / "nnUNet_raw").symlink_to(raw)
+    before = snapshot(tmp_path, folder_times=True)
+    with pytest.raises(BadInput, match="nnUNet_raw is not the folder of a demo"):
+        main(["-o", str(folder)])
+    assert snapshot(tmp_path, folder_times=True) == before
+
+
+@pytest.mark.parametrize(
+    "case", ["not a demo", "a file beside it", "a link", "only nnU-Net's folders", "a dataset of a user"]
+)
 def test_overwrite_deletes_nothing_but_a_demo(tmp_path, monkeypatch, case):
     monkeypatch.setattr("nnunet_difflung.commands.demo.run", lambda _: pytest.fail("the demo began"))
     folder = tmp_path / "demo"
     (folder / "nnUNet_raw").mkdir(parents=True)
-    if case != "only nnU-Net's folders":
+    if case == "a dataset of a user":
+        (folder / "nnUNet_raw" / "Dataset801_Mine").mkdir()
+    elif case != "only nnU-Net's folders":
         (folder / "thesis.docx").write_text("precious")
-    if case == "a file beside it":
+    if case in ("a file beside it", "a dataset of a user"):
         (folder / "progress.json").write_text("{}")
     place = folder
     if case == "a link":
         place = tmp_path / "link"
         place.symlink_to(folder)
     before = snapshot(tmp_path, folder_times=True)
-    with pytest.raises(BadInput, match="no folder of a demo alone"):
+    with pytest.raises(BadInput, match="does not hold a demo and nothing else"):
         main(["-o", str(place), "--overwrite"])
     assert snapshot(tmp_path, folder_times=True) == before
 
@@ -90,7 +110,12 @@ def test_overwrite_deletes_a_demo(tmp_path, monkeypatch):
         raise Begun
 
     monkeypatch.setattr("nnunet_difflung.commands.demo.run", begin)
-    for name in ("nnUNet_raw", "nnUNet_results", "predictions_difflung"):
+    for name in (
+        "nnUNet_raw/Dataset800_ChestPhantom",
+        "nnUNet_raw/.Dataset800_ChestPhantom.partial",
+        "nnUNet_results",
+        "predictions_difflung",
+    ):
         (tmp_path / "demo" / name).mkdir(parents=True)
     for name in ("progress.json", "summary.json", "preview.png", "nnUNetv2_train_reference.log"):
         (tmp_path / "demo" / name).write_text("{}")

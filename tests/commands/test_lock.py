@@ -188,7 +188,7 @@ def test_generators_in_use_are_not_removed(folders):
         "DiffLung__cbmat/fold_1/generator.json",
     ]
     assert said.count("another command is using it") == 2
-    assert "removed: " + str(results / "DiffLung__pix2pix") in said
+    assert "removed from " + str(results / "DiffLung__pix2pix") in said
     remove("801", generators=True)
     assert list(results.iterdir()) == []
 

@@ -103,7 +103,7 @@ def test_a_file_of_patients(ambiguous, tmp_path, capsys):
     (ambiguous / "imagesTs").mkdir()
     (ambiguous / "imagesTs" / "unseen_00_0000.nii.gz").touch()
     main([*RUN, "--dry-run", "--patients", str(table)])
-    note = f"Note: {table} lists 'old', which is no case of Dataset801_Tiny (1 such rows)."
+    note = f"Note: {table} lists 'old', which is not a case of Dataset801_Tiny (1 such rows)."
     assert capsys.readouterr().out.splitlines()[0] == note
     assert stopped("--patients", str(table), "--patient-pattern", "(.+)") == 2
     assert "not allowed with" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 
 from nnunet_difflung import paths
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import dataset_id
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("nnunet_difflung", "trainers", "dataset_conversion", "benchmarks", "experiments")
@@ -117,3 +118,11 @@ def test_folders_of_this_package(folders, monkeypatch):
     assert paths.fold_folders(results / "DiffLung__mat") == [results / "DiffLung__mat" / "fold_all"]
     monkeypatch.delenv("nnUNet_results")
     assert paths.our_folders("Dataset801_Tiny") == []
+
+
+def test_printed_commands_name_a_dataset_whose_id_another_one_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    (tmp_path / "Dataset801_Mine").mkdir()
+    assert dataset_id("Dataset801_Mine") == 801
+    (tmp_path / "Dataset801_Twin").mkdir()
+    assert dataset_id("Dataset801_Mine") == "Dataset801_Mine"

@@ -125,7 +125,7 @@ def test_text_files_of_all_systems_are_read(tmp_path, content):
         (b"labels:\n  lung: [a]\n  lung: [b]\n", "'lung' is listed twice"),
         (b"labels:\n  yes: [a]\n", "label True: .*in quotes"),
         (b"labels:\n  1: [a]\n", "label 1: .*in quotes"),
-        (b"labels:\n  ? [a]\n  : [b]\n", "is no name"),
+        (b"labels:\n  ? [a]\n  : [b]\n", "is not a name"),
         (b"labels:\n  lung: [yes]\n", "regular expressions in quotes"),
         (b"labels:\n  lung: [2001-99-99]\n", "is not valid YAML"),
         (b"labels:\n  lung: [!!int x]\n", "is not valid YAML"),

@@ -152,7 +152,7 @@ def test_fractional_segments_are_set_from_one_half_on_and_that_is_said(tmp_path,
     write_seg(tmp_path / "p" / "seg", slices, {"x": share}, "FRACTIONAL", fractional_type=kind)
     source = find_sources(tmp_path)[0]
     assert np.array_equal(masks(source)["x"], share > 0.5)
-    what = "voxels of fractional segments, set from one half on"
+    what = "voxels that belong to a segment in part, set where at least half of the voxel does"
     assert counted(source) == {("reinterpreted", int((share > 0).sum()), what)}
 
     def without_maximum(data):
@@ -360,11 +360,11 @@ def _fewer_rows(data):
         (_no_pixels, "has no pixels"),
         (_fewer_pixels, "need 2400 bytes, but there are 2300"),
         (_one_number, "several segments have the same SegmentNumber"),
-        (_fewer_places, "10 frames, but places of 9"),
+        (_fewer_places, "10 frames, but positions of 9"),
         (_fewer_rows, "but there are 2400"),
         (_no_place_at_all, "has no pixels"),
-        (_parallel, "the place of frame 1 is damaged"),
-        (_far_away, "the place of frame 2 is damaged"),
+        (_parallel, "the position of frame 1 is damaged"),
+        (_far_away, "the position of frame 2 is damaged"),
     ],
 )
 def test_damaged_segmentations_are_refused_with_what_is_wrong(tmp_path, change, part):

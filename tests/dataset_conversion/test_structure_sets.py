@@ -165,7 +165,7 @@ def test_a_single_contour_of_a_series_that_is_missing_is_refused(tmp_path):
 
     assert "not in the archive" in refused(on_thick_slices(tmp_path / "a", one_contour))
     line = refused(on_thick_slices(tmp_path / "b", one_contour, [Accept.OTHER_SERIES]))
-    assert "a single contour does not tell how thick its slices were" in line
+    assert "a single contour does not tell how thick the slices were" in line
 
 
 def test_contours_of_another_frame_of_reference_are_refused_unless_accepted(tmp_path):

@@ -224,7 +224,9 @@ def test_slices_with_sheared_axes_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [0, np.nan])
 def test_an_affine_that_says_nothing(tmp_path, row, value):
     write(tmp_path / "without qform", edit=fields(**{row: value}))
-    with pytest.raises(BadInput, match=r"p1.nii.gz: the sform of its header is no affine .* export the file again"):
+    with pytest.raises(
+        BadInput, match=r"p1.nii.gz: the sform of its header is not a valid affine .* export the file again"
+    ):
         loaded(tmp_path / "without qform")
 
     def edit(header):

@@ -40,9 +40,9 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _typed(error: str) -> None:
-    """Does what a refusal says is to be done: its command between "link to it:" or the like and "(with"."""
+    """Does what a refusal says is to be done: its command from "rm" to "(cp -rs"."""
     start = error.index("rm ")
-    end = error.find(" (with cp")
+    end = error.find(" (cp -rs")
     subprocess.run(error[start : None if end < 0 else end], shell=True, check=True)
 
 
@@ -280,7 +280,7 @@ def test_only_the_generators_and_caches_of_this_package_are_deleted(folders):
     left = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
     assert left == set(foreign)
     for name in ("notes.txt", "fold_0/notes/thesis.docx"):
-        assert any("DiffLung__cbmat is kept with" in line for line in lines), name
+        assert any("DiffLung__cbmat: " in line and "are kept" in line for line in lines), name
     assert not (results / "DiffLung__pix2pix").exists()
 
 
@@ -346,3 +346,29 @@ def test_results_that_are_another_datasets_lose_no_generator(folders):
     with pytest.raises(BadInput, match="the folder of Dataset802_Other in nnUNet_results"):
         check_places(open_raw_dataset("801"))
     assert snapshot(*folders, folder_times=True) == before
+
+
+def test_files_that_a_user_keeps_in_the_hidden_folder_stay(folders, tmp_path):
+    mine = make_dataset(folders[0], **SMALL)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.docx").write_text("precious")
+    (mine / ".difflung" / "notes" / "empty").mkdir(parents=True)
+    (mine / ".difflung" / "notes" / "a.txt").write_text("precious")
+    (mine / ".difflung" / "theirs").symlink_to(theirs)
+    (mine / ".difflung" / "dangling").symlink_to("nowhere")
+    before = snapshot(mine, theirs)
+    assert remove("801")[0] == "Dataset801_Tiny has no synthetic cases; nothing to do"
+    inject(raw := open_raw_dataset("801"), *stage_cases(raw))
+    said = remove("801")
+    assert changed(before, snapshot(mine, theirs)) == [str(mine / ".difflung" / "notes" / "empty")]
+    assert any(f"{mine / '.difflung'} is kept" in line and "notes/a.txt" in line for line in said)
+
+
+def test_a_link_of_a_user_beside_the_generators_is_not_refused(folders, tmp_path):
+    make_dataset(folders[0], **SMALL)
+    folder = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat"
+    (folder / "fold_0").mkdir(parents=True)
+    for place in (folder, folder / "fold_0"):
+        (place / "paper").symlink_to(tmp_path)
+    check_before_training(open_raw_dataset("801"), None, [0], "cbmat")
