@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import seconds
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import (
@@ -28,6 +27,7 @@ from nnunet_difflung.dataset_conversion.phantom.cohort import (
     patient_labels,
     slice_heights,
 )
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.volume_files import read_volume
+from nnunet_difflung.dataset_conversion.files.volume_files import read_volume
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.public.sets import PublicSet, below, converter, nifti
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan

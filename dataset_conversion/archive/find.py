@@ -8,11 +8,11 @@ from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.archive import slices, volumes
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
-from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, VOLUMES
 from nnunet_difflung.dataset_conversion.archive.labelled import unread
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.dicom import source as dicom_source
 from nnunet_difflung.dataset_conversion.dicom.headers import is_packed_dicom, looks_like_dicom
+from nnunet_difflung.dataset_conversion.files.image_files import SLICES, VOLUMES
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nnunet_difflung.dataset_conversion.archive.image_files import stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, patient_by
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.image_files import stem
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.patients.candidates import Candidate, examples, plausible_readings
 from nnunet_difflung.patients.doubts import doubt_of

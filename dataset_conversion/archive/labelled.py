@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.accept import Accept, accepted, remedy
-from nnunet_difflung.dataset_conversion.archive.image_files import Facts, facts
-from nnunet_difflung.dataset_conversion.archive.nifti_files import place
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import Pair, pair_files
 from nnunet_difflung.dataset_conversion.archive.roles import given_roles, roles_by_content
-from nnunet_difflung.dataset_conversion.archive.segment_names import NamesBeside, Segment
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.image_files import Facts, facts
+from nnunet_difflung.dataset_conversion.files.nifti_files import place
+from nnunet_difflung.dataset_conversion.files.segment_names import NamesBeside, Segment
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.accept import Accept
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.errors import BadInput
 
 KINDS = ("dicom", "volumes", "slices")

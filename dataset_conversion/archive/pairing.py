@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from nnunet_difflung.dataset_conversion.archive.image_files import stem
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.image_files import stem
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 
 _WORD = r"(?:0000|ct|hrct|images?|imgs?|im|scan|vol(?:ume)?|masks?|msk|seg(?:mentation)?s?|labels?|gt|annotations?)"
 _LAST = re.compile(rf"[ _.-]+{_WORD}$", re.IGNORECASE)

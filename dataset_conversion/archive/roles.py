@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from pathlib import PurePosixPath
 
-from nnunet_difflung.dataset_conversion.archive.image_files import Facts, stem
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions, compiled
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.image_files import Facts, stem
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.errors import BadInput
 
 _MAJORITY = 0.75  # share of the clear files of a folder that speaks for the rest

@@ -10,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
-from nnunet_difflung.dataset_conversion.archive.image_files import SLICES, Facts
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images, unread
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
-from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
+from nnunet_difflung.dataset_conversion.files.image_files import SLICES, Facts
+from nnunet_difflung.dataset_conversion.files.picture_files import read_picture
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput

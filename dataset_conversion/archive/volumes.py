@@ -9,12 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping, Named, grouped
-from nnunet_difflung.dataset_conversion.archive.image_files import VOLUMES
 from nnunet_difflung.dataset_conversion.archive.labelled import LabelledImage, Orphan, labelled_images
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
-from nnunet_difflung.dataset_conversion.archive.segment_names import Segment
-from nnunet_difflung.dataset_conversion.archive.volume_files import Volume, check_complete, open_volume
+from nnunet_difflung.dataset_conversion.files.image_files import VOLUMES
+from nnunet_difflung.dataset_conversion.files.segment_names import Segment
+from nnunet_difflung.dataset_conversion.files.volume_files import Volume, check_complete, open_volume
 from nnunet_difflung.dataset_conversion.imaging.geometry import (
     image_like,
     is_orthogonal,

@@ -1,6 +1,6 @@
 """Prepares the values of an image for a dataset: refuses what is not HU, names display windows, replaces padding.
 
-What values mean is judged in one place for all commands, ``dataset.intensities``. Scanners store 12 bits, 0..4095, with
+What values mean is judged in one place for all commands, ``meaning.intensities``. Scanners store 12 bits, 0..4095, with
 a rescale intercept of −1024, so −1024 is the lowest HU that most of them can write. Values below are either *padding*,
 a constant that fills the square image outside the round field of view (DICOM's PixelPaddingValue: often −2000, −3024
 once an intercept of −1024 is added, −32768 in 16 bits), or noise and streaks of a reconstruction with a wider range.
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.dataset.intensities import (
+from nnunet_difflung.dataset_conversion.accept import Accept, remedy
+from nnunet_difflung.dataset_conversion.notes import Kind, Note
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import (
     PADDING,
     WINDOW_8BIT,
     WINDOWED,
@@ -25,9 +28,6 @@ from nnunet_difflung.dataset.intensities import (
     whole_numbers,
     window_name,
 )
-from nnunet_difflung.dataset_conversion.accept import Accept, remedy
-from nnunet_difflung.dataset_conversion.notes import Kind, Note
-from nnunet_difflung.errors import BadInput
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

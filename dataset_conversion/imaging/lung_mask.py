@@ -17,7 +17,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from nnunet_difflung.dataset.intensities import window_name
 from nnunet_difflung.dataset_conversion.imaging.airways import find_airways
 from nnunet_difflung.dataset_conversion.imaging.body import body_mask
 from nnunet_difflung.dataset_conversion.imaging.geometry import turned_with
@@ -25,6 +24,7 @@ from nnunet_difflung.dataset_conversion.imaging.lung_doubts import lung_notes
 from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_slices
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import window_name
 from nnunet_difflung.runtime.environment import require
 
 TISSUE = -400.0  # HU half-way between lung (-850) and chest wall (50), where partial volume puts the border of the lung

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from nnunet_difflung.dataset.intensities import WINDOW_8BIT
 from nnunet_difflung.dataset_conversion.case import IGNORE
 from nnunet_difflung.dataset_conversion.pipeline.mapping import LABEL, MARK, NORMAL
 from nnunet_difflung.dataset_conversion.sources import Listing
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import WINDOW_8BIT
 from nnunet_difflung.runtime.files import write_bytes
 
 MAPPING = "difflung_mapping.yaml"

@@ -34,10 +34,10 @@ from typing import Any
 
 import yaml
 
-from nnunet_difflung.dataset.normal_lung import normal_by_name
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
 from nnunet_difflung.dataset_conversion.case import IGNORE
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.normal_lung import normal_by_name
 
 NORMAL = "normal_lung"
 LUNGS = ("none", "threshold", "lungmask")

@@ -13,7 +13,7 @@ import numpy as np
 from nnunet_difflung.dataset.contents import stat_key
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, patient_folds
 from nnunet_difflung.dataset_conversion.archive.pairing import natural
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.sources import Source
 from nnunet_difflung.errors import BadInput

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
-from nnunet_difflung.dataset_conversion.archive.volume_files import read_volume
+from nnunet_difflung.dataset_conversion.files.volume_files import read_volume
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.changes import changes_text
 from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
 from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, GeneratorConfig, SamplingConfig, Settings, preset
-from nnunet_difflung.dataset.labels import with_names
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.labels import with_names
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.runtime.console import command

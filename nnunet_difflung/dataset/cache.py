@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset.contents import MEMO, FileHashes, hashes_of_case
-from nnunet_difflung.dataset.intensities import Judgement
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import (
@@ -28,6 +26,8 @@ from nnunet_difflung.dataset.reading import (
     source_stamp,
 )
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import Judgement
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.files import check_format, json_bytes, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.channel_ties import Tie, find_ties
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 
 FEW = 16  # maximum number of different values of a channel that has few
 _MORE_OFTEN = 2.0, 0.05  # factor and summand by which a channel changes more often at lesions' borders than elsewhere

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnunet_difflung.dataset.intensities import Judgement, Meaning
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import Judgement, Meaning
 
 _NAMED = 3  # cases that a message names
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.dataset.completeness import damage
-from nnunet_difflung.dataset.labels import LabelRoles, label_roles
 from nnunet_difflung.dataset.layout import Case, find_reader, find_splits, list_cases, read_dataset_json
 from nnunet_difflung.dataset.splits import (
     FOLDS,
@@ -24,6 +22,8 @@ from nnunet_difflung.dataset.splits import (
     splits_in_use,
 )
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.completeness import damage
+from nnunet_difflung.meaning.labels import LabelRoles, label_roles
 from nnunet_difflung.paths import (
     DATASET,
     PATH_VARIABLES,

@@ -12,11 +12,11 @@ from acvl_utils.morphology.morphology_helper import remove_all_but_largest_compo
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from nnunet_difflung.dataset.intensities import Judgement, judge
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import Judgement, judge
+from nnunet_difflung.meaning.labels import LabelRoles
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
 

@@ -13,7 +13,6 @@ import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
-from nnunet_difflung.dataset.labels import described
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -29,6 +28,7 @@ from nnunet_difflung.evaluation.table1 import make_table, markdown
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.store import CARD, check_weights, config_from_json, is_finished, load_generator
 from nnunet_difflung.injection.commit import read_steadily
+from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, dataset_folder, fold_folder, results_folder, table1_file
 from nnunet_difflung.runtime.environment import machine, versions

@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
 from nnunet_difflung.evaluation.texture_distance import descriptors, texture_distance
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.gate import wasserstein
 
 SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")

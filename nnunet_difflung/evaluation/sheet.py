@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.figures import (
     as_text,
     bare,

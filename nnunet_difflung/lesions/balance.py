@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Plan, PlannedCase, shares
+from nnunet_difflung.meaning.labels import LabelRoles
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
 _MAX_LESIONS = 24  # in a host

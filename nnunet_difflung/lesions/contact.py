@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.masks import box_of
+from nnunet_difflung.meaning.labels import LabelRoles
 
 _SLICES = 16  # maximum number of slices that are looked at in a case
 _LEAST = 0.03  # share of the outline; a lesion in the lung has a multiple of it, a structure mostly nothing

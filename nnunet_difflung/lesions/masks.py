@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 
 MIN_VOXELS = 4  # smaller components are stray voxels of the annotation
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))

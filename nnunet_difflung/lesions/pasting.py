@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture, window_with_room
+from nnunet_difflung.meaning.labels import LabelRoles
 
 
 def apply_operations(

@@ -8,10 +8,10 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.fold import Fold
 
 

@@ -9,11 +9,11 @@ import torch
 from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import Encoding, grow, intensities
 from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
-from nnunet_difflung.dataset.labels import described
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
@@ -21,6 +20,7 @@ from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.preconditions import check_recorded
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.painting.preview import write_preview

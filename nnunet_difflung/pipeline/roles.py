@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from nnunet_difflung.dataset.labels import LabelRoles, structure_option, structures_by_name
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.lesions.contact import LungContact
+from nnunet_difflung.meaning.labels import LabelRoles, structure_option, structures_by_name
 from nnunet_difflung.runtime.wording import quoted
 
 

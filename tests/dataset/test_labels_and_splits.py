@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_difflung.dataset.labels import BODY, label_roles
 from nnunet_difflung.dataset.splits import (
     check_several_patients,
     check_splits,
@@ -15,6 +14,7 @@ from nnunet_difflung.dataset.splits import (
     splits_in_use,
 )
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.labels import BODY, label_roles
 
 
 def roles(labels: dict, **options):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset.intensities import window_name
 from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.dataset_conversion.imaging.intensities import AIR, prepare_intensities
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import window_name
 from tests.support.archives import chest, like
 
 

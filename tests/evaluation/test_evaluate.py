@@ -18,7 +18,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from nnunet_difflung.commands.evaluate import main, request_from
 from nnunet_difflung.config import SamplingConfig, preset
 from nnunet_difflung.dataset.cache import build_cache
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation import evaluate
@@ -31,6 +30,7 @@ from nnunet_difflung.evaluation.texture_distance import descriptors, standardisa
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, results_folder
 from tests.support.generators import TINY

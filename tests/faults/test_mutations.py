@@ -17,7 +17,7 @@ def test_no_mutation_changes_a_label_or_an_intensity_in_silence():
 
 
 def test_a_reader_that_fills_with_zeros_would_be_seen(monkeypatch):
-    monkeypatch.setattr("nnunet_difflung.dataset_conversion.archive.volume_files.damage", lambda _: "")
+    monkeypatch.setattr("nnunet_difflung.dataset_conversion.files.volume_files.damage", lambda _: "")
     monkeypatch.setattr(mutations, "KINDS", ("nrrd",))
     monkeypatch.setattr(mutations, "ALL", (mutations.zero_block,))
     monkeypatch.setattr(mutations, "OF_KIND", {"nrrd": ()})

@@ -46,7 +46,7 @@ def test_the_contract_holds():
         ("nnunet_difflung/helpers.py", "", "Rooms of the package"),
         ("nnunet_difflung/room/__init__.py", "", "Rooms of the package"),
         ("dataset_conversion/Dataset999_New.py", "", "Rooms of the converters"),
-        ("nnunet_difflung/runtime/new.py", "import nnunet_difflung.dataset.labels", "Rooms of the package"),
+        ("nnunet_difflung/runtime/new.py", "import nnunet_difflung.meaning.labels", "Rooms of the package"),
         ("dataset_conversion/imaging/new.py", "import nnunet_difflung.config", "Converters have settings"),
         ("dataset_conversion/archive/new.py", "import nnunet_difflung.lesions.masks", "Converters use"),
         ("nnunet_difflung/lesions/new.py", "import torch", "What undoes and proves"),

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_difflung.config import BalanceConfig
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.balance import _Planner, collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
+from nnunet_difflung.meaning.labels import LabelRoles
 from tests.support.tiny import make_masks
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.contact import LungContact
+from nnunet_difflung.meaning.labels import LabelRoles
 
 LEFT, RIGHT, LESION, CORE, OTHER, IGNORE = 1, 2, 3, 4, 5, 6
 VALUES = {"left lung": LEFT, "right lung": RIGHT, "lesion": LESION, "core": CORE, "other": OTHER}

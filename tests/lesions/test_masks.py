@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, warp
 from nnunet_difflung.lesions.placement import find_place
+from nnunet_difflung.meaning.labels import LabelRoles
 
 NORMAL, EMPHYSEMA, ILD = 1, 2, 3
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.dataset.labels import LabelRoles
 from nnunet_difflung.lesions.masks import Transform, box_of, find_lesions, paste, resample_geometry, warp
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.texture import fill_outside, moved_texture
+from nnunet_difflung.meaning.labels import LabelRoles
 
 ROLES = LabelRoles(("normal",), ("emphysema",), (), {"normal": 1, "emphysema": 2}, None)
 SPACING = (5.0, 1.0, 1.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.contrast import fit_contrast
 from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of, with_unpainted
 from nnunet_difflung.painting.verdict import judge, upper_bound

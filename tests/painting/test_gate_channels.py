@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of
 from nnunet_difflung.painting.memorisation import nearest, real_to_real
 from nnunet_difflung.painting.verdict import judge

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting import memorisation
 from nnunet_difflung.painting import patches as memorisation_patches
 from nnunet_difflung.painting.memorisation import nearest, real_to_real, summarise

@@ -16,9 +16,9 @@ from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.config import CT_WINDOW, preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.hu_check import check_hu, doubts
-from nnunet_difflung.dataset.intensities import Meaning
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.evaluation.grey_levels import windows_of_values
+from nnunet_difflung.meaning.intensities import Meaning
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.tiny import make_dataset, tree_hashes

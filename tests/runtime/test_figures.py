@@ -13,7 +13,7 @@ import pytest
 from skimage.color import rgb2lab
 
 import nnunet_difflung
-from nnunet_difflung.dataset.labels import LabelRoles
+from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.figures import (
     CLASS_COLOURS,
     LINE_COLOURS,

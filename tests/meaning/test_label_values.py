@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.dataset.cache import build_cache, check_cases
-from nnunet_difflung.dataset.labels import label_roles
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.labels import label_roles
 from tests.support.lungs import relabel
 from tests.support.tiny import LABELS, make_dataset, write_array
 

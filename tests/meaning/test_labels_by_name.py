@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_difflung.commands.options import add_labels
-from nnunet_difflung.dataset.label_names import Meaning, meaning_of, named, option
-from nnunet_difflung.dataset.labels import LabelRoles, described, label_roles, structures_by_name, with_names
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.label_names import Meaning, meaning_of, named, option
+from nnunet_difflung.meaning.labels import LabelRoles, described, label_roles, structures_by_name, with_names
 
 LUNG = (Meaning.NORMAL, Meaning.LUNG, Meaning.PERHAPS_LUNG)
 LOBES = (

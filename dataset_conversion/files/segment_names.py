@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from nnunet_difflung.dataset_conversion.archive.spelling import composed
+from nnunet_difflung.dataset_conversion.files.spelling import composed
 from nnunet_difflung.errors import BadInput
 
 _SLICER = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer)")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset.completeness import damage
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
-from nnunet_difflung.dataset_conversion.archive.volume_files import read_volume
+from nnunet_difflung.dataset_conversion.files.picture_files import read_picture
+from nnunet_difflung.dataset_conversion.files.volume_files import read_volume
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.completeness import damage
 from tests.support.archives import chest, like, write_slices
 from tests.support.tiny import make_dataset
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, nifti_extensions
-from nnunet_difflung.dataset_conversion.archive.picture_files import read_picture
-from nnunet_difflung.dataset_conversion.archive.segment_names import Segment, named_in_extension, named_in_header
-from nnunet_difflung.dataset_conversion.archive.volume_files import check_finite, open_volume, several_channels
+from nnunet_difflung.dataset_conversion.files.nifti_files import NIFTI, nifti_extensions
+from nnunet_difflung.dataset_conversion.files.picture_files import read_picture
+from nnunet_difflung.dataset_conversion.files.segment_names import Segment, named_in_extension, named_in_header
+from nnunet_difflung.dataset_conversion.files.volume_files import check_finite, open_volume, several_channels
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 

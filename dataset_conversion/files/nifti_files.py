@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.itk_files import is_unicode, linked, read_by_itk
+from nnunet_difflung.dataset_conversion.files.itk_files import is_unicode, linked, read_by_itk
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 

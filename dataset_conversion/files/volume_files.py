@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_difflung.dataset.completeness import damage
-from nnunet_difflung.dataset_conversion.archive.itk_files import read_by_itk
-from nnunet_difflung.dataset_conversion.archive.nifti_files import NIFTI, not_finite, place, read_nifti
+from nnunet_difflung.dataset_conversion.files.itk_files import read_by_itk
+from nnunet_difflung.dataset_conversion.files.nifti_files import NIFTI, not_finite, place, read_nifti
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.completeness import damage
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difflung.dataset.label_names import Meaning, meaning_of, named, option
-from nnunet_difflung.dataset.normal_lung import (
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.label_names import Meaning, meaning_of, named, option
+from nnunet_difflung.meaning.normal_lung import (
     NORMAL_OPTION,
     STRUCTURE_OPTION,
     are,
@@ -18,7 +19,6 @@ from nnunet_difflung.dataset.normal_lung import (
     refuse_lung_as_pathology,
     refuse_structures_alone,
 )
-from nnunet_difflung.errors import BadInput
 
 BODY = "derived_body"
 _LARGEST = 254  # the body class gets the next value, and condition maps are uint8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from nnunet_difflung.dataset.label_names import Meaning, is_part, meaning_of, option
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.label_names import Meaning, is_part, meaning_of, option
 
 NORMAL_OPTION, STRUCTURE_OPTION = "--normal-label", "--structure-label"
 _SAYS_LUNG = (Meaning.NORMAL, Meaning.LUNG)

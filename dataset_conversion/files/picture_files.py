@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_difflung.dataset_conversion.archive.nifti_files import place
+from nnunet_difflung.dataset_conversion.files.nifti_files import place
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_difflung.dataset.intensities import Meaning, judge, odd_slices
+from nnunet_difflung.meaning.intensities import Meaning, judge, odd_slices
 from tests.support.archives import chest
 
 DATA = Path(os.environ.get("DIFFLUNG_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")

@@ -1,0 +1,1 @@
+"""Reads volumes and pictures in the formats of archives."""
