@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.completeness import header_fault
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -23,6 +24,8 @@ def read_by_itk(path: Path) -> sitk.Image:
     """
     import SimpleITK as sitk
 
+    if fault := header_fault(path):
+        raise BadInput(f"{path} cannot be read ({fault}); expected a complete image file: copy it again")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         if is_unicode(path):

@@ -214,6 +214,37 @@ def _bunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
     raise EOFError("the end is missing")
 
 
+def header_fault(path: Path) -> str:
+    """What is wrong with the header of a MetaImage file; "" if nothing is, and for other formats.
+
+    ITK ends the whole process on some damaged headers, so they have to be looked at before.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.name.lower().endswith((".mha", ".mhd")):
+        return ""
+    head = b"".join(_first(path, 1 << 16))
+    end = re.search(rb"ElementDataFile[ \t]*=[ \t]*([^\r\n]*)", head)
+    if not end:
+        return "its header has no ElementDataFile"
+    fields, file = _fields(head[: end.end()], r"([A-Za-z0-9_]+)\s*=\s*(.*)"), end[1].decode("latin-1").strip()
+    try:
+        sizes = [int(size) for size in fields["dimsize"].split()]
+        dimensions = int(fields["ndims"])
+    except (KeyError, ValueError):
+        return "its header gives no valid NDims and DimSize"
+    if dimensions != len(sizes) or not 1 <= dimensions <= 10 or min(sizes) < 1:
+        return f"its header gives DimSize = {fields['dimsize']} for NDims = {dimensions}"
+    if fields.get("elementtype", "").upper() not in _META_TYPES:
+        return f"its header gives no usual ElementType ({ascii(fields.get('elementtype', 'none'))})"
+    if path.name.lower().endswith(".mha") and file.upper() not in ("LOCAL", "LIST"):
+        return f"its header gives ElementDataFile = {ascii(file[:20])}, where LOCAL is expected"
+    if "%" in file and not re.fullmatch(r"[^%]*%0?\d*d[^%]*( +\d+){2}( +[1-9]\d*)?", file):
+        return f"its header gives ElementDataFile = {ascii(file[:40])}, which is no pattern of file names"
+    return ""
+
+
 def _meta(path: Path) -> str:
     head = b"".join(_first(path, 1 << 16))
     end = re.search(rb"ElementDataFile[ \t]*=[ \t]*([^\r\n]*)\r?\n?", head)

@@ -12,7 +12,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset_conversion.files.picture_files import read_picture
 from nnunet_difflung.dataset_conversion.files.volume_files import read_volume
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.meaning.completeness import damage
+from nnunet_difflung.meaning.completeness import damage, header_fault
 from tests.support.archives import chest, like, write_slices
 from tests.support.tiny import make_dataset
 
@@ -74,10 +74,31 @@ def test_what_follows_the_data_and_gzip_in_parts_are_no_damage(tmp_path):
     assert damage(path) == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "damaged"),
+    [
+        (b"ElementDataFile = LOCAL", b"ElementDataFile = LO%8C%x"),
+        (b"DimSize = 64 64 4", b"DimSize = 64 64"),
+        (b"DimSize = 64 64 4", b"DimSize = 64 6x 4"),
+        (b"NDims = 3", b"NDims = 0"),
+        (b"ElementType = MET_SHORT", b"ElementType = MET_SH\x8aRT"),
+        (b"ElementDataFile = LOCAL", b""),
+    ],
+)
+def test_a_damaged_header_does_not_reach_a_reader_that_would_end_the_process(tmp_path, line, damaged):
+    path, _ = written(tmp_path, ".mha")
+    content = path.read_bytes()
+    assert line in content
+    path.write_bytes(content.replace(line, damaged))
+    assert header_fault(path)
+    with pytest.raises(BadInput, match="cannot be read .*copy it again"):
+        read_volume(path)
+
+
 def test_an_image_without_voxels_is_refused(tmp_path):
     path, _ = written(tmp_path, ".mha", compressed=False)
     path.write_bytes(path.read_bytes().replace(b"DimSize = 64 64 4", b"DimSize = 64 64 0"))
-    with pytest.raises(BadInput, match="without voxels"):
+    with pytest.raises(BadInput, match="DimSize = 64 64 0"):
         read_volume(path)
 
 
