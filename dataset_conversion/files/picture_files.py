@@ -75,6 +75,10 @@ def _of_channels(picture: Picture, path: Path, mask: bool) -> Picture:
             pixels = _without_transparent(pixels, alpha, path)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
+    if pixels.dtype == bool and not mask:
+        raise BadInput(
+            f"{path}: a picture of 1 bit, black and white only; expected grey values: export the image again"
+        )
     if pixels.ndim == 2:
         return replace(picture, pixels=pixels.astype(np.uint8) if pixels.dtype == bool else pixels)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not (mask and pixels.dtype == np.uint8):

@@ -260,7 +260,8 @@ def picture_mode(rng: np.random.Generator, archive: Path, kind: str) -> Mutation
     image = Image.open(path)
     image.load()
     (image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)).save(path)
-    return Mutation(f"{path.relative_to(archive)} stored as {mode}", mode not in ("1", "P"))
+    known = path.parent.name == "images" or mode not in ("1", "P")  # a mask of one value may be meant
+    return Mutation(f"{path.relative_to(archive)} stored as {mode}", known)
 
 
 ALL: tuple[Callable, ...] = (
