@@ -257,7 +257,7 @@ def test_any_name_means_something(name):
 
 @pytest.mark.parametrize("name", ["normal lymph node", "healthy control", "normal breast", "normal uptake"])
 def test_normal_without_lung_is_not_taken_for_normal_lung_in_silence(name):
-    with pytest.raises(BadInput, match="reads as perhaps normal lung|reads as a structure"):
+    with pytest.raises(BadInput, match="may mean normal lung|means a structure"):
         roles(name, "tumor")
     assert roles(name, "tumor", normal=[name]).normal == (name,)
 

@@ -367,7 +367,7 @@ def test_files_of_patients(content, tmp_path):
         ('[["a", "b"]]', ["not a JSON object"]),
         ("{", ["not valid JSON"]),
         ('{"a1": "a", "a1": "b"}', ["entry 2", "'a' in entry 1"]),
-        ('{"a1": ["a"]}', ["entry 1", "'a1'", "no text"]),
+        ('{"a1": ["a"]}', ["entry 1", "'a1'", "not text"]),
         ('{"a1": " "}', ["entry 1", "empty"]),
     ],
 )
