@@ -139,7 +139,7 @@ def read_pixels(header: Header, root: Path) -> np.ndarray:
         BadInput: the pixels cannot be read, or need more bits than the header gives.
     """
     if header.signed and header.bits < 16:
-        _check_bits(header, root)
+        check_bits(header, root)
     if header.inverted and (stored := _stored(header, root)) is not None:
         return _rescaled(header, stored)
     pixels = _decoded(header, root)
@@ -194,8 +194,10 @@ def _decoded(header: Header, root: Path) -> np.ndarray:
     return pixels.reshape(header.size[::-1])
 
 
-def _check_bits(header: Header, root: Path) -> None:
-    """Checks that signed values fit into the bits that the header gives, since the rest would be cut off.
+def check_bits(header: Header, root: Path) -> None:
+    """Checks that the values fit into the bits that the header gives, since the rest would be cut off.
+
+    Bits above those of unsigned values may hold an overlay, as older files have it; then they say nothing.
 
     Raises:
         BadInput: they do not.
@@ -205,11 +207,17 @@ def _check_bits(header: Header, root: Path) -> None:
         return
     big = data.file_meta.TransferSyntaxUID == UNCOMPRESSED[2]
     content = data.get("PixelData") or b""
-    stored = np.frombuffer(content[: len(content) // 2 * 2], ">i2" if big else "<i2")
+    kind = "i2" if header.signed else "u2"
+    stored = np.frombuffer(content[: len(content) // 2 * 2], (">" if big else "<") + kind)
     limit = 2 ** (header.bits - 1)
-    if stored.size and (stored.min() < -limit or stored.max() >= 2 * limit):  # the bits above may be 0 or the sign
+    lowest = -limit if header.signed else 0
+    overlays = (data.get((0x6000 + 2 * k, 0x0102)) for k in range(16))  # OverlayBitPosition
+    if not header.signed and any(element is not None and element.value for element in overlays):
+        return
+    if stored.size and (stored.min() < lowest or stored.max() >= 2 * limit):  # the bits above may be 0 or the sign
         raise BadInput(
             f"{root / header.path}: stored values from {stored.min()} to {stored.max()} do not fit into the "
-            f"{header.bits} bits with a sign that BitsStored and PixelRepresentation give; expected a header that fits "
-            f"the pixels: set BitsStored and HighBit to 16 and 15, or export the series again"
+            f"{header.bits} bits {'with' if header.signed else 'without'} a sign that BitsStored and "
+            f"PixelRepresentation give; expected a header that fits the pixels: set BitsStored and HighBit to 16 and "
+            f"15, or export the series again"
         )

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnunet_difflung.dataset_conversion.dicom.headers import Header
-from nnunet_difflung.dataset_conversion.dicom.pixels import Rescaling, check_continuity, read_pixels, rescaling_of
+from nnunet_difflung.dataset_conversion.dicom.pixels import (
+    Rescaling,
+    check_bits,
+    check_continuity,
+    read_pixels,
+    rescaling_of,
+)
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 
@@ -322,6 +328,9 @@ def read_volume(
         BadInput: pixels cannot be read, or the values jump between slices that are rescaled in different ways.
     """
     rescaling = rescaling or rescaling_of(series.slices, root)
+    if len({header.bits for header in series.slices}) > 1:  # some slices may need more bits than their headers give
+        for header in series.slices:
+            check_bits(header, root)
     read = [(header, *_without_padding(header, root)) for header in series.slices]
     pixels = np.stack([rescaling.of_slice(header, values) for header, values, _ in read])
     check_continuity(series.slices, pixels, root)

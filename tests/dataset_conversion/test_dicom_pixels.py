@@ -124,6 +124,11 @@ def too_few_bits(z, data):
     data.PixelData = hu()[z].astype("<i2").tobytes()
 
 
+def too_few_bits_in_one_slice(z, data):
+    if z == 2:
+        data.BitsStored, data.HighBit = 10, 9
+
+
 def without_sign(z, data):
     data.RescaleIntercept = "0"
     data.PixelData = hu()[z].astype("<i2").tobytes()
@@ -144,6 +149,7 @@ def one_slice_shifted(z, data):
         (no_slope_at_all, "RescaleSlope is 0"),
         (table, "Modality LUT Sequence"),
         (too_few_bits, "do not fit into the 10 bits"),
+        (too_few_bits_in_one_slice, "do not fit into the 10 bits without a sign"),
         (without_sign, "without their sign.*export"),
         (no_rescaling, "--rescale 1,-1024"),
         (one_slice_shifted, "1 slices do not fit the others"),
@@ -153,6 +159,18 @@ def test_headers_that_contradict_the_pixels_are_refused(tmp_path, change, messag
     with pytest.raises(BadInput, match=message) as refusal:
         converted(tmp_path, change)
     assert "\n" not in str(refusal.value)
+
+
+def test_slices_may_give_different_bits_if_their_values_fit_and_overlays_are_no_values(tmp_path):
+    def change(z, data):
+        if z == 2:
+            data.BitsStored, data.HighBit = 12, 11
+        if z == 3:
+            data.BitsStored, data.HighBit = 12, 11
+            data.add_new((0x6000, 0x0102), "US", 15)
+            data.PixelData = (np.frombuffer(data.PixelData, "<u2") | 0x8000).tobytes()
+
+    assert np.array_equal(converted(tmp_path, change)[0], hu())
 
 
 def test_a_unit_that_is_not_hu_is_noted_if_the_values_are_hu(tmp_path):
