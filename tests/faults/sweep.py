@@ -522,7 +522,8 @@ def main() -> int:
     counts = Counter(row["outcome"] for row in rows)
     if o.o:
         meta = {
-            "command": f"python -m tests.faults.sweep --datasets {o.datasets} --seed {o.seed} --train {o.train}",
+            "command": f"python -m tests.faults.sweep --datasets {o.datasets} --seed {o.seed} --train {o.train} "
+            f"--minutes {o.minutes:g}",
             "date": datetime.date.today().isoformat(),
             "python": platform.python_version(),
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
