@@ -11,9 +11,7 @@ that was decided. Then the same command must end with the result of a run that w
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -31,6 +29,7 @@ from nnunet_difflung.injection.commit import pending
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
+from tests.faults.records import meta
 from tests.support.tiny import make_dataset, tree_hashes
 
 AUGMENT = [
@@ -257,12 +256,7 @@ def main() -> int:
         write_json(
             o.o,
             {
-                "meta": {
-                    "command": f"python -m tests.faults.campaign --kills {o.kills} --seed {o.seed}",
-                    "date": datetime.date.today().isoformat(),
-                    "python": platform.python_version(),
-                    "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-                },
+                "meta": meta(f"python -m tests.faults.campaign --kills {o.kills} --seed {o.seed}"),
                 "rounds": {**earlier, f"seed {o.seed}": rows},
             },
         )

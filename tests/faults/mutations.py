@@ -17,11 +17,9 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,8 +29,8 @@ from unittest import mock
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
+from tests.faults.records import meta, nnunet_folders
 from tests.faults.sweep import Said, call
 from tests.support.archives import write_dicom, write_slices, write_volumes
 
@@ -400,19 +398,15 @@ def _skipping(ground: Ground, kind: str, archive: Path) -> str:
 def campaign(mutations: int, seed: int = 0, minutes: float = 60, shown: bool = True) -> list[dict]:
     """Rows of the rounds, with the kinds of archives in turn; no round begins after ``minutes``."""
     begun, rows = datetime.datetime.now(), []
-    with tempfile.TemporaryDirectory() as folder:
-        variables = {name: str(Path(folder) / name) for name in PATH_VARIABLES}
-        for place in variables.values():
-            Path(place).mkdir()
-        with mock.patch.dict(os.environ, variables):
-            ground = Ground(Path(folder))
-            for number in range(mutations):
-                if datetime.datetime.now() - begun > datetime.timedelta(minutes=minutes):
-                    break
-                rng = np.random.default_rng([seed, number])
-                rows.append({"number": number, **round_of(ground, KINDS[number % len(KINDS)], rng)})
-                if shown:
-                    print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+    with nnunet_folders() as folder:
+        ground = Ground(folder)
+        for number in range(mutations):
+            if datetime.datetime.now() - begun > datetime.timedelta(minutes=minutes):
+                break
+            rng = np.random.default_rng([seed, number])
+            rows.append({"number": number, **round_of(ground, KINDS[number % len(KINDS)], rng)})
+            if shown:
+                print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
     return rows
 
 
@@ -433,13 +427,8 @@ def main() -> int:
     counts = Counter(row["outcome"] for row in rows)
     if o.o:
         earlier = read_json(o.o)["rounds"] if o.o.is_file() else {}
-        meta = {
-            "command": f"python -m tests.faults.mutations --mutations {o.mutations} --seed {o.seed}",
-            "date": datetime.date.today().isoformat(),
-            "python": platform.python_version(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        }
-        write_json(o.o, {"meta": meta, "rounds": {**earlier, f"seed {o.seed}": rows}})
+        about = meta(f"python -m tests.faults.mutations --mutations {o.mutations} --seed {o.seed}")
+        write_json(o.o, {"meta": about, "rounds": {**earlier, f"seed {o.seed}": rows}})
     print(f"{len(rows)} mutations: {dict(counts)}")
     return int(bool(faults(rows)))
 

@@ -17,10 +17,8 @@ import datetime
 import io
 import json
 import os
-import platform
 import shutil
 import sys
-import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +31,7 @@ import numpy as np
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import write_json
+from tests.faults.records import meta, nnunet_folders
 from tests.support.tiny import make_image, make_masks
 
 NAME = "Dataset801_Swept"
@@ -492,12 +491,8 @@ def campaign(datasets: int, seed: int = 0, train: int = 0, minutes: float = 60.0
         if datetime.datetime.now() - begun > datetime.timedelta(minutes=minutes):
             break
         form = draw(np.random.default_rng([seed, number]))
-        with tempfile.TemporaryDirectory() as folder:
-            variables = {name: str(Path(folder) / name) for name in PATH_VARIABLES}
-            for place in variables.values():
-                Path(place).mkdir()
-            with mock.patch.dict(os.environ, variables):
-                row = round_of(form, Path(folder), number, bool(train) and number % train == 0)
+        with nnunet_folders() as folder:
+            row = round_of(form, folder, number, bool(train) and number % train == 0)
         rows.append({"number": number, **asdict(form), **row})
         if shown:
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
@@ -521,14 +516,11 @@ def main() -> int:
     rows = campaign(o.datasets, o.seed, o.train, o.minutes)
     counts = Counter(row["outcome"] for row in rows)
     if o.o:
-        meta = {
-            "command": f"python -m tests.faults.sweep --datasets {o.datasets} --seed {o.seed} --train {o.train} "
-            f"--minutes {o.minutes:g}",
-            "date": datetime.date.today().isoformat(),
-            "python": platform.python_version(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        }
-        write_json(o.o, {"meta": meta, "counts": dict(counts), "rounds": rows})
+        about = meta(
+            f"python -m tests.faults.sweep --datasets {o.datasets} --seed {o.seed} --train {o.train} "
+            f"--minutes {o.minutes:g}"
+        )
+        write_json(o.o, {"meta": about, "counts": dict(counts), "rounds": rows})
     print(f"{len(rows)} datasets: {dict(counts)}")
     return int(bool(faults(rows)))
 
