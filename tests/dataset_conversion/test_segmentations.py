@@ -16,8 +16,8 @@ pytest.importorskip("highdicom")
 from nnunet_difflung.dataset_conversion.accept import Accept  # noqa: E402
 from nnunet_difflung.dataset_conversion.dicom.source import DicomSource, find_sources  # noqa: E402
 from nnunet_difflung.dataset_conversion.imaging.geometry import on_grid  # noqa: E402
-from nnunet_difflung.errors import BadInput  # noqa: E402
 from tests.support.dicom_files import numbers, write_ct, write_seg  # noqa: E402
+from tests.support.sources import counted, refused  # noqa: E402
 
 SIZE, SPACING, ORIGIN = (48, 40, 12), (0.8, 1.1, 2.5), (-10.0, 20.0, 300.0)
 STRAIGHT, OBLIQUE = np.eye(3), Rotation.from_euler("xyz", [20, -12, 8], degrees=True).as_matrix()
@@ -50,19 +50,6 @@ def changed(path: Path, change: Callable) -> None:
 
 def masks(source: DicomSource, direction: np.ndarray = STRAIGHT) -> dict[str, np.ndarray]:
     return {name: on_grid(mask, ct(direction)) for name, mask in source.load().structures.items()}
-
-
-def counted(source: DicomSource) -> set[tuple[str, int, str]]:
-    return {(str(note.kind), note.count, note.what or note.text) for note in source.load().notes}
-
-
-def refused(source: DicomSource) -> str:
-    with pytest.raises(BadInput) as caught:
-        source.load()
-    line = str(caught.value)
-    assert "\n" not in line
-    assert "1.2.826" not in line
-    return line
 
 
 def segmented(folder: Path, change: Callable | None = None, direction=STRAIGHT, kind="BINARY", seed=3) -> DicomSource:
