@@ -13,6 +13,13 @@ SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
+PLACEMENTS = ("real", "uniform")
+_EARLIER: dict[str, dict[str, Any]] = {
+    "generator": {},
+    "sampling": {"resamplings": 1, "candidates": 1},
+    "balance": {"placement": "uniform", "target_multiple": None, "placebo": 0.0},
+}
+"""Settings that earlier versions did not record, with the values by which they worked."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,8 @@ class SamplingConfig:
         batch_size: slices painted at once.
         precision: of the network while painting, ``fp32`` or ``bf16``; the reverse process itself is always fp32.
         strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
+        resamplings: how often each reverse step is done, with fresh noise in between (RePaint); 1 is once.
+        candidates: how often each case is painted; the fold's own segmenter selects one (1: no selection).
     """
 
     sampler: str = "ddim"
@@ -106,6 +115,8 @@ class SamplingConfig:
     batch_size: int = 8
     precision: str = "fp32"
     strength: float = 0.5
+    resamplings: int = 1
+    candidates: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,16 +126,24 @@ class BalanceConfig:
     Attributes:
         target_share: pathology → target as a share of the lung voxels; other pathologies have ``default_share``.
         default_share: 0.06, the paper's share of emphysema after augmentation.
+        target_multiple: target of pathologies without an own one, as a multiple of their share in the fold's training
+            cases; None: ``default_share`` for all of them.
         max_synthetic: maximum number of painted slices; None: ``max_ratio`` times the number of the fold's real slices.
         max_ratio: painted slices for each real one; 534 / 2076 in the paper, rounded to a quarter.
         seed: of the choice of lesions, hosts and places, and of the noise from which each case is painted.
+        placement: ``real``: places, sizes, amount and number of lesions follow the fold's real cases; ``uniform``:
+            places are drawn uniformly over normal lung, as in the paper.
+        placebo: share of the synthetic cases whose regions are repainted as the normal lung that they were.
     """
 
     target_share: dict[str, float] = field(default_factory=dict)
     default_share: float = 0.06
+    target_multiple: float | None = None
     max_synthetic: int | None = None
     max_ratio: float = 0.25
     seed: int = 12345
+    placement: str = "uniform"
+    placebo: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +187,7 @@ class Settings:
         content, hashes = self.as_dict(), []
         for precision in PRECISIONS:
             parts = {part: {**content[part], "precision": precision} for part in ("generator", "sampling")}
-            hashes.append(_short_hash({**content, **parts}))
+            hashes.append(_short_hash(_without_earlier({**content, **parts})))
         return tuple(hashes)
 
 
@@ -177,7 +196,8 @@ def identity(settings: Any) -> Any:
 
     These are all settings of the generator (``generator_identity``), of sampling and of balance, but for what is only
     recorded: the precision that suits a device, how many slices are painted at once, and the name of the preset, whose
-    values are there themselves. That gets its default. Device, processes and progress are no settings.
+    values are there themselves. That gets its default. Settings that an earlier version did not record are left out if
+    they have the value by which it worked. Device, processes and progress are no settings.
 
     Returns:
         Content that is equal for the same settings; what are no settings comes back as it is.
@@ -185,29 +205,40 @@ def identity(settings: Any) -> Any:
     if not isinstance(settings, dict) or not all(isinstance(settings.get(part), dict) for part in _PARTS):
         return settings
     sampling, default = settings["sampling"], SamplingConfig()
-    return {
+    content = {
         **settings,
         "generator": generator_identity(settings["generator"]),
         "sampling": {**sampling, "precision": default.precision, "batch_size": default.batch_size},
         "preset": Settings.preset,
     }
+    return _without_earlier(content)
 
 
 def generator_identity(config: dict) -> dict:
     """What decides a generator's weights beside its training cases, of ``recorded`` settings: all but the precision."""
-    return {**config, "precision": GeneratorConfig.precision}
+    return {**_unlike(_EARLIER["generator"], config), "precision": GeneratorConfig.precision}
+
+
+def _without_earlier(settings: dict) -> dict:
+    """Leaves out what earlier versions did not record if it has the value by which they worked."""
+    return {**settings, **{part: _unlike(earlier, settings[part]) for part, earlier in _EARLIER.items()}}
+
+
+def _unlike(earlier: dict, values: dict) -> dict:
+    return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
 
 
 def differences(earlier: Any, now: dict) -> list[str]:
     """The settings in which two identities (or parts of them) differ, with the earlier and the present value."""
     if not isinstance(earlier, dict):
         return []
-    lines = []
-    for key, value in now.items():
+    lines, left_out = [], {key: value for part in _EARLIER.values() for key, value in part.items()}
+    for key in [*now, *(key for key in earlier if key not in now and key in left_out)]:
+        before, value = (content.get(key, left_out.get(key)) for content in (earlier, now))
         if key in _PARTS:
-            lines += differences(earlier.get(key), value)
-        elif earlier.get(key) != value:
-            lines.append(f"{key} was {earlier.get(key)}, is now {value}")
+            lines += differences(before, value)
+        elif before != value:
+            lines.append(f"{key} was {before}, is now {value}")
     return lines
 
 

@@ -38,6 +38,7 @@ class PlannedCase:
         operations: the lesions, in the order in which they are pasted.
         slices: z of the slices that are changed.
         seed: of the noise from which the case is painted.
+        placebo: the outlines of the operations are repainted as the normal lung that they are; no label changes.
     """
 
     index: int
@@ -45,6 +46,7 @@ class PlannedCase:
     operations: tuple[Operation, ...]
     slices: tuple[int, ...]
     seed: int
+    placebo: bool = False
 
     def sources(self) -> list[str]:
         """Ids of all real cases that the synthetic case is made from, sorted."""
@@ -58,6 +60,7 @@ class PlannedCase:
             "slices": list(self.slices),
             "seed": self.seed,
             "operations": [asdict(op) for op in self.operations],
+            **({"placebo": True} if self.placebo else {}),
         }
 
 

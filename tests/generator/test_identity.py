@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.config import Settings, preset
+from nnunet_difflung.config import Settings, differences, identity, preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
@@ -35,6 +35,13 @@ from tests.support.generators import CBMAT, TINY, open_data
 from tests.support.staging import stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
 
+LATER = (
+    ("sampling", "resamplings"),
+    ("sampling", "candidates"),
+    ("balance", "placement"),
+    ("balance", "target_multiple"),
+    ("balance", "placebo"),
+)
 BF16 = replace(TINY, precision="bf16")
 
 
@@ -68,6 +75,33 @@ def test_every_setting_counts_but_those_that_are_only_recorded():
             assert other.as_dict() != settings.as_dict(), "recorded all the same"
     assert replace(settings, method="spade").identity() != settings.identity()
     assert replace(settings, preset="other").identity() == settings.identity()
+
+
+def as_recorded_earlier(content: dict) -> dict:
+    """Settings without those that earlier versions did not have."""
+    for part, name in LATER:
+        del content[part][name]
+    return content
+
+
+def test_settings_of_an_earlier_version_are_those_by_which_it_worked():
+    settings = preset("fast")
+    content = as_recorded_earlier(settings.as_dict())
+    earlier = replace(
+        settings,
+        sampling=replace(settings.sampling, resamplings=1, candidates=1),
+        balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0),
+    )
+    assert identity(content) == earlier.identity()
+    other = replace(earlier, balance=replace(earlier.balance, placement="real", placebo=0.5))
+    assert differences(identity(content), other.identity()) == [
+        "placement was uniform, is now real",
+        "placebo was 0.0, is now 0.5",
+    ]
+    assert differences(other.identity(), identity(content)) == [
+        "placement was real, is now uniform",
+        "placebo was 0.5, is now 0.0",
+    ]
 
 
 @pytest.fixture
@@ -162,7 +196,8 @@ def test_painted_work_of_another_precision_or_an_earlier_version_is_taken_up(tmp
             main([*options, "bf16"])
     fold = folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0"
     (work,) = fold.glob("synthesis_*")
-    content = settings_from(parse([*options, "bf16"])).as_dict()  # as it was hashed, precision and preset included
+    settings = settings_from(parse([*options, "bf16"]))
+    content = as_recorded_earlier(settings.as_dict())  # as it was hashed, precision and preset included
     former = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     former_work = work.with_name(f"synthesis_{former}_{work.name.rsplit('_', 1)[1]}")
     work.rename(former_work)
