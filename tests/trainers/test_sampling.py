@@ -87,7 +87,7 @@ def test_sources_have_equal_parts_of_the_dose_and_real_cases_the_rest():
 
 
 def placed(slices, axes=(0, 1, 2), size=None, crop=((0, 20), (0, 9), (0, 9))):
-    """Positions of painted slices of one case; its array has as many voxels as the crop, or ``size`` along each axis."""
+    """Axis and positions of a case's painted slices in an array of the crop's size, or of ``size``."""
     lengths = [stop - start for start, stop in crop]
     properties = {"bbox_used_for_cropping": crop, "shape_after_cropping_and_before_resampling": lengths}
     source = painted({"case": {"slices": slices}}, {"case": properties}, {"case": size or lengths}, axes)
