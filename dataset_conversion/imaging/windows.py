@@ -12,7 +12,27 @@ from scipy import ndimage
 from nnunet_difflung.dataset_conversion.case import Case
 from nnunet_difflung.dataset_conversion.imaging.resampling import moved
 
-AROUND = 1.4  # times the longer side of a lesion: the smallest window around it
+AROUND = 1.2  # times the longer side of the largest lesion: the smallest window of a scan
+SHARE = (
+    0.6  # of the scan's shorter side: the largest window, unless AROUND asks for more. A window that is wider leaves
+)
+# too little room to move it: a lesion in the middle of the scan stays near the middle of the window
+
+
+def window_side(volume: Case, side: float, lesions: Collection[int]) -> float:
+    """The side in mm of the windows of a scan: the same for all its slices, so that it says nothing about a slice.
+
+    Args:
+        volume: the scan.
+        side: the wanted side in mm; it is smaller in a small scan and larger for a large lesion (``SHARE``, ``AROUND``).
+        lesions: label values of lesions.
+    """
+    inside = np.isin(volume.label, list(lesions))
+    pixel = volume.spacing[1::-1]
+    boxes = [box for plane in inside for box in ndimage.find_objects(ndimage.label(plane, np.ones((3, 3)))[0])]
+    longest = max((_length(box[axis]) * pixel[axis] for box in boxes for axis in (0, 1)), default=0.0)
+    shortest = min(number * step for number, step in zip(volume.label.shape[1:], pixel, strict=True))
+    return min(shortest, max(AROUND * longest, min(side, SHARE * shortest)))
 
 
 def random_window(case: Case, side: float, lesions: Collection[int]) -> Case:
@@ -24,7 +44,7 @@ def random_window(case: Case, side: float, lesions: Collection[int]) -> Case:
 
     Args:
         case: a slice or a volume; a volume is cut along x and y alone.
-        side: of the window in mm; larger for large lesions (``AROUND``), smaller where the case is.
+        side: of the window in mm, from ``window_side``.
         lesions: label values of lesions.
 
     Returns:
@@ -33,14 +53,12 @@ def random_window(case: Case, side: float, lesions: Collection[int]) -> Case:
     digest = hashlib.sha256(case.case_id.encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     extent = _lesion(np.isin(case.label, list(lesions)).any(axis=0), rng)
-    size, pixel = case.label.shape[1:], case.spacing[1::-1]
-    longest = max((side.stop - side.start) * step for side, step in zip(extent, pixel, strict=True)) if extent else 0
-    wanted = max(side, AROUND * longest)
+    pixel = case.spacing[1::-1]
     window = []
-    for axis in (0, 1):
-        number = min(size[axis], round(wanted / pixel[axis]))
-        low, high = 0, size[axis] - number
-        if extent is not None:
+    for axis, size in enumerate(case.label.shape[1:]):
+        number = min(size, max(1, round(side / pixel[axis])))
+        low, high = 0, size - number
+        if extent is not None and _length(extent[axis]) <= number:
             low, high = max(low, extent[axis].stop - number), min(high, extent[axis].start)
         first = int(rng.integers(low, high + 1))
         window.append(slice(first, first + number))
@@ -54,3 +72,7 @@ def _lesion(inside: np.ndarray, rng: np.random.Generator) -> tuple[slice, ...] |
     """The extent (y, x) of one of the lesions in a mask; None if there is none."""
     boxes = ndimage.find_objects(ndimage.label(inside, np.ones((3, 3)))[0])
     return boxes[int(rng.integers(len(boxes)))] if boxes else None
+
+
+def _length(side: slice) -> int:
+    return int(side.stop - side.start)

@@ -20,7 +20,7 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
 from nnunet_difflung.dataset_conversion.imaging.intensities import prepare_intensities
 from nnunet_difflung.dataset_conversion.imaging.lung_mask import DerivedLungs, derive_lungs
 from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized, spread
-from nnunet_difflung.dataset_conversion.imaging.windows import random_window
+from nnunet_difflung.dataset_conversion.imaging.windows import random_window, window_side
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.writer import write_case
 from nnunet_difflung.dataset_conversion.pipeline import losses
@@ -252,8 +252,9 @@ def cases(
     lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
     volume = resized(volume, options.spacing, options.size, lesions, options.kernel)
     notes += losses.lost_lesions(whole, volume, lesions, {value: name for name, value in mapping.labels.items()})
+    side = None if options.random_window is None else window_side(volume, options.random_window, lesions)
     if options.form == "volumes":
-        return [_cut(volume, lesions, options)]
+        return [_cut(volume, side, lesions)]
     inside = (volume.label > 0) & (volume.label != (-1 if mapping.ignore is None else mapping.ignore))
     kept = np.flatnonzero(inside.any(axis=(1, 2)))
     if not options.all_slices:
@@ -261,15 +262,15 @@ def cases(
     notes += losses.slices_left_out(len(volume.label) - len(kept), options.all_slices)
     chosen = spread(volume, kept, lesions, options.apart)
     notes += losses.close_slices(len(kept) - len(chosen))
-    slices = [_cut(one_slice(volume, patient.case_id(number, z), z), lesions, options) for z in chosen]
+    slices = [_cut(one_slice(volume, patient.case_id(number, z), z), side, lesions) for z in chosen]
     shown = [case for case in slices if _shows_enough(case, lesions, mapping, options.least_lung)]
     notes += losses.slices_of_little_lung(len(slices) - len(shown))
     return shown
 
 
-def _cut(case: Case, lesions: Collection[int], options: ConvertOptions) -> Case:
+def _cut(case: Case, side: float | None, lesions: Collection[int]) -> Case:
     """The case, or a window of it."""
-    return case if options.random_window is None else random_window(case, options.random_window, lesions)
+    return case if side is None else random_window(case, side, lesions)
 
 
 def _shows_enough(case: Case, lesions: Collection[int], mapping: LabelMapping, least: float) -> bool:
