@@ -24,7 +24,7 @@ def window_side(volume: Case, side: float, lesions: Collection[int]) -> float:
 
     Args:
         volume: the scan.
-        side: the wanted side in mm; it is smaller in a small scan and larger for a large lesion (``SHARE``, ``AROUND``).
+        side: the wanted side in mm; it becomes smaller in a small scan (``SHARE``) and larger for a large lesion.
         lesions: label values of lesions.
     """
     inside = np.isin(volume.label, list(lesions))
