@@ -57,6 +57,7 @@ class Scan:
         notes: for the report on this patient.
         faults: structure → why it cannot be placed on the image, one line. The patient is refused if the mapping uses
             the structure.
+        derived: names of structures that no reader drew.
     """
 
     image: sitk.Image
@@ -66,6 +67,7 @@ class Scan:
     windowed: bool | None = None
     notes: tuple[Note, ...] = field(default=())
     faults: Mapping[str, str] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
 
 
 class Source(Protocol):

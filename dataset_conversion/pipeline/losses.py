@@ -60,6 +60,18 @@ def slices_left_out(count: int, all_slices: bool) -> list[Note]:
     return [Note(f"{what} left out: {count}", Kind.DROPPED, count, f"{what} left out")]
 
 
+def close_slices(count: int) -> list[Note]:
+    """A note on slices that are left out because they lie close to others of the same scan."""
+    what = "slices close to others of the same scan left out"
+    return [Note(f"{what}: {count}", Kind.DROPPED, count, what)] if count else []
+
+
+def slices_of_little_lung(count: int) -> list[Note]:
+    """A note on slices that are left out because they show no lesion and little lung."""
+    what = "slices without a lesion and with little lung left out"
+    return [Note(f"{what}: {count}", Kind.DROPPED, count, what)] if count else []
+
+
 def lost_lesions(before: Case, after: Case, lesions: Collection[int], names: dict[int, str]) -> list[Note]:
     """Notes on the lesions that cropping or resampling loses.
 

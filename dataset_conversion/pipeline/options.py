@@ -9,6 +9,9 @@ from pathlib import Path
 from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.errors import BadInput
 
+# values by which earlier versions worked, which left them out; so their interrupted conversions can be resumed
+_EARLIER = {"accept": [], "kernel": "linear", "apart": None, "random_window": None, "least_lung": 0.0}
+
 
 @dataclass(frozen=True)
 class ConvertOptions:
@@ -23,6 +26,10 @@ class ConvertOptions:
         window: lowest and highest HU to keep; None keeps all values.
         rescale: slope and intercept that convert stored values to HU; None if the values are HU.
         accept: changes of labels or intensities that the user accepts, see ``accept``.
+        kernel: for intensities that are resampled, see ``imaging.resampling.axis_weights``.
+        apart: mm; of slices that lie closer together, some are left out. None keeps all of them.
+        random_window: side in mm of the window that is cut out of each case at a random place; None for none.
+        least_lung: slices without a lesion that have a smaller share of normal lung become no case.
     """
 
     form: str = "slices"
@@ -33,6 +40,10 @@ class ConvertOptions:
     window: tuple[float, float] | None = None
     rescale: tuple[float, float] | None = None
     accept: frozenset[Accept] = frozenset()
+    kernel: str = "linear"
+    apart: float | None = None
+    random_window: float | None = None
+    least_lung: float = 0.0
 
     def __post_init__(self) -> None:
         check_shape(self.spacing, self.size, self.crop_lungs)
@@ -49,8 +60,9 @@ class ConvertOptions:
     def as_dict(self) -> dict:
         """The options for the manifest of the conversion."""
         options = {**asdict(self), "accept": sorted(self.accept)}
-        if not self.accept:  # as in earlier versions, so that their interrupted conversions can be resumed
-            del options["accept"]
+        for name, earlier in _EARLIER.items():
+            if options[name] == earlier:
+                del options[name]
         return options
 
 

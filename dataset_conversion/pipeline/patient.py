@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from nnunet_difflung.dataset_conversion.imaging.geometry import (
 )
 from nnunet_difflung.dataset_conversion.imaging.intensities import prepare_intensities
 from nnunet_difflung.dataset_conversion.imaging.lung_mask import DerivedLungs, derive_lungs
-from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized
+from nnunet_difflung.dataset_conversion.imaging.resampling import crop, one_slice, resized, spread
+from nnunet_difflung.dataset_conversion.imaging.windows import random_window
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.writer import write_case
 from nnunet_difflung.dataset_conversion.pipeline import losses
@@ -109,7 +110,8 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     is_drawn = label > 0
     drawn = np.flatnonzero(is_drawn.any(axis=(1, 2))) if scan.annotated is None else np.array(scan.annotated, int)
     normal = mapping.normal
-    derived: tuple[str, ...] = ()
+    rules = [mapping.rule_of(name) for name in scan.derived]
+    derived = tuple(rule.label for rule in rules if rule is not None)
     if mapping.lung != "none" and not (label == normal).any():
         lungs = lungs_of(image, label, mapping, location)
         notes += lungs.notes
@@ -248,13 +250,28 @@ def cases(
     if options.crop_lungs is not None:
         volume = crop(volume, options.crop_lungs, z_too=options.form == "volumes", ignore=mapping.ignore)
     lesions = {rule.value for rule in mapping.rules} - {mapping.normal, mapping.ignore}
-    volume = resized(volume, options.spacing, options.size, lesions)
+    volume = resized(volume, options.spacing, options.size, lesions, options.kernel)
     notes += losses.lost_lesions(whole, volume, lesions, {value: name for name, value in mapping.labels.items()})
     if options.form == "volumes":
-        return [volume]
+        return [_cut(volume, lesions, options)]
     inside = (volume.label > 0) & (volume.label != (-1 if mapping.ignore is None else mapping.ignore))
     kept = np.flatnonzero(inside.any(axis=(1, 2)))
     if not options.all_slices:
         kept = np.intersect1d(kept, labelled.drawn)
     notes += losses.slices_left_out(len(volume.label) - len(kept), options.all_slices)
-    return [one_slice(volume, patient.case_id(number, int(z)), int(z)) for z in kept]
+    chosen = spread(volume, kept, lesions, options.apart)
+    notes += losses.close_slices(len(kept) - len(chosen))
+    slices = [_cut(one_slice(volume, patient.case_id(number, z), z), lesions, options) for z in chosen]
+    shown = [case for case in slices if _shows_enough(case, lesions, mapping, options.least_lung)]
+    notes += losses.slices_of_little_lung(len(slices) - len(shown))
+    return shown
+
+
+def _cut(case: Case, lesions: Collection[int], options: ConvertOptions) -> Case:
+    """The case, or a window of it."""
+    return case if options.random_window is None else random_window(case, options.random_window, lesions)
+
+
+def _shows_enough(case: Case, lesions: Collection[int], mapping: LabelMapping, least: float) -> bool:
+    """Whether a slice has a lesion, or at least this share of normal lung."""
+    return bool(np.isin(case.label, list(lesions)).any() or (case.label == mapping.normal).mean() >= least)

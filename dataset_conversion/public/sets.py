@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -197,13 +198,14 @@ def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     return p
 
 
-def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | None, **further: Any) -> int:
     """Converts a public dataset.
 
     Args:
         public: the dataset.
         args: options as parsed by ``parser``.
         arguments: that were parsed; None for those of the command line.
+        **further: fields of ``ConvertOptions`` that ``parser`` has no options for.
 
     Raises:
         BadInput: an option does not fit, or the archive cannot be converted.
@@ -213,7 +215,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         raise BadInput(f"-i {args.i} is not a folder; give the folder with the unpacked downloads")
     full_name, mapping = dataset_name(args.dataset_id, args.name), parse_mapping(public.mapping)
     options = ConvertOptions(
-        args.form, args.form == "slices", args.spacing, args.size, getattr(args, "crop_lungs", None)
+        args.form, args.form == "slices", args.spacing, args.size, getattr(args, "crop_lungs", None), **further
     )
     sources = public.find(args.i)
     names = tuple(source.patient for source in sources)

@@ -34,6 +34,7 @@ print(*[name for name in {_HEAVY} if name in sys.modules])
         "Dataset804_MosMedData",
         "Dataset805_HUGILD",
         "Dataset806_PleThora",
+        "Dataset807_LIDCNodules",
     ],
 )
 def test_help_imports_no_heavy_library(module):
