@@ -14,6 +14,7 @@ choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows o
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def run(o: argparse.Namespace) -> int:
     if o.dry_run and not (o.o / "base.json").is_file():
         _list(rows, [])
         return 0
-    bench = Bench(o.o, o.set, prepare(o.o, o.set, o.convert.split(), o.batch), tuple(o.augment.split()))
+    bench = Bench(o.o, o.set, prepare(o.o, o.set, shlex.split(o.convert), o.batch), tuple(shlex.split(o.augment)))
     impossible = [row for row in rows if not bench.is_possible(row)]
     for number, fold in dict.fromkeys((row.number, row.fold) for row in impossible):
         print(f"Fold {fold} has {bench.base.sources(fold)} source patients: no rows with {number}.")
@@ -119,8 +120,11 @@ def run(o: argparse.Namespace) -> int:
     if o.dry_run:
         _list(left, store.read())
         return 0
-    print(f"{len(left)} of {len(rows)} rows are left, about "
-          f"{clock(sum(expected(row, store.read()) for row in left) / o.jobs)}.", flush=True)
+    print(
+        f"{len(left)} of {len(rows)} rows are left, about "
+        f"{clock(sum(expected(row, store.read()) for row in left) / o.jobs)}.",
+        flush=True,
+    )
 
     def say(line: str) -> None:
         print(line, flush=True)

@@ -22,12 +22,14 @@ class Commands:
 
     Attributes:
         seconds: name of a step → seconds.
+        cpu: name of a step → seconds of a core, which do not grow when others use the machine.
         typed: the commands as a user would type them.
     """
 
     def __init__(self, root: Path, log: Path) -> None:
         self.root, self.log = root, log
         self.seconds: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         self.typed: list[str] = []
         for variable in PATH_VARIABLES:
             (root / variable).mkdir(parents=True, exist_ok=True)
@@ -52,12 +54,22 @@ class Commands:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"\n$ {self.typed[-1]}\n")
             file.flush()
-            command = installed(list(arguments))
-            code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+            process = subprocess.Popen(
+                installed(list(arguments)), env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+            try:
+                _, status, used = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()
+                raise
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         self.seconds[step] = self.seconds.get(step, 0) + time.monotonic() - begun
+        self.cpu[step] = self.cpu.get(step, 0) + used.ru_utime + used.ru_stime
         if code:
             raise RuntimeError(f"{self.typed[-1]} failed with exit code {code}; see {self.log}")
 
-    def module(self, step: str, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+    def module(
+        self, step: str, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> None:
         """Runs a module of this interpreter; see ``run``."""
         self.run(step, [sys.executable, "-m", name, *arguments], variables)

@@ -16,7 +16,11 @@ PER_ITERATION, PER_TRAINING, PER_PAINTING = 0.09, 60.0, 240.0  # seconds on one 
 def expected(row: Row, finished: Sequence[dict]) -> float:
     """Seconds that a row will take: the mean of finished rows of its arm and length, else a rule of thumb."""
     alike = [
-        sum(content["seconds"][step] for step in ("link", "augment", "preprocess", "train and validate") if step in content["seconds"])
+        sum(
+            content["seconds"][step]
+            for step in ("link", "augment", "preprocess", "train and validate")
+            if step in content["seconds"]
+        )
         for content in finished
         if (content["row"]["arm"], content["row"]["iterations"]) == (row.arm, row.iterations)
     ]
@@ -63,8 +67,10 @@ def work_through(
                     failures += error is not None
                     left = sum(expected(r, finished) for r in (*waiting, *running.values())) / jobs
                     state = "done" if error is None else f"FAILED: {error}"
-                    say(f"{time.strftime('%H:%M:%S')} {row.name}: {state}; {len(waiting) + len(running)} rows left, "
-                        f"about {clock(left)}")
+                    say(
+                        f"{time.strftime('%H:%M:%S')} {row.name}: {state}; {len(waiting) + len(running)} rows left, "
+                        f"about {clock(left)}"
+                    )
         except BaseException:
             waiting.clear()
             pool.shutdown(wait=False, cancel_futures=True)

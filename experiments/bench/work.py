@@ -82,6 +82,7 @@ def make_row(bench: Bench, row: Row) -> dict:
         "sources": drawn(_having(base, row.fold), row.number, row.seed, row.fold),
         "synthetic": _synthetic(root, base.dataset),
         "seconds": {**commands.seconds, **scores["seconds"]},
+        "cpu_seconds": commands.cpu,
         "commands": commands.typed,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
