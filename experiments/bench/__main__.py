@@ -70,7 +70,12 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
     p.add_argument("--jobs", type=int, default=2, help="rows at a time, each on one core (default: %(default)s)")
     p.add_argument("--batch", type=int, default=12, help="slices in a step of nnU-Net (default: %(default)s)")
     p.add_argument("--convert", default="", help="further options of the converter, in one string")
-    p.add_argument("--augment", default="--preset fast", help="further options of difflung_augment, in one string")
+    p.add_argument(
+        "--augment",
+        help="options of difflung_augment for all arms, in one string (default: "
+        + "; ".join(f"{name}: {kind.augment}" for name, kind in SETS.items())
+        + ")",
+    )
     p.add_argument("--dry-run", action="store_true", help="list the rows that are left, with their expected cost")
     p.add_argument(
         "--iterations",
@@ -112,7 +117,8 @@ def run(o: argparse.Namespace) -> int:
     if o.dry_run and not (o.o / "base.json").is_file():
         _list(rows, [])
         return 0
-    bench = Bench(o.o, o.set, prepare(o.o, o.set, shlex.split(o.convert), o.batch), tuple(shlex.split(o.augment)))
+    options = tuple(shlex.split(SETS[o.set].augment if o.augment is None else o.augment))
+    bench = Bench(o.o, o.set, prepare(o.o, o.set, shlex.split(o.convert), o.batch), options)
     impossible = [row for row in rows if not bench.is_possible(row)]
     for number, fold in dict.fromkeys((row.number, row.fold) for row in impossible):
         print(f"Fold {fold} has {bench.base.sources(fold)} source patients: no rows with {number}.")
