@@ -7,6 +7,7 @@ from nnunet_difflung.trainers.nnUNetTrainerDiffLung import (
     nnUNetTrainerDiffLungReference,
     nnUNetTrainerDiffLungReferencePoly,
 )
+from nnunet_difflung.trainers.nnUNetTrainerDiffLungOversampling import nnUNetTrainerDiffLungOversampling
 
 
 def _of_method(method: Method) -> type[nnUNetTrainerDiffLung]:
@@ -22,6 +23,7 @@ def _of_method(method: Method) -> type[nnUNetTrainerDiffLung]:
 ARMS = (
     *(_of_method(method) for method in METHODS.values()),
     nnUNetTrainerDiffLungReference,
+    nnUNetTrainerDiffLungOversampling,
     nnUNetTrainerDiffLungPoly,
     nnUNetTrainerDiffLungReferencePoly,
 )

@@ -15,6 +15,7 @@ from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.training_cases import TrainingCases
 
 KEY = "difflung_cases"  # in a checkpoint's init_args, which nnU-Net saves and restores as they are
+DOSE = "dose"  # in that record: the trainer's dose of synthetic patches, None where there is none
 _KINDS = {"real": "real training", "synthetic": "synthetic training", "validation": "validation"}
 
 

@@ -8,10 +8,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.trainers import case_record, synthetic_cases
+from nnunet_difflung.trainers.dose import BY_CASES, SHARE, Dose, as_variables, dose_of
+from nnunet_difflung.trainers.loader import DRAWN, Mixture, mixed_training
 from nnunet_difflung.trainers.lookahead import LookaheadSGD
+from nnunet_difflung.trainers.sampling import Rule, painted
 from nnunet_difflung.trainers.schedule import IterationCyclicLR
 from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split
 
@@ -31,12 +36,18 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     On the CPU ``OMP_NUM_THREADS`` is respected; nnU-Net would use every core, and two trainings at the same time would
     take several times as long as one after the other.
 
+    ``DIFFLUNG_SYNTHETIC_SHARE`` (0 to 1, or ``cases``) is the expected share of synthetic patches in training: patches
+    of the slices that were painted, each slice as likely as another. With ``cases`` nnU-Net draws real and synthetic
+    cases alike, so that their number decides, and in volumes mostly gets slices that are copies of the host's. With
+    ``DIFFLUNG_SYNTHETIC_SCHEDULE=falling`` the share falls from twice its value to 0 in the last epoch.
+
     The trainer of another method's arm is a subclass with its ``method``; ``trainers/__init__.py`` makes one for each
     line of ``methods.METHODS``.
     """
 
     method: ClassVar[str] = "cbmat"  # the synthetic cases to train on, as the manifest names them
     use_synthetic: ClassVar[bool] = True
+    synthetic_share: ClassVar[float | None] = None  # where DIFFLUNG_SYNTHETIC_SHARE is not set; None: as ``cases``
     cyclic: ClassVar[bool] = True  # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
     epochs: ClassVar[int | None] = None  # None: nnU-Net's 1000
     peak: ClassVar[float] = 0.05  # highest learning rate; a triangle's mean is half of it, and Lookahead halves again
@@ -55,6 +66,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self.epochs is not None:
             self.num_epochs = self.epochs
         self._cases: TrainingCases | None = None  # -> initialize
+        self._begun_with: dict | None = None  # the dose of a training that is continued; -> load_checkpoint
+        self._mixture: Mixture | None = None  # -> get_tr_and_val_datasets; None: patches are drawn as by nnU-Net
 
     # ---- optimizer, schedule, seeds ----
 
@@ -95,6 +108,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+        if self._mixture is not None:
+            self._mixture.begin(self.current_epoch)
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
@@ -102,6 +117,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         outputs = super().train_step(batch)
         if self.cyclic:
             self.lr_scheduler.step()
+        if self._mixture is not None:
+            self._mixture.count(batch[DRAWN])
         return outputs
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
@@ -109,6 +126,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self.cyclic:
             self.optimizer.synchronise()
         super().on_train_epoch_end(train_outputs)
+        if self._mixture is not None:
+            self.print_to_log_file(self._mixture.report())
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, renamed into place when complete, so that a kill leaves the previous one intact."""
@@ -161,6 +180,84 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             )
         return self._cases.real + self._cases.synthetic, list(self._cases.validation)
 
+    # ---- which patches ----
+
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
+        """nnU-Net's datasets; that of the training carries the rule by which patches are drawn, if it is not nnU-Net's.
+
+        Raises:
+            RuntimeError: the rule has nothing to draw from.
+        """
+        training, validation = super().get_tr_and_val_datasets()
+        rule = self._rule(training)
+        if rule is not None:
+            self._mixture = training.mixture = Mixture(rule, self.current_epoch, self.num_epochs)
+            of = ", ".join(
+                f"{len(source.slices)} slices of {len({case for case, _ in source.slices})} cases ({source.name})"
+                for source in rule.sources
+            )
+            first, last = rule.dose.at(0, self.num_epochs), rule.dose.at(self.num_epochs - 1, self.num_epochs)
+            self.print_to_log_file(
+                f"Training patches: a share of {first:g}{f', falling to {last:g},' if first != last else ''} from "
+                f"{of}; the others from {len(rule.real)} real cases."
+            )
+        return training, validation
+
+    def get_dataloaders(self) -> tuple:
+        """nnU-Net's, of which the one for training draws by the rule of its dataset."""
+        with mixed_training():
+            return super().get_dataloaders()
+
+    def on_train_start(self) -> None:
+        """nnU-Net's start of a training, new or continued.
+
+        Raises:
+            RuntimeError: a training is continued with another dose of synthetic patches than it was begun with.
+        """
+        if self.current_epoch > 0 and self._begun_with != self._dose_record():
+            raise RuntimeError(
+                f"the training in {self.output_folder} was begun with {as_variables(self._begun_with)} and is "
+                f"continued with {as_variables(self._dose_record())}, which would be a training of neither; set the "
+                f"variables as they were, or train anew without --c"
+            )
+        super().on_train_start()
+
+    def _dose(self) -> Dose | None:
+        """The dose of synthetic patches; None: every case is as likely as another."""
+        if not self.use_synthetic:
+            return None
+        try:
+            return dose_of(os.environ, self.synthetic_share)
+        except ValueError as error:
+            raise RuntimeError(str(error)) from None
+
+    def _dose_record(self) -> dict | None:
+        dose = self._dose()
+        return None if dose is None else dose.as_record()
+
+    def _rule(self, dataset: nnUNetBaseDataset) -> Rule | None:
+        """How patches are drawn from the training dataset; None: as by nnU-Net."""
+        dose = self._dose()
+        assert self._cases is not None
+        if dose is None or not self._cases.synthetic:
+            return None
+        entries = synthetic_cases.manifest(self.plans_manager.dataset_name)["cases"]
+        loaded = {name: dataset.load_case(name) for name in self._cases.synthetic}
+        if unknown := [name for name in loaded if not entries[name].get("slices")]:
+            raise RuntimeError(
+                f"the manifest does not say which slices of {first_names(unknown)} are painted, which {SHARE} needs; "
+                f"restore it from a copy, or set {SHARE}={BY_CASES}"
+            )
+        source = painted(
+            {name: entries[name] for name in loaded},
+            {name: properties for name, (_, _, _, properties) in loaded.items()},
+            {name: data.shape[1:] for name, (data, _, _, _) in loaded.items()},
+            self.plans_manager.transpose_forward,
+        )
+        return Rule(tuple(self._cases.real), (source,), dose)
+
+    # ---- what is recorded ----
+
     @classmethod
     def reference_name(cls) -> str:
         """The trainer of the real cases alone that differs from this one in nothing else."""
@@ -169,19 +266,27 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     def _begin(self) -> None:
         """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""
+        self._dose()  # refuses before anything takes time
         self.do_split()
         assert self._cases is not None
         if self.local_rank == 0:
             check_cases(self, self._cases)
-            self.my_init_kwargs[case_record.KEY] = case_record.record_of(self.plans_manager.dataset_name, self._cases)
+            self.my_init_kwargs[case_record.KEY] = self._record()
             self._warn_of_pretrained_weights(case_record.pretrained_file())
 
+    def _record(self) -> dict:
+        """What this training's checkpoints say about its cases and its dose."""
+        assert self._cases is not None
+        cases = case_record.record_of(self.plans_manager.dataset_name, self._cases)
+        return cases | {case_record.DOSE: self._dose_record()}
+
     def _check_record(self) -> None:
-        """Compares the cases of the checkpoint just loaded with those of now."""
+        """Compares the cases of the checkpoint just loaded with those of now, and keeps its dose for a continuation."""
+        before = self.my_init_kwargs.get(case_record.KEY)
+        self._begun_with = (before or {}).get(case_record.DOSE)  # earlier versions: none
         if self.local_rank != 0 or self._cases is None:
             return
-        now = case_record.record_of(self.plans_manager.dataset_name, self._cases)
-        before = self.my_init_kwargs.get(case_record.KEY)
+        now = self._record()
         self.my_init_kwargs[case_record.KEY] = now
         if before is None:
             self.print_to_log_file(

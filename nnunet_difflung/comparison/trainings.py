@@ -16,6 +16,7 @@ from nnunet_difflung.runtime.wording import quoted
 PLANS = "nnUNetPlans"
 ARMS = {
     "reference": "nnUNetTrainerDiffLungReference",
+    "oversampling": "nnUNetTrainerDiffLungOversampling",
     **{m.name: m.trainer for m in METHODS.values()},
     "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
     "cbmat_poly": "nnUNetTrainerDiffLungPoly",

@@ -91,7 +91,11 @@ def write_case(folder: Path, identifier: str, seed: int) -> None:
     nnUNetDatasetBlosc2.save_case(
         data,
         seg,
-        {"class_locations": locations},
+        {
+            "class_locations": locations,
+            "bbox_used_for_cropping": [[0, size] for size in SHAPE[1:]],
+            "shape_after_cropping_and_before_resampling": SHAPE[1:],
+        },
         str(folder / identifier),
         chunks=SHAPE,
         blocks=SHAPE,
