@@ -1,0 +1,88 @@
+"""The arms and datasets of the bench."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from nnunet_difflung import trainers
+from nnunet_difflung.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train on a fold.
+
+    Attributes:
+        trainer: name of the nnU-Net trainer, without a length.
+        method: of ``difflung_augment``; empty for an arm without synthetic cases.
+        options: further options of ``difflung_augment``.
+        explanation: for the table.
+    """
+
+    trainer: str
+    method: str = ""
+    options: tuple[str, ...] = ()
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Set:
+    """A dataset of the bench.
+
+    Attributes:
+        dataset: ``DatasetXXX_NAME``, which is also the name of its converter.
+        rare: label of the rare class.
+        title: for the table and the picture.
+        augment: options of ``difflung_augment`` for all arms, unless others are given.
+    """
+
+    dataset: str
+    rare: str
+    title: str
+    augment: str = "--preset fast"
+
+    @property
+    def number(self) -> str:
+        """nnU-Net's dataset id."""
+        return str(int(self.dataset[len("Dataset") :].partition("_")[0]))
+
+
+_PLACEBO, _SELECTION = ("--placebo", "0.3"), ("--candidates", "4")
+_COPIES, _CONTEXT = "nnUNetTrainerDiffLungCopyPaste", "nnUNetTrainerDiffLungContext"
+
+ARMS = {
+    "reference": Arm("nnUNetTrainerDiffLungReference", explanation="real cases alone, this package's optimizer"),
+    "oversampling": Arm(
+        "nnUNetTrainerDiffLungOversampling", explanation="real cases alone, patches drawn by class, rare ones as often"
+    ),
+    "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
+    "difflung": Arm(_CONTEXT, "difflung", explanation="lesions painted by a network that sees their surroundings"),
+    "difflung_full": Arm(
+        _CONTEXT, "difflung", _SELECTION + _PLACEBO, "difflung, the best of 4 candidates, and 30 % placebo cases"
+    ),
+    "copy_paste_placebo": Arm(_COPIES, "copy_paste", _PLACEBO, "copy_paste, and 30 % placebo cases"),
+    "cbmat": Arm("nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model"),
+    "mat": Arm("nnUNetTrainerDiffLungSegGuided", "mat", explanation="segmentation-guided diffusion"),
+    "stock": Arm("nnUNetTrainer", explanation="nnU-Net as it is, as many iterations"),
+}
+DECISIVE = ("reference", "oversampling", "copy_paste", "difflung")
+
+SETS = {
+    "lidc": Set(
+        "Dataset807_LIDCNodules", "ground_glass", "LIDC nodules", "--preset fast --patch-size 32 --epochs 10"
+    ),  # 3100 slices in a fold: 2600 steps
+    "medseg": Set("Dataset802_MedSegCOVID19Slices", "consolidation", "MedSeg COVID-19 slices"),
+    "phantom": Set("Dataset800_ChestPhantom", "emphysema", "chest phantom"),
+}
+
+
+def missing(name: str) -> str:
+    """What this version lacks for an arm; empty if it lacks nothing."""
+    arm = ARMS[name]
+    if arm.method and arm.method not in METHODS:
+        return f"--method {arm.method}"
+    if arm.trainer != "nnUNetTrainer" and not hasattr(trainers, arm.trainer):
+        return f"the trainer {arm.trainer}"
+    known = importlib.import_module("nnunet_difflung.commands.augment").parser()._option_string_actions
+    return next((word for word in arm.options if word.startswith("--") and word not in known), "")

@@ -1,0 +1,81 @@
+"""Rows of the bench as arrays, paired by patient, fold and seed, and their differences with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from experiments.bench.scoring import dice
+from nnunet_difflung.comparison.statistics import difference, over_patients, skewed_difference
+
+SHARES = ("dice", "lesion_sensitivity")  # from 0 to 1; the other figures have no upper limit
+FIGURES = (*SHARES, "false_lesions", "false_voxels")
+Rows = Mapping[tuple[int, int], dict]  # (seed, fold) → row
+
+
+def grid(*arms: Rows) -> tuple[list[int], list[int]]:
+    """The seeds and folds of the largest complete design that all arms have; more folds are better than more seeds."""
+    shared = set(arms[0]).intersection(*arms[1:])
+    seeds = sorted({seed for seed, _ in shared})
+    best: tuple[list[int], list[int]] = ([], [])
+    for size in range(1, len(seeds) + 1):
+        for chosen in combinations(seeds, size):
+            folds = sorted({f for _, f in shared if all((seed, f) in shared for seed in chosen)})
+            if (len(chosen) * len(folds), len(folds)) > (len(best[0]) * len(best[1]), len(best[1])):
+                best = (list(chosen), folds)
+    return best
+
+
+def of_patient(counts: Sequence[int]) -> dict[str, float]:
+    """A patient's figures of a class from ``COUNTS``; NaN where the patient cannot have the figure."""
+    tp, fp, fn, lesions, detected, false = map(float, counts)
+    having = tp + fn > 0
+    return {
+        "dice": float(dice(np.array(tp), np.array(fp), np.array(fn))) if having else np.nan,
+        "lesion_sensitivity": detected / lesions if lesions else np.nan,
+        "false_lesions": false,
+        "false_voxels": np.nan if having else fp,
+    }
+
+
+def values(rows: Rows, seeds: Sequence[int], folds: Sequence[int], name: str, figure: str) -> np.ndarray:
+    """(seeds, folds, patients) of a figure of a class; NaN where a patient is not in a fold."""
+    of = {key: {p: of_patient(c[name])[figure] for p, c in row["patients"].items()} for key, row in rows.items()}
+    patients = sorted({p for seed in seeds for fold in folds for p in of[seed, fold]})
+    return np.array([[[of[s, f].get(p, np.nan) for p in patients] for f in folds] for s in seeds])
+
+
+def compared(arm: Rows, opponent: Rows, name: str, figure: str) -> dict | None:
+    """The paired difference of two arms as ``comparison.statistics`` returns it; None without a common training.
+
+    Skewed figures have their interval on a logarithmic scale (``log10_difference``).
+    """
+    seeds, folds = grid(arm, opponent)
+    if not seeds:
+        return None
+    pair = [values(rows, seeds, folds, name, figure) for rows in (arm, opponent)]
+    if figure in SHARES:
+        return {"diff": difference(*pair), "trainings": len(seeds) * len(folds)}
+    both = skewed_difference(*pair)
+    means = [over_patients(part)["mean"] for part in pair]
+    return {
+        "diff": both["diff_to_reference"],
+        "log10": both["log10_difference"],
+        "ratio": means[0] / means[1] if means[1] else None,
+        "trainings": len(seeds) * len(folds),
+    }
+
+
+def summary(rows: Rows, name: str) -> dict:
+    """Mean of each figure over trainings, its standard deviation over trainings, and their number."""
+    result = {}
+    for figure in (*FIGURES, "dice_pooled"):
+        each = [row["figures"][name][figure] for row in rows.values() if row["figures"][name][figure] is not None]
+        result[figure] = {
+            "mean": float(np.mean(each)) if each else None,
+            "sd": float(np.std(each, ddof=1)) if len(each) > 1 else None,
+            "trainings": len(each),
+        }
+    return result

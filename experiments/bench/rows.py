@@ -1,0 +1,145 @@
+"""The rows of the bench: what they are called, in which order they are made, which may not stand in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments.bench.arms import DECISIVE
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import read_json, write_json
+
+FORMAT = 1
+NUMBERS = ("16", "8", "4", "all")  # source patients with the rare class
+REPORTED_FOLDS, REPORTED_SEEDS = (0, 1, 2, 3), (1, 2, 3)
+TUNING_FOLD, TUNING_SEEDS = 4, tuple(range(91, 100))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training and what it is scored on.
+
+    Attributes:
+        arm: key of ``arms.ARMS``.
+        number: source patients with the rare class, or ``all``.
+        seed: of the choice of patients, of painting and of training.
+        fold: of the dataset, in which the validation patients are those of all numbers.
+        iterations: of the training.
+    """
+
+    arm: str
+    number: str
+    seed: int
+    fold: int
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        """Name of the row's file and log."""
+        return f"{self.arm}_n{self.number}_seed{self.seed}_fold{self.fold}_{self.iterations}its"
+
+    @property
+    def tuning(self) -> bool:
+        """Whether the row may be used to choose settings, and so must not be reported."""
+        return self.fold == TUNING_FOLD
+
+
+def check_purpose(folds: Iterable[int], seeds: Iterable[int], tuning: bool) -> None:
+    """Refuses folds and seeds that would let settings be chosen on patients that a table reports.
+
+    Raises:
+        BadInput: names the fold or the seed.
+    """
+    allowed_folds, allowed_seeds = ((TUNING_FOLD,), TUNING_SEEDS) if tuning else (REPORTED_FOLDS, REPORTED_SEEDS)
+    purpose, other = ("--tuning", "report: leave --tuning out") if tuning else ("reporting", "tune: add --tuning")
+    for what, given, allowed in (("-f", folds, allowed_folds), ("--seeds", seeds, allowed_seeds)):
+        wrong = sorted(set(given) - set(allowed))
+        if wrong:
+            raise BadInput(
+                f"{what} {wrong[0]} is not for {purpose}, expected some of {', '.join(map(str, allowed))}, since "
+                f"settings must not be chosen on patients that a table reports; to {other}"
+            )
+
+
+def in_order(
+    arms: Sequence[str], numbers: Sequence[str], seeds: Sequence[int], folds: Sequence[int], iterations: int
+) -> list[Row]:
+    """All rows, the decisive ones first: few source patients, and the arms that the claim rests on.
+
+    The arms of a (seed, fold, number) follow each other, since they are compared with each other.
+    """
+    few = [n for n in numbers if n != "all"]
+    first = [arm for arm in DECISIVE if arm in arms]
+    rest = [arm for arm in arms if arm not in first]
+    tiers = ((few, first), (few, rest), ([n for n in numbers if n == "all"], [*first, *rest]))
+    return [
+        Row(arm, number, seed, fold, iterations)
+        for tier_numbers, tier_arms in tiers
+        for seed in seeds
+        for fold in folds
+        for number in tier_numbers
+        for arm in tier_arms
+    ]
+
+
+class Store:
+    """The finished rows of a bench, one JSON file each; a file exists if and only if its row is complete.
+
+    Args:
+        folder: of the bench; rows for tuning lie in another folder of it than those to report.
+        tuning: which rows.
+    """
+
+    def __init__(self, folder: Path, tuning: bool = False) -> None:
+        self.folder, self.tuning = folder / ("tuning_rows" if tuning else "rows"), tuning
+
+    def path(self, row: Row) -> Path:
+        """The file of a row."""
+        return self.folder / f"{row.name}.json"
+
+    def holds(self, row: Row, settings: dict) -> bool:
+        """Whether a row is complete.
+
+        Args:
+            row: the row.
+            settings: all that decides about it beside its name.
+
+        Raises:
+            BadInput: the row was made with other settings.
+        """
+        path = self.path(row)
+        if not path.is_file():
+            return False
+        before = read_json(path)["settings"]
+        differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+        if differing:
+            key = differing[0]
+            raise BadInput(
+                f"{path} was made with {key} {before.get(key)!r}, now it is {settings.get(key)!r}; use another -o, or "
+                f"delete the file to make the row again"
+            )
+        return True
+
+    def add(self, row: Row, content: dict) -> None:
+        """Writes a complete row, whole or not at all."""
+        if row.tuning != self.tuning:
+            raise ValueError(f"{row.name} does not belong in {self.folder}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.path(row), {"format": FORMAT, "row": asdict(row), "tuning": self.tuning, **content})
+
+    def read(self) -> list[dict]:
+        """All complete rows, by name.
+
+        Raises:
+            BadInput: a row was made for tuning and lies among those to report, or the other way round.
+        """
+        contents = []
+        for path in sorted(self.folder.glob("*.json")):
+            content = read_json(path)
+            row = Row(**content["row"])
+            if {content["tuning"], row.tuning, row.seed in TUNING_SEEDS} != {self.tuning}:
+                here, there = ("tuning", "reporting")[:: 1 if self.tuning else -1]
+                raise BadInput(f"{path} is a row for {there} among those for {here}; move it away")
+            contents.append(content)
+        return contents

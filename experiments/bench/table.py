@@ -1,0 +1,171 @@
+"""The bench's results: JSON, a Markdown table, and the learning curve."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from experiments.bench.arms import ARMS, SETS, Set
+from experiments.bench.compared import FIGURES, Rows, compared, summary
+from experiments.bench.plot import learning_curve
+from experiments.bench.rows import NUMBERS, Store
+from nnunet_difflung.comparison.compare import without_nan
+from nnunet_difflung.comparison.table2 import shown
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import write_bytes, write_json
+
+RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
+OPPONENTS = ("reference", "oversampling", "copy_paste")
+
+
+def write(o: argparse.Namespace) -> list[Path]:
+    """Writes the results of the rows that are complete; returns the files.
+
+    Raises:
+        BadInput: no row of this length is complete.
+    """
+    store = Store(o.o, o.tuning)
+    rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
+    if not rows:
+        raise BadInput(
+            f"{store.folder} holds no row of {o.iterations} iterations; run the bench first, or give another"
+        )
+    default = o.o / f"bench_{o.set}_tuning.json" if o.tuning else RESULTS / f"bench_{o.set}.json"
+    target, kind = o.out or default, SETS[o.set]
+    content = without_nan(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)})
+    write_json(target, content)
+    write_bytes(target.with_suffix(".md"), markdown(content).encode())
+    learning_curve(target.with_suffix(".png"), content)
+    return [target, target.with_suffix(".md"), target.with_suffix(".png")]
+
+
+def tabulated(rows: list[dict], kind: Set) -> dict:
+    """number → arm → ``figures`` of each class and ``differences`` to each opponent, in the order of the tables."""
+    groups: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        key = row["row"]
+        groups[key["number"]][key["arm"]][key["seed"], key["fold"]] = row
+    classes = list(next(iter(rows))["figures"])
+    classes = [kind.rare, *(name for name in classes if name != kind.rare)]
+    numbers = {}
+    for number in [n for n in reversed(NUMBERS) if n in groups]:
+        arms = {arm: groups[number][arm] for arm in ARMS if arm in groups[number]}
+        numbers[number] = {
+            arm: {
+                "sources": sum(len(row["sources"]) for row in of_arm.values()) / len(of_arm),
+                "figures": {name: summary(of_arm, name) for name in classes},
+                "differences": _differences(arm, arms, classes),
+            }
+            for arm, of_arm in arms.items()
+        }
+    return {"numbers": {n: numbers[n] for n in ("4", "8", "16", "all") if n in numbers}}
+
+
+def _differences(arm: str, arms: dict[str, Rows], classes: list[str]) -> dict:
+    return {
+        opponent: {
+            name: {figure: compared(arms[arm], arms[opponent], name, figure) for figure in FIGURES} for name in classes
+        }
+        for opponent in OPPONENTS
+        if opponent in arms and opponent != arm
+    }
+
+
+def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
+    seconds = [sum(row["cpu_seconds"].values()) for row in rows]
+    return {
+        "command": "python -m experiments.bench " + " ".join(sys.argv[1:]).replace(str(o.o), "WORK"),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "dataset": kind.dataset,
+        "title": kind.title,
+        "rare": kind.rare,
+        "tuning": o.tuning,
+        "seeds": sorted({row["row"]["seed"] for row in rows}),
+        "folds": sorted({row["row"]["fold"] for row in rows}),
+        "iterations": o.iterations,
+        "network": rows[0]["settings"]["network"],
+        "augment": {row["row"]["arm"]: row["settings"]["augment"] for row in rows},
+        "rows": len(rows),
+        "core_hours": sum(seconds) / 3600,
+        "machines": sorted({row["machine"] for row in rows}),
+        "versions": rows[-1]["versions"],
+        "first_row": min(row["date"] for row in rows),
+        "last_row": max(row["date"] for row in rows),
+    }
+
+
+def markdown(content: dict) -> str:
+    """The tables for readers."""
+    meta = content["meta"]
+    rare, patch = meta["rare"], " × ".join(map(str, meta["network"]["patch_size"]))
+    classes = list(next(iter(next(iter(content["numbers"].values())).values()))["figures"])
+    lines = [
+        f"# {meta['title']}: {rare} by number of source patients" + (" (tuning)" if meta["tuning"] else ""),
+        "",
+        f"{meta['rows']} trainings of {meta['iterations']} iterations; seeds {_listed(meta['seeds'])}, folds "
+        f"{_listed(meta['folds'])}; U-Net patches of {patch}, batch {meta['network']['batch_size']}; "
+        f"{meta['core_hours']:.1f} core hours; {meta['first_row'][:10]} to {meta['last_row'][:10]}. "
+        f"`{meta['command']}`",
+        "",
+        "Mean ± standard deviation over trainings. Differences are paired by patient, with a 95 % interval for new "
+        "patients and new trainings (fold means, or patients and seeds if that is wider). Dice: mean over the patients "
+        "who have the class. False voxels: in each patient without the class. False lesions: in each patient.",
+    ]
+    for number, arms in content["numbers"].items():
+        sources = next(iter(arms.values()))["sources"]
+        lines += ["", f"## {number} source patients" + (f" ({sources:.0f})" if number == "all" else ""), ""]
+        lines += _dice_rows(arms, rare)
+        lines += ["", *_harm_rows(arms, rare, [name for name in classes if name != rare])]
+    used = dict.fromkeys(arm for arms in content["numbers"].values() for arm in arms)
+    lines += ["", *(f"- `{arm}`: {ARMS[arm].explanation}" for arm in used), ""]
+    return "\n".join(lines)
+
+
+def _dice_rows(arms: dict, rare: str) -> list[str]:
+    opponents = [name for name in OPPONENTS if name in arms]
+    heads = [f"to {name} [95 %]" for name in opponents]
+    lines = _head(["arm", "trainings", f"Dice {rare}", "Dice, all voxels", *heads])
+    for arm, row in arms.items():
+        figures = row["figures"][rare]
+        differences = [row["differences"].get(name, {}).get(rare, {}).get("dice") for name in opponents]
+        cells = [f"`{arm}`", str(figures["dice"]["trainings"]), _value(figures["dice"], 3)]
+        cells += [_value(figures["dice_pooled"], 3), *(shown(d["diff"], 3) if d else "–" for d in differences)]
+        lines.append(_line(cells))
+    return lines
+
+
+def _harm_rows(arms: dict, rare: str, others: list[str]) -> list[str]:
+    heads = ["lesions found", "false lesions", "false voxels", "ratio to reference"]
+    changes = [f"Dice {name}, to reference [95 %]" for name in others]
+    lines = _head(["arm", *heads, *changes])
+    for arm, row in arms.items():
+        figures, to_reference = row["figures"][rare], row["differences"].get("reference", {})
+        ratio = (to_reference.get(rare, {}).get("false_voxels") or {}).get("ratio")
+        cells = [f"`{arm}`", _value(figures["lesion_sensitivity"], 3), _value(figures["false_lesions"], 2)]
+        cells += [_value(figures["false_voxels"], 1), "–" if ratio is None else f"{ratio:.2f}"]
+        for name in others:
+            change = to_reference.get(name, {}).get("dice")
+            cells.append(_value(row["figures"][name]["dice"], 3) + (f", {shown(change['diff'], 4)}" if change else ""))
+        lines.append(_line(cells))
+    return lines
+
+
+def _value(figure: dict, digits: int) -> str:
+    if figure["mean"] is None:
+        return "–"
+    return f"{figure['mean']:.{digits}f}" + (f" ± {figure['sd']:.{digits}f}" if figure["sd"] is not None else "")
+
+
+def _listed(values: list) -> str:
+    return ", ".join(map(str, values))
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_line(cells), _line(["---"] * len(cells))]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

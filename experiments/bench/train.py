@@ -1,0 +1,120 @@
+"""nnU-Net's own training command, for a number of iterations and validated without files.
+
+    python -m experiments.bench.train SCORES ITERATIONS SEED -- 807 2d_demo 3 -tr nnUNetTrainer -device cpu
+
+What follows ``--`` is the command line of ``nnUNetv2_train``, which is run with three changes: the trainer ends after
+ITERATIONS (a multiple of 250); torch keeps to OMP_NUM_THREADS; and the validation predicts all cases in this process
+with nnU-Net's predictor and export, and writes the figures of each patient to SCORES, instead of one file for each of
+many tiny cases. nnU-Net's own trainer, which sets no seed, gets one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.bench.scoring import added_up, counts_of
+from nnunet_difflung.runtime.files import read_json, write_json
+
+EPOCH = 250  # nnU-Net's iterations of an epoch
+VALIDATION = 5  # batches of the running validation, which decides nothing here; nnU-Net has 50
+
+
+def shorten(trainer: Any, iterations: int) -> None:
+    """Sets the length of a trainer that is being built."""
+    trainer.num_epochs, trainer.num_iterations_per_epoch = max(1, iterations // EPOCH), min(EPOCH, iterations)
+    trainer.num_val_iterations_per_epoch = VALIDATION
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def predictions(trainer: Any):
+    """(case, (z, y, x) predicted label values in the grid of the raw case) for each validation case."""
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+    predictor = nnUNetPredictor(
+        use_mirroring=True, perform_everything_on_device=False, device=trainer.device, allow_tqdm=False
+    )
+    plans, configuration, content = trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json
+    axes = trainer.inference_allowed_mirroring_axes
+    predictor.manual_initialization(trainer.network, plans, configuration, None, content, type(trainer).__name__, axes)
+    cases = trainer.do_split()[1]
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
+    for case in dataset.identifiers:
+        data, _, _, properties = dataset.load_case(case)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
+        yield (
+            case,
+            convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, plans, configuration, trainer.label_manager, properties
+            ),
+        )
+
+
+def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dict:
+    """Counts of each validation patient, and of how many cases.
+
+    Args:
+        trainer: trained.
+        patients: case id → patient.
+        roles: classes that come in lesions.
+    """
+    labels = {name: value for name, value in trainer.dataset_json["labels"].items() if name != "ignore" and value != 0}
+    folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    reader = trainer.plans_manager.image_reader_writer_class()
+    cases = []
+    for case, prediction in predictions(trainer):
+        reference, properties = reader.read_seg(str(folder / f"{case}{trainer.dataset_json['file_ending']}"))
+        spacing = tuple(map(float, properties["spacing"]))
+        counts = {
+            name: counts_of(reference[0], prediction, value, spacing, name in roles) for name, value in labels.items()
+        }
+        cases.append((patients[case], counts))
+    return {"patients": added_up(cases), "cases": len(cases)}
+
+
+def main() -> None:
+    """Entry of the command line."""
+    divide = sys.argv.index("--")
+    target, iterations, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    about = read_json(target.with_name("about.json"))
+    sys.argv = ["nnUNetv2_train", *sys.argv[divide + 1 :]]
+
+    from nnunetv2.run.run_training import run_training_entry
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    build, begun, seconds = nnUNetTrainer.__init__, time.monotonic(), {}
+
+    def built(self: Any, *arguments: Any, **named: Any) -> None:
+        build(self, *arguments, **named)
+        shorten(self, iterations)
+
+    def validated(self: Any, *_: Any) -> None:
+        seconds["train"] = time.monotonic() - begun
+        content = score(self, about["patients"], tuple(about["lesions"]))
+        seconds["validate"] = time.monotonic() - begun - seconds["train"]
+        content["network"] = json.loads(json.dumps(self.configuration_manager.configuration, default=str))
+        write_json(target, content | {"seconds": seconds})
+
+    nnUNetTrainer.__init__, nnUNetTrainer.perform_actual_validation = built, validated
+    run_training_entry()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Makes one row: synthetic cases, their arrays, the training, the figures; each step through the real commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from experiments.bench.arms import ARMS, SETS
+from experiments.bench.base import Base
+from experiments.bench.commands import Commands
+from experiments.bench.rows import Row
+from experiments.bench.scoring import all_figures
+from experiments.bench.splits import drawn, index_of
+from experiments.bench.workspace import open_workspace
+from nnunet_difflung.commands.small_trainings import CONFIGURATION
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, fold_name, method_name
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json, write_json
+
+_TRAINING_GENERATOR: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What decides about all rows of a bench.
+
+    Attributes:
+        folder: of the bench.
+        kind: key of ``SETS``.
+        base: what all rows share.
+        augment: options of ``difflung_augment`` for all arms.
+    """
+
+    folder: Path
+    kind: str
+    base: Base
+    augment: tuple[str, ...]
+
+    def settings(self, row: Row) -> dict:
+        """All that decides about a row beside its name."""
+        arm = ARMS[row.arm]
+        options = [*self.augment, *arm.options] if arm.method else []
+        return {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options} | {
+            "network": self.base.network
+        }
+
+    def is_possible(self, row: Row) -> bool:
+        """Whether the fold has more source patients than the row's number, so that the row is not that of ``all``."""
+        return row.number == "all" or int(row.number) < self.base.sources(row.fold)
+
+
+def make_row(bench: Bench, row: Row) -> dict:
+    """Carries out all steps of a row and deletes its folders; an interrupted row continues with its unfinished step.
+
+    Returns:
+        The content of its file.
+
+    Raises:
+        RuntimeError: a command failed.
+    """
+    root, base, arm = bench.folder / "work" / row.name, bench.base, ARMS[row.arm]
+    commands = Commands(root, bench.folder / "logs" / f"{row.name}.log")
+    begun = time.monotonic()
+    open_workspace(root, base, row.seed)
+    commands.seconds["link"] = time.monotonic() - begun
+    entry = index_of(row.number, row.fold, len(base.splits))
+    if arm.method:
+        _augment(bench, row, commands, entry)
+    scores = _train(bench, row, commands, entry)
+    content = {
+        "settings": bench.settings(row),
+        "figures": all_figures(scores["patients"], next(iter(scores["patients"].values()))),
+        "patients": scores["patients"],
+        "validation_cases": scores["cases"],
+        "sources": drawn(_having(base, row.fold), row.number, row.seed, row.fold),
+        "synthetic": _synthetic(root, base.dataset),
+        "seconds": {**commands.seconds, **scores["seconds"]},
+        "cpu_seconds": commands.cpu,
+        "commands": commands.typed,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    shutil.rmtree(root, ignore_errors=True)
+    return content
+
+
+def _having(base: Base, fold: int) -> set[str]:
+    return {base.patients[case] for case in base.splits[fold]["train"]}.intersection(base.rare)
+
+
+def _augment(bench: Bench, row: Row, commands: Commands, entry: int) -> None:
+    """Adds the synthetic cases, with the generator of an earlier row where one was trained on the same cases."""
+    arm, dataset = ARMS[row.arm], bench.base.dataset
+    generator = METHODS[arm.method].generator
+    results = commands.root / NNUNET_RESULTS / dataset
+    own = results / method_name(generator) / fold_name(entry) if generator else None
+    kept = bench.folder / "generators" / f"{generator}_n{row.number}_seed{row.seed}_fold{row.fold}"
+    with _TRAINING_GENERATOR[kept]:
+        if own is not None and kept.is_dir() and not own.is_dir():
+            shutil.copytree(kept, own)
+        options = ["-d", SETS[bench.kind].number, "-f", str(entry), "--method", arm.method, "--seed", str(row.seed)]
+        words = [*options, "-device", "cpu", "-np", "1", *bench.augment, *arm.options]
+        commands.module("augment", "nnunet_difflung.commands.augment", words)
+        if own is not None and not kept.is_dir():
+            unfinished = kept.with_name(f".{kept.name}.{threading.get_ident()}")
+            shutil.copytree(own, unfinished, ignore=shutil.ignore_patterns("synthesis_*", ".lock"))
+            unfinished.rename(kept)
+    commands.module("preprocess", "experiments.bench.preprocess", [SETS[bench.kind].number, CONFIGURATION])
+
+
+def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
+    scores = commands.root / "scores.json"
+    if not scores.is_file():
+        write_json(scores.with_name("about.json"), {"patients": bench.base.patients, "lesions": bench.base.lesions})
+        training = [SETS[bench.kind].number, CONFIGURATION, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
+        words = [str(scores), str(row.iterations), str(row.seed * 1000 + entry), "--", *training]
+        variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed)}
+        commands.module("train and validate", "experiments.bench.train", words, variables)
+    return read_json(scores)
+
+
+def _synthetic(root: Path, dataset: str) -> dict | None:
+    """What ``difflung_augment`` recorded of the row's synthetic cases."""
+    manifest = root / NNUNET_RAW / dataset / "difflung_manifest.json"
+    if not manifest.is_file():
+        return None
+    content = read_json(manifest)
+    summary = json.loads(json.dumps(content["runs"][0].get("summary") or {}))
+    return {"cases": len(content["cases"]), **{key: summary.get(key) for key in ("planned", "injected", "quality")}}

@@ -1,0 +1,227 @@
+"""Table 1 by region: each method paints real lesions of validation patients back into their real surroundings.
+
+    python -m experiments.regions -d 807 -f 0 1 --class ground_glass --methods cbmat copy_paste -o TABLE.json
+
+Whole slices painted from masks, as in Table 1, say little about augmentation, which paints a region of a real slice.
+Here the generator of a fold (train it with difflung_augment) paints each lesion of the fold's validation patients where
+it is, with the level and texture of a training lesion drawn at random, and what it painted is compared with the
+surroundings and with the very lesion. The row ``real`` holds the figures of the lesions themselves. A classifier that
+is trained on some patients and tested on others tells painted from real patches on the borders (AUC; 0.5: it cannot).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from experiments.region_painting import Painted, open_fold, painted_lesions
+from experiments.shortcut_classifier import grouped_auc
+from experiments.shortcut_patches import Patches, joined
+from nnunet_difflung.comparison.compare import without_nan
+from nnunet_difflung.comparison.intervals import summed_up, within_folds
+from nnunet_difflung.config import preset
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.region_borders import border_of
+from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
+from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import write_bytes, write_json
+
+PATCH = 13  # pixels of the classifier's patches
+EACH = 4  # patches of a lesion's slice
+STEPS = 400  # of the classifier
+WIDTH = 2000.0  # HU; the window of CT, for PSNR and SSIM
+REAL = "real"
+_TITLES = {
+    "seam_outline": "step at the outline / real",
+    "seam_edge": "step at the painted edge / real",
+    "seam_host": "step at the painted edge / host's",
+    "correlation_outline": "correlation across the outline",
+    "correlation_edge": "across the edge",
+    "autocorrelation_1": "autocorrelation, 1 px",
+    "autocorrelation_2": "2 px",
+    "autocorrelation_4": "4 px",
+    "sd_ratio": "sd / real",
+    "bias": "bias, HU",
+    "wasserstein": "Wasserstein, HU",
+    "sharpness": "sharpness / host",
+    "vessels_go_on": "vessels that go on",
+    "below": "below the 5th percentile",
+    "above": "above the 95th",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+}
+
+
+def percentiles(cache: SliceCache, lesions: Sequence[Lesion]) -> tuple[float, float]:
+    """5th and 95th percentile of the voxels of training lesions."""
+    voxels = [np.asarray(cache.image(part.case)[(0, *part.box)])[part.mask] for part in lesions]
+    low, high = np.percentile(np.concatenate(voxels), (5, 95))
+    return float(low), float(high)
+
+
+def border_patches(painted: Painted, image: np.ndarray, number: int, rng: np.random.Generator) -> Patches:
+    """Patches on the outline and on the edge of the painted region, at places that depend on the outlines alone."""
+    centres = np.concatenate(
+        [border_of(part, painted.normal).inside for part in (painted.lesion, painted.region | painted.lesion)]
+    )
+    centres = centres[rng.permutation(len(centres))[:EACH]]
+    half = PATCH // 2
+    padded, lung = (
+        np.pad(part, half, mode="edge") for part in (image.astype(np.float32), painted.normal | painted.lesion)
+    )
+    windows = [(slice(y, y + PATCH), slice(x, x + PATCH)) for y, x in centres]
+    return Patches(
+        np.array([padded[None][(slice(None), *w)] for w in windows]).reshape(-1, 1, PATCH, PATCH),
+        np.ones((len(windows), PATCH, PATCH), bool),
+        np.array([lung[w] for w in windows], bool).reshape(-1, PATCH, PATCH),
+        np.array([painted.patient] * len(windows)),
+        np.array([str(number)] * len(windows)),
+    )
+
+
+def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict]:
+    """Method → (fold, patient) → figures; and method → AUC of the classifier."""
+    rows: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
+    patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
+    for number in o.f:
+        for name in o.methods:
+            settings = replace(preset(o.preset), method=name)
+            fold = open_fold(raw, cache, number, settings)
+            thresholds = percentiles(cache, fold.lesions[o.pathology])
+            tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(WIDTH, t))
+            for i, p in enumerate(painted_lesions(fold, o.pathology, o.device, o.seed)):
+                for row, image in ((name, p.image), (REAL, p.real)):
+                    tallies[row, p.patient].add(image, p.real, p.lesion, p.region, p.normal)
+                for part, image in zip(patches[name], (p.real, p.image), strict=True):
+                    part.append(border_patches(p, image, i, np.random.default_rng([o.seed, number, i])))
+            for (row, patient), tally in tallies.items():
+                rows[row][number, patient] = {"lesions": tally.lesions, **tally.row()}
+            print(f"fold {number}: {name}, {len(tallies) // 2} patients", flush=True)
+    aucs = {name: _auc(*pair, o.seed) for name, pair in patches.items()}
+    return dict(rows), aucs
+
+
+def _auc(real: list[Patches], painted: list[Patches], seed: int) -> float | None:
+    try:
+        return grouped_auc(joined(real), joined(painted), STEPS, seed)
+    except BadInput as error:
+        print(f"No classifier: {error}")
+        return None
+
+
+def summarised(rows: dict[str, dict[tuple[int, str], dict]], aucs: dict[str, float | None]) -> dict:
+    """Method → figure → mean over patients, and the paired difference to the real lesions with a 95 % interval."""
+    table: dict = {}
+    for name, of_patients in rows.items():
+        table[name] = {"patients": len(of_patients), "lesions": sum(row["lesions"] for row in of_patients.values())}
+        table[name] |= {"auc": aucs.get(name)}
+        for figure in FIGURES:
+            keys = [key for key in of_patients if np.isfinite(of_patients[key][figure])]
+            mean = float(np.mean([of_patients[key][figure] for key in keys])) if keys else None
+            table[name][figure] = {"mean": mean, "to_real": _to_real(rows, name, figure)}
+    return table
+
+
+def _to_real(rows: dict, name: str, figure: str) -> dict | None:
+    """Difference of a figure to that of the real lesions, paired by patient; t-interval over the patients."""
+    pairs = {key: rows[name][key][figure] - rows[REAL][key][figure] for key in rows[name] if key in rows[REAL]}
+    pairs = {key: value for key, value in pairs.items() if np.isfinite(value)}
+    if name == REAL or len(pairs) < 2:
+        return None
+    folds = sorted({fold for fold, _ in pairs})
+    values = np.full((1, len(folds), len(pairs)), np.nan)
+    for p, ((fold, _), value) in enumerate(sorted(pairs.items())):
+        values[0, folds.index(fold), p] = value
+    means = summed_up(values, np.isfinite(values[0]))
+    half = float(within_folds(means)[0])
+    mean = float(means.patients.mean())
+    return {"mean": mean, "ci95": [mean - half, mean + half], "patients": len(pairs)}
+
+
+def markdown(content: dict) -> str:
+    """The table for readers: a line for each figure, a column for each method."""
+    meta, methods = content["meta"], content["methods"]
+    head = ["", REAL, *(name for name in methods if name != REAL)]
+    lines = [
+        f"# {meta['dataset']}: {meta['class']} painted back into its real surroundings",
+        "",
+        f"{methods[REAL]['lesions']} slices of lesions of {methods[REAL]['patients']} validation patients, folds "
+        f"{', '.join(map(str, meta['folds']))}; {meta['date'][:10]}. `{meta['command']}`",
+        "",
+        "Mean over patients; in brackets the difference to the real lesions, paired by patient, with a 95 % interval.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{' --- |' * len(head)}",
+    ]
+    for figure, digits in FIGURES.items():
+        cells = [_cell(methods[name][figure], digits) for name in head[1:]]
+        lines.append(f"| {_TITLES[figure]} | {' | '.join(cells)} |")
+    aucs = ["–" if methods[name]["auc"] is None else f"{methods[name]['auc']:.2f}" for name in head[1:]]
+    return "\n".join([*lines, f"| AUC painted against real, at the borders | {' | '.join(aucs)} |", ""])
+
+
+def _cell(value: dict, digits: int) -> str:
+    if value["mean"] is None:
+        return "–"
+    text = f"{value['mean']:.{digits}f}"
+    if value["to_real"] is None:
+        return text
+    numbers = [f"{n:+.{digits}f}" for n in (value["to_real"]["mean"], *value["to_real"]["ci95"])]
+    return f"{text} ({numbers[0]} [{numbers[1]}, {numbers[2]}])"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-d", required=True, help="dataset, in nnUNet_raw")
+    p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
+    p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
+    p.add_argument("--methods", nargs="+", default=["cbmat", "copy_paste"], choices=METHODS)
+    p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
+    p.add_argument("--seed", type=int, default=1, help="of drawn lesions, noise and classifier")
+    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("-o", type=Path, required=True, help="JSON file to write; a Markdown table is written beside it")
+    o = p.parse_args(arguments)
+    try:
+        raw = open_raw_dataset(o.d)
+        cache = build_cache(raw, cache_folder(raw.name), 1, False)
+        rows, aucs = measure(raw, cache, o)
+    except BadInput as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    content = {
+        "meta": {
+            "command": "python -m experiments.regions " + " ".join(map(str, arguments or sys.argv[1:])),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "dataset": raw.name,
+            "class": o.pathology,
+            "folds": o.f,
+            "seed": o.seed,
+            "machine": machine(),
+            "versions": versions(),
+        },
+        "methods": summarised(rows, aucs),
+        "per_patient": {
+            name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]
+            for name, of in rows.items()
+        },
+    }
+    write_json(o.o, without_nan(content))
+    write_bytes(o.o.with_suffix(".md"), markdown(without_nan(content)).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""The bench: nested draws of source patients, the order of rows, what resumes, and what may not stand in one table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.bench import run as running
+from experiments.bench.arms import ARMS, DECISIVE, missing
+from experiments.bench.compared import compared, grid, values
+from experiments.bench.curve import lines
+from experiments.bench.rows import NUMBERS, Row, Store, check_purpose, in_order
+from experiments.bench.scoring import added_up, counts_of, figures
+from experiments.bench.splits import index_of, with_fewer_sources
+from nnunet_difflung.errors import BadInput
+
+SETTINGS = {"trainer": "t"}
+
+
+def dataset(patients: int = 50, rare: int = 25, folds: int = 5):
+    """Case → patient (two cases each), patients with the rare class, and folds."""
+    of_case = {f"p{i:02d}_s{j}": f"p{i:02d}" for i in range(patients) for j in range(2)}
+    names = sorted(set(of_case.values()))
+    splits = [
+        {
+            side: [c for c, p in of_case.items() if (int(p[1:]) % folds == fold) == (side == "val")]
+            for side in ("train", "val")
+        }
+        for fold in range(folds)
+    ]
+    return of_case, set(names[:rare]), splits
+
+
+def row(arm: str, seed: int, fold: int, dice: float, number: str = "4") -> dict:
+    """A finished row with two validation patients of its fold: one with the rare class, one without."""
+    found = round(100 * dice)
+    patients = {
+        f"with{fold}": {"rare": [found, 100 - found, 100 - found, 1, 1, 0], "lung": [90, 10, 10, 0, 0, 0]},
+        f"without{fold}": {"rare": [0, 10 * fold, 0, 0, 0, fold], "lung": [80, 20, 20, 0, 0, 0]},
+    }
+    return {
+        "row": vars(Row(arm, number, seed, fold, 500)),
+        "patients": patients,
+        "figures": {name: figures(patients, name) for name in ("rare", "lung")},
+        "seconds": {"train and validate": 100.0 * seed},
+    }
+
+
+def test_entries_have_nested_source_patients_and_the_validation_patients_of_their_fold():
+    patients, rare, splits = dataset()
+    entries = with_fewer_sources(splits, patients, rare, seed=1)
+    assert len(entries) == 4 * 5
+    assert entries[:5] == splits, "the dataset's own folds keep their numbers"
+    for fold in range(5):
+        drawn = {}
+        for number in NUMBERS:
+            entry = entries[index_of(number, fold, 5)]
+            assert entry["val"] == splits[fold]["val"]
+            training = {patients[case] for case in entry["train"]}
+            assert not training & {patients[case] for case in entry["val"]}
+            assert training - rare == {patients[c] for c in splits[fold]["train"]} - rare, "nobody else is left out"
+            assert all(entry["train"].count(f"{p}_s{j}") == 1 for p in training for j in range(2)), "whole patients"
+            drawn[number] = training & rare
+        assert [len(drawn[n]) for n in ("4", "8", "16", "all")] == [4, 8, 16, 20]
+        assert drawn["4"] < drawn["8"] < drawn["16"] < drawn["all"]
+
+
+def test_draws_depend_on_seed_and_fold_alone():
+    patients, rare, splits = dataset()
+    first, again, other = (with_fewer_sources(splits, patients, rare, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[index_of("4", 0, 5)] != other[index_of("4", 0, 5)]
+    shuffled = [{side: split[side][::-1] for side in split} for split in splits]
+    turned = with_fewer_sources(shuffled, patients, rare, 1)
+    assert [set(e["train"]) for e in turned] == [set(e["train"]) for e in first], "not on the order of the cases"
+
+
+def test_decisive_rows_come_first_and_the_arms_of_a_comparison_follow_each_other():
+    rows = in_order(list(ARMS), NUMBERS, (1, 2), (0, 1), 500)
+    assert len(rows) == len(set(rows)) == len(ARMS) * 4 * 2 * 2
+    decisive = len(DECISIVE) * 3 * 2 * 2
+    assert {r.arm for r in rows[:decisive]} == set(DECISIVE)
+    assert "all" not in {r.number for r in rows[: len(ARMS) * 3 * 2 * 2]}
+    for first in range(0, decisive, len(DECISIVE)):
+        group = rows[first : first + len(DECISIVE)]
+        assert len({(r.number, r.seed, r.fold) for r in group}) == 1
+        assert [r.arm for r in group] == list(DECISIVE)
+    assert [r.arm for r in in_order(["mat", "copy_paste"], ("4",), (1,), (0,), 500)] == ["copy_paste", "mat"]
+
+
+@pytest.mark.parametrize(
+    ("folds", "seeds", "tuning", "named"),
+    [
+        ((0, 4), (1,), False, "-f 4"),
+        ((0,), (1, 99), False, "--seeds 99"),
+        ((3,), (99,), True, "-f 3"),
+        ((4,), (1,), True, "--seeds 1"),
+    ],
+)
+def test_folds_and_seeds_for_tuning_are_refused_for_reporting_and_the_other_way_round(folds, seeds, tuning, named):
+    with pytest.raises(BadInput, match=f"{named} is not for {'--tuning' if tuning else 'reporting'}"):
+        check_purpose(folds, seeds, tuning)
+    check_purpose((4,) if tuning else (0, 1, 2, 3), (99,) if tuning else (1, 2, 3), tuning)
+
+
+def test_rows_for_tuning_and_for_reporting_never_stand_in_one_table(tmp_path):
+    reported, tuned = Row("reference", "4", 1, 0, 500), Row("reference", "4", 99, 4, 500)
+    store, tuning = Store(tmp_path), Store(tmp_path, True)
+    store.add(reported, {"settings": SETTINGS})
+    tuning.add(tuned, {"settings": SETTINGS})
+    assert [r["row"]["fold"] for r in store.read()] == [0]
+    assert [r["row"]["fold"] for r in tuning.read()] == [4]
+    with pytest.raises(ValueError, match="does not belong"):
+        store.add(tuned, {"settings": SETTINGS})
+    tuning.path(tuned).rename(store.path(tuned))
+    with pytest.raises(BadInput, match="is a row for tuning among those for reporting"):
+        store.read()
+
+
+def test_a_row_is_complete_with_its_file_and_other_settings_are_refused(tmp_path):
+    store, wanted = Store(tmp_path), Row("reference", "4", 1, 0, 500)
+    assert not store.holds(wanted, SETTINGS)
+    store.add(wanted, {"settings": SETTINGS})
+    assert store.holds(wanted, SETTINGS)
+    assert not store.holds(Row("reference", "8", 1, 0, 500), SETTINGS)
+    with pytest.raises(BadInput, match="was made with trainer 't', now it is 'u'"):
+        store.holds(wanted, {"trainer": "u"})
+
+
+def test_rows_are_written_as_they_come_and_a_failure_stops_no_other(tmp_path):
+    store, said = Store(tmp_path), []
+    rows = [Row("reference", "4", 1, fold, 500) for fold in range(4)]
+
+    def make(wanted: Row) -> dict:
+        if wanted.fold == 1:
+            raise RuntimeError("no space")
+        if wanted.fold == 3:
+            assert {r["row"]["fold"] for r in store.read()} == {0, 2}, "earlier rows are on disk by now"
+        return {"settings": SETTINGS, "seconds": {"train and validate": 60.0}}
+
+    assert running.work_through(rows, store, make, 1, said.append) == 1
+    assert "fold1_500its: FAILED: no space; 2 rows left" in said[1]
+    assert [r for r in rows if not store.holds(r, SETTINGS)] == [rows[1]], "only the failed row is left to do"
+
+
+def test_expected_cost_comes_from_finished_rows_of_the_arm_and_length():
+    finished = [row("reference", 1, 0, 0.5), row("reference", 3, 0, 0.5)]
+    assert running.expected(Row("reference", "16", 2, 1, 500), finished) == 200
+    rule = running.expected(Row("reference", "16", 2, 1, 1000), finished)
+    assert rule == running.PER_TRAINING + 1000 * running.PER_ITERATION
+    assert running.expected(Row("difflung", "4", 1, 0, 1000), []) > running.expected(
+        Row("copy_paste", "4", 1, 0, 1000), []
+    )
+
+
+def test_counts_and_figures_of_a_segmentation_with_known_answers():
+    reference, prediction = np.zeros((2, 1, 20, 20), int)
+    reference[0, 2:6, 2:6] = 2
+    reference[0, 12:16, 12:16] = 2
+    prediction[0, 2:6, 4:8] = 2  # half of the first lesion, and as many beside it
+    prediction[0, 8:10, 15:18] = 2  # a false one
+    prediction[0, 0, 0] = 1
+    assert counts_of(reference, prediction, 2, (1, 1, 1), True) == [8, 14, 24, 2, 1, 1]
+    assert counts_of(reference, prediction, 1, (1, 1, 1), False) == [0, 1, 0, 0, 0, 0]
+    patients = added_up([("a", {"rare": [8, 4, 0, 1, 1, 0]}), ("a", {"rare": [0, 4, 0, 1, 0, 2]})])
+    patients |= added_up([("b", {"rare": [0, 0, 8, 2, 0, 0]}), ("c", {"rare": [0, 30, 0, 0, 0, 1]})])
+    assert patients["a"] == {"rare": [8, 8, 0, 2, 1, 2]}
+    assert figures(patients, "rare") == {
+        "dice": pytest.approx((2 / 3 + 0) / 2),
+        "dice_pooled": pytest.approx(16 / (16 + 38 + 8)),
+        "lesion_sensitivity": pytest.approx(1 / 4),
+        "false_lesions": pytest.approx(1),
+        "false_voxels": pytest.approx(30),
+    }
+
+
+def test_arms_are_paired_by_patient_on_the_trainings_that_both_have():
+    arm = {(s, f): row("difflung", s, f, 0.5 + 0.01 * s) for s in (1, 2) for f in (0, 1, 2)}
+    other = {(s, f): row("reference", s, f, 0.4 + 0.01 * s) for s, f in arm if (s, f) != (2, 2)}
+    assert grid(arm, other) == ([1, 2], [0, 1]), "four trainings are more than three folds of one seed"
+    found = values(arm, [1, 2], [0, 1], "rare", "dice")
+    assert found.shape == (2, 2, 4)
+    assert np.isfinite(found).sum() == 4, "a patient is in one fold and only those with the class have a Dice"
+    difference = compared(arm, other, "rare", "dice")
+    assert difference["trainings"] == 4
+    assert difference["diff"]["mean"] == pytest.approx(0.1)
+    assert difference["diff"]["patients"] == 2
+    low, high = difference["diff"]["ci95"]
+    assert low == pytest.approx(0.1)
+    assert high == pytest.approx(0.1), "the seeds' own differences cancel, since the arms are paired"
+    false = compared(arm, other, "rare", "false_voxels")
+    assert false["diff"]["mean"] == 0
+    assert false["ratio"] == 1
+    assert compared(arm, {}, "rare", "dice") is None
+
+
+def test_an_arm_that_this_version_lacks_is_named_by_what_it_lacks(monkeypatch):
+    from experiments.bench import arms
+
+    monkeypatch.setitem(ARMS, "new", arms.Arm("nnUNetTrainerDiffLung", "cbmat", ("--no-such-option", "1")))
+    monkeypatch.setitem(ARMS, "other", arms.Arm("nnUNetTrainerNoSuch"))
+    monkeypatch.setitem(ARMS, "method", arms.Arm("nnUNetTrainerDiffLung", "no_such"))
+    assert [missing(name) for name in ("reference", "cbmat", "stock")] == ["", "", ""]
+    assert missing("new") == "--no-such-option"
+    assert missing("other") == "the trainer nnUNetTrainerNoSuch"
+    assert missing("method") == "--method no_such"
+
+
+def test_table_and_curve_show_what_the_rows_hold(tmp_path):
+    import argparse
+
+    from experiments.bench import table
+    from nnunet_difflung.runtime.files import read_json
+
+    about = {
+        "settings": {"network": {"patch_size": [32, 32], "batch_size": 12}, "augment": []},
+        "cpu_seconds": {"train": 36.0},
+        "machine": "m",
+        "versions": {},
+        "date": "2026-11-28",
+        "sources": ["a"] * 4,
+    }
+    store = Store(tmp_path)
+    for arm, dice in (("reference", 0.4), ("copy_paste", 0.5)):
+        for seed in (1, 2):
+            for fold in (0, 1):
+                store.add(Row(arm, "4", seed, fold, 500), {**row(arm, seed, fold, dice), **about})
+    options = argparse.Namespace(o=tmp_path, tuning=False, iterations=500, set="phantom", out=tmp_path / "t.json")
+    kind = table.SETS["phantom"]
+    rows = store.read()
+    content = table.tabulated(rows, table.Set(kind.dataset, "rare", kind.title))
+    assert list(content["numbers"]) == ["4"]
+    (text,) = [
+        line
+        for line in table.markdown(
+            {**content, "meta": table._meta(rows, options, table.Set("D", "rare", "T"))}
+        ).splitlines()
+        if line.startswith("| `copy_paste` | 4 |")
+    ]
+    assert "| 0.500 ± 0.000 |" in text
+    assert "+0.100 [" in text
+    assert lines(rows, "rare")[2:] == ["| 4 | reference | 0.400 |", "| 4 | copy_paste | 0.500 |"]
+    from experiments.bench.plot import learning_curve
+
+    learning_curve(tmp_path / "curve.png", {**content, "meta": {"rare": "rare", "title": "T"}})
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+    assert read_json(store.path(Row("reference", "4", 1, 0, 500)))["format"] == 1
