@@ -26,7 +26,7 @@ class SegmenterConfig:
     seed: int = 12345
     parts: int = 3
     features: tuple[int, ...] = (8, 16, 32, 64)
-    patch_size: int = 96
+    patch_size: int = 64
     batch_size: int = 12
     steps: int = 600
     learning_rate: float = 3e-3

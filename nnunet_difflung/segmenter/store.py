@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_difflung.errors import BadInput
@@ -90,11 +91,7 @@ def train_segmenters(
                 shown.update(config.steps)
                 continue
             network, scale = _train(data, config, patients, number, device, after_step)
-            metadata = {"depends": digest, "scale": json.dumps(scale.channels)}
-            with replacing(_file(folder, number)) as temporary:
-                save_file(
-                    {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary, metadata
-                )
+            _save(_file(folder, number), network, {"depends": digest, "scale": scale.channels})
     trained = Segmenters(
         _load_parts(data, config, folder, parts, device), config, edge_of(data, config), data.roles.pathologies
     )
@@ -128,8 +125,6 @@ def load_segmenters(data: SegmenterData, config: SegmenterConfig, folder: Path, 
 
 def seconds_of_training(config: SegmenterConfig, channels: int, classes: int, edge: int, device: str) -> float:
     """Estimated seconds to train all networks, from a step on empty crops of ``edge`` pixels."""
-    import torch
-
     image = torch.zeros(config.batch_size, channels, edge, edge)
     label = torch.zeros(config.batch_size, 1, edge, edge, dtype=torch.int64)
     network, begun = new_network(channels, classes, config.seed, config.features), list[float]()
@@ -168,9 +163,10 @@ def _load_parts(
     loaded = []
     for number, patients in enumerate(parts):
         network = _new_network(data, config, number)
-        network.load_state_dict(load_file(_file(folder, number)))
-        with safe_open(_file(folder, number), "pt") as file:
-            scale = Scale(tuple(tuple(row) for row in json.loads(file.metadata()["scale"])))
+        with safe_open(_file(folder, number), "pt") as file, torch.no_grad():
+            for name, weight in network.named_parameters():
+                weight.copy_(file.get_tensor(name))
+            scale = Scale(tuple(tuple(row) for row in _about(file)["scale"]))
         loaded.append(Part(network.to(device).requires_grad_(False).eval(), scale, patients))
     return tuple(loaded)
 
@@ -185,9 +181,20 @@ def _is_of(file: Path, digest: str) -> bool:
         return False
     try:
         with safe_open(file, "pt") as content:
-            return (content.metadata() or {}).get("depends") == digest
+            return _about(content).get("depends") == digest
     except (SafetensorError, OSError, ValueError):
         return False
+
+
+def _save(file: Path, network: nn.Module, about: dict) -> None:
+    """Writes weights (each once: the decoder's encoder is the encoder) and what they depend on."""
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in network.named_parameters()}
+    with replacing(file) as temporary:  # one entry of metadata, since safetensors does not keep the order of several
+        save_file(tensors, temporary, {"about": json.dumps(about)})
+
+
+def _about(file: Any) -> dict:
+    return json.loads((file.metadata() or {}).get("about", "{}"))
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
