@@ -11,6 +11,6 @@ _QUICK = {"features": (8, 16), "patch_size": 32, "batch_size": 4, "steps": 100, 
 SMALL = SegmenterConfig(**_QUICK)
 
 
-def small_segmenters(monkeypatch) -> None:
-    """Makes every command train the small segmenter."""
-    monkeypatch.setattr(fold_module, "SegmenterConfig", partial(SegmenterConfig, **_QUICK))
+def small_segmenters(monkeypatch, **changes) -> None:
+    """Makes every command train the small segmenter, or one with other settings."""
+    monkeypatch.setattr(fold_module, "SegmenterConfig", partial(SegmenterConfig, **(_QUICK | changes)))
