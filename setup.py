@@ -148,6 +148,7 @@ setup(
         "nnunet_difflung.patients",
         "nnunet_difflung.pipeline",
         "nnunet_difflung.runtime",
+        "nnunet_difflung.segmenter",
         "nnunet_difflung.trainers",
     ],
     package_data={"nnunet_difflung": ["py.typed"]},

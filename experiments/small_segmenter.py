@@ -11,13 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import nn
 
-FEATURES = (8, 16, 32, 64)
-RATE = 3e-3  # of AdamW; with SGD and momentum 0.99 it depends on the seed whether a rare class is found
+from nnunet_difflung.segmenter.network import fit, new_network
 
 
 @dataclass(frozen=True)
@@ -48,41 +44,14 @@ def train(
         batch: slices in a step.
         device: ``cpu`` or ``cuda``.
     """
-    torch.manual_seed(seed)
-    network = PlainConvUNet(
-        1,
-        len(FEATURES),
-        list(FEATURES),
-        nn.Conv2d,
-        3,
-        [1, *[2] * (len(FEATURES) - 1)],
-        1,
-        classes,
-        1,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm2d,
-        norm_op_kwargs={"affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-    ).to(device)
-    loss_of = DC_and_CE_loss(
-        {"batch_dice": True, "do_bg": False, "smooth": 1e-5, "ddp": False}, {}, dice_class=MemoryEfficientSoftDiceLoss
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
     rng = np.random.default_rng(seed)
-    for step in range(iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * (1 - step / iterations) ** 0.9
+
+    def drawn(_: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = rng.integers(len(data.image), size=batch)
         image, label = _scaled(data.image[chosen]), torch.from_numpy(data.label[chosen].astype(np.int64))[:, None]
-        if rng.random() < 0.5:
-            image, label = image.flip(-1), label.flip(-1)
-        loss = loss_of(network(image.to(device)), label.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 12)
-        optimizer.step()
-    return network.eval()
+        return (image.flip(-1), label.flip(-1)) if rng.random() < 0.5 else (image, label)
+
+    return fit(new_network(1, classes, seed), drawn, iterations, device=device)
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
+SELECTIONS = ("hard", "easy", "random")
 _EARLIER: dict[str, dict[str, Any]] = {
     "generator": {},
-    "sampling": {"resamplings": 1, "candidates": 1},
+    "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard"},
     "balance": {"placement": "uniform", "target_multiple": None, "placebo": 0.0},
 }
 """Settings that earlier versions did not record, with the values by which they worked."""
@@ -102,6 +103,8 @@ class SamplingConfig:
         strength: noise level from which ``harmonise`` starts, as a share of the training timesteps.
         resamplings: how often each reverse step is done, with fresh noise in between (RePaint); 1 is once.
         candidates: how often each case is painted; the fold's own segmenter selects one (1: no selection).
+        selection: which of the candidates is kept: ``hard``, the one that the segmenter recognises least, ``easy``, or
+            ``random``, a control that shows what the preference is worth.
     """
 
     sampler: str = "ddim"
@@ -117,6 +120,7 @@ class SamplingConfig:
     strength: float = 0.5
     resamplings: int = 1
     candidates: int = 1
+    selection: str = "hard"
 
 
 @dataclass(frozen=True)

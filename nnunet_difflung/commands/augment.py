@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
-from nnunet_difflung.config import ABLATION_READINGS, ANNEALINGS, GeneratorConfig, SamplingConfig, Settings, preset
+from nnunet_difflung.config import (
+    ABLATION_READINGS,
+    ANNEALINGS,
+    SELECTIONS,
+    GeneratorConfig,
+    SamplingConfig,
+    Settings,
+    preset,
+)
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.labels import with_names
@@ -219,6 +227,23 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         help="what happens to cases with a lesion that is closer to a training slice than 99 %% of real lesions are to "
         "those of other patients (default: %(default)s)",
     )
+    group.add_argument(
+        "--candidates",
+        type=positive,
+        metavar="N",
+        help="paint each case N times from different noise and keep one. A small segmenter, trained on the fold's real "
+        "training cases within minutes, judges them: a painting in which it sees less of a class than in 95 %% of the "
+        "real lesions of patients that it has not seen is rejected, unless it does not know the class well enough; "
+        "--selection says which of the others is kept. Painting takes N times as long "
+        f"({by_preset('sampling', 'candidates')})",
+    )
+    group.add_argument(
+        "--selection",
+        choices=SELECTIONS,
+        help="which of the --candidates is kept: hard: the one that the segmenter recognises least, from which a "
+        "training can learn most; easy: the one that it recognises best; random: a control, to see what the preference "
+        f"is worth ({by_preset('sampling', 'selection')})",
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -257,7 +282,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         precision=precision,
         gate=options.gate,
         memorised=options.memorised,
-        **given(options, "paint", "margin", "sampler", "steps", "strength"),
+        **given(options, "paint", "margin", "sampler", "steps", "strength", "candidates", "selection"),
     )
     _check_method(method, options, generator, sampling)
     balance = replace(base.balance, target_share=targets, max_synthetic=options.max_synthetic, seed=options.seed)
@@ -291,6 +316,16 @@ def _check_method(
     if options.strength is not None and not family.uses_strength:
         users = ", ".join(m.name for m in METHODS.values() if family_of(m).uses_strength)
         raise BadInput(f"--strength does nothing with --method {method.name}; leave it out, or use --method {users}")
+    if sampling.candidates > 1 and not family.varies:
+        varying = ", ".join(m.name for m in METHODS.values() if family_of(m).varies)
+        raise BadInput(
+            f"--candidates {sampling.candidates}: --method {method.name} paints a case alike each time, so there is "
+            f"nothing to choose from; leave the option out, or use --method {varying}"
+        )
+    if options.selection is not None and sampling.candidates == 1:
+        raise BadInput(
+            f"--selection {options.selection} needs several paintings of each case to choose from; add --candidates 4"
+        )
     family.check_options(sampling, vars(options))
 
 

@@ -15,6 +15,7 @@ from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
+from nnunet_difflung.painting.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Synthesis:
         references: real lesions of the fold's training cases; empty if the gate is off.
         memory: real lesions that painted lesions are compared with; None if the memorisation audit is off.
         device: ``cpu``, ``cuda`` or ``mps``.
+        selection: how candidates are judged; None if each case is painted once.
     """
 
     fold: Fold
@@ -34,6 +36,7 @@ class Synthesis:
     references: dict[str, ClassReference]
     memory: MemorisationReference | None
     device: str = "cpu"
+    selection: Selection | None = None
 
 
 @dataclass
@@ -48,6 +51,7 @@ class SynthesisResult:
         quality_of_all: the same over the first try of every case, dropped or not.
         verdicts: class → whether the gate can judge it, and verdicts on the pooled figures (``verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
+        selection: what the segmenter knows and what it chose (``selection.summarise``); empty without candidates.
     """
 
     staged: list[StagedCase] = field(default_factory=list)
@@ -57,6 +61,7 @@ class SynthesisResult:
     quality_of_all: dict[str, dict] = field(default_factory=dict)
     verdicts: dict[str, dict] = field(default_factory=dict)
     memorisation: dict[str, dict] = field(default_factory=dict)
+    selection: dict = field(default_factory=dict)
 
 
 def synthetic_id(fold: Fold, planned: PlannedCase) -> str:

@@ -20,6 +20,8 @@ from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import fold_folder
 from nnunet_difflung.runtime.files import json_bytes
+from nnunet_difflung.segmenter.config import SegmenterConfig
+from nnunet_difflung.segmenter.data import SegmenterData
 
 _OUTPUT = 1  # raised when a version makes other synthetic cases of the same generator, settings, cases and plan
 
@@ -74,12 +76,28 @@ class Fold:
         """The folder of the method's own fold; it differs from ``folder`` if another method's generator paints."""
         return fold_folder(self.raw.name, self.method.name, self.number)
 
+    @property
+    def segmenter_folder(self) -> Path:
+        """The folder of the segmenter that selects candidates, beside the generator that paints them."""
+        return self.folder / "segmenter"
+
+    @cached_property
+    def segmenter_data(self) -> SegmenterData:
+        """What the segmenter may see: the training cases, by patient."""
+        patients = {i: self.raw.patients[i] for i in self.data.training_cases}
+        return SegmenterData(self.cache, self.raw.name, self.number, patients)
+
+    @cached_property
+    def segmenter_config(self) -> SegmenterConfig:
+        """The segmenter's settings; it has the generator's seed."""
+        return SegmenterConfig(seed=self.settings.generator.seed)
+
     @cached_property
     def key(self) -> str:
         """Short hash of all that the synthetic cases depend on, for their ids: equal runs give equal ids, others never.
 
         It depends on the settings, the weights of the generator, what the training cases hold, the relations between
-        their channels if there are any, and the plan.
+        their channels if there are any, the plan, and what the segmenter depends on if there are candidates.
 
         Raises:
             RuntimeError: the generator is not trained yet, so that the key is not known.
@@ -91,6 +109,8 @@ class Fold:
                 raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
         depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
         depends += [self.relations.as_record()] if self.relations else []
+        if self.settings.sampling.candidates > 1:
+            depends.append(self.segmenter_data.digest(self.segmenter_config))
         if len(self.raw.roles.normal) > 1:  # earlier versions had one, which the plan tells
             depends.append(self.raw.roles.normal)
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]

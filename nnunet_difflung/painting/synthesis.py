@@ -13,6 +13,7 @@ more than ``_WAITING_BYTES`` of memory, in which case the oldest of them are dis
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.fold import Fold
@@ -57,21 +59,20 @@ def synthesize(
     result, rows, first_rows = SynthesisResult(), [], []
     pending = list(fold.plan.cases)
     tries = 1 + (sampling.repaints if family_of(fold.method).varies else 0)
+    choices: list[dict] = []
     for attempt in range(tries):
-        files = _Attempt(synthesis, attempt)
-        _paint_and_measure(files, pending, share, threads, progress)
-        share.wait_for(files.record(planned) for planned in pending)
+        outcomes = _try(synthesis, attempt, pending, share, threads, progress)
         failed = []
-        for planned in pending:
-            measured = files.measured(planned)
+        for planned, (chosen, measured, first) in zip(pending, outcomes, strict=True):
             if attempt == 0:
-                first_rows.append(measured["quality"])
-            if accepted(sampling, measured):
+                first_rows.append(first["quality"])
+            if chosen:
                 result.staged.append(staged_case(synthesis, planned, measured, attempt))
                 rows.append(measured)
             else:
                 failed.append(planned)
                 result.dropped[synthetic_id(fold, planned)] = measured
+            choices += [measured["selection"]] if "selection" in measured else []
         pending = failed
         if attempt < tries - 1:
             result.repainted += len(failed)
@@ -83,25 +84,81 @@ def synthesize(
     painted = {op.pathology for planned in fold.plan.cases for op in planned.operations}
     result.verdicts = judge(quality, first_rows, synthesis.references, painted if sampling.gate != "off" else ())
     result.memorisation = summarise(row["memorisation"] for row in rows)
+    if synthesis.selection:
+        result.selection = selection.summarise(synthesis.selection, choices)
     return result
 
 
+def _try(
+    synthesis: Synthesis, attempt: int, pending: Sequence[PlannedCase], share: Share, threads: int, progress: bool
+) -> list[tuple[bool, dict, dict]]:
+    """Paints cases once, or as often as they have candidates, one of which is then chosen.
+
+    Returns:
+        For each case whether it is accepted, its measurements, and those of its first candidate.
+    """
+    judge = synthesis.selection
+    number = {planned.index: judge.number_for(planned) if judge else 1 for planned in pending}
+    tried = []
+    for candidate in range(max(number.values(), default=0)):
+        files, cases = _Attempt(synthesis, attempt, candidate), [p for p in pending if number[p.index] > candidate]
+        _paint_and_measure(files, cases, share, threads, progress)
+        share.wait_for(files.record(planned) for planned in cases)
+        tried.append(files)
+    outcomes, chosen_files = [], []
+    for planned in pending:
+        measured = [files.measured(planned) for files in tried[: number[planned.index]]]
+        accept = [accepted(synthesis.fold.settings.sampling, row) for row in measured]
+        if judge is None:
+            outcomes.append((accept[0], measured[0], measured[0]))
+            continue
+        chosen, row = selection.chosen_of(judge, planned, attempt, measured, accept)
+        outcomes.append((chosen is not None, row, measured[0]))
+        chosen_files.append((planned, None if chosen is None else tried[chosen]))
+    if judge:
+        _write_chosen(tried, chosen_files, share, threads)
+    return outcomes
+
+
+def _write_chosen(
+    tried: Sequence[_Attempt], chosen: Sequence[tuple[PlannedCase, _Attempt | None]], share: Share, threads: int
+) -> None:
+    """Writes this process's chosen candidates as cases, and deletes the slices of all others."""
+
+    def write(choice: tuple[PlannedCase, _Attempt | None]) -> None:
+        planned, kept = choice
+        if kept and not kept.is_written(planned):
+            kept.write(planned)
+        for files in tried:
+            if files is not kept:
+                for z in planned.slices:
+                    files.painted_file(planned.index, z).unlink(missing_ok=True)
+
+    own = [choice for position, choice in enumerate(chosen) if share.mine(position)]
+    with in_threads(write, own, threads if share.number == 1 else 0) as written, Interruption() as interruption:
+        for _ in written:
+            interruption.act()
+    share.wait_for(kept.written_record(planned) for planned, kept in chosen if kept)
+
+
 def accepted(sampling: SamplingConfig, measured: dict) -> bool:
-    """Whether a painted case may be injected, according to ``--gate`` and ``--memorised``."""
+    """Whether a painted case may be injected, according to ``--gate``, ``--memorised`` and the fold's segmenter."""
     copied = any(row and row["above_real_p99"] for row in measured["memorisation"].values())
-    return (sampling.gate != "drop" or passes(measured["quality"])) and (sampling.memorised != "drop" or not copied)
+    by_gate = sampling.gate != "drop" or passes(measured["quality"])
+    return by_gate and (sampling.memorised != "drop" or not copied) and selection.recognised(measured)
 
 
 class _Attempt:
-    """One attempt at painting cases: its files, and the work on a single case or batch."""
+    """One attempt at painting cases, or one candidate of it: its files, and the work on a single case or batch."""
 
-    def __init__(self, synthesis: Synthesis, attempt: int):
-        self.synthesis, self.fold, self.attempt = synthesis, synthesis.fold, attempt
+    def __init__(self, synthesis: Synthesis, attempt: int, candidate: int = 0):
+        self.synthesis, self.fold, self.attempt, self.candidate = synthesis, synthesis.fold, attempt, candidate
+        self.name = f"try{attempt}" + (f"_candidate{candidate}" if candidate else "")
         self.factor = size_factor(synthesis.generator.config)
 
     def painted_file(self, index: int, z: int) -> Path:
         """File of a painted slice of a planned case."""
-        return self.fold.work / "painted" / f"try{self.attempt}" / f"{index:05d}_z{z:04d}.npy"
+        return self.fold.work / "painted" / self.name / f"{index:05d}_z{z:04d}.npy"
 
     def painted_files(self, applied: AppliedCase) -> list[Path]:
         """Files of all painted slices of a planned case."""
@@ -111,9 +168,10 @@ class _Attempt:
     def record(self, planned: PlannedCase) -> Path:
         """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
 
-        It holds ``quality`` (of the gate) and ``memorisation``, each of them class → figures.
+        It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
+        each of them class → figures.
         """
-        return self.fold.work / "cases" / f"try{self.attempt}" / f"{synthetic_id(self.fold, planned)}.json"
+        return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
 
     def measured(self, planned: PlannedCase) -> dict:
         """Measurements in a case's record.
@@ -134,6 +192,7 @@ class _Attempt:
     def jobs(self, applied: AppliedCase) -> list[Job]:
         """The slices of a case as inputs of the network."""
         sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
+        applied = replace(applied, planned=selection.other_noise(applied.planned, self.candidate))
         return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
 
     def paint(self, batch: list[Job]) -> None:
@@ -160,9 +219,25 @@ class _Attempt:
             measured["quality"] = with_unpainted(quality, unpainted)
         if synthesis.memory:
             measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
-        if accepted(sampling, measured):
+        if synthesis.selection:
+            measured["recognition"] = synthesis.selection.recognition(applied, values)
+        elif accepted(sampling, measured):
             write_case(self.fold, applied, values)
         write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
+
+    def written_record(self, planned: PlannedCase) -> Path:
+        """File that says that the files of a chosen candidate are complete."""
+        return self.fold.work / "cases" / f"{self.name}_chosen" / f"{synthetic_id(self.fold, planned)}.json"
+
+    def is_written(self, planned: PlannedCase) -> bool:
+        """Whether the files of a chosen candidate are complete."""
+        return self.written_record(planned).is_file()
+
+    def write(self, planned: PlannedCase) -> None:
+        """Writes the files of a chosen candidate."""
+        applied = apply_plan(self.fold, planned, textures=False)
+        write_case(self.fold, applied, self._values(applied))
+        write_json(self.written_record(planned), {"format": _FORMAT})
 
     def _regions(self, applied: AppliedCase, image: np.ndarray) -> dict[str, Region]:
         """The voxels of (c, n, y, x) intensities that got a pathology's label, for each such pathology."""
@@ -272,6 +347,7 @@ class _Painter:
         """
         total, attempt = sum(len(planned.slices) for planned in cases), self.files.attempt
         title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
+        title += f", candidate {self.files.candidate + 1}" if self.files.synthesis.selection else ""
         visible = progress and total > 0 and self.share.main
         own_indices = {planned.index for planned in own}
         with (

@@ -31,6 +31,7 @@ from nnunet_difflung.pipeline.fold import (
     check_folds,
     prepare_fold,
     record_training_files,
+    seconds_of_selection,
     synthesize_fold,
     train_fold,
 )
@@ -59,6 +60,7 @@ from nnunet_difflung.pipeline.report import (
 )
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung, warn_of_structures, with_present_roles
+from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import working_alone
@@ -265,6 +267,8 @@ def _run(
             write_bytes(_has_read(fold, share, share.index), b"")
         return
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
+    seconds |= seconds_of_selection(synthesis for synthesis, _ in done)
+    print(*describe_cost(seconds), sep="\n", end="\n" if "segmenter" in seconds else "")
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)

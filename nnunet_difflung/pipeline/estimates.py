@@ -11,10 +11,16 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import total_steps
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, nnunet_folder
+from nnunet_difflung.segmenter.crops import edge_of
+from nnunet_difflung.segmenter.data import number_of_classes
+from nnunet_difflung.segmenter.store import seconds_of_training
 
 
 def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
-    """Estimated seconds of training and of painting, from what the method's family measures on the device."""
+    """Estimated seconds of training and of painting, from what the method's family measures on the device.
+
+    With candidates, the segmenter's training is part of the first, and each case is painted as often.
+    """
     config, sampling = fold.settings.generator, fold.settings.sampling
     largest = max(max(case.shape[1:]) for case in fold.facts.values())
     factor = size_factor(config)
@@ -24,7 +30,19 @@ def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
     )
     slices = sum(case.lung_slices(fold.raw.roles) for case in fold.facts.values())
     area = 1.0 if sampling.paint == "composite" else (largest / edge) ** 2
-    return total_steps(config, slices) * config.batch_size * training, fold.plan.slices * painting * area
+    generator, paintings = (
+        total_steps(config, slices) * config.batch_size * training,
+        fold.plan.slices * painting * area,
+    )
+    return generator + _seconds_of_segmenter(fold, device), sampling.candidates * paintings
+
+
+def _seconds_of_segmenter(fold: Fold, device: str) -> float:
+    if fold.settings.sampling.candidates == 1:
+        return 0.0
+    data, config = fold.segmenter_data, fold.segmenter_config
+    classes, edge = number_of_classes(data.roles), edge_of(data, config)
+    return seconds_of_training(config, len(fold.raw.channels), classes, edge, device)
 
 
 def estimate_bytes(fold: Fold) -> tuple[int, int]:
@@ -34,7 +52,7 @@ def estimate_bytes(fold: Fold) -> tuple[int, int]:
     painted = sum(slices * y * x for (_, y, x), slices in shapes)
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
-    return cases, cases + painted * 4 * channels
+    return cases, cases + painted * 4 * channels * fold.settings.sampling.candidates
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
+from nnunet_difflung.painting.selection import Selection
 from nnunet_difflung.painting.synthesis import check_painted, synthesize
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
 
 
 def prepare_fold(
@@ -88,8 +90,33 @@ def synthesize_fold(
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
-    synthesis = Synthesis(fold, generator, references, memory, device)
+    selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
+    synthesis = Synthesis(fold, generator, references, memory, device, selection)
     return synthesis, synthesize(synthesis, progress, share, threads)
+
+
+def _selection(fold: Fold, device: str, progress: bool, share: Share) -> Selection:
+    """Trains the fold's segmenter, unless a finished one exists; several processes wait for the first one."""
+    data, config, folder, sampling = (
+        fold.segmenter_data,
+        fold.segmenter_config,
+        fold.segmenter_folder,
+        fold.settings.sampling,
+    )
+    if share.main:
+        train_segmenters(data, config, folder, device, progress)
+    share.wait_until(lambda: is_finished(folder))
+    segmenters = load_segmenters(data, config, folder, device)
+    return Selection(segmenters, data.patients, fold.raw.roles, sampling.candidates, sampling.selection)
+
+
+def seconds_of_selection(done: Iterable[Synthesis]) -> dict[str, float]:
+    """What selection took of the painting's time: training the segmenters, and judging candidates in this process."""
+    of_folds = [synthesis.selection for synthesis in done if synthesis.selection]
+    if not of_folds:
+        return {}
+    scoring = sum(sum(selection.scoring) for selection in of_folds)
+    return {"segmenter": sum(selection.segmenters.seconds for selection in of_folds), "scoring": scoring}
 
 
 def train_fold(fold: Fold, device: str, save_every: float) -> None:
@@ -110,14 +137,16 @@ def check_fold(fold: Fold) -> None:
     """Refuses a fold whose folder holds a generator that cannot be used, or a method that cannot be trained here.
 
     Raises:
-        BadInput: the generator has other settings or training data, or its weights were lost or changed; a newer
-            version has painted cases of the fold; or the method needs a package that is not installed.
+        BadInput: the generator or the segmenter has other settings or training data, or its weights were lost or
+            changed; a newer version has painted cases of the fold; or the method needs a package that is not installed.
     """
     check_painted(fold)
     if fold.method.generator:
         trained_family_of(fold.method.trained).require()
         check_weights(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
+    if fold.settings.sampling.candidates > 1:
+        check_segmenter_folder(fold.segmenter_data, fold.segmenter_config, fold.segmenter_folder)
 
 
 def check_folds(folds: Sequence[Fold]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_difflung.dataset.channels import named
+from nnunet_difflung.pipeline.selection import not_recognised
 
 _FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
@@ -132,7 +133,7 @@ def faults(measured: dict, channels: Sequence[str] = ()) -> str:
         for name, row in measured["memorisation"].items()
         if row and row["above_real_p99"]
     ]
-    return ", ".join(reasons)
+    return ", ".join(reasons + not_recognised(measured))
 
 
 def _misfit(pair: dict, channels: Sequence[str]) -> str:

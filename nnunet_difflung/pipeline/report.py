@@ -18,6 +18,7 @@ from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.pipeline.selection import describe_selection
 from nnunet_difflung.runtime.files import read_own_json, write_json
 from nnunet_difflung.runtime.wording import counted, quoted
 
@@ -69,6 +70,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
         f"{result.repainted} repainted"
     ]
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
+    lines += describe_selection(result.selection)
     lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
@@ -162,6 +164,7 @@ def conclude(
             "quality_of_all": result.quality_of_all,
             "verdicts": result.verdicts,
             "memorisation": result.memorisation,
+            **({"selection": result.selection} if result.selection else {}),
             **({"channels": synthesis.fold.relations.as_record()} if synthesis.fold.relations else {}),
             "seconds_of_all_folds_together": seconds,
         }
@@ -206,6 +209,7 @@ def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
         "quality": result.quality,
         "verdicts": result.verdicts,
         "memorisation": result.memorisation,
+        **({"selection": result.selection} if result.selection else {}),
     }
     return _entry(fold, generator.hash or None, generator.training_cases, summary)
 

@@ -38,6 +38,7 @@ from tests.support.tiny import make_dataset, tree_hashes
 LATER = (
     ("sampling", "resamplings"),
     ("sampling", "candidates"),
+    ("sampling", "selection"),
     ("balance", "placement"),
     ("balance", "target_multiple"),
     ("balance", "placebo"),
@@ -89,7 +90,7 @@ def test_settings_of_an_earlier_version_are_those_by_which_it_worked():
     content = as_recorded_earlier(settings.as_dict())
     earlier = replace(
         settings,
-        sampling=replace(settings.sampling, resamplings=1, candidates=1),
+        sampling=replace(settings.sampling, resamplings=1, candidates=1, selection="hard"),
         balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0),
     )
     assert identity(content) == earlier.identity()

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.injection.manifest import read_manifest
+from tests.support.segmenters import small_segmenters
 from tests.support.tiny import make_dataset, set_paths, tree_hashes, write_array, write_fingerprint
 
 OPTIONS = ["-d", "801", "-f", "0", "-device", "cpu", "--gate", "report", "--max-synthetic", "8", "--preset", "fast"]
@@ -35,6 +36,7 @@ def what_a_run_made(place: Path, noise: bool, dataset: dict, arguments: list[str
     with pytest.MonkeyPatch.context() as patch:
         folders = set_paths(place, patch)
         write_fingerprint(folders[1])
+        small_segmenters(patch, steps=5, least_recall=-1.0)
         folder = make_dataset(folders[0], patients=4, folds=4, size=48, **dataset)
         if noise:
             replace_by_noise(folder)
@@ -71,5 +73,14 @@ def test_noise_in_place_of_the_validation_cases_changes_nothing(tmp_path, datase
     for case in real["cases"].values():
         assert any(row["passes"] in (True, False) for row in case["quality"].values())
         assert any(case["memorisation"].values())
+    for part, content in real.items():
+        assert noise[part] == content, part
+
+
+def test_noise_in_place_of_the_validation_cases_does_not_change_what_the_segmenter_selects(tmp_path):
+    arguments = [*CBMAT, "--candidates", "2", "--memorised", "off"]
+    real, noise = (what_a_run_made(tmp_path / str(flag), flag, {"slices": 2}, arguments) for flag in (False, True))
+    assert len(real["weights"]) == 4, "a generator, and a network for each of three parts of the patients"
+    assert {case["selection"]["candidates"] for case in real["cases"].values()} == {2}
     for part, content in real.items():
         assert noise[part] == content, part

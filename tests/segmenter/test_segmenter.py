@@ -1,0 +1,209 @@
+"""A fold's segmenter: what it may see, what it says that it knows, and its files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.segmenter import store
+from nnunet_difflung.segmenter.config import SegmenterConfig
+from nnunet_difflung.segmenter.crops import Scale, box_around
+from nnunet_difflung.segmenter.data import SegmenterData, patients_in_parts, targets
+from nnunet_difflung.segmenter.store import load_segmenters, train_segmenters
+from tests.support import tiny
+from tests.support.segmenters import SMALL
+from tests.support.snapshot import snapshot
+from tests.support.tiny import make_dataset, tree_hashes
+
+TWO_STEPS = replace(SMALL, steps=2)
+
+
+def data_of(folder: Path, **options) -> SegmenterData:
+    """Fold 0's training cases of a new dataset; two of its patients have emphysema."""
+    make_dataset(folder / "nnUNet_raw", patients=7, folds=7, **{"emphysema_every": 3, "slices": 2, **options})
+    raw = open_raw_dataset("801")
+    cache = build_cache(raw, folder / "cache", progress=False)
+    return SegmenterData(cache, raw.name, 0, {i: raw.patients[i] for i in raw.training_cases(0)})
+
+
+@pytest.fixture
+def data(folders, tmp_path) -> SegmenterData:
+    return data_of(tmp_path)
+
+
+class Darkened(SliceCache):
+    """A cache in which the images of some cases are black."""
+
+    def __init__(self, cache: SliceCache, cases: set[str]):
+        super().__init__(cache.folder, cache.facts, cache.roles)
+        self._cases = cases
+
+    def image(self, identifier: str) -> np.ndarray:
+        image = super().image(identifier)
+        return np.full_like(image, -1000) if identifier in self._cases else image
+
+
+def test_every_patient_is_in_one_part_and_those_with_the_rare_class_are_in_different_ones(data):
+    parts = patients_in_parts(data, SMALL)
+    assert sorted(p for part in parts for p in part) == sorted(set(data.patients.values()))
+    rare = {data.patients[i] for i in data.training_cases if data.cache.facts[i].voxels("emphysema")}
+    assert len(rare) == 2
+    assert max(len(rare & set(part)) for part in parts) == 1
+    assert {len(part) for part in parts} == {2}
+    assert patients_in_parts(data, SMALL) == parts
+    others = [patients_in_parts(data, replace(SMALL, seed=seed)) for seed in range(5)]
+    assert any(other != parts for other in others)
+
+
+def test_a_network_depends_on_the_patients_of_the_other_parts_alone(data, tmp_path):
+    train_segmenters(data, TWO_STEPS, tmp_path / "real", progress=False)
+    parts = patients_in_parts(data, TWO_STEPS)
+    darkened = {*data.cases_of(parts[0]), *(set(data.cache.facts) - set(data.training_cases))}
+    assert len(darkened) > len(data.cases_of(parts[0]))
+    train_segmenters(replace(data, cache=Darkened(data.cache, darkened)), TWO_STEPS, tmp_path / "dark", progress=False)
+    same = [
+        (tmp_path / "real" / name).read_bytes() == (tmp_path / "dark" / name).read_bytes()
+        for name in ("part_0.safetensors", "part_1.safetensors", "part_2.safetensors")
+    ]
+    assert same == [True, False, False]
+
+
+def test_a_class_is_known_if_it_is_found_in_patients_that_were_not_seen(data, tmp_path):
+    train_segmenters(data, SMALL, tmp_path / "s", progress=False)
+    trained = load_segmenters(data, SMALL, tmp_path / "s")
+    for name, patients in (("emphysema", 2), ("ILD", 6)):
+        row = trained.knowledge[name]
+        assert row.known
+        assert trained.knows(name)
+        assert (row.patients, row.slices) == (patients, 2 * patients)
+        assert 0 < row.floor <= row.recall <= 1
+        assert row.recall - row.outside > 0.3
+    for part in trained.parts:
+        for patient in part.patients:
+            assert trained.unaware_of(patient) is part
+
+
+def test_a_class_that_looks_like_normal_lung_is_not_known(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(tiny.HU, "emphysema", tiny.HU["normal_lung"])
+    data = data_of(tmp_path)
+    train_segmenters(data, SMALL, tmp_path / "s", progress=False)
+    knowledge = load_segmenters(data, SMALL, tmp_path / "s").knowledge
+    assert not knowledge["emphysema"].known
+    assert knowledge["ILD"].known
+
+
+def test_of_a_single_patient_nothing_is_known(data, tmp_path):
+    patient = data.patients[data.training_cases[0]]
+    alone = replace(data, patients={i: p for i, p in data.patients.items() if p == patient})
+    train_segmenters(alone, TWO_STEPS, tmp_path / "s", progress=False)
+    trained = load_segmenters(alone, TWO_STEPS, tmp_path / "s")
+    assert trained.parts == ()
+    assert not any(map(trained.knows, data.roles.pathologies))
+
+
+def test_the_same_training_gives_the_same_files_whatever_was_drawn_before(data, tmp_path):
+    state = torch.random.get_rng_state()
+    for name in ("a", "b"):
+        train_segmenters(data, TWO_STEPS, tmp_path / name, progress=False)
+        assert torch.equal(torch.random.get_rng_state(), state), "no hidden global state"
+        torch.rand(3)
+        state = torch.random.get_rng_state()
+    first, second = (sorted(tree_hashes(tmp_path / name).values()) for name in ("a", "b"))
+    assert len(first) == 4
+    assert len(set(first) & set(second)) >= 3, "all but the seconds in the card"
+
+
+def test_a_training_goes_on_with_the_next_network(data, tmp_path, monkeypatch):
+    real, calls = store.fit, []
+
+    def fit(*arguments):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(store, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["part_0.safetensors"]
+    train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+    assert len(calls) == 4, "the finished network is not trained again"
+    train_segmenters(data, TWO_STEPS, tmp_path / "whole", progress=False)
+    for number in range(3):
+        name = f"part_{number}.safetensors"
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    before = snapshot(tmp_path / "s")
+    train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+    assert snapshot(tmp_path / "s") == before
+
+
+def test_a_network_of_other_settings_is_not_taken_up(data, tmp_path, monkeypatch):
+    train_segmenters(data, replace(TWO_STEPS, seed=1), tmp_path / "s", progress=False)
+    (tmp_path / "s" / store.CARD).unlink()
+    train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+    train_segmenters(data, TWO_STEPS, tmp_path / "whole", progress=False)
+    name = "part_0.safetensors"
+    assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_segmenter_of_other_cases_patients_or_settings_is_refused(data, tmp_path):
+    train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+    before = snapshot(tmp_path / "s")
+    fewer = {i: p for i, p in data.patients.items() if i != data.training_cases[0]}
+    regrouped = {i: "p" if p == "lung_002" else p for i, p in data.patients.items()}
+    for other, config, named in (
+        (replace(data, patients=fewer), TWO_STEPS, "other training cases"),
+        (replace(data, patients=regrouped), TWO_STEPS, "other patients"),
+        (data, replace(TWO_STEPS, steps=3), "other config"),
+    ):
+        with pytest.raises(BadInput, match=f"{named}.*delete that folder"):
+            train_segmenters(other, config, tmp_path / "s", progress=False)
+        with pytest.raises(BadInput, match=named):
+            load_segmenters(other, config, tmp_path / "s")
+    assert snapshot(tmp_path / "s") == before
+    (tmp_path / "s" / "part_1.safetensors").write_bytes(b"other")
+    with pytest.raises(BadInput, match=r"part_1\.safetensors is not the file that segmenter\.json names"):
+        load_segmenters(data, TWO_STEPS, tmp_path / "s")
+    write_json(tmp_path / "s" / store.CARD, read_json(tmp_path / "s" / store.CARD) | {"format": 9})
+    with pytest.raises(BadInput, match="has format 9"):
+        train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+
+
+def test_ignored_voxels_are_no_class_and_structures_are_all_else(folders, tmp_path):
+    data = data_of(tmp_path, ignore=True)
+    roles = data.roles
+    condition = np.array([0, *(roles.values[name] for name in roles.lung), roles.body_value, roles.ignore], np.uint8)
+    assert targets(condition, roles).tolist() == [0, 1, 2, 3, 0, 4]
+    train_segmenters(data, TWO_STEPS, tmp_path / "s", progress=False)
+
+
+def test_a_region_is_judged_in_a_crop_as_in_training_or_in_a_larger_one():
+    region = np.zeros((100, 60), bool)
+    region[2, 50] = True
+    assert box_around(region, 32) == (slice(0, 32), slice(28, 60))
+    region[:80, 50] = True
+    assert box_around(region, 32) == (slice(0, 96), slice(28, 60))
+    assert box_around(np.ones((20, 20), bool), 32) == (slice(0, 20), slice(0, 20))
+
+
+def test_intensities_are_scaled_by_the_lung_of_the_cases_and_padded_with_air(data):
+    scale = Scale.of(data.cache, data.training_cases)
+    low, high, mean, sd = scale.channels[0]
+    assert -1000 < low < mean < high < -300
+    scaled = scale.apply(np.array([[[low - 50, mean, high]]]), (2, 4))
+    assert scaled.shape == (1, 2, 4)
+    assert scaled[0, 0, :3] == pytest.approx([(low - mean) / sd, 0, (high - mean) / sd])
+    assert scaled[0, 1] == pytest.approx(np.full(4, (low - mean) / sd))
+
+
+def test_the_settings_are_those_of_the_method_page():
+    config = SegmenterConfig()
+    assert (config.parts, config.steps, config.least_recall, config.floor_percentile) == (3, 600, 0.3, 5.0)
