@@ -15,6 +15,7 @@ from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
+from nnunet_difflung.painting.placebo_gate import LungReference
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Synthesis:
         references: real lesions of the fold's training cases; empty if the gate is off.
         memory: real lesions that painted lesions are compared with; None if the memorisation audit is off.
         device: ``cpu``, ``cuda`` or ``mps``.
+        lung: normal lung that placebo cases are compared with; None if the gate is off or there are none.
     """
 
     fold: Fold
@@ -34,6 +36,7 @@ class Synthesis:
     references: dict[str, ClassReference]
     memory: MemorisationReference | None
     device: str = "cpu"
+    lung: LungReference | None = None
 
 
 @dataclass
@@ -48,6 +51,8 @@ class SynthesisResult:
         quality_of_all: the same over the first try of every case, dropped or not.
         verdicts: class → whether the gate can judge it, and verdicts on the pooled figures (``verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
+        placebo: of the placebo cases: ``planned``, ``kept``, ``share`` of the staged cases, and ``quality``, the pooled
+            figures of the kept ones (empty if the gate is off); empty without placebo cases.
     """
 
     staged: list[StagedCase] = field(default_factory=list)
@@ -57,6 +62,11 @@ class SynthesisResult:
     quality_of_all: dict[str, dict] = field(default_factory=dict)
     verdicts: dict[str, dict] = field(default_factory=dict)
     memorisation: dict[str, dict] = field(default_factory=dict)
+    placebo: dict = field(default_factory=dict)
+
+    def dropped_with_lesions(self) -> list[dict]:
+        """Measurements of the dropped cases that have new lesions."""
+        return [measured for measured in self.dropped.values() if "placebo_quality" not in measured]
 
 
 def synthetic_id(fold: Fold, planned: PlannedCase) -> str:
