@@ -132,12 +132,14 @@ class BalanceConfig:
         default_share: 0.06, the paper's share of emphysema after augmentation.
         target_multiple: target of pathologies without an own one, as a multiple of their share in the fold's training
             cases; None: ``default_share`` for all of them.
-        max_synthetic: maximum number of painted slices; None: ``max_ratio`` times the number of the fold's real slices.
+        max_synthetic: maximum number of slices painted with new lesions; None: ``max_ratio`` times the number of the
+            fold's real slices.
         max_ratio: painted slices for each real one; 534 / 2076 in the paper, rounded to a quarter.
         seed: of the choice of lesions, hosts and places, and of the noise from which each case is painted.
         placement: ``real``: places, sizes, amount and number of lesions follow the fold's real cases; ``uniform``:
             places are drawn uniformly over normal lung, as in the paper.
-        placebo: share of the synthetic cases whose regions are repainted as the normal lung that they were.
+        placebo: share of the synthetic cases whose regions are repainted as the normal lung that they were; these cases
+            come on top of ``max_synthetic``.
     """
 
     target_share: dict[str, float] = field(default_factory=dict)

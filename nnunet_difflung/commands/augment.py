@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_of_one
+from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_below_one, share_of_one
 from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
@@ -123,8 +123,18 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         "--max-synthetic",
         type=natural,
         metavar="SLICES",
-        help="maximum number of painted slices of a fold "
+        help="maximum number of painted slices of a fold, not counting those of placebo cases "
         f"(default: {preset('default').balance.max_ratio} times the number of its real slices)",
+    )
+    group.add_argument(
+        "--placebo",
+        type=share_below_one,
+        metavar="SHARE",
+        help="share of the synthetic cases in which outlines of lesions are repainted as the normal lung that they "
+        "are, and keep its label. If every painted region is a lesion, the segmentation can learn how painting looks "
+        "(noise, smoothness, edge) instead of the class, and finds lesions where there are none; a placebo shows it "
+        "painting without a lesion. Such cases are added to those with lesions: 0.5 doubles the number of cases, 0 "
+        f"adds none ({by_preset('balance', 'placebo')})",
     )
 
 
@@ -285,7 +295,13 @@ def settings_from(options: argparse.Namespace) -> Settings:
         **given(options, "paint", "margin", "sampler", "steps", "strength", "candidates", "selection"),
     )
     _check_method(method, options, generator, sampling)
-    balance = replace(base.balance, target_share=targets, max_synthetic=options.max_synthetic, seed=options.seed)
+    balance = replace(
+        base.balance,
+        target_share=targets,
+        max_synthetic=options.max_synthetic,
+        seed=options.seed,
+        **given(options, "placebo"),
+    )
     return Settings(generator, sampling, balance, options.preset, method.name)
 
 

@@ -217,6 +217,14 @@ def natural(text: str) -> int:
     return value
 
 
+def share_below_one(text: str) -> float:
+    """A number of at least 0 and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
 def share_of_one(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)

@@ -49,10 +49,11 @@ def first_names(names: Iterable[str]) -> str:
 
 
 def origins(case: dict) -> set[str]:
-    """Ids of all cases that a synthetic case was made from, by its record: sources, host, donors of its lesions."""
+    """Ids of all cases that a synthetic case was made from, by its record: sources, host, donors of its texture."""
     names = {*case["sources"], case.get("host")}
-    operations = case.get("operations")
-    names |= {step.get("donor") for step in operations or () if isinstance(step, dict)}
+    operations = [step for step in case.get("operations") or () if isinstance(step, dict)]
+    names |= {step.get("donor") for step in operations}
+    names |= {step["lung"].get("case") for step in operations if isinstance(step.get("lung"), dict)}
     return {name for name in names if isinstance(name, str)}
 
 

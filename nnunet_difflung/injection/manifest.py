@@ -156,6 +156,8 @@ def _fault_in_cases(content: dict) -> str | None:
             return f"case {identifier} has a malformed 'method' or 'generator'"
         if not (_names(case["sources"]) and _names(case["files"]) and _is_fold(case["fold"])):
             return f"case {identifier} has a malformed 'fold', 'sources' or 'files'"
+        if not isinstance(case.get("placebo", False), bool):
+            return f"case {identifier} has a malformed 'placebo'"
         if not set(case["files"]) <= set(content["files"]):
             return f"case {identifier} has a file that is not under 'files'"
     return None

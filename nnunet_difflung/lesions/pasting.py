@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
+from nnunet_difflung.lesions.placebo import lung_piece
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture, window_with_room
 from nnunet_difflung.meaning.labels import LabelRoles
@@ -21,11 +22,13 @@ def apply_operations(
     roles: LabelRoles,
     image: np.ndarray | None = None,
     read_image: Callable[[str], np.ndarray] | None = None,
+    read_label: Callable[[str], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Pastes lesions into a copy of a host's label map and, if ``image`` is given, their texture into a copy of it.
 
     Each lesion is warped once. Its texture includes its partial volume and fades into the host over ``texture.EDGE``
-    pixels outside its outline; the image is only changed in the lesion and in normal lung.
+    pixels outside its outline; the image is only changed in the lesion and in normal lung. An operation of a placebo
+    does the same with normal lung in the lesion's outline: the new labels tell where, and are not for the case itself.
 
     Args:
         operations: of the planned case, in their order.
@@ -35,6 +38,7 @@ def apply_operations(
         roles: of the labels.
         image: (c, z, y, x) intensities of the host; None to paste no texture.
         read_image: case id → image (c, z, y, x); if it is a memory map, only the box of the lesion is read.
+        read_label: case id → (z, y, x) label values; needed for the texture of placebos.
 
     Returns:
         The new label values (z, y, x), and the image (c, z, y, x) float32 with the texture of the lesions, or None
@@ -49,7 +53,10 @@ def apply_operations(
         if pasted is None or read_image is None:
             paste(new_label, warped.mask, operation.place, value, roles)
             continue
-        texture = _texture(operation, lesion, warped, ratio, read_image)
+        inside = lesion.mask
+        if operation.lung is not None and read_label is not None:  # whatever else lies in the outline is not pasted
+            inside = inside & roles.is_normal(read_label(lesion.case)[lesion.box])
+        texture = _texture(operation, lesion, inside, warped, ratio, read_image)
         window, part = window_with_room(operation.place, warped.mask.shape, label.shape)
         free = roles.is_normal(new_label[window])
         paste(new_label, warped.mask, operation.place, value, roles)
@@ -61,17 +68,19 @@ def apply_operations(
 def _texture(
     operation: Operation,
     lesion: Lesion,
+    inside: np.ndarray,
     warped: WarpedLesion,
     ratio: np.ndarray,
     read_image: Callable[[str], np.ndarray],
 ) -> np.ndarray:
-    """The texture of an operation's lesion, transformed like its mask."""
-    donor = np.asarray(read_image(operation.donor)[(slice(None), *lesion.box)])
-    return moved_texture(donor, lesion.mask, operation.transform, ratio, warped, ROOM)
+    """The texture of an operation's lesion, from the voxels ``inside`` its box, transformed like its mask."""
+    donor = np.asarray(read_image(lesion.case)[(slice(None), *lesion.box)])
+    return moved_texture(donor, inside, operation.transform, ratio, warped, ROOM)
 
 
 def lesion_of(operation: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
-    """The lesion that an operation pastes."""
+    """The lesion that an operation pastes; of a placebo, the normal lung in the lesion's outline."""
     candidates = lesions[operation.pathology]  # sorted by case, then component
     key = (operation.donor, operation.component)
-    return candidates[bisect_left(candidates, key, key=lambda lesion: (lesion.case, lesion.component))]
+    lesion = candidates[bisect_left(candidates, key, key=lambda lesion: (lesion.case, lesion.component))]
+    return lesion if operation.lung is None else lung_piece(lesion, operation.lung)

@@ -8,6 +8,21 @@ from nnunet_difflung.lesions.masks import Transform
 
 
 @dataclass(frozen=True)
+class LungSource:
+    """Where the texture of a placebo comes from: normal lung of a real case, cut out in the outline of a lesion.
+
+    Attributes:
+        case: id of the real case.
+        start: (z, y, x) of the first voxel of the outline in that case.
+        spacing: (z, y, x) of the case in mm; the outline has the lesion's size in mm.
+    """
+
+    case: str
+    start: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Operation:
     """A lesion that is varied and pasted into a host.
 
@@ -18,6 +33,7 @@ class Operation:
         transform: how its outline is varied.
         place: (z, y, x) of its first voxel in the host.
         voxels: number of voxels that it changes in the host.
+        lung: of a placebo: the normal lung that is pasted in the lesion's outline; None pastes the lesion.
     """
 
     pathology: str
@@ -26,6 +42,11 @@ class Operation:
     transform: Transform
     place: tuple[int, int, int]
     voxels: int
+    lung: LungSource | None = None
+
+    def as_record(self) -> dict:
+        """Content for the manifest, of JSON types only."""
+        return {key: value for key, value in asdict(self).items() if key != "lung" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -50,7 +71,8 @@ class PlannedCase:
 
     def sources(self) -> list[str]:
         """Ids of all real cases that the synthetic case is made from, sorted."""
-        return sorted({self.host, *(op.donor for op in self.operations)})
+        lungs = {op.lung.case for op in self.operations if op.lung}
+        return sorted({self.host, *(op.donor for op in self.operations), *lungs})
 
     def as_record(self) -> dict:
         """Content for the manifest, of JSON types only."""
@@ -59,7 +81,7 @@ class PlannedCase:
             "sources": self.sources(),
             "slices": list(self.slices),
             "seed": self.seed,
-            "operations": [asdict(op) for op in self.operations],
+            "operations": [op.as_record() for op in self.operations],
             **({"placebo": True} if self.placebo else {}),
         }
 
@@ -72,7 +94,7 @@ class Plan:
         cases: the planned cases.
         targets: pathology → target share of the lung voxels.
         before, after: class → number of lung voxels in the training cases, without and with the planned cases.
-        max_slices: largest number of slices to paint.
+        max_slices: largest number of slices to paint with new lesions; placebo cases come on top.
         notes: for the user, one line each.
     """
 
@@ -87,6 +109,16 @@ class Plan:
     def slices(self) -> int:
         """Number of slices to paint."""
         return sum(len(case.slices) for case in self.cases)
+
+    @property
+    def with_lesions(self) -> list[PlannedCase]:
+        """The cases that get new lesions."""
+        return [case for case in self.cases if not case.placebo]
+
+    @property
+    def placebos(self) -> list[PlannedCase]:
+        """The cases whose outlines are repainted as normal lung."""
+        return [case for case in self.cases if case.placebo]
 
 
 def shares(counts: dict[str, int]) -> dict[str, float]:

@@ -25,10 +25,12 @@ class AppliedCase:
         spacing: (z, y, x) of the host in mm.
         image: (c, n, y, x) the host's intensities.
         new_label: (n, y, x) the host's label values with the pasted lesions.
-        changed: (n, y, x) bool, the voxels that get a new label.
+        changed: (n, y, x) bool, the voxels that get a new label; none in a placebo case.
         condition: (n, y, x) condition map: ``new_label`` and the derived body class.
         region: (n, y, x) bool, the voxels that get new intensities (``painted_region``).
-        pasted: (c, n, y, x) ``image`` with real lesion texture pasted into it, for methods that start from it.
+        pasted: (c, n, y, x) ``image`` with real lesion texture pasted into it (in a placebo case, normal lung of
+            another case), for methods that start from it.
+        placebo: (n, y, x) bool, the normal lung in the outlines of a placebo case; None in a case with new lesions.
     """
 
     planned: PlannedCase
@@ -40,11 +42,17 @@ class AppliedCase:
     condition: np.ndarray
     region: np.ndarray
     pasted: np.ndarray | None = None
+    placebo: np.ndarray | None = None
+
+    @property
+    def outline(self) -> np.ndarray:
+        """(n, y, x) bool, what the case is painted for: its new lesions, or the outlines of a placebo case."""
+        return self.changed if self.placebo is None else self.placebo
 
     @property
     def bytes(self) -> int:
         """Size in memory."""
-        arrays = (self.image, self.new_label, self.changed, self.condition, self.region, self.pasted)
+        arrays = (self.image, self.new_label, self.changed, self.condition, self.region, self.pasted, self.placebo)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
@@ -59,20 +67,23 @@ class AppliedCase:
 
 
 def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
-    """Reads a planned case's host and pastes the plan's lesions into it.
+    """Reads a planned case's host and pastes the plan's lesions into it, or finds its outlines if it is a placebo case.
 
     Args:
         fold: fold that the plan is for.
         planned: the case.
-        textures: paste the lesions' intensities too, if the method starts from them.
+        textures: paste the intensities too, if the method starts from them.
     """
     cache, roles, host = fold.cache, fold.cache.roles, fold.cache.facts[planned.host]
     image, label, slices = cache.image(planned.host), cache.label(planned.host), list(planned.slices)
     starts_from = image if textures and family_of(fold.method).starts_from_paste else None
     new_label, pasted = apply_operations(
-        planned.operations, label, host.spacing, fold.lesions, roles, starts_from, cache.image
+        planned.operations, label, host.spacing, fold.lesions, roles, starts_from, cache.image, cache.label
     )
     label, new_label = label[slices], new_label[slices]
+    outline = new_label != label
+    if planned.placebo:
+        new_label = label
     changed = new_label != label
     return AppliedCase(
         planned,
@@ -82,28 +93,29 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         new_label,
         changed,
         np.where(changed, new_label, cache.condition(planned.host)[slices]),
-        painted_region(label, changed, roles, fold.settings.sampling),
+        painted_region(label, outline, roles, fold.settings.sampling),
         None if pasted is None else pasted[:, slices],
+        outline if planned.placebo else None,
     )
 
 
-def painted_region(label: np.ndarray, changed: np.ndarray, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
+def painted_region(label: np.ndarray, outline: np.ndarray, roles: LabelRoles, sampling: SamplingConfig) -> np.ndarray:
     """(n, y, x) bool: the voxels that get new intensities.
 
-    ``composite``: the changed voxels and a margin of normal lung around them; the host's own pathology stays real.
+    ``composite``: the outline and a margin of normal lung around them; the host's own pathology stays real.
     ``full``: the whole slices (what lies outside lung and body is set to the window's lower end, as in the paper).
     Voxels labelled ``ignore`` always keep their intensities.
 
     Args:
         label: (n, y, x) the host's label values in the slices that change.
-        changed: (n, y, x) bool, the voxels that get a new label.
+        outline: (n, y, x) bool, the voxels that get a new label, or the outlines of a placebo case.
         roles: roles of the labels.
         sampling: settings of painting.
     """
     if sampling.paint == "full":
-        region = np.ones_like(changed)
+        region = np.ones_like(outline)
     else:
         plane = ndimage.generate_binary_structure(2, 1)[None]
-        region = ndimage.binary_dilation(changed, plane, sampling.margin) if sampling.margin else changed
-        region = region & (changed | roles.is_normal(label))
+        region = ndimage.binary_dilation(outline, plane, sampling.margin) if sampling.margin else outline
+        region = region & (outline | roles.is_normal(label))
     return region if roles.ignore is None else region & (label != roles.ignore)

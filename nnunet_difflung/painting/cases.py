@@ -15,6 +15,7 @@ from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
+from nnunet_difflung.painting.placebo_gate import LungReference
 from nnunet_difflung.painting.selection import Selection
 
 
@@ -29,6 +30,7 @@ class Synthesis:
         memory: real lesions that painted lesions are compared with; None if the memorisation audit is off.
         device: ``cpu``, ``cuda`` or ``mps``.
         selection: how candidates are judged; None if each case is painted once.
+        lung: normal lung that placebo cases are compared with; None if the gate is off or there are none.
     """
 
     fold: Fold
@@ -37,6 +39,7 @@ class Synthesis:
     memory: MemorisationReference | None
     device: str = "cpu"
     selection: Selection | None = None
+    lung: LungReference | None = None
 
 
 @dataclass
@@ -52,6 +55,8 @@ class SynthesisResult:
         verdicts: class → whether the gate can judge it, and verdicts on the pooled figures (``verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
         selection: what the segmenter knows and what it chose (``selection.summarise``); empty without candidates.
+        placebo: of the placebo cases: ``planned``, ``kept``, ``share`` of the staged cases, and ``quality``, the pooled
+            figures of the kept ones (empty if the gate is off); empty without placebo cases.
     """
 
     staged: list[StagedCase] = field(default_factory=list)
@@ -62,6 +67,11 @@ class SynthesisResult:
     verdicts: dict[str, dict] = field(default_factory=dict)
     memorisation: dict[str, dict] = field(default_factory=dict)
     selection: dict = field(default_factory=dict)
+    placebo: dict = field(default_factory=dict)
+
+    def dropped_with_lesions(self) -> list[dict]:
+        """Measurements of the dropped cases that have new lesions."""
+        return [measured for measured in self.dropped.values() if "placebo_quality" not in measured]
 
 
 def synthetic_id(fold: Fold, planned: PlannedCase) -> str:

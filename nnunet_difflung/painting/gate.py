@@ -17,15 +17,15 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.painting.channel_pairs import Moments, PairReference, pair_references, percentile95
 from nnunet_difflung.painting.contrast import Contrast, features, fit_contrast
 
-_PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
-_MIN_VOXELS = 8  # minimum sample size
-_SLACK = 1.25  # factor on the 95th percentile of the real slices of other patients
+PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
+MIN_VOXELS = 8  # minimum sample size
+SLACK = 1.25  # factor on the 95th percentile of the real slices of other patients
 _POOL = 20_000  # maximum number of voxels kept of a class
 _FEW = 5  # minimum number of real slices from which their spread is estimated
 _CONSTANT = 0.002  # share of the window's width; a class that varies less is constant in the channel
 _OF_CONSTANT = 0.25  # tolerance in such a channel, as a share of the window's width
 _BLANKS = 200  # number of pieces of normal lung, over all patients
-_MIN_NORMAL = 40  # voxels of normal lung in a slice from which a blank is cut
+MIN_NORMAL = 40  # voxels of normal lung in a slice from which a blank is cut
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def reference(
     for identifier in sorted(identifiers):
         image, condition = cache.image(identifier), cache.condition(identifier)
         for z in range(len(condition)):
-            present = [name for name in regions if cache.facts[identifier].counts[name][z] >= _MIN_VOXELS]
+            present = [name for name in regions if cache.facts[identifier].counts[name][z] >= MIN_VOXELS]
             if present:
                 plane, label = np.asarray(image[:, z : z + 1]), np.asarray(condition[z : z + 1])
                 for name in present:
@@ -134,7 +134,7 @@ def reference(
     widths = [high - low for low, high in windows]
     channels = tuple(range(len(widths)) if judged is None else sorted(judged))
     return {
-        name: _class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng, channels)
+        name: class_reference(part, np.array(of_patients[name]), blank, blank_patients, widths, rng, channels)
         for name, part in regions.items()
         if part
     }
@@ -156,7 +156,7 @@ def region_of(values: np.ndarray, region: np.ndarray, normal: np.ndarray, window
         np.median(voxels, axis=1),
         voxels.std(axis=1),
         _grain(values, region, windows),
-        np.median(_clipped(lung, windows), axis=1) if lung.shape[1] >= _MIN_VOXELS else missing,
+        np.median(_clipped(lung, windows), axis=1) if lung.shape[1] >= MIN_VOXELS else missing,
         Moments.of(voxels) if len(voxels) > 1 else None,
     )
 
@@ -171,7 +171,7 @@ def _grain(values: np.ndarray, region: np.ndarray, windows: Sequence[Sequence[fl
         left, right = (values[(slice(None), *part)][:, both] for part in (first, second))
         differences.append(_clipped(right, windows) - _clipped(left, windows))
     pairs = np.concatenate(differences, axis=1)
-    return np.sqrt((pairs**2).mean(1)) if pairs.shape[1] >= _MIN_VOXELS else np.full(len(pairs), np.nan)
+    return np.sqrt((pairs**2).mean(1)) if pairs.shape[1] >= MIN_VOXELS else np.full(len(pairs), np.nan)
 
 
 def _clipped(voxels: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -190,7 +190,7 @@ def _real_region(
     """A class in a real slice, with at most 400 of its voxels."""
     values = cache.roles.values
     whole = region_of(image, label == values[name], cache.roles.is_normal(label), windows)
-    kept = rng.permuted(whole.voxels, axis=1)[:, :_PER_SLICE]
+    kept = rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE]
     return replace(whole, voxels=kept)
 
 
@@ -207,7 +207,7 @@ def _blanks(
     slices: dict[str, list[tuple[str, int]]] = {}
     for identifier in sorted(identifiers):
         for z, voxels in enumerate(roles.normal_voxels(cache.facts[identifier].counts)):
-            if voxels >= _MIN_NORMAL:
+            if voxels >= MIN_NORMAL:
                 slices.setdefault(patients[identifier], []).append((identifier, z))
     rows, of_patients = [], []
     for patient, of_patient in slices.items() if sizes else ():
@@ -230,7 +230,7 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(wasserstein_distance(a, b))
 
 
-def _class_reference(
+def class_reference(
     regions: list[Region],
     patients: np.ndarray,
     blank: np.ndarray,
@@ -239,6 +239,17 @@ def _class_reference(
     rng: np.random.Generator,
     judged: tuple[int, ...],
 ) -> ClassReference:
+    """The reference of a class from its regions in real slices.
+
+    Args:
+        regions: at least one.
+        patients: (n,) their patients.
+        blank: (m, 2c) features of pieces of normal lung; with fewer than five there is no contrast.
+        blank_patients: (m,) their patients.
+        widths: (c,) of the intensity windows.
+        rng: chooses the voxels that are kept.
+        judged: numbers of the channels that count.
+    """
     channels = [_channel_reference(regions, patients, channel, width, rng) for channel, width in enumerate(widths)]
     rows = features([region.median for region in regions], [region.normal for region in regions])
     usable = np.isfinite(rows).all(1)
@@ -263,8 +274,8 @@ def _channel_reference(
     sd = max(float(pool.std()), 1e-9)
     constant = bool(np.subtract(*np.percentile(pool, (95, 5))) < _CONSTANT * width)
     floor = (0.1 if len(slices) >= _FEW else 0.5) * float(pool.std())
-    floor = max(floor, _OF_CONSTANT * width / _SLACK) if constant else floor
-    bias, distance = (_SLACK * max(floor, figure) for figure in _to_other_patients(slices, patients, pool, rng))
+    floor = max(floor, _OF_CONSTANT * width / SLACK) if constant else floor
+    bias, distance = (SLACK * max(floor, figure) for figure in _to_other_patients(slices, patients, pool, rng))
     grains = {patient: _root_mean_square(grain[patients == patient]) for patient in np.unique(patients)}
     root = _root_mean_square(grain)
     return ChannelReference(
@@ -323,7 +334,7 @@ def measure(painted: Mapping[str, Region], references: Mapping[str, ClassReferen
     """
     quality = {}
     for name, region in painted.items():
-        if region.voxels.shape[1] < _MIN_VOXELS or name not in references:
+        if region.voxels.shape[1] < MIN_VOXELS or name not in references:
             continue
         real = references[name]
         channels = [_compare(region, channel, of_class) for channel, of_class in enumerate(real.channels)]
@@ -356,17 +367,17 @@ def _compare(region: Region, channel: int, real: ChannelReference) -> dict:
     )
     return {
         "voxels": len(values),
-        "bias": _rounded(bias),
-        "wasserstein": _rounded(distance),
-        "max_bias": _rounded(real.max_bias + chance),
-        "max_wasserstein": _rounded(real.max_distance + chance),
+        "bias": rounded(bias),
+        "wasserstein": rounded(distance),
+        "max_bias": rounded(real.max_bias + chance),
+        "max_wasserstein": rounded(real.max_distance + chance),
         "sd_ratio": sd_ratio,
         "texture": texture,
         "passes": bool(abs(bias) <= real.max_bias + chance and distance <= real.max_distance + chance),
     }
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Two decimals, or three significant digits of numbers below 1: a channel's window may be 0 to 1."""
     return round(value, 2) if abs(value) >= 1 else float(f"{value:.3g}")
 
@@ -394,8 +405,8 @@ def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
         ratios = [row["sd_ratio"] for row in cases]
         summary[name] = {
             "cases": len(cases),
-            "bias": _rounded(bias),
-            "wasserstein": _rounded(float(np.mean([r["wasserstein"] for r in cases]))),
+            "bias": rounded(bias),
+            "wasserstein": rounded(float(np.mean([r["wasserstein"] for r in cases]))),
             "sd_ratio": None if None in ratios else round(float(np.average(ratios, weights=weights)), 3),
             "passing": sum(r["passes"] for r in cases),
         }

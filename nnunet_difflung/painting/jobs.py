@@ -29,7 +29,7 @@ class Job:
         index: number of the planned case.
         z: position of the slice in the host.
         crop: (y, x) slices into the host, inside its bounds.
-        inputs: inputs of the network for the crop; ``blend`` is 1 where labels changed and falls to 0 over the margin.
+        inputs: inputs of the network for the crop; ``blend`` is 1 in the outline and falls to 0 over the margin.
     """
 
     index: int
@@ -58,14 +58,14 @@ def make_jobs(
             (slice(None), position, *crop),
         )
         shape = encoding.grown(condition.shape)
-        changed = applied.changed[position][crop]
+        outline = applied.outline[position][crop]
         inputs = SliceInputs(
             condition=encoding.masks(condition, shape),
             noise=grow(noise[(slice(None), z, *crop)], shape),
             seed=(applied.planned.seed * 4099 + z) * 16 + attempt,
             known=encoding.image(applied.image[part], condition, shape),
             is_known=grow(~region[position][crop], shape)[None],
-            blend=grow(_blend(changed, region[position][crop], sampling), shape)[None],
+            blend=grow(_blend(outline, region[position][crop], sampling), shape)[None],
             start=None if applied.pasted is None else encoding.image(applied.pasted[part], condition, shape),
         )
         jobs.append(Job(applied.planned.index, z, crop, inputs))
@@ -77,11 +77,11 @@ def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple
     return [(int(n), _crop(region[n], edge, sampling)) for n in np.flatnonzero(region.any((1, 2)))]
 
 
-def _blend(changed: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
+def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
     """(h, w) weight of the painted image, for a network that does not see the surroundings."""
     if sampling.paint == "full":
         return region.astype(np.float32)
-    away = ndimage.distance_transform_edt(~changed)
+    away = ndimage.distance_transform_edt(~outline)
     return (region * np.clip(1 - away / (sampling.margin + 1), 0, 1)).astype(np.float32)
 
 

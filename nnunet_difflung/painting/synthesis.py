@@ -26,9 +26,11 @@ from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
+from nnunet_difflung.painting.gate import MIN_NORMAL, Region, measure, passes, pooled, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
+from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
+from nnunet_difflung.painting.placebo_gate import measure_placebo
 from nnunet_difflung.painting.verdict import judge
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
@@ -81,11 +83,12 @@ def synthesize(
     result.staged.sort(key=lambda case: case.identifier)
     quality = [row["quality"] for row in rows]
     result.quality, result.quality_of_all = pooled(quality), pooled(first_rows)
-    painted = {op.pathology for planned in fold.plan.cases for op in planned.operations}
+    painted = {op.pathology for planned in fold.plan.with_lesions for op in planned.operations}
     result.verdicts = judge(quality, first_rows, synthesis.references, painted if sampling.gate != "off" else ())
     result.memorisation = summarise(row["memorisation"] for row in rows)
     if synthesis.selection:
         result.selection = selection.summarise(synthesis.selection, choices)
+    result.placebo = _placebo(fold, rows)
     return result
 
 
@@ -141,10 +144,25 @@ def _write_chosen(
     share.wait_for(kept.written_record(planned) for planned, kept in chosen if kept)
 
 
+def _placebo(fold: Fold, rows: Sequence[dict]) -> dict:
+    """What became of the placebo cases; see ``SynthesisResult.placebo``."""
+    planned = len(fold.plan.placebos)
+    if not planned:
+        return {}
+    quality = [row["placebo_quality"] for row in rows if "placebo_quality" in row]
+    return {
+        "planned": planned,
+        "kept": len(quality),
+        "share": round(len(quality) / len(rows), 4) if rows else 0.0,
+        "quality": pooled(quality).get(PLACEBO, {}),
+    }
+
+
 def accepted(sampling: SamplingConfig, measured: dict) -> bool:
     """Whether a painted case may be injected, according to ``--gate``, ``--memorised`` and the fold's segmenter."""
     copied = any(row and row["above_real_p99"] for row in measured["memorisation"].values())
-    by_gate = sampling.gate != "drop" or passes(measured["quality"])
+    good = passes(measured["quality"]) and passes(measured.get("placebo_quality", {}))
+    by_gate = sampling.gate != "drop" or good
     return by_gate and (sampling.memorised != "drop" or not copied) and selection.recognised(measured)
 
 
@@ -169,7 +187,7 @@ class _Attempt:
         """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
 
         It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
-        each of them class → figures.
+        each of them class → figures; of a placebo case also ``placebo_quality`` (``placebo_gate.measure_placebo``).
         """
         return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
 
@@ -211,13 +229,13 @@ class _Attempt:
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
         values = self._values(applied)
         measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
+        if applied.planned.placebo:
+            measured["placebo_quality"] = {}
         if sampling.gate != "off":
-            quality, unpainted = (
-                measure(self._regions(applied, image), synthesis.references)
-                for image in (values, self._unpainted(applied))
-            )
-            measured["quality"] = with_unpainted(quality, unpainted)
-        if synthesis.memory:
+            part = "placebo_quality" if applied.planned.placebo else "quality"
+            quality, unpainted = (self._quality(applied, image) for image in (values, self._unpainted(applied)))
+            measured[part] = with_unpainted(quality, unpainted)
+        if synthesis.memory:  # what is normal lung can copy no lesion
             measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
         if synthesis.selection:
             measured["recognition"] = synthesis.selection.recognition(applied, values)
@@ -238,6 +256,19 @@ class _Attempt:
         applied = apply_plan(self.fold, planned, textures=False)
         write_case(self.fold, applied, self._values(applied))
         write_json(self.written_record(planned), {"format": _FORMAT})
+
+    def _quality(self, applied: AppliedCase, image: np.ndarray) -> dict[str, dict]:
+        """How (c, n, y, x) intensities compare with real lesions, or with normal lung in a placebo case."""
+        if not applied.planned.placebo:
+            return measure(self._regions(applied, image), self.synthesis.references)
+        normal = self.fold.cache.roles.is_normal(applied.new_label)
+        around = normal & ~applied.region  # the margin is painted, too
+        if around.sum() < MIN_NORMAL:  # hardly any lung is left as it was, or the whole slice is painted
+            around = normal & ~applied.outline
+        if self.synthesis.lung is None or not applied.outline.any():
+            return {}
+        region = region_of(image, applied.outline, around, self.synthesis.generator.config.windows)
+        return measure_placebo(region, int(around.sum()), self.synthesis.lung)
 
     def _regions(self, applied: AppliedCase, image: np.ndarray) -> dict[str, Region]:
         """The voxels of (c, n, y, x) intensities that got a pathology's label, for each such pathology."""

@@ -20,10 +20,12 @@ from nnunet_difflung.generator.training import FoldData, check_generator_folder,
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
+from nnunet_difflung.painting.placebo_gate import lung_reference
 from nnunet_difflung.painting.selection import Selection
 from nnunet_difflung.painting.synthesis import check_painted, synthesize
 from nnunet_difflung.runtime.share import Share
@@ -61,6 +63,7 @@ def prepare_fold(
     read_label = read_label or cache.label
     lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases, contact)
     plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
+    add_placebos(plan, list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
     relations = find_relations(cache, data.training_cases, channels_of_cases)
     return Fold(raw, data, settings, lesions, plan, relations)
 
@@ -84,14 +87,16 @@ def synthesize_fold(
         fold.discard_outdated()
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
-    memory, references = None, {}
+    memory, references, lung = None, {}, None
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
+        if fold.plan.placebos:
+            lung = lung_reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
     selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
-    synthesis = Synthesis(fold, generator, references, memory, device, selection)
+    synthesis = Synthesis(fold, generator, references, memory, device, selection, lung)
     return synthesis, synthesize(synthesis, progress, share, threads)
 
 

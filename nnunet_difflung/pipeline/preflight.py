@@ -219,24 +219,27 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
 def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     """Stops the run if more than half of a fold's cases were dropped; bad cases in a dataset are worse than none.
 
+    Placebo cases do not count: they cannot make up for lesions that were painted badly.
+
     Raises:
         Failed: says why the cases were dropped and what to do.
     """
-    if len(result.staged) >= 0.5 * len(fold.plan.cases):
+    planned, kept = len(fold.plan.with_lesions), sum(not case.record.get("placebo") for case in result.staged)
+    if kept >= 0.5 * planned:
         return
-    dropped = f"{len(fold.plan.cases) - len(result.staged)} of {len(fold.plan.cases)} cases"
-    failing = sum(not passes(row["quality"]) for row in result.dropped.values())
+    dropped, rows_of_dropped = f"{planned - kept} of {planned} cases", result.dropped_with_lesions()
+    failing = sum(not passes(row["quality"]) for row in rows_of_dropped)
     rows = ", ".join(
         f"{name} bias {row['bias']:+.3g}, distance {row['wasserstein']:.3g}"
         for name, row in result.quality_of_all.items()
     )
     misfits = sum(
         any(not pair["passes"] for of_class in row["quality"].values() for pair in of_class.get("pairs", ()))
-        for row in result.dropped.values()
+        for row in rows_of_dropped
     )
     if misfits:
         rows += f"; in {misfits} of them the channels do not fit each other as in real lesions"
-    if failing < 0.5 * len(result.dropped):
+    if failing < 0.5 * len(rows_of_dropped):
         raise Failed(
             f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
             f"with fewer --epochs or more patients, or inject them anyway with --memorised report"

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from nnunet_difflung.dataset.channels import named
 from nnunet_difflung.pipeline.selection import not_recognised
+from nnunet_difflung.runtime.wording import counted
 
+_HALF = 0.5  # of the placebo cases; if fewer are kept, there is a warning
 _FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
     "bias": ("pooled bias", "", "+.1f"),
@@ -40,6 +42,28 @@ def describe_quality(
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
+    return lines
+
+
+def describe_placebo(placebo: dict) -> list[str]:
+    """Lines about the placebo cases of a fold, from ``SynthesisResult.placebo``; none without placebo cases."""
+    if not placebo:
+        return []
+    lines = [
+        f"  {counted(placebo['kept'], 'placebo case')}: normal lung repainted as normal lung in outlines of lesions "
+        f"({placebo['planned']} planned), {placebo['share']:.0%} of the synthetic cases"
+    ]
+    if placebo["kept"] < _HALF * placebo["planned"]:
+        lines.append(
+            "  Warning: more than half of the placebo cases were dropped, so there are fewer than --placebo asks for: "
+            "normal lung is not painted like normal lung, or differs much between the patients"
+        )
+    row = placebo["quality"]
+    if row:
+        lines.append(
+            f"  {'placebo':<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+            f"{row['passing']} of {row['cases']} cases look like normal lung of the training cases"
+        )
     return lines
 
 
@@ -114,9 +138,14 @@ def _meaning(verdict: dict) -> str:
 def faults(measured: dict, channels: Sequence[str] = ()) -> str:
     """The reasons why a case was dropped; ``channels`` are the channels' names."""
     reasons = []
-    for name, row in measured["quality"].items():
+    for name, row in {**measured["quality"], **measured.get("placebo_quality", {})}.items():
         if row["passes"]:
             continue
+        difference, most = row.get("own_difference"), row.get("max_own_difference")
+        if difference is not None and abs(difference) > most:
+            reasons.append(
+                f"{name} differs by {difference:+.3g} from the normal lung of its own image (at most {most:.3g})"
+            )
         contrast, minimum = row.get("contrast"), row.get("min_contrast")
         if contrast is not None and minimum is not None and contrast < minimum:
             reasons.append(f"{name} is too close to normal lung (contrast {contrast:.2f}, at least {minimum:.2f})")

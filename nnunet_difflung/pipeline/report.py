@@ -16,7 +16,7 @@ from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.images import suspicion
-from nnunet_difflung.pipeline.quality import describe_quality, faults
+from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
 from nnunet_difflung.runtime.files import read_own_json, write_json
@@ -42,11 +42,18 @@ def describe_fold(fold: Fold) -> str:
             f"  {name:<20}{before[name]:>13.2%} {f'{target:.1%}' if target else '':>8}{after[name]:>9.2%}"
             f"{holding:>10}{lesions:>9}"
         )
-    operations = sum(len(case.operations) for case in plan.cases)
+    operations = sum(len(case.operations) for case in plan.with_lesions)
+    slices = sum(len(case.slices) for case in plan.with_lesions)
     lines.append(
-        f"  plan: {counted(len(plan.cases), 'synthetic case')}, {counted(plan.slices, 'painted slice')} (at most "
+        f"  plan: {counted(len(plan.with_lesions), 'synthetic case')}, {counted(slices, 'painted slice')} (at most "
         f"{plan.max_slices}), {counted(operations, 'pasted lesion')}"
     )
+    if plan.placebos:
+        lines.append(
+            f"  placebo: {counted(len(plan.placebos), 'further case')}, "
+            f"{counted(plan.slices - slices, 'painted slice')} on top of that bound: outlines of lesions, repainted as "
+            f"the normal lung that they are"
+        )
     lines += describe_channels(fold.relations, raw.channels)
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
@@ -72,6 +79,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
     lines += describe_selection(result.selection)
     lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
+    lines += describe_placebo(result.placebo)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
@@ -165,6 +173,7 @@ def conclude(
             "verdicts": result.verdicts,
             "memorisation": result.memorisation,
             **({"selection": result.selection} if result.selection else {}),
+            **({"placebo": result.placebo} if result.placebo else {}),
             **({"channels": synthesis.fold.relations.as_record()} if synthesis.fold.relations else {}),
             "seconds_of_all_folds_together": seconds,
         }
@@ -210,6 +219,7 @@ def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:
         "verdicts": result.verdicts,
         "memorisation": result.memorisation,
         **({"selection": result.selection} if result.selection else {}),
+        **({"placebo": result.placebo} if result.placebo else {}),
     }
     return _entry(fold, generator.hash or None, generator.training_cases, summary)
 

@@ -1,0 +1,217 @@
+"""Plans placebo cases: outlines of lesions that are repainted as the normal lung that they are.
+
+A painted region differs from its surroundings in noise, smoothness and edge, whatever is painted. If every painted
+region is a lesion, a segmentation can learn that difference instead of the class, and every synthetic case also makes
+the class more frequent. A placebo case has the same outlines, varied in the same way and painted by the same method,
+but shows normal lung under the label of normal lung.
+
+Methods that paste real texture need some: normal lung of another training case, cut out in the lesion's outline and
+moved in the same way as a lesion's texture (``pasting``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.masks import Lesion, Transform, warp
+from nnunet_difflung.lesions.placement import find_place
+from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
+from nnunet_difflung.meaning.labels import LabelRoles
+
+Place = tuple[int, int, int]
+FindPlace = Callable[[np.ndarray, np.ndarray, np.random.Generator], Place | None]
+"""(mask, free voxels, random numbers) → (z, y, x) at which the mask fits, or None; as ``placement.find_place``."""
+
+_STREAM = 807  # separates the random numbers of placebo cases from those of cases with lesions
+_HOSTS = 5  # maximum number of hosts tried for a case
+_SOURCES = 8  # maximum number of cases in which normal lung is sought for an outline
+_SHRINK = 0.8  # scale factor for an outline that fits nowhere; applied up to three times, as to lesions
+_MIN_HOST = 40  # voxels of normal lung that a host must have
+_KEPT_LABELS = 8  # label maps kept in memory
+
+
+def number_of_placebos(cases: int, share: float) -> int:
+    """How many placebo cases make up a share (0 to below 1) of all synthetic cases, of which ``cases`` have lesions."""
+    return round(share / (1 - share) * cases)
+
+
+def add_placebos(
+    plan: Plan,
+    cases: Sequence[CaseFacts],
+    lesions: dict[str, list[Lesion]],
+    roles: LabelRoles,
+    config: BalanceConfig,
+    fold: int | str,
+    read_label: Callable[[str], np.ndarray],
+    find: FindPlace = find_place,
+) -> None:
+    """Adds placebo cases to a plan until they are the share ``config.placebo`` of its cases; 0 changes nothing.
+
+    Each has the outlines of a case with lesions, in another host of the plan. They come on top of the bound on
+    slices, which holds for the cases with lesions, so that these are the same with and without placebo cases.
+
+    Args:
+        plan: the finished plan of the cases with lesions; its cases, ``after`` and notes are extended.
+        cases: training cases of the fold, of which hosts and normal lung are taken.
+        lesions: pathology → lesions of the same cases.
+        roles: of the labels.
+        config: share of placebo cases, and seed.
+        fold: seeds the choice together with the seed of ``config``.
+        read_label: case id → (z, y, x) label values.
+        find: finds places in normal lung, of a host and of the case whose lung is pasted.
+    """
+    models = plan.with_lesions
+    wanted = number_of_placebos(len(models), config.placebo)
+    if not wanted:
+        return
+    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), find)
+    key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
+    order = np.random.default_rng(key).permutation(len(models))
+    for index in range(wanted):
+        case = planner.placebo(models[order[index % len(models)]], np.random.default_rng([*key, index]))
+        if case is not None:
+            plan.cases.append(case)
+            for name in roles.lung:
+                plan.after[name] += planner.facts[case.host].voxels(name)
+    _add_notes(plan, wanted)
+
+
+def _add_notes(plan: Plan, wanted: int) -> None:
+    made = len(plan.placebos)
+    if made < wanted:
+        plan.notes.append(
+            f"placebo: {made} of {wanted} cases could be planned; for the others no outline fits into normal lung"
+        )
+    if made and plan.targets:
+        reached = ", ".join(f"{name} {share:.1%}" for name, share in shares(plan.after).items() if name in plan.targets)
+        plan.notes.append(
+            f"placebo: the planned shares count the {made} placebo cases, which hold no new lesion ({reached})"
+        )
+
+
+def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
+    """Normal lung in the outline of a lesion, as if it were a lesion of the case that it is cut from.
+
+    Its mask is the outline in the voxels of that case; it is the lesion's own where both cases have the same spacing.
+    """
+    ratio = np.array(lesion.spacing) / source.spacing
+    mask = warp(lesion.mask, Transform(), ratio).mask
+    return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start)
+
+
+@dataclass(frozen=True)
+class _PlaceboPlanner:
+    """Finds a host, places and normal lung for one placebo case at a time; the parameters of ``add_placebos``."""
+
+    plan: Plan
+    cases: Sequence[CaseFacts]
+    lesions: dict[str, list[Lesion]]
+    roles: LabelRoles
+    read_label: Callable[[str], np.ndarray]
+    find: FindPlace
+
+    @property
+    def facts(self) -> dict[str, CaseFacts]:
+        """Facts of the training cases."""
+        return {case.identifier: case for case in self.cases}
+
+    def placebo(self, model: PlannedCase, rng: np.random.Generator) -> PlannedCase | None:
+        """A placebo case with the outlines of ``model``, in the host into which most of them fit; None without any."""
+        best: tuple[str, list[Operation], tuple[int, ...]] | None = None
+        for host in self._hosts(model, rng):
+            operations, slices = self._fill(model, host, rng)
+            if operations and (best is None or len(operations) > len(best[1])):
+                best = host.identifier, operations, slices
+            if len(operations) == len(model.operations):
+                break
+        if best is None:
+            return None
+        name, operations, slices = best
+        index = len(self.plan.cases)
+        return PlannedCase(index, name, tuple(operations), slices, int(rng.integers(2**31)), placebo=True)
+
+    def _hosts(self, model: PlannedCase, rng: np.random.Generator) -> list[CaseFacts]:
+        """Hosts to try in turn: those of other cases of the plan, so that a host tells no class; then any other."""
+        usable = [case for case in self.cases if sum(self.roles.normal_voxels(case.counts)) >= _MIN_HOST]
+        usable = [case for case in usable if case.identifier != model.host] or usable
+        planned = {case.host for case in self.plan.with_lesions}
+        order = [usable[i] for i in rng.permutation(len(usable))]
+        return sorted(order, key=lambda case: case.identifier not in planned)[:_HOSTS]
+
+    def _fill(
+        self, model: PlannedCase, host: CaseFacts, rng: np.random.Generator
+    ) -> tuple[list[Operation], tuple[int, ...]]:
+        """The operations of ``model`` that fit into a host, in at most as many slices, and the slices."""
+        free = self.roles.is_normal(self.read_label(host.identifier))
+        normal, operations = free.copy(), []
+        for of_model in model.operations:
+            operation = self._place(of_model, host, free, normal, len(model.slices), rng)
+            if operation is not None:
+                operations.append(operation)
+        return operations, tuple(int(z) for z in np.flatnonzero((free != normal).any((1, 2))))
+
+    def _place(
+        self,
+        model: Operation,
+        host: CaseFacts,
+        free: np.ndarray,
+        normal: np.ndarray,
+        slices: int,
+        rng: np.random.Generator,
+    ) -> Operation | None:
+        """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``."""
+        lesion = next(found for found in self.lesions[model.pathology] if _is_of(found, model))
+        source = next(self._sources(lesion, host, rng), None)
+        if source is None:
+            return None
+        piece, allowed = lung_piece(lesion, source), free
+        if source.case == host.identifier:  # lung must not be pasted over itself
+            allowed = free.copy()
+            allowed[piece.box] = False
+        touched, transform = np.flatnonzero((free != normal).any((1, 2))), model.transform
+        for _ in range(4):
+            mask = warp(piece.mask, transform, np.array(piece.spacing) / host.spacing).mask
+            for choice in _within(allowed, touched, slices) if mask.any() else ():
+                place = self.find(mask, choice, rng)
+                if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
+                    continue
+                window = free[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
+                voxels = int((mask & window).sum())
+                window[mask] = False
+                return replace(model, transform=transform, place=place, voxels=voxels, lung=source)
+            transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
+        return None
+
+    def _sources(self, lesion: Lesion, host: CaseFacts, rng: np.random.Generator) -> Iterator[LungSource]:
+        """Places where the outline of a lesion lies in normal lung: in other cases first, then in the host."""
+        others = [case for case in self.cases if case is not host]
+        drawn = [others[i] for i in rng.permutation(len(others))]
+        least = lesion.voxels / len(lesion.mask) / 2  # normal lung that some slice must have; a quick test
+        drawn = [case for case in drawn if max(self.roles.normal_voxels(case.counts), default=0) >= least]
+        for case in [*drawn[:_SOURCES], host]:
+            outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing)).mask
+            normal = self.roles.is_normal(self.read_label(case.identifier))
+            place = self.find(outline, normal, rng) if outline.any() else None
+            if place is not None:
+                yield LungSource(case.identifier, place, tuple(map(float, case.spacing)))
+
+
+def _is_of(lesion: Lesion, operation: Operation) -> bool:
+    return (lesion.case, lesion.component) == (operation.donor, operation.component)
+
+
+def _within(free: np.ndarray, touched: np.ndarray, slices: int) -> Iterator[np.ndarray]:
+    """Free voxels in slices that are changed anyway, then also in as many more around them as the bound allows."""
+    if not len(touched):
+        yield free
+        return
+    z, spare = np.arange(len(free)), slices - len(touched)
+    yield free & np.isin(z, touched)[:, None, None]
+    if spare > 0:
+        yield free & ((z >= touched[0] - spare) & (z <= touched[-1] + spare))[:, None, None]
