@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
 from nnunet_difflung.lesions.masks import Transform
 
 
@@ -26,6 +28,21 @@ class Operation:
     transform: Transform
     place: tuple[int, int, int]
     voxels: int
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """The voxels that an operation changes in its host.
+
+    Attributes:
+        pathology: label name.
+        mask: (z, y, x) bool.
+        place: (z, y, x) of the first voxel of the mask in the host.
+    """
+
+    pathology: str
+    mask: np.ndarray
+    place: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,7 @@ class Plan:
         before, after: class → number of lung voxels in the training cases, without and with the planned cases.
         max_slices: largest number of slices to paint.
         notes: for the user, one line each.
+        likeness: pathology → figure → how alike planned and real lesions are in it (``likeness.compare``).
     """
 
     cases: list[PlannedCase]
@@ -82,6 +100,7 @@ class Plan:
     after: dict[str, int]
     max_slices: int
     notes: list[str] = field(default_factory=list)
+    likeness: dict[str, dict[str, dict]] = field(default_factory=dict)
 
     @property
     def slices(self) -> int:
