@@ -16,7 +16,7 @@ from nnunet_difflung.lesions.lung import Lung
 from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, shares
-from nnunet_difflung.lesions.targets import note_unmet, target_share
+from nnunet_difflung.lesions.targets import note_unmet, target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
@@ -24,7 +24,7 @@ _MAX_LESIONS = 24  # in a host
 _SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
 _MIN_HOST = 40  # voxels of normal lung that a host must have
 _IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
-_IDLE_LIKE_REAL = 100  # the same where places follow real ones; hosts that have the class may have enough of it
+_MOST_IDLE_HOSTS = 300  # the same where places follow real ones, since most hosts may have enough of a class
 
 
 def collect_lesions(
@@ -86,7 +86,7 @@ class _Planner:
         self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
         self.counts = {name: sum(case.voxels(name) for case in cases) for name in roles.lung}
         self.mean_lung = sum(self.counts.values()) / max(1, len(cases))
-        self.targets = {name: target_share(name, cases, roles, config) for name in roles.pathologies if lesions[name]}
+        self.targets = target_shares(cases, lesions, roles, config)
         self.chances = {name: _chances(of_class) for name, of_class in lesions.items()}
         self.follower = Follower(lesions, roles) if config.placement == "real" else None
         self.pasted: list[Pasted] = []
@@ -117,10 +117,17 @@ class _Planner:
         missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
         return int(np.ceil(1.05 * missing / cases_left))  # lesions are cut off at the pleura, so aim a little higher
 
-    @property
-    def patience(self) -> int:
-        """Number of consecutive hosts without a new lesion after which planning stops."""
-        return _IDLE_HOSTS if self.follower is None else _IDLE_LIKE_REAL
+    def patience(self, hosts: int) -> int:
+        """Number of consecutive hosts, of ``hosts`` in all, without a new lesion after which planning stops."""
+        return _IDLE_HOSTS if self.follower is None else max(_IDLE_HOSTS, min(hosts, _MOST_IDLE_HOSTS))
+
+    def crowds(self, plan: Plan) -> bool:
+        """Lets hosts have more lesions than real cases, since no host has fewer; whether that is a change."""
+        if self.follower is None or self.follower.crowding:
+            return False
+        self.follower.crowding = True
+        plan.notes.append("no case has fewer lesions than real cases with these classes, so synthetic cases have more")
+        return True
 
     def operations(
         self, host: CaseFacts, label: np.ndarray, lung: Lung, plan: Plan, rng: np.random.Generator
@@ -248,7 +255,8 @@ def make_plan(
     usable = [case for case in cases if sum(roles.normal_voxels(case.counts)) >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
     samples: dict[str, Sample] = {}
-    while usable and planner.missing(planner.counts) and plan.slices < plan.max_slices and idle < planner.patience:
+    gave_up = False
+    while usable and not gave_up and planner.missing(planner.counts) and plan.slices < plan.max_slices:
         host = usable[order[index % len(order)]]
         rng = np.random.default_rng([*planner.key, index])
         before = read_label(host.identifier)
@@ -263,7 +271,9 @@ def make_plan(
                 planner.counts[name] += int((label == roles.values[name]).sum())
             add_planned(samples, planner.pasted, label, lung, roles)
         index += 1
-    note_unmet(plan, config, gave_up=idle >= planner.patience)
+        if idle >= planner.patience(len(usable)):
+            gave_up, idle = not planner.crowds(plan), 0
+    note_unmet(plan, config, gave_up)
     facts = {case.identifier: case for case in cases}
     for name, sample in samples.items():
         plan.likeness[name] = compare(sample, real_sample(lesions[name], facts, roles))

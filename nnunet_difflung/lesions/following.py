@@ -74,11 +74,18 @@ class Filling:
 
 
 class Follower:
-    """Fills hosts as the training cases of a fold have lesions."""
+    """Fills hosts as the training cases of a fold have lesions.
+
+    Attributes:
+        recipes: pathology → its lesions.
+        crowding: whether a host that has lesions of a class gets all lesions of a recipe in addition, not only those
+            that it lacks.
+    """
 
     def __init__(self, lesions: dict[str, list[Lesion]], roles: LabelRoles):
         self.roles = roles
         self.recipes = {name: Recipes(of_class) for name, of_class in lesions.items() if of_class}
+        self.crowding = False
 
     def fill(self, filling: Filling, order: Callable[[dict[str, int]], list[str]], rng: np.random.Generator) -> None:
         """Pastes lesions as a real case has them, of the classes that still lie below their targets.
@@ -103,7 +110,7 @@ class Follower:
         """The lesions of a recipe, by index, that are to be painted beside those that the host has; largest first."""
         recipes = self.recipes[name]
         indices = recipes.of_case.get(case, []) if case is not None else []
-        present = len(recipes.of_case.get(filling.host.identifier, []))
+        present = 0 if self.crowding else len(recipes.of_case.get(filling.host.identifier, []))
         if present:
             sizes = [recipes.sites[index].size for index in indices]
             left = sum(sizes) * float(np.exp(rng.normal(0, _AMOUNT)))

@@ -19,7 +19,8 @@ from nnunet_difflung.lesions.plan import Pasted
 from nnunet_difflung.meaning.labels import LabelRoles
 
 LIMIT = 0.1  # largest difference of an AUC to 0.5 that is not a warning
-_CHANCE = 2.0  # standard errors of an AUC without a difference, by which few lesions may differ
+_FEW = 0.25  # a larger limit means that there are too few cases for a verdict
+_CHANCE = 2.0  # standard errors of an AUC without a difference, which few cases may differ by
 _OF_LESIONS = ("front_back", "sideways", "height", "depth", "contact", "size")
 
 
@@ -31,11 +32,13 @@ class Sample:
         sites: of the lesions.
         shares: share of the slice's lung that the class covers, for each slice.
         counts: number of separate areas of the class, for each slice.
+        cases: number of cases that they are from.
     """
 
     sites: list[Site] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    cases: int = 0
 
     def figures(self) -> dict[str, np.ndarray]:
         """Figure → its values."""
@@ -60,7 +63,7 @@ def _areas(plane: np.ndarray) -> int:
 
 def real_sample(lesions: Sequence[Lesion], facts: Mapping[str, CaseFacts], roles: LabelRoles) -> Sample:
     """The lesions of a class in training cases, with their sites, and the slices that hold them."""
-    sample, areas = Sample(), {}
+    sample, areas = Sample(cases=len({lesion.case for lesion in lesions})), {}
     for lesion in lesions:
         if lesion.site is not None:
             sample.sites.append(lesion.site)
@@ -95,32 +98,36 @@ def add_planned(
         samples.setdefault(name, Sample()).sites.append(lung.site(mask, place))
         slices.setdefault(name, set()).update(place[0] + int(z) for z in np.flatnonzero(mask.any((1, 2))))
     for name, changed in slices.items():
+        samples[name].cases += 1
         samples[name].add_slices(label, roles.values[name], lung, sorted(changed))
 
 
 def compare(planned: Sample, real: Sample) -> dict[str, dict]:
     """Compares planned lesions of a class with real ones.
 
+    Lesions of a case resemble each other, so chance is that of as many cases: with 70 it is within 0.1, and with less
+    than 11 there is no verdict.
+
     Returns:
-        figure → {auc, limit, alike, planned, real, number_planned, number_real}, where planned and real are medians. The
-        limit of the AUC's difference to 0.5 is 0.1, and for few lesions two standard errors of an AUC without any
-        difference. Figures that are the same everywhere, such as the height in slices, are left out.
+        figure → {auc, limit, alike, planned, real, number_planned, number_real}; planned and real are medians, alike is
+        None without a verdict. The limit is that of the AUC's difference to 0.5: 0.1, or with few cases two standard
+        errors of an AUC by chance. Figures that are the same everywhere, such as the height in slices, are left out.
     """
     rows, of_real = {}, real.figures()
+    n, m = max(1, planned.cases), max(1, real.cases)
+    limit = max(LIMIT, _CHANCE * ((n + m + 1) / (12 * n * m)) ** 0.5)
     for name, values in planned.figures().items():
         others = of_real[name]
         if len(values) and len(others) and np.ptp(np.concatenate([values, others])) > 0:
-            n, m = len(values), len(others)
             found = auc(values, others)
-            limit = max(LIMIT, _CHANCE * ((n + m + 1) / (12 * n * m)) ** 0.5)
             rows[name] = {
                 "auc": round(found, 3),
-                "limit": round(limit, 3),
-                "alike": bool(abs(found - 0.5) <= limit),
+                "limit": round(min(limit, 0.5), 3),
+                "alike": None if limit > _FEW else bool(abs(found - 0.5) <= limit),
                 "planned": round(float(np.median(values)), 4),
                 "real": round(float(np.median(others)), 4),
-                "number_planned": n,
-                "number_real": m,
+                "number_planned": len(values),
+                "number_real": len(others),
             }
     return rows
 

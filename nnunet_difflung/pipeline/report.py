@@ -16,6 +16,7 @@ from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.images import suspicion
+from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.files import read_own_json, write_json
@@ -46,6 +47,7 @@ def describe_fold(fold: Fold) -> str:
         f"  plan: {counted(len(plan.cases), 'synthetic case')}, {counted(plan.slices, 'painted slice')} (at most "
         f"{plan.max_slices}), {counted(operations, 'pasted lesion')}"
     )
+    lines += describe_likeness(plan.likeness)
     lines += describe_channels(fold.relations, raw.channels)
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
@@ -70,6 +72,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
     ]
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
     lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
+    lines += differing(fold.plan.likeness)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
@@ -161,6 +164,7 @@ def conclude(
             "quality": result.quality,
             "quality_of_all": result.quality_of_all,
             "verdicts": result.verdicts,
+            "likeness": synthesis.fold.plan.likeness,
             "memorisation": result.memorisation,
             **({"channels": synthesis.fold.relations.as_record()} if synthesis.fold.relations else {}),
             "seconds_of_all_folds_together": seconds,
