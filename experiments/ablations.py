@@ -39,6 +39,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
 
 PHANTOM_SEED, FOLD = 7, 0
+MASKS = {"placement": "uniform", "target_multiple": None}  # as in the rows on record; classes without a target: 6 %
 
 
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
@@ -48,7 +49,7 @@ def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     return Settings(
         replace(base.generator, seed=seed, precision=precision, **changes),
         replace(base.sampling, **variant.get("sampling", {})),
-        replace(base.balance, seed=seed, **variant.get("balance", {})),
+        replace(base.balance, seed=seed, **MASKS, **variant.get("balance", {})),
         "fast",
         method,
     )

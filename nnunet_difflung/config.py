@@ -15,6 +15,7 @@ PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
 SELECTIONS = ("hard", "easy", "random")
+TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
     "generator": {},
     "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard"},
@@ -131,7 +132,7 @@ class BalanceConfig:
         target_share: pathology → target as a share of the lung voxels; other pathologies have ``default_share``.
         default_share: 0.06, the paper's share of emphysema after augmentation.
         target_multiple: target of pathologies without an own one, as a multiple of their share in the fold's training
-            cases; None: ``default_share`` for all of them.
+            cases, at most their share of the slices that hold them; None: ``default_share`` for all of them.
         max_synthetic: maximum number of slices painted with new lesions; None: ``max_ratio`` times the number of the
             fold's real slices.
         max_ratio: painted slices for each real one; 534 / 2076 in the paper, rounded to a quarter.
@@ -264,11 +265,14 @@ def preset(name: str) -> Settings:
     for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture as well as one of 24 M or
     ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md). ``fast``: the same with a network of
     0.3 M parameters, for a CPU and small images.
+    In both, lesions lie where real ones lie, and the target is four times a class's share of the training cases.
     ``paper``: Diff-Lung as published: ε-prediction, Eq. 8, 1000 DDIM steps, 400 epochs, whole isolated slices drawn
-    uniformly; the network's size and the learning rate are not in the paper and follow diffusers' usual pixel-space
-    U-Net of 114 M parameters.
+    uniformly, lesions anywhere in the lung, 6 % of it for each class; the network's size and the learning rate are not
+    in the paper and follow diffusers' usual pixel-space U-Net of 114 M parameters.
     """
-    base = Settings(GeneratorConfig(), SamplingConfig(), BalanceConfig())
+    published = BalanceConfig()
+    balance = replace(published, placement="real", target_multiple=TARGET_MULTIPLE)
+    base = Settings(GeneratorConfig(), SamplingConfig(), balance)
     if name == "default":
         return base
     if name == "fast":
@@ -302,5 +306,5 @@ def preset(name: str) -> Settings:
             balanced_share=0.0,
             flip=False,
         )
-        return Settings(generator, replace(base.sampling, steps=1000, paint="full"), base.balance, name)
+        return Settings(generator, replace(base.sampling, steps=1000, paint="full"), published, name)
     raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

@@ -10,11 +10,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.commands.options import by_preset, given, natural, positive, share_below_one, share_of_one
+from nnunet_difflung.commands.options import (
+    by_preset,
+    given,
+    multiple,
+    natural,
+    positive,
+    share_below_one,
+    share_of_one,
+)
 from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
+    PLACEMENTS,
     SELECTIONS,
+    TARGET_MULTIPLE,
     GeneratorConfig,
     SamplingConfig,
     Settings,
@@ -116,8 +126,23 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         action="extend",
         default=[],
         metavar="CLASS=SHARE",
-        help="wanted share of the lung voxels for each pathology, such as emphysema=0.06 ILD=0.22 "
-        f"(default: {preset('default').balance.default_share} each)",
+        help="wanted share of the lung voxels for each pathology, such as emphysema=0.06 ILD=0.22; 0 paints none of it "
+        "(default: --target-multiple)",
+    )
+    group.add_argument(
+        "--target-multiple",
+        type=multiple,
+        metavar="N",
+        help="target of the pathologies without --target-share: N times their share of the fold's training cases, but "
+        "no more than they have in the slices that hold them; 0: "
+        f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset paper: 0)",
+    )
+    group.add_argument(
+        "--placement",
+        choices=PLACEMENTS,
+        help="real: lesions lie where those of their class lie in the fold's training cases, touch the pleura as they "
+        "do, and are as many and as large in a case; uniform: they lie anywhere in normal lung and fill up to half of "
+        f"it ({by_preset('balance', 'placement')})",
     )
     group.add_argument(
         "--max-synthetic",
@@ -300,8 +325,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
         target_share=targets,
         max_synthetic=options.max_synthetic,
         seed=options.seed,
-        **given(options, "placebo"),
+        **given(options, "placement", "target_multiple", "placebo"),
     )
+    if not balance.target_multiple:
+        balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)
 
 

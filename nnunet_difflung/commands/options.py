@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import textwrap
 from argparse import _ActionsContainer as Options
@@ -230,4 +231,12 @@ def share_of_one(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def multiple(text: str) -> float:
+    """A number of at least 1, or 0."""
+    value = float(text)
+    if value != 0 and not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is neither 0 nor at least 1")
     return value

@@ -10,9 +10,13 @@ import numpy as np
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.contact import LungContact
-from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp
+from nnunet_difflung.lesions.following import Filling, Follower
+from nnunet_difflung.lesions.likeness import Sample, add_planned, compare, real_sample
+from nnunet_difflung.lesions.lung import Lung
+from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
-from nnunet_difflung.lesions.plan import Operation, Plan, PlannedCase, shares
+from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, shares
+from nnunet_difflung.lesions.targets import note_unmet, target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
@@ -20,6 +24,7 @@ _MAX_LESIONS = 24  # in a host
 _SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
 _MIN_HOST = 40  # voxels of normal lung that a host must have
 _IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
+_MOST_IDLE_HOSTS = 300  # the same where places follow real ones, since most hosts may have enough of a class
 
 
 def collect_lesions(
@@ -47,11 +52,13 @@ def collect_lesions(
     for identifier in sorted(set(identifiers) - set(of_cases)):
         case, case_lesions = facts[identifier], []
         present = [name for name in roles.pathologies if case.voxels(name)]
-        label = read_label(identifier) if present else np.empty(0)
+        label = read_label(identifier) if present else np.empty((0, 0, 0), np.uint8)
         if present and contact is not None:
             contact.add(identifier, label, case.counts)
+        lung = Lung(label, roles, case.spacing, case.counts)
         for name in present:
-            case_lesions += find_lesions(label, roles.values[name], identifier, name, case.spacing)
+            found = find_lesions(label, roles.values[name], identifier, name, case.spacing)
+            case_lesions += [replace(lesion, site=lung.site(lesion.mask, lesion.start)) for lesion in found]
         of_cases[identifier] = case_lesions
     lesions = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
     return {name: [lesion for lesion in lesions if lesion.pathology == name] for name in roles.pathologies}
@@ -79,18 +86,22 @@ class _Planner:
         self.key = [config.seed, 1_000_003 if fold == "all" else int(fold)]
         self.counts = {name: sum(case.voxels(name) for case in cases) for name in roles.lung}
         self.mean_lung = sum(self.counts.values()) / max(1, len(cases))
-        self.targets = {
-            name: config.target_share.get(name, config.default_share) for name in roles.pathologies if lesions[name]
-        }
+        self.targets = target_shares(cases, lesions, roles, config)
         self.chances = {name: _chances(of_class) for name, of_class in lesions.items()}
+        self.follower = Follower(lesions, roles) if config.placement == "real" else None
+        self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
 
-    def furthest(self, counts: dict[str, int]) -> str | None:
-        """The pathology furthest below its target share, relative to the target; None if all targets are met."""
+    def missing(self, counts: dict[str, int]) -> list[str]:
+        """The pathologies below their target shares, the one furthest below, relative to its target, first."""
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
-        return max(deficits, key=lambda name: deficits[name]) if deficits else None
+        return sorted(deficits, key=lambda name: -deficits[name])
+
+    def furthest(self, counts: dict[str, int]) -> str | None:
+        """The pathology furthest below its target share, relative to the target; None if all targets are met."""
+        return next(iter(self.missing(counts)), None)
 
     def quota(self, slices_left: int, per_case: float) -> int:
         """Voxels of pathology to paste into the next host, so that the targets are met within the bound on slices.
@@ -105,6 +116,33 @@ class _Planner:
         lung = sum(self.counts.values()) + cases_left * self.mean_lung
         missing = sum(max(0.0, target * lung - self.counts[name]) for name, target in self.targets.items())
         return int(np.ceil(1.05 * missing / cases_left))  # lesions are cut off at the pleura, so aim a little higher
+
+    def patience(self, hosts: int) -> int:
+        """Number of consecutive hosts, of ``hosts`` in all, without a new lesion after which planning stops."""
+        return _IDLE_HOSTS if self.follower is None else max(_IDLE_HOSTS, min(hosts, _MOST_IDLE_HOSTS))
+
+    def crowds(self, plan: Plan) -> bool:
+        """Lets hosts have more lesions than real cases, since no host has fewer; whether that is a change."""
+        if self.follower is None or self.follower.crowding:
+            return False
+        self.follower.crowding = True
+        plan.notes.append("no case has fewer lesions than real cases with these classes, so synthetic cases have more")
+        return True
+
+    def operations(
+        self, host: CaseFacts, label: np.ndarray, lung: Lung, plan: Plan, rng: np.random.Generator
+    ) -> list[Operation]:
+        """Pastes the lesions of the next planned case into ``label`` (in place); ``pasted`` then has their voxels."""
+        slices = self.max_slices - plan.slices
+        if self.follower is not None:
+            counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
+            filling = Filling(host, label, lung, self.roles.is_normal(label), slices, counts)
+            self.follower.fill(filling, self.missing, rng)
+            self.pasted = filling.pasted
+            return filling.operations
+        self.pasted = []
+        quota = self.quota(slices, plan.slices / len(plan.cases) if plan.cases else 1)
+        return self.fill(host, label, quota, slices, rng)
 
     def fill(
         self, host: CaseFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
@@ -181,6 +219,8 @@ class _Planner:
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
                 if place is not None and len(after) <= slices:
+                    changed = mask & self.roles.is_normal(label[window_at(place, mask.shape)])
+                    self.pasted.append(Pasted(name, changed, place))
                     voxels = paste(label, mask, place, self.roles.values[name], self.roles)
                     return Operation(name, lesion.case, lesion.component, transform, place, voxels), after
             transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
@@ -214,44 +254,27 @@ def make_plan(
     ]
     usable = [case for case in cases if sum(roles.normal_voxels(case.counts)) >= _MIN_HOST]
     order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
-    painted = 0
-    while usable and planner.furthest(planner.counts) and painted < planner.max_slices and idle < _IDLE_HOSTS:
+    samples: dict[str, Sample] = {}
+    gave_up = False
+    while usable and not gave_up and planner.missing(planner.counts) and plan.slices < plan.max_slices:
         host = usable[order[index % len(order)]]
         rng = np.random.default_rng([*planner.key, index])
         before = read_label(host.identifier)
-        label = before.copy()
-        quota = planner.quota(planner.max_slices - painted, painted / len(plan.cases) if plan.cases else 1)
-        operations = planner.fill(host, label, quota, planner.max_slices - painted, rng)
-        touched = np.flatnonzero((label != before).any((1, 2)))
-        if len(touched) and painted + len(touched) <= planner.max_slices:
-            plan.cases.append(
-                PlannedCase(
-                    len(plan.cases),
-                    host.identifier,
-                    tuple(operations),
-                    tuple(int(z) for z in touched),
-                    int(rng.integers(2**31)),
-                )
-            )
-            painted += len(touched)
+        label, lung = before.copy(), Lung(before, roles, host.spacing, host.counts)
+        operations = planner.operations(host, label, lung, plan, rng)
+        touched = tuple(int(z) for z in np.flatnonzero((label != before).any((1, 2))))
+        idle = 0 if touched and plan.slices + len(touched) <= plan.max_slices else idle + 1
+        if not idle:
+            seed = int(rng.integers(2**31))
+            plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
             for name in roles.lung:
                 planner.counts[name] += int((label == roles.values[name]).sum())
-            idle = 0
-        else:
-            idle += 1
+            add_planned(samples, planner.pasted, label, lung, roles)
         index += 1
-    _note_unmet(plan, planner, idle)
+        if idle >= planner.patience(len(usable)):
+            gave_up, idle = not planner.crowds(plan), 0
+    note_unmet(plan, config, gave_up)
+    facts = {case.identifier: case for case in cases}
+    for name, sample in samples.items():
+        plan.likeness[name] = compare(sample, real_sample(lesions[name], facts, roles))
     return plan
-
-
-def _note_unmet(plan: Plan, planner: _Planner, idle: int) -> None:
-    """Adds a note to the plan for every target that it does not reach."""
-    share = shares(planner.counts)
-    for name, target in plan.targets.items():
-        if share[name] < 0.98 * target:
-            reason = f"limited by --max-synthetic {plan.max_slices}"
-            if idle >= _IDLE_HOSTS and plan.slices < 0.9 * plan.max_slices:
-                reason = "no further lesion fits into normal lung"
-            plan.notes.append(
-                f"{name}: the plan reaches {share[name]:.1%} of lung; the target is {target:.1%} ({reason})"
-            )

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.lesions.lung import Site
 from nnunet_difflung.meaning.labels import LabelRoles
 
 MIN_VOXELS = 4  # smaller components are stray voxels of the annotation
@@ -30,6 +31,7 @@ class Lesion:
         mask: (z, y, x) bool, cropped to the bounding box of the lesion.
         spacing: (z, y, x) of the case in mm.
         start: (z, y, x) of the first voxel of the bounding box in the case.
+        site: where it lies in its lung, for lesions of training cases.
     """
 
     case: str
@@ -38,6 +40,7 @@ class Lesion:
     mask: np.ndarray
     spacing: tuple[float, float, float]
     start: tuple[int, int, int] = (0, 0, 0)
+    site: Site | None = None
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -193,13 +196,18 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     return boxes[0] if boxes else (slice(0, 0),) * mask.ndim
 
 
+def window_at(place: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The window of a host that a mask covers at a place."""
+    return tuple(slice(start, start + n) for start, n in zip(place, shape, strict=True))
+
+
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, roles: LabelRoles) -> int:
     """Writes a lesion into a label map, in place, but only over normal lung.
 
     Returns:
         Number of voxels changed.
     """
-    window = label[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
+    window = label[window_at(place, mask.shape)]
     changed = mask & roles.is_normal(window)
     window[changed] = value
     return int(changed.sum())

@@ -1,4 +1,4 @@
-"""Finds all positions at which a lesion fits into normal lung, with integral images, and draws one of them."""
+"""Finds all positions at which a lesion fits into normal lung, with integral images."""
 
 from __future__ import annotations
 
@@ -40,26 +40,59 @@ def find_place(
 
 
 def _fitting(mask: np.ndarray, free: np.ndarray, enough: float) -> np.ndarray:
-    """All (y, x), as (n, 2) in reading order, at which at least ``enough`` voxels of ``mask`` are free.
+    """All (y, x), as (n, 2) in reading order, at which at least ``enough`` voxels of ``mask`` are free."""
+    return fitting(mask, free, enough)[0]
+
+
+def fitting(
+    mask: np.ndarray, free: np.ndarray, enough: float, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Every position at which enough voxels of a mask are free.
 
     The overlap is counted exactly: with cumulative sums of the free voxels along each row, a run of voxels in the mask
     costs one subtraction for all positions together. Positions that cannot have enough free voxels are excluded first.
+
+    Args:
+        mask: (z, y, x) bool lesion.
+        free: (z, y, x) bool, as many slices.
+        enough: number of voxels that must be free.
+        weights: (z, y, x) whole numbers that are summed over the voxels of the mask as the free ones are.
+
+    Returns:
+        (y, x) of the mask's first voxel, as (n, 2) in reading order; the number of its free voxels there, (n,); and the
+        sum of ``weights`` there, (n,), or None without weights.
     """
     rows, columns = (_window(mask.sum((0, axis)), np.asarray(free.any((0, axis))), enough) for axis in (2, 1))
     free = free[:, rows, columns]
     if free.shape[1] < mask.shape[1] or free.shape[2] < mask.shape[2]:
-        return np.zeros((0, 2), int)
-    counter = np.int16 if mask.sum() < 2**15 else np.int32  # intermediate overflows cancel out
-    sums = np.zeros((*free.shape[:2], free.shape[2] + 1), counter)
-    np.cumsum(free, axis=2, dtype=counter, out=sums[:, :, 1:])
+        return np.zeros((0, 2), int), np.zeros(0, int), None if weights is None else np.zeros(0, int)
+    sums = _along_rows(free, mask)
     y, x = _possible(sums.sum(0, dtype=np.int32), mask.shape[1:], enough)
-    overlap = np.zeros((y.stop - y.start, x.stop - x.start), counter)
-    edges = np.diff(mask, axis=2, prepend=False, append=False)
-    for (z, row, first), (_, _, last) in np.argwhere(edges).reshape(-1, 2, 3).tolist():
+    runs = np.argwhere(np.diff(mask, axis=2, prepend=False, append=False)).reshape(-1, 2, 3).tolist()
+    overlap = _summed(sums, runs, y, x)
+    places = np.argwhere(overlap >= enough)
+    at, summed = tuple(places.T), None
+    if weights is not None:
+        summed = _summed(_along_rows(weights[:, rows, columns], mask, 4), runs, y, x)[at]
+    return places + (rows.start + y.start, columns.start + x.start), overlap[at], summed
+
+
+def _along_rows(values: np.ndarray, mask: np.ndarray, largest: int = 1) -> np.ndarray:
+    """(z, y, x + 1) sums of the values, each at most ``largest``, in each row before x."""
+    counter = np.int16 if largest * mask.sum() < 2**15 else np.int32  # intermediate overflows cancel out
+    sums = np.zeros((*values.shape[:2], values.shape[2] + 1), counter)
+    np.cumsum(values, axis=2, dtype=counter, out=sums[:, :, 1:])
+    return sums
+
+
+def _summed(sums: np.ndarray, runs: list, y: slice, x: slice) -> np.ndarray:
+    """(y, x) sums over the runs of a mask at the positions in two ranges; see ``_along_rows``."""
+    total = np.zeros((y.stop - y.start, x.stop - x.start), sums.dtype)
+    for (z, row, first), (_, _, last) in runs:
         line = sums[z, y.start + row : y.stop + row]
-        overlap += line[:, x.start + last : x.stop + last]
-        overlap -= line[:, x.start + first : x.stop + first]
-    return np.argwhere(overlap >= enough) + (rows.start + y.start, columns.start + x.start)
+        total += line[:, x.start + last : x.stop + last]
+        total -= line[:, x.start + first : x.stop + first]
+    return total
 
 
 def _window(counts: np.ndarray, holds_free: np.ndarray, enough: float) -> slice:

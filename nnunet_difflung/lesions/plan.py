@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
 from nnunet_difflung.lesions.masks import Transform
 
 
@@ -47,6 +49,21 @@ class Operation:
     def as_record(self) -> dict:
         """Content for the manifest, of JSON types only."""
         return {key: value for key, value in asdict(self).items() if key != "lung" or value is not None}
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """The voxels that an operation changes in its host.
+
+    Attributes:
+        pathology: label name.
+        mask: (z, y, x) bool.
+        place: (z, y, x) of the first voxel of the mask in the host.
+    """
+
+    pathology: str
+    mask: np.ndarray
+    place: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class Plan:
         before, after: class → number of lung voxels in the training cases, without and with the planned cases.
         max_slices: largest number of slices to paint with new lesions; placebo cases come on top.
         notes: for the user, one line each.
+        likeness: pathology → figure → how alike planned and real lesions are in it (``likeness.compare``).
     """
 
     cases: list[PlannedCase]
@@ -104,6 +122,7 @@ class Plan:
     after: dict[str, int]
     max_slices: int
     notes: list[str] = field(default_factory=list)
+    likeness: dict[str, dict[str, dict]] = field(default_factory=dict)
 
     @property
     def slices(self) -> int:

@@ -59,7 +59,12 @@ from nnunet_difflung.pipeline.report import (
     run_without_cases,
 )
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung, warn_of_structures, with_present_roles
+from nnunet_difflung.pipeline.roles import (
+    warn_of_classes_on_border,
+    warn_of_labels_outside_lung,
+    warn_of_structures,
+    with_present_roles,
+)
 from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
@@ -200,6 +205,7 @@ def _prepare(
     ]
     if share.main:
         warn_of_labels_outside_lung(contact)
+        warn_of_classes_on_border(folds)
     check_folds(folds)
     check_disk(folds)
     look_at_images(raw, cache, numbers, request.processes, share, remember=True)

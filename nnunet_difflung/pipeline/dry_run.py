@@ -18,7 +18,7 @@ from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.pipeline.roles import warn_of_labels_outside_lung
+from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted
 
@@ -64,6 +64,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         for number in numbers
     ]
     warn_of_labels_outside_lung(contact)
+    warn_of_classes_on_border(folds)
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)

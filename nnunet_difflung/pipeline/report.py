@@ -16,6 +16,7 @@ from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.images import suspicion
+from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
@@ -54,6 +55,7 @@ def describe_fold(fold: Fold) -> str:
             f"{counted(plan.slices - slices, 'painted slice')} on top of that bound: outlines of lesions, repainted as "
             f"the normal lung that they are"
         )
+    lines += describe_likeness(plan.likeness)
     lines += describe_channels(fold.relations, raw.channels)
     lines += [f"  note: {note}" for note in plan.notes]
     return "\n".join(lines)
@@ -80,6 +82,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
     lines += describe_selection(result.selection)
     lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
     lines += describe_placebo(result.placebo)
+    lines += differing(fold.plan.likeness)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:
             lines.append(
@@ -171,6 +174,7 @@ def conclude(
             "quality": result.quality,
             "quality_of_all": result.quality_of_all,
             "verdicts": result.verdicts,
+            "likeness": synthesis.fold.plan.likeness,
             "memorisation": result.memorisation,
             **({"selection": result.selection} if result.selection else {}),
             **({"placebo": result.placebo} if result.placebo else {}),

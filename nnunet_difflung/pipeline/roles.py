@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import cases_of
+from nnunet_difflung.lesions.border import classes_on_border
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.meaning.labels import LabelRoles, structure_option, structures_by_name
 from nnunet_difflung.runtime.wording import quoted
+
+if TYPE_CHECKING:
+    from nnunet_difflung.painting.fold import Fold
 
 
 def warn_of_structures(roles: LabelRoles) -> None:
@@ -37,6 +45,24 @@ def warn_of_labels_outside_lung(contact: LungContact) -> None:
             f"add {structure_option(tuple(outside))}",
             file=sys.stderr,
         )
+
+
+def warn_of_classes_on_border(folds: Sequence[Fold]) -> None:
+    """Warns of pathologies that lie on the lung's border, and says whether they will be painted into it."""
+    for name in folds[0].raw.roles.pathologies:
+        found = [share for fold in folds if (share := classes_on_border(fold.lesions).get(name))]
+        if found:
+            painted = any(fold.plan.targets.get(name) for fold in folds)
+            so = (
+                f"it will be painted into normal lung all the same; --target-share {quoted(f'{name}=0')} leaves it out"
+                if painted
+                else f"it will not be painted; --target-share {quoted(f'{name}=SHARE')} does so all the same"
+            )
+            print(
+                f"Warning: {np.mean(found):.0%} of the outline of {name!r} is pleura, so it lies on the border of the "
+                f"lung, not in it, and no reader would believe it in normal lung: {so}",
+                file=sys.stderr,
+            )
 
 
 def with_present_roles(raw: RawDataset, manifest: dict | None) -> dict | None:

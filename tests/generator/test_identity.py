@@ -30,7 +30,7 @@ from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
-from tests.support.commands import OPTIONS, prepared
+from tests.support.commands import AS_EARLIER, OPTIONS, prepared
 from tests.support.generators import CBMAT, TINY, open_data
 from tests.support.staging import stage_cases
 from tests.support.tiny import make_dataset, tree_hashes
@@ -190,7 +190,7 @@ def test_painted_work_of_another_precision_or_an_earlier_version_is_taken_up(tmp
 
     folders = prepared(tmp_path, monkeypatch)
     make_dataset(folders[0], patients=4, folds=2)
-    options = [*OPTIONS, "-f", "0", "--precision"]
+    options = [*OPTIONS, "-f", "0", *AS_EARLIER, "--precision"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "inject", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

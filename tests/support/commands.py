@@ -34,6 +34,8 @@ OPTIONS = [
     "--max-synthetic",
     "3",
 ]
+AS_EARLIER = ["--placement", "uniform", "--target-multiple", "0"]
+"""The masks of versions before these options."""
 
 
 def prepared(folder: Path, monkeypatch, fingerprint: bool = True) -> tuple[Path, Path, Path]:

@@ -1,0 +1,161 @@
+"""Fills hosts with as many lesions, as large and in such places, as real cases of the fold have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.lung import Lung
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, paste, warp, window_at
+from nnunet_difflung.lesions.plan import Operation, Pasted
+from nnunet_difflung.lesions.real_places import FAR, most_alike
+from nnunet_difflung.lesions.recipes import Recipes, Wanted
+from nnunet_difflung.meaning.labels import LabelRoles
+
+_TRIES = 4  # for each lesion of a recipe
+_SHRINK = 0.85  # scale factor from the third try on
+_CUT = 0.93  # share of a lesion; one of which less is left is made larger
+_AMOUNT = 0.15  # spread of the logarithm of the area of a recipe
+_OVER = 1.15  # how far the area of a recipe may be exceeded in a host that has lesions of its own
+
+
+@dataclass
+class Filling:
+    """A host while it is filled.
+
+    Attributes:
+        host: facts of the host.
+        label: (z, y, x) label values, changed in place.
+        lung: of the host.
+        free: (z, y, x) bool, its normal lung.
+        slices: number of slices that may be changed.
+        counts: class → voxels of the training cases, the planned cases and this host.
+        touched: slices that are changed.
+        operations: the lesions so far.
+        pasted: the voxels that each of them changes.
+        full: whether a lesion was left out because it lies in more slices than may be changed.
+    """
+
+    host: CaseFacts
+    label: np.ndarray
+    lung: Lung
+    free: np.ndarray
+    slices: int
+    counts: dict[str, int]
+    touched: set[int] = field(default_factory=set)
+    operations: list[Operation] = field(default_factory=list)
+    pasted: list[Pasted] = field(default_factory=list)
+    full: bool = False
+
+    def open_slices(self) -> np.ndarray:
+        """(z,) bool, the slices in which a lesion may lie: all, or those that are changed once no other may be."""
+        if len(self.touched) < self.slices:
+            return np.ones(len(self.label), bool)
+        return np.isin(np.arange(len(self.label)), sorted(self.touched))
+
+    def take(self, name: str, lesion: Lesion, fitting: _Fitting, roles: LabelRoles) -> bool:
+        """Pastes a lesion; returns whether its slices are within the bound."""
+        window, first = window_at(fitting.place, fitting.mask.shape), fitting.place[0]
+        after = self.touched | {first + int(z) for z in np.flatnonzero(fitting.changed.any((1, 2)))}
+        if len(after) > self.slices:
+            self.full = True
+            return False
+        voxels = paste(self.label, fitting.mask, fitting.place, roles.values[name], roles)
+        self.free[window] &= ~fitting.mask
+        self.touched = after
+        self.operations.append(Operation(name, lesion.case, lesion.component, fitting.transform, fitting.place, voxels))
+        self.pasted.append(Pasted(name, fitting.changed, fitting.place))
+        self.counts[name] += voxels
+        self.counts[roles.normal[0]] -= voxels  # of whichever: shares depend on the sum alone
+        return True
+
+
+class Follower:
+    """Fills hosts as the training cases of a fold have lesions.
+
+    Attributes:
+        recipes: pathology → its lesions.
+        crowding: whether a host that has lesions of a class gets all lesions of a recipe in addition, not only those
+            that it lacks.
+    """
+
+    def __init__(self, lesions: dict[str, list[Lesion]], roles: LabelRoles):
+        self.roles = roles
+        self.recipes = {name: Recipes(of_class) for name, of_class in lesions.items() if of_class}
+        self.crowding = False
+
+    def fill(self, filling: Filling, order: Callable[[dict[str, int]], list[str]], rng: np.random.Generator) -> None:
+        """Pastes lesions as a real case has them, of the classes that still lie below their targets.
+
+        Args:
+            filling: of the host; its label values and lists change.
+            order: voxels of the classes → the classes below their targets, the one furthest below first.
+            rng: draws the recipe and how it is varied.
+        """
+        missing = order(filling.counts)
+        if not missing:
+            return
+        case = self.recipes[missing[0]].draw(filling.host.identifier, rng)
+        other_side = self.recipes[missing[0]].changes_sides(rng)
+        for name in missing:
+            for index in self._chosen(name, case, filling, rng):
+                if name not in order(filling.counts) or (filling.full and filling.operations):
+                    break  # small lesions alone in the last slices would not be what the recipe says
+                self._paste(name, index, other_side, filling, rng)
+
+    def _chosen(self, name: str, case: str | None, filling: Filling, rng: np.random.Generator) -> list[int]:
+        """The lesions of a recipe, by index, that are to be painted beside those that the host has; largest first."""
+        recipes = self.recipes[name]
+        indices = recipes.of_case.get(case, []) if case is not None else []
+        present = 0 if self.crowding else len(recipes.of_case.get(filling.host.identifier, []))
+        if present:
+            sizes = [recipes.sites[index].size for index in indices]
+            left = sum(sizes) * float(np.exp(rng.normal(0, _AMOUNT)))
+            left -= filling.host.voxels(name) * filling.lung.voxel
+            kept = []
+            for index in rng.permutation(len(indices)).tolist():
+                if len(kept) + present < len(indices) and sizes[index] <= _OVER * left:
+                    kept.append(indices[index])
+                    left -= sizes[index]
+            indices = kept
+        return sorted(indices, key=lambda index: -recipes.sites[index].size)
+
+    def _paste(self, name: str, index: int, other_side: bool, filling: Filling, rng: np.random.Generator) -> None:
+        """Pastes a lesion of a class in the place of a recipe's lesion, if there is a place like that."""
+        recipes = self.recipes[name]
+        for attempt in range(_TRIES):
+            wanted = recipes.wanted(index, other_side, rng)
+            fitting = _fitting(wanted, _SHRINK ** max(0, attempt - 1), filling)
+            if fitting is None:
+                continue
+            share = fitting.changed.sum() / fitting.mask.sum()
+            if share < _CUT:  # the pleura takes a part of it, which its donor did not lose
+                dimensions = 3 if len(wanted.lesion.mask) > 1 else 2
+                factor = fitting.transform.scale / wanted.transform.scale * share ** (-1 / dimensions)
+                fitting = _fitting(wanted, factor, filling) or fitting
+            if filling.take(name, wanted.lesion, fitting, self.roles):
+                return
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A varied lesion at a place of the host: (z, y, x) mask, first voxel, and which voxels it changes."""
+
+    transform: Transform
+    mask: np.ndarray
+    place: tuple[int, int, int]
+    changed: np.ndarray
+
+
+def _fitting(wanted: Wanted, factor: float, filling: Filling) -> _Fitting | None:
+    """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is."""
+    transform = replace(wanted.transform, scale=wanted.transform.scale * factor)
+    mask = warp(wanted.lesion.mask, transform, np.array(wanted.lesion.spacing) / filling.host.spacing).mask
+    found = most_alike(mask, wanted.site, filling.lung, filling.free, filling.open_slices())
+    if found is None or found.cost > FAR:
+        return None
+    changed = mask & filling.free[window_at(found.place, mask.shape)]
+    return _Fitting(transform, mask, found.place, changed) if changed.sum() >= MIN_VOXELS else None

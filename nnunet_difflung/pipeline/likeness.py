@@ -1,0 +1,55 @@
+"""How alike planned and real lesions are, in sentences."""
+
+from __future__ import annotations
+
+_NAMES = {
+    "front_back": "place from front to back",
+    "sideways": "place from side to side",
+    "height": "height",
+    "depth": "depth below the pleura",
+    "contact": "contact to the pleura",
+    "size": "size",
+    "share_of_lung": "share of a slice's lung",
+    "count": "number in a slice",
+}
+_UNITS = {"depth": " mm"}
+Likeness = dict[str, dict[str, dict]]
+
+
+def describe_likeness(likeness: Likeness) -> list[str]:
+    """A line for each class with the AUC of every figure, and one for each figure that tells planned from real.
+
+    Args:
+        likeness: result of ``lesions.likeness.compare`` for each class.
+    """
+    lines = []
+    for name, rows in likeness.items():
+        for verdict, sentence in (
+            (True, "are like real ones in {} (AUC; 0.50: no difference)"),
+            (None, "against real ones, AUC of {} (not judged: too few cases)"),
+        ):
+            figures = [f"{_NAMES[figure]} {row['auc']:.2f}" for figure, row in rows.items() if row["alike"] is verdict]
+            if figures:
+                lines.append(f"  masks of {name} {sentence.format(', '.join(figures))}")
+        lines += [
+            f"  Warning: masks of {name} differ from real ones in {_NAMES[figure]}: {_value(figure, row, 'planned')}, "
+            f"in training cases {_value(figure, row, 'real')} (medians; AUC {row['auc']:.2f}, expected "
+            f"{0.5 - row['limit']:.2f} to {0.5 + row['limit']:.2f})"
+            for figure, row in rows.items()
+            if row["alike"] is False
+        ]
+    return lines
+
+
+def differing(likeness: Likeness) -> list[str]:
+    """A line for each class whose planned lesions differ from real ones."""
+    found = {name: [_NAMES[f] for f, row in rows.items() if row["alike"] is False] for name, rows in likeness.items()}
+    return [
+        f"  Warning: masks of {name} differ from real ones in {', '.join(figures)} (AUC in the plan above)"
+        for name, figures in found.items()
+        if figures
+    ]
+
+
+def _value(figure: str, row: dict, of: str) -> str:
+    return f"{row[of]:.3g}{_UNITS.get(figure, '')}"
