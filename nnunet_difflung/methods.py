@@ -49,6 +49,14 @@ _ALL = (
         "diffusion, uniform mask ablation (segmentation-guided diffusion)",
         ablation="mat",
     ),
+    Method(
+        "difflung",
+        "context",
+        "difflung",
+        "nnUNetTrainerDiffLungContext",
+        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
+        ablation="cbmat",
+    ),
     Method("none", "diffusion", "none", "nnUNetTrainerDiffLungNoAblation", "diffusion without mask ablation"),
     Method(
         "pix2pix", "gan", "pix2pix", "nnUNetTrainerDiffLungPix2Pix", "conditional GAN: U-Net, PatchGAN, L1 (Isola 2017)"

@@ -12,6 +12,7 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting.donors import find_donors
 from nnunet_difflung.painting.fold import Fold
 
 
@@ -29,6 +30,8 @@ class AppliedCase:
         condition: (n, y, x) condition map: ``new_label`` and the derived body class.
         region: (n, y, x) bool, the voxels that get new intensities (``painted_region``).
         pasted: (c, n, y, x) ``image`` with real lesion texture pasted into it, for methods that start from it.
+        owner: (n, y, x) whose level and spread each voxel is to have, for methods that use it (``find_donors``).
+        donors: the voxels of each donor.
     """
 
     planned: PlannedCase
@@ -40,16 +43,19 @@ class AppliedCase:
     condition: np.ndarray
     region: np.ndarray
     pasted: np.ndarray | None = None
+    owner: np.ndarray | None = None
+    donors: tuple[np.ndarray, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Size in memory."""
-        arrays = (self.image, self.new_label, self.changed, self.condition, self.region, self.pasted)
+        arrays = (self.image, self.new_label, self.changed, self.condition, self.region)
+        arrays += (self.pasted, self.owner, *self.donors)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
-        """A copy without the pasted texture, which is not needed once the jobs are made."""
-        return replace(self, pasted=None)
+        """A copy without the pasted texture and the donors, which are not needed once the jobs are made."""
+        return replace(self, pasted=None, owner=None, donors=())
 
     def in_host(self, array: np.ndarray) -> np.ndarray:
         """Puts (…, n, y, x) slices into a (…, z, y, x) volume of the host's shape, zero in all other slices."""
@@ -64,7 +70,8 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     Args:
         fold: fold that the plan is for.
         planned: the case.
-        textures: paste the lesions' intensities too, if the method starts from them.
+        textures: paste the lesions' intensities too, if the method starts from them, and find the donors, if it uses
+            their level and spread.
     """
     cache, roles, host = fold.cache, fold.cache.roles, fold.cache.facts[planned.host]
     image, label, slices = cache.image(planned.host), cache.label(planned.host), list(planned.slices)
@@ -74,6 +81,9 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     )
     label, new_label = label[slices], new_label[slices]
     changed = new_label != label
+    owner, donors = None, ()
+    if textures and family_of(fold.method).uses_style:
+        owner, donors = find_donors(planned, fold.lesions, cache, changed)
     return AppliedCase(
         planned,
         host.shape,
@@ -84,6 +94,8 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         np.where(changed, new_label, cache.condition(planned.host)[slices]),
         painted_region(label, changed, roles, fold.settings.sampling),
         None if pasted is None else pasted[:, slices],
+        owner,
+        donors,
     )
 
 
