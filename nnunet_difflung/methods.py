@@ -49,14 +49,6 @@ _ALL = (
         "diffusion, uniform mask ablation (segmentation-guided diffusion)",
         ablation="mat",
     ),
-    Method(
-        "difflung",
-        "context",
-        "difflung",
-        "nnUNetTrainerDiffLungContext",
-        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
-        ablation="cbmat",
-    ),
     Method("none", "diffusion", "none", "nnUNetTrainerDiffLungNoAblation", "diffusion without mask ablation"),
     Method(
         "pix2pix", "gan", "pix2pix", "nnUNetTrainerDiffLungPix2Pix", "conditional GAN: U-Net, PatchGAN, L1 (Isola 2017)"
@@ -77,6 +69,14 @@ _ALL = (
         "cbmat",
         "nnUNetTrainerDiffLungHarmonise",
         "the cbmat diffusion started from the pasted texture at a middle noise level",
+    ),
+    Method(
+        "difflung",
+        "context",
+        "difflung",
+        "nnUNetTrainerDiffLungContext",
+        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
+        ablation="cbmat",
     ),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -145,8 +145,8 @@ class RegionSource(BatchSource):
         outlines = self._outlines(name, number)
         donor = self.cache.facts[self.index.cases[number]].spacing
         mask = outlines[int(rng.integers(len(outlines)))]
-        warped = warp(mask[None], draw_transform(rng), np.array(donor) / spacing).mask[0]
-        return warped if warped.any() else mask
+        warped = warp(mask[None], draw_transform(rng), np.array(donor) / spacing).mask
+        return warped[0] if warped.any() else mask
 
     @cached_property
     def _outlines(self) -> Callable[[str, int], list[np.ndarray]]:

@@ -81,9 +81,11 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     )
     label, new_label = label[slices], new_label[slices]
     changed = new_label != label
+    region = painted_region(label, changed, roles, fold.settings.sampling)
     owner, donors = None, ()
     if textures and family_of(fold.method).uses_style:
-        owner, donors = find_donors(planned, fold.lesions, cache, changed)
+        outlined = region if planned.placebo else changed
+        owner, donors = find_donors(planned, fold.lesions, cache, outlined)
     return AppliedCase(
         planned,
         host.shape,
@@ -92,7 +94,7 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         new_label,
         changed,
         np.where(changed, new_label, cache.condition(planned.host)[slices]),
-        painted_region(label, changed, roles, fold.settings.sampling),
+        region,
         None if pasted is None else pasted[:, slices],
         owner,
         donors,

@@ -16,7 +16,7 @@ from nnunet_difflung.lesions.plan import PlannedCase
 
 
 def find_donors(
-    planned: PlannedCase, lesions: dict[str, list[Lesion]], cache: SliceCache, changed: np.ndarray
+    planned: PlannedCase, lesions: dict[str, list[Lesion]], cache: SliceCache, outlined: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Whose level and spread each voxel is to have.
 
@@ -26,13 +26,13 @@ def find_donors(
         planned: the case.
         lesions: pathology → lesions of the fold's training cases.
         cache: the dataset's real cases.
-        changed: (n, y, x) bool, the voxels of the lesions, or of the placebo regions, in the slices that change.
+        outlined: (n, y, x) bool, the voxels of the lesions, or of the placebo regions, in the slices that change.
 
     Returns:
         (n, y, x) int32, 0 or i + 1 for the i-th donor; and for each donor its (c, m) voxels in the dataset's
         intensities.
     """
-    owner, donors = np.zeros(changed.shape, np.int32), []
+    owner, donors = np.zeros(outlined.shape, np.int32), []
     spacing, positions = cache.facts[planned.host].spacing, {z: n for n, z in enumerate(planned.slices)}
     for operation in planned.operations:
         lesion = lesion_of(operation, lesions)
@@ -44,7 +44,7 @@ def find_donors(
                 continue
             position = positions[int(z)]
             window = tuple(slice(start, start + size) for start, size in zip(corner, outline.shape, strict=True))
-            own = outline & changed[(position, *window)] & (owner[(position, *window)] == 0)
+            own = outline & outlined[(position, *window)] & (owner[(position, *window)] == 0)
             if not own.any():
                 continue
             if planned.placebo:
