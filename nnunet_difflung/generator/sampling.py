@@ -28,6 +28,7 @@ def paint_batch(
     start: torch.Tensor | None = None,
     sources: Sequence[torch.Generator] | None = None,
     style: torch.Tensor | None = None,
+    parts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Paints masks with a method.
 
@@ -40,7 +41,7 @@ def paint_batch(
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where ``is_known`` is true.
     """
-    canvas = Canvas(condition, noise, known, is_known, blend, start, sources, style)
+    canvas = Canvas(condition, noise, known, is_known, blend, start, sources, style, parts)
     return family_of(method).paint(generator, sampling, canvas)
 
 
@@ -57,6 +58,7 @@ class SliceInputs:
         blend: (1, h, w) float32.
         start: (c, h, w).
         style: (2c + 1, h, w) float32.
+        parts: (1, h, w) int32.
     """
 
     condition: np.ndarray
@@ -67,6 +69,7 @@ class SliceInputs:
     blend: np.ndarray | None = None
     start: np.ndarray | None = None
     style: np.ndarray | None = None
+    parts: np.ndarray | None = None
 
 
 def paint_slices(
@@ -101,5 +104,6 @@ def paint_slices(
         stacked_if_given([inputs.start for inputs in slices]),
         [torch.Generator().manual_seed(inputs.seed) for inputs in slices],
         stacked_if_given([inputs.style for inputs in slices]),
+        stacked_if_given([inputs.parts for inputs in slices]),
     )
     return painted.float().cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 _DECADE = 10.0  # 1/_DECADE is the spread that is told as 0: 100 HU with the window of CT
 
@@ -23,6 +24,11 @@ def style_of(values: np.ndarray) -> np.ndarray:
     """
     mean, spread = values.mean(1), values.std(1)
     return np.concatenate([mean, np.clip(np.log10(np.maximum(_DECADE * spread, 0.1)), -1, 1)]).astype(np.float32)
+
+
+def told_spread(told: torch.Tensor) -> torch.Tensor:
+    """The standard deviation that ``style_of`` tells."""
+    return 10**told / _DECADE
 
 
 def write_style(maps: np.ndarray, region: np.ndarray, style: np.ndarray) -> None:

@@ -69,6 +69,7 @@ def make_jobs(
             blend=grow(_blend(changed, region[position][crop], sampling), shape)[None],
             start=None if applied.pasted is None else encoding.image(applied.pasted[part], condition, shape),
             style=None if applied.owner is None else grow(_style(applied, position, generator)[(..., *crop)], shape),
+            parts=None if applied.owner is None else grow(applied.owner[position][crop], shape)[None],
         )
         jobs.append(Job(applied.planned.index, z, crop, inputs))
     return jobs

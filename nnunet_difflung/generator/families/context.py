@@ -13,6 +13,7 @@ from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.diffusion import build_network, paint, region_loss
 from nnunet_difflung.generator.families.diffusion import Diffusion, DiffusionUpdate, seconds_of_passes
 from nnunet_difflung.generator.families.interface import Canvas
+from nnunet_difflung.generator.guidance import held_to_style
 from nnunet_difflung.generator.regions import RegionSource
 from nnunet_difflung.generator.style import style_channels
 from nnunet_difflung.generator.trained import Generator
@@ -61,16 +62,22 @@ class Context(Diffusion):
         return ContextUpdate(state, config, accelerator, steps)
 
     def paint(self, generator: Generator, sampling: SamplingConfig, canvas: Canvas) -> torch.Tensor:
-        """The reverse process from pure noise in the region; without ``canvas.style`` the network is told none."""
+        """The reverse process from pure noise in the region; without ``canvas.style`` the network is told none.
+
+        With ``canvas.parts`` what is painted is held to its style (``guidance.held_to_style``).
+        """
         if canvas.known is None or canvas.is_known is None:
             raise ValueError("a region can only be filled in a real image")
         style = canvas.style
         if style is None:
             size = (len(canvas.noise), style_channels(canvas.noise.shape[1]), *canvas.noise.shape[2:])
             style = canvas.noise.new_zeros(size)
+        network = generator.for_reverse_steps(sampling.precision, canvas.noise.device)
+        if canvas.parts is not None:
+            network = held_to_style(network, generator.config, style, canvas.parts)
         region = (~canvas.is_known).to(canvas.condition.dtype)
         return paint(
-            generator.for_reverse_steps(sampling.precision, canvas.noise.device),
+            network,
             generator.config,
             sampling.sampler,
             sampling.steps,

@@ -42,6 +42,7 @@ class Canvas:
         start: (n, c, h, w) in [−1, 1], ``known`` with real lesion texture pasted, for families that start from it.
         sources: for each image a generator of further noise (``ddpm``, and resamplings).
         style: (n, 2c + 1, h, w) level and spread that the painted region is to have (``style``).
+        parts: (n, 1, h, w) int, 0 or the number of a lesion that is to have one level and spread.
     """
 
     condition: torch.Tensor
@@ -52,6 +53,7 @@ class Canvas:
     start: torch.Tensor | None = None
     sources: Sequence[torch.Generator] | None = None
     style: torch.Tensor | None = None
+    parts: torch.Tensor | None = None
 
 
 class Family(ABC):
