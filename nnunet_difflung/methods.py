@@ -70,5 +70,13 @@ _ALL = (
         "nnUNetTrainerDiffLungHarmonise",
         "the cbmat diffusion started from the pasted texture at a middle noise level",
     ),
+    Method(
+        "difflung",
+        "context",
+        "difflung",
+        "nnUNetTrainerDiffLungContext",
+        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
+        ablation="cbmat",
+    ),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -242,6 +242,14 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     )
     shared.add_sampler(group)
     group.add_argument(
+        "--resamplings",
+        type=positive,
+        metavar="N",
+        help="times that each denoising step is done, with fresh noise in between, so that the new lesion fits its "
+        "surroundings better (RePaint); painting takes N times as long. For --method cbmat, mat and none with --paint "
+        f"composite ({by_preset('sampling', 'resamplings')})",
+    )
+    group.add_argument(
         "--strength",
         type=share_of_one,
         metavar="SHARE",
@@ -317,7 +325,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         precision=precision,
         gate=options.gate,
         memorised=options.memorised,
-        **given(options, "paint", "margin", "sampler", "steps", "strength", "candidates", "selection"),
+        **given(options, "paint", "margin", "sampler", "steps", "resamplings", "strength", "candidates", "selection"),
     )
     _check_method(method, options, generator, sampling)
     balance = replace(

@@ -173,10 +173,10 @@ def _folds(raw: RawDataset, request: Request) -> list[int]:
 def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Callable[[str], None]) -> list[str]:
     """The methods to compare; calls ``say`` for methods that are left out."""
     wanted = [METHODS[name] for name in request.methods or METHODS]
-    pasted = [method.name for method in wanted if family_of(method).starts_from_paste]
-    if pasted:
-        say(f"Left out: {', '.join(pasted)} (methods that change a real slice instead of painting a whole slice).")
-    painting = [method.name for method in wanted if method.name not in pasted]
+    changing = [method.name for method in wanted if not family_of(method).paints_whole_slices]
+    if changing:
+        say(f"Left out: {', '.join(changing)} (methods that change a real slice instead of painting a whole slice).")
+    painting = [method.name for method in wanted if method.name not in changing]
     missing = {
         name: [fold for fold in folds if not is_finished(fold_folder(raw.name, name, fold))] for name in painting
     }
@@ -193,7 +193,7 @@ def _methods(raw: RawDataset, folds: Sequence[int], request: Request, say: Calla
     if not finished:
         raise BadInput(
             f"none of --methods {' '.join(request.methods)} paints whole slices; choose from "
-            f"{', '.join(m.name for m in METHODS.values() if not family_of(m).starts_from_paste)}"
+            f"{', '.join(m.name for m in METHODS.values() if family_of(m).paints_whole_slices)}"
         )
     return finished
 

@@ -21,6 +21,8 @@ from nnunet_difflung.generator.encoding import Encoding, grow, size_factor
 class Batch:
     """A process's part of a training batch.
 
+    A family whose network is told more than the masks has further channels in ``condition`` (``regions.RegionSource``).
+
     Attributes:
         image: (b, c, p, p) float32 in [−1, 1], isolated.
         condition: (b, k, p, p) float32 masks after ablation.
@@ -30,6 +32,27 @@ class Batch:
     image: np.ndarray
     condition: np.ndarray
     weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for an example.
+
+    Attributes:
+        case: id of the case.
+        wanted: the pathology that the example's slot is reserved for, or None.
+        image: (c, y, x) crop in the dataset's intensities.
+        condition: (y, x) its condition map.
+        ablated: (k,) bool, the pathologies whose masks are hidden.
+        mirrored: whether the example is mirrored left-right.
+    """
+
+    case: str
+    wanted: str | None
+    image: np.ndarray
+    condition: np.ndarray
+    ablated: np.ndarray
+    mirrored: bool
 
 
 class BatchSource:
@@ -69,6 +92,14 @@ class BatchSource:
 
     def _example(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.config.seed, step, slot])
+        drawn = self._draw(step, rng)
+        parts = self._parts(drawn, rng)
+        if drawn.mirrored:
+            image, masks, weight = (part[..., ::-1].copy() for part in parts)
+            return image, masks, weight
+        return parts
+
+    def _draw(self, step: int, rng: np.random.Generator) -> Drawn:
         wanted = self._draw_class(rng)
         number = int(rng.choice(self.index.holding[wanted] if wanted else len(self.index)))
         case, z = self.index.cases[number], self.index.z[number]
@@ -79,7 +110,7 @@ class BatchSource:
             annealed(self.probabilities, step / self.total_steps, self.ablation, self.config.annealing), rng
         )
         image = np.asarray(self.cache.image(case)[(slice(None), z, *crop)])
-        return self._finish(image, np.asarray(condition[crop]), ablated, mirrored)
+        return Drawn(case, wanted, image, np.asarray(condition[crop]), ablated, mirrored)
 
     def _draw_class(self, rng: np.random.Generator) -> str | None:
         """The pathology that this slot is reserved for, or None for a uniform draw."""
@@ -94,17 +125,12 @@ class BatchSource:
         start = np.clip(centre - size // 2, 0, np.maximum(np.array(condition.shape) - size, 0))
         return slice(start[0], start[0] + size), slice(start[1], start[1] + size)
 
-    def _finish(
-        self, image: np.ndarray, condition: np.ndarray, ablated: np.ndarray, mirrored: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _parts(self, drawn: Drawn, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """An example's part of each array of ``Batch``, before it is mirrored."""
         roles, shape = self.cache.roles, (self.config.patch_size, self.config.patch_size)
-        counts = condition != (-1 if roles.ignore is None else roles.ignore)
-        parts = (
-            self.encoding.image(image, condition, shape),
-            self.encoding.masks(ablate(condition, ablated, self.pathologies), shape),
+        counts = drawn.condition != (-1 if roles.ignore is None else roles.ignore)
+        return (
+            self.encoding.image(drawn.image, drawn.condition, shape),
+            self.encoding.masks(ablate(drawn.condition, drawn.ablated, self.pathologies), shape),
             grow(counts, shape).astype(np.float32)[None],
         )
-        if mirrored:
-            image, masks, weight = (part[..., ::-1].copy() for part in parts)
-            return image, masks, weight
-        return parts

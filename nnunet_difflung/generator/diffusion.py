@@ -97,7 +97,37 @@ def diffusion_loss(
     Returns:
         Scalar: the mean over images of each image's weighted mean, so that equal parts of a batch can be averaged.
     """
-    x_t = process.add_noise(x_0, noise, t)
+    return _loss(network, process, process.add_noise(x_0, noise, t), x_0, condition, weight, noise, t)
+
+
+def region_loss(
+    network: Callable,
+    process: ForwardProcess,
+    x_0: torch.Tensor,
+    condition: torch.Tensor,
+    weight: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+) -> torch.Tensor:
+    """Eq. 7 in a region whose surroundings the network sees without noise (Palette, Saharia et al. 2022).
+
+    The arguments are those of ``diffusion_loss``; the first channel of ``condition`` is 1 in the region, and ``weight``
+    is 0 outside.
+    """
+    x_t = torch.where(condition[:, :1] > 0, process.add_noise(x_0, noise, t), x_0)
+    return _loss(network, process, x_t, x_0, condition, weight, noise, t)
+
+
+def _loss(
+    network: Callable,
+    process: ForwardProcess,
+    x_t: torch.Tensor,
+    x_0: torch.Tensor,
+    condition: torch.Tensor,
+    weight: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+) -> torch.Tensor:
     target = noise if process.config.prediction_type == "epsilon" else process.get_velocity(x_0, noise, t)
     predicted = network(torch.cat([x_t, condition], 1), t).sample.float()
     error = (predicted - target).square() * weight
@@ -167,8 +197,13 @@ def paint(
     generators: Sequence[torch.Generator] | None = None,
     start: torch.Tensor | None = None,
     strength: float = 1.0,
+    resamplings: int = 1,
+    noised: bool = True,
 ) -> torch.Tensor:
     """Samples p(x_0 | m); a known region, if given, is re-imposed at every step.
+
+    With ``resamplings`` above 1 each step but the last is taken back with fresh noise and done again, so that the
+    painted region fits what is re-imposed (RePaint, Lugmayr et al. 2022).
 
     Args:
         network: UNet2DModel with the averaged weights, in evaluation mode.
@@ -182,12 +217,15 @@ def paint(
         generators: for each image a generator (on the CPU) of ``ddpm``'s further noise.
         start: (n, c, h, w) in [−1, 1], an image to begin from instead of pure noise (``ddim`` and ``ddpm``).
         strength: how far ``start`` is noised first (Eq. 6), as a share of the training timesteps.
+        resamplings: how often each reverse step is done (``ddim`` and ``ddpm``).
+        noised: the known region is re-imposed with as much noise as x_t has, for networks that were trained so; else
+            as it is.
 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` in the known region.
     """
     if sampler in _SECOND_ORDER:
-        return _paint_second_order(network, config, sampler, steps, condition, noise, known, is_known)
+        return _paint_second_order(network, config, sampler, steps, condition, noise, known, is_known, noised)
     alpha_bar = forward_process(config).alphas_cumprod.to(noise.device)
     reach = config.train_timesteps if start is None else max(1, round(strength * config.train_timesteps))
     clean, timesteps = alpha_bar.new_ones(()), reverse_timesteps(steps, reach)
@@ -195,14 +233,28 @@ def paint(
     if start is not None:
         first = alpha_bar[timesteps[0]]
         x_t = first.sqrt() * start + (1 - first).sqrt() * noise
-    x_t = _impose(x_t, known, is_known, noise, alpha_bar[timesteps[0]])
+    imposed = noise if noised else None
+    x_t = _impose(x_t, known, is_known, imposed, alpha_bar[timesteps[0]])
     for i, t in enumerate(timesteps):
-        predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()
-        bar_before = alpha_bar[timesteps[i + 1]] if i + 1 < len(timesteps) else clean
-        fresh = _fresh(noise, generators) if sampler == "ddpm" else None
-        x_t = reverse_step(x_t, predicted, alpha_bar[t], bar_before, config.prediction, fresh)
-        x_t = _impose(x_t, known, is_known, noise, bar_before)
+        bar, last = alpha_bar[t], i + 1 == len(timesteps)
+        bar_before = clean if last else alpha_bar[timesteps[i + 1]]
+        for again in range(1 if last else resamplings):
+            if again:
+                fresh = _fresh(noise, generators)
+                x_t = noised_again(x_t, fresh, bar, bar_before)
+                if known is not None and imposed is not None:
+                    imposed = (x_t - bar.sqrt() * known) / (1 - bar).sqrt()  # what the known region's noise is now
+            predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()
+            fresh = _fresh(noise, generators) if sampler == "ddpm" else None
+            x_t = reverse_step(x_t, predicted, bar, bar_before, config.prediction, fresh)
+            x_t = _impose(x_t, known, is_known, imposed, bar_before)
     return x_t.clamp(-1, 1)
+
+
+def noised_again(x_t: torch.Tensor, fresh: torch.Tensor, bar: torch.Tensor, bar_before: torch.Tensor) -> torch.Tensor:
+    """Takes x_t back from ᾱ ``bar_before`` to the smaller ᾱ ``bar`` with fresh noise (Eq. 1 over several timesteps)."""
+    kept = bar / bar_before
+    return kept.sqrt() * x_t + (1 - kept).sqrt() * fresh
 
 
 def _paint_second_order(
@@ -214,6 +266,7 @@ def _paint_second_order(
     noise: torch.Tensor,
     known: torch.Tensor | None,
     is_known: torch.Tensor | None,
+    noised: bool,
 ) -> torch.Tensor:
     """DPM-Solver++ 2M (Lu et al. 2022) or UniPC (Zhao et al. 2023), timesteps evenly spaced in log SNR."""
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -227,11 +280,12 @@ def _paint_second_order(
     scheduler.set_timesteps(steps, device=noise.device)
     sigmas = scheduler.sigmas.to(noise.device)
     bars = (1 / (1 + sigmas**2)).to(noise.dtype)
-    x_t = _impose(noise, known, is_known, noise, bars[0])
+    imposed = noise if noised else None
+    x_t = _impose(noise, known, is_known, imposed, bars[0])
     for i, t in enumerate(scheduler.timesteps):
         predicted = network(torch.cat([x_t, condition], 1), t).sample.float()
         x_t = scheduler.step(predicted, t, x_t).prev_sample
-        x_t = _impose(x_t, known, is_known, noise, bars[i + 1])
+        x_t = _impose(x_t, known, is_known, imposed, bars[i + 1])
     return x_t.clamp(-1, 1) if known is None or is_known is None else torch.where(is_known, known, x_t.clamp(-1, 1))
 
 
@@ -243,9 +297,15 @@ def _fresh(like: torch.Tensor, generators: Sequence[torch.Generator] | None) -> 
 
 
 def _impose(
-    x_t: torch.Tensor, known: torch.Tensor | None, is_known: torch.Tensor | None, noise: torch.Tensor, bar: torch.Tensor
+    x_t: torch.Tensor,
+    known: torch.Tensor | None,
+    is_known: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    bar: torch.Tensor,
 ) -> torch.Tensor:
-    """Replaces the known region of x_t by √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε (Eq. 6); ᾱ = 1 is the clean image."""
+    """Replaces the known region of x_t by √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε (Eq. 6), or by x_0 without ``noise``."""
     if known is None or is_known is None:
         return x_t
+    if noise is None:
+        return torch.where(is_known, known, x_t)
     return torch.where(is_known, bar.sqrt() * known + (1 - bar).sqrt() * noise, x_t)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ class TrainingReport:
         examples = [_example(source, name, self.config) for name in source.present]
         if not examples:
             return
-        painted = [self._paint(state, condition, source) for _, condition in examples]
+        painted = [self._paint(state, image, condition, source) for image, condition in examples]
         window, classes = display_window(self.config.windows[0]), source.cache.roles.condition_classes
         path = self.folder / "samples" / f"step_{state.step:07d}.png"
         with drawing(path, 6.6, 2.3 * len(examples) + 0.5) as figure:
@@ -130,9 +131,11 @@ class TrainingReport:
                     bare(axis, title, 8)
             legend(figure, classes)
 
-    def _paint(self, state: TrainingState, condition: np.ndarray, source: BatchSource) -> np.ndarray:
+    def _paint(self, state: TrainingState, image: np.ndarray, condition: np.ndarray, source: BatchSource) -> np.ndarray:
         noise = torch.randn(1, len(self.config.windows), *condition.shape, generator=torch.Generator().manual_seed(0))
         inputs = SliceInputs(source.encoding.masks(condition, condition.shape), noise[0].numpy(), 0)
+        if not trained_family_of(self.method).paints_whole_slices:  # then only the slice's lesions are painted
+            inputs = replace(inputs, known=image, is_known=~np.isin(condition, source.pathologies)[None])
         parameters = list(state.network.parameters())
         state.ema.store(parameters)
         state.ema.copy_to(parameters)

@@ -27,6 +27,8 @@ def paint_batch(
     blend: torch.Tensor | None = None,
     start: torch.Tensor | None = None,
     sources: Sequence[torch.Generator] | None = None,
+    style: torch.Tensor | None = None,
+    parts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Paints masks with a method.
 
@@ -39,7 +41,7 @@ def paint_batch(
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where ``is_known`` is true.
     """
-    canvas = Canvas(condition, noise, known, is_known, blend, start, sources)
+    canvas = Canvas(condition, noise, known, is_known, blend, start, sources, style, parts)
     return family_of(method).paint(generator, sampling, canvas)
 
 
@@ -55,6 +57,8 @@ class SliceInputs:
         is_known: (1, h, w) bool.
         blend: (1, h, w) float32.
         start: (c, h, w).
+        style: (2c + 1, h, w) float32.
+        parts: (1, h, w) int32.
     """
 
     condition: np.ndarray
@@ -64,6 +68,8 @@ class SliceInputs:
     is_known: np.ndarray | None = None
     blend: np.ndarray | None = None
     start: np.ndarray | None = None
+    style: np.ndarray | None = None
+    parts: np.ndarray | None = None
 
 
 def paint_slices(
@@ -97,5 +103,7 @@ def paint_slices(
         stacked_if_given([inputs.blend for inputs in slices]),
         stacked_if_given([inputs.start for inputs in slices]),
         [torch.Generator().manual_seed(inputs.seed) for inputs in slices],
+        stacked_if_given([inputs.style for inputs in slices]),
+        stacked_if_given([inputs.parts for inputs in slices]),
     )
     return painted.float().cpu().numpy()

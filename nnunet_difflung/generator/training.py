@@ -214,7 +214,8 @@ class _Saving:
 def _source(data: FoldData, method: Method, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
     reading, delta_0 = config.ablation_probability, config.delta_0
     probabilities = initial_probabilities(data.frequencies(), method.ablation, reading, delta_0)
-    return BatchSource(data.cache, index, config, config.windows, probabilities, total, method.ablation)
+    kind = trained_family_of(method).source
+    return kind(data.cache, index, config, config.windows, probabilities, total, method.ablation)
 
 
 def _loop(

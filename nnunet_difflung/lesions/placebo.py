@@ -5,6 +5,9 @@ region is a lesion, a segmentation can learn that difference instead of the clas
 the class more frequent. A placebo case has the same outlines, varied in the same way and painted by the same method,
 but shows normal lung under the label of normal lung.
 
+Where lesions follow real cases in their places, the outlines lie at the same places in the lung's coordinates as the
+lesions of the case that they come from, so that the place tells no class either.
+
 Methods that paste real texture need some: normal lung of another training case, cut out in the lesion's outline and
 moved in the same way as a lesion's texture (``pasting``).
 """
@@ -19,9 +22,11 @@ import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
-from nnunet_difflung.lesions.masks import Lesion, Transform, warp
+from nnunet_difflung.lesions.lung import Lung, Site
+from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
+from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.meaning.labels import LabelRoles
 
 Place = tuple[int, int, int]
@@ -61,16 +66,17 @@ def add_placebos(
         cases: training cases of the fold, of which hosts and normal lung are taken.
         lesions: pathology → lesions of the same cases.
         roles: of the labels.
-        config: share of placebo cases, and seed.
+        config: share of placebo cases, placement, and seed.
         fold: seeds the choice together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
-        find: finds places in normal lung, of a host and of the case whose lung is pasted.
+        find: finds places in normal lung: of the case whose lung is pasted and, with uniform placement, of the host.
     """
     models = plan.with_lesions
     wanted = number_of_placebos(len(models), config.placebo)
     if not wanted:
         return
-    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), find)
+    follows = config.placement == "real"
+    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), find, follows)
     key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
     order = np.random.default_rng(key).permutation(len(models))
     for index in range(wanted):
@@ -107,7 +113,10 @@ def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
 
 @dataclass(frozen=True)
 class _PlaceboPlanner:
-    """Finds a host, places and normal lung for one placebo case at a time; the parameters of ``add_placebos``."""
+    """Finds a host, places and normal lung for one placebo case at a time.
+
+    The parameters are those of ``add_placebos``; ``follows``: outlines lie where the lesions of their model lie.
+    """
 
     plan: Plan
     cases: Sequence[CaseFacts]
@@ -115,6 +124,7 @@ class _PlaceboPlanner:
     roles: LabelRoles
     read_label: Callable[[str], np.ndarray]
     find: FindPlace
+    follows: bool
 
     @property
     def facts(self) -> dict[str, CaseFacts]:
@@ -148,10 +158,12 @@ class _PlaceboPlanner:
         self, model: PlannedCase, host: CaseFacts, rng: np.random.Generator
     ) -> tuple[list[Operation], tuple[int, ...]]:
         """The operations of ``model`` that fit into a host, in at most as many slices, and the slices."""
-        free = self.roles.is_normal(self.read_label(host.identifier))
+        label = self.read_label(host.identifier)
+        free, lung = self.roles.is_normal(label), Lung(label, self.roles, host.spacing, host.counts)
         normal, operations = free.copy(), []
         for of_model in model.operations:
-            operation = self._place(of_model, host, free, normal, len(model.slices), rng)
+            find = self._finder(self._site(model, of_model) if self.follows else None, lung, rng)
+            operation = self._place(of_model, host, free, normal, len(model.slices), rng, find)
             if operation is not None:
                 operations.append(operation)
         return operations, tuple(int(z) for z in np.flatnonzero((free != normal).any((1, 2))))
@@ -164,6 +176,7 @@ class _PlaceboPlanner:
         normal: np.ndarray,
         slices: int,
         rng: np.random.Generator,
+        find: Callable[[np.ndarray, np.ndarray], Place | None],
     ) -> Operation | None:
         """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``."""
         lesion = next(found for found in self.lesions[model.pathology] if _is_of(found, model))
@@ -178,7 +191,7 @@ class _PlaceboPlanner:
         for _ in range(4):
             mask = warp(piece.mask, transform, np.array(piece.spacing) / host.spacing).mask
             for choice in _within(allowed, touched, slices) if mask.any() else ():
-                place = self.find(mask, choice, rng)
+                place = find(mask, choice)
                 if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
                     continue
                 window = free[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
@@ -187,6 +200,28 @@ class _PlaceboPlanner:
                 return replace(model, transform=transform, place=place, voxels=voxels, lung=source)
             transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
         return None
+
+    def _finder(
+        self, site: Site | None, lung: Lung, rng: np.random.Generator
+    ) -> Callable[[np.ndarray, np.ndarray], Place | None]:
+        """(mask, free voxels) → a place in a host's lung: the one most like ``site``, or any without one."""
+
+        def find(mask: np.ndarray, free: np.ndarray) -> Place | None:
+            if site is None:
+                return self.find(mask, free, rng)
+            found = most_alike(mask, site, lung, free, np.asarray(free.any((1, 2))))
+            return None if found is None or found.cost > FAR else found.place
+
+        return find
+
+    def _site(self, model: PlannedCase, operation: Operation) -> Site:
+        """Where a planned lesion lies in its host's lung."""
+        host, label = self.facts[model.host], self.read_label(model.host)
+        lesion = next(found for found in self.lesions[operation.pathology] if _is_of(found, operation))
+        mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / host.spacing).mask
+        lung = Lung(label, self.roles, host.spacing, host.counts)
+        inside = mask & lung.is_lung[label[window_at(operation.place, mask.shape)]]
+        return lung.site(inside if inside.any() else mask, operation.place)
 
     def _sources(self, lesion: Lesion, host: CaseFacts, rng: np.random.Generator) -> Iterator[LungSource]:
         """Places where the outline of a lesion lies in normal lung: in other cases first, then in the host."""

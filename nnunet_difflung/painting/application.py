@@ -12,6 +12,7 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting.donors import find_donors
 from nnunet_difflung.painting.fold import Fold
 
 
@@ -31,6 +32,8 @@ class AppliedCase:
         pasted: (c, n, y, x) ``image`` with real lesion texture pasted into it (in a placebo case, normal lung of
             another case), for methods that start from it.
         placebo: (n, y, x) bool, the normal lung in the outlines of a placebo case; None in a case with new lesions.
+        owner: (n, y, x) whose level and spread each voxel is to have, for methods that use it (``find_donors``).
+        donors: the voxels of each donor.
     """
 
     planned: PlannedCase
@@ -43,6 +46,8 @@ class AppliedCase:
     region: np.ndarray
     pasted: np.ndarray | None = None
     placebo: np.ndarray | None = None
+    owner: np.ndarray | None = None
+    donors: tuple[np.ndarray, ...] = ()
 
     @property
     def outline(self) -> np.ndarray:
@@ -52,12 +57,13 @@ class AppliedCase:
     @property
     def bytes(self) -> int:
         """Size in memory."""
-        arrays = (self.image, self.new_label, self.changed, self.condition, self.region, self.pasted, self.placebo)
+        arrays = (self.image, self.new_label, self.changed, self.condition, self.region)
+        arrays += (self.pasted, self.placebo, self.owner, *self.donors)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
-        """A copy without the pasted texture, which is not needed once the jobs are made."""
-        return replace(self, pasted=None)
+        """A copy without the pasted texture and the donors, which are not needed once the jobs are made."""
+        return replace(self, pasted=None, owner=None, donors=())
 
     def in_host(self, array: np.ndarray) -> np.ndarray:
         """Puts (…, n, y, x) slices into a (…, z, y, x) volume of the host's shape, zero in all other slices."""
@@ -72,7 +78,8 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     Args:
         fold: fold that the plan is for.
         planned: the case.
-        textures: paste the intensities too, if the method starts from them.
+        textures: paste the intensities too, if the method starts from them, and find the donors, if it uses their
+            level and spread.
     """
     cache, roles, host = fold.cache, fold.cache.roles, fold.cache.facts[planned.host]
     image, label, slices = cache.image(planned.host), cache.label(planned.host), list(planned.slices)
@@ -85,6 +92,10 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     if planned.placebo:
         new_label = label
     changed = new_label != label
+    region = painted_region(label, outline, roles, fold.settings.sampling)
+    owner, donors = None, ()
+    if textures and family_of(fold.method).uses_style:
+        owner, donors = find_donors(planned, fold.lesions, cache, outline)
     return AppliedCase(
         planned,
         host.shape,
@@ -93,9 +104,11 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         new_label,
         changed,
         np.where(changed, new_label, cache.condition(planned.host)[slices]),
-        painted_region(label, outline, roles, fold.settings.sampling),
+        region,
         None if pasted is None else pasted[:, slices],
         outline if planned.placebo else None,
+        owner,
+        donors,
     )
 
 

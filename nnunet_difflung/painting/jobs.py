@@ -16,6 +16,7 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.donors import style_maps
 
 _CROP_STEP = 32  # edges of crops are multiples of it, so that many have the same shape and can be painted together
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
@@ -67,6 +68,8 @@ def make_jobs(
             is_known=grow(~region[position][crop], shape)[None],
             blend=grow(_blend(outline, region[position][crop], sampling), shape)[None],
             start=None if applied.pasted is None else encoding.image(applied.pasted[part], condition, shape),
+            style=None if applied.owner is None else grow(_style(applied, position, generator)[(..., *crop)], shape),
+            parts=None if applied.owner is None else grow(applied.owner[position][crop], shape)[None],
         )
         jobs.append(Job(applied.planned.index, z, crop, inputs))
     return jobs
@@ -75,6 +78,12 @@ def make_jobs(
 def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
     """Positions of the slices of a painted region, and the part of each that the network sees."""
     return [(int(n), _crop(region[n], edge, sampling)) for n in np.flatnonzero(region.any((1, 2)))]
+
+
+def _style(applied: AppliedCase, position: int, generator: Generator) -> np.ndarray:
+    """(2c + 1, y, x) level and spread that a slice's regions are to have."""
+    owner = np.zeros(applied.region.shape, np.int32) if applied.owner is None else applied.owner
+    return style_maps(owner[position], applied.region[position], applied.donors, generator.config.windows)
 
 
 def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:

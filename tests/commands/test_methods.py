@@ -67,6 +67,36 @@ def test_all_arms_get_the_same_masks_and_harmonise_takes_the_generator_of_cbmat(
     assert audit_dataset(raw.name, deep=True) == []
 
 
+def test_difflung_fills_lesions_into_real_slices_and_resampling_repaints_them(folders, capsys):
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    before = tree_hashes(folder)
+    main([*OPTIONS, "-f", "0", "--method", "difflung"])
+    assert "nnUNetTrainerDiffLungContext" in capsys.readouterr().out
+    main([*OPTIONS, "-f", "0", "--method", "cbmat"])
+    raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
+    pairs = list(zip(*(sorted(i for i in cases if name in i) for name in ("_difflung_", "_cbmat_")), strict=True))
+    assert pairs
+    for pair in pairs:
+        (image, label), (other, same) = (synthetic_arrays(raw, i, folder) for i in pair)
+        host = cases[pair[0]]["host"]
+        real, before_label = raw.read_image(host)[0], raw.read_label(host)[0]
+        assert np.array_equal(label, same)
+        assert not np.array_equal(image, other)
+        assert (image == real).all(0)[(before_label != 1)].all(), "all but normal lung is real"
+    assert audit_dataset(raw.name, deep=True) == []
+    main([*OPTIONS, "-f", "0", "--method", "difflung"])
+    assert "nothing to do" in capsys.readouterr().out
+    first = {i: synthetic_arrays(raw, i, folder)[0] for i in sorted(cases) if "_cbmat_" in i}
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+    main([*OPTIONS, "-f", "0", "--method", "cbmat", "--resamplings", "3"])
+    again = sorted(read_manifest(folder)["cases"])
+    assert len(again) == len(first)
+    assert any(
+        (synthetic_arrays(raw, i, folder)[0] != image).any() for i, image in zip(again, first.values(), strict=True)
+    )
+
+
 def test_strength_leads_from_the_copy_to_the_generator(folders):
     folder = make_dataset(folders[0], patients=4, folds=2)
     far = {}
@@ -91,6 +121,12 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
         (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
         (["--method", "harmonise", "--strength", "0"], "--strength 0"),
         (["--strength", "0.4"], "--strength does nothing with --method cbmat"),
+        (["--method", "difflung", "--paint", "full"], "--paint composite"),
+        (["--method", "difflung", "--preset", "paper"], "--paint composite"),
+        (["--method", "difflung", "--resamplings", "2"], "leave --resamplings out"),
+        (["--method", "spade", "--resamplings", "2"], "leave --resamplings out"),
+        (["--resamplings", "2", "--paint", "full"], "--paint composite"),
+        (["--resamplings", "2", "--sampler", "dpm"], "--sampler ddim or ddpm"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(folders, options, expected):

@@ -140,3 +140,26 @@ def test_the_texture_is_the_other_cases_normal_lung_moved_like_that_of_a_lesion(
             assert pasted[0][outline] == pytest.approx(level[op.lung.case], abs=6)
             assert pasted[0][outline].std() == pytest.approx(1, abs=0.5)
             assert (pasted[0] == images[case.host].astype(np.float32)[0])[labels[case.host] != 1].all()
+
+
+def test_outlines_lie_where_the_lesions_lie_if_those_follow_real_cases():
+    """Real lesions lie in the lower part of the lung; a placebo elsewhere would tell by its place what it is not."""
+    rng, labels = np.random.default_rng(0), {}
+    for number in range(12):
+        label = np.zeros((1, 64, 64), np.uint8)
+        label[0, 4:60, 4:60] = ROLES.values["normal_lung"]
+        if number < 6:
+            y, x = rng.integers(46, 50), rng.integers(10, 48)
+            label[0, y : y + 6, x : x + 6] = ROLES.values["emphysema"]
+        labels[f"case_{number:02d}"] = label
+    rows = {}
+    for placement in ("real", "uniform"):
+        facts = facts_of(labels)
+        lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+        config = BalanceConfig(target_share={"emphysema": 0.3}, max_synthetic=10, placebo=0.5, placement=placement)
+        plan = make_plan(list(facts.values()), lesions, ROLES, config, 0, labels.__getitem__)
+        add_placebos(plan, list(facts.values()), lesions, ROLES, config, 0, labels.__getitem__)
+        assert len(plan.placebos) == len(plan.with_lesions)
+        rows[placement] = [op.place[1] for case in plan.placebos for op in case.operations]
+    assert min(rows["real"]) > 36
+    assert min(rows["uniform"]) < 30

@@ -13,6 +13,7 @@ class CopyPaste(Family):
     """Uses the pasted texture unchanged."""
 
     starts_from_paste = True
+    paints_whole_slices = False
     varies = False
     unused_options = (
         *ABLATION_OPTIONS,

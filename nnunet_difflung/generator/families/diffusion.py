@@ -23,6 +23,8 @@ from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fi
 class DiffusionUpdate:
     """The loss of Eq. 7 and an AdamW step."""
 
+    loss: Callable[..., torch.Tensor] = staticmethod(diffusion_loss)
+
     def __init__(self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int):
         self.accelerator, self.config, self.process = accelerator, config, forward_process(config)
         self.network, self.optimizer = accelerator.prepare(state.network, state.optimizer)
@@ -57,7 +59,7 @@ class DiffusionUpdate:
             last = number == len(parts)
             with nullcontext() if last else self.accelerator.no_sync(self.network):
                 with computing_in(self.config.precision, self.accelerator.device):
-                    loss = diffusion_loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
+                    loss = self.loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
                 self.accelerator.backward(loss)
             total += loss.detach()
         self.accelerator.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -84,7 +86,7 @@ class ReverseProcess(Family):
     ) -> tuple[float, float]:
         """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
         forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
-        return both, sampling.steps * forward
+        return both, sampling.steps * sampling.resamplings * forward
 
 
 class Diffusion(ReverseProcess, TrainedFamily):
@@ -92,6 +94,7 @@ class Diffusion(ReverseProcess, TrainedFamily):
 
     unused_settings = ("l1_weight", "feature_weight", "discriminator_channels")
     loss_axis = {"ylabel": "loss (Eq. 7)", "yscale": "log"}
+    reimposes = True
 
     @property
     def unused_options(self) -> tuple[str, ...]:
@@ -135,6 +138,7 @@ class Diffusion(ReverseProcess, TrainedFamily):
             canvas.known,
             canvas.is_known,
             canvas.sources,
+            resamplings=sampling.resamplings,
         )
 
     def weights(self, folder: Path) -> Path:

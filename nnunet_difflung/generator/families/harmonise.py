@@ -18,6 +18,7 @@ class Harmonise(ReverseProcess):
     """Paints with another method's diffusion generator, starting from an intermediate noise level."""
 
     starts_from_paste = True
+    paints_whole_slices = False
     uses_strength = True
     unused_options = ()
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
@@ -39,7 +40,9 @@ class Canvas:
         is_known: (n, 1, h, w) bool, where ``known`` is kept; None if ``known`` is None.
         blend: (n, 1, h, w) in [0, 1], weight of the painted image, for networks that do not see ``known``.
         start: (n, c, h, w) in [−1, 1], ``known`` with real lesion texture pasted, for families that start from it.
-        sources: for each image a generator of further noise (``ddpm``).
+        sources: for each image a generator of further noise (``ddpm``, and resamplings).
+        style: (n, 2c + 1, h, w) level and spread that the painted region is to have (``style``).
+        parts: (n, 1, h, w) int, 0 or the number of a lesion that is to have one level and spread.
     """
 
     condition: torch.Tensor
@@ -49,6 +52,8 @@ class Canvas:
     blend: torch.Tensor | None = None
     start: torch.Tensor | None = None
     sources: Sequence[torch.Generator] | None = None
+    style: torch.Tensor | None = None
+    parts: torch.Tensor | None = None
 
 
 class Family(ABC):
@@ -61,11 +66,18 @@ class Family(ABC):
         starts_from_paste: painting begins with real lesion texture pasted into the host (``Canvas.start``).
         uses_strength: ``SamplingConfig.strength`` changes what is painted.
         varies: painting the same case again gives another result.
+        paints_whole_slices: it can paint a slice from its mask alone.
+        uses_style: what is painted gets a level and a spread (``Canvas.style``).
+        reimposes: the known region is noised and re-imposed at every reverse step, which can be repeated
+            (``SamplingConfig.resamplings``).
     """
 
     starts_from_paste = False
     uses_strength = False
     varies = True
+    paints_whole_slices = True
+    uses_style = False
+    reimposes = False
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -85,6 +97,16 @@ class Family(ABC):
         Raises:
             BadInput: names the option or the package.
         """
+        if sampling.resamplings > 1 and not self.reimposes:
+            raise BadInput(
+                f"--resamplings repeats steps after which the real surroundings are re-imposed, which --method "
+                f"{self.method.name} does not do; leave --resamplings out"
+            )
+        if sampling.resamplings > 1 and (sampling.paint == "full" or sampling.sampler not in ("ddim", "ddpm")):
+            raise BadInput(
+                f"--resamplings {sampling.resamplings} needs --paint composite, which has surroundings to fit, and "
+                f"--sampler ddim or ddpm, whose steps can be repeated"
+            )
         if self.starts_from_paste and sampling.paint == "full":
             raise BadInput(
                 f"--method {self.method.name} pastes lesions into real slices and cannot paint whole ones; "
@@ -123,6 +145,9 @@ class Family(ABC):
 
 class TrainedFamily(Family):
     """A family whose methods train a generator."""
+
+    source: type[BatchSource] = BatchSource
+    """Makes the training batches."""
 
     unused_settings: tuple[str, ...] = ()
     """Fields of ``GeneratorConfig`` without effect; set to their default, so that equal runs do not look different."""

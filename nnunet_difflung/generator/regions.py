@@ -1,0 +1,160 @@
+"""Training batches for a network that fills regions of real slices given their surroundings.
+
+A region is a lesion with a margin of normal lung, or a piece of normal lung in the shape of another lesion: what is
+painted later are lesions at new places, and normal lung under its own label (placebo cases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_difflung.generator.batches import BatchSource, Drawn
+from nnunet_difflung.generator.encoding import grow, normalise
+from nnunet_difflung.generator.style import style_channels, style_of, write_style
+from nnunet_difflung.lesions.masks import MIN_VOXELS, draw_transform, warp
+from nnunet_difflung.meaning.labels import LabelRoles
+
+_MOST_MARGIN = 5  # pixels of normal lung around a region's lesion; painting uses 3 by default
+_CUT = 0.3  # share of lesions of which only a part is the region, as where a new lesion touches an old one
+_FURTHER = 0.5  # probability of a second region in a crop, and then of a third
+_MOST_REGIONS = 3
+_UNTOLD = 0.1  # share of examples without style, so that the network also works without
+
+Shape = Callable[[np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region to fill.
+
+    Attributes:
+        mask: (y, x) bool, all of its voxels.
+        inside: (y, x) bool, its lesion or piece of normal lung without the margin, which its style describes.
+    """
+
+    mask: np.ndarray
+    inside: np.ndarray
+
+
+def lesion_region(
+    condition: np.ndarray, value: int, roles: LabelRoles, shape: Shape, rng: np.random.Generator
+) -> Region | None:
+    """A random connected component of a class, or the part of it in a random shape, with a margin; None without any."""
+    components, number = ndimage.label(condition == value)
+    if not number:
+        return None
+    inside = components == rng.integers(1, number + 1)
+    if rng.random() < _CUT:
+        part = inside & _placed(shape(rng), rng.choice(np.argwhere(inside)), condition.shape)
+        inside = part if part.sum() >= MIN_VOXELS else inside
+    return _with_margin(inside, condition, roles, rng)
+
+
+def normal_region(condition: np.ndarray, roles: LabelRoles, shape: Shape, rng: np.random.Generator) -> Region | None:
+    """The normal lung in a random shape around a random voxel of it, with a margin; None without normal lung."""
+    normal = roles.is_normal(condition)
+    if not normal.any():
+        return None
+    inside = normal & _placed(shape(rng), rng.choice(np.argwhere(normal)), condition.shape)
+    return _with_margin(inside, condition, roles, rng) if inside.any() else None
+
+
+def _placed(shape: np.ndarray, centre: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """(y, x) bool of ``size`` with a shape at ``centre``, cut at the edges."""
+    placed = np.zeros(size, bool)
+    first = np.asarray(centre) - np.array(shape.shape) // 2
+    low, high = np.maximum(first, 0), np.minimum(first + shape.shape, size)
+    (top, left), (bottom, right) = low, high
+    placed[top:bottom, left:right] = shape[tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))]
+    return placed
+
+
+def _with_margin(inside: np.ndarray, condition: np.ndarray, roles: LabelRoles, rng: np.random.Generator) -> Region:
+    margin = int(rng.integers(0, _MOST_MARGIN + 1))
+    around = ndimage.binary_dilation(inside, iterations=margin) if margin else inside
+    return Region(inside | (around & roles.is_normal(condition)), inside)
+
+
+class RegionSource(BatchSource):
+    """Makes batches with regions to fill.
+
+    In ``Batch.condition`` the masks stand between the region (1 channel) and its style (``style_channels``), and
+    ``Batch.weight`` is 0 outside the region. Slots that are reserved for a pathology have a region with a lesion of it,
+    the others a region of normal lung; without such slots half of the regions hold a lesion where there is one.
+    """
+
+    def _draw_crop(self, condition: np.ndarray, wanted: str | None, rng: np.random.Generator) -> tuple[slice, slice]:
+        """As ``BatchSource``, but around a voxel of the lung, since crops without lung have no region."""
+        if wanted is None:
+            roles = self.cache.roles
+            condition = np.where(roles.is_normal(condition) | np.isin(condition, self.pathologies), condition, 0)
+        return super()._draw_crop(condition, wanted, rng)
+
+    def _parts(self, drawn: Drawn, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, masks, counts = super()._parts(drawn, rng)
+        shape = (self.config.patch_size, self.config.patch_size)
+        values = normalise(drawn.image, self.config.windows)
+        style = np.zeros((style_channels(len(image)), *drawn.condition.shape), np.float32)
+        untold, filled = rng.random() < _UNTOLD, np.zeros(drawn.condition.shape, bool)
+        for region in self._regions(drawn, rng):
+            mask = region.mask & ~filled
+            filled |= mask
+            if not untold and region.inside.sum() >= MIN_VOXELS:
+                write_style(style, mask, style_of(values[:, region.inside]))
+        told = grow(filled, shape).astype(np.float32)[None]
+        return image, np.concatenate([told, masks, grow(style, shape)]), counts * told
+
+    def _regions(self, drawn: Drawn, rng: np.random.Generator) -> list[Region]:
+        """One to three regions, the first of the wanted class."""
+        roles, condition = self.cache.roles, drawn.condition
+        spacing = self.cache.facts[drawn.case].spacing
+        present = [value for value in self.pathologies if (condition == value).any()]
+        wanted = roles.values[drawn.wanted] if drawn.wanted else None
+        regions: list[Region] = []
+        for number in range(_MOST_REGIONS):
+            if number and rng.random() >= _FURTHER:
+                break
+            value = wanted if number == 0 else None
+            if value is None and present and (wanted is not None or not self.share) and rng.random() < 0.5:
+                value = int(rng.choice(present))
+            region = self._region(condition, value, lambda rng: self._shape(spacing, rng), rng)
+            regions += [region] if region else []
+        return regions
+
+    def _region(
+        self, condition: np.ndarray, value: int | None, shape: Shape, rng: np.random.Generator
+    ) -> Region | None:
+        """A region with a lesion of a class, or of normal lung; of what there is if there is only one of both."""
+        roles = self.cache.roles
+        region = normal_region(condition, roles, shape, rng) if value is None else None
+        for candidate in (*(() if value is None else (value,)), *self.pathologies):
+            region = region or lesion_region(condition, candidate, roles, shape, rng)
+        return region
+
+    def _shape(self, spacing: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+        """(y, x) bool: the varied outline of a random lesion of the training slices, in pixels of this spacing."""
+        if not self.present:
+            return np.ones((self.config.patch_size, self.config.patch_size), bool)
+        name = self.present[int(rng.integers(len(self.present)))]
+        number = int(rng.choice(self.index.holding[name]))
+        outlines = self._outlines(name, number)
+        donor = self.cache.facts[self.index.cases[number]].spacing
+        mask = outlines[int(rng.integers(len(outlines)))]
+        warped = warp(mask[None], draw_transform(rng), np.array(donor) / spacing).mask
+        return warped[0] if warped.any() else mask
+
+    @cached_property
+    def _outlines(self) -> Callable[[str, int], list[np.ndarray]]:
+        """(pathology, number of a slice) → masks of its lesions; the last ones asked for are kept."""
+        return lru_cache(4096)(self._find_outlines)
+
+    def _find_outlines(self, name: str, number: int) -> list[np.ndarray]:
+        slices = self.cache.condition(self.index.cases[number])
+        components, _ = ndimage.label(np.asarray(slices[self.index.z[number]]) == self.cache.roles.values[name])
+        masks = [components[box] == i for i, box in enumerate(ndimage.find_objects(components), 1)]
+        return [mask for mask in masks if mask.sum() >= MIN_VOXELS] or masks
