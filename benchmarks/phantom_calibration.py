@@ -3,7 +3,7 @@
 Needs the training patches of the Chest Imaging Platform as ``cip_emphysema/patches.npz`` (class → (n, 31, 31) HU); they
 are not part of the project. Their pixel size is not documented (about 0.6 to 0.7 mm); the phantom's is 0.7 mm.
 
-    python -m benchmarks.phantom_calibration --patients 48
+    python -m benchmarks.phantom_calibration --patients 40
 
 writes ``docs/results/phantom_calibration.json`` and prints the table of ``docs/phantom.md``. The phantom's texture was
 fitted with seed 1000; ``--seed`` draws the patients that are measured.
@@ -20,6 +20,7 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.phantom.calibration import CIP_CLASSES, figures, phantom_patches
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
 
@@ -66,10 +67,11 @@ def table(content: dict) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
     """Console entry point."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.phantom_calibration", description=__doc__)
-    p.add_argument("--patients", type=int, default=48, help="phantom patients of each form, 12 patches each")
+    p.add_argument("--patients", type=int, default=40, help="phantom patients of each form, 12 patches each")
     p.add_argument("--seed", type=int, default=2000, help="of the phantom patients")
     p.add_argument("-o", type=Path, default=Path("docs/results/phantom_calibration.json"), help="JSON file")
     o = p.parse_args(arguments)

@@ -138,9 +138,8 @@ class Painter:
         depth = ndimage.distance_transform_edt(truth > 0).astype(np.float32) * (pixel * factor)
         hu = self._normal(window, z, rng)
         emphysema = truth == LABELS["emphysema"]
-        vessels = draw_tubes(self.vessels, pixel_centres(round(FIELD_OF_VIEW_MM / pixel)), z, SLICE_MM)[
-            window.rows, window.columns
-        ]
+        whole, inside = pixel_centres(round(FIELD_OF_VIEW_MM / pixel)), (window.rows, window.columns)
+        vessels = draw_tubes(self.vessels, whole, z, SLICE_MM)[inside]
         if emphysema.any():
             soft = enlarged(ndimage.gaussian_filter(emphysema.astype(np.float32), 1.5 / (pixel * factor)), factor)
             self._emphysema(hu, soft, enlarged(depth, factor), rows, window, z, rng)
@@ -150,9 +149,8 @@ class Painter:
             soft = enlarged(ndimage.gaussian_filter(ild.astype(np.float32), 2.5 / (pixel * factor)), factor)
             hu += soft * (self.ild.hu(y, x, enlarged(depth, factor), rng) - hu)
         hu += vessels * (VESSEL_HU + patient.contrast - hu)
-        whole = pixel_centres(round(FIELD_OF_VIEW_MM / pixel))
         for grow, value in ((1.1, AIRWAY_WALL_HU), (0.0, LUMEN_HU)):
-            hu += draw_tubes(self.airways, whole, z, 1.0, grow)[window.rows, window.columns] * (value - hu)
+            hu += draw_tubes(self.airways, whole, z, 1.0, grow)[inside] * (value - hu)
         return hu
 
     def _normal(self, window: Window, z: float, rng: np.random.Generator) -> np.ndarray:

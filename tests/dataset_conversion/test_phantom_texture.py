@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks.phantom_calibration import table
 from nnunet_difflung.dataset_conversion import Dataset800_ChestPhantom as phantom
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
 from nnunet_difflung.dataset_conversion.phantom.calibration import CIP_CLASSES, CIP_FIGURES, figures, phantom_patches
@@ -59,6 +60,15 @@ def test_recorded_figures_are_those_of_the_real_patches(form):
     with np.load(PATCHES) as content:
         measured = figures(content[CIP_CLASSES[form]].astype(np.float32), content["NT"].astype(np.float32))
     assert measured == pytest.approx(CIP_FIGURES[form], abs=2e-3, rel=1e-5)
+
+
+def test_the_record_meets_its_goals_and_stands_in_the_docs():
+    root = Path(__file__).resolve().parents[2]
+    content = json.loads((root / "docs" / "results" / "phantom_calibration.json").read_text())
+    assert table(content) in (root / "docs" / "phantom.md").read_text(encoding="utf-8")
+    for form, real in content["real"].items():
+        assert {name: real[name] for name in CIP_FIGURES[form]} == CIP_FIGURES[form]
+        assert content["phantom"][form]["auc_of_mean"] == pytest.approx(real["auc_of_mean"], abs=0.05), form
 
 
 def test_figures_of_known_patches():
