@@ -19,14 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.timing import seconds
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
+from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
 from nnunet_difflung.dataset_conversion.phantom.cohort import (
     CohortSettings,
     calibrate,
     draw_cohort,
-    painting_grid,
     patient_labels,
     slice_heights,
 )
+from nnunet_difflung.dataset_conversion.phantom.lesions import lesions_of
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
@@ -58,7 +59,9 @@ def phantom(size: int, patients: int, slices: int, processes: int = 1) -> Iterat
             path = Path(folder) / name
             path.mkdir()
             os.environ[name] = str(path)
-        build_phantom(PhantomSettings(CohortSettings(patients, 0, slices), size), PHANTOM, processes, verify=False)
+        build_phantom(
+            PhantomSettings(CohortSettings(patients, 0, slices, classic=True), size), PHANTOM, processes, verify=False
+        )
         try:
             yield Path(folder)
         finally:
@@ -91,11 +94,12 @@ def multiply(raw: Path, times: int) -> None:
 
 def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarray]:
     """Case id → (1, y, x) label values of a phantom cohort, without painting it."""
-    cohort = CohortSettings(patients, 0, slices)
-    extent, grid, found = calibrate(cohort, size), painting_grid(size), {}
+    cohort = CohortSettings(patients, 0, slices, classic=True)
+    extent, found = calibrate(cohort, size), {}
     for number, patient in enumerate(draw_cohort(cohort, False)):
         heights, _ = slice_heights(patient, slices)
-        labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)[1]
+        lesions = lesions_of(Thorax(patient, extent.lung_scale), heights, extent)
+        labels = patient_labels(lesions, heights, size, cohort.label_noise)[1]
         found |= {f"p{number:03d}_s{i:03d}": label[None].astype(np.uint8) for i, label in enumerate(labels)}
     return found
 

@@ -56,7 +56,7 @@ def cut_outs(lidc: Path) -> Volumes:
 
 def phantoms(patients: int, size: int) -> Volumes:
     """The chest phantom, six slices of each patient."""
-    settings = PhantomSettings(CohortSettings(patients, 0), size)
+    settings = PhantomSettings(CohortSettings(patients, 0, classic=True), size)
     extent = calibrate(settings.cohort, size)
     cases = ((i, phantom_cases(settings, extent, False, i)) for i in range(patients))
     return {f"phantom {i}": [(np.concatenate([case.image for case in own]), 40.0)] for i, own in cases}

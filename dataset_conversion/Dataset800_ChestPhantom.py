@@ -1,9 +1,14 @@
 """Generates a chest CT phantom as an nnU-Net dataset; no data of patients is needed.
 
 The anatomy of each patient is drawn at random: chest wall, ribs, spine, heart, great vessels, and lungs with branching
-vessels, in HU, with the blur and the noise of a scanner. The labels are those of a reader who errs by about half a
-pixel. Normal lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only
-about a quarter of the patients have emphysema, so that an ordinary U-Net segments it poorly.
+vessels, in HU. Emphysema is a texture in four forms (mild, moderate and severe centrilobular, and paraseptal), with
+the figures of reader-labelled patches of real CT; all four have one label. Each patient lies in one of six scanners
+(two reconstruction kernels, three doses). The labels are those of a reader who errs by about half a pixel. Normal
+lung, emphysema and ILD have the shares of pixels of the Diff-Lung paper (12.3, 0.3 and 3.8 %), and only about a quarter
+of the patients have emphysema, so that an ordinary U-Net segments it poorly.
+
+--classic draws the earlier phantom instead, whose emphysema is darker than normal lung but has no texture of its own.
+The tables in docs/results that were measured on a phantom used that one.
 """
 
 from __future__ import annotations
@@ -27,22 +32,27 @@ from nnunet_difflung.dataset_conversion.output.writer import (
     write_case,
 )
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
+from nnunet_difflung.dataset_conversion.phantom.classic import ClassicPainter
 from nnunet_difflung.dataset_conversion.phantom.cohort import (
-    THICKNESS_MM,
+    FORMS_DEALT,
     CohortSettings,
     calibrate,
     draw_cohort,
-    painting_grid,
     patient_labels,
     slice_heights,
 )
+from nnunet_difflung.dataset_conversion.phantom.emphysema import FORMS
 from nnunet_difflung.dataset_conversion.phantom.fields import FIELD_OF_VIEW_MM
-from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, Extent
-from nnunet_difflung.dataset_conversion.phantom.texture import Painter
+from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, Extent, FormedLesions, Lesions, lesions_of
+from nnunet_difflung.dataset_conversion.phantom.parenchyma import SLICE_MM, Painter
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.files import write_json
 
 PREFIX = "phantom"
+CLASSIC_SLICE_MM = 5.0
+SIZE, CLASSIC_SIZE = 288, 128
+ABOUT_PATIENTS = "phantom_patients.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class PhantomSettings:
     """
 
     cohort: CohortSettings = field(default_factory=CohortSettings)
-    size: int = 128
+    size: int = SIZE
     volumes: bool = False
 
     def __post_init__(self):
@@ -85,15 +95,12 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
     cohort, size = settings.cohort, settings.size
     patient = draw_cohort(cohort, test)[index]
     heights, numbers = slice_heights(patient, cohort.slices)
-    grid = painting_grid(size)
-    truth, labels = patient_labels(patient, heights, extent, size, grid, cohort.label_noise)
-    step = float(numbers[1]) if len(numbers) > 1 else THICKNESS_MM
-    painter = Painter(Thorax(patient, extent.lung_scale), min(step, THICKNESS_MM))
-    images = [
-        painter.slice(tissue, z, size, patient.rng(4, i))
-        for i, (tissue, z) in enumerate(zip(truth, heights, strict=True))
-    ]
-    name = f"{PREFIX}_p{index + (cohort.patients if test else 0):03d}"
+    lesions = lesions_of(Thorax(patient, extent.lung_scale), heights, extent)
+    truth, labels = patient_labels(lesions, heights, size, cohort.label_noise)
+    thickness = CLASSIC_SLICE_MM if cohort.classic else SLICE_MM
+    step = float(numbers[1]) if len(numbers) > 1 else thickness
+    images = _images(lesions, truth, heights, size, step)
+    name = patient_name(settings, test, index)
     pixel = FIELD_OF_VIEW_MM / size
     corner = (pixel - FIELD_OF_VIEW_MM) / 2
     if settings.volumes:
@@ -101,9 +108,46 @@ def phantom_cases(settings: PhantomSettings, extent: Extent, test: bool, index: 
             Case(name, name, np.stack(images), np.stack(labels), (pixel, pixel, step), (corner, corner, heights[0]))
         ]
     return [
-        Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, THICKNESS_MM), (corner, corner, z))
+        Case(f"{name}_s{number:03d}", name, image[None], label[None], (pixel, pixel, thickness), (corner, corner, z))
         for image, label, z, number in zip(images, labels, heights, numbers, strict=True)
     ]
+
+
+def patient_name(settings: PhantomSettings, test: bool, index: int) -> str:
+    """Name of a patient of the training or of the test part."""
+    return f"{PREFIX}_p{index + (settings.cohort.patients if test else 0):03d}"
+
+
+def _images(
+    lesions: Lesions, truth: list[np.ndarray], heights: list[float], size: int, step: float
+) -> list[np.ndarray]:
+    """The slices of a patient whose tissue is ``truth``, ``step`` mm apart."""
+    rng = lesions.thorax.patient.rng
+    if not isinstance(lesions, FormedLesions):
+        classic = ClassicPainter(lesions.thorax, min(step, CLASSIC_SLICE_MM))
+        return [
+            classic.slice(tissue, z, size, rng(4, i)) for i, (tissue, z) in enumerate(zip(truth, heights, strict=True))
+        ]
+    painter = Painter(lesions.thorax)
+    return [
+        painter.slice(tissue, lesions.paraseptal(tissue, z), z, size, rng(4, i))
+        for i, (tissue, z) in enumerate(zip(truth, heights, strict=True))
+    ]
+
+
+def about_patients(settings: PhantomSettings) -> dict[str, dict]:
+    """Name of each patient → scanner and form of the emphysema, which no network sees."""
+    return {
+        patient_name(settings, test, index): {
+            "kernel": patient.scanner.kernel,
+            "dose": patient.scanner.dose,
+            "noise_hu": patient.scanner.noise_hu,
+            "emphysema": patient.form or "none",
+        }
+        for test in (False, True)
+        for index, patient in enumerate(draw_cohort(settings.cohort, test))
+        if patient.scanner
+    }
 
 
 def _write_patient(
@@ -153,6 +197,8 @@ def build_phantom(
             license="generated; no rights reserved",
             reference="nnunet_difflung",
         )
+        if not cohort.classic:
+            write_json(folder / ABOUT_PATIENTS, about_patients(settings))
         report_of_dataset(folder, records, LABELS, "CT", processes)
     return records
 
@@ -167,8 +213,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size",
         type=int,
-        default=128,
-        help="pixels along x and y of the 360 mm field of view; 64 gives pixels of 5.6 mm, 256 of 1.4 mm",
+        help="pixels along x and y of the 360 mm field of view; 64 gives pixels of 5.6 mm, 512 of 0.7 mm; default: "
+        f"{SIZE} (1.25 mm), or {CLASSIC_SIZE} with --classic",
     )
     p.add_argument(
         "--spacing",
@@ -191,6 +237,20 @@ def parser() -> argparse.ArgumentParser:
         default=1.0,
         help="errors of the reader: 0 for none, 1 for about half a pixel along the outlines",
     )
+    p.add_argument(
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        default=list(FORMS_DEALT),
+        help="forms of emphysema, dealt in turn to the patients who have it; mild differs from normal lung by small "
+        "holes and not by its mean HU",
+    )
+    p.add_argument(
+        "--classic",
+        action="store_true",
+        help="draw the earlier phantom, in which emphysema is a level of HU and not a texture, as for the tables in "
+        "docs/results",
+    )
     p.add_argument("--seed", type=int, default=0, help="of the patients; another seed gives other patients")
     p.add_argument("--dataset-id", type=int, default=800, help="nnU-Net dataset id")
     p.add_argument(
@@ -209,9 +269,19 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if args.spacing is not None and args.spacing <= 0:
         raise BadInput(f"--spacing {args.spacing}: expected a pixel size in mm greater than 0")
-    size = args.size if args.spacing is None else round(FIELD_OF_VIEW_MM / args.spacing)
+    if args.classic and tuple(args.forms) != FORMS_DEALT:
+        raise BadInput("--forms: the classic phantom has a single form of emphysema; leave out --forms or --classic")
+    size = args.size if args.size is not None else CLASSIC_SIZE if args.classic else SIZE
+    if args.spacing is not None:
+        size = round(FIELD_OF_VIEW_MM / args.spacing)
     cohort = CohortSettings(
-        args.patients, args.test_patients, args.slices or (24 if args.volumes else 6), args.seed, args.label_noise
+        args.patients,
+        args.test_patients,
+        args.slices or (24 if args.volumes else 6),
+        args.seed,
+        args.label_noise,
+        forms=tuple(args.forms),
+        classic=args.classic,
     )
     full_name = dataset_name(args.dataset_id, args.name)
     records = build_phantom(PhantomSettings(cohort, size, args.volumes), full_name, args.np, args.overwrite)

@@ -182,7 +182,7 @@ def main() -> None:
         os.environ[variable] = str(root / variable)
         (root / variable).mkdir(parents=True, exist_ok=True)
     if not (root / NNUNET_RAW / "Dataset800_ChestPhantom" / "dataset.json").is_file():
-        build_phantom(PhantomSettings(CohortSettings(seed=PHANTOM_SEED), 64))
+        build_phantom(PhantomSettings(CohortSettings(seed=PHANTOM_SEED, classic=True), 64))
     raw = open_raw_dataset("800")
     cache = build_cache(raw, cache_folder(raw.name), 1, progress=False)
     path = Path(o.result)

@@ -6,7 +6,8 @@ Each seed has its own three nnU-Net folders below WORK, since a seed decides the
 noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
 ``--jobs`` trainings run at a time, each on its own core. Finished steps are skipped, so the same command resumes an
 interrupted run. A failed command is reported with its log, and the other seeds, methods and arms continue. Results
-should not come from the phantom on which settings were chosen: ``--convert "--size 64 --seed N"`` draws other patients.
+should not come from the phantom on which settings were chosen: ``--convert "--classic --size 64 --seed N"`` draws other
+patients of the classic phantom, which the tables on record used.
 
 Afterwards: ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON files.
 """

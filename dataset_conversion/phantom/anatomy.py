@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_difflung.dataset_conversion.phantom.scanner import Scanner
+
 
 @dataclass(frozen=True)
 class Patient:
@@ -30,6 +32,9 @@ class Patient:
         grain: size of the grain of the noise in mm.
         ild, emphysema: relative extent of each pathology, 0 for none.
         waves: (n, 5): wave vector (1/mm), phase and amplitude (mm) of a smooth deformation of all shapes.
+        form: of the patient's emphysema, a key of ``emphysema.FORMS``, or "" for none.
+        scanner: that the patient lies in; None in the classic phantom, whose emphysema is a level of HU and whose
+            scanner follows from ``noise``, ``psf`` and ``grain``.
     """
 
     key: tuple[int, ...]
@@ -49,6 +54,8 @@ class Patient:
     ild: float
     emphysema: float
     waves: np.ndarray
+    form: str = ""
+    scanner: Scanner | None = None
 
     def rng(self, *purpose: int) -> np.random.Generator:
         """A generator for one purpose, so that draws for one purpose do not depend on those for another."""

@@ -8,11 +8,12 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Patient, Thorax, draw_patient
 from nnunet_difflung.dataset_conversion.phantom.fields import pixel_centres
-from nnunet_difflung.dataset_conversion.phantom.lesions import COARSE_GRID, LABELS, Extent, Lesions, read
+from nnunet_difflung.dataset_conversion.phantom.lesions import COARSE_GRID, LABELS, Extent, Lesions, lesions_of, read
+from nnunet_difflung.dataset_conversion.phantom.scanner import draw_scanner
 
 SHARES = {"normal_lung": 0.123, "emphysema": 0.003, "ILD": 0.038}  # of all pixels: Diff-Lung, table 1
-THICKNESS_MM = 5.0
 TEST_EMPHYSEMA_PATIENTS = 0.4  # share of the test patients who have emphysema
+FORMS_DEALT = ("moderate", "paraseptal", "severe", "mild")
 FIRST_T, LAST_T = 0.10, 0.88  # range of the slices, from apex (0) to base (1) of the lungs
 
 
@@ -28,6 +29,9 @@ class CohortSettings:
         shares: class → share of all training pixels.
         emphysema_patients: share of the training patients who have emphysema; at least two patients of each part have
             it, if the part has two.
+        forms: of emphysema, keys of ``emphysema.FORMS``, dealt to the patients who have it in turn; not for the classic
+            phantom.
+        classic: whether to draw the earlier phantom, whose emphysema is a level of HU and not a texture.
     """
 
     patients: int = 30
@@ -37,6 +41,8 @@ class CohortSettings:
     label_noise: float = 1.0
     shares: tuple[tuple[str, float], ...] = tuple(SHARES.items())
     emphysema_patients: float = 0.27
+    forms: tuple[str, ...] = FORMS_DEALT
+    classic: bool = False
 
 
 def draw_cohort(settings: CohortSettings, test: bool) -> list[Patient]:
@@ -50,7 +56,10 @@ def draw_cohort(settings: CohortSettings, test: bool) -> list[Patient]:
     patients = [draw_patient((settings.seed, part, i), i in with_emphysema) for i in range(number)]
     if patients and not any(p.ild for p in patients[1:]):
         patients = [replace(p, ild=1.0) for p in patients]
-    return patients
+    if settings.classic:
+        return patients
+    forms = {int(i): settings.forms[k % len(settings.forms)] for k, i in enumerate(order[:affected])}
+    return [replace(p, form=forms.get(i, ""), scanner=draw_scanner(p.rng(7))) for i, p in enumerate(patients)]
 
 
 def slice_heights(patient: Patient, slices: int) -> tuple[list[float], list[int]]:
@@ -71,10 +80,10 @@ def painting_grid(pixels: int, finest: int = 144) -> int:
 
 
 def patient_labels(
-    patient: Patient, heights: list[float], extent: Extent, pixels: int, grid: int, label_noise: float
+    lesions: Lesions, heights: list[float], pixels: int, label_noise: float
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """For each slice, the true labels on the painting grid and the labels of the reader on the image grid."""
-    lesions, centres = Lesions(Thorax(patient, extent.lung_scale), heights, extent), pixel_centres(grid)
+    patient, centres = lesions.thorax.patient, pixel_centres(painting_grid(pixels))
     truth = [lesions.truth(centres, z) for z in heights]
     return truth, [read(slice_truth, pixels, label_noise, patient.rng(5, i)) for i, slice_truth in enumerate(truth)]
 
@@ -102,7 +111,7 @@ def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
         scale *= float(np.clip(np.sqrt(sum(targets.values()) / lung_share), 0.8, 1.25))
     extent = Extent(lung_scale=scale)
     all_lesions = [
-        Lesions(Thorax(patient, scale), patient_heights, extent)
+        lesions_of(Thorax(patient, scale), patient_heights, extent)
         for patient, patient_heights in zip(patients, heights, strict=True)
     ]
     for _ in range(2 * rounds):
@@ -116,9 +125,8 @@ def calibrate(settings: CohortSettings, pixels: int, rounds: int = 4) -> Extent:
         extent = _corrected(extent, masks, targets)
     masks = []
     for patient, patient_heights in zip(patients, heights, strict=True):
-        masks += patient_labels(patient, patient_heights, extent, pixels, painting_grid(pixels), settings.label_noise)[
-            1
-        ]
+        lesions = lesions_of(Thorax(patient, extent.lung_scale), patient_heights, extent)
+        masks += patient_labels(lesions, patient_heights, pixels, settings.label_noise)[1]
     return _corrected(extent, masks, targets)
 
 

@@ -36,10 +36,15 @@ class PlaneField:
         self.scale, self.nodes = scale_mm, _nodes(-half, half, scale_mm)
         self.white = rng.standard_normal((len(self.nodes), len(self.nodes)), dtype=np.float32)
 
-    def at(self, centres: np.ndarray) -> np.ndarray:
-        """Values at the pixels of a square grid with these centres (mm), shape (n, n)."""
+    def at(self, centres: np.ndarray, across: np.ndarray | None = None) -> np.ndarray:
+        """Values at the pixels of a grid, shape (y, x).
+
+        Args:
+            centres: of the pixels along y in mm.
+            across: the same along x, if it differs.
+        """
         w = _weights(centres, self.nodes, self.scale)
-        return w @ self.white @ w.T
+        return w @ self.white @ (w if across is None else _weights(across, self.nodes, self.scale)).T
 
 
 class VolumeField:
@@ -52,11 +57,12 @@ class VolumeField:
         shape = (len(self.z_nodes), len(self.nodes), len(self.nodes))
         self.white = rng.standard_normal(shape, dtype=np.float32)
 
-    def at(self, centres: np.ndarray, z: float) -> np.ndarray:
-        """Values in the plane at height ``z`` (mm), shape (n, n)."""
+    def at(self, centres: np.ndarray, z: float, across: np.ndarray | None = None) -> np.ndarray:
+        """Values in the plane at height ``z`` (mm), shape (y, x); see ``PlaneField.at``."""
         w = _weights(centres, self.nodes, self.scale)
         w_z = _weights(np.array([z], dtype=np.float32), self.z_nodes, self.scale)[0]
-        return w @ np.tensordot(w_z, self.white, axes=1) @ w.T
+        across_w = w if across is None else _weights(across, self.nodes, self.scale)
+        return w @ np.tensordot(w_z, self.white, axes=1) @ across_w.T
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
 from nnunet_difflung.dataset_conversion.phantom.fields import coverage
 
 STEP_MM = 11.0
+VESSEL_HU, AIRWAY_WALL_HU, LUMEN_HU = 35.0, -150.0, -975.0
 
 
 def _points_in_lung(thorax: Thorax, side: int, number: int, rng: np.random.Generator) -> np.ndarray:
@@ -61,14 +62,20 @@ def grow_tree(root: np.ndarray, targets: np.ndarray, leaf_radius: float, rng: np
     return np.column_stack([xyz[parent], xyz[1:], start_radius, radius[1:]])
 
 
-def grow_vessels(thorax: Thorax) -> np.ndarray:
-    """Arteries and veins of both lungs, (m, 8) segments as in ``grow_tree``."""
+def grow_vessels(thorax: Thorax, density: int = 1, leaf_radius: float = 0.5) -> np.ndarray:
+    """Arteries and veins of both lungs, (m, 8) segments as in ``grow_tree``.
+
+    Args:
+        thorax: shapes of the patient.
+        density: factor on the number of branches.
+        leaf_radius: radius at the ends, mm.
+    """
     rng = thorax.patient.rng(1)
     height, trees = thorax.patient.height, []
     for side in (-1, 1):
         for root, number in (([side * 30.0, 2.0, -0.47 * height], 420), ([side * 28.0, 12.0, -0.58 * height], 240)):
-            targets = _points_in_lung(thorax, side, number, rng)
-            trees.append(grow_tree(np.array(root), targets, 0.5, rng))
+            targets = _points_in_lung(thorax, side, number * density, rng)
+            trees.append(grow_tree(np.array(root), targets, leaf_radius, rng))
     return np.concatenate(trees)
 
 

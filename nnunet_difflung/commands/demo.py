@@ -43,6 +43,9 @@ from nnunet_difflung.runtime.files import copy_file, read_json, write_json
 
 DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
 ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
+FORMS = ("severe", "moderate")  # of the phantom's emphysema; minutes of training do not teach the subtler ones
+CROP, CROPS_IN_BATCH, STAGES = 64, 10, 5  # of the small U-Net: pixels, number, resolutions
+STEPS_OF_CROP = 2 ** (STAGES - 1)  # what a crop has to be a multiple of
 _PROGRESS = "progress.json"
 _OWN = re.compile(  # what lies in the folder of a demo
     rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|"
@@ -73,7 +76,7 @@ class Demo:
     folder: Path
     length: str = "5epochs"
     epochs: int = 60
-    size: int = 64
+    size: int = 288
 
     def path(self, variable: str) -> Path:
         """Path of one of nnU-Net's three folders."""
@@ -104,7 +107,7 @@ class Demo:
     def make_phantom(self) -> None:
         """Writes the dataset."""
         module = f"nnunet_difflung.dataset_conversion.{NAME}"
-        self.call([sys.executable, "-m", module, "--size", str(self.size), "--overwrite"])
+        self.call([sys.executable, "-m", module, "--size", str(self.size), "--forms", *FORMS, "--overwrite"])
 
     def add_cases(self) -> None:
         """Trains the generator and adds the synthetic cases."""
@@ -131,7 +134,10 @@ class Demo:
     def make_plans(self) -> None:
         """Plans and preprocesses the dataset, and adds the small U-Net to the plans."""
         self.call(["nnUNetv2_plan_and_preprocess", "-d", str(DATASET), "-c", "2d", "-np", "2"])
-        make_small_configuration(self.plans)
+        crop = min(CROP, self.size // STEPS_OF_CROP * STEPS_OF_CROP)
+        make_small_configuration(
+            self.plans, convolutions=1, stages=STAGES, patch_size=[crop, crop], batch_size=CROPS_IN_BATCH
+        )
 
     def call(self, arguments: list[str]) -> None:
         """Prints and runs a command, and waits for it."""
@@ -305,9 +311,9 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--size",
         type=positive,
-        default=64,
+        default=288,
         metavar="PIXELS",
-        help="edge of the phantom's slices (default: %(default)s)",
+        help="edge of the phantom's slices of 360 mm (default: %(default)s, 1.25 mm pixels)",
     )
     group.add_argument("--overwrite", action="store_true", help="delete FOLDER first and start over")
     return p

@@ -44,18 +44,24 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
         raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
 
 
-def make_small_configuration(path: Path, **changes) -> None:
+def make_small_configuration(path: Path, convolutions: int | None = None, stages: int | None = None, **changes) -> None:
     """Adds a configuration with a smaller U-Net, which all arms train, to a plans file.
 
     Args:
         path: path of nnU-Net's plans.
-        **changes: further entries of the configuration, such as ``batch_size``; ``convolutions`` is the number
-            in each stage.
+        convolutions: number in each stage; None for that of the plans.
+        stages: number of resolutions, at most that of the plans, which is taken for None. Patches smaller than those of
+            the plans need fewer stages, since each halves the patch.
+        **changes: further entries of the configuration, such as ``batch_size`` and ``patch_size``.
     """
     plans = read_json(path)
     architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
     inner = architecture["arch_kwargs"]
-    stages, convolutions = inner["n_stages"], changes.pop("convolutions", None)
+    stages = min(stages or inner["n_stages"], inner["n_stages"])
+    for name, values in inner.items():
+        if isinstance(values, list):
+            inner[name] = values[: stages - 1 if name == "n_conv_per_stage_decoder" else stages]
+    inner["n_stages"] = stages
     inner["features_per_stage"] = list((*FEATURES, *[FEATURES[-1]] * stages)[:stages])
     if convolutions:
         inner |= {

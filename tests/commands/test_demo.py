@@ -29,6 +29,53 @@ def test_small_configuration_inherits_and_keeps_the_stages(tmp_path):
     assert after[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128, 128, 128]
 
 
+def test_a_small_configuration_for_crops_has_fewer_stages(tmp_path):
+    stages = {
+        "n_stages": 7,
+        "features_per_stage": [32, 64, 128, 256, 512, 512, 512],
+        "kernel_sizes": [[3, 3]] * 7,
+        "strides": [[1, 1]] + [[2, 2]] * 6,
+        "n_conv_per_stage": [2] * 7,
+        "n_conv_per_stage_decoder": [2] * 6,
+        "conv_bias": True,
+    }
+    plans = {"configurations": {"2d": {"patch_size": [288, 288], "architecture": {"arch_kwargs": stages}}}}
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    make_small_configuration(tmp_path / "plans.json", stages=5, patch_size=[64, 64], batch_size=10)
+    made = json.loads((tmp_path / "plans.json").read_text())["configurations"][CONFIGURATION]
+    assert (made["patch_size"], made["batch_size"]) == ([64, 64], 10)
+    assert made["architecture"]["arch_kwargs"] == {
+        "n_stages": 5,
+        "features_per_stage": [16, 32, 64, 128, 128],
+        "kernel_sizes": [[3, 3]] * 5,
+        "strides": [[1, 1]] + [[2, 2]] * 4,
+        "n_conv_per_stage": [2] * 5,
+        "n_conv_per_stage_decoder": [2] * 4,
+        "conv_bias": True,
+    }
+
+
+@pytest.mark.parametrize(("size", "crop"), [(288, 64), (40, 32)])
+def test_the_demos_network_trains_on_crops(tmp_path, monkeypatch, size, crop):
+    seen = {}
+    monkeypatch.setattr(Demo, "call", lambda self, arguments: None)
+    monkeypatch.setattr(
+        "nnunet_difflung.commands.demo.make_small_configuration", lambda path, **changes: seen.update(changes)
+    )
+    Demo(tmp_path, size=size).make_plans()
+    assert seen["patch_size"] == [crop, crop]
+    assert crop % 2 ** (seen["stages"] - 1) == 0
+
+
+def test_the_demo_has_pixels_of_a_clinical_size(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(Demo, "call", lambda self, arguments: called.extend(arguments))
+    Demo(tmp_path).make_phantom()
+    size = int(called[called.index("--size") + 1])
+    assert 360 / size <= 1.4
+    assert "--classic" not in called
+
+
 def test_pooled_dice_counts_voxels_not_cases():
     cases = [{"metrics": {"1": {"TP": 90, "FP": 0, "FN": 10}}}, {"metrics": {"1": {"TP": 0, "FP": 10, "FN": 0}}}]
     assert pooled_dice(cases, "1") == pytest.approx(180 / 200)

@@ -17,14 +17,15 @@ from nnunet_difflung.dataset_conversion import Dataset800_ChestPhantom as phanto
 from nnunet_difflung.dataset_conversion.output.writer import class_shares
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax, draw_patient
 from nnunet_difflung.dataset_conversion.phantom.body import Canvas
+from nnunet_difflung.dataset_conversion.phantom.classic import ClassicPainter
 from nnunet_difflung.dataset_conversion.phantom.cohort import SHARES, CohortSettings, calibrate
 from nnunet_difflung.dataset_conversion.phantom.fields import pixel_centres
 from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, majority, read
-from nnunet_difflung.dataset_conversion.phantom.texture import Painter
 from nnunet_difflung.dataset_conversion.phantom.vessels import grow_tree
 from nnunet_difflung.errors import BadInput
 
 SMALL = phantom.PhantomSettings(CohortSettings(patients=8, test_patients=2, slices=3), size=64)
+CLASSIC = phantom.PhantomSettings(CohortSettings(patients=8, test_patients=2, slices=3, classic=True), size=64)
 TINY = phantom.PhantomSettings(CohortSettings(patients=3, test_patients=1, slices=2), size=32)
 
 
@@ -63,17 +64,43 @@ def test_shares_are_the_papers_measured_from_the_files(small):
         assert measured[LABELS[name]] == pytest.approx(share, rel=0.10), name
 
 
-def test_hu_are_plausible_and_classes_differ(small):
-    images, labels = arrays(small[0], "Tr")
+@pytest.fixture(scope="module")
+def classic() -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the classic phantom's training slices."""
+    extent = calibrate(CLASSIC.cohort, CLASSIC.size)
+    cases = [c for i in range(CLASSIC.cohort.patients) for c in phantom.phantom_cases(CLASSIC, extent, False, i)]
+    return np.concatenate([case.image for case in cases]), np.concatenate([case.label for case in cases])
+
+
+@pytest.mark.parametrize("kind", ["small", "classic"])
+def test_hu_are_plausible_and_classes_differ(kind, request):
+    made = request.getfixturevalue(kind)
+    images, labels = made if kind == "classic" else arrays(made[0], "Tr")
     assert images.dtype == np.int16
     assert images.min() >= -1024
     corner = images[:, :3, :3]
     assert corner.mean() == pytest.approx(-1000, abs=10)
     normal, emphysema, ild = (np.median(images[labels == k]) for k in (1, 2, 3))
     assert -900 < normal < -780
-    assert -965 < emphysema < normal - 30
+    assert -965 < emphysema < normal - (30 if kind == "classic" else 5)  # a texture differs less in its level
     assert -700 < ild < -400
     assert 200 < np.percentile(images[labels == 0], 99) < 1200  # bones
+
+
+@pytest.mark.parametrize(
+    ("size", "digest"),
+    [
+        (32, "9d7a0931ccfb98c0bb38266650f57a6a9522bca41f8347bed15f68584988eb63"),
+        (64, "1d12130e206e5338ad7c95a77abdc065975769caa6d83deed357991114d5085b"),
+    ],
+)
+def test_the_classic_phantom_is_that_of_earlier_versions(size, digest):
+    settings = phantom.PhantomSettings(CohortSettings(3, 1, 2, classic=True), size)
+    extent, found = calibrate(settings.cohort, size), hashlib.sha256()
+    for test, index in ((False, 0), (False, 1), (False, 2), (True, 0)):
+        for case in phantom.phantom_cases(settings, extent, test, index):
+            found.update(case.image.tobytes() + case.label.tobytes())
+    assert found.hexdigest() == digest
 
 
 def test_emphysema_is_not_a_matter_of_a_threshold(small):
@@ -89,7 +116,7 @@ def test_emphysema_replaces_the_lung_around_it_whatever_its_hu():
     truth, canvas = np.full((48, 48), LABELS["emphysema"]), Canvas(pixel_centres(48))
     painted = []
     for normal_hu in (-900.0, -700.0):
-        painter = Painter(Thorax(replace(patient, normal_hu=normal_hu), 1.0), 5.0)
+        painter = ClassicPainter(Thorax(replace(patient, normal_hu=normal_hu), 1.0), 5.0)
         painter.vessels, painter.airways = painter.vessels[:0], painter.airways[:0]
         painted.append(painter.lung(canvas, truth, -100.0, np.random.default_rng(1)))
     inside = (slice(8, -8), slice(8, -8))
@@ -144,7 +171,7 @@ def test_same_seed_same_bytes_whatever_the_processes(raw_folder):
     assert records == records_of_two_processes
     first, second = digests(raw_folder / "Dataset801_A"), digests(raw_folder / "Dataset802_A")
     same = [name for name in first if not name.endswith("dataset.json")]
-    assert len(same) == 2 * 8 + 4  # images and labels, splits, patients, the report and its sheet
+    assert len(same) == 2 * 8 + 5  # images and labels, splits, patients, what they have, the report and its sheet
     assert all(first[name] == second[name] for name in same)
 
 
@@ -220,6 +247,7 @@ def test_a_single_patient_is_one_fold():
         (["-np", "0"], "-np 0"),
         (["--name", "a b"], "--name"),
         (["--spacing", "-1"], "--spacing"),
+        (["--classic", "--forms", "severe"], "--forms"),
     ],
 )
 def test_bad_options_are_one_line_and_code_2(raw_folder, capsys, options, part):

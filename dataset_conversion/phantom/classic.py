@@ -1,4 +1,4 @@
-"""HU of the lungs and their pathologies, and the blur and noise of the scanner."""
+"""The classic phantom's slices: lungs whose emphysema is a level of HU, and the blur and noise of a scanner."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from nnunet_difflung.dataset_conversion.phantom.fields import (
     pixel_centres,
     sigmoid,
 )
+from nnunet_difflung.dataset_conversion.phantom.ild import IldTexture
 from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS
-from nnunet_difflung.dataset_conversion.phantom.vessels import airways, draw_tubes, grow_vessels
-
-VESSEL_HU, AIRWAY_WALL_HU, LUMEN_HU = 35.0, -150.0, -975.0
+from nnunet_difflung.dataset_conversion.phantom.vessels import (
+    AIRWAY_WALL_HU,
+    LUMEN_HU,
+    VESSEL_HU,
+    airways,
+    draw_tubes,
+    grow_vessels,
+)
 
 
 def _draw_cysts(thorax: Thorax, rng: np.random.Generator) -> list[list[float]]:
@@ -27,7 +33,7 @@ def _draw_cysts(thorax: Thorax, rng: np.random.Generator) -> list[list[float]]:
     return rng.uniform(low, high, (number, 4)).tolist()
 
 
-class Painter:
+class ClassicPainter:
     """Paints the slices of a patient.
 
     Args:
@@ -45,8 +51,7 @@ class Painter:
         self.traps = rng.uniform(1.2, 1.8) if rng.random() < 0.65 else 9.0
         self.cysts = _draw_cysts(thorax, rng)
         self.emphysema_hu = rng.uniform(-952, -926)
-        self.glass_hu = rng.uniform(-640, -520)
-        self.honeycomb = rng.uniform(0.2, 1.0)
+        self.ild = IldTexture(rng.uniform(-640, -520), rng.uniform(0.2, 1.0))
 
     def slice(self, truth: np.ndarray, z: float, pixels: int, rng: np.random.Generator) -> np.ndarray:
         """A slice in HU, shape (pixels, pixels) int16.
@@ -99,7 +104,8 @@ class Painter:
                 hu += coverage(distance - 1.2, pixel) * (-780 - hu)
                 hu += coverage(distance, pixel) * (-985 - hu)
         hu += emphysema * (self._emphysema(centres, rng) - hu)
-        hu += ild * (self._ild(centres, truth, pixel, rng) - hu)
+        depth = ndimage.distance_transform_edt(truth > 0).astype(np.float32) * pixel
+        hu += ild * (self.ild.hu(centres, centres, depth, rng) - hu)
         vessels = draw_tubes(self.vessels, centres, z, self.thickness) * (1 - 0.75 * emphysema)
         hu += vessels * (VESSEL_HU + patient.contrast - hu)
         hu += draw_tubes(self.airways, centres, z, 1.0, 1.1) * (AIRWAY_WALL_HU - hu)
@@ -114,18 +120,3 @@ class Painter:
         """Centrilobular holes between remnants of tissue."""
         holes = PlaneField(rng, 3.6).at(centres)
         return self.emphysema_hu + 46 * sigmoid(3.5 * (holes - 0.6)) - 30 * sigmoid(4 * (-holes - 0.2)) + 8
-
-    def _ild(self, centres: np.ndarray, truth: np.ndarray, pixel: float, rng: np.random.Generator) -> np.ndarray:
-        """Ground glass crossed by fine lines, with honeycombing under the pleura."""
-        from scipy import ndimage
-
-        glass = self.glass_hu + 70 * PlaneField(rng, 7.0).at(centres) + 28 * PlaneField(rng, 2.0).at(centres)
-        lines = np.exp(-((PlaneField(rng, 4.2).at(centres) / 0.17) ** 2))
-        lined = sigmoid(2.5 * (PlaneField(rng, 15.0).at(centres) + 0.2))
-        hu = glass + lines * lined * (-180 - glass) * 0.75
-        depth = ndimage.distance_transform_edt(truth > 0).astype(np.float32) * pixel
-        cysts = PlaneField(rng, 2.5).at(centres)
-        comb = sigmoid(14 * (cysts - 0.75)) * sigmoid((9 - depth) / 2) * self.honeycomb
-        wall = np.exp(-(((cysts - 0.35) / 0.3) ** 2)) * sigmoid((9 - depth) / 2) * self.honeycomb
-        hu = hu + 0.6 * wall * (-250 - hu)
-        return hu + comb * (-905 - hu)
