@@ -276,8 +276,8 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="paint each case N times from different noise and keep one. A small segmenter, trained on the fold's real "
         "training cases within minutes, judges them: a painting in which it sees less of a class than in 95 %% of the "
-        "real lesions of patients that it has not seen is rejected, unless it does not know the class well enough; "
-        "--selection says which of the others is kept. Painting takes N times as long "
+        "real lesions of patients that it has not seen, or than in normal lung, is rejected, unless it does not know "
+        "the class well enough; --selection says which of the others is kept. Painting takes N times as long "
         f"({by_preset('sampling', 'candidates')})",
     )
     group.add_argument(

@@ -20,7 +20,8 @@ class SegmenterConfig:
         balanced_share: share of the crops that are drawn around a pathology, all pathologies equally often.
         least_recall: a class is known if the mean probability of it in real lesions of unseen patients exceeds that in
             the normal lung around them by this much.
-        floor_percentile: of the real lesions' scores; a painted lesion of a known class below it is not recognised.
+        floor_percentile: of the real lesions' scores; a painted lesion of a known class below it, or below what is seen
+            in normal lung, is not recognised.
     """
 
     seed: int = 12345

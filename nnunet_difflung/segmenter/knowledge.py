@@ -27,13 +27,14 @@ def _of_class(segmenters: Segmenters, data: SegmenterData, name: str) -> Knowled
         if sights:
             rows[patient] = sights
     if not rows:
-        return Knowledge(0, 0, 0.0, 0.0, 0.0, False)
+        return Knowledge(0, 0, 0.0, 0.0, 0.0, 0.0, False)
     recall = float(np.mean([np.mean([sight.score for sight in sights]) for sights in rows.values()]))
     outside = [[s.outside for s in sights if np.isfinite(s.outside)] for sights in rows.values()]
     around = float(np.mean([np.mean(values) for values in outside if values])) if any(outside) else 0.0
     known = len(rows) >= _MIN_PATIENTS and recall - around >= segmenters.config.least_recall
     number = sum(map(len, rows.values()))
-    figures = [round(value, 4) for value in (recall, around, _floor(list(rows.values()), segmenters.config))]
+    floor, below = _floor(list(rows.values()), around, segmenters.config)
+    figures = [round(value, 4) for value in (recall, around, floor, below)]
     return Knowledge(len(rows), number, *figures, known)
 
 
@@ -57,10 +58,14 @@ def _see(segmenters: Segmenters, data: SegmenterData, patient: str, name: str, c
     return segmenters.see(patient, image, regions, data.roles.is_normal(label))[name]
 
 
-def _floor(rows: Sequence[Sequence[Sight]], config: SegmenterConfig) -> float:
-    """The smallest score at or below which ``floor_percentile`` of the slices are, each patient weighing the same."""
+def _floor(rows: Sequence[Sequence[Sight]], around: float, config: SegmenterConfig) -> tuple[float, float]:
+    """The score below which a lesion is not recognised, and the share of real slices below it; see ``Knowledge``.
+
+    A lesion in which no more of the class is seen than in normal lung is not recognised, though some real ones are so.
+    """
     scores = np.concatenate([[sight.score for sight in sights] for sights in rows])
-    weights = np.concatenate([np.full(len(sights), 1 / len(sights)) for sights in rows])
+    weights = np.concatenate([np.full(len(sights), 1 / len(sights)) for sights in rows]) / len(rows)
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(scores[order][np.searchsorted(reached, config.floor_percentile / 100)])
+    low = scores[order][np.searchsorted(np.cumsum(weights[order]), config.floor_percentile / 100)]
+    floor = max(float(low), around)
+    return floor, float(weights[scores < floor].sum())

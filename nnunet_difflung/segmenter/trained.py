@@ -36,7 +36,9 @@ class Knowledge:
         patients, slices: how many were measured.
         recall: mean probability of the class in its voxels, each patient having the same weight.
         outside: mean probability of the class in the normal lung around them.
-        floor: low percentile of the same figure of single slices, each patient having the same weight.
+        floor: score below which a lesion is not recognised: a low percentile of the same figure of single slices, each
+            patient having the same weight, but not less than ``outside``.
+        below: share of the real slices below the floor, with the same weights.
         known: whether painted lesions of the class can be judged.
     """
 
@@ -45,6 +47,7 @@ class Knowledge:
     recall: float
     outside: float
     floor: float
+    below: float
     known: bool
 
 

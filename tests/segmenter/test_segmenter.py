@@ -13,11 +13,12 @@ from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import read_json, write_json
-from nnunet_difflung.segmenter import store
+from nnunet_difflung.segmenter import knowledge, store
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.crops import Scale, box_around
 from nnunet_difflung.segmenter.data import SegmenterData, patients_in_parts, targets
 from nnunet_difflung.segmenter.store import load_segmenters, train_segmenters
+from nnunet_difflung.segmenter.trained import Sight
 from tests.support import tiny
 from tests.support.segmenters import SMALL
 from tests.support.snapshot import snapshot
@@ -91,13 +92,21 @@ def test_a_class_is_known_if_it_is_found_in_patients_that_were_not_seen(data, tm
             assert trained.unaware_of(patient) is part
 
 
+def test_the_floor_is_a_percentile_of_patients_but_not_below_what_is_seen_in_normal_lung():
+    many, few = [Sight(9, score, 0.1) for score in np.linspace(0.2, 0.9, 50)], [Sight(9, 0.5, 0.1), Sight(9, 0.6, 0.1)]
+    config = replace(SMALL, floor_percentile=10.5)
+    low = many[10].score  # ten slices of fifty are a fifth of one of two patients, and so a tenth of all
+    assert knowledge._floor([many, few], 0.1, config) == pytest.approx((low, 0.1))
+    assert knowledge._floor([many, few], 0.55, config) == pytest.approx((0.55, 0.5))
+
+
 def test_a_class_that_looks_like_normal_lung_is_not_known(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.HU, "emphysema", tiny.HU["normal_lung"])
     data = data_of(tmp_path)
     train_segmenters(data, SMALL, tmp_path / "s", progress=False)
-    knowledge = load_segmenters(data, SMALL, tmp_path / "s").knowledge
-    assert not knowledge["emphysema"].known
-    assert knowledge["ILD"].known
+    rows = load_segmenters(data, SMALL, tmp_path / "s").knowledge
+    assert not rows["emphysema"].known
+    assert rows["ILD"].known
 
 
 def test_of_a_single_patient_nothing_is_known(data, tmp_path):
