@@ -27,6 +27,8 @@ from nnunet_difflung.meaning.labels import LabelRoles
 Place = tuple[int, int, int]
 FindPlace = Callable[[np.ndarray, np.ndarray, np.random.Generator], Place | None]
 """(mask, free voxels, random numbers) → (z, y, x) at which the mask fits, or None; as ``placement.find_place``."""
+Finder = Callable[[PlannedCase, Operation, CaseFacts], FindPlace]
+"""(case with lesions, one of its operations, new host) → how a place for its outline is found in the host."""
 
 _STREAM = 807  # separates the random numbers of placebo cases from those of cases with lesions
 _HOSTS = 5  # maximum number of hosts tried for a case
@@ -34,6 +36,11 @@ _SOURCES = 8  # maximum number of cases in which normal lung is sought for an ou
 _SHRINK = 0.8  # scale factor for an outline that fits nowhere; applied up to three times, as to lesions
 _MIN_HOST = 40  # voxels of normal lung that a host must have
 _KEPT_LABELS = 8  # label maps kept in memory
+
+
+def anywhere(model: PlannedCase, operation: Operation, host: CaseFacts) -> FindPlace:
+    """Places are drawn from all that fit, as those of lesions are."""
+    return find_place
 
 
 def number_of_placebos(cases: int, share: float) -> int:
@@ -49,7 +56,7 @@ def add_placebos(
     config: BalanceConfig,
     fold: int | str,
     read_label: Callable[[str], np.ndarray],
-    find: FindPlace = find_place,
+    finder: Finder = anywhere,
 ) -> None:
     """Adds placebo cases to a plan until they are the share ``config.placebo`` of its cases; 0 changes nothing.
 
@@ -64,13 +71,14 @@ def add_placebos(
         config: share of placebo cases, and seed.
         fold: seeds the choice together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
-        find: finds places in normal lung, of a host and of the case whose lung is pasted.
+        finder: how places are found in hosts; it has to be the way in which lesions got theirs, or the place would tell
+            the class.
     """
     models = plan.with_lesions
     wanted = number_of_placebos(len(models), config.placebo)
     if not wanted:
         return
-    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), find)
+    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), finder)
     key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
     order = np.random.default_rng(key).permutation(len(models))
     for index in range(wanted):
@@ -114,7 +122,7 @@ class _PlaceboPlanner:
     lesions: dict[str, list[Lesion]]
     roles: LabelRoles
     read_label: Callable[[str], np.ndarray]
-    find: FindPlace
+    finder: Finder
 
     @property
     def facts(self) -> dict[str, CaseFacts]:
@@ -151,7 +159,8 @@ class _PlaceboPlanner:
         free = self.roles.is_normal(self.read_label(host.identifier))
         normal, operations = free.copy(), []
         for of_model in model.operations:
-            operation = self._place(of_model, host, free, normal, len(model.slices), rng)
+            find = self.finder(model, of_model, host)
+            operation = self._place(of_model, host, find, free, normal, len(model.slices), rng)
             if operation is not None:
                 operations.append(operation)
         return operations, tuple(int(z) for z in np.flatnonzero((free != normal).any((1, 2))))
@@ -160,6 +169,7 @@ class _PlaceboPlanner:
         self,
         model: Operation,
         host: CaseFacts,
+        find: FindPlace,
         free: np.ndarray,
         normal: np.ndarray,
         slices: int,
@@ -178,7 +188,7 @@ class _PlaceboPlanner:
         for _ in range(4):
             mask = warp(piece.mask, transform, np.array(piece.spacing) / host.spacing).mask
             for choice in _within(allowed, touched, slices) if mask.any() else ():
-                place = self.find(mask, choice, rng)
+                place = find(mask, choice, rng)
                 if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
                     continue
                 window = free[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
@@ -197,9 +207,9 @@ class _PlaceboPlanner:
         for case in [*drawn[:_SOURCES], host]:
             outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing)).mask
             normal = self.roles.is_normal(self.read_label(case.identifier))
-            place = self.find(outline, normal, rng) if outline.any() else None
+            place = find_place(outline, normal, rng) if outline.any() else None
             if place is not None:
-                yield LungSource(case.identifier, place, tuple(map(float, case.spacing)))
+                yield LungSource(case.identifier, place, case.spacing)
 
 
 def _is_of(lesion: Lesion, operation: Operation) -> bool:

@@ -95,7 +95,7 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         np.where(changed, new_label, cache.condition(planned.host)[slices]),
         painted_region(label, outline, roles, fold.settings.sampling),
         None if pasted is None else pasted[:, slices],
-        outline if planned.placebo else None,
+        placebo=outline if planned.placebo else None,
     )
 
 

@@ -10,6 +10,7 @@ from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.placebo import add_placebos, lung_piece, number_of_placebos
+from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Plan
 from tests.lesions.test_balance import ROLES, cohort, facts_of
 
@@ -126,8 +127,28 @@ def test_with_a_single_case_lung_comes_from_another_place_of_it():
             assert (marked != labels["c00"]).sum() > 2 * (marked != labels["c00"])[cut].sum()
 
 
+def test_places_are_found_as_it_is_asked_for():
+    """A finder that knows the lesion, its case and the new host: here the first place that fits."""
+    asked = []
+
+    def first(model, operation, host):
+        def find(mask, free, rng):
+            asked.append((model, operation, host.identifier))
+            return find_place(mask, free, np.random.default_rng(0))
+
+        return find
+
+    plan = plan_with(cohort(), 0.5, finder=first)[0]
+    for case in plan.placebos:
+        for op in case.operations:
+            assert any(
+                (was.donor, was.component, host) == (op.donor, op.component, case.host) for _, was, host in asked
+            )
+    assert all(operation in model.operations and host != model.host for model, operation, host in asked)
+
+
 def test_what_fits_nowhere_is_said():
-    plan = plan_with(cohort(), 0.5, find=lambda mask, free, rng: None)[0]
+    plan = plan_with(cohort(), 0.5, finder=lambda *_: lambda mask, free, rng: None)[0]
     assert not plan.placebos
     assert any("placebo: 0 of 8 cases could be planned" in note for note in plan.notes)
 
