@@ -30,8 +30,6 @@ from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.meaning.labels import LabelRoles
 
 Place = tuple[int, int, int]
-FindPlace = Callable[[np.ndarray, np.ndarray, np.random.Generator], Place | None]
-"""(mask, free voxels, random numbers) → (z, y, x) at which the mask fits, or None; as ``placement.find_place``."""
 
 _STREAM = 807  # separates the random numbers of placebo cases from those of cases with lesions
 _HOSTS = 5  # maximum number of hosts tried for a case
@@ -54,7 +52,6 @@ def add_placebos(
     config: BalanceConfig,
     fold: int | str,
     read_label: Callable[[str], np.ndarray],
-    find: FindPlace = find_place,
 ) -> None:
     """Adds placebo cases to a plan until they are the share ``config.placebo`` of its cases; 0 changes nothing.
 
@@ -69,14 +66,13 @@ def add_placebos(
         config: share of placebo cases, placement, and seed.
         fold: seeds the choice together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
-        find: finds places in normal lung: of the case whose lung is pasted and, with uniform placement, of the host.
     """
     models = plan.with_lesions
     wanted = number_of_placebos(len(models), config.placebo)
     if not wanted:
         return
     follows = config.placement == "real"
-    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), find, follows)
+    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), follows)
     key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
     order = np.random.default_rng(key).permutation(len(models))
     for index in range(wanted):
@@ -123,7 +119,6 @@ class _PlaceboPlanner:
     lesions: dict[str, list[Lesion]]
     roles: LabelRoles
     read_label: Callable[[str], np.ndarray]
-    find: FindPlace
     follows: bool
 
     @property
@@ -208,7 +203,7 @@ class _PlaceboPlanner:
 
         def find(mask: np.ndarray, free: np.ndarray) -> Place | None:
             if site is None:
-                return self.find(mask, free, rng)
+                return find_place(mask, free, rng)
             found = most_alike(mask, site, lung, free, np.asarray(free.any((1, 2))))
             return None if found is None or found.cost > FAR else found.place
 
@@ -232,7 +227,7 @@ class _PlaceboPlanner:
         for case in [*drawn[:_SOURCES], host]:
             outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing)).mask
             normal = self.roles.is_normal(self.read_label(case.identifier))
-            place = self.find(outline, normal, rng) if outline.any() else None
+            place = find_place(outline, normal, rng) if outline.any() else None
             if place is not None:
                 yield LungSource(case.identifier, place, tuple(map(float, case.spacing)))
 

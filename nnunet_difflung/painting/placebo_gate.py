@@ -83,7 +83,8 @@ def lung_reference(
     of_patients: list[str] = []
     for patient, of_patient in slices.items():
         for index in rng.permutation(len(of_patient))[: -(-_PIECES // len(slices))]:
-            regions.append(_piece(cache, *of_patient[index], sizes or [MIN_NORMAL], windows, rng))
+            identifier, z = of_patient[index]
+            regions.append(_piece(cache, identifier, z, sizes or [MIN_NORMAL], windows, rng))
             of_patients.append(patient)
     if not regions:
         return None

@@ -7,10 +7,10 @@ import pytest
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
-from nnunet_difflung.lesions.masks import MIN_VOXELS
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.placebo import add_placebos, lung_piece, number_of_placebos
-from nnunet_difflung.lesions.plan import Plan
+from nnunet_difflung.lesions.plan import LungSource, Plan
 from tests.lesions.test_balance import ROLES, cohort, facts_of
 
 SPACINGS = [(5.0, 1.0, 1.0), (4.0, 0.8, 1.25), (5.0, 1.3, 1.3)]
@@ -91,9 +91,26 @@ def test_records_say_where_the_lung_is_from_and_those_of_lesions_are_as_before()
 
 
 def test_the_same_seed_gives_the_same_placebo_cases_and_another_seed_others():
-    labels = cohort()
-    first, second, other = (plan_with(labels, 0.5, seed=seed)[0].placebos for seed in (3, 3, 4))
-    assert first == second != other
+    labels, made = cohort(), []
+    for seed, fold in ((3, 0), (3, 0), (4, 0), (3, 1)):
+        plan, lesions, facts = plan_with(labels, 0)
+        config = BalanceConfig(placebo=0.5, seed=seed)
+        add_placebos(plan, list(facts.values()), lesions, ROLES, config, fold, labels.__getitem__)
+        made.append(plan.placebos)
+    first, second, other_seed, other_fold = made
+    assert first == second
+    assert first != other_seed
+    assert first != other_fold
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 0.5, 1.0), (5.0, 2.0, 2.0), (10.0, 1.0, 1.0)])
+def test_an_outline_keeps_its_size_in_mm_in_the_case_that_lung_is_cut_from(spacing):
+    mask = np.zeros((6, 24, 24), bool)
+    mask[:, 4:20, 4:20] = True
+    lesion = Lesion("c00", "ILD", 1, mask, (5.0, 1.0, 1.0))
+    piece = lung_piece(lesion, LungSource("c01", (0, 0, 0), spacing))
+    assert piece.mask.sum() * np.prod(spacing) == pytest.approx(mask.sum() * 5.0, rel=0.1)
+    assert (piece.case, piece.spacing) == ("c01", spacing)
 
 
 def test_with_a_single_case_lung_comes_from_another_place_of_it():
@@ -109,8 +126,12 @@ def test_with_a_single_case_lung_comes_from_another_place_of_it():
             assert (marked != labels["c00"]).sum() > 2 * (marked != labels["c00"])[cut].sum()
 
 
-def test_what_fits_nowhere_is_said():
-    plan = plan_with(cohort(), 0.5, find=lambda mask, free, rng: None)[0]
+def test_what_fits_nowhere_is_said(monkeypatch):
+    labels = cohort()
+    plan, lesions, facts = plan_with(labels, 0)
+    monkeypatch.setattr("nnunet_difflung.lesions.placebo.find_place", lambda mask, free, rng: None)
+    config = BalanceConfig(placebo=0.5)
+    add_placebos(plan, list(facts.values()), lesions, ROLES, config, 0, labels.__getitem__)
     assert not plan.placebos
     assert any("placebo: 0 of 8 cases could be planned" in note for note in plan.notes)
 

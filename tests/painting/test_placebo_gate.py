@@ -86,7 +86,7 @@ def test_channels_that_are_set_and_not_painted_do_not_count():
     cache = Cache(channels=2)
     rng = np.random.default_rng(1)
     image = -850 + 30 * rng.standard_normal((2, 1, 2, 100))
-    image[1] = 400
+    image[1, :, 0] = 400
     region = np.broadcast_to(np.array([True, False])[None, :, None], image.shape[1:])
     painted_region = region_of(image, region, ~region, WINDOWS * 2)
     assert not passes(measure_placebo(painted_region, 100, cache.reference()))

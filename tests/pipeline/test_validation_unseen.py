@@ -59,20 +59,23 @@ def what_a_run_made(place: Path, noise: bool, dataset: dict, arguments: list[str
         }
 
 
-@pytest.mark.parametrize("method", ["cbmat", "copy_paste"])
+@pytest.mark.parametrize("method", ["cbmat", "copy_paste", "copy_paste with placebo cases"])
 @pytest.mark.parametrize(
     "dataset",
     [{"slices": 5}, {"volumes": True, "depth": 5, "channel_names": {"0": "lung_window"}}],
     ids=["slices, HU", "volumes, percentile window"],
 )
 def test_noise_in_place_of_the_validation_cases_changes_nothing(tmp_path, dataset, method):
-    arguments = ["--method", method, *(CBMAT if method == "cbmat" else [])]
+    placebo = ["--placebo", "0.5"] if "placebo" in method else []
+    arguments = ["--method", method.split()[0], *(CBMAT if method == "cbmat" else placebo)]
     real, noise = (what_a_run_made(tmp_path / str(flag), flag, dataset, arguments) for flag in (False, True))
     assert real["cases"]
     assert len(real["files"]) == 2 * len(real["cases"])
     for case in real["cases"].values():
-        assert any(row["passes"] in (True, False) for row in case["quality"].values())
-        assert any(case["memorisation"].values())
+        judged = case["placebo_quality" if case.get("placebo") else "quality"]
+        assert any(row["passes"] in (True, False) for row in judged.values())
+        assert any(case["memorisation"].values()) != case.get("placebo", False)
+    assert any("placebo" in case for case in real["cases"].values()) == bool(placebo)
     for part, content in real.items():
         assert noise[part] == content, part
 
