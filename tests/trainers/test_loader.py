@@ -294,7 +294,7 @@ def test_the_log_says_what_is_drawn_and_what_was(base, monkeypatch, capsys):
     monkeypatch.setenv(SCHEDULE, "falling")
     short(COPY_PASTE, monkeypatch).run_training()
     said = capsys.readouterr().out
-    assert "a share of 1, falling to 0, from 1 slices of 1 cases (synthetic); the others from 4 real cases" in said
+    assert "a share of 1, falling to 0, from 1 slice of 1 case (synthetic); the others from 4 real cases" in said
     assert "Share of 8 training patches: real 0.000 (expected 0.000), synthetic 1.000 (expected 1.000)" in said
     assert "real 1.000 (expected 1.000), synthetic 0.000 (expected 0.000)" in said
 
