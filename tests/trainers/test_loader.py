@@ -299,6 +299,16 @@ def test_the_log_says_what_is_drawn_and_what_was(base, monkeypatch, capsys):
     assert "real 1.000 (expected 1.000), synthetic 0.000 (expected 0.000)" in said
 
 
+def test_a_continued_training_draws_from_its_first_batch_with_the_share_of_its_epoch(base, monkeypatch):
+    monkeypatch.setenv(SHARE, "0.5")
+    monkeypatch.setenv(SCHEDULE, "falling")
+    trainer = begin(f"{COPY_PASTE}_5epochs")
+    for epoch, expected in ((4, "real"), (0, "synthetic")):
+        trainer.current_epoch = epoch
+        training, _ = trainer.get_dataloaders()
+        assert {name for _ in range(3) for name in next(training)[DRAWN]} == {expected}
+
+
 def test_workers_draw_by_the_rule_and_learn_of_the_epoch(base, monkeypatch):
     monkeypatch.setenv(SHARE, "0.5")
     monkeypatch.setenv(SCHEDULE, "falling")
