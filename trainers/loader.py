@@ -73,7 +73,7 @@ class MixedLoader(nnUNetDataLoader):
         rule = self.mixture.rule
         cases, self._drawn, self._next = [], [], 0
         probabilities = self.mixture.probabilities()
-        for choice in np.random.choice(len(probabilities), self.batch_size, p=probabilities):
+        for choice in np.random.choice(len(probabilities), (self.batch_size,), p=probabilities):
             if choice == 0:
                 case, source, position = rule.real[np.random.randint(len(rule.real))], None, 0
             else:

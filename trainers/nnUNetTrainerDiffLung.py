@@ -192,10 +192,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         rule = self._rule(training)
         if rule is not None:
             self._mixture = training.mixture = Mixture(rule, self.current_epoch, self.num_epochs)
-            of = ", ".join(
-                f"{len(source.slices)} slices of {len({case for case, _ in source.slices})} cases ({source.name})"
-                for source in rule.sources
-            )
+            of = ", ".join(source.described() for source in rule.sources)
             first, last = rule.dose.at(0, self.num_epochs), rule.dose.at(self.num_epochs - 1, self.num_epochs)
             self.print_to_log_file(
                 f"Training patches: a share of {first:g}{f', falling to {last:g},' if first != last else ''} from "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.trainers.dose import Dose
 
 Label = int | tuple[int, ...]  # a key of nnU-Net's class_locations: a label's value, or the values of a region
@@ -32,6 +33,11 @@ class Source:
     slices: tuple[tuple[str, int], ...]
     axis: int = 0
     label: Label | None = None
+
+    def described(self) -> str:
+        """For the log."""
+        cases = len({case for case, _ in self.slices})
+        return f"{counted(len(self.slices), 'slice')} of {counted(cases, 'case')} ({self.name})"
 
 
 @dataclass(frozen=True)

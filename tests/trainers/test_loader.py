@@ -294,9 +294,19 @@ def test_the_log_says_what_is_drawn_and_what_was(base, monkeypatch, capsys):
     monkeypatch.setenv(SCHEDULE, "falling")
     short(COPY_PASTE, monkeypatch).run_training()
     said = capsys.readouterr().out
-    assert "a share of 1, falling to 0, from 1 slices of 1 cases (synthetic); the others from 4 real cases" in said
+    assert "a share of 1, falling to 0, from 1 slice of 1 case (synthetic); the others from 4 real cases" in said
     assert "Share of 8 training patches: real 0.000 (expected 0.000), synthetic 1.000 (expected 1.000)" in said
     assert "real 1.000 (expected 1.000), synthetic 0.000 (expected 0.000)" in said
+
+
+def test_a_continued_training_draws_from_its_first_batch_with_the_share_of_its_epoch(base, monkeypatch):
+    monkeypatch.setenv(SHARE, "0.5")
+    monkeypatch.setenv(SCHEDULE, "falling")
+    trainer = begin(f"{COPY_PASTE}_5epochs")
+    for epoch, expected in ((4, "real"), (0, "synthetic")):
+        trainer.current_epoch = epoch
+        training, _ = trainer.get_dataloaders()
+        assert {name for _ in range(3) for name in next(training)[DRAWN]} == {expected}
 
 
 def test_workers_draw_by_the_rule_and_learn_of_the_epoch(base, monkeypatch):
