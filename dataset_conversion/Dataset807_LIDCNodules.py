@@ -91,10 +91,8 @@ class NoduleSource(FileSource):
         what = "lungs found by density and thickness, not drawn"
         notes.append(Note(f"{what}: {100 * lungs.mean():.0f} % of {self.image.name}", Kind.GUESSED, what=what))
         structures["lungs"] = image_like(lungs.astype(np.uint8), scan.image)
-        for name in (
-            "solid_nodule",
-            "ground_glass",
-        ):  # every nodule is rated, so that what a cut-out lacks is known not to be there
+        # every nodule is rated: what a cut-out lacks is known not to be there, not merely not drawn
+        for name in ("solid_nodule", "ground_glass"):
             structures.setdefault(name, image_like(np.zeros(lungs.shape, np.uint8), scan.image))
         return replace(scan, structures=structures, notes=tuple(notes), derived=("lungs",))
 

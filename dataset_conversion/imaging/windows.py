@@ -56,9 +56,10 @@ def random_window(case: Case, side: float, lesions: Collection[int]) -> Case:
     pixel = case.spacing[1::-1]
     window = []
     for axis, size in enumerate(case.label.shape[1:]):
-        number = min(size, max(1, round(side / pixel[axis])))
+        number = max(1, round(side / pixel[axis]), _length(extent[axis]) if extent else 0)
+        number = min(size, number)  # a lesion that runs across a volume may be wider than in any of its slices
         low, high = 0, size - number
-        if extent is not None and _length(extent[axis]) <= number:
+        if extent is not None:
             low, high = max(low, extent[axis].stop - number), min(high, extent[axis].start)
         first = int(rng.integers(low, high + 1))
         window.append(slice(first, first + number))

@@ -13,6 +13,8 @@ import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion import Dataset807_LIDCNodules as lidc
 from nnunet_difflung.dataset_conversion.imaging.cutout_lungs import cutout_lungs
+from nnunet_difflung.dataset_conversion.imaging.resampling import axis_weights
+from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
 from nnunet_difflung.patients.ids import read_ids
 
 DATA = Path(os.environ.get("DIFFLUNG_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -94,9 +96,11 @@ def test_values_labels_and_lung(tmp_path, published):
     assert described(tmp_path, "dataset.json")["labels"] == labels
     assert described(tmp_path, "conversion_report.json")["derived"] == ["normal_lung"]
     found = dict.fromkeys(labels.values(), 0)
+    sizes: dict[tuple[int, int], set[tuple[int, ...]]] = {}
     for case in cases(tmp_path):
         image, label = read(tmp_path, "imagesTr", case)[0], read(tmp_path, "labelsTr", case)[0]
         number, scan, z = int(case[10:14]), *divmod(int(case.split("_s")[1]), 10_000)
+        sizes.setdefault((number, scan), set()).add(label.shape)
         hu, nodule = cut_out(number, number % 2 == 0 and scan == 0)
         places = [
             (top, left)
@@ -118,6 +122,7 @@ def test_values_labels_and_lung(tmp_path, published):
         for found_value in np.unique(label):
             found[int(found_value)] += 1
     assert min(found.values()) > 0
+    assert all(len(of_scan) == 1 for of_scan in sizes.values()), "the size of a window says nothing about its slice"
     assert found[1] > found[2] + found[3], "slices above and below the nodules are cases, too"
 
 
@@ -197,6 +202,20 @@ def test_volumes(tmp_path, published):
     assert label.shape[0] == 4
     assert label.shape[1] < SIZE
     assert [int((plane == 3).any()) for plane in label] == [0, 1, 1, 0]
+
+
+def test_a_nodule_that_runs_across_a_volume_lies_wholly_inside(tmp_path):
+    folder = tmp_path / "set"
+    for number in (1, 2):
+        hu, nodule = cut_out(number, False, slices=8, wall=False)
+        for z in range(8):
+            hu[z], nodule[z] = np.roll(hu[z], 5 * (z - 4), axis=1), np.roll(nodule[z], 5 * (z - 4), axis=1)
+        write(folder, f"LIDC-IDRI-{number:04d}_R_1", hu, nodule)
+    write_table(folder, {"LIDC-IDRI-0001_R_1": 5, "LIDC-IDRI-0002_R_1": 5})
+    assert run(folder, "--as", "volumes") == 0
+    for number in (1, 2):
+        _, nodule = cut_out(number, False, slices=8)
+        assert (read(tmp_path, "labelsTr", f"LIDC-IDRI-{number:04d}") == 2).sum() == nodule.sum()
 
 
 def test_a_nodule_is_drawn_in_the_cut_out_of_another(tmp_path):
@@ -320,6 +339,27 @@ def test_a_cut_out_without_lung_has_none():
     hu = np.full((1, SIZE, SIZE), WALL)
     hu[0, 5:8, 5:8] = LUNG
     assert not cutout_lungs(hu, np.zeros(hu.shape, bool), (STEP, PIXEL, PIXEL)).any()
+
+
+def test_a_cubic_kernel_blurs_less_and_keeps_levels():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 30, (200, 1))
+    spread = {}
+    for kernel in ("linear", "cubic"):
+        for step in (0.8, 1.0, 1.4):
+            weights = axis_weights(200, round(200 / step), step, kernel)
+            assert np.allclose(weights.sum(axis=1), 1, atol=1e-5)
+            ramp = weights @ np.arange(200.0)
+            assert np.allclose(ramp[5:-5], (np.arange(len(ramp)) + 0.5)[5:-5] * step - 0.5, atol=0.05)
+            spread[kernel, step] = float((weights @ noise).std())
+        assert spread[kernel, 1.0] == pytest.approx(noise.std(), rel=1e-4)
+    assert spread["linear", 0.8] < 0.95 * spread["cubic", 0.8]
+
+
+def test_options_that_earlier_versions_had_are_recorded_as_by_them():
+    earlier = {"form", "all_slices", "spacing", "size", "crop_lungs", "window", "rescale"}
+    assert set(ConvertOptions().as_dict()) == earlier, "so that their interrupted conversions can be resumed"
+    assert set(ConvertOptions(apart=2.5, kernel="cubic").as_dict()) == earlier | {"apart", "kernel"}
 
 
 @pytest.mark.skipif(
