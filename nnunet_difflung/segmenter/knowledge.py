@@ -32,10 +32,16 @@ def _of_class(segmenters: Segmenters, data: SegmenterData, name: str) -> Knowled
     outside = [[s.outside for s in sights if np.isfinite(s.outside)] for sights in rows.values()]
     around = float(np.mean([np.mean(values) for values in outside if values])) if any(outside) else 0.0
     known = len(rows) >= _MIN_PATIENTS and recall - around >= segmenters.config.least_recall
-    number = sum(map(len, rows.values()))
     floor, below = _floor(list(rows.values()), around, segmenters.config)
-    figures = [round(value, 4) for value in (recall, around, floor, below)]
-    return Knowledge(len(rows), number, *figures, known)
+    return Knowledge(
+        patients=len(rows),
+        slices=sum(map(len, rows.values())),
+        recall=round(recall, 4),
+        outside=round(around, 4),
+        floor=round(floor, 4),
+        below=round(below, 4),
+        known=known,
+    )
 
 
 def _slices(data: SegmenterData, patient: str, name: str) -> list[tuple[str, int]]:

@@ -71,7 +71,7 @@ class Segmenters:
         pathologies: names of the classes that they tell from normal lung.
         knowledge: class → what they know of it.
         hash: SHA-256 over the hashes of their weights.
-        seconds: that the training took.
+        seconds: that the training took since it was last started.
     """
 
     parts: tuple[Part, ...]
