@@ -114,7 +114,7 @@ def phantom_patches(form: str, patients: int, seed: int, each: int = 12) -> np.n
         seed: of the patients.
         each: patches of a slice.
     """
-    found = []
+    found: list[np.ndarray] = []
     for i in range(patients):
         patient = draw_patient((seed, 2, i), form in FORMS)
         patient = replace(patient, form=form if form in FORMS else "", ild=0.0, scanner=draw_scanner(patient.rng(7)))
@@ -136,7 +136,8 @@ def _patches_of(patient: Patient, each: int) -> list[np.ndarray]:
     truth = np.where(lesion, LABELS["emphysema"], lung * LABELS["normal_lung"]).astype(np.uint8)
     image = Painter(thorax).slice(truth, rows, z, FINE_GRID, patient.rng(4, 0))
     low, high = LUNG_SHARE.get(form, (0.9, 1.0))
-    places, found = np.argwhere(lesion if form else lung) * 2, []
+    places = np.argwhere(lesion if form else lung) * 2
+    found: list[np.ndarray] = []
     for row, column in rng.permutation(places)[: 20 * each] - PATCH // 2:
         patch = image[row : row + PATCH, column : column + PATCH]
         if len(found) < each and patch.shape == (PATCH, PATCH) and low <= (patch < LUNG_BELOW_HU).mean() <= high:

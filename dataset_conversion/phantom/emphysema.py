@@ -15,12 +15,12 @@ from nnunet_difflung.dataset_conversion.phantom.fields import PlaneField, sigmoi
 
 FORMS = {"mild": 1, "moderate": 2, "severe": 3, "paraseptal": 4}  # 1 to 3: severity of centrilobular emphysema
 AIR_HU = -1004.0
-WALL_HU, DENSER_HU = -620.0, 20.0  # cyst walls, and what they press together between them
-ACINUS_MM, CYST_MM = (5.0, 8.0), (7.0, 20.0)  # distance of neighbouring holes and cysts, from patient to patient
+WALL_HU, DENSER_HU = -610.0, 28.0  # cyst walls, and what they press together between them
+ACINUS_MM, CYST_MM = (5.0, 8.0), (6.5, 22.0)  # distance of neighbouring holes and cysts, from patient to patient
 _SEVERITIES = (1.0, 2.0, 3.0)  # mild, moderate, severe: what the following are at these
 _PRESENT = (0.45, 0.95, 1.0)  # share of the acini that have a hole
-_RADIUS = (0.28, 0.49, 0.66)  # of a hole, as a share of the distance of neighbours
-_DROP_HU = (0.0, 12.0, 75.0)  # of the lung between the holes
+_RADIUS = (0.28, 0.475, 0.64)  # of a hole, as a share of the distance of neighbours
+_DROP_HU = (-1.0, 11.0, 68.0)  # of the lung between the holes
 _SEPTA_HU = (35.0, 65.0, 70.0)
 
 
@@ -103,7 +103,7 @@ def paraseptal(hu: np.ndarray, region: Region, lattice: Lattice) -> np.ndarray:
     first, second, draws = lattice.nearest(region.xy, region.z)
     reach = lattice.spacing * (0.65 + 0.75 * draws[:, 0])  # depth of each cyst, whose inner surface bulges
     inner = np.minimum(reach - region.depth - (first / lattice.spacing) ** 2 * 5, (second - first) * 0.8 - 0.5)
-    cyst = sigmoid(inner / 0.2) * (draws[:, 2] < 0.95)
+    cyst = sigmoid(inner / 0.2) * (draws[:, 2] < 0.93)
     wall = np.exp(-(((inner + 0.5) / 0.5) ** 2)) * (region.depth < reach + 1)
     painted = hu + DENSER_HU + wall * (WALL_HU - hu)
     return painted + cyst * (AIR_HU + 8 * draws[:, 1] - painted)

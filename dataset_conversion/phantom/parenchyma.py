@@ -39,7 +39,7 @@ from nnunet_difflung.dataset_conversion.phantom.vessels import (
 
 FINE_GRID = 512  # pixels of 0.7 mm over the field of view
 SLICE_MM = 1.25  # thickness
-NORMAL_HU = -894.0  # half-way between front and back
+NORMAL_HU = -896.0  # half-way between front and back
 LEVEL_SPREAD_HU = 30.0  # a patient's level differs from it by at most as much
 SMALL_VESSELS_HU = 150.0  # contrast of vessels too small to be drawn
 VESSEL_DENSITY, VESSEL_RADIUS_MM = 3, 0.4
@@ -67,11 +67,16 @@ class Painter:
     """Paints the slices of a patient with a scanner.
 
     Args:
-        thorax: shapes of the patient.
+        thorax: shapes of a patient who lies in a scanner.
+
+    Raises:
+        ValueError: the patient is one of the classic phantom and has no scanner.
     """
 
     def __init__(self, thorax: Thorax):
-        self.thorax = thorax
+        if thorax.patient.scanner is None:
+            raise ValueError("a patient of the classic phantom has no scanner; use ClassicPainter")
+        self.thorax, self.scanner = thorax, thorax.patient.scanner
         patient, rng = thorax.patient, thorax.patient.rng(3)
         self.vessels = grow_vessels(thorax, VESSEL_DENSITY, VESSEL_RADIUS_MM)
         self.airways = airways(self.vessels)
@@ -108,26 +113,27 @@ class Painter:
         hu = enlarged(canvas.hu, factor)
         if truth.any():
             self._lay_lungs(hu, canvas, truth, rows, z, rng)
-        image = self.thorax.patient.scanner.scanned(hu, FIELD_OF_VIEW_MM / len(hu), rng)
+        image = self.scanner.scanned(hu, FIELD_OF_VIEW_MM / len(hu), rng)
         k = len(hu) // pixels
         image = image.reshape(pixels, k, pixels, k).mean(axis=(1, 3))
         return np.clip(np.round(image), -1024, 3071).astype(np.int16)
 
-    def _lay_lungs(self, hu: np.ndarray, canvas: Canvas, truth: np.ndarray, rows, z: float, rng) -> None:
+    def _lay_lungs(self, hu: np.ndarray, canvas: Canvas, truth: np.ndarray, cysts, z: float, rng) -> None:
         """Paints the lungs into the enlarged image of the body."""
         from scipy import ndimage
 
         factor = len(hu) // len(truth)
         found = ndimage.find_objects((truth > 0).astype(np.uint8))[0]
-        box = tuple(slice(max(0, s.start - 2), min(len(truth), s.stop + 2)) for s in found)
-        fine = tuple(slice(s.start * factor, s.stop * factor) for s in box)
+        above, beside = (slice(max(0, s.start - 2), min(len(truth), s.stop + 2)) for s in found)
+        box = (above, beside)
+        rows, columns = (slice(s.start * factor, s.stop * factor) for s in box)
         centres = pixel_centres(len(hu))
-        window = Window(*fine, centres[fine[0]], centres[fine[1]], float(centres[1] - centres[0]))
+        window = Window(rows, columns, centres[rows], centres[columns], float(centres[1] - centres[0]))
         edge = enlarged(self.thorax.lungs(canvas.x[box], canvas.y[box], z).astype(np.float32), factor)
         inside = np.kron(ndimage.maximum_filter(truth[box], 3) > 0, np.ones((factor, factor), bool))
         share = coverage(edge, window.pixel) * inside
-        lung = self.lung(window, truth[box], None if rows is None else rows[box], z, rng)
-        hu[fine] += share * (lung - hu[fine])
+        lung = self.lung(window, truth[box], None if cysts is None else cysts[box], z, rng)
+        hu[rows, columns] += share * (lung - hu[rows, columns])
 
     def lung(self, window: Window, truth: np.ndarray, rows: np.ndarray | None, z: float, rng) -> np.ndarray:
         """HU of parenchyma, lesions, vessels and airways in a window; only meaningful inside the lungs."""
