@@ -16,7 +16,8 @@ from nnunet_difflung.lesions.recipes import Recipes, Wanted
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _TRIES = 4  # for each lesion of a recipe
-_SHRINK = 0.85  # scale factor from the third try on
+_SHRINK = 0.85  # scale factor in the last try
+_BOTH_SIDES = 0.1  # share of the lesions on either side from which a class belongs on both
 _CUT = 0.93  # share of a lesion; one of which less is left is made larger
 _AMOUNT = 0.15  # spread of the logarithm of the area of a recipe
 _OVER = 1.15  # how far the area of a recipe may be exceeded in a host that has lesions of its own
@@ -126,9 +127,11 @@ class Follower:
     def _paste(self, name: str, index: int, other_side: bool, filling: Filling, rng: np.random.Generator) -> None:
         """Pastes a lesion of a class in the place of a recipe's lesion, if there is a place like that."""
         recipes = self.recipes[name]
-        for attempt in range(_TRIES):
-            wanted = recipes.wanted(index, other_side, rng)
-            fitting = _fitting(wanted, _SHRINK ** max(0, attempt - 1), filling)
+        for attempt in range(_TRIES):  # its place, that on the other side, places of other lesions
+            place = index if attempt < 2 else recipes.as_large(index, rng)
+            changed = attempt % 2 == 1 and recipes.on_rarer_side > _BOTH_SIDES
+            wanted = recipes.wanted(place, other_side ^ changed, rng)
+            fitting = _fitting(wanted, _SHRINK if attempt == _TRIES - 1 else 1.0, filling)
             if fitting is None:
                 continue
             share = fitting.changed.sum() / fitting.mask.sum()

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, box_of
 from nnunet_difflung.lesions.plan import Pasted
 from nnunet_difflung.meaning.labels import LabelRoles
 
@@ -48,10 +48,10 @@ class Sample:
     def add_slices(self, label: np.ndarray, value: int, lung: Lung, slices: Sequence[int]) -> None:
         """Adds slices of (z, y, x) label values that hold the class."""
         for z in slices:
-            plane = np.asarray(label[z])
-            count = _areas(plane == value)
+            plane = np.asarray(label[z]) == value
+            count = _areas(plane[box_of(plane)])
             if count:
-                self.shares.append(float((plane == value).sum() / lung.is_lung[plane].sum()))
+                self.shares.append(float(plane.sum() / lung.slice(z).pixels))
                 self.counts.append(count)
 
 

@@ -85,6 +85,7 @@ class LungSlice:
         origin: (y, x) of the first pixel of the grid of ``depth``.
         step: pixels of the grid.
         depth: mm to the pleura on a grid over the box of the lung.
+        pixels: of lung.
     """
 
     pieces: tuple[Piece, ...]
@@ -93,6 +94,7 @@ class LungSlice:
     origin: tuple[int, int]
     step: int
     depth: np.ndarray
+    pixels: int = 0
 
     def piece_at(self, x: float) -> Piece:
         """The lung of a column."""
@@ -172,7 +174,7 @@ class Lung:
         origin = (box[0].start, box[1].start)
         step = max(1, max(lung.shape) // _DEPTH_GRID)
         pieces, split = _pieces(lung, origin, plane.shape[1])
-        return LungSlice(pieces, split, pleura, origin, step, _depth(outside, step, self.spacing[1:]))
+        return LungSlice(pieces, split, pleura, origin, step, _depth(outside, step, self.spacing[1:]), int(lung.sum()))
 
     def site(self, mask: np.ndarray, start: Sequence[int]) -> Site:
         """Where the voxels of a lesion lie.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difflung.lesions.lung import Lung, LungSlice, Piece, Site, outline_of
+from nnunet_difflung.lesions.lung import Lung, LungSlice, Site, outline_of
 from nnunet_difflung.lesions.placement import fitting
 
 INSIDE = 0.9  # share of a lesion inside the lung that must be free
@@ -19,7 +20,7 @@ _CUT = 0.15  # share of the voxels
 _APART = 30.0  # cost of a lesion that should touch the pleura and does not, or the other way round
 _BEST = 400  # positions whose depth is measured
 _VOXELS = 12  # of a lesion, at which its depth is measured
-FAR = 16.0  # largest cost at which a lesion is pasted
+FAR = 12.0  # largest cost at which a lesion is pasted
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,19 @@ def _in_slices(
     here = lung.slice(reference)
     if not here.pieces:
         return None
-    window = free[z : z + len(mask)]
+    target = here.piece_of(wanted.side).pixel(wanted.front_back, wanted.outward)
+    middle = np.array([part.mean() for part in np.nonzero(mask)[1:]])
+    near = _near(target - middle, mask.shape, lung, free.shape)
+    window = free[(slice(z, z + len(mask)), *near)]
     if np.count_nonzero(window) < enough:
         return None
-    pleura = np.where(window, lung.pleura(z, len(mask)), 0)
-    places, overlap, edges = fitting(mask, window, enough, pleura)
-    if not len(places) or edges is None:
+    pleura = np.where(window, lung.pleura(z, len(mask))[(slice(None), *near)], 0)
+    places, overlap, edges = fitting(mask, window, enough, pleura if pleura.any() else None)
+    if not len(places):
         return None
-    rows, columns = (places[:, axis] + float(part.mean()) for axis, part in enumerate(np.nonzero(mask)[1:]))
-    cost = _away(here.piece_of(wanted.side), wanted, rows, columns, lung)
+    places += [part.start for part in near]
+    edges = np.zeros(len(places), int) if edges is None else edges
+    cost = (((places + middle - target) * lung.spacing[1:] / _AWAY) ** 2).sum(1)
     cost += ((edges / outline_of(mask) - wanted.contact) / _CONTACT) ** 2 + ((1 - overlap / mask.sum()) / _CUT) ** 2
     cost += np.where((edges > 0) == (wanted.contact > 0), 0, _APART)
     best = np.argpartition(cost, _BEST)[:_BEST] if len(cost) > _BEST else np.arange(len(cost))
@@ -89,7 +94,19 @@ def _depths(mask: np.ndarray, places: np.ndarray, here: LungSlice) -> np.ndarray
     return here.depth_at(places[:, :1] + y[some], places[:, 1:] + x[some]).mean(1)
 
 
-def _away(piece: Piece, wanted: Site, rows: np.ndarray, columns: np.ndarray, lung: Lung) -> np.ndarray:
-    """Cost of the distance to the wanted place in the slice."""
-    y, x = piece.pixel(wanted.front_back, wanted.outward)
-    return (((rows - y) * lung.spacing[1]) ** 2 + ((columns - x) * lung.spacing[2]) ** 2) / _AWAY**2
+def _near(first: np.ndarray, shape: Sequence[int], lung: Lung, of_host: Sequence[int]) -> tuple[slice, slice]:
+    """The window in which a lesion lies that is near enough to cost less than ``FAR``.
+
+    Args:
+        first: (y, x) of the first pixel of the lesion at the wanted place.
+        shape: (z, y, x) of the lesion.
+        lung: of the host.
+        of_host: (z, y, x) shape of the host.
+    """
+    y, x = (
+        slice(int(np.clip(start - reach, 0, max(0, size - n))), int(np.clip(start + reach + n + 1, min(n, size), size)))
+        for start, reach, n, size in zip(
+            first, _AWAY * FAR**0.5 / np.array(lung.spacing[1:]), shape[1:], of_host[1:], strict=True
+        )
+    )
+    return y, x

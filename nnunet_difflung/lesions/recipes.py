@@ -16,7 +16,7 @@ from nnunet_difflung.lesions.lung import Site
 from nnunet_difflung.lesions.masks import Lesion, Transform
 
 _OWN = 0.5  # probability that the outline is that of the recipe's own lesion
-_OTHER_SIDE = 0.3  # probability that all lesions of a recipe change sides; below one half, as a class may prefer a side
+_OTHER_SIDE = 0.6  # probability that a recipe changes sides, as a multiple of the share on the side with fewer lesions
 _ALIKE = {"size": 0.5, "front_back": 0.15, "sideways": 0.4, "contact": 0.1}  # spreads of what another lesion may differ
 _SCALES = (0.75, 1.5)  # of another lesion that takes the size of the recipe's, as in ``masks.draw_transform``
 _SIZE = 0.1  # spread of the logarithm of the scale
@@ -35,7 +35,14 @@ class Wanted:
 
 
 class Recipes:
-    """The lesions of a class in a fold's training cases, as recipes for synthetic cases."""
+    """The lesions of a class in a fold's training cases, at least one, as recipes for synthetic cases.
+
+    Attributes:
+        lesions: of the class.
+        of_case: case id → indices of its lesions.
+        sites: where they lie.
+        on_rarer_side: share of the lesions in the lung that has fewer of them.
+    """
 
     def __init__(self, lesions: Sequence[Lesion]):
         self.lesions = list(lesions)
@@ -43,6 +50,8 @@ class Recipes:
         for index, lesion in enumerate(self.lesions):
             self.of_case.setdefault(lesion.case, []).append(index)
         self.sites = [_site(lesion) for lesion in self.lesions]
+        on_one = float(np.mean([site.side for site in self.sites]))
+        self.on_rarer_side = min(on_one, 1 - on_one)
         self._figures = np.array([_figures(site) for site in self.sites]).reshape(-1, len(_ALIKE))
 
     def draw(self, host: str, rng: np.random.Generator) -> str | None:
@@ -50,10 +59,9 @@ class Recipes:
         cases = [case for case in self.of_case if case != host]
         return cases[rng.integers(len(cases))] if cases else None
 
-    @staticmethod
-    def changes_sides(rng: np.random.Generator) -> bool:
+    def changes_sides(self, rng: np.random.Generator) -> bool:
         """Whether the lesions of a recipe are painted on the other side, mirrored."""
-        return bool(rng.random() < _OTHER_SIDE)
+        return bool(rng.random() < _OTHER_SIDE * self.on_rarer_side)
 
     def wanted(self, index: int, other_side: bool, rng: np.random.Generator) -> Wanted:
         """The lesion that takes the place of a recipe's lesion.
@@ -80,6 +88,11 @@ class Recipes:
             name: float(np.clip(getattr(site, name) + rng.normal(0, spread), 0, 1)) for name, spread in _PLACE.items()
         }
         return Wanted(lesion, transform, replace(site, side=side, **moved))
+
+    def as_large(self, index: int, rng: np.random.Generator) -> int:
+        """A lesion of about the same size, wherever it lies."""
+        sizes = self._figures[:, 0]
+        return int(rng.choice(np.flatnonzero(np.abs(sizes - sizes[index]) <= _ALIKE["size"])))
 
     def _another(self, index: int, rng: np.random.Generator) -> int:
         """A lesion that resembles one in size, place and contact; the more alike, the more probable."""

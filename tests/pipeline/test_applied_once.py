@@ -26,11 +26,11 @@ from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes
 from nnunet_difflung.runtime.files import sha256, write_json
 from nnunet_difflung.runtime.share import Share
-from tests.support.commands import prepared
+from tests.support.commands import AS_EARLIER, prepared
 from tests.support.tiny import make_dataset
 
 COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu", "-np", "1"]
-MASKS = ["--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4"]
+MASKS = ["--max-synthetic", "10", "--target-share", "emphysema=0.4", "ILD=0.4", *AS_EARLIER]
 
 
 class Counts:

@@ -1,0 +1,121 @@
+"""Could a reader tell planned masks from real ones? Uniform against real places, on real CT.
+
+    python -m experiments.mask_likeness -d 801 811 -o docs/results/masks.json
+
+For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
+--dry-run`` plans them, once as in the paper (places uniform, 6 % of lung for each class) and once with the default
+preset. Each figure is compared with that of the training cases' own lesions (``lesions.likeness``): the AUC is the mean
+over folds and seeds. No image is painted and nothing is written to the datasets. The time is that of the processor for
+planning alone, on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.dataset.cache import check_cases
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.reading import with_class_counts
+from nnunet_difflung.lesions.balance import collect_lesions, make_plan
+from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json, write_json
+
+ARMS = {"uniform": preset("paper").balance, "real": preset("default").balance}
+
+
+def rows_of(raw: RawDataset, seeds: list[int]) -> list[dict]:
+    """One row for each arm, fold and seed: numbers, shares and the figures of each class."""
+    facts = check_cases(raw, 1)
+    raw = with_class_counts(raw, facts)
+    labels = {identifier: raw.read_label(identifier)[0].astype(np.uint8) for identifier in raw.cases}
+    of_cases: dict[str, list[Lesion]] = {}
+    rows = []
+    for fold in raw.folds():
+        training = raw.training_cases(fold)
+        lesions = collect_lesions(training, facts, raw.roles, labels.__getitem__, of_cases)
+        for arm, balance in ARMS.items():
+            for seed in seeds:
+                begun = time.process_time()
+                config: BalanceConfig = replace(balance, seed=seed)
+                plan = make_plan([facts[i] for i in training], lesions, raw.roles, config, fold, labels.__getitem__)
+                seconds = time.process_time() - begun
+                rows.append(
+                    {
+                        "arm": arm,
+                        "fold": fold,
+                        "seed": seed,
+                        "cases": len(plan.cases),
+                        "slices": plan.slices,
+                        "lesions": sum(len(case.operations) for case in plan.cases),
+                        "milliseconds_a_slice": round(1000 * seconds / max(1, plan.slices), 1),
+                        "targets": plan.targets,
+                        "voxels_before": plan.before,
+                        "voxels_planned": plan.after,
+                        "notes": plan.notes,
+                        "likeness": plan.likeness,
+                    }
+                )
+    return rows
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """Arm, class and figure → mean, lowest and highest AUC over folds and seeds, and means of the medians."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows:
+        for name, figures in row["likeness"].items():
+            for figure, values in figures.items():
+                found.setdefault((name, figure, row["arm"]), []).append(values)
+    return [
+        {
+            "class": name,
+            "figure": figure,
+            "arm": arm,
+            "auc": round(float(np.mean([v["auc"] for v in values])), 3),
+            "lowest": min(v["auc"] for v in values),
+            "highest": max(v["auc"] for v in values),
+            "planned": round(float(np.mean([v["planned"] for v in values])), 3),
+            "real": round(float(np.mean([v["real"] for v in values])), 3),
+            "plans": len(values),
+        }
+        for (name, figure, arm), values in sorted(found.items())
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    p.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names in $nnUNet_raw")
+    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the plans (default: 1 2 3)")
+    p.add_argument("-o", type=Path, required=True, metavar="FILE", help="JSON file; the datasets' entries are replaced")
+    options = p.parse_args()
+    content = read_json(options.o) if options.o.is_file() else {}
+    for dataset in options.d:
+        raw = open_raw_dataset(dataset)
+        rows = rows_of(raw, options.seeds)
+        seeds = " ".join(map(str, options.seeds))
+        content[raw.name] = {
+            "meta": {
+                "command": f"python -m experiments.mask_likeness -d {dataset} --seeds {seeds} -o {options.o}",
+                "date": time.strftime("%Y-%m-%d"),
+                "versions": versions(),
+                "machine": machine(),
+            },
+            "summary": summary(rows),
+            "plans": rows,
+        }
+        write_json(options.o, content)
+        for row in content[raw.name]["summary"]:
+            print(raw.name, *row.values())
+
+
+if __name__ == "__main__":
+    main()

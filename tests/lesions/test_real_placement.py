@@ -1,0 +1,244 @@
+"""Planned lesions lie where real ones lie, touch the pleura as they do, and are as many and as large."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.lesions.likeness import Sample, auc, compare
+from nnunet_difflung.lesions.lung import Lung, Site
+from nnunet_difflung.lesions.masks import warp
+from nnunet_difflung.lesions.pasting import lesion_of
+from tests.lesions.test_balance import ROLES, cohort, count_slices, facts_of, new_label, plan_for
+
+REAL = BalanceConfig(placement="real", target_multiple=4.0, max_ratio=0.5)
+
+
+def lungs(rng: np.random.Generator, depth: int = 1) -> np.ndarray:
+    """(z, y, x) two oval lungs whose size and place vary."""
+    label = np.zeros((depth, 64, 96), np.uint8)
+    y, x = np.ogrid[:64, :96]
+    height, width, top = rng.uniform(22, 27), rng.uniform(16, 19), rng.uniform(30, 34)
+    for middle in (26 + rng.uniform(-2, 2), 70 + rng.uniform(-2, 2)):
+        label[:, ((y - top) / height) ** 2 + ((x - middle) / width) ** 2 <= 1] = 1
+    return label
+
+
+def patient(number: int, with_class: bool, depth: int = 1) -> np.ndarray:
+    """Emphysema at the outer pleura in the back and ILD deep in the front, in each case that has them."""
+    rng = np.random.default_rng(number)
+    label = lungs(rng, depth)
+    if with_class:
+        y, x = np.ogrid[:64, :96]
+        z = slice(depth // 4, depth // 4 + max(1, depth // 3))
+        inside = label[0] == 1
+        row = rng.uniform(44, 48)
+        edge = np.flatnonzero(inside[round(row)])
+        outer = edge[0] if number % 2 else edge[-1]
+        disc = ((y - row) ** 2 + (x - outer) ** 2 <= rng.uniform(5, 7) ** 2) & inside
+        deep = (y - rng.uniform(18, 21)) ** 2 + (x - rng.uniform(25, 28)) ** 2 <= rng.uniform(2.5, 4) ** 2
+        label[z, disc] = 2
+        label[z, deep & inside] = 3
+    return label
+
+
+@pytest.fixture(scope="module")
+def slices():
+    return {f"c{i:02d}": patient(i, i < 12) for i in range(48)}
+
+
+@pytest.fixture(scope="module")
+def planned(slices):
+    return plan_for(slices, REAL)
+
+
+def painted(planned, labels, name: str) -> list[Site]:
+    """Where the new lesions of a class lie, from the label maps."""
+    plan, lesions, facts = planned
+    sites = []
+    for case in plan.cases:
+        host = labels[case.host]
+        new, lung = (
+            new_label(case, host, lesions, facts),
+            Lung(host, ROLES, facts[case.host].spacing, count_slices(host)),
+        )
+        parts, number = ndimage.label((new != host) & (new == ROLES.values[name]))
+        sites += [lung.site(parts == part, (0, 0, 0)) for part in range(1, number + 1)]
+    return sites
+
+
+def test_places_follow_the_class(planned, slices):
+    plan, lesions, _ = planned
+    assert len(plan.cases) >= 10
+    back, deep = (painted(planned, slices, name) for name in ("emphysema", "ILD"))
+    assert min(site.front_back for site in back) > 0.55
+    assert min(site.outward for site in back) > 0.6
+    assert max(site.front_back for site in deep) < 0.5
+    for name, found in (("emphysema", back), ("ILD", deep)):
+        real = [lesion.site for lesion in lesions[name]]
+        for figure in ("front_back", "outward", "depth"):
+            values, others = (np.mean([getattr(s, figure) for s in sites]) for sites in (found, real))
+            assert values == pytest.approx(others, abs=2 if figure == "depth" else 0.08), (name, figure)
+
+
+def test_lesions_on_the_pleura_stay_there_and_others_stay_off_it(planned, slices):
+    contact = [site.contact for site in painted(planned, slices, "emphysema")]
+    assert min(contact) > 0.1
+    real = [lesion.site.contact for lesion in planned[1]["emphysema"]]
+    assert np.mean(contact) == pytest.approx(np.mean(real), abs=0.08)
+    assert {site.contact for site in painted(planned, slices, "ILD")} == {0.0}
+
+
+def test_lesions_that_touch_the_pleura_turn_a_little_and_change_their_outline_with_their_side(planned):
+    plan, lesions, _ = planned
+    for case in plan.cases:
+        for operation in case.operations:
+            donor = lesion_of(operation, lesions)
+            if operation.pathology == "emphysema":
+                assert abs(operation.transform.angle) < 35
+                middle = operation.place[2] + donor.mask.shape[2] / 2
+                assert operation.transform.mirror == ((middle > 48) != donor.site.side)
+
+
+def test_a_case_has_as_many_lesions_as_a_real_one_and_as_much_of_its_lung(planned):
+    plan, *_ = planned
+    assert max(len([op for op in case.operations if op.pathology == "ILD"]) for case in plan.cases) == 1
+    for name in ("emphysema", "ILD"):
+        rows = plan.likeness[name]
+        assert {"share_of_lung", "count", "size", "contact", "depth", "front_back", "sideways"} >= set(rows)
+        assert all(abs(row["auc"] - 0.5) <= row["limit"] for row in rows.values()), rows
+
+
+def test_what_the_report_compares_is_what_is_in_the_masks(planned, slices):
+    rows = planned[0].likeness["emphysema"]
+    sites = painted(planned, slices, "emphysema")
+    assert rows["front_back"]["number_planned"] == len(sites)
+    assert rows["front_back"]["planned"] == pytest.approx(np.median([site.front_back for site in sites]), abs=1e-3)
+
+
+def test_uniform_places_are_told_from_real_ones(slices):
+    plan, *_ = plan_for(slices, BalanceConfig(default_share=0.1, max_ratio=0.5))
+    assert plan.likeness["emphysema"]["front_back"]["alike"] is False
+    assert plan.likeness["emphysema"]["share_of_lung"]["auc"] > 0.8
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 9]))
+def test_only_normal_lung_changes_and_every_voxel_is_counted(seed, depth):
+    labels = {f"c{i}": patient(i, i < 4, depth) for i in range(8)}
+    config = BalanceConfig(placement="real", target_multiple=4.0, seed=seed, max_synthetic=3 * depth)
+    plan, lesions, facts = plan_for(labels, config)
+    assert plan.slices <= 3 * depth
+    counts = dict(plan.before)
+    for case in plan.cases:
+        old = labels[case.host]
+        new = new_label(case, old, lesions, facts)
+        assert (old[new != old] == 1).all()
+        assert tuple(np.flatnonzero((new != old).any((1, 2)))) == case.slices
+        assert sum(op.voxels for op in case.operations) == (new != old).sum() > 0, "no lesion lies over another one"
+        for name, value in ROLES.values.items():
+            counts[name] += int((new == value).sum())
+    assert counts == plan.after
+
+
+def test_same_seed_same_plan_and_folds_differ(slices):
+    first, second = plan_for(slices, REAL)[0], plan_for(slices, REAL)[0]
+    assert first.cases == second.cases != plan_for(slices, REAL, fold=1)[0].cases
+    assert first.likeness == second.likeness
+
+
+def test_lesions_of_volumes_keep_their_size_in_mm_and_their_height():
+    labels = {f"c{i}": patient(i, i < 5, 12) for i in range(10)}
+    facts = facts_of(labels)
+    config = BalanceConfig(placement="real", target_multiple=4.0, max_synthetic=60)
+    plan, lesions, _ = plan_for(labels, config)
+    sites = painted((plan, lesions, facts), labels, "emphysema")
+    real = [lesion.site for lesion in lesions["emphysema"]]
+    assert len(sites) >= 3
+    assert max(len(case.slices) for case in plan.cases) > 1
+    assert np.mean([s.height for s in sites]) == pytest.approx(np.mean([s.height for s in real]), abs=0.12)
+    assert np.mean([s.size for s in sites]) == pytest.approx(np.mean([s.size for s in real]), rel=0.35)
+    operation = next(op for case in plan.cases for op in case.operations)
+    donor = lesion_of(operation, lesions)
+    halved = warp(donor.mask, operation.transform, (0.5, 0.5, 0.5)).mask.sum()
+    assert halved * 8 == pytest.approx(warp(donor.mask, operation.transform).mask.sum(), rel=0.4)
+
+
+def test_uniform_plans_are_those_of_earlier_versions():
+    def of(plan) -> str:
+        content = [[case.as_record() for case in plan.cases], plan.after, plan.notes]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    volumes = BalanceConfig(max_synthetic=13, target_share={"emphysema": 0.3})
+    assert of(plan_for(cohort(), BalanceConfig(max_synthetic=12))[0]) == "94f505f71ae8be2f"
+    assert of(plan_for(cohort(6, depth=8, with_emphysema=2), volumes)[0]) == "ffa4442e76f96e4b"
+
+
+def test_the_target_is_a_multiple_of_the_share_and_no_more_than_slices_with_the_class_have(slices):
+    plan, _, facts = plan_for(slices, REAL)
+    share = plan.before["ILD"] / sum(plan.before.values())
+    holding = [case for case in facts.values() if case.voxels("ILD")]
+    full = sum(case.voxels("ILD") for case in holding) / sum(case.voxels(n) for case in holding for n in ROLES.lung)
+    assert plan.targets["ILD"] == pytest.approx(min(4 * share, full))
+    doubled = BalanceConfig(placement="real", target_multiple=2.0, target_share={"emphysema": 0.07})
+    targets = plan_for(slices, doubled)[0].targets
+    assert targets == {"emphysema": 0.07, "ILD": pytest.approx(2 * share)}
+
+
+def test_a_target_out_of_reach_is_named_with_the_share_that_is_reached(slices):
+    config = BalanceConfig(placement="real", target_share={"emphysema": 0.5}, max_synthetic=5, target_multiple=2.0)
+    plan, *_ = plan_for(slices, config)
+    assert plan.slices <= 5
+    assert any("emphysema: the plan reaches" in note and "real case" in note for note in plan.notes)
+
+
+def test_hosts_that_all_have_the_class_get_more_of_it_and_the_plan_says_so():
+    labels = {f"c{i}": patient(i, True) for i in range(8)}
+    plan, *_ = plan_for(labels, BalanceConfig(placement="real", target_multiple=4.0, max_synthetic=3))
+    assert plan.cases
+    assert any("synthetic cases have more" in note for note in plan.notes)
+
+
+def test_a_class_on_the_border_of_the_lung_is_painted_only_if_asked_for():
+    labels = {}
+    for i in range(8):
+        label = lungs(np.random.default_rng(i))
+        if i < 4:  # a layer between lung and chest wall, as thick as a pleural effusion
+            lung = label == 1
+            layer = lung & ~ndimage.binary_erosion(lung, np.ones((1, 3, 3)), 2) & (np.arange(64)[:, None] > 44)
+            label[layer] = 2
+        labels[f"c{i}"] = label
+    assert plan_for(labels, REAL)[0].targets == {}
+    assert not plan_for(labels, REAL)[0].cases
+    asked = BalanceConfig(placement="real", target_share={"emphysema": 0.05})
+    assert plan_for(labels, asked)[0].targets == {"emphysema": 0.05}
+
+
+def test_the_presets_say_how_masks_are_made():
+    for name, placement, multiple in (("default", "real", 4.0), ("fast", "real", 4.0), ("paper", "uniform", None)):
+        balance = preset(name).balance
+        assert (balance.placement, balance.target_multiple, balance.default_share) == (placement, multiple, 0.06)
+
+
+def test_auc_counts_pairs_and_ties_one_half():
+    rng = np.random.default_rng(0)
+    values, others = rng.integers(0, 6, 40), rng.integers(1, 8, 30)
+    pairs = np.mean([(a > b) + 0.5 * (a == b) for a in values for b in others])
+    assert auc(values, others) == pytest.approx(pairs)
+    assert auc(others + 100, values) == 1
+    assert auc(values, values) == 0.5
+
+
+def test_few_cases_give_no_verdict():
+    site = Site(0.5, 0.5, 0, 0.5, 2.0, 0.1, 16.0)
+    rows = compare(Sample([site], [0.9], [9], cases=3), Sample([site] * 9, [0.1] * 9, [1] * 9, cases=9))
+    assert rows["share_of_lung"]["auc"] == 1
+    assert rows["share_of_lung"]["alike"] is None
+    assert "height" not in rows
