@@ -33,7 +33,7 @@ from experiments.bench.rows import (
 )
 from experiments.bench.run import clock, expected, work_through
 from experiments.bench.train import EPOCH
-from experiments.bench.work import Bench, make_row
+from experiments.bench.work import Bench, make_row, tidy
 from nnunet_difflung.errors import BadInput
 
 ITERATIONS = 2000
@@ -135,7 +135,10 @@ def run(o: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    return min(1, work_through(left, store, lambda row: make_row(bench, row), o.jobs, say))
+    def make(row: Row) -> dict | None:
+        return None if store.holds(row, bench.settings(row)) else make_row(bench, row)
+
+    return min(1, work_through(left, store, make, o.jobs, say, lambda row: tidy(bench, row)))
 
 
 def _list(rows: list[Row], finished: list[dict]) -> None:

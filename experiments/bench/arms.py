@@ -70,7 +70,10 @@ DECISIVE = ("reference", "oversampling", "copy_paste", "difflung")
 
 SETS = {
     "lidc": Set(
-        "Dataset807_LIDCNodules", "ground_glass", "LIDC nodules", "--preset fast --patch-size 32 --epochs 10"
+        "Dataset807_LIDCNodules",
+        "ground_glass",
+        "LIDC nodules",
+        "--preset fast --patch-size 32 --epochs 10 --memorised off",
     ),  # 3100 slices in a fold: 2600 steps
     "medseg": Set("Dataset802_MedSegCOVID19Slices", "consolidation", "MedSeg COVID-19 slices"),
     "phantom": Set("Dataset800_ChestPhantom", "emphysema", "chest phantom"),

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_difflung.commands.small_trainings import installed, shown
 from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.files import read_json, write_json
+
+
+@contextmanager
+def working_on(path: Path) -> Iterator[int]:
+    """Holds the lock of a row; its commands hold it too, also those that outlive a killed bench.
+
+    Yields:
+        the lock's descriptor, for ``Commands``.
+
+    Raises:
+        RuntimeError: another process works on the row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another process works on it and holds {path}; run the command again later") from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Commands:
@@ -19,18 +44,21 @@ class Commands:
     Args:
         root: folder that holds nnU-Net's three folders.
         log: file that gets the output.
+        lock: descriptor of a lock that the commands hold too, so that it is held as long as one of them runs.
 
     Attributes:
         seconds: name of a step → seconds.
         cpu: name of a step → seconds of a core, which do not grow when others use the machine.
-        typed: the commands as a user would type them.
+        typed: the commands as a user would type them; all three also of an interrupted run in this folder.
     """
 
-    def __init__(self, root: Path, log: Path) -> None:
-        self.root, self.log = root, log
-        self.seconds: dict[str, float] = {}
-        self.cpu: dict[str, float] = {}
-        self.typed: list[str] = []
+    def __init__(self, root: Path, log: Path, lock: int | None = None) -> None:
+        self.root, self.log, self.lock = root, log, lock
+        self._record = root / "steps.json"
+        before = read_json(self._record) if self._record.is_file() else {"seconds": {}, "cpu": {}, "typed": []}
+        self.seconds: dict[str, float] = before["seconds"]
+        self.cpu: dict[str, float] = before["cpu"]
+        self.typed: list[str] = before["typed"]
         for variable in PATH_VARIABLES:
             (root / variable).mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +83,11 @@ class Commands:
             file.write(f"\n$ {self.typed[-1]}\n")
             file.flush()
             process = subprocess.Popen(
-                installed(list(arguments)), env=environment, stdout=file, stderr=subprocess.STDOUT
+                installed(list(arguments)),
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=() if self.lock is None else (self.lock,),
             )
             try:
                 _, status, used = os.wait4(process.pid, 0)
@@ -65,6 +97,7 @@ class Commands:
         code = process.returncode = os.waitstatus_to_exitcode(status)
         self.seconds[step] = self.seconds.get(step, 0) + time.monotonic() - begun
         self.cpu[step] = self.cpu.get(step, 0) + used.ru_utime + used.ru_stime
+        write_json(self._record, {"seconds": self.seconds, "cpu": self.cpu, "typed": self.typed})
         if code:
             raise RuntimeError(f"{self.typed[-1]} failed with exit code {code}; see {self.log}")
 

@@ -37,16 +37,23 @@ def clock(seconds: float) -> str:
 
 
 def work_through(
-    rows: Sequence[Row], store: Store, make: Callable[[Row], dict], jobs: int, say: Callable[[str], None] = print
+    rows: Sequence[Row],
+    store: Store,
+    make: Callable[[Row], dict | None],
+    jobs: int,
+    say: Callable[[str], None] = print,
+    tidy: Callable[[Row], None] = lambda row: None,
 ) -> int:
     """Makes rows in their order, ``jobs`` at a time, and writes each as soon as it is complete.
 
     Args:
         rows: those that are not complete yet.
         store: takes them.
-        make: makes one; an error is reported, and the other rows go on.
+        make: makes one, or returns None where another process has made it; an error is reported, and the other rows
+            go on.
         jobs: rows at a time.
         say: prints a line.
+        tidy: deletes what a row needs no longer; called when its file is written.
 
     Returns:
         The number of rows that failed.
@@ -61,9 +68,11 @@ def work_through(
                     running[pool.submit(make, row)] = row
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     row, error = running.pop(future), future.exception()
-                    if error is None:
-                        store.add(row, future.result())
-                        finished.append(future.result() | {"row": vars(row)})
+                    content = None if error else future.result()
+                    if content is not None:
+                        store.add(row, content)
+                        tidy(row)
+                        finished.append(content | {"row": vars(row)})
                     failures += error is not None
                     left = sum(expected(r, finished) for r in (*waiting, *running.values())) / jobs
                     state = "done" if error is None else f"FAILED: {error}"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
 from experiments.bench.base import Base
-from experiments.bench.commands import Commands
+from experiments.bench.commands import Commands, working_on
 from experiments.bench.rows import Row
 from experiments.bench.scoring import all_figures
 from experiments.bench.splits import drawn, index_of
-from experiments.bench.workspace import open_workspace
+from experiments.bench.workspace import keep_remembered, open_workspace
 from nnunet_difflung.commands.small_trainings import CONFIGURATION
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, fold_name, method_name
@@ -57,7 +57,7 @@ class Bench:
 
 
 def make_row(bench: Bench, row: Row) -> dict:
-    """Carries out all steps of a row and deletes its folders; an interrupted row continues with its unfinished step.
+    """Carries out all steps of a row; an interrupted row continues with its unfinished step.
 
     Returns:
         The content of its file.
@@ -65,11 +65,17 @@ def make_row(bench: Bench, row: Row) -> dict:
     Raises:
         RuntimeError: a command failed.
     """
+    with working_on(bench.folder / "work" / f"{row.name}.lock") as lock:
+        return _make(bench, row, lock)
+
+
+def _make(bench: Bench, row: Row, lock: int) -> dict:
     root, base, arm = bench.folder / "work" / row.name, bench.base, ARMS[row.arm]
-    commands = Commands(root, bench.folder / "logs" / f"{row.name}.log")
+    remembered = bench.folder / "remembered" / f"seed{row.seed}"
     begun = time.monotonic()
-    open_workspace(root, base, row.seed)
-    commands.seconds["link"] = time.monotonic() - begun
+    open_workspace(root, base, row.seed, remembered)
+    commands = Commands(root, bench.folder / "logs" / f"{row.name}.log", lock)
+    commands.seconds.setdefault("link", time.monotonic() - begun)
     entry = index_of(row.number, row.fold, len(base.splits))
     if arm.method:
         _augment(bench, row, commands, entry)
@@ -88,8 +94,14 @@ def make_row(bench: Bench, row: Row) -> dict:
         "machine": machine(),
         "versions": versions(),
     }
-    shutil.rmtree(root, ignore_errors=True)
+    keep_remembered(root, base, remembered)
     return content
+
+
+def tidy(bench: Bench, row: Row) -> None:
+    """Deletes the folders of a row whose file is written."""
+    shutil.rmtree(bench.folder / "work" / row.name, ignore_errors=True)
+    (bench.folder / "work" / f"{row.name}.lock").unlink(missing_ok=True)
 
 
 def _having(base: Base, fold: int) -> set[str]:
@@ -112,7 +124,10 @@ def _augment(bench: Bench, row: Row, commands: Commands, entry: int) -> None:
         if own is not None and not kept.is_dir():
             unfinished = kept.with_name(f".{kept.name}.{threading.get_ident()}")
             shutil.copytree(own, unfinished, ignore=shutil.ignore_patterns("synthesis_*", ".lock"))
-            unfinished.rename(kept)
+            try:
+                unfinished.rename(kept)
+            except OSError:  # another process was faster
+                shutil.rmtree(unfinished)
     commands.module("preprocess", "experiments.bench.preprocess", [SETS[bench.kind].number, CONFIGURATION])
 
 

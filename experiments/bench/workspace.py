@@ -16,12 +16,20 @@ from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULT
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
 _LINKED = "linked"  # exists in a workspace that is complete, so that a row can be continued in it
+_REMEMBERED = (".contents.json", ".images.json", ".preprocessed.json")  # in the cache: what was hashed and compared
 
 
-def open_workspace(root: Path, base: Base, seed: int) -> None:
+def open_workspace(root: Path, base: Base, seed: int, remembered: Path) -> None:
     """Makes a row's folders, or leaves those of an interrupted row as they are.
 
     Images, labels and arrays are links to those of the base; small files are copied, since commands change them.
+
+    Args:
+        root: of the workspace.
+        base: what all rows share.
+        seed: of the row, for its splits.
+        remembered: folder of what commands remember of files that they compared in earlier rows of the seed; they
+            check that the files are the same.
     """
     if (root / _LINKED).is_file():
         return
@@ -33,8 +41,24 @@ def open_workspace(root: Path, base: Base, seed: int) -> None:
     splits = with_fewer_sources(base.splits, base.patients, base.rare, seed)
     for variable in (NNUNET_RAW, NNUNET_PREPROCESSED):
         write_json(root / variable / base.dataset / SPLITS, splits)
-    (root / NNUNET_RESULTS).mkdir(exist_ok=True)
+    _copy_remembered(remembered, _cache(root, base))
     write_bytes(root / _LINKED, b"")
+
+
+def keep_remembered(root: Path, base: Base, remembered: Path) -> None:
+    """Keeps what the commands of a complete row remember, for the next rows of its seed."""
+    _copy_remembered(_cache(root, base), remembered)
+
+
+def _cache(root: Path, base: Base) -> Path:
+    return root / NNUNET_RESULTS / base.dataset / "DiffLung__cache"
+
+
+def _copy_remembered(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in _REMEMBERED:
+        if (source / name).is_file():
+            write_bytes(target / name, (source / name).read_bytes())
 
 
 def _link(source: Path, target: Path) -> None:

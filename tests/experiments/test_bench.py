@@ -128,7 +128,7 @@ def test_a_row_is_complete_with_its_file_and_other_settings_are_refused(tmp_path
 
 
 def test_rows_are_written_as_they_come_and_a_failure_stops_no_other(tmp_path):
-    store, said = Store(tmp_path), []
+    store, said, tidied = Store(tmp_path), [], []
     rows = [Row("reference", "4", 1, fold, 500) for fold in range(4)]
 
     def make(wanted: Row) -> dict:
@@ -138,7 +138,12 @@ def test_rows_are_written_as_they_come_and_a_failure_stops_no_other(tmp_path):
             assert {r["row"]["fold"] for r in store.read()} == {0, 2}, "earlier rows are on disk by now"
         return {"settings": SETTINGS, "seconds": {"train and validate": 60.0}}
 
-    assert running.work_through(rows, store, make, 1, said.append) == 1
+    def tidy(finished: Row) -> None:
+        assert store.path(finished).is_file(), "nothing is deleted before the row is written"
+        tidied.append(finished.fold)
+
+    assert running.work_through(rows, store, make, 1, said.append, tidy) == 1
+    assert tidied == [0, 2, 3], "what a failed row has done is kept"
     assert "fold1_500its: FAILED: no space; 2 rows left" in said[1]
     assert [r for r in rows if not store.holds(r, SETTINGS)] == [rows[1]], "only the failed row is left to do"
 
@@ -245,3 +250,55 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     learning_curve(tmp_path / "curve.png", {**content, "meta": {"rare": "rare", "title": "T"}})
     assert (tmp_path / "curve.png").stat().st_size > 5000
     assert read_json(store.path(Row("reference", "4", 1, 0, 500)))["format"] == 1
+
+
+def test_a_row_continues_with_its_unfinished_step_and_no_two_processes_work_on_it(tmp_path):
+    import sys
+
+    from experiments.bench.commands import Commands, working_on
+
+    with working_on(tmp_path / "row.lock") as lock:
+        commands = Commands(tmp_path / "root", tmp_path / "log", lock)
+        commands.run("first", [sys.executable, "-c", "print('done')"])
+        with pytest.raises(RuntimeError, match="failed with exit code 3; see"):
+            commands.run("second", [sys.executable, "-c", "raise SystemExit(3)"])
+        with pytest.raises(RuntimeError, match="another process works on it"), working_on(tmp_path / "row.lock"):
+            pass
+    again = Commands(tmp_path / "root", tmp_path / "log")
+    assert set(again.seconds) == set(again.cpu) == {"first", "second"}, "seconds of both attempts count"
+    assert "done" in (tmp_path / "log").read_text()
+    with working_on(tmp_path / "row.lock"):
+        pass
+
+
+def test_a_workspace_links_what_is_shared_and_never_changes_it(tmp_path):
+    import json
+
+    from experiments.bench.base import Base
+    from experiments.bench.workspace import keep_remembered, open_workspace
+
+    patients, rare, splits = dataset(10, 5)
+    base, cache = tmp_path / "base", "nnUNet_results/D/DiffLung__cache"
+    for name in ("nnUNet_raw/D/imagesTr/a.nii.gz", "nnUNet_preprocessed/D/p/a.b2nd", f"{cache}/a.npy"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(name)
+    (base / "nnUNet_raw/D/dataset.json").write_text("{}")
+    shared = Base(base, "D", patients, tuple(rare), (), splits, {})
+    root, remembered = tmp_path / "work", tmp_path / "remembered"
+    open_workspace(root, shared, 1, remembered)
+    assert (root / "nnUNet_raw/D/imagesTr/a.nii.gz").is_symlink()
+    assert (root / "nnUNet_preprocessed/D/p/a.b2nd").read_text() == "nnUNet_preprocessed/D/p/a.b2nd"
+    for name in ("nnUNet_raw/D/dataset.json", f"{cache}/a.npy"):
+        assert not (root / name).is_symlink(), "commands write such files"
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        assert json.loads((root / folder / "D/splits_final.json").read_text()) == with_fewer_sources(
+            splits, patients, rare, 1
+        )
+    (root / cache / ".images.json").write_text("compared")
+    (root / "begun").write_text("x")
+    open_workspace(root, shared, 1, remembered)
+    assert (root / "begun").is_file(), "an interrupted row is continued"
+    keep_remembered(root, shared, remembered)
+    open_workspace(tmp_path / "next", shared, 1, remembered)
+    assert (tmp_path / "next" / cache / ".images.json").read_text() == "compared"
+    assert not (base / cache / ".images.json").exists()

@@ -1,0 +1,73 @@
+"""Lesions painted back: the donor's texture in another outline, and differences paired by patient."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.region_painting import transplant
+from experiments.regions import REAL, border_patches, markdown, summarised
+from nnunet_difflung.evaluation.region_tally import FIGURES
+from nnunet_difflung.lesions.masks import Lesion
+
+
+@pytest.mark.parametrize("edge", [6, 14])
+def test_a_donors_texture_fills_a_smaller_and_a_larger_outline_and_nothing_far_from_it(edge):
+    rng = np.random.default_rng(0)
+    donor_image = rng.uniform(-600, -400, (1, 1, 30, 30)).astype(np.float32)
+    mask = np.ones((1, 9, 9), bool)
+    donor = Lesion("d", "x", 1, mask, (1.0, 0.7, 0.7), (0, 10, 10))
+    outline = np.zeros((1, 40, 40), bool)
+    outline[0, 20 : 20 + edge, 22 : 22 + edge] = True
+    wall = np.zeros_like(outline)
+    wall[0, :, 38:] = True
+    image = np.full((1, 1, 40, 40), -850, np.float32)
+    image[:, wall] = 50
+    before = image.copy()
+    cache = SimpleNamespace(image=lambda case: donor_image)
+    transplant(image, outline, ~wall, donor, cache, (1.0, 0.7, 0.7), np.random.default_rng(1))
+    assert -600 <= image[:, outline].min() <= image[:, outline].max() <= -400
+    assert image[:, outline].std() > 20, "texture, and no constant"
+    far = ~outline
+    far[0, 18 : 22 + edge, 20 : 24 + edge] = False
+    assert np.array_equal(image[:, far], before[:, far])
+    assert np.array_equal(image[:, wall], before[:, wall])
+
+
+def test_patches_of_painted_and_real_lie_at_the_same_places_on_both_borders():
+    lesion = np.zeros((40, 40), bool)
+    lesion[15:25, 15:25] = True
+    region = np.zeros_like(lesion)
+    region[13:27, 13:27] = True
+    real = np.arange(1600, dtype=float).reshape(40, 40)
+    painted = SimpleNamespace(lesion=lesion, region=region, normal=~lesion, patient="p")
+    pair = [border_patches(painted, image, 0, np.random.default_rng(3)) for image in (real, real + 7)]
+    assert len(pair[0].pixels) == 4
+    assert np.array_equal(pair[0].pixels + 7, pair[1].pixels)
+    assert set(pair[0].patient) == {"p"}
+
+
+def test_methods_are_compared_with_the_real_lesions_patient_by_patient():
+    def row(value: float) -> dict:
+        return {"lesions": 2, **dict.fromkeys(FIGURES, value)}
+
+    patients = [(fold, f"p{fold}{i}") for fold in (0, 1) for i in range(3)]
+    rows = {
+        REAL: {key: row(float(i)) for i, key in enumerate(patients)},
+        "cbmat": {key: row(i + 0.5 + 0.01 * (-1) ** i) for i, key in enumerate(patients)},
+    }
+    rows[REAL][patients[0]]["psnr"] = np.inf
+    table = summarised(rows, {"cbmat": 0.5})
+    assert table["cbmat"]["sd_ratio"]["mean"] == pytest.approx(3)
+    difference = table["cbmat"]["sd_ratio"]["to_real"]
+    assert difference["mean"] == pytest.approx(0.5)
+    low, high = difference["ci95"]
+    assert 0.48 < low < 0.5 < high < 0.52, "what differs between patients cancels"
+    assert table["cbmat"]["psnr"]["to_real"]["patients"] == 5
+    assert table[REAL]["sd_ratio"]["to_real"] is None
+    meta = {"dataset": "D", "class": "x", "folds": [0, 1], "date": "2026-11-28", "command": "c"}
+    text = markdown({"meta": meta, "methods": table})
+    assert "| sd / real | 2.50 | 3.00 (+0.50 [" in text
+    assert "12 slices of lesions of 6 validation patients" in text
