@@ -272,3 +272,12 @@ class Ideal(torch.nn.Module):
         noise = (x_t - bar.sqrt() * x_0) / (1 - bar).sqrt()
         velocity = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
         return type("Out", (), {"sample": noise if self.prediction == "epsilon" else velocity})()
+
+
+def test_several_channels_have_a_level_and_a_spread_each(tmp_path, monkeypatch):
+    data = open_data(tmp_path, monkeypatch, channels=2)
+    config = replace(CONFIG, epochs=1)
+    batch = source_of(data, config).batch(0, range(8))
+    assert batch.image.shape[1] == 2
+    assert batch.condition.shape[1] == 1 + len(data.cache.roles.conditions) + 5
+    train_generator(data, DIFFLUNG, config, tmp_path / "g", progress=False, stop_after=1)
