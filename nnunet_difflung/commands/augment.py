@@ -240,7 +240,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         help="normal lung around a new lesion that is painted along with it, for --paint composite "
         f"({by_preset('sampling', 'margin')})",
     )
-    shared.add_sampler(group)
+    shared.add_sampler(group, "; ddpm with --method difflung")
     group.add_argument(
         "--resamplings",
         type=positive,
@@ -321,7 +321,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if windows:
         generator = replace(generator, windows=windows)
     sampling = replace(
-        base.sampling,
+        _with_sampler_of(method, base.sampling),
         precision=precision,
         gate=options.gate,
         memorised=options.memorised,
@@ -338,6 +338,13 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)
+
+
+def _with_sampler_of(method: Method, sampling: SamplingConfig) -> SamplingConfig:
+    """A preset's settings of painting, with the sampler that a method prefers."""
+    from nnunet_difflung.generator.families import family_of
+
+    return replace(sampling, sampler=family_of(method).sampler or sampling.sampler)
 
 
 def _precision(options: argparse.Namespace) -> str:

@@ -110,10 +110,12 @@ def add_seed(group: Options, of: str) -> None:
     )
 
 
-def add_sampler(group: Options) -> None:
-    """``--sampler`` and ``--steps``."""
+def add_sampler(group: Options, exception: str = "") -> None:
+    """``--sampler`` and ``--steps``; ``exception`` says where another sampler than the preset's is the default."""
     group.add_argument(
-        "--sampler", choices=SAMPLERS, help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')})"
+        "--sampler",
+        choices=SAMPLERS,
+        help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')}{exception})",
     )
     group.add_argument(
         "--steps",

@@ -18,7 +18,7 @@ from nnunet_difflung.generator.style import told_spread
 from nnunet_difflung.lesions.masks import MIN_VOXELS
 
 _LITTLE_NOISE = 0.99  # ᾱ above which a prediction of the clean image has the clean image's spread
-_MOST_GAIN = 1.25  # factor of the spread in one step
+_MOST_GAIN = 1.5  # factor of the spread in one step
 
 
 def held_to_style(

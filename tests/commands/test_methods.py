@@ -154,6 +154,14 @@ def test_options_that_change_nothing_are_named(method, options, idle, capsys):
     assert idle or "--" not in said
 
 
+def test_difflung_is_sampled_with_fresh_noise_unless_told_otherwise():
+    def sampler(*options):
+        return settings_from(parse(["-d", "801", "-device", "cpu", *options])).sampling.sampler
+
+    assert sampler("--method", "difflung") == "ddpm"
+    assert sampler("--method", "difflung", "--sampler", "ddim") == sampler() == "ddim"
+
+
 def test_every_method_has_a_generator_that_is_a_method():
     assert all(
         m.generator in ("", *METHODS) and METHODS[m.generator or name].generator == m.generator

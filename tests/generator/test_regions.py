@@ -14,6 +14,7 @@ from nnunet_difflung.dataset.cache import index_slices
 from nnunet_difflung.generator.diffusion import forward_process, paint, region_loss, reverse_timesteps
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.families.interface import Canvas
+from nnunet_difflung.generator.guidance import held_to_style
 from nnunet_difflung.generator.regions import RegionSource
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import load_generator
@@ -225,3 +226,58 @@ def test_the_surroundings_have_the_noise_level_of_each_repeated_step():
     times = [t for t in reverse_timesteps(6, 1000)[:-1] for _ in range(3)]
     for shown, t in zip(network.seen, times, strict=False):
         assert shown[:, :1][outside].std() == pytest.approx(float((1 - bars[t]).sqrt()), rel=0.25)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm"])
+def test_what_is_painted_is_held_to_its_level_and_spread(prediction, sampler):
+    """Two lesions in an image, of which the network knows nothing."""
+    config = replace(resolve_free(), prediction=prediction, zero_terminal_snr=prediction != "epsilon")
+    image, noise, region = region_inputs()
+    parts, style = torch.zeros(2, 1, 16, 16, dtype=torch.int32), torch.zeros(2, 3, 16, 16)
+    parts[:, :, 4:9, 5:8], parts[:, :, 4:9, 8:11] = 3, 7
+    told = {3: (-0.4, 0.12), 7: (-0.7, 0.06)}
+    for number, (level, spread) in told.items():
+        style[:, 0][parts[:, 0] == number] = level
+        style[:, 1][parts[:, 0] == number] = float(np.log10(10 * spread))
+    style[:, 2:][region > 0] = 1
+
+    def painted(style, parts):
+        network = held_to_style(Ideal(config), config, style, parts)
+        sources = [torch.Generator().manual_seed(i) for i in range(len(style))]
+        known = (region == 0)[: len(style)]
+        return paint(
+            network, config, sampler, 20, region[: len(style)], noise[: len(style)], image[: len(style)], known,
+            sources, noised=False,
+        )  # fmt: skip
+
+    result = painted(style, parts)
+    for number, (level, spread) in told.items():
+        for one, where in zip(result, parts, strict=True):
+            assert float(one[where == number].mean()) == pytest.approx(level, abs=0.02)
+            assert float(one[where == number].std()) == pytest.approx(spread, rel=0.2)
+    assert torch.equal(painted(style[:1], parts[:1]), result[:1]), "an image does not depend on its batch"
+
+
+class Ideal(torch.nn.Module):
+    """The ideal denoiser of grain with mean 0 and a standard deviation of 0.08."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.bars, self.prediction = forward_process(config).alphas_cumprod, config.prediction
+
+    def forward(self, x, t):
+        x_t, bar = x[:, :1], self.bars[t.long()]
+        x_0 = 0.08**2 * bar.sqrt() * x_t / (bar * 0.08**2 + 1 - bar)
+        noise = (x_t - bar.sqrt() * x_0) / (1 - bar).sqrt()
+        velocity = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
+        return type("Out", (), {"sample": noise if self.prediction == "epsilon" else velocity})()
+
+
+def test_several_channels_have_a_level_and_a_spread_each(tmp_path, monkeypatch):
+    data = open_data(tmp_path, monkeypatch, channels=2)
+    config = replace(CONFIG, epochs=1)
+    batch = source_of(data, config).batch(0, range(8))
+    assert batch.image.shape[1] == 2
+    assert batch.condition.shape[1] == 1 + len(data.cache.roles.conditions) + 5
+    train_generator(data, DIFFLUNG, config, tmp_path / "g", progress=False, stop_after=1)

@@ -57,7 +57,14 @@ def noise(jobs, method, generator, sampling, device):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("method", "paint"),
-    [("cbmat", "composite"), ("cbmat", "full"), ("spade", "composite"), ("harmonise", "composite"), ("copy_paste", "")],
+    [
+        ("cbmat", "composite"),
+        ("cbmat", "full"),
+        ("spade", "composite"),
+        ("harmonise", "composite"),
+        ("copy_paste", ""),
+        ("difflung", "composite"),
+    ],
 )
 def test_grey_pictures_in_colours_stay_grey(tmp_path, monkeypatch, mode, method, paint):
     make_pictures(prepared(tmp_path, monkeypatch)[0], mode)

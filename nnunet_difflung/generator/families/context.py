@@ -41,6 +41,7 @@ class Context(Diffusion):
     uses_style = True
     paints_whole_slices = False
     reimposes = False
+    sampler = "ddpm"  # fresh noise at each step joins the region to its surroundings better than ddim (docs/method.md)
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
         """Also refuses whole slices, which have no surroundings."""

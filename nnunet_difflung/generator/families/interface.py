@@ -78,6 +78,8 @@ class Family(ABC):
     paints_whole_slices = True
     uses_style = False
     reimposes = False
+    sampler: str | None = None
+    """The sampler unless one is given; None: the preset's."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
