@@ -12,8 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion import Dataset807_LIDCNodules as lidc
+from nnunet_difflung.dataset_conversion.case import Case
 from nnunet_difflung.dataset_conversion.imaging.cutout_lungs import cutout_lungs
 from nnunet_difflung.dataset_conversion.imaging.resampling import axis_weights
+from nnunet_difflung.dataset_conversion.imaging.windows import random_window, window_side
 from nnunet_difflung.dataset_conversion.pipeline.options import ConvertOptions
 from nnunet_difflung.patients.ids import read_ids
 
@@ -216,6 +218,16 @@ def test_a_nodule_that_runs_across_a_volume_lies_wholly_inside(tmp_path):
     for number in (1, 2):
         _, nodule = cut_out(number, False, slices=8)
         assert (read(tmp_path, "labelsTr", f"LIDC-IDRI-{number:04d}") == 2).sum() == nodule.sum()
+
+
+def test_a_large_nodule_lies_wholly_inside_and_has_surroundings():
+    label = np.zeros((1, SIZE, SIZE), np.uint8)
+    label[0, 7:37, 10:32] = 2
+    for number in range(20):
+        case = Case(f"p1_s{number:03d}", "p1", label.astype(np.int16), label, (PIXEL, PIXEL, STEP), (0.0, 0.0, 0.0))
+        cut = random_window(case, window_side(case, 20.0, {2}), {2})
+        assert (cut.label == 2).sum() == (label == 2).sum()
+        assert cut.label.shape == (1, 36, 36), "1.2 times the longer side of the nodule"
 
 
 def test_a_nodule_is_drawn_in_the_cut_out_of_another(tmp_path):
