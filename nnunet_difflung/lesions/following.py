@@ -57,7 +57,7 @@ class Filling:
             return np.ones(len(self.label), bool)
         return np.isin(np.arange(len(self.label)), sorted(self.touched))
 
-    def take(self, name: str, lesion: Lesion, fitting: _Fitting, roles: LabelRoles) -> bool:
+    def take(self, name: str, lesion: Lesion, fitting: Fitting, roles: LabelRoles) -> bool:
         """Pastes a lesion; returns whether its slices are within the bound."""
         window, first = window_at(fitting.place, fitting.mask.shape), fitting.place[0]
         after = self.touched | {first + int(z) for z in np.flatnonzero(fitting.changed.any((1, 2)))}
@@ -144,7 +144,7 @@ class Follower:
 
 
 @dataclass(frozen=True)
-class _Fitting:
+class Fitting:
     """A varied lesion at a place of the host: (z, y, x) mask, first voxel, and which voxels it changes."""
 
     transform: Transform
@@ -153,7 +153,7 @@ class _Fitting:
     changed: np.ndarray
 
 
-def _fitting(wanted: Wanted, factor: float, filling: Filling) -> _Fitting | None:
+def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:
     """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is."""
     transform = replace(wanted.transform, scale=wanted.transform.scale * factor)
     mask = warp(wanted.lesion.mask, transform, np.array(wanted.lesion.spacing) / filling.host.spacing).mask
@@ -161,4 +161,4 @@ def _fitting(wanted: Wanted, factor: float, filling: Filling) -> _Fitting | None
     if found is None or found.cost > FAR:
         return None
     changed = mask & filling.free[window_at(found.place, mask.shape)]
-    return _Fitting(transform, mask, found.place, changed) if changed.sum() >= MIN_VOXELS else None
+    return Fitting(transform, mask, found.place, changed) if changed.sum() >= MIN_VOXELS else None

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnunet_difflung.config import BalanceConfig, preset
+from nnunet_difflung.lesions.following import Filling, Fitting
 from nnunet_difflung.lesions.likeness import Sample, auc, compare
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import warp
+from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
 from nnunet_difflung.lesions.pasting import lesion_of
 from tests.lesions.test_balance import ROLES, cohort, count_slices, facts_of, new_label, plan_for
 
@@ -242,3 +243,18 @@ def test_few_cases_give_no_verdict():
     assert rows["share_of_lung"]["auc"] == 1
     assert rows["share_of_lung"]["alike"] is None
     assert "height" not in rows
+
+
+def test_what_is_pasted_is_no_longer_free():
+    label = lungs(np.random.default_rng(0))
+    facts = facts_of({"c": label})["c"]
+    lung = Lung(label.copy(), ROLES, facts.spacing, facts.counts)
+    filling = Filling(facts, label, lung, ROLES.is_normal(label), 1, dict.fromkeys(ROLES.lung, 0))
+    mask = np.ones((1, 5, 5), bool)
+    lesion = Lesion("d", "ILD", 1, mask, facts.spacing)
+    for expected in (25, 5):  # the second one lies four fifths over the first
+        place = (0, 30, 24 + (25 - expected) // 20)
+        fitting = Fitting(Transform(), mask, place, mask & filling.free[window_at(place, mask.shape)])
+        assert filling.take("ILD", lesion, fitting, ROLES)
+        assert filling.operations[-1].voxels == filling.pasted[-1].mask.sum() == expected
+    assert (filling.free == (label == 1)).all()
