@@ -43,7 +43,7 @@ from nnunet_difflung.runtime.files import copy_file, read_json, write_json
 
 DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
 ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
-FORMS = ("severe", "moderate")  # of the phantom's emphysema; minutes of training do not teach the subtler ones
+FORMS = ("severe", "moderate")  # of emphysema, those that differ most from normal lung
 CROP, CROPS_IN_BATCH, STAGES = 64, 10, 5  # of the small U-Net: pixels, number, resolutions
 STEPS_OF_CROP = 2 ** (STAGES - 1)  # what a crop has to be a multiple of
 _PROGRESS = "progress.json"
