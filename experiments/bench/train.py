@@ -16,6 +16,7 @@ import random
 import sys
 import time
 import warnings
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def main() -> None:
     torch.manual_seed(seed)
     build, begun, seconds = nnUNetTrainer.__init__, time.monotonic(), {}
 
+    @wraps(build)  # nnU-Net reads the names of its trainer's arguments
     def built(self: Any, *arguments: Any, **named: Any) -> None:
         build(self, *arguments, **named)
         shorten(self, iterations)

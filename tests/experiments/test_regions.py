@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from experiments.region_painting import transplant
 from experiments.regions import REAL, border_patches, markdown, summarised
@@ -22,7 +23,7 @@ def test_a_donors_texture_fills_a_smaller_and_a_larger_outline_and_nothing_far_f
     outline = np.zeros((1, 40, 40), bool)
     outline[0, 20 : 20 + edge, 22 : 22 + edge] = True
     wall = np.zeros_like(outline)
-    wall[0, :, 38:] = True
+    wall[0, :, 22 + edge :] = True
     image = np.full((1, 1, 40, 40), -850, np.float32)
     image[:, wall] = 50
     before = image.copy()
@@ -30,8 +31,7 @@ def test_a_donors_texture_fills_a_smaller_and_a_larger_outline_and_nothing_far_f
     transplant(image, outline, ~wall, donor, cache, (1.0, 0.7, 0.7), np.random.default_rng(1))
     assert -600 <= image[:, outline].min() <= image[:, outline].max() <= -400
     assert image[:, outline].std() > 20, "texture, and no constant"
-    far = ~outline
-    far[0, 18 : 22 + edge, 20 : 24 + edge] = False
+    far = ~ndimage.binary_dilation(outline, np.ones((1, 3, 3)))
     assert np.array_equal(image[:, far], before[:, far])
     assert np.array_equal(image[:, wall], before[:, wall])
 
@@ -47,6 +47,11 @@ def test_patches_of_painted_and_real_lie_at_the_same_places_on_both_borders():
     assert len(pair[0].pixels) == 4
     assert np.array_equal(pair[0].pixels + 7, pair[1].pixels)
     assert set(pair[0].patient) == {"p"}
+    places = np.concatenate(
+        [border_patches(painted, real, 0, np.random.default_rng(seed)).pixels[:, 0, 6, 6] for seed in range(20)]
+    )
+    on_region = [not lesion[divmod(int(place), 40)] for place in places]
+    assert 20 < sum(on_region) < 60, "on the outline of the lesion, and on the edge of what was painted"
 
 
 def test_methods_are_compared_with_the_real_lesions_patient_by_patient():
