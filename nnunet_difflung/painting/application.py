@@ -49,8 +49,8 @@ class AppliedCase:
     @property
     def bytes(self) -> int:
         """Size in memory."""
-        arrays = (self.image, self.new_label, self.changed, self.condition, self.region)
-        arrays += (self.pasted, self.owner, *self.donors)
+        always = (self.image, self.new_label, self.changed, self.condition, self.region)
+        arrays = (*always, self.pasted, self.owner, *self.donors)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
@@ -82,7 +82,8 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     label, new_label = label[slices], new_label[slices]
     changed = new_label != label
     region = painted_region(label, changed, roles, fold.settings.sampling)
-    owner, donors = None, ()
+    owner: np.ndarray | None = None
+    donors: tuple[np.ndarray, ...] = ()
     if textures and family_of(fold.method).uses_style:
         outlined = region if planned.placebo else changed
         owner, donors = find_donors(planned, fold.lesions, cache, outlined)
