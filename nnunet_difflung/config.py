@@ -243,7 +243,7 @@ def differences(earlier: Any, now: dict) -> list[str]:
     for key in [*now, *(key for key in earlier if key not in now and key in left_out)]:
         before, value = (content.get(key, left_out.get(key)) for content in (earlier, now))
         if key in _PARTS:
-            lines += differences(before, value)
+            lines += differences(before, value or {})
         elif before != value:
             lines.append(f"{key} was {before}, is now {value}")
     return lines

@@ -240,8 +240,7 @@ def paint(
         bar_before = clean if last else alpha_bar[timesteps[i + 1]]
         for again in range(1 if last else resamplings):
             if again:
-                fresh = _fresh(noise, generators)
-                x_t = noised_again(x_t, fresh, bar, bar_before)
+                x_t = noised_again(x_t, _fresh(noise, generators), bar, bar_before)
                 if known is not None and imposed is not None:
                     imposed = (x_t - bar.sqrt() * known) / (1 - bar).sqrt()  # what the known region's noise is now
             predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()

@@ -57,8 +57,8 @@ class AppliedCase:
     @property
     def bytes(self) -> int:
         """Size in memory."""
-        arrays = (self.image, self.new_label, self.changed, self.condition, self.region)
-        arrays += (self.pasted, self.placebo, self.owner, *self.donors)
+        always = (self.image, self.new_label, self.changed, self.condition, self.region)
+        arrays = (*always, self.pasted, self.placebo, self.owner, *self.donors)
         return sum(array.nbytes for array in arrays if array is not None)
 
     def without_texture(self) -> AppliedCase:
@@ -93,7 +93,8 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         new_label = label
     changed = new_label != label
     region = painted_region(label, outline, roles, fold.settings.sampling)
-    owner, donors = None, ()
+    owner: np.ndarray | None = None
+    donors: tuple[np.ndarray, ...] = ()
     if textures and family_of(fold.method).uses_style:
         owner, donors = find_donors(planned, fold.lesions, cache, outline)
     return AppliedCase(

@@ -33,27 +33,28 @@ def find_donors(
         (n, y, x) int32, 0 or i + 1 for the i-th donor; and for each donor its (c, m) voxels in the dataset's
         intensities.
     """
-    owner, donors = np.zeros(outlined.shape, np.int32), []
+    owner = np.zeros(outlined.shape, np.int32)
+    donors: list[np.ndarray] = []
     spacing, positions = cache.facts[planned.host].spacing, {z: n for n, z in enumerate(planned.slices)}
     for operation in planned.operations:
         lesion = lesion_of(operation, lesions)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / spacing).mask
         image = cache.image(planned.host if planned.placebo else operation.donor)
+        top, left = operation.place[1:]
+        window = (slice(top, top + mask.shape[1]), slice(left, left + mask.shape[2]))
         for layer, outline in enumerate(mask):
-            z, *corner = np.add(operation.place, (layer, 0, 0))
-            if int(z) not in positions:
+            z = operation.place[0] + layer
+            if z not in positions:
                 continue
-            position = positions[int(z)]
-            window = tuple(slice(start, start + size) for start, size in zip(corner, outline.shape, strict=True))
-            own = outline & outlined[(position, *window)] & (owner[(position, *window)] == 0)
+            own = outline & outlined[positions[z]][window] & (owner[positions[z]][window] == 0)
             if not own.any():
                 continue
             if planned.placebo:
-                voxels = np.asarray(image[(slice(None), int(z), *window)])[:, own]
+                voxels = np.asarray(image[(slice(None), z, *window)])[:, own]
             else:
                 voxels = _of_layer(image, lesion, (layer + 0.5) / len(mask))
             donors.append(voxels)
-            owner[(position, *window)][own] = len(donors)
+            owner[positions[z]][window][own] = len(donors)
     return owner, tuple(donors)
 
 
