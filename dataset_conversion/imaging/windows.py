@@ -52,7 +52,7 @@ def random_window(case: Case, side: float, lesions: Collection[int]) -> Case:
     """
     digest = hashlib.sha256(case.case_id.encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    extent = _lesion(np.isin(case.label, list(lesions)).any(axis=0), rng)
+    extent = _lesion(np.asarray(np.isin(case.label, list(lesions)).any(axis=0)), rng)
     pixel = case.spacing[1::-1]
     window = []
     for axis, size in enumerate(case.label.shape[1:]):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_difflung.dataset_conversion.accept import Accept
 from nnunet_difflung.errors import BadInput
 
 # values by which earlier versions worked, which left them out; so their interrupted conversions can be resumed
-_EARLIER = {"accept": [], "kernel": "linear", "apart": None, "random_window": None, "least_lung": 0.0}
+_EARLIER: dict[str, Any] = {"accept": [], "kernel": "linear", "apart": None, "random_window": None, "least_lung": 0.0}
 
 
 @dataclass(frozen=True)
