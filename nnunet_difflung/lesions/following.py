@@ -116,7 +116,7 @@ class Follower:
             sizes = [recipes.sites[index].size for index in indices]
             left = sum(sizes) * float(np.exp(rng.normal(0, _AMOUNT)))
             left -= filling.host.voxels(name) * filling.lung.voxel
-            kept = []
+            kept: list[int] = []
             for index in rng.permutation(len(indices)).tolist():
                 if len(kept) + present < len(indices) and sizes[index] <= _OVER * left:
                     kept.append(indices[index])

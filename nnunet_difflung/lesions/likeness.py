@@ -63,7 +63,8 @@ def _areas(plane: np.ndarray) -> int:
 
 def real_sample(lesions: Sequence[Lesion], facts: Mapping[str, CaseFacts], roles: LabelRoles) -> Sample:
     """The lesions of a class in training cases, with their sites, and the slices that hold them."""
-    sample, areas = Sample(cases=len({lesion.case for lesion in lesions})), {}
+    sample = Sample(cases=len({lesion.case for lesion in lesions}))
+    areas: dict[tuple[str, str, int], int] = {}
     for lesion in lesions:
         if lesion.site is not None:
             sample.sites.append(lesion.site)
