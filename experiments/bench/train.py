@@ -16,6 +16,7 @@ import random
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def shorten(trainer: Any, iterations: int) -> None:
     trainer.num_epochs, trainer.num_iterations_per_epoch = max(1, iterations // EPOCH), min(EPOCH, iterations)
     trainer.num_val_iterations_per_epoch = VALIDATION
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def with_length(build: Callable[..., None], iterations: int) -> Callable[..., None]:
+    """The constructor of a trainer, followed by ``shorten``; nnU-Net reads the names of its arguments."""
+
+    @wraps(build)
+    def built(self: Any, *arguments: Any, **named: Any) -> None:
+        build(self, *arguments, **named)
+        shorten(self, iterations)
+
+    return built
 
 
 def predictions(trainer: Any):
@@ -100,12 +112,7 @@ def main() -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    build, begun, seconds = nnUNetTrainer.__init__, time.monotonic(), {}
-
-    @wraps(build)  # nnU-Net reads the names of its trainer's arguments
-    def built(self: Any, *arguments: Any, **named: Any) -> None:
-        build(self, *arguments, **named)
-        shorten(self, iterations)
+    begun, seconds = time.monotonic(), {}
 
     def validated(self: Any, *_: Any) -> None:
         seconds["train"] = time.monotonic() - begun
@@ -114,7 +121,8 @@ def main() -> None:
         content["network"] = json.loads(json.dumps(self.configuration_manager.configuration, default=str))
         write_json(target, content | {"seconds": seconds})
 
-    nnUNetTrainer.__init__, nnUNetTrainer.perform_actual_validation = built, validated
+    nnUNetTrainer.__init__ = with_length(nnUNetTrainer.__init__, iterations)
+    nnUNetTrainer.perform_actual_validation = validated
     run_training_entry()
 
 

@@ -302,3 +302,21 @@ def test_a_workspace_links_what_is_shared_and_never_changes_it(tmp_path):
     open_workspace(tmp_path / "next", shared, 1, remembered)
     assert (tmp_path / "next" / cache / ".images.json").read_text() == "compared"
     assert not (base / cache / ".images.json").exists()
+
+
+@pytest.mark.parametrize(("iterations", "epochs", "each"), [(2000, 8, 250), (250, 1, 250), (10, 1, 10)])
+def test_a_trainer_ends_after_the_iterations_and_keeps_the_names_of_its_arguments(iterations, epochs, each):
+    import inspect
+
+    from experiments.bench.train import with_length
+
+    class Trainer:
+        def __init__(self, plans: dict, fold: int) -> None:
+            known = dict(locals())
+            self.num_epochs, self.num_iterations_per_epoch = 1000, 250
+            self.arguments = [known[name] for name in inspect.signature(self.__init__).parameters]
+
+    Trainer.__init__ = with_length(Trainer.__init__, iterations)
+    trainer = Trainer(plans={}, fold=3)
+    assert trainer.arguments == [{}, 3], "nnU-Net's trainer looks its arguments up in this way"
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, each)
