@@ -229,7 +229,8 @@ class _PlaceboPlanner:
             normal = self.roles.is_normal(self.read_label(case.identifier))
             place = find_place(outline, normal, rng) if outline.any() else None
             if place is not None:
-                yield LungSource(case.identifier, place, tuple(map(float, case.spacing)))
+                z, y, x = map(float, case.spacing)
+                yield LungSource(case.identifier, place, (z, y, x))
 
 
 def _is_of(lesion: Lesion, operation: Operation) -> bool:
