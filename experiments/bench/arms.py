@@ -18,12 +18,14 @@ class Arm:
         method: of ``difflung_augment``; empty for an arm without synthetic cases.
         options: further options of ``difflung_augment``.
         explanation: for the table.
+        dose: ``DIFFLUNG_SYNTHETIC_SHARE`` of the training; empty: cases are drawn alike.
     """
 
     trainer: str
     method: str = ""
     options: tuple[str, ...] = ()
     explanation: str = ""
+    dose: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Set:
         return str(int(self.dataset[len("Dataset") :].partition("_")[0]))
 
 
-_PLACEBO, _SELECTION = ("--placebo", "0.3"), ("--candidates", "4")
+_PLACEBO, _SELECTION, _DOSE = ("--placebo", "0.3"), ("--candidates", "4"), "0.25"
 _COPIES, _CONTEXT = "nnUNetTrainerDiffLungCopyPaste", "nnUNetTrainerDiffLungContext"
 
 ARMS = {
@@ -62,6 +64,8 @@ ARMS = {
         _CONTEXT, "difflung", _SELECTION + _PLACEBO, "difflung, the best of 4 candidates, and 30 % placebo cases"
     ),
     "copy_paste_placebo": Arm(_COPIES, "copy_paste", _PLACEBO, "copy_paste, and 30 % placebo cases"),
+    "copy_paste_dose": Arm(_COPIES, "copy_paste", explanation="copy_paste, a quarter of each batch", dose=_DOSE),
+    "difflung_dose": Arm(_CONTEXT, "difflung", explanation="difflung, a quarter of each batch", dose=_DOSE),
     "cbmat": Arm("nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model"),
     "mat": Arm("nnUNetTrainerDiffLungSegGuided", "mat", explanation="segmentation-guided diffusion"),
     "stock": Arm("nnUNetTrainer", explanation="nnU-Net as it is, as many iterations"),

@@ -47,9 +47,11 @@ class Bench:
         """All that decides about a row beside its name."""
         arm = ARMS[row.arm]
         options = [*self.augment, *arm.options] if arm.method else []
-        return {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options} | {
-            "network": self.base.network
-        }
+        return (
+            {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options}
+            | {"network": self.base.network}
+            | ({"dose": arm.dose} if arm.dose else {})
+        )
 
     def is_possible(self, row: Row) -> bool:
         """Whether the fold has more source patients than the row's number, so that the row is not that of ``all``."""
@@ -138,6 +140,7 @@ def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
         training = [SETS[bench.kind].number, CONFIGURATION, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
         words = [str(scores), str(row.iterations), str(row.seed * 1000 + entry), "--", *training]
         variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed)}
+        variables |= {"DIFFLUNG_SYNTHETIC_SHARE": ARMS[row.arm].dose} if ARMS[row.arm].dose else {}
         commands.module("train and validate", "experiments.bench.train", words, variables)
     return read_json(scores)
 
