@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nnunet_difflung import trainers
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import dataset_id
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Set:
     @property
     def number(self) -> str:
         """nnU-Net's dataset id."""
-        return str(int(self.dataset[len("Dataset") :].partition("_")[0]))
+        return str(dataset_id(self.dataset))
 
 
 _PLACEBO, _SELECTION, _DOSE = ("--placebo", "0.3"), ("--candidates", "4"), "0.25"

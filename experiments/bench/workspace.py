@@ -12,9 +12,10 @@ from pathlib import Path
 
 from experiments.bench.base import Base
 from experiments.bench.splits import with_fewer_sources
-from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, SPLITS
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, SPLITS, method_name
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
+_CACHE = method_name("cache")
 _LINKED = "linked"  # exists in a workspace that is complete, so that a row can be continued in it
 _REMEMBERED = (".contents.json", ".images.json", ".preprocessed.json")  # in the cache: what was hashed and compared
 
@@ -51,7 +52,7 @@ def keep_remembered(root: Path, base: Base, remembered: Path) -> None:
 
 
 def _cache(root: Path, base: Base) -> Path:
-    return root / NNUNET_RESULTS / base.dataset / "DiffLung__cache"
+    return root / NNUNET_RESULTS / base.dataset / _CACHE
 
 
 def _copy_remembered(source: Path, target: Path) -> None:
@@ -67,7 +68,7 @@ def _link(source: Path, target: Path) -> None:
         inside.mkdir(parents=True, exist_ok=True)
         for name in names:
             original = Path(folder) / name
-            if name.startswith(".") or original.suffix == ".json" or "DiffLung__cache" in original.parts:
+            if name.startswith(".") or original.suffix == ".json" or _CACHE in original.parts:
                 shutil.copyfile(original, inside / name)
             else:
                 (inside / name).symlink_to(original)

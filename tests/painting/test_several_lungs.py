@@ -28,7 +28,7 @@ def prepared(folder: Path, raw_folder: Path, apart: bool) -> Fold:
     dataset = make_dataset(raw_folder, 801 + apart, volumes=True, depth=6, patients=4, folds=2)
     raw = open_raw_dataset((lungs_apart(dataset) if apart else dataset).name)
     base = preset("fast")
-    settings = replace(base, method="copy_paste", balance=replace(base.balance, target_share=TARGETS, max_synthetic=8))
+    settings = replace(base, method="copy_paste", balance=replace(base.balance, target_share=TARGETS, max_synthetic=20))
     return prepare_fold(raw, 0, settings, build_cache(raw, folder / raw.name, progress=False))
 
 

@@ -304,7 +304,9 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
         "conclude",
     ):
         monkeypatch.setattr(augment, name, MagicMock())
-    monkeypatch.setattr(augment, "synthesize_fold", lambda *_, **__: (None, SimpleNamespace(staged=[])))
+    monkeypatch.setattr(
+        augment, "synthesize_fold", lambda *_, **__: (SimpleNamespace(selection=None), SimpleNamespace(staged=[]))
+    )
     monkeypatch.setattr(augment, "discard_work", lambda _: deleted.set())
 
     def run(index: int) -> None:
