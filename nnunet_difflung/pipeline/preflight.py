@@ -24,6 +24,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import passes
+from nnunet_difflung.painting.selection import recognised
 from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
 from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
@@ -228,7 +229,9 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     if kept >= 0.5 * planned:
         return
     dropped, rows_of_dropped = f"{planned - kept} of {planned} cases", result.dropped_with_lesions()
-    failing = sum(not passes(row["quality"]) for row in rows_of_dropped)
+    by_gate = fold.settings.sampling.gate == "drop"
+    failing = sum(by_gate and not passes(row["quality"]) for row in rows_of_dropped)
+    unknown = sum(not recognised(row) for row in rows_of_dropped)
     rows = ", ".join(
         f"{name} bias {row['bias']:+.3g}, distance {row['wasserstein']:.3g}"
         for name, row in result.quality_of_all.items()
@@ -239,6 +242,15 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     )
     if misfits:
         rows += f"; in {misfits} of them the channels do not fit each other as in real lesions"
+    longer = (
+        f"Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
+        f"{fold.settings.generator.epochs}"
+    )
+    if unknown > failing and unknown >= 0.5 * len(rows_of_dropped):
+        raise Failed(
+            f"fold {fold.number}: {dropped} were dropped, of which the segmenter does not recognise {unknown}: the "
+            f"generator is under-trained; nothing was injected. {longer}, or leave out --candidates"
+        )
     if failing < 0.5 * len(rows_of_dropped):
         raise Failed(
             f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
@@ -251,6 +263,5 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
         )
     raise Failed(
         f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained; nothing was "
-        f"injected. Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
-        f"{fold.settings.generator.epochs}, or inject them anyway with --gate report"
+        f"injected. {longer}, or inject them anyway with --gate report"
     )

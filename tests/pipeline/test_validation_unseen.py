@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pipeline import augment as augment_module
 from tests.support.commands import AS_EARLIER
 from tests.support.segmenters import small_segmenters
 from tests.support.tiny import make_dataset, set_paths, tree_hashes, write_array, write_fingerprint
@@ -38,6 +39,7 @@ def what_a_run_made(place: Path, noise: bool, dataset: dict, arguments: list[str
         folders = set_paths(place, patch)
         write_fingerprint(folders[1])
         small_segmenters(patch, steps=5, least_recall=-1.0)
+        patch.setattr(augment_module, "refuse_undertrained", lambda *_: None)  # so short a training may be refused
         folder = make_dataset(folders[0], patients=4, folds=4, size=48, **dataset)
         if noise:
             replace_by_noise(folder)
@@ -83,10 +85,22 @@ def test_noise_in_place_of_the_validation_cases_changes_nothing(tmp_path, datase
         assert noise[part] == content, part
 
 
-def test_noise_in_place_of_the_validation_cases_does_not_change_what_the_segmenter_selects(tmp_path):
-    arguments = [*CBMAT, "--candidates", "2", "--memorised", "off"]
+@pytest.mark.parametrize("method", ["cbmat", "difflung with placebo cases"])
+def test_noise_in_place_of_the_validation_cases_does_not_change_what_the_segmenter_selects(tmp_path, method):
+    arguments = ["--method", method.split()[0], *CBMAT, "--candidates", "2", "--memorised", "off"]
+    arguments += ["--placebo", "0.3", "--max-synthetic", "4"] if "placebo" in method else []
     real, noise = (what_a_run_made(tmp_path / str(flag), flag, {"slices": 2}, arguments) for flag in (False, True))
     assert len(real["weights"]) == 4, "a generator, and a network for each of three parts of the patients"
-    assert {case["selection"]["candidates"] for case in real["cases"].values()} == {2}
+    candidates = {case.get("placebo", False): case["selection"]["candidates"] for case in real["cases"].values()}
+    assert candidates == ({False: 2, True: 1} if "placebo" in method else {False: 2})
+    for part, content in real.items():
+        assert noise[part] == content, part
+
+
+def test_noise_in_place_of_the_validation_cases_does_not_change_the_style_of_lesions_in_volumes(tmp_path):
+    dataset = {"volumes": True, "depth": 3, "channel_names": {"0": "lung_window"}}
+    arguments = ["--method", "difflung", *CBMAT, "--placebo", "0.3", "--max-synthetic", "4", "--memorised", "off"]
+    real, noise = (what_a_run_made(tmp_path / str(flag), flag, dataset, arguments) for flag in (False, True))
+    assert any(case.get("placebo") for case in real["cases"].values())
     for part, content in real.items():
         assert noise[part] == content, part
