@@ -228,12 +228,18 @@ def test_every_candidate_of_every_try_has_noise_of_its_own_and_the_first_has_the
     assert other_noise(planned, 0) is planned
 
 
-@pytest.mark.parametrize("after", [1, 5, 9, 14])
-def test_killed_between_candidates_and_run_again_gives_the_same_files(prepare, monkeypatch, after):
-    fold = prepare("--candidates", "3", levels=[0.9, 0.4, 0.7])
+TOGETHER = ["--method", "difflung", "--placebo", "0.5", "--placement", "real"]
+
+
+@pytest.mark.parametrize(
+    ("after", "options"), [(1, []), (5, []), (9, []), (14, []), (5, TOGETHER), (13, TOGETHER), (20, TOGETHER)], ids=str
+)
+def test_killed_between_candidates_and_run_again_gives_the_same_files(prepare, monkeypatch, after, options):
+    fold = prepare("--candidates", "3", *options, levels=[0.9, 0.4, 0.7])
+    assert bool(fold.plan.placebos) == bool(options)
     whole = synthesized(fold)
     expected, rows = files_of(whole), [case.record for case in whole.staged]
-    fold = prepare("--candidates", "3", levels=[0.9, 0.4, 0.7])
+    fold = prepare("--candidates", "3", *options, levels=[0.9, 0.4, 0.7])
     fold.work.rename(fold.work.with_name("done"))
     real, calls = synthesis_module.write_json, []
 
@@ -263,12 +269,13 @@ class SideBySide(Share):
             assert not self.failed.wait(0.05), "the other process failed"
 
 
-def test_two_processes_and_several_threads_choose_the_same(prepare):
+@pytest.mark.parametrize("options", [[], TOGETHER], ids=str)
+def test_two_processes_and_several_threads_choose_the_same(prepare, options):
     levels = [0.9, 0.4, 0.7]
-    fold = prepare("--candidates", "3", levels=levels)
+    fold = prepare("--candidates", "3", *options, levels=levels)
     expected = files_of(synthesized(fold))
     fold.work.rename(fold.work.with_name("one"))
-    assert files_of(synthesized(prepare("--candidates", "3", levels=levels), threads=3)) == expected
+    assert files_of(synthesized(prepare("--candidates", "3", *options, levels=levels), threads=3)) == expected
     fold.work.rename(fold.work.with_name("threads"))
 
     def part(index: int):
