@@ -63,9 +63,12 @@ def describe_fold(fold: Fold) -> str:
 
 def describe_nothing_to_add(fold: Fold) -> str:
     """Why a fold gets no synthetic case, and what its training then is."""
-    share = shares(fold.plan.before)
-    met = all(share[name] >= target for name, target in fold.plan.targets.items())
-    reason = "every pathology has its target share" if met else "no synthetic case could be planned (see its notes)"
+    share, targets = shares(fold.plan.before), fold.plan.targets
+    reason = "no synthetic case could be planned (see its notes)"
+    if not targets:
+        reason = "no pathology is to be painted (see its notes and the warnings)"
+    elif all(share[name] >= target for name, target in targets.items()):
+        reason = "every pathology has its target share"
     return (
         f"fold {fold.number}: nothing to add, {reason}; its trainers train on the real cases alone, as the reference "
         f"does"
@@ -235,6 +238,7 @@ def run_without_cases(fold: Fold) -> dict:
 
 
 def _entry(fold: Fold, generator: str | None, training_cases: Sequence[str], summary: dict) -> dict:
+    left_out = [name for name, lesions in fold.lesions.items() if lesions and name not in fold.plan.targets]
     return {
         "method": fold.method.name,
         "fold": fold.number,
@@ -247,6 +251,7 @@ def _entry(fold: Fold, generator: str | None, training_cases: Sequence[str], sum
         "summary": {
             **summary,
             "targets": fold.plan.targets,
+            **({"left_out": left_out} if left_out else {}),
             "voxels_before": fold.plan.before,
             "voxels_planned": fold.plan.after,
         },

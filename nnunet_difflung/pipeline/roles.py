@@ -93,8 +93,9 @@ def _change(summary: object, roles: LabelRoles) -> str | None:
     lung, targets = earlier.get("voxels_before"), earlier.get("targets")
     if not isinstance(lung, dict) or not isinstance(targets, dict):
         return None
+    pathologies = (*targets, *earlier.get("left_out", ()))  # those on the lung's border have no target
     for names, what in (
-        ([name for name in roles.normal if name in targets], "was a pathology and is normal lung now"),
+        ([name for name in roles.normal if name in pathologies], "was a pathology and is normal lung now"),
         ([name for name in roles.lung if name not in lung], "was no lung and is taken as lung now"),
         ([name for name in lung if name not in roles.lung], "was taken as lung and is none now"),
     ):

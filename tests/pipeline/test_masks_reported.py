@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.commands.augment import main, parse, settings_from
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from tests.support.lungs import relabel
@@ -73,6 +74,21 @@ def test_a_class_on_the_border_is_left_out_with_a_warning_before_anything_is_mad
     assert "--target-share effusion=0 leaves it out" in capsys.readouterr().err
     main([*COPY, "--dry-run", "--structure-label", "effusion"])
     assert "is pleura" not in capsys.readouterr().err
+
+
+def test_a_class_that_was_left_out_cannot_become_normal_lung_later(folders):
+    with_effusion(make_dataset(folders[0], patients=4, folds=2))
+    main(COPY)
+    with pytest.raises(BadInput, match="'effusion' was a pathology and is normal lung now"):
+        main([*COPY, "--normal-label", "normal_lung", "effusion"])
+
+
+def test_a_fold_whose_only_class_is_left_out_has_not_met_its_target(folders, capsys):
+    with_effusion(make_dataset(folders[0], patients=4, folds=2))
+    main([*COPY, "--structure-label", "emphysema", "ILD"])
+    said = capsys.readouterr().out
+    assert "nothing to add, no pathology is to be painted (see its notes and the warnings)" in said
+    assert "target share" not in said
 
 
 def test_options_of_places_and_targets_become_settings():
