@@ -19,7 +19,7 @@ from nnunet_difflung.segmenter.store import seconds_of_training
 def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
     """Estimated seconds of training and of painting, from what the method's family measures on the device.
 
-    With candidates, the segmenter's training is part of the first, and each case is painted as often.
+    With candidates, the segmenter's training is part of the first, and each case with lesions is painted as often.
     """
     config, sampling = fold.settings.generator, fold.settings.sampling
     largest = max(max(case.shape[1:]) for case in fold.facts.values())
@@ -30,11 +30,10 @@ def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
     )
     slices = sum(case.lung_slices(fold.raw.roles) for case in fold.facts.values())
     area = 1.0 if sampling.paint == "composite" else (largest / edge) ** 2
-    generator, paintings = (
-        total_steps(config, slices) * config.batch_size * training,
-        fold.plan.slices * painting * area,
-    )
-    return generator + _seconds_of_segmenter(fold, device), sampling.candidates * paintings
+    with_lesions = sum(len(case.slices) for case in fold.plan.with_lesions)
+    painted = fold.plan.slices + (sampling.candidates - 1) * with_lesions
+    generator = total_steps(config, slices) * config.batch_size * training
+    return generator + _seconds_of_segmenter(fold, device), painted * painting * area
 
 
 def _seconds_of_segmenter(fold: Fold, device: str) -> float:

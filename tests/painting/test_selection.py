@@ -348,6 +348,10 @@ def test_candidates_and_their_segmenter_are_part_of_the_estimates(prepare, monke
     (cases, results), (same, results_of_four) = estimate_bytes(one), estimate_bytes(four)
     assert cases == same
     assert results_of_four - cases == 4 * (results - cases)
+    with_placebo = prepare("--candidates", "4", "--placebo", "0.5")
+    once = sum(len(case.slices) for case in with_placebo.plan.placebos)
+    assert estimate_seconds(with_placebo, "cpu")[1] == pytest.approx(painting_of_four + once)
+    assert once > 0
 
 
 # ---- the real command ----
