@@ -2,13 +2,13 @@
 
     python -m experiments.bench run   --set lidc -o WORK --dry-run
     python -m experiments.bench run   --set lidc -o WORK
-    python -m experiments.bench curve --set lidc -o WORK
+    python -m experiments.bench curve --set lidc -o WORK --arms reference difflung -n 16
     python -m experiments.bench table --set lidc -o WORK
 
 ``run`` makes the rows arms × source patients × seeds × folds, each a real nnU-Net training; the same command continues
-after an interruption. ``curve`` trains the reference and one arm on the tuning fold for several lengths. ``table``
-writes docs/results/bench_SET.json, .md and .png from the rows that are there. Fold 4 and the seeds 91 to 99 are for
-choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows of the two kinds never mix.
+after an interruption. ``curve`` trains for several lengths on the tuning fold; without --arms and -n that takes days.
+``table`` writes docs/results/bench_SET.json, .md and .png from the rows that are there. Fold 4 and the seeds 91 to 99 are
+for choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows of the two kinds never mix.
 """
 
 from __future__ import annotations
@@ -64,9 +64,21 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
         p.add_argument("--out", type=Path, help="JSON file to write (default: docs/results/bench_SET.json)")
         return
     p.add_argument("--arms", nargs="+", choices=ARMS, help="default: all arms that this version has")
-    p.add_argument("-n", nargs="+", default=NUMBERS, choices=NUMBERS, help="source patients with the rare class")
-    p.add_argument("--seeds", nargs="+", type=int)
-    p.add_argument("-f", nargs="+", type=int, help="folds")
+    p.add_argument(
+        "-n",
+        nargs="+",
+        default=NUMBERS,
+        choices=NUMBERS,
+        help="source patients with the rare class (default: 4, 8, 16 and all)",
+    )
+    seeds, folds = (", ".join(map(str, numbers)) for numbers in (REPORTED_SEEDS, REPORTED_FOLDS))
+    p.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        help=f"of source patients, masks, painting and training (default: {seeds}; tuning: {TUNING_SEEDS[-1]})",
+    )
+    p.add_argument("-f", nargs="+", type=int, help=f"folds (default: {folds}; tuning: {TUNING_FOLD})")
     p.add_argument("--jobs", type=int, default=2, help="rows at a time, each on one core (default: %(default)s)")
     p.add_argument("--batch", type=int, default=12, help="slices in a step of nnU-Net (default: %(default)s)")
     p.add_argument("--convert", default="", help="further options of the converter, in one string")

@@ -62,7 +62,10 @@ ARMS = {
     "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
     "difflung": Arm(_CONTEXT, "difflung", explanation="lesions painted by a network that sees their surroundings"),
     "difflung_full": Arm(
-        _CONTEXT, "difflung", _SELECTION + _PLACEBO, "difflung, the best of 4 candidates, and 30 % placebo cases"
+        _CONTEXT,
+        "difflung",
+        _SELECTION + _PLACEBO,
+        "difflung, the hardest of 4 candidates that a segmenter recognises, and 30 % placebo cases",
     ),
     "copy_paste_placebo": Arm(_COPIES, "copy_paste", _PLACEBO, "copy_paste, and 30 % placebo cases"),
     "copy_paste_dose": Arm(_COPIES, "copy_paste", explanation="copy_paste, a quarter of each batch", dose=_DOSE),

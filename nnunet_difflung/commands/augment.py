@@ -230,8 +230,8 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--paint",
         choices=("composite", "full"),
-        help="composite: only the changed region, with the real surroundings re-imposed at every step; full: the whole "
-        f"isolated slice ({by_preset('sampling', 'paint')})",
+        help="composite: only the changed region; its real surroundings guide every step and stay as they are; full: "
+        f"the whole isolated slice ({by_preset('sampling', 'paint')})",
     )
     group.add_argument(
         "--margin",
