@@ -7,8 +7,8 @@
 
 ``run`` makes the rows arms × source patients × seeds × folds, each a real nnU-Net training; the same command continues
 after an interruption. ``curve`` trains for several lengths on the tuning fold; without --arms and -n that takes days.
-``table`` writes docs/results/bench_SET.json, .md and .png from the rows that are there. Fold 4 and the seeds 91 to 99 are
-for choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows of the two kinds never mix.
+``table`` writes docs/results/bench_SET.json, .md and .png from the rows that are there. Fold 4 and the seeds 91 to 99
+are for choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows of the two kinds never mix.
 """
 
 from __future__ import annotations

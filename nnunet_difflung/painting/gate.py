@@ -16,6 +16,7 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.painting.channel_pairs import Moments, PairReference, pair_references, percentile95
 from nnunet_difflung.painting.contrast import Contrast, features, fit_contrast
+from nnunet_difflung.painting.normal_pieces import normal_pieces
 
 PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
 MIN_VOXELS = 8  # minimum sample size
@@ -25,7 +26,6 @@ _FEW = 5  # minimum number of real slices from which their spread is estimated
 _CONSTANT = 0.002  # share of the window's width; a class that varies less is constant in the channel
 _OF_CONSTANT = 0.25  # tolerance in such a channel, as a share of the window's width
 _BLANKS = 200  # number of pieces of normal lung, over all patients
-MIN_NORMAL = 40  # voxels of normal lung in a slice from which a blank is cut
 
 
 @dataclass(frozen=True)
@@ -203,23 +203,12 @@ def _blanks(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of round pieces of normal lung, as large as lesions, and their patients; the same number of each."""
-    roles = cache.roles
-    slices: dict[str, list[tuple[str, int]]] = {}
-    for identifier in sorted(identifiers):
-        for z, voxels in enumerate(roles.normal_voxels(cache.facts[identifier].counts)):
-            if voxels >= MIN_NORMAL:
-                slices.setdefault(patients[identifier], []).append((identifier, z))
     rows, of_patients = [], []
-    for patient, of_patient in slices.items() if sizes else ():
-        for index in rng.permutation(len(of_patient))[: -(-_BLANKS // len(slices))]:
-            identifier, z = of_patient[index]
-            places = np.argwhere(roles.is_normal(np.asarray(cache.condition(identifier)[z])))
-            size = min(int(rng.choice(sizes)), len(places) // 2)
-            away = ((places - places[rng.integers(len(places))]) ** 2).sum(1)
-            order = np.argsort(away, kind="stable")
-            lung = _clipped(np.asarray(cache.image(identifier)[:, z])[(slice(None), *places[order].T)], windows)
-            rows.append(features(np.median(lung[:, :size], 1), np.median(lung[:, size:], 1)))
-            of_patients.append(patient)
+    for piece in normal_pieces(cache, identifiers, patients, sizes, _BLANKS, rng) if sizes else ():
+        image = np.asarray(cache.image(piece.case)[:, piece.z])
+        lung, others = (_clipped(image[(slice(None), *part.T)], windows) for part in (piece.inside, piece.others))
+        rows.append(features(np.median(lung, 1), np.median(others, 1)))
+        of_patients.append(piece.patient)
     return np.array(rows).reshape(len(rows), 2 * len(windows)), np.array(of_patients)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.painting.channel_pairs import percentile95
 from nnunet_difflung.painting.gate import (
-    MIN_NORMAL,
     MIN_VOXELS,
     PER_SLICE,
     SLACK,
@@ -27,6 +26,7 @@ from nnunet_difflung.painting.gate import (
     region_of,
     rounded,
 )
+from nnunet_difflung.painting.normal_pieces import MIN_NORMAL, Piece, normal_pieces
 
 NAME = "placebo"  # of the only row of a placebo case's quality
 _PIECES = 200  # number of pieces of normal lung, over all patients
@@ -74,18 +74,11 @@ def lung_reference(
     rng = np.random.default_rng([seed, _STREAM])
     facts, roles = cache.facts, cache.roles
     sizes = [n for i in identifiers for name in roles.pathologies for n in facts[i].counts[name] if n >= MIN_VOXELS]
-    slices: dict[str, list[tuple[str, int]]] = {}
-    for identifier in sorted(identifiers):
-        for z, voxels in enumerate(roles.normal_voxels(facts[identifier].counts)):
-            if voxels >= MIN_NORMAL:
-                slices.setdefault(patients[identifier], []).append((identifier, z))
     regions: list[Region] = []
     of_patients: list[str] = []
-    for patient, of_patient in slices.items():
-        for index in rng.permutation(len(of_patient))[: -(-_PIECES // len(slices))]:
-            identifier, z = of_patient[index]
-            regions.append(_piece(cache, identifier, z, sizes or [MIN_NORMAL], windows, rng))
-            of_patients.append(patient)
+    for piece in normal_pieces(cache, identifiers, patients, sizes or [MIN_NORMAL], _PIECES, rng):
+        regions.append(_region(cache, piece, windows, rng))
+        of_patients.append(piece.patient)
     if not regions:
         return None
     widths, names = [high - low for low, high in windows], np.array(of_patients)
@@ -103,23 +96,13 @@ def lung_reference(
     return LungReference(lung, tuple(own), tuple(spread))
 
 
-def _piece(
-    cache: SliceCache,
-    identifier: str,
-    z: int,
-    sizes: Sequence[int],
-    windows: Sequence[Sequence[float]],
-    rng: np.random.Generator,
-) -> Region:
-    """The normal lung around a random voxel of it, as large as a lesion, at most half of the slice's."""
-    normal = cache.roles.is_normal(np.asarray(cache.condition(identifier)[z]))
-    places = np.argwhere(normal)
-    size = min(int(rng.choice(sizes)), len(places) // 2)
-    away = ((places - places[rng.integers(len(places))]) ** 2).sum(1)
-    nearest = places[np.argsort(away, kind="stable")[:size]]
-    piece = np.zeros((1, *normal.shape), bool)
-    piece[(0, *nearest.T)] = True
-    whole = region_of(np.asarray(cache.image(identifier)[:, z : z + 1]), piece, normal[None] & ~piece, windows)
+def _region(cache: SliceCache, piece: Piece, windows: Sequence[Sequence[float]], rng: np.random.Generator) -> Region:
+    """A piece, with at most 400 of its voxels, and the other normal lung of its slice."""
+    image = np.asarray(cache.image(piece.case)[:, piece.z : piece.z + 1])
+    inside, others = np.zeros((2, 1, *image.shape[2:]), bool)
+    inside[(0, *piece.inside.T)] = True
+    others[(0, *piece.others.T)] = True
+    whole = region_of(image, inside, others, windows)
     return replace(whole, voxels=rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE])
 
 

@@ -26,9 +26,10 @@ from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import MIN_NORMAL, Region, measure, passes, pooled, region_of, with_unpainted
+from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
+from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.painting.placebo_gate import measure_placebo
 from nnunet_difflung.painting.verdict import judge

@@ -228,40 +228,50 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     planned, kept = len(fold.plan.with_lesions), sum(not case.record.get("placebo") for case in result.staged)
     if kept >= 0.5 * planned:
         return
-    dropped, rows_of_dropped = f"{planned - kept} of {planned} cases", result.dropped_with_lesions()
-    by_gate = fold.settings.sampling.gate == "drop"
-    failing = sum(by_gate and not passes(row["quality"]) for row in rows_of_dropped)
-    unknown = sum(not recognised(row) for row in rows_of_dropped)
-    rows = ", ".join(
+    raise Failed(_why_dropped(fold, result, f"{planned - kept} of {planned} cases"))
+
+
+def _why_dropped(fold: Fold, result: SynthesisResult, dropped: str) -> str:
+    """What dropped most cases of a fold, and what to do; ``dropped`` says how many."""
+    by_gate, rows = fold.settings.sampling.gate == "drop", result.dropped_with_lesions()
+    failing = sum(by_gate and not passes(row["quality"]) for row in rows)
+    unknown = sum(not recognised(row) for row in rows)
+    longer = (
+        f"Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
+        f"{fold.settings.generator.epochs}"
+    )
+    if unknown > failing and unknown >= 0.5 * len(rows):
+        return (
+            f"fold {fold.number}: {dropped} were dropped, of which the segmenter does not recognise {unknown}: the "
+            f"generator is under-trained; nothing was injected. {longer}, or leave out --candidates"
+        )
+    if failing < 0.5 * len(rows):
+        return (
+            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
+            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
+        )
+    figures = _figures(result, rows)
+    if not fold.method.generator:
+        return (
+            f"fold {fold.number}: the gate dropped {dropped} ({figures}): the lesions of the training cases differ "
+            f"too much from each other; nothing was injected. Inject them anyway with --gate report"
+        )
+    return (
+        f"fold {fold.number}: the gate dropped {dropped} ({figures}): the generator is under-trained; nothing was "
+        f"injected. {longer}, or inject them anyway with --gate report"
+    )
+
+
+def _figures(result: SynthesisResult, dropped: Sequence[dict]) -> str:
+    """Bias and distance of each class, and in how many of the dropped cases the channels do not fit each other."""
+    figures = ", ".join(
         f"{name} bias {row['bias']:+.3g}, distance {row['wasserstein']:.3g}"
         for name, row in result.quality_of_all.items()
     )
     misfits = sum(
         any(not pair["passes"] for of_class in row["quality"].values() for pair in of_class.get("pairs", ()))
-        for row in rows_of_dropped
+        for row in dropped
     )
-    if misfits:
-        rows += f"; in {misfits} of them the channels do not fit each other as in real lesions"
-    longer = (
-        f"Look at {fold.folder / 'samples'}; delete {fold.folder} and train with more --epochs than "
-        f"{fold.settings.generator.epochs}"
-    )
-    if unknown > failing and unknown >= 0.5 * len(rows_of_dropped):
-        raise Failed(
-            f"fold {fold.number}: {dropped} were dropped, of which the segmenter does not recognise {unknown}: the "
-            f"generator is under-trained; nothing was injected. {longer}, or leave out --candidates"
-        )
-    if failing < 0.5 * len(rows_of_dropped):
-        raise Failed(
-            f"fold {fold.number}: {dropped} resemble training slices too closely; nothing was injected. Train "
-            f"with fewer --epochs or more patients, or inject them anyway with --memorised report"
-        )
-    if not fold.method.generator:
-        raise Failed(
-            f"fold {fold.number}: the gate dropped {dropped} ({rows}): the lesions of the training cases differ "
-            f"too much from each other; nothing was injected. Inject them anyway with --gate report"
-        )
-    raise Failed(
-        f"fold {fold.number}: the gate dropped {dropped} ({rows}): the generator is under-trained; nothing was "
-        f"injected. {longer}, or inject them anyway with --gate report"
+    return figures + (
+        f"; in {misfits} of them the channels do not fit each other as in real lesions" if misfits else ""
     )
