@@ -31,7 +31,9 @@ from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
+from nnunet_difflung.generator.families import with_own_sampler
 from nnunet_difflung.generator.store import CARD
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
@@ -48,7 +50,7 @@ def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     method = changes.pop("method", base.method)
     return Settings(
         replace(base.generator, seed=seed, precision=precision, **changes),
-        replace(base.sampling, **variant.get("sampling", {})),
+        replace(with_own_sampler(METHODS[method], base.sampling), **variant.get("sampling", {})),
         replace(base.balance, seed=seed, **MASKS, **variant.get("balance", {})),
         "fast",
         method,

@@ -150,7 +150,7 @@ def apply_back(fold: Fold, lesion: Lesion, donors: Sequence[Lesion], rng: np.ran
                 facts.spacing,
                 rng,
             )
-    if getattr(family, "uses_style", False):
+    if family.uses_style:
         voxels = np.asarray(cache.image(donor.case)[(slice(None), *donor.box)])[:, donor.mask]
         style = {"owner": changed.astype(np.int32), "donors": (voxels,)}
     condition = np.array(cache.condition(lesion.case)[list(slices)])

@@ -26,12 +26,13 @@ from experiments.shortcut_classifier import grouped_auc
 from experiments.shortcut_patches import Patches, joined
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.intervals import summed_up, within_folds
-from nnunet_difflung.config import preset
+from nnunet_difflung.config import Settings, preset
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.region_borders import border_of
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
+from nnunet_difflung.generator.families import with_own_sampler
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder
@@ -91,14 +92,19 @@ def border_patches(painted: Painted, image: np.ndarray, number: int, rng: np.ran
     )
 
 
+def settings_of(method: str, name: str) -> Settings:
+    """A preset's settings for a method, as ``difflung_augment`` takes them."""
+    base = preset(name)
+    return replace(base, method=method, sampling=with_own_sampler(METHODS[method], base.sampling))
+
+
 def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict]:
     """Method → (fold, patient) → figures; and method → AUC of the classifier."""
     rows: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
     for number in o.f:
         for name in o.methods:
-            settings = replace(preset(o.preset), method=name)
-            fold = open_fold(raw, cache, number, settings)
+            fold = open_fold(raw, cache, number, settings_of(name, o.preset))
             thresholds = percentiles(cache, fold.lesions[o.pathology])
             tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(WIDTH, t))
             for i, p in enumerate(painted_lesions(fold, o.pathology, o.device, o.seed)):

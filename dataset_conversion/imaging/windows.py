@@ -13,10 +13,8 @@ from nnunet_difflung.dataset_conversion.case import Case
 from nnunet_difflung.dataset_conversion.imaging.resampling import moved
 
 AROUND = 1.2  # times the longer side of the largest lesion: the smallest window of a scan
-SHARE = (
-    0.6  # of the scan's shorter side: the largest window, unless AROUND asks for more. A window that is wider leaves
-)
-# too little room to move it: a lesion in the middle of the scan stays near the middle of the window
+SHARE = 0.6  # of the scan's shorter side: the largest window, unless AROUND asks for more; a wider one could hardly be
+# moved, and a lesion in the middle of the scan would stay near the middle of the window
 
 
 def window_side(volume: Case, side: float, lesions: Collection[int]) -> float:

@@ -314,6 +314,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     base, method = preset(options.preset), METHODS[options.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
+    from nnunet_difflung.generator.families import with_own_sampler  # with PyTorch, which refusals do not wait for
+
     precision = _precision(options)
     generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
     if generator.prediction == "epsilon":
@@ -321,7 +323,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if windows:
         generator = replace(generator, windows=windows)
     sampling = replace(
-        _with_sampler_of(method, base.sampling),
+        with_own_sampler(method, base.sampling),
         precision=precision,
         gate=options.gate,
         memorised=options.memorised,
@@ -338,13 +340,6 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)
-
-
-def _with_sampler_of(method: Method, sampling: SamplingConfig) -> SamplingConfig:
-    """A preset's settings of painting, with the sampler that a method prefers."""
-    from nnunet_difflung.generator.families import family_of
-
-    return replace(sampling, sampler=family_of(method).sampler or sampling.sampler)
 
 
 def _precision(options: argparse.Namespace) -> str:

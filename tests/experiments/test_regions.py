@@ -9,9 +9,16 @@ import pytest
 from scipy import ndimage
 
 from experiments.region_painting import transplant
-from experiments.regions import REAL, border_patches, markdown, summarised
+from experiments.regions import REAL, border_patches, markdown, settings_of, summarised
+from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.evaluation.region_tally import FIGURES
 from nnunet_difflung.lesions.masks import Lesion
+
+
+def test_a_method_paints_with_the_sampler_that_difflung_augment_takes():
+    for method, options in (("difflung", ["--preset", "fast"]), ("cbmat", [])):
+        usual = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options])).sampling
+        assert settings_of(method, "fast" if options else "default").sampling == usual
 
 
 @pytest.mark.parametrize("edge", [6, 14])

@@ -6,8 +6,10 @@ or, if it has a network to train, of ``TrainedFamily``. It is imported when one 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
+from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.families.interface import Family, TrainedFamily
 from nnunet_difflung.methods import Method
 
@@ -15,6 +17,11 @@ from nnunet_difflung.methods import Method
 def family_of(method: Method) -> Family:
     """The family of a method: how it paints, how long that takes, and which options it uses."""
     return import_module(f"{__name__}.{method.family}").FAMILY(method)
+
+
+def with_own_sampler(method: Method, sampling: SamplingConfig) -> SamplingConfig:
+    """A preset's settings of painting, with the sampler that the method's family prefers."""
+    return replace(sampling, sampler=family_of(method).sampler or sampling.sampler)
 
 
 def trained_family_of(method: Method) -> TrainedFamily:
