@@ -23,6 +23,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, fold_name, method_name
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.trainers.dose import SCHEDULE, SHARE
 
 _TRAINING_GENERATOR: dict[Path, threading.Lock] = defaultdict(threading.Lock)
 
@@ -139,8 +140,8 @@ def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
         write_json(scores.with_name("about.json"), {"patients": bench.base.patients, "lesions": bench.base.lesions})
         training = [SETS[bench.kind].number, CONFIGURATION, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
         words = [str(scores), str(row.iterations), str(row.seed * 1000 + entry), "--", *training]
-        variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed)}
-        variables |= {"DIFFLUNG_SYNTHETIC_SHARE": ARMS[row.arm].dose} if ARMS[row.arm].dose else {}
+        dose = {SHARE: ARMS[row.arm].dose, SCHEDULE: ""}  # empty: the default, whatever the user's shell has
+        variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed), **dose}
         commands.module("train and validate", "experiments.bench.train", words, variables)
     return read_json(scores)
 

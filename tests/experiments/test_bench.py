@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from experiments.bench import run as running
+from experiments.bench import work
 from experiments.bench.arms import ARMS, DECISIVE, missing
 from experiments.bench.compared import compared, grid, values
 from experiments.bench.curve import lines
@@ -13,6 +17,8 @@ from experiments.bench.rows import NUMBERS, Row, Store, check_purpose, in_order
 from experiments.bench.scoring import added_up, counts_of, figures
 from experiments.bench.splits import index_of, with_fewer_sources
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, Dose, dose_of
 
 SETTINGS = {"trainer": "t"}
 
@@ -320,3 +326,20 @@ def test_a_trainer_ends_after_the_iterations_and_keeps_the_names_of_its_argument
     trainer = Trainer(plans={}, fold=3)
     assert trainer.arguments == [{}, 3], "nnU-Net's trainer looks its arguments up in this way"
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, each)
+
+
+@pytest.mark.parametrize("arm", ["difflung", "difflung_dose"])
+def test_a_dose_in_the_users_shell_reaches_no_row(tmp_path, monkeypatch, arm):
+    monkeypatch.setenv(SHARE, "0.9")
+    monkeypatch.setenv(SCHEDULE, "falling")
+    given = {}
+
+    def module(step, name, words, variables):
+        given.update({**os.environ, **variables})
+        write_json(tmp_path / "scores.json", {})
+
+    base = SimpleNamespace(patients={}, lesions=())
+    commands = SimpleNamespace(root=tmp_path, module=module)
+    work._train(work.Bench(tmp_path, "lidc", base, ()), Row(arm, "4", 1, 0, 250), commands, 0)
+    dose = dose_of(given, None)
+    assert dose == (Dose(float(ARMS[arm].dose)) if ARMS[arm].dose else None)
