@@ -6,6 +6,7 @@ All masks are (z, y, x) bool, so that lesions of volumes are handled as 3D objec
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,6 +92,11 @@ def find_lesions(
             start = tuple(part.start for part in box)
             lesions.append(Lesion(case, pathology, number, mask, spacing, start))
     return lesions
+
+
+def lesion_of_case(lesions: Sequence[Lesion], case: str, component: int) -> Lesion:
+    """A lesion by its case and number, of the lesions of one pathology, sorted by these two."""
+    return lesions[bisect_left(lesions, (case, component), key=lambda lesion: (lesion.case, lesion.component))]
 
 
 def draw_transform(rng: np.random.Generator) -> Transform:

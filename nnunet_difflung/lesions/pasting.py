@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
+from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, lesion_of_case, paste, warp
 from nnunet_difflung.lesions.placebo import lung_piece
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture, window_with_room
@@ -80,7 +79,5 @@ def _texture(
 
 def lesion_of(operation: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
     """The lesion that an operation pastes; of a placebo, the normal lung in the lesion's outline."""
-    candidates = lesions[operation.pathology]  # sorted by case, then component
-    key = (operation.donor, operation.component)
-    lesion = candidates[bisect_left(candidates, key, key=lambda lesion: (lesion.case, lesion.component))]
+    lesion = lesion_of_case(lesions[operation.pathology], operation.donor, operation.component)
     return lesion if operation.lung is None else lung_piece(lesion, operation.lung)

@@ -23,7 +23,7 @@ import numpy as np
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
+from nnunet_difflung.lesions.masks import Lesion, Transform, lesion_of_case, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.real_places import FAR, most_alike
@@ -61,7 +61,7 @@ def add_placebos(
     Args:
         plan: the finished plan of the cases with lesions; its cases, ``after`` and notes are extended.
         cases: training cases of the fold, of which hosts and normal lung are taken.
-        lesions: pathology → lesions of the same cases.
+        lesions: pathology → lesions of the same cases, sorted by case and component.
         roles: of the labels.
         config: share of placebo cases, placement, and seed.
         fold: seeds the choice together with the seed of ``config``.
@@ -174,7 +174,7 @@ class _PlaceboPlanner:
         find: Callable[[np.ndarray, np.ndarray], Place | None],
     ) -> Operation | None:
         """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``."""
-        lesion = next(found for found in self.lesions[model.pathology] if _is_of(found, model))
+        lesion = lesion_of_case(self.lesions[model.pathology], model.donor, model.component)
         source = next(self._sources(lesion, host, rng), None)
         if source is None:
             return None
@@ -189,7 +189,7 @@ class _PlaceboPlanner:
                 place = find(mask, choice)
                 if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
                     continue
-                window = free[tuple(slice(start, start + n) for start, n in zip(place, mask.shape, strict=True))]
+                window = free[window_at(place, mask.shape)]
                 voxels = int((mask & window).sum())
                 window[mask] = False
                 return replace(model, transform=transform, place=place, voxels=voxels, lung=source)
@@ -212,7 +212,7 @@ class _PlaceboPlanner:
     def _site(self, model: PlannedCase, operation: Operation) -> Site:
         """Where a planned lesion lies in its host's lung."""
         host, label = self.facts[model.host], self.read_label(model.host)
-        lesion = next(found for found in self.lesions[operation.pathology] if _is_of(found, operation))
+        lesion = lesion_of_case(self.lesions[operation.pathology], operation.donor, operation.component)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / host.spacing).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
         inside = mask & lung.is_lung[label[window_at(operation.place, mask.shape)]]
@@ -231,10 +231,6 @@ class _PlaceboPlanner:
             if place is not None:
                 z, y, x = map(float, case.spacing)
                 yield LungSource(case.identifier, place, (z, y, x))
-
-
-def _is_of(lesion: Lesion, operation: Operation) -> bool:
-    return (lesion.case, lesion.component) == (operation.donor, operation.component)
 
 
 def _within(free: np.ndarray, touched: np.ndarray, slices: int) -> Iterator[np.ndarray]:
