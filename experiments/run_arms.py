@@ -23,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.commands.small_trainings import CONFIGURATION, installed, make_small_configuration
+from nnunet_difflung.commands.small_trainings import ALL_CASES_ALIKE, CONFIGURATION, installed, make_small_configuration
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_json
@@ -85,6 +85,7 @@ class Run:
             "OMP_NUM_THREADS": "1",
             "nnUNet_def_n_proc": "1",
             "nnUNet_compile": "f",
+            **ALL_CASES_ALIKE,
             **variables,
             **{v: str(self.root / v) for v in PATH_VARIABLES},
         }

@@ -12,6 +12,7 @@ from nnunet_difflung.errors import Failed
 from nnunet_difflung.runtime.files import read_json, write_json
 
 CONFIGURATION = "2d_demo"
+ALL_CASES_ALIKE = {"DIFFLUNG_SYNTHETIC_SHARE": "", "DIFFLUNG_SYNTHETIC_SCHEDULE": ""}  # whatever the user's shell has
 FEATURES = (16, 32, 64, 128, 128)  # nnU-Net's plan has 32 to 512
 
 
@@ -28,7 +29,7 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
     Raises:
         Failed: a command ended with an error.
     """
-    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"}
+    one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"} | ALL_CASES_ALIKE
     running = {}
     for log, arguments in commands.items():
         print(f"\n$ {shown(arguments)}   > {log}", flush=True)

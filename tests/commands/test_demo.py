@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
 from nnunet_difflung.commands.demo import Demo, main, run
 from nnunet_difflung.commands.small_trainings import CONFIGURATION, make_small_configuration, pooled_dice, side_by_side
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, dose_of
 from tests.support.snapshot import snapshot
 
 
@@ -102,6 +105,13 @@ def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path
     assert json.loads((tmp_path / "summary.json").read_text())["seconds"]
     with pytest.raises(BadInput, match="--overwrite"):
         run(Demo(tmp_path, epochs=1))
+
+
+def test_a_dose_in_the_users_shell_does_not_reach_the_trainings(tmp_path):
+    show = [sys.executable, "-c", f"import os; print([os.environ.get(name) for name in ('{SHARE}', '{SCHEDULE}')])"]
+    side_by_side({tmp_path / "a.log": show}, {**os.environ, SHARE: "0.5", SCHEDULE: "falling"})
+    assert (tmp_path / "a.log").read_text().strip() == "['', '']"
+    assert dose_of({SHARE: "", SCHEDULE: ""}, None) is None
 
 
 def test_a_failing_command_names_its_log(tmp_path):
