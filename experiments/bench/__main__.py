@@ -36,8 +36,8 @@ from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
 from nnunet_difflung.errors import BadInput
 
-ITERATIONS = 2000
-LENGTHS = (250, 500, 1000, 2000, 4000)
+ITERATIONS = 4000
+LENGTHS = (500, 1000, 2000, 4000, 8000)
 
 
 def parser() -> argparse.ArgumentParser:
