@@ -1,8 +1,7 @@
 """Finds classes that live on the lung's border, such as a pleural effusion: painted into lung they can't be believable.
 
-Measured as the share of a lesion's outline that is pleura, averaged over the voxels of the class: 0.66 for the pleural
-effusions of four patients (0.59 to 0.90 in each), 0.12 for ground glass and 0.13 for consolidation of eight patients
-with COVID-19 (at most 0.19 in a patient), 0.07 for solid nodules of LIDC and 0.02 for ground-glass nodules.
+The measure is the share of a lesion's outline that is pleura, averaged over the voxels of the class. It is high for
+effusions, and low for COVID-19 lesions and lung nodules.
 """
 
 from __future__ import annotations

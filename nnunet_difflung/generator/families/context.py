@@ -10,18 +10,13 @@ from accelerate import Accelerator
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.checkpoint import TrainingState
-from nnunet_difflung.generator.diffusion import build_network, paint, region_loss
-from nnunet_difflung.generator.families.diffusion import Diffusion, DiffusionUpdate, seconds_of_passes
+from nnunet_difflung.generator.diffusion import paint, region_loss
+from nnunet_difflung.generator.families.diffusion import Diffusion, DiffusionUpdate
 from nnunet_difflung.generator.families.interface import Canvas
 from nnunet_difflung.generator.guidance import held_to_style
 from nnunet_difflung.generator.regions import RegionSource
 from nnunet_difflung.generator.style import style_channels
 from nnunet_difflung.generator.trained import Generator
-
-
-def further_channels(image_channels: int) -> int:
-    """Input channels beside image and masks: the region, and its style."""
-    return 1 + style_channels(image_channels)
 
 
 class ContextUpdate(DiffusionUpdate):
@@ -52,9 +47,9 @@ class Context(Diffusion):
                 f"--paint composite"
             )
 
-    def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
-        """diffusers' UNet2DModel with further input channels."""
-        return build_network(config, image_channels, condition_channels + further_channels(image_channels))
+    def channels_beside_image(self, image_channels: int, condition_channels: int) -> int:
+        """The masks, the region, and its style."""
+        return condition_channels + 1 + style_channels(image_channels)
 
     def make_update(
         self, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator, steps: int
@@ -89,20 +84,6 @@ class Context(Diffusion):
             canvas.sources,
             noised=False,
         )
-
-    def seconds_per_image(
-        self,
-        config: GeneratorConfig,
-        sampling: SamplingConfig,
-        image_channels: int,
-        condition_channels: int,
-        edge: int,
-        device: str,
-    ) -> tuple[float, float]:
-        """As ``Diffusion``, with the further input channels."""
-        channels = condition_channels + further_channels(image_channels)
-        forward, both = seconds_of_passes(config, image_channels, channels, edge, device)
-        return both, sampling.steps * forward
 
 
 FAMILY = Context

@@ -75,6 +75,10 @@ class ReverseProcess(Family):
         """T of Eq. 2."""
         return config.train_timesteps
 
+    def channels_beside_image(self, image_channels: int, condition_channels: int) -> int:
+        """Number of the network's input channels that are not the image: the masks."""
+        return condition_channels
+
     def seconds_per_image(
         self,
         config: GeneratorConfig,
@@ -85,7 +89,8 @@ class ReverseProcess(Family):
         device: str,
     ) -> tuple[float, float]:
         """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
-        forward, both = seconds_of_passes(config, image_channels, condition_channels, edge, device)
+        channels = self.channels_beside_image(image_channels, condition_channels)
+        forward, both = seconds_of_passes(config, image_channels, channels, edge, device)
         return both, sampling.steps * sampling.resamplings * forward
 
 
@@ -103,7 +108,7 @@ class Diffusion(ReverseProcess, TrainedFamily):
 
     def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
         """diffusers' UNet2DModel."""
-        return build_network(config, image_channels, condition_channels)
+        return build_network(config, image_channels, self.channels_beside_image(image_channels, condition_channels))
 
     def initial_state(
         self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device
