@@ -1,4 +1,4 @@
-"""Could a reader tell planned lesions from real ones by where they lie, how large they are and how many there are?
+"""Could a reader tell planned lesions from real ones by their places, sizes, number, or by what lies beside them?
 
 For each figure the answer is the AUC with which that figure alone tells a planned lesion (or slice) from a real one of
 the fold's training cases: 0.5 means that they are alike, 1 that it is larger in every planned one, 0 smaller.
@@ -21,6 +21,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 LIMIT = 0.1  # largest difference of an AUC to 0.5 that is not a warning
 _FEW = 0.25  # a larger limit means that there are too few cases for a verdict
 _CHANCE = 2.0  # standard errors of an AUC without a difference, which few cases may differ by
+_OTHERS = "other_pathologies"
 _OF_LESIONS = ("front_back", "sideways", "height", "depth", "contact", "size")
 
 
@@ -32,27 +33,35 @@ class Sample:
         sites: of the lesions.
         shares: share of the slice's lung that the class covers, for each slice.
         counts: number of separate areas of the class, for each slice.
+        others: share of the slice's lung that other pathologies cover, for each slice; empty if the dataset has none.
         cases: number of cases that they are from.
     """
 
     sites: list[Site] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     cases: int = 0
 
     def figures(self) -> dict[str, np.ndarray]:
         """Figure → its values."""
         values = {name: np.array([getattr(site, name) for site in self.sites]) for name in _OF_LESIONS}
-        return values | {"share_of_lung": np.array(self.shares), "count": np.array(self.counts)}
+        of_slices = {"share_of_lung": self.shares, "count": self.counts, _OTHERS: self.others}
+        return values | {name: np.array(of_slice) for name, of_slice in of_slices.items()}
 
-    def add_slices(self, label: np.ndarray, value: int, lung: Lung, slices: Sequence[int]) -> None:
-        """Adds slices of (z, y, x) label values that hold the class."""
+    def add_slices(self, label: np.ndarray, name: str, roles: LabelRoles, lung: Lung, slices: Sequence[int]) -> None:
+        """Adds slices of (z, y, x) label values that hold the class ``name``."""
+        others = [roles.values[other] for other in roles.pathologies if other != name]
         for z in slices:
-            plane = np.asarray(label[z]) == value
+            values = np.asarray(label[z])
+            plane = values == roles.values[name]
             count = _areas(plane[box_of(plane)])
             if count:
-                self.shares.append(float(plane.sum() / lung.slice(z).pixels))
+                pixels = lung.slice(z).pixels
+                self.shares.append(float(plane.sum() / pixels))
                 self.counts.append(count)
+                if others:
+                    self.others.append(float(np.isin(values, others).sum() / pixels))
 
 
 def _areas(plane: np.ndarray) -> int:
@@ -74,8 +83,12 @@ def real_sample(lesions: Sequence[Lesion], facts: Mapping[str, CaseFacts], roles
     for (case, name, z), count in areas.items():
         if count:
             counts = facts[case].counts
-            sample.shares.append(counts[name][z] / sum(counts[part][z] for part in roles.lung))
+            pixels = sum(counts[part][z] for part in roles.lung)
+            others = [counts[other][z] for other in roles.pathologies if other != name]
+            sample.shares.append(counts[name][z] / pixels)
             sample.counts.append(count)
+            if others:
+                sample.others.append(sum(others) / pixels)
     return sample
 
 
@@ -84,8 +97,8 @@ def add_planned(
 ) -> None:
     """Adds a planned case to the samples of its classes.
 
-    Where lesions lie and how large they are is that of the pasted ones; how much of a slice is the class, and in how
-    many areas, is that of the whole new slice, with what the host had of it.
+    Where lesions lie and how large they are is that of the pasted ones; how much of a slice is the class, in how many
+    areas, and how much is another pathology, is that of the whole new slice, with what the host had of it.
 
     Args:
         samples: pathology → sample.
@@ -100,7 +113,7 @@ def add_planned(
         slices.setdefault(name, set()).update(place[0] + int(z) for z in np.flatnonzero(mask.any((1, 2))))
     for name, changed in slices.items():
         samples[name].cases += 1
-        samples[name].add_slices(label, roles.values[name], lung, sorted(changed))
+        samples[name].add_slices(label, name, roles, lung, sorted(changed))
 
 
 def compare(planned: Sample, real: Sample) -> dict[str, dict]:
@@ -113,13 +126,14 @@ def compare(planned: Sample, real: Sample) -> dict[str, dict]:
         figure → {auc, limit, alike, planned, real, number_planned, number_real}; planned and real are medians, alike is
         None without a verdict. The limit is that of the AUC's difference to 0.5: 0.1, or with few cases two standard
         errors of an AUC by chance. Figures that are the same everywhere, such as the height in slices, are left out.
+        Other pathologies are not: that the class never lies beside any, painted or real, is an answer.
     """
     rows, of_real = {}, real.figures()
     n, m = max(1, planned.cases), max(1, real.cases)
     limit = max(LIMIT, _CHANCE * ((n + m + 1) / (12 * n * m)) ** 0.5)
     for name, values in planned.figures().items():
         others = of_real[name]
-        if len(values) and len(others) and np.ptp(np.concatenate([values, others])) > 0:
+        if len(values) and len(others) and (name == _OTHERS or np.ptp(np.concatenate([values, others])) > 0):
             found = auc(values, others)
             rows[name] = {
                 "auc": round(found, 3),
