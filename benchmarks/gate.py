@@ -166,7 +166,8 @@ def main() -> None:
     options = p.parse_args()
     raw = open_raw_dataset(options.d)
     cache, settings = build_cache(raw, cache_folder(raw.name), progress=False), preset("fast")
-    balance = replace(settings.balance, default_share=options.target_share, target_multiple=None, placement="uniform")
+    as_on_record = {"target_multiple": None, "placement": "uniform", "hosts": "any"}
+    balance = replace(settings.balance, default_share=options.target_share, **as_on_record)
     settings = replace(settings, balance=balance, method="copy_paste")
     rows = [row for fold in raw.folds() for row in measure_fold(prepare_fold(raw, fold, settings, cache))]
     known = read_json(options.o) if options.o.is_file() else {}

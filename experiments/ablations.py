@@ -41,7 +41,11 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
 
 PHANTOM_SEED, FOLD = 7, 0
-MASKS = {"placement": "uniform", "target_multiple": None}  # as in the rows on record; classes without a target: 6 %
+MASKS = {
+    "placement": "uniform",
+    "target_multiple": None,
+    "hosts": "any",
+}  # as in the rows on record; classes without a target: 6 %
 
 
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:

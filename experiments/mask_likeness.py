@@ -1,18 +1,19 @@
-"""Could a reader tell planned masks from real ones? Uniform against real places, on real CT.
+"""Could a reader tell planned masks from real ones? Uniform against real places, any hosts against alike ones.
 
     python -m experiments.mask_likeness -d 801 811 -o docs/results/masks.json
 
 For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
---dry-run`` plans them, once as in the paper (places uniform, 6 % of lung for each class) and once with the default
-preset. Each figure is compared with that of the training cases' own lesions (``lesions.likeness``): the AUC is the mean
-over folds and seeds. No image is painted and nothing is written to the datasets. The time is that of the processor for
-planning alone, on one core.
+--dry-run`` plans them: as in the paper (``uniform``: places uniform, 6 % of lung for each class), and with the default
+preset, with ``--hosts any`` (``any``) and as it is (``alike``). Each figure is compared with that of the training
+cases' own lesions (``lesions.likeness``): the AUC is the mean over folds and seeds. No image is painted and nothing is
+written to the datasets. The time is that of the processor for planning alone, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,20 +25,31 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
-ARMS = {"uniform": preset("paper").balance, "real": preset("default").balance}
+ARMS = {
+    "uniform": preset("paper").balance,
+    "any": replace(preset("default").balance, hosts="any"),
+    "alike": preset("default").balance,
+}
 
 
-def rows_of(raw: RawDataset, seeds: list[int]) -> list[dict]:
+def uses_of_hosts(plan: Plan) -> dict[str, float]:
+    """How many hosts a plan has, and how often each of them is used."""
+    uses = list(Counter(case.host for case in plan.cases).values()) or [0]
+    return {"hosts": len(uses), "median": float(np.median(uses)), "most": max(uses)}
+
+
+def rows_of(raw: RawDataset, seeds: list[int], folds: list[int] | None = None) -> list[dict]:
     """One row for each arm, fold and seed: numbers, shares and the figures of each class."""
     facts = check_cases(raw, 1)
     raw = with_class_counts(raw, facts)
     labels = {identifier: raw.read_label(identifier)[0].astype(np.uint8) for identifier in raw.cases}
     of_cases: dict[str, list[Lesion]] = {}
     rows = []
-    for fold in raw.folds():
+    for fold in folds or raw.folds():
         training = raw.training_cases(fold)
         lesions = collect_lesions(training, facts, raw.roles, labels.__getitem__, of_cases)
         for arm, balance in ARMS.items():
@@ -53,6 +65,7 @@ def rows_of(raw: RawDataset, seeds: list[int]) -> list[dict]:
                         "seed": seed,
                         "cases": len(plan.cases),
                         "slices": plan.slices,
+                        "uses_of_hosts": uses_of_hosts(plan),
                         "lesions": sum(len(case.operations) for case in plan.cases),
                         "milliseconds_a_slice": round(1000 * seconds / max(1, plan.slices), 1),
                         "targets": plan.targets,
@@ -95,16 +108,18 @@ def main() -> None:
     )
     p.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="ids or names in $nnUNet_raw")
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the plans (default: 1 2 3)")
+    p.add_argument("-f", type=int, nargs="+", metavar="FOLD", help="folds (default: all)")
     p.add_argument("-o", type=Path, required=True, metavar="FILE", help="JSON file; the datasets' entries are replaced")
     options = p.parse_args()
     content = read_json(options.o) if options.o.is_file() else {}
     for dataset in options.d:
         raw = open_raw_dataset(dataset)
-        rows = rows_of(raw, options.seeds)
-        seeds = " ".join(map(str, options.seeds))
+        rows = rows_of(raw, options.seeds, options.f)
+        seeds, folds = (" ".join(map(str, part or [])) for part in (options.seeds, options.f))
         content[raw.name] = {
             "meta": {
-                "command": f"python -m experiments.mask_likeness -d {dataset} --seeds {seeds} -o {options.o}",
+                "command": f"python -m experiments.mask_likeness -d {dataset} --seeds {seeds}"
+                + f"{f' -f {folds}' if folds else ''} -o {options.o}",
                 "date": time.strftime("%Y-%m-%d"),
                 "versions": versions(),
                 "machine": machine(),

@@ -14,12 +14,13 @@ CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
+HOSTS = ("alike", "any")
 SELECTIONS = ("hard", "easy", "random")
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
     "generator": {},
     "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard"},
-    "balance": {"placement": "uniform", "target_multiple": None, "placebo": 0.0},
+    "balance": {"placement": "uniform", "target_multiple": None, "placebo": 0.0, "hosts": "any"},
 }
 """Settings that earlier versions did not record, with the values by which they worked."""
 
@@ -141,6 +142,8 @@ class BalanceConfig:
             places are drawn uniformly over normal lung, as in the paper.
         placebo: share of the synthetic cases whose regions are repainted as the normal lung that they were; these cases
             come on top of ``max_synthetic``.
+        hosts: the real cases that lesions are painted into: ``alike``: their other pathologies are like those of the
+            fold's real cases with the class; ``any``: all of them take turns.
     """
 
     target_share: dict[str, float] = field(default_factory=dict)
@@ -151,6 +154,7 @@ class BalanceConfig:
     seed: int = 12345
     placement: str = "uniform"
     placebo: float = 0.0
+    hosts: str = "any"
 
 
 @dataclass(frozen=True)
@@ -265,13 +269,14 @@ def preset(name: str) -> Settings:
     for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture as well as one of 24 M or
     ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md). ``fast``: the same with a network of
     0.3 M parameters, for a CPU and small images.
-    In both, lesions lie where real ones lie, and the target is four times a class's share of the training cases.
+    In both, lesions lie where real ones lie and beside what lies beside real ones, and the target is four times a
+    class's share of the training cases.
     ``paper``: Diff-Lung as published: ε-prediction, Eq. 8, 1000 DDIM steps, 400 epochs, whole isolated slices drawn
-    uniformly, lesions anywhere in the lung, 6 % of it for each class; the network's size and the learning rate are not
-    in the paper and follow diffusers' usual pixel-space U-Net of 114 M parameters.
+    uniformly, lesions anywhere in the lung of any case, 6 % of it for each class; the network's size and the learning
+    rate are not in the paper and follow diffusers' usual pixel-space U-Net of 114 M parameters.
     """
     published = BalanceConfig()
-    balance = replace(published, placement="real", target_multiple=TARGET_MULTIPLE)
+    balance = replace(published, placement="real", target_multiple=TARGET_MULTIPLE, hosts="alike")
     base = Settings(GeneratorConfig(), SamplingConfig(), balance)
     if name == "default":
         return base

@@ -22,6 +22,7 @@ from nnunet_difflung.commands.options import (
 from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
+    HOSTS,
     PLACEMENTS,
     SELECTIONS,
     TARGET_MULTIPLE,
@@ -143,6 +144,15 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         help="real: lesions lie where those of their class lie in the fold's training cases, touch the pleura as they "
         "do, and are as many and as large in a case; uniform: they lie anywhere in normal lung and fill up to half of "
         f"it ({by_preset('balance', 'placement')})",
+    )
+    group.add_argument(
+        "--hosts",
+        choices=HOSTS,
+        help="which real cases lesions are painted into. alike: those whose other pathologies are like those of the "
+        "fold's real cases with the class. If real ground glass never lies beside a solid nodule, painted ground glass "
+        "does not either; otherwise the nodule would tell that the ground glass is painted, and the segmentation could "
+        "learn that instead of the class. any: all training cases in turn, whatever they hold "
+        f"({by_preset('balance', 'hosts')})",
     )
     group.add_argument(
         "--max-synthetic",
@@ -335,7 +345,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         target_share=targets,
         max_synthetic=options.max_synthetic,
         seed=options.seed,
-        **given(options, "placement", "target_multiple", "placebo"),
+        **given(options, "placement", "target_multiple", "placebo", "hosts"),
     )
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)

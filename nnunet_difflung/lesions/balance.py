@@ -11,6 +11,7 @@ from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.following import Filling, Follower
+from nnunet_difflung.lesions.hosts import Hosts, Model, note_unlike, profile, usable_hosts
 from nnunet_difflung.lesions.likeness import Sample, add_planned, compare, real_sample
 from nnunet_difflung.lesions.lung import Lung
 from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp, window_at
@@ -22,7 +23,6 @@ from nnunet_difflung.meaning.labels import LabelRoles
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
 _MAX_LESIONS = 24  # in a host
 _SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
-_MIN_HOST = 40  # voxels of normal lung that a host must have
 _IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
 _MOST_IDLE_HOSTS = 300  # the same where places follow real ones, since most hosts may have enough of a class
 
@@ -89,6 +89,12 @@ class _Planner:
         self.targets = target_shares(cases, lesions, roles, config)
         self.chances = {name: _chances(of_class) for name, of_class in lesions.items()}
         self.follower = Follower(lesions, roles) if config.placement == "real" else None
+        self.usable = usable_hosts(cases, roles)
+        self.order = np.random.default_rng(self.key).permutation(len(self.usable))
+        self.hosts = Hosts(self.usable, roles) if config.hosts == "alike" else None
+        self.profiles = {case.identifier: profile(case, roles) for case in cases}
+        self.holders = {name: sorted({lesion.case for lesion in of_class}) for name, of_class in lesions.items()}
+        self.unlike = 0
         self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
@@ -121,6 +127,35 @@ class _Planner:
         """Number of consecutive hosts, of ``hosts`` in all, without a new lesion after which planning stops."""
         return _IDLE_HOSTS if self.follower is None else max(_IDLE_HOSTS, min(hosts, _MOST_IDLE_HOSTS))
 
+    def host(self, index: int, rng: np.random.Generator) -> tuple[CaseFacts | None, Model | None]:
+        """The next host, and the real case that it suits; hosts that follow no real case take turns.
+
+        There is no host if none has fewer lesions of a class than the real case that was drawn.
+        """
+        if self.hosts is None:
+            return self.usable[self.order[index % len(self.order)]], None
+        name, *others = self.missing(self.counts)
+        model = Model(name, self.holders[name][rng.integers(len(self.holders[name]))])
+        counted = [other for other in self.roles.pathologies if other != name]
+        painted = others if self.follower is not None else []
+        for host in self.hosts.ranked(self.profiles[model.case], counted, rng, painted):
+            alone = self.follower is None and len(self.usable) == 1
+            if (host.identifier != model.case or alone) and (
+                self.follower is None or self.follower.takes(host.identifier, model)
+            ):
+                self.hosts.use(host)
+                return host, model
+        return None, model
+
+    def count(self, label: np.ndarray, model: Model | None) -> None:
+        """Adds the label values of a planned case."""
+        voxels = {name: int((label == self.roles.values[name]).sum()) for name in self.roles.lung}
+        for name, number in voxels.items():
+            self.counts[name] += number
+        if model is not None:
+            held = zip(self.roles.pathologies, self.profiles[model.case], strict=True)
+            self.unlike += any((voxels[n] > 0) != (share > 0) for n, share in held if n != model.pathology)
+
     def crowds(self, plan: Plan) -> bool:
         """Lets hosts have more lesions than real cases, since no host has fewer; whether that is a change."""
         if self.follower is None or self.follower.crowding:
@@ -130,19 +165,52 @@ class _Planner:
         return True
 
     def operations(
-        self, host: CaseFacts, label: np.ndarray, lung: Lung, plan: Plan, rng: np.random.Generator
+        self,
+        host: CaseFacts,
+        label: np.ndarray,
+        lung: Lung,
+        plan: Plan,
+        rng: np.random.Generator,
+        model: Model | None = None,
     ) -> list[Operation]:
         """Pastes the lesions of the next planned case into ``label`` (in place); ``pasted`` then has their voxels."""
         slices = self.max_slices - plan.slices
         if self.follower is not None:
             counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
             filling = Filling(host, label, lung, self.roles.is_normal(label), slices, counts)
-            self.follower.fill(filling, self.missing, rng)
+            self.follower.fill(filling, self.missing, rng, model)
             self.pasted = filling.pasted
             return filling.operations
         self.pasted = []
         quota = self.quota(slices, plan.slices / len(plan.cases) if plan.cases else 1)
         return self.fill(host, label, quota, slices, rng)
+
+    def add_case(
+        self, plan: Plan, index: int, read_label: Callable[[str], np.ndarray], samples: dict[str, Sample]
+    ) -> bool:
+        """Adds the case of the next host to the plan and its lesions to ``samples``, unless nothing can be painted.
+
+        Args:
+            plan: what is planned so far.
+            index: number of hosts that were tried before.
+            read_label: case id → (z, y, x) label values.
+            samples: pathology → planned lesions.
+        """
+        rng = np.random.default_rng([*self.key, index])
+        host, model = self.host(index, rng)
+        if host is None:
+            return False
+        before = read_label(host.identifier)
+        label, lung = before.copy(), Lung(before, self.roles, host.spacing, host.counts)
+        operations = self.operations(host, label, lung, plan, rng, model)
+        touched = tuple(int(z) for z in np.flatnonzero((label != before).any((1, 2))))
+        if not touched or plan.slices + len(touched) > plan.max_slices:
+            return False
+        seed = int(rng.integers(2**31))
+        plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
+        self.count(label, model)
+        add_planned(samples, self.pasted, label, lung, self.roles)
+        return True
 
     def fill(
         self, host: CaseFacts, label: np.ndarray, quota: int, slices: int, rng: np.random.Generator
@@ -252,28 +320,15 @@ def make_plan(
         for name in roles.pathologies
         if not lesions[name]
     ]
-    usable = [case for case in cases if sum(roles.normal_voxels(case.counts)) >= _MIN_HOST]
-    order, index, idle = np.random.default_rng(planner.key).permutation(len(usable)), 0, 0
     samples: dict[str, Sample] = {}
-    gave_up = False
-    while usable and not gave_up and planner.missing(planner.counts) and plan.slices < plan.max_slices:
-        host = usable[order[index % len(order)]]
-        rng = np.random.default_rng([*planner.key, index])
-        before = read_label(host.identifier)
-        label, lung = before.copy(), Lung(before, roles, host.spacing, host.counts)
-        operations = planner.operations(host, label, lung, plan, rng)
-        touched = tuple(int(z) for z in np.flatnonzero((label != before).any((1, 2))))
-        idle = 0 if touched and plan.slices + len(touched) <= plan.max_slices else idle + 1
-        if not idle:
-            seed = int(rng.integers(2**31))
-            plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
-            for name in roles.lung:
-                planner.counts[name] += int((label == roles.values[name]).sum())
-            add_planned(samples, planner.pasted, label, lung, roles)
+    index, idle, gave_up = 0, 0, False
+    while planner.usable and not gave_up and planner.missing(planner.counts) and plan.slices < plan.max_slices:
+        idle = 0 if planner.add_case(plan, index, read_label, samples) else idle + 1
         index += 1
-        if idle >= planner.patience(len(usable)):
+        if idle >= planner.patience(len(planner.usable)):
             gave_up, idle = not planner.crowds(plan), 0
     note_unmet(plan, config, gave_up)
+    note_unlike(plan, planner.unlike)
     facts = {case.identifier: case for case in cases}
     for name, sample in samples.items():
         plan.likeness[name] = compare(sample, real_sample(lesions[name], facts, roles))

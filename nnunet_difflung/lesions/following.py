@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.hosts import Model
 from nnunet_difflung.lesions.lung import Lung
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, paste, warp, window_at
 from nnunet_difflung.lesions.plan import Operation, Pasted
@@ -88,18 +89,33 @@ class Follower:
         self.recipes = {name: Recipes(of_class) for name, of_class in lesions.items() if of_class}
         self.crowding = False
 
-    def fill(self, filling: Filling, order: Callable[[dict[str, int]], list[str]], rng: np.random.Generator) -> None:
+    def takes(self, host: str, model: Model) -> bool:
+        """Whether a host has fewer lesions of the model's pathology than the model, so that it can get some of them."""
+        of_case = self.recipes[model.pathology].of_case
+        return self.crowding or len(of_case.get(host, [])) < len(of_case[model.case])
+
+    def fill(
+        self,
+        filling: Filling,
+        order: Callable[[dict[str, int]], list[str]],
+        rng: np.random.Generator,
+        model: Model | None = None,
+    ) -> None:
         """Pastes lesions as a real case has them, of the classes that still lie below their targets.
 
         Args:
             filling: of the host; its label values and lists change.
             order: voxels of the classes → the classes below their targets, the one furthest below first.
             rng: draws the recipe and how it is varied.
+            model: the real case that is the recipe, for which the host was chosen; its pathology comes first. None
+                draws a recipe.
         """
         missing = order(filling.counts)
         if not missing:
             return
-        case = self.recipes[missing[0]].draw(filling.host.identifier, rng)
+        if model is not None:
+            missing = sorted(missing, key=lambda name: name != model.pathology)
+        case = model.case if model is not None else self.recipes[missing[0]].draw(filling.host.identifier, rng)
         other_side = self.recipes[missing[0]].changes_sides(rng)
         for name in missing:
             for index in self._chosen(name, case, filling, rng):

@@ -6,7 +6,8 @@ the class more frequent. A placebo case has the same outlines, varied in the sam
 but shows normal lung under the label of normal lung.
 
 Where lesions follow real cases in their places, the outlines lie at the same places in the lung's coordinates as the
-lesions of the case that they come from, so that the place tells no class either.
+lesions of the case that they come from, so that the place tells no class either. Where hosts are chosen by their other
+pathologies (``hosts``), a placebo's host holds the same ones as that of the case whose outlines it has.
 
 Methods that paste real texture need some: normal lung of another training case, cut out in the lesion's outline and
 moved in the same way as a lesion's texture (``pasting``).
@@ -22,6 +23,7 @@ import numpy as np
 
 from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions.hosts import Hosts, profile, usable_hosts
 from nnunet_difflung.lesions.lung import Lung, Site
 from nnunet_difflung.lesions.masks import Lesion, Transform, lesion_of_case, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
@@ -35,7 +37,6 @@ _STREAM = 807  # separates the random numbers of placebo cases from those of cas
 _HOSTS = 5  # maximum number of hosts tried for a case
 _SOURCES = 8  # maximum number of cases in which normal lung is sought for an outline
 _SHRINK = 0.8  # scale factor for an outline that fits nowhere; applied up to three times, as to lesions
-_MIN_HOST = 40  # voxels of normal lung that a host must have
 _KEPT_LABELS = 8  # label maps kept in memory
 
 
@@ -63,7 +64,7 @@ def add_placebos(
         cases: training cases of the fold, of which hosts and normal lung are taken.
         lesions: pathology → lesions of the same cases, sorted by case and component.
         roles: of the labels.
-        config: share of placebo cases, placement, and seed.
+        config: share of placebo cases, placement, hosts, and seed.
         fold: seeds the choice together with the seed of ``config``.
         read_label: case id → (z, y, x) label values.
     """
@@ -72,7 +73,8 @@ def add_placebos(
     if not wanted:
         return
     follows = config.placement == "real"
-    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), follows)
+    hosts = Hosts(usable_hosts(cases, roles), roles) if config.hosts == "alike" else None
+    planner = _PlaceboPlanner(plan, cases, lesions, roles, lru_cache(_KEPT_LABELS)(read_label), follows, hosts)
     key = [config.seed, 1_000_003 if fold == "all" else int(fold), _STREAM]
     order = np.random.default_rng(key).permutation(len(models))
     for index in range(wanted):
@@ -111,7 +113,8 @@ def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
 class _PlaceboPlanner:
     """Finds a host, places and normal lung for one placebo case at a time.
 
-    The parameters are those of ``add_placebos``; ``follows``: outlines lie where the lesions of their model lie.
+    The parameters are those of ``add_placebos``; ``follows``: outlines lie where the lesions of their model lie;
+    ``hosts``: possible hosts, if those of placebo cases are to be like their model's.
     """
 
     plan: Plan
@@ -120,6 +123,7 @@ class _PlaceboPlanner:
     roles: LabelRoles
     read_label: Callable[[str], np.ndarray]
     follows: bool
+    hosts: Hosts | None
 
     @property
     def facts(self) -> dict[str, CaseFacts]:
@@ -139,14 +143,24 @@ class _PlaceboPlanner:
             return None
         name, operations, slices = best
         index = len(self.plan.cases)
+        if self.hosts is not None:
+            self.hosts.use(self.facts[name])
         return PlannedCase(index, name, tuple(operations), slices, int(rng.integers(2**31)), placebo=True)
 
     def _hosts(self, model: PlannedCase, rng: np.random.Generator) -> list[CaseFacts]:
-        """Hosts to try in turn: those of other cases of the plan, so that a host tells no class; then any other."""
-        usable = [case for case in self.cases if sum(self.roles.normal_voxels(case.counts)) >= _MIN_HOST]
-        usable = [case for case in usable if case.identifier != model.host] or usable
+        """Hosts to try in turn: those of other cases of the plan, so that a host tells no class; then any other.
+
+        Where hosts are to be alike, those that hold the same pathologies as the model's host come first among them.
+        """
         planned = {case.host for case in self.plan.with_lesions}
-        order = [usable[i] for i in rng.permutation(len(usable))]
+        if self.hosts is not None:
+            like = profile(self.facts[model.host], self.roles)
+            ranked = self.hosts.ranked(like, self.roles.pathologies, rng)
+            order = [case for case in ranked if case.identifier != model.host] or ranked
+        else:
+            usable = usable_hosts(self.cases, self.roles)
+            usable = [case for case in usable if case.identifier != model.host] or usable
+            order = [usable[i] for i in rng.permutation(len(usable))]
         return sorted(order, key=lambda case: case.identifier not in planned)[:_HOSTS]
 
     def _fill(

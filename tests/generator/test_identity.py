@@ -42,6 +42,7 @@ LATER = (
     ("balance", "placement"),
     ("balance", "target_multiple"),
     ("balance", "placebo"),
+    ("balance", "hosts"),
 )
 BF16 = replace(TINY, precision="bf16")
 
@@ -91,7 +92,7 @@ def test_settings_of_an_earlier_version_are_those_by_which_it_worked():
     earlier = replace(
         settings,
         sampling=replace(settings.sampling, resamplings=1, candidates=1, selection="hard"),
-        balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0),
+        balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0, hosts="any"),
     )
     assert identity(content) == earlier.identity()
     other = replace(earlier, balance=replace(earlier.balance, placement="real", placebo=0.5))

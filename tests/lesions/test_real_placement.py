@@ -224,9 +224,14 @@ def test_a_class_on_the_border_of_the_lung_is_painted_only_if_asked_for():
 
 
 def test_the_presets_say_how_masks_are_made():
-    for name, placement, multiple in (("default", "real", 4.0), ("fast", "real", 4.0), ("paper", "uniform", None)):
+    for name, placement, multiple, hosts in (
+        ("default", "real", 4.0, "alike"),
+        ("fast", "real", 4.0, "alike"),
+        ("paper", "uniform", None, "any"),
+    ):
         balance = preset(name).balance
         assert (balance.placement, balance.target_multiple, balance.default_share) == (placement, multiple, 0.06)
+        assert balance.hosts == hosts
 
 
 def test_auc_counts_pairs_and_ties_one_half():

@@ -93,11 +93,11 @@ def test_a_fold_whose_only_class_is_left_out_has_not_met_its_target(folders, cap
 
 def test_options_of_places_and_targets_become_settings():
     usual = settings_from(parse(["-d", "801", "--precision", "fp32"])).balance
-    assert (usual.placement, usual.target_multiple) == ("real", 4.0)
-    typed = ["-d", "801", "--precision", "fp32", "--placement", "uniform", "--target-multiple"]
+    assert (usual.placement, usual.target_multiple, usual.hosts) == ("real", 4.0, "alike")
+    typed = ["-d", "801", "--precision", "fp32", "--placement", "uniform", "--hosts", "any", "--target-multiple"]
     assert settings_from(parse([*typed, "2.5"])).balance.target_multiple == 2.5
     earlier = settings_from(parse([*typed, "0"])).balance
-    assert (earlier.placement, earlier.target_multiple) == ("uniform", None)
+    assert (earlier.placement, earlier.target_multiple, earlier.hosts) == ("uniform", None, "any")
     paper = settings_from(parse(["-d", "801", "--precision", "fp32", "--preset", "paper"])).balance
     assert paper == earlier
 

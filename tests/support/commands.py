@@ -34,7 +34,7 @@ OPTIONS = [
     "--max-synthetic",
     "3",
 ]
-AS_EARLIER = ["--placement", "uniform", "--target-multiple", "0"]
+AS_EARLIER = ["--placement", "uniform", "--target-multiple", "0", "--hosts", "any"]
 """The masks of versions before these options."""
 
 
