@@ -27,20 +27,25 @@ class Place:
         marker: the table stands between ``<!-- marker -->`` and ``<!-- end of marker -->``.
         files: names of JSON files in ``docs/results``, without ``.json``.
         table: makes the Markdown of the contents of ``files``.
+        optional: nothing stands there until the files exist.
     """
 
     page: str
     marker: str
     files: tuple[str, ...]
     table: Callable[..., str]
+    optional: bool = False
 
 
 _PAINTED = {"phantom": "emphysema", "MedSeg": "consolidation"}
 _SCORED = {"phantom, large dose": "emphysema", "phantom, paper's dose": "emphysema", "MedSeg": "consolidation"}
+_BENCH = "bench_lidc"
 
 PLACES = (
+    Place("README.md", _BENCH, (_BENCH,), partial(summary_tables.bench_in_short, _BENCH), optional=True),
     Place("README.md", "demo", ("demo",), tables.demo_table),
     Place("docs/method.md", "intervals", ("intervals",), tables.interval_tables),
+    Place("docs/results.md", _BENCH, (_BENCH,), partial(summary_tables.bench_summary, _BENCH), optional=True),
     Place(
         "docs/results.md",
         "table1",
@@ -76,7 +81,7 @@ PLACES = (
 
 
 def filled(text: str, marker: str, table: str) -> str:
-    """A page's text with a table between ``<!-- marker -->`` and ``<!-- end of marker -->``.
+    """A page's text with a table between ``<!-- marker -->`` and ``<!-- end of marker -->``; empty: nothing.
 
     Raises:
         ValueError: the text does not have these markers.
@@ -85,16 +90,18 @@ def filled(text: str, marker: str, table: str) -> str:
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"{begin} … {end} is missing, between which the table belongs")
-    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}" if table else f"{begin}\n{end}", text)
 
 
 def made(place: Place, root: Path = ROOT) -> str:
-    """The table of a place.
+    """The table of a place; empty if it is optional and its raw results are not there.
 
     Raises:
         FileNotFoundError: raw results are missing.
     """
     files = [root / RESULTS / f"{name}.json" for name in place.files]
+    if place.optional and not all(file.is_file() for file in files):
+        return ""
     return place.table(*map(read_json, files))
 
 

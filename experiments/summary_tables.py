@@ -1,7 +1,10 @@
-"""The tables of docs/results.md: the rare class of several experiments at a glance."""
+"""The tables of docs/results.md and README.md: the rare class of several experiments at a glance."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from experiments.bench.arms import ARMS, DECISIVE
 from experiments.tables import figure
 from nnunet_difflung.comparison.table2 import shown
 
@@ -56,3 +59,75 @@ def table2_summary(sources: dict[str, str], *contents: dict) -> str:
             cells = [figure(rows[rare]["dice"], 3), changes[0], false, *changes[1:]]
             lines.append(f"| {data} | `{arm}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def bench_summary(name: str, content: dict) -> str:
+    """The learning curve as picture and table, all arms with their differences to the reference.
+
+    Args:
+        name: of the bench's files in ``docs/results``, without suffix.
+        content: as ``experiments.bench`` writes it.
+    """
+    link = f"results/{name}"
+    lines = [_picture(content, link), "", *_learning_curve(content, list(ARMS), differences=True)]
+    cells = "In each cell: Dice, and the difference to `reference` with its 95 % interval."
+    return "\n".join([*lines, "", f"{cells} {_runs(content)} [All figures]({link}.md)."])
+
+
+def bench_in_short(name: str, content: dict) -> str:
+    """The learning curve for the README: the arms that the claim rests on, without intervals; as ``bench_summary``."""
+    lines = ["What synthetic cases are worth on real CT:", "", _picture(content, f"docs/results/{name}"), ""]
+    lines += _learning_curve(content, DECISIVE, differences=False)
+    more = "[docs/results.md](docs/results.md#the-learning-curve) has all arms, and intervals."
+    return "\n".join([*lines, "", f"{_runs(content)} {more}"])
+
+
+def _picture(content: dict, link: str) -> str:
+    return f"![Dice of {_rare(content)} by number of training patients who have it, a line for each arm]({link}.png)"
+
+
+def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> list[str]:
+    numbers, rare = content["numbers"], content["meta"]["rare"]
+    counts = [
+        f"all ({next(iter(of.values()))['sources']:.0f})" if number == "all" else number
+        for number, of in numbers.items()
+    ]
+    lines = [
+        f"| Dice of {_rare(content)} on unseen patients, by number of training patients who have it | "
+        f"{' | '.join(counts)} | false voxels, times the reference's ({' / '.join(numbers)}) |",
+        "|---|" + "---|" * (len(counts) + 1),
+    ]
+    for arm in arms:
+        of_numbers = [of.get(arm) for of in numbers.values()]
+        if not any(of_numbers):
+            continue
+        cells = [_dice(row, rare, differences) for row in of_numbers]
+        cells.append("–" if arm == "reference" else " / ".join(_ratio(row, rare) for row in of_numbers))
+        lines.append(f"| `{arm}`: {ARMS[arm].explanation} | {' | '.join(cells)} |")
+    return lines
+
+
+def _runs(content: dict) -> str:
+    meta = content["meta"]
+    seeds, folds = (", ".join(map(str, meta[key])) for key in ("seeds", "folds"))
+    return (
+        f"{meta['title']}; {meta['rows']} trainings of {meta['iterations']:,} iterations, seeds {seeds}, folds "
+        f"{folds}; means over trainings."
+    )
+
+
+def _rare(content: dict) -> str:
+    return content["meta"]["rare"].replace("_", " ")
+
+
+def _dice(row: dict | None, rare: str, differences: bool) -> str:
+    if row is None:
+        return "–"
+    difference = row["differences"].get("reference", {}).get(rare, {}).get("dice") if differences else None
+    dice = figure(row["figures"][rare]["dice"] | {"sd": None}, 3)
+    return f"{dice}, {shown(difference['diff'], 3)}" if difference else dice
+
+
+def _ratio(row: dict | None, rare: str) -> str:
+    compared = row["differences"].get("reference", {}).get(rare, {}).get("false_voxels") if row else None
+    return f"{compared['ratio']:.1f}" if compared and compared["ratio"] is not None else "–"
