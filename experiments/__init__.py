@@ -1,1 +1,1 @@
-"""Runs behind the tables in docs/results.md; each file is a command or what several of them share."""
+"""Runs behind docs/results.md and its pages; each file is a command or what several of them share."""

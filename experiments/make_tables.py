@@ -1,4 +1,4 @@
-"""Writes the tables in README.md, docs/method.md and docs/results.md from the raw results in docs/results/.
+"""Fills the tables of README.md, docs/method.md, docs/results.md and its pages from the raw results in docs/results/.
 
 python -m experiments.make_tables
 """
@@ -6,325 +6,114 @@ python -m experiments.make_tables
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import mean, median, stdev
 
-from nnunet_difflung.comparison.table2 import rests_on, shown
+from experiments import summary_tables, tables
 from nnunet_difflung.runtime.files import read_json, write_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
+RESULTS = "docs/results"
 
 
-def demo_table(demo: dict) -> str:
-    """Per-class Dice of both arms on the phantom's test patients."""
-    lines = [
-        "| Dice on unseen test patients | reference, mean over slices | with synthetic cases | reference, all "
-        "voxels | with synthetic cases |",
-        "|---|---|---|---|---|",
-    ]
-    for name in demo["reference"]:
-        row = [demo[arm][name] for arm in ("reference", "difflung", "reference_pooled", "difflung_pooled")]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
-    meta = demo["meta"]
-    lines += [
-        "",
-        f"{demo['test_cases']} slices of 15 test patients, leaks: {demo['leaks']}, "
-        f"{demo['seconds']['total'] / 60:.0f} minutes after installing ({meta['installing_seconds'] / 60:.1f} "
-        f"minutes), largest process {meta['peak_memory_gb']:.1f} GB; one seed; {meta['date']}, "
-        f"{meta['machine']}.",
-    ]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Place:
+    """Where a table stands, and what it is made of.
+
+    Attributes:
+        page: the file, from the root of the repository.
+        marker: the table stands between ``<!-- marker -->`` and ``<!-- end of marker -->``.
+        files: names of JSON files in ``docs/results``, without ``.json``.
+        table: makes the Markdown of the contents of ``files``.
+        optional: nothing stands there until the files exist.
+    """
+
+    page: str
+    marker: str
+    files: tuple[str, ...]
+    table: Callable[..., str]
+    optional: bool = False
 
 
-def chain_table(chain: dict) -> str:
-    """Shares, painted intensities and Dice of a run of ``main_chain.py``."""
-    meta, lines = chain["meta"], []
-    shape, patch, batch = meta["median_shape_and_patch"]
-    lines += [
-        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; slices of {shape[0]:.0f} × {shape[1]:.0f} "
-        f"pixels (median), U-Net patches of {patch[0]} × {patch[1]}, batch {batch}; leaks: {chain['leaks']}.",
-        "",
-        "| fold | class | share of lung before | after | painted bias | Wasserstein | sd, painted / real |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for fold in chain["augment"]["folds"]:
-        totals = [sum(fold[key].values()) for key in ("before", "after")]
-        for name in fold["before"]:
-            quality = fold["quality"].get(name)
-            figures = (
-                [f"{quality['bias']:+.1f}", f"{quality['wasserstein']:.1f}", f"{quality['sd_ratio']:.2f}"]
-                if quality
-                else ["–"] * 3
-            )
-            lines.append(
-                f"| {fold['fold']} | {name} | {fold['before'][name] / totals[0]:.1%} | "
-                f"{fold['after'][name] / totals[1]:.1%} | " + " | ".join(figures) + " |"
-            )
-    lines += [
-        "",
-        "| fold | class | reference voxels | Dice (all voxels), reference | with synthetic cases | Dice "
-        "(mean over slices), reference | with synthetic cases |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in chain["validation"]:
-        for name, reference in row["reference"].items():
-            ours = row["difflung"][name]
-            lines.append(
-                f"| {row['fold']} | {name} | {reference['voxels']} | {reference['dice_pooled']:.3f} | "
-                f"{ours['dice_pooled']:.3f} | {reference['dice_mean']:.3f} | {ours['dice_mean']:.3f} |"
-            )
-    return "\n".join(lines)
+_PAINTED = {"phantom": "emphysema", "MedSeg": "consolidation"}
+_SCORED = {"phantom, large dose": "emphysema", "phantom, paper's dose": "emphysema", "MedSeg": "consolidation"}
+_BENCH = "bench_lidc"
 
-
-def _run(meta: dict) -> str:
-    """The command, date, seeds, folds and network of a table."""
-    network, seeds = meta["network"], ", ".join(map(str, meta["seeds"]))
-    folds = ", ".join(map(str, meta["folds"])) + (" (a seed for each fold)" if meta.get("paired") else "")
-    patch = " × ".join(map(str, network["patch_size"]))
-    return (
-        f"`{meta['command'].split(';')[0]}`, {meta['date'][:10]}; seeds {seeds}, folds {folds}; U-Net patches of "
-        f"{patch}, batch {network['batch_size']}, {meta['iterations']} iterations."
-    )
-
-
-def _figure(value: dict | None, digits: int, sign: str = "") -> str:
-    if value is None or value["mean"] is None:
-        return "–"
-    return f"{value['mean']:{sign}.{digits}f}" + (f" ± {value['sd']:.{digits}f}" if value["sd"] is not None else "")
-
-
-def table1(content: dict) -> str:
-    """Figures of painted validation slices, a row for each method and reference."""
-    meta = content["meta"]
-    rows = {name: row for name, row in content.items() if name != "meta" and "psnr_lung" in row}
-    lines = [
-        f"{meta['slices']} validation slices of {meta['patients']} patients, {meta['samples']} samples of each "
-        f"mask, {meta['sampling']}; mean ± sd over patients and seeds. Folds "
-        f"{', '.join(map(str, meta['folds']))}, generator seeds {', '.join(map(str, meta['seeds']))}; "
-        f"{meta['date'][:10]}.",
-        "",
-        "| method | PSNR lung, dB | SSIM lung | PSNR lung of the mean image | MAE lung | s / image |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in rows.items():
-        seconds = "–" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.2f}"
-        lines.append(
-            f"| `{name}` | {_figure(row['psnr_lung'], 2)} | {_figure(row['ssim_lung'], 3)} | "
-            f"{_figure(row.get('psnr_lung_of_mean'), 2)} | {_figure(row['mae_lung'], 1)} | {seconds} |"
+PLACES = (
+    Place("README.md", _BENCH, (_BENCH,), partial(summary_tables.bench_in_short, _BENCH), optional=True),
+    Place("README.md", "demo", ("demo",), tables.demo_table),
+    Place("docs/method.md", "intervals", ("intervals",), tables.interval_tables),
+    Place("docs/results.md", _BENCH, (_BENCH,), partial(summary_tables.bench_summary, _BENCH), optional=True),
+    Place(
+        "docs/results.md",
+        "table1",
+        ("table1_phantom", "table1_medseg"),
+        partial(summary_tables.table1_summary, _PAINTED),
+    ),
+    Place(
+        "docs/results.md",
+        "table2",
+        ("table2_phantom", "table2_phantom_quarter", "table2_medseg"),
+        partial(summary_tables.table2_summary, _SCORED),
+    ),
+    *(
+        Place(f"{RESULTS}/{page}.md", name, (name,), table)
+        for page, name, table in (
+            ("phantom", "table1_phantom", tables.table1),
+            ("phantom", "table2_phantom", tables.table2),
+            ("phantom_dose", "table2_phantom_quarter", tables.table2),
+            ("medseg", "table1_medseg", tables.table1),
+            ("medseg", "table2_medseg", tables.table2),
+            ("medseg_one_fold", "medseg_main_chain", tables.chain_table),
+            ("pilot", "pilot_table1_phantom", tables.table1),
+            ("pilot", "pilot_table2_phantom", tables.table2),
+            ("pilot", "pilot_ablations_phantom", tables.ablation_table),
+            ("shortcut", "shortcut_probe_phantom", tables.probe_table),
+            ("samplers", "samplers_phantom", tables.sampler_table),
+            ("ablations", "ablations_phantom", tables.ablation_table),
+            ("learning_rate", "learning_rate", tables.learning_rate_table),
+            ("reverse_timesteps", "reverse_timesteps", tables.timesteps_table),
         )
-    lines += [
-        "",
-        f"| class | method | bias, {meta['unit']} | Wasserstein | sd, painted / real | texture distance | diversity |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    names = [name for name in content if name != "meta" and name != "neighbour"]
-    for group in dict.fromkeys(group for name in names for group in content[name]["hu_bias"]):
-        for name in names:
-            row = content[name]
-            cells = [
-                _figure(row[key].get(group), digits, sign)
-                for key, digits, sign in (
-                    ("hu_bias", 1, "+"),
-                    ("wasserstein", 1, ""),
-                    ("sd_ratio", 2, ""),
-                    ("texture", 3, ""),
-                    ("diversity", 1, ""),
-                )
-            ]
-            lines.append(f"| {group} | `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    ),
+)
 
 
-def table2(content: dict) -> str:
-    """Dice of the arms and their differences to the reference."""
-    meta, arms = content["meta"], {name: rows for name, rows in content.items() if name != "meta"}
-    classes = list(next(iter(arms.values())))
-    lines = [
-        f"{meta['scored']}. {_run(meta)}",
-        "",
-        "| class | arm | Dice | difference to the reference [95 %] | variance of (degrees of freedom) | all voxels | "
-        "false voxels in patients without the class |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for group in classes:
-        for arm, rows in arms.items():
-            row, difference = rows[group], rows[group]["diff_to_reference"]
-            compared = [shown(difference, 3), rests_on(difference)] if arm != meta["reference"] else ["–", "–"]
-            lines.append(
-                f"| {group} ({row['dice']['patients']} patients) | `{arm}` | {_figure(row['dice'], 3)} | "
-                f"{' | '.join(compared)} | {_figure(row['pooled'], 3)} | {_figure(row['false_positive_voxels'], 1)} |"
-            )
-    return "\n".join(lines)
+def filled(text: str, marker: str, table: str) -> str:
+    """A page's text with a table between ``<!-- marker -->`` and ``<!-- end of marker -->``; empty: nothing.
 
-
-def probe_table(content: dict) -> str:
-    """AUCs of the shortcut probe, a row for each method."""
-    lines = [
-        "| AUC | synthetic against its own host | against real lesion borders | outlines alone | by lot | a known "
-        "seam |",
-        "|---|---|---|---|---|---|",
-    ]
-    keys = ("paired", "real_borders", "outlines_alone", "control", "known_seam")
-    lines += [
-        f"| `{row['method']}` | " + " | ".join(_figure(row[key], 2) for key in keys) + " |" for row in content["rows"]
-    ]
-    return "\n".join(lines)
-
-
-def ablation_table(content: dict) -> str:
-    """Dice of the small segmenter and painted intensities for each variant, mean ± sd over seeds."""
-    rows, meta = content["rows"], content["meta"]
-    settings = next(iter(rows.values()))["wanted"]
-    seeds = sorted({key for row in rows.values() for key in row if key.startswith("seed ")})
-    classes = list(next(iter(rows.values()))[seeds[0]]["dice"])
-    lines = [
-        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {', '.join(seeds)}; phantom drawn with seed "
-        f"{meta['phantom_seed']}, {meta['pixels']} pixels, small U-Net of "
-        f"{settings['iterations']} iterations, {settings['segmenters']} in each seed; mean ± sd over seeds.",
-        "",
-        f"| variant | {' | '.join(f'Dice {name}' for name in classes)} | bias, HU | Wasserstein | sd, painted / "
-        f"real | dropped | painting, s |",
-        "|---|" + "---|" * (len(classes) + 5),
-    ]
-    for name, row in rows.items():
-        runs = [row[key] for key in seeds if key in row]
-        dice = [_spread([sum(run["dice"][group]) / len(run["dice"][group]) for run in runs], 3) for group in classes]
-        painted = [run["quality_of_all"] for run in runs if run.get("quality_of_all")]
-        rare = next(iter(painted[0]), None) if painted else None
-        figures = (
-            [
-                _spread([quality[rare][key] for quality in painted], digits, sign)
-                for key, digits, sign in (("bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""))
-            ]
-            if rare
-            else ["–"] * 3
-        )
-        figures += (
-            [
-                f"{sum(run['dropped'] for run in runs)} of {sum(run['cases'] + run['dropped'] for run in runs)}",
-                f"{sum(run['painting_seconds'] for run in runs) / len(runs):.0f}",
-            ]
-            if painted
-            else ["–"] * 2
-        )
-        lines.append(f"| {name} | {' | '.join([*dice, *figures])} |")
-    return "\n".join(lines)
-
-
-def sampler_table(content: dict) -> str:
-    """Painted intensities of the rare class and of normal lung by sampler and steps, mean ± sd over seeds."""
-    rows, meta = content["rows"], content["meta"]
-    groups = list(next(iter(next(iter(rows.values())).values()))["hu_bias"])
-    shown = [name for name in ("normal_lung", "emphysema") if name in groups] or groups[:2]
-    columns = [f"{what} {name}" for name in shown for what in ("bias", "Wasserstein", "sd, painted / real", "texture")]
-    lines = [
-        f"`{meta['command']}`, {meta['date']}, {meta['machine']}; {meta['method']}, {meta['slices']} validation "
-        f"slices, {meta['samples']} samples of each; mean ± sd over {len(next(iter(rows.values())))} seeds.",
-        "",
-        f"| sampler and steps | PSNR lung | of the mean image | {' | '.join(columns)} | s / image |",
-        "|---|" + "---|" * (len(columns) + 3),
-    ]
-    for name, seeds in sorted(rows.items(), key=lambda row: (row[0].split()[0], int(row[0].split()[1]))):
-        runs = list(seeds.values())
-        cells = [_spread([run[key]["mean"] for run in runs], 2) for key in ("psnr_lung", "psnr_lung_of_mean")]
-        cells += [
-            _spread([run[key][group]["mean"] for run in runs], digits, sign)
-            for group in shown
-            for key, digits, sign in (
-                ("hu_bias", 1, "+"),
-                ("wasserstein", 1, ""),
-                ("sd_ratio", 2, ""),
-                ("texture", 3, ""),
-            )
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {mean(run['seconds_per_image'] for run in runs):.2f} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float], digits: int, sign: str = "") -> str:
-    text = f"{mean(values):{sign}.{digits}f}"
-    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
-
-
-def interval_tables(content: dict) -> str:
-    """Lowest coverage of each kind of simulation, and single cells, before and now."""
-    meta, rows = content["meta"], content["rows"]
-    names = ("before", "now", "fold means", "trainings", "corrected resampled t")
-    lines = [
-        f"`{meta['command']}`, {meta['date'][:10]}, {meta['machine']}; {meta['repeats']} experiments in each cell.",
-        "",
-        "| lowest coverage (median width) | scored | cells | before | now | fold means | all trainings | corrected "
-        "resampled t |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for kind, test, counts in dict.fromkeys((row["kind"], row["test"], row["counts"]) for row in rows):
-        cells = [row for row in rows if (row["kind"], row["test"]) == (kind, test) and "now" in row]
-        figures = []
-        for name in names:
-            values = [row[name] for row in cells if name in row]
-            figures.append(
-                f"{min(coverage for coverage, _ in values):.0%} ({median(width for _, width in values):.2f})"
-                if values
-                else "–"
-            )
-        title = kind if counts else f"*{kind}*"
-        scored = "test patients" if test else "validation"
-        lines.append(f"| {title} | {scored} | {len(cells)} | {' | '.join(figures)} |")
-    lines += [
-        "",
-        "| normal, trainings vary 4 times as much as patients | patients | before | now |",
-        "|---|---|---|---|",
-    ]
-    for seeds, folds, patients in ((1, 1, 30), (1, 2, 30), (1, 5, 6), (1, 5, 30), (1, 5, 100), (3, 1, 6), (3, 5, 30)):
-        (row,) = (
-            row
-            for row in rows
-            if (row["kind"], row["test"], row["ratio"]) == ("normal", False, 4)
-            and (row["seeds"], row["folds"], row["patients"]) == (seeds, folds, patients)
-        )
-        shown_cells = [f"{row[name][0]:.0%} ({row[name][1]:.2f})" if name in row else "none" for name in names[:2]]
-        lines.append(f"| {_count(seeds, 'seed')}, {_count(folds, 'fold')} | {patients} | {' | '.join(shown_cells)} |")
-    return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number > 1 else ''}"
-
-
-def fill(path: Path, name: str, table: str) -> None:
-    """Replaces the text between ``<!-- name -->`` and ``<!-- end of name -->``."""
-    text, marks = path.read_text(), (f"<!-- {name} -->", f"<!-- end of {name} -->")
-    pattern = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
+    Raises:
+        ValueError: the text does not have these markers.
+    """
+    begin, end = f"<!-- {marker} -->", f"<!-- end of {marker} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"{path} does not contain {marks[0]} … {marks[1]}, between which the table belongs")
-    write_bytes(path, pattern.sub(lambda _: f"{marks[0]}\n{table}\n{marks[1]}", text).encode())
+        raise ValueError(f"{begin} … {end} is missing, between which the table belongs")
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}" if table else f"{begin}\n{end}", text)
+
+
+def made(place: Place, root: Path = ROOT) -> str:
+    """The table of a place; empty if it is optional and its raw results are not there.
+
+    Raises:
+        FileNotFoundError: raw results are missing.
+    """
+    files = [root / RESULTS / f"{name}.json" for name in place.files]
+    if place.optional and not all(file.is_file() for file in files):
+        return ""
+    return place.table(*map(read_json, files))
 
 
 def main() -> None:
-    """Writes every table whose raw results exist."""
-    demo = demo_table(read_json(RESULTS / "demo.json"))
-    fill(ROOT / "README.md", "demo", demo)
-    fill(ROOT / "docs" / "results.md", "demo", demo)
-    fill(ROOT / "docs" / "results.md", "medseg", chain_table(read_json(RESULTS / "medseg_main_chain.json")))
-    fill(ROOT / "docs" / "method.md", "intervals", interval_tables(read_json(RESULTS / "intervals.json")))
-    for name, table in (
-        ("table1_phantom", table1),
-        ("table2_phantom", table2),
-        ("table2_phantom_validation", table2),
-        ("table2_phantom_quarter", table2),
-        ("table2_phantom_quarter_validation", table2),
-        ("table1_medseg", table1),
-        ("table2_medseg", table2),
-        ("pilot_table1_phantom", table1),
-        ("pilot_table2_phantom", table2),
-        ("shortcut_probe_phantom", probe_table),
-        ("shortcut_probe_pilot", probe_table),
-        ("ablations_phantom", ablation_table),
-        ("samplers_phantom", sampler_table),
-    ):
-        if (RESULTS / f"{name}.json").is_file():
-            fill(ROOT / "docs" / "results.md", name, table(read_json(RESULTS / f"{name}.json")))
+    """Writes every table."""
+    for place in PLACES:
+        path = ROOT / place.page
+        try:
+            text = filled(path.read_text(encoding="utf-8"), place.marker, made(place))
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(f"{place.page}: {error}") from error
+        write_bytes(path, text.encode())
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
 
 
 def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table(tmp_path):
-    from experiments import ablations, make_tables
+    from experiments import ablations
+    from experiments.tables import ablation_table
+    from nnunet_difflung.runtime.files import read_json
 
     path = tmp_path / "ablations.json"
     about = {"command": "c", "date": "d", "machine": "m", "phantom_seed": 7, "pixels": 64}
@@ -86,8 +88,8 @@ def test_rows_of_ablations_come_together_from_several_processes_and_make_a_table
         ablations.add_row(path, "mat", f"seed {seed}", wanted, row, about)
         ablations.add_row(path, "real only", f"seed {seed}", wanted, {"dice": {"emphysema": [0.1]}}, about)
     assert [p.name for p in tmp_path.iterdir()] == ["ablations.json"]
-    table = make_tables.ablation_table(make_tables.read_json(path))
+    table = ablation_table(read_json(path))
     assert "| mat | 0.750 ± 0.071 | -3.0 ± 0.0 | 20.0 ± 0.0 | 0.80 ± 0.00 | 2 of 20 | 4 |" in table
     assert "| real only | 0.100 ± 0.000 | – | – | – | – | – |" in table
     ablations.add_row(path, "mat", "seed 3", wanted | {"iterations": 800}, row, about)
-    assert set(make_tables.read_json(path)["rows"]["mat"]) == {"wanted", "seed 3"}, "other settings replace old seeds"
+    assert set(read_json(path)["rows"]["mat"]) == {"wanted", "seed 3"}, "other settings replace old seeds"

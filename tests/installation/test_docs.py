@@ -13,11 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from experiments.bench.arms import ARMS
 from nnunet_difflung import trainers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES += sorted(
+    f"docs/results/{path.name}"
+    for path in (ROOT / "docs" / "results").glob("*.md")
+    if not path.name.startswith(("table1_", "table2_", "bench_"))  # written by a command, with its results
+)
 PACKAGE = "nnunet_difflung"
 INSIDE = sorted(path.stem for path in (ROOT / PACKAGE).iterdir() if path.suffix == ".py" or path.is_dir())
 FOLDERS = ("nnunet_difflung", "tests", "docs", "benchmarks", "experiments", "trainers", "dataset_conversion")
@@ -28,6 +34,7 @@ OF_NNUNET = {
     "--clean",
     "-pretrained_weights",
 }  # options of nnU-Net's commands that stand by themselves in the text
+OF_THE_BENCH = {"--tuning"}
 
 _GENERATED = re.compile(r"<!-- (?!end of)([^\n]+?) -->.*?<!-- end of \1 -->", re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -107,7 +114,7 @@ def exists(dotted: str) -> bool:
 
 def stale_in_command(line: str) -> list[str]:
     """Commands, options, modules, targets and extras of a command line that do not exist."""
-    stale = [name for name in re.findall(r"\bdifflung_\w+\b(?![.<\w])", line) if name not in our_commands()]
+    stale = [name for name in re.findall(r"\bdifflung_\w+\b(?![.<\w])", line) if name not in {*our_commands(), *ARMS}]
     for command, rest in re.findall(r"\b(difflung_[a-z]+)(?=\s)([^'`]*)", line):
         if command in our_commands():
             stale += sorted(set(_OPTION.findall(rest)) - options_of(our_commands()[command]))
@@ -129,7 +136,7 @@ def stale_in_span(span: str) -> list[str]:
     """What a code span of the running text names and what does not exist."""
     if span.startswith("-") and not span.startswith("-m "):
         option = _OPTION.match(span)
-        return [span] if option and option[0] not in all_options() | OF_NNUNET else []
+        return [span] if option and option[0] not in all_options() | OF_NNUNET | OF_THE_BENCH else []
     if re.fullmatch(r"…\w+|_\d+epochs?", span):
         return [] if any(name.endswith(span.lstrip("…")) for name in trainers.__all__) else [span]
     if re.fullmatch(r"Dataset8\d\d_\w+", span):
@@ -138,7 +145,8 @@ def stale_in_span(span: str) -> list[str]:
         pattern = span.rstrip("/").replace("XXX_", "*_")
         return [] if [*ROOT.glob(pattern), *(ROOT / PACKAGE).glob(pattern)] else [span]
     if file := _FILE.fullmatch(span):
-        return [] if (ROOT / span).is_file() or in_source(file[1]) else [span]
+        of_a_set = (ROOT / "docs" / "results").glob(file[1].replace("SET", "*"))
+        return [] if (ROOT / span).is_file() or in_source(file[1]) or any(of_a_set) else [span]
     if _DOTTED.fullmatch(dotted := re.sub(r"\.…$", "", span)):
         return [] if exists(dotted) else [span]
     if _SNAKE.fullmatch(span) or re.fullmatch(r"DIFFLUNG_\w+", span):

@@ -1,0 +1,133 @@
+"""The tables of docs/results.md and README.md: the rare class of several experiments at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.bench.arms import ARMS, DECISIVE
+from experiments.tables import figure
+from nnunet_difflung.comparison.table2 import shown
+
+
+def table1_summary(sources: dict[str, str], *contents: dict) -> str:
+    """Painting, a row for each method and reference.
+
+    Args:
+        sources: data as the reader knows them → their rare class, in the order of ``contents``.
+        contents: as ``difflung_evaluate`` writes them.
+    """
+    lines = [
+        "| data (unit) | method | PSNR lung, dB | of the mean image | bias | Wasserstein | sd, painted / real | "
+        "texture distance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (data, rare), content in zip(sources.items(), contents, strict=True):
+        unit = content["meta"]["unit"]
+        for name, row in content.items():
+            if name in ("meta", "neighbour"):  # the neighbour's lesions are the patient's own
+                continue
+            cells = [figure(row.get("psnr_lung"), 2), figure(row.get("psnr_lung_of_mean"), 2)]
+            cells += [figure(row["hu_bias"].get(rare), 1, "+"), figure(row["wasserstein"].get(rare), 1)]
+            cells += [figure(row["sd_ratio"].get(rare), 2), figure(row["texture"].get(rare), 3)]
+            lines.append(f"| {data} ({unit}) | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table2_summary(sources: dict[str, str], *contents: dict) -> str:
+    """Dice of the rare class and what the other classes pay for it, a row for each arm.
+
+    Args:
+        sources: data as the reader knows them → their rare class, in the order of ``contents``.
+        contents: as ``difflung_compare`` writes them.
+    """
+    lines = [
+        "| data | arm | Dice, rare class | difference to `reference` [95 %] | false voxels | normal lung, difference "
+        "[95 %] | other pathology, difference [95 %] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (data, rare), content in zip(sources.items(), contents, strict=True):
+        reference = content["meta"]["reference"]
+        for arm, rows in content.items():
+            if arm == "meta":
+                continue
+            (other,) = set(rows) - {rare, "normal_lung"}
+            changes = [
+                "–" if arm == reference else shown(rows[name]["diff_to_reference"], 3)
+                for name in (rare, "normal_lung", other)
+            ]
+            false = figure(rows[rare]["false_positive_voxels"], 1)
+            cells = [figure(rows[rare]["dice"], 3), changes[0], false, *changes[1:]]
+            lines.append(f"| {data} | `{arm}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def bench_summary(name: str, content: dict) -> str:
+    """The learning curve as picture and table, all arms with their differences to the reference.
+
+    Args:
+        name: of the bench's files in ``docs/results``, without suffix.
+        content: as ``experiments.bench`` writes it.
+    """
+    link = f"results/{name}"
+    lines = [_picture(content, link), "", *_learning_curve(content, list(ARMS), differences=True)]
+    cells = "In each cell: Dice, and the difference to `reference` with its 95 % interval."
+    return "\n".join([*lines, "", f"{cells} {_runs(content)} [All figures]({link}.md)."])
+
+
+def bench_in_short(name: str, content: dict) -> str:
+    """The learning curve for the README: the arms that the claim rests on, without intervals; as ``bench_summary``."""
+    lines = ["What synthetic cases are worth on real CT:", "", _picture(content, f"docs/results/{name}"), ""]
+    lines += _learning_curve(content, DECISIVE, differences=False)
+    more = "[docs/results.md](docs/results.md#the-learning-curve) has all arms, and intervals."
+    return "\n".join([*lines, "", f"{_runs(content)} {more}"])
+
+
+def _picture(content: dict, link: str) -> str:
+    return f"![Dice of {_rare(content)} by number of training patients who have it, a line for each arm]({link}.png)"
+
+
+def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> list[str]:
+    numbers, rare = content["numbers"], content["meta"]["rare"]
+    counts = [
+        f"all ({next(iter(of.values()))['sources']:.0f})" if number == "all" else number
+        for number, of in numbers.items()
+    ]
+    lines = [
+        f"| Dice of {_rare(content)} on unseen patients, by number of training patients who have it | "
+        f"{' | '.join(counts)} | false voxels, times the reference's ({' / '.join(numbers)}) |",
+        "|---|" + "---|" * (len(counts) + 1),
+    ]
+    for arm in arms:
+        of_numbers = [of.get(arm) for of in numbers.values()]
+        if not any(of_numbers):
+            continue
+        cells = [_dice(row, rare, differences) for row in of_numbers]
+        cells.append("–" if arm == "reference" else " / ".join(_ratio(row, rare) for row in of_numbers))
+        lines.append(f"| `{arm}`: {ARMS[arm].explanation} | {' | '.join(cells)} |")
+    return lines
+
+
+def _runs(content: dict) -> str:
+    meta = content["meta"]
+    seeds, folds = (", ".join(map(str, meta[key])) for key in ("seeds", "folds"))
+    return (
+        f"{meta['title']}; {meta['rows']} trainings of {meta['iterations']:,} iterations, seeds {seeds}, folds "
+        f"{folds}; means over trainings."
+    )
+
+
+def _rare(content: dict) -> str:
+    return content["meta"]["rare"].replace("_", " ")
+
+
+def _dice(row: dict | None, rare: str, differences: bool) -> str:
+    if row is None:
+        return "–"
+    difference = row["differences"].get("reference", {}).get(rare, {}).get("dice") if differences else None
+    dice = figure(row["figures"][rare]["dice"] | {"sd": None}, 3)
+    return f"{dice}, {shown(difference['diff'], 3)}" if difference else dice
+
+
+def _ratio(row: dict | None, rare: str) -> str:
+    compared = row["differences"].get("reference", {}).get(rare, {}).get("false_voxels") if row else None
+    return f"{compared['ratio']:.1f}" if compared and compared["ratio"] is not None else "–"
