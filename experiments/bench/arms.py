@@ -20,6 +20,7 @@ class Arm:
         options: further options of ``difflung_augment``.
         explanation: for the table.
         dose: ``DIFFLUNG_SYNTHETIC_SHARE`` of the training; empty: cases are drawn alike.
+        schedule: ``DIFFLUNG_SYNTHETIC_SCHEDULE`` of the training; empty: constant.
     """
 
     trainer: str
@@ -27,6 +28,7 @@ class Arm:
     options: tuple[str, ...] = ()
     explanation: str = ""
     dose: str = ""
+    schedule: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,24 @@ ARMS = {
     "copy_paste_placebo": Arm(_COPIES, "copy_paste", _PLACEBO, "copy_paste, and 30 % placebo cases"),
     "copy_paste_dose": Arm(_COPIES, "copy_paste", explanation="copy_paste, a quarter of each batch", dose=_DOSE),
     "difflung_dose": Arm(_CONTEXT, "difflung", explanation="difflung, a quarter of each batch", dose=_DOSE),
+    "difflung_falling": Arm(
+        _CONTEXT,
+        "difflung",
+        explanation="difflung, a quarter of the patches, from half of each batch falling to none",
+        dose=_DOSE,
+        schedule="falling",
+    ),
+    "difflung_placebo": Arm(_CONTEXT, "difflung", _PLACEBO, "difflung, and 30 % placebo cases"),
+    "difflung_placebo_dose": Arm(
+        _CONTEXT, "difflung", _PLACEBO, "difflung with 30 % placebo cases, a quarter of each batch", _DOSE
+    ),
+    "difflung_selection": Arm(
+        _CONTEXT, "difflung", _SELECTION, "difflung, the hardest of 4 candidates that a segmenter recognises"
+    ),
     "cbmat": Arm("nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model"),
+    "cbmat_dose": Arm(
+        "nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model, a quarter of each batch", dose=_DOSE
+    ),
     "mat": Arm("nnUNetTrainerDiffLungSegGuided", "mat", explanation="segmentation-guided diffusion"),
     "stock": Arm("nnUNetTrainer", explanation="nnU-Net as it is, as many iterations"),
 }

@@ -13,7 +13,10 @@ def show(rows: list[dict], kind: Set) -> None:
 
 
 def lines(rows: list[dict], rare: str) -> list[str]:
-    """A line for each number of source patients and arm, a column for each number of iterations; Dice of the class."""
+    """A line for each number of source patients and arm, a column for each number of iterations; Dice of the class.
+
+    Arms that another version made, and this one does not know, come last.
+    """
     cells: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         key = row["row"]
@@ -21,7 +24,8 @@ def lines(rows: list[dict], rare: str) -> list[str]:
     lengths = sorted({row["row"]["iterations"] for row in rows})
     head = ["source patients", "arm", *map(str, lengths)]
     table = [head, ["---"] * len(head)]
-    for number, arm in sorted(cells, key=lambda key: (key[0] == "all", len(key[0]), key[0], list(ARMS).index(key[1]))):
+    order = {arm: position for position, arm in enumerate([*ARMS, *sorted({arm for _, arm in cells} - set(ARMS))])}
+    for number, arm in sorted(cells, key=lambda key: (key[0] == "all", len(key[0]), key[0], order[key[1]])):
         of_lengths = [cells[number, arm][length] for length in lengths]
         table.append([number, arm, *(f"{sum(v) / len(v):.3f}" if v else "–" for v in of_lengths)])
     return [f"| {' | '.join(row)} |" for row in table]

@@ -52,6 +52,7 @@ class Bench:
             {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options}
             | {"network": self.base.network}
             | ({"dose": arm.dose} if arm.dose else {})
+            | ({"schedule": arm.schedule} if arm.schedule else {})
         )
 
     def is_possible(self, row: Row) -> bool:
@@ -140,7 +141,8 @@ def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
         write_json(scores.with_name("about.json"), {"patients": bench.base.patients, "lesions": bench.base.lesions})
         training = [SETS[bench.kind].number, CONFIGURATION, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
         words = [str(scores), str(row.iterations), str(row.seed * 1000 + entry), "--", *training]
-        dose = {SHARE: ARMS[row.arm].dose, SCHEDULE: ""}  # empty: the default, whatever the user's shell has
+        arm = ARMS[row.arm]
+        dose = {SHARE: arm.dose, SCHEDULE: arm.schedule}  # empty: the default, whatever the user's shell has
         variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed), **dose}
         commands.module("train and validate", "experiments.bench.train", words, variables)
     return read_json(scores)

@@ -251,6 +251,8 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     assert "| 0.500 ± 0.000 |" in text
     assert "+0.100 [" in text
     assert lines(rows, "rare")[2:] == ["| 4 | reference | 0.400 |", "| 4 | copy_paste | 0.500 |"]
+    newer = [{**rows[0], "row": {**rows[0]["row"], "arm": "of_a_newer_version"}}]
+    assert lines(newer + rows, "rare")[-1] == "| 4 | of_a_newer_version | 0.500 |"
     from experiments.bench.plot import learning_curve
 
     learning_curve(tmp_path / "curve.png", {**content, "meta": {"rare": "rare", "title": "T"}})
@@ -328,7 +330,7 @@ def test_a_trainer_ends_after_the_iterations_and_keeps_the_names_of_its_argument
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (epochs, each)
 
 
-@pytest.mark.parametrize("arm", ["difflung", "difflung_dose"])
+@pytest.mark.parametrize("arm", ["difflung", "difflung_dose", "difflung_falling"])
 def test_a_dose_in_the_users_shell_reaches_no_row(tmp_path, monkeypatch, arm):
     monkeypatch.setenv(SHARE, "0.9")
     monkeypatch.setenv(SCHEDULE, "falling")
@@ -342,4 +344,4 @@ def test_a_dose_in_the_users_shell_reaches_no_row(tmp_path, monkeypatch, arm):
     commands = SimpleNamespace(root=tmp_path, module=module)
     work._train(work.Bench(tmp_path, "lidc", base, ()), Row(arm, "4", 1, 0, 250), commands, 0)
     dose = dose_of(given, None)
-    assert dose == (Dose(float(ARMS[arm].dose)) if ARMS[arm].dose else None)
+    assert dose == (Dose(float(ARMS[arm].dose), ARMS[arm].schedule or "constant") if ARMS[arm].dose else None)
