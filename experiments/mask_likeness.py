@@ -3,7 +3,7 @@
     python -m experiments.mask_likeness -d 801 811 -o docs/results/masks.json
 
 For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
---dry-run`` plans them, once as in the paper (places uniform, 6 % of lung for each class) and once with the default
+--dry-run`` plans them, once with uniform places and 6 % of lung for each class and once with the default
 preset. Each figure is compared with that of the training cases' own lesions (``lesions.likeness``): the AUC is the mean
 over folds and seeds. No image is painted and nothing is written to the datasets. The time is that of the processor for
 planning alone, on one core.
@@ -27,7 +27,7 @@ from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
-ARMS = {"uniform": preset("paper").balance, "real": preset("default").balance}
+ARMS = {"uniform": BalanceConfig(), "real": preset("default").balance}
 
 
 def rows_of(raw: RawDataset, seeds: list[int]) -> list[dict]:

@@ -9,17 +9,25 @@ from typing import Any
 
 ABLATION_READINGS = ("eq8", "text")
 ANNEALINGS = ("cosine", "none")
+ABLATED_CLASSES = ("pathologies", "all")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
+ORDERS = ("deficit", "frequency")
 SELECTIONS = ("hard", "easy", "random")
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
-    "generator": {},
+    "generator": {"ablated_classes": "pathologies"},
     "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard"},
-    "balance": {"placement": "uniform", "target_multiple": None, "placebo": 0.0},
+    "balance": {
+        "placement": "uniform",
+        "target_multiple": None,
+        "placebo": 0.0,
+        "order": "deficit",
+        "fibrosis_share": None,
+    },
 }
 """Settings that earlier versions did not record, with the values by which they worked."""
 
@@ -31,6 +39,8 @@ class GeneratorConfig:
     Attributes:
         ablation_probability: reading of Eq. 8: ``eq8`` P = 1 − f, or ``text`` P ∝ f.
         delta_0: initial ablation probability δ0 of Algorithm 1, 0 to 1.
+        ablated_classes: whose masks are ablated: ``pathologies``, or ``all`` mask classes, of which ``cbmat`` spares
+            those that surround the lung (Algorithm 1, line 5) and ``mat`` none.
         annealing: how ``cbmat``'s ablation ends: ``cosine`` (Eq. 9) or ``none`` (it lasts until the end).
         prediction: what the network predicts, ``epsilon`` (Eq. 7) or ``v_prediction``.
         zero_terminal_snr: rescale the noise schedule so that its last step is pure noise (v-prediction only).
@@ -60,6 +70,7 @@ class GeneratorConfig:
 
     ablation_probability: str = "text"
     delta_0: float = 1.0
+    ablated_classes: str = "pathologies"
     annealing: str = "cosine"
     prediction: str = "v_prediction"
     zero_terminal_snr: bool = True
@@ -141,6 +152,10 @@ class BalanceConfig:
             places are drawn uniformly over normal lung, as in the paper.
         placebo: share of the synthetic cases whose regions are repainted as the normal lung that they were; these cases
             come on top of ``max_synthetic``.
+        order: which pathology below its target gets lesions first: ``deficit``: the one furthest below it, relative to
+            it; ``frequency``: the least frequent one, as in the paper.
+        fibrosis_share: target of the class whose name says fibrosis or interstitial lung disease, unless
+            ``target_share`` has it or there are several; None: as of the other classes.
     """
 
     target_share: dict[str, float] = field(default_factory=dict)
@@ -151,6 +166,8 @@ class BalanceConfig:
     seed: int = 12345
     placement: str = "uniform"
     placebo: float = 0.0
+    order: str = "deficit"
+    fibrosis_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -270,8 +287,7 @@ def preset(name: str) -> Settings:
     uniformly, lesions anywhere in the lung, 6 % of it for each class; the network's size and the learning rate are not
     in the paper and follow diffusers' usual pixel-space U-Net of 114 M parameters.
     """
-    published = BalanceConfig()
-    balance = replace(published, placement="real", target_multiple=TARGET_MULTIPLE)
+    balance = BalanceConfig(placement="real", target_multiple=TARGET_MULTIPLE)
     base = Settings(GeneratorConfig(), SamplingConfig(), balance)
     if name == "default":
         return base
@@ -306,5 +322,5 @@ def preset(name: str) -> Settings:
             balanced_share=0.0,
             flip=False,
         )
-        return Settings(generator, replace(base.sampling, steps=1000, paint="full"), published, name)
+        return Settings(generator, replace(base.sampling, steps=1000, paint="full"), BalanceConfig(), name)
     raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

@@ -20,8 +20,10 @@ from nnunet_difflung.commands.options import (
     share_of_one,
 )
 from nnunet_difflung.config import (
+    ABLATED_CLASSES,
     ABLATION_READINGS,
     ANNEALINGS,
+    ORDERS,
     PLACEMENTS,
     SELECTIONS,
     TARGET_MULTIPLE,
@@ -138,6 +140,15 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset paper: 0)",
     )
     group.add_argument(
+        "--balance-order",
+        dest="order",
+        choices=ORDERS,
+        help="which class gets the next lesion while several lie below their targets. deficit: the one furthest below, "
+        "relative to its target, so that all come equally close if the slices do not suffice; frequency: the least "
+        "frequent one until its target is met, as in the paper. With equal targets both are the same "
+        f"({by_preset('balance', 'order')})",
+    )
+    group.add_argument(
         "--placement",
         choices=PLACEMENTS,
         help="real: lesions lie where those of their class lie in the fold's training cases, touch the pleura as they "
@@ -207,6 +218,13 @@ def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
         f"({by_preset('generator', 'ablation_probability')})",
     )
     group.add_argument(
+        "--ablated-classes",
+        choices=ABLATED_CLASSES,
+        help="which masks are hidden from the network at random in training. pathologies: it always knows where normal "
+        "lung is, which a lesion is painted into; all: normal lung is hidden too, and with --method mat also what "
+        f"surrounds the lung, as in the paper ({by_preset('generator', 'ablated_classes')})",
+    )
+    group.add_argument(
         "--annealing",
         choices=ANNEALINGS,
         help="how mask ablation fades during training: cosine (Eq. 9), or none: it stays on to the end "
@@ -258,10 +276,10 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--gate",
-        default="drop",
         choices=("drop", "report", "off"),
-        help="what happens to cases whose painted intensities differ from those of the real class "
-        "(default: %(default)s)",
+        help="what happens to cases whose painted intensities differ from those of the real class: drop: they are "
+        "painted again, and at last dropped; report: they are counted, and added as without a gate; off: nothing is "
+        f"measured ({by_preset('sampling', 'gate')})",
     )
     group.add_argument(
         "--memorised",
@@ -296,12 +314,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 _OF_GENERATOR = (
     "ablation_probability",
+    "ablated_classes",
     "annealing",
     "epochs",
     "batch_size",
     "patch_size",
     "balanced_share",
     "prediction",
+)
+_OF_SAMPLING = (
+    "paint",
+    "margin",
+    "sampler",
+    "steps",
+    "resamplings",
+    "strength",
+    "gate",
+    "candidates",
+    "selection",
 )
 
 
@@ -314,10 +344,12 @@ def settings_from(options: argparse.Namespace) -> Settings:
     base, method = preset(options.preset), METHODS[options.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
-    from nnunet_difflung.generator.families import with_own_sampler  # with PyTorch, which refusals do not wait for
+    from nnunet_difflung.generator.families import family_of, with_own_sampler  # PyTorch, for which no refusal waits
 
     precision = _precision(options)
     generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
+    if "ablated_classes" in family_of(method).unused_options:
+        generator = replace(generator, ablated_classes=GeneratorConfig.ablated_classes)
     if generator.prediction == "epsilon":
         generator = replace(generator, zero_terminal_snr=False)
     if windows:
@@ -325,9 +357,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     sampling = replace(
         with_own_sampler(method, base.sampling),
         precision=precision,
-        gate=options.gate,
         memorised=options.memorised,
-        **given(options, "paint", "margin", "sampler", "steps", "resamplings", "strength", "candidates", "selection"),
+        **given(options, *_OF_SAMPLING),
     )
     _check_method(method, options, generator, sampling)
     balance = replace(
@@ -335,8 +366,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
         target_share=targets,
         max_synthetic=options.max_synthetic,
         seed=options.seed,
-        **given(options, "placement", "target_multiple", "placebo"),
+        **given(options, "placement", "target_multiple", "placebo", "order"),
     )
+    if options.target_multiple is not None:  # says the target of every class without one of its own
+        balance = replace(balance, fibrosis_share=None)
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)

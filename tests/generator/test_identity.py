@@ -42,6 +42,9 @@ LATER = (
     ("balance", "placement"),
     ("balance", "target_multiple"),
     ("balance", "placebo"),
+    ("balance", "order"),
+    ("balance", "fibrosis_share"),
+    ("generator", "ablated_classes"),
 )
 BF16 = replace(TINY, precision="bf16")
 
