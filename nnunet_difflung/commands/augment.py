@@ -78,7 +78,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     shared.add_preset(
         group,
         "default: for one GPU; fast: a small network, for a CPU or small images; paper: Diff-Lung as published "
-        "(Eq. 8, 1000 steps, whole slices)",
+        "(Eq. 8, 1000 steps, whole slices, no gate)",
     )
     group.add_argument(
         "--method",
@@ -137,7 +137,8 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="target of the pathologies without --target-share: N times their share of the fold's training cases, but "
         "no more than they have in the slices that hold them; 0: "
-        f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset paper: 0)",
+        f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset "
+        f"paper: 0, but without this option {preset('paper').balance.fibrosis_share} for fibrosis or ILD)",
     )
     group.add_argument(
         "--balance-order",
