@@ -3,10 +3,11 @@
     python -m experiments.mask_likeness -d 801 811 -o docs/results/masks.json
 
 For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
---dry-run`` plans them: as in the paper (``uniform``: places uniform, 6 % of lung for each class), and with the default
-preset, with ``--hosts any`` (``any``) and as it is (``alike``). Each figure is compared with that of the training
-cases' own lesions (``lesions.likeness``): the AUC is the mean over folds and seeds. No image is painted and nothing is
-written to the datasets. The time is that of the processor for planning alone, on one core.
+For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
+--dry-run`` plans them: with uniform places and 6 % of lung for each class (``uniform``), and with the default preset, with
+``--hosts any`` (``any``) and as it is (``alike``). Each figure is compared with that of the training cases' own lesions
+(``lesions.likeness``): the AUC is the mean over folds and seeds. No image is painted and nothing is written to the
+datasets. The time is that of the processor for planning alone, on one core.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
 ARMS = {
-    "uniform": preset("paper").balance,
+    "uniform": BalanceConfig(),
     "any": replace(preset("default").balance, hosts="any"),
     "alike": preset("default").balance,
 }

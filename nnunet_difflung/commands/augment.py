@@ -20,9 +20,11 @@ from nnunet_difflung.commands.options import (
     share_of_one,
 )
 from nnunet_difflung.config import (
+    ABLATED_CLASSES,
     ABLATION_READINGS,
     ANNEALINGS,
     HOSTS,
+    ORDERS,
     PLACEMENTS,
     SELECTIONS,
     TARGET_MULTIPLE,
@@ -77,7 +79,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     shared.add_preset(
         group,
         "default: for one GPU; fast: a small network, for a CPU or small images; paper: Diff-Lung as published "
-        "(Eq. 8, 1000 steps, whole slices)",
+        "(Eq. 8, 1000 steps, whole slices, no gate)",
     )
     group.add_argument(
         "--method",
@@ -136,7 +138,17 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="target of the pathologies without --target-share: N times their share of the fold's training cases, but "
         "no more than they have in the slices that hold them; 0: "
-        f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset paper: 0)",
+        f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset "
+        f"paper: 0, but without this option {preset('paper').balance.fibrosis_share} for fibrosis or ILD)",
+    )
+    group.add_argument(
+        "--balance-order",
+        dest="order",
+        choices=ORDERS,
+        help="which class gets the next lesion while several lie below their targets. deficit: the one furthest below, "
+        "relative to its target, so that all come equally close if the slices do not suffice; frequency: the least "
+        "frequent one until its target is met, as in the paper. With equal targets both are the same "
+        f"({by_preset('balance', 'order')})",
     )
     group.add_argument(
         "--placement",
@@ -217,6 +229,13 @@ def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
         f"({by_preset('generator', 'ablation_probability')})",
     )
     group.add_argument(
+        "--ablated-classes",
+        choices=ABLATED_CLASSES,
+        help="which masks are hidden from the network at random in training. pathologies: it always knows where normal "
+        "lung is, which a lesion is painted into; all: normal lung is hidden too, and with --method mat also what "
+        f"surrounds the lung, as in the paper ({by_preset('generator', 'ablated_classes')})",
+    )
+    group.add_argument(
         "--annealing",
         choices=ANNEALINGS,
         help="how mask ablation fades during training: cosine (Eq. 9), or none: it stays on to the end "
@@ -268,10 +287,10 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--gate",
-        default="drop",
         choices=("drop", "report", "off"),
-        help="what happens to cases whose painted intensities differ from those of the real class "
-        "(default: %(default)s)",
+        help="what happens to cases whose painted intensities differ from those of the real class: drop: they are "
+        "painted again, and at last dropped; report: they are counted, and added as without a gate; off: nothing is "
+        f"measured ({by_preset('sampling', 'gate')})",
     )
     group.add_argument(
         "--memorised",
@@ -306,12 +325,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 _OF_GENERATOR = (
     "ablation_probability",
+    "ablated_classes",
     "annealing",
     "epochs",
     "batch_size",
     "patch_size",
     "balanced_share",
     "prediction",
+)
+_OF_SAMPLING = (
+    "paint",
+    "margin",
+    "sampler",
+    "steps",
+    "resamplings",
+    "strength",
+    "gate",
+    "candidates",
+    "selection",
 )
 
 
@@ -324,10 +355,12 @@ def settings_from(options: argparse.Namespace) -> Settings:
     base, method = preset(options.preset), METHODS[options.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
-    from nnunet_difflung.generator.families import with_own_sampler  # with PyTorch, which refusals do not wait for
+    from nnunet_difflung.generator.families import family_of, with_own_sampler  # PyTorch, for which no refusal waits
 
     precision = _precision(options)
     generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
+    if "ablated_classes" in family_of(method).unused_options:
+        generator = replace(generator, ablated_classes=GeneratorConfig.ablated_classes)
     if generator.prediction == "epsilon":
         generator = replace(generator, zero_terminal_snr=False)
     if windows:
@@ -335,9 +368,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     sampling = replace(
         with_own_sampler(method, base.sampling),
         precision=precision,
-        gate=options.gate,
         memorised=options.memorised,
-        **given(options, "paint", "margin", "sampler", "steps", "resamplings", "strength", "candidates", "selection"),
+        **given(options, *_OF_SAMPLING),
     )
     _check_method(method, options, generator, sampling)
     balance = replace(
@@ -345,8 +377,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
         target_share=targets,
         max_synthetic=options.max_synthetic,
         seed=options.seed,
-        **given(options, "placement", "target_multiple", "placebo", "hosts"),
+        **given(options, "placement", "target_multiple", "placebo", "hosts", "order"),
     )
+    if options.target_multiple is not None:  # says the target of every class without one of its own
+        balance = replace(balance, fibrosis_share=None)
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)

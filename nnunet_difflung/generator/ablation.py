@@ -1,8 +1,7 @@
 """Mask-ablated training: Eq. 8, Eq. 9 and Algorithm 1 of the paper, and its uniform predecessor.
 
 Ablating a class removes its mask from the condition, so that the network learns to paint the class without being told
-and depends less on single labels. Normal lung, structures and the derived body class are never ablated, and nothing is
-ablated in sampling.
+and depends less on single labels. Nothing is ablated in sampling.
 """
 
 from __future__ import annotations
@@ -11,14 +10,30 @@ import math
 
 import numpy as np
 
+from nnunet_difflung.meaning.labels import LabelRoles
+
+
+def ablatable(roles: LabelRoles, ablation: str, classes: str) -> tuple[str, ...]:
+    """Names of the classes whose masks may be ablated, in the order in which they are drawn.
+
+    Args:
+        roles: of the labels.
+        ablation: ``cbmat``, ``mat`` or ``none``.
+        classes: ``pathologies``; or ``all`` of Algorithm 1's classes: for ``cbmat`` normal lung too, but never what
+            surrounds the lung (line 5), which is the derived body class and structures; for ``mat`` every class.
+    """
+    if classes == "pathologies" or ablation == "none":
+        return roles.pathologies
+    return roles.conditions if ablation == "mat" else roles.lung
+
 
 def initial_probabilities(
     frequencies: np.ndarray, ablation: str, reading: str = "eq8", delta_0: float = 1.0
 ) -> np.ndarray:
-    """Ablation probability of each pathology at the start of training.
+    """Ablation probability of each class at the start of training (Algorithm 1, line 1).
 
     Args:
-        frequencies: (k,) share f_i of the lung voxels of the training cases for each pathology.
+        frequencies: (k,) share f_i of the lung voxels of the training cases for each class that may be ablated.
         ablation: ``cbmat``, ``mat`` (each of the 2^k combinations equally likely, so 1/2 for each class) or ``none``.
         reading: ``eq8``: P_i = 1 − f_i (paper, Eq. 8); ``text``: P_i = f_i / max f, the sentence under Eq. 8, by which
             common classes are ablated more often; the maximum is over all lung classes, so that the only or most
@@ -55,19 +70,19 @@ def annealed(probabilities: np.ndarray, progress: float, ablation: str, annealin
 
 
 def draw_ablation(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Independent draws for the pathologies of one image (Algorithm 1, lines 6 and 7); (k,) bool, True is ablated."""
+    """Independent draws for the classes of one image (Algorithm 1, lines 6 and 7); (k,) bool, True is ablated."""
     return rng.random(len(probabilities)) < probabilities
 
 
-def ablate(condition: np.ndarray, ablated: np.ndarray, pathologies: np.ndarray) -> np.ndarray:
+def ablate(condition: np.ndarray, ablated: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Removes the ablated classes from a condition map (Algorithm 1, line 8).
 
     Args:
         condition: (y, x) label values.
         ablated: (k,) bool.
-        pathologies: (k,) label values.
+        values: (k,) label values of the classes that may be ablated.
 
     Returns:
         (y, x) copy with the ablated classes' voxels 0.
     """
-    return np.where(np.isin(condition, pathologies[ablated]), 0, condition).astype(condition.dtype)
+    return np.where(np.isin(condition, values[ablated]), 0, condition).astype(condition.dtype)

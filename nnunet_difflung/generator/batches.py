@@ -13,7 +13,7 @@ import numpy as np
 
 from nnunet_difflung.config import GeneratorConfig
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex
-from nnunet_difflung.generator.ablation import ablate, annealed, draw_ablation
+from nnunet_difflung.generator.ablation import ablatable, ablate, annealed, draw_ablation
 from nnunet_difflung.generator.encoding import Encoding, grow, size_factor
 
 
@@ -43,7 +43,7 @@ class Drawn:
         wanted: the pathology that the example's slot is reserved for, or None.
         image: (c, y, x) crop in the dataset's intensities.
         condition: (y, x) its condition map.
-        ablated: (k,) bool, the pathologies whose masks are hidden.
+        ablated: (k,) bool, the classes whose masks are hidden, of those that may be (``ablation.ablatable``).
         mirrored: whether the example is mirrored left-right.
     """
 
@@ -63,7 +63,8 @@ class BatchSource:
         index: the fold's training slices.
         config: resolved configuration of the generator.
         windows: for each channel the intensities mapped to −1 and 1.
-        probabilities: (k,) ablation probability of each pathology at the start (``initial_probabilities``).
+        probabilities: (k,) ablation probability of each class of ``ablation.ablatable`` at the start
+            (``initial_probabilities``).
         total_steps: number of steps of the whole training, over which the probabilities are annealed.
         ablation: ablation of the method.
     """
@@ -82,6 +83,8 @@ class BatchSource:
         self.encoding = Encoding(windows, cache.roles.condition_values(), size_factor(config))
         self.probabilities, self.total_steps, self.ablation = probabilities, total_steps, ablation
         self.pathologies = np.array([cache.roles.values[name] for name in cache.roles.pathologies])
+        values = dict(zip(cache.roles.conditions, cache.roles.condition_values(), strict=True))
+        self.ablatable = np.array([values[name] for name in ablatable(cache.roles, ablation, config.ablated_classes)])
         self.present = [name for name, slices in index.holding.items() if len(slices)]
         self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
 
@@ -131,6 +134,6 @@ class BatchSource:
         counts = drawn.condition != (-1 if roles.ignore is None else roles.ignore)
         return (
             self.encoding.image(drawn.image, drawn.condition, shape),
-            self.encoding.masks(ablate(drawn.condition, drawn.ablated, self.pathologies), shape),
+            self.encoding.masks(ablate(drawn.condition, drawn.ablated, self.ablatable), shape),
             grow(counts, shape).astype(np.float32)[None],
         )

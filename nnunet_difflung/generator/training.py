@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nnunet_difflung.config import GeneratorConfig, differences, generator_ident
 from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, hash_of_voxels, index_slices
 from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.ablation import initial_probabilities
+from nnunet_difflung.generator.ablation import ablatable, initial_probabilities
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
@@ -48,10 +49,15 @@ class FoldData:
         """One hash for the files of the training cases; None if they were not hashed."""
         return digest_of({i: self.cache.facts[i].files for i in self.training_cases}, self.training_cases)
 
-    def frequencies(self) -> np.ndarray:
-        """f_i of Eq. 8: each pathology's share of the lung voxels."""
+    def frequencies(self, classes: Sequence[str] | None = None) -> np.ndarray:
+        """f_i of Eq. 8: each class's share of the lung voxels, 0 for what lies outside the lung.
+
+        Args:
+            classes: names among the conditions; None: the pathologies.
+        """
         counts = class_counts([self.cache.facts[i] for i in self.training_cases], self.cache.roles)
-        return np.array([counts[name] for name in self.cache.roles.pathologies]) / max(1, sum(counts.values()))
+        names = self.cache.roles.pathologies if classes is None else classes
+        return np.array([counts.get(name, 0) for name in names]) / max(1, sum(counts.values()))
 
 
 def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> GeneratorConfig:
@@ -213,7 +219,8 @@ class _Saving:
 
 def _source(data: FoldData, method: Method, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
     reading, delta_0 = config.ablation_probability, config.delta_0
-    probabilities = initial_probabilities(data.frequencies(), method.ablation, reading, delta_0)
+    frequencies = data.frequencies(ablatable(data.cache.roles, method.ablation, config.ablated_classes))
+    probabilities = initial_probabilities(frequencies, method.ablation, reading, delta_0)
     kind = trained_family_of(method).source
     return kind(data.cache, index, config, config.windows, probabilities, total, method.ablation)
 

@@ -100,13 +100,18 @@ class _Planner:
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
 
     def missing(self, counts: dict[str, int]) -> list[str]:
-        """The pathologies below their target shares, the one furthest below, relative to its target, first."""
+        """The pathologies below their target shares, the one that gets the next lesion first.
+
+        That is the one furthest below, relative to its target, or the least frequent one (``BalanceConfig.order``).
+        """
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
+        if self.config.order == "frequency":
+            return sorted(deficits, key=lambda name: share[name])
         return sorted(deficits, key=lambda name: -deficits[name])
 
-    def furthest(self, counts: dict[str, int]) -> str | None:
-        """The pathology furthest below its target share, relative to the target; None if all targets are met."""
+    def next_class(self, counts: dict[str, int]) -> str | None:
+        """The pathology that gets the next lesion; None if all targets are met."""
         return next(iter(self.missing(counts)), None)
 
     def quota(self, slices_left: int, per_case: float) -> int:
@@ -225,7 +230,7 @@ class _Planner:
         touched: set[int] = set()
         counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
         while added < bound and len(operations) < _MAX_LESIONS and failures < 3:
-            name = self.furthest(counts)
+            name = self.next_class(counts)
             if name is None:
                 break
             free = self.free_slices(self.roles.is_normal(label), touched, slices)

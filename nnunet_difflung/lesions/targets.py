@@ -11,6 +11,7 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.border import classes_on_border
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import Plan, shares
+from nnunet_difflung.meaning.label_names import is_fibrosis
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _AT_LEAST = 1.25  # smallest target as a multiple of a class's share
@@ -37,8 +38,12 @@ def _target_share(name: str, cases: Sequence[CaseFacts], roles: LabelRoles, conf
     The multiple of its share is bounded by its share of the slices that hold it, since more could only be reached by
     fuller lungs than real ones; a class that is in nearly all slices is still to become more common by a quarter.
     """
-    if name in config.target_share or config.target_multiple is None:
-        return config.target_share.get(name, config.default_share)
+    if name in config.target_share:
+        return config.target_share[name]
+    if config.fibrosis_share is not None and [name] == [other for other in roles.pathologies if is_fibrosis(other)]:
+        return config.fibrosis_share
+    if config.target_multiple is None:
+        return config.default_share
     lung = held = present = 0
     for case in cases:
         of_slices = np.sum([case.counts[part] for part in roles.lung], axis=0)

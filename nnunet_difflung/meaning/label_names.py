@@ -66,6 +66,7 @@ _DISEASES = _set(
     "cysts honeycombing reticulation reticular thickening plaque plaques embolism thrombus ild ipf copd stenosis "
     "bronchiectasis calcification calcifications pneumothorax bulla bullae micronodules crazy paving"
 )
+_FIBROSES = _set("fibrosis fibroses fibrotic interstitial ild")
 _ABROAD = _set(  # lung, without accents
     "lunge lungen lungenflugel lungengewebe lungenparenchym parenchym poumon poumons pulmon pulmones pulmao pulmoes "
     "polmone polmoni longen longweefsel lungor lunger pulmonar pulmonaire polmonare keuhko keuhkot pluco pluca "
@@ -147,6 +148,12 @@ def _negated(words: list[str], about_lung: bool) -> Meaning:
 def _meaning_in_chinese(name: str) -> Meaning:
     characters = {c for c in name if not c.isspace() and c.isalpha()}
     return Meaning.PERHAPS_LUNG if characters <= set(_CHINESE) else Meaning.UNKNOWN
+
+
+def is_fibrosis(name: str) -> bool:
+    """Whether the name of a pathology says fibrosis or interstitial lung disease."""
+    words = set(words_of(name))
+    return bool(words & _FIBROSES) and not words & _NEGATIONS
 
 
 def is_part(name: str) -> bool:

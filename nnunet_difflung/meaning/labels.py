@@ -30,8 +30,8 @@ class LabelRoles:
 
     Attributes:
         normal: the labels that lesions may be pasted into; several where each lung or lobe has its own.
-        pathologies: the labels that can be painted, and are ablated in training.
-        structures: all other labels; the generator is conditioned on them, but they are never changed or ablated.
+        pathologies: the labels that can be painted.
+        structures: all other labels; the generator is conditioned on them, but they are never changed.
         values: name → voxel value of the labels above.
         ignore: voxel value of nnU-Net's ``ignore`` label, or None.
     """

@@ -142,6 +142,8 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
         ("mat", ["--ablation-probability", "eq8", "--steps", "3"], ["--ablation-probability"]),
         ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]),
         ("cbmat", ["--steps", "3"], []),
+        ("mat", ["--ablated-classes", "all"], []),
+        ("none", ["--ablated-classes", "all"], ["--ablated-classes"]),
     ],
 )
 def test_options_that_change_nothing_are_named(method, options, idle, capsys):

@@ -43,6 +43,9 @@ LATER = (
     ("balance", "target_multiple"),
     ("balance", "placebo"),
     ("balance", "hosts"),
+    ("balance", "order"),
+    ("balance", "fibrosis_share"),
+    ("generator", "ablated_classes"),
 )
 BF16 = replace(TINY, precision="bf16")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.config import ORDERS, BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.balance import _Planner, collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
+from nnunet_difflung.lesions.targets import target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
 from tests.support.tiny import make_masks
 
@@ -84,18 +87,66 @@ def test_a_slice_with_a_single_voxel_of_lung_is_a_slice_with_lung():
 
 
 def test_filling_a_host_takes_from_its_normal_lung_what_it_gives_to_lesions(monkeypatch):
-    labels, seen, furthest = cohort(), [], _Planner.furthest
+    labels, seen, next_class = cohort(), [], _Planner.next_class
     facts = facts_of(labels)
     lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
     config = BalanceConfig(target_share={"emphysema": 0.2, "ILD": 0.3})
     planner = _Planner(list(facts.values()), lesions, ROLES, config, 0)
-    monkeypatch.setattr(_Planner, "furthest", lambda self, counts: seen.append(dict(counts)) or furthest(self, counts))
+    monkeypatch.setattr(
+        _Planner, "next_class", lambda self, counts: seen.append(dict(counts)) or next_class(self, counts)
+    )
     host = facts["c10"]
     operations = planner.fill(host, labels["c10"].copy(), 200, 1, np.random.default_rng(0))
     assert len(operations) >= 2
     added = sum(operation.voxels for operation in operations)
     assert seen[0]["normal_lung"] - seen[-1]["normal_lung"] in (added, added - operations[-1].voxels)
     assert {sum(counts.values()) for counts in seen} == {sum(seen[0].values())}
+
+
+def test_the_least_frequent_class_comes_first_in_the_papers_order():
+    """ILD is further below its target, but emphysema is rarer."""
+    labels, targets = cohort(), {"emphysema": 0.04, "ILD": 0.5}
+    counts = {"normal_lung": 87, "emphysema": 3, "ILD": 10}
+    facts = facts_of(labels)
+    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+
+    def planner(order: str) -> _Planner:
+        config = BalanceConfig(target_share=targets, order=order)
+        return _Planner(list(facts.values()), lesions, ROLES, config, 0)
+
+    assert planner("deficit").missing(counts) == ["ILD", "emphysema"]
+    assert planner("frequency").missing(counts) == ["emphysema", "ILD"]
+    assert planner("frequency").missing({"normal_lung": 80, "emphysema": 10, "ILD": 10}) == ["ILD"]
+    assert planner("frequency").missing({"normal_lung": 40, "emphysema": 10, "ILD": 50}) == []
+    plan, *_ = plan_for(labels, BalanceConfig(target_share=targets, order="frequency", max_synthetic=12))
+    painted = [operation.pathology for case in plan.cases for operation in case.operations]
+    assert painted[0] == "emphysema"
+    assert set(painted) == {"emphysema", "ILD"}, "the next class once the first has its share"
+
+
+def test_with_equal_targets_both_orders_make_the_same_plan():
+    labels = cohort()
+    plans = [plan_for(labels, BalanceConfig(default_share=0.2, max_synthetic=8, order=o))[0] for o in ORDERS]
+    assert plans[0].cases == plans[1].cases
+    assert {operation.pathology for case in plans[0].cases for operation in case.operations} == {"emphysema", "ILD"}
+
+
+def targets_of(names: tuple[str, ...], config: BalanceConfig) -> dict[str, float]:
+    roles = LabelRoles(("lung",), names, (), {name: i for i, name in enumerate(("lung", *names), 1)}, None)
+    counts = {"lung": [90], **{name: [10] for name in names}}
+    case = CaseFacts("c", (1, 10, 10), 1, (5.0, 1.0, 1.0), "int16", counts, [], content="")
+    lesions = collect_lesions(["c00"], facts_of(cohort(1)), ROLES, cohort(1).__getitem__)["ILD"]
+    return target_shares([case], dict.fromkeys(names, lesions), roles, config)
+
+
+def test_the_paper_wants_22_percent_fibrosis_and_6_percent_of_any_other_class():
+    paper = BalanceConfig(fibrosis_share=0.22)
+    for name in ("ILD", "fibrosis", "Lung_Fibrosis", "fibrotic ILD", "interstitial lung disease"):
+        assert targets_of(("emphysema", name), paper) == {"emphysema": 0.06, name: 0.22}
+    assert targets_of(("consolidation", "non-fibrotic"), paper) == {"consolidation": 0.06, "non-fibrotic": 0.06}
+    assert targets_of(("ILD", "fibrosis"), paper) == {"ILD": 0.06, "fibrosis": 0.06}, "which of them is left open"
+    assert targets_of(("ILD",), replace(paper, target_share={"ILD": 0.3})) == {"ILD": 0.3}
+    assert targets_of(("ILD",), replace(paper, fibrosis_share=None)) == {"ILD": 0.06}
 
 
 def test_unreachable_targets_are_reported():

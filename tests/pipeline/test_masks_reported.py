@@ -98,8 +98,6 @@ def test_options_of_places_and_targets_become_settings():
     assert settings_from(parse([*typed, "2.5"])).balance.target_multiple == 2.5
     earlier = settings_from(parse([*typed, "0"])).balance
     assert (earlier.placement, earlier.target_multiple, earlier.hosts) == ("uniform", None, "any")
-    paper = settings_from(parse(["-d", "801", "--precision", "fp32", "--preset", "paper"])).balance
-    assert paper == earlier
 
 
 @pytest.mark.parametrize("value", ["0.5", "-1", "inf", "nan", "much"])

@@ -97,14 +97,20 @@ class ReverseProcess(Family):
 class Diffusion(ReverseProcess, TrainedFamily):
     """The mask-conditioned diffusion model of the paper; saved by diffusers' ``save_pretrained``."""
 
-    unused_settings = ("l1_weight", "feature_weight", "discriminator_channels")
     loss_axis = {"ylabel": "loss (Eq. 7)", "yscale": "log"}
     reimposes = True
 
     @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Those of the GANs."""
+        return (*super().unused_settings, "l1_weight", "feature_weight", "discriminator_channels")
+
+    @property
     def unused_options(self) -> tuple[str, ...]:
-        """The ablation options, except for ``cbmat``."""
-        return () if self.method.ablation == "cbmat" else ABLATION_OPTIONS
+        """The ablation options: ``cbmat`` uses them all, and ``mat`` is told which classes to ablate."""
+        if self.method.ablation == "cbmat":
+            return ()
+        return tuple(name for name in ABLATION_OPTIONS if self.method.ablation != "mat" or name != "ablated_classes")
 
     def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
         """diffusers' UNet2DModel."""

@@ -23,7 +23,7 @@ from nnunet_difflung.runtime.files import replacing
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
-ABLATION_OPTIONS = ("ablation_probability", "annealing")
+ABLATION_OPTIONS = ("ablation_probability", "annealing", "ablated_classes")
 
 Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(image, condition, weight, noise, t) → loss, see ``diffusion.diffusion_loss``; changes the weights."""
@@ -151,11 +151,13 @@ class TrainedFamily(Family):
     source: type[BatchSource] = BatchSource
     """Makes the training batches."""
 
-    unused_settings: tuple[str, ...] = ()
-    """Fields of ``GeneratorConfig`` without effect; set to their default, so that equal runs do not look different."""
-
     loss_axis: Mapping[str, str] = {"ylabel": "generator's loss"}
     """Label and scale of the loss in ``progress.png``."""
+
+    @property
+    def unused_settings(self) -> tuple[str, ...]:
+        """Fields of ``GeneratorConfig`` without effect; set to their default, so that equal runs look the same."""
+        return () if self.method.ablation != "none" else ("ablated_classes",)
 
     def require(self) -> None:
         """Checks that all needed packages are installed, before anything is computed.
