@@ -4,10 +4,10 @@
 
 For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
 For each fold and seed, masks are planned from the fold's training cases as ``difflung_augment --method copy_paste
---dry-run`` plans them: with uniform places and 6 % of lung for each class (``uniform``), and with the default preset, with
-``--hosts any`` (``any``) and as it is (``alike``). Each figure is compared with that of the training cases' own lesions
-(``lesions.likeness``): the AUC is the mean over folds and seeds. No image is painted and nothing is written to the
-datasets. The time is that of the processor for planning alone, on one core.
+--dry-run`` plans them: with uniform places and 6 % of lung for each class (``uniform``), and with the default preset,
+with ``--hosts any`` (``any``) and as it is (``alike``). Each figure is compared with that of the training cases' own
+lesions (``lesions.likeness``): the AUC is the mean over folds and seeds. No image is painted and nothing is written to
+the datasets. The time is that of the processor for planning alone, on one core.
 """
 
 from __future__ import annotations
