@@ -7,11 +7,13 @@ from itertools import combinations
 
 import numpy as np
 
+from experiments.bench.probabilities import at_false_voxels_of, average_precision
 from experiments.bench.scoring import dice
 from nnunet_difflung.comparison.statistics import difference, over_patients, skewed_difference
 
 SHARES = ("dice", "lesion_sensitivity")  # from 0 to 1; the other figures have no upper limit
 FIGURES = (*SHARES, "false_lesions", "false_voxels")
+PRECISION = "average_precision"  # over the voxels of all patients
 Rows = Mapping[tuple[int, int], dict]  # (seed, fold) → row
 
 
@@ -68,14 +70,44 @@ def compared(arm: Rows, opponent: Rows, name: str, figure: str) -> dict | None:
     }
 
 
+def alike(arm: Rows, reference: Rows, name: str) -> dict | None:
+    """Dice of an arm and of the reference, both at as many false voxels as the reference's labels have.
+
+    Returns:
+        As ``compared``, with the mean of the arm, ``dice``; None without a common training that has histograms.
+    """
+    dices: list[dict[tuple[int, int], dict[str, float]]] = [{}, {}]
+    for key in set(arm).intersection(reference):
+        pair = [at_false_voxels_of(reference[key], row, name) for row in (arm[key], reference[key])]
+        if None not in pair:
+            for part, of_patients in zip(dices, pair, strict=True):
+                part[key] = of_patients
+    seeds, folds = grid(dices[0])
+    if not seeds:
+        return None
+    patients = sorted({p for seed in seeds for fold in folds for p in reference[seed, fold]["patients"]})
+    own, others = (
+        np.array([[[part[s, f].get(p, np.nan) for p in patients] for f in folds] for s in seeds]) for part in dices
+    )
+    mean = float(np.mean(np.nanmean(own, axis=2)))
+    return {"dice": mean, "diff": difference(own, others), "trainings": len(seeds) * len(folds)}
+
+
 def summary(rows: Rows, name: str) -> dict:
     """Mean of each figure over trainings, its standard deviation over trainings, and their number."""
     result = {}
-    for figure in (*FIGURES, "dice_pooled"):
-        each = [row["figures"][name][figure] for row in rows.values() if row["figures"][name][figure] is not None]
+    for figure in (*FIGURES, "dice_pooled", PRECISION):
+        each = [value for row in rows.values() if (value := _of_row(row, name, figure)) is not None]
         result[figure] = {
             "mean": float(np.mean(each)) if each else None,
             "sd": float(np.std(each, ddof=1)) if len(each) > 1 else None,
             "trainings": len(each),
         }
     return result
+
+
+def _of_row(row: dict, name: str, figure: str) -> float | None:
+    if figure != PRECISION:
+        return row["figures"][name][figure]
+    histograms = row.get("probabilities", {}).get(name)
+    return None if histograms is None else average_precision(histograms)

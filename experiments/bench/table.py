@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS, Set
-from experiments.bench.compared import FIGURES, Rows, compared, summary
+from experiments.bench.compared import FIGURES, PRECISION, Rows, alike, compared, summary
 from experiments.bench.plot import learning_curve
 from experiments.bench.rows import NUMBERS, Store
 from nnunet_difflung.comparison.compare import without_nan
@@ -58,6 +58,7 @@ def tabulated(rows: list[dict], kind: Set) -> dict:
                 "sources": sum(len(row["sources"]) for row in of_arm.values()) / len(of_arm),
                 "figures": {name: summary(of_arm, name) for name in classes},
                 "differences": _differences(arm, arms, classes),
+                "at_equal_harm": _at_equal_harm(arm, arms, kind.rare),
             }
             for arm, of_arm in arms.items()
         }
@@ -72,6 +73,10 @@ def _differences(arm: str, arms: dict[str, Rows], classes: list[str]) -> dict:
         for opponent in OPPONENTS
         if opponent in arms and opponent != arm
     }
+
+
+def _at_equal_harm(arm: str, arms: dict[str, Rows], rare: str) -> dict | None:
+    return alike(arms[arm], arms["reference"], rare) if "reference" in arms and arm != "reference" else None
 
 
 def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
@@ -112,7 +117,9 @@ def markdown(content: dict) -> str:
         "",
         "Mean ± standard deviation over trainings. Differences are paired by patient, with a 95 % interval for new "
         "patients and new trainings (fold means, or patients and seeds if that is wider). Dice: mean over the patients "
-        "who have the class. False voxels: in each patient without the class. False lesions: in each patient.",
+        "who have the class. False voxels: in each patient without the class. False lesions: in each patient. At equal "
+        "harm: at the threshold at which an arm has as many false voxels as the reference. Average precision: over the "
+        "voxels of all patients, at every threshold.",
     ]
     for number, arms in content["numbers"].items():
         sources = next(iter(arms.values()))["sources"]
@@ -127,12 +134,14 @@ def markdown(content: dict) -> str:
 def _dice_rows(arms: dict, rare: str) -> list[str]:
     opponents = [name for name in OPPONENTS if name in arms]
     heads = [f"to {name} [95 %]" for name in opponents]
-    lines = _head(["arm", "trainings", f"Dice {rare}", "Dice, all voxels", *heads])
+    at_equal_harm = "to reference at equal harm [95 %]"
+    lines = _head(["arm", "trainings", f"Dice {rare}", "all voxels", "average precision", *heads, at_equal_harm])
     for arm, row in arms.items():
         figures = row["figures"][rare]
         differences = [row["differences"].get(name, {}).get(rare, {}).get("dice") for name in opponents]
         cells = [f"`{arm}`", str(figures["dice"]["trainings"]), _value(figures["dice"], 3)]
-        cells += [_value(figures["dice_pooled"], 3), *(shown(d["diff"], 3) if d else "–" for d in differences)]
+        cells += [_value(figures["dice_pooled"], 3), _value(figures[PRECISION], 3)]
+        cells += [shown(d["diff"], 3) if d else "–" for d in (*differences, row["at_equal_harm"])]
         lines.append(_line(cells))
     return lines
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.bench import probabilities
 from experiments.bench.scoring import added_up, counts_of
 from nnunet_difflung.runtime.files import read_json, write_json
 
@@ -50,7 +51,7 @@ def with_length(build: Callable[..., None], iterations: int) -> Callable[..., No
 
 
 def predictions(trainer: Any):
-    """(case, (z, y, x) predicted label values in the grid of the raw case) for each validation case."""
+    """(case, (z, y, x) predicted label values, (class, z, y, x) probabilities), in the grid of the raw case."""
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -71,17 +72,17 @@ def predictions(trainer: Any):
             logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
         yield (
             case,
-            convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits, plans, configuration, trainer.label_manager, properties
+            *convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits, plans, configuration, trainer.label_manager, properties, return_probabilities=True
             ),
         )
 
 
 def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dict:
-    """Counts of each validation patient, and of how many cases.
+    """Counts of each validation patient, histograms of the probabilities of ``roles``, and the number of cases.
 
     Args:
-        trainer: trained.
+        trainer: trained; on labels, not on regions.
         patients: case id → patient.
         roles: classes that come in lesions.
     """
@@ -89,14 +90,20 @@ def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dic
     folder = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
     reader = trainer.plans_manager.image_reader_writer_class()
     cases = []
-    for case, prediction in predictions(trainer):
+    odds: dict[str, list[tuple[str, list[list[int]]]]] = {name: [] for name in roles}
+    for case, prediction, probability in predictions(trainer):
         reference, properties = reader.read_seg(str(folder / f"{case}{trainer.dataset_json['file_ending']}"))
         spacing = tuple(map(float, properties["spacing"]))
         counts = {
             name: counts_of(reference[0], prediction, value, spacing, name in roles) for name, value in labels.items()
         }
         cases.append((patients[case], counts))
-    return {"patients": added_up(cases), "cases": len(cases)}
+        for name, of_cases in odds.items():
+            of_cases.append(
+                (patients[case], probabilities.histogram(probability[labels[name]], reference[0] == labels[name]))
+            )
+    histograms = {name: probabilities.added_up(of_cases) for name, of_cases in odds.items()}
+    return {"patients": added_up(cases), "probabilities": histograms, "cases": len(cases)}
 
 
 def main() -> None:

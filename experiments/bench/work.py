@@ -88,6 +88,7 @@ def _make(bench: Bench, row: Row, lock: int) -> dict:
         "settings": bench.settings(row),
         "figures": all_figures(scores["patients"], next(iter(scores["patients"].values()))),
         "patients": scores["patients"],
+        "probabilities": scores.get("probabilities", {}),
         "validation_cases": scores["cases"],
         "sources": drawn(_having(base, row.fold), row.number, row.seed, row.fold),
         "synthetic": _synthetic(root, base.dataset),
