@@ -6,9 +6,10 @@
     python -m experiments.bench table --set lidc -o WORK
 
 ``run`` makes the rows arms × source patients × seeds × folds, each a real nnU-Net training; the same command continues
-after an interruption. ``curve`` trains for several lengths on the tuning fold; without --arms and -n that takes days.
-``table`` writes docs/results/bench_SET.json, .md and .png from the rows that are there. Fold 4 and the seeds 91 to 99
-are for choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported; rows of the two kinds never mix.
+after an interruption. ``curve`` trains for several lengths on the tuning fold, and writes bench_SET_curve.json and .md;
+without --arms and -n that takes days. ``table`` writes docs/results/bench_SET.json, .md and .png from the rows that are
+there. Fold 4 and the seeds 91 to 99 are for choosing settings (--tuning), folds 0 to 3 and seeds 1 to 3 are reported;
+rows of the two kinds never mix.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
 from nnunet_difflung.errors import BadInput
 
-ITERATIONS = 4000
-LENGTHS = (500, 1000, 2000, 4000, 8000)
+ITERATIONS = 16000
+LENGTHS = (1000, 4000, 8000, 16000)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +60,11 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
     p.add_argument("--set", required=True, choices=SETS, help="dataset")
     p.add_argument("-o", required=True, metavar="WORK", type=Path, help="folder for datasets, logs and rows")
     p.add_argument("--tuning", action="store_true", help="rows to choose settings with; they are never reported")
+    if what != "run":
+        name = "bench_SET" if what == "table" else "bench_SET_curve"
+        p.add_argument("--out", type=Path, help=f"JSON file to write (default: docs/results/{name}.json)")
     if what == "table":
         p.add_argument("--iterations", type=int, default=ITERATIONS, help="length of the rows (default: %(default)s)")
-        p.add_argument("--out", type=Path, help="JSON file to write (default: docs/results/bench_SET.json)")
         return
     p.add_argument("--arms", nargs="+", choices=ARMS, help="default: all arms that this version has")
     p.add_argument(
@@ -172,9 +175,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         code = run(o)
         if o.what == "curve" and not o.dry_run:
-            from experiments.bench.curve import show
+            from experiments.bench.curve import write as write_curve
 
-            show(Store(o.o, True).read(), SETS[o.set])
+            for path in write_curve(o):
+                print(path)
         return code
     except BadInput as error:
         print(f"Error: {error}", file=sys.stderr)

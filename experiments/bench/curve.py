@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections import defaultdict
+from pathlib import Path
 
-from experiments.bench.arms import ARMS, Set
+from experiments.bench.arms import ARMS, SETS
+from experiments.bench.compared import PRECISION, summary
+from experiments.bench.rows import TUNING_FOLD, Store
+from experiments.bench.table import RESULTS
+from nnunet_difflung.runtime.files import write_bytes, write_json
 
 
-def show(rows: list[dict], kind: Set) -> None:
-    """Prints the table of all tuning rows."""
-    print("\n".join(lines(rows, kind.rare)))
+def write(o: argparse.Namespace) -> list[Path]:
+    """Writes the tuning rows of all lengths, as JSON and as a table, prints the table, and returns the files."""
+    kind, target = SETS[o.set], o.out or RESULTS / f"bench_{o.set}_curve.json"
+    rows = Store(o.o, True).read()
+    table = lines(rows, kind.rare)
+    print("\n".join(table))
+    content = {
+        "meta": {
+            "command": "python -m experiments.bench " + " ".join(sys.argv[1:]).replace(str(o.o), "WORK"),
+            "dataset": kind.dataset,
+            "rare": kind.rare,
+            "machines": sorted({row["machine"] for row in rows}),
+            "versions": rows[-1]["versions"] if rows else {},
+        },
+        "rows": [
+            {**row["row"], "date": row["date"], "cpu_seconds": sum(row["cpu_seconds"].values())}
+            | {name: figure["mean"] for name, figure in summary({(0, 0): row}, kind.rare).items()}
+            for row in rows
+        ],
+    }
+    write_json(target, content)
+    text = [
+        f"# {kind.title}: Dice of {kind.rare} by iterations (fold {TUNING_FOLD}, for tuning)",
+        "",
+        f"`{content['meta']['command']}`. Mean over patients and trainings; in brackets the average precision over all "
+        "voxels and the false voxels in a patient without the class.",
+        "",
+        *table,
+        "",
+    ]
+    write_bytes(target.with_suffix(".md"), "\n".join(text).encode())
+    return [target, target.with_suffix(".md")]
 
 
 def lines(rows: list[dict], rare: str) -> list[str]:
-    """A line for each number of source patients and arm, a column for each number of iterations; Dice of the class.
+    """A line for each number of source patients and arm, a column for each number of iterations.
+
+    A cell has Dice of the class and, in brackets, the average precision (where it is known) and the false voxels.
 
     Arms that another version made, and this one does not know, come last.
     """
-    cells: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str], dict[int, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         key = row["row"]
-        cells[key["number"], key["arm"]][key["iterations"]].append(row["figures"][rare]["dice"])
+        cells[key["number"], key["arm"]][key["iterations"]].append(row)
     lengths = sorted({row["row"]["iterations"] for row in rows})
     head = ["source patients", "arm", *map(str, lengths)]
     table = [head, ["---"] * len(head)]
     order = {arm: position for position, arm in enumerate([*ARMS, *sorted({arm for _, arm in cells} - set(ARMS))])}
     for number, arm in sorted(cells, key=lambda key: (key[0] == "all", len(key[0]), key[0], order[key[1]])):
-        of_lengths = [cells[number, arm][length] for length in lengths]
-        table.append([number, arm, *(f"{sum(v) / len(v):.3f}" if v else "–" for v in of_lengths)])
+        table.append([number, arm, *(_cell(cells[number, arm][length], rare) for length in lengths)])
     return [f"| {' | '.join(row)} |" for row in table]
+
+
+def _cell(rows: list[dict], rare: str) -> str:
+    if not rows:
+        return "–"
+    figures = summary(dict(enumerate(rows)), rare)
+    dice, precision, false = (figures[name]["mean"] for name in ("dice", PRECISION, "false_voxels"))
+    return f"{dice:.3f} ({'–' if precision is None else f'{precision:.3f}'}; {false:.0f})"

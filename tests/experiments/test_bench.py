@@ -250,14 +250,35 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     ]
     assert "| 0.500 ± 0.000 |" in text
     assert "+0.100 [" in text
-    assert lines(rows, "rare")[2:] == ["| 4 | reference | 0.400 |", "| 4 | copy_paste | 0.500 |"]
+    assert lines(rows, "rare")[2:] == ["| 4 | reference | 0.400 (–; 5) |", "| 4 | copy_paste | 0.500 (–; 5) |"]
     newer = [{**rows[0], "row": {**rows[0]["row"], "arm": "of_a_newer_version"}}]
-    assert lines(newer + rows, "rare")[-1] == "| 4 | of_a_newer_version | 0.500 |"
+    assert lines(newer + rows, "rare")[-1] == "| 4 | of_a_newer_version | 0.500 (–; 0) |"
     from experiments.bench.plot import learning_curve
 
     learning_curve(tmp_path / "curve.png", {**content, "meta": {"rare": "rare", "title": "T"}})
     assert (tmp_path / "curve.png").stat().st_size > 5000
     assert read_json(store.path(Row("reference", "4", 1, 0, 500)))["format"] == 1
+
+
+def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
+    import argparse
+
+    from experiments.bench import curve
+    from nnunet_difflung.runtime.files import read_json
+
+    monkeypatch.setitem(curve.SETS, "small", curve.SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    about = {"cpu_seconds": {"train": 36.0}, "machine": "m", "versions": {"torch": "2"}, "date": "2026-11-28"}
+    for length, dice in ((500, 0.1), (1000, 0.3)):
+        key = Row("reference", "4", 91, 4, length)
+        content = {name: value for name, value in row("reference", 91, 4, dice).items() if name != "row"}
+        Store(tmp_path, tuning=True).add(key, content | about)
+    written = curve.write(argparse.Namespace(o=tmp_path, set="small", out=tmp_path / "curve.json"))
+    assert [path.name for path in written] == ["curve.json", "curve.md"]
+    assert [(r["iterations"], r["dice"], r["cpu_seconds"]) for r in read_json(written[0])["rows"]] == [
+        (1000, 0.3, 36.0),
+        (500, 0.1, 36.0),
+    ]
+    assert "| 4 | reference | 0.100 (–; 40) | 0.300 (–; 40) |" in written[1].read_text()
 
 
 def test_a_row_continues_with_its_unfinished_step_and_no_two_processes_work_on_it(tmp_path):
