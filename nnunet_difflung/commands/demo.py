@@ -30,7 +30,6 @@ from nnunet_difflung.commands.small_trainings import (
 )
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import (
     NNUNET_PREPROCESSED,
@@ -92,6 +91,8 @@ class Demo:
 
     def augmented(self) -> Path:
         """Folder of what difflung_augment reports; of the method of the cases, which differs in earlier versions."""
+        from nnunet_difflung.injection.manifest import MANIFEST
+
         run = read_json(self.path(NNUNET_RAW) / NAME / MANIFEST)["runs"][0]
         return self.path(NNUNET_RESULTS) / NAME / method_name(run["method"])
 
