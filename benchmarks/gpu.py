@@ -72,7 +72,7 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
     if o.dataset:
         short = "--epochs 1 --max-synthetic 2" if tiny else ""
         here = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} --preset {preset}"
-        yield step("dataset", f"{AUGMENT} {here} --gate report -np {cores} {short}", 120)
+        yield step("dataset", f"{AUGMENT} {here} --method cbmat --gate report -np {cores} {short}", 120)
         yield step("dataset, judged", f"{EVALUATE} {here} --methods cbmat {judged} -o {out}/gpu_table1.json", 60)
     whole = (
         "--size 64 --slices 10 --distinct 10 --epochs 3"

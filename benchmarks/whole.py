@@ -24,6 +24,8 @@ from nnunet_difflung.generator.report import LOG
 from nnunet_difflung.paths import NNUNET_RAW, fold_name, results_folder
 from nnunet_difflung.runtime.files import read_json
 
+METHOD = "cbmat"  # as in the results on record
+
 STAGES = ("cache", "plan", "train", "paint", "inject")
 
 
@@ -44,11 +46,13 @@ def run(o: argparse.Namespace, name: str) -> tuple[float, dict, int, float]:
         str(o.epochs),
         "--gate",
         "report",
+        "--method",
+        METHOD,
         *o.augment,
     ]
     command = [sys.executable, "-m", "nnunet_difflung.commands.augment", *typed]
     total = seconds(lambda: subprocess.run(command, check=True))
-    results = results_folder(name, "cbmat")
+    results = results_folder(name, METHOD)
     report = read_json(results / "augment_report.json")
     stages = report["folds"][0]["seconds_of_all_folds_together"]
     log = [json.loads(line) for line in (results / fold_name(0) / LOG).read_text().splitlines()]

@@ -26,7 +26,7 @@ import torch
 from experiments.ablation_rows import add_row, as_read
 from experiments.ablation_variants import VARIANTS
 from experiments.small_segmenter import Slices, dice_by_patient, predict, train
-from nnunet_difflung.config import Settings, preset
+from nnunet_difflung.config import PAPERS_METHOD, Settings, preset
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
@@ -51,7 +51,7 @@ MASKS = {
 def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     """The ``fast`` preset with a variant's changes."""
     base, changes = preset("fast"), dict(variant.get("generator", {}))
-    method = changes.pop("method", base.method)
+    method = changes.pop("method", PAPERS_METHOD)
     return Settings(
         replace(base.generator, seed=seed, precision=precision, **changes),
         replace(with_own_sampler(METHODS[method], base.sampling), **variant.get("sampling", {})),

@@ -2,9 +2,9 @@
 
     python -m experiments.main_chain -d 801 -f 0 1 2 --preset fast -o docs/results/NAME.json -- --epochs 80
 
-Options after ``--`` are passed to difflung_augment. Both arms of a fold train at the same time, each on its own core,
-with the small U-Net of the demo; the Dice come from nnU-Net's own validation of the fold, on real cases. Finished
-trainings are not repeated.
+The method is cbmat, as in the results on record. Options after ``--`` are passed to difflung_augment. Both arms of a
+fold train at the same time, each on its own core, with the small U-Net of the demo; the Dice come from nnU-Net's own
+validation of the fold, on real cases. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit_table
-from nnunet_difflung.commands.demo import ARMS
 from nnunet_difflung.commands.small_trainings import (
     CONFIGURATION,
     installed,
@@ -27,10 +26,13 @@ from nnunet_difflung.commands.small_trainings import (
     side_by_side,
 )
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, fold_name, nnunet_folder, raw_folder, results_folder
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
+METHOD = "cbmat"
+ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": METHODS[METHOD].trainer}
 ENVIRONMENT = {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
 
@@ -104,6 +106,8 @@ def main() -> None:
             options.d,
             "-f",
             *map(str, options.f),
+            "--method",
+            METHOD,
             "--preset",
             options.preset,
             "-device",
@@ -137,7 +141,7 @@ def main() -> None:
                 },
                 "leaks": audit_table(raw.name)["leaks"],
                 "validation": rows,
-                "augment": read_json(results_folder(raw.name, "cbmat") / "augment_report.json"),
+                "augment": read_json(results_folder(raw.name, METHOD) / "augment_report.json"),
             },
         )
         print(rows[-1], flush=True)

@@ -19,11 +19,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difflung.commands.small_trainings import ALL_CASES_ALIKE, CONFIGURATION, installed, make_small_configuration
+from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_json
@@ -32,7 +34,8 @@ SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801
 CONTROLS = {
     "reference": "nnUNetTrainerDiffLungReference",
     "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
-    "cbmat_poly": "nnUNetTrainerDiffLungPoly",
+    f"{METHOD}_poly": "nnUNetTrainerDiffLungPoly",
+    f"{PAPERS_METHOD}_poly": "nnUNetTrainerDiffLungPoly",
 }
 ARMS = CONTROLS | {name: method.trainer for name, method in METHODS.items()}
 
@@ -271,6 +274,12 @@ def _finished(future: Future, name: str) -> int:
     return error is not None
 
 
+def _has_cases(arm: str, methods: Sequence[str]) -> bool:
+    """Whether an arm's trainer finds cases of its method; the trainer of both ``_poly`` arms takes METHOD's first."""
+    poly = [method for method in (METHOD, PAPERS_METHOD) if method in methods]
+    return not arm.endswith("_poly") or arm == "reference_poly" or arm.removesuffix("_poly") in poly[:1]
+
+
 def _published(word: str) -> str:
     """A typed word without the folders of this machine."""
     parts = ["FOLDER" if "/" in part and Path(part).is_dir() else part for part in word.split(" ")]
@@ -300,7 +309,7 @@ def main() -> None:
     o = p.parse_args()
     root = Path(o.o).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    arms = tuple(a for a in (*o.controls, *o.methods) if a != "cbmat_poly" or "cbmat" in o.methods)
+    arms = tuple(arm for arm in (*o.controls, *o.methods) if _has_cases(arm, o.methods))
     if o.pair and len(o.seeds) != len(o.f):
         raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; expected the same number of both")
     runs = [

@@ -12,6 +12,7 @@ ANNEALINGS = ("cosine", "none")
 ABLATED_CLASSES = ("pathologies", "all")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
+METHOD, PAPERS_METHOD = "difflung", "cbmat"  # of the presets; preset paper has the paper's
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
@@ -191,7 +192,7 @@ class Settings:
     sampling: SamplingConfig
     balance: BalanceConfig
     preset: str = "default"
-    method: str = "cbmat"
+    method: str = METHOD
 
     def as_dict(self) -> dict:
         """Plain JSON content, as manifests record it: the method is the first entry of ``generator``."""
@@ -289,10 +290,10 @@ def preset(name: str) -> Settings:
     0.3 M parameters, for a CPU and small images.
     In both, lesions lie where real ones lie and beside what lies beside real ones, and the target is four times a
     class's share of the training cases.
-    ``paper``: Diff-Lung as published: ε-prediction, Eq. 8 for normal lung too, 1000 DDIM steps, 400 epochs, whole
-    isolated slices drawn uniformly, lesions anywhere in the lung of any case, the least frequent class first, 22 % of
-    the lung for fibrosis and 6 % for each other class, and a gate that only reports. docs/method.md says where it
-    differs.
+    ``paper``: Diff-Lung as published: method ``cbmat``, ε-prediction, Eq. 8 for normal lung too, 1000 DDIM steps, 400
+    epochs, whole isolated slices drawn uniformly, lesions anywhere in the lung of any case, the least frequent class
+    first, 22 % of the lung for fibrosis and 6 % for each other class, and a gate that only reports. docs/method.md says
+    where it differs.
     """
     balance = BalanceConfig(placement="real", target_multiple=TARGET_MULTIPLE, hosts="alike")
     base = Settings(GeneratorConfig(), SamplingConfig(), balance)
@@ -331,5 +332,6 @@ def preset(name: str) -> Settings:
             flip=False,
         )
         sampling = replace(base.sampling, steps=1000, paint="full", gate="report")
-        return Settings(generator, sampling, BalanceConfig(order="frequency", fibrosis_share=0.22), name)
+        balance = BalanceConfig(order="frequency", fibrosis_share=0.22)
+        return Settings(generator, sampling, balance, name, PAPERS_METHOD)
     raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

@@ -34,11 +34,19 @@ class Method:
 
 _ALL = (
     Method(
+        "difflung",
+        "context",
+        "difflung",
+        "nnUNetTrainerDiffLung",
+        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
+        ablation="cbmat",
+    ),
+    Method(
         "cbmat",
         "diffusion",
         "cbmat",
-        "nnUNetTrainerDiffLung",
-        "diffusion, class-balanced mask ablation (Diff-Lung)",
+        "nnUNetTrainerDiffLungCBMAT",
+        "diffusion, class-balanced mask ablation (Diff-Lung as published)",
         ablation="cbmat",
     ),
     Method(
@@ -69,14 +77,6 @@ _ALL = (
         "cbmat",
         "nnUNetTrainerDiffLungHarmonise",
         "the cbmat diffusion started from the pasted texture at a middle noise level",
-    ),
-    Method(
-        "difflung",
-        "context",
-        "difflung",
-        "nnUNetTrainerDiffLungContext",
-        "diffusion that fills the new lesion given the real slice around it, its level and its spread",
-        ablation="cbmat",
     ),
 )
 METHODS = {method.name: method for method in _ALL}

@@ -16,7 +16,9 @@ def _of_method(method: Method) -> type[nnUNetTrainerDiffLung]:
         return nnUNetTrainerDiffLung
     about = f"Trains on the real cases and those of --method {method.name}: {method.explanation}."
     return type(
-        method.trainer, (nnUNetTrainerDiffLung,), {"method": method.name, "__module__": __name__, "__doc__": about}
+        method.trainer,
+        (nnUNetTrainerDiffLung,),
+        {"method": method.name, "otherwise": (), "__module__": __name__, "__doc__": about},
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.injection.leaks import first_names
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.trainers import case_record, synthetic_cases
 from nnunet_difflung.trainers.dose import BY_CASES, SHARE, Dose, as_variables, dose_of
 from nnunet_difflung.trainers.loader import DRAWN, Mixture, mixed_training
@@ -41,11 +46,15 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     cases alike, so that their number decides, and in volumes mostly gets slices that are copies of the host's. With
     ``DIFFLUNG_SYNTHETIC_SCHEDULE=falling`` the share falls from twice its value to 0 in the last epoch.
 
+    Where a fold has no case of ``method`` but cases of one that ``otherwise`` names, it trains on those and says so:
+    before ``difflung`` was the default, this trainer was that of ``cbmat``, and what was begun so goes on.
+
     The trainer of another method's arm is a subclass with its ``method``; ``trainers/__init__.py`` makes one for each
     line of ``methods.METHODS``.
     """
 
-    method: ClassVar[str] = "cbmat"  # the synthetic cases to train on, as the manifest names them
+    method: str = METHOD  # whose synthetic cases to train on, as the manifest names it; in debug.json: was trained on
+    otherwise: ClassVar[tuple[str, ...]] = (PAPERS_METHOD,)  # methods that take its place in a fold without its cases
     use_synthetic: ClassVar[bool] = True
     synthetic_share: ClassVar[float | None] = None  # where DIFFLUNG_SYNTHETIC_SHARE is not set; None: as ``cases``
     cyclic: ClassVar[bool] = True  # Lookahead and CyclicLR; False: nnU-Net's own SGD and poly schedule
@@ -169,6 +178,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             check_split(self)
             tr_keys, val_keys = super().do_split()
             manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
+            if self.use_synthetic:
+                self._settle_method(manifest)
             self._cases = TrainingCases(
                 synthetic_cases.real_only(tr_keys, manifest),
                 synthetic_cases.of_arm(manifest, self.method, self.fold) if self.use_synthetic else [],
@@ -179,6 +190,16 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 f"training cases, {len(self._cases.validation)} real validation cases."
             )
         return self._cases.real + self._cases.synthetic, list(self._cases.validation)
+
+    def _settle_method(self, manifest: dict) -> None:
+        """Takes the first method that the fold has cases of, and says so if it is another than the trainer's own."""
+        asked, self.method = self.method, synthetic_cases.settled((self.method, *self.otherwise), manifest, self.fold)
+        if self.method != asked:
+            self.print_to_log_file(
+                f"Fold {self.fold} has no synthetic cases of method '{asked}', so this training has those of "
+                f"'{self.method}' (made by an earlier version, or with --preset paper or --method {self.method}).",
+                also_print_to_console=True,
+            )
 
     # ---- which patches ----
 
@@ -294,8 +315,30 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         elif changed := case_record.differences(before, now):
             raise RuntimeError(
                 f"the checkpoint in {self.output_folder} was trained with other cases: {changed}. Train anew without "
-                f"--c and --val, or restore the splits and cases that it was trained with"
+                f"--c and --val, or restore the splits and cases that it was trained with{self._elsewhere(before)}"
             )
+
+    def _elsewhere(self, before: dict) -> str:
+        """How to go on with a training of a method in whose place the fold's cases of this one have come; or nothing.
+
+        Args:
+            before: the record of its checkpoint.
+        """
+        assert self._cases is not None
+        name, own = type(self).__name__, METHODS[self.method].trainer
+        manifest = synthetic_cases.manifest(self.plans_manager.dataset_name)
+        for method in self.otherwise if name.split("_")[0] == own else ():
+            cases = replace(self._cases, synthetic=synthetic_cases.of_arm(manifest, method, self.fold))
+            trainer, folder = name.replace(own, METHODS[method].trainer), Path(self.output_folder)
+            model = folder.parent.with_name(folder.parent.name.replace(name, trainer, 1))
+            now = case_record.record_of(self.plans_manager.dataset_name, cases)
+            if not case_record.differences(before, now) and not (model / folder.name).exists():
+                return (
+                    f". Its cases are all still there: those of '{method}', but fold {self.fold} has got cases of "
+                    f"'{self.method}' since, which come first with -tr {name}. To go on with it, make it a training "
+                    f"of '{method}': mkdir -p {quoted(model)} && mv {quoted(folder, model)}; then use -tr {trainer}"
+                )
+        return ""
 
     def _warn_of_pretrained_weights(self, file: str | None) -> None:
         """Warns if pretrained weights come from a training on this fold's validation cases."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.injection.manifest import find_manifest, run_of
@@ -23,6 +23,14 @@ def of_arm(manifest: dict, method: str, fold: int | str) -> list[str]:
     return sorted(
         key for key, case in manifest["cases"].items() if case["method"] == method and str(case["fold"]) == str(fold)
     )
+
+
+def settled(methods: Sequence[str], manifest: dict, fold: int | str) -> str:
+    """The first of ``methods`` that has cases in ``fold``, else that needs none there; else the first of all."""
+    for fits in (of_arm, needs_none):
+        if found := [method for method in methods if fits(manifest, method, fold)]:
+            return found[0]
+    return methods[0]
 
 
 def needs_none(manifest: dict, method: str, fold: int | str) -> bool:

@@ -33,7 +33,7 @@ class Arm(Protocol):
     preprocessed_dataset_folder_base: str
     is_cascaded: bool
     folder_with_segs_from_previous_stage: str
-    method: ClassVar[str]
+    method: str
     use_synthetic: ClassVar[bool]
 
     @classmethod

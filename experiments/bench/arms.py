@@ -54,7 +54,7 @@ class Set:
 
 
 _PLACEBO, _SELECTION, _DOSE = ("--placebo", "0.3"), ("--candidates", "4"), "0.25"
-_COPIES, _CONTEXT = "nnUNetTrainerDiffLungCopyPaste", "nnUNetTrainerDiffLungContext"
+_COPIES, _DIFFLUNG, _CBMAT = (METHODS[name].trainer for name in ("copy_paste", "difflung", "cbmat"))
 
 ARMS = {
     "reference": Arm("nnUNetTrainerDiffLungReference", explanation="real cases alone, this package's optimizer"),
@@ -62,34 +62,32 @@ ARMS = {
         "nnUNetTrainerDiffLungOversampling", explanation="real cases alone, patches drawn by class, rare ones as often"
     ),
     "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
-    "difflung": Arm(_CONTEXT, "difflung", explanation="lesions painted by a network that sees their surroundings"),
+    "difflung": Arm(_DIFFLUNG, "difflung", explanation="lesions painted by a network that sees their surroundings"),
     "difflung_full": Arm(
-        _CONTEXT,
+        _DIFFLUNG,
         "difflung",
         _SELECTION + _PLACEBO,
         "difflung, the hardest of 4 candidates that a segmenter recognises, and 30 % placebo cases",
     ),
     "copy_paste_placebo": Arm(_COPIES, "copy_paste", _PLACEBO, "copy_paste, and 30 % placebo cases"),
     "copy_paste_dose": Arm(_COPIES, "copy_paste", explanation="copy_paste, a quarter of each batch", dose=_DOSE),
-    "difflung_dose": Arm(_CONTEXT, "difflung", explanation="difflung, a quarter of each batch", dose=_DOSE),
+    "difflung_dose": Arm(_DIFFLUNG, "difflung", explanation="difflung, a quarter of each batch", dose=_DOSE),
     "difflung_falling": Arm(
-        _CONTEXT,
+        _DIFFLUNG,
         "difflung",
         explanation="difflung, a quarter of the patches, from half of each batch falling to none",
         dose=_DOSE,
         schedule="falling",
     ),
-    "difflung_placebo": Arm(_CONTEXT, "difflung", _PLACEBO, "difflung, and 30 % placebo cases"),
+    "difflung_placebo": Arm(_DIFFLUNG, "difflung", _PLACEBO, "difflung, and 30 % placebo cases"),
     "difflung_placebo_dose": Arm(
-        _CONTEXT, "difflung", _PLACEBO, "difflung with 30 % placebo cases, a quarter of each batch", _DOSE
+        _DIFFLUNG, "difflung", _PLACEBO, "difflung with 30 % placebo cases, a quarter of each batch", _DOSE
     ),
     "difflung_selection": Arm(
-        _CONTEXT, "difflung", _SELECTION, "difflung, the hardest of 4 candidates that a segmenter recognises"
+        _DIFFLUNG, "difflung", _SELECTION, "difflung, the hardest of 4 candidates that a segmenter recognises"
     ),
-    "cbmat": Arm("nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model"),
-    "cbmat_dose": Arm(
-        "nnUNetTrainerDiffLung", "cbmat", explanation="the paper's diffusion model, a quarter of each batch", dose=_DOSE
-    ),
+    "cbmat": Arm(_CBMAT, "cbmat", explanation="the paper's diffusion model"),
+    "cbmat_dose": Arm(_CBMAT, "cbmat", explanation="the paper's diffusion model, a quarter of each batch", dose=_DOSE),
     "mat": Arm("nnUNetTrainerDiffLungSegGuided", "mat", explanation="segmentation-guided diffusion"),
     "stock": Arm("nnUNetTrainer", explanation="nnU-Net as it is, as many iterations"),
 }

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from experiments.bench.arms import DECISIVE
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import read_json, write_json
 
 FORMAT = 1
 NUMBERS = ("16", "8", "4", "all")  # source patients with the rare class
 REPORTED_FOLDS, REPORTED_SEEDS = (0, 1, 2, 3), (1, 2, 3)
+_RENAMED = {  # (trainer, method) → the name of that trainer since difflung is the default method
+    ("nnUNetTrainerDiffLungContext", "difflung"): METHODS["difflung"].trainer,
+    ("nnUNetTrainerDiffLung", "cbmat"): METHODS["cbmat"].trainer,
+}
 TUNING_FOLD, TUNING_SEEDS = 4, tuple(range(91, 100))
 
 
@@ -83,6 +88,12 @@ def in_order(
     ]
 
 
+def as_named_now(settings: dict) -> dict:
+    """A row's settings with the present name of the trainer; two were renamed, and train as they did."""
+    trainer, method = settings.get("trainer"), settings.get("method")
+    return {**settings, "trainer": _RENAMED.get((trainer, method), trainer)}
+
+
 class Store:
     """The finished rows of a bench, one JSON file each; a file exists if and only if its row is complete.
 
@@ -111,7 +122,7 @@ class Store:
         path = self.path(row)
         if not path.is_file():
             return False
-        before = read_json(path)["settings"]
+        before = as_named_now(read_json(path)["settings"])
         differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
         if differing:
             key = differing[0]

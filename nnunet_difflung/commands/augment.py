@@ -24,7 +24,9 @@ from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
     HOSTS,
+    METHOD,
     ORDERS,
+    PAPERS_METHOD,
     PLACEMENTS,
     SELECTIONS,
     TARGET_MULTIPLE,
@@ -37,7 +39,7 @@ from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.labels import with_names
 from nnunet_difflung.methods import METHODS, Method
-from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.paths import cache_folder, dataset_folder, results_folder
 from nnunet_difflung.runtime.console import command
 
 if TYPE_CHECKING:
@@ -83,12 +85,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--method",
-        default="cbmat",
         choices=METHODS,
         metavar="METHOD",
         help="how synthetic cases are made. "
         + "; ".join(f"{m.name}: {m.explanation}" for m in METHODS.values())
-        + " (default: %(default)s)",
+        + f" (default: {METHOD}; preset paper: {PAPERS_METHOD})",
     )
     group.add_argument(
         "--dry-run", action="store_true", help="show class shares, plan, time and disk space, and write nothing"
@@ -269,7 +270,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         help="normal lung around a new lesion that is painted along with it, for --paint composite "
         f"({by_preset('sampling', 'margin')})",
     )
-    shared.add_sampler(group, "; ddpm with --method difflung")
+    shared.add_sampler(group, f"; ddpm with --method {METHOD}")
     group.add_argument(
         "--resamplings",
         type=positive,
@@ -352,7 +353,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     Raises:
         BadInput: a value is out of range, or options contradict each other.
     """
-    base, method = preset(options.preset), METHODS[options.method]
+    base = preset(options.preset)
+    method = METHODS[options.method or base.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
     from nnunet_difflung.generator.families import family_of, with_own_sampler  # PyTorch, for which no refusal waits
@@ -499,6 +501,18 @@ def request_from(options: argparse.Namespace) -> Request:
     )
 
 
+def _note_earlier_default(options: argparse.Namespace, method: str) -> None:
+    """Says which option resumes what an earlier version began without ``--method``, where this run would not."""
+    name = dataset_folder(options.dataset).name
+    begun = {which: results_folder(name, which).is_dir() for which in (METHOD, PAPERS_METHOD)}
+    if options.method is None and method == METHOD and begun[PAPERS_METHOD] and not begun[METHOD]:
+        print(
+            f"Note: {name} has work of --method {PAPERS_METHOD}, the default of earlier versions; to resume or extend "
+            f"it, add --method {PAPERS_METHOD}. The default is now {METHOD}.",
+            file=sys.stderr,
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
@@ -508,6 +522,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nnunet_difflung.pipeline.augment import augment
     from nnunet_difflung.runtime.launcher import started_by_launcher
 
+    if not started_by_launcher():
+        _note_earlier_default(options, request.settings.method)
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
         return _run_in_processes(request, options.num_gpus, typed)
     augment(request)

@@ -29,7 +29,8 @@ from nnunet_difflung.runtime.environment import require, without_folder
 _DESCRIPTION = """
 Compares finished nnU-Net trainings class by class (the paper's Table 2): Dice of each patient, and the paired
 differences to a reference arm with 95 % confidence intervals, as a table and a plot. An arm is a trainer: the reference
-is trained on real cases only, each of the others on the real cases and the synthetic cases of one method.
+is trained on real cases only, each of the others on the real cases and the synthetic cases of one method. Trainings of
+nnUNetTrainerDiffLung count for the method whose cases they had: difflung, or cbmat with earlier versions.
 
 An interval needs several trainings of every arm: two folds or two seeds give one, but a very wide one; give five folds,
 or five seeds of one fold. With one training per arm the table has no interval, since nothing shows how much trainings
@@ -37,7 +38,7 @@ vary. Several folds with several seeds each give the narrowest intervals.
 """
 _EXAMPLE = """
 difflung_compare -d 801 -f 0 1 2 3 4
-difflung_compare -d 801 -f 0 --arms reference cbmat copy_paste --length 5epochs
+difflung_compare -d 801 -f 0 --arms reference difflung copy_paste --length 5epochs
 """
 
 

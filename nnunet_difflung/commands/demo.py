@@ -28,7 +28,9 @@ from nnunet_difflung.commands.small_trainings import (
     shown,
     side_by_side,
 )
+from nnunet_difflung.config import METHOD
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import (
     NNUNET_PREPROCESSED,
     NNUNET_RAW,
@@ -42,7 +44,7 @@ from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import copy_file, read_json, write_json
 
 DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
-ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": "nnUNetTrainerDiffLung"}
+ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": METHODS[METHOD].trainer}
 FORMS = ("severe", "moderate")  # of emphysema, those that differ most from normal lung
 CROP, CROPS_IN_BATCH, STAGES = 64, 10, 5  # of the small U-Net: pixels, number, resolutions
 STEPS_OF_CROP = 2 ** (STAGES - 1)  # what a crop has to be a multiple of
@@ -86,6 +88,13 @@ class Demo:
     def plans(self) -> Path:
         """Path of nnU-Net's plans file."""
         return self.path(NNUNET_PREPROCESSED) / NAME / "nnUNetPlans.json"
+
+    def augmented(self) -> Path:
+        """Folder of what difflung_augment reports; of the method of the cases, which differs in earlier versions."""
+        from nnunet_difflung.injection.manifest import MANIFEST
+
+        run = read_json(self.path(NNUNET_RAW) / NAME / MANIFEST)["runs"][0]
+        return self.path(NNUNET_RESULTS) / NAME / method_name(run["method"])
 
     def environment(self) -> dict[str, str]:
         """Environment of the commands: nnU-Net's folders, and few worker processes."""
@@ -240,8 +249,7 @@ def run(demo: Demo) -> dict:
             write_json(progress, finished)
     summary = _summary(demo, seconds)
     write_json(demo.folder / "summary.json", summary)
-    preview = demo.path(NNUNET_RESULTS) / NAME / method_name("cbmat") / "preview.png"
-    copy_file(preview, demo.folder / "preview.png")
+    copy_file(demo.augmented() / "preview.png", demo.folder / "preview.png")
     return summary
 
 
@@ -258,7 +266,7 @@ def _summary(demo: Demo, seconds: dict[str, float]) -> dict:
         summary[f"{arm}_pooled"] = {
             name: round(pooled_dice(scores["metric_per_case"], key), 4) for key, name in names.items()
         }
-    report = read_json(demo.path(NNUNET_RESULTS) / NAME / method_name("cbmat") / "augment_report.json")
+    report = read_json(demo.augmented() / "augment_report.json")
     return {
         **summary,
         "leaks": audit_table(NAME)["leaks"],

@@ -68,7 +68,8 @@ def foreground(trainings: Trainings) -> tuple[dict, dict[str, str]]:
     Raises:
         BadInput: no dataset.json beside the trainings.
     """
-    path = trainings.model(next(iter(trainings.results)), trainings.arms[0]) / "dataset.json"
+    training = trainings.training(next(iter(trainings.results)), trainings.arms[0], trainings.folds[0])
+    path = training.parent / "dataset.json"
     if not path.is_file():
         raise BadInput(
             f"{path} is missing; nnU-Net writes it beside the folds of a training, so copy it from the "

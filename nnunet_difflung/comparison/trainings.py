@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_id, fold_name, meant, names_in
@@ -14,14 +15,18 @@ from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import quoted
 
 PLANS = "nnUNetPlans"
+_NOTES = "debug.json"  # what nnU-Net writes of a training at its beginning
 ARMS = {
     "reference": "nnUNetTrainerDiffLungReference",
     "oversampling": "nnUNetTrainerDiffLungOversampling",
     **{m.name: m.trainer for m in METHODS.values()},
     "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
-    "cbmat_poly": "nnUNetTrainerDiffLungPoly",
+    f"{METHOD}_poly": "nnUNetTrainerDiffLungPoly",
+    f"{PAPERS_METHOD}_poly": "nnUNetTrainerDiffLungPoly",
     "nnUNetTrainer": "nnUNetTrainer",
 }
+# Trainers of METHOD that train on cases of PAPERS_METHOD where there are no others, as all did in earlier versions.
+_OF_TWO_METHODS = (ARMS[METHOD], ARMS[f"{METHOD}_poly"])
 _MUST_AGREE = {  # key in debug.json → its meaning
     "num_epochs": "numbers of epochs",
     "num_iterations_per_epoch": "iterations per epoch",
@@ -64,17 +69,42 @@ class Trainings:
         """Name of the class that trained an arm."""
         return f"{ARMS[arm]}_{self.length}" if self.length else ARMS[arm]
 
-    def model(self, seed: str, arm: str) -> Path:
-        """nnU-Net's folder of all folds of an arm."""
-        return self.results[seed] / self.dataset / f"{self.trainer(arm)}__{self.plans}__{self.configuration}"
+    def training(self, seed: str, arm: str, fold: int | str) -> Path:
+        """nnU-Net's folder of a training: of the arm's trainer, or of that which had its cases in earlier versions."""
+        own = self._folder(seed, arm, fold)
+        if arm == PAPERS_METHOD and not own.is_dir():
+            earlier = self._folder(seed, METHOD, fold)
+            return earlier if method_of(earlier) == PAPERS_METHOD else own
+        return own
+
+    def _folder(self, seed: str, arm: str, fold: int | str) -> Path:
+        model = f"{self.trainer(arm)}__{self.plans}__{self.configuration}"
+        return self.results[seed] / self.dataset / model / fold_name(fold)
 
     def scored(self, seed: str, arm: str, fold: int | str) -> Path:
         """Folder with the predicted segmentations and their summary.json."""
-        return self.model(seed, arm) / fold_name(fold) / (self.predictions or "validation")
+        return self.training(seed, arm, fold) / (self.predictions or "validation")
+
+    def has(self, seed: str, arm: str, fold: int | str) -> bool:
+        """Whether a training is finished and scored, and had the arm's cases, as far as its folder says."""
+        return (self.scored(seed, arm, fold) / "summary.json").is_file() and not self.other_method(seed, arm, fold)
+
+    def other_method(self, seed: str, arm: str, fold: int | str) -> str:
+        """The method whose cases the training in an arm's folder had, if it is not the arm's; else nothing."""
+        if ARMS[arm] not in _OF_TWO_METHODS:
+            return ""
+        had, named = method_of(self.training(seed, arm, fold)) or METHOD, arm.removesuffix("_poly")
+        return had if had != named else ""
 
     def each(self) -> Iterator[tuple[str, str, int | str]]:
         """(arm, seed, fold) of every training."""
         return ((arm, seed, fold) for arm in self.arms for seed in self.results for fold in self.folds)
+
+
+def method_of(training: Path) -> str:
+    """The method whose cases a training had, as its trainer noted (debug.json); empty if there is no note."""
+    notes = training / _NOTES
+    return str(read_json(notes).get("method", "")) if notes.is_file() else ""
 
 
 def named_results(folders: Sequence[Path]) -> dict[str, Path]:
@@ -141,11 +171,7 @@ def finished_arms(trainings: Trainings) -> tuple[str, ...]:
     arms = tuple(
         arm
         for arm in ARMS
-        if any(
-            (trainings.scored(seed, arm, fold) / "summary.json").is_file()
-            for seed in trainings.results
-            for fold in trainings.folds
-        )
+        if any(trainings.has(seed, arm, fold) for seed in trainings.results for fold in trainings.folds)
     )
     if not arms:
         example = trainings.scored(next(iter(trainings.results)), "reference", trainings.folds[0])
@@ -157,23 +183,33 @@ def finished_arms(trainings: Trainings) -> tuple[str, ...]:
 
 
 def check_present(trainings: Trainings) -> None:
-    """Refuses a comparison in which a training is missing.
+    """Refuses a comparison in which a training is missing, or may have had the cases of another arm.
 
     Raises:
-        BadInput: names the first missing training and the command to run.
+        BadInput: names the first such training, and the command to run.
     """
-    missing = [
-        (arm, seed, fold)
-        for arm, seed, fold in trainings.each()
-        if not (trainings.scored(seed, arm, fold) / "summary.json").is_file()
-    ]
+    missing = [one for one in trainings.each() if not trainings.has(one[1], one[0], one[2])]
     if missing:
         arm, seed, fold = missing[0]
+        folder, run = trainings.training(seed, arm, fold), f"nnUNet_results={quoted(trainings.results[seed])} "
+        run += _remedy(trainings, arm, fold, seed)
+        if had := trainings.other_method(seed, arm, fold):
+            raise BadInput(
+                f"{folder / _NOTES} says that this training had the cases of {had}, so it is none of arm {arm} (fold "
+                f"{fold}; {len(missing)} such trainings); leave {arm} out with --arms, or move {folder} to another "
+                f"place and run {run}"
+            )
         raise BadInput(
             f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
-            f"{len(missing)} such trainings): run nnUNet_results={quoted(trainings.results[seed])} "
-            f"{_remedy(trainings, arm, fold, seed)}; or leave the arm out with --arms"
+            f"{len(missing)} such trainings): run {run}; or leave the arm out with --arms"
         )
+    for arm, seed, fold in trainings.each():
+        folder = trainings.training(seed, arm, fold)
+        if ARMS[arm] in _OF_TWO_METHODS and not method_of(folder):
+            raise BadInput(
+                f"{folder / _NOTES} does not say whether this training had the cases of {METHOD} or, as in earlier "
+                f"versions, of {PAPERS_METHOD}; restore the file from a copy, or leave the arm out with --arms"
+            )
 
 
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
@@ -187,7 +223,7 @@ def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = 
         )
     seed = seed or next(iter(trainings.results))
     images, labels = (f'"$nnUNet_raw"/{quoted(trainings.dataset)}/{part}' for part in ("imagesTs", "labelsTs"))
-    target, model = quoted(trainings.scored(seed, arm, fold)), trainings.model(seed, arm)
+    target, model = quoted(trainings.scored(seed, arm, fold)), trainings.training(seed, arm, fold).parent
     return (
         f"nnUNetv2_predict -i {images} -o {target} -d {number} -c {quoted(trainings.configuration)} -f {fold} "
         f"{trainer} && nnUNetv2_evaluate_folder {labels} {target} -djfile {quoted(model / 'dataset.json')} "
@@ -207,7 +243,7 @@ def check_alike(trainings: Trainings) -> dict:
     first: tuple[Path, dict] | None = None
     devices: set[str] = set()
     for arm, seed, fold in trainings.each():
-        path = trainings.scored(seed, arm, fold).parent / "debug.json"
+        path = trainings.training(seed, arm, fold) / _NOTES
         if not path.is_file():
             continue
         notes = read_json(path)

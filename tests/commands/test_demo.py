@@ -97,10 +97,15 @@ def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path
 
     monkeypatch.setattr(Demo, "stages", stages)
     monkeypatch.setattr("nnunet_difflung.commands.demo._summary", lambda demo, seconds: {"seconds": seconds})
-    monkeypatch.setattr("nnunet_difflung.commands.demo.copy_file", lambda *_: None)
+    copied = []
+    monkeypatch.setattr("nnunet_difflung.commands.demo.copy_file", lambda *paths: copied.append(paths[0].parent.name))
+    manifest = tmp_path / "nnUNet_raw" / "Dataset800_ChestPhantom" / "difflung_manifest.json"
     with pytest.raises(Failed):
         run(Demo(tmp_path))
+    manifest.parent.mkdir()
+    manifest.write_text('{"runs": [{"method": "cbmat"}]}')  # as an earlier version's demo began
     assert run(Demo(tmp_path))["seconds"].keys() == {"first", "second"}
+    assert copied == ["DiffLung__cbmat"]
     assert done == ["first", "second", "second"]
     assert json.loads((tmp_path / "summary.json").read_text())["seconds"]
     with pytest.raises(BadInput, match="--overwrite"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnunet_difflung.audit.audit import audit_dataset
+from nnunet_difflung.commands.audit import main as audit
 from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
@@ -16,6 +18,7 @@ from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
 from tests.support.commands import OPTIONS, synthetic_arrays
 from tests.support.tiny import HU, LABELS, make_dataset, tree_hashes
+from tests.support.training import trained_briefly
 
 pytestmark = pytest.mark.usefixtures("fingerprint")
 
@@ -71,7 +74,7 @@ def test_difflung_fills_lesions_into_real_slices_and_resampling_repaints_them(fo
     folder = make_dataset(folders[0], patients=4, folds=2)
     before = tree_hashes(folder)
     main([*OPTIONS, "-f", "0", "--method", "difflung"])
-    assert "nnUNetTrainerDiffLungContext" in capsys.readouterr().out
+    assert "-tr nnUNetTrainerDiffLung -device cpu" in capsys.readouterr().out
     main([*OPTIONS, "-f", "0", "--method", "cbmat"])
     raw, cases = open_raw_dataset("801"), read_manifest(folder)["cases"]
     pairs = list(zip(*(sorted(i for i in cases if name in i) for name in ("_difflung_", "_cbmat_")), strict=True))
@@ -97,6 +100,22 @@ def test_difflung_fills_lesions_into_real_slices_and_resampling_repaints_them(fo
     )
 
 
+def test_the_default_method_from_the_dataset_to_a_training_and_back(folders, monkeypatch):
+    folder = make_dataset(folders[0], patients=4, folds=2)
+    before = tree_hashes(folder)
+    main([*OPTIONS, "-f", "0"])
+    synthetic = sorted(read_manifest(folder)["cases"])
+    assert synthetic
+    assert all(name.startswith("difflung_difflung_f0_") for name in synthetic)
+    trainer = trained_briefly(open_raw_dataset("801"), "nnUNetTrainerDiffLung", monkeypatch)
+    assert trainer.my_init_kwargs["difflung_cases"]["synthetic"] == synthetic
+    notes = json.loads((Path(trainer.output_folder) / "debug.json").read_text())
+    assert notes["method"] == "difflung"
+    assert audit(["-d", "801"]) == 0
+    remove(["-d", "801"])
+    assert tree_hashes(folder) == before
+
+
 def test_strength_leads_from_the_copy_to_the_generator(folders):
     folder = make_dataset(folders[0], patients=4, folds=2)
     far = {}
@@ -120,13 +139,14 @@ def test_strength_leads_from_the_copy_to_the_generator(folders):
         (["--method", "harmonise", "--sampler", "dpm"], "--sampler dpm"),
         (["--method", "harmonise", "--sampler", "unipc"], "--sampler unipc"),
         (["--method", "harmonise", "--strength", "0"], "--strength 0"),
-        (["--strength", "0.4"], "--strength does nothing with --method cbmat"),
+        (["--strength", "0.4"], "--strength does nothing with --method difflung"),
+        (["--preset", "paper", "--strength", "0.4"], "--strength does nothing with --method cbmat"),
         (["--method", "difflung", "--paint", "full"], "--paint composite"),
         (["--method", "difflung", "--preset", "paper"], "--paint composite"),
         (["--method", "difflung", "--resamplings", "2"], "leave --resamplings out"),
         (["--method", "spade", "--resamplings", "2"], "leave --resamplings out"),
-        (["--resamplings", "2", "--paint", "full"], "--paint composite"),
-        (["--resamplings", "2", "--sampler", "dpm"], "--sampler ddim or ddpm"),
+        (["--method", "cbmat", "--resamplings", "2", "--paint", "full"], "--paint composite"),
+        (["--method", "cbmat", "--resamplings", "2", "--sampler", "dpm"], "--sampler ddim or ddpm"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(folders, options, expected):
@@ -160,8 +180,31 @@ def test_difflung_is_sampled_with_fresh_noise_unless_told_otherwise():
     def sampler(*options):
         return settings_from(parse(["-d", "801", "-device", "cpu", *options])).sampling.sampler
 
-    assert sampler("--method", "difflung") == "ddpm"
-    assert sampler("--method", "difflung", "--sampler", "ddim") == sampler() == "ddim"
+    assert sampler("--method", "difflung") == sampler() == "ddpm"
+    assert sampler("--method", "difflung", "--sampler", "ddim") == sampler("--method", "cbmat") == "ddim"
+
+
+def test_the_preset_decides_the_method_unless_it_is_named():
+    def method(*options):
+        return settings_from(parse(["-d", "801", "-device", "cpu", *options])).method
+
+    assert method() == method("--preset", "fast") == "difflung"
+    assert method("--preset", "paper") == method("--method", "cbmat") == "cbmat"
+    assert method("--preset", "paper", "--method", "mat") == "mat"
+
+
+def test_who_has_begun_with_the_earlier_default_is_told_how_to_go_on(folders, capsys):
+    make_dataset(folders[0])
+    (folders[2] / "Dataset801_Tiny" / "DiffLung__cbmat" / "fold_0").mkdir(parents=True)
+    run = ["-d", "801", "-f", "0", "-device", "cpu", "--dry-run"]
+    for options, told in (([], True), (["--method", "cbmat"], False), (["--method", "difflung"], False)):
+        main([*run, *options])
+        said = capsys.readouterr().err
+        assert ("Note: Dataset801_Tiny has work of --method cbmat" in said) == told
+        assert ("to resume or extend it, add --method cbmat" in said) == told
+    (folders[2] / "Dataset801_Tiny" / "DiffLung__difflung").mkdir()
+    main(run)
+    assert "has work of --method" not in capsys.readouterr().err
 
 
 def test_every_method_has_a_generator_that_is_a_method():

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -290,10 +291,54 @@ def test_trainings_of_another_length_and_stock_nnunet(results):
 def test_arms_are_all_trainers_of_this_package_and_stock_nnunet():
     from nnunet_difflung import trainers
 
-    assert sorted(ARMS.values()) == sorted([arm.__name__ for arm in trainers.ARMS] + ["nnUNetTrainer"])
+    assert sorted(set(ARMS.values())) == sorted([arm.__name__ for arm in trainers.ARMS] + ["nnUNetTrainer"])
+
+
+def write_noted(results, fold=0, method="cbmat", arm="difflung"):
+    """A training of nnUNetTrainerDiffLung (or of its twin) with the cases of a method, as nnU-Net notes it."""
+    notes = {"num_epochs": "5", "num_iterations_per_epoch": "250", "method": method}
+    write_training(results, arm, CBMAT, fold, notes=notes)
+
+
+@pytest.mark.parametrize("poly", ["", "_poly"])
+def test_a_training_of_an_earlier_version_is_called_by_the_method_of_its_cases(results, poly):
+    shutil.rmtree(results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d")
+    write_noted(results, arm=f"difflung{poly}")
+    table = compared()
+    assert [arm for arm in table if arm != "meta"] == ["reference", f"cbmat{poly}"]
+    assert table[f"cbmat{poly}"]["emphysema"]["diff_to_reference"]["mean"] > 0
+    write_noted(results, arm=f"difflung{poly}", method="difflung")
+    assert [arm for arm in compared() if arm != "meta"] == ["reference", f"difflung{poly}"]
+
+
+def test_trainings_of_cbmat_before_and_after_the_change_are_one_arm(results):
+    for fold in (0, 1):
+        write_training(results, "reference", REFERENCE, fold)
+    write_noted(results, 1)
+    table = compared(folds=("0", "1"))
+    assert [arm for arm in table if arm != "meta"] == ["reference", "cbmat"]
+    assert {row["fold"] for row in table["cbmat"]["emphysema"]["rows"]} == {0, 1}
 
 
 # ---- what is refused ----
+
+
+def test_a_folder_with_trainings_of_two_methods_is_no_arm(results, capsys):
+    for fold in (0, 1):
+        write_training(results, "reference", REFERENCE, fold)
+    write_noted(results, 0, "cbmat")
+    write_noted(results, 1, "difflung")
+    message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "difflung")
+    assert "fold_0/debug.json says that this training had the cases of cbmat, so it is none of arm difflung" in message
+    message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "cbmat")
+    assert "summary.json is missing (arm cbmat, fold 1; 1 such trainings)" in message
+    assert "-tr nnUNetTrainerDiffLungCBMAT" in message
+
+
+def test_a_training_that_may_be_of_either_method_is_not_named(results, capsys):
+    write_training(results, "difflung", CBMAT)
+    assert "does not say whether this training had the cases of difflung or" in refusal(capsys)
+    assert [arm for arm in compared("--arms", "reference", "cbmat") if arm != "meta"] == ["reference", "cbmat"]
 
 
 def refusal(capsys, *arguments):

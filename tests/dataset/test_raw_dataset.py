@@ -169,7 +169,7 @@ def test_a_damaged_card_of_a_generator_is_named_in_one_line(folders, capsys, spl
     card.parent.mkdir(parents=True)
     card.write_text('{"fold": 1, ')
     with pytest.raises(SystemExit) as ended:
-        augment(["-d", "801", "-f", "1", "--preset", "fast", "-device", "cpu"])
+        augment(["-d", "801", "-f", "1", "--method", "cbmat", "--preset", "fast", "-device", "cpu"])
     assert ended.value.code == 2
     (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("Error"))
     assert f"{card} is damaged" in told

@@ -109,6 +109,23 @@ def test_folds_and_seeds_for_tuning_are_refused_for_reporting_and_the_other_way_
     check_purpose((4,) if tuning else (0, 1, 2, 3), (99,) if tuning else (1, 2, 3), tuning)
 
 
+@pytest.mark.parametrize(
+    ("arm", "earlier"), [("difflung", "nnUNetTrainerDiffLungContext"), ("cbmat_dose", "nnUNetTrainerDiffLung")]
+)
+def test_rows_made_before_the_trainers_were_renamed_are_kept(tmp_path, arm, earlier):
+    bench = work.Bench(tmp_path, "lidc", SimpleNamespace(network={}), ("--preset", "fast"))
+    store, wanted = Store(tmp_path), Row(arm, "4", 1, 0, 500)
+    now = bench.settings(wanted)
+    store.add(wanted, {"settings": {**now, "trainer": earlier}})
+    assert now["trainer"] != earlier
+    assert store.holds(wanted, now)
+    swapped = {"difflung": "cbmat", "cbmat": "difflung"}[now["method"]]
+    for key, value in (("method", swapped), ("trainer", "nnUNetTrainerDiffLungPoly")):
+        store.add(wanted, {"settings": {**now, key: value}})
+        with pytest.raises(BadInput, match=f"was made with {key} '{value}'"):
+            store.holds(wanted, now)
+
+
 def test_rows_for_tuning_and_for_reporting_never_stand_in_one_table(tmp_path):
     reported, tuned = Row("reference", "4", 1, 0, 500), Row("reference", "4", 99, 4, 500)
     store, tuning = Store(tmp_path), Store(tmp_path, True)
@@ -208,7 +225,7 @@ def test_arms_are_paired_by_patient_on_the_trainings_that_both_have():
 def test_an_arm_that_this_version_lacks_is_named_by_what_it_lacks(monkeypatch):
     from experiments.bench import arms
 
-    monkeypatch.setitem(ARMS, "new", arms.Arm("nnUNetTrainerDiffLung", "cbmat", ("--no-such-option", "1")))
+    monkeypatch.setitem(ARMS, "new", arms.Arm("nnUNetTrainerDiffLung", "difflung", ("--no-such-option", "1")))
     monkeypatch.setitem(ARMS, "other", arms.Arm("nnUNetTrainerNoSuch"))
     monkeypatch.setitem(ARMS, "method", arms.Arm("nnUNetTrainerDiffLung", "no_such"))
     assert [missing(name) for name in ("reference", "cbmat", "stock")] == ["", "", ""]

@@ -36,6 +36,8 @@ AUGMENT = [
     "nnunet_difflung.commands.augment",
     "-d",
     "801",
+    "--method",
+    "cbmat",
     "--preset",
     "fast",
     "--epochs",

@@ -175,7 +175,7 @@ def test_precision_makes_no_other_cases_and_no_other_generator(tmp_path, monkeyp
     folder = make_dataset(folders[0], patients=4, folds=2)
     options = [*OPTIONS, "-f", "0", "--precision"]
     assert main([*options, "fp32"]) == 0
-    generator = folders[2] / folder.name / "DiffLung__cbmat" / "fold_0"
+    generator = folders[2] / folder.name / "DiffLung__difflung" / "fold_0"
     weights = load_generator(generator).hash
     capsys.readouterr()
     assert main([*options, "bf16"]) == 0
@@ -194,7 +194,7 @@ def test_painted_work_of_another_precision_or_an_earlier_version_is_taken_up(tmp
 
     folders = prepared(tmp_path, monkeypatch)
     make_dataset(folders[0], patients=4, folds=2)
-    options = [*OPTIONS, "-f", "0", *AS_EARLIER, "--precision"]
+    options = [*OPTIONS, "-f", "0", "--method", "cbmat", *AS_EARLIER, "--precision"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "inject", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -238,7 +238,9 @@ def test_what_is_recorded_reads_as_it_did():
     content = preset("fast").as_dict()
     assert list(content) == ["generator", "sampling", "balance", "preset"]
     assert list(content["generator"])[0] == "method"
-    assert content["generator"] == {"method": "cbmat", **json.loads(json.dumps(asdict(preset("fast").generator)))}
+    for name, method in (("fast", "difflung"), ("paper", "cbmat")):
+        content = preset(name).as_dict()
+        assert content["generator"] == {"method": method, **json.loads(json.dumps(asdict(preset(name).generator)))}
 
 
 def test_a_checkpoint_of_other_settings_is_not_loaded(data, tmp_path):

@@ -59,6 +59,7 @@ def hidden(data: FoldData, step: int, method: str = "cbmat", config=TINY_PAPER, 
 
 def test_the_preset_has_the_values_of_the_paper():
     settings = settings_from(parse(["-d", "801", "--precision", "fp32", "--preset", "paper"]))
+    assert settings.method == "cbmat"
     generator, sampling, balance = settings.generator, settings.sampling, settings.balance
     assert (generator.prediction, generator.epochs, generator.train_timesteps) == ("epsilon", 400, 1000)
     assert (generator.ablation_probability, generator.ablated_classes, generator.annealing) == ("eq8", "all", "cosine")

@@ -361,7 +361,7 @@ def test_a_command_selects_resumes_reports_and_can_be_undone(tmp_path, monkeypat
     folders = prepared(tmp_path, monkeypatch)
     folder = make_dataset(folders[0], patients=4, folds=4)
     small_segmenters(monkeypatch, steps=3, least_recall=-1.0, floor_percentile=0.0)
-    options = [*OPTIONS, "-f", "0", "--candidates", "2"]
+    options = [*OPTIONS, "-f", "0", "--method", "cbmat", "--candidates", "2"]
     real = synthesis_module._Attempt.paint
 
     def killed(self, batch):

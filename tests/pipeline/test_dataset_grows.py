@@ -35,7 +35,7 @@ def test_the_way_that_the_refusal_names(folders, capsys, fingerprint):
     _edit(folder / "splits_final.json", lambda splits: splits[1]["train"].append("lung_001_s01"))
     with pytest.raises(BadInput, match=r"lung_001_s01 was added.*difflung_remove -d 801.*difflung_augment -d 801"):
         main([*options, "--method", "mat"])
-    generators = folders[2] / folder.name / "DiffLung__cbmat"
+    generators = folders[2] / folder.name / "DiffLung__difflung"
     trained = {fold: (generators / fold / "training_log.jsonl").read_bytes() for fold in ("fold_0", "fold_1")}
 
     remove(["-d", "801"])

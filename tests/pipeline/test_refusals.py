@@ -28,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("no_fsync", "nothing_is_trained")
 RUN = [
     "-d",
     "801",
+    "--method",
+    "cbmat",
     "-f",
     "0",
     "--preset",

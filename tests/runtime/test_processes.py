@@ -39,6 +39,8 @@ from tests.support.watched import written
 COMMON = [
     "-d",
     "801",
+    "--method",
+    "cbmat",
     "--preset",
     "fast",
     "--batch-size",

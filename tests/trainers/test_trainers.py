@@ -151,15 +151,17 @@ def test_shim_is_empty_where_the_package_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "fold", "synthetic"),
     [
-        ("nnUNetTrainerDiffLung", 0, ["difflung_cbmat_0"]),
-        ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),
+        ("nnUNetTrainerDiffLung", 0, ["difflung_difflung_0"]),
+        ("nnUNetTrainerDiffLung", 1, ["difflung_cbmat_1"]),  # no others: those of an earlier version or preset paper
+        ("nnUNetTrainerDiffLungPoly", 1, ["difflung_cbmat_1"]),
+        ("nnUNetTrainerDiffLungReference", 1, []),
         ("nnUNetTrainerDiffLungSegGuided", 0, ["difflung_mat_0"]),
         ("nnUNetTrainerDiffLungReference", 0, []),
-        ("nnUNetTrainerDiffLungPoly", 0, ["difflung_cbmat_0"]),
+        ("nnUNetTrainerDiffLungPoly", 0, ["difflung_difflung_0"]),
         ("nnUNetTrainerDiffLungReferencePoly", 0, []),
         *(
             (METHODS[method].trainer, 0, [f"difflung_{method}_0"])
-            for method in ("none", "pix2pix", "spade", "copy_paste", "harmonise")
+            for method in ("cbmat", "none", "pix2pix", "spade", "copy_paste", "harmonise")
         ),
     ],
 )
@@ -171,7 +173,7 @@ def test_split_holds_real_cases_and_this_arms_synthetic_ones(nnunet, name, fold,
 
 def test_fold_all_validates_on_real_cases_only(nnunet):
     tr_keys, val_keys = trainer_of("nnUNetTrainerDiffLung", "all").do_split()
-    assert sorted(tr_keys) == sorted([*REAL, "difflung_cbmat_all"])
+    assert sorted(tr_keys) == sorted([*REAL, "difflung_difflung_all"])
     assert sorted(val_keys) == sorted(REAL)
 
 
@@ -231,7 +233,7 @@ def test_refuses_to_start_without_synthetic_cases_and_names_the_commands(nnunet)
 
 @pytest.mark.parametrize(
     ("case", "kind"),
-    [("difflung_cbmat_0", "synthetic"), (REAL[3], "real training"), (REAL[0], "validation")],
+    [("difflung_difflung_0", "synthetic"), (REAL[3], "real training"), (REAL[0], "validation")],
 )
 def test_refuses_to_start_when_a_case_is_not_preprocessed(base, case, kind):
     (base / "nnUNetPlans_2d" / f"{case}.b2nd").unlink()
@@ -248,16 +250,16 @@ def test_refuses_a_configuration_that_is_not_preprocessed(base):
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_every_arm_refuses_when_a_validation_patient_leaked(base, name):
     def leak(manifest):
-        manifest["cases"]["difflung_cbmat_0"]["sources"] = [REAL[0]]
+        manifest["cases"]["difflung_difflung_0"]["sources"] = [REAL[0]]
 
     change(base / MANIFEST, leak)
-    with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from.*difflung_audit -d Dataset942_Tiny"):
+    with pytest.raises(RuntimeError, match="difflung_difflung_0 was made from.*difflung_audit -d Dataset942_Tiny"):
         begin(name)
 
 
 def test_the_first_step_of_a_training_refuses_too(base):
-    change(base / MANIFEST, lambda manifest: manifest["cases"]["difflung_cbmat_0"].update(sources=[REAL[0]]))
-    with pytest.raises(RuntimeError, match="difflung_cbmat_0 was made from"):
+    change(base / MANIFEST, lambda manifest: manifest["cases"]["difflung_difflung_0"].update(sources=[REAL[0]]))
+    with pytest.raises(RuntimeError, match="difflung_difflung_0 was made from"):
         trainer_of("nnUNetTrainerDiffLungReference").on_train_start()
 
 
@@ -270,7 +272,7 @@ def _slice_on_both_sides(splits):
 
 
 def _synthetic_in_validation(splits):
-    splits[0]["val"].append("difflung_cbmat_0")
+    splits[0]["val"].append("difflung_difflung_0")
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
@@ -279,7 +281,7 @@ def _synthetic_in_validation(splits):
     [
         (_slice_moved, "same patients in training and validation: patient0"),
         (_slice_on_both_sides, "same patients in training and validation: patient0"),
-        (_synthetic_in_validation, "validates on the synthetic case difflung_cbmat_0"),
+        (_synthetic_in_validation, "validates on the synthetic case difflung_difflung_0"),
     ],
 )
 def test_every_arm_refuses_splits_that_leak(base, name, fault, message):
@@ -380,7 +382,7 @@ def test_patients_stated_beside_a_dataset_that_was_never_augmented_count(nnunet,
 
 
 def test_fold_all_is_checked_too(base):
-    assert begin("nnUNetTrainerDiffLung", "all").do_split()[0][-1] == "difflung_cbmat_all"
+    assert begin("nnUNetTrainerDiffLung", "all").do_split()[0][-1] == "difflung_difflung_all"
     change(base / "splits_final.json", _slice_moved)
     with pytest.raises(RuntimeError, match="same patients in training and validation"):
         begin("nnUNetTrainerDiffLung", "all")
@@ -427,6 +429,58 @@ def test_a_run_whose_cases_are_lost_is_no_fold_whose_targets_are_met(base):
         begin("nnUNetTrainerDiffLungSegGuided", 1)
 
 
+# ---- a fold with cases of an earlier version, or of preset paper ----
+
+CASES_OF_CBMAT = "Fold 1 has no synthetic cases of method 'difflung', so this training has those of 'cbmat'"
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung_5epochs", "nnUNetTrainerDiffLungPoly"])
+def test_a_fold_with_cases_of_cbmat_alone_trains_on_them_and_says_so(base, capsys, name):
+    trainer = begin(name, 1)
+    said = capsys.readouterr().out
+    assert said.count(CASES_OF_CBMAT) == 1
+    assert CASES_OF_CBMAT in Path(trainer.log_file).read_text()
+    assert trainer.my_init_kwargs[case_record.KEY]["synthetic"] == ["difflung_cbmat_1"]
+    trainer._save_debug_information()
+    notes = json.loads((Path(trainer.output_folder) / "debug.json").read_text())
+    assert notes["method"] == "cbmat", "difflung_compare reads it there"
+    assert trainer_of(name, 0).method == "difflung"
+
+
+def test_a_fold_with_cases_of_both_methods_says_nothing_and_notes_its_method(base, capsys):
+    trainer = begin("nnUNetTrainerDiffLung")
+    trainer._save_debug_information()
+    assert json.loads((Path(trainer.output_folder) / "debug.json").read_text())["method"] == "difflung"
+    begin("nnUNetTrainerDiffLungCBMAT")
+    assert "has no synthetic cases" not in capsys.readouterr().out
+
+
+def _without_cases(base, *runs):
+    """Takes fold 1's synthetic case away, and records runs in their place."""
+
+    def edit(manifest):
+        del manifest["cases"]["difflung_cbmat_1"]
+        manifest["runs"] = [run for run in manifest["runs"] if run["fold"] != 1] + list(runs)
+
+    change(base / MANIFEST, edit)
+    change(base / "splits_final.json", lambda splits: splits[1]["train"].remove("difflung_cbmat_1"))
+
+
+@pytest.mark.parametrize("method", ["difflung", "cbmat"])
+def test_a_fold_that_needed_no_case_trains_on_real_ones_whichever_method_found_that(base, capsys, method):
+    _without_cases(base, {"method": method, "fold": 1, "summary": {"injected": 0}})
+    assert begin("nnUNetTrainerDiffLung", 1).do_split()[0] == SPLITS[1]["train"]
+    assert f"difflung_augment added no case of method '{method}' to fold 1" in capsys.readouterr().out
+
+
+def test_a_fold_without_any_cases_is_told_to_run_the_default_method(base):
+    _without_cases(base)
+    with pytest.raises(RuntimeError, match="no synthetic cases of method 'difflung' for fold 1. Run: .*--method diffl"):
+        begin("nnUNetTrainerDiffLung", 1)
+    with pytest.raises(RuntimeError, match="no synthetic cases of method 'cbmat' for fold 1. Run: .*--method cbmat"):
+        begin("nnUNetTrainerDiffLungCBMAT", 1)
+
+
 # ---- the cascade ----
 
 
@@ -462,16 +516,16 @@ def test_the_reference_says_which_stage_is_missing(cascade, base, nnunet):
 # ---- continued, validated, pretrained ----
 
 
-def trained(name="nnUNetTrainerDiffLung"):
+def trained(name="nnUNetTrainerDiffLung", fold=0):
     """A trainer that has saved its checkpoint as if it were trained."""
-    trainer = begin(name)
+    trainer = begin(name, fold)
     trainer.save_checkpoint(os.path.join(trainer.output_folder, "checkpoint_final.pth"))
     return trainer
 
 
-def resumed(name="nnUNetTrainerDiffLung", go_on=True):
+def resumed(name="nnUNetTrainerDiffLung", go_on=True, fold=0):
     """The trainer after nnU-Net has loaded the checkpoint for ``--c`` or ``--val``."""
-    trainer = get_trainer_from_args(NAME, "2d", 0, name, continue_training=go_on, device=torch.device("cpu"))
+    trainer = get_trainer_from_args(NAME, "2d", fold, name, continue_training=go_on, device=torch.device("cpu"))
     maybe_load_checkpoint(trainer, go_on, not go_on)
     return trainer
 
@@ -482,17 +536,17 @@ def _case_moved(base):
 
 def _augmented_again(base):
     def rename(manifest):
-        manifest["cases"]["difflung_cbmat_new"] = manifest["cases"].pop("difflung_cbmat_0")
+        manifest["cases"]["difflung_difflung_new"] = manifest["cases"].pop("difflung_difflung_0")
 
     change(base / MANIFEST, rename)
     change(
-        base / "splits_final.json", lambda s: s[0]["train"].__setitem__(s[0]["train"].index("difflung_cbmat_0"), NEW)
+        base / "splits_final.json", lambda s: s[0]["train"].__setitem__(s[0]["train"].index("difflung_difflung_0"), NEW)
     )
-    for path in (base / "nnUNetPlans_2d").glob("difflung_cbmat_0*"):
+    for path in (base / "nnUNetPlans_2d").glob("difflung_difflung_0*"):
         path.rename(path.with_name(path.name.replace("_0", "_new")))
 
 
-NEW = "difflung_cbmat_new"
+NEW = "difflung_difflung_new"
 
 
 @pytest.mark.parametrize("go_on", [True, False], ids=["--c", "--val"])
@@ -500,7 +554,10 @@ NEW = "difflung_cbmat_new"
     ("fault", "message"),
     [
         (_case_moved, f"{REAL[3]} no longer among the real training cases"),
-        (_augmented_again, "difflung_cbmat_0 no longer among .*difflung_cbmat_new new among the synthetic training"),
+        (
+            _augmented_again,
+            "difflung_difflung_0 no longer among .*difflung_difflung_new new among the synthetic training",
+        ),
     ],
 )
 def test_a_training_is_not_continued_or_validated_with_other_cases(base, fault, message, go_on):
@@ -509,6 +566,47 @@ def test_a_training_is_not_continued_or_validated_with_other_cases(base, fault, 
     fault(base)
     with pytest.raises(RuntimeError, match=f"trained with other cases: .*{message}.* Train anew without --c and --val"):
         resumed(go_on=go_on)
+
+
+def _cases_of_difflung_come(base, fold=0):
+    """What a later difflung_augment with the default method adds to a fold with cases of cbmat."""
+    new = f"difflung_difflung_{fold}"
+    case = {"files": [], "method": "difflung", "fold": fold, "sources": [REAL[2]]}
+    change(
+        base / MANIFEST, lambda m: (m["cases"].update({new: case}), m["runs"].append({k: case[k] for k in RUN_KEYS}))
+    )
+    change(base / "splits_final.json", lambda splits: splits[fold]["train"].append(new))
+    tiny_nnunet.write_case(base / "nnUNetPlans_2d", new, 99)
+
+
+RUN_KEYS = ("method", "fold")
+
+
+@pytest.mark.parametrize("go_on", [True, False], ids=["--c", "--val"])
+@pytest.mark.parametrize("name", ["nnUNetTrainerDiffLung", "nnUNetTrainerDiffLung_5epochs"])
+def test_a_training_on_cases_of_cbmat_goes_on_and_moves_if_those_of_difflung_come(base, name, go_on):
+    before = trained(name, 1)
+    assert resumed(name, go_on, 1).do_split() == before.do_split()
+    _cases_of_difflung_come(base, 1)
+    with pytest.raises(RuntimeError, match="with other cases: .*difflung_difflung_1 new among the synth") as refusal:
+        resumed(name, go_on, 1)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert "Its cases are all still there: those of 'cbmat'" in message
+    command, trainer = re.search(r"(mkdir -p .*); then use -tr (\w+)$", message).groups()
+    subprocess.run(command, shell=True, check=True)
+    assert trainer == name.replace("DiffLung", "DiffLungCBMAT")
+    assert resumed(trainer, go_on, 1).do_split() == before.do_split()
+    if go_on:
+        assert begin(name, 1).do_split()[0][-1] == "difflung_difflung_1", "a new training has the new cases"
+
+
+def test_a_training_whose_cases_of_cbmat_have_changed_too_cannot_be_moved(base):
+    trained(fold=1)
+    _cases_of_difflung_come(base, 1)
+    change(base / "splits_final.json", lambda splits: splits[1]["train"].remove(REAL[0]))
+    with pytest.raises(RuntimeError, match=r"or restore the splits and cases that it was trained with$"):
+        resumed(fold=1)
 
 
 def test_other_contents_of_the_same_cases_are_other_cases(base, monkeypatch):
