@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.bench.arms import ARMS, SETS, Set
 from experiments.bench.compared import FIGURES, PRECISION, Rows, alike, compared, summary
 from experiments.bench.plot import learning_curve
-from experiments.bench.rows import NUMBERS, Store
+from experiments.bench.rows import NUMBERS, Store, as_named_now
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.table2 import shown
 from nnunet_difflung.errors import BadInput
@@ -25,7 +25,7 @@ def write(o: argparse.Namespace) -> list[Path]:
     """Writes the results of the rows that are complete; returns the files.
 
     Raises:
-        BadInput: no row of this length is complete.
+        BadInput: no row of this length is complete, or those of an arm were made with different settings.
     """
     store = Store(o.o, o.tuning)
     rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
@@ -33,6 +33,7 @@ def write(o: argparse.Namespace) -> list[Path]:
         raise BadInput(
             f"{store.folder} holds no row of {o.iterations} iterations; run the bench first, or give another"
         )
+    check_alike(rows)
     default = o.o / f"bench_{o.set}_tuning.json" if o.tuning else RESULTS / f"bench_{o.set}.json"
     target, kind = o.out or default, SETS[o.set]
     content = without_nan(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)})
@@ -40,6 +41,25 @@ def write(o: argparse.Namespace) -> list[Path]:
     write_bytes(target.with_suffix(".md"), markdown(content).encode())
     learning_curve(target.with_suffix(".png"), content)
     return [target, target.with_suffix(".md"), target.with_suffix(".png")]
+
+
+def check_alike(rows: list[dict]) -> None:
+    """Refuses an arm whose rows differ in their settings.
+
+    Raises:
+        BadInput: names the arm and the setting.
+    """
+    first: dict[str, dict] = {}
+    for row in rows:
+        arm, settings = row["row"]["arm"], as_named_now(row["settings"])
+        before = first.setdefault(arm, settings)
+        differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+        if differing:
+            key = differing[0]
+            raise BadInput(
+                f"rows of {arm} were made with {key} {before.get(key)!r} and {settings.get(key)!r}, expected the same "
+                f"in all of them; move away those of one kind"
+            )
 
 
 def tabulated(rows: list[dict], kind: Set) -> dict:

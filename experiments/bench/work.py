@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
@@ -18,6 +19,7 @@ from experiments.bench.rows import Row
 from experiments.bench.scoring import all_figures
 from experiments.bench.splits import drawn, index_of
 from experiments.bench.workspace import keep_remembered, open_workspace
+from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.commands.small_trainings import CONFIGURATION
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, fold_name, method_name
@@ -45,12 +47,17 @@ class Bench:
     augment: tuple[str, ...]
 
     def settings(self, row: Row) -> dict:
-        """All that decides about a row beside its name."""
+        """All that decides about a row beside its name.
+
+        The options of ``difflung_augment`` leave the rest to a preset, whose values another version may have changed;
+        ``cases`` is the hash of all values (``Settings.identity``), but for the row's own seed.
+        """
         arm = ARMS[row.arm]
         options = [*self.augment, *arm.options] if arm.method else []
         return (
             {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options}
             | {"network": self.base.network}
+            | ({"cases": _identity(arm.method, tuple(options))} if arm.method else {})
             | ({"dose": arm.dose} if arm.dose else {})
             | ({"schedule": arm.schedule} if arm.schedule else {})
         )
@@ -58,6 +65,12 @@ class Bench:
     def is_possible(self, row: Row) -> bool:
         """Whether the fold has more source patients than the row's number, so that the row is not that of ``all``."""
         return row.number == "all" or int(row.number) < self.base.sources(row.fold)
+
+
+@cache
+def _identity(method: str, options: tuple[str, ...]) -> str:
+    words = ["-d", "1", "--method", method, "--seed", "0", "--precision", "fp32", *options]
+    return settings_from(parse(words)).hash()
 
 
 def make_row(bench: Bench, row: Row) -> dict:

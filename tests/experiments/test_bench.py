@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.bench import run as running
-from experiments.bench import work
+from experiments.bench import table, work
 from experiments.bench.arms import ARMS, DECISIVE, missing
 from experiments.bench.compared import compared, grid, values
 from experiments.bench.curve import lines
@@ -126,6 +126,39 @@ def test_rows_made_before_the_trainers_were_renamed_are_kept(tmp_path, arm, earl
             store.holds(wanted, now)
 
 
+def test_rows_of_another_presets_values_are_no_rows_of_this_bench(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from nnunet_difflung.commands import augment
+
+    def settings(arm: str) -> dict:
+        work._identity.cache_clear()
+        return work.Bench(tmp_path, "lidc", SimpleNamespace(network={}), ("--preset", "fast")).settings(
+            Row(arm, "4", 1, 0, 500)
+        )
+
+    now, reference = settings("difflung"), settings("reference")
+    usual = augment.preset
+
+    def changed(name: str):
+        preset = usual(name)
+        return replace(preset, balance=replace(preset.balance, hosts="any"))
+
+    monkeypatch.setattr(augment, "preset", changed)
+    other = settings("difflung")
+    assert settings("reference") == reference, "has no synthetic cases"
+    monkeypatch.undo()
+    assert settings("difflung") == now != other
+    store, wanted = Store(tmp_path), Row("difflung", "4", 1, 0, 500)
+    store.add(wanted, {"settings": other})
+    with pytest.raises(BadInput, match="was made with cases"):
+        store.holds(wanted, now)
+    rows = [{"row": {"arm": "difflung"}, "settings": part} for part in (now, other)]
+    table.check_alike(rows[:1] * 2)
+    with pytest.raises(BadInput, match="rows of difflung were made with cases"):
+        table.check_alike(rows)
+
+
 def test_rows_for_tuning_and_for_reporting_never_stand_in_one_table(tmp_path):
     reported, tuned = Row("reference", "4", 1, 0, 500), Row("reference", "4", 99, 4, 500)
     store, tuning = Store(tmp_path), Store(tmp_path, True)
@@ -237,11 +270,10 @@ def test_an_arm_that_this_version_lacks_is_named_by_what_it_lacks(monkeypatch):
 def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     import argparse
 
-    from experiments.bench import table
     from nnunet_difflung.runtime.files import read_json
 
     about = {
-        "settings": {"network": {"patch_size": [32, 32], "batch_size": 12}, "augment": []},
+        "settings": {"network": {"patch_size": [32, 32], "batch_size": 12}, "augment": [], "trainer": "t"},
         "cpu_seconds": {"train": 36.0},
         "machine": "m",
         "versions": {},
