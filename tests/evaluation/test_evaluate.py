@@ -363,7 +363,7 @@ def test_the_command_writes_figures_table_and_pictures_and_leaves_the_dataset_al
     out = tmp_path / "nnUNet_results" / trained.name / "DiffLung__evaluate" / "table1.json"
     table = json.loads(out.read_text())
     assert list(table) == ["meta", "cbmat", "none", "class_mean", "neighbour", "real_other_patients"]
-    assert "Left out: copy_paste, harmonise" in said
+    assert "Left out: difflung, copy_paste, harmonise" in said
     assert "| cbmat |" in said
     meta, entry = table["meta"], table["cbmat"]
     assert meta["unit"] == "HU"
