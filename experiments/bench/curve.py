@@ -22,7 +22,7 @@ def write(o: argparse.Namespace) -> list[Path]:
     print("\n".join(table))
     content = {
         "meta": {
-            "command": "python -m experiments.bench " + " ".join(sys.argv[1:]).replace(str(o.o), "WORK"),
+            "command": _command(o),
             "dataset": kind.dataset,
             "rare": kind.rare,
             "machines": sorted({row["machine"] for row in rows}),
@@ -46,6 +46,12 @@ def write(o: argparse.Namespace) -> list[Path]:
     ]
     write_bytes(target.with_suffix(".md"), "\n".join(text).encode())
     return [target, target.with_suffix(".md")]
+
+
+def _command(o: argparse.Namespace) -> str:
+    """The command as typed, without the folders of this machine."""
+    hidden = {str(o.o): "WORK", o.convert: "'…'"}
+    return "python -m experiments.bench " + " ".join(hidden.get(word, word) for word in sys.argv[1:])
 
 
 def lines(rows: list[dict], rare: str) -> list[str]:

@@ -7,9 +7,11 @@ import shutil
 import threading
 import time
 from collections import defaultdict
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
@@ -70,7 +72,8 @@ class Bench:
 @cache
 def _identity(method: str, options: tuple[str, ...]) -> str:
     words = ["-d", "1", "--method", method, "--seed", "0", "--precision", "fp32", *options]
-    return settings_from(parse(words)).hash()
+    with redirect_stderr(StringIO()):  # says which options the method does not use, as it does in each row's log
+        return settings_from(parse(words)).hash()
 
 
 def make_row(bench: Bench, row: Row) -> dict:

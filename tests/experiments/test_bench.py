@@ -321,8 +321,11 @@ def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
         key = Row("reference", "4", 91, 4, length)
         content = {name: value for name, value in row("reference", 91, 4, dice).items() if name != "row"}
         Store(tmp_path, tuning=True).add(key, content | about)
-    written = curve.write(argparse.Namespace(o=tmp_path, set="small", out=tmp_path / "curve.json"))
+    monkeypatch.setattr("sys.argv", ["bench", "curve", "-o", str(tmp_path), "--convert", "-i /data/mine"])
+    options = argparse.Namespace(o=tmp_path, set="small", convert="-i /data/mine", out=tmp_path / "curve.json")
+    written = curve.write(options)
     assert [path.name for path in written] == ["curve.json", "curve.md"]
+    assert read_json(written[0])["meta"]["command"] == "python -m experiments.bench curve -o WORK --convert '…'"
     assert [(r["iterations"], r["dice"], r["cpu_seconds"]) for r in read_json(written[0])["rows"]] == [
         (1000, 0.3, 36.0),
         (500, 0.1, 36.0),
