@@ -94,6 +94,11 @@ def as_named_now(settings: dict) -> dict:
     return {**settings, "trainer": _RENAMED.get((trainer, method), trainer)}
 
 
+def first_difference(before: dict, settings: dict) -> str:
+    """The first setting, by name, in which two rows differ; empty if there is none."""
+    return min((key for key in {*before, *settings} if before.get(key) != settings.get(key)), default="")
+
+
 class Store:
     """The finished rows of a bench, one JSON file each; a file exists if and only if its row is complete.
 
@@ -123,9 +128,7 @@ class Store:
         if not path.is_file():
             return False
         before = as_named_now(read_json(path)["settings"])
-        differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-        if differing:
-            key = differing[0]
+        if key := first_difference(before, settings):
             raise BadInput(
                 f"{path} was made with {key} {before.get(key)!r}, now it is {settings.get(key)!r}; use another -o, or "
                 f"delete the file to make the row again"

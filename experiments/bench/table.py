@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.bench.arms import ARMS, SETS, Set
 from experiments.bench.compared import FIGURES, PRECISION, Rows, alike, compared, summary
 from experiments.bench.plot import learning_curve
-from experiments.bench.rows import NUMBERS, Store, as_named_now
+from experiments.bench.rows import NUMBERS, Store, as_named_now, first_difference
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.table2 import shown
 from nnunet_difflung.errors import BadInput
@@ -53,9 +53,7 @@ def check_alike(rows: list[dict]) -> None:
     for row in rows:
         arm, settings = row["row"]["arm"], as_named_now(row["settings"])
         before = first.setdefault(arm, settings)
-        differing = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-        if differing:
-            key = differing[0]
+        if key := first_difference(before, settings):
             raise BadInput(
                 f"rows of {arm} were made with {key} {before.get(key)!r} and {settings.get(key)!r}, expected the same "
                 f"in all of them; move away those of one kind"
