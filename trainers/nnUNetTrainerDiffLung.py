@@ -336,7 +336,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 return (
                     f". Its cases are all still there: those of '{method}', but fold {self.fold} has got cases of "
                     f"'{self.method}' since, which come first with -tr {name}. To go on with it, make it a training "
-                    f"of '{method}': mkdir -p {quoted(model)} && mv {quoted(folder, model)}; then use -tr {trainer}"
+                    f"of '{method}': mkdir -p {quoted(model)} && cp {quoted(folder.parent)}/*.json "
+                    f"{quoted(model)} && mv {quoted(folder, model)}; then use -tr {trainer}"
                 )
         return ""
 

@@ -26,11 +26,9 @@ def of_arm(manifest: dict, method: str, fold: int | str) -> list[str]:
 
 
 def settled(methods: Sequence[str], manifest: dict, fold: int | str) -> str:
-    """The first of ``methods`` that has cases in ``fold``, else that needs none there; else the first of all."""
-    for fits in (of_arm, needs_none):
-        if found := [method for method in methods if fits(manifest, method, fold)]:
-            return found[0]
-    return methods[0]
+    """The first of ``methods`` that has cases in ``fold`` or needs none there; else the first of all."""
+    found = (name for name in methods if of_arm(manifest, name, fold) or needs_none(manifest, name, fold))
+    return next(found, methods[0])
 
 
 def needs_none(manifest: dict, method: str, fold: int | str) -> bool:

@@ -89,7 +89,10 @@ def alike(arm: Rows, reference: Rows, name: str) -> dict | None:
     own, others = (
         np.array([[[part[s, f].get(p, np.nan) for p in patients] for f in folds] for s in seeds]) for part in dices
     )
-    mean = float(np.mean(np.nanmean(own, axis=2)))
+    of_trainings = [
+        part[np.isfinite(part)].mean() for part in own.reshape(-1, len(patients)) if np.isfinite(part).any()
+    ]
+    mean = float(np.mean(of_trainings)) if of_trainings else None
     return {"dice": mean, "diff": difference(own, others), "trainings": len(seeds) * len(folds)}
 
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
 from experiments.bench.compared import PRECISION, summary
 from experiments.bench.rows import TUNING_FOLD, Store
-from experiments.bench.table import RESULTS
+from experiments.bench.table import RESULTS, check_alike
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
 
 def write(o: argparse.Namespace) -> list[Path]:
-    """Writes the tuning rows of all lengths, as JSON and as a table, prints the table, and returns the files."""
+    """Writes the tuning rows of all lengths, as JSON and as a table, prints the table, and returns the files.
+
+    Raises:
+        BadInput: rows of an arm and a length were made with different settings.
+    """
     kind, target = SETS[o.set], o.out or RESULTS / f"bench_{o.set}_curve.json"
     rows = Store(o.o, True).read()
+    for length in sorted({row["row"]["iterations"] for row in rows}):
+        check_alike([row for row in rows if row["row"]["iterations"] == length])
     table = lines(rows, kind.rare)
     print("\n".join(table))
     content = {
         "meta": {
-            "command": _command(o),
+            "command": _command(o.set, rows),
             "dataset": kind.dataset,
             "rare": kind.rare,
             "machines": sorted({row["machine"] for row in rows}),
@@ -48,10 +53,12 @@ def write(o: argparse.Namespace) -> list[Path]:
     return [target, target.with_suffix(".md")]
 
 
-def _command(o: argparse.Namespace) -> str:
-    """The command as typed, without the folders of this machine."""
-    hidden = {str(o.o): "WORK", o.convert: "'…'"}
-    return "python -m experiments.bench " + " ".join(hidden.get(word, word) for word in sys.argv[1:])
+def _command(kind: str, rows: list[dict]) -> str:
+    """The command that makes all of these rows, with WORK for the folder of the bench."""
+    words = ["python", "-m", "experiments.bench", "curve", "--set", kind, "-o", "WORK"]
+    for option, key in (("--arms", "arm"), ("-n", "number"), ("--seeds", "seed"), ("--iterations", "iterations")):
+        words += [option, *map(str, dict.fromkeys(row["row"][key] for row in rows))]
+    return " ".join(words)
 
 
 def lines(rows: list[dict], rare: str) -> list[str]:
@@ -79,4 +86,5 @@ def _cell(rows: list[dict], rare: str) -> str:
         return "–"
     figures = summary(dict(enumerate(rows)), rare)
     dice, precision, false = (figures[name]["mean"] for name in ("dice", PRECISION, "false_voxels"))
-    return f"{dice:.3f} ({'–' if precision is None else f'{precision:.3f}'}; {false:.0f})"
+    shown = (("–" if value is None else f"{value:.{n}f}") for value, n in ((dice, 3), (precision, 3), (false, 0)))
+    return "{} ({}; {})".format(*shown)

@@ -46,7 +46,7 @@ def average_precision(patients: Histograms) -> float | None:
 
 
 def dice_at(patients: Histograms, false_voxels: float) -> dict[str, float]:
-    """Dice of each patient who has the class, at the lowest threshold with at most so many false voxels.
+    """Dice of each patient who has the class, at the threshold with so many false voxels; linear within a bin.
 
     Args:
         patients: histograms.
@@ -54,13 +54,20 @@ def dice_at(patients: Histograms, false_voxels: float) -> dict[str, float]:
     """
     counts = {patient: np.array(of, float)[:, ::-1].cumsum(1) for patient, of in patients.items()}
     without = [outside for inside, outside in counts.values() if not inside[-1]]
-    enough = np.mean(without, axis=0) <= false_voxels if without else np.zeros(len(EDGES) - 1, bool)
-    last = int(enough.sum()) - 1  # of the bins that are taken, from the highest probability on
+    if not without:
+        return {}
+    bins = np.arange(len(EDGES))
+    false = np.concatenate([[0.0], np.mean(without, axis=0)])  # with the first 0, 1, 2, … bins
+    last = int((false <= false_voxels).sum()) - 1
+    if 0 <= last < len(bins) - 1:
+        taken = last + (false_voxels - false[last]) / (false[last + 1] - false[last])
+    else:
+        taken = float(max(last, 0))
     dice = {}
-    for patient, (inside, outside) in counts.items():
-        if inside[-1]:
-            tp, fp = (inside[last], outside[last]) if last >= 0 else (0.0, 0.0)
-            dice[patient] = float(2 * tp / (tp + fp + inside[-1]))
+    for patient, of in counts.items():
+        tp, fp = (float(np.interp(taken, bins, np.concatenate([[0.0], part]))) for part in of)
+        if of[0][-1]:
+            dice[patient] = 2 * tp / (tp + fp + float(of[0][-1]))
     return dice
 
 

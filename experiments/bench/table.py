@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -100,7 +99,8 @@ def _at_equal_harm(arm: str, arms: dict[str, Rows], rare: str) -> dict | None:
 def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
     seconds = [sum(row["cpu_seconds"].values()) for row in rows]
     return {
-        "command": "python -m experiments.bench " + " ".join(sys.argv[1:]).replace(str(o.o), "WORK"),
+        "command": f"python -m experiments.bench table --set {o.set} -o WORK --iterations {o.iterations}"
+        + (" --tuning" if o.tuning else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "dataset": kind.dataset,
         "title": kind.title,

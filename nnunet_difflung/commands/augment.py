@@ -81,7 +81,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     shared.add_preset(
         group,
         "default: for one GPU; fast: a small network, for a CPU or small images; paper: Diff-Lung as published "
-        "(Eq. 8, 1000 steps, whole slices, no gate)",
+        "(Eq. 8, 1000 steps, whole slices, a gate that only reports)",
     )
     group.add_argument(
         "--method",
@@ -508,7 +508,8 @@ def _note_earlier_default(options: argparse.Namespace, method: str) -> None:
     if options.method is None and method == METHOD and begun[PAPERS_METHOD] and not begun[METHOD]:
         print(
             f"Note: {name} has work of --method {PAPERS_METHOD}, the default of earlier versions; to resume or extend "
-            f"it, add --method {PAPERS_METHOD}. The default is now {METHOD}.",
+            f"it, add --method {PAPERS_METHOD}, and for cases of version 0.1.0 also --placement uniform "
+            f"--target-multiple 0 --hosts any. The default is now {METHOD}.",
             file=sys.stderr,
         )
 

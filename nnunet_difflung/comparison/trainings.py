@@ -194,11 +194,16 @@ def check_present(trainings: Trainings) -> None:
         folder, run = trainings.training(seed, arm, fold), f"nnUNet_results={quoted(trainings.results[seed])} "
         run += _remedy(trainings, arm, fold, seed)
         if had := trainings.other_method(seed, arm, fold):
-            raise BadInput(
+            text = (
                 f"{folder / _NOTES} says that this training had the cases of {had}, so it is none of arm {arm} (fold "
-                f"{fold}; {len(missing)} such trainings); leave {arm} out with --arms, or move {folder} to another "
-                f"place and run {run}"
+                f"{fold}; {len(missing)} such trainings); leave {arm} out with --arms"
             )
+            if arm.removesuffix("_poly") == METHOD:  # no trainer takes cases of the other method where it has these
+                text += (
+                    f", or move {folder} to another place, run difflung_augment -d {dataset_id(trainings.dataset)} -f "
+                    f"{fold} --method {METHOD}, preprocess the new cases, and run {run}"
+                )
+            raise BadInput(text)
         raise BadInput(
             f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
             f"{len(missing)} such trainings): run {run}; or leave the arm out with --arms"
@@ -215,15 +220,16 @@ def check_present(trainings: Trainings) -> None:
 def _remedy(trainings: Trainings, arm: str, fold: int | str, seed: str | None = None) -> str:
     number = dataset_id(trainings.dataset)
     plans = "" if trainings.plans == PLANS else f" -p {quoted(trainings.plans)}"
-    trainer = f"-tr {trainings.trainer(arm)}{plans}"
+    seed = seed or next(iter(trainings.results))
+    model = trainings.training(seed, arm, fold).parent
+    trainer = f"-tr {model.name.split('__')[0]}{plans}"
     if trainings.predictions is None:
         return (
             f"nnUNetv2_train {number} {quoted(trainings.configuration)} {fold} {trainer} (add --c if it was started, "
             f"or --val if only the validation is missing)"
         )
-    seed = seed or next(iter(trainings.results))
     images, labels = (f'"$nnUNet_raw"/{quoted(trainings.dataset)}/{part}' for part in ("imagesTs", "labelsTs"))
-    target, model = quoted(trainings.scored(seed, arm, fold)), trainings.training(seed, arm, fold).parent
+    target = quoted(trainings.scored(seed, arm, fold))
     return (
         f"nnUNetv2_predict -i {images} -o {target} -d {number} -c {quoted(trainings.configuration)} -f {fold} "
         f"{trainer} && nnUNetv2_evaluate_folder {labels} {target} -djfile {quoted(model / 'dataset.json')} "

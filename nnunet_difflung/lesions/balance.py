@@ -94,6 +94,7 @@ class _Planner:
         self.hosts = Hosts(self.usable, roles) if config.hosts == "alike" else None
         self.profiles = {case.identifier: profile(case, roles) for case in cases}
         self.holders = {name: sorted({lesion.case for lesion in of_class}) for name, of_class in lesions.items()}
+        self.allowed = set(roles.pathologies)
         self.unlike = 0
         self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
@@ -111,8 +112,11 @@ class _Planner:
         return sorted(deficits, key=lambda name: -deficits[name])
 
     def next_class(self, counts: dict[str, int]) -> str | None:
-        """The pathology that gets the next lesion; None if all targets are met."""
-        return next(iter(self.missing(counts)), None)
+        """The pathology that gets the next lesion; None if all targets are met.
+
+        Where hosts follow a real case, only those that this case has (``allowed``).
+        """
+        return next((name for name in self.missing(counts) if name in self.allowed), None)
 
     def quota(self, slices_left: int, per_case: float) -> int:
         """Voxels of pathology to paste into the next host, so that the targets are met within the bound on slices.
@@ -188,6 +192,9 @@ class _Planner:
             return filling.operations
         self.pasted = []
         quota = self.quota(slices, plan.slices / len(plan.cases) if plan.cases else 1)
+        if model is not None:
+            held = zip(self.roles.pathologies, self.profiles[model.case], strict=True)
+            self.allowed = {name for name, share in held if share > 0}
         return self.fill(host, label, quota, slices, rng)
 
     def add_case(

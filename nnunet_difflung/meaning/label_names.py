@@ -66,7 +66,7 @@ _DISEASES = _set(
     "cysts honeycombing reticulation reticular thickening plaque plaques embolism thrombus ild ipf copd stenosis "
     "bronchiectasis calcification calcifications pneumothorax bulla bullae micronodules crazy paving"
 )
-_FIBROSES = _set("fibrosis fibroses fibrotic interstitial ild")
+_FIBROSES = _set("fibrosis fibroses fibrotic interstitial ild ipf uip")
 _ABROAD = _set(  # lung, without accents
     "lunge lungen lungenflugel lungengewebe lungenparenchym parenchym poumon poumons pulmon pulmones pulmao pulmoes "
     "polmone polmoni longen longweefsel lungor lunger pulmonar pulmonaire polmonare keuhko keuhkot pluco pluca "

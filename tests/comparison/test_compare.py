@@ -330,6 +330,7 @@ def test_a_folder_with_trainings_of_two_methods_is_no_arm(results, capsys):
     write_noted(results, 1, "difflung")
     message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "difflung")
     assert "fold_0/debug.json says that this training had the cases of cbmat, so it is none of arm difflung" in message
+    assert "run difflung_augment -d 942 -f 0 --method difflung, preprocess the new cases, and run" in message
     message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "cbmat")
     assert "summary.json is missing (arm cbmat, fold 1; 1 such trainings)" in message
     assert "-tr nnUNetTrainerDiffLungCBMAT" in message

@@ -317,20 +317,29 @@ def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
 
     monkeypatch.setitem(curve.SETS, "small", curve.SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
     about = {"cpu_seconds": {"train": 36.0}, "machine": "m", "versions": {"torch": "2"}, "date": "2026-11-28"}
+    about["settings"] = SETTINGS
     for length, dice in ((500, 0.1), (1000, 0.3)):
         key = Row("reference", "4", 91, 4, length)
         content = {name: value for name, value in row("reference", 91, 4, dice).items() if name != "row"}
         Store(tmp_path, tuning=True).add(key, content | about)
-    monkeypatch.setattr("sys.argv", ["bench", "curve", "-o", str(tmp_path), "--convert", "-i /data/mine"])
-    options = argparse.Namespace(o=tmp_path, set="small", convert="-i /data/mine", out=tmp_path / "curve.json")
-    written = curve.write(options)
+    written = curve.write(argparse.Namespace(o=tmp_path, set="small", out=tmp_path / "curve.json"))
     assert [path.name for path in written] == ["curve.json", "curve.md"]
-    assert read_json(written[0])["meta"]["command"] == "python -m experiments.bench curve -o WORK --convert '…'"
+    command = (
+        "python -m experiments.bench curve --set small -o WORK --arms reference -n 4 --seeds 91 --iterations 1000 500"
+    )
+    assert read_json(written[0])["meta"]["command"] == command
     assert [(r["iterations"], r["dice"], r["cpu_seconds"]) for r in read_json(written[0])["rows"]] == [
         (1000, 0.3, 36.0),
         (500, 0.1, 36.0),
     ]
     assert "| 4 | reference | 0.100 (–; 40) | 0.300 (–; 40) |" in written[1].read_text()
+    nobody = {"patients": {}, "figures": {"rare": figures({}, "rare")}, "row": vars(Row("mat", "4", 91, 4, 500))}
+    assert lines([nobody], "rare")[-1] == "| 4 | mat | – (–; –) |"
+    other = {**row("reference", 92, 4, 0.1), **about, "settings": {"trainer": "another"}}
+    del other["row"]
+    Store(tmp_path, tuning=True).add(Row("reference", "4", 92, 4, 500), other)
+    with pytest.raises(BadInput, match="rows of reference were made with trainer"):
+        curve.write(argparse.Namespace(o=tmp_path, set="small", out=tmp_path / "curve.json"))
 
 
 def test_a_row_continues_with_its_unfinished_step_and_no_two_processes_work_on_it(tmp_path):

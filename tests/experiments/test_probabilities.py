@@ -30,14 +30,17 @@ def test_average_precision_is_that_of_a_ranking_of_the_voxels():
     assert probabilities.average_precision({"0": patient([0.5], [False])}) is None
 
 
-def test_dice_is_taken_at_the_lowest_threshold_with_few_enough_false_voxels():
+def test_dice_is_taken_at_the_threshold_with_as_many_false_voxels():
     having = patient([0.9, 0.6, 0.3, 0.2], [True, True, True, False])
     without = [patient([p, 0.01], [False, False]) for p in (0.7, 0.25)]
     patients = {"a": having, "b": without[0], "c": without[1]}
     assert probabilities.dice_at(patients, 1.0) == {"a": pytest.approx(6 / 7)}, "down to just above 0.01, one each"
     assert probabilities.dice_at(patients, 0.5) == {"a": 1.0}, "above 0.25: three hits"
-    assert probabilities.dice_at(patients, 0.4) == {"a": 0.5}, "above 0.7: one hit of three"
-    assert probabilities.dice_at({"b": without[0], "a": having}, -1.0) == {"a": 0.0}
+    assert probabilities.dice_at(patients, 9.0) == {"a": pytest.approx(6 / 7)}, "all voxels"
+    assert probabilities.dice_at(patients, -1.0) == {"a": 0.0}
+    assert probabilities.dice_at({"a": having}, 1.0) == {}, "nobody is without the class"
+    sure = {"a": patient([0.99999] * 4, [True] * 4), "b": patient([0.99999] * 8, [False] * 8)}
+    assert probabilities.dice_at(sure, 4.0) == {"a": pytest.approx(4 / 6)}, "half of the only bin: two hits of four"
 
 
 def row(shift: float, histograms: bool = True) -> dict:

@@ -39,6 +39,17 @@ def test_what_never_lies_beside_a_class_does_not_lie_beside_painted_lesions(plac
     assert max(ild_of_hosts(labels, plan_for(labels, replace(config, hosts="any"))[0])) > 0
 
 
+@pytest.mark.parametrize("placement", ["real", "uniform"])
+def test_classes_that_never_meet_are_not_painted_into_the_same_case(placement):
+    labels = apart()
+    config = replace(ONE, placement=placement, target_share={"emphysema": 0.3, "ILD": 0.5}, max_synthetic=16)
+    plan = plan_for(labels, config)[0]
+    painted = [{op.pathology for op in planned.operations} for planned in plan.cases]
+    assert {"emphysema"} in painted
+    assert {"emphysema", "ILD"} not in painted
+    assert not any("hosts:" in note for note in plan.notes)
+
+
 def test_what_always_lies_beside_a_class_lies_beside_painted_lesions_in_the_same_amount():
     labels = together()
     plan = plan_for(labels, ONE)[0]

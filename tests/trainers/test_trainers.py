@@ -473,6 +473,13 @@ def test_a_fold_that_needed_no_case_trains_on_real_ones_whichever_method_found_t
     assert f"difflung_augment added no case of method '{method}' to fold 1" in capsys.readouterr().out
 
 
+def test_cases_of_cbmat_are_not_taken_where_difflung_found_that_none_are_needed(base, capsys):
+    needless = {"method": "difflung", "fold": 1, "summary": {"injected": 0}}
+    change(base / MANIFEST, lambda manifest: manifest["runs"].append(needless))
+    assert begin("nnUNetTrainerDiffLung", 1).do_split()[0] == SPLITS[1]["train"]
+    assert "difflung_augment added no case of method 'difflung' to fold 1" in capsys.readouterr().out
+
+
 def test_a_fold_without_any_cases_is_told_to_run_the_default_method(base):
     _without_cases(base)
     with pytest.raises(RuntimeError, match="no synthetic cases of method 'difflung' for fold 1. Run: .*--method diffl"):
@@ -594,7 +601,10 @@ def test_a_training_on_cases_of_cbmat_goes_on_and_moves_if_those_of_difflung_com
     assert "\n" not in message
     assert "Its cases are all still there: those of 'cbmat'" in message
     command, trainer = re.search(r"(mkdir -p .*); then use -tr (\w+)$", message).groups()
+    model = Path(before.output_folder).parent
+    (model / "plans.json").write_text("{}")  # nnU-Net writes it when a training starts, which this one did not
     subprocess.run(command, shell=True, check=True)
+    assert (model.with_name(model.name.replace("DiffLung", "DiffLungCBMAT", 1)) / "plans.json").is_file()
     assert trainer == name.replace("DiffLung", "DiffLungCBMAT")
     assert resumed(trainer, go_on, 1).do_split() == before.do_split()
     if go_on:
