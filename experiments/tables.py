@@ -6,6 +6,9 @@ from statistics import mean, median, stdev
 
 from nnunet_difflung.comparison.table2 import rests_on, shown
 
+_OF_CLASS = (("hu_bias", 1, "+"), ("wasserstein", 1, ""), ("sd_ratio", 2, ""), ("texture", 3, ""))
+"""Figures of a painted class: key, digits, sign."""
+
 
 def demo_table(demo: dict) -> str:
     """Per-class Dice of both arms on the phantom's test patients."""
@@ -115,14 +118,7 @@ def table1(content: dict) -> str:
         for name in names:
             row = content[name]
             cells = [
-                figure(row[key].get(group), digits, sign)
-                for key, digits, sign in (
-                    ("hu_bias", 1, "+"),
-                    ("wasserstein", 1, ""),
-                    ("sd_ratio", 2, ""),
-                    ("texture", 3, ""),
-                    ("diversity", 1, ""),
-                )
+                figure(row[key].get(group), digits, sign) for key, digits, sign in (*_OF_CLASS, ("diversity", 1, ""))
             ]
             lines.append(f"| {group} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -223,12 +219,7 @@ def sampler_table(content: dict) -> str:
         cells += [
             _spread([run[key][group]["mean"] for run in runs], digits, sign)
             for group in shown
-            for key, digits, sign in (
-                ("hu_bias", 1, "+"),
-                ("wasserstein", 1, ""),
-                ("sd_ratio", 2, ""),
-                ("texture", 3, ""),
-            )
+            for key, digits, sign in _OF_CLASS
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {mean(run['seconds_per_image'] for run in runs):.2f} |")
     return "\n".join(lines)
