@@ -16,6 +16,8 @@ from nnunet_difflung.runtime.wording import quoted
 
 PLANS = "nnUNetPlans"
 _NOTES = "debug.json"  # what nnU-Net writes of a training at its beginning
+_LOG = re.compile(r"training_log_([\d_]+)\.txt")  # one for each start of a training, named by its time
+_BEGUN, _DONE = re.compile(r": Epoch 0\s*$", re.MULTILINE), "Training done."
 ARMS = {
     "reference": "nnUNetTrainerDiffLungReference",
     "oversampling": "nnUNetTrainerDiffLungOversampling",
@@ -87,7 +89,8 @@ class Trainings:
 
     def has(self, seed: str, arm: str, fold: int | str) -> bool:
         """Whether a training is finished and scored, and had the arm's cases, as far as its folder says."""
-        return (self.scored(seed, arm, fold) / "summary.json").is_file() and not self.other_method(seed, arm, fold)
+        scored = (self.scored(seed, arm, fold) / "summary.json").is_file()
+        return scored and not self.other_method(seed, arm, fold) and not begun_anew(self.training(seed, arm, fold))
 
     def other_method(self, seed: str, arm: str, fold: int | str) -> str:
         """The method whose cases the training in an arm's folder had, if it is not the arm's; else nothing."""
@@ -105,6 +108,25 @@ def method_of(training: Path) -> str:
     """The method whose cases a training had, as its trainer noted (debug.json); empty if there is no note."""
     notes = training / _NOTES
     return str(read_json(notes).get("method", "")) if notes.is_file() else ""
+
+
+def begun_anew(training: Path) -> Path | None:
+    """The log of a training that is not finished, in whose folder scores can only be those of an earlier one.
+
+    nnU-Net begins a training anew in the folder of an earlier one and leaves its ``summary.json`` there to the end.
+
+    Returns:
+        None if the last training that was begun is finished, or the folder has no logs.
+    """
+    logs = sorted((path for path in training.glob("training_log_*") if _LOG.fullmatch(path.name)), key=_started)
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs]
+    begun = max((i for i, text in enumerate(texts) if _BEGUN.search(text)), default=None)
+    return None if begun is None or any(_DONE in text for text in texts[begun:]) else logs[begun]
+
+
+def _started(log: Path) -> list[int]:
+    match = _LOG.fullmatch(log.name)
+    return [int(number) for number in match[1].split("_") if number] if match else []
 
 
 def named_results(folders: Sequence[Path]) -> dict[str, Path]:
@@ -204,6 +226,14 @@ def check_present(trainings: Trainings) -> None:
                     f"{fold} --method {METHOD}, preprocess the new cases, and run {run}"
                 )
             raise BadInput(text)
+        if (trainings.scored(seed, arm, fold) / "summary.json").is_file() and (log := begun_anew(folder)):
+            earlier = folder / "checkpoint_final.pth"
+            move = f"; first move {earlier} away, which --c would take for this training's" if earlier.is_file() else ""
+            raise BadInput(
+                f"{log} is of a training that is not finished, so the scores in {folder} are those of an earlier one "
+                f"(arm {arm}, fold {fold}; {len(missing)} such trainings): run {run}{move}; or leave the arm out with "
+                f"--arms"
+            )
         raise BadInput(
             f"{trainings.scored(seed, arm, fold) / 'summary.json'} is missing (arm {arm}, fold {fold}; "
             f"{len(missing)} such trainings): run {run}; or leave the arm out with --arms"

@@ -336,6 +336,44 @@ def test_a_folder_with_trainings_of_two_methods_is_no_arm(results, capsys):
     assert "-tr nnUNetTrainerDiffLungCBMAT" in message
 
 
+def log(results, number: int, text: str):
+    """nnU-Net's log of the training of cbmat that was started as the ``number``-th, in month ``number``."""
+    folder = results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0"
+    stamp = f"2026-0{number}-28 19:37:02.149522: "
+    lines = "".join(f"{stamp}{line} \n" for line in text.split("/"))
+    (folder / f"training_log_2026_{number}_28_19_37_02.txt").write_text(lines)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        ("Epoch 0/Epoch 1/Training done.",),
+        ("Epoch 0/Epoch 1", "Epoch 1/Training done.", "Validation complete"),
+        ("Epoch 0", "Epoch 0/Training done."),
+        ("Epoch 10/Epoch 11",),
+    ],
+    ids=["at once", "continued", "begun anew", "log of the beginning is lost"],
+)
+def test_a_finished_training_is_compared_however_often_it_was_started(results, logs):
+    for number, text in enumerate(logs, 1):
+        log(results, number, text)
+    assert [arm for arm in compared() if arm != "meta"] == ["reference", "cbmat"]
+
+
+def test_scores_of_an_earlier_training_are_not_those_of_one_begun_anew(results, capsys):
+    log(results, 2, "Epoch 0/Training done.")
+    folder = log(results, 10, "Epoch 0/Epoch 1")  # October comes after February, in spite of its name
+    message = refusal(capsys, "--arms", "reference", "cbmat")
+    assert "training_log_2026_10_28_19_37_02.txt is of a training that is not finished" in message
+    assert "fold_0 are those of an earlier one (arm cbmat, fold 0; 1 such trainings)" in message
+    assert "checkpoint_final" not in message
+    (folder / "checkpoint_final.pth").touch()
+    assert "first move" in refusal(capsys, "--arms", "reference", "cbmat")
+    log(results, 11, "Epoch 1/Training done.")
+    assert [arm for arm in compared() if arm != "meta"] == ["reference", "cbmat"]
+
+
 def test_a_training_that_may_be_of_either_method_is_not_named(results, capsys):
     write_training(results, "difflung", CBMAT)
     assert "does not say whether this training had the cases of difflung or" in refusal(capsys)
