@@ -31,7 +31,7 @@ from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, build_phantom
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
-from nnunet_difflung.generator.families import with_own_sampler
+from nnunet_difflung.generator.families import with_own_sampling
 from nnunet_difflung.generator.store import CARD
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.fold import Fold, discard_work
@@ -54,7 +54,7 @@ def settings_of(variant: dict, seed: int, precision: str = "fp32") -> Settings:
     method = changes.pop("method", PAPERS_METHOD)
     return Settings(
         replace(base.generator, seed=seed, precision=precision, **changes),
-        replace(with_own_sampler(METHODS[method], base.sampling), **variant.get("sampling", {})),
+        replace(with_own_sampling(METHODS[method], base.sampling), **variant.get("sampling", {})),
         replace(base.balance, seed=seed, **MASKS, **variant.get("balance", {})),
         "fast",
         method,

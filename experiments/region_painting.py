@@ -20,8 +20,10 @@ from nnunet_difflung.lesions.masks import Lesion, Transform, warp
 from nnunet_difflung.lesions.plan import Plan, PlannedCase
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture
 from nnunet_difflung.painting.application import AppliedCase, painted_region
+from nnunet_difflung.painting.donors import restyled
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
+from nnunet_difflung.painting.lung_level import lung_around
 from nnunet_difflung.pipeline.fold import _without_network
 
 SCALES = (0.75, 1.5)  # by how much a donor's texture is scaled at most, as in augmentation
@@ -151,7 +153,9 @@ def apply_back(fold: Fold, lesion: Lesion, donors: Sequence[Lesion], rng: np.ran
                 rng,
             )
     if family.uses_style:
+        around = lung_around(image, roles.is_normal(before) & ~changed, changed, facts.spacing)
         voxels = np.asarray(cache.image(donor.case)[(slice(None), *donor.box)])[:, donor.mask]
+        voxels = restyled(voxels, fold.styles[donor.pathology].change(donor, around, rng))
         style = {"owner": changed.astype(np.int32), "donors": (voxels,)}
     condition = np.array(cache.condition(lesion.case)[list(slices)])
     region = painted_region(before, changed, roles, fold.settings.sampling)

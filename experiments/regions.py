@@ -12,10 +12,10 @@ is trained on some patients and tested on others tells painted from real patches
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,15 +24,15 @@ import numpy as np
 from experiments.region_painting import Painted, open_fold, painted_lesions
 from experiments.shortcut_classifier import grouped_auc
 from experiments.shortcut_patches import Patches, joined
+from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.intervals import summed_up, within_folds
-from nnunet_difflung.config import Settings, preset
+from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.region_borders import border_of
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
-from nnunet_difflung.generator.families import with_own_sampler
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder
@@ -92,10 +92,10 @@ def border_patches(painted: Painted, image: np.ndarray, number: int, rng: np.ran
     )
 
 
-def settings_of(method: str, name: str) -> Settings:
-    """A preset's settings for a method, as ``difflung_augment`` takes them."""
-    base = preset(name)
-    return replace(base, method=method, sampling=with_own_sampler(METHODS[method], base.sampling))
+def settings_of(method: str, name: str, further: str = "") -> Settings:
+    """A preset's settings for a method, as ``difflung_augment`` takes them with further options."""
+    words = ["-d", "1", "-device", "cpu", "--method", method, "--preset", name, *shlex.split(further)]
+    return settings_from(parse(words))
 
 
 def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict]:
@@ -104,7 +104,7 @@ def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[
     patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
     for number in o.f:
         for name in o.methods:
-            fold = open_fold(raw, cache, number, settings_of(name, o.preset))
+            fold = open_fold(raw, cache, number, settings_of(name, o.preset, o.augment))
             thresholds = percentiles(cache, fold.lesions[o.pathology])
             tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(WIDTH, t))
             for i, p in enumerate(painted_lesions(fold, o.pathology, o.device, o.seed)):
@@ -196,6 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
     p.add_argument("--methods", nargs="+", default=["cbmat", "copy_paste"], choices=METHODS)
     p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
+    p.add_argument(
+        "--augment",
+        default="",
+        metavar="OPTIONS",
+        help="further options of difflung_augment, in one string",
+    )
     p.add_argument("--seed", type=int, default=1, help="of drawn lesions, noise and classifier")
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("-o", type=Path, required=True, help="JSON file to write; a Markdown table is written beside it")
@@ -209,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     content = {
         "meta": {
-            "command": "python -m experiments.regions " + " ".join(map(str, arguments or sys.argv[1:])),
+            "command": "python -m experiments.regions " + shlex.join(map(str, arguments or sys.argv[1:])),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "dataset": raw.name,
             "class": o.pathology,

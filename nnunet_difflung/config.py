@@ -18,11 +18,13 @@ _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")
 HOSTS = ("alike", "any")
 ORDERS = ("deficit", "frequency")
+LEVELS = ("host", "donor")
+STYLES = ("drawn", "real")
 SELECTIONS = ("hard", "easy", "random")
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
     "generator": {"ablated_classes": "pathologies"},
-    "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard"},
+    "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard", "level": "donor", "styles": "real"},
     "balance": {
         "placement": "uniform",
         "target_multiple": None,
@@ -120,6 +122,10 @@ class SamplingConfig:
         candidates: how often each case is painted; the fold's own segmenter selects one (1: no selection).
         selection: which of the candidates is kept: ``hard``, the one that the segmenter recognises least, ``easy``, or
             ``random``, a control that shows what the preference is worth.
+        level: mean intensity of a lesion painted by ``difflung``: ``host``: it follows the normal lung around its place
+            as far as that of the class's real lesions does; ``donor``: that of the real lesion whose outline it has.
+        styles: ``real``: a lesion painted by ``difflung`` has mean and spread of that real lesion; ``drawn``: they are
+            drawn around these, within the range of the class's real lesions.
     """
 
     sampler: str = "ddim"
@@ -136,6 +142,8 @@ class SamplingConfig:
     resamplings: int = 1
     candidates: int = 1
     selection: str = "hard"
+    level: str = "donor"
+    styles: str = "real"
 
 
 @dataclass(frozen=True)
@@ -288,15 +296,15 @@ def preset(name: str) -> Settings:
     for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture as well as one of 24 M or
     ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md). ``fast``: the same with a network of
     0.3 M parameters, for a CPU and small images.
-    In both, lesions lie where real ones lie and beside what lies beside real ones, and the target is four times a
-    class's share of the training cases.
+    In both, lesions lie where real ones lie and beside what lies beside real ones, are as bright and as rough as real
+    ones in such lung or between them, and the target is four times a class's share of the training cases.
     ``paper``: Diff-Lung as published: method ``cbmat``, ε-prediction, Eq. 8 for normal lung too, 1000 DDIM steps, 400
     epochs, whole isolated slices drawn uniformly, lesions anywhere in the lung of any case, the least frequent class
     first, 22 % of the lung for fibrosis and 6 % for each other class, and a gate that only reports. docs/method.md says
     where it differs.
     """
     balance = BalanceConfig(placement="real", target_multiple=TARGET_MULTIPLE, hosts="alike")
-    base = Settings(GeneratorConfig(), SamplingConfig(), balance)
+    base = Settings(GeneratorConfig(), SamplingConfig(level="host", styles="drawn"), balance)
     if name == "default":
         return base
     if name == "fast":
@@ -331,7 +339,7 @@ def preset(name: str) -> Settings:
             balanced_share=0.0,
             flip=False,
         )
-        sampling = replace(base.sampling, steps=1000, paint="full", gate="report")
+        sampling = SamplingConfig(steps=1000, paint="full", gate="report")
         balance = BalanceConfig(order="frequency", fibrosis_share=0.22)
         return Settings(generator, sampling, balance, name, PAPERS_METHOD)
     raise ValueError(f"unknown preset {name!r}; expected default, fast or paper")

@@ -63,6 +63,9 @@ ARMS = {
     ),
     "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
     "difflung": Arm(_DIFFLUNG, "difflung", explanation="lesions painted by a network that sees their surroundings"),
+    "difflung_real_styles": Arm(
+        _DIFFLUNG, "difflung", ("--styles", "real"), "difflung, each lesion with level and spread of a real one"
+    ),
     "difflung_full": Arm(
         _DIFFLUNG,
         "difflung",

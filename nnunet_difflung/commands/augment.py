@@ -24,11 +24,13 @@ from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
     HOSTS,
+    LEVELS,
     METHOD,
     ORDERS,
     PAPERS_METHOD,
     PLACEMENTS,
     SELECTIONS,
+    STYLES,
     TARGET_MULTIPLE,
     GeneratorConfig,
     SamplingConfig,
@@ -280,6 +282,21 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         f"composite ({by_preset('sampling', 'resamplings')})",
     )
     group.add_argument(
+        "--level",
+        choices=LEVELS,
+        help="mean intensity of a lesion that --method difflung paints. host: it is as much brighter in brighter lung "
+        "as the fold's lesions of the class are; donor: that of the real lesion whose outline it has, whatever the "
+        f"lung is like ({by_preset('sampling', 'level')})",
+    )
+    group.add_argument(
+        "--styles",
+        choices=STYLES,
+        help="mean and spread of the intensities of a lesion that --method difflung paints. real: those of the real "
+        "lesion whose outline it has, but for what --level does; drawn: drawn around these, within the range of the "
+        "fold's lesions of the class, so that lesions between the real ones are painted too "
+        f"({by_preset('sampling', 'styles')})",
+    )
+    group.add_argument(
         "--strength",
         type=share_of_one,
         metavar="SHARE",
@@ -344,6 +361,8 @@ _OF_SAMPLING = (
     "gate",
     "candidates",
     "selection",
+    "level",
+    "styles",
 )
 
 
@@ -357,7 +376,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     method = METHODS[options.method or base.method]
     windows, targets = tuple(map(_window, options.window or ())), _targets(options.target_share)
     _leave_out(method, options)
-    from nnunet_difflung.generator.families import family_of, with_own_sampler  # PyTorch, for which no refusal waits
+    from nnunet_difflung.generator.families import family_of, with_own_sampling  # PyTorch, for which no refusal waits
 
     precision = _precision(options)
     generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
@@ -368,7 +387,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if windows:
         generator = replace(generator, windows=windows)
     sampling = replace(
-        with_own_sampler(method, base.sampling),
+        with_own_sampling(method, base.sampling),
         precision=precision,
         memorised=options.memorised,
         **given(options, *_OF_SAMPLING),
@@ -431,8 +450,11 @@ def _check_method(
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
     """Drops options without effect for a method, with a note, so that they do not make equal runs look different."""
     from nnunet_difflung.generator.families import family_of
+    from nnunet_difflung.generator.families.interface import STYLE_OPTIONS
 
-    idle = [name for name in family_of(method).unused_options if getattr(options, name) is not None]
+    family = family_of(method)
+    unused = (*family.unused_options, *(() if family.uses_style else STYLE_OPTIONS))
+    idle = [name for name in unused if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)
     if idle:

@@ -96,7 +96,7 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     owner: np.ndarray | None = None
     donors: tuple[np.ndarray, ...] = ()
     if textures and family_of(fold.method).uses_style:
-        owner, donors = find_donors(planned, fold.lesions, cache, outline)
+        owner, donors = find_donors(planned, fold.lesions, cache, outline, fold.styles)
     return AppliedCase(
         planned,
         host.shape,

@@ -13,14 +13,21 @@ from nnunet_difflung.generator.style import style_channels, style_of, write_styl
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, warp
 from nnunet_difflung.lesions.pasting import lesion_of
 from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.painting.lung_level import lung_around
+from nnunet_difflung.painting.styles import ClassStyles
 
 
 def find_donors(
-    planned: PlannedCase, lesions: dict[str, list[Lesion]], cache: SliceCache, outlined: np.ndarray
+    planned: PlannedCase,
+    lesions: dict[str, list[Lesion]],
+    cache: SliceCache,
+    outlined: np.ndarray,
+    styles: dict[str, ClassStyles],
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Whose level and spread each voxel is to have.
 
-    A lesion has those of the real lesion whose outline it has, slice by slice; a placebo region its own in the host.
+    A lesion has those of the real lesion whose outline it has, slice by slice, all changed alike (``painting.styles``).
+    A placebo region has its own in the host.
 
     Args:
         planned: the case.
@@ -28,6 +35,7 @@ def find_donors(
         cache: the dataset's real cases.
         outlined: (n, y, x) bool, the voxels of the lesions, or in the outlines of a placebo case, in the slices that
             change.
+        styles: pathology → styles of the fold's lesions.
 
     Returns:
         (n, y, x) int32, 0 or i + 1 for the i-th donor; and for each donor its (c, m) voxels in the dataset's
@@ -35,35 +43,52 @@ def find_donors(
     """
     owner = np.zeros(outlined.shape, np.int32)
     donors: list[np.ndarray] = []
+    image = cache.image(planned.host)
     spacing, positions = cache.facts[planned.host].spacing, {z: n for n, z in enumerate(planned.slices)}
-    for operation in planned.operations:
+    lung = cache.roles.is_normal(cache.condition(planned.host)[list(planned.slices)]) & ~outlined
+    for number, operation in enumerate(planned.operations):
         lesion = lesion_of(operation, lesions)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / spacing).mask
-        image = cache.image(planned.host if planned.placebo else operation.donor)
         top, left = operation.place[1:]
         window = (slice(top, top + mask.shape[1]), slice(left, left + mask.shape[2]))
-        for layer, outline in enumerate(mask):
-            z = operation.place[0] + layer
-            if z not in positions:
-                continue
-            own = outline & outlined[positions[z]][window] & (owner[positions[z]][window] == 0)
-            if not own.any():
+        layers = [layer for layer in range(len(mask)) if operation.place[0] + layer in positions]
+        if not layers:
+            continue
+        numbers = [positions[operation.place[0] + layer] for layer in layers]
+        own = np.zeros_like(outlined[numbers])
+        own[(slice(None), *window)] = mask[layers]
+        own &= outlined[numbers] & (owner[numbers] == 0)
+        if not planned.placebo:
+            around = lung_around(image[:, [planned.slices[n] for n in numbers]], lung[numbers], own, spacing)
+            rng = np.random.default_rng([planned.seed, number])
+            change = styles[operation.pathology].change(lesion, around, rng)
+        for layer, n, outline in zip(layers, numbers, own, strict=True):
+            if not outline.any():
                 continue
             if planned.placebo:
-                voxels = np.asarray(image[(slice(None), z, *window)])[:, own]
+                voxels = np.asarray(image[:, planned.slices[n]])[:, outline]
             else:
-                voxels = _of_layer(image, lesion, (layer + 0.5) / len(mask))
+                voxels = restyled(_of_layer(cache, lesion, (layer + 0.5) / len(mask)), change)
             donors.append(voxels)
-            owner[positions[z]][window][own] = len(donors)
+            owner[n][outline] = len(donors)
     return owner, tuple(donors)
 
 
-def _of_layer(image: np.ndarray, lesion: Lesion, height: float) -> np.ndarray:
+def _of_layer(cache: SliceCache, lesion: Lesion, height: float) -> np.ndarray:
     """(c, m) voxels of a lesion's slice at a share of its height; of the whole lesion if the slice has hardly any."""
     layer = min(int(height * len(lesion.mask)), len(lesion.mask) - 1)
     part = lesion.mask[layer]
-    inside = np.asarray(image[(slice(None), *lesion.box)])
+    inside = np.asarray(cache.image(lesion.case)[(slice(None), *lesion.box)])
     return inside[:, layer, part] if part.sum() >= MIN_VOXELS else inside[:, lesion.mask]
+
+
+def restyled(voxels: np.ndarray, change: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    """(c, m) voxels with another mean and spread; ``change`` is that of ``ClassStyles.change``."""
+    if change is None:
+        return voxels
+    added, factor = (part[:, None] for part in change)
+    mean = voxels.mean(1, keepdims=True)
+    return mean + added + (voxels - mean) * factor
 
 
 def style_maps(

@@ -18,6 +18,7 @@ from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
+from nnunet_difflung.painting.styles import ClassStyles, styles_of
 from nnunet_difflung.paths import fold_folder
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.segmenter.config import SegmenterConfig
@@ -45,6 +46,12 @@ class Fold:
     lesions: dict[str, list[Lesion]]
     plan: Plan
     relations: Relations = Relations()
+
+    @cached_property
+    def styles(self) -> dict[str, ClassStyles]:
+        """Pathology → styles of its real lesions, from which those of new ones are derived."""
+        sampling, patients = self.settings.sampling, self.raw.patients
+        return {name: styles_of(found, self.cache, patients, sampling) for name, found in self.lesions.items()}
 
     @property
     def number(self) -> int | str:

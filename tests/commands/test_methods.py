@@ -163,6 +163,9 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
         ("pix2pix", ["--steps", "3", "--annealing", "none"], ["--annealing", "--steps"]),
         ("cbmat", ["--steps", "3"], []),
         ("mat", ["--ablated-classes", "all"], []),
+        ("difflung", ["--level", "donor"], []),
+        ("cbmat", ["--level", "host"], ["--level"]),
+        ("copy_paste", ["--level", "host"], ["--level"]),
         ("none", ["--ablated-classes", "all"], ["--ablated-classes"]),
     ],
 )

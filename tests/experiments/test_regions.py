@@ -19,6 +19,7 @@ def test_a_method_paints_with_the_sampler_that_difflung_augment_takes():
     for method, options in (("difflung", ["--preset", "fast"]), ("cbmat", [])):
         usual = settings_from(parse(["-d", "801", "-device", "cpu", "--method", method, *options])).sampling
         assert settings_of(method, "fast" if options else "default").sampling == usual
+    assert settings_of("difflung", "fast", "--level donor --styles real").sampling.level == "donor"
 
 
 @pytest.mark.parametrize("edge", [6, 14])

@@ -39,6 +39,8 @@ LATER = (
     ("sampling", "resamplings"),
     ("sampling", "candidates"),
     ("sampling", "selection"),
+    ("sampling", "level"),
+    ("sampling", "styles"),
     ("balance", "placement"),
     ("balance", "target_multiple"),
     ("balance", "placebo"),
@@ -94,7 +96,7 @@ def test_settings_of_an_earlier_version_are_those_by_which_it_worked():
     content = as_recorded_earlier(settings.as_dict())
     earlier = replace(
         settings,
-        sampling=replace(settings.sampling, resamplings=1, candidates=1, selection="hard"),
+        sampling=replace(settings.sampling, level="donor", styles="real"),
         balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0, hosts="any"),
     )
     assert identity(content) == earlier.identity()

@@ -1,7 +1,8 @@
-"""Level and spread of a painted lesion are those of the real lesion whose outline it has."""
+"""Spread of a painted lesion, and its level above or below the lung around it, are those of the real lesion."""
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnunet_difflung.lesions.pasting import lesion_of
 from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.donors import find_donors, style_maps
 from nnunet_difflung.painting.jobs import make_jobs
+from nnunet_difflung.painting.lung_level import lung_around
 from nnunet_difflung.pipeline import fold as fold_module
 from tests.support.tiny import make_dataset
 
@@ -24,12 +26,18 @@ WINDOWS = ((-1000.0, 1000.0),)
 
 @pytest.fixture(params=[False, True], ids=["slices", "volumes"])
 def fold(request, folders, tmp_path):
-    make_dataset(folders[0], patients=4, volumes=request.param, depth=8 if request.param else 1)
+    make_dataset(folders[0], patients=4, size=64, volumes=request.param, depth=8 if request.param else 1)
     settings, raw = settings_from(parse(["-d", "801", "--method", "difflung"])), open_raw_dataset("801")
     return fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
 
 
+def with_level(fold, level: str, styles: str = "drawn"):
+    sampling = replace(fold.settings.sampling, level=level, styles=styles)
+    return replace(fold, settings=replace(fold.settings, sampling=sampling))
+
+
 def test_lesions_have_the_level_and_spread_of_their_donors(fold):
+    fold = with_level(fold, "donor", "real")
     assert set(fold.data.training_cases) >= {op.donor for case in fold.plan.cases for op in case.operations}
     for planned in fold.plan.cases[:4]:
         applied = apply_plan(fold, planned, textures=True)
@@ -48,10 +56,78 @@ def test_lesions_have_the_level_and_spread_of_their_donors(fold):
         assert maps[:-1, voxel[0], voxel[1]] == pytest.approx(style_of(normalise(donor, WINDOWS)))
 
 
+def following(fold) -> dict:
+    """The fold's styles as if each class followed the lung all the way, however bright or dark it gets."""
+    styles = {name: copy(found) for name, found in fold.styles.items()}
+    for found in styles.values():
+        found.slope, found._levels = np.ones(1), np.array([[-1e4], [1e4]])
+    return styles
+
+
+def test_a_lesion_that_follows_is_brighter_in_brighter_lung(fold, monkeypatch):
+    """In a host that is 70 brighter it is, too; where the real lesion and its own lung are, both cancel out."""
+    fold = with_level(fold, "host", "real")
+    case = fold.plan.cases[0]
+    host = next(other for other in fold.data.training_cases if other not in {op.donor for op in case.operations})
+    planned, image, brighter = replace(case, host=host), fold.cache.image, {host}
+    outlined = apply_plan(fold, planned, textures=False).changed
+
+    def donors():
+        return find_donors(planned, fold.lesions, fold.cache, outlined, following(fold))[1]
+
+    before = donors()
+    monkeypatch.setattr(fold.cache, "image", lambda case: image(case) + 70.0 * (case in brighter))
+    after = donors()
+    brighter |= set(fold.data.training_cases)
+    del fold.__dict__["styles"]
+    everywhere = donors()
+    assert len(before) == len(after) == len(everywhere) > 0
+    for first, second, third in zip(before, after, everywhere, strict=True):
+        assert second - first == pytest.approx(70, abs=1e-3)
+        assert third - second == pytest.approx(0, abs=1e-3)
+
+
+def rings(edge: float = 2.0, far: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
+    """A lesion of −500, 4 mm wide, in lung of −850, which is 0 nearer than ``edge`` and farther off than ``far`` mm."""
+    y, x = np.mgrid[:120, :120]
+    away = np.hypot(y - 60, x - 60) * 0.5 - 4
+    image = np.where(away <= 0, -500.0, np.where((away <= edge) | (away > far), 0.0, -850.0))
+    return np.stack([image, image / 100])[:, None], np.where(away <= 0, 2, 1).astype(np.uint8)[None]
+
+
+@pytest.mark.parametrize(("edge", "far", "level"), [(2.5, 12.5, -850), (8, 12.5, 0), (2.5, 6, 0)])
+def test_the_lung_around_a_lesion_lies_2_to_12_mm_from_it(edge, far, level):
+    """More than half of that has the level; the edge and what lies farther off are many more voxels."""
+    image, label = rings(edge, far)
+    around = lung_around(image, label == 1, label == 2, (1.0, 0.5, 0.5))
+    assert around == pytest.approx([level, level / 100])
+
+
+def test_lung_nearer_or_farther_does_not_count_at_all():
+    image, label = rings()
+    y, x = np.mgrid[:120, :120]
+    away = np.hypot(y - 60, x - 60) * 0.5 - 4
+    normal = (label == 1) & ((away <= 1.9) | (away > 12.6))[None]
+    assert normal.sum() > 1000
+    assert lung_around(image, normal, label == 2, (1.0, 0.5, 0.5)) is None
+    few = (
+        (label == 1) & (np.cumsum((away > 4) & (away < 8)).reshape(away.shape) <= 29)[None] & ((away > 4) & (away < 8))
+    )
+    assert few.sum() == 29
+    assert lung_around(image, few, label == 2, (1.0, 0.5, 0.5)) is None
+
+
+def test_the_slices_of_a_lesion_are_taken_together():
+    image, label = rings()
+    brighter = np.concatenate([image, image + 100, image + 100, image + 5000], axis=1)
+    label = np.concatenate([label, label, label, np.ones_like(label)])
+    assert lung_around(brighter, label == 1, label == 2, (1.0, 0.5, 0.5))[0] == -750
+
+
 def test_a_placebo_region_has_its_own_level_and_spread(fold):
     planned = fold.plan.cases[0]
     outlined = apply_plan(fold, planned, textures=False).changed
-    owner, donors = find_donors(replace(planned, placebo=True), fold.lesions, fold.cache, outlined)
+    owner, donors = find_donors(replace(planned, placebo=True), fold.lesions, fold.cache, outlined, fold.styles)
     assert ((owner > 0) == outlined).all()
     host = np.array(fold.cache.image(planned.host)[:, list(planned.slices)])
     for number, donor in enumerate(donors, 1):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.generator.families.interface import Family, TrainedFamily
+from nnunet_difflung.generator.families.interface import STYLE_OPTIONS, Family, TrainedFamily
 from nnunet_difflung.methods import Method
 
 
@@ -19,9 +19,11 @@ def family_of(method: Method) -> Family:
     return import_module(f"{__name__}.{method.family}").FAMILY(method)
 
 
-def with_own_sampler(method: Method, sampling: SamplingConfig) -> SamplingConfig:
-    """A preset's settings of painting, with the sampler that the method's family prefers."""
-    return replace(sampling, sampler=family_of(method).sampler or sampling.sampler)
+def with_own_sampling(method: Method, sampling: SamplingConfig) -> SamplingConfig:
+    """A preset's settings of painting, with the sampler that the method prefers, and without what it ignores."""
+    family = family_of(method)
+    told = {} if family.uses_style else {name: getattr(SamplingConfig, name) for name in STYLE_OPTIONS}
+    return replace(sampling, sampler=family.sampler or sampling.sampler, **told)
 
 
 def trained_family_of(method: Method) -> TrainedFamily:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 ABLATION_OPTIONS = ("ablation_probability", "annealing", "ablated_classes")
+STYLE_OPTIONS = ("level", "styles")  # for families that use a style
 
 Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(image, condition, weight, noise, t) → loss, see ``diffusion.diffusion_loss``; changes the weights."""
