@@ -91,7 +91,7 @@ def drawn(styles: ClassStyles, real: dict, times: int = 50) -> np.ndarray:
 
 @pytest.mark.parametrize("config", [DRAWN, BOTH], ids=["donor", "host"])
 def test_drawn_styles_are_new_but_spread_as_real_ones(config):
-    real = real_styles()
+    real = real_styles(patients=6)  # a wide kernel: only the pull towards the mean keeps the spread
     values = np.array([[style.level[0], np.log(style.spread[0])] for style in real.values()])
     new = drawn(ClassStyles(real, config), real)
     assert (new >= values.min(0) - 1e-9).all()
@@ -100,6 +100,15 @@ def test_drawn_styles_are_new_but_spread_as_real_ones(config):
     assert new.std(0) == pytest.approx(values.std(0), rel=0.1)
     assert np.corrcoef(new.T)[0, 1] == pytest.approx(np.corrcoef(values.T)[0, 1], abs=0.1)
     assert len(np.unique(new[:, 0])) > 0.9 * len(new), "hardly any has exactly the level of a real one"
+
+
+def test_what_the_lung_explains_is_not_drawn_again():
+    real = real_styles(slope=0.9, noise=1)
+    moved = []
+    for config in (BOTH, DRAWN):
+        styles, rng = ClassStyles(real, config), np.random.default_rng(0)
+        moved.append(np.std([styles.change(lesion(i), real[f"case{i}", 1].lung, rng)[0] for i in range(60)]))
+    assert moved[0] < 2 < 10 < moved[1]
 
 
 def test_the_kernel_is_narrower_with_more_patients():
