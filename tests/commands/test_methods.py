@@ -156,6 +156,21 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--method", "difflung"], ("host", "drawn")),
+        (["--method", "difflung", "--preset", "fast"], ("host", "drawn")),
+        (["--method", "cbmat"], ("donor", "real")),
+        (["--method", "copy_paste", "--styles", "drawn"], ("donor", "real")),
+        (["--preset", "paper"], ("donor", "real")),
+    ],
+)
+def test_methods_that_tell_no_style_have_the_same_settings_as_before_there_were_styles(options, expected):
+    sampling = settings_from(parse(["-d", "801", "-device", "cpu", *options])).sampling
+    assert (sampling.level, sampling.styles) == expected
+
+
+@pytest.mark.parametrize(
     ("method", "options", "idle"),
     [
         ("copy_paste", ["--steps", "3", "--epochs", "1"], ["--steps", "--epochs"]),

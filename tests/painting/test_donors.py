@@ -70,21 +70,46 @@ def test_a_lesion_that_follows_is_brighter_in_brighter_lung(fold, monkeypatch):
     case = fold.plan.cases[0]
     host = next(other for other in fold.data.training_cases if other not in {op.donor for op in case.operations})
     planned, image, brighter = replace(case, host=host), fold.cache.image, {host}
+    other = np.full((fold.cache.facts[host].shape[0], 1, 1), 5000.0)  # slices that do not change say nothing
+    other[list(planned.slices)] = 70
     outlined = apply_plan(fold, planned, textures=False).changed
 
     def donors():
         return find_donors(planned, fold.lesions, fold.cache, outlined, following(fold))[1]
 
     before = donors()
-    monkeypatch.setattr(fold.cache, "image", lambda case: image(case) + 70.0 * (case in brighter))
+    monkeypatch.setattr(fold.cache, "image", lambda case: image(case) + other * (case in brighter))
     after = donors()
     brighter |= set(fold.data.training_cases)
+    other[:] = 70
     del fold.__dict__["styles"]
     everywhere = donors()
     assert len(before) == len(after) == len(everywhere) > 0
     for first, second, third in zip(before, after, everywhere, strict=True):
         assert second - first == pytest.approx(70, abs=1e-3)
         assert third - second == pytest.approx(0, abs=1e-3)
+
+
+def test_lung_that_is_painted_too_is_not_the_lung_around_a_lesion(fold):
+    fold = with_level(fold, "host", "real")
+    case = fold.plan.cases[0]
+    host = next(other for other in fold.data.training_cases if other not in {op.donor for op in case.operations})
+    planned = replace(case, host=host)
+    label = fold.cache.label(host)[list(planned.slices)]
+    one = apply_plan(fold, planned, textures=False).changed
+    found = [
+        find_donors(planned, fold.lesions, fold.cache, outlined, styles)[1]
+        for outlined, styles in ((one, following(fold)), (label == 1, following(fold)), (label == 1, fold.styles))
+    ]
+    shifted, around_painted, unshifted = (float(donors[0].mean()) for donors in found)
+    assert around_painted == unshifted != shifted
+
+
+def test_where_lesions_overlap_the_first_one_keeps_its_voxels(fold):
+    planned = replace(fold.plan.cases[0], operations=fold.plan.cases[0].operations[:1] * 2)
+    applied = apply_plan(fold, planned, textures=True)
+    assert ((applied.owner > 0) == applied.changed).all()
+    assert len(applied.donors) == applied.changed.any((1, 2)).sum()
 
 
 def rings(edge: float = 2.0, far: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
