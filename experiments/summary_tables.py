@@ -99,9 +99,13 @@ def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> li
     ]
     for arm in arms:
         of_numbers = [of.get(arm) for of in numbers.values()]
+        references = [of.get("reference") for of in numbers.values()]
         if not any(of_numbers):
             continue
-        cells = [_dice(row, rare, differences) for row in of_numbers]
+        cells = [
+            _dice(row, rare, differences) + _incomplete(row, reference, rare)
+            for row, reference in zip(of_numbers, references, strict=True)
+        ]
         cells.append("–" if arm == "reference" else " / ".join(_ratio(row, rare) for row in of_numbers))
         lines.append(f"| `{arm}`: {ARMS[arm].explanation} | {' | '.join(cells)} |")
     return lines
@@ -126,6 +130,14 @@ def _dice(row: dict | None, rare: str, differences: bool) -> str:
     difference = row["differences"].get("reference", {}).get(rare, {}).get("dice") if differences else None
     dice = figure(row["figures"][rare]["dice"] | {"sd": None}, 3)
     return f"{dice}, {shown(difference['diff'], 3)}" if difference else dice
+
+
+def _incomplete(row: dict | None, reference: dict | None, rare: str) -> str:
+    """Says how many of the reference's trainings an arm has, if it lacks some: its mean is not of the same patients."""
+    if row is None or reference is None:
+        return ""
+    trainings, all_of_them = (of["figures"][rare]["dice"]["trainings"] for of in (row, reference))
+    return f" ({trainings} of {all_of_them} trainings)" if trainings < all_of_them else ""
 
 
 def _ratio(row: dict | None, rare: str) -> str:

@@ -109,6 +109,15 @@ def test_the_readme_shows_the_decisive_arms_with_what_they_cost_and_sends_to_the
     assert "docs/results.md#the-learning-curve" in table
 
 
+def test_an_arm_that_lacks_trainings_of_the_reference_says_so():
+    content = curve()
+    content["numbers"]["4"]["difflung"]["figures"]["ground_glass"]["dice"]["trainings"] = 2
+    for table in (bench_summary("bench_lidc", content), bench_in_short("bench_lidc", content)):
+        cells = row_of(table, "difflung")
+        assert cells[0].endswith(" (2 of 3 trainings)")
+        assert "trainings" not in cells[1]
+
+
 def test_the_learning_curve_has_every_arm_of_the_rows_on_record():
     content = read_json(ROOT / RESULTS / "bench_lidc_tuning.json")
     shown = re.findall(r"^\| `(\w+)`", bench_summary("bench_lidc", content), re.MULTILINE)
