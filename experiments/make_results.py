@@ -2,10 +2,10 @@
 
     python -m experiments.make_results --set phantom -o WORK --seeds 1 2 3 -f 0 --arms reference cbmat mat copy_paste
 
-Table 1 merges the tables that ``difflung_evaluate`` wrote for every seed. Table 2 is the output of ``difflung_compare``
-over all seeds and folds. If the set has test patients, ``table2_<set>.json`` holds their scores and
-``table2_<set>_validation.json`` those of nnU-Net's validation patients; without test patients ``table2_<set>.json``
-holds the validation.
+Table 1 merges the tables that ``difflung_evaluate`` wrote for every seed; ``regions_<set>.json`` is table 1 by region.
+Table 2 is the output of ``difflung_compare`` over all seeds and folds. If the set has test patients,
+``table2_<set>.json`` holds their scores and ``table2_<set>_validation.json`` those of nnU-Net's validation patients;
+without test patients ``table2_<set>.json`` holds the validation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from experiments.regions import markdown as regions_markdown
 from experiments.run_arms import ARMS, SETS
 from nnunet_difflung.commands.compare import main as compare
 from nnunet_difflung.commands.small_trainings import CONFIGURATION
@@ -37,9 +38,17 @@ def table1(roots: list[Path], target: Path, about: dict) -> None:
     write_bytes(target.with_suffix(".md"), markdown(merged).encode())
 
 
+def by_region(roots: list[Path], target: Path, about: dict) -> None:
+    """Table 1 by region, of the first seed: further seeds paint the same lesions."""
+    content = read_json(roots[0] / "regions.json")
+    content["meta"] |= {"command": about["command"]}
+    write_json(target, content)
+    write_bytes(target.with_suffix(".md"), regions_markdown(content).encode())
+
+
 def paired(roots: list[Path], folds: list[int], kind: str) -> Path:
     """An nnUNet_results folder in which each fold comes from its own seed (``run_arms.py --pair``)."""
-    folder, name = roots[0].parent / "paired" / NNUNET_RESULTS, SETS[kind][1]
+    folder, name = roots[0].parent / "paired" / NNUNET_RESULTS, SETS[kind].name
     shutil.rmtree(folder, ignore_errors=True)
     for root, fold in zip(roots, folds, strict=True):
         for training in (root / NNUNET_RESULTS / name).glob(f"nnUNetTrainer*/{fold_name(fold)}"):
@@ -58,7 +67,7 @@ def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: 
     results = [paired(roots, options.f, options.set)] if options.pair else [r / NNUNET_RESULTS for r in roots]
     arguments = [
         "-d",
-        str(SETS[options.set][0]),
+        str(SETS[options.set].number),
         "-f",
         *map(str, options.f),
         "-c",
@@ -88,7 +97,7 @@ def table2(roots: list[Path], options: argparse.Namespace, target: Path, about: 
 
 def cases_of(root: Path, kind: str) -> dict:
     """Numbers of planned, injected and dropped cases of each method and fold."""
-    manifest = root / NNUNET_RAW / SETS[kind][1] / "difflung_manifest.json"
+    manifest = root / NNUNET_RAW / SETS[kind].name / "difflung_manifest.json"
     runs = read_json(manifest)["runs"] if manifest.is_file() else []
     return {
         f"{run['method']} fold {run['fold']}": {key: run["summary"][key] for key in ("planned", "injected")}
@@ -117,13 +126,19 @@ def main() -> None:
     p.add_argument(
         "--name", help="name of the result files, for a set with several experiments (default: name of the set)"
     )
-    p.add_argument("--tables", nargs="+", type=int, default=[1, 2], choices=(1, 2), help="tables to write")
+    p.add_argument(
+        "--tables",
+        nargs="+",
+        default=["1", "2", "regions"],
+        choices=("1", "2", "regions"),
+        help="tables to write; regions is table 1 by region, of the first seed",
+    )
     o = p.parse_args()
     name = o.name or o.set
     work = Path(o.o).resolve()
     o.against = [arm for arm in o.against if arm in o.arms]
     roots = [work / f"seed_{seed}" for seed in o.seeds]
-    plans = read_json(roots[0] / NNUNET_PREPROCESSED / SETS[o.set][1] / "nnUNetPlans.json")["configurations"]
+    plans = read_json(roots[0] / NNUNET_PREPROCESSED / SETS[o.set].name / "nnUNetPlans.json")["configurations"]
     made = f"python -m experiments.make_results {' '.join(sys.argv[1:]).replace(o.o, 'WORK')}"
     about = {
         "command": "; ".join([*read_json(work / "run.json")["commands"], made]),
@@ -133,15 +148,17 @@ def main() -> None:
         "length": o.length,
         "iterations": 250 * int(o.length.split("epoch")[0]),
         "network": {
-            "patch_size": plans["2d"]["patch_size"],
+            "patch_size": plans[CONFIGURATION].get("patch_size", plans["2d"]["patch_size"]),
             "batch_size": plans[CONFIGURATION]["batch_size"],
             "architecture": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"],
         },
     }
-    if 1 in o.tables:
+    if "1" in o.tables:
         table1(roots, RESULTS / f"table1_{name}.json", about)
-    if 2 in o.tables:
-        test = (roots[0] / NNUNET_RAW / SETS[o.set][1] / "imagesTs").is_dir()
+    if "regions" in o.tables:
+        by_region(roots, RESULTS / f"regions_{name}.json", about)
+    if "2" in o.tables:
+        test = (roots[0] / NNUNET_RAW / SETS[o.set].name / "imagesTs").is_dir()
         table2(roots, o, RESULTS / f"table2_{name}{'_validation' if test else ''}.json", about, None)
         if test:
             table2(roots, o, RESULTS / f"table2_{name}.json", about, "test")

@@ -6,10 +6,13 @@ Each seed has its own three nnU-Net folders below WORK, since a seed decides the
 noise and the segmenter's weights. Within a seed every arm shares folds, plans, preprocessing, iterations and that seed.
 ``--jobs`` trainings run at a time, each on its own core. Finished steps are skipped, so the same command resumes an
 interrupted run. A failed command is reported with its log, and the other seeds, methods and arms continue. Results
-should not come from the phantom on which settings were chosen: ``--convert "--classic --size 64 --seed N"`` draws other
-patients of the classic phantom, which the tables on record used.
+should not come from the phantom on which settings were chosen: ``--convert "--seed N"`` draws other patients, and
+``--convert "--classic --size 64 --seed N"`` other patients of the classic phantom, which the older tables on record
+used. Slices of clinical size are too large for a CPU; ``--crop 64`` trains the U-Net on crops of them.
 
-Afterwards: ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON files.
+Methods that paint whole slices get table 1; each method paints lesions of the validation patients back where they are,
+for table 1 by region. Afterwards ``python -m experiments.make_results --set phantom -o WORK`` writes the tables' JSON
+files.
 """
 
 from __future__ import annotations
@@ -24,13 +27,28 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_difflung.commands.demo import STAGES, STEPS_OF_CROP
 from nnunet_difflung.commands.small_trainings import ALL_CASES_ALIKE, CONFIGURATION, installed, make_small_configuration
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
+from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_json
 
-SETS = {"phantom": (800, "Dataset800_ChestPhantom"), "medseg": (801, "Dataset801_MedSegCOVID19")}
+
+@dataclass(frozen=True)
+class Set:
+    """A dataset of the tables: nnU-Net's id and name, and its rare class."""
+
+    number: int
+    name: str
+    rare: str
+
+
+SETS = {
+    "phantom": Set(800, "Dataset800_ChestPhantom", "emphysema"),
+    "medseg": Set(801, "Dataset801_MedSegCOVID19", "consolidation"),
+}
 CONTROLS = {
     "reference": "nnUNetTrainerDiffLungReference",
     "reference_poly": "nnUNetTrainerDiffLungReferencePoly",
@@ -55,6 +73,7 @@ class Run:
         convert: further options of the converter.
         augment: further options of difflung_augment.
         evaluate: further options of difflung_evaluate.
+        crop: side of the square crops that the U-Net is trained on, in pixels; 0: nnU-Net's patch size.
     """
 
     root: Path
@@ -67,15 +86,16 @@ class Run:
     convert: tuple[str, ...]
     augment: tuple[str, ...]
     evaluate: tuple[str, ...]
+    crop: int = 0
 
     @property
     def dataset(self) -> str:
         """nnU-Net's dataset id."""
-        return str(SETS[self.kind][0])
+        return str(SETS[self.kind].number)
 
     def folder(self, variable: str) -> Path:
         """The dataset's folder in one of nnU-Net's three."""
-        return self.root / variable / SETS[self.kind][1]
+        return self.root / variable / SETS[self.kind].name
 
     def trained(self, arm: str, fold: int) -> Path:
         """The folder of an arm's training."""
@@ -108,7 +128,7 @@ def prepare(run: Run) -> None:
         (run.root / variable).mkdir(parents=True, exist_ok=True)
     if not (run.folder(NNUNET_RAW) / "dataset.json").is_file():
         run.call(
-            "convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind][1]}", *run.convert]
+            "convert", [sys.executable, "-m", f"nnunet_difflung.dataset_conversion.{SETS[run.kind].name}", *run.convert]
         )
     failed = {}
     for method in run.methods:
@@ -139,16 +159,18 @@ def prepare(run: Run) -> None:
     done = run.root / "preprocessed.json"
     if not done.is_file() or read_json(done) != cases:
         run.call("plan", ["nnUNetv2_plan_and_preprocess", "-d", run.dataset, "-c", "2d", "-np", "1"])
-        make_small_configuration(plans, convolutions=1, batch_size=12)  # nnU-Net would take 2 convolutions
+        smaller = {"stages": STAGES, "patch_size": [run.crop, run.crop]} if run.crop else {}
+        make_small_configuration(plans, convolutions=1, batch_size=12, **smaller)  # nnU-Net would take 2 convolutions
         write_json(done, cases)
 
 
 def table1(run: Run) -> None:
     """Paints the validation masks of the folds with every generator."""
     target = run.root / "table1.json"
-    generators = sorted({METHODS[m].generator for m in run.methods} - {"", *failed_methods(run)})
+    painters = {METHODS[m].generator for m in run.methods} - {"", *failed_methods(run)}
+    generators = sorted(name for name in painters if family_of(METHODS[name]).paints_whole_slices)
     known = read_json(target) if target.is_file() else {"meta": {"folds": []}}
-    if set(generators) - set(known) or set(run.folds) - set(known["meta"]["folds"]):
+    if generators and (set(generators) - set(known) or set(run.folds) - set(known["meta"]["folds"])):
         run.call(
             "evaluate",
             [
@@ -168,6 +190,16 @@ def table1(run: Run) -> None:
                 *run.evaluate,
             ],
         )
+
+
+def regions(run: Run) -> None:
+    """Paints lesions of the folds' validation patients back to where they are, with every method."""
+    target, methods = run.root / "regions.json", [name for name in run.methods if name not in failed_methods(run)]
+    known = read_json(target) if target.is_file() else {"meta": {"folds": []}, "methods": {}}
+    if set(methods) - set(known["methods"]) or set(run.folds) - set(known["meta"]["folds"]):
+        words = ["-d", run.dataset, "-f", *map(str, run.folds), "--class", SETS[run.kind].rare, "--methods", *methods]
+        options = ["--augment", " ".join(run.augment), "--seed", str(run.seed), "-o", str(target)]
+        run.call("regions", [sys.executable, "-m", "experiments.regions", *words, *options])
 
 
 def failed_methods(run: Run) -> dict:
@@ -265,7 +297,8 @@ def _after(number: int, run: Run) -> list:
         for arm in run.arms
         if arm.removesuffix("_poly") not in failed_methods(run)
     ]
-    return [*trainings, (number, 2, "table 1", lambda: table1(run))]
+    tables = [(number, 2, "table 1", lambda: table1(run)), (number, 2, "table 1 by region", lambda: regions(run))]
+    return [*trainings, *(tables if run.methods else [])]
 
 
 def _finished(future: Future, name: str) -> int:
@@ -303,6 +336,13 @@ def main() -> None:
     p.add_argument("--controls", nargs="*", default=list(CONTROLS), choices=CONTROLS)
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
     p.add_argument("--jobs", type=int, default=2, help="commands at a time, each on its own core")
+    p.add_argument(
+        "--crop",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help=f"train the U-Net on square crops of this size, a multiple of {STEPS_OF_CROP} (default: nnU-Net's own)",
+    )
     p.add_argument("--convert", default="", help="further options of the converter, in one string")
     p.add_argument("--augment", default="--preset fast", help="further options of difflung_augment, in one string")
     p.add_argument("--evaluate", default="--preset fast", help="further options of difflung_evaluate, in one string")
@@ -310,6 +350,8 @@ def main() -> None:
     root = Path(o.o).resolve()
     root.mkdir(parents=True, exist_ok=True)
     arms = tuple(arm for arm in (*o.controls, *o.methods) if _has_cases(arm, o.methods))
+    if o.crop % STEPS_OF_CROP:
+        raise SystemExit(f"--crop {o.crop}: expected a multiple of {STEPS_OF_CROP}")
     if o.pair and len(o.seeds) != len(o.f):
         raise SystemExit(f"--pair: {len(o.seeds)} seeds and {len(o.f)} folds; expected the same number of both")
     runs = [
@@ -324,6 +366,7 @@ def main() -> None:
             tuple(o.convert.split()),
             tuple(o.augment.split()),
             tuple(o.evaluate.split()),
+            o.crop,
         )
         for number, seed in enumerate(o.seeds)
     ]

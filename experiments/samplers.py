@@ -43,7 +43,7 @@ def painted(options: argparse.Namespace, seed: int, sampler: str, steps: int) ->
         evaluate(
             [
                 "-d",
-                str(SETS["phantom"][0]),
+                str(SETS["phantom"].number),
                 "-f",
                 str(options.f),
                 "--methods",

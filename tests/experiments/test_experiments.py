@@ -31,6 +31,7 @@ def test_a_failure_stops_its_seed_and_no_other(monkeypatch, tmp_path, capsys):
     done = []
     monkeypatch.setattr(run_arms, "prepare", lambda run: 1 / 0 if run.seed == 2 else done.append(("prepare", run.seed)))
     monkeypatch.setattr(run_arms, "table1", lambda run: done.append(("table1", run.seed)))
+    monkeypatch.setattr(run_arms, "regions", lambda run: done.append(("regions", run.seed)))
     monkeypatch.setattr(run_arms, "train", lambda run, arm, fold: done.append((arm, fold, run.seed)))
     runs = [
         run_arms.Run(
@@ -44,10 +45,53 @@ def test_a_failure_stops_its_seed_and_no_other(monkeypatch, tmp_path, capsys):
         map(
             str,
             [(arm, fold, seed) for seed in (1, 3) for fold in (0, 1) for arm in ("reference", "cbmat")]
-            + [(what, seed) for what in ("prepare", "table1") for seed in (1, 3)],
+            + [(what, seed) for what in ("prepare", "table1", "regions") for seed in (1, 3)],
         )
     )
     assert done.index(("prepare", 1)) < done.index(("cbmat", 0, 1)) < done.index(("table1", 1))
+
+
+def test_table_1_by_region_is_of_all_methods_and_table_1_of_those_that_paint_whole_slices(monkeypatch, tmp_path):
+    import json
+
+    from experiments import run_arms
+
+    called = {}
+    monkeypatch.setattr(run_arms.Run, "call", lambda run, name, words, **variables: called.update({name: words}))
+    methods, augment = ("difflung", "copy_paste", "mat"), ("--preset", "fast", "--epochs", "3")
+    run = run_arms.Run(tmp_path, "medseg", 7, (0, 3), methods, (), "5epochs", (), augment, ())
+    (tmp_path / "failed_methods.json").write_text(json.dumps({"mat": "no GPU"}))
+    run_arms.table1(run)
+    run_arms.regions(run)
+    assert "evaluate" not in called  # mat failed, difflung and copy_paste change a real slice
+    words = called.pop("regions")
+    assert words[words.index("--methods") + 1 : words.index("--augment")] == ["difflung", "copy_paste"]
+    assert words[words.index("--augment") + 1] == "--preset fast --epochs 3"
+    assert words[words.index("-f") + 1 : words.index("--class")] == ["0", "3"]
+    assert words[words.index("--class") + 1] == "consolidation"
+
+    known = {"meta": {"folds": [0, 3]}, "methods": {"real": {}, "difflung": {}, "copy_paste": {}}}
+    (tmp_path / "regions.json").write_text(json.dumps(known))
+    run_arms.regions(run)
+    assert "regions" not in called
+    (tmp_path / "failed_methods.json").unlink()
+    run_arms.regions(run)
+    run_arms.table1(run)
+    assert {"regions", "evaluate"} <= set(called)
+    assert called["evaluate"][called["evaluate"].index("--methods") + 1 :][:2] == ["mat", "--seed"]
+
+
+def test_crops_of_the_small_network_need_fewer_stages(monkeypatch, tmp_path):
+    from experiments import run_arms
+
+    made = {}
+    monkeypatch.setattr(run_arms.Run, "call", lambda *words, **variables: None)
+    monkeypatch.setattr(run_arms, "make_small_configuration", lambda path, **changes: made.update(changes))
+    for crop in (0, 64):
+        made.clear()
+        run_arms.prepare(run_arms.Run(tmp_path / str(crop), "phantom", 1, (0,), (), (), "5epochs", (), (), (), crop))
+        assert made.get("patch_size") == ([64, 64] if crop else None)
+        assert ("stages" in made) == bool(crop)
 
 
 def test_the_small_segmenter_learns_and_its_dice_is_of_patients():
