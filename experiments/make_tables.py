@@ -52,6 +52,7 @@ PLACES = (
         ("table1_phantom", "table1_medseg"),
         partial(summary_tables.table1_summary, _PAINTED),
     ),
+    Place("docs/results.md", "regions", ("regions_lidc",), partial(summary_tables.regions_summary, ("LIDC",))),
     Place(
         "docs/results.md",
         "table2",

@@ -188,6 +188,11 @@ def _cell(value: dict, digits: int) -> str:
     return f"{text} ({numbers[0]} [{numbers[1]}, {numbers[2]}])"
 
 
+def _command(words: list[str], target: Path) -> str:
+    """The command as a reader types it, without the folders of this machine."""
+    return "python -m experiments.regions " + shlex.join(target.name if w == str(target) else w for w in words)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -215,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     content = {
         "meta": {
-            "command": "python -m experiments.regions " + shlex.join(map(str, arguments or sys.argv[1:])),
+            "command": _command(list(map(str, arguments or sys.argv[1:])), o.o),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "dataset": raw.name,
             "class": o.pathology,

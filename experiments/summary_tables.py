@@ -33,6 +33,51 @@ def table1_summary(sources: dict[str, str], *contents: dict) -> str:
     return "\n".join(lines)
 
 
+def regions_summary(sources: Sequence[str], *contents: dict) -> str:
+    """Real lesions painted back where they are, a row for each method.
+
+    Args:
+        sources: data as the reader knows them, in the order of ``contents``.
+        contents: as ``experiments.regions`` writes them.
+    """
+    lines = [
+        "| data, class | method | step at the painted edge | correlation across it | sd | autocorrelation, 1 px | "
+        "bias | Wasserstein | PSNR, dB | AUC at the borders |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for data, content in zip(sources, contents, strict=True):
+        patients, shown_class = content["methods"]["real"]["patients"], content["meta"]["class"].replace("_", " ")
+        for name in sorted(content["methods"], key=lambda method: method != "real"):
+            row = content["methods"][name]
+            cells = [
+                _mean(row, "seam_edge", 2),
+                _to_real(row, "correlation_edge", 2),
+                _mean(row, "sd_ratio", 2),
+                _to_real(row, "autocorrelation_1", 2),
+                _to_real(row, "bias", 0),
+                _mean(row, "wasserstein", 0),
+                _mean(row, "psnr", 1),
+                "–" if row["auc"] is None else f"{row['auc']:.2f}",
+            ]
+            about = f"{data}, {shown_class} ({patients} patients)"
+            lines.append(f"| {about} | `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(row: dict, figure: str, digits: int) -> str:
+    value = row[figure]["mean"]
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _to_real(row: dict, figure: str, digits: int) -> str:
+    """The difference to the real lesions with its interval; of these, the figure itself."""
+    difference = row[figure]["to_real"]
+    if difference is None:
+        return _mean(row, figure, digits)
+    numbers = [f"{n:+.{digits}f}" for n in (difference["mean"], *difference["ci95"])]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
 def table2_summary(sources: dict[str, str], *contents: dict) -> str:
     """Dice of the rare class and what the other classes pay for it, a row for each arm.
 

@@ -9,7 +9,8 @@ import pytest
 from scipy import ndimage
 
 from experiments.region_painting import transplant
-from experiments.regions import REAL, border_patches, markdown, settings_of, summarised
+from experiments.regions import REAL, _command, border_patches, markdown, settings_of, summarised
+from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.evaluation.region_tally import FIGURES
 from nnunet_difflung.lesions.masks import Lesion
@@ -84,3 +85,22 @@ def test_methods_are_compared_with_the_real_lesions_patient_by_patient():
     text = markdown({"meta": meta, "methods": table})
     assert "| sd / real | 2.50 | 3.00 (+0.50 [" in text
     assert "12 slices of lesions of 6 validation patients" in text
+
+
+def test_the_short_table_has_the_real_lesions_first_and_differences_with_intervals():
+    figures = {name: {"mean": 2.0, "to_real": None} for name in FIGURES}
+    painted = figures | {"bias": {"mean": -20.0, "to_real": {"mean": -20.0, "ci95": [-57.6, 17.2], "patients": 3}}}
+    methods = {"difflung": {"patients": 3, "auc": 0.581, **painted}, REAL: {"patients": 3, "auc": None, **figures}}
+    table = regions_summary(["LIDC"], {"meta": {"class": "ground_glass"}, "methods": methods}).splitlines()
+    assert table[2].startswith("| LIDC, ground glass (3 patients) | `real` |")
+    assert table[2].endswith("| – |")
+    assert table[3].startswith("| LIDC, ground glass (3 patients) | `difflung` | 2.00 |")
+    assert "| -20 [-58, +17] |" in table[3]
+    assert table[3].endswith("| 0.58 |")
+
+
+def test_the_command_on_record_has_no_folder_of_this_machine(tmp_path):
+    target = tmp_path / "regions.json"
+    words = ["-d", "807", "--augment", "--preset fast", "-o", str(target)]
+    command = _command(words, target)
+    assert command == "python -m experiments.regions -d 807 --augment '--preset fast' -o regions.json"
