@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +25,60 @@ from nnunet_difflung.runtime.figures import (
 )
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A plane through a volume.
+
+    Attributes:
+        plane: ``axial``, ``coronal`` or ``sagittal``; empty in a single slice.
+        axis: of (z, y, x) that is cut across.
+        index: where.
+        aspect: height of a pixel divided by its width.
+    """
+
+    plane: str
+    axis: int
+    index: int
+    aspect: float
+
+    def of(self, volume: np.ndarray) -> np.ndarray:
+        """The plane of a (z, y, x) volume; the top of a coronal or sagittal one is the end of z."""
+        plane = np.take(volume, self.index, self.axis)
+        return (plane if self.axis == 0 else plane[::-1]).copy()  # so that the volume need not be kept
+
+
+def _cuts(voxels: np.ndarray, spacing: Sequence[float]) -> list[_Cut]:
+    """The slice with most of the voxels; in volumes also the coronal and the sagittal plane with most of them."""
+    z, y, x = (int(voxels.sum(other).argmax()) for other in ((1, 2), (0, 2), (0, 1)))
+    across, beside = spacing[1] / spacing[2], spacing[0] / np.array(spacing[1:])
+    if len(voxels) == 1:
+        return [_Cut("", 0, z, across)]
+    return [
+        _Cut("axial", 0, z, across),
+        _Cut("coronal", 1, y, float(beside[1])),
+        _Cut("sagittal", 2, x, float(beside[0])),
+    ]
+
+
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
     """Writes a PNG with a row for each painted class: real slice, mask, new mask, synthetic slice, difference.
 
-    For each class the case with the median number of new voxels is shown, in the slice that has most of them. A last
-    row shows a placebo case, whose mask stays the same, with its outlines. The synthetic slices are read from the
+    For each class the case with the median number of new voxels is shown, in the slice that has most of them; of a
+    volume also in the coronal and the sagittal plane that have most of them, with pixels of their true shape. The last
+    rows show a placebo case, whose mask stays the same, with its outlines. The synthetic images are read from the
     staged files.
 
     Returns:
         Whether there was anything to show, and so a picture was written.
     """
     roles = syntheses[0][0].fold.cache.roles
-    rows = [(name, shown) for name in (*roles.pathologies, None) if (shown := _typical(syntheses, name))]
+    rows = [row for name in (*roles.pathologies, None) for row in _rows(syntheses, name)]
     if not rows:
         return False
     with drawing(path, 13, 2.9 * len(rows)) as figure:
         grid = figure.subplots(len(rows), 5, squeeze=False)
-        for axes, (name, shown) in zip(grid, rows, strict=True):
-            _draw_row(axes, name, *shown)
+        for axes, row in zip(grid, rows, strict=True):
+            _draw_row(axes, row)
         legend(figure, roles.values)
     return True
 
@@ -63,38 +101,85 @@ def _typical(
     return sorted(candidates, key=lambda candidate: candidate[0])[len(candidates) // 2][1:]
 
 
-def _draw_row(
-    axes: np.ndarray, name: str | None, synthesis: Synthesis, planned: PlannedCase, staged: StagedCase
-) -> None:
+@dataclass(frozen=True)
+class _Row:
+    """A plane of a synthetic case beside that of its host; all arrays are (y, x).
+
+    Attributes:
+        name: the class that it shows; None for a placebo case.
+        title: of the host's image.
+        cut: the plane.
+        real, painted: intensities of the first painted channel.
+        label, new_label: label values.
+        voxels: bool, what is new, or the outlines of a placebo case.
+        window: intensities of the channel that are painted.
+        values: class → label value.
+    """
+
+    name: str | None
+    title: str
+    cut: _Cut
+    real: np.ndarray
+    painted: np.ndarray
+    label: np.ndarray
+    new_label: np.ndarray
+    voxels: np.ndarray
+    window: Sequence[float]
+    values: Mapping[str, int]
+
+
+def _rows(syntheses: list[tuple[Synthesis, SynthesisResult]], name: str | None) -> list[_Row]:
+    """The rows of a class; none if no staged case shows it."""
+    typical = _typical(syntheses, name)
+    if typical is None:
+        return []
+    synthesis, planned, staged = typical
     fold, roles = synthesis.fold, synthesis.fold.cache.roles
-    new_labels = np.rint(fold.raw.reader().read_seg(str(staged.label))[0][0]).astype(int)
-    condition = fold.cache.condition(planned.host)
+    new_label = np.rint(fold.raw.reader().read_seg(str(staged.label))[0][0]).astype(int)
+    condition = np.array(fold.cache.condition(planned.host))
     if name is None:
         applied = apply_plan(fold, planned, textures=False)
-        shown_voxels = applied.in_host(applied.outline)
+        voxels = applied.in_host(applied.outline)
     else:
-        shown_voxels = (new_labels == roles.values[name]) & (condition != roles.values[name])
-    z = max(planned.slices, key=lambda z: int(shown_voxels[z].sum()))
+        voxels = (new_label == roles.values[name]) & (condition != roles.values[name])
     channel = next(iter(fold.relations.painted()), 0)
-    painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][channel, z]
-    real = fold.cache.image(planned.host)[channel, z].astype(float)
-    label = np.where(condition[z] == roles.body_value, 0, condition[z])
-    window = synthesis.generator.config.windows[channel]
-    shown = zoom(label)
-    show_grey(axes[0], real[shown], display_window(window))
-    show_classes(axes[1], label[shown], roles.values)
-    show_classes(axes[2], new_labels[z][shown], roles.values)
-    if name is None:
-        axes[2].contour(shown_voxels[z][shown], levels=[0.5], colors=["white"], linewidths=0.9)
-    show_grey(axes[3], painted[shown], display_window(window))
-    bound = show_difference(axes[4], (painted - real)[shown], window)
+    painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][channel]
+    real, label = fold.cache.image(planned.host)[channel], np.where(condition == roles.body_value, 0, condition)
+    return [
+        _Row(
+            name,
+            f"real: {planned.host}, fold {fold.number}",
+            cut,
+            cut.of(real).astype(float),
+            cut.of(painted),
+            cut.of(label),
+            cut.of(new_label),
+            cut.of(voxels),
+            synthesis.generator.config.windows[channel],
+            roles.values,
+        )
+        for cut in _cuts(voxels, fold.cache.facts[planned.host].spacing)
+    ]
+
+
+def _draw_row(axes: np.ndarray, row: _Row) -> None:
+    shown, window, aspect = zoom(row.label), row.window, row.cut.aspect
+    display = display_window((window[0], window[1]))
+    show_grey(axes[0], row.real[shown], display, aspect)
+    show_classes(axes[1], row.label[shown], row.values, aspect)
+    show_classes(axes[2], row.new_label[shown], row.values, aspect)
+    if row.name is None:
+        axes[2].contour(row.voxels[shown], levels=[0.5], colors=["white"], linewidths=0.9)
+    show_grey(axes[3], row.painted[shown], display, aspect)
+    bound = show_difference(axes[4], (row.painted - row.real)[shown], (window[0], window[1]), aspect)
     titles = (
-        f"real: {planned.host}, fold {fold.number}",
+        row.title,
         "mask",
-        "new mask" if name is not None else "the same mask, outlines repainted",
+        "new mask" if row.name is not None else "the same mask, outlines repainted",
         "synthetic",
         f"difference (±{bound:.0f})" if bound >= 10 else f"difference (±{bound:.2g})",
     )
     for axis, title in zip(axes, titles, strict=True):
         bare(axis, title)
-    axes[0].set_ylabel(as_text(name if name is not None else "placebo"), fontsize=11)
+    name = as_text(row.name if row.name is not None else "placebo")
+    axes[0].set_ylabel(f"{name}\n{row.cut.plane}" if row.cut.plane else name, fontsize=11)

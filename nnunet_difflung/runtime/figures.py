@@ -114,18 +114,19 @@ def show_grey(axes: Axes, image: np.ndarray, window: Window, aspect: float = 1.0
     axes.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest", aspect=aspect)
 
 
-def show_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int]) -> None:
-    """Draws a (y, x) label map in the colours of its classes."""
-    axes.imshow(coloured(label, values), interpolation="nearest")
+def show_classes(axes: Axes, label: np.ndarray, values: Mapping[str, int], aspect: float = 1.0) -> None:
+    """Draws a (y, x) label map in the colours of its classes; ``aspect`` as in ``show_grey``."""
+    axes.imshow(coloured(label, values), interpolation="nearest", aspect=aspect)
 
 
-def show_difference(axes: Axes, difference: np.ndarray, window: Window = CT_WINDOW) -> float:
+def show_difference(axes: Axes, difference: np.ndarray, window: Window = CT_WINDOW, aspect: float = 1.0) -> float:
     """Draws a (y, x) difference, blue below and red above 0, and returns the bound of its colours in the image's unit.
 
     The bound is the 99.5th percentile of the absolute values, at least a two-thousandth of the window (1 HU for CT).
+    ``aspect`` as in ``show_grey``.
     """
     bound = max((window[1] - window[0]) / 2000, float(np.percentile(np.abs(difference), 99.5)))
-    axes.imshow(difference, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+    axes.imshow(difference, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest", aspect=aspect)
     return bound
 
 
