@@ -19,11 +19,12 @@ from nnunet_difflung.lesions.balance import collect_lesions
 from nnunet_difflung.lesions.masks import Lesion, Transform, warp
 from nnunet_difflung.lesions.plan import Plan, PlannedCase
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture
-from nnunet_difflung.painting.application import AppliedCase, painted_region
-from nnunet_difflung.painting.donors import restyled
+from nnunet_difflung.painting.application import AppliedCase, painted_region, paints_together
+from nnunet_difflung.painting.donors import Donors, of_layer, restyled
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
 from nnunet_difflung.painting.lung_level import lung_around
+from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.pipeline.fold import _without_network
 
 SCALES = (0.75, 1.5)  # by how much a donor's texture is scaled at most, as in augmentation
@@ -73,6 +74,48 @@ def generator_of(fold: Fold, device: str) -> Generator:
     return load_generator(fold.folder, device)
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A real lesion of a volume with some slices around it, and the same with the lesion painted anew.
+
+    Attributes:
+        patient: of the lesion.
+        real: (z, h, w) intensities.
+        image: (z, h, w) with the painted lesion.
+        lesion: (z, h, w) bool, the outline.
+        normal: (z, h, w) bool, normal lung.
+    """
+
+    patient: str
+    real: np.ndarray
+    image: np.ndarray
+    lesion: np.ndarray
+    normal: np.ndarray
+
+
+def painted_volumes(fold: Fold, pathology: str, device: str, seed: int) -> Iterator[Volume]:
+    """As ``painted_lesions``, each lesion with all of its slices and one beyond its ends."""
+    generator, cache, roles, sampling = generator_of(fold, device), fold.cache, fold.cache.roles, fold.settings.sampling
+    validation = fold.raw.validation_cases(int(fold.number))
+    lesions = collect_lesions(validation, cache.facts, roles, cache.label).get(pathology, [])
+    for index, lesion in enumerate(lesions):
+        rng = np.random.default_rng([seed, int(fold.number), index])
+        applied = apply_back(fold, lesion, fold.lesions[pathology], rng)
+        slices = with_margin(applied.planned.slices, 1, applied.shape[0])
+        real = np.asarray(cache.image(lesion.case)[0, list(slices)]).astype(np.float32)
+        image = real.copy()
+        for job in make_jobs(applied, generator, roles, sampling, 0):
+            (painted,) = paint_jobs([job], fold.method, generator, sampling, device)
+            for n, z in enumerate(job.slices):
+                view = image[slices.index(z)][job.crop]
+                view[job.stack.own[n]] = painted[0, n][job.stack.own[n]]
+        outline = np.zeros(image.shape, bool)
+        for n, z in enumerate(applied.planned.slices):
+            outline[slices.index(z)] = applied.changed[n]
+        normal = roles.is_normal(cache.label(lesion.case)[list(slices)])
+        yield Volume(fold.raw.patients[lesion.case], real, image, outline, normal)
+
+
 def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Iterator[Painted]:
     """Paints each lesion of a class of the fold's validation cases.
 
@@ -106,16 +149,19 @@ def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Itera
             batch = [jobs[i] for i in group[first : first + size]]
             images = paint_jobs([job for job, _, _ in batch], fold.method, generator, fold.settings.sampling, device)
             for (job, applied, lesion), image in zip(batch, images, strict=True):
-                yield _composed(fold, job, applied, lesion, image)
+                for n, z in enumerate(job.slices):
+                    painted = _composed(fold, job, applied, lesion, z, image[:, n])
+                    if painted.lesion.any():  # slices above and below it are painted too, but show none of it
+                        yield painted
 
 
-def _composed(fold: Fold, job: Job, applied: AppliedCase, lesion: Lesion, image: np.ndarray) -> Painted:
+def _composed(fold: Fold, job: Job, applied: AppliedCase, lesion: Lesion, z: int, image: np.ndarray) -> Painted:
     """Puts what was painted into the real slice."""
-    position = applied.planned.slices.index(job.z)
+    position = applied.planned.slices.index(z)
     real, region = applied.image[0, position].astype(np.float32), applied.region[position]
     painted = real.copy()
     painted[job.crop][region[job.crop]] = image[0][region[job.crop]]
-    label = fold.cache.label(lesion.case)[job.z]
+    label = fold.cache.label(lesion.case)[z]
     patient = fold.raw.patients[lesion.case]
     return Painted(patient, real, painted, applied.changed[position], region, fold.cache.roles.is_normal(label))
 
@@ -132,6 +178,9 @@ def apply_back(fold: Fold, lesion: Lesion, donors: Sequence[Lesion], rng: np.ran
     cache, roles, facts = fold.cache, fold.cache.roles, fold.cache.facts[lesion.case]
     layers = range(lesion.start[0], lesion.start[0] + len(lesion.mask))
     slices = tuple(z for z, part in zip(layers, lesion.mask, strict=True) if part.any())
+    together = paints_together(fold.method, fold.settings, facts.shape)
+    if together:
+        slices = with_margin(slices, depth_of_margin(fold.settings.sampling.margin, facts.spacing), facts.shape[0])
     changed = np.zeros(facts.shape, bool)
     changed[lesion.box] = lesion.mask
     changed, label = changed[list(slices)], np.array(cache.label(lesion.case)[list(slices)])
@@ -154,12 +203,46 @@ def apply_back(fold: Fold, lesion: Lesion, donors: Sequence[Lesion], rng: np.ran
             )
     if family.uses_style:
         around = lung_around(image, roles.is_normal(before) & ~changed, changed, facts.spacing)
-        voxels = np.asarray(cache.image(donor.case)[(slice(None), *donor.box)])[:, donor.mask]
-        voxels = restyled(voxels, fold.styles[donor.pathology].change(donor, around, rng))
-        style = {"owner": changed.astype(np.int32), "donors": (voxels,)}
-    condition = np.array(cache.condition(lesion.case)[list(slices)])
-    region = painted_region(before, changed, roles, fold.settings.sampling)
-    return AppliedCase(planned, facts.shape, facts.spacing, image, label, changed, condition, region, pasted, **style)
+        change = fold.styles[donor.pathology].change(donor, around, rng)
+        style = {"donors": _donors(changed, donor, change, cache, together)}
+    every = cache.condition(lesion.case)
+    beside = {}
+    if together:
+        further = set(with_margin(slices, 1, facts.shape[0])) - set(slices)
+        beside = {z: (np.array(cache.image(lesion.case)[:, z]), np.array(every[z])) for z in further}
+    along_z = (slices, facts.spacing) if together else None
+    region = painted_region(before, changed, roles, fold.settings.sampling, along_z)
+    condition = np.array(every[list(slices)])
+    return AppliedCase(
+        planned,
+        facts.shape,
+        facts.spacing,
+        image,
+        label,
+        changed,
+        condition,
+        region,
+        pasted,
+        beside=beside,
+        **style,
+    )
+
+
+def _donors(
+    changed: np.ndarray,
+    donor: Lesion,
+    change: tuple[np.ndarray, np.ndarray] | None,
+    cache: SliceCache,
+    together: bool,
+) -> Donors:
+    """A training lesion as the donor of another lesion, from its lowest to its highest slice."""
+    owner = np.zeros(changed.shape, np.int32)
+    layers = np.flatnonzero(changed.any((1, 2)))
+    for number, n in enumerate(layers, 1):
+        owner[n][changed[n]] = number
+    heights = (np.arange(len(layers)) + 0.5) / max(1, len(layers))
+    voxels = [restyled(of_layer(cache, donor, height, int(together)), change) for height in heights]
+    return Donors(owner, (owner > 0).astype(np.int32) if together else owner, tuple(voxels))
 
 
 def transplant(

@@ -23,7 +23,7 @@ STYLES = ("drawn", "real")
 SELECTIONS = ("hard", "easy", "random")
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
-    "generator": {"ablated_classes": "pathologies"},
+    "generator": {"ablated_classes": "pathologies", "neighbours": None, "correlation_mm": None},
     "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard", "level": "donor", "styles": "real"},
     "balance": {
         "placement": "uniform",
@@ -71,6 +71,10 @@ class GeneratorConfig:
         l1_weight: of the L1 term of ``pix2pix`` against its adversarial term.
         feature_weight: of the feature matching term of ``spade`` against its adversarial term.
         discriminator_channels: features of the first layer of the GANs' discriminators.
+        neighbours: slices on each side, noised alike, that a network of volumes sees beside the one it paints; 0: none;
+            None: 1 where method and cases allow it. In a generator's card 1, or None for none.
+        correlation_mm: length over which a voxel of a lesion resembles those above and below it, which the noise of
+            neighbouring slices shares; measured in the fold's training cases. None without neighbours.
     """
 
     ablation_probability: str = "text"
@@ -99,6 +103,8 @@ class GeneratorConfig:
     l1_weight: float = 100.0
     feature_weight: float = 10.0
     discriminator_channels: int = 64
+    neighbours: int | None = None
+    correlation_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,8 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         "--max-synthetic",
         type=natural,
         metavar="SLICES",
-        help="maximum number of painted slices of a fold, not counting those of placebo cases "
+        help="maximum number of slices of a fold that get new lesions, not counting those of placebo cases, and those "
+        "above and below the lesions of volumes, which are painted along with them "
         f"(default: {preset('default').balance.max_ratio} times the number of its real slices)",
     )
     group.add_argument(
@@ -213,6 +214,14 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         type=natural,
         metavar="PIXELS",
         help=f"edge of the training crops; 0: whole slices ({by_preset('generator', 'patch_size')})",
+    )
+    group.add_argument(
+        "--neighbours",
+        type=int,
+        choices=(0, 1),
+        help="for volumes with --method difflung: slices on each side that the network sees beside the one that it "
+        "paints. 1: all slices of a lesion are painted together, so that it goes on from slice to slice as real ones "
+        "do; 0: slice by slice (default: 1 for volumes)",
     )
     group.add_argument(
         "--balanced-share",
@@ -269,7 +278,8 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         "--margin",
         type=natural,
         metavar="PIXELS",
-        help="normal lung around a new lesion that is painted along with it, for --paint composite "
+        help="normal lung around a new lesion that is painted along with it, for --paint composite; in volumes "
+        f"--method {METHOD} paints as many mm of it above and below a lesion, at least one slice "
         f"({by_preset('sampling', 'margin')})",
     )
     shared.add_sampler(group, f"; ddpm with --method {METHOD}")
@@ -350,6 +360,7 @@ _OF_GENERATOR = (
     "patch_size",
     "balanced_share",
     "prediction",
+    "neighbours",
 )
 _OF_SAMPLING = (
     "paint",
@@ -454,6 +465,7 @@ def _leave_out(method: Method, options: argparse.Namespace) -> None:
 
     family = family_of(method)
     unused = (*family.unused_options, *(() if family.uses_style else STYLE_OPTIONS))
+    unused = unused if family.uses_neighbours else (*unused, "neighbours")
     idle = [name for name in unused if getattr(options, name) is not None]
     for name in idle:
         setattr(options, name, None)

@@ -45,6 +45,8 @@ class Drawn:
         condition: (y, x) its condition map.
         ablated: (k,) bool, the classes whose masks are hidden, of those that may be (``ablation.ablatable``).
         mirrored: whether the example is mirrored left-right.
+        z: position of the slice in its case.
+        crop: (y, x) where the crop lies in the slice.
     """
 
     case: str
@@ -53,6 +55,8 @@ class Drawn:
     condition: np.ndarray
     ablated: np.ndarray
     mirrored: bool
+    z: int
+    crop: tuple[slice, slice]
 
 
 class BatchSource:
@@ -108,12 +112,18 @@ class BatchSource:
         case, z = self.index.cases[number], self.index.z[number]
         condition = self.cache.condition(case)[z]
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
+        z = self._shifted(case, int(z), rng)
+        condition = self.cache.condition(case)[z]
         mirrored = self.config.flip and rng.random() < 0.5
         ablated = draw_ablation(
             annealed(self.probabilities, step / self.total_steps, self.ablation, self.config.annealing), rng
         )
         image = np.asarray(self.cache.image(case)[(slice(None), z, *crop)])
-        return Drawn(case, wanted, image, np.asarray(condition[crop]), ablated, mirrored)
+        return Drawn(case, wanted, image, np.asarray(condition[crop]), ablated, mirrored, z, crop)
+
+    def _shifted(self, case: str, z: int, rng: np.random.Generator) -> int:
+        """The slice to take instead of the drawn one."""
+        return z
 
     def _draw_class(self, rng: np.random.Generator) -> str | None:
         """The pathology that this slot is reserved for, or None for a uniform draw."""

@@ -108,14 +108,18 @@ def region_loss(
     weight: torch.Tensor,
     noise: torch.Tensor,
     t: torch.Tensor,
+    slices: int = 1,
 ) -> torch.Tensor:
     """Eq. 7 in a region whose surroundings the network sees without noise (Palette, Saharia et al. 2022).
 
     The arguments are those of ``diffusion_loss``; the first channel of ``condition`` is 1 in the region, and ``weight``
-    is 0 outside.
+    is 0 outside. With several ``slices``, ``x_0`` and ``noise`` are (n, slices · c, h, w), and the first ``slices``
+    channels of ``condition`` are their regions; the network predicts the first slice (``along_z``).
     """
-    x_t = torch.where(condition[:, :1] > 0, process.add_noise(x_0, noise, t), x_0)
-    return _loss(network, process, x_t, x_0, condition, weight, noise, t)
+    channels = x_0.shape[1] // slices
+    region = condition[:, :slices].repeat_interleave(channels, 1) > 0
+    x_t = torch.where(region, process.add_noise(x_0, noise, t), x_0)
+    return _loss(network, process, x_t, x_0[:, :channels], condition, weight, noise[:, :channels], t)
 
 
 def _loss(
@@ -199,6 +203,7 @@ def paint(
     strength: float = 1.0,
     resamplings: int = 1,
     noised: bool = True,
+    joined: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Samples p(x_0 | m); a known region, if given, is re-imposed at every step.
 
@@ -220,6 +225,7 @@ def paint(
         resamplings: how often each reverse step is done (``ddim`` and ``ddpm``).
         noised: the known region is re-imposed with as much noise as x_t has, for networks that were trained so; else
             as it is.
+        joined: makes the fresh noise of neighbouring slices alike (``along_z.along_stacks``); None: it is independent.
 
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` in the known region.
@@ -240,11 +246,11 @@ def paint(
         bar_before = clean if last else alpha_bar[timesteps[i + 1]]
         for again in range(1 if last else resamplings):
             if again:
-                x_t = noised_again(x_t, _fresh(noise, generators), bar, bar_before)
+                x_t = noised_again(x_t, _fresh(noise, generators, joined), bar, bar_before)
                 if known is not None and imposed is not None:
                     imposed = (x_t - bar.sqrt() * known) / (1 - bar).sqrt()  # what the known region's noise is now
             predicted = network(torch.cat([x_t, condition], 1), torch.tensor(t, device=noise.device)).sample.float()
-            fresh = _fresh(noise, generators) if sampler == "ddpm" else None
+            fresh = _fresh(noise, generators, joined) if sampler == "ddpm" else None
             x_t = reverse_step(x_t, predicted, bar, bar_before, config.prediction, fresh)
             x_t = _impose(x_t, known, is_known, imposed, bar_before)
     return x_t.clamp(-1, 1)
@@ -288,11 +294,15 @@ def _paint_second_order(
     return x_t.clamp(-1, 1) if known is None or is_known is None else torch.where(is_known, known, x_t.clamp(-1, 1))
 
 
-def _fresh(like: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
+def _fresh(
+    like: torch.Tensor,
+    generators: Sequence[torch.Generator] | None,
+    joined: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> torch.Tensor:
     """Standard normal noise; each image has its own generator on the CPU, so that all devices get the same noise."""
-    if generators is None:
-        return torch.stack([torch.randn(like.shape[1:]) for _ in like]).to(like.device)
-    return torch.stack([torch.randn(like.shape[1:], generator=source) for source in generators]).to(like.device)
+    sources: Sequence[torch.Generator | None] = [None] * len(like) if generators is None else generators
+    noise = torch.stack([torch.randn(like.shape[1:], generator=source) for source in sources]).to(like.device)
+    return joined(noise) if joined else noise
 
 
 def _impose(

@@ -7,7 +7,7 @@ from much noise are smoother than the image itself, so the spread is corrected i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -22,7 +22,11 @@ _MOST_GAIN = 1.5  # factor of the spread in one step
 
 
 def held_to_style(
-    network: Callable, config: GeneratorConfig, style: torch.Tensor, parts: torch.Tensor
+    network: Callable,
+    config: GeneratorConfig,
+    style: torch.Tensor,
+    parts: torch.Tensor,
+    stacks: Sequence[int] | None = None,
 ) -> Callable[[torch.Tensor, torch.Tensor], SimpleNamespace]:
     """The network with its predictions corrected.
 
@@ -30,14 +34,16 @@ def held_to_style(
         network: called with (n, channels, h, w), of which the first are x_t, and a timestep.
         config: configuration of the generator.
         style: (n, 2c + 1, h, w), see ``style``.
-        parts: (n, 1, h, w) int, 0 or the number of a lesion (or piece of normal lung), within which ``style`` is
+        parts: (n, 1, h, w) int, 0 or the number of a lesion (or piece of normal lung), within whose slices ``style`` is
             constant.
+        stacks: lengths of stacks of slices; a lesion is held to its style as a whole, over all slices of its stack.
+            None: each slice by itself.
 
     Returns:
         A function like ``network``.
     """
     bars = forward_process(config).alphas_cumprod.to(style.device)
-    lesions = _lesions(style, parts)
+    lesions = _lesions(style, parts, [1] * len(parts) if stacks is None else stacks)
     channels = (style.shape[1] - 1) // 2
 
     def corrected(inputs: torch.Tensor, t: torch.Tensor) -> SimpleNamespace:
@@ -45,8 +51,9 @@ def held_to_style(
         signal, noise = bar.sqrt(), (1 - bar).sqrt()
         epsilon = config.prediction == "epsilon"
         x_0 = ((x_t - noise * predicted) / signal if epsilon else signal * x_t - noise * predicted).clamp(-1, 1)
-        for image, where, mean, spread in lesions:
-            x_0[image][:, where] = _matched(x_0[image][:, where], mean, spread if bar > _LITTLE_NOISE else None)
+        for slices, where, mean, spread in lesions:
+            stack = x_0[slices].transpose(0, 1)  # a view: what is written into it is written into x_0
+            stack[:, where] = _matched(stack[:, where], mean, spread if bar > _LITTLE_NOISE else None)
         sample = (x_t - signal * x_0) / noise if epsilon else (signal * x_t - x_0) / noise
         return SimpleNamespace(sample=sample)
 
@@ -62,15 +69,25 @@ def _matched(values: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor | No
     return mean + centred
 
 
-def _lesions(style: torch.Tensor, parts: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Image, voxels (h, w), mean (c, 1) and spread (c, 1) of each lesion with enough voxels."""
-    lesions = []
-    for image, numbers in enumerate(parts[:, 0]):
+def _lesions(
+    style: torch.Tensor, parts: torch.Tensor, stacks: Sequence[int]
+) -> list[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Slices of the stack, voxels (s, h, w), mean (c, 1) and spread (c, 1) of each lesion with enough voxels."""
+    lesions, first = [], 0
+    for length in stacks:
+        slices = slice(first, first + length)
+        numbers, of_stack = parts[slices, 0], style[slices].transpose(0, 1)
         for number in numbers.unique().tolist():
             where = numbers == number
             if number == 0 or int(where.sum()) < MIN_VOXELS:
                 continue
-            told = style[image][:-1, where][:, :1]
-            level, spread = told.chunk(2)
-            lesions.append((image, where, level, told_spread(spread)))
+            level, spread = of_stack[:-1, where].chunk(2)
+            if length == 1:  # the same in all voxels
+                mean, deviation = level[:, :1], told_spread(spread[:, :1])
+            else:
+                mean = level.mean(1, keepdim=True)
+                variance = told_spread(spread).square() + (level - mean).square()
+                deviation = variance.mean(1, keepdim=True).sqrt()
+            lesions.append((slices, where, mean, deviation))
+        first += length
     return lesions

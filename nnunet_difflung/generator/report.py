@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
+from nnunet_difflung.generator.along_z import correlation
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.encoding import denormalise, size_factor
@@ -118,24 +119,32 @@ class TrainingReport:
         examples = [_example(source, name, self.config) for name in source.present]
         if not examples:
             return
-        painted = [self._paint(state, image, condition, source) for image, condition in examples]
+        painted = [self._paint(state, example, source) for example in examples]
         window, classes = display_window(self.config.windows[0]), source.cache.roles.condition_classes
         path = self.folder / "samples" / f"step_{state.step:07d}.png"
         with drawing(path, 6.6, 2.3 * len(examples) + 0.5) as figure:
             rows = figure.subplots(len(examples), 3, squeeze=False)
-            for name, axes, (image, condition), synthetic in zip(source.present, rows, examples, painted, strict=True):
-                show_grey(axes[0], denormalise(image[:1], self.config.windows[:1])[0], window)
-                show_classes(axes[1], condition, classes)
+            for name, axes, example, synthetic in zip(source.present, rows, examples, painted, strict=True):
+                show_grey(axes[0], denormalise(example.images[example.own][:1], self.config.windows[:1])[0], window)
+                show_classes(axes[1], example.conditions[example.own], classes)
                 show_grey(axes[2], denormalise(synthetic[:1], self.config.windows[:1])[0], window)
                 for axis, title in zip(axes, ("real", f"mask with {name}", f"painted, step {state.step}"), strict=True):
                     bare(axis, title, 8)
             legend(figure, classes)
 
-    def _paint(self, state: TrainingState, image: np.ndarray, condition: np.ndarray, source: BatchSource) -> np.ndarray:
-        noise = torch.randn(1, len(self.config.windows), *condition.shape, generator=torch.Generator().manual_seed(0))
-        inputs = SliceInputs(source.encoding.masks(condition, condition.shape), noise[0].numpy(), 0)
-        if not trained_family_of(self.method).paints_whole_slices:  # then only the slice's lesions are painted
-            inputs = replace(inputs, known=image, is_known=~np.isin(condition, source.pathologies)[None])
+    def _paint(self, state: TrainingState, example: _Example, source: BatchSource) -> np.ndarray:
+        """(c, y, x) the example's own slice, painted; in volumes together with those beside it."""
+        shape, number = example.conditions.shape[1:], len(example.conditions)
+        noise = torch.randn(
+            number, len(self.config.windows), *shape, generator=torch.Generator().manual_seed(0)
+        )  # independent noise does for a look
+        stack = []
+        for n, condition in enumerate(example.conditions):
+            inputs = SliceInputs(source.encoding.masks(condition, shape), noise[n].numpy(), n)
+            if not trained_family_of(self.method).paints_whole_slices:  # then only the slice's lesions are painted
+                known = ~np.isin(condition, source.pathologies)[None]
+                inputs = replace(inputs, known=example.images[n], is_known=known, shared=example.shared)
+            stack.append(inputs)
         parameters = list(state.network.parameters())
         state.ema.store(parameters)
         state.ema.copy_to(parameters)
@@ -143,20 +152,42 @@ class TrainingReport:
         generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
             sampling = SamplingConfig(steps=_SHEET_STEPS)
-            return paint_slices(self.method, generator, sampling, [inputs], parameters[0].device)[0]
+            stacks = [number] if self.config.neighbours else None
+            painted = paint_slices(self.method, generator, sampling, stack, parameters[0].device, stacks)
+            return painted[example.own]
         finally:
             state.ema.restore(parameters)
             state.network.train()
 
 
-def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The training slice with most voxels of a pathology: image (c, y, x) in [−1, 1], condition (y, x); cut to fit."""
+@dataclass(frozen=True)
+class _Example:
+    """A training slice and, in volumes, those beside it.
+
+    Attributes:
+        images: (s, c, y, x) in [−1, 1].
+        conditions: (s, y, x) condition maps.
+        own: index of the slice.
+        shared: share of the noise that neighbouring slices have in common.
+    """
+
+    images: np.ndarray
+    conditions: np.ndarray
+    own: int
+    shared: float
+
+
+def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> _Example:
+    """The training slice with most voxels of a pathology, cut so that the network accepts it."""
     holding = source.index.holding[pathology]
     voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in holding]
     number = int(holding[int(np.argmax(voxels))])
-    case, z = source.index.cases[number], source.index.z[number]
-    factor = size_factor(config)
-    height, width = (edge // factor * factor for edge in source.cache.facts[case].shape[1:])
-    condition = np.asarray(source.cache.condition(case)[z])[:height, :width]
-    image = np.asarray(source.cache.image(case)[:, z])[:, :height, :width]
-    return source.encoding.image(image, condition, (height, width)), condition
+    case, z = source.index.cases[number], int(source.index.z[number])
+    facts, factor, reach = source.cache.facts[case], size_factor(config), config.neighbours or 0
+    height, width = (edge // factor * factor for edge in facts.shape[1:])
+    slices = range(max(0, z - reach), min(facts.shape[0], z + reach + 1))
+    conditions = np.asarray(source.cache.condition(case)[slices[0] : slices[-1] + 1, :height, :width])
+    images = np.asarray(source.cache.image(case)[:, slices[0] : slices[-1] + 1, :height, :width])
+    encoded = [source.encoding.image(images[:, n], part, (height, width)) for n, part in enumerate(conditions)]
+    shared = correlation(facts.spacing[0], config.correlation_mm) if config.correlation_mm else 0.0
+    return _Example(np.stack(encoded), conditions, slices.index(z), shared)

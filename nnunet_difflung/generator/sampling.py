@@ -29,6 +29,8 @@ def paint_batch(
     sources: Sequence[torch.Generator] | None = None,
     style: torch.Tensor | None = None,
     parts: torch.Tensor | None = None,
+    stacks: Sequence[int] | None = None,
+    shared: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Paints masks with a method.
 
@@ -41,7 +43,7 @@ def paint_batch(
     Returns:
         (n, c, h, w) in [−1, 1]; equal to ``known`` where ``is_known`` is true.
     """
-    canvas = Canvas(condition, noise, known, is_known, blend, start, sources, style, parts)
+    canvas = Canvas(condition, noise, known, is_known, blend, start, sources, style, parts, stacks, shared)
     return family_of(method).paint(generator, sampling, canvas)
 
 
@@ -59,6 +61,7 @@ class SliceInputs:
         start: (c, h, w).
         style: (2c + 1, h, w) float32.
         parts: (1, h, w) int32.
+        shared: share of its noise that it has in common with its neighbours.
     """
 
     condition: np.ndarray
@@ -70,6 +73,7 @@ class SliceInputs:
     start: np.ndarray | None = None
     style: np.ndarray | None = None
     parts: np.ndarray | None = None
+    shared: float = 0.0
 
 
 def paint_slices(
@@ -78,8 +82,17 @@ def paint_slices(
     sampling: SamplingConfig,
     slices: Sequence[SliceInputs],
     device: str | torch.device,
+    stacks: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Paints slices of the same shape together.
+
+    Args:
+        method: a value of ``methods.METHODS``.
+        generator: generator of ``method.trained``.
+        sampling: sampler, steps, strength, precision.
+        slices: what to paint.
+        device: where.
+        stacks: lengths of the stacks of neighbouring slices; None: no two are neighbours.
 
     Returns:
         (n, c, h, w) float32 in [−1, 1].
@@ -105,5 +118,7 @@ def paint_slices(
         [torch.Generator().manual_seed(inputs.seed) for inputs in slices],
         stacked_if_given([inputs.style for inputs in slices]),
         stacked_if_given([inputs.parts for inputs in slices]),
+        stacks,
+        None if stacks is None else torch.tensor([inputs.shared for inputs in slices]).to(device),
     )
     return painted.float().cpu().numpy()

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nnunet_difflung.dataset.cache import SliceCache, SliceIndex, class_counts, 
 from nnunet_difflung.dataset.contents import digest_of
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.ablation import ablatable, initial_probabilities
+from nnunet_difflung.generator.along_z import correlation_length
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
 from nnunet_difflung.generator.checkpoint import TrainingState, load_checkpoint, remove_checkpoints, save_checkpoint
@@ -44,6 +46,11 @@ class FoldData:
     dataset: str
     fold: int | str
     training_cases: tuple[str, ...]
+
+    @cached_property
+    def correlation_mm(self) -> float:
+        """See ``along_z.correlation_length``."""
+        return correlation_length(self.cache, self.training_cases)
 
     def files(self) -> str | None:
         """One hash for the files of the training cases; None if they were not hashed."""
@@ -72,7 +79,21 @@ def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> Generato
     largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
     patch = min(config.patch_size or largest, largest)
     windows = intensity_windows(data.cache, data.training_cases, data.channels, config.windows)
-    return replace(config, patch_size=math.ceil(patch / factor) * factor, windows=windows)
+    neighbours = _neighbours(method, config, data)
+    length = data.correlation_mm if neighbours else None
+    return replace(
+        config,
+        patch_size=math.ceil(patch / factor) * factor,
+        windows=windows,
+        neighbours=neighbours,
+        correlation_mm=length,
+    )
+
+
+def _neighbours(method: Method, config: GeneratorConfig, data: FoldData) -> int | None:
+    """1 if the network is to see the slices beside the one that it paints; else None, for methods and cases without."""
+    volumes = any(data.cache.facts[i].shape[0] > 1 for i in data.training_cases)
+    return 1 if volumes and family_of(method.trained).uses_neighbours and config.neighbours != 0 else None
 
 
 def total_steps(config: GeneratorConfig, slices: int) -> int:

@@ -114,6 +114,8 @@ class Plan:
         max_slices: largest number of slices to paint with new lesions; placebo cases come on top.
         notes: for the user, one line each.
         likeness: pathology → figure → how alike planned and real lesions are in it (``likeness.compare``).
+        in_margins: number of the slices of cases with new lesions that hold none of them, but lie above or below one
+            and are painted along with it; not bounded by ``max_slices``.
     """
 
     cases: list[PlannedCase]
@@ -123,6 +125,7 @@ class Plan:
     max_slices: int
     notes: list[str] = field(default_factory=list)
     likeness: dict[str, dict[str, dict]] = field(default_factory=dict)
+    in_margins: int = 0
 
     @property
     def slices(self) -> int:

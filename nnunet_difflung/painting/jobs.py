@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.along_z import along_stacks, correlation
 from nnunet_difflung.generator.encoding import Encoding, grow, intensities
 from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
@@ -17,73 +18,130 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.donors import style_maps
+from nnunet_difflung.painting.stacks import Stack, stacks_of
 
-_CROP_STEP = 32  # edges of crops are multiples of it, so that many have the same shape and can be painted together
-_CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated
+_CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated where it was not measured
 
 
 @dataclass(frozen=True)
 class Job:
-    """One slice to paint.
+    """A slice to paint, or a stack of neighbouring slices.
 
     Attributes:
         index: number of the planned case.
-        z: position of the slice in the host.
-        crop: (y, x) slices into the host, inside its bounds.
-        inputs: inputs of the network for the crop; ``blend`` is 1 in the outline and falls to 0 over the margin.
+        stack: the slices and their crop.
+        slices: z of the slices in the host.
+        inputs: inputs of the network for the crop of each slice. Those of a single slice have a ``blend``, which is 1
+            in the outline and falls to 0 over the margin; those of a stack begin and end with the slices below and
+            above it, which stay as they are.
+        first: index in ``inputs`` of the first slice to paint.
     """
 
     index: int
-    z: int
-    crop: tuple[slice, slice]
-    inputs: SliceInputs
+    stack: Stack
+    slices: tuple[int, ...]
+    inputs: tuple[SliceInputs, ...]
+    first: int = 0
+
+    @property
+    def crop(self) -> tuple[slice, slice]:
+        """(y, x) slices into the host, inside its bounds."""
+        return self.stack.crop
 
     @property
     def shape(self) -> tuple[int, int]:
         """(h, w) that the network sees."""
-        _, height, width = self.inputs.condition.shape
+        _, height, width = self.inputs[0].condition.shape
         return height, width
 
 
 def make_jobs(
     applied: AppliedCase, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int
 ) -> list[Job]:
-    """The slices of a planned case as inputs of the network; a pure function of its arguments."""
-    region, noise = applied.region, _noise(applied, attempt)
+    """A planned case as inputs of the network; a pure function of its arguments."""
     encoding = Encoding.of(generator.config, roles.condition_values())
-    jobs = []
-    for position, crop in crops(region, encoding.factor, sampling):
-        z, condition, part = (
-            applied.planned.slices[position],
-            applied.condition[position][crop],
-            (slice(None), position, *crop),
+    together = bool(generator.config.neighbours)
+    stacks = stacks_of(applied.region, applied.planned.slices, encoding.factor, sampling, together)
+    if together:
+        return [_stack_job(applied, stack, n, generator, encoding, attempt) for n, stack in enumerate(stacks)]
+    noise = _noise(applied, attempt)
+    return [_slice_job(applied, stack, generator, encoding, noise, sampling, attempt) for stack in stacks]
+
+
+def _slice_job(
+    applied: AppliedCase,
+    stack: Stack,
+    generator: Generator,
+    encoding: Encoding,
+    noise: np.ndarray,
+    sampling: SamplingConfig,
+    attempt: int,
+) -> Job:
+    """A single slice, with its part of the host's noise (c, z, y, x)."""
+    (position,), crop, region = stack.positions, stack.crop, stack.own[0]
+    z, shape = applied.planned.slices[position], encoding.grown(region.shape)
+    condition = applied.condition[position][crop]
+    pasted = None if applied.pasted is None else applied.pasted[(slice(None), position, *crop)]
+    style = parts = None
+    if donors := applied.donors:
+        parts = donors.held[position][crop]
+        whole = style_maps(donors.owner[position], applied.region[position], donors.voxels, generator.config.windows)
+        style = grow(whole[(..., *crop)], shape)
+    inputs = SliceInputs(
+        condition=encoding.masks(condition, shape),
+        noise=grow(noise[(slice(None), z, *crop)], shape),
+        seed=_seed(applied, z, attempt),
+        known=encoding.image(applied.image[(slice(None), position, *crop)], condition, shape),
+        is_known=grow(~region, shape)[None],
+        blend=grow(_blend(applied.outline[position][crop], region, sampling), shape)[None],
+        start=None if pasted is None else encoding.image(pasted, condition, shape),
+        style=style,
+        parts=None if parts is None else grow(parts, shape)[None],
+    )
+    return Job(applied.planned.index, stack, (z,), (inputs,))
+
+
+def _stack_job(
+    applied: AppliedCase, stack: Stack, number: int, generator: Generator, encoding: Encoding, attempt: int
+) -> Job:
+    """A stack, with noise of its own, and with the slices below and above it, where the host has them."""
+    slices = [applied.planned.slices[position] for position in stack.positions]
+    around = [z for z in (slices[0] - 1, slices[-1] + 1) if 0 <= z < applied.shape[0]]
+    every = sorted({*slices, *around})
+    shared = correlation(applied.spacing[0], generator.config.correlation_mm or _CORRELATION_MM)
+    shape = encoding.grown(stack.own.shape[1:])
+    source = torch.Generator().manual_seed(((applied.planned.seed * 16 + attempt) * 1009 + number) % 2**63)
+    noise = torch.randn((len(every), len(applied.image), *shape), generator=source)
+    noise = along_stacks(noise, [len(every)], torch.full((len(every),), shared))
+    own = np.zeros((len(every), *stack.own.shape[1:]), bool)
+    own[every.index(slices[0]) : every.index(slices[0]) + len(slices)] = stack.own
+    owner, held = np.zeros(own.shape, np.int32), np.zeros(own.shape, np.int32)
+    if donors := applied.donors:
+        for target, array in ((owner, donors.owner), (held, donors.held)):
+            target[own] = array[list(stack.positions)][(slice(None), *stack.crop)][stack.own]
+    voxels = donors.voxels if donors else ()
+    style = style_maps(owner, own, voxels, generator.config.windows, applied.spacing)
+    inputs = []
+    for n, z in enumerate(every):
+        image, condition = (part[(..., *stack.crop)] for part in applied.slice_of_host(z))
+        inputs.append(
+            SliceInputs(
+                condition=encoding.masks(condition, shape),
+                noise=noise[n].numpy(),
+                seed=_seed(applied, z, attempt),
+                known=encoding.image(image, condition, shape),
+                is_known=~grow(own[n], shape)[None],
+                style=grow(style[:, n], shape) if donors else None,
+                parts=grow(held[n], shape)[None] if donors else None,
+                shared=shared,
+            )
         )
-        shape = encoding.grown(condition.shape)
-        outline = applied.outline[position][crop]
-        inputs = SliceInputs(
-            condition=encoding.masks(condition, shape),
-            noise=grow(noise[(slice(None), z, *crop)], shape),
-            seed=(applied.planned.seed * 4099 + z) * 16 + attempt,
-            known=encoding.image(applied.image[part], condition, shape),
-            is_known=grow(~region[position][crop], shape)[None],
-            blend=grow(_blend(outline, region[position][crop], sampling), shape)[None],
-            start=None if applied.pasted is None else encoding.image(applied.pasted[part], condition, shape),
-            style=None if applied.owner is None else grow(_style(applied, position, generator)[(..., *crop)], shape),
-            parts=None if applied.owner is None else grow(applied.owner[position][crop], shape)[None],
-        )
-        jobs.append(Job(applied.planned.index, z, crop, inputs))
-    return jobs
+    return Job(applied.planned.index, stack, tuple(slices), tuple(inputs), every.index(slices[0]))
 
 
-def crops(region: np.ndarray, edge: int, sampling: SamplingConfig) -> list[tuple[int, tuple[slice, slice]]]:
-    """Positions of the slices of a painted region, and the part of each that the network sees."""
-    return [(int(n), _crop(region[n], edge, sampling)) for n in np.flatnonzero(region.any((1, 2)))]
-
-
-def _style(applied: AppliedCase, position: int, generator: Generator) -> np.ndarray:
-    """(2c + 1, y, x) level and spread that a slice's regions are to have."""
-    owner = np.zeros(applied.region.shape, np.int32) if applied.owner is None else applied.owner
-    return style_maps(owner[position], applied.region[position], applied.donors, generator.config.windows)
+def _seed(applied: AppliedCase, z: int, attempt: int) -> int:
+    """Seed of the further noise of a slice."""
+    return (applied.planned.seed * 4099 + z) * 16 + attempt
 
 
 def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -92,20 +150,6 @@ def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) ->
         return region.astype(np.float32)
     away = ndimage.distance_transform_edt(~outline)
     return (region * np.clip(1 - away / (sampling.margin + 1), 0, 1)).astype(np.float32)
-
-
-def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
-    """A box around the region and its context; edges are multiples of 32 if there is room. ``full``: the slice."""
-    box = ndimage.find_objects(region.astype(np.uint8))[0]
-    if sampling.paint == "full":
-        return slice(0, region.shape[0]), slice(0, region.shape[1])
-    step = max(_CROP_STEP, factor)
-    crop = []
-    for part, length in zip(box, region.shape, strict=True):
-        wanted = -(-(part.stop - part.start + 2 * sampling.context) // step) * step
-        start = int(np.clip((part.start + part.stop - wanted) // 2, 0, max(0, length - wanted)))
-        crop.append(slice(start, min(start + wanted, length)))
-    return crop[0], crop[1]
 
 
 def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
@@ -125,21 +169,24 @@ def _noise(applied: AppliedCase, attempt: int) -> np.ndarray:
 def paint_jobs(
     jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
 ) -> list[np.ndarray]:
-    """Paints jobs of the same shape together, or in halves if they do not fit into the GPU's memory.
+    """Paints jobs of the same shape together, or less at once if they do not fit into the GPU's memory.
 
     Returns:
-        For each job a (c, h, w) image in the dataset's intensities, cut to the job's crop.
+        For each job a (c, s, h, w) image in the dataset's intensities, cut to the job's crop.
     """
     try:
         return _paint_together(jobs, method, generator, sampling, device)
     except torch.cuda.OutOfMemoryError as error:
-        if len(jobs) == 1:
+        fewer = sampling.batch_size // 2 if generator.config.neighbours else 0  # a network call is smaller than a stack
+        if len(jobs) == 1 and not fewer:
             size = " × ".join(map(str, jobs[0].shape))
             raise BadInput(
                 f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
                 f"--paint composite, -device cpu, or free the GPU"
             ) from error
     torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
+    if len(jobs) == 1:
+        return paint_jobs(jobs, method, generator, replace(sampling, batch_size=fewer), device)
     half = len(jobs) // 2
     return [
         image for part in (jobs[:half], jobs[half:]) for image in paint_jobs(part, method, generator, sampling, device)
@@ -149,8 +196,13 @@ def paint_jobs(
 def _paint_together(
     jobs: list[Job], method: Method, generator: Generator, sampling: SamplingConfig, device: str
 ) -> list[np.ndarray]:
-    painted = paint_slices(method, generator, sampling, [job.inputs for job in jobs], device)
-    return [
-        intensities(image, generator.config.windows, [part.stop - part.start for part in job.crop])
-        for job, image in zip(jobs, painted, strict=True)
-    ]
+    slices, lengths = [inputs for job in jobs for inputs in job.inputs], [len(job.inputs) for job in jobs]
+    stacks = lengths if generator.config.neighbours else None
+    painted = paint_slices(method, generator, sampling, slices, device, stacks)
+    images, begin = [], 0
+    for job, length in zip(jobs, lengths, strict=True):
+        own = painted[begin + job.first : begin + job.first + len(job.slices)]
+        edges = [part.stop - part.start for part in job.crop]
+        images.append(np.stack([intensities(image, generator.config.windows, edges) for image in own], 1))
+        begin += length
+    return images

@@ -27,11 +27,12 @@ from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
-from nnunet_difflung.painting.jobs import Job, crops, make_jobs, paint_jobs
+from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest, summarise
 from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.painting.placebo_gate import measure_placebo
+from nnunet_difflung.painting.stacks import Stack, stacks_of
 from nnunet_difflung.painting.verdict import judge
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
@@ -135,8 +136,8 @@ def _write_chosen(
             kept.write(planned)
         for files in tried:
             if files is not kept:
-                for z in planned.slices:
-                    files.painted_file(planned.index, z).unlink(missing_ok=True)
+                for path in files.files_of(planned.index):
+                    path.unlink(missing_ok=True)
 
     own = [choice for position, choice in enumerate(chosen) if share.mine(position)]
     with in_threads(write, own, threads if share.number == 1 else 0) as written, Interruption() as interruption:
@@ -174,15 +175,27 @@ class _Attempt:
         self.synthesis, self.fold, self.attempt, self.candidate = synthesis, synthesis.fold, attempt, candidate
         self.name = f"try{attempt}" + (f"_candidate{candidate}" if candidate else "")
         self.factor = size_factor(synthesis.generator.config)
+        self.together = bool(synthesis.generator.config.neighbours)
+        self.planned = {planned.index: planned for planned in self.fold.plan.cases}
 
-    def painted_file(self, index: int, z: int) -> Path:
-        """File of a painted slice of a planned case."""
-        return self.fold.work / "painted" / self.name / f"{index:05d}_z{z:04d}.npy"
+    def painted_file(self, planned: PlannedCase, stack: Stack) -> Path:
+        """File of a painted slice or stack of slices of a planned case."""
+        z = planned.slices[stack.positions[0]]
+        part = f"_y{stack.crop[0].start}_x{stack.crop[1].start}" if self.together else ""
+        return self.fold.work / "painted" / self.name / f"{planned.index:05d}_z{z:04d}{part}.npy"
 
     def painted_files(self, applied: AppliedCase) -> list[Path]:
-        """Files of all painted slices of a planned case."""
-        slices = zip(applied.planned.slices, np.asarray(applied.region.any((1, 2))), strict=True)
-        return [self.painted_file(applied.planned.index, z) for z, is_painted in slices if is_painted]
+        """Files of all that is painted of a planned case."""
+        return [self.painted_file(applied.planned, stack) for stack in self.stacks(applied)]
+
+    def files_of(self, index: int) -> list[Path]:
+        """Files of what has been painted of a planned case."""
+        return sorted((self.fold.work / "painted" / self.name).glob(f"{index:05d}_*.npy"))
+
+    def stacks(self, applied: AppliedCase) -> list[Stack]:
+        """What is painted together of a planned case."""
+        sampling = self.fold.settings.sampling
+        return stacks_of(applied.region, applied.planned.slices, self.factor, sampling, self.together)
 
     def record(self, planned: PlannedCase) -> Path:
         """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
@@ -216,7 +229,7 @@ class _Attempt:
 
     def paint(self, batch: list[Job]) -> None:
         """Paints the slices of a batch unless all of them have been painted."""
-        files = [self.painted_file(job.index, job.z) for job in batch]
+        files = [self.painted_file(self.planned[job.index], job.stack) for job in batch]
         if all(file.is_file() for file in files):
             return
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
@@ -292,10 +305,12 @@ class _Attempt:
     def _values(self, applied: AppliedCase) -> np.ndarray:
         """(c, n, y, x) the host's intensities with the painted region, in which the channels' relations hold."""
         values, planned = applied.image.astype(np.float32), applied.planned
-        for position, crop in crops(applied.region, self.factor, self.fold.settings.sampling):
-            image = np.load(self.painted_file(planned.index, planned.slices[position]))
-            view, region = values[(slice(None), position, *crop)], applied.region[position][crop]
-            view[:, region] = image[:, region]
+        for stack in self.stacks(applied):
+            image = np.load(self.painted_file(planned, stack))
+            image = image[:, None] if image.ndim == 3 else image  # as an earlier version wrote it
+            for n, (position, own) in enumerate(zip(stack.positions, stack.own, strict=True)):
+                view = values[(slice(None), position, *stack.crop)]
+                view[:, own] = image[:, n, own]
         outside = applied.region & (applied.condition == 0)
         for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
             values[channel][outside] = low
@@ -314,7 +329,7 @@ class _Batches:
         """Adds a job to its group; returns the group when it is a complete batch."""
         group = self.groups.setdefault(job.shape, [])
         group.append(job)
-        return self.groups.pop(job.shape) if len(group) == self.size else None
+        return self.groups.pop(job.shape) if sum(len(other.inputs) for other in group) >= self.size else None
 
     def incomplete(self) -> set[int]:
         """Indices of the planned cases with slices that are not in a complete batch yet."""
@@ -390,7 +405,7 @@ class _Painter:
                 if self.share.mine(self.batches.number):
                     self.files.paint(batch)
                 self.batches.number += 1
-                shown.update(len(batch))
+                shown.update(sum(len(job.slices) for job in batch))
                 interruption.act()
         return self.waiting
 

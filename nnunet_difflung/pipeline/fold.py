@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,12 +22,16 @@ from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.placebo import add_placebos
+from nnunet_difflung.lesions.plan import Plan
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting.application import paints_together
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
 from nnunet_difflung.painting.placebo_gate import lung_reference
 from nnunet_difflung.painting.selection import Selection
+from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.painting.synthesis import check_painted, synthesize
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
@@ -64,8 +69,20 @@ def prepare_fold(
     lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases, contact)
     plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
     add_placebos(plan, list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
+    _add_margins(plan, settings, cases)
     relations = find_relations(cache, data.training_cases, channels_of_cases)
     return Fold(raw, data, settings, lesions, plan, relations)
+
+
+def _add_margins(plan: Plan, settings: Settings, cases: dict[str, CaseFacts]) -> None:
+    """Adds to the planned cases the slices above and below their lesions that are painted along with them."""
+    for number, planned in enumerate(plan.cases):
+        host = cases[planned.host]
+        if paints_together(METHODS[settings.method], settings, host.shape):
+            depth = depth_of_margin(settings.sampling.margin, host.spacing)
+            slices = with_margin(planned.slices, depth, host.shape[0])
+            plan.cases[number] = replace(planned, slices=slices)
+            plan.in_margins += 0 if planned.placebo else len(slices) - len(planned.slices)
 
 
 def _check_classes(raw: RawDataset, number: int | str, cases: list[CaseFacts]) -> None:

@@ -45,9 +45,10 @@ def describe_fold(fold: Fold) -> str:
         )
     operations = sum(len(case.operations) for case in plan.with_lesions)
     slices = sum(len(case.slices) for case in plan.with_lesions)
+    margins = f", and {plan.in_margins} above and below lesions" if plan.in_margins else ""
     lines.append(
         f"  plan: {counted(len(plan.with_lesions), 'synthetic case')}, {counted(slices, 'painted slice')} (at most "
-        f"{plan.max_slices}), {counted(operations, 'pasted lesion')}"
+        f"{plan.max_slices}{margins}), {counted(operations, 'pasted lesion')}"
     )
     if plan.placebos:
         lines.append(

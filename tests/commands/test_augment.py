@@ -252,7 +252,7 @@ def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
     def counted(jobs, *rest):
         if len(painted) in stop_at:
             raise KeyboardInterrupt
-        painted.append([(job.index, job.z) for job in jobs])
+        painted.append([(job.index, job.slices) for job in jobs])
         return real(jobs, *rest)
 
     monkeypatch.setattr(synthesize, "paint_jobs", counted)

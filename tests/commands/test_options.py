@@ -10,7 +10,7 @@ import pytest
 OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--ablated-classes --annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision "
-    "--window --paint --margin --sampler --steps --resamplings --strength --gate --memorised --candidates "
+    "--neighbours --window --paint --margin --sampler --steps --resamplings --strength --gate --memorised --candidates "
     "--selection --level --styles --target-share --target-multiple --balance-order --placement --hosts --max-synthetic "
     "--placebo --normal-label --structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "

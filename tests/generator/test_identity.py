@@ -48,6 +48,8 @@ LATER = (
     ("balance", "order"),
     ("balance", "fibrosis_share"),
     ("generator", "ablated_classes"),
+    ("generator", "neighbours"),
+    ("generator", "correlation_mm"),
 )
 BF16 = replace(TINY, precision="bf16")
 

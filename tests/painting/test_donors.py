@@ -14,7 +14,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.encoding import normalise
 from nnunet_difflung.generator.style import style_of
 from nnunet_difflung.lesions.pasting import lesion_of
-from nnunet_difflung.painting.application import apply_plan
+from nnunet_difflung.painting.application import apply_plan, paints_together
 from nnunet_difflung.painting.donors import find_donors, style_maps
 from nnunet_difflung.painting.jobs import make_jobs
 from nnunet_difflung.painting.lung_level import lung_around
@@ -24,10 +24,12 @@ from tests.support.tiny import make_dataset
 WINDOWS = ((-1000.0, 1000.0),)
 
 
-@pytest.fixture(params=[False, True], ids=["slices", "volumes"])
+@pytest.fixture(params=["slices", "volumes", "stacks"])
 def fold(request, folders, tmp_path):
-    make_dataset(folders[0], patients=4, size=64, volumes=request.param, depth=8 if request.param else 1)
-    settings, raw = settings_from(parse(["-d", "801", "--method", "difflung"])), open_raw_dataset("801")
+    volumes = request.param != "slices"
+    make_dataset(folders[0], patients=4, size=64, volumes=volumes, depth=8 if volumes else 1)
+    options = ["--neighbours", "0"] if request.param == "volumes" else []
+    settings, raw = settings_from(parse(["-d", "801", "--method", "difflung", *options])), open_raw_dataset("801")
     return fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
 
 
@@ -41,18 +43,21 @@ def test_lesions_have_the_level_and_spread_of_their_donors(fold):
     assert set(fold.data.training_cases) >= {op.donor for case in fold.plan.cases for op in case.operations}
     for planned in fold.plan.cases[:4]:
         applied = apply_plan(fold, planned, textures=True)
-        assert ((applied.owner > 0) == applied.changed).all()
+        assert ((applied.donors.owner > 0) == applied.changed).all()
         real = set()
         for operation in planned.operations:
             lesion = lesion_of(operation, fold.lesions)
             box = fold.cache.image(lesion.case)[(slice(None), *lesion.box)]
-            layers = (box[:, z, mask] for z, mask in enumerate(lesion.mask))
-            real |= {voxels.tobytes() for voxels in (box[:, lesion.mask], *layers)}
-        assert {donor.tobytes() for donor in applied.donors} <= real
-        maps = style_maps(applied.owner[0], applied.region[0], applied.donors, WINDOWS)
-        assert ((maps[-1] > 0) == applied.region[0]).all(), "the margin has the style of its lesion"
-        voxel = tuple(np.argwhere(applied.owner[0] > 0)[0])
-        donor = applied.donors[applied.owner[0][voxel] - 1]
+            reach = int(paints_together(fold.method, fold.settings, applied.shape))
+            layers = [slice(max(0, z - reach), z + reach + 1) for z in range(len(lesion.mask))]
+            near = (box[:, part][:, lesion.mask[part]] for part in layers)
+            real |= {voxels.tobytes() for voxels in (box[:, lesion.mask], *near)}
+        assert {donor.tobytes() for donor in applied.donors.voxels} <= real
+        n = int(np.flatnonzero(applied.donors.owner.any((1, 2)))[0])
+        maps = style_maps(applied.donors.owner[n], applied.region[n], applied.donors.voxels, WINDOWS)
+        assert ((maps[-1] > 0) == applied.region[n]).all(), "the margin has the style of its lesion"
+        voxel = tuple(np.argwhere(applied.donors.owner[n] > 0)[0])
+        donor = applied.donors.voxels[applied.donors.owner[n][voxel] - 1]
         assert maps[:-1, voxel[0], voxel[1]] == pytest.approx(style_of(normalise(donor, WINDOWS)))
 
 
@@ -75,7 +80,7 @@ def test_a_lesion_that_follows_is_brighter_in_brighter_lung(fold, monkeypatch):
     outlined = apply_plan(fold, planned, textures=False).changed
 
     def donors():
-        return find_donors(planned, fold.lesions, fold.cache, outlined, following(fold))[1]
+        return find_donors(planned, fold.lesions, fold.cache, outlined, following(fold)).voxels
 
     before = donors()
     monkeypatch.setattr(fold.cache, "image", lambda case: image(case) + other * (case in brighter))
@@ -98,7 +103,7 @@ def test_lung_that_is_painted_too_is_not_the_lung_around_a_lesion(fold):
     label = fold.cache.label(host)[list(planned.slices)]
     one = apply_plan(fold, planned, textures=False).changed
     found = [
-        find_donors(planned, fold.lesions, fold.cache, outlined, styles)[1]
+        find_donors(planned, fold.lesions, fold.cache, outlined, styles).voxels
         for outlined, styles in ((one, following(fold)), (label == 1, following(fold)), (label == 1, fold.styles))
     ]
     shifted, around_painted, unshifted = (float(donors[0].mean()) for donors in found)
@@ -108,8 +113,10 @@ def test_lung_that_is_painted_too_is_not_the_lung_around_a_lesion(fold):
 def test_where_lesions_overlap_the_first_one_keeps_its_voxels(fold):
     planned = replace(fold.plan.cases[0], operations=fold.plan.cases[0].operations[:1] * 2)
     applied = apply_plan(fold, planned, textures=True)
-    assert ((applied.owner > 0) == applied.changed).all()
-    assert len(applied.donors) == applied.changed.any((1, 2)).sum()
+    assert ((applied.donors.owner > 0) == applied.changed).all()
+    assert len(applied.donors.voxels) == applied.changed.any((1, 2)).sum()
+    together = paints_together(fold.method, fold.settings, applied.shape)
+    assert len(np.unique(applied.donors.held)) == 1 + (1 if together else len(applied.donors.voxels))
 
 
 def rings(edge: float = 2.0, far: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +159,8 @@ def test_the_slices_of_a_lesion_are_taken_together():
 def test_a_placebo_region_has_its_own_level_and_spread(fold):
     planned = fold.plan.cases[0]
     outlined = apply_plan(fold, planned, textures=False).changed
-    owner, donors = find_donors(replace(planned, placebo=True), fold.lesions, fold.cache, outlined, fold.styles)
+    donors = find_donors(replace(planned, placebo=True), fold.lesions, fold.cache, outlined, fold.styles)
+    owner, donors = donors.owner, donors.voxels
     assert ((owner > 0) == outlined).all()
     host = np.array(fold.cache.image(planned.host)[:, list(planned.slices)])
     for number, donor in enumerate(donors, 1):
@@ -164,12 +172,15 @@ def test_only_families_that_use_them_look_for_donors(fold):
     sampling, roles = fold.settings.sampling, fold.cache.roles
     own = apply_plan(fold, planned, textures=True)
     plain = apply_plan(replace(fold, settings=replace(fold.settings, method="cbmat")), planned, textures=True)
-    assert plain.owner is None
+    assert plain.donors is None
     assert own.bytes > plain.bytes == own.without_texture().bytes
-    for with_style, without in zip(
-        *(make_jobs(applied, generator, roles, sampling, 0) for applied in (own, plain)), strict=True
-    ):
-        assert without.inputs.style is None
-        assert with_style.inputs.style.shape == (3, *with_style.shape)
-        assert with_style.inputs.style[-1][~with_style.inputs.is_known[0]].all()
-        assert np.array_equal(with_style.inputs.noise, without.inputs.noise)
+    styled = make_jobs(own, generator, roles, sampling, 0)
+    for inputs in (inputs for job in styled for inputs in job.inputs):
+        height, width = inputs.condition.shape[1:]
+        assert inputs.style.shape == (3, height, width)
+        assert inputs.style[-1][~inputs.is_known[0]].all()
+    if generator.config.neighbours:
+        return
+    for with_style, without in zip(styled, make_jobs(plain, generator, roles, sampling, 0), strict=True):
+        assert without.inputs[0].style is None
+        assert np.array_equal(with_style.inputs[0].noise, without.inputs[0].noise)

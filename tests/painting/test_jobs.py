@@ -26,8 +26,9 @@ def test_a_slice_of_a_volume_gets_the_noise_of_its_own_place(folders, tmp_path):
     for z in range(1, applied.shape[0]):
         noise[:, z] = shared * noise[:, z - 1] + np.sqrt(1 - shared**2) * noise[:, z]
     jobs = make_jobs(applied, generator, raw.roles, settings.sampling, attempt=1)
-    assert [job.z for job in jobs] == list(planned.slices)
+    assert [job.slices for job in jobs] == [(z,) for z in planned.slices]
     for job in jobs:
-        expected = noise[(slice(None), job.z, *job.crop)]
+        expected = noise[(slice(None), *job.slices, *job.crop)]
         height, width = expected.shape[1:]
-        np.testing.assert_allclose(job.inputs.noise[:, :height, :width], expected, atol=1e-5)
+        (inputs,) = job.inputs
+        np.testing.assert_allclose(inputs.noise[:, :height, :width], expected, atol=1e-5)

@@ -77,12 +77,12 @@ class Painter:
             (level,) = (
                 level
                 for candidate, level in enumerate(self.levels)
-                if (job.inputs.seed // 16 - job.z) // 4099 == other_noise(seeds[job.index], candidate).seed
+                if (job.inputs[0].seed // 16 - job.slices[0]) // 4099 == other_noise(seeds[job.index], candidate).seed
             )
-            lung, emphysema, ild, _ = job.inputs.condition
+            lung, emphysema, ild, _ = job.inputs[0].condition
             way = emphysema * (HU["emphysema"][0] + 850) + ild * (HU["ILD"][0] + 850)
             height, width = (part.stop - part.start for part in job.crop)
-            images.append((np.where(lung + emphysema + ild > 0, -850, 40) + level * way)[None, :height, :width])
+            images.append((np.where(lung + emphysema + ild > 0, -850, 40) + level * way)[None, None, :height, :width])
         return images
 
 
@@ -222,7 +222,7 @@ def test_every_candidate_of_every_try_has_noise_of_its_own_and_the_first_has_the
         for candidate in range(3):
             of_candidate = replace(applied, planned=other_noise(planned, candidate))
             job = make_jobs(of_candidate, generator, fold.raw.roles, sampling, attempt)[0]
-            noises.add((job.inputs.noise.tobytes(), job.inputs.seed))
+            noises.add((job.inputs[0].noise.tobytes(), job.inputs[0].seed))
     assert len(noises) == 6
     assert len({noise for noise, _ in noises}) == 6
     assert other_noise(planned, 0) is planned

@@ -159,15 +159,17 @@ def test_all_slices_of_a_lesion_change_alike_and_the_same_in_every_run(fold):
     case = fold.plan.cases[0]
     planned = replace(case, operations=case.operations[:1])
     sampling = replace(fold.settings.sampling, styles="real", level="donor")
-    real = apply_plan(replace(fold, settings=replace(fold.settings, sampling=sampling)), planned, textures=True).donors
-    drawn = apply_plan(fold, planned, textures=True).donors
+    real = apply_plan(
+        replace(fold, settings=replace(fold.settings, sampling=sampling)), planned, textures=True
+    ).donors.voxels
+    drawn = apply_plan(fold, planned, textures=True).donors.voxels
     assert len(real) == len(drawn) > 0
     shifts = [float(b.mean() - a.mean()) for a, b in zip(real, drawn, strict=True)]
     assert shifts[0] != 0
     assert shifts == pytest.approx([shifts[0]] * len(shifts), abs=1e-3)
-    again = apply_plan(fold, planned, textures=True).donors
+    again = apply_plan(fold, planned, textures=True).donors.voxels
     assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
-    other = apply_plan(fold, replace(planned, seed=planned.seed + 1), textures=True).donors
+    other = apply_plan(fold, replace(planned, seed=planned.seed + 1), textures=True).donors.voxels
     assert not np.array_equal(drawn[0], other[0]), "another case has another style"
 
 
@@ -175,7 +177,7 @@ def test_placebo_regions_keep_their_own_style(fold):
     planned = fold.plan.cases[0]
     outlined = apply_plan(fold, planned, textures=False).changed
     lesions, placebo = (
-        find_donors(replace(planned, placebo=is_placebo), fold.lesions, fold.cache, outlined, fold.styles)[1]
+        find_donors(replace(planned, placebo=is_placebo), fold.lesions, fold.cache, outlined, fold.styles).voxels
         for is_placebo in (False, True)
     )
     host = np.array(fold.cache.image(planned.host)[:, list(planned.slices)])

@@ -75,8 +75,8 @@ class ReverseProcess(Family):
         """T of Eq. 2."""
         return config.train_timesteps
 
-    def channels_beside_image(self, image_channels: int, condition_channels: int) -> int:
-        """Number of the network's input channels that are not the image: the masks."""
+    def channels_beside_image(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> int:
+        """Number of the network's input channels beside the image that it paints: the masks."""
         return condition_channels
 
     def seconds_per_image(
@@ -89,7 +89,7 @@ class ReverseProcess(Family):
         device: str,
     ) -> tuple[float, float]:
         """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
-        channels = self.channels_beside_image(image_channels, condition_channels)
+        channels = self.channels_beside_image(config, image_channels, condition_channels)
         forward, both = seconds_of_passes(config, image_channels, channels, edge, device)
         return both, sampling.steps * sampling.resamplings * forward
 
@@ -114,7 +114,8 @@ class Diffusion(ReverseProcess, TrainedFamily):
 
     def build(self, config: GeneratorConfig, image_channels: int, condition_channels: int) -> torch.nn.Module:
         """diffusers' UNet2DModel."""
-        return build_network(config, image_channels, self.channels_beside_image(image_channels, condition_channels))
+        beside = self.channels_beside_image(config, image_channels, condition_channels)
+        return build_network(config, image_channels, beside)
 
     def initial_state(
         self, config: GeneratorConfig, image_channels: int, condition_channels: int, device: torch.device

@@ -44,6 +44,9 @@ class Canvas:
         sources: for each image a generator of further noise (``ddpm``, and resamplings).
         style: (n, 2c + 1, h, w) level and spread that the painted region is to have (``style``).
         parts: (n, 1, h, w) int, 0 or the number of a lesion that is to have one level and spread.
+        stacks: lengths of the stacks of neighbouring slices in the batch, in the order of z; None: no two are
+            neighbours.
+        shared: (n,) share of its noise that a slice has in common with its neighbours; None without stacks.
     """
 
     condition: torch.Tensor
@@ -55,6 +58,8 @@ class Canvas:
     sources: Sequence[torch.Generator] | None = None
     style: torch.Tensor | None = None
     parts: torch.Tensor | None = None
+    stacks: Sequence[int] | None = None
+    shared: torch.Tensor | None = None
 
 
 class Family(ABC):
@@ -69,6 +74,7 @@ class Family(ABC):
         varies: painting the same case again gives another result.
         paints_whole_slices: it can paint a slice from its mask alone.
         uses_style: what is painted gets a level and a spread (``Canvas.style``).
+        uses_neighbours: in volumes the network can see the slices beside the one it paints (``Canvas.stacks``).
         reimposes: the known region is noised and re-imposed at every reverse step, which can be repeated
             (``SamplingConfig.resamplings``).
     """
@@ -78,6 +84,7 @@ class Family(ABC):
     varies = True
     paints_whole_slices = True
     uses_style = False
+    uses_neighbours = False
     reimposes = False
     sampler: str | None = None
     """The sampler unless one is given; None: the preset's."""
@@ -158,7 +165,8 @@ class TrainedFamily(Family):
     @property
     def unused_settings(self) -> tuple[str, ...]:
         """Fields of ``GeneratorConfig`` without effect; set to their default, so that equal runs look the same."""
-        return () if self.method.ablation != "none" else ("ablated_classes",)
+        unused = () if self.method.ablation != "none" else ("ablated_classes",)
+        return unused if self.uses_neighbours else (*unused, "neighbours", "correlation_mm")
 
     def require(self) -> None:
         """Checks that all needed packages are installed, before anything is computed.
