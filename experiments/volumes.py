@@ -1,13 +1,15 @@
 """Lesions of volumes from slice to slice: each is painted back to where it is, and compared with itself.
 
-    python -m experiments.volumes -d 801 -f 0 --class ground_glass --methods difflung cbmat -o TABLE.json
+    python -m experiments.volumes -d 801 -f 0 1 --class ground_glass -o TABLE.json --slice-by-slice RESULTS
 
-Train the generators with ``difflung_augment`` first. The real lesions' figures are in the row ``real``.
+Train the generators with ``difflung_augment`` first. ``--slice-by-slice`` adds a row of ``difflung --neighbours 0``,
+whose generators lie in another folder for nnUNet_results. The row ``real`` holds the real lesions' own figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections import defaultdict
@@ -19,28 +21,37 @@ import numpy as np
 
 from experiments.region_painting import Volume, open_fold, painted_volumes
 from experiments.regions import REAL, settings_of
+from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.along_z import FIGURES, AlongZ
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
+
+SLICE_BY_SLICE = "difflung, slice by slice"
 
 
 def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     """Method → patient → figures."""
+    usual = os.environ[NNUNET_RESULTS]
+    painters = [(name, name, "", usual) for name in o.methods]
+    if o.slice_by_slice:
+        painters.append((SLICE_BY_SLICE, METHOD, "--neighbours 0", str(o.slice_by_slice)))
     rows: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     for number in o.f:
-        for name in o.methods:
-            fold = open_fold(raw, cache, number, settings_of(name, o.preset, o.augment))
+        for name, method, option, results in painters:
+            os.environ[NNUNET_RESULTS] = results
+            fold = open_fold(raw, cache, number, settings_of(method, o.preset, f"{o.augment} {option}"))
             tallies: dict[tuple[str, str], AlongZ] = defaultdict(AlongZ)
             for volume in painted_volumes(fold, o.pathology, o.device, o.seed):
                 _add(tallies, name, volume)
             for (row, patient), tally in tallies.items():
                 rows[row][f"{number} {patient}"] = tally.row()
             print(f"fold {number}: {name}, {len(tallies) // 2} patients", flush=True)
+    os.environ[NNUNET_RESULTS] = usual
     return dict(rows)
 
 
@@ -50,11 +61,15 @@ def _add(tallies: dict[tuple[str, str], AlongZ], name: str, volume: Volume) -> N
 
 
 def summarised(rows: dict[str, dict[str, dict[str, float]]]) -> dict:
-    """Method → figure → mean over the patients in which it is known."""
-    return {
-        name: {figure: float(np.nanmean([row[figure] for row in of.values()])) for figure in FIGURES}
-        for name, of in rows.items()
-    }
+    """Method → figure → ``mean`` over the patients in whom the real lesions have it too, ``patients``, ``real``."""
+    table: dict = {}
+    for name, of in rows.items():
+        for figure in FIGURES:
+            pairs = np.array([[row[figure], rows[REAL][patient][figure]] for patient, row in of.items()])
+            known = pairs[np.isfinite(pairs).all(1)]
+            mean, real = known.mean(0).tolist() if len(known) else (None, None)
+            table.setdefault(name, {})[figure] = {"mean": mean, "real": real, "patients": len(known)}
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
     p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
     p.add_argument("--methods", nargs="+", default=["difflung"], choices=METHODS)
+    p.add_argument("--slice-by-slice", type=Path, metavar="RESULTS", help="folder with generators of --neighbours 0")
     p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
     p.add_argument("--augment", default="", metavar="OPTIONS", help="further options of difflung_augment")
     p.add_argument("--seed", type=int, default=1, help="of drawn lesions and noise")
@@ -76,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    words = [o.o.name if word == str(o.o) else word for word in map(str, arguments or sys.argv[1:])]
+    folders = {str(o.o): o.o.name, str(o.slice_by_slice): "RESULTS"}
+    words = [folders.get(word, word) for word in map(str, arguments or sys.argv[1:])]
     meta = {
         "command": "python -m experiments.volumes " + shlex.join(words),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -88,8 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = summarised(rows)
     write_json(o.o, {"meta": meta, "methods": methods, "per_patient": rows})
     for name, figures in methods.items():
-        print(name.ljust(12), "  ".join(f"{f} {v:.{FIGURES[f]}f}" for f, v in figures.items()))
+        print(name.ljust(25), "  ".join(f"{f} {_shown(v['mean'], FIGURES[f])}" for f, v in figures.items()))
     return 0
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""Lesions of volumes painted back: the folder's generators, and means over the same patients."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from types import SimpleNamespace
+
+import numpy as np
+
+from experiments import volumes
+from nnunet_difflung.evaluation.along_z import FIGURES
+from nnunet_difflung.paths import NNUNET_RESULTS
+
+
+def test_means_are_over_patients_in_whom_both_are_known():
+    nan = float("nan")
+    rows = {
+        "real": {"0 a": dict.fromkeys(FIGURES, 1.0), "0 b": dict.fromkeys(FIGURES, nan)},
+        "difflung": {"0 a": dict.fromkeys(FIGURES, 3.0), "0 b": dict.fromkeys(FIGURES, 9.0)},
+    }
+    table = volumes.summarised(rows)["difflung"]["flicker"]
+    assert table == {"mean": 3.0, "real": 1.0, "patients": 1}
+    rows["real"].pop("0 a")
+    rows["difflung"].pop("0 a")
+    assert volumes.summarised(rows)["difflung"]["flicker"]["mean"] is None
+
+
+def test_slice_by_slice_takes_the_generators_of_its_own_folder(monkeypatch, tmp_path):
+    seen = []
+    image = np.zeros((3, 4, 4))
+    volume = SimpleNamespace(patient="a", real=image, image=image, lesion=image > 0, normal=image == 0)
+
+    def opened(raw, cache, number, settings):
+        seen.append((os.environ[NNUNET_RESULTS], settings.generator.neighbours, settings.sampling.margin))
+
+    monkeypatch.setenv(NNUNET_RESULTS, "usual")
+    monkeypatch.setattr(volumes, "open_fold", opened)
+    monkeypatch.setattr(volumes, "painted_volumes", lambda *_: [volume])
+    options = Namespace(
+        f=[0, 2], methods=["difflung"], preset="fast", augment="--margin 2", pathology="x", device="cpu", seed=1
+    )
+    options.slice_by_slice = tmp_path
+    rows = volumes.measure(None, None, options)
+    assert seen == [("usual", None, 2), (str(tmp_path), 0, 2)] * 2
+    assert os.environ[NNUNET_RESULTS] == "usual"
+    assert set(rows) == {"difflung", volumes.SLICE_BY_SLICE, "real"}
+    assert set(rows["real"]) == {"0 a", "2 a"}
