@@ -95,6 +95,8 @@ class Volume:
 
 def painted_volumes(fold: Fold, pathology: str, device: str, seed: int) -> Iterator[Volume]:
     """As ``painted_lesions``, each lesion with all of its slices and one beyond its ends."""
+    if not fold.lesions.get(pathology):
+        raise BadInput(f"fold {fold.number} of {fold.raw.name}: its training cases have no {pathology}")
     generator, cache, roles, sampling = generator_of(fold, device), fold.cache, fold.cache.roles, fold.settings.sampling
     validation = fold.raw.validation_cases(int(fold.number))
     lesions = collect_lesions(validation, cache.facts, roles, cache.label).get(pathology, [])

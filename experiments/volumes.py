@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.region_painting import Volume, open_fold, painted_volumes
 from experiments.regions import REAL, settings_of
+from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versions": versions(),
     }
     methods = summarised(rows)
-    write_json(o.o, {"meta": meta, "methods": methods, "per_patient": rows})
+    write_json(o.o, {"meta": meta, "methods": methods, "per_patient": without_nan(rows)})
     for name, figures in methods.items():
         print(name.ljust(25), "  ".join(f"{f} {_shown(v['mean'], FIGURES[f])}" for f, v in figures.items()))
     return 0

@@ -391,6 +391,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
     precision = _precision(options)
     generator = replace(base.generator, precision=precision, seed=options.seed, **given(options, *_OF_GENERATOR))
+    if generator.neighbours == 1:  # as without the option
+        generator = replace(generator, neighbours=None)
     if "ablated_classes" in family_of(method).unused_options:
         generator = replace(generator, ablated_classes=GeneratorConfig.ablated_classes)
     if generator.prediction == "epsilon":

@@ -94,32 +94,46 @@ def beside(lengths: Sequence[int]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def gathered(maps: torch.Tensor, indices: torch.Tensor, missing: float = 0.0) -> torch.Tensor:
-    """(n, c, h, w) maps of slices → (n, 3c, h, w): of the slice itself, of the one before, of the one after."""
+def gathered(maps: torch.Tensor, indices: torch.Tensor, own: torch.Tensor, missing: float = 0.0) -> torch.Tensor:
+    """Maps of slices with those of the slices beside them.
+
+    Args:
+        maps: (n, c, h, w) of all slices.
+        indices: (m, 2), of ``beside``, for the slices wanted.
+        own: (m,) indices of the slices wanted.
+        missing: value where a slice has no neighbour.
+
+    Returns:
+        (m, 3c, h, w): of the slice itself, of the one before, of the one after.
+    """
     neighbours = [
-        torch.where((of_side < 0).view(-1, 1, 1, 1), torch.full_like(maps, missing), maps[of_side.clamp(min=0)])
+        torch.where((of_side < 0).view(-1, 1, 1, 1), torch.full_like(maps[own], missing), maps[of_side.clamp(min=0)])
         for of_side in indices.unbind(1)
     ]
-    return torch.cat([maps, *neighbours], 1)
+    return torch.cat([maps[own], *neighbours], 1)
 
 
 def seeing_neighbours(
-    network: Callable, channels: int, indices: torch.Tensor, active: torch.Tensor, at_once: int
+    network: Callable, channels: int, masks: int, indices: torch.Tensor, active: torch.Tensor, at_once: int
 ) -> Callable[[torch.Tensor, torch.Tensor], SimpleNamespace]:
-    """A network of volumes that is called like one of slices: with x_t of the slices, and what does not change.
+    """A network of volumes that is called like one of slices: with x_t, region, masks and what else each is told.
 
     Args:
-        network: takes x_t of a slice and of its neighbours, and further channels.
+        network: takes x_t, then the region, then the masks of a slice and of its neighbours, and what else it is told.
         channels: of an image.
+        masks: number of masks.
         indices: (n, 2), from ``beside``.
         active: (n,) bool, the slices in which something is painted; for the others nothing is computed.
         at_once: number of slices in one call of ``network``, which bounds its memory.
     """
 
     def called(inputs: torch.Tensor, t: torch.Tensor) -> SimpleNamespace:
-        seen = torch.cat([gathered(inputs[:, :channels], indices, -1), inputs[:, channels:]], 1)[active]
-        sample = torch.zeros_like(inputs[:, :channels])
-        sample[active] = torch.cat([network(part, t).sample.to(sample.dtype) for part in seen.split(at_once)])
+        x_t, told = inputs[:, :channels], inputs[:, channels:]
+        sample = torch.zeros_like(x_t)
+        for part in active.nonzero()[:, 0].split(at_once):
+            maps = ((x_t, -1.0), (told[:, :1], 0.0), (told[:, 1 : 1 + masks], 0.0))
+            seen = [gathered(of_all, indices[part], part, missing) for of_all, missing in maps]
+            sample[part] = network(torch.cat([*seen, told[part, 1 + masks :]], 1), t).sample.to(sample.dtype)
         return SimpleNamespace(sample=sample)
 
     return called

@@ -78,8 +78,9 @@ def normal_region(condition: np.ndarray, roles: LabelRoles, shape: Shape, rng: n
     normal, middle = roles.is_normal(condition), len(condition) // 2
     if not normal[middle].any():
         return None
+    outline = shape(rng)
     centre = np.array([middle, *rng.choice(np.argwhere(normal[middle]))])
-    inside = normal & _placed(shape(rng), centre, condition.shape)
+    inside = normal & _placed(outline, centre, condition.shape)
     for n in range(len(inside)):
         if n != middle and rng.random() >= _OPEN:
             inside[n] = False

@@ -18,7 +18,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.donors import style_maps
-from nnunet_difflung.painting.stacks import Stack, stacks_of
+from nnunet_difflung.painting.stacks import Stack, stacks_of, with_neighbours
 
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated where it was not measured
 
@@ -90,7 +90,7 @@ def _slice_job(
     inputs = SliceInputs(
         condition=encoding.masks(condition, shape),
         noise=grow(noise[(slice(None), z, *crop)], shape),
-        seed=_seed(applied, z, attempt),
+        seed=(applied.planned.seed * 4099 + z) * 16 + attempt,
         known=encoding.image(applied.image[(slice(None), position, *crop)], condition, shape),
         is_known=grow(~region, shape)[None],
         blend=grow(_blend(applied.outline[position][crop], region, sampling), shape)[None],
@@ -110,7 +110,9 @@ def _stack_job(
     every = sorted({*slices, *around})
     shared = correlation(applied.spacing[0], generator.config.correlation_mm or _CORRELATION_MM)
     shape = encoding.grown(stack.own.shape[1:])
-    source = torch.Generator().manual_seed(((applied.planned.seed * 16 + attempt) * 1009 + number) % 2**63)
+    sequence = np.random.SeedSequence([applied.planned.seed, attempt, number])  # other stacks have the same slices
+    seed, *of_slices = map(int, sequence.generate_state(1 + len(every), np.uint64) >> np.uint64(1))
+    source = torch.Generator().manual_seed(seed)
     noise = torch.randn((len(every), len(applied.image), *shape), generator=source)
     noise = along_stacks(noise, [len(every)], torch.full((len(every),), shared))
     own = np.zeros((len(every), *stack.own.shape[1:]), bool)
@@ -121,6 +123,8 @@ def _stack_job(
             target[own] = array[list(stack.positions)][(slice(None), *stack.crop)][stack.own]
     voxels = donors.voxels if donors else ()
     style = style_maps(owner, own, voxels, generator.config.windows, applied.spacing)
+    told = with_neighbours(np.asarray(owner.any((1, 2))))
+    style[:, ~told] = 0  # in training a style is told where the network sees the lesion
     inputs = []
     for n, z in enumerate(every):
         image, condition = (part[(..., *stack.crop)] for part in applied.slice_of_host(z))
@@ -128,7 +132,7 @@ def _stack_job(
             SliceInputs(
                 condition=encoding.masks(condition, shape),
                 noise=noise[n].numpy(),
-                seed=_seed(applied, z, attempt),
+                seed=of_slices[n],
                 known=encoding.image(image, condition, shape),
                 is_known=~grow(own[n], shape)[None],
                 style=grow(style[:, n], shape) if donors else None,
@@ -137,11 +141,6 @@ def _stack_job(
             )
         )
     return Job(applied.planned.index, stack, tuple(slices), tuple(inputs), every.index(slices[0]))
-
-
-def _seed(applied: AppliedCase, z: int, attempt: int) -> int:
-    """Seed of the further noise of a slice."""
-    return (applied.planned.seed * 4099 + z) * 16 + attempt
 
 
 def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -180,9 +179,11 @@ def paint_jobs(
         fewer = sampling.batch_size // 2 if generator.config.neighbours else 0  # a network call is smaller than a stack
         if len(jobs) == 1 and not fewer:
             size = " × ".join(map(str, jobs[0].shape))
+            what, remedy = f"one image of {size} pixels", "--paint composite, -device cpu"
+            if generator.config.neighbours:
+                what, remedy = f"{len(jobs[0].inputs)} slices of {size} pixels", "--neighbours 0, -device cpu"
             raise BadInput(
-                f"the GPU's memory does not hold one image of {size} pixels ({str(error)[:120]}); use "
-                f"--paint composite, -device cpu, or free the GPU"
+                f"the GPU's memory does not hold {what} ({str(error)[:120]}); use {remedy}, or free the GPU"
             ) from error
     torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
     if len(jobs) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,46 +54,79 @@ def stacks_of(
 def _stacks_of_run(region: np.ndarray, first: int, factor: int, sampling: SamplingConfig) -> list[Stack]:
     """The stacks of slices that follow each other: connected parts, joined where one lies in the crop of another."""
     parts, number = ndimage.label(region, _CONNECTED)
-    groups = [{i} for i in range(1, number + 1)]
-    while True:
-        stacks = [_stack(np.isin(parts, sorted(group)), first, factor, sampling) for group in groups]
-        pair = _overlapping(stacks)
-        if pair is None:
-            return stacks
-        one, other = pair
-        groups[one] |= groups.pop(other)
+    found, plane = enumerate(ndimage.find_objects(parts), 1), region.shape[1:]
+    boxes = [_Box.of(box, {i}, plane, factor, sampling) for i, box in found]
+    joined: list[_Box] = []
+    while boxes:
+        box = boxes.pop()
+        other = next((known for known in joined if box.sees(known)), None)
+        if other is None:
+            joined.append(box)
+        else:  # the larger box may see further ones
+            joined.remove(other)
+            boxes.append(box.with_other(other, plane, factor, sampling))
+    stacks = []
+    for box in sorted(joined, key=lambda box: min(box.parts)):
+        window = (slice(box.z.start, box.z.stop), *box.crop)
+        wanted = np.zeros(number + 1, bool)
+        wanted[list(box.parts)] = True
+        stacks.append(Stack(tuple(range(first + box.z.start, first + box.z.stop)), box.crop, wanted[parts[window]]))
+    return stacks
 
 
-def _stack(own: np.ndarray, first: int, factor: int, sampling: SamplingConfig) -> Stack:
-    positions = np.flatnonzero(own.any((1, 2)))
-    positions = np.arange(positions[0], positions[-1] + 1)
-    crop = _crop(np.asarray(own.any(0)), factor, sampling)
-    return Stack(tuple(int(first + n) for n in positions), crop, own[(positions, *crop)])
+@dataclass(frozen=True)
+class _Box:
+    """What is to be painted together: numbers of connected parts, their box, and the crop that the network sees."""
 
+    parts: frozenset[int]
+    z: slice
+    plane: tuple[slice, slice]
+    crop: tuple[slice, slice]
 
-def _overlapping(stacks: Sequence[Stack]) -> tuple[int, int] | None:
-    """Two stacks of which one would see what the other paints, in the same slices or in those beside them."""
-    for one in range(len(stacks)):
-        for other in range(one + 1, len(stacks)):
-            a, b = stacks[one], stacks[other]
-            near = a.positions[0] - 1 <= b.positions[-1] and b.positions[0] - 1 <= a.positions[-1]
-            if near and all(p.start < q.stop and q.start < p.stop for p, q in zip(a.crop, b.crop, strict=True)):
-                return one, other
-    return None
+    @classmethod
+    def of(
+        cls, box: tuple[slice, ...], parts: Collection[int], shape: Sequence[int], factor: int, sampling: SamplingConfig
+    ) -> _Box:
+        """The box of some parts in slices of a (y, x) shape."""
+        z, y, x = box
+        return cls(frozenset(parts), z, (y, x), _crop_around((y, x), shape, factor, sampling))
+
+    def sees(self, other: _Box) -> bool:
+        """Whether the crops overlap in the same slices, or in those beside them."""
+        near = self.z.start <= other.z.stop and other.z.start <= self.z.stop
+        return near and all(p.start < q.stop and q.start < p.stop for p, q in zip(self.crop, other.crop, strict=True))
+
+    def with_other(self, other: _Box, shape: Sequence[int], factor: int, sampling: SamplingConfig) -> _Box:
+        """Both together."""
+        pairs = zip((self.z, *self.plane), (other.z, *other.plane), strict=True)
+        box = tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in pairs)
+        return _Box.of(box, self.parts | other.parts, shape, factor, sampling)
 
 
 def _crop(region: np.ndarray, factor: int, sampling: SamplingConfig) -> tuple[slice, slice]:
-    """A box around the region and its context; edges are multiples of 32 if there is room. ``full``: the slice."""
-    box = ndimage.find_objects(region.astype(np.uint8))[0]
+    """The part of a (y, x) slice that the network sees of a region; the whole slice with ``full``."""
     if sampling.paint == "full":
         return slice(0, region.shape[0]), slice(0, region.shape[1])
+    y, x = ndimage.find_objects(region.astype(np.uint8))[0]
+    return _crop_around((y, x), region.shape, factor, sampling)
+
+
+def _crop_around(
+    box: tuple[slice, slice], shape: Sequence[int], factor: int, sampling: SamplingConfig
+) -> tuple[slice, slice]:
+    """A box and its context; edges are multiples of 32 if there is room."""
     step = max(_CROP_STEP, factor)
     crop = []
-    for part, length in zip(box, region.shape, strict=True):
+    for part, length in zip(box, shape, strict=True):
         wanted = -(-(part.stop - part.start + 2 * sampling.context) // step) * step
         start = int(np.clip((part.start + part.stop - wanted) // 2, 0, max(0, length - wanted)))
         crop.append(slice(start, min(start + wanted, length)))
     return crop[0], crop[1]
+
+
+def with_neighbours(slices: np.ndarray) -> np.ndarray:
+    """(s,) bool, the given slices of a stack and those beside them."""
+    return np.asarray(ndimage.binary_dilation(slices))
 
 
 def depth_of_margin(margin: int, spacing: Sequence[float]) -> int:
@@ -103,7 +136,7 @@ def depth_of_margin(margin: int, spacing: Sequence[float]) -> int:
         margin: in pixels.
         spacing: (z, y, x) in mm.
     """
-    return max(1, round(margin * float(np.sqrt(spacing[1] * spacing[2])) / spacing[0])) if margin else 0
+    return max(1, int(1.001 * margin * np.sqrt(spacing[1] * spacing[2]) / spacing[0])) if margin else 0
 
 
 def with_margin(slices: Sequence[int], depth: int, number: int) -> tuple[int, ...]:

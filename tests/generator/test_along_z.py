@@ -47,7 +47,9 @@ def volumes(tmp_path, monkeypatch):
 def test_the_slices_before_and_after_are_those_of_the_own_stack():
     assert beside([3, 1, 2]).tolist() == [[-1, 1], [0, 2], [1, -1], [-1, -1], [-1, 5], [4, -1]]
     maps = torch.arange(3.0).view(3, 1, 1, 1)
-    assert gathered(maps, beside([3]), missing=-9).flatten(1).tolist() == [[0, -9, 1], [1, 0, 2], [2, 1, -9]]
+    own = torch.tensor([0, 1, 2])
+    assert gathered(maps, beside([3]), own, missing=-9).flatten(1).tolist() == [[0, -9, 1], [1, 0, 2], [2, 1, -9]]
+    assert gathered(maps, beside([3])[2:], own[2:]).flatten(1).tolist() == [[2, 1, 0]]
 
 
 def test_noise_along_a_stack_is_standard_normal_and_forgets_with_the_distance():
@@ -182,21 +184,27 @@ def test_the_loss_is_of_the_middle_slice_and_the_network_sees_all_three():
 
 
 def test_calls_of_the_network_are_small_and_do_not_change_what_it_sees():
-    sizes = []
+    sizes, told = [], []
 
     def network(inputs, t):
         sizes.append(len(inputs))
+        told.append(inputs[:, 3:].flatten(1).tolist())
         return SimpleNamespace(sample=inputs[:, :1] + 10 * inputs[:, 1:2] + 100 * inputs[:, 2:3])
 
-    inputs = torch.arange(5.0).view(5, 1, 1, 1).repeat(1, 2, 1, 1)
+    number = torch.arange(5.0).view(5, 1, 1, 1)
+    inputs = torch.cat(
+        [number, 0.5 + number, 20 + number, 40 + number, 60 + number], 1
+    )  # x_t, region, 2 masks, further
 
     def seen(active: list[bool], at_once: int) -> list[float]:
-        called = seeing_neighbours(network, 1, beside([3, 2]), torch.tensor(active), at_once)
+        called = seeing_neighbours(network, 1, 2, beside([3, 2]), torch.tensor(active), at_once)
         return called(inputs, torch.tensor(3)).sample.flatten().tolist()
 
     every = [0 - 10 + 100, 1 + 0 + 200, 2 + 10 - 100, 3 - 10 + 400, 4 + 30 - 100]
     assert seen([True] * 5, 8) == seen([True] * 5, 2) == every
     assert sizes == [5, 2, 2, 1]
+    assert told[0][1] == [1.5, 0.5, 2.5, 21, 41, 20, 40, 22, 42, 61], "regions, then masks, of it, before and after it"
+    assert told[0][0] == [0.5, 0, 1.5, 20, 40, 0, 0, 21, 41, 60]
     assert seen([False, True, False, True, True], 8) == [0, every[1], 0, *every[3:]]
     assert sizes[-1] == 3, "what stays real costs nothing"
 
@@ -265,6 +273,8 @@ def test_neighbours_are_an_option_of_methods_that_look_at_them(capsys):
         for method in ("difflung", "cbmat")
     }
     assert of["difflung"].generator.neighbours == 0
+    one, none = (settings_from(parse(["-d", "801", "-device", "cpu", *more])) for more in (["--neighbours", "1"], []))
+    assert one.identity() == none.identity() != of["difflung"].identity()
     assert of["cbmat"].generator.neighbours is None
     assert "with --method cbmat, --neighbours has no effect" in capsys.readouterr().err
 

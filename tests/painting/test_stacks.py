@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from nnunet_difflung.commands.augment import main, parse, settings_from
-from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.config import SamplingConfig, preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.painting.application import apply_plan, paints_together
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting import stacks as stacks_module
+from nnunet_difflung.painting.application import AppliedCase, apply_plan, painted_region, paints_together
+from nnunet_difflung.painting.donors import Donors
 from nnunet_difflung.painting.jobs import make_jobs
 from nnunet_difflung.painting.stacks import depth_of_margin, stacks_of, with_margin
 from nnunet_difflung.pipeline import fold as fold_module
@@ -77,9 +85,23 @@ def test_every_voxel_is_painted_exactly_once_and_no_stack_sees_what_another_pain
         assert region[(around, *stack.crop)].sum() == stack.own.sum()
 
 
+def test_many_small_parts_are_joined_as_fast_as_a_few():
+    """Outlines are cut by vessels and old lesions; each part must not cost a look at the whole volume."""
+    region = np.zeros((60, 256, 256), bool)
+    region[::2, 40:200:8, 40:200:8] = True
+    with mock.patch.object(stacks_module.ndimage, "label", wraps=stacks_module.ndimage.label) as label:
+        first = stacks_of(region, range(60), 4, SAMPLING, together=False)[0]
+        for joined in stacks_of(region, range(60), 4, SAMPLING, together=True):
+            assert joined.own.any()
+    assert label.call_count == 1
+    assert first.positions == (0,)
+
+
 def test_the_margin_reaches_as_many_mm_above_as_beside_and_at_least_a_slice():
     assert depth_of_margin(3, (1.0, 0.7, 0.7)) == 2
     assert depth_of_margin(3, (5.0, 0.7, 0.7)) == 1
+    assert depth_of_margin(3, (1.5, 0.75, 0.75)) == 1, "2.25 mm do not reach the second slice"
+    assert depth_of_margin(4, (1.5, 0.75, 0.75)) == 2
     assert depth_of_margin(0, (1.0, 0.7, 0.7)) == 0
     assert with_margin((0, 4), 2, 6) == (0, 1, 2, 3, 4, 5)
     assert with_margin((3,), 1, 20) == (2, 3, 4)
@@ -146,6 +168,63 @@ def test_a_stack_begins_and_ends_with_real_slices_that_are_not_painted(fold):
             body = fold.cache.condition(planned.host)[(z, *job.crop)] > 0
             known = inputs.known[0, :height, :width]
             assert known[body] == pytest.approx(np.clip(real, -1000, 1000)[body] / 1000, abs=1e-3)
+
+
+ROLES = LabelRoles(("normal_lung",), ("emphysema",), (), {"normal_lung": 1, "emphysema": 2}, None)
+
+
+def applied_with(lesions: list[tuple[slice, slice, slice]], spacing=(1.0, 1.0, 1.0), margin: int = 3) -> AppliedCase:
+    """A made-up case of 16 × 160 × 160 voxels of normal lung with new lesions, each of which has a style."""
+    shape = (16, 160, 160)
+    label = np.ones(shape, np.uint8)
+    changed = region_with(*lesions, shape=shape)
+    new_label = np.where(changed, 2, label).astype(np.uint8)
+    slices = with_margin(np.flatnonzero(changed.any((1, 2))), depth_of_margin(margin, spacing), shape[0])
+    sampling = SamplingConfig(margin=margin, context=8)
+    at = list(slices)
+    region = painted_region(label[at], changed[at], ROLES, sampling, (slices, spacing))
+    owner = changed[at].astype(np.int32)
+    image = np.full((1, *shape), -850.0)
+    beside = {z: (image[:, z], label[z]) for z in set(with_margin(slices, 1, shape[0])) - set(slices)}
+    planned = PlannedCase(0, "host", (), slices, 77)
+    donors = Donors(owner, owner, (np.array([[-950.0, -930, -940, -960]]),))
+    return AppliedCase(
+        planned,
+        shape,
+        spacing,
+        image[:, at],
+        new_label[at],
+        changed[at],
+        new_label[at],
+        region,
+        donors=donors,
+        beside=beside,
+    )
+
+
+CONFIG = replace(preset("fast").generator, windows=((-1000.0, 1000.0),), neighbours=1, correlation_mm=5.0)
+GENERATOR = Generator(torch.nn.Identity(), CONFIG, ROLES.conditions, (), "", Path())
+
+
+def test_stacks_in_the_same_slices_have_noise_of_their_own():
+    applied = applied_with([np.s_[5:9, 20:30, 20:30], np.s_[5:9, 120:130, 120:130]])
+    one, other = make_jobs(applied, GENERATOR, ROLES, SamplingConfig(context=8), 0)
+    assert one.slices == other.slices
+    assert one.shape == other.shape
+    seeds = [inputs.seed for job in (one, other) for inputs in job.inputs]
+    assert len(set(seeds)) == len(seeds)
+    for a, b in zip(one.inputs, other.inputs, strict=True):
+        assert abs(np.corrcoef(a.noise.ravel(), b.noise.ravel())[0, 1]) < 0.1
+    again = make_jobs(applied, GENERATOR, ROLES, SamplingConfig(context=8), 1)
+    assert not {inputs.seed for job in again for inputs in job.inputs} & set(seeds)
+
+
+def test_a_style_is_told_where_the_network_sees_its_lesion():
+    """A margin of thin slices reaches farther: there the network has to go by what it sees."""
+    (job,) = make_jobs(applied_with([np.s_[6:9, 60:80, 60:80]]), GENERATOR, ROLES, SamplingConfig(context=8), 0)
+    assert job.slices == tuple(range(3, 12))
+    told = [bool((inputs.style[-1] > 0).any()) for inputs in job.inputs[job.first : job.first + len(job.slices)]]
+    assert told == [False, False, True, True, True, True, True, False, False]
 
 
 def test_a_volume_is_painted_together_and_only_where_it_was_planned(folders):

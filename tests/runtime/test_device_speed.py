@@ -159,15 +159,28 @@ def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):
         return [10 * job for job in jobs]
 
     monkeypatch.setattr(painting, "_paint_together", together)
-    assert painting.paint_jobs([1, 2, 3, 4, 5], None, None, None, "cuda") == [10, 20, 30, 40, 50]
+    slices, volumes = (
+        Generator(torch.nn.Identity(), replace(TINY, neighbours=neighbours), (), (), "", Path())
+        for neighbours in (None, 1)
+    )
+    sampling = SamplingConfig(batch_size=6)
+    assert painting.paint_jobs([1, 2, 3, 4, 5], None, slices, sampling, "cuda") == [10, 20, 30, 40, 50]
     assert seen == [[1, 2, 3, 4, 5], [1, 2], [3, 4, 5], [3], [4, 5]]
 
-    def full(*_):
+    at_once = []
+
+    def full(jobs, method, generator, sampling, device):
+        at_once.append(sampling.batch_size)
         raise torch.cuda.OutOfMemoryError("full")
 
     monkeypatch.setattr(painting, "_paint_together", full)
-    with pytest.raises(BadInput, match="512 × 256"):
-        painting.paint_jobs([SimpleNamespace(shape=(512, 256))], None, None, None, "cuda")
+    job = SimpleNamespace(shape=(512, 256), inputs=(None,) * 9)
+    with pytest.raises(BadInput, match=r"one image of 512 × 256 pixels .* use --paint composite"):
+        painting.paint_jobs([job], None, slices, sampling, "cuda")
+    assert at_once == [6]
+    with pytest.raises(BadInput, match=r"9 slices of 512 × 256 pixels .* use --neighbours 0"):
+        painting.paint_jobs([job], None, volumes, sampling, "cuda")
+    assert at_once[1:] == [6, 3, 1], "a stack's slices need not go through the network at once"
 
 
 def test_bf16_paints_nearly_the_same_and_belongs_to_the_settings():

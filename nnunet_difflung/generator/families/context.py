@@ -13,7 +13,6 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.along_z import (
     along_stacks,
     beside,
-    gathered,
     seeing_neighbours,
     window_slices,
     with_neighbours_noise,
@@ -99,9 +98,9 @@ class Context(Diffusion):
         if generator.config.neighbours:
             shared = canvas.noise.new_zeros(len(canvas.noise)) if canvas.shared is None else canvas.shared
             indices = beside(stacks).to(canvas.noise.device)
-            told = [gathered(part, indices) for part in told]
             active = (~canvas.is_known).flatten(1).any(1)
-            network = seeing_neighbours(network, canvas.noise.shape[1], indices, active, sampling.batch_size)
+            channels = (canvas.noise.shape[1], canvas.condition.shape[1])
+            network = seeing_neighbours(network, *channels, indices, active, sampling.batch_size)
             style_and_shared = [style, shared.view(-1, 1, 1, 1).expand_as(style[:, :1])]
             joined = partial(along_stacks, lengths=stacks, shared=shared)
         else:
