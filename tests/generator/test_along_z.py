@@ -234,6 +234,24 @@ def test_a_lesion_is_held_to_its_style_as_a_whole():
     assert painted(None).tolist() == pytest.approx([-0.7, -0.5, -0.3], abs=1e-4)
 
 
+def test_the_spread_of_a_lesion_is_that_of_its_slices_and_of_their_levels():
+    config, bar = replace(CONFIG, prediction="v_prediction"), forward_process(CONFIG).alphas_cumprod[3]
+    assert bar > 0.99
+    clean = torch.randn(2, 1, 30, 30, generator=torch.Generator().manual_seed(1)) * 0.25
+    style = torch.zeros(2, 3, 30, 30)
+    style[:, 0], style[:, 1], style[:, 2] = torch.tensor([-0.4, 0.0]).view(2, 1, 1), float(np.log10(2)), 1.0
+    parts = torch.ones(2, 1, 30, 30, dtype=torch.int32)
+
+    def network(inputs, t):  # predicts ``clean``
+        return SimpleNamespace(sample=(bar.sqrt() * inputs[:, :1] - clean) / (1 - bar).sqrt())
+
+    x_t = torch.zeros(2, 1, 30, 30)
+    v = held_to_style(network, config, style, parts, [2])(x_t, torch.tensor(3)).sample
+    x_0 = bar.sqrt() * x_t - (1 - bar).sqrt() * v
+    assert float(x_0.mean()) == pytest.approx(-0.2, abs=1e-3)
+    assert float(x_0.std(correction=0)) == pytest.approx(np.hypot(0.2, 0.2), abs=0.005)
+
+
 def test_a_painted_stack_does_not_depend_on_what_else_is_painted(volumes, tmp_path):
     train_generator(volumes, DIFFLUNG, CONFIG, tmp_path / "g", progress=False)
     generator = load_generator(tmp_path / "g")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -217,6 +218,19 @@ def test_stacks_in_the_same_slices_have_noise_of_their_own():
         assert abs(np.corrcoef(a.noise.ravel(), b.noise.ravel())[0, 1]) < 0.1
     again = make_jobs(applied, GENERATOR, ROLES, SamplingConfig(context=8), 1)
     assert not {inputs.seed for job in again for inputs in job.inputs} & set(seeds)
+
+
+def test_a_stack_has_noise_that_goes_on_along_z_and_lesions_to_be_held():
+    applied = applied_with([np.s_[5:9, 20:30, 20:30]], spacing=(2.0, 1.0, 1.0))
+    (job,) = make_jobs(applied, GENERATOR, ROLES, SamplingConfig(context=8), 0)
+    for one, other in pairwise(job.inputs):
+        r = np.corrcoef(one.noise.ravel(), other.noise.ravel())[0, 1]
+        assert r == pytest.approx(one.shared, abs=0.06)
+        assert one.shared == pytest.approx(np.exp(-2 / 5))
+    held = np.stack([inputs.parts[0] for inputs in job.inputs])
+    lesion = applied.in_host(applied.changed)[job.slices[0] - job.first : job.slices[-1] + 2]
+    edges = [part.stop - part.start for part in job.crop]
+    assert np.array_equal(held[:, : edges[0], : edges[1]] > 0, lesion[(slice(None), *job.crop)])
 
 
 def test_a_style_is_told_where_the_network_sees_its_lesion():
