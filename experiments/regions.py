@@ -188,9 +188,26 @@ def _cell(value: dict, digits: int) -> str:
     return f"{text} ({numbers[0]} [{numbers[1]}, {numbers[2]}])"
 
 
-def _command(words: list[str], target: Path) -> str:
-    """The command as a reader types it, without the folders of this machine."""
-    return "python -m experiments.regions " + shlex.join(target.name if w == str(target) else w for w in words)
+def about(module: str, raw: RawDataset, o: argparse.Namespace, words: Sequence[str], folders: dict[str, str]) -> dict:
+    """How a table was made.
+
+    Args:
+        module: in ``experiments``, as it was called.
+        raw: the dataset.
+        o: its options, with ``pathology``, ``f`` and ``seed``.
+        words: its arguments.
+        folders: paths of this machine → what the command on record has instead.
+    """
+    return {
+        "command": f"python -m experiments.{module} {shlex.join(folders.get(word, word) for word in words)}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "dataset": raw.name,
+        "class": o.pathology,
+        "folds": o.f,
+        "seed": o.seed,
+        "machine": machine(),
+        "versions": versions(),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,16 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     content = {
-        "meta": {
-            "command": _command(list(map(str, arguments or sys.argv[1:])), o.o),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "dataset": raw.name,
-            "class": o.pathology,
-            "folds": o.f,
-            "seed": o.seed,
-            "machine": machine(),
-            "versions": versions(),
-        },
+        "meta": about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name}),
         "methods": summarised(rows, aucs),
         "per_patient": {
             name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from experiments.region_painting import Volume, open_fold, painted_volumes
-from experiments.regions import REAL, settings_of
+from experiments.regions import REAL, about, settings_of
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
@@ -29,7 +27,6 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.along_z import FIGURES, AlongZ
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
-from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
 
 SLICE_BY_SLICE = "difflung, slice by slice"
@@ -94,15 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     folders = {str(o.o): o.o.name, str(o.slice_by_slice): "RESULTS"}
-    words = [folders.get(word, word) for word in map(str, arguments or sys.argv[1:])]
-    meta = {
-        "command": "python -m experiments.volumes " + shlex.join(words),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "dataset": raw.name,
-        "class": o.pathology,
-        "machine": machine(),
-        "versions": versions(),
-    }
+    meta = about("volumes", raw, o, list(map(str, arguments or sys.argv[1:])), folders)
     methods = summarised(rows)
     write_json(o.o, {"meta": meta, "methods": methods, "per_patient": without_nan(rows)})
     for name, figures in methods.items():

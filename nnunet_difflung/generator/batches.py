@@ -112,14 +112,15 @@ class BatchSource:
         case, z = self.index.cases[number], self.index.z[number]
         condition = self.cache.condition(case)[z]
         crop = self._draw_crop(np.asarray(condition), wanted, rng)
-        z = self._shifted(case, int(z), rng)
-        condition = self.cache.condition(case)[z]
+        shifted = self._shifted(case, int(z), rng)
+        if shifted != z:
+            z, condition = shifted, self.cache.condition(case)[shifted]
         mirrored = self.config.flip and rng.random() < 0.5
         ablated = draw_ablation(
             annealed(self.probabilities, step / self.total_steps, self.ablation, self.config.annealing), rng
         )
         image = np.asarray(self.cache.image(case)[(slice(None), z, *crop)])
-        return Drawn(case, wanted, image, np.asarray(condition[crop]), ablated, mirrored, z, crop)
+        return Drawn(case, wanted, image, np.asarray(condition[crop]), ablated, mirrored, int(z), crop)
 
     def _shifted(self, case: str, z: int, rng: np.random.Generator) -> int:
         """The slice to take instead of the drawn one."""

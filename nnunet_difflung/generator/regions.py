@@ -152,9 +152,9 @@ class RegionSource(BatchSource):
         if not self.config.neighbours:
             return image, np.concatenate([told, masks, grow(style, shape)]), weight
         order = [middle, *(n for n in range(len(images)) if n != middle)]
-        image = np.concatenate([self.encoding.image(images[n], conditions[n], shape) for n in order])
-        hidden = [ablate(conditions[n], drawn.ablated, self.ablatable) for n in order]
-        masks = np.concatenate([self.encoding.masks(part, shape) for part in hidden])
+        image = np.concatenate([image, *(self.encoding.image(images[n], conditions[n], shape) for n in order[1:])])
+        hidden = [ablate(conditions[n], drawn.ablated, self.ablatable) for n in order[1:]]
+        masks = np.concatenate([masks, *(self.encoding.masks(part, shape) for part in hidden)])
         length, spacing = self.config.correlation_mm or 0.0, self.cache.facts[drawn.case].spacing[0]
         shared = np.full((1, *shape), correlation(spacing, length), np.float32)
         return image, np.concatenate([told[order], masks, grow(style, shape), shared]), weight

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from experiments.region_painting import transplant
-from experiments.regions import REAL, _command, border_patches, markdown, settings_of, summarised
+from experiments.regions import REAL, about, border_patches, markdown, settings_of, summarised
 from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.evaluation.region_tally import FIGURES
@@ -102,5 +102,7 @@ def test_the_short_table_has_the_real_lesions_first_and_differences_with_interva
 def test_the_command_on_record_has_no_folder_of_this_machine(tmp_path):
     target = tmp_path / "regions.json"
     words = ["-d", "807", "--augment", "--preset fast", "-o", str(target)]
-    command = _command(words, target)
-    assert command == "python -m experiments.regions -d 807 --augment '--preset fast' -o regions.json"
+    options = SimpleNamespace(pathology="ground_glass", f=[5], seed=3)
+    meta = about("regions", SimpleNamespace(name="D"), options, words, {str(target): target.name})
+    assert meta["command"] == "python -m experiments.regions -d 807 --augment '--preset fast' -o regions.json"
+    assert (meta["dataset"], meta["class"], meta["folds"], meta["seed"]) == ("D", "ground_glass", [5], 3)
