@@ -12,10 +12,12 @@ $(INSTALLED): setup.py pyproject.toml
 	  || { echo "$(PYTHON) is too old, 3.10 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "python cannot make virtual environments (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	@date '+installation begins at %T'
 	$(VENV)/bin/pip install --disable-pip-version-check -q -e '.[test,lint]'
 	@touch $@
 
 test: lint
+	@date '+tests begin at %T'
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: venv

@@ -188,6 +188,7 @@ setup(
         "test": [
             "pytest>=7",
             "pytest-xdist>=3.7",
+            "pytest-timeout>=2.2",  # a test that hangs fails and shows where
             "hypothesis",
             "import-linter>=2.15",  # the contract between rooms
             "setuptools>=64",

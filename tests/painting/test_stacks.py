@@ -108,7 +108,7 @@ def test_the_margin_reaches_as_many_mm_above_as_beside_and_at_least_a_slice():
     assert with_margin((3,), 1, 20) == (2, 3, 4)
 
 
-RUN = ["-d", "801", "-f", "0", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--gate", "report"]
+RUN = ["-d", "801", "-f", "0", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--gate", "report", "--steps", "3"]
 
 
 @pytest.fixture
@@ -275,7 +275,7 @@ def test_killed_while_painting_stacks_and_run_again_gives_the_same_files(folders
         painted.append(len(jobs))
         return real(jobs, *rest)
 
-    options = [*RUN, "--max-synthetic", "30"]
+    options = [*RUN, "--max-synthetic", "12"]
     with monkeypatch.context() as patch:
         patch.setattr(synthesis, "paint_jobs", once)
         patch.setattr(synthesis, "_WAITING_BYTES", 0)
