@@ -67,7 +67,7 @@ def rows_of(raw: RawDataset, seeds: list[int], folds: list[int] | None = None) -
                         "cases": len(plan.cases),
                         "slices": plan.slices,
                         "uses_of_hosts": uses_of_hosts(plan),
-                        "lesions": sum(len(case.operations) for case in plan.cases),
+                        "lesions": sum(not op.around for case in plan.cases for op in case.operations),
                         "milliseconds_a_slice": round(1000 * seconds / max(1, plan.slices), 1),
                         "targets": plan.targets,
                         "voxels_before": plan.before,

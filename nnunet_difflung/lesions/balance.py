@@ -17,11 +17,12 @@ from nnunet_difflung.lesions.lung import Lung
 from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, shares
+from nnunet_difflung.lesions.surroundings import find_surroundings, share_of_border
 from nnunet_difflung.lesions.targets import note_unmet, target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
-_MAX_LESIONS = 24  # in a host
+_MAX_LESIONS = 24  # in a slice of a host with lung
 _SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
 _IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
 _MOST_IDLE_HOSTS = 300  # the same where places follow real ones, since most hosts may have enough of a class
@@ -58,7 +59,10 @@ def collect_lesions(
         lung = Lung(label, roles, case.spacing, case.counts)
         for name in present:
             found = find_lesions(label, roles.values[name], identifier, name, case.spacing)
-            case_lesions += [replace(lesion, site=lung.site(lesion.mask, lesion.start)) for lesion in found]
+            for lesion in found:
+                site, within = lung.site(lesion.mask, lesion.start), share_of_border(label, lesion, roles)
+                lesion = replace(lesion, site=site, within=within)
+                case_lesions.append(replace(lesion, surroundings=find_surroundings(label, lesion, roles)))
         of_cases[identifier] = case_lesions
     lesions = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
     return {name: [lesion for lesion in lesions if lesion.pathology == name] for name in roles.pathologies}
@@ -232,11 +236,12 @@ class _Planner:
         At most ``slices`` slices are changed; lesions are placed in slices that are changed anyway, if they fit there.
         """
         bound = min(quota, int(_MAX_FILL * sum(self.roles.normal_voxels(host.counts))))
+        most = _MAX_LESIONS * host.lung_slices(self.roles)
         operations: list[Operation] = []
         added, failures = 0, 0
         touched: set[int] = set()
         counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
-        while added < bound and len(operations) < _MAX_LESIONS and failures < 3:
+        while added < bound and len(operations) < most and failures < 3:
             name = self.next_class(counts)
             if name is None:
                 break

@@ -14,6 +14,7 @@ from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, paste, 
 from nnunet_difflung.lesions.plan import Operation, Pasted
 from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.lesions.recipes import Recipes, Wanted
+from nnunet_difflung.lesions.surroundings import place_around
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _TRIES = 4  # for each lesion of a recipe
@@ -59,20 +60,32 @@ class Filling:
         return np.isin(np.arange(len(self.label)), sorted(self.touched))
 
     def take(self, name: str, lesion: Lesion, fitting: Fitting, roles: LabelRoles) -> bool:
-        """Pastes a lesion; returns whether its slices are within the bound."""
-        window, first = window_at(fitting.place, fitting.mask.shape), fitting.place[0]
-        after = self.touched | {first + int(z) for z in np.flatnonzero(fitting.changed.any((1, 2)))}
+        """Pastes a lesion and what surrounds it; returns whether their slices are within the bound."""
+        around = [(part.pathology, self._around(part, lesion, fitting)) for part in lesion.surroundings]
+        together = [(name, fitting), *((other, found) for other, found in around if found is not None)]
+        after = self.touched.union(*(found.slices() for _, found in together))
         if len(after) > self.slices:
             self.full = True
             return False
-        voxels = paste(self.label, fitting.mask, fitting.place, roles.values[name], roles)
-        self.free[window] &= ~fitting.mask
         self.touched = after
-        self.operations.append(Operation(name, lesion.case, lesion.component, fitting.transform, fitting.place, voxels))
+        for other, found in together:
+            within = name if found is not fitting else ""
+            voxels = paste(self.label, found.mask, found.place, roles.values[other], roles)
+            self.free[window_at(found.place, found.mask.shape)] &= ~found.mask
+            source = (lesion.case, lesion.component, found.transform, found.place, voxels)
+            self.operations.append(Operation(other, *source, around=within))
+            self.counts[other] += voxels
+            self.counts[roles.normal[0]] -= voxels  # of whichever: shares depend on the sum alone
         self.pasted.append(Pasted(name, fitting.changed, fitting.place))
-        self.counts[name] += voxels
-        self.counts[roles.normal[0]] -= voxels  # of whichever: shares depend on the sum alone
         return True
+
+    def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting | None:
+        """What surrounds a lesion, where that is to be pasted; None if it would reach beyond the image."""
+        ratio = np.array(lesion.spacing) / self.host.spacing
+        mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place)
+        if min(place) < 0 or (np.add(place, mask.shape) > self.label.shape).any():
+            return None
+        return Fitting(fitting.transform, mask, place, mask & self.free[window_at(place, mask.shape)])
 
 
 class Follower:
@@ -167,6 +180,10 @@ class Fitting:
     mask: np.ndarray
     place: tuple[int, int, int]
     changed: np.ndarray
+
+    def slices(self) -> set[int]:
+        """z of the slices that it changes."""
+        return {self.place[0] + int(z) for z in np.flatnonzero(self.changed.any((1, 2)))}
 
 
 def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:

@@ -16,12 +16,13 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.lung import Lung, Site
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, box_of
 from nnunet_difflung.lesions.plan import Pasted
+from nnunet_difflung.lesions.surroundings import share_of_border
 from nnunet_difflung.meaning.labels import LabelRoles
 
 LIMIT = 0.1  # largest difference of an AUC to 0.5 that is not a warning
 _FEW = 0.25  # a larger limit means that there are too few cases for a verdict
 _CHANCE = 2.0  # standard errors of an AUC without a difference, which few cases may differ by
-_OTHERS = "other_pathologies"
+_OTHERS, _BORDER = "other_pathologies", "border"
 _OF_LESIONS = ("front_back", "sideways", "height", "depth", "contact", "size")
 
 
@@ -33,6 +34,7 @@ class Sample:
         sites: of the lesions.
         shares: share of the slice's lung that the class covers, for each slice.
         counts: number of separate areas of the class, for each slice.
+        within: other pathologies as a share of the lung that each lesion borders on.
         others: share of the slice's lung that other pathologies cover, for each slice; empty if the dataset has none.
         cases: number of cases that they are from.
     """
@@ -40,13 +42,14 @@ class Sample:
     sites: list[Site] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
+    within: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
     cases: int = 0
 
     def figures(self) -> dict[str, np.ndarray]:
         """Figure → its values."""
         values = {name: np.array([getattr(site, name) for site in self.sites]) for name in _OF_LESIONS}
-        of_slices = {"share_of_lung": self.shares, "count": self.counts, _OTHERS: self.others}
+        of_slices = {"share_of_lung": self.shares, "count": self.counts, _BORDER: self.within, _OTHERS: self.others}
         return values | {name: np.array(of_slice) for name, of_slice in of_slices.items()}
 
     def add_slices(self, label: np.ndarray, name: str, roles: LabelRoles, lung: Lung, slices: Sequence[int]) -> None:
@@ -77,6 +80,7 @@ def real_sample(lesions: Sequence[Lesion], facts: Mapping[str, CaseFacts], roles
     for lesion in lesions:
         if lesion.site is not None:
             sample.sites.append(lesion.site)
+            sample.within.append(lesion.within)
         for z, plane in enumerate(lesion.mask, start=lesion.start[0]):
             key = (lesion.case, lesion.pathology, z)
             areas[key] = areas.get(key, 0) + _areas(plane)
@@ -109,7 +113,11 @@ def add_planned(
     """
     slices: dict[str, set[int]] = {}
     for name, mask, place in ((part.pathology, part.mask, part.place) for part in pasted):
-        samples.setdefault(name, Sample()).sites.append(lung.site(mask, place))
+        sample = samples.setdefault(name, Sample())
+        sample.sites.append(lung.site(mask, place))
+        box = box_of(mask)
+        z, y, x = (at + cut.start for at, cut in zip(place, box, strict=True))
+        sample.within.append(share_of_border(label, Lesion("", name, 0, mask[box], lung.spacing, (z, y, x)), roles))
         slices.setdefault(name, set()).update(place[0] + int(z) for z in np.flatnonzero(mask.any((1, 2))))
     for name, changed in slices.items():
         samples[name].cases += 1

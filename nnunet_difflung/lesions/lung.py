@@ -122,7 +122,8 @@ class Lung:
         counts: Mapping[str, Sequence[int]],
     ):
         """Takes (z, y, x) label values, their spacing in mm, and label name → number of voxels in each slice."""
-        self.label, self.spacing = label, tuple(float(part) for part in spacing)
+        z, y, x = (float(part) for part in spacing)
+        self.label, self.spacing = label, (z, y, x)
         self.is_lung = np.zeros(256, bool)
         self.is_lung[roles.lung_values()] = True
         self.inside = self.is_lung.copy()

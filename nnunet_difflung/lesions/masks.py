@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -33,6 +33,9 @@ class Lesion:
         spacing: (z, y, x) of the case in mm.
         start: (z, y, x) of the first voxel of the bounding box in the case.
         site: where it lies in its lung, for lesions of training cases.
+        within: other pathologies as a share of the lung that it borders on (``surroundings``).
+        surroundings: the other pathologies around it, if it lies within them (``surroundings``).
+        source: (z, y, x) bool, the voxels of ``mask`` that hold the pathology, where that is not all of them.
     """
 
     case: str
@@ -42,6 +45,18 @@ class Lesion:
     spacing: tuple[float, float, float]
     start: tuple[int, int, int] = (0, 0, 0)
     site: Site | None = None
+    within: float = 0.0
+    surroundings: tuple[Lesion, ...] = ()
+    source: np.ndarray | None = None
+
+    @property
+    def texture(self) -> np.ndarray:
+        """(z, y, x) bool, the voxels of its box that look like the pathology."""
+        return self.mask if self.source is None else self.source
+
+    def of_source(self, source: np.ndarray) -> Lesion:
+        """A copy of which only some voxels hold the pathology."""
+        return replace(self, source=source)
 
     @property
     def box(self) -> tuple[slice, slice, slice]:

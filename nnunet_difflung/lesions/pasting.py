@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, lesion_of_case, paste, warp
+from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
 from nnunet_difflung.lesions.placebo import lung_piece
 from nnunet_difflung.lesions.plan import Operation
+from nnunet_difflung.lesions.surroundings import real_lesion
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture, window_with_room
 from nnunet_difflung.meaning.labels import LabelRoles
 
@@ -52,7 +53,7 @@ def apply_operations(
         if pasted is None or read_image is None:
             paste(new_label, warped.mask, operation.place, value, roles)
             continue
-        inside = lesion.mask
+        inside = lesion.texture
         if operation.lung is not None and read_label is not None:  # whatever else lies in the outline is not pasted
             inside = inside & roles.is_normal(read_label(lesion.case)[lesion.box])
         texture = _texture(operation, lesion, inside, warped, ratio, read_image)
@@ -79,5 +80,5 @@ def _texture(
 
 def lesion_of(operation: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:
     """The lesion that an operation pastes; of a placebo, the normal lung in the lesion's outline."""
-    lesion = lesion_of_case(lesions[operation.pathology], operation.donor, operation.component)
+    lesion = real_lesion(operation, lesions)
     return lesion if operation.lung is None else lung_piece(lesion, operation.lung)

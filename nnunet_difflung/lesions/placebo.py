@@ -25,10 +25,11 @@ from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.hosts import Hosts, profile, usable_hosts
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import Lesion, Transform, lesion_of_case, warp, window_at
+from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.real_places import FAR, most_alike
+from nnunet_difflung.lesions.surroundings import real_lesion
 from nnunet_difflung.meaning.labels import LabelRoles
 
 Place = tuple[int, int, int]
@@ -106,7 +107,7 @@ def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
     """
     ratio = np.array(lesion.spacing) / source.spacing
     mask = warp(lesion.mask, Transform(), ratio).mask
-    return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start)
+    return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start, source=None)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class _PlaceboPlanner:
             operations, slices = self._fill(model, host, rng)
             if operations and (best is None or len(operations) > len(best[1])):
                 best = host.identifier, operations, slices
-            if len(operations) == len(model.operations):
+            if len(operations) == len(_outlines(model)):
                 break
         if best is None:
             return None
@@ -170,7 +171,7 @@ class _PlaceboPlanner:
         label = self.read_label(host.identifier)
         free, lung = self.roles.is_normal(label), Lung(label, self.roles, host.spacing, host.counts)
         normal, operations = free.copy(), []
-        for of_model in model.operations:
+        for of_model in _outlines(model):
             find = self._finder(self._site(model, of_model) if self.follows else None, lung, rng)
             operation = self._place(of_model, host, free, normal, len(model.slices), rng, find)
             if operation is not None:
@@ -188,7 +189,7 @@ class _PlaceboPlanner:
         find: Callable[[np.ndarray, np.ndarray], Place | None],
     ) -> Operation | None:
         """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``."""
-        lesion = lesion_of_case(self.lesions[model.pathology], model.donor, model.component)
+        lesion = real_lesion(model, self.lesions)
         source = next(self._sources(lesion, host, rng), None)
         if source is None:
             return None
@@ -226,7 +227,7 @@ class _PlaceboPlanner:
     def _site(self, model: PlannedCase, operation: Operation) -> Site:
         """Where a planned lesion lies in its host's lung."""
         host, label = self.facts[model.host], self.read_label(model.host)
-        lesion = lesion_of_case(self.lesions[operation.pathology], operation.donor, operation.component)
+        lesion = real_lesion(operation, self.lesions)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / host.spacing).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
         inside = mask & lung.is_lung[label[window_at(operation.place, mask.shape)]]
@@ -245,6 +246,12 @@ class _PlaceboPlanner:
             if place is not None:
                 z, y, x = map(float, case.spacing)
                 yield LungSource(case.identifier, place, (z, y, x))
+
+
+def _outlines(model: PlannedCase) -> list[Operation]:
+    """The operations whose outlines a placebo case has: a lesion and what surrounds it are one."""
+    inner = {(op.around, op.donor, op.component) for op in model.operations if op.around}
+    return [op for op in model.operations if (op.pathology, op.donor, op.component) not in inner or op.around]
 
 
 def _within(free: np.ndarray, touched: np.ndarray, slices: int) -> Iterator[np.ndarray]:

@@ -36,6 +36,8 @@ class Operation:
         place: (z, y, x) of its first voxel in the host.
         voxels: number of voxels that it changes in the host.
         lung: of a placebo: the normal lung that is pasted in the lesion's outline; None pastes the lesion.
+        around: empty; or the operation pastes the pathology that lies around a lesion of ``around``, another pathology,
+            and ``component`` is that lesion's.
     """
 
     pathology: str
@@ -45,10 +47,11 @@ class Operation:
     place: tuple[int, int, int]
     voxels: int
     lung: LungSource | None = None
+    around: str = ""
 
     def as_record(self) -> dict:
         """Content for the manifest, of JSON types only."""
-        return {key: value for key, value in asdict(self).items() if key != "lung" or value is not None}
+        return {key: value for key, value in asdict(self).items() if key not in ("lung", "around") or value}
 
 
 @dataclass(frozen=True)

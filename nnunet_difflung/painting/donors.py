@@ -110,7 +110,8 @@ def of_layer(cache: SliceCache, lesion: Lesion, height: float, reach: int = 0) -
     layer = min(int(height * len(lesion.mask)), len(lesion.mask) - 1)
     near = slice(max(0, layer - reach), layer + reach + 1)
     inside = np.asarray(cache.image(lesion.case)[(slice(None), *lesion.box)])
-    return inside[:, near][:, lesion.mask[near]] if lesion.mask[layer].sum() >= MIN_VOXELS else inside[:, lesion.mask]
+    own = lesion.texture
+    return inside[:, near][:, own[near]] if own[layer].sum() >= MIN_VOXELS else inside[:, own]
 
 
 def restyled(voxels: np.ndarray, change: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:

@@ -11,6 +11,7 @@ _NAMES = {
     "size": "size",
     "share_of_lung": "share of a slice's lung",
     "count": "number in a slice",
+    "border": "share of other pathologies in the lung around it",
     "other_pathologies": "share of other pathologies in a slice's lung",
 }
 _UNITS = {"depth": " mm"}

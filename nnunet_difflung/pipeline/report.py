@@ -43,7 +43,7 @@ def describe_fold(fold: Fold) -> str:
             f"  {name:<20}{before[name]:>13.2%} {f'{target:.1%}' if target else '':>8}{after[name]:>9.2%}"
             f"{holding:>10}{lesions:>9}"
         )
-    operations = sum(len(case.operations) for case in plan.with_lesions)
+    operations = sum(not op.around for case in plan.with_lesions for op in case.operations)
     slices = sum(len(case.slices) for case in plan.with_lesions)
     margins = f", and {plan.in_margins} above and below lesions" if plan.in_margins else ""
     lines.append(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nnunet_difflung.config import ORDERS, BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.lesions import balance
 from nnunet_difflung.lesions.balance import _Planner, collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
@@ -184,3 +185,14 @@ def test_volumes_move_lesions_as_3d_objects():
     assert plan.cases
     assert max(len(case.slices) for case in plan.cases) > 1
     assert {len(lesion.mask) for lesion in lesions["emphysema"]} != {1}
+
+
+def test_a_volume_takes_more_lesions_than_a_slice():
+    labels = {name: np.ones((8, 48, 48), np.uint8) for name in "abcd"}
+    for z, y in ((1, 4), (4, 30)):
+        labels["a"][z, y : y + 2, 4:6] = 2
+    config = BalanceConfig(target_share={"emphysema": 0.05}, max_synthetic=24)
+    plan, _, _ = plan_for(labels, config)
+    most = max(len(case.operations) for case in plan.cases)
+    assert most > balance._MAX_LESIONS
+    assert most <= balance._MAX_LESIONS * 8

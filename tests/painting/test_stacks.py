@@ -108,7 +108,22 @@ def test_the_margin_reaches_as_many_mm_above_as_beside_and_at_least_a_slice():
     assert with_margin((3,), 1, 20) == (2, 3, 4)
 
 
-RUN = ["-d", "801", "-f", "0", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--gate", "report", "--steps", "3"]
+RUN = [
+    "-d",
+    "801",
+    "-f",
+    "0",
+    "-device",
+    "cpu",
+    "--preset",
+    "fast",
+    "--epochs",
+    "1",
+    "--gate",
+    "report",
+    "--steps",
+    "3",
+]
 
 
 @pytest.fixture

@@ -1,0 +1,208 @@
+"""A lesion that lies within another pathology is pasted with what surrounds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nnunet_difflung.config import BalanceConfig
+from nnunet_difflung.lesions.balance import collect_lesions
+from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, warp
+from nnunet_difflung.lesions.pasting import apply_operations, lesion_of
+from nnunet_difflung.lesions.placebo import add_placebos
+from nnunet_difflung.lesions.surroundings import REACH, find_surroundings, place_around, share_of_border
+from tests.lesions.test_balance import ROLES, facts_of, plan_for
+
+EMPHYSEMA, ILD = ROLES.values["emphysema"], ROLES.values["ILD"]
+SPACING = (5.0, 1.0, 1.0)
+
+
+def nested(inner: float, outer: float, depth: int = 1, spacing=SPACING, size: int = 64) -> np.ndarray:
+    """(z, y, x) labels: emphysema of a radius in mm within ILD of another, in normal lung."""
+    z, y, x = np.ogrid[:depth, :size, :size]
+    middle = ((depth - 1) / 2, size / 2 - 3, size / 2 + 2)
+    far = sum(((axis - at) * mm) ** 2 for axis, at, mm in zip((z, y, x), middle, spacing, strict=True))
+    label = np.ones((depth, size, size), np.uint8)
+    label[far <= outer**2] = ILD
+    label[far <= inner**2] = EMPHYSEMA
+    return label
+
+
+def lesion_in(label: np.ndarray, value: int = EMPHYSEMA, spacing=SPACING) -> Lesion:
+    mask = label == value
+    box = box_of(mask)
+    name = next(name for name, of_name in ROLES.values.items() if of_name == value)
+    lesion = Lesion("case", name, 4, mask[box], spacing, tuple(part.start for part in box))
+    return replace(lesion, within=share_of_border(label, lesion, ROLES))
+
+
+@pytest.mark.parametrize(("depth", "spacing"), [(1, (999.0, 1.0, 1.0)), (9, (2.5, 1.0, 1.2))])
+def test_what_lies_within_reach_comes_along(depth, spacing):
+    label = nested(5, 25, depth, spacing)
+    lesion = lesion_in(label, spacing=spacing)
+    (part,) = find_surroundings(label, lesion, ROLES)
+    assert part.pathology == "ILD"
+    assert part.component < 0, "no lesion of its class is taken for it"
+    whole = np.zeros(label.shape, bool)
+    whole[part.box] = part.mask
+    own = label == EMPHYSEMA
+    far = ndimage.distance_transform_edt(~own, spacing)
+    assert np.array_equal(whole, own | ((label == ILD) & (far <= REACH)))
+    assert np.array_equal(part.texture, part.mask & (label[part.box] == ILD))
+
+
+def test_a_lesion_in_normal_lung_is_alone():
+    label = nested(5, 5.1)
+    label[0, 29 - 6 : 29 + 6, 42:46] = ILD
+    assert find_surroundings(label, lesion_in(label), ROLES) == ()
+    outer = nested(5, 25)
+    assert find_surroundings(outer, lesion_in(outer, ILD), ROLES) == (), "nor does the outer one take the inner along"
+
+
+def test_what_does_not_touch_the_lesion_stays():
+    label = nested(5, 8)
+    label[0, 29:33, 34 + 11 : 34 + 14] = ILD
+    (part,) = find_surroundings(label, lesion_in(label), ROLES)
+    assert part.texture.sum() == ((label == ILD).sum() - 12)
+
+
+TRANSFORMS = st.builds(
+    Transform, st.booleans(), st.one_of(st.just(0.0), st.floats(0, 360)), st.floats(0.75, 1.5), st.integers(0, 2)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TRANSFORMS, st.sampled_from([1, 7]), st.tuples(st.floats(0.6, 1.6), st.floats(0.6, 1.6)))
+def test_both_are_moved_alike(transform, depth, ratio):
+    spacing = (2.5, 1.0, 1.0)
+    label = nested(5, 9, depth, spacing)
+    label[:, :, : label.shape[2] // 2 - 2] = 1  # the surroundings lie to one side
+    lesion = lesion_in(label, spacing=spacing)
+    parts = find_surroundings(label, lesion, ROLES)
+    ratio = np.array([ratio[0] if depth > 1 else 1.0, ratio[1], ratio[1]])
+    inner = warp(lesion.mask, transform, ratio)
+    for part in parts:
+        mask, place = place_around(part, lesion, transform, ratio, (20, 30, 40))
+        both = np.zeros((60, 120, 120), bool)
+        both[tuple(slice(a, a + n) for a, n in zip(place, mask.shape, strict=True))] = mask
+        alone = np.zeros_like(both)
+        alone[tuple(slice(a, a + n) for a, n in zip((20, 30, 40), inner.mask.shape, strict=True))] = inner.mask
+        assert (alone & both).sum() >= 0.9 * alone.sum()
+        expected = _moved(part, lesion, transform, ratio)
+        found = [np.mean(np.nonzero(of), axis=1) for of in (both, alone)]
+        assert found[0] - found[1] == pytest.approx(expected, abs=0.8)
+
+
+def _moved(part: Lesion, lesion: Lesion, transform: Transform, ratio: np.ndarray) -> np.ndarray:
+    """From the middle of a lesion to that of its surroundings with it, after the transform, by the definition."""
+    middles = [np.mean(np.nonzero(of.mask), axis=1) + of.start for of in (part, lesion)]
+    z, y, x = middles[0] - middles[1]
+    x = -x if transform.mirror else x
+    angle = np.deg2rad(transform.angle)
+    y, x = (of * scale * transform.scale for of, scale in zip((y, x), ratio[1:], strict=True))
+    z *= ratio[0] * transform.scale if len(lesion.mask) > 1 else 1
+    return np.array([z, np.cos(angle) * y + np.sin(angle) * x, np.cos(angle) * x - np.sin(angle) * y])
+
+
+@pytest.fixture(scope="module", params=[1, 6])
+def cases(request):
+    """Emphysema within ILD in a third of the cases, the others healthy."""
+    rng = np.random.default_rng(3)
+    spacing = (5.0, 1.0, 1.0)
+    return {
+        f"c{i:02d}": np.ones((request.param, 64, 64), np.uint8)
+        if i % 3
+        else nested(rng.uniform(4, 6), rng.uniform(9, 12), request.param, spacing)
+        for i in range(18)
+    }
+
+
+@pytest.fixture(scope="module")
+def planned(cases):
+    config = BalanceConfig(target_share={"emphysema": 0.1, "ILD": 0.1}, placement="real", max_ratio=0.5, placebo=0.3)
+    plan, lesions, facts = plan_for(cases, config)
+    add_placebos(plan, list(facts.values()), lesions, ROLES, config, 0, cases.__getitem__)
+    return plan, lesions, facts
+
+
+def test_new_lesions_lie_in_what_real_ones_lie_in(planned, cases):
+    plan, lesions, facts = planned
+    assert plan.with_lesions
+    for case in plan.with_lesions:
+        host = cases[case.host]
+        new, _ = apply_operations(case.operations, host, facts[case.host].spacing, lesions, ROLES)
+        inner = (new == EMPHYSEMA) & (host != EMPHYSEMA)
+        if not inner.any():
+            continue
+        beside = ndimage.binary_dilation(inner, ndimage.generate_binary_structure(3, 1)) & ~inner
+        assert (new[beside] == ILD).mean() > 0.9
+        for name, value in (("emphysema", EMPHYSEMA), ("ILD", ILD)):
+            voxels = sum(op.voxels for op in case.operations if op.pathology == name)
+            assert voxels == ((new == value) & (host != value)).sum()
+        within = [op for op in case.operations if op.around]
+        assert {op.around for op in within} == {"emphysema"}
+        assert all(op.as_record()["around"] == "emphysema" for op in within)
+        assert set(np.flatnonzero((new != host).any((1, 2)))) == set(case.slices)
+    assert not any("around" in op.as_record() for case in plan.cases for op in case.operations if not op.around)
+
+
+def test_the_outline_of_a_placebo_is_that_of_both(planned):
+    plan, lesions, _ = planned
+    assert plan.placebos
+    outlines = [op for case in plan.placebos for op in case.operations]
+    assert any(op.around for op in outlines)
+    inner = {(op.around, op.donor, op.component) for case in plan.with_lesions for op in case.operations if op.around}
+    for op in outlines:
+        assert op.around or (op.pathology, op.donor, op.component) not in inner
+        assert lesion_of(op, lesions).source is None, "all of it is normal lung"
+
+
+def test_its_texture_is_its_own(planned, cases):
+    """The voxels of the inner lesion are no texture of what surrounds it."""
+    plan, lesions, facts = planned
+    level = {1: -850.0, EMPHYSEMA: -950.0, ILD: -600.0}
+    images = {name: np.select([label == k for k in level], list(level.values()))[None] for name, label in cases.items()}
+    case = next(case for case in plan.with_lesions if any(op.around for op in case.operations))
+    host = cases[case.host]
+    new, image = apply_operations(
+        case.operations, host, facts[case.host].spacing, lesions, ROLES, images[case.host], images.__getitem__
+    )
+    for value in (EMPHYSEMA, ILD):
+        assert (image[0][(new == value) & (host == 1)] == level[value]).all()
+
+
+def test_places_drawn_at_random_take_nothing_along(cases):
+    config = BalanceConfig(target_share={"emphysema": 0.1, "ILD": 0.1}, placement="uniform", max_ratio=0.5)
+    plan, _, _ = plan_for(cases, config)
+    assert plan.cases
+    assert not any(op.around for case in plan.cases for op in case.operations)
+
+
+def test_surroundings_that_reach_beyond_the_image_are_left_out():
+    labels = {"a": nested(5, 9), "b": np.ones((1, 15, 15), np.uint8)}
+    facts = facts_of(labels)
+    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
+    (lesion,) = lesions["emphysema"]
+    assert lesion.surroundings
+    config = BalanceConfig(target_share={"emphysema": 0.5, "ILD": 0.5}, placement="real", hosts="any", max_synthetic=9)
+    plan, _, _ = plan_for(labels, config)
+    alone = [op for case in plan.cases for op in case.operations if case.host == "b" and op.pathology == "emphysema"]
+    assert alone
+    assert not any(op.around for case in plan.cases for op in case.operations if case.host == "b")
+
+
+def test_masks_tell_how_much_of_a_lesions_border_is_other_pathology(planned, cases):
+    assert share_of_border(nested(5, 25), lesion_in(nested(5, 25)), ROLES) == 1
+    assert share_of_border(nested(5, 0), lesion_in(nested(5, 0)), ROLES) == 0
+    label = nested(5, 25)
+    label[:, :29] = np.where(label[:, :29] == ILD, 1, label[:, :29])
+    assert share_of_border(label, lesion_in(label), ROLES) == pytest.approx(0.5, abs=0.1)
+    plan = planned[0]
+    assert "border" not in plan.likeness["emphysema"], "1 in all lesions, real and planned"
+    apart, _, _ = plan_for(cases, BalanceConfig(target_share={"emphysema": 0.1}, max_ratio=0.5))
+    assert apart.likeness["emphysema"]["border"]["auc"] == 0
