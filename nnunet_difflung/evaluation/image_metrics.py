@@ -19,6 +19,7 @@ of identical samples, and of a single sample, whose variance is unknown, does no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -26,10 +27,13 @@ from skimage.metrics import structural_similarity
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
 from nnunet_difflung.evaluation.texture_distance import descriptors, texture_distance
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting.continuity import FIGURES, AlongZ
 from nnunet_difflung.painting.gate import wasserstein
 
 SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")
 BY_CLASS = ("hu_bias", "wasserstein", "sd_ratio", "texture", "real_sd")
+ALONG_Z = ("along_z", "real_along_z")
+"""Figure (``continuity.FIGURES``) → class → value of painted and of real slices, where neighbours are painted."""
 _BEST_PSNR = 100.0  # dB; stands for the infinite PSNR of equal images, so that means stay finite
 _SSIM_EDGE = 11  # pixels
 _MIN_VOXELS = 8  # minimum sample size of a class in a patient
@@ -176,6 +180,8 @@ class PatientTally:
         self.seconds: list[float] = []
         self.real: Pool = {}
         self.painted: Pool = {}
+        self.along_z: dict[str, tuple[AlongZ, AlongZ]] = {}  # class → painted, real
+        self._below: tuple[RealSlice, np.ndarray] | None = None
 
     def add(
         self, true: RealSlice, painted: np.ndarray, seconds: float | None = None, condition: np.ndarray | None = None
@@ -201,6 +207,24 @@ class PatientTally:
             if mask.any():
                 self.spread.setdefault(name, []).append(diversity(painted, mask))
 
+        if seconds is not None:
+            self._add_along_z(true, painted)
+
+    def _add_along_z(self, true: RealSlice, painted: np.ndarray) -> None:
+        """Compares a slice with the one below it, if that is the one that was added before."""
+        below, self._below = self._below, (true, painted)
+        if below is None or (below[0].case, below[0].z + 1) != (true.case, true.z):
+            return
+        condition = np.stack([below[0].condition, true.condition])
+        normal, real = self.roles.is_normal(condition), np.stack([below[0].image, true.image])
+        for name in self.roles.pathologies:
+            lesion = condition == self.roles.values[name]
+            if lesion.any():
+                of_painted, of_real = self.along_z.setdefault(name, (AlongZ(), AlongZ()))
+                of_real.add(real, lesion, normal)
+                for pair in zip(below[1], painted, strict=True):
+                    of_painted.add(np.stack(pair), lesion, normal)
+
     def row(self) -> dict:
         """The patient's figures: means over slices, and distributions over all of the patient's voxels."""
         row: dict = {"slices": len(self.images)}
@@ -208,5 +232,11 @@ class PatientTally:
             row[name] = float(np.mean([image[name] for image in self.images]))
         row |= class_figures(self.real, self.painted, self.scales)
         row["diversity"] = {name: float(np.mean(values)) for name, values in self.spread.items()}
+        for what, tallies in zip(ALONG_Z, zip(*self.along_z.values(), strict=True), strict=False):
+            rows = [tally.row() for tally in tallies]
+            row[what] = {
+                figure: {name: of[figure] for name, of in zip(self.along_z, rows, strict=True) if isfinite(of[figure])}
+                for figure in FIGURES
+            }
         row["seconds_per_image"] = float(np.median(self.seconds)) if self.seconds else None
         return row

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.image_metrics import BY_CLASS, SCALARS
+from nnunet_difflung.evaluation.image_metrics import ALONG_Z, BY_CLASS, SCALARS
 from nnunet_difflung.evaluation.references import REFERENCES
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting.continuity import FIGURES
 
 _JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table joins
 _COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # meta that must be equal in all tables
@@ -28,6 +29,16 @@ _CLASS_COLUMNS = {
     "texture": ("texture²", 3),
     "diversity": ("diversity³", 1),
 }
+_Z_COLUMNS = {
+    "correlation": "correlation of neighbours",
+    "flicker": "change of the mean",
+    "difference": "difference of neighbours",
+    "end_step": "step at the ends",
+}
+_Z_NOTE = """\
+Of slices one above the other: correlation of a lesion's voxels with those above them, less their slices' means; change
+of the lesion's mean; mean absolute difference of voxels; the same at the lesion's first and last slice, to normal lung.
+Here masks are painted slice by slice."""
 _IN_UNIT = ("mae_lung", "hu_bias", "wasserstein", "diversity")  # figures in the images' unit
 _NOTES = """\
 Mean ± standard deviation over patients (and seeds, if there are several); intensities in {unit}. PSNR and SSIM of
@@ -65,6 +76,14 @@ def summarise(rows: Sequence[dict]) -> dict:
         entry[figure] = {
             name: statistic([row[figure][name] for row in rows if name in row.get(figure, {})]) for name in classes
         }
+    for what in ALONG_Z:
+        found: dict[str, dict] = {}
+        for figure in FIGURES:
+            of_rows = [row.get(what, {}).get(figure, {}) for row in rows]
+            classes = dict.fromkeys(name for of in of_rows for name in of)
+            found |= {figure: {name: statistic([of[name] for of in of_rows if name in of]) for name in classes}}
+        if any(found.values()):
+            entry[what] = found
     seconds = [row["seconds_per_image"] for row in rows if row.get("seconds_per_image")]
     return {**entry, "seconds_per_image": float(np.median(seconds)) if seconds else None, "per_patient": list(rows)}
 
@@ -193,10 +212,26 @@ def markdown(table: dict) -> str:
                 for key, (_, digits) in _CLASS_COLUMNS.items()
             ]
             lines.append(_line([name, *cells, str(table[name]["hu_bias"][group]["n"])]))
+    lines += _along_z({name: table[name] for name in names if "along_z" in table[name]}, fine)
     spread = ", ".join(f"{sd:.{fine}f} ({name})" for name, sd in meta["real_sd"].items())
     lines += ["", _NOTES.format(unit=meta["unit"], samples=meta["samples"], real_sd=spread)]
     explained = {**{name: method.explanation for name, method in METHODS.items()}, **REFERENCES}
     return "\n".join(lines + [f"- `{name}`: {explained[name]}" for name in names] + ["", f"`{meta['command']}`", ""])
+
+
+def _along_z(entries: dict[str, dict], fine: int) -> list[str]:
+    """The table of what lies above each other; nothing for datasets of slices, or if no two neighbours were painted."""
+    if not entries:
+        return []
+    real = next(iter(entries.values()))["real_along_z"]
+    lines = ["", "## From slice to slice", "", *_head(["class", "method", *_Z_COLUMNS.values(), "n"])]
+    for group in dict.fromkeys(label for figure in FIGURES for label in real.get(figure, {})):
+        for name, of in (("real", real), *((name, entry["along_z"]) for name, entry in entries.items())):
+            numbers = [of[figure].get(group) for figure in FIGURES]
+            digits = [places + fine * (figure != "correlation") for figure, places in FIGURES.items()]
+            cells = [_cell(*pair) for pair in zip(numbers, digits, strict=True)]
+            lines.append(_line([group, name, *cells, str(max(number["n"] for number in numbers if number))]))
+    return [*lines, "", *_Z_NOTE.splitlines()]
 
 
 def _further_digits(windows: dict) -> int:

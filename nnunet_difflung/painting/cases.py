@@ -12,6 +12,7 @@ from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.continuity import RealContinuity
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
@@ -31,6 +32,8 @@ class Synthesis:
         device: ``cpu``, ``cuda`` or ``mps``.
         selection: how candidates are judged; None if each case is painted once.
         lung: normal lung that placebo cases are compared with; None if the gate is off or there are none.
+        continuity: class → how its real lesions go on from slice to slice, in each channel; empty if the gate is off,
+            and for slices.
     """
 
     fold: Fold
@@ -40,6 +43,7 @@ class Synthesis:
     device: str = "cpu"
     selection: Selection | None = None
     lung: LungReference | None = None
+    continuity: dict[str, list[RealContinuity]] = field(default_factory=dict)
 
 
 @dataclass

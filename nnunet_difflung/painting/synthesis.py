@@ -25,6 +25,7 @@ from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.continuity import of_case
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
@@ -33,7 +34,7 @@ from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.painting.placebo_gate import measure_placebo
 from nnunet_difflung.painting.stacks import Stack, stacks_of
-from nnunet_difflung.painting.verdict import judge
+from nnunet_difflung.painting.verdict import judge, judge_continuity
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
@@ -87,6 +88,11 @@ def synthesize(
     result.quality, result.quality_of_all = pooled(quality), pooled(first_rows)
     painted = {op.pathology for planned in fold.plan.with_lesions for op in planned.operations}
     result.verdicts = judge(quality, first_rows, synthesis.references, painted if sampling.gate != "off" else ())
+    for name, verdict in result.verdicts.items():
+        if name in synthesis.continuity and name in synthesis.references:
+            of_class = [row["along_z"][name] for row in rows if name in row.get("along_z", {})]
+            judged = synthesis.references[name].judged
+            verdict["pooled"] += judge_continuity(of_class, synthesis.continuity[name], judged)
     result.memorisation = summarise(row["memorisation"] for row in rows)
     if synthesis.selection:
         result.selection = selection.summarise(synthesis.selection, choices)
@@ -249,6 +255,8 @@ class _Attempt:
             part = "placebo_quality" if applied.planned.placebo else "quality"
             quality, unpainted = (self._quality(applied, image) for image in (values, self._unpainted(applied)))
             measured[part] = with_unpainted(quality, unpainted)
+            if synthesis.continuity and not applied.planned.placebo:
+                measured["along_z"] = of_case(applied, values, self.fold.cache)
         if synthesis.memory:  # what is normal lung can copy no lesion
             measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
         if synthesis.selection:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from nnunet_difflung.painting.continuity import FIGURES, RealContinuity
 from nnunet_difflung.painting.gate import ChannelReference, ClassReference
 
 _MAX_SHARE = 0.1  # of the unpainted hosts that may pass a gate that is evidence
@@ -19,6 +20,7 @@ _MAX_BOUND = 1 / 3  # of the upper 95 % confidence bound of that share; eight ho
 _MIN_PATIENTS = 2  # minimum sample size for a range
 _LEAST_RATIO = float(np.log(1.1))  # smallest reach of the range of a ratio's logarithm
 _LEAST_CONTRAST = 0.1  # smallest reach of the range of the contrast
+_LEAST_CORRELATION = 0.1  # smallest reach of the range of the correlation of neighbouring slices
 _SMALLEST = 1e-3  # smaller ratios count as this one
 _WIDEST = float(np.log(10))  # no larger reach of a ratio's logarithm is stated
 
@@ -56,6 +58,34 @@ def judge(
             "unpainted": {"hosts": hosts, "passing": passing, "upper_bound": round(bound, 3)},
             "pooled": _pooled_verdicts(staged, references[name]) if staged and name in references else [],
         }
+    return verdicts
+
+
+def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity], judged: Iterable[int]) -> list[dict]:
+    """Verdicts on how a class goes on from slice to slice, of the same form as ``pooled``.
+
+    The correlation of neighbouring slices stands for itself; the other figures are divided by those of real lesions.
+
+    Args:
+        rows: of each staged case, from ``continuity.measured``: for each channel figure → value.
+        references: for each channel.
+        judged: numbers of the channels that count.
+    """
+    verdicts = []
+    for channel in judged:
+        real = references[channel]
+        for figure in FIGURES:
+            parts = [row[channel] for row in rows if figure in row[channel]]
+            if not parts or not real.all.get(figure):
+                continue
+            own, patients = real.all[figure], real.patients[figure]
+            if figure == "correlation":
+                accepted = _range(patients, own, _LEAST_CORRELATION)
+            else:
+                parts = [part | {figure: part[figure] / own} for part in parts]
+                accepted = _ratio_range([value / own for value in patients], 1.0)
+            weighted = [{figure: part[figure], "voxels": part["pairs"]} for part in parts]
+            verdicts.append(_verdict(figure, channel, weighted, accepted) | {"patients": len(patients)})
     return verdicts
 
 

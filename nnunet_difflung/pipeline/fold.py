@@ -26,6 +26,7 @@ from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.application import paints_together
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
+from nnunet_difflung.painting.continuity import continuity_reference
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
@@ -104,16 +105,17 @@ def synthesize_fold(
         fold.discard_outdated()
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
-    memory, references, lung = None, {}, None
+    memory, references, lung, continuity = None, {}, None, {}
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
+        continuity = continuity_reference(fold.cache, training, fold.raw.patients)
         if fold.plan.placebos:
             lung = lung_reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
     selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
-    synthesis = Synthesis(fold, generator, references, memory, device, selection, lung)
+    synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity)
     return synthesis, synthesize(synthesis, progress, share, threads)
 
 

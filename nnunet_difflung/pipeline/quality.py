@@ -15,6 +15,10 @@ _FIGURES = {  # figure → its name, what follows its value, and the value's for
     "sd_ratio": ("standard deviation", " of real", ".2f"),
     "texture": ("local differences", " of real", ".2f"),
     "contrast": ("contrast to normal lung", "", ".2f"),
+    "correlation": ("correlation of neighbouring slices", "", ".2f"),
+    "flicker": ("change of the mean from slice to slice", " of real", ".2f"),
+    "difference": ("differences from slice to slice", " of real", ".2f"),
+    "end_step": ("step at the first and last slice", " of real", ".2f"),
 }
 
 
@@ -132,6 +136,8 @@ def _meaning(verdict: dict) -> str:
     figure, below = verdict["figure"], verdict["value"] < verdict["low"]
     if figure == "texture":
         return ": too smooth" if below else ": too grainy"
+    if figure == "correlation":
+        return ": too different from slice to slice" if below else ": too alike from slice to slice"
     return ": too close to normal lung" if figure == "contrast" and below else ""
 
 

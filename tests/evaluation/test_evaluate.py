@@ -505,3 +505,51 @@ def test_tables_of_folds_and_seeds_merge_over_patients_and_seeds(trained, tmp_pa
 def test_statistics_are_over_the_given_values():
     assert statistic([1.0, 3.0]) == {"mean": 2.0, "sd": pytest.approx(np.sqrt(2)), "n": 2}
     assert statistic([4.0])["sd"] is None
+
+
+def test_what_lies_one_above_the_other_is_compared_where_neighbours_are_painted():
+    first, second = lung_slice(), replace(lung_slice(seed=1), z=1)
+    apart = replace(lung_slice(seed=2), z=3)
+    tally = PatientTally(ROLES, WINDOW, {})
+    for true in (first, second, apart):
+        tally.add(true, np.stack([first.image, first.image + 10]), seconds=0.1)
+    row = tally.row()
+    assert set(row["along_z"]) == set(row["real_along_z"]) == {"correlation", "flicker", "difference", "end_step"}
+    assert row["along_z"]["correlation"]["emphysema"] == pytest.approx(1)
+    assert row["along_z"]["difference"]["emphysema"] == 0
+    lesion = first.condition == 2
+    expected = np.abs(first.image[lesion].astype(float) - second.image[lesion]).mean()
+    assert row["real_along_z"]["difference"]["emphysema"] == pytest.approx(expected)
+    assert abs(row["real_along_z"]["correlation"]["emphysema"]) < 0.3
+    assert row["along_z"]["end_step"] == {}, "the lesion goes on in both slices"
+    alone = PatientTally(ROLES, WINDOW, {})
+    alone.add(first, first.image[None], seconds=0.1)
+    alone.add(apart, first.image[None], seconds=0.1)
+    assert "along_z" not in alone.row()
+
+
+def test_volumes_have_a_table_from_slice_to_slice(tmp_path, monkeypatch):
+    raw, cache = open_dataset(tmp_path, monkeypatch, size=40, volumes=True, depth=6)
+    data = FoldData(cache, tuple(raw.channels), raw.name, 0, tuple(raw.training_cases(0)))
+    folder = results_folder(raw.name, "cbmat") / "fold_0"
+    train_generator(data, METHODS["cbmat"], replace(TINY, epochs=1), folder, progress=False)
+    main(QUICK)
+    out = tmp_path / "nnUNet_results" / raw.name / "DiffLung__evaluate" / "table1.json"
+    table, text = json.loads(out.read_text()), out.with_suffix(".md").read_text()
+    assert text == markdown(table)
+    figures = table["cbmat"]["along_z"]["correlation"]
+    assert figures
+    assert all(value["n"] >= 1 for value in figures.values())
+    (name, *_) = figures
+    section = text.partition("## From slice to slice")[2]
+    shown = [line for line in section.splitlines() if line.startswith(f"| {name} | ")]
+    assert [line.split(" | ")[1] for line in shown] == ["real", "cbmat"]
+    assert f"{figures[name]['mean']:.3f}" in shown[1]
+    assert f"{table['cbmat']['real_along_z']['correlation'][name]['mean']:.3f}" in shown[0]
+
+
+def test_slices_have_no_table_from_slice_to_slice(trained, tmp_path):
+    main(QUICK)
+    out = tmp_path / "nnUNet_results" / trained.name / "DiffLung__evaluate" / "table1.json"
+    assert "From slice to slice" not in out.with_suffix(".md").read_text()
+    assert "along_z" not in json.loads(out.read_text())["cbmat"]

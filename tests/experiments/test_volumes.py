@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from experiments import volumes
-from nnunet_difflung.evaluation.along_z import FIGURES
+from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import NNUNET_RESULTS
 
 
