@@ -53,7 +53,7 @@ class Counts:
             "read_json",
             lambda path: "manifests read" if Path(path).name == MANIFEST else "other files read",
         )
-        for name in ("prepare_fold", "reference", "real_to_real"):
+        for name in ("prepare_fold", "reference", "continuity_reference", "real_to_real"):
             self._leave_out(monkeypatch, fold_module, name)
         for name in ("prepare_fold", "look_at_images"):
             self._leave_out(monkeypatch, augment_module, name)
@@ -116,7 +116,8 @@ def test_a_command_reads_each_host_once_and_warps_each_lesion_once(folders, monk
         "labels read": cases,
         "masks warped": sum(map(_moves, operations)),
         "textures warped": len(operations),
-        "images read": cases + len(operations) + len(classes),  # hosts, donors, and one for each row of the preview
+        # hosts, donors, and one for each row of the preview; in volumes the slices beside the painted ones
+        "images read": cases + len(operations) + len(classes) + (cases if volumes else 0),
         "manifests read": 7,  # at the start, under the lock of the injection, and by both audits with its copy
     }
 
