@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset.contents import MEMO, FileHashes, hashes_of_case
+from nnunet_difflung.dataset.headers import voxels_and_bytes
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import (
@@ -130,10 +131,25 @@ def build_cache(
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
 
 
-def is_complete(raw: RawDataset, folder: Path) -> bool:
-    """Whether every real case is cached in ``folder`` and unchanged since, so that nothing has to be written there."""
-    hashes = FileHashes(folder / MEMO)
-    return all(_current_facts(raw, folder, hashes, case) is not None for case in raw.cases.values())
+def read_cache(raw: RawDataset, folder: Path) -> SliceCache | None:
+    """The cache in ``folder`` if every real case is in it and unchanged since, else None; writes nothing."""
+    hashes, facts = FileHashes(folder / MEMO), {}
+    for identifier, case in raw.cases.items():
+        found = _current_facts(raw, folder, hashes, case)
+        if found is None:
+            return None
+        facts[identifier] = found
+    return SliceCache(folder, facts, raw.roles)
+
+
+def missing_bytes(raw: RawDataset, folder: Path) -> int:
+    """Upper bound of what the cases without an entry in ``folder`` will take there, from their images' headers."""
+    total = 0
+    for identifier, case in raw.cases.items():
+        if not (folder / f"{identifier}.json").is_file():
+            voxels, size = voxels_and_bytes(case.images[0])
+            total += voxels * (size * len(raw.channels) + 1)  # and the condition map
+    return total
 
 
 def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes) -> tuple[np.ndarray, float] | None:

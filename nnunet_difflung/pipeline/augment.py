@@ -26,7 +26,7 @@ from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.dry_run import dry_run
-from nnunet_difflung.pipeline.estimates import check_disk
+from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.fold import (
     check_folds,
     prepare_fold,
@@ -191,6 +191,8 @@ def _prepare(
 ) -> list[Fold]:
     """Checks and caches the cases, makes folds if there are none, and plans each; records the ``seconds``."""
     begun = time.monotonic()
+    if share.main:
+        check_disk_for_cache(raw)
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
     raw = with_class_counts(raw, cache.facts)
     warn_or_refuse_values(raw, cache.facts, request.settings, share.main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnunet_difflung.dataset.cache import SliceCache, check_cases
+from nnunet_difflung.dataset.cache import SliceCache, check_cases, missing_bytes, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -12,7 +12,14 @@ from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_cou
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
-from nnunet_difflung.pipeline.estimates import check_disk, duration, estimate_bytes, estimate_seconds, size
+from nnunet_difflung.pipeline.estimates import (
+    check_disk,
+    check_disk_for_cache,
+    duration,
+    estimate_bytes,
+    estimate_seconds,
+    size,
+)
 from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
 from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
@@ -45,14 +52,17 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    cases = _Uncached(raw, check_cases(raw, request.processes))
+    cached = read_cache(raw, cache_folder(raw.name))
+    if cached is None:
+        check_disk_for_cache(raw)
+    cases = cached or _Uncached(raw, check_cases(raw, request.processes))
     raw = with_class_counts(raw, cases.facts)
     warn_or_refuse_values(raw, cases.facts, request.settings)
     check_same_content(raw, numbers)
     warn_of_orientation(raw, cases.facts)
 
     def read_label(identifier: str) -> np.ndarray:
-        return raw.read_label(identifier)[0]
+        return cached.label(identifier) if cached else raw.read_label(identifier)[0]
 
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
@@ -76,10 +86,11 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
         training, painting = (len(folds) * seconds for seconds in estimate_seconds(folds[0], request.device))
-        disk = sum(sum(estimate_bytes(fold)) for fold in folds)
+        disk, cache = sum(sum(estimate_bytes(fold)) for fold in folds), missing_bytes(raw, cache_folder(raw.name))
         print(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "
-            f"for {counted(len(folds), 'fold')}; up to {size(disk)} of disk space."
+            f"for {counted(len(folds), 'fold')}; up to {size(disk + cache)} of disk space"
+            + (f", {size(cache)} of it for cached cases." if cache else ".")
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:
             print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")

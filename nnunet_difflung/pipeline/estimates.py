@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 
+from nnunet_difflung.dataset.cache import missing_bytes
+from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import total_steps
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, nnunet_folder
+from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, cache_folder, nnunet_folder
 from nnunet_difflung.segmenter.crops import edge_of
 from nnunet_difflung.segmenter.data import number_of_classes
 from nnunet_difflung.segmenter.store import seconds_of_training
@@ -52,6 +54,21 @@ def estimate_bytes(fold: Fold) -> tuple[int, int]:
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
     return cases, cases + painted * 4 * channels * fold.settings.sampling.candidates
+
+
+def check_disk_for_cache(raw: RawDataset) -> None:
+    """Refuses a dataset whose cache may need more disk space than is free in nnUNet_results, before it is made.
+
+    Raises:
+        BadInput: names the needed and the free space.
+    """
+    need, folder = missing_bytes(raw, cache_folder(raw.name)), nnunet_folder(NNUNET_RESULTS)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise BadInput(
+            f"{NNUNET_RESULTS}={folder} has {size(free)} free, but the cache of {raw.name} may need {size(need)}; free "
+            f"some space, or let {NNUNET_RESULTS} name a folder on a larger disk"
+        )
 
 
 def duration(seconds: float) -> str:

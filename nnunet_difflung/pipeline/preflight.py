@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
-from nnunet_difflung.dataset.cache import is_complete
+from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.hu_check import check_hu
 from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -72,7 +72,7 @@ def check_before_training(raw: RawDataset, manifest: dict | None, folds: Sequenc
     check_unchanged(raw, manifest)
     check_writing(raw.reader, raw.dataset_json["file_ending"])
     check_folders(results)
-    if not cache.is_dir() or not (is_writable(cache) or is_complete(raw, cache)):
+    if not cache.is_dir() or not (is_writable(cache) or read_cache(raw, cache) is not None):
         check_folders([cache])
     earlier_rows(raw.name, method)
     problems = [problem.text for problem in audit(raw.name, deep=True, untouched=True).problems]

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunet_difflung.commands.augment import parse, settings_from
-from nnunet_difflung.dataset.cache import build_cache
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.commands.augment import entry, main, parse, settings_from
+from nnunet_difflung.dataset.cache import build_cache, missing_bytes
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.pipeline import estimates
+from nnunet_difflung.paths import cache_folder
+from nnunet_difflung.pipeline import dry_run, estimates
 from nnunet_difflung.pipeline.fold import prepare_fold
-from tests.support.tiny import make_dataset
+from tests.support.tiny import make_dataset, tree_hashes
 
 
 @pytest.mark.parametrize("same_disk", [True, False])
@@ -35,3 +36,59 @@ def test_what_two_folders_need_of_one_disk_is_added_up(folders, tmp_path, monkey
     free(needed - 1)
     with pytest.raises(BadInput, match="free, but the plan may need"):
         estimates.check_disk([fold])
+
+
+@pytest.mark.parametrize("volumes", [True, False])
+def test_the_cache_takes_no_more_than_its_estimate(folders, tmp_path, volumes):
+    make_dataset(folders[0], patients=4, volumes=volumes, depth=8)
+    raw, folder = open_raw_dataset("801"), tmp_path / "cache"
+    expected = missing_bytes(raw, folder)
+    build_cache(raw, folder, progress=False)
+    taken = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    headers = 128 * 2 * len(raw.cases)  # of the array files
+    assert taken - headers <= expected <= 2 * taken
+    assert missing_bytes(raw, folder) == 0
+    first = next(iter(raw.cases))
+    (folder / f"{first}.json").unlink()
+    assert 0 < missing_bytes(raw, folder) < expected
+
+
+def test_an_image_whose_header_cannot_be_read_is_left_to_who_reads_its_voxels(folders, tmp_path):
+    folder = make_dataset(folders[0], patients=2, folds=2)
+    raw = open_raw_dataset("801")
+    whole = missing_bytes(raw, tmp_path)
+    next(iter((folder / "imagesTr").iterdir())).write_bytes(b"no image")
+    assert 0 < missing_bytes(raw, tmp_path) < whole
+
+
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(folders, monkeypatch, capsys, option):
+    make_dataset(folders[0], patients=4)
+    need = missing_bytes(open_raw_dataset("801"), folders[2])
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda _: SimpleNamespace(free=need - 1))
+    with pytest.raises(SystemExit) as stop:
+        entry(["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", *option])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "the cache of Dataset801_Tiny may need" in said
+    assert str(folders[2]) in said
+    assert not list(folders[2].rglob("*.npy"))
+
+
+def test_a_dry_run_reads_the_cache_where_there_is_one(folders, monkeypatch, capsys):
+    folder = make_dataset(folders[0], patients=4)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--dry-run"]
+    main(options)
+    without = capsys.readouterr().out
+    assert "of it for cached cases" in without
+    raw = open_raw_dataset("801")
+    build_cache(raw, cache_folder(raw.name), progress=False)
+    before = tree_hashes(folder, folders[2])
+    monkeypatch.setattr(dry_run, "check_cases", lambda *_: pytest.fail("reads all cases"))
+    monkeypatch.setattr(RawDataset, "read_image", lambda *_: pytest.fail("reads an image"))
+    main(options)
+    with_cache = capsys.readouterr().out
+    assert tree_hashes(folder, folders[2]) == before
+    assert "cached cases" not in with_cache
+    plan = [text.partition("Estimate")[0] for text in (without, with_cache)]
+    assert plan[0] == plan[1] != ""
