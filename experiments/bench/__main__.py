@@ -33,6 +33,7 @@ from experiments.bench.rows import (
     in_order,
 )
 from experiments.bench.run import clock, expected, work_through
+from experiments.bench.table import kept_rows
 from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
 from nnunet_difflung.errors import BadInput
@@ -59,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
 def _add_options(p: argparse.ArgumentParser, what: str) -> None:
     p.add_argument("--set", required=True, choices=SETS, help="dataset")
     p.add_argument("-o", required=True, metavar="WORK", type=Path, help="folder for datasets, logs and rows")
+    p.add_argument(
+        "--rows",
+        type=Path,
+        metavar="FOLDER",
+        help="finished rows that are kept with the results, and count like those in WORK; table adds to them (default: "
+        "docs/results/bench_SET_rows; none with --tuning)",
+    )
     p.add_argument("--tuning", action="store_true", help="rows to choose settings with; they are never reported")
     if what != "run":
         name = "bench_SET" if what == "table" else "bench_SET_curve"
@@ -128,7 +136,8 @@ def wanted(o: argparse.Namespace) -> list[Row]:
 
 def run(o: argparse.Namespace) -> int:
     """Makes the rows that are left; returns the exit code."""
-    rows, store = wanted(o), Store(o.o, o.tuning or o.what == "curve")
+    tuning = o.tuning or o.what == "curve"
+    rows, store = wanted(o), Store(o.o, tuning, None if tuning else o.rows or kept_rows(o.set))
     if o.dry_run and not (o.o / "base.json").is_file():
         _list(rows, [])
         return 0

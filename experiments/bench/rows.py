@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +11,10 @@ from pathlib import Path
 from experiments.bench.arms import DECISIVE
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 
 FORMAT = 1
+_PACKED = ".json.gz"
 NUMBERS = ("16", "8", "4", "all")  # source patients with the rare class
 REPORTED_FOLDS, REPORTED_SEEDS = (0, 1, 2, 3), (1, 2, 3)
 _RENAMED = {  # (trainer, method) → the name of that trainer since difflung is the default method
@@ -105,10 +108,12 @@ class Store:
     Args:
         folder: of the bench; rows for tuning lie in another folder of it than those to report.
         tuning: which rows.
+        kept: folder of rows that are kept with the results, packed, so that a bench goes on on another machine; they
+            are read beside those of the bench. None: there are none.
     """
 
-    def __init__(self, folder: Path, tuning: bool = False) -> None:
-        self.folder, self.tuning = folder / ("tuning_rows" if tuning else "rows"), tuning
+    def __init__(self, folder: Path, tuning: bool = False, kept: Path | None = None) -> None:
+        self.folder, self.tuning, self.kept = folder / ("tuning_rows" if tuning else "rows"), tuning, kept
 
     def path(self, row: Row) -> Path:
         """The file of a row."""
@@ -124,10 +129,10 @@ class Store:
         Raises:
             BadInput: the row was made with other settings.
         """
-        path = self.path(row)
-        if not path.is_file():
+        path = next((path for path in (self.path(row), self._kept(row.name)) if path and path.is_file()), None)
+        if path is None:
             return False
-        before = as_named_now(read_json(path)["settings"])
+        before = as_named_now(_content(path)["settings"])
         if key := first_difference(before, settings):
             raise BadInput(
                 f"{path} was made with {key} {before.get(key)!r}, now it is {settings.get(key)!r}; use another -o, or "
@@ -148,12 +153,30 @@ class Store:
         Raises:
             BadInput: a row was made for tuning and lies among those to report, or the other way round.
         """
-        contents = []
-        for path in sorted(self.folder.glob("*.json")):
-            content = read_json(path)
+        contents, own = [], {path.stem: path for path in self.folder.glob("*.json")}
+        kept = {path.name.removesuffix(_PACKED): path for path in self.kept.glob(f"*{_PACKED}")} if self.kept else {}
+        for _, path in sorted((kept | own).items()):
+            content = _content(path)
             row = Row(**content["row"])
             if {content["tuning"], row.tuning, row.seed in TUNING_SEEDS} != {self.tuning}:
                 here, there = ("tuning", "reporting")[:: 1 if self.tuning else -1]
                 raise BadInput(f"{path} is a row for {there} among those for {here}; move it away")
             contents.append(content)
         return contents
+
+    def keep(self, rows: Iterable[dict]) -> None:
+        """Packs rows into the folder of those that are kept; the same row gives the same bytes."""
+        if self.kept is None:
+            return
+        self.kept.mkdir(parents=True, exist_ok=True)
+        for content in rows:
+            packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
+            write_bytes(self.kept / f"{Row(**content['row']).name}{_PACKED}", packed)
+
+    def _kept(self, name: str) -> Path | None:
+        return self.kept / f"{name}{_PACKED}" if self.kept else None
+
+
+def _content(path: Path) -> dict:
+    """A row's file, packed or not."""
+    return json.loads(gzip.decompress(path.read_bytes())) if path.name.endswith(_PACKED) else read_json(path)

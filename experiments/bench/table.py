@@ -14,8 +14,10 @@ from experiments.bench.rows import NUMBERS, Store, as_named_now, first_differenc
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.table2 import shown
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.files import write_bytes, write_json
+from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 
+_OF_NUMBER = ("seeds", "folds", "rows", "core_hours", "first_row", "last_row", "machines", "versions")
+_ORDER = ("4", "8", "16", "all")
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
 OPPONENTS = ("reference", "oversampling", "copy_paste")
 
@@ -26,7 +28,7 @@ def write(o: argparse.Namespace) -> list[Path]:
     Raises:
         BadInput: no row of this length is complete, or those of an arm were made with different settings.
     """
-    store = Store(o.o, o.tuning)
+    store = Store(o.o, o.tuning, None if o.tuning else o.rows or kept_rows(o.set))
     rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
     if not rows:
         raise BadInput(
@@ -35,11 +37,47 @@ def write(o: argparse.Namespace) -> list[Path]:
     check_alike(rows)
     default = o.o / f"bench_{o.set}_tuning.json" if o.tuning else RESULTS / f"bench_{o.set}.json"
     target, kind = o.out or default, SETS[o.set]
-    content = without_nan(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)})
+    earlier = read_json(target) if target.is_file() else {}
+    content = without_nan(with_earlier(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)}, earlier))
+    store.keep(rows)
     write_json(target, content)
     write_bytes(target.with_suffix(".md"), markdown(content).encode())
     learning_curve(target.with_suffix(".png"), content)
     return [target, target.with_suffix(".md"), target.with_suffix(".png")]
+
+
+def kept_rows(kind: str) -> Path:
+    """Folder of the rows of a set that are kept with the results."""
+    return RESULTS / f"bench_{kind}_rows"
+
+
+def with_earlier(content: dict, earlier: dict) -> dict:
+    """A table with those numbers of source patients of an earlier one of which more rows were there.
+
+    ``made`` says of each number how its rows were made. The rows of the first tables were not kept.
+
+    Args:
+        content: of the rows that are there.
+        earlier: what the file holds; empty if there is none.
+    """
+    meta, before = content["meta"], earlier.get("meta", {})
+    made = dict(content["made"])
+    same = all(before.get(key) == meta[key] for key in ("dataset", "rare", "tuning", "iterations", "network"))
+    for number, arms in earlier.get("numbers", {}).items() if same else ():
+        if number not in made or _trainings(arms) > _trainings(content["numbers"][number]):
+            content["numbers"][number] = arms
+            whole = {key: before[key] for key in _OF_NUMBER if key not in ("rows", "core_hours")}  # of all numbers
+            made[number] = earlier.get("made", {}).get(number, whole | {"rows": _trainings(arms)})
+    numbers = {number: content["numbers"][number] for number in _ORDER if number in content["numbers"]}
+    made = {number: made[number] for number in numbers}
+    together = {"rows": sum(of["rows"] for of in made.values())}
+    for key in ("seeds", "folds"):
+        together[key] = sorted({value for of in made.values() for value in of[key]})
+    return content | {"numbers": numbers, "made": made, "meta": meta | together}
+
+
+def _trainings(arms: dict) -> int:
+    return sum(next(iter(of_arm["figures"].values()))["dice"]["trainings"] for of_arm in arms.values())
 
 
 def check_alike(rows: list[dict]) -> None:
@@ -79,7 +117,8 @@ def tabulated(rows: list[dict], kind: Set) -> dict:
             }
             for arm, of_arm in arms.items()
         }
-    return {"numbers": {n: numbers[n] for n in ("4", "8", "16", "all") if n in numbers}}
+    made = {n: _made([row for row in rows if row["row"]["number"] == n]) for n in numbers}
+    return {"numbers": {n: numbers[n] for n in _ORDER if n in numbers}, "made": made}
 
 
 def _differences(arm: str, arms: dict[str, Rows], classes: list[str]) -> dict:
@@ -97,7 +136,6 @@ def _at_equal_harm(arm: str, arms: dict[str, Rows], rare: str) -> dict | None:
 
 
 def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
-    seconds = [sum(row["cpu_seconds"].values()) for row in rows]
     return {
         "command": f"python -m experiments.bench table --set {o.set} -o WORK --iterations {o.iterations}"
         + (" --tuning" if o.tuning else ""),
@@ -106,11 +144,19 @@ def _meta(rows: list[dict], o: argparse.Namespace, kind: Set) -> dict:
         "title": kind.title,
         "rare": kind.rare,
         "tuning": o.tuning,
-        "seeds": sorted({row["row"]["seed"] for row in rows}),
-        "folds": sorted({row["row"]["fold"] for row in rows}),
         "iterations": o.iterations,
         "network": rows[0]["settings"]["network"],
         "augment": {row["row"]["arm"]: row["settings"]["augment"] for row in rows},
+        **_made(rows),
+    }
+
+
+def _made(rows: list[dict]) -> dict:
+    """How some rows were made."""
+    seconds = [sum(row["cpu_seconds"].values()) for row in rows]
+    return {
+        "seeds": sorted({row["row"]["seed"] for row in rows}),
+        "folds": sorted({row["row"]["fold"] for row in rows}),
         "rows": len(rows),
         "core_hours": sum(seconds) / 3600,
         "machines": sorted({row["machine"] for row in rows}),
@@ -128,10 +174,8 @@ def markdown(content: dict) -> str:
     lines = [
         f"# {meta['title']}: {rare} by number of source patients" + (" (tuning)" if meta["tuning"] else ""),
         "",
-        f"{meta['rows']} trainings of {meta['iterations']} iterations; seeds {_listed(meta['seeds'])}, folds "
-        f"{_listed(meta['folds'])}; U-Net patches of {patch}, batch {meta['network']['batch_size']}; "
-        f"{meta['core_hours']:.1f} core hours; {meta['first_row'][:10]} to {meta['last_row'][:10]}. "
-        f"`{meta['command']}`",
+        f"{meta['rows']} trainings of {meta['iterations']} iterations; U-Net patches of {patch}, batch "
+        f"{meta['network']['batch_size']}. `{meta['command']}`",
         "",
         "Mean ± standard deviation over trainings. Differences are paired by patient, with a 95 % interval for new "
         "patients and new trainings (fold means, or patients and seeds if that is wider). Dice: mean over the patients "
@@ -142,11 +186,21 @@ def markdown(content: dict) -> str:
     for number, arms in content["numbers"].items():
         sources = next(iter(arms.values()))["sources"]
         lines += ["", f"## {number} source patients" + (f" ({sources:.0f})" if number == "all" else ""), ""]
+        lines += [_how(content["made"][number]), ""]
         lines += _dice_rows(arms, rare)
         lines += ["", *_harm_rows(arms, rare, [name for name in classes if name != rare])]
     used = dict.fromkeys(arm for arms in content["numbers"].values() for arm in arms)
     lines += ["", *(f"- `{arm}`: {ARMS[arm].explanation}" for arm in used), ""]
     return "\n".join(lines)
+
+
+def _how(made: dict) -> str:
+    hours = f"; {made['core_hours']:.1f} core hours" if "core_hours" in made else ""
+    days = dict.fromkeys((made["first_row"][:10], made["last_row"][:10]))
+    return (
+        f"{made['rows']} trainings; seeds {_listed(made['seeds'])}, folds {_listed(made['folds'])}; "
+        f"{' to '.join(days)}{hours}."
+    )
 
 
 def _dice_rows(arms: dict, rare: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from experiments.bench.rows import NUMBERS, Row, Store, check_purpose, in_order
 from experiments.bench.scoring import added_up, counts_of, figures
 from experiments.bench.splits import index_of, with_fewer_sources
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.files import read_json, write_json
 from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, Dose, dose_of
 
 SETTINGS = {"trainer": "t"}
@@ -270,8 +271,6 @@ def test_an_arm_that_this_version_lacks_is_named_by_what_it_lacks(monkeypatch):
 def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     import argparse
 
-    from nnunet_difflung.runtime.files import read_json
-
     about = {
         "settings": {"network": {"patch_size": [32, 32], "batch_size": 12}, "augment": [], "trainer": "t"},
         "cpu_seconds": {"train": 36.0},
@@ -285,7 +284,9 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
         for seed in (1, 2):
             for fold in (0, 1):
                 store.add(Row(arm, "4", seed, fold, 500), {**row(arm, seed, fold, dice), **about})
-    options = argparse.Namespace(o=tmp_path, tuning=False, iterations=500, set="phantom", out=tmp_path / "t.json")
+    options = argparse.Namespace(
+        o=tmp_path, tuning=False, iterations=500, set="phantom", out=tmp_path / "t.json", rows=tmp_path / "kept"
+    )
     kind = table.SETS["phantom"]
     rows = store.read()
     content = table.tabulated(rows, table.Set(kind.dataset, "rare", kind.title))
@@ -309,11 +310,76 @@ def test_table_and_curve_show_what_the_rows_hold(tmp_path):
     assert read_json(store.path(Row("reference", "4", 1, 0, 500)))["format"] == 1
 
 
+def bench_with(folder, arms=("reference",), number="4", folds=(0, 1)):
+    store = Store(folder)
+    about = {"settings": SETTINGS | {"network": {"patch_size": [32, 32], "batch_size": 12}, "augment": []}}
+    about |= {"cpu_seconds": {"train": 36.0}, "machine": "m", "versions": {"torch": "2"}, "date": "2026-11-28"}
+    for arm in arms:
+        for fold in folds:
+            content = {key: value for key, value in row(arm, 1, fold, 0.4).items() if key != "row"}
+            store.add(Row(arm, number, 1, fold, 500), content | about | {"sources": ["a"] * 4})
+    return store
+
+
+def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, monkeypatch):
+    import argparse
+
+    monkeypatch.setitem(table.SETS, "small", table.SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    rows = bench_with(tmp_path / "here").read()
+    kept = Store(tmp_path / "here", kept=tmp_path / "kept")
+    kept.keep(rows)
+    packed = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    kept.keep(kept.read())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == packed
+    elsewhere = Store(tmp_path / "there", kept=tmp_path / "kept")
+    assert elsewhere.read() == rows
+    assert elsewhere.holds(Row("reference", "4", 1, 0, 500), rows[0]["settings"])
+    with pytest.raises(BadInput, match=r"json\.gz was made with augment"):
+        elsewhere.holds(Row("reference", "4", 1, 0, 500), {"trainer": "another"})
+    assert not elsewhere.holds(Row("reference", "4", 1, 2, 500), {})
+    bench_with(tmp_path / "there", ("copy_paste",))
+    options = argparse.Namespace(
+        o=tmp_path / "there", tuning=False, iterations=500, set="small", rows=tmp_path / "kept"
+    )
+    options.out = tmp_path / "t.json"
+    table.write(options)
+    assert len(list((tmp_path / "kept").iterdir())) == 4, "the new ones are kept, too"
+    assert list(read_json(options.out)["numbers"]["4"]) == ["reference", "copy_paste"]
+
+
+def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
+    import argparse
+
+    monkeypatch.setitem(table.SETS, "small", table.SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+
+    def written(folder):
+        table.write(
+            argparse.Namespace(
+                o=folder, tuning=False, iterations=500, set="small", rows=folder / "kept", out=tmp_path / "t.json"
+            )
+        )
+        return read_json(tmp_path / "t.json")
+
+    bench_with(tmp_path / "first", ("reference", "copy_paste"), "16")
+    bench_with(tmp_path / "first", number="4")
+    first = written(tmp_path / "first")
+    bench_with(tmp_path / "second", ("reference", "copy_paste"), "4")
+    bench_with(tmp_path / "second", number="16")
+    second = written(tmp_path / "second")
+    assert second["numbers"]["16"] == first["numbers"]["16"], "more rows than there are now"
+    assert list(second["numbers"]["4"]) == ["reference", "copy_paste"]
+    assert {number: made["rows"] for number, made in second["made"].items()} == {"4": 4, "16": 4}
+    assert second["meta"]["rows"] == 8
+    assert (tmp_path / "t.md").read_text().count("4 trainings; seeds 1, folds 0, 1; 2026-11-28; 0.0 core hours.") == 2
+    del second["made"]  # as earlier versions wrote it
+    (tmp_path / "t.json").write_text(json.dumps(second))
+    assert "core_hours" not in written(tmp_path / "second")["made"]["16"], "it was that of all rows together"
+
+
 def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
     import argparse
 
     from experiments.bench import curve
-    from nnunet_difflung.runtime.files import read_json
 
     monkeypatch.setitem(curve.SETS, "small", curve.SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
     about = {"cpu_seconds": {"train": 36.0}, "machine": "m", "versions": {"torch": "2"}, "date": "2026-11-28"}
