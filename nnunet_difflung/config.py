@@ -21,10 +21,18 @@ ORDERS = ("deficit", "frequency")
 LEVELS = ("host", "donor")
 STYLES = ("drawn", "real")
 SELECTIONS = ("hard", "easy", "random")
+BOX = 40.0  # mm around what is painted, of --box without a number: about half of nnU-Net's usual patches
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
 _EARLIER: dict[str, dict[str, Any]] = {
     "generator": {"ablated_classes": "pathologies", "neighbours": None, "correlation_mm": None},
-    "sampling": {"resamplings": 1, "candidates": 1, "selection": "hard", "level": "donor", "styles": "real"},
+    "sampling": {
+        "resamplings": 1,
+        "candidates": 1,
+        "selection": "hard",
+        "level": "donor",
+        "styles": "real",
+        "box": None,
+    },
     "balance": {
         "placement": "uniform",
         "target_multiple": None,
@@ -132,6 +140,8 @@ class SamplingConfig:
             as far as that of the class's real lesions does; ``donor``: that of the real lesion whose outline it has.
         styles: ``real``: a lesion painted by ``difflung`` has mean and spread of that real lesion; ``drawn``: they are
             drawn around these, within the range of the class's real lesions.
+        box: synthetic volumes are written as the box of what is painted with so many mm of their host around it; None:
+            as whole volumes.
     """
 
     sampler: str = "ddim"
@@ -150,6 +160,7 @@ class SamplingConfig:
     selection: str = "hard"
     level: str = "donor"
     styles: str = "real"
+    box: float | None = None
 
 
 @dataclass(frozen=True)

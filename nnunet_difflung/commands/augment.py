@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import (
+    above_zero,
     by_preset,
     given,
     multiple,
@@ -23,6 +24,7 @@ from nnunet_difflung.config import (
     ABLATED_CLASSES,
     ABLATION_READINGS,
     ANNEALINGS,
+    BOX,
     HOSTS,
     LEVELS,
     METHOD,
@@ -69,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     _add_label_options(p.add_argument_group("labels and patients"))
     _add_training_options(p.add_argument_group("training of the generator"))
     _add_conditioning_options(p.add_argument_group("what the generator learns"))
-    _add_painting_options(p.add_argument_group("painting"))
+    painting = p.add_argument_group("painting")
+    _add_painting_options(painting)
+    _add_box(painting)
     return p
 
 
@@ -346,6 +350,20 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_box(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--box",
+        type=above_zero,
+        nargs="?",
+        const=BOX,
+        metavar="MM",
+        help="for volumes: write a synthetic case as the box around what was painted, with this many mm of the real "
+        f"volume on each side ({BOX:g} without a number), instead of as a copy of the whole volume. It takes less disk "
+        "and preprocessing; half of nnU-Net's patch size is enough. Only for channels that nnU-Net normalises alike in "
+        "all cases, such as CT (default: whole volumes)",
+    )
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses a command line."""
     return parser().parse_args(arguments)
@@ -374,6 +392,7 @@ _OF_SAMPLING = (
     "selection",
     "level",
     "styles",
+    "box",
 )
 
 

@@ -220,6 +220,14 @@ def natural(text: str) -> int:
     return value
 
 
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def share_below_one(text: str) -> float:
     """A number of at least 0 and below 1."""
     value = float(text)

@@ -18,9 +18,17 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import copy_file
 from nnunet_difflung.runtime.modes import like
 
+Box = tuple[slice, slice, slice]
+Cut = Box | None  # None: all of a volume
+
 
 def write_changed_copy(
-    sources: Sequence[str], targets: Sequence[str], values: np.ndarray, where: np.ndarray, reader: type
+    sources: Sequence[str],
+    targets: Sequence[str],
+    values: np.ndarray,
+    where: np.ndarray,
+    reader: type,
+    box: Box | None = None,
 ) -> None:
     """Copies ``sources`` to ``targets`` with ``values`` at ``where``; a copy is no more readable than its source.
 
@@ -30,6 +38,7 @@ def write_changed_copy(
         values: (c, z, y, x) in the dataset's own intensities, in the reader's orientation.
         where: (z, y, x) bool, the voxels to change.
         reader: nnU-Net's reader class of the dataset.
+        box: (z, y, x) of a volume that is written; None writes all of it.
 
     Raises:
         BadInput: this package cannot write files of this reader.
@@ -37,7 +46,7 @@ def write_changed_copy(
     write = _writer_of(reader)
     channel = 0
     for source, target in zip(sources, targets, strict=True):
-        channel += write(source, target, values[channel:], where, reader)
+        channel += write(source, target, values[channel:], where, reader, box)
         like(Path(target), Path(source))
 
 
@@ -104,7 +113,7 @@ def _change(array: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndar
     return changed
 
 
-def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type, box: Cut) -> int:
     import SimpleITK as sitk
 
     original = sitk.ReadImage(source)
@@ -114,6 +123,8 @@ def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray,
     four_d = array.reshape(array.shape[0] if array.ndim == 4 else 1, *where.shape)
     result = sitk.GetImageFromArray(_change(four_d, values, where).reshape(array.shape), isVector=False)
     result.CopyInformation(image)
+    if box is not None:
+        result = result[(*box[::-1], *([slice(None)] * (result.GetDimension() - 3)))]
     if reorients:
         direction = original.GetDirection()
         result = sitk.DICOMOrient(result, sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(direction))
@@ -121,7 +132,9 @@ def _write_sitk(source: str, target: str, values: np.ndarray, where: np.ndarray,
     return len(four_d)
 
 
-def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+def _write_nibabel(
+    source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type, box: Box | None
+) -> int:
     import nibabel
     from nibabel.orientations import io_orientation, ornt_transform
 
@@ -140,13 +153,18 @@ def _write_nibabel(source: str, target: str, values: np.ndarray, where: np.ndarr
         header.set_slope_inter(1, 0)
     changed = _change(data.transpose(2, 1, 0)[None], values, where)[0].transpose(2, 1, 0)
     result = nibabel.Nifti1Image(changed, image.affine, header)
+    if box is not None:
+        result = result.slicer[box[::-1]]
     if reorients:
         result = result.as_reoriented(ornt_transform(io_orientation(result.affine), io_orientation(original.affine)))
-    nibabel.save(nibabel.Nifti1Image(np.asanyarray(result.dataobj), original.affine, header), target)
+    affine = original.affine if box is None else result.affine
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(result.dataobj), affine, header), target)
     return 1
 
 
-def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+def _write_natural(
+    source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type, box: Box | None
+) -> int:
     from PIL import Image
     from skimage import io
 
@@ -160,10 +178,11 @@ def _write_natural(source: str, target: str, values: np.ndarray, where: np.ndarr
     return len(channels_first)
 
 
-def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type) -> int:
+def _write_tiff(source: str, target: str, values: np.ndarray, where: np.ndarray, reader: type, box: Cut) -> int:
     import tifffile
 
     changed = _change(tifffile.imread(source)[None], values, where)[0]
+    changed = changed if box is None else changed[box]
     tifffile.imwrite(target, changed, compression="zlib", photometric="minisblack")  # 3 or 4 slices are not RGB(A)
     return 1
 

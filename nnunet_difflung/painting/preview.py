@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, synthetic_id
+from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, box_from, synthetic_id
 from nnunet_difflung.runtime.figures import (
     as_text,
     bare,
@@ -136,15 +136,16 @@ def _rows(syntheses: list[tuple[Synthesis, SynthesisResult]], name: str | None) 
     synthesis, planned, staged = typical
     fold, roles = synthesis.fold, synthesis.fold.cache.roles
     new_label = np.rint(fold.raw.reader().read_seg(str(staged.label))[0][0]).astype(int)
-    condition = np.array(fold.cache.condition(planned.host))
+    box = box_from(staged.record)
+    condition = np.array(fold.cache.condition(planned.host)[box])
     if name is None:
         applied = apply_plan(fold, planned, textures=False)
-        voxels = applied.in_host(applied.outline)
+        voxels = applied.in_host(applied.outline)[box]
     else:
         voxels = (new_label == roles.values[name]) & (condition != roles.values[name])
     channel = next(iter(fold.relations.painted()), 0)
     painted = fold.raw.reader().read_images([str(f) for f in staged.images])[0][channel]
-    real, label = fold.cache.image(planned.host)[channel], np.where(condition == roles.body_value, 0, condition)
+    real, label = fold.cache.image(planned.host)[channel][box], np.where(condition == roles.body_value, 0, condition)
     return [
         _Row(
             name,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,15 @@ from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
-from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id, write_case
+from nnunet_difflung.painting.cases import (
+    Synthesis,
+    SynthesisResult,
+    box_of_case,
+    box_record,
+    staged_case,
+    synthetic_id,
+    write_case,
+)
 from nnunet_difflung.painting.continuity import of_case
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, pooled, region_of, with_unpainted
@@ -248,7 +257,8 @@ class _Attempt:
         """Measures a case whose slices are all painted, and writes its files if it is accepted."""
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
         values = self._values(applied)
-        measured: dict[str, dict] = {"quality": {}, "memorisation": {}}
+        measured: dict[str, Any] = {"quality": {}, "memorisation": {}}
+        measured |= box_record(box_of_case(applied, sampling.box))
         if applied.planned.placebo:
             measured["placebo_quality"] = {}
         if sampling.gate != "off":

@@ -39,6 +39,7 @@ from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
+    check_box,
     check_names,
     folds_to_do,
     nothing_left_on_fault,
@@ -165,6 +166,7 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
             raise
         check_names(raw, request.settings)
+        check_box(raw, request.settings)
         folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, request.settings)
         if folds and thorough:
             check_before_training(raw, manifest, folds, request.settings.method)

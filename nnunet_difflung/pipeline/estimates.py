@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections.abc import Sequence
 
 from nnunet_difflung.dataset.cache import missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
@@ -49,11 +52,21 @@ def _seconds_of_segmenter(fold: Fold, device: str) -> float:
 def estimate_bytes(fold: Fold) -> tuple[int, int]:
     """Upper bounds of bytes needed in nnUNet_raw, and in nnUNet_results while painting."""
     shapes = [(fold.facts[planned.host].shape, len(planned.slices)) for planned in fold.plan.cases]
-    voxels = sum(z * y * x for (z, y, x), _ in shapes)
+    box = fold.settings.sampling.box
+    depths = [
+        _depth(planned.slices, fold.facts[planned.host], box) if box else shape[0]
+        for planned, (shape, _) in zip(fold.plan.cases, shapes, strict=True)
+    ]
+    voxels = sum(depth * y * x for depth, ((_, y, x), _) in zip(depths, shapes, strict=True))
     painted = sum(slices * y * x for (_, y, x), slices in shapes)
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
     return cases, cases + painted * 4 * channels * fold.settings.sampling.candidates
+
+
+def _depth(slices: Sequence[int], host: CaseFacts, box: float) -> int:
+    """Slices of a synthetic case that is cut to the box of these slices with so many mm around it."""
+    return min(host.shape[0], slices[-1] - slices[0] + 1 + 2 * math.ceil(box / host.spacing[0]))
 
 
 def check_disk_for_cache(raw: RawDataset) -> None:

@@ -32,6 +32,8 @@ from nnunet_difflung.runtime.modes import make_folder
 from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
+_ALIKE_IN_ALL_CASES = ("CTNormalization", "NoNormalization", "RGBTo01Normalization")  # of nnU-Net's schemes
+
 
 def check_names(raw: RawDataset, settings: Settings) -> None:
     """Refuses options that name classes or channels which the dataset does not have.
@@ -136,6 +138,23 @@ def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings
     for line in check_hu(raw, facts, bool(settings.generator.windows)):
         if shown:
             print(line, file=sys.stderr)
+
+
+def check_box(raw: RawDataset, settings: Settings) -> None:
+    """Refuses boxes for channels that nnU-Net normalises by the mean of each case, which differs in a box.
+
+    Raises:
+        BadInput: names the channel and the remedy.
+    """
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    for name in raw.channels if settings.sampling.box is not None else ():
+        scheme = get_normalization_scheme(name).__name__
+        if scheme not in _ALIKE_IN_ALL_CASES:
+            raise BadInput(
+                f"--box: nnU-Net normalises the channel {name!r} of {raw.name} by {scheme}, with figures of each case, "
+                f"so that a part of a volume would look different from all of it; leave the option out"
+            )
 
 
 def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:

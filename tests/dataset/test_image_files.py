@@ -161,3 +161,28 @@ def test_a_reader_without_writer_is_named():
 
     with pytest.raises(BadInput, match="StrangeIO cannot be written"):
         write_changed_copy(["a"], ["b"], np.zeros((1, 1, 1, 1)), np.ones((1, 1, 1), bool), StrangeIO)
+
+
+VOLUMES = [name for name, options in FAMILIES.items() if options.get("volumes")]
+
+
+@pytest.mark.parametrize("copied", VOLUMES, indirect=True)
+def test_a_part_of_a_volume_stays_where_it_is(copied, tmp_path):
+    raw, case, targets, where = copied
+    image, _ = raw.read_image(case.identifier)
+    depth, height, width = where.shape
+    box = (slice(max(0, depth - 2), depth), slice(1, height - 4), slice(3, width - 2))
+    ending = raw.dataset_json["file_ending"]
+    parts = [str(tmp_path / f"difflung_part_{c:04d}{ending}") for c in range(len(case.images))]
+    copy_sidecar(spacing_sidecar(case.images[0], True, raw.reader), tmp_path / "difflung_part.json")
+    write_changed_copy(case.images, parts, np.full_like(image, 100.4), where, raw.reader, box)
+    whole, of_whole = raw.reader().read_images(targets)
+    part, of_part = raw.reader().read_images(parts)
+    assert np.array_equal(part, whole[(slice(None), *box)])
+    assert list(of_part["spacing"]) == pytest.approx(list(of_whole["spacing"]))
+    for one, other in zip(parts, targets, strict=True) if ending != ".tif" else ():
+        a, b = sitk.ReadImage(one), sitk.ReadImage(other)
+        assert a.GetPixelID() == b.GetPixelID()
+        for index in np.random.default_rng(0).integers(0, a.GetSize(), (30, 3)).tolist():
+            there = b.TransformPhysicalPointToIndex(a.TransformIndexToPhysicalPoint(index))
+            assert a[index] == b[there]
