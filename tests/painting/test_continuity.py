@@ -10,8 +10,10 @@ import pytest
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.continuity import AlongZ, continuity_reference, measured
+from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.continuity import AlongZ, continuity_reference, measured, of_case
 from nnunet_difflung.painting.verdict import judge_continuity
 from nnunet_difflung.pipeline.quality import describe_quality
 from tests.support.tiny import make_dataset
@@ -149,3 +151,39 @@ def test_what_is_painted_in_volumes_is_judged_from_slice_to_slice(folders, capsy
     (row,) = json.loads(path.read_text())["folds"]
     figures = {verdict["figure"] for of_class in row["verdicts"].values() for verdict in of_class["pooled"]}
     assert ({"correlation", "flicker", "difference", "end_step"} <= figures) is volumes
+
+
+def test_joined_tallies_are_as_if_all_lesions_had_been_counted_in_one():
+    (lesion, normal), rng = lesion_in(8), np.random.default_rng(0)
+    images = [rng.normal(-900, 30, lesion.shape) for _ in range(2)]
+    one, apart = AlongZ(), [AlongZ(), AlongZ()]
+    for image, tally in zip(images, apart, strict=True):
+        one.add(image, lesion, normal)
+        tally.add(image, lesion, normal)
+    apart[0].join(apart[1])
+    assert apart[0].row() == pytest.approx(one.row())
+    assert apart[0].pairs == one.pairs
+
+
+def test_a_case_is_measured_in_its_new_lesions_and_in_the_slices_beside_them():
+    """As if the whole volume had been looked at, whose own lesion is not counted."""
+    rng, shape, z = np.random.default_rng(0), (12, 40, 40), (4, 5, 6, 9)
+    host = rng.normal(-850, 20, (1, *shape))
+    condition = np.ones(shape, np.uint8)
+    condition[5:8, 30:36, 30:36] = 2
+    changed = np.zeros(shape, bool)
+    changed[4:7, 8:20, 8:20] = changed[9, 8:20, 22:30] = True
+    values = rng.normal(-940, 20, (1, len(z), 40, 40))
+    image, label = host.copy(), condition.copy()
+    image[0][changed] = values[0][changed[list(z)]]
+    label[changed] = 2
+    values = image[:, list(z)]
+    planned = PlannedCase(0, "host", (), z, 0)
+    whole = (host[:, list(z)], label[list(z)], changed[list(z)], label[list(z)], changed[list(z)])
+    applied = AppliedCase(planned, shape, (3.0, 1.0, 1.0), *whole)
+    cache = SimpleNamespace(roles=ROLES, image=lambda _: host, condition=lambda _: condition)
+    (found,) = of_case(applied, values, cache)["emphysema"]
+    (expected,) = measured(image, changed, label == 1)
+    assert found == pytest.approx(expected)
+    assert found["end_step"] == pytest.approx(90, abs=10)
+    assert found["pairs"] == 2 * 12 * 12
