@@ -187,3 +187,10 @@ def test_a_case_is_measured_in_its_new_lesions_and_in_the_slices_beside_them():
     assert found == pytest.approx(expected, rel=1e-4)
     assert found["end_step"] == pytest.approx(90, abs=10)
     assert found["pairs"] == 2 * 12 * 12
+
+
+def test_cases_count_by_their_pairs_of_voxels():
+    real = Cases([0.5, 0.6])
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    rows = [[{"correlation": 0.2, "pairs": 300}], [{"correlation": 0.8, "pairs": 100}]]
+    assert [(row["figure"], row["value"]) for row in judge_continuity(rows, reference, [0])] == [("correlation", 0.35)]
