@@ -337,6 +337,12 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     with pytest.raises(BadInput, match=r"json\.gz was made with augment"):
         elsewhere.holds(Row("reference", "4", 1, 0, 500), {"trainer": "another"})
     assert not elsewhere.holds(Row("reference", "4", 1, 2, 500), {})
+    newer = {
+        **{key: value for key, value in rows[0].items() if key not in ("row", "format", "tuning")},
+        "date": "later",
+    }
+    elsewhere.add(Row("reference", "4", 1, 0, 500), newer)
+    assert [content["date"] for content in elsewhere.read()] == ["later", "2026-11-28"], "what was made here counts"
     bench_with(tmp_path / "there", ("copy_paste",))
     options = argparse.Namespace(
         o=tmp_path / "there", tuning=False, iterations=500, set="small", rows=tmp_path / "kept"

@@ -10,6 +10,9 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.config import BOX
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.cases import box_from, box_of_case, box_record
 from tests.support.commands import prepared, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 
@@ -91,3 +94,19 @@ def test_impossible_boxes_are_refused(folders, capsys, value):
         entry([*RUN, "--box", value])
     assert stop.value.code == 2
     assert "--box" in capsys.readouterr().err
+
+
+def test_the_box_is_that_of_what_is_painted_and_no_larger():
+    region = np.zeros((3, 40, 50), bool)
+    region[1:, 10:15, 20:21] = True
+    planned = PlannedCase(0, "host", (), (4, 6, 7), 0)
+    applied = AppliedCase(planned, (30, 40, 50), (2.0, 1.0, 0.5), *[np.zeros(0)] * 4, region)
+    assert box_of_case(applied, 3) == (slice(4, 10), slice(7, 18), slice(14, 27))
+    assert box_of_case(applied, 100) == (slice(0, 30), slice(0, 40), slice(0, 50))
+    assert box_of_case(applied, None) is None
+    assert box_record(box_of_case(applied, 3)) == {"box": [[4, 10], [7, 18], [14, 27]]}
+    assert box_from({"box": [[4, 10], [7, 18], [14, 27]]}) == box_of_case(applied, 3)
+    single = AppliedCase(
+        PlannedCase(0, "host", (), (0,), 0), (1, 40, 50), (999.0, 1, 1), *[np.zeros(0)] * 4, region[1:2]
+    )
+    assert box_of_case(single, 3) is None
