@@ -40,6 +40,7 @@ class Place:
 _PAINTED = {"phantom": "emphysema", "MedSeg": "consolidation"}
 _SCORED = {"phantom, large dose": "emphysema", "phantom, paper's dose": "emphysema", "MedSeg": "consolidation"}
 _BENCH = "bench_lidc"
+_VOLUMES = {"lidc": "LIDC", "medseg": "MedSeg", "medseg_consolidation": "MedSeg"}  # file → data
 
 PLACES = (
     Place("README.md", _BENCH, (_BENCH,), partial(summary_tables.bench_in_short, _BENCH), optional=True),
@@ -53,6 +54,13 @@ PLACES = (
         partial(summary_tables.table1_summary, _PAINTED),
     ),
     Place("docs/results.md", "regions", ("regions_lidc",), partial(summary_tables.regions_summary, ("LIDC",))),
+    Place(
+        "docs/volumes.md",
+        "volumes",
+        tuple(f"volumes_{name}" for name in _VOLUMES),
+        partial(summary_tables.volumes_summary, tuple(_VOLUMES.values())),
+        optional=True,
+    ),
     Place(
         "docs/results.md",
         "table2",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from experiments.bench.arms import ARMS, DECISIVE
 from experiments.tables import figure
 from nnunet_difflung.comparison.table2 import shown
+from nnunet_difflung.painting.continuity import FIGURES as CONTINUITY
 
 
 def table1_summary(sources: dict[str, str], *contents: dict) -> str:
@@ -62,6 +63,36 @@ def regions_summary(sources: Sequence[str], *contents: dict) -> str:
             about = f"{data}, {shown_class} ({patients} patients)"
             lines.append(f"| {about} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def volumes_summary(sources: Sequence[str], *contents: dict) -> str:
+    """Lesions of volumes from slice to slice; in brackets each method's mean divided by that of the same real lesions.
+
+    Args:
+        sources: name of each data set.
+        contents: as ``experiments.volumes`` writes them, one for each source.
+    """
+    lines = [
+        "| data, class | images | correlation of neighbouring slices | change of the mean | difference of neighbours | "
+        "step at the first and last slice | patients |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for source, content in zip(sources, contents, strict=True):
+        for name, row in content["methods"].items():
+            cells = [_along_z(row[figure], digits, name) for figure, digits in CONTINUITY.items()]
+            patients = max(figure["patients"] for figure in row.values())
+            what = f"{source}, {content['meta']['class'].replace('_', ' ')}"
+            method, comma, how = name.partition(",")
+            images = name if name == "real" else f"`{method}`{comma}{how}"
+            lines.append(f"| {what} | {images} | {' | '.join(cells)} | {patients} |")
+    return "\n".join(lines)
+
+
+def _along_z(figure: dict, digits: int, name: str) -> str:
+    if figure["mean"] is None:
+        return "–"
+    ratio = "" if name == "real" or not figure["real"] else f" ({figure['mean'] / figure['real']:.2f})"
+    return f"{figure['mean']:.{digits}f}{ratio}"
 
 
 def _mean(row: dict, figure: str, digits: int) -> str:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from experiments import volumes
+from experiments.summary_tables import volumes_summary
 from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import NNUNET_RESULTS
 
@@ -46,3 +47,18 @@ def test_slice_by_slice_takes_the_generators_of_its_own_folder(monkeypatch, tmp_
     assert os.environ[NNUNET_RESULTS] == "usual"
     assert set(rows) == {"difflung", volumes.SLICE_BY_SLICE, "real"}
     assert set(rows["real"]) == {"0 a", "2 a"}
+
+
+def test_the_table_divides_by_the_same_real_lesions():
+    known = {figure: {"mean": 2.0, "real": 4.0, "patients": 3} for figure in FIGURES}
+    real = {figure: {"mean": 3.0, "real": 3.0, "patients": 4} for figure in FIGURES}
+    nothing = {figure: {"mean": None, "real": None, "patients": 0} for figure in FIGURES}
+    content = {
+        "meta": {"class": "ground_glass"},
+        "methods": {"difflung": known, "real": real, volumes.SLICE_BY_SLICE: nothing},
+    }
+    rows = volumes_summary(["LIDC"], content).splitlines()[2:]
+    cells = " | ".join(f"{2:.{digits}f} (0.50)" for digits in FIGURES.values())
+    assert rows[0] == f"| LIDC, ground glass | `difflung` | {cells} | 3 |"
+    assert rows[1].startswith("| LIDC, ground glass | real | 3.000 | 3.00 |")
+    assert rows[2] == "| LIDC, ground glass | `difflung`, slice by slice | – | – | – | – | 0 |"
