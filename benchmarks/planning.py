@@ -102,10 +102,9 @@ def main() -> None:
             return make_plan(list(facts.values()), lesions, ROLES, CONFIG, 0, labels.__getitem__)
 
         plan = ours()
-        operations = sum(len(case.operations) for case in plan.cases)
-        counted = {
-            name: sum(op.pathology == name for case in plan.cases for op in case.operations) for name in plan.targets
-        }
+        pasted = [op for case in plan.cases for op in case.operations if not op.around]
+        operations = len(pasted)
+        counted = {name: sum(op.pathology == name for op in pasted) for name in plan.targets}
 
         def reference(labels=labels, lesions=lesions, plan=plan, operations=operations, counted=counted):
             return reference_plan(labels, lesions, len(plan.cases), round(operations / len(plan.cases)), counted)

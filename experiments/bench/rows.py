@@ -134,8 +134,9 @@ class Store:
             return False
         before = as_named_now(_content(path)["settings"])
         if key := first_difference(before, settings):
+            other = "another -o" if path.parent == self.folder else "--rows with another folder"
             raise BadInput(
-                f"{path} was made with {key} {before.get(key)!r}, now it is {settings.get(key)!r}; use another -o, or "
+                f"{path} was made with {key} {before.get(key)!r}, now it is {settings.get(key)!r}; use {other}, or "
                 f"delete the file to make the row again"
             )
         return True

@@ -28,20 +28,21 @@ def write(o: argparse.Namespace) -> list[Path]:
     Raises:
         BadInput: no row of this length is complete, or those of an arm were made with different settings.
     """
-    store = Store(o.o, o.tuning, None if o.tuning else o.rows or kept_rows(o.set))
+    default = o.o / f"bench_{o.set}_tuning.json" if o.tuning else RESULTS / f"bench_{o.set}.json"
+    target, kind = o.out or default, SETS[o.set]
+    store = Store(o.o, o.tuning, None if o.tuning else o.rows or target.with_name(f"{target.stem}_rows"))
     rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
     if not rows:
         raise BadInput(
             f"{store.folder} holds no row of {o.iterations} iterations; run the bench first, or give another"
         )
     check_alike(rows)
-    default = o.o / f"bench_{o.set}_tuning.json" if o.tuning else RESULTS / f"bench_{o.set}.json"
-    target, kind = o.out or default, SETS[o.set]
-    earlier = read_json(target) if target.is_file() else {}
+    earlier = read_json(target) if target.is_file() and not o.tuning else {}
     content = without_nan(with_earlier(tabulated(rows, kind) | {"meta": _meta(rows, o, kind)}, earlier))
+    text = markdown(content)
     store.keep(rows)
     write_json(target, content)
-    write_bytes(target.with_suffix(".md"), markdown(content).encode())
+    write_bytes(target.with_suffix(".md"), text.encode())
     learning_curve(target.with_suffix(".png"), content)
     return [target, target.with_suffix(".md"), target.with_suffix(".png")]
 
@@ -59,13 +60,23 @@ def with_earlier(content: dict, earlier: dict) -> dict:
     Args:
         content: of the rows that are there.
         earlier: what the file holds; empty if there is none.
+
+    Raises:
+        BadInput: a number has rows of an arm that the earlier table, of more rows, does not have.
     """
     meta, before = content["meta"], earlier.get("meta", {})
     made = dict(content["made"])
     same = all(before.get(key) == meta[key] for key in ("dataset", "rare", "tuning", "iterations", "network"))
     for number, arms in earlier.get("numbers", {}).items() if same else ():
         if number not in made or _trainings(arms) > _trainings(content["numbers"][number]):
+            if new := sorted(set(content["numbers"].get(number, {})) - set(arms)):
+                raise BadInput(
+                    f"rows of {new[0]} with {number} source patients cannot be compared with the earlier ones, whose "
+                    f"means alone are on record; make the rows of all arms, or give another --out"
+                )
+            print(f"{number} source patients: {_trainings(arms)} earlier trainings stay in the table.")
             content["numbers"][number] = arms
+            meta = {**meta, "augment": before["augment"] | meta["augment"]}
             whole = {key: before[key] for key in _OF_NUMBER if key not in ("rows", "core_hours")}  # of all numbers
             made[number] = earlier.get("made", {}).get(number, whole | {"rows": _trainings(arms)})
     numbers = {number: content["numbers"][number] for number in _ORDER if number in content["numbers"]}

@@ -7,6 +7,7 @@ be used for every fold and window, and a training step reads only the crops that
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_difflung.dataset.contents import MEMO, FileHashes, hashes_of_case
-from nnunet_difflung.dataset.headers import voxels_and_bytes
+from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import (
@@ -147,8 +148,10 @@ def missing_bytes(raw: RawDataset, folder: Path) -> int:
     total = 0
     for identifier, case in raw.cases.items():
         if not (folder / f"{identifier}.json").is_file():
-            voxels, size = voxels_and_bytes(case.images[0])
-            total += voxels * (size * len(raw.channels) + 1)  # and the condition map
+            headers = [shape_and_bytes(path) for path in case.images]
+            voxels = math.prod(headers[0][0]) if headers[0][0] else 0
+            of_voxel = len(raw.channels) * max(size for _, size in headers)  # all channels have one type
+            total += voxels * (of_voxel + 1)  # and the condition map
     return total
 
 

@@ -10,15 +10,12 @@ _BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 2, sitk.sitkInt16: 2}  # as the cach
 _MOST_BYTES = 4
 
 
-def voxels_and_bytes(path: str | Path) -> tuple[int, int]:
-    """Number of an image's voxels, and the bytes that each takes at most in the cache; (0, 4) if it can't be read."""
+def shape_and_bytes(path: str | Path) -> tuple[tuple[int, ...], int]:
+    """(x, y, z) of an image, and the bytes that a voxel takes at most in the cache; no size if it can't be read."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:  # whoever reads its voxels says what is wrong
-        return 0, _MOST_BYTES
-    voxels = 1
-    for length in reader.GetSize():
-        voxels *= length
-    return voxels, _BYTES.get(reader.GetPixelID(), _MOST_BYTES)
+        return (), _MOST_BYTES
+    return reader.GetSize()[:3], _BYTES.get(reader.GetPixelID(), _MOST_BYTES)

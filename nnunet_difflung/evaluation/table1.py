@@ -223,11 +223,14 @@ def _along_z(entries: dict[str, dict], fine: int) -> list[str]:
     """The table of what lies above each other; nothing for datasets of slices, or if no two neighbours were painted."""
     if not entries:
         return []
-    real = next(iter(entries.values()))["real_along_z"]
     lines = ["", "## From slice to slice", "", *_head(["class", "method", *_Z_COLUMNS.values(), "n"])]
-    for group in dict.fromkeys(label for figure in FIGURES for label in real.get(figure, {})):
-        for name, of in (("real", real), *((name, entry["along_z"]) for name, entry in entries.items())):
+    most = max(entries.values(), key=lambda entry: len(entry["per_patient"]))["real_along_z"]
+    rows = [("real", most), *((name, entry["along_z"]) for name, entry in entries.items())]
+    for group in dict.fromkeys(label for _, of in rows for figure in FIGURES for label in of[figure]):
+        for name, of in rows:
             numbers = [of[figure].get(group) for figure in FIGURES]
+            if not any(numbers):
+                continue
             digits = [places + fine * (figure != "correlation") for figure, places in FIGURES.items()]
             cells = [_cell(*pair) for pair in zip(numbers, digits, strict=True)]
             lines.append(_line([group, name, *cells, str(max(number["n"] for number in numbers if number))]))

@@ -190,7 +190,8 @@ class _Planner:
         slices = self.max_slices - plan.slices
         if self.follower is not None:
             counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
-            filling = Filling(host, label, lung, self.roles.is_normal(label), slices, counts)
+            allowed = [name for name, target in self.targets.items() if target > 0]
+            filling = Filling(host, label, lung, self.roles.is_normal(label), slices, counts, allowed)
             self.follower.fill(filling, self.missing, rng, model)
             self.pasted = filling.pasted
             return filling.operations

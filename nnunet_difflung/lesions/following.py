@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.hosts import Model
 from nnunet_difflung.lesions.lung import Lung
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, paste, warp, window_at
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, inside_image, paste, warp, window_at
 from nnunet_difflung.lesions.plan import Operation, Pasted
 from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.lesions.recipes import Recipes, Wanted
@@ -36,6 +36,7 @@ class Filling:
         free: (z, y, x) bool, its normal lung.
         slices: number of slices that may be changed.
         counts: class → voxels of the training cases, the planned cases and this host.
+        allowed: pathologies that may be painted, of which alone surroundings come along.
         touched: slices that are changed.
         operations: the lesions so far.
         pasted: the voxels that each of them changes.
@@ -48,6 +49,7 @@ class Filling:
     free: np.ndarray
     slices: int
     counts: dict[str, int]
+    allowed: Collection[str] = ()
     touched: set[int] = field(default_factory=set)
     operations: list[Operation] = field(default_factory=list)
     pasted: list[Pasted] = field(default_factory=list)
@@ -61,8 +63,8 @@ class Filling:
 
     def take(self, name: str, lesion: Lesion, fitting: Fitting, roles: LabelRoles) -> bool:
         """Pastes a lesion and what surrounds it; returns whether their slices are within the bound."""
-        around = [(part.pathology, self._around(part, lesion, fitting)) for part in lesion.surroundings]
-        together = [(name, fitting), *((other, found) for other, found in around if found is not None)]
+        parts = [part for part in lesion.surroundings if part.pathology in self.allowed]
+        together = [(name, fitting), *((part.pathology, self._around(part, lesion, fitting)) for part in parts)]
         after = self.touched.union(*(found.slices() for _, found in together))
         if len(after) > self.slices:
             self.full = True
@@ -71,7 +73,8 @@ class Filling:
         for other, found in together:
             within = name if found is not fitting else ""
             voxels = paste(self.label, found.mask, found.place, roles.values[other], roles)
-            self.free[window_at(found.place, found.mask.shape)] &= ~found.mask
+            mask, place = inside_image(found.mask, found.place, self.label.shape)
+            self.free[window_at(place, mask.shape)] &= ~mask
             source = (lesion.case, lesion.component, found.transform, found.place, voxels)
             self.operations.append(Operation(other, *source, around=within))
             self.counts[other] += voxels
@@ -79,13 +82,15 @@ class Filling:
         self.pasted.append(Pasted(name, fitting.changed, fitting.place))
         return True
 
-    def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting | None:
-        """What surrounds a lesion, where that is to be pasted; None if it would reach beyond the image."""
+    def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting:
+        """What surrounds a lesion, where that is to be pasted; it may reach beyond the image."""
         ratio = np.array(lesion.spacing) / self.host.spacing
         mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place)
-        if min(place) < 0 or (np.add(place, mask.shape) > self.label.shape).any():
-            return None
-        return Fitting(fitting.transform, mask, place, mask & self.free[window_at(place, mask.shape)])
+        within, first = inside_image(mask, place, self.label.shape)
+        changed = np.zeros_like(mask)
+        window = tuple(slice(f - p, f - p + n) for f, p, n in zip(first, place, within.shape, strict=True))
+        changed[window] = within & self.free[window_at(first, within.shape)]
+        return Fitting(fitting.transform, mask, place, changed)
 
 
 class Follower:

@@ -222,12 +222,23 @@ def window_at(place: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + n) for start, n in zip(place, shape, strict=True))
 
 
+def inside_image(
+    mask: np.ndarray, place: Sequence[int], shape: Sequence[int]
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The part of a mask that lies in an image of a (z, y, x) shape, and its first voxel there; it may be empty."""
+    first = [min(max(0, -start), n) for start, n in zip(place, mask.shape, strict=True)]
+    last = [max(0, min(n, size - start)) for start, n, size in zip(place, mask.shape, shape, strict=True)]
+    z, y, x = (max(0, start) for start in place)
+    return mask[tuple(slice(a, b) for a, b in zip(first, last, strict=True))], (z, y, x)
+
+
 def paste(label: np.ndarray, mask: np.ndarray, place: Sequence[int], value: int, roles: LabelRoles) -> int:
-    """Writes a lesion into a label map, in place, but only over normal lung.
+    """Writes a lesion into a label map, in place, but only over normal lung; what lies outside the map is left out.
 
     Returns:
         Number of voxels changed.
     """
+    mask, place = inside_image(mask, place, label.shape)
     window = label[window_at(place, mask.shape)]
     changed = mask & roles.is_normal(window)
     window[changed] = value

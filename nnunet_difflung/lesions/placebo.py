@@ -25,7 +25,7 @@ from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.hosts import Hosts, profile, usable_hosts
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
+from nnunet_difflung.lesions.masks import Lesion, Transform, inside_image, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.real_places import FAR, most_alike
@@ -230,8 +230,9 @@ class _PlaceboPlanner:
         lesion = real_lesion(operation, self.lesions)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / host.spacing).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
-        inside = mask & lung.is_lung[label[window_at(operation.place, mask.shape)]]
-        return lung.site(inside if inside.any() else mask, operation.place)
+        mask, place = inside_image(mask, operation.place, label.shape)
+        inside = mask & lung.is_lung[label[window_at(place, mask.shape)]]
+        return lung.site(inside if inside.any() else mask, place)
 
     def _sources(self, lesion: Lesion, host: CaseFacts, rng: np.random.Generator) -> Iterator[LungSource]:
         """Places where the outline of a lesion lies in normal lung: in other cases first, then in the host."""

@@ -43,6 +43,11 @@ class AlongZ:
         self._ends = np.zeros(2)
         self.pairs = 0
 
+    @property
+    def ends(self) -> int:
+        """Number of voxels at the ends of lesions."""
+        return int(self._ends[1])
+
     def add(self, image: np.ndarray, lesion: np.ndarray, normal: np.ndarray) -> None:
         """Counts a lesion.
 
@@ -104,7 +109,9 @@ def add_lesions(tallies: Sequence[AlongZ], image: np.ndarray, lesions: np.ndarra
 
 
 def measured(image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> list[dict[str, float]] | None:
-    """The figures of a class in a case, channel by channel, with ``pairs``; None where nothing lies in two slices.
+    """The figures of a class in a case, channel by channel; None where nothing lies in two slices.
+
+    Beside the figures: ``pairs`` and ``ends``, the number of voxels that they are of.
 
     Args:
         image: (c, z, y, x) intensities.
@@ -116,7 +123,7 @@ def measured(image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> list
     if not tallies[0].pairs:
         return None
     rows = [{name: value for name, value in tally.row().items() if np.isfinite(value)} for tally in tallies]
-    return [row | {"pairs": tally.pairs} for row, tally in zip(rows, tallies, strict=True)]
+    return [row | {"pairs": tally.pairs, "ends": tally.ends} for row, tally in zip(rows, tallies, strict=True)]
 
 
 def of_case(applied: AppliedCase, values: np.ndarray, cache: SliceCache) -> dict[str, list[dict[str, float]]]:

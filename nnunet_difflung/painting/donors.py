@@ -11,11 +11,11 @@ from scipy import ndimage
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.generator.encoding import normalise
 from nnunet_difflung.generator.style import style_channels, style_of, write_style
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, warp
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, inside_image, warp
 from nnunet_difflung.lesions.pasting import lesion_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.lung_level import lung_around
-from nnunet_difflung.painting.styles import ClassStyles
+from nnunet_difflung.painting.styles import ClassStyles, style_of_part
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,23 @@ def find_donors(
     for number, operation in enumerate(planned.operations):
         lesion = lesion_of(operation, lesions)
         mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / spacing).mask
-        top, left = operation.place[1:]
+        depth = len(mask)
+        mask, (bottom, top, left) = inside_image(mask, operation.place, cache.facts[planned.host].shape)
+        cut = bottom - operation.place[0]  # layers below the image
         window = (slice(top, top + mask.shape[1]), slice(left, left + mask.shape[2]))
-        layers = [layer for layer in range(len(mask)) if operation.place[0] + layer in positions]
+        layers = [layer for layer in range(len(mask)) if bottom + layer in positions]
         if not layers:
             continue
-        numbers = [positions[operation.place[0] + layer] for layer in layers]
+        numbers = [positions[bottom + layer] for layer in layers]
         own = np.zeros_like(outlined[numbers])
         own[(slice(None), *window)] = mask[layers]
         own &= outlined[numbers] & (owner[numbers] == 0)
         if not planned.placebo:
             around = lung_around(image[:, [planned.slices[n] for n in numbers]], lung[numbers], own, spacing)
             rng = np.random.default_rng([planned.seed, number])
-            change = styles[operation.pathology].change(lesion, around, rng)
+            of_class = styles[operation.pathology]
+            part = style_of_part(lesion, cache) if operation.around and of_class.changes else None
+            change = of_class.change(lesion, around, rng, part)
         reach = 1 if together else 0
         for number_of_layer, (layer, n, outline) in enumerate(zip(layers, numbers, own, strict=True)):
             if not outline.any():
@@ -91,7 +95,7 @@ def find_donors(
                 near = slice(max(0, number_of_layer - reach), number_of_layer + reach + 1)
                 voxels = np.asarray(image[:, [planned.slices[m] for m in numbers[near]]])[:, own[near]]
             else:
-                voxels = restyled(of_layer(cache, lesion, (layer + 0.5) / len(mask), reach), change)
+                voxels = restyled(of_layer(cache, lesion, (layer + cut + 0.5) / depth, reach), change)
             donors.append(voxels)
             owner[n][outline] = len(donors)
             held[n][outline] = number + 1 if together else len(donors)

@@ -70,8 +70,13 @@ class ClassStyles:
         dimensions = self._pool.shape[1]
         return float((4 / ((dimensions + 2) * self._patients)) ** (1 / (dimensions + 4)))
 
+    @property
+    def changes(self) -> bool:
+        """Whether any lesion gets another level or spread."""
+        return bool(self._draws or self.slope.any())
+
     def change(
-        self, lesion: Lesion, lung: np.ndarray | None, rng: np.random.Generator
+        self, lesion: Lesion, lung: np.ndarray | None, rng: np.random.Generator, own: Style | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """How level and spread of a lesion are to change in another place.
 
@@ -84,12 +89,13 @@ class ClassStyles:
             lesion: the real lesion.
             lung: (c,) level of the normal lung around the new place, or None.
             rng: draws.
+            own: the style of what is no lesion of the class by itself (``style_of_part``); None for lesions of it.
 
         Returns:
             (c,) what is added to the level, and (c,) the factor of the spread; None if they stay.
         """
-        own = self.real.get((lesion.case, lesion.component))
-        if own is None or not (self._draws or self.slope.any()):
+        own = own or self.real.get((lesion.case, lesion.component))
+        if own is None or not self.changes:
             return None
         before = self._coordinates(own)
         after = self._drawn(before, rng) if self._draws else before
@@ -111,6 +117,12 @@ class ClassStyles:
         noise = rng.multivariate_normal(np.zeros(len(own)), covariance, method="eigh")
         centre = self._pool.mean(0)
         return centre + (own - centre + self.width * noise) / np.sqrt(1 + self.width**2)
+
+
+def style_of_part(part: Lesion, cache: SliceCache) -> Style:
+    """The style of what surrounds a lesion, in its case."""
+    values = np.asarray(cache.image(part.case)[(slice(None), *part.box)])[:, part.texture].astype(float)
+    return Style(values.mean(1), lung_around_lesion(cache, part), values.std(1), int(part.texture.sum()), "")
 
 
 def styles_of(

@@ -100,7 +100,8 @@ def synthesize(
     for name, verdict in result.verdicts.items():
         if name in synthesis.continuity and name in synthesis.references:
             of_class = [row["along_z"][name] for row in rows if name in row.get("along_z", {})]
-            judged = synthesis.references[name].judged
+            reference = synthesis.references[name]
+            judged = [channel for channel in reference.judged if not reference.channels[channel].constant]
             verdict["pooled"] += judge_continuity(of_class, synthesis.continuity[name], judged)
     result.memorisation = summarise(row["memorisation"] for row in rows)
     if synthesis.selection:

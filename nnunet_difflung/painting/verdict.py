@@ -69,7 +69,7 @@ def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity],
     Args:
         rows: of each staged case, from ``continuity.measured``: for each channel figure → value.
         references: for each channel.
-        judged: numbers of the channels that count.
+        judged: numbers of the channels that count, in which the class is not constant.
     """
     verdicts = []
     for channel in judged:
@@ -84,7 +84,8 @@ def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity],
             else:
                 parts = [part | {figure: part[figure] / own} for part in parts]
                 accepted = _ratio_range([value / own for value in patients], 1.0)
-            weighted = [{figure: part[figure], "voxels": part["pairs"]} for part in parts]
+            weight = "ends" if figure == "end_step" else "pairs"
+            weighted = [{figure: part[figure], "voxels": part[weight]} for part in parts]
             verdicts.append(_verdict(figure, channel, weighted, accepted) | {"patients": len(patients)})
     return verdicts
 

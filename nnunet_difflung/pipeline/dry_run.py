@@ -78,7 +78,8 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)
-    check_disk(folds)
+    to_be_cached = missing_bytes(raw, cache_folder(raw.name))
+    check_disk(folds, to_be_cached)
     look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     for fold in folds:
         if not fold.plan.cases:
@@ -86,11 +87,11 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
         training, painting = (len(folds) * seconds for seconds in estimate_seconds(folds[0], request.device))
-        disk, cache = sum(sum(estimate_bytes(fold)) for fold in folds), missing_bytes(raw, cache_folder(raw.name))
+        disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached
         print(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "
-            f"for {counted(len(folds), 'fold')}; up to {size(disk + cache)} of disk space"
-            + (f", {size(cache)} of it for cached cases." if cache else ".")
+            f"for {counted(len(folds), 'fold')}; up to {size(disk)} of disk space"
+            + (f", {size(to_be_cached)} of it for cached cases." if to_be_cached else ".")
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:
             print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")

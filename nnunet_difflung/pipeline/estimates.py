@@ -100,15 +100,19 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def check_disk(folds: list[Fold]) -> None:
+def check_disk(folds: list[Fold], cache: int = 0) -> None:
     """Refuses plans that may need more disk space than is free in nnUNet_raw or nnUNet_results.
+
+    Args:
+        folds: what is planned.
+        cache: bytes of the cache that is still to be made in nnUNet_results.
 
     Raises:
         BadInput: names the needed and the free space.
     """
     needs = [estimate_bytes(fold) for fold in folds]
     raw, results = (nnunet_folder(variable) for variable in (NNUNET_RAW, NNUNET_RESULTS))
-    in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs)
+    in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs) + cache
     if os.stat(raw).st_dev == os.stat(results).st_dev:
         in_raw = in_results = in_raw + in_results
     for variable, need in ((NNUNET_RAW, in_raw), (NNUNET_RESULTS, in_results)):

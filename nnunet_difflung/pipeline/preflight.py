@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.config import Settings, differences, identity
 from nnunet_difflung.dataset.cache import read_cache
+from nnunet_difflung.dataset.headers import shape_and_bytes
 from nnunet_difflung.dataset.hu_check import check_hu
 from nnunet_difflung.dataset.places import linked_from
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -140,6 +141,11 @@ def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings
             print(line, file=sys.stderr)
 
 
+def _is_volume(path: str) -> bool:
+    shape, _ = shape_and_bytes(path)
+    return len(shape) == 3 and shape[2] > 1
+
+
 def check_box(raw: RawDataset, settings: Settings) -> None:
     """Refuses boxes for channels that nnU-Net normalises by the mean of each case, which differs in a box.
 
@@ -150,7 +156,7 @@ def check_box(raw: RawDataset, settings: Settings) -> None:
 
     for name in raw.channels if settings.sampling.box is not None else ():
         scheme = get_normalization_scheme(name).__name__
-        if scheme not in _ALIKE_IN_ALL_CASES:
+        if scheme not in _ALIKE_IN_ALL_CASES and any(_is_volume(case.images[0]) for case in raw.cases.values()):
             raise BadInput(
                 f"--box: nnU-Net normalises the channel {name!r} of {raw.name} by {scheme}, with figures of each case, "
                 f"so that a part of a volume would look different from all of it; leave the option out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_difflung.dataset.channels import named
+from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
 
@@ -101,9 +102,12 @@ def _pooled(name: str, verdicts: list[dict]) -> list[str]:
         ranges = ", ".join(f"{_value(verdict)} ({_span(verdict)})" for verdict in within)
         lines.append(f"  {name}: {ranges}; in brackets the range of real lesions of {_patients(within[0])}")
     unjudged = [verdict for verdict in verdicts if verdict["within"] is None]
-    if unjudged:
-        values = ", ".join(_value(verdict) for verdict in unjudged)
-        lines.append(f"  {name}: {values}; not judged, since only one training patient has the class")
+    for figures, why in (
+        ([v for v in unjudged if v["figure"] not in FIGURES], "only one training patient has the class"),
+        ([v for v in unjudged if v["figure"] in FIGURES], "it is known of fewer than two training patients"),
+    ):
+        if figures:
+            lines.append(f"  {name}: {', '.join(map(_value, figures))}; not judged, since {why}")
     return lines + [
         f"  Warning: {name}: {_value(verdict)} is outside {_span(verdict)}, the range of real lesions of "
         f"{_patients(verdict)}{_meaning(verdict)}"

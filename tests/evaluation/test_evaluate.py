@@ -25,13 +25,14 @@ from nnunet_difflung.evaluation.image_metrics import PatientTally, diversity, im
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
 from nnunet_difflung.evaluation.real_slices import RealSlice, neighbour_of, real_slice, slices_with_lung
 from nnunet_difflung.evaluation.references import class_mean_image, reference_rows, training_reference
-from nnunet_difflung.evaluation.table1 import markdown, merge_table1, statistic
+from nnunet_difflung.evaluation.table1 import _along_z, markdown, merge_table1, statistic
 from nnunet_difflung.evaluation.texture_distance import descriptors, standardisation, texture_distance
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import cache_folder, results_folder
 from tests.support.generators import TINY
 from tests.support.tiny import make_dataset, set_paths, tree_hashes
@@ -553,3 +554,22 @@ def test_slices_have_no_table_from_slice_to_slice(trained, tmp_path):
     out = tmp_path / "nnUNet_results" / trained.name / "DiffLung__evaluate" / "table1.json"
     assert "From slice to slice" not in out.with_suffix(".md").read_text()
     assert "along_z" not in json.loads(out.read_text())["cbmat"]
+
+
+def test_methods_with_other_classes_from_slice_to_slice_have_their_rows():
+    """Merged tables may hold a method in fewer folds, and a class in some of them only."""
+
+    def entry(classes, patients):
+        values = {figure: dict.fromkeys(classes, {"mean": 0.5, "sd": None, "n": 1}) for figure in FIGURES}
+        return {"along_z": values, "real_along_z": values, "per_patient": [{}] * patients}
+
+    entries = {"cbmat": entry(["ILD"], 1), "mat": entry(["emphysema", "ILD"], 2)}
+    for order in (entries, dict(reversed(entries.items()))):
+        shown = [line.split(" | ")[:2] for line in _along_z(order, 0) if line.startswith("| ") and "---" not in line]
+        assert sorted(row for row in shown if row[0] != "| class") == [
+            ["| ILD", "cbmat"],
+            ["| ILD", "mat"],
+            ["| ILD", "real"],
+            ["| emphysema", "mat"],
+            ["| emphysema", "real"],
+        ]

@@ -334,7 +334,7 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     elsewhere = Store(tmp_path / "there", kept=tmp_path / "kept")
     assert elsewhere.read() == rows
     assert elsewhere.holds(Row("reference", "4", 1, 0, 500), rows[0]["settings"])
-    with pytest.raises(BadInput, match=r"json\.gz was made with augment"):
+    with pytest.raises(BadInput, match=r"json\.gz was made with augment .*; use --rows with another folder"):
         elsewhere.holds(Row("reference", "4", 1, 0, 500), {"trainer": "another"})
     assert not elsewhere.holds(Row("reference", "4", 1, 2, 500), {})
     newer = {
@@ -377,6 +377,14 @@ def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
     assert {number: made["rows"] for number, made in second["made"].items()} == {"4": 4, "16": 4}
     assert second["meta"]["rows"] == 8
     assert (tmp_path / "t.md").read_text().count("4 trainings; seeds 1, folds 0, 1; 2026-11-28; 0.0 core hours.") == 2
+    bench_with(tmp_path / "second", ("cbmat",), "16", folds=(0,))
+    with pytest.raises(
+        BadInput, match="rows of cbmat with 16 source patients cannot be compared with the earlier ones"
+    ):
+        written(tmp_path / "second")
+    for folder in (tmp_path / "second" / "rows", tmp_path / "second" / "kept"):
+        for path in folder.glob("cbmat*"):
+            path.unlink()
     del second["made"]  # as earlier versions wrote it
     (tmp_path / "t.json").write_text(json.dumps(second))
     assert "core_hours" not in written(tmp_path / "second")["made"]["16"], "it was that of all rows together"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_difflung.config import BalanceConfig
-from nnunet_difflung.lesions.balance import collect_lesions
-from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, warp
+from nnunet_difflung.config import BalanceConfig, SamplingConfig
+from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, inside_image, paste, warp
 from nnunet_difflung.lesions.pasting import apply_operations, lesion_of
 from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.surroundings import REACH, find_surroundings, place_around, share_of_border
-from tests.lesions.test_balance import ROLES, facts_of, plan_for
+from nnunet_difflung.painting.donors import find_donors
+from nnunet_difflung.painting.styles import ClassStyles, Style, style_of_part
+from tests.lesions.test_balance import ROLES, plan_for
 
 EMPHYSEMA, ILD = ROLES.values["emphysema"], ROLES.values["ILD"]
 SPACING = (5.0, 1.0, 1.0)
@@ -76,7 +78,7 @@ TRANSFORMS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TRANSFORMS, st.sampled_from([1, 7]), st.tuples(st.floats(0.6, 1.6), st.floats(0.6, 1.6)))
 def test_both_are_moved_alike(transform, depth, ratio):
     spacing = (2.5, 1.0, 1.0)
@@ -92,10 +94,10 @@ def test_both_are_moved_alike(transform, depth, ratio):
         both[tuple(slice(a, a + n) for a, n in zip(place, mask.shape, strict=True))] = mask
         alone = np.zeros_like(both)
         alone[tuple(slice(a, a + n) for a, n in zip((20, 30, 40), inner.mask.shape, strict=True))] = inner.mask
-        assert (alone & both).sum() >= 0.9 * alone.sum()
+        assert (alone & both).sum() >= 0.8 * alone.sum(), "both are rounded to whole voxels"
         expected = _moved(part, lesion, transform, ratio)
         found = [np.mean(np.nonzero(of), axis=1) for of in (both, alone)]
-        assert found[0] - found[1] == pytest.approx(expected, abs=0.8)
+        assert found[0] - found[1] == pytest.approx(expected, abs=1.1)
 
 
 def _moved(part: Lesion, lesion: Lesion, transform: Transform, ratio: np.ndarray) -> np.ndarray:
@@ -183,17 +185,90 @@ def test_places_drawn_at_random_take_nothing_along(cases):
     assert not any(op.around for case in plan.cases for op in case.operations)
 
 
-def test_surroundings_that_reach_beyond_the_image_are_left_out():
-    labels = {"a": nested(5, 9), "b": np.ones((1, 15, 15), np.uint8)}
-    facts = facts_of(labels)
-    lesions = collect_lesions(list(labels), facts, ROLES, labels.__getitem__)
-    (lesion,) = lesions["emphysema"]
-    assert lesion.surroundings
-    config = BalanceConfig(target_share={"emphysema": 0.5, "ILD": 0.5}, placement="real", hosts="any", max_synthetic=9)
-    plan, _, _ = plan_for(labels, config)
-    alone = [op for case in plan.cases for op in case.operations if case.host == "b" and op.pathology == "emphysema"]
-    assert alone
-    assert not any(op.around for case in plan.cases for op in case.operations if case.host == "b")
+def test_surroundings_that_reach_beyond_the_image_are_cut_off_there():
+    """In thin volumes most of what surrounds a lesion fits; a lesion alone would be what no reader has seen."""
+    labels = {f"c{i}": nested(5, 14, 9, (5.0, 1, 1)) if i % 2 else np.ones((4, 64, 64), np.uint8) for i in range(12)}
+    plan, lesions, facts = plan_for(
+        labels, BalanceConfig(placement="real", target_share={"emphysema": 0.1, "ILD": 0.3}, max_ratio=2)
+    )
+    beyond = 0
+    for case in plan.cases:
+        host, spacing = labels[case.host], facts[case.host].spacing
+        new, _ = apply_operations(case.operations, host, spacing, lesions, ROLES)
+        inner = [op for op in case.operations if op.pathology == "emphysema"]
+        assert len([op for op in case.operations if op.around]) == len(inner)
+        for op in case.operations:
+            mask = warp(lesion_of(op, lesions).mask, op.transform, np.array(lesions["ILD"][0].spacing) / spacing).mask
+            beyond += min(op.place) < 0 or (np.add(op.place, mask.shape) > host.shape).any()
+        for name, value in (("emphysema", EMPHYSEMA), ("ILD", ILD)):
+            voxels = sum(op.voxels for op in case.operations if op.pathology == name)
+            assert voxels == ((new == value) & (host != value)).sum()
+        assert tuple(np.flatnonzero((new != host).any((1, 2)))) == case.slices
+    assert beyond
+
+
+def test_a_part_outside_the_image_is_nothing():
+    mask = np.ones((2, 3, 4), bool)
+    for place, shape, first in (
+        ((0, 0, 0), (2, 3, 4), (0, 0, 0)),
+        ((-1, 1, -2), (1, 3, 2), (0, 1, 0)),
+        ((4, 4, 4), (2, 2, 2), (4, 4, 4)),
+        ((5, 0, 0), (1, 3, 4), (5, 0, 0)),
+        ((9, 0, 0), (0, 3, 4), (9, 0, 0)),
+        ((-5, 0, 0), (0, 3, 4), (0, 0, 0)),
+    ):
+        part, at = inside_image(mask, place, (6, 6, 6))
+        assert (part.shape, at) == (shape, first)
+    label = np.ones((6, 6, 6), np.uint8)
+    assert paste(label, mask, (5, 4, -3), 3, ROLES) == 1 * 2 * 1
+    assert (label == 3).sum() == 2
+
+
+def test_a_class_that_is_not_to_be_painted_does_not_come_along(cases):
+    config = BalanceConfig(placement="real", target_share={"emphysema": 0.1, "ILD": 0.0}, max_ratio=0.5)
+    plan, _, _ = plan_for(cases, config)
+    assert plan.cases
+    assert {op.pathology for case in plan.cases for op in case.operations} == {"emphysema"}
+    assert plan.after["ILD"] == plan.before["ILD"] + sum((cases[case.host] == ILD).sum() for case in plan.cases)
+
+
+def test_surroundings_have_the_style_of_their_own_voxels(planned, cases):
+    plan, lesions, facts = planned
+    level = {1: -850.0, EMPHYSEMA: -950.0, ILD: -600.0}
+    images = {name: np.select([label == k for k in level], list(level.values()))[None] for name, label in cases.items()}
+    cache = SimpleNamespace(roles=ROLES, facts=facts, image=images.__getitem__, condition=cases.__getitem__)
+    keep = ClassStyles({}, SamplingConfig(level="donor", styles="real"))
+    found = set()
+    for case in plan.with_lesions:
+        host = cases[case.host]
+        new, _ = apply_operations(case.operations, host, facts[case.host].spacing, lesions, ROLES)
+        outlined = (new != host)[list(case.slices)]
+        donors = find_donors(case, lesions, cache, outlined, {"emphysema": keep, "ILD": keep})
+        assert ((donors.owner > 0) == outlined).all()
+        for number, voxels in enumerate(donors.voxels, start=1):
+            (value,) = np.unique(new[list(case.slices)][donors.owner == number])
+            assert set(voxels[0]) == {level[value]}
+            found.add(value)
+    assert found == {EMPHYSEMA, ILD}
+
+
+def test_surroundings_follow_the_lung_as_lesions_of_their_class_do():
+    style = Style(np.array([-600.0]), np.array([-850.0]), np.array([20.0]), 100, "")
+    real = {(f"c{i}", 1): Style(np.array([-600.0 + 3 * i]), np.array([-850.0 + 3 * i]), np.array([20.0]), 99, f"p{i}")
+            for i in range(12)}  # fmt: skip
+    styles = ClassStyles(real, SamplingConfig(level="host", styles="real"))
+    part = lesion_in(nested(5, 9))
+    added, factor = styles.change(part, np.array([-840.0]), np.random.default_rng(0), style)
+    assert added == pytest.approx([10.0], abs=1)
+    assert factor == pytest.approx([1.0])
+    assert styles.change(part, np.array([-840.0]), np.random.default_rng(0)) is None
+    label = nested(5, 9)
+    (around,) = find_surroundings(label, lesion_in(label), ROLES)
+    image = np.select([label == 1, label == EMPHYSEMA, label == ILD], [-850.0, -950.0, -600.0])[None]
+    counts = {"case": SimpleNamespace(spacing=SPACING)}
+    cache = SimpleNamespace(roles=ROLES, facts=counts, image=lambda _: image, condition=lambda _: label)
+    found = style_of_part(around, cache)
+    assert (found.level[0], found.spread[0], found.lung[0]) == (-600, 0, -850)
 
 
 def test_masks_tell_how_much_of_a_lesions_border_is_other_pathology(planned, cases):

@@ -194,3 +194,22 @@ def test_cases_count_by_their_pairs_of_voxels():
     reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
     rows = [[{"correlation": 0.2, "pairs": 300}], [{"correlation": 0.8, "pairs": 100}]]
     assert [(row["figure"], row["value"]) for row in judge_continuity(rows, reference, [0])] == [("correlation", 0.35)]
+
+
+def test_what_is_known_of_fewer_patients_than_the_class_is_said_as_that():
+    real = Cases([0.5, 0.6, 0.55])
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    reference[0].patients["end_step"] = reference[0].patients["end_step"][:1]
+    pooled = judge_continuity([real.painted(9, 0.55)], reference, [0])
+    said = "\n".join(describe_quality({}, {"emphysema": {"judged": True, "unpainted": UNPAINTED, "pooled": pooled}}))
+    assert "step at the first and last slice 1.0" in said
+    assert "not judged, since it is known of fewer than two training patients" in said
+    assert "only one training patient has the class" not in said
+
+
+def test_ends_count_by_their_own_voxels():
+    real = Cases([0.5, 0.6])
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    step = reference[0].all["end_step"]
+    rows = [[{"end_step": step, "pairs": 300, "ends": 10}], [{"end_step": 3 * step, "pairs": 1, "ends": 30}]]
+    assert [(row["figure"], row["value"]) for row in judge_continuity(rows, reference, [0])] == [("end_step", 2.5)]

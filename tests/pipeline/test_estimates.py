@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import entry, main, parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache, missing_bytes
@@ -92,3 +94,44 @@ def test_a_dry_run_reads_the_cache_where_there_is_one(folders, monkeypatch, caps
     assert "cached cases" not in with_cache
     plan = [text.partition("Estimate")[0] for text in (without, with_cache)]
     assert plan[0] == plan[1] != ""
+
+
+def test_channels_of_other_types_count_with_the_largest(folders, tmp_path):
+    folder = make_dataset(folders[0], patients=2, folds=2, channels=2)
+    for path in (folder / "imagesTr").glob("*_0001.nii.gz"):
+        image = sitk.ReadImage(str(path))
+        real = sitk.GetImageFromArray(sitk.GetArrayFromImage(image) + np.float32(0.5))
+        real.CopyInformation(image)
+        sitk.WriteImage(real, str(path), True)
+    raw = open_raw_dataset("801")
+    expected = missing_bytes(raw, tmp_path / "cache")
+    build_cache(raw, tmp_path / "cache", progress=False)
+    taken = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.npy"))
+    assert taken - 256 * len(raw.cases) == expected
+
+
+def test_a_dry_run_adds_the_cache_to_what_is_planned(folders, monkeypatch, capsys):
+    make_dataset(folders[0], patients=4)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--dry-run"]
+    need = missing_bytes(open_raw_dataset("801"), folders[2])
+    monkeypatch.setattr(estimates, "estimate_bytes", lambda _: (3000, 5000))
+    for free, refused in ((need + 8000, False), (need + 7999, True)):
+        monkeypatch.setattr(estimates.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if refused:
+            with pytest.raises(SystemExit):
+                entry(options)
+            assert "but the plan may need" in capsys.readouterr().err
+        else:
+            main(options)
+
+
+def test_a_box_is_estimated_by_its_depth(folders, tmp_path):
+    make_dataset(folders[0], patients=4, volumes=True, depth=12)
+    raw, cache = open_raw_dataset("801"), None
+    sizes = []
+    for more in ([], ["--box", "500"], ["--box", "5"]):
+        settings = settings_from(parse(["-d", "801", "--method", "copy_paste", *more]))
+        cache = cache or build_cache(raw, tmp_path / "cache", progress=False)
+        sizes.append(estimates.estimate_bytes(prepare_fold(raw, 0, settings, cache))[0])
+    assert sizes[0] == sizes[1] > sizes[2] > 0
+    assert estimates._depth((3, 4, 6), cache.facts["lung_001"], 5.0) == 4 + 2
