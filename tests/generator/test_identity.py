@@ -41,6 +41,7 @@ LATER = (
     ("sampling", "selection"),
     ("sampling", "level"),
     ("sampling", "styles"),
+    ("sampling", "box"),
     ("balance", "placement"),
     ("balance", "target_multiple"),
     ("balance", "placebo"),

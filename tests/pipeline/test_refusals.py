@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from nnunet_difflung.commands.augment import entry
+from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.commit import Step, journal
 from nnunet_difflung.injection.dataset_lock import lock_file
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.injection.removal import remove
+from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
@@ -291,7 +293,6 @@ def test_a_folder_that_cannot_be_written(folders, tmp_path, capsys, monkeypatch,
 
 
 def test_a_full_cache_that_can_only_be_read_is_used(folders, capsys, monkeypatch):
-    from nnunet_difflung.dataset.cache import build_cache
 
     place = _place(folders, True, augmented=False)
     cache = place.results / "DiffLung__cache"
@@ -308,6 +309,10 @@ def test_a_disk_that_is_too_small(folders, capsys, monkeypatch):
         free = 10
 
     monkeypatch.setattr("nnunet_difflung.pipeline.estimates.shutil.disk_usage", lambda _: Usage)
+    _refused_alike(capsys, folders, [], ["10 B free", "the cache of Dataset801_Tiny may need", "free some space"])
+    raw = open_raw_dataset("801")
+    build_cache(raw, cache_folder(raw.name), 1, progress=False)
+    (cache_folder(raw.name) / ".lock").touch()
     _refused_alike(capsys, folders, [], ["10 B free", "lower --max-synthetic"])
 
 
