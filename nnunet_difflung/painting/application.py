@@ -162,7 +162,7 @@ def painted_region(
     if sampling.paint == "full":
         region = np.ones_like(outline)
     elif along_z is not None:
-        region = _with_margin(outline, *along_z, sampling.margin) & (outline | roles.is_normal(label))
+        region = _reached_by_margin(outline, *along_z, sampling.margin) & (outline | roles.is_normal(label))
     else:
         plane = ndimage.generate_binary_structure(2, 1)[None]
         region = ndimage.binary_dilation(outline, plane, sampling.margin) if sampling.margin else outline
@@ -170,7 +170,7 @@ def painted_region(
     return region if roles.ignore is None else region & (label != roles.ignore)
 
 
-def _with_margin(outline: np.ndarray, slices: Sequence[int], spacing: Sequence[float], margin: int) -> np.ndarray:
+def _reached_by_margin(outline: np.ndarray, slices: Sequence[int], spacing: Sequence[float], margin: int) -> np.ndarray:
     """An outline (n, y, x) and all voxels within ``margin`` pixels of it in mm, and of the slices next to it."""
     if not margin:
         return outline
