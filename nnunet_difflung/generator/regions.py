@@ -67,7 +67,7 @@ def lesion_region(
     if rng.random() < _CUT:
         part = inside & _placed(shape(rng), rng.choice(np.argwhere(inside)), condition.shape)
         inside = part if part.sum() >= MIN_VOXELS else inside
-    return _with_margin(inside, condition, roles, rng)
+    return _and_margin(inside, condition, roles, rng)
 
 
 def normal_region(condition: np.ndarray, roles: LabelRoles, shape: Shape, rng: np.random.Generator) -> Region | None:
@@ -84,7 +84,7 @@ def normal_region(condition: np.ndarray, roles: LabelRoles, shape: Shape, rng: n
     for n in range(len(inside)):
         if n != middle and rng.random() >= _OPEN:
             inside[n] = False
-    return _with_margin(inside, condition, roles, rng) if inside.any() else None
+    return _and_margin(inside, condition, roles, rng) if inside.any() else None
 
 
 def _placed(shape: np.ndarray, centre: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -98,7 +98,7 @@ def _placed(shape: np.ndarray, centre: np.ndarray, size: tuple[int, ...]) -> np.
     return placed
 
 
-def _with_margin(
+def _and_margin(
     inside: np.ndarray, condition: np.ndarray, roles: LabelRoles, rng: np.random.Generator
 ) -> Region | None:
     """The region with a margin of normal lung; None if nothing of it lies in the example's slice."""
