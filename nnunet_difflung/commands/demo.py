@@ -97,9 +97,10 @@ class Demo:
         return self.path(NNUNET_RESULTS) / NAME / method_name(run["method"])
 
     def environment(self) -> dict[str, str]:
-        """Environment of the commands: nnU-Net's folders, and few worker processes."""
+        """Environment of the commands: nnU-Net's folders, few processes, threads that sleep while they wait."""
         paths = {variable: str(self.path(variable).resolve()) for variable in PATH_VARIABLES}
-        return os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+        patient = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait are slow beside any other program
+        return patient | os.environ | paths | {"nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
     def stages(self) -> list[tuple[str, Callable[[], None]]]:
         """Name and function of each stage, in order."""

@@ -183,3 +183,11 @@ def test_overwrite_deletes_a_demo(tmp_path, monkeypatch):
         (tmp_path / "demo" / name).write_text("{}")
     with pytest.raises(Begun):
         main(["-o", str(tmp_path / "demo"), "--overwrite"])
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    """A second program on the machine makes threads that spin ten times slower."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert Demo(tmp_path).environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert Demo(tmp_path).environment()["OMP_WAIT_POLICY"] == "ACTIVE"
