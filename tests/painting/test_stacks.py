@@ -26,6 +26,7 @@ from nnunet_difflung.painting.jobs import make_jobs
 from nnunet_difflung.painting.stacks import depth_of_margin, stacks_of, with_margin
 from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.report import describe_fold
+from tests.support.commands import ONE_FOLD_FAST
 from tests.support.tiny import make_dataset
 
 SAMPLING = SamplingConfig(context=8)
@@ -108,22 +109,7 @@ def test_the_margin_reaches_as_many_mm_above_as_beside_and_at_least_a_slice():
     assert with_margin((3,), 1, 20) == (2, 3, 4)
 
 
-RUN = [
-    "-d",
-    "801",
-    "-f",
-    "0",
-    "-device",
-    "cpu",
-    "--preset",
-    "fast",
-    "--epochs",
-    "1",
-    "--gate",
-    "report",
-    "--steps",
-    "3",
-]
+RUN = [*ONE_FOLD_FAST, "--steps", "3"]
 
 
 @pytest.fixture

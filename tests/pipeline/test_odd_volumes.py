@@ -13,25 +13,10 @@ from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
-from tests.support.commands import prepared, synthetic_arrays
+from tests.support.commands import ONE_FOLD_FAST, prepared, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 
-RUN = [
-    "-d",
-    "801",
-    "-f",
-    "0",
-    "-device",
-    "cpu",
-    "--preset",
-    "fast",
-    "--epochs",
-    "1",
-    "--steps",
-    "2",
-    "--gate",
-    "report",
-]
+RUN = [*ONE_FOLD_FAST, "--steps", "2"]
 _OBLIQUE = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]).ravel().tolist()
 
 

@@ -34,6 +34,8 @@ OPTIONS = [
     "--max-synthetic",
     "3",
 ]
+ONE_FOLD_FAST = ["-d", "801", "-f", "0", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--gate", "report"]
+"""A short training of fold 0; whatever was painted is kept."""
 AS_EARLIER = ["--placement", "uniform", "--target-multiple", "0", "--hosts", "any"]
 """The masks of versions before these options."""
 
