@@ -144,6 +144,7 @@ setup(
         "nnunet_difflung.lesions",
         "nnunet_difflung.meaning",
         "nnunet_difflung.nnunet_ext",
+        "nnunet_difflung.pages",
         "nnunet_difflung.painting",
         "nnunet_difflung.patients",
         "nnunet_difflung.pipeline",
@@ -151,7 +152,7 @@ setup(
         "nnunet_difflung.segmenter",
         "nnunet_difflung.trainers",
     ],
-    package_data={"nnunet_difflung": ["py.typed"]},
+    package_data={"nnunet_difflung": ["py.typed"], "nnunet_difflung.pages": ["page.html", "page.css", "page.js"]},
     package_dir={
         "nnunet_difflung": "nnunet_difflung",
         "nnunet_difflung.trainers": "trainers",
@@ -171,6 +172,8 @@ setup(
         "safetensors>=0.4",  # generators are stored without pickles
         "tqdm",  # progress bars
         "matplotlib",  # progress.png, previews
+        "jinja2>=3.1",  # HTML reports, with all text escaped; torch depends on it
+        "pillow>=9.1",  # PNG files inside reports; matplotlib depends on it
         "pyyaml",  # mapping files of difflung_convert
     ],
     extras_require={

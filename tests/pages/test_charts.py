@@ -1,0 +1,61 @@
+"""Charts say what their numbers say, in the colour of the page's text, with no name of a user's class lost."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.pages import charts
+
+ODD = "a <b> & $c$"
+
+
+def texts(svg: str) -> list[str]:
+    return [
+        "".join(element.itertext()).strip() for element in ElementTree.fromstring(svg).iter() if "text" in element.tag
+    ]
+
+
+@pytest.fixture
+def bars() -> str:
+    return charts.share_bars({"normal": 0.997, ODD: 0.003}, {"normal": 0.95, ODD: 0.05}, {ODD: 0.06})
+
+
+def test_shares_are_written_beside_their_bars(bars: str) -> None:
+    assert {"99.70%", "0.30%", "95.00%", "5.00%", ODD} <= set(texts(bars))
+
+
+def test_charts_have_the_colour_of_the_page(bars: str) -> None:
+    assert "currentColor" in bars
+    assert charts._INK not in bars
+    assert "#000000" not in bars
+
+
+def test_charts_do_not_share_ids_and_name_nothing_outside(bars: str) -> None:
+    root = ElementTree.fromstring(bars)
+    assert not [e for e in root.iter() if e.get("id", "").startswith(("figure", "axes", "patch"))]
+    sources = [value for e in root.iter() for name, value in e.attrib.items() if name.endswith("href")]
+    assert all(source.startswith("#") for source in sources)
+
+
+def test_empty_shares_can_be_drawn() -> None:
+    assert "0.00%" in texts(charts.share_bars({"a": 0.0}, {"a": 0.0}, {}))
+
+
+def test_histograms_name_their_voxels() -> None:
+    curves = {"real": (np.full(2000, -900.0), "#0072B2", "-"), "painted": (np.empty(0), "#D55E00", "--")}
+    found = texts(charts.histograms(curves, np.arange(-1000.0, 0, 50), "HU"))
+    assert {"real (2,000 voxels)", "painted (0 voxels)", "HU"} <= set(found)
+
+
+def test_patients_without_a_value_are_left_out() -> None:
+    svg = charts.paired_dots(
+        ["reference", "difflung"], {"p1": [0.2, 0.4], "p2": [None, 0.3]}, "Dice", {"reference": 0.2, "difflung": 0.35}
+    )
+    assert {"reference", "difflung", "Dice"} <= set(texts(svg))
+
+
+def test_differences_without_intervals_can_be_drawn() -> None:
+    assert "a" in texts(charts.intervals([("a", 0.1, None, None), ("b", 0.2, 0.1, 0.3)], "difference"))
