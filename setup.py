@@ -148,6 +148,7 @@ setup(
         "nnunet_difflung.painting",
         "nnunet_difflung.patients",
         "nnunet_difflung.pipeline",
+        "nnunet_difflung.report",
         "nnunet_difflung.runtime",
         "nnunet_difflung.segmenter",
         "nnunet_difflung.trainers",
@@ -204,6 +205,7 @@ setup(
     entry_points={
         "console_scripts": [
             "difflung_augment=nnunet_difflung.commands.augment:entry",
+            "difflung_report=nnunet_difflung.commands.report:entry",
             "difflung_remove=nnunet_difflung.commands.remove:entry",
             "difflung_audit=nnunet_difflung.commands.audit:entry",
             "difflung_demo=nnunet_difflung.commands.demo:entry",

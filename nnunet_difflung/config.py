@@ -32,6 +32,7 @@ _EARLIER: dict[str, dict[str, Any]] = {
         "level": "donor",
         "styles": "real",
         "box": None,
+        "exclude": [],
     },
     "balance": {
         "placement": "uniform",
@@ -142,6 +143,7 @@ class SamplingConfig:
             drawn around these, within the range of the class's real lesions.
         box: synthetic volumes are written as the box of what is painted with so many mm of their host around it; None:
             as whole volumes.
+        exclude: ids of synthetic cases that a reader has refused; they are painted, and not kept.
     """
 
     sampler: str = "ddim"
@@ -161,6 +163,7 @@ class SamplingConfig:
     level: str = "donor"
     styles: str = "real"
     box: float | None = None
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,13 +236,17 @@ class Settings:
         """What makes these settings the same as others; see ``identity``."""
         return identity(self.as_dict())
 
+    def painted_identity(self) -> dict:
+        """What decides how each case is painted, and so its id: the identity without the cases that are not kept."""
+        return replace(self, sampling=replace(self.sampling, exclude=())).identity()
+
     def hash(self) -> str:
-        """Short hash of the identity."""
-        return _short_hash(self.identity())
+        """Short hash of what decides how each case is painted."""
+        return _short_hash(self.painted_identity())
 
     def former_hashes(self) -> tuple[str, ...]:
         """Hashes by which earlier versions named what was made with these settings: one for each precision."""
-        content, hashes = self.as_dict(), []
+        content, hashes = replace(self, sampling=replace(self.sampling, exclude=())).as_dict(), []
         for precision in PRECISIONS:
             parts = {part: {**content[part], "precision": precision} for part in ("generator", "sampling")}
             hashes.append(_short_hash(_without_earlier({**content, **parts})))

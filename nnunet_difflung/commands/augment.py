@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
@@ -40,7 +41,7 @@ from nnunet_difflung.config import (
     preset,
 )
 from nnunet_difflung.dataset.raw_dataset import check_dataset
-from nnunet_difflung.errors import BadInput
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.meaning.labels import with_names
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import cache_folder, dataset_folder, results_folder
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     painting = p.add_argument_group("painting")
     _add_painting_options(painting)
     _add_box(painting)
+    _add_exclude(painting)
     return p
 
 
@@ -350,6 +352,16 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_exclude(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--exclude",
+        type=Path,
+        metavar="FILE",
+        help="CSV file with a column 'case': synthetic cases not to keep, as saved from the report by someone who has "
+        "looked at them. Cases of other methods are ignored (default: keep all that pass the gate)",
+    )
+
+
 def _add_box(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--box",
@@ -422,6 +434,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         with_own_sampling(method, base.sampling),
         precision=precision,
         memorised=options.memorised,
+        exclude=_excluded(options.exclude, method),
         **given(options, *_OF_SAMPLING),
     )
     _check_method(method, options, generator, sampling)
@@ -437,6 +450,12 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if not balance.target_multiple:
         balance = replace(balance, target_multiple=None)
     return Settings(generator, sampling, balance, options.preset, method.name)
+
+
+def _excluded(path: Path | None, method: Method) -> tuple[str, ...]:
+    from nnunet_difflung.pipeline.exclusion import read_excluded
+
+    return read_excluded(path, method.name) if path else ()
 
 
 def _precision(options: argparse.Namespace) -> str:
@@ -575,6 +594,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(typed)
     request = request_from(options)
 
+    from nnunet_difflung.commands.report import report_on
     from nnunet_difflung.pipeline.augment import augment
     from nnunet_difflung.runtime.launcher import started_by_launcher
 
@@ -582,7 +602,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _note_earlier_default(options, request.settings.method)
     if options.num_gpus > 1 and not started_by_launcher() and not options.dry_run:
         return _run_in_processes(request, options.num_gpus, typed)
-    augment(request)
+    try:
+        reported = augment(request)
+    except Failed:
+        report_on(request)
+        raise
+    if reported:
+        report_on(request)
     sys.stdout.flush()
     return 0
 

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK = "#010203"  # stands for the colour of the page's text
-_STYLE = {
+_STYLE: Mapping[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "difflung",
     "font.family": "sans-serif",
@@ -46,7 +46,7 @@ def drawing(width: float, height: float) -> Iterator[Drawing]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(dict(_STYLE)):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         result = Drawing(figure)

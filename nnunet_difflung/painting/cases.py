@@ -76,8 +76,9 @@ class SynthesisResult:
     placebo: dict = field(default_factory=dict)
 
     def dropped_with_lesions(self) -> list[dict]:
-        """Measurements of the dropped cases that have new lesions."""
-        return [measured for measured in self.dropped.values() if "placebo_quality" not in measured]
+        """Measurements of the cases with new lesions that were dropped for what they look like."""
+        rows = [measured for measured in self.dropped.values() if "placebo_quality" not in measured]
+        return [measured for measured in rows if not measured.get("excluded")]
 
 
 def synthetic_id(fold: Fold, planned: PlannedCase) -> str:

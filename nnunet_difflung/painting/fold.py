@@ -114,7 +114,7 @@ class Fold:
             weights = read_card(self.folder).get("weights_sha256") if (self.folder / CARD).is_file() else None
             if weights is None:
                 raise RuntimeError(f"the generator in {self.folder} is not trained yet, so its cases have no ids")
-        depends = [_OUTPUT, self.settings.identity(), weights, self._painted_from()]
+        depends = [_OUTPUT, self.settings.painted_identity(), weights, self._painted_from()]
         depends += [self.relations.as_record()] if self.relations else []
         if self.settings.sampling.candidates > 1:
             depends.append(self.segmenter_data.digest(self.segmenter_config))

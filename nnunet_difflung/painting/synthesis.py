@@ -90,6 +90,7 @@ def synthesize(
         pending = failed
         if attempt < tries - 1:
             result.repainted += len(failed)
+    rows = _without_excluded(result, rows, sampling.exclude)
     kept = {case.identifier for case in result.staged}
     result.dropped = {i: measured for i, measured in result.dropped.items() if i not in kept}
     result.staged.sort(key=lambda case: case.identifier)
@@ -108,6 +109,23 @@ def synthesize(
         result.selection = selection.summarise(synthesis.selection, choices)
     result.placebo = _placebo(fold, rows)
     return result
+
+
+def _without_excluded(result: SynthesisResult, rows: list[dict], exclude: Sequence[str]) -> list[dict]:
+    """Drops the staged cases that a reader has refused; returns the measurements of the others.
+
+    They are painted all the same: the last bits of a painted case depend on what is painted along with it, and a case
+    keeps its id.
+    """
+    refused, staged, kept = set(exclude), [], []
+    for case, row in zip(result.staged, rows, strict=True):
+        if case.identifier in refused:
+            result.dropped[case.identifier] = {**row, "excluded": True}
+        else:
+            staged.append(case)
+            kept.append(row)
+    result.staged = staged
+    return kept
 
 
 def _try(

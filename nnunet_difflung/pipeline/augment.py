@@ -12,7 +12,7 @@ from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
-from nnunet_difflung.errors import BadInput
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.injection.commit import half_done, journal, pending, read_journal, read_steadily, stamp
 from nnunet_difflung.injection.inject import Addition, ensure_real_fingerprint, inject
@@ -27,6 +27,7 @@ from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.dry_run import dry_run
 from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
+from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
     check_folds,
     prepare_fold,
@@ -56,6 +57,7 @@ from nnunet_difflung.pipeline.report import (
     describe_fold,
     describe_nothing_to_add,
     describe_result,
+    record_stopped,
     run_entry,
     run_without_cases,
 )
@@ -94,8 +96,11 @@ class OpenDataset:
         return stamp(self.raw.folder / MANIFEST) == self.manifest_stamp
 
 
-def augment(request: Request) -> None:
+def augment(request: Request) -> bool:
     """Runs all stages. After an interruption the same request resumes; stages that are finished are not repeated.
+
+    Returns:
+        Whether the dataset now holds what was asked for and this process speaks for all: others may report on it.
 
     Raises:
         BadInput: the request cannot be carried out; raised before any long computation.
@@ -109,6 +114,7 @@ def augment(request: Request) -> None:
         _augment(dataset, request, share)
     if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
         print(lines[0])
+    return share.main and not request.dry_run
 
 
 def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
@@ -271,12 +277,19 @@ def _run(
         done.append((synthesis, result))
         if share.main:
             print(describe_result(fold, result))
-            refuse_undertrained(fold, result)
+            try:
+                refuse_undertrained(fold, result)
+            except Failed as error:
+                record_stopped(raw, synthesis, result, seconds, request, str(error))
+                raise
     if not share.main:
         for fold in folds:
             write_bytes(_has_read(fold, share, share.index), b"")
         return
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
+    dropped = {identifier for _, result in done for identifier in result.dropped}
+    for line in unknown(request.settings.sampling.exclude, [fold.number for fold in folds], dropped):
+        print(line)
     seconds |= seconds_of_selection(synthesis for synthesis, _ in done)
     print(*describe_cost(seconds), sep="\n", end="\n" if "segmenter" in seconds else "")
     preview = results_folder(raw.name, request.settings.method) / "preview.png"

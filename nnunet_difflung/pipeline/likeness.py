@@ -18,6 +18,16 @@ _UNITS = {"depth": " mm"}
 Likeness = dict[str, dict[str, dict]]
 
 
+def named(figure: str) -> str:
+    """What a figure of ``lesions.likeness`` is called."""
+    return _NAMES[figure]
+
+
+def value_of(figure: str, row: dict, of: str) -> str:
+    """The median of a figure with its unit; ``of``: ``planned`` or ``real``."""
+    return f"{row[of]:.3g}{_UNITS.get(figure, '')}"
+
+
 def describe_likeness(likeness: Likeness) -> list[str]:
     """A line for each class with the AUC of every figure, and one for each figure that tells planned from real.
 
@@ -34,9 +44,9 @@ def describe_likeness(likeness: Likeness) -> list[str]:
             if figures:
                 lines.append(f"  masks of {name} {sentence.format(', '.join(figures))}")
         lines += [
-            f"  Warning: masks of {name} differ from real ones in {_NAMES[figure]}: {_value(figure, row, 'planned')}, "
-            f"in training cases {_value(figure, row, 'real')} (medians; AUC {row['auc']:.2f}, expected "
-            f"{0.5 - row['limit']:.2f} to {0.5 + row['limit']:.2f})"
+            f"  Warning: masks of {name} differ from real ones in {_NAMES[figure]}: "
+            f"{value_of(figure, row, 'planned')}, in training cases {value_of(figure, row, 'real')} (medians; AUC "
+            f"{row['auc']:.2f}, expected {0.5 - row['limit']:.2f} to {0.5 + row['limit']:.2f})"
             for figure, row in rows.items()
             if row["alike"] is False
         ]
@@ -51,7 +61,3 @@ def differing(likeness: Likeness) -> list[str]:
         for name, figures in found.items()
         if figures
     ]
-
-
-def _value(figure: str, row: dict, of: str) -> str:
-    return f"{row[of]:.3g}{_UNITS.get(figure, '')}"

@@ -245,12 +245,14 @@ def nothing_left_on_fault(delete: Callable[[], None]) -> Iterator[None]:
 def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
     """Stops the run if more than half of a fold's cases were dropped; bad cases in a dataset are worse than none.
 
-    Placebo cases do not count: they cannot make up for lesions that were painted badly.
+    Placebo cases do not count: they cannot make up for lesions that were painted badly. Neither do cases that a reader
+    has excluded.
 
     Raises:
         Failed: says why the cases were dropped and what to do.
     """
-    planned, kept = len(fold.plan.with_lesions), sum(not case.record.get("placebo") for case in result.staged)
+    kept = sum(not case.record.get("placebo") for case in result.staged)
+    planned = kept + len(result.dropped_with_lesions())
     if kept >= 0.5 * planned:
         return
     raise Failed(_why_dropped(fold, result, f"{planned - kept} of {planned} cases"))

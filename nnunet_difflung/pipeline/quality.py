@@ -10,7 +10,7 @@ from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
 
 _HALF = 0.5  # of the placebo cases; if fewer are kept, there is a warning
-_FEW = 3  # training patients; with so few the range of real lesions is uncertain
+FEW = 3  # training patients; with so few the range of real lesions is uncertain
 _FIGURES = {  # figure → its name, what follows its value, and the value's format
     "bias": ("pooled bias", "", "+.1f"),
     "sd_ratio": ("standard deviation", " of real", ".2f"),
@@ -99,7 +99,7 @@ def _pooled(name: str, verdicts: list[dict]) -> list[str]:
     """A line on the pooled figures that lie in the range of real lesions, and one on each other figure."""
     lines, within = [], [verdict for verdict in verdicts if verdict["within"]]
     if within:
-        ranges = ", ".join(f"{_value(verdict)} ({_span(verdict)})" for verdict in within)
+        ranges = ", ".join(f"{_value(verdict)} ({span(verdict)})" for verdict in within)
         lines.append(f"  {name}: {ranges}; in brackets the range of real lesions of {_patients(within[0])}")
     unjudged = [verdict for verdict in verdicts if verdict["within"] is None]
     for figures, why in (
@@ -109,20 +109,30 @@ def _pooled(name: str, verdicts: list[dict]) -> list[str]:
         if figures:
             lines.append(f"  {name}: {', '.join(map(_value, figures))}; not judged, since {why}")
     return lines + [
-        f"  Warning: {name}: {_value(verdict)} is outside {_span(verdict)}, the range of real lesions of "
-        f"{_patients(verdict)}{_meaning(verdict)}"
+        f"  Warning: {name}: {_value(verdict)} is outside {span(verdict)}, the range of real lesions of "
+        f"{_patients(verdict)}{meaning(verdict)}"
         for verdict in verdicts
         if verdict["within"] is False
     ]
 
 
 def _value(verdict: dict) -> str:
+    return f"{figure(verdict)} {value(verdict)}"
+
+
+def figure(verdict: dict) -> str:
+    """The name of a pooled figure, and of its channel unless that is the first one."""
     channel = f" in channel {verdict['channel']}" if verdict["channel"] else ""
-    what, of, _ = _FIGURES[verdict["figure"]]
-    return f"{what}{channel} {_number(verdict, 'value')}{of}"
+    return f"{_FIGURES[verdict['figure']][0]}{channel}"
 
 
-def _span(verdict: dict) -> str:
+def value(verdict: dict) -> str:
+    """The value of a pooled figure, and whether it is a multiple of that of real lesions."""
+    return f"{_number(verdict, 'value')}{_FIGURES[verdict['figure']][1]}"
+
+
+def span(verdict: dict) -> str:
+    """The range of a pooled figure of real lesions."""
     return f"{_number(verdict, 'low')} to {_number(verdict, 'high')}"
 
 
@@ -132,21 +142,24 @@ def _number(verdict: dict, key: str) -> str:
 
 
 def _patients(verdict: dict) -> str:
-    few = "; so few that the range is uncertain" if verdict["patients"] <= _FEW else ""
+    few = "; so few that the range is uncertain" if verdict["patients"] <= FEW else ""
     return f"{verdict['patients']} training patients{few}"
 
 
-def _meaning(verdict: dict) -> str:
-    figure, below = verdict["figure"], verdict["value"] < verdict["low"]
-    if figure == "texture":
+def meaning(verdict: dict) -> str:
+    """What a pooled figure outside the range means, after a colon; empty if its name says it."""
+    which, below = verdict["figure"], verdict["value"] < verdict["low"]
+    if which == "texture":
         return ": too smooth" if below else ": too grainy"
-    if figure == "correlation":
+    if which == "correlation":
         return ": too different from slice to slice" if below else ": too alike from slice to slice"
-    return ": too close to normal lung" if figure == "contrast" and below else ""
+    return ": too close to normal lung" if which == "contrast" and below else ""
 
 
 def faults(measured: dict, channels: Sequence[str] = ()) -> str:
     """The reasons why a case was dropped; ``channels`` are the channels' names."""
+    if measured.get("excluded"):
+        return "excluded by a reader (--exclude)"
     reasons = []
     for name, row in {**measured["quality"], **measured.get("placebo_quality", {})}.items():
         if row["passes"]:

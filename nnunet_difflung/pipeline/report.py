@@ -130,17 +130,29 @@ def _report(dataset_name: str, method: str) -> Path:
     return results_folder(dataset_name, method) / "augment_report.json"
 
 
+def read_report(dataset_name: str, method: str) -> dict | None:
+    """Content of a method's ``augment_report.json``; None if there is none.
+
+    Raises:
+        BadInput: the report is damaged.
+    """
+    path = _report(dataset_name, method)
+    if not path.is_file():
+        return None
+    content = read_own_json(path, ", or delete it: it only reports earlier runs")
+    if not isinstance(content, dict) or not isinstance(content.get("folds"), list):
+        raise BadInput(f"{path} is damaged (it has no list 'folds'); restore it, or delete it")
+    return content
+
+
 def earlier_rows(dataset_name: str, method: str) -> list[dict]:
     """The folds of earlier commands in a method's report; empty if there is no report.
 
     Raises:
         BadInput: the report is damaged.
     """
-    path = _report(dataset_name, method)
-    content = read_own_json(path, ", or delete it: it only reports earlier runs") if path.is_file() else {"folds": []}
-    if not isinstance(content, dict) or not isinstance(content.get("folds"), list):
-        raise BadInput(f"{path} is damaged (it has no list 'folds'); restore it, or delete it")
-    return content["folds"]
+    content = read_report(dataset_name, method)
+    return content["folds"] if content else []
 
 
 def conclude(
@@ -164,43 +176,64 @@ def conclude(
     Raises:
         Failed: the audit found a leak.
     """
-    path, earlier = _report(raw.name, request.settings.method), earlier_rows(raw.name, request.settings.method)
-    rows = [
-        {
-            "fold": synthesis.fold.number,
-            "before": synthesis.fold.plan.before,
-            "after": synthesis.fold.plan.after,
-            "notes": synthesis.fold.plan.notes,
-            "planned": len(synthesis.fold.plan.cases),
-            "injected": len(result.staged),
-            "repainted": result.repainted,
-            "dropped": result.dropped,
-            "quality": result.quality,
-            "quality_of_all": result.quality_of_all,
-            "verdicts": result.verdicts,
-            "likeness": synthesis.fold.plan.likeness,
-            "memorisation": result.memorisation,
-            **({"selection": result.selection} if result.selection else {}),
-            **({"placebo": result.placebo} if result.placebo else {}),
-            **({"channels": synthesis.fold.relations.as_record()} if synthesis.fold.relations else {}),
-            "seconds_of_all_folds_together": seconds,
-        }
-        for synthesis, result in done
-    ]
+    rows = [_row(synthesis, result, seconds) for synthesis, result in done]
     rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
-    kept = [row for row in earlier if row["fold"] not in [new["fold"] for new in rows]]
     fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
-    content = {
-        "settings": request.settings.as_dict(),
-        "patients": raw.reading.as_dict(),
-        "images": suspicion(fold.raw, fold.cache),
-        "folds": [*kept, *rows],
-    }
-    write_json(path, content)
+    _add_rows(raw, fold, rows, request)
     if preview:
         print(f"\nLook at {preview} before you train.")
     folds = [synthesis.fold.number for synthesis, _ in done] + [fold.number for fold in complete]
     audit_and_advise(raw, folds, request)
+
+
+def record_stopped(
+    raw: RawDataset,
+    synthesis: Synthesis,
+    result: SynthesisResult,
+    seconds: dict[str, float],
+    request: Request,
+    why: str,
+) -> None:
+    """Writes into the report that a fold was stopped before anything was injected, and why."""
+    row = _row(synthesis, result, seconds) | {"injected": 0, "stopped": why}
+    _add_rows(raw, synthesis.fold, [row], request)
+
+
+def _row(synthesis: Synthesis, result: SynthesisResult, seconds: dict[str, float]) -> dict:
+    """A fold's row of the report."""
+    plan, relations = synthesis.fold.plan, synthesis.fold.relations
+    return {
+        "fold": synthesis.fold.number,
+        "before": plan.before,
+        "after": plan.after,
+        "notes": plan.notes,
+        "planned": len(plan.cases),
+        "injected": len(result.staged),
+        "repainted": result.repainted,
+        "dropped": result.dropped,
+        "quality": result.quality,
+        "quality_of_all": result.quality_of_all,
+        "verdicts": result.verdicts,
+        "likeness": plan.likeness,
+        "memorisation": result.memorisation,
+        **({"selection": result.selection} if result.selection else {}),
+        **({"placebo": result.placebo} if result.placebo else {}),
+        **({"channels": relations.as_record()} if relations else {}),
+        "seconds_of_all_folds_together": seconds,
+    }
+
+
+def _add_rows(raw: RawDataset, fold: Fold, rows: list[dict], request: Request) -> None:
+    """Writes folds into the report in place of what it says of them."""
+    method = request.settings.method
+    new = [row["fold"] for row in rows]
+    content = {
+        "settings": request.settings.as_dict(),
+        "patients": raw.reading.as_dict(),
+        "images": suspicion(fold.raw, fold.cache),
+        "folds": [*(row for row in earlier_rows(raw.name, method) if row["fold"] not in new), *rows],
+    }
+    write_json(_report(raw.name, method), content)
 
 
 def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:

@@ -41,7 +41,7 @@ _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 _DOTTED = re.compile(r"[a-z_]+(?:\.\w+)+")
-_FILE = re.compile(r"(?:.*/)?([\w.]+\.(?:json|jsonl|png|toml|py|md))")
+_FILE = re.compile(r"(?:.*/)?([\w.]+\.(?:json|jsonl|png|toml|py|md|html|csv))")
 _SNAKE = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 

@@ -1,0 +1,125 @@
+"""Synthetic cases as they are in a dataset, each beside the real case that it was painted into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.painting.cases import box_from
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An image of a case and what its file says about it.
+
+    Attributes:
+        identifier: case id.
+        image: (c, z, y, x) intensities, in HU for CT.
+        label: (z, y, x) label values.
+        spacing: (z, y, x) in mm.
+        sides: letters at the left and right edge of an axial slice as it is shown, ``("R", "L")`` in the radiological
+            view; empty if the file does not say where the patient's left is.
+    """
+
+    identifier: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing: tuple[float, float, float]
+    sides: tuple[str, str] | tuple[()]
+
+
+@dataclass(frozen=True)
+class InjectedCase(Scan):
+    """A synthetic case.
+
+    Attributes:
+        before: (c, z, y, x) the host's intensities in the same place.
+        label_before: (z, y, x) the host's labels in the same place.
+        record: the case's entry in the manifest.
+    """
+
+    before: np.ndarray
+    label_before: np.ndarray
+    record: Mapping[str, Any]
+
+    def new(self, value: int) -> np.ndarray:
+        """(z, y, x) the voxels that have a label value which they did not have in the host."""
+        return (self.label == value) & (self.label_before != value)
+
+
+def read_scan(raw: RawDataset, identifier: str) -> Scan:
+    """A real case.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    image, properties = raw.read_image(identifier)
+    label, _ = raw.read_label(identifier)
+    return Scan(identifier, image, label, _spacing(properties), sides_of(properties))
+
+
+def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any]) -> InjectedCase:
+    """A synthetic case and its host.
+
+    Args:
+        raw: the dataset.
+        identifier: of the synthetic case.
+        record: its entry in the manifest.
+
+    Raises:
+        BadInput: a file of the host cannot be read.
+        OSError, RuntimeError: a file of the synthetic case cannot be read.
+    """
+    ending = raw.dataset_json["file_ending"]
+    files = [str(raw.folder / name) for name in record["files"] if name.endswith(ending)]
+    images = sorted(file for file in files if "imagesTr" in file.split("/"))
+    (label,) = (file for file in files if "labelsTr" in file.split("/"))
+    image, properties = raw.reader().read_images(images)
+    host, box = read_scan(raw, record["host"]), box_from(record)
+    return InjectedCase(
+        identifier,
+        image,
+        np.rint(raw.reader().read_seg(label)[0][0]).astype(np.int16),
+        _spacing(properties),
+        sides_of(properties),
+        host.image[(slice(None), *box)],
+        host.label[box],
+        record,
+    )
+
+
+def sides_of(properties: Mapping[str, Any]) -> tuple[str, str] | tuple[()]:
+    """The patient's sides at the left and right edge of an axial slice, from the direction that SimpleITK read.
+
+    Its axes run towards the patient's left, back and head. Other readers turn the image themselves, so for them it
+    is not known.
+    """
+    direction = properties.get("sitk_stuff", {}).get("direction", ())
+    along_x = float(direction[0]) if len(direction) in (4, 9) else 0.0
+    if abs(along_x) < 0.7:  # columns that run from front to back: not an axial slice
+        return ()
+    return ("R", "L") if along_x > 0 else ("L", "R")
+
+
+def painted_channel(run: Mapping[str, Any]) -> int:
+    """The first channel whose values a network decides, by a run's entry in the manifest; it is the one to show."""
+    kinds = {row["channel"]: row["kind"] for row in run.get("channels", ())}
+    return next((n for kind in ("free", "few", "tied") for n in sorted(kinds) if kinds[n] == kind), 0)
+
+
+def _spacing(properties: Mapping[str, Any]) -> tuple[float, float, float]:
+    z, y, x = (float(length) for length in properties["spacing"])
+    return z, y, x
+
+
+def cases_of(manifest: Mapping[str, Any], method: str, name: str) -> Sequence[str]:
+    """Ids of a method's synthetic cases into which lesions of a class were pasted, sorted."""
+    return [
+        identifier
+        for identifier, record in sorted(manifest["cases"].items())
+        if record["method"] == method and any(op["pathology"] == name for op in record.get("operations", ()))
+    ]

@@ -1,0 +1,132 @@
+"""What is on record about a method's synthetic cases in a dataset; everything that the report says comes from here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nnunet_difflung.audit.audit import Audit, audit
+from nnunet_difflung.dataset.cache import read_cache
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.store import is_finished
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.paths import (
+    PATH_VARIABLES,
+    cache_folder,
+    dataset_id,
+    fold_folders,
+    nnunet_folder,
+    results_folder,
+)
+from nnunet_difflung.pipeline.report import read_report
+
+
+@dataclass(frozen=True)
+class Records:
+    """A dataset's records of one method.
+
+    Attributes:
+        raw: the dataset.
+        method: name of the method.
+        report: content of ``augment_report.json``.
+        manifest: of the dataset; without cases if nothing was injected.
+        audit: of the dataset, from its files.
+        anonymous: whether real cases are called by numbers.
+    """
+
+    raw: RawDataset
+    method: str
+    report: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    audit: Audit
+    anonymous: bool = False
+
+    @property
+    def rows(self) -> list[dict]:
+        """The folds of the report, in order."""
+        return sorted(self.report["folds"], key=lambda row: (isinstance(row["fold"], str), row["fold"]))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the last run: ``generator``, ``sampling``, ``balance``, ``preset``."""
+        return self.report["settings"]
+
+    @cached_property
+    def cases(self) -> dict[str, dict]:
+        """Id → entry in the manifest, of the method's synthetic cases."""
+        return {i: case for i, case in sorted(self.manifest["cases"].items()) if case["method"] == self.method}
+
+    @cached_property
+    def runs(self) -> list[dict]:
+        """Entries of the method's runs in the manifest, one for each fold."""
+        return [run for run in self.manifest["runs"] if run["method"] == self.method]
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Folds whose generator has been begun or finished, but of which nothing is on record."""
+        known = {str(row["fold"]) for row in self.rows}
+        folders = fold_folders(results_folder(self.raw.name, self.method))
+        return [
+            f"{number} ({'generator trained' if is_finished(folder) else 'generator not finished'})"
+            for folder in folders
+            if (number := folder.name.removeprefix("fold_")) not in known
+        ]
+
+    @cached_property
+    def voxels(self) -> dict[str, dict[str, int]]:
+        """Real case → label → number of its voxels; from the cache if there is a current one, else from the files."""
+        cache, names = read_cache(self.raw, cache_folder(self.raw.name)), self.raw.roles.lung
+        if cache is not None:
+            return {i: {name: facts.voxels(name) for name in names} for i, facts in cache.facts.items()}
+        counts = {}
+        for identifier in self.raw.cases:
+            label, _ = self.raw.read_label(identifier)
+            counts[identifier] = {name: int((label == self.raw.roles.values[name]).sum()) for name in names}
+        return counts
+
+    @cached_property
+    def training_cases(self) -> list[str]:
+        """The real cases in the training part of the folds on record."""
+        return sorted({i for row in self.rows for i in self.raw.training_cases(row["fold"])})
+
+    @cached_property
+    def _numbers(self) -> dict[str, str]:
+        """Every name that could say who a patient is → what it is called instead."""
+        called = {patient: f"patient {n}" for n, patient in enumerate(sorted(set(self.raw.patients.values())), 1)}
+        return called | {identifier: f"real {n}" for n, identifier in enumerate(sorted(self.raw.cases), 1)}
+
+    def hidden(self, text: str) -> str:
+        """The text with nnU-Net's variables instead of folders, and numbers instead of ids if it is anonymous."""
+        for variable in PATH_VARIABLES:
+            text = text.replace(str(nnunet_folder(variable)), f"${variable}")
+        if not self.anonymous:
+            return text
+        names = sorted(self._numbers, key=len, reverse=True)
+        pattern = rf"(?<![A-Za-z0-9]){'(' + '|'.join(map(re.escape, names)) + ')'}(?![A-Za-z0-9])"
+        return re.sub(pattern, lambda match: self._numbers[match[1]], text)
+
+
+def read_records(raw: RawDataset, method: str, anonymous: bool = False) -> Records:
+    """What is on record about a method in a dataset.
+
+    Args:
+        raw: the dataset.
+        method: name in ``methods.METHODS``.
+        anonymous: call real cases and patients by numbers.
+
+    Raises:
+        BadInput: the method has no report, or a record is damaged.
+    """
+    report = read_report(raw.name, method)
+    if report is None:
+        raise BadInput(
+            f"{raw.name} has no synthetic cases of {method} on record "
+            f"({results_folder(raw.name, method) / 'augment_report.json'} does not exist); run "
+            f"'difflung_augment -d {dataset_id(raw.name)} --method {method}' first, or name another --method"
+        )
+    manifest = read_manifest(raw.folder) or {"cases": {}, "runs": []}
+    return Records(raw, method, report, manifest, audit(raw.name, untouched=True), anonymous)

@@ -1,0 +1,183 @@
+"""The lights at the top of the report: what to look at before training on the synthetic cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nnunet_difflung.lesions.plan import shares
+from nnunet_difflung.pages.blocks import Light, State
+from nnunet_difflung.pipeline.likeness import named
+from nnunet_difflung.pipeline.quality import FEW, figure, meaning, span, value
+from nnunet_difflung.report.records import Records
+from nnunet_difflung.runtime.wording import counted
+
+_COPIES = 0.05  # share of cases above the 99th percentile of real ones; 1 % is expected
+_REACHED = 0.9  # of a target, which is then as good as reached
+_DROPPED = 0.25  # share of the planned cases
+
+
+def verdicts(records: Records) -> list[Light]:
+    """A light for each question, in no order."""
+    return [
+        _leaks(records),
+        _finished(records),
+        *_dropped(records),
+        *_targets(records),
+        *_masks(records),
+        *_gate(records),
+        *_figures(records),
+        *_copies(records),
+        *_images(records),
+    ]
+
+
+def _leaks(records: Records) -> Light:
+    problems, notes = records.audit.problems, records.audit.notes
+    if problems:
+        shown = "; ".join(records.hidden(problem.text) for problem in problems[:3])
+        return Light("bad", "Leaks", f"{counted(len(problems), 'problem')}: {shown}")
+    said = f" {counted(len(notes), 'thing')} could not be checked (see the audit)." if notes else ""
+    return Light(
+        "look" if notes else "good",
+        "Leaks",
+        f"By the records and files, no synthetic case of a fold was made from one of its validation patients.{said}",
+    )
+
+
+def _finished(records: Records) -> Light:
+    stopped = [f"fold {row['fold']}: {records.hidden(row['stopped'])}" for row in records.rows if row.get("stopped")]
+    if stopped:
+        return Light("bad", "Run", f"It was stopped, and nothing was injected: {'; '.join(stopped)}")
+    if records.unfinished:
+        folds = ", ".join(records.unfinished)
+        return Light("look", "Run", f"Not all folds are finished: {folds}. Run the same command again to resume.")
+    missing = [str(row["fold"]) for row in records.rows if row["injected"] and row["fold"] not in _folds(records)]
+    if missing:
+        return Light(
+            "look", "Run", f"The synthetic cases of fold {', '.join(missing)} are no longer in the dataset (removed)."
+        )
+    return Light("good", "Run", f"{counted(len(records.rows), 'fold')} of {records.raw.number_of_folds} finished.")
+
+
+def _folds(records: Records) -> set[int | str]:
+    return {case["fold"] for case in records.cases.values()}
+
+
+def _dropped(records: Records) -> Iterator[Light]:
+    planned = sum(row["planned"] for row in records.rows)
+    dropped = sum(len(row["dropped"]) for row in records.rows)
+    if not planned:
+        yield Light("unknown", "Dropped cases", "No synthetic case was planned: see the notes below the classes.")
+        return
+    state: State = "bad" if dropped == planned else "look" if dropped > _DROPPED * planned else "good"
+    yield Light(state, "Dropped cases", f"{dropped} of {planned} planned cases were painted and not kept.")
+
+
+def _targets(records: Records) -> Iterator[Light]:
+    short, met = [], 0
+    targets = {run["fold"]: run["summary"].get("targets", {}) for run in records.runs}
+    for row in records.rows:
+        after = shares(row["after"])
+        for name, target in targets.get(row["fold"], {}).items():
+            if after.get(name, 0.0) >= _REACHED * target:
+                met += 1
+            else:
+                short.append(f"{name} in fold {row['fold']} ({after.get(name, 0.0):.1%} of {target:.1%})")
+    if short:
+        yield Light("look", "Targets", f"The plan stays below the target: {'; '.join(short)}.")
+    elif met:
+        yield Light("good", "Targets", "The plan reaches the target share of every class.")
+
+
+def _masks(records: Records) -> Iterator[Light]:
+    """Place, crowding and size of the planned lesions against the real ones."""
+    differing, alike, few = [], 0, 0
+    for row in records.rows:
+        for name, figures in row.get("likeness", {}).items():
+            wrong = [named(figure) for figure, of in figures.items() if of["alike"] is False]
+            alike += sum(of["alike"] is True for of in figures.values())
+            few += sum(of["alike"] is None for of in figures.values())
+            if wrong:
+                differing.append(f"{name} in fold {row['fold']}: {', '.join(wrong)}")
+    if differing:
+        text = f"Planned lesions differ from real ones in {'; '.join(differing)}."
+        yield Light("look", "Place and crowding of lesions", text)
+    elif alike:
+        rest = f" ({few} figures have too few cases)" if few else ""
+        yield Light("good", "Place and crowding of lesions", f"Planned lesions lie where real ones lie{rest}.")
+    elif few:
+        yield Light("unknown", "Place and crowding of lesions", "There are too few real lesions to compare with.")
+
+
+def _gate(records: Records) -> Iterator[Light]:
+    """Whether passing the gate means anything."""
+    gate = records.settings["sampling"]["gate"]
+    if gate == "off":
+        yield Light("unknown", "Gate", "It was off (--gate off): no painted lesion was compared with real ones.")
+        return
+    verdicts = [(row["fold"], name, of) for row in records.rows for name, of in row.get("verdicts", {}).items()]
+    powerless = [f"{name} in fold {fold}" for fold, name, verdict in verdicts if not verdict["judged"]]
+    if powerless:
+        yield Light(
+            "look",
+            "Gate",
+            f"It cannot tell lesions from normal lung by intensity: {', '.join(powerless)}. Look at their pictures.",
+        )
+    elif verdicts:
+        yield Light("good", "Gate", "It lets painted lesions pass and stops the normal lung that was there before.")
+
+
+def _figures(records: Records) -> Iterator[Light]:
+    """Spread, texture, contrast and continuity of all cases together against real lesions."""
+    pooled = [
+        (row["fold"], name, verdict)
+        for row in records.rows
+        for name, of in row.get("verdicts", {}).items()
+        for verdict in of["pooled"]
+    ]
+    off = [
+        f"{name} in fold {fold}: {figure(verdict)} {value(verdict)} ({span(verdict)}){meaning(verdict)}"
+        for fold, name, verdict in pooled
+        if verdict["within"] is False
+    ]
+    if off:
+        yield Light("look", "Spread and texture", f"Outside the range of real lesions: {'; '.join(off)}.")
+        return
+    vague = sorted({name for _, name, verdict in pooled if verdict["within"] is None or verdict["patients"] <= FEW})
+    if vague:
+        text = (
+            f"At most {FEW} training patients have {', '.join(vague)}, so the range is uncertain: look at the pictures."
+        )
+        yield Light("unknown", "Spread and texture", text)
+    elif pooled:
+        yield Light("good", "Spread and texture", "All figures lie in the range of real lesions.")
+
+
+def _copies(records: Records) -> Iterator[Light]:
+    rows = [(row["fold"], name, of) for row in records.rows for name, of in row.get("memorisation", {}).items()]
+    known = [
+        (fold, name, of["share_above_real_p99"]) for fold, name, of in rows if of["share_above_real_p99"] is not None
+    ]
+    close = [f"{name} in fold {fold}: {share:.0%}" for fold, name, share in known if share > _COPIES]
+    if close:
+        yield Light(
+            "look",
+            "Copies",
+            "Synthetic cases that are closer to a training slice than 99 % of real lesions are to another patient's: "
+            f"{'; '.join(close)} (1 % is expected).",
+        )
+    elif known:
+        yield Light("good", "Copies", "Painted lesions are no closer to training slices than patients to each other.")
+    elif rows:
+        yield Light("unknown", "Copies", "There are too few real lesions (ten are needed) to say what is close.")
+
+
+def _images(records: Records) -> Iterator[Light]:
+    images = records.report.get("images")
+    if not images:
+        return
+    pairs = images.get("suspicious_pairs_of_cases", 0)
+    text = f"Pictures of training and validation cases: {images.get('judged', '')}."
+    if pairs:
+        text = f"{counted(pairs, 'pair')} of training and validation cases may show the same patient. {text}"
+    yield Light("look" if pairs else "good", "Patients", records.hidden(text))

@@ -1,0 +1,304 @@
+"""The report says what is on record, of every kind of run, and opens in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from nnunet_difflung.commands.augment import main
+from nnunet_difflung.commands.remove import main as remove
+from nnunet_difflung.commands.report import main as report
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.paths import fold_folder, results_folder
+from nnunet_difflung.report.page import augment_page, report_file
+from nnunet_difflung.report.records import read_records
+from nnunet_difflung.report.verdicts import verdicts
+from nnunet_difflung.runtime.files import read_json, write_json
+from tests.support.browser import in_browser
+from tests.support.tiny import LABELS, make_dataset
+
+COPY = ["-d", "801", "--method", "copy_paste", "-device", "cpu"]
+KEEP = [*COPY, "--gate", "report"]
+NAME = "Dataset801_Tiny"
+
+pytestmark = pytest.mark.usefixtures("fingerprint")
+
+
+def html(name: str = NAME, method: str = "copy_paste") -> str:
+    return report_file(name, method).read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)))
+
+
+def lights(method: str = "copy_paste") -> dict[str, tuple[str, str]]:
+    records = read_records(open_raw_dataset("801"), method)
+    return {light.title: (light.state, light.text) for light in verdicts(records)}
+
+
+def test_augment_writes_it_and_says_where(folders, capsys) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "--dry-run"])
+    assert not report_file(NAME, "copy_paste").exists(), "a dry run writes nothing"
+    main([*KEEP, "-f", "0"])
+    assert f"Report: {report_file(NAME, 'copy_paste')}" in capsys.readouterr().out
+    manifest, page = read_manifest(folders[0] / NAME), text_of(html())
+    for identifier in manifest["cases"]:
+        assert identifier in page
+    (row,) = read_json(results_folder(NAME, "copy_paste") / "augment_report.json")["folds"]
+    total = sum(row["before"].values())
+    assert f"{row['before']['emphysema'] / total:.2%}" in page
+    assert "nnUNetv2_train 801 2d 0 -tr nnUNetTrainerDiffLungCopyPaste" in page
+    assert "1 fold of 5 finished" in page
+
+
+def test_every_part_comes_from_the_records(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "1"])
+    records = read_records(open_raw_dataset("801"), "copy_paste")
+    page = augment_page(records, "2d", "cpu")
+    sections = {section.title: section.blocks for section in page.sections}
+    cases = next(block for block in sections["Cases"] if hasattr(block, "rows"))
+    assert [row[0] for row in cases.rows] == sorted(records.cases)
+    shown = {picture.identifier for picture in page.pictures if picture.identifier}
+    assert shown <= set(records.cases)
+    assert {p.caption for p in page.pictures if not p.identifier} <= set(records.training_cases)
+    assert [view for view in page.views if "window" in view]
+    assert any(view.startswith("before") for view in page.views)
+    figures = next(block for block in sections["Painted against real"] if hasattr(block, "rows"))
+    expected = sum(len(of["pooled"]) for row in records.rows for of in row["verdicts"].values())
+    assert len(figures.rows) == expected
+    audited = next(block for block in sections["Audit"] if hasattr(block, "rows"))
+    assert [row[0] for row in audited.rows] == ["0", "1", "2", "3", "4"]
+
+
+def test_it_opens_without_complaint(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    found, said = in_browser(report_file(NAME, "copy_paste"), "return document.querySelectorAll('.tile').length;")
+    assert found == len(augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu").pictures)
+    assert said == []
+
+
+def test_volumes_are_shown_in_three_planes(folders) -> None:
+    make_dataset(folders[0], volumes=True, depth=6)
+    main([*KEEP, "-f", "0"])
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "3d_fullres", "cpu")
+    planes = [picture for picture in page.pictures if picture.caption.endswith(("coronal", "sagittal"))]
+    assert len(planes) == 2 * len({"real", "synthetic"}) * len(painted_classes())
+    spacing = read_records(open_raw_dataset("801"), "copy_paste").raw.read_image("lung_001")[1]["spacing"]
+    for picture in planes:
+        assert picture.aspect == pytest.approx(spacing[0] / spacing[1], rel=1e-3)
+
+
+def painted_classes() -> set[str]:
+    manifest = read_manifest(open_raw_dataset("801").folder)
+    return {op["pathology"] for case in manifest["cases"].values() for op in case["operations"]}
+
+
+def test_odd_names_of_classes_stay_what_they_are(folders) -> None:
+    odd = '<b>emphysema</b> & "x"'
+    folder = make_dataset(folders[0])
+    described = read_json(folder / "dataset.json")
+    described["labels"] = {odd if name == "emphysema" else name: value for name, value in LABELS.items()}
+    write_json(folder / "dataset.json", described)
+    main([*KEEP, "-f", "0"])
+    assert odd in text_of(html())
+    assert "<b>" not in html()
+
+
+def test_without_ids_of_real_cases(folders, tmp_path) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    target = tmp_path / "elsewhere" / "anonymous.html"
+    target.parent.mkdir()
+    assert report(["-d", "801", "--anonymous", "-o", str(target)]) == 0
+    page = target.read_text()
+    assert "lung_0" not in page
+    assert re.search(r"real \d+", page)
+    assert "lung_0" in html(), "the usual report has them"
+    assert str(folders[0].parent) not in page
+
+
+def test_no_folder_of_this_machine_is_named(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    assert str(folders[0].parent) not in html()
+    assert "$nnUNet_raw" in html()
+
+
+def test_a_run_whose_cases_were_all_dropped(folders, monkeypatch) -> None:
+    make_dataset(folders[0])
+    monkeypatch.setattr("nnunet_difflung.painting.synthesis.accepted", lambda sampling, measured: False)
+    with pytest.raises(Failed, match="nothing was injected"):
+        main([*COPY, "-f", "0", "--gate", "drop"])
+    state, said = lights()["Run"]
+    assert state == "bad"
+    assert "nothing was injected" in said
+    assert lights()["Dropped cases"][0] == "bad"
+    page = text_of(html())
+    assert "painted and dropped" in page
+    assert "there is nothing to show" in page
+    monkeypatch.undo()
+
+
+def test_an_interrupted_run_names_the_folds_that_are_left(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    assert lights()["Run"][0] == "good"
+    begun = fold_folder(NAME, "copy_paste", 3)
+    begun.mkdir(parents=True)
+    assert lights()["Run"] == (
+        "look",
+        "Not all folds are finished: 3 (generator not finished). Run the same command again to resume.",
+    )
+
+
+def test_removed_cases_are_said_to_be_removed(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    remove(["-d", "801"])
+    report(["-d", "801", "--method", "copy_paste"])
+    state, said = lights()["Run"]
+    assert state == "look"
+    assert "no longer in the dataset" in said
+    remove(["-d", "801", "--generators"])
+    assert not results_folder(NAME, "copy_paste").exists(), "the report goes with the generators"
+
+
+def test_a_leak_comes_first(folders) -> None:
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    case = next(iter(read_manifest(folder)["cases"].values()))
+    patient = case["host"].rpartition("_")[0]
+    splits = read_json(folder / "splits_final.json")
+    for identifier in [i for i in splits[0]["train"] if i.startswith(patient)]:
+        splits[0]["train"].remove(identifier)
+        splits[0]["val"].append(identifier)
+    write_json(folder / "splits_final.json", splits)
+    report(["-d", "801"])
+    assert lights()["Leaks"][0] == "bad"
+    assert html().index("light bad") < html().index("light good")
+
+
+def test_without_records_it_says_what_to_run(folders) -> None:
+    make_dataset(folders[0])
+    with pytest.raises(BadInput, match="difflung_augment -d 801 --method difflung"):
+        report(["-d", "801"])
+
+
+def test_several_methods_have_to_be_named(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    assert report(["-d", "801"]) == 0, "there is only one"
+    other = results_folder(NAME, "cbmat")
+    other.mkdir()
+    write_json(other / "augment_report.json", read_json(results_folder(NAME, "copy_paste") / "augment_report.json"))
+    with pytest.raises(BadInput, match="cbmat, copy_paste"):
+        report(["-d", "801"])
+
+
+def test_a_report_that_cannot_be_written_spoils_nothing(folders, monkeypatch, capsys) -> None:
+    make_dataset(folders[0])
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("no pictures today")
+
+    monkeypatch.setattr("nnunet_difflung.report.page.write_page", fails)
+    assert main([*KEEP, "-f", "0"]) == 0
+    assert "no report was written (RuntimeError: no pictures today); try 'difflung_report" in capsys.readouterr().err
+    assert read_manifest(folders[0] / NAME)["cases"]
+
+
+def test_many_cases_make_no_large_file(folders, monkeypatch) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    manifest = read_manifest(folders[0] / NAME)
+    (identifier, case), *_ = manifest["cases"].items()
+    many = {f"difflung_copy_paste_f0_1a2b3c4d_{n:04d}": case for n in range(2000)}
+    records = read_records(open_raw_dataset("801"), "copy_paste")
+    object.__setattr__(records, "manifest", {**manifest, "cases": many})
+    from nnunet_difflung.pages.render import as_html
+
+    page = augment_page(records, "2d", "cpu")
+    assert len(as_html(page)) < 3e6
+    assert len(page.pictures) < 100
+    assert "<summary>2000 synthetic cases in the dataset</summary>" in as_html(page)
+
+
+def test_the_paragraph_says_only_what_was_done(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    page = text_of(html())
+    assert "no network was trained" in page
+    assert "no case was dropped for them" in page
+    assert "sampler" not in page.split("For a manuscript")[-1].split("Settings")[0]
+
+
+def excluding(path: Path, *identifiers: str) -> list[str]:
+    path.write_text("\n".join(["case", *identifiers]) + "\n")
+    return ["--exclude", str(path)]
+
+
+def test_excluded_cases_are_not_kept_and_the_others_are_the_same(folders, tmp_path, capsys) -> None:
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    first = read_manifest(folder)["cases"]
+    refused, *others = sorted(first)
+    remove(["-d", "801"])
+    options = [*KEEP, "-f", "0", *excluding(tmp_path / "exclude.csv", refused, "difflung_cbmat_f0_12345678_0000")]
+    main(options)
+    said = capsys.readouterr().out
+    assert f"dropped {refused}: excluded by a reader (--exclude)" in said
+    assert "--exclude names" not in said
+    second = read_manifest(folder)
+    assert sorted(second["cases"]) == others
+    for identifier in others:
+        assert second["cases"][identifier]["contents"] == first[identifier]["contents"]
+    assert second["runs"][0]["settings"]["sampling"]["exclude"] == [refused]
+    main(options)
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="exclude was"):
+        main([*KEEP, "-f", "0"])
+
+
+def test_an_excluded_case_that_is_none_is_said(folders, tmp_path, capsys) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", *excluding(tmp_path / "x.csv", "difflung_copy_paste_f0_00000000_0000")])
+    assert "--exclude names 1 case that these folds do not have" in capsys.readouterr().out
+
+
+def test_excluding_all_cases_stops_nothing(folders, tmp_path) -> None:
+    folder = make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    identifiers = sorted(read_manifest(folder)["cases"])
+    remove(["-d", "801"])
+    main([*KEEP, "-f", "0", *excluding(tmp_path / "all.csv", *identifiers)])
+    assert read_manifest(folder)["cases"] == {}
+    assert json.dumps(identifiers[0]) not in (folder / "splits_final.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id\nx\n", "expected one called 'case'"),
+        ("case\nlung_001\n", "not the id of a synthetic case"),
+        ("case\n../x\n", "not the id of a synthetic case"),
+        (None, "cannot be read"),
+    ],
+)
+def test_faulty_lists_are_refused_before_any_work(folders, tmp_path, content, said) -> None:
+    make_dataset(folders[0])
+    path = tmp_path / "list.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=said):
+        main([*KEEP, "-f", "0", "--exclude", str(path)])
+    assert not results_folder(NAME, "copy_paste").exists()
