@@ -72,9 +72,8 @@ def share_bars(before: Mapping[str, float], after: Mapping[str, float], targets:
         for number, name in enumerate(names):
             for shift, share, colour in ((-0.19, before[name], "#56B4E9"), (0.19, after[name], "#D55E00")):
                 axes.barh(number + shift, 100 * share, 0.36, color=colour)
-                axes.annotate(
-                    f"{share:.2%}", (100 * share, number + shift), (3, 0), textcoords="offset points", va="center"
-                )
+                place = 100 * max(share, targets.get(name, 0.0))  # beyond the line of the target
+                axes.annotate(f"{share:.2%}", (place, number + shift), (3, 0), textcoords="offset points", va="center")
             if name in targets:
                 axes.plot([100 * targets[name]] * 2, [number - 0.42, number + 0.42], color=_INK, linewidth=1.5)
         axes.set_yticks(range(len(names)), [as_text(name) for name in names])
