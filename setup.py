@@ -205,6 +205,7 @@ setup(
     entry_points={
         "console_scripts": [
             "difflung_augment=nnunet_difflung.commands.augment:entry",
+            "difflung_turing=nnunet_difflung.commands.turing:entry",
             "difflung_report=nnunet_difflung.commands.report:entry",
             "difflung_remove=nnunet_difflung.commands.remove:entry",
             "difflung_audit=nnunet_difflung.commands.audit:entry",

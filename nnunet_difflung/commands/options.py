@@ -52,14 +52,14 @@ def by_preset(part: str, name: str) -> str:
     return f"default: {usual[1]}{''.join(differing)}"
 
 
-def add_dataset(group: Options, where: str = "dataset in $nnUNet_raw") -> None:
-    """``-d``, as ``dataset``."""
+def add_dataset(group: Options, where: str = "dataset in $nnUNet_raw", required: bool = True) -> None:
+    """``-d``, as ``dataset``; where it is not required, nothing is done with a dataset without it."""
     group.add_argument(
         "-d",
         dest="dataset",
-        required=True,
+        required=required,
         metavar="DATASET",
-        help=f"{where}, by id or name: 801 or Dataset801_NAME",
+        help=f"{where}, by id or name: 801 or Dataset801_NAME{'' if required else ' (default: none)'}",
     )
 
 

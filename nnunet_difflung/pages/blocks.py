@@ -176,6 +176,9 @@ class Page:
         sections: in order.
         exclude: words below the form that lists the cases that a reader excludes; empty if there is no such form.
         classes: class → colour, for the legend of all pictures.
+        answers: from which a reader chooses one for each picture with an identifier, and saves them; empty if nothing
+            is asked.
+        outlined: show the outlines until a reader hides them.
     """
 
     title: str
@@ -183,6 +186,8 @@ class Page:
     sections: Sequence[Section]
     exclude: str = ""
     classes: dict[str, str] = field(default_factory=dict)
+    answers: Sequence[str] = ()
+    outlined: bool = True
 
     @property
     def pictures(self) -> list[Picture]:

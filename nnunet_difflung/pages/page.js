@@ -79,7 +79,7 @@
     one("#close").addEventListener("click", () => large.close());
     large.addEventListener("close", () => buttons[current].focus());
     document.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "checkbox") return;
+      if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && !/^(checkbox|radio)$/.test(event.target.type)) return;
       const key = event.key.toLowerCase();
       if (large.open && key === "arrowleft") enlarge(current - 1);
       else if (large.open && key === "arrowright") enlarge(current + 1);
@@ -87,6 +87,28 @@
       else if (key === "c") { outlines.checked = !outlines.checked; show(); }
       else return;
       event.preventDefault();
+    });
+  }
+
+  const save = (name, lines) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+  };
+
+  // a reader's answers
+  const answers = all(".answer"), answered = one("#answered");
+  const chosen = () => answers.filter((radio) => radio.checked);
+  for (const radio of answers) {
+    radio.addEventListener("change", () => {
+      const asked = new Set(answers.map((other) => other.name)).size;
+      answered.textContent = `${chosen().length} of ${asked} pictures have an answer.`;
+    });
+  }
+  if (answered) {
+    one("#save-answers").addEventListener("click", () => {
+      save("answers.csv", ["picture,answer", ...chosen().map((radio) => `${radio.name},${radio.value}`)]);
     });
   }
 
@@ -100,11 +122,6 @@
     });
   }
   if (list) {
-    one("#save").addEventListener("click", () => {
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([["case", ...excluded()].join("\n") + "\n"], { type: "text/csv" }));
-      link.download = "exclude.csv";
-      link.click();
-    });
+    one("#save").addEventListener("click", () => save("exclude.csv", ["case", ...excluded()]));
   }
 })();

@@ -10,8 +10,8 @@ import pytest
 OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--ablated-classes --annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision "
-    "--neighbours --window --paint --margin --box --exclude --sampler --steps --resamplings --strength --gate --memorised "
-    "--candidates --selection --level --styles --target-share --target-multiple --balance-order --placement --hosts "
+    "--neighbours --window --paint --margin --box --exclude --sampler --steps --resamplings --strength --gate "
+    "--memorised --candidates --selection --level --styles --target-share --target-multiple --balance-order --placement --hosts "
     "--max-synthetic --placebo --normal-label --structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
     "--normal-label --structure-label --patient-pattern --patients",
@@ -19,6 +19,7 @@ OPTIONS = {
     "--lesions --surface --tolerance -o",
     "audit": "-d --fast --deep --images -np --json",
     "report": "-d --method -o --anonymous --normal-label --structure-label --patient-pattern --patients",
+    "turing": "-d --score -o --method --number --seed --normal-label --structure-label --patient-pattern --patients",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }

@@ -1,0 +1,186 @@
+"""The blind reading shows as many real as painted lesions, gives nothing away, and is scored right."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.commands.augment import main as augment
+from nnunet_difflung.commands.turing import main
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.blind_reading import ANSWERS, Shown, _matched, make_reading, read_answers, score
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.runtime.files import read_json
+from tests.support.browser import in_browser
+from tests.support.tiny import make_dataset
+
+COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--gate", "report"]
+
+
+@pytest.fixture
+def reading(folders, fingerprint, tmp_path: Path) -> Path:
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "8"])
+    out = tmp_path / "reading"
+    assert main(["-d", "801", "-o", str(out), "--number", "5"]) == 0
+    return out
+
+
+def test_half_are_painted_and_nothing_says_which(reading: Path) -> None:
+    key = read_json(reading / "key.json")["pictures"]
+    painted = [row for row in key.values() if row["painted"]]
+    assert len(painted) == len(key) - len(painted) > 0
+    page = (reading / "reading.html").read_text()
+    for row in key.values():
+        assert row["case"] not in page
+    assert "before" not in re.findall(r"<option>(.*?)</option>", page)
+    assert "difflung_" not in page
+    words = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    assert "key.json" not in words
+    assert "copy_paste" not in words
+
+
+def test_real_lesions_are_not_from_hosts_of_shown_ones(reading: Path, folders) -> None:
+    key, manifest = read_json(reading / "key.json")["pictures"], read_manifest(folders[0] / "Dataset801_Tiny")
+    hosts = {
+        name: {
+            manifest["cases"][row["case"]]["host"] for row in key.values() if row["painted"] and row["class"] == name
+        }
+        for name in {row["class"] for row in key.values()}
+    }
+    real = [row for row in key.values() if not row["painted"]]
+    assert real
+    assert all(row["case"] not in hosts[row["class"]] for row in real)
+    assert len({(row["case"], row["class"]) for row in key.values()}) == len(key), "no lesion twice"
+
+
+def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
+    main(["-d", "801", "-o", str(tmp_path / "again"), "--number", "5"])
+    main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5", "--seed", "1"])
+    assert read_json(tmp_path / "again" / "key.json") == read_json(reading / "key.json")
+    assert read_json(tmp_path / "other" / "key.json") != read_json(reading / "key.json")
+
+
+def test_a_key_is_never_overwritten(reading: Path) -> None:
+    before = (reading / "key.json").read_bytes()
+    with pytest.raises(BadInput, match="already holds a reading"):
+        main(["-d", "801", "-o", str(reading)])
+    assert (reading / "key.json").read_bytes() == before
+
+
+def test_answers_of_a_browser_are_scored(reading: Path, capsys) -> None:
+    """A reader who answers 'surely painted' to every picture finds all painted and no real ones."""
+    script = """
+    let saved; URL.createObjectURL = (blob) => { saved = blob; return '#'; };
+    const pictures = new Set([...document.querySelectorAll('.answer')].map((radio) => radio.name));
+    for (const name of pictures) document.querySelector(`.answer[name="${name}"][value="surely painted"]`).click();
+    document.querySelector('#save-answers').click();
+    return [await saved.text(), document.querySelector('#answered').textContent,
+            getComputedStyle(document.querySelector('.outlines')).display];"""
+    (text, said, outlines), console = in_browser(reading / "reading.html", script)
+    key = read_json(reading / "key.json")["pictures"]
+    assert said == f"{len(key)} of {len(key)} pictures have an answer."
+    assert outlines == "none", "outlines are hidden until someone asks for them"
+    assert console == []
+    answers = reading / "reader.csv"
+    answers.write_text(text)
+    assert main(["--score", str(answers), "-o", str(reading)]) == 0
+    row = read_json(reading / "score.json")["readers"]["reader"]["all"]
+    assert row["accuracy"] == 0.5
+    assert (row["painted_found"], row["real_found"]) == (len(key) // 2, 0)
+    assert row["auc"] == 0.5
+    assert "0.50 [" in capsys.readouterr().out
+
+
+KEY = {str(n): {"painted": n % 2 == 0, "class": "a" if n <= 20 else "b"} for n in range(1, 41)}
+
+
+def test_a_perfect_reader() -> None:
+    table = score({p: 3 if row["painted"] else 0 for p, row in KEY.items()}, KEY)
+    assert set(table) == {"all", "a", "b"}
+    row = table["all"]
+    assert (row["accuracy"], row["auc"], row["high"]) == (1.0, 1.0, 1.0)
+    assert row["low"] == pytest.approx(0.025 ** (1 / 40))
+
+
+def test_degrees_of_certainty_count_in_the_auc_alone() -> None:
+    sure = {p: 3 if row["painted"] else 0 for p, row in KEY.items()}
+    unsure = {p: 2 if row["painted"] else 1 for p, row in KEY.items()}
+    assert score(sure, KEY)["all"] == score(unsure, KEY)["all"]
+    mixed = {p: (3 if int(p) % 4 else 1) if row["painted"] else 0 for p, row in KEY.items()}
+    row = score(mixed, KEY)["all"]
+    assert row["accuracy"] == 0.75
+    assert row["auc"] == 1.0
+    assert row["painted_found"] == 10
+
+
+def test_intervals_hold_guessing_as_often_as_they_say() -> None:
+    """Clopper and Pearson's intervals hold the truth at least 95 times in 100."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        row = score({p: int(rng.integers(4)) for p in KEY}, KEY)["all"]
+        held += row["low"] <= 0.5 <= row["high"]
+    assert held >= 0.95 * 400
+
+
+def test_only_real_answers_have_no_auc() -> None:
+    row = score({p: 1 for p, of in KEY.items() if not of["painted"]}, KEY)["all"]
+    assert row["auc"] is None
+    assert row["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("picture,answer\n1,maybe\n", "'maybe' is none of surely real"),
+        ("picture,answer\n99,surely real\n", "which the key does not have"),
+        ("picture,answer\n1,surely real\n1,surely painted\n", "two answers for picture 1"),
+        ("picture,answer\n1,\n", "has no answers"),
+        ("a,b\n", "has no answers"),
+    ],
+)
+def test_faulty_answers_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=said):
+        read_answers(path, KEY)
+
+
+def test_answers_are_read_as_saved(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("\ufeffpicture,answer\r\n" + "".join(f"{n},{answer}\r\n" for n, answer in enumerate(ANSWERS, 1)))
+    assert read_answers(path, KEY) == {"1": 0, "2": 1, "3": 2, "4": 3}
+
+
+def shown(area: float, painted: bool) -> Shown:
+    return Shown(Picture("p", {}, 1, 1), painted, "a", f"case {area}", area)
+
+
+def test_lesions_are_matched_by_area() -> None:
+    pairs = _matched([shown(100.0, True), shown(10.0, True)], [shown(a, False) for a in (9.0, 1000.0, 120.0)])
+    assert [lesion.area for lesion in pairs] == [100.0, 120.0, 10.0, 9.0]
+    assert [lesion.area for lesion in _matched([shown(5.0, True), shown(6.0, True)], [shown(6.0, False)])] == [5.0, 6.0]
+
+
+def test_without_synthetic_cases_it_says_what_to_run(folders) -> None:
+    make_dataset(folders[0])
+    with pytest.raises(BadInput, match="run difflung_augment first"):
+        main(["-d", "801", "-o", str(folders[0].parent / "reading")])
+    assert not (folders[0].parent / "reading").exists()
+
+
+def test_volumes_too(folders, fingerprint) -> None:
+    make_dataset(folders[0], volumes=True, depth=5, patients=6)
+    augment([*COPY, "--max-synthetic", "20"])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "copy_paste", 4, 0)
+    assert lesions
+    assert sum(lesion.painted for lesion in lesions) * 2 == len(lesions)
+    assert {tuple(lesion.picture.views) for lesion in lesions} == {("lung window", "mediastinal window")}
+    assert all(replace(lesion).picture.width > 0 for lesion in lesions)
