@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnunet_difflung.dataset.staged_case import StagedCase
-from nnunet_difflung.dataset.writing import Box, copy_sidecar, spacing_sidecar, write_changed_copy
+from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.box import box_of_case
 from nnunet_difflung.painting.continuity import RealContinuity
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
@@ -117,35 +116,6 @@ def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> None:
     write_changed_copy((host.label,), (str(label),), new_label, changed, reader, box)
     copy_sidecar(spacing_sidecar(host.images[0], True, reader), images[0].parent / f"{identifier}.json")
     copy_sidecar(spacing_sidecar(host.label, False, reader), label.parent / f"{identifier}.json")
-
-
-def box_of_case(applied: AppliedCase, around: float | None) -> Box | None:
-    """(z, y, x) of the host that a synthetic case is written as; None for the whole host.
-
-    Args:
-        applied: the planned case.
-        around: mm of the host on each side of what is painted; None for the whole host.
-    """
-    if around is None or applied.shape[0] == 1:
-        return None
-    z, y, x = (np.flatnonzero(applied.region.any(axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    box = []
-    places = (np.array(applied.planned.slices)[z], y, x)
-    for at, spacing, length in zip(places, applied.spacing, applied.shape, strict=True):
-        more = int(np.ceil(around / spacing))
-        box.append(slice(max(0, int(at[0]) - more), min(length, int(at[-1]) + 1 + more)))
-    return box[0], box[1], box[2]
-
-
-def box_record(box: Box | None) -> dict:
-    """What the manifest says of a box: first voxel and end along z, y and x, in the host."""
-    return {} if box is None else {"box": [[part.start, part.stop] for part in box]}
-
-
-def box_from(record: Mapping[str, Any]) -> Box:
-    """The box of a case's record; the whole host without one."""
-    z, y, x = (slice(*ends) for ends in record.get("box", [[None, None]] * 3))
-    return z, y, x
 
 
 def staged_case(synthesis: Synthesis, planned: PlannedCase, measured: dict, attempt: int) -> StagedCase:

@@ -25,6 +25,7 @@ from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.application import paints_together
+from nnunet_difflung.painting.attempt import check_painted
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.continuity import continuity_reference
 from nnunet_difflung.painting.fold import Fold
@@ -33,7 +34,7 @@ from nnunet_difflung.painting.memorisation import real_to_real
 from nnunet_difflung.painting.placebo_gate import lung_reference
 from nnunet_difflung.painting.selection import Selection
 from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
-from nnunet_difflung.painting.synthesis import check_painted, synthesize
+from nnunet_difflung.painting.synthesis import synthesize
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
 

@@ -227,7 +227,7 @@ def test_interrupted_in_training_and_in_painting_then_the_same_result(folders, u
 
 
 def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
-    from nnunet_difflung.painting import synthesis as synthesize
+    from nnunet_difflung.painting import attempt
 
     make_dataset(folders[0], patients=6)
     options = [
@@ -247,7 +247,7 @@ def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
         "emphysema=0.4",
         "ILD=0.4",
     ]
-    painted, stop_at, real = [], [1], synthesize.paint_jobs
+    painted, stop_at, real = [], [1], attempt.paint_jobs
 
     def counted(jobs, *rest):
         if len(painted) in stop_at:
@@ -255,7 +255,7 @@ def test_interrupted_painting_goes_on_where_it_stopped(folders, monkeypatch):
         painted.append([(job.index, job.slices) for job in jobs])
         return real(jobs, *rest)
 
-    monkeypatch.setattr(synthesize, "paint_jobs", counted)
+    monkeypatch.setattr(attempt, "paint_jobs", counted)
     with pytest.raises(KeyboardInterrupt):
         main(options)
     assert len(painted) == 1

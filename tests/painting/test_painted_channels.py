@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting import attempt as attempt_module
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import results_folder
 from nnunet_difflung.pipeline import fold as fold_module
@@ -72,7 +72,7 @@ def test_grey_pictures_in_colours_stay_grey(tmp_path, monkeypatch, mode, method,
     if method != "copy_paste":
         write_json(fold.folder / "generator.json", {"format": 1, "weights_sha256": "a" * 64, "finished": True})
         monkeypatch.setattr(fold_module, "load_generator", lambda folder, device: fold_module._without_network(fold))
-        monkeypatch.setattr(synthesis_module, "paint_jobs", noise)
+        monkeypatch.setattr(attempt_module, "paint_jobs", noise)
     _, result = fold_module.synthesize_fold(fold, "cpu", progress=False)
     assert result.staged
     for case in result.staged:

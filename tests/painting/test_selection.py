@@ -18,7 +18,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting import attempt as attempt_module
 from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs
@@ -100,7 +100,7 @@ def prepare(tmp_path, monkeypatch):
         monkeypatch.setattr(fold_module, "train_segmenters", lambda *_: None)
         monkeypatch.setattr(fold_module, "is_finished", lambda *_: True)
         monkeypatch.setattr(fold_module, "load_segmenters", lambda *_: Brightness(knowledge))
-        monkeypatch.setattr(synthesis_module, "paint_jobs", Painter(fold, levels))
+        monkeypatch.setattr(attempt_module, "paint_jobs", Painter(fold, levels))
         return fold
 
     return prepared_fold
@@ -241,7 +241,7 @@ def test_killed_between_candidates_and_run_again_gives_the_same_files(prepare, m
     expected, rows = files_of(whole), [case.record for case in whole.staged]
     fold = prepare("--candidates", "3", *options, levels=[0.9, 0.4, 0.7])
     fold.work.rename(fold.work.with_name("done"))
-    real, calls = synthesis_module.write_json, []
+    real, calls = attempt_module.write_json, []
 
     def killed(path, content):
         calls.append(path)
@@ -250,7 +250,7 @@ def test_killed_between_candidates_and_run_again_gives_the_same_files(prepare, m
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_module, "write_json", killed)
+        patch.setattr(attempt_module, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             synthesized(fold)
     again = synthesized(fold)
@@ -362,7 +362,7 @@ def test_a_command_selects_resumes_reports_and_can_be_undone(tmp_path, monkeypat
     folder = make_dataset(folders[0], patients=4, folds=4)
     small_segmenters(monkeypatch, steps=3, least_recall=-1.0, floor_percentile=0.0)
     options = [*OPTIONS, "-f", "0", "--method", "cbmat", "--candidates", "2"]
-    real = synthesis_module._Attempt.paint
+    real = attempt_module.Attempt.paint
 
     def killed(self, batch):
         if self.candidate == 1:
@@ -370,7 +370,7 @@ def test_a_command_selects_resumes_reports_and_can_be_undone(tmp_path, monkeypat
         real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis_module._Attempt, "paint", killed)
+        patch.setattr(attempt_module.Attempt, "paint", killed)
         with pytest.raises(KeyboardInterrupt):
             main(options)
     capsys.readouterr()

@@ -265,10 +265,10 @@ def test_a_volume_is_painted_together_and_only_where_it_was_planned(folders):
 
 
 def test_killed_while_painting_stacks_and_run_again_gives_the_same_files(folders, monkeypatch):
-    from nnunet_difflung.painting import synthesis
+    from nnunet_difflung.painting import attempt, painter
 
     folder = make_dataset(folders[0], patients=4, size=64, volumes=True, depth=8)
-    real, painted = synthesis.paint_jobs, []
+    real, painted = attempt.paint_jobs, []
 
     def once(jobs, *rest):
         if painted:
@@ -278,8 +278,8 @@ def test_killed_while_painting_stacks_and_run_again_gives_the_same_files(folders
 
     options = [*RUN, "--max-synthetic", "12"]
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "paint_jobs", once)
-        patch.setattr(synthesis, "_WAITING_BYTES", 0)
+        patch.setattr(attempt, "paint_jobs", once)
+        patch.setattr(painter, "_WAITING_BYTES", 0)
         with pytest.raises(KeyboardInterrupt):
             main(options)
     main(options)

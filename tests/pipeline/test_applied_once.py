@@ -18,7 +18,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection import manifest as manifest_module
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
-from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting import painter as painter_module
 from nnunet_difflung.painting.cases import SynthesisResult, synthetic_id
 from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
@@ -142,15 +142,15 @@ def test_cases_that_memory_does_not_hold_are_applied_again_with_the_same_result(
         with monkeypatch.context() as patch:
             folder = make_dataset(prepared(tmp_path / name, patch)[0], patients=6, emphysema_every=2)
             if held:
-                patch.setattr(synthesis_module, "_WAITING_BYTES", held * max(sizes))
-            kept = synthesis_module._Waiting.add
+                patch.setattr(painter_module, "_WAITING_BYTES", held * max(sizes))
+            kept = painter_module._Waiting.add
 
             def add(waiting, applied, kept=kept, held=held):
                 kept(waiting, applied)
                 sizes.append(sum(case.bytes for case in waiting.cases.values()) // len(waiting.cases))
                 assert held is None or len(waiting.cases) <= held
 
-            patch.setattr(synthesis_module._Waiting, "add", add)
+            patch.setattr(painter_module._Waiting, "add", add)
             labels_read.append(Counts(patch).command(*MASKS)["labels read"])
             files.append(_staged(folder))
     assert files[0] == files[1]

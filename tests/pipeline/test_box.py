@@ -12,7 +12,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase
-from nnunet_difflung.painting.cases import box_from, box_of_case, box_record
+from nnunet_difflung.painting.box import box_from, box_of_case, box_record
 from tests.support.commands import prepared, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 

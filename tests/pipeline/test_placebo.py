@@ -14,7 +14,8 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.families.copy import CopyPaste
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
-from nnunet_difflung.painting import synthesis as synthesis_module
+from nnunet_difflung.painting import attempt as attempt_module
+from nnunet_difflung.painting import painter as painter_module
 from nnunet_difflung.runtime.files import write_json
 from tests.support.commands import prepared, synthetic_arrays
 from tests.support.tiny import HU, make_dataset, tree_hashes
@@ -109,14 +110,14 @@ def test_they_are_judged_as_normal_lung_and_never_as_a_class(folders):
 
 def wrong_normal_lung(monkeypatch) -> None:
     """The outlines of placebo cases, not those of lesions, are painted with −200 HU."""
-    made = synthesis_module.make_jobs
+    made = attempt_module.make_jobs
 
     def jobs(applied, *rest):
         if applied.planned.placebo:
             applied.pasted[:] = -200
         return made(applied, *rest)
 
-    monkeypatch.setattr(synthesis_module, "make_jobs", jobs)
+    monkeypatch.setattr(attempt_module, "make_jobs", jobs)
 
 
 def test_the_gate_drops_what_does_not_look_like_normal_lung(folders, monkeypatch, capsys):
@@ -144,14 +145,14 @@ def test_placebo_cases_do_not_make_up_for_bad_lesions(folders, monkeypatch):
     """A generator whose lesions are all dropped is refused, although as many placebo cases are good."""
     from nnunet_difflung.errors import Failed
 
-    made = synthesis_module.make_jobs
+    made = attempt_module.make_jobs
 
     def jobs(applied, *rest):
         if not applied.planned.placebo:
             applied.pasted[:] = 300
         return made(applied, *rest)
 
-    monkeypatch.setattr(synthesis_module, "make_jobs", jobs)
+    monkeypatch.setattr(attempt_module, "make_jobs", jobs)
     folder = make_dataset(folders[0], patients=6, emphysema_every=2)
     with pytest.raises(Failed, match=r"the gate dropped 4 of 4 cases"):
         main([*COPY, "--gate", "drop"])
@@ -174,7 +175,7 @@ def test_an_interrupted_run_goes_on_to_the_same_cases(tmp_path, monkeypatch):
                         return paint(self, *arguments)
 
                     fault.setattr(CopyPaste, "paint", fail)
-                    fault.setattr(synthesis_module, "_Batches", lambda size, kind=synthesis_module._Batches: kind(3))
+                    fault.setattr(painter_module, "Batches", lambda size, kind=painter_module.Batches: kind(3))
                     with pytest.raises(KeyboardInterrupt):
                         main([*COPY, "--gate", "report"])
                 assert read_manifest(folder) is None

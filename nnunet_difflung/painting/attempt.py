@@ -1,0 +1,206 @@
+"""One attempt at painting cases: its files, and the work on a single case or batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.generator.encoding import size_factor
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.painting import selection
+from nnunet_difflung.painting.application import AppliedCase, apply_plan
+from nnunet_difflung.painting.box import box_of_case, box_record
+from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
+from nnunet_difflung.painting.continuity import of_case
+from nnunet_difflung.painting.fold import Fold
+from nnunet_difflung.painting.gate import Region, measure, passes, region_of, with_unpainted
+from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
+from nnunet_difflung.painting.memorisation import nearest
+from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
+from nnunet_difflung.painting.placebo_gate import measure_placebo
+from nnunet_difflung.painting.stacks import Stack, stacks_of
+from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
+
+_FORMAT = 1  # format number of a case's record
+
+
+def accepted(sampling: SamplingConfig, measured: dict) -> bool:
+    """Whether a painted case may be injected, according to ``--gate``, ``--memorised`` and the fold's segmenter."""
+    copied = any(row and row["above_real_p99"] for row in measured["memorisation"].values())
+    good = passes(measured["quality"]) and passes(measured.get("placebo_quality", {}))
+    by_gate = sampling.gate != "drop" or good
+    return by_gate and (sampling.memorised != "drop" or not copied) and selection.recognised(measured)
+
+
+class Attempt:
+    """One attempt at painting cases, or one candidate of it: its files, and the work on a single case or batch."""
+
+    def __init__(self, synthesis: Synthesis, attempt: int, candidate: int = 0):
+        self.synthesis, self.fold, self.attempt, self.candidate = synthesis, synthesis.fold, attempt, candidate
+        self.name = f"try{attempt}" + (f"_candidate{candidate}" if candidate else "")
+        self.factor = size_factor(synthesis.generator.config)
+        self.together = bool(synthesis.generator.config.neighbours)
+        self.planned = {planned.index: planned for planned in self.fold.plan.cases}
+
+    def painted_file(self, planned: PlannedCase, stack: Stack) -> Path:
+        """File of a painted slice or stack of slices of a planned case."""
+        z = planned.slices[stack.positions[0]]
+        part = f"_y{stack.crop[0].start}_x{stack.crop[1].start}" if self.together else ""
+        return self.fold.work / "painted" / self.name / f"{planned.index:05d}_z{z:04d}{part}.npy"
+
+    def painted_files(self, applied: AppliedCase) -> list[Path]:
+        """Files of all that is painted of a planned case."""
+        return [self.painted_file(applied.planned, stack) for stack in self.stacks(applied)]
+
+    def files_of(self, index: int) -> list[Path]:
+        """Files of what has been painted of a planned case."""
+        return sorted((self.fold.work / "painted" / self.name).glob(f"{index:05d}_*.npy"))
+
+    def stacks(self, applied: AppliedCase) -> list[Stack]:
+        """What is painted together of a planned case."""
+        sampling = self.fold.settings.sampling
+        return stacks_of(applied.region, applied.planned.slices, self.factor, sampling, self.together)
+
+    def record(self, planned: PlannedCase) -> Path:
+        """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
+
+        It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
+        each of them class → figures; of a placebo case also ``placebo_quality`` (``placebo_gate.measure_placebo``).
+        """
+        return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
+
+    def measured(self, planned: PlannedCase) -> dict:
+        """Measurements in a case's record.
+
+        Raises:
+            BadInput: a newer version wrote it.
+        """
+        content = _checked(self.record(planned), self.fold.work)
+        return {key: value for key, value in content.items() if key != "format"}
+
+    def is_measured(self, planned: PlannedCase) -> bool:
+        """Whether a case has a record; a record of a newer version is refused before anything is written."""
+        if not self.record(planned).is_file():
+            return False
+        self.measured(planned)
+        return True
+
+    def jobs(self, applied: AppliedCase) -> list[Job]:
+        """The slices of a case as inputs of the network."""
+        sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
+        applied = replace(applied, planned=selection.other_noise(applied.planned, self.candidate))
+        return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
+
+    def paint(self, batch: list[Job]) -> None:
+        """Paints the slices of a batch unless all of them have been painted."""
+        files = [self.painted_file(self.planned[job.index], job.stack) for job in batch]
+        if all(file.is_file() for file in files):
+            return
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        images = paint_jobs(batch, self.fold.method, synthesis.generator, sampling, synthesis.device)
+        for file, image in zip(files, images, strict=True):
+            with replacing(file) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, image.astype(np.float32))
+
+    def measure(self, applied: AppliedCase) -> None:
+        """Measures a case whose slices are all painted, and writes its files if it is accepted."""
+        synthesis, sampling = self.synthesis, self.fold.settings.sampling
+        values = self._values(applied)
+        measured: dict[str, Any] = {"quality": {}, "memorisation": {}}
+        measured |= box_record(box_of_case(applied, sampling.box))
+        if applied.planned.placebo:
+            measured["placebo_quality"] = {}
+        if sampling.gate != "off":
+            part = "placebo_quality" if applied.planned.placebo else "quality"
+            quality, unpainted = (self._quality(applied, image) for image in (values, self._unpainted(applied)))
+            measured[part] = with_unpainted(quality, unpainted)
+            if synthesis.continuity and not applied.planned.placebo:
+                measured["along_z"] = of_case(applied, values, self.fold.cache)
+        if synthesis.memory:  # what is normal lung can copy no lesion
+            measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
+        if synthesis.selection:
+            measured["recognition"] = synthesis.selection.recognition(applied, values)
+        elif accepted(sampling, measured):
+            write_case(self.fold, applied, values)
+        write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
+
+    def written_record(self, planned: PlannedCase) -> Path:
+        """File that says that the files of a chosen candidate are complete."""
+        return self.fold.work / "cases" / f"{self.name}_chosen" / f"{synthetic_id(self.fold, planned)}.json"
+
+    def is_written(self, planned: PlannedCase) -> bool:
+        """Whether the files of a chosen candidate are complete."""
+        return self.written_record(planned).is_file()
+
+    def write(self, planned: PlannedCase) -> None:
+        """Writes the files of a chosen candidate."""
+        applied = apply_plan(self.fold, planned, textures=False)
+        write_case(self.fold, applied, self._values(applied))
+        write_json(self.written_record(planned), {"format": _FORMAT})
+
+    def _quality(self, applied: AppliedCase, image: np.ndarray) -> dict[str, dict]:
+        """How (c, n, y, x) intensities compare with real lesions, or with normal lung in a placebo case."""
+        if not applied.planned.placebo:
+            return measure(self._regions(applied, image), self.synthesis.references)
+        normal = self.fold.cache.roles.is_normal(applied.new_label)
+        around = normal & ~applied.region  # the margin is painted, too
+        if around.sum() < MIN_NORMAL:  # hardly any lung is left as it was, or the whole slice is painted
+            around = normal & ~applied.outline
+        if self.synthesis.lung is None or not applied.outline.any():
+            return {}
+        region = region_of(image, applied.outline, around, self.synthesis.generator.config.windows)
+        return measure_placebo(region, int(around.sum()), self.synthesis.lung)
+
+    def _regions(self, applied: AppliedCase, image: np.ndarray) -> dict[str, Region]:
+        """The voxels of (c, n, y, x) intensities that got a pathology's label, for each such pathology."""
+        roles, windows = self.fold.cache.roles, self.synthesis.generator.config.windows
+        normal, regions = roles.is_normal(applied.new_label), {}
+        for name in roles.pathologies:
+            voxels = applied.changed & (applied.new_label == roles.values[name])
+            if voxels.any():
+                regions[name] = region_of(image, voxels, normal, windows)
+        return regions
+
+    def _unpainted(self, applied: AppliedCase) -> np.ndarray:
+        """(c, n, y, x) the host's intensities; channels that are not painted are as in the synthetic case."""
+        if not self.fold.relations:
+            return applied.image
+        values = applied.image.astype(np.float32)
+        self.fold.relations.apply(values, applied.image, applied.region, applied.condition)
+        return values
+
+    def _values(self, applied: AppliedCase) -> np.ndarray:
+        """(c, n, y, x) the host's intensities with the painted region, in which the channels' relations hold."""
+        values, planned = applied.image.astype(np.float32), applied.planned
+        for stack in self.stacks(applied):
+            image = np.load(self.painted_file(planned, stack))
+            image = image[:, None] if image.ndim == 3 else image  # as an earlier version wrote it
+            for n, (position, own) in enumerate(zip(stack.positions, stack.own, strict=True)):
+                view = values[(slice(None), position, *stack.crop)]
+                view[:, own] = image[:, n, own]
+        outside = applied.region & (applied.condition == 0)
+        for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
+            values[channel][outside] = low
+        self.fold.relations.apply(values, applied.image, applied.region, applied.condition)
+        return values
+
+
+def check_painted(fold: Fold) -> None:
+    """Refuses cases that a newer version has painted for the fold, before anything is trained.
+
+    Raises:
+        BadInput: names the record and the folder.
+    """
+    for work in fold.begun_works():  # which of them will be used is known when the generator is trained
+        for path in sorted(work.glob("cases/*/*.json")):
+            _checked(path, work)
+
+
+def _checked(record: Path, work: Path) -> dict:
+    content = read_json(record)
+    check_format(record, content, _FORMAT, f", or delete the folder {work} to paint its cases anew")
+    return content
