@@ -12,38 +12,32 @@ is trained on some patients and tested on others tells painted from real patches
 from __future__ import annotations
 
 import argparse
-import shlex
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from pathlib import Path
 
 import numpy as np
 
+from experiments.painted_back import REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Painted, open_fold, painted_lesions
 from experiments.shortcut_classifier import grouped_auc
 from experiments.shortcut_patches import Patches, joined
-from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.intervals import summed_up, within_folds
-from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.region_borders import border_of
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.lesions.masks import Lesion
-from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder
-from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
 PATCH = 13  # pixels of the classifier's patches
 EACH = 4  # patches of a lesion's slice
 STEPS = 400  # of the classifier
 WIDTH = 2000.0  # HU; the window of CT, for PSNR and SSIM
-REAL = "real"
 _TITLES = {
     "seam_outline": "step at the outline / real",
     "seam_edge": "step at the painted edge / real",
@@ -90,12 +84,6 @@ def border_patches(painted: Painted, image: np.ndarray, number: int, rng: np.ran
         np.array([painted.patient] * len(windows)),
         np.array([str(number)] * len(windows)),
     )
-
-
-def settings_of(method: str, name: str, further: str = "") -> Settings:
-    """A preset's settings for a method, as ``difflung_augment`` takes them with further options."""
-    words = ["-d", "1", "-device", "cpu", "--method", method, "--preset", name, *shlex.split(further)]
-    return settings_from(parse(words))
 
 
 def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict]:
@@ -188,45 +176,10 @@ def _cell(value: dict, digits: int) -> str:
     return f"{text} ({numbers[0]} [{numbers[1]}, {numbers[2]}])"
 
 
-def about(module: str, raw: RawDataset, o: argparse.Namespace, words: Sequence[str], folders: dict[str, str]) -> dict:
-    """How a table was made.
-
-    Args:
-        module: in ``experiments``, as it was called.
-        raw: the dataset.
-        o: its options, with ``pathology``, ``f`` and ``seed``.
-        words: its arguments.
-        folders: paths of this machine → what the command on record has instead.
-    """
-    return {
-        "command": f"python -m experiments.{module} {shlex.join(folders.get(word, word) for word in words)}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "dataset": raw.name,
-        "class": o.pathology,
-        "folds": o.f,
-        "seed": o.seed,
-        "machine": machine(),
-        "versions": versions(),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-d", required=True, help="dataset, in nnUNet_raw")
-    p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
-    p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
-    p.add_argument("--methods", nargs="+", default=["cbmat", "copy_paste"], choices=METHODS)
-    p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
-    p.add_argument(
-        "--augment",
-        default="",
-        metavar="OPTIONS",
-        help="further options of difflung_augment, in one string",
-    )
-    p.add_argument("--seed", type=int, default=1, help="of drawn lesions, noise and classifier")
-    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("-o", type=Path, required=True, help="JSON file to write; a Markdown table is written beside it")
+    output = "JSON file to write; a Markdown table is written beside it"
+    p = parser(__doc__, ("cbmat", "copy_paste"), "of drawn lesions, noise and classifier", output)
     o = p.parse_args(arguments)
     try:
         raw = open_raw_dataset(o.d)
@@ -235,8 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    meta = about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name})
     content = {
-        "meta": about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name}),
+        "meta": meta | {"generators": generators_of(raw, o.f, [(m, m, os.environ[NNUNET_RESULTS]) for m in o.methods])},
         "methods": summarised(rows, aucs),
         "per_patient": {
             name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]

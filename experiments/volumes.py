@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.painted_back import REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Volume, open_fold, painted_volumes
-from experiments.regions import REAL, about, settings_of
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.continuity import FIGURES, AlongZ
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_json
@@ -32,24 +31,28 @@ from nnunet_difflung.runtime.files import write_json
 SLICE_BY_SLICE = "difflung, slice by slice"
 
 
+def painters_of(o: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Row of the table, method and folder for nnUNet_results of each painter."""
+    painters = [(name, name, os.environ[NNUNET_RESULTS]) for name in o.methods]
+    return painters + ([(SLICE_BY_SLICE, METHOD, str(o.slice_by_slice))] if o.slice_by_slice else [])
+
+
 def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
     """Method → patient → figures."""
     usual = os.environ[NNUNET_RESULTS]
-    painters = [(name, name, "", usual) for name in o.methods]
-    if o.slice_by_slice:
-        painters.append((SLICE_BY_SLICE, METHOD, "--neighbours 0", str(o.slice_by_slice)))
     rows: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     for number in o.f:
-        for name, method, option, results in painters:
+        for name, method, results in painters_of(o):
             os.environ[NNUNET_RESULTS] = results
+            option = "--neighbours 0" if name == SLICE_BY_SLICE else ""
             fold = open_fold(raw, cache, number, settings_of(method, o.preset, f"{o.augment} {option}"))
             tallies: dict[tuple[str, str], AlongZ] = defaultdict(AlongZ)
             for volume in painted_volumes(fold, o.pathology, o.device, o.seed):
                 _add(tallies, name, volume)
             for (row, patient), tally in tallies.items():
                 rows[row][f"{number} {patient}"] = tally.row()
+            os.environ[NNUNET_RESULTS] = usual
             print(f"fold {number}: {name}, {len(tallies) // 2} patients", flush=True)
-    os.environ[NNUNET_RESULTS] = usual
     return dict(rows)
 
 
@@ -72,17 +75,8 @@ def summarised(rows: dict[str, dict[str, dict[str, float]]]) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-d", required=True, help="dataset, in nnUNet_raw")
-    p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
-    p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
-    p.add_argument("--methods", nargs="+", default=["difflung"], choices=METHODS)
+    p = parser(__doc__, [METHOD], "of drawn lesions and noise", "JSON file to write")
     p.add_argument("--slice-by-slice", type=Path, metavar="RESULTS", help="folder with generators of --neighbours 0")
-    p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
-    p.add_argument("--augment", default="", metavar="OPTIONS", help="further options of difflung_augment")
-    p.add_argument("--seed", type=int, default=1, help="of drawn lesions and noise")
-    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("-o", type=Path, required=True, help="JSON file to write")
     o = p.parse_args(arguments)
     try:
         raw = open_raw_dataset(o.d)
@@ -92,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     folders = {str(o.o): o.o.name, str(o.slice_by_slice): "RESULTS"}
     meta = about("volumes", raw, o, list(map(str, arguments or sys.argv[1:])), folders)
+    meta |= {"generators": generators_of(raw, o.f, painters_of(o))}
     methods = summarised(rows)
     write_json(o.o, {"meta": meta, "methods": methods, "per_patient": without_nan(rows)})
     for name, figures in methods.items():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from experiments.painted_back import REAL, about, settings_of
 from experiments.region_painting import transplant
-from experiments.regions import REAL, about, border_patches, markdown, settings_of, summarised
+from experiments.regions import border_patches, markdown, summarised
 from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.evaluation.region_tally import FIGURES
@@ -103,6 +104,6 @@ def test_the_command_on_record_has_no_folder_of_this_machine(tmp_path):
     target = tmp_path / "regions.json"
     words = ["-d", "807", "--augment", "--preset fast", "-o", str(target)]
     options = SimpleNamespace(pathology="ground_glass", f=[5], seed=3)
-    meta = about("regions", SimpleNamespace(name="D"), options, words, {str(target): target.name})
+    meta = about("regions", SimpleNamespace(name="D", folder=tmp_path), options, words, {str(target): target.name})
     assert meta["command"] == "python -m experiments.regions -d 807 --augment '--preset fast' -o regions.json"
     assert (meta["dataset"], meta["class"], meta["folds"], meta["seed"]) == ("D", "ground_glass", [5], 3)
