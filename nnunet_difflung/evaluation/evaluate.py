@@ -23,7 +23,7 @@ from nnunet_difflung.evaluation.image_metrics import PatientTally
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
 from nnunet_difflung.evaluation.references import reference_rows, training_reference
-from nnunet_difflung.evaluation.sheet import Sheet, shown_slices
+from nnunet_difflung.evaluation.sheet import Sheet, shown_planes
 from nnunet_difflung.evaluation.table1 import make_table, markdown
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.store import CARD, check_weights, config_from_json, is_finished, load_generator
@@ -151,7 +151,7 @@ def _evaluate_folds(
             raise BadInput(
                 f"fold {fold} of {raw.name} has no validation slice that shows lung; choose the other folds with -f"
             )
-    sheet = Sheet(raw.roles, shown_slices(cache, [place for fold in folds for place in chosen[fold]]))
+    sheet = Sheet(raw.roles, shown_planes(cache, [place for fold in folds for place in chosen[fold]]))
     rows: dict[str, list[dict]] = {}
     for fold in folds:
         of_fold = _evaluate_fold(raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet)

@@ -1,14 +1,21 @@
-"""The picture sheet of Table 1: mask, real slice, and the slice that each method painted, in the same window."""
+"""The picture sheet of Table 1: mask, real image, and the image that each method painted, in the same window.
+
+A slice of each pathology; of volumes also the coronal and the sagittal plane through the same lesion.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.cuts import Cut, cuts
 from nnunet_difflung.runtime.figures import (
     as_text,
     bare,
@@ -21,50 +28,128 @@ from nnunet_difflung.runtime.figures import (
 )
 
 
-def shown_slices(cache: SliceCache, slices: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """(case, z) of the slice with most voxels of each pathology → the pathologies that it is shown for."""
-    shown: dict[tuple[str, int], str] = {}
+@dataclass(frozen=True)
+class Plane:
+    """A plane of a validation case that the sheet shows.
+
+    Attributes:
+        names: the pathologies that it is shown for.
+        case: case id.
+        cut: the plane.
+        slices: z of the painted slices that it crosses, from the lowest on.
+    """
+
+    names: str
+    case: str
+    cut: Cut
+    slices: tuple[int, ...]
+
+    def rows_of(self, image: np.ndarray) -> np.ndarray:
+        """What the plane shows of a (y, x) slice that it crosses: all of it, or a single row."""
+        return image if self.cut.axis == 0 else np.take(image, self.cut.index, self.cut.axis - 1)[None]
+
+
+def shown_planes(cache: SliceCache, slices: Sequence[tuple[str, int]]) -> list[Plane]:
+    """The planes of the sheet.
+
+    Each pathology is shown in the slice that has most of its voxels; in volumes also in the coronal and the sagittal
+    plane that have most of the lesion that is largest in this slice. These reach as far as slices are painted without
+    a gap; they are left out where no neighbour of the slice is painted.
+
+    Args:
+        cache: of the real cases.
+        slices: (case, z) of all slices that are painted.
+    """
+    chosen: dict[tuple[str, int], list[str]] = {}
     for name in cache.roles.pathologies:
         case, z = max(slices, key=lambda place: cache.facts[place[0]].counts[name][place[1]])
         if cache.facts[case].counts[name][z]:
-            shown[case, z] = f"{shown[case, z]}, {name}" if (case, z) in shown else name
-    return shown
+            chosen.setdefault((case, z), []).append(name)
+    planes = []
+    for (case, z), names in chosen.items():
+        run, (_, height, width) = _run(z, {of for other, of in slices if other == case}), cache.facts[case].spacing
+        title = "axial" if cache.facts[case].shape[0] > 1 else ""
+        planes.append(Plane(", ".join(names), case, Cut(title, 0, z, height / width), (z,)))
+        if len(run) > 1:
+            planes += [Plane(name, case, cut, run) for name in names for cut in _across(cache, case, name, z, run)]
+    return planes
+
+
+def _across(cache: SliceCache, case: str, name: str, z: int, run: tuple[int, ...]) -> list[Cut]:
+    """The coronal and the sagittal plane through the lesion of a class that is the largest in slice ``z``."""
+    voxels = np.asarray(cache.condition(case)[run[0] : run[-1] + 1]) == cache.roles.values[name]
+    parts, _ = ndimage.label(voxels)
+    of_slice = parts[z - run[0]]
+    lesion = parts == np.bincount(of_slice[of_slice > 0]).argmax()
+    return cuts(lesion, cache.facts[case].spacing)[1:]
+
+
+def _run(z: int, painted: set[int]) -> tuple[int, ...]:
+    """The painted slices without a gap around one of them."""
+    first = last = z
+    while first - 1 in painted:
+        first -= 1
+    while last + 1 in painted:
+        last += 1
+    return tuple(range(first, last + 1))
+
+
+@dataclass
+class _Row:
+    """What is kept of a plane.
+
+    Attributes:
+        window: intensities of the metrics.
+        condition: z → what it shows of the condition map.
+        pictures: title → z → what it shows of the real image, or of a method's.
+    """
+
+    window: Window
+    condition: dict[int, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+
+
+def _joined(parts: dict[int, np.ndarray]) -> np.ndarray:
+    """The plane from its slices; the end of z is at the top."""
+    return np.concatenate([parts[z] for z in sorted(parts, reverse=True)])
 
 
 class Sheet:
-    """Collects the pictures of the shown slices while the methods are evaluated."""
+    """Collects the pictures of the shown planes while the methods are evaluated."""
 
-    def __init__(self, roles: LabelRoles, shown: dict[tuple[str, int], str]):
-        self.roles, self.shown = roles, shown
-        self.rows: dict[tuple[str, int], tuple[RealSlice, Window, dict[str, np.ndarray]]] = {}
+    def __init__(self, roles: LabelRoles, planes: Sequence[Plane]):
+        self.roles, self.planes = roles, planes
+        self.rows: dict[Plane, _Row] = {}
 
     def offer(self, true: RealSlice, window: Window, method: str, painted: np.ndarray) -> None:
-        """Keeps a painted (h, w) image if its slice will be shown."""
-        if (true.case, true.z) in self.shown:
-            self.rows.setdefault((true.case, true.z), (true, window, {}))[2][method] = painted
+        """Keeps what the shown planes have of a painted (h, w) image."""
+        for plane in self.planes:
+            if plane.case == true.case and true.z in plane.slices:
+                row = self.rows.setdefault(plane, _Row(window))
+                row.condition[true.z] = plane.rows_of(true.condition)
+                for title, image in ((f"real: {true.case}", true.image), (method, painted)):
+                    row.pictures.setdefault(title, {})[true.z] = plane.rows_of(image).copy()
 
     def write(self, path: Path) -> bool:
         """Writes the PNG; returns whether there was anything to show."""
-        rows = [(self.shown[place], *self.rows[place]) for place in self.shown if place in self.rows]
-        if not rows:
+        planes = [plane for plane in self.planes if plane in self.rows]
+        if not planes:
             return False
-        columns = 2 + max(len(images) for *_, images in rows)
-        with drawing(path, 2.6 * columns, 2.9 * len(rows)) as figure:
-            for axes, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-                self._draw_row(axes, *row)
+        columns = 1 + max(len(self.rows[plane].pictures) for plane in planes)
+        with drawing(path, 2.6 * columns, 2.9 * len(planes)) as figure:
+            for axes, plane in zip(figure.subplots(len(planes), columns, squeeze=False), planes, strict=True):
+                self._draw_row(axes, plane, self.rows[plane])
             legend(figure, self.roles.condition_classes)
         return True
 
-    def _draw_row(
-        self, axes: np.ndarray, names: str, true: RealSlice, window: Window, images: dict[str, np.ndarray]
-    ) -> None:
-        shown = zoom(np.where(true.condition == self.roles.body_value, 0, true.condition))
-        show_classes(axes[0], true.condition[shown], self.roles.condition_classes)
+    def _draw_row(self, axes: np.ndarray, plane: Plane, row: _Row) -> None:
+        condition, aspect = _joined(row.condition), plane.cut.aspect
+        shown = zoom(np.where(condition == self.roles.body_value, 0, condition))
+        show_classes(axes[0], condition[shown], self.roles.condition_classes, aspect)
         bare(axes[0], "mask")
-        axes[0].set_ylabel(as_text(names), fontsize=10)
-        pictures = {f"real: {true.case}": true.image, **images}
-        for axis, (title, picture) in zip(axes[1:], pictures.items(), strict=False):
-            show_grey(axis, picture[shown], display_window(window))
+        axes[0].set_ylabel(plane.cut.named(as_text(plane.names)), fontsize=10)
+        for axis, (title, parts) in zip(axes[1:], row.pictures.items(), strict=False):
+            show_grey(axis, _joined(parts)[shown], display_window(row.window), aspect)
             bare(axis, title)
-        for axis in axes[1 + len(pictures) :]:
+        for axis in axes[1 + len(row.pictures) :]:
             axis.set_axis_off()

@@ -13,6 +13,7 @@ from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.box import box_from
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, synthetic_id
+from nnunet_difflung.runtime.cuts import Cut, cuts
 from nnunet_difflung.runtime.figures import (
     as_text,
     bare,
@@ -24,41 +25,6 @@ from nnunet_difflung.runtime.figures import (
     show_grey,
     zoom,
 )
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A plane through a volume.
-
-    Attributes:
-        plane: ``axial``, ``coronal`` or ``sagittal``; empty in a single slice.
-        axis: of (z, y, x) that is cut across.
-        index: where.
-        aspect: height of a pixel divided by its width.
-    """
-
-    plane: str
-    axis: int
-    index: int
-    aspect: float
-
-    def of(self, volume: np.ndarray) -> np.ndarray:
-        """The plane of a (z, y, x) volume; the top of a coronal or sagittal one is the end of z."""
-        plane = np.take(volume, self.index, self.axis)
-        return (plane if self.axis == 0 else plane[::-1]).copy()  # so that the volume need not be kept
-
-
-def _cuts(voxels: np.ndarray, spacing: Sequence[float]) -> list[_Cut]:
-    """The slice with most of the voxels; in volumes also the coronal and the sagittal plane with most of them."""
-    z, y, x = (int(voxels.sum(other).argmax()) for other in ((1, 2), (0, 2), (0, 1)))
-    across, beside = spacing[1] / spacing[2], spacing[0] / np.array(spacing[1:])
-    if len(voxels) == 1:
-        return [_Cut("", 0, z, across)]
-    return [
-        _Cut("axial", 0, z, across),
-        _Cut("coronal", 1, y, float(beside[1])),
-        _Cut("sagittal", 2, x, float(beside[0])),
-    ]
 
 
 def write_preview(syntheses: list[tuple[Synthesis, SynthesisResult]], path: Path) -> bool:
@@ -119,7 +85,7 @@ class _Row:
 
     name: str | None
     title: str
-    cut: _Cut
+    cut: Cut
     real: np.ndarray
     painted: np.ndarray
     label: np.ndarray
@@ -160,7 +126,7 @@ def _rows(syntheses: list[tuple[Synthesis, SynthesisResult]], name: str | None) 
             synthesis.generator.config.windows[channel],
             roles.values,
         )
-        for cut in _cuts(voxels, fold.cache.facts[planned.host].spacing)
+        for cut in cuts(voxels, fold.cache.facts[planned.host].spacing)
     ]
 
 
@@ -184,4 +150,4 @@ def _draw_row(axes: np.ndarray, row: _Row) -> None:
     for axis, title in zip(axes, titles, strict=True):
         bare(axis, title)
     name = as_text(row.name if row.name is not None else "placebo")
-    axes[0].set_ylabel(f"{name}\n{row.cut.plane}" if row.cut.plane else name, fontsize=11)
+    axes[0].set_ylabel(row.cut.named(name), fontsize=11)

@@ -407,7 +407,7 @@ def test_slices_are_in_memory_for_one_patient_at_a_time(tmp_path, monkeypatch):
         return true
 
     monkeypatch.setattr(evaluate, "real_slice", load)
-    monkeypatch.setattr(evaluate, "shown_slices", lambda *_: {})  # the sheet keeps those that it shows
+    monkeypatch.setattr(evaluate, "shown_planes", lambda *_: [])  # the sheet keeps those that it shows
     main([*QUICK, "--samples", "1"])
     assert len(loaded) == 2 * 6, "three patients of two slices, for the generator and for the references"
     assert most <= 3, "those of a patient, and the last one of the patient before"
