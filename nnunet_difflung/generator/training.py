@@ -79,7 +79,7 @@ def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> Generato
     largest = max(max(data.cache.facts[i].shape[1:]) for i in data.training_cases)
     patch = min(config.patch_size or largest, largest)
     windows = intensity_windows(data.cache, data.training_cases, data.channels, config.windows)
-    neighbours = _neighbours(method, config, data)
+    neighbours = neighbours_of(method, config, data)
     length = data.correlation_mm if neighbours else None
     return replace(
         config,
@@ -90,7 +90,7 @@ def resolve(method: Method, config: GeneratorConfig, data: FoldData) -> Generato
     )
 
 
-def _neighbours(method: Method, config: GeneratorConfig, data: FoldData) -> int | None:
+def neighbours_of(method: Method, config: GeneratorConfig, data: FoldData) -> int | None:
     """1 if the network is to see the slices beside the one that it paints; else None, for methods and cases without."""
     volumes = any(data.cache.facts[i].shape[0] > 1 for i in data.training_cases)
     return 1 if volumes and family_of(method.trained).uses_neighbours and config.neighbours != 0 else None

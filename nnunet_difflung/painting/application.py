@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,6 +85,27 @@ class AppliedCase:
         return volume
 
 
+def planned_region(fold: Fold, planned: PlannedCase, read_label: Callable[[str], np.ndarray]) -> np.ndarray:
+    """(n, y, x) bool: what will be painted of a planned case (``AppliedCase.region``), from its host's label alone.
+
+    Args:
+        fold: fold that the plan is for.
+        planned: the case.
+        read_label: case id → (z, y, x) label values.
+    """
+    roles, host, slices = fold.cache.roles, fold.cache.facts[planned.host], list(planned.slices)
+    label = read_label(planned.host)
+    new_label, _ = apply_operations(planned.operations, label, host.spacing, fold.lesions, roles)
+    return _region(fold, planned, label[slices], new_label[slices] != label[slices])
+
+
+def _region(fold: Fold, planned: PlannedCase, label: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    host = fold.cache.facts[planned.host]
+    together = paints_together(fold.method, fold.settings, host.shape)
+    along_z = (planned.slices, host.spacing) if together else None
+    return painted_region(label, outline, fold.cache.roles, fold.settings.sampling, along_z)
+
+
 def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
     """Reads a planned case's host and pastes the plan's lesions into it, or finds its outlines if it is a placebo case.
 
@@ -106,8 +127,7 @@ def apply_plan(fold: Fold, planned: PlannedCase, textures: bool) -> AppliedCase:
         new_label = label
     changed = new_label != label
     together = paints_together(fold.method, fold.settings, host.shape)
-    along_z = (planned.slices, host.spacing) if together else None
-    region = painted_region(label, outline, roles, fold.settings.sampling, along_z)
+    region = _region(fold, planned, label, outline)
     donors = None
     if textures and family_of(fold.method).uses_style:
         donors = find_donors(planned, fold.lesions, cache, outline, fold.styles, together)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.lesions.plan import PlannedCase
 
 _CROP_STEP = 32  # edges of crops are multiples of it, so that many have the same shape and can be painted together
 _CONNECTED = np.ones((3, 3, 3), bool)
@@ -27,6 +28,57 @@ class Stack:
     positions: tuple[int, ...]
     crop: tuple[slice, slice]
     own: np.ndarray
+
+
+@dataclass(frozen=True)
+class JobSize:
+    """What is known of a job before its case is read and its textures are moved.
+
+    Attributes:
+        index: number of the planned case.
+        number: of the job in the case.
+        shape: (h, w) that the network sees.
+        number_of_slices: slices among its inputs, with those beside the painted ones.
+        painted: slices for which the network computes something.
+    """
+
+    index: int
+    number: int
+    shape: tuple[int, int]
+    number_of_slices: int
+    painted: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Number of the planned case, and of the job in it."""
+        return self.index, self.number
+
+
+def sizes_of(
+    region: np.ndarray,
+    planned: PlannedCase,
+    depth: int,
+    factor: int,
+    sampling: SamplingConfig,
+    together: bool,
+) -> list[JobSize]:
+    """The sizes of a case's jobs, in their order.
+
+    Args:
+        region: (n, y, x) bool, what is painted.
+        planned: the case.
+        depth: number of its host's slices.
+        factor: what the edges of a network's inputs must be multiples of.
+        sampling: settings of painting.
+        together: see ``stacks_of``.
+    """
+    sizes = []
+    for number, stack in enumerate(stacks_of(region, planned.slices, factor, sampling, together)):
+        height, width = (-(-edge // factor) * factor for edge in stack.own.shape[1:])
+        slices = [planned.slices[position] for position in stack.positions]
+        seen = len(with_margin(slices, 1, depth)) if together else 1
+        sizes.append(JobSize(planned.index, number, (height, width), seen, int(stack.own.any((1, 2)).sum())))
+    return sizes
 
 
 def stacks_of(

@@ -86,7 +86,8 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
             print(describe_nothing_to_add(fold))
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
-        training, painting = (len(folds) * seconds for seconds in estimate_seconds(folds[0], request.device))
+        estimated = estimate_seconds(folds[0], request.device, read_label)
+        training, painting = (len(folds) * seconds for seconds in estimated)
         disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached
         print(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "

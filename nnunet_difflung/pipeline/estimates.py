@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from nnunet_difflung.dataset.cache import missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -13,20 +16,28 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
-from nnunet_difflung.generator.training import total_steps
+from nnunet_difflung.generator.training import neighbours_of, total_steps
+from nnunet_difflung.painting.application import planned_region
 from nnunet_difflung.painting.fold import Fold
+from nnunet_difflung.painting.stacks import sizes_of
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, cache_folder, nnunet_folder
 from nnunet_difflung.segmenter.crops import edge_of
 from nnunet_difflung.segmenter.data import number_of_classes
 from nnunet_difflung.segmenter.store import seconds_of_training
 
 
-def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
+def estimate_seconds(fold: Fold, device: str, read_label: Callable[[str], np.ndarray]) -> tuple[float, float]:
     """Estimated seconds of training and of painting, from what the method's family measures on the device.
 
     With candidates, the segmenter's training is part of the first, and each case with lesions is painted as often.
+
+    Args:
+        fold: with its plan.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        read_label: case id → (z, y, x) label values.
     """
     config, sampling = fold.settings.generator, fold.settings.sampling
+    config = replace(config, neighbours=neighbours_of(fold.method, config, fold.data))
     largest = max(max(case.shape[1:]) for case in fold.facts.values())
     factor = size_factor(config)
     edge = -(-min(config.patch_size or largest, largest) // factor) * factor
@@ -34,11 +45,30 @@ def estimate_seconds(fold: Fold, device: str) -> tuple[float, float]:
         config, sampling, len(fold.raw.channels), len(fold.raw.roles.conditions), edge, device
     )
     slices = sum(case.lung_slices(fold.raw.roles) for case in fold.facts.values())
-    area = 1.0 if sampling.paint == "composite" else (largest / edge) ** 2
-    with_lesions = sum(len(case.slices) for case in fold.plan.with_lesions)
-    painted = fold.plan.slices + (sampling.candidates - 1) * with_lesions
     generator = total_steps(config, slices) * config.batch_size * training
-    return generator + _seconds_of_segmenter(fold, device), painted * painting * area
+    images = painted_pixels(fold, read_label) / edge**2
+    return generator + _seconds_of_segmenter(fold, device), images * painting
+
+
+def painted_pixels(fold: Fold, read_label: Callable[[str], np.ndarray]) -> int:
+    """Pixels that the network computes in a reverse step of all cases together, each painted once for each candidate.
+
+    Slices are counted with the crop that the network sees of them, which lesions of a volume that are painted together
+    share. What the gate has painted again is not known before.
+
+    Args:
+        fold: with its plan.
+        read_label: case id → (z, y, x) label values.
+    """
+    config, sampling = fold.settings.generator, fold.settings.sampling
+    factor, together = size_factor(config), bool(neighbours_of(fold.method, config, fold.data))
+    pixels = 0
+    for planned in fold.plan.cases:
+        region, depth = planned_region(fold, planned, read_label), fold.facts[planned.host].shape[0]
+        sizes = sizes_of(region, planned, depth, factor, sampling, together)
+        times = 1 if planned.placebo else sampling.candidates
+        pixels += times * sum(size.painted * size.shape[0] * size.shape[1] for size in sizes)
+    return pixels
 
 
 def _seconds_of_segmenter(fold: Fold, device: str) -> float:

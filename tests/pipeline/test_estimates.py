@@ -12,9 +12,11 @@ from nnunet_difflung.commands.augment import entry, main, parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache, missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.families import family_of
+from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import dry_run, estimates
-from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
 from tests.support.tiny import make_dataset, tree_hashes
 
 
@@ -135,3 +137,55 @@ def test_a_box_is_estimated_by_its_depth(folders, tmp_path):
         sizes.append(estimates.estimate_bytes(prepare_fold(raw, 0, settings, cache))[0])
     assert sizes[0] == sizes[1] > sizes[2] > 0
     assert estimates._depth((3, 4, 6), cache.facts["lung_001"], 5.0) == 4 + 2
+
+
+COUNTED = ["-d", "801", "-device", "cpu", "--preset", "fast", "--epochs", "1", "--steps", "3", "--gate", "off"]
+
+
+class Counting:
+    """A network that counts the pixels that it is called with."""
+
+    def __init__(self, network, pixels: list[int]):
+        self.network, self.pixels = network, pixels
+
+    def __call__(self, inputs, *rest):
+        self.pixels.append(len(inputs) * inputs.shape[-2] * inputs.shape[-1])
+        return self.network(inputs, *rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "volumes"),
+    [
+        (["--target-share", "ILD=0.4", "--placebo", "0.3"], True),  # joined stacks
+        (["--neighbours", "0"], True),
+        ([], False),
+        (["--method", "cbmat", "--resamplings", "2"], False),
+        (["--method", "cbmat", "--paint", "full"], True),
+    ],
+)
+def test_the_estimate_counts_the_pixels_that_the_network_computes(folders, tmp_path, monkeypatch, options, volumes):
+    make_dataset(folders[0], patients=5, size=(64, 44), volumes=volumes, depth=8)
+    settings, raw = settings_from(parse([*COUNTED, *options])), open_raw_dataset("801")
+    fold = prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    expected = estimates.painted_pixels(fold, lambda case: raw.read_label(case)[0])
+    train_fold(fold, "cpu", 60)
+    pixels, usual = [], Generator.for_reverse_steps
+    monkeypatch.setattr(Generator, "for_reverse_steps", lambda *arguments: Counting(usual(*arguments), pixels))
+    synthesize_fold(fold, "cpu", progress=False)
+    assert sum(pixels) == expected * family_of(fold.method).passes(settings.sampling) > 0
+    assert settings.sampling.steps == 3
+    assert len(pixels) % family_of(fold.method).passes(settings.sampling) == 0
+
+
+def test_candidates_are_painted_as_often_and_placebos_once(folders, tmp_path):
+    make_dataset(folders[0], patients=5, volumes=True, depth=8)
+    raw = open_raw_dataset("801")
+    cache = build_cache(raw, tmp_path / "cache", progress=False)
+
+    def pixels(*options: str) -> int:
+        fold = prepare_fold(raw, 0, settings_from(parse([*COUNTED, *options])), cache)
+        return estimates.painted_pixels(fold, cache.label)
+
+    lesions, both = pixels(), pixels("--placebo", "0.4")
+    assert both > lesions
+    assert pixels("--placebo", "0.4", "--candidates", "3") == both + 2 * lesions

@@ -91,7 +91,11 @@ class ReverseProcess(Family):
         """A training step is a forward and a backward pass; painting is a forward pass for each reverse step."""
         channels = self.channels_beside_image(config, image_channels, condition_channels)
         forward, both = seconds_of_passes(config, image_channels, channels, edge, device)
-        return both, sampling.steps * sampling.resamplings * forward
+        return both, self.passes(sampling) * forward
+
+    def passes(self, sampling: SamplingConfig) -> int:
+        """Forward passes for an image: one for each reverse step, of which all but the last may be repeated."""
+        return (sampling.steps - 1) * sampling.resamplings + 1
 
 
 class Diffusion(ReverseProcess, TrainedFamily):
