@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting import selection
-from nnunet_difflung.painting.application import AppliedCase, apply_plan
+from nnunet_difflung.painting.application import AppliedCase, apply_plan, planned_region
 from nnunet_difflung.painting.box import box_of_case, box_record
 from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
 from nnunet_difflung.painting.continuity import of_case
@@ -22,7 +23,7 @@ from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
 from nnunet_difflung.painting.memorisation import nearest
 from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import measure_placebo
-from nnunet_difflung.painting.stacks import Stack, stacks_of
+from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 
 _FORMAT = 1  # format number of a case's record
@@ -89,11 +90,28 @@ class Attempt:
         self.measured(planned)
         return True
 
-    def jobs(self, applied: AppliedCase) -> list[Job]:
-        """The slices of a case as inputs of the network."""
+    def sizes(self, planned: PlannedCase) -> list[JobSize]:
+        """The sizes of a case's jobs, which are the same in every attempt; read or measured, and written."""
+        file = self.sizes_file(planned)
+        if not file.is_file():
+            region = planned_region(self.fold, planned, self.fold.cache.label)
+            depth, sampling = self.fold.cache.facts[planned.host].shape[0], self.fold.settings.sampling
+            found = sizes_of(region, planned, depth, self.factor, sampling, self.together)
+            rows = [(*size.shape, size.number_of_slices, size.painted) for size in found]
+            with replacing(file) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, np.array(rows, np.int64).reshape(-1, 4))
+        rows = np.load(file).tolist()
+        return [JobSize(planned.index, number, (row[0], row[1]), *row[2:]) for number, row in enumerate(rows)]
+
+    def sizes_file(self, planned: PlannedCase) -> Path:
+        """File of the sizes of a case's jobs, for other processes."""
+        return self.fold.work / "jobs" / f"{planned.index:05d}.npy"
+
+    def jobs(self, applied: AppliedCase, wanted: Collection[int] | None = None) -> list[Job]:
+        """The slices of a case as inputs of the network; only the jobs of the wanted numbers if they are given."""
         sampling, roles = self.fold.settings.sampling, self.fold.cache.roles
         applied = replace(applied, planned=selection.other_noise(applied.planned, self.candidate))
-        return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt)
+        return make_jobs(applied, self.synthesis.generator, roles, sampling, self.attempt, wanted)
 
     def paint(self, batch: list[Job]) -> None:
         """Paints the slices of a batch unless all of them have been painted."""

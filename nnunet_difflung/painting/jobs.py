@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.donors import style_maps
-from nnunet_difflung.painting.stacks import Stack, stacks_of, with_neighbours
+from nnunet_difflung.painting.stacks import Stack, stacks_of, with_margin, with_neighbours
 
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated where it was not measured
 
@@ -29,6 +30,7 @@ class Job:
 
     Attributes:
         index: number of the planned case.
+        number: of the job in the case.
         stack: the slices and their crop.
         slices: z of the slices in the host.
         inputs: inputs of the network for the crop of each slice. Those of a single slice have a ``blend``, which is 1
@@ -38,10 +40,21 @@ class Job:
     """
 
     index: int
+    number: int
     stack: Stack
     slices: tuple[int, ...]
     inputs: tuple[SliceInputs, ...]
     first: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Number of the planned case, and of the job in it."""
+        return self.index, self.number
+
+    @property
+    def number_of_slices(self) -> int:
+        """Slices among its inputs, with those beside the painted ones."""
+        return len(self.inputs)
 
     @property
     def crop(self) -> tuple[slice, slice]:
@@ -56,21 +69,37 @@ class Job:
 
 
 def make_jobs(
-    applied: AppliedCase, generator: Generator, roles: LabelRoles, sampling: SamplingConfig, attempt: int
+    applied: AppliedCase,
+    generator: Generator,
+    roles: LabelRoles,
+    sampling: SamplingConfig,
+    attempt: int,
+    wanted: Collection[int] | None = None,
 ) -> list[Job]:
-    """A planned case as inputs of the network; a pure function of its arguments."""
+    """A planned case as inputs of the network; a pure function of its arguments.
+
+    Args:
+        applied: the case.
+        generator: that paints it.
+        roles: of the labels.
+        sampling: settings of painting.
+        attempt: number of the attempt, for other noise.
+        wanted: numbers of the jobs to make; None: all of them.
+    """
     encoding = Encoding.of(generator.config, roles.condition_values())
     together = bool(generator.config.neighbours)
     stacks = stacks_of(applied.region, applied.planned.slices, encoding.factor, sampling, together)
+    numbered = [(n, stack) for n, stack in enumerate(stacks) if wanted is None or n in wanted]
     if together:
-        return [_stack_job(applied, stack, n, generator, encoding, attempt) for n, stack in enumerate(stacks)]
+        return [_stack_job(applied, stack, n, generator, encoding, attempt) for n, stack in numbered]
     noise = _noise(applied, attempt)
-    return [_slice_job(applied, stack, generator, encoding, noise, sampling, attempt) for stack in stacks]
+    return [_slice_job(applied, stack, n, generator, encoding, noise, sampling, attempt) for n, stack in numbered]
 
 
 def _slice_job(
     applied: AppliedCase,
     stack: Stack,
+    number: int,
     generator: Generator,
     encoding: Encoding,
     noise: np.ndarray,
@@ -98,7 +127,7 @@ def _slice_job(
         style=style,
         parts=None if parts is None else grow(parts, shape)[None],
     )
-    return Job(applied.planned.index, stack, (z,), (inputs,))
+    return Job(applied.planned.index, number, stack, (z,), (inputs,))
 
 
 def _stack_job(
@@ -106,8 +135,7 @@ def _stack_job(
 ) -> Job:
     """A stack, with noise of its own, and with the slices below and above it, where the host has them."""
     slices = [applied.planned.slices[position] for position in stack.positions]
-    around = [z for z in (slices[0] - 1, slices[-1] + 1) if 0 <= z < applied.shape[0]]
-    every = sorted({*slices, *around})
+    every = with_margin(slices, 1, applied.shape[0])
     shared = correlation(applied.spacing[0], generator.config.correlation_mm or _CORRELATION_MM)
     shape = encoding.grown(stack.own.shape[1:])
     sequence = np.random.SeedSequence([applied.planned.seed, attempt, number])  # other stacks have the same slices
@@ -140,7 +168,7 @@ def _stack_job(
                 shared=shared,
             )
         )
-    return Job(applied.planned.index, stack, tuple(slices), tuple(inputs), every.index(slices[0]))
+    return Job(applied.planned.index, number, stack, tuple(slices), tuple(inputs), every.index(slices[0]))
 
 
 def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:

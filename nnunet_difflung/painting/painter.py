@@ -1,13 +1,11 @@
 """Paints a process's batches of an attempt, and measures cases as they become complete.
 
-The batches of slices depend on the plan alone, so the files are the same however many processes share the batches and
-cases.
-
 Each planned case is applied to its host once in an attempt: the host is read and the lesions are warped to make the
 jobs, and the result is kept until the last slice of the case is painted; then the case is measured and written. A case
-is applied again in three situations: in a further attempt, which begins after all cases were measured; in each of
-several processes, since every process has to know all batches; and if the cases that wait for their last slice take
-more than ``_WAITING_BYTES`` of memory, in which case the oldest of them are discarded.
+is applied again in three situations: in a further attempt, which begins after all cases were measured; in several
+processes, of which each makes the jobs of its own batches (``batches``), if its jobs are in those of two of them; and
+if the cases that wait for their last slice take more than ``_WAITING_BYTES`` of memory, in which case the oldest of
+them are discarded.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.attempt import Attempt
+from nnunet_difflung.painting.batches import Batches, KnownBatches, Part, parts_of
 from nnunet_difflung.painting.jobs import Job
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
@@ -31,11 +30,12 @@ def paint_and_measure(files: Attempt, cases: Sequence[PlannedCase], share: Share
     measured_before = {planned.index for planned in cases if files.is_measured(planned)}
     if len(measured_before) == len(cases):
         return
+    part = None
     if share.number > 1:
         threads = 0  # a thread that waits for another process cannot be interrupted
-    own = [planned for position, planned in enumerate(cases) if share.mine(position)]
-    own = [planned for planned in own if planned.index not in measured_before]
-    waiting = _Painter(files, share, threads).run(cases, own, progress)
+        part = _own_part(files, cases, share)
+    own = [p for p in cases if p.index not in measured_before and (part is None or p.index in part.measured)]
+    waiting = _Painter(files, share, threads, part).run(cases, own, progress)
 
     def measure_now(planned: PlannedCase) -> None:
         applied = waiting.cases.pop(planned.index, None) or apply_plan(files.fold, planned, textures=False)
@@ -49,22 +49,17 @@ def paint_and_measure(files: Attempt, cases: Sequence[PlannedCase], share: Share
             pass
 
 
-class Batches:
-    """Groups jobs by shape, in an order that depends on the plan alone."""
-
-    def __init__(self, size: int):
-        self.size, self.number = size, 0
-        self.groups: dict[tuple[int, int], list[Job]] = {}
-
-    def add(self, job: Job) -> list[Job] | None:
-        """Adds a job to its group; returns the group when it is a complete batch."""
-        group = self.groups.setdefault(job.shape, [])
-        group.append(job)
-        return self.groups.pop(job.shape) if sum(len(other.inputs) for other in group) >= self.size else None
-
-    def incomplete(self) -> set[int]:
-        """Indices of the planned cases with slices that are not in a complete batch yet."""
-        return {job.index for group in self.groups.values() for job in group}
+def _own_part(files: Attempt, cases: Sequence[PlannedCase], share: Share) -> Part:
+    """What this one of several processes makes, paints and measures."""
+    with Interruption(impatient=True) as interruption:
+        for position, planned in enumerate(cases):
+            if share.mine(position):
+                files.sizes(planned)
+                interruption.act()
+    share.wait_for(files.sizes_file(planned) for planned in cases)
+    sizes = [size for planned in cases for size in files.sizes(planned)]
+    indices = [planned.index for planned in cases]
+    return parts_of(indices, sizes, files.fold.settings.sampling.batch_size, share.number)[share.index]
 
 
 class _Waiting:
@@ -87,9 +82,10 @@ class _Waiting:
 class _Painter:
     """Paints a process's batches of an attempt, and measures the process's cases as they become complete."""
 
-    def __init__(self, files: Attempt, share: Share, threads: int):
-        self.files, self.share, self.threads = files, share, threads
-        self.batches, self.waiting = Batches(files.fold.settings.sampling.batch_size), _Waiting()
+    def __init__(self, files: Attempt, share: Share, threads: int, part: Part | None):
+        self.files, self.share, self.threads, self.part = files, share, threads, part
+        self.batches = KnownBatches[Job](part) if part else Batches[Job](files.fold.settings.sampling.batch_size)
+        self.waiting = _Waiting()
 
     def run(self, cases: Sequence[PlannedCase], own: Sequence[PlannedCase], progress: bool) -> _Waiting:
         """Paints this process's batches of the cases.
@@ -97,7 +93,9 @@ class _Painter:
         Returns:
             The process's own cases that are not measured yet and are still in memory.
         """
-        total, attempt = sum(len(planned.slices) for planned in cases), self.files.attempt
+        cases = [planned for planned in cases if self.part is None or planned.index in self.part.wanted]
+        total = self.part.slices if self.part else sum(len(planned.slices) for planned in cases)
+        attempt = self.files.attempt
         title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
         title += f", candidate {self.files.candidate + 1}" if self.files.synthesis.selection else ""
         visible = progress and total > 0 and self.share.main
@@ -107,9 +105,7 @@ class _Painter:
             bar(total=total, desc=title, unit="slice", visible=visible) as shown,
         ):
             for batch in self._batches_of(cases, own_indices, interruption):
-                if self.share.mine(self.batches.number):
-                    self.files.paint(batch)
-                self.batches.number += 1
+                self.files.paint(batch)
                 shown.update(sum(len(job.slices) for job in batch))
                 interruption.act()
         return self.waiting
@@ -120,7 +116,7 @@ class _Painter:
         """Applies the cases one by one; the caller paints each batch before the next case is applied."""
         for planned in cases:
             applied = apply_plan(self.files.fold, planned, textures=True)
-            for job in self.files.jobs(applied):
+            for job in self.files.jobs(applied, self.part.wanted[planned.index] if self.part else None):
                 batch = self.batches.add(job)
                 if batch:
                     yield batch
@@ -130,7 +126,7 @@ class _Painter:
                     self._measure_complete(1, interruption)
                 self.waiting.add(applied)
             self._measure_complete(max(1, self.threads), interruption)
-        yield from self.batches.groups.values()
+        yield from self.batches.rest()
 
     def _measure_complete(self, at_least: int, interruption: Interruption) -> None:
         """Measures the waiting cases whose slices are all painted, if there are at least ``at_least`` of them."""

@@ -158,16 +158,18 @@ def test_cases_that_memory_does_not_hold_are_applied_again_with_the_same_result(
 
 
 class SideBySide(Share):
-    """One of two processes; it fails, instead of waiting for ever, once the other one has failed."""
+    """One of several processes; it fails, instead of waiting for ever, once another one has failed."""
 
     failed = threading.Event()
 
     def wait_until(self, done) -> None:
         while not done():
-            assert not self.failed.wait(0.05), "the other process failed"
+            assert not self.failed.wait(0.05), "another process failed"
 
 
-def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [2, 3])
+def test_several_processes_apply_each_case_as_often_as_two(tmp_path, monkeypatch, number):
+    """Once for the sizes of its jobs, without textures, and once for the jobs; all lesions' textures are moved once."""
     make_dataset(prepared(tmp_path, monkeypatch)[0], patients=6, emphysema_every=2)
     settings = settings_from(parse([*COPY, *MASKS]))
     raw = open_raw_dataset("801")
@@ -179,18 +181,19 @@ def test_each_of_two_processes_applies_each_case_once(tmp_path, monkeypatch):
 
     def part(index: int) -> SynthesisResult:
         try:
-            return fold_module.synthesize_fold(fold, "cpu", progress=False, share=SideBySide(index, 2, "now"))[1]
+            return fold_module.synthesize_fold(fold, "cpu", progress=False, share=SideBySide(index, number, "now"))[1]
         except BaseException:
             SideBySide.failed.set()
             raise
 
     SideBySide.failed.clear()
-    with ThreadPoolExecutor(2) as pool:
-        parts = [pool.submit(part, index) for index in (0, 1)]
+    with ThreadPoolExecutor(number) as pool:
+        parts = [pool.submit(part, index) for index in range(number)]
         faults = [fault for fault in (future.exception() for future in parts) if fault]
     assert faults == []
     results = [future.result() for future in parts]
     assert counts.of["labels read"] == 2 * len(fold.plan.cases) == 20
+    assert counts.of["textures warped"] == sum(len(planned.operations) for planned in fold.plan.cases)
     for result in results:
         assert hashes == {case.identifier: [sha256(f) for f in (*case.images, case.label)] for case in result.staged}
 
