@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,10 +111,13 @@ def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> None:
     for folder in (images[0].parent, label.parent):
         folder.mkdir(parents=True, exist_ok=True)
     box = box_of_case(applied, fold.settings.sampling.box)
-    values, region = applied.in_host(values), applied.in_host(applied.region)
-    write_changed_copy(host.images, [str(f) for f in images], values, region, reader, box)
-    new_label, changed = applied.in_host(applied.new_label[None].astype(np.float32)), applied.in_host(applied.changed)
-    write_changed_copy((host.label,), (str(label),), new_label, changed, reader, box)
+
+    def write(sources: Sequence[str], targets: Sequence[Path], changed: np.ndarray, where: np.ndarray) -> None:
+        whole, there = applied.in_host(changed), applied.in_host(where)  # of the host's size: one such pair at a time
+        write_changed_copy(sources, [str(f) for f in targets], whole, there, reader, box)
+
+    write(host.images, images, values, applied.region)
+    write((host.label,), (label,), applied.new_label[None].astype(np.float32), applied.changed)
     copy_sidecar(spacing_sidecar(host.images[0], True, reader), images[0].parent / f"{identifier}.json")
     copy_sidecar(spacing_sidecar(host.label, False, reader), label.parent / f"{identifier}.json")
 
