@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.painting.cases import box_from
+from nnunet_difflung.painting.box import box_from
 
 
 @dataclass(frozen=True)

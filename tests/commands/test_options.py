@@ -11,8 +11,8 @@ OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--ablated-classes --annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision "
     "--neighbours --window --paint --margin --box --exclude --sampler --steps --resamplings --strength --gate "
-    "--memorised --candidates --selection --level --styles --target-share --target-multiple --balance-order --placement "
-    "--hosts --max-synthetic --placebo --normal-label --structure-label --patient-pattern --patients",
+    "--memorised --candidates --selection --level --styles --target-share --target-multiple --balance-order "
+    "--placement --hosts --max-synthetic --placebo --normal-label --structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
     "--normal-label --structure-label --patient-pattern --patients",
     "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients "
