@@ -138,6 +138,7 @@ setup(
         "nnunet_difflung.dataset_conversion.pipeline",
         "nnunet_difflung.dataset_conversion.public",
         "nnunet_difflung.evaluation",
+        "nnunet_difflung.export",
         "nnunet_difflung.generator",
         "nnunet_difflung.generator.families",
         "nnunet_difflung.injection",
@@ -212,6 +213,7 @@ setup(
             "difflung_demo=nnunet_difflung.commands.demo:entry",
             "difflung_evaluate=nnunet_difflung.commands.evaluate:entry",
             "difflung_compare=nnunet_difflung.commands.compare:entry",
+            "difflung_export=nnunet_difflung.commands.export:entry",
             "difflung_convert=nnunet_difflung.dataset_conversion.convert:entry",
         ]
     },

@@ -9,12 +9,12 @@ from typing import Any
 
 from nnunet_difflung.dataset.contents import digest_of, hashes_of_case, hashes_of_dataset, present_cases
 from nnunet_difflung.injection.leaks import first_names
-from nnunet_difflung.paths import DATASET, dataset_folders
+from nnunet_difflung.paths import CASES_IN_CHECKPOINT, DATASET, dataset_folders
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.trainers.synthetic_cases import manifest as manifest_of
 from nnunet_difflung.trainers.training_cases import TrainingCases
 
-KEY = "difflung_cases"  # in a checkpoint's init_args, which nnU-Net saves and restores as they are
+KEY = CASES_IN_CHECKPOINT  # nnU-Net saves and restores it as it is
 DOSE = "dose"  # in that record: the trainer's dose of synthetic patches, None where there is none
 _KINDS = {"real": "real training", "synthetic": "synthetic training", "validation": "validation"}
 

@@ -13,7 +13,6 @@ from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import checked_output
 from nnunet_difflung.comparison.trainings import (
     ARMS,
-    PLANS,
     Trainings,
     dataset_in,
     find_configuration,
@@ -80,15 +79,8 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         metavar="CONFIGURATION",
         help="nnU-Net configuration, such as 2d (default: the only one that was trained)",
     )
-    group.add_argument(
-        "-p", dest="plans", default=PLANS, metavar="PLANS", help="name of nnU-Net's plans (default: %(default)s)"
-    )
-    group.add_argument(
-        "--length",
-        default="",
-        metavar="LENGTH",
-        help="length of the trainers as in their names, such as 5epochs (default: nnU-Net's 1000 epochs)",
-    )
+    shared.add_plans(group)
+    shared.add_length(group)
     group.add_argument(
         "--results",
         nargs="+",
@@ -129,20 +121,13 @@ def _add_score_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _folds(names: Sequence[str]) -> tuple[int | str, ...]:
-    for fold in names:
-        if fold != "all" and not fold.isdigit():
-            raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
-    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
-
-
 def trainings_from(options: argparse.Namespace) -> Trainings:
     """The trainings that a command line names.
 
     Raises:
         BadInput: a folder, dataset or configuration is missing or ambiguous, or no training is finished.
     """
-    folds = _folds(options.folds)
+    folds = shared.fold_numbers(options.folds)
     results = named_results(options.results or [Path(nnunet_folder(NNUNET_RESULTS))])
     folders = list(results.values())
     dataset = dataset_in(folders[0], options.dataset)

@@ -7,9 +7,11 @@ import math
 import shutil
 import textwrap
 from argparse import _ActionsContainer as Options
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from nnunet_difflung.comparison.trainings import PLANS
 from nnunet_difflung.config import PRECISIONS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
 
@@ -73,6 +75,35 @@ def add_folds(group: Options, explanation: str, required: bool = False) -> None:
         required=required,
         metavar="FOLD",
         help=f"folds, such as -f 0 2{explanation}",
+    )
+
+
+def fold_numbers(names: Sequence[str]) -> tuple[int | str, ...]:
+    """The folds of nnU-Net's trainings that ``-f`` names: numbers and ``all``, each once.
+
+    Raises:
+        BadInput: a name is neither.
+    """
+    for fold in names:
+        if fold != "all" and not fold.isdigit():
+            raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
+    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
+
+
+def add_plans(group: Options) -> None:
+    """``-p``, as ``plans``."""
+    group.add_argument(
+        "-p", dest="plans", default=PLANS, metavar="PLANS", help="name of nnU-Net's plans (default: %(default)s)"
+    )
+
+
+def add_length(group: Options) -> None:
+    """``--length``."""
+    group.add_argument(
+        "--length",
+        default="",
+        metavar="LENGTH",
+        help="length of the trainers as in their names, such as 5epochs (default: nnU-Net's 1000 epochs)",
     )
 
 

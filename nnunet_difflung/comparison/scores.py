@@ -205,7 +205,24 @@ def collect(
     patient_of = case_patients(
         (case for cases in summaries.values() for case in cases), trainings.dataset, pattern, file
     )
-    patients = tuple(sorted(set(patient_of.values())))
+    return added_up(summaries, trainings, tuple(classes), patient_of)
+
+
+def added_up(
+    summaries: dict[tuple[str, str, int | str], Cases],
+    trainings: Trainings,
+    classes: tuple[str, ...],
+    patient_of: dict[str, str],
+) -> Scores:
+    """Adds up each patient's cases.
+
+    Args:
+        summaries: (arm, seed, fold) → voxel counts of the cases; all of the trainings, scored on the same cases.
+        trainings: the trainings that were scored.
+        classes: names of the foreground labels.
+        patient_of: case id → patient.
+    """
+    patients = tuple(sorted({patient_of[case] for cases in summaries.values() for case in cases}))
     seeds, shape = tuple(trainings.results), (len(classes), len(trainings.results), len(trainings.folds))
     counts = {arm: np.full((*shape, len(patients), 3), np.nan) for arm in trainings.arms}
     per_case = {arm: np.full(shape, np.nan) for arm in trainings.arms}
@@ -217,7 +234,7 @@ def collect(
         per_case[arm][:, s, f] = mean_without_nan(pool(np.stack([cases[case] for case in sorted(cases)])), 0)
     arm, seed = trainings.arms[0], seeds[0]  # all other trainings were scored on the same cases
     return Scores(
-        tuple(classes),
+        classes,
         seeds,
         trainings.folds,
         patients,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,13 +164,22 @@ def dataset_in(folder: Path, dataset: str) -> str:
     return matching[0]
 
 
-def find_configuration(folders: Sequence[Path], dataset: str, length: str, plans: str) -> str:
+def find_configuration(
+    folders: Sequence[Path], dataset: str, length: str, plans: str, trainers: Iterable[str] = tuple(ARMS.values())
+) -> str:
     """The configuration that the arms were trained with.
+
+    Args:
+        folders: nnUNet_results folders.
+        dataset: ``DatasetXXX_NAME``.
+        length: suffix of the trainers; may be empty.
+        plans: name of nnU-Net's plans.
+        trainers: the arms' trainers, without the suffix.
 
     Raises:
         BadInput: there are none or several.
     """
-    arm = "|".join(re.escape(name) for name in ARMS.values())
+    arm = "|".join(re.escape(name) for name in trainers)
     pattern = re.compile(rf"(?:{arm}){f'_{re.escape(length)}' if length else ''}__{re.escape(plans)}__(.+)")
     models = sorted({p.name for folder in folders for p in (folder / dataset).glob("nnUNetTrainer*") if p.is_dir()})
     configurations = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})

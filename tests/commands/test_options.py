@@ -17,6 +17,7 @@ OPTIONS = {
     "--normal-label --structure-label --patient-pattern --patients",
     "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients "
     "--lesions --surface --tolerance -o",
+    "export": "-d -f -o --overwrite --dry-run -tr -c -p --length -chk --patient-pattern --patients",
     "audit": "-d --fast --deep --images -np --json",
     "report": "-d --method -o --anonymous --normal-label --structure-label --patient-pattern --patients",
     "turing": "-d --score -o --method --number --seed --normal-label --structure-label --patient-pattern --patients",

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "augment": (*NETWORKS, *IMAGES),
     "compare": (*NETWORKS, *IMAGES),
     "evaluate": (*NETWORKS, *IMAGES),
+    "export": (*NETWORKS, *IMAGES, "numpy"),
     "demo": (*NETWORKS, *IMAGES, "numpy"),
 }
 CODE = """
@@ -71,6 +72,7 @@ def test_the_package_itself_imports_nothing():
         ("evaluate", ["-d", "801", "--structure-label", "heart"], "--structure-label heart"),
         ("compare", ["-d", "801", "-f", "0"], "train the arms of the dataset first"),
         ("compare", ["-d", "801", "-f", "first"], "-f first"),
+        ("export", ["-d", "801", "-f", "0", "-o", "model"], "train the arms of the dataset first"),
         ("remove", ["-d", "802"], "Dataset801_Tiny"),
         ("audit", ["-d", "802"], "802"),
     ],

@@ -33,7 +33,12 @@ def trained_briefly(raw: RawDataset, name: str, monkeypatch: pytest.MonkeyPatch,
     torch.set_num_threads(1)
     write_plans(raw.folder, raw.preprocessed, {"2d": {}})
     preprocess(raw.folder, raw.preprocessed)
-    trainer = get_trainer_from_args(raw.name, "2d", fold, name, device=torch.device("cpu"))
+    return two_iterations(raw.name, name, fold)
+
+
+def two_iterations(dataset: str, name: str, fold: int | str = 0) -> nnUNetTrainer:
+    """Trains on a preprocessed dataset, as ``trained_briefly`` does."""
+    trainer = get_trainer_from_args(dataset, "2d", fold, name, device=torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 2, 1
     trainer.plot_network_architecture = lambda: None
     trainer.run_training()

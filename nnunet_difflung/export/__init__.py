@@ -1,0 +1,1 @@
+"""Models that plain nnU-Net can use: written as a folder or a zip file, with a model card."""

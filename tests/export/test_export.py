@@ -1,0 +1,408 @@
+"""``difflung_export``: what an export holds, what its card says, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_difflung import trainers
+from nnunet_difflung.commands.export import entry, main
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.export import export as export_module
+from nnunet_difflung.export.contents import check_trainer
+from nnunet_difflung.injection.manifest import read_manifest
+from tests.export.conftest import DATASET
+from tests.support.tiny import tree_hashes
+
+MODEL = "nnUNetTrainerDiffLung__nnUNetPlans__2d"
+REFERENCE = "nnUNetTrainerDiffLungReference_1epoch"
+FOLD = ["-d", "801", "-f", "0"]
+FINAL = "checkpoint_final.pth"
+
+
+@pytest.fixture
+def results(home) -> Path:
+    """The dataset's folder in nnUNet_results."""
+    return home / "nnUNet_results" / DATASET
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Where to export to; not there yet."""
+    return tmp_path / "exported" / "model"
+
+
+def exported(out: Path, *more: str) -> str:
+    """Exports, and returns the card; ``out`` is a folder."""
+    assert main([*FOLD, "-o", str(out), *more]) == 0
+    return (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def change(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+# ---- what is written ----
+
+
+def test_an_export_holds_what_prediction_reads_and_nothing_of_a_case(home, results, out):
+    card = exported(out)
+    assert files(out) == sorted(["MODEL_CARD.md", "dataset.json", "plans.json", f"fold_0/{FINAL}"])
+    manifest = read_manifest(home / "nnUNet_raw" / DATASET)
+    secret = {*manifest["patients"], *manifest["patients"].values(), *manifest["cases"], str(home), "Dr Who"}
+    secret |= {os.uname().nodename, "labelsTr", "difflung_cases"}
+    original = b"".join(path.read_bytes() for path in (results / MODEL).rglob("*") if path.is_file())
+    assert all(word.encode() in original for word in ("lung_002_s00", "Dr Who", "labelsTr", "difflung_cases"))
+    for path in out.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert [word for word in sorted(secret) if word.encode() in content] == [], path
+    assert "Dataset801_Tiny" in card
+
+
+def test_a_checkpoint_holds_weights_and_a_trainer_of_nnunet_and_no_optimizer(results, out):
+    exported(out)
+    content = torch.load(out / "fold_0" / FINAL, weights_only=True)
+    original = torch.load(results / MODEL / "fold_0" / FINAL, weights_only=False)
+    assert set(content) == {"network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes"}
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["init_args"] == {"configuration": "2d", "fold": 0}
+    assert content["inference_allowed_mirroring_axes"] == original["inference_allowed_mirroring_axes"] == (0, 1)
+    assert list(content["network_weights"]) == list(original["network_weights"])
+    assert all(torch.equal(content["network_weights"][k], v) for k, v in original["network_weights"].items())
+
+
+def test_dataset_and_plans_keep_what_nnunet_reads(results, out):
+    change(results / MODEL / "plans.json", lambda plans: plans.update(made_by="/home/somebody"))
+    exported(out)
+    original = json.loads((results / MODEL / "dataset.json").read_text())
+    assert json.loads((out / "dataset.json").read_text()) == {
+        key: original[key] for key in ("channel_names", "labels", "file_ending")
+    }
+    original = json.loads((results / MODEL / "plans.json").read_text())
+    assert original.pop("made_by")
+    assert json.loads((out / "plans.json").read_text()) == original
+
+
+def test_a_zip_file_has_each_model_where_nnunet_installs_it(results, tmp_path):
+    second = results / f"{REFERENCE}__nnUNetPlans__2d_again"
+    shutil.copytree(results / f"{REFERENCE}__nnUNetPlans__2d", second)
+    change(second / "plans.json", lambda p: p["configurations"].update({"2d_again": {"inherits_from": "2d"}}))
+    for fold in ("fold_0", "fold_1"):
+        content = torch.load(second / fold / FINAL, weights_only=False)
+        content["init_args"]["configuration"] = "2d_again"
+        torch.save(content, second / fold / FINAL)
+    words = ["-d", DATASET, "-f", "0", "1", "-tr", REFERENCE, "-c", "2d", "2d_again", "-o", str(tmp_path / "m.zip")]
+    assert main(words) == 0
+    with zipfile.ZipFile(tmp_path / "m.zip") as file:
+        assert file.testzip() is None
+        names = file.namelist()
+        card = file.read(f"{DATASET}/{REFERENCE}__nnUNetPlans__2d_again/MODEL_CARD.md").decode()
+    content = ["MODEL_CARD.md", "dataset.json", "plans.json", f"fold_0/{FINAL}", f"fold_1/{FINAL}"]
+    models = [f"{DATASET}/{REFERENCE}__nnUNetPlans__{name}" for name in ("2d", "2d_again")]
+    assert sorted(names) == sorted(f"{model}/{name}" for model in models for name in content)
+    assert "nnUNetv2_install_pretrained_model_from_zip m.zip\n" in card
+    assert f"-d {DATASET} -c 2d_again -p nnUNetPlans -tr {REFERENCE} -f 0 1\n" in card
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["model", "model.zip"])
+def test_a_dry_run_lists_the_files_and_writes_nothing(home, tmp_path, capsys, name):
+    before = tree_hashes(tmp_path)
+    out = tmp_path / "new" / name
+    assert main([*FOLD, "-o", str(out), "--dry-run"]) == 0
+    assert tree_hashes(tmp_path) == before
+    listed = re.findall(r"^  (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert main([*FOLD, "-o", str(out)]) == 0
+    assert sorted(listed) == (sorted(zipfile.ZipFile(out).namelist()) if name == "model.zip" else files(out))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes")
+def test_nobody_reads_an_export_who_cannot_read_the_checkpoints(results, out):
+    (results / MODEL / "fold_0" / FINAL).chmod(0o600)
+    exported(out)
+    assert [path for path in (out, *out.rglob("*")) if path.stat().st_mode & 0o077] == []
+
+
+# ---- the card ----
+
+
+def table(card: str, first: str) -> dict[str, list[str]]:
+    """A table of the card: first cell → the others."""
+    rows = card[card.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:])}
+
+
+def test_the_card_says_what_the_model_was_trained_on(home, out):
+    card = exported(out)
+    cases = read_manifest(home / "nnUNet_raw" / DATASET)["cases"]
+    assert len(cases) > 0
+    head, row = "fold", ["4 cases of 2 patients", f"{len(cases)} (difflung)", "4 cases of 2 patients", "1 × 2"]
+    assert table(card, head) == {"0": row}
+    assert "Trainer `nnUNetTrainerDiffLung`, arm `difflung`." in card
+    data = {name: rest[0] for name, rest in table(card, "").items()}
+    assert data["real cases of these folds"] == "8 cases of 4 patients"
+    assert data["channels"] == "0: CT"
+    assert data["labels"] == "background (0), normal_lung (1), emphysema (2), ILD (3)"
+    assert data["patch size (voxels)"] == "32 × 32"
+    assert f"Trained with PyTorch {torch.__version__}" in card
+
+
+def test_the_card_has_the_mean_dice_over_validation_patients(results, out):
+    path = results / MODEL / "fold_0" / "validation" / "summary.json"
+
+    def edit(summary):
+        counts = {"lung_001_s00": (6, 2, 4), "lung_001_s01": (4, 0, 0), "lung_003_s00": (1, 0, 9)}
+        for entry_ in summary["metric_per_case"]:
+            case = Path(entry_["prediction_file"]).name.removesuffix(".nii.gz")
+            for key in ("1", "2"):
+                entry_["metrics"][key].update(zip(("TP", "FP", "FN"), counts.get(case, (0, 0, 0)), strict=True))
+            entry_["metrics"]["3"].update(TP=0, FN=0, FP=5 if case == "lung_003_s01" else 0)
+
+    change(path, edit)
+    card = exported(out)
+    dice = np.mean([20 / 26, 2 / 11])  # of the two patients' voxels
+    assert table(card, "class") == {
+        "normal_lung": [f"{dice:.3f}", "2", "0", "0"],
+        "emphysema": [f"{dice:.3f}", "2", "0", "0"],
+        "ILD": ["–", "0", "2", "1"],
+    }
+    assert "4 cases of 2 patients in 1 fold (0). They were not in its training. Dice" in card
+
+
+def test_patients_of_training_and_validation_are_not_called_unseen(results, out):
+    path = results / MODEL / "fold_0" / FINAL
+    content = torch.load(path, weights_only=False)
+    record = content["init_args"]["difflung_cases"]
+    record["real"] = [*record["real"], record["validation"][0]]
+    torch.save(content, path)
+    assert "Some of them were in its training too." in exported(out)
+
+
+def test_a_fold_without_validation_has_no_figures(results, out):
+    shutil.rmtree(results / MODEL / "fold_0" / "validation")
+    card = exported(out)
+    assert "Fold 0: not on record; nnU-Net has not validated it." in card
+    assert "| class |" not in card
+
+
+def test_a_checkpoint_that_nnunet_did_not_validate_has_no_figures(results, out):
+    shutil.copy(results / MODEL / "fold_0" / FINAL, results / MODEL / "fold_0" / "checkpoint_best.pth")
+    card = exported(out, "-chk", "checkpoint_best.pth")
+    assert "Fold 0: not measured; nnU-Net's validation is of checkpoint_final.pth" in card
+    assert "| class |" not in card
+    assert "-f 0 -chk checkpoint_best.pth\n" in card
+    assert f"fold_0/{FINAL}" not in files(out)
+
+
+def test_fold_all_has_no_figures_of_unseen_patients(results, out):
+    shutil.copytree(results / MODEL / "fold_0", results / MODEL / "fold_all")
+    card = exported(out, "-f", "all")
+    assert "Fold all: not measured on patients whom the training did not have." in card
+    assert "| class |" not in card
+
+
+def _without_record(path: Path) -> None:
+    content = torch.load(path, weights_only=False)
+    del content["init_args"]["difflung_cases"]
+    torch.save(content, path)
+
+
+def test_a_checkpoint_without_a_record_is_said_to_have_none(home, results, out):
+    _without_record(results / MODEL / "fold_0" / FINAL)
+    number = len(read_manifest(home / "nnUNet_raw" / DATASET)["cases"])
+    unknown = "not on record"
+    card = exported(out)
+    assert table(card, "fold") == {"0": [unknown, f"{number} (difflung) (*)", unknown, "1 × 2"]}
+    assert "(*) The checkpoint does not say" in card
+    assert "Whether these patients were in its training is not on record." in card
+
+
+def test_without_manifest_and_notes_numbers_are_not_invented(home, results, out):
+    _without_record(results / MODEL / "fold_0" / FINAL)
+    (results / MODEL / "fold_0" / "debug.json").unlink()
+    for path in home.rglob("difflung_manifest.json"):
+        path.unlink()
+    card = exported(out, "--patient-pattern", "(lung_[0-9]+)_s[0-9]+")
+    assert table(card, "fold") == {"0": ["not on record"] * 4}
+    assert "Trained with PyTorch (not on record)" in card
+
+
+def test_the_reference_has_no_synthetic_cases(home, out):
+    card = exported(out, "-tr", REFERENCE)
+    assert table(card, "fold")["0"][1] == "none"
+    assert "arm `reference`" in card
+
+
+def test_a_validation_of_other_cases_is_refused(results, out):
+    path = results / MODEL / "fold_0" / "validation" / "summary.json"
+    change(path, lambda summary: summary["metric_per_case"].pop())
+    with pytest.raises(BadInput, match="does not score the validation cases of the checkpoint beside it"):
+        exported(out)
+    assert not out.exists()
+
+
+# ---- which trainers ----
+
+
+def test_every_trainer_of_this_package_builds_nnunets_network(home):
+    for arm in trainers.ARMS:
+        check_trainer(arm.__name__)
+        check_trainer(f"{arm.__name__}_5epochs")
+
+
+def test_a_trainer_with_a_network_of_its_own_is_refused_by_name(home, out, monkeypatch):
+    own = staticmethod(lambda *words, **options: nnUNetTrainer.build_network_architecture(*words, **options))
+    monkeypatch.setattr(trainers.nnUNetTrainerDiffLung, "build_network_architecture", own)
+    with pytest.raises(BadInput, match="nnUNetTrainerDiffLung builds a network of its own"):
+        exported(out)
+
+
+def test_weights_that_do_not_fit_the_plans_are_refused(results, out):
+    def edit(plans):
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8, 16]
+
+    change(results / MODEL / "plans.json", edit)
+    with pytest.raises(BadInput, match="fold 0 do not fit the network"):
+        exported(out)
+    assert not out.exists()
+    assert list(out.parent.iterdir()) == []
+
+
+# ---- what is refused ----
+
+
+def _unfinished(results):
+    (results / MODEL / "fold_0" / FINAL).rename(results / MODEL / "fold_0" / "checkpoint_latest.pth")
+
+
+def _begun_anew(results):
+    (results / MODEL / "fold_0" / "training_log_2099_1_1_00_00_00.txt").write_text("2099-01-01: Epoch 0 \n")
+
+
+def _damaged(results):
+    (results / MODEL / "fold_0" / FINAL).write_bytes(b"PK")
+
+
+def _no_plans(results):
+    (results / MODEL / "plans.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "expected"),
+    [
+        (
+            None,
+            ["-tr", "nnUNetTrainerMine"],
+            "-tr nnUNetTrainerMine is unknown.*nnUNetTrainerDiffLungReference.*" + MODEL,
+        ),
+        (None, ["-tr", "nnUNetTrainerDiffLungSpade", "-c", "2d"], "Spade.* is missing; choose with -tr.*" + MODEL),
+        (None, ["--length", "7epochs"], "no training of nnUNetTrainerDiffLung_7epochs with -p nnUNetPlans.*" + MODEL),
+        (None, ["-tr", REFERENCE, "--length", "5epochs"], "names a length"),
+        (None, ["-c", "3d_fullres"], "3d_fullres is missing.*has .*" + MODEL),
+        (
+            None,
+            ["-p", "OtherPlans"],
+            "no training of nnUNetTrainerDiffLung with -p OtherPlans; choose with -tr.*" + MODEL,
+        ),
+        (None, ["-f", "0", "3"], "fold_3 is missing.*nnUNetv2_train 801 2d 3 .*finished in .*: fold_0$"),
+        (None, ["-f", "one"], "-f one is not a fold"),
+        (None, ["-chk", "../x.pth"], "-chk ../x.pth is not the name of a checkpoint"),
+        (
+            None,
+            ["-chk", "checkpoint_none.pth"],
+            "checkpoint_none.pth is missing; -chk can be one of .*checkpoint_final",
+        ),
+        (None, ["-c", "2d", "3d_fullres"], "3d_fullres is missing"),
+        (_unfinished, [], "this training is not finished: run nnUNetv2_train 801 2d 0 .* --c.*: none$"),
+        (_begun_anew, [], "training_log_2099.* is of a training that is not finished"),
+        (_damaged, [], "cannot be read as a checkpoint of nnU-Net"),
+        (_no_plans, [], "plans.json is missing"),
+    ],
+)
+def test_refusals_are_one_line_that_says_what_there_is(results, out, fault, words, expected, capsys):
+    if fault:
+        fault(results)
+    with pytest.raises(SystemExit) as ended:
+        entry([*FOLD, "-o", str(out), *words])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2
+    assert re.search(expected, said[-1]), said
+    assert said[-1].startswith("Error: ")
+    assert not out.exists()
+
+
+def test_several_configurations_do_not_fit_one_folder(results, out):
+    shutil.copytree(results / MODEL, results / MODEL.replace("2d", "2d_again"))
+    with pytest.raises(BadInput, match="a folder holds one configuration"):
+        exported(out, "-c", "2d", "2d_again")
+    with pytest.raises(BadInput, match="trainings of one configuration, .* 2d, 2d_again"):
+        exported(out)
+
+
+@pytest.mark.parametrize("name", ["model", "model.zip"])
+def test_an_earlier_export_is_replaced_only_when_asked(home, tmp_path, name):
+    out = tmp_path / name
+    main([*FOLD, "-o", str(out)])
+    before = tree_hashes(tmp_path)
+    with pytest.raises(BadInput, match="exists already; give another name, or --overwrite"):
+        main([*FOLD, "-tr", REFERENCE, "-o", str(out)])
+    assert tree_hashes(tmp_path) == before
+    main([*FOLD, "-tr", REFERENCE, "-o", str(out), "--overwrite"])
+    assert {path.name for path in tmp_path.iterdir()} == {"home", name}
+    if name == "model.zip":
+        text = zipfile.ZipFile(out).read(f"{DATASET}/{REFERENCE}__nnUNetPlans__2d/MODEL_CARD.md").decode()
+    else:
+        text = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"Trainer `{REFERENCE}`" in text
+
+
+@pytest.mark.parametrize("name", ["model", "model.zip"])
+def test_an_export_that_fails_leaves_the_earlier_one(home, tmp_path, monkeypatch, name):
+    out = tmp_path / name
+    main([*FOLD, "-o", str(out)])
+    before = tree_hashes(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_module, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        main([*FOLD, "-o", str(out), "--overwrite"])
+    assert tree_hashes(tmp_path) == before
+
+
+def test_nothing_but_an_export_is_replaced(home, results, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("dear")
+    (tmp_path / "letter.zip").write_text("dear")
+    before = tree_hashes(tmp_path)
+    for out, expected in [
+        (tmp_path / "letters", "letter.txt, which is no part of an exported model"),
+        (results / MODEL, "which is no part of an exported model"),
+        (tmp_path / "letters" / "letter.txt", "is a file; give the name of a folder"),
+        (tmp_path / "letter.zip", "is no zip file"),
+    ]:
+        with pytest.raises(BadInput, match=expected):
+            main([*FOLD, "-o", str(out), "--overwrite"])
+    assert tree_hashes(tmp_path) == before
+
+
+def test_an_empty_folder_is_filled(home, out):
+    out.mkdir(parents=True)
+    exported(out)
