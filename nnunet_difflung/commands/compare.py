@@ -6,22 +6,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import checked_output
-from nnunet_difflung.comparison.trainings import (
-    ARMS,
-    Trainings,
-    dataset_in,
-    find_configuration,
-    finished_arms,
-    named_results,
-)
+from nnunet_difflung.comparison.trainings import ARMS, Trainings, find_trainings
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.paths import NNUNET_RESULTS, TABLE2, fold_name, nnunet_folder, table2_file
+from nnunet_difflung.paths import TABLE2, fold_name, table2_file
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import require, without_folder
 
@@ -127,22 +119,16 @@ def trainings_from(options: argparse.Namespace) -> Trainings:
     Raises:
         BadInput: a folder, dataset or configuration is missing or ambiguous, or no training is finished.
     """
-    folds = shared.fold_numbers(options.folds)
-    results = named_results(options.results or [Path(nnunet_folder(NNUNET_RESULTS))])
-    folders = list(results.values())
-    dataset = dataset_in(folders[0], options.dataset)
-    configuration = options.configuration or find_configuration(folders, dataset, options.length, options.plans)
-    candidates = Trainings(
-        dataset=dataset,
-        results=results,
-        folds=folds,
-        configuration=configuration,
-        arms=(),
-        plans=options.plans,
-        length=options.length,
-        predictions=options.predictions,
+    return find_trainings(
+        options.dataset,
+        options.folds,
+        options.results,
+        options.configuration,
+        options.arms,
+        options.plans,
+        options.length,
+        options.predictions,
     )
-    return replace(candidates, arms=tuple(dict.fromkeys(options.arms or finished_arms(candidates))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.comparison.trainings import dataset_in
+from nnunet_difflung.comparison.trainings import dataset_in, fold_numbers
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export.models import FINAL, Model, find_models
@@ -88,7 +88,7 @@ def models_from(options: argparse.Namespace) -> list[Model]:
     Raises:
         BadInput: a training is missing or not finished, or what is named is ambiguous.
     """
-    folds = shared.fold_numbers(options.folds)
+    folds = fold_numbers(options.folds)
     if Path(options.checkpoint).name != options.checkpoint or not options.checkpoint.endswith(".pth"):
         raise BadInput(f"-chk {options.checkpoint} is not the name of a checkpoint, such as {FINAL}")
     results = Path(nnunet_folder(NNUNET_RESULTS)).resolve()

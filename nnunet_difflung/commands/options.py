@@ -7,7 +7,6 @@ import math
 import shutil
 import textwrap
 from argparse import _ActionsContainer as Options
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,18 +75,6 @@ def add_folds(group: Options, explanation: str, required: bool = False) -> None:
         metavar="FOLD",
         help=f"folds, such as -f 0 2{explanation}",
     )
-
-
-def fold_numbers(names: Sequence[str]) -> tuple[int | str, ...]:
-    """The folds of nnU-Net's trainings that ``-f`` names: numbers and ``all``, each once.
-
-    Raises:
-        BadInput: a name is neither.
-    """
-    for fold in names:
-        if fold != "all" and not fold.isdigit():
-            raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
-    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
 
 
 def add_plans(group: Options) -> None:

@@ -133,22 +133,20 @@ def without_nan(content: Any) -> Any:
     return content
 
 
-def compare(
+def compared(
     trainings: Trainings,
     reference: str,
-    out: Path,
     pattern: str | None = None,
     lesions: bool = False,
     tolerance: float | None = None,
     typed: str = "",
     patients_file: Path | None = None,
-) -> dict:
-    """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
+) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
+    """Compares finished trainings; writes nothing.
 
     Args:
         trainings: the trainings to compare; all of them must be finished and scored.
         reference: the arm that the others are compared with.
-        out: path of the JSON file.
         pattern: regular expression whose first group is the patient of a case id; None reads patients as
             they are recorded, or as ids or splits say.
         lesions: whether to read the segmentations for the lesion-wise figures.
@@ -157,7 +155,7 @@ def compare(
         patients_file: CSV or JSON file that says who the patients are, instead of a pattern.
 
     Returns:
-        the table as written.
+        The table (``tabulate``) without NaN, with a ``meta`` entry; and arm → class → differences of the patients.
 
     Raises:
         BadInput: a training is missing, or the trainings cannot be compared.
@@ -172,7 +170,6 @@ def compare(
             f"--reference {reference} is not among the arms {', '.join(trainings.arms)}; train it, or "
             f"choose one of these with --reference"
         )
-    check_folders([out.parent])
     check_present(trainings)
     training_facts = check_alike(trainings)
     dataset_json, classes = foreground(trainings)
@@ -191,6 +188,34 @@ def compare(
         }
         for arm in trainings.arms
     }
+    return table, points
+
+
+def compare(
+    trainings: Trainings,
+    reference: str,
+    out: Path,
+    pattern: str | None = None,
+    lesions: bool = False,
+    tolerance: float | None = None,
+    typed: str = "",
+    patients_file: Path | None = None,
+) -> dict:
+    """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
+
+    Args:
+        trainings: this and all arguments but ``out`` are those of ``compared``.
+        reference: the arm that the others are compared with.
+        out: path of the JSON file.
+
+    Returns:
+        the table as written.
+
+    Raises:
+        BadInput: a training is missing, the trainings cannot be compared, or the folder cannot be written.
+    """
+    check_folders([out.parent])
+    table, points = compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)
     with as_private_as(dataset_folders(trainings.dataset)[0]):
         write_json(out, table)
         write_markdown(out.with_suffix(".md"), table)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import dataset_id, fold_name, meant, names_in
+from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, fold_name, meant, names_in, nnunet_folder
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import quoted
 
@@ -146,6 +146,50 @@ def named_results(folders: Sequence[Path]) -> dict[str, Path]:
         if len(set(names)) == len(names):
             break
     return dict(zip(names, folders, strict=True))
+
+
+def find_trainings(
+    dataset: str,
+    folds: Sequence[str],
+    results: Sequence[Path] | None = None,
+    configuration: str | None = None,
+    arms: Sequence[str] | None = None,
+    plans: str = PLANS,
+    length: str = "",
+    predictions: str | None = None,
+) -> Trainings:
+    """The trainings of a dataset on some folds.
+
+    Args:
+        dataset: id or name.
+        folds: numbers, or ``all``.
+        results: nnUNet_results folders, one for each repetition; None: ``$nnUNet_results``.
+        configuration: nnU-Net configuration; None: the only one that was trained.
+        arms: keys of ``ARMS``; None: all with a finished training.
+        plans: this and the following arguments are described in ``Trainings``.
+
+    Raises:
+        BadInput: a folder, dataset or configuration is missing or ambiguous, or no training is finished.
+    """
+    numbers = fold_numbers(folds)
+    named = named_results(results or [Path(nnunet_folder(NNUNET_RESULTS))])
+    folders = list(named.values())
+    name = dataset_in(folders[0], dataset)
+    configuration = configuration or find_configuration(folders, name, length, plans)
+    candidates = Trainings(name, named, numbers, configuration, (), plans, length, predictions)
+    return replace(candidates, arms=tuple(dict.fromkeys(arms or finished_arms(candidates))))
+
+
+def fold_numbers(names: Sequence[str]) -> tuple[int | str, ...]:
+    """The folds of nnU-Net's trainings that ``-f`` names: numbers and ``all``, each once.
+
+    Raises:
+        BadInput: a name is neither.
+    """
+    for fold in names:
+        if fold != "all" and not fold.isdigit():
+            raise BadInput(f"-f {fold} is not a fold; expected numbers such as 0 1 2, or all")
+    return tuple(dict.fromkeys(fold if fold == "all" else int(fold) for fold in names))
 
 
 def dataset_in(folder: Path, dataset: str) -> str:

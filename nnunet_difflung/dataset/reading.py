@@ -88,6 +88,26 @@ def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndar
     return body & (label == 0)
 
 
+def condition_map(
+    image: np.ndarray, label: np.ndarray, roles: LabelRoles, judged: Sequence[Judgement | None]
+) -> np.ndarray:
+    """The label values and, where nothing is labelled, the derived body class.
+
+    Args:
+        image: (c, z, y, x) intensities.
+        label: (z, y, x) label values.
+        roles: of the labels.
+        judged: what the values of each channel mean (``judged_channels``).
+
+    Returns:
+        (z, y, x) uint8.
+    """
+    threshold = CT_BODY_THRESHOLD if body_is_above_hu(judged) else _otsu(image[0])
+    condition = label.astype(np.uint8)
+    condition[body_mask(image[0], label, threshold)] = roles.body_value
+    return condition
+
+
 def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
     """Reads a case and checks it for faults that nnU-Net would find only hours later.
 
@@ -110,9 +130,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         raise BadInput(f"{case.images[0]} has {count} NaN or infinite voxels; replace them, for example by −1000 HU")
     _check_labels(case, label, raw.roles)
     judged = judged_channels(raw.channels, raw.roles, image, label)
-    threshold = CT_BODY_THRESHOLD if body_is_above_hu(judged) else _otsu(image[0])
-    condition = label.astype(np.uint8)
-    condition[body_mask(image[0], label, threshold)] = raw.roles.body_value
+    condition = condition_map(image, label, raw.roles, judged)
     image = _exact_integers(image)
     z, y, x = of_image["spacing"]
     counts = {name: np.count_nonzero(label == value, axis=(1, 2)).tolist() for name, value in raw.roles.values.items()}

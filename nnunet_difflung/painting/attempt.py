@@ -19,7 +19,7 @@ from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
 from nnunet_difflung.painting.continuity import of_case
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, region_of, with_unpainted
-from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
+from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
 from nnunet_difflung.painting.memorisation import nearest
 from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import measure_placebo
@@ -193,18 +193,13 @@ class Attempt:
 
     def _values(self, applied: AppliedCase) -> np.ndarray:
         """(c, n, y, x) the host's intensities with the painted region, in which the channels' relations hold."""
-        values, planned = applied.image.astype(np.float32), applied.planned
-        for stack in self.stacks(applied):
-            image = np.load(self.painted_file(planned, stack))
-            image = image[:, None] if image.ndim == 3 else image  # as an earlier version wrote it
-            for n, (position, own) in enumerate(zip(stack.positions, stack.own, strict=True)):
-                view = values[(slice(None), position, *stack.crop)]
-                view[:, own] = image[:, n, own]
-        outside = applied.region & (applied.condition == 0)
-        for channel, (low, _) in enumerate(self.synthesis.generator.config.windows):
-            values[channel][outside] = low
-        self.fold.relations.apply(values, applied.image, applied.region, applied.condition)
-        return values
+        painted = [(stack, self._painted(applied.planned, stack)) for stack in self.stacks(applied)]
+        return with_painted(applied, painted, self.synthesis.generator.config.windows, self.fold.relations)
+
+    def _painted(self, planned: PlannedCase, stack: Stack) -> np.ndarray:
+        """(c, s, h, w) what was painted of a stack."""
+        image = np.load(self.painted_file(planned, stack))
+        return image[:, None] if image.ndim == 3 else image  # as an earlier version wrote it
 
 
 def check_painted(fold: Fold) -> None:

@@ -1,8 +1,8 @@
-"""The slices of a synthetic case as inputs of a network: crop, voxels to paint, noise."""
+"""The slices of a synthetic case as inputs of a network (crop, voxels to paint, noise), and what it painted of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.along_z import along_stacks, correlation
 from nnunet_difflung.generator.encoding import Encoding, grow, intensities
@@ -235,3 +236,32 @@ def _paint_together(
         images.append(np.stack([intensities(image, generator.config.windows, edges) for image in own], 1))
         begin += length
     return images
+
+
+def with_painted(
+    applied: AppliedCase,
+    painted: Iterable[tuple[Stack, np.ndarray]],
+    windows: Sequence[Sequence[float]],
+    relations: Relations,
+) -> np.ndarray:
+    """Puts what was painted into the slices of a case that change.
+
+    Args:
+        applied: the case.
+        painted: for each of its stacks a (c, s, h, w) image of the stack's crop.
+        windows: of the generator.
+        relations: what holds between the channels.
+
+    Returns:
+        (c, n, y, x) float32: the host's intensities outside ``applied.region``.
+    """
+    values = applied.image.astype(np.float32)
+    for stack, image in painted:
+        for n, (position, own) in enumerate(zip(stack.positions, stack.own, strict=True)):
+            view = values[(slice(None), position, *stack.crop)]
+            view[:, own] = image[:, n, own]
+    outside = applied.region & (applied.condition == 0)
+    for channel, (low, _) in enumerate(windows):
+        values[channel][outside] = low
+    relations.apply(values, applied.image, applied.region, applied.condition)
+    return values

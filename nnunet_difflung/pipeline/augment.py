@@ -117,6 +117,26 @@ def augment(request: Request) -> bool:
     return share.main and not request.dry_run
 
 
+def train(request: Request) -> list[Fold]:
+    """Trains the generators of the request's folds, as ``augment`` does before it paints; adds nothing to the dataset.
+
+    Generators that are finished stay as they are, and ``augment`` finds what was trained here. For one process.
+
+    Raises:
+        BadInput: the request cannot be carried out; raised before any long computation.
+    """
+    share = join(request.device)
+    raw = open_dataset(request).raw
+    with as_private_as(raw.folder, raw.files()), begun_here(cache_folder(raw.name), raw.folder) as delete:
+        with nothing_left_on_fault(delete):
+            folds = _prepare(raw, raw.folds(request.folds), request, share, {})
+        folds[0].raw.reading.record(raw.name)
+        with working_alone({fold.folder for fold in folds}, share):
+            for fold in folds:
+                train_fold(fold, request.device, request.save_every)
+    return folds
+
+
 def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
     if not folds:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from nnunet_difflung.dataset.cache import SliceCache, check_cases, missing_bytes, read_cache
-from nnunet_difflung.dataset.channels import CaseChannels
-from nnunet_difflung.dataset.contents import check_same_content
+from nnunet_difflung.dataset.cache import missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
-from nnunet_difflung.lesions.contact import LungContact
-from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import (
     check_disk,
@@ -20,30 +13,13 @@ from nnunet_difflung.pipeline.estimates import (
     estimate_seconds,
     size,
 )
-from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
+from nnunet_difflung.pipeline.fold import check_folds
 from nnunet_difflung.pipeline.images import look_at_images
-from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
+from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted
-
-
-class _Uncached(SliceCache):
-    """Facts of checked cases without a cache; arrays, which few checks need, are read from the dataset."""
-
-    def __init__(self, raw: RawDataset, facts: dict[str, CaseFacts]):
-        super().__init__(cache_folder(raw.name), facts, raw.roles)
-        self._raw = raw
-
-    def image(self, identifier: str) -> np.ndarray:
-        """(c, z, y, x) in the dataset's own intensities."""
-        return self._raw.read_image(identifier)[0]
-
-    def condition(self, identifier: str) -> np.ndarray:
-        """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
-        return read_case(self._raw, self._raw.cases[identifier])[1]
 
 
 def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None:
@@ -52,29 +28,10 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    cached = read_cache(raw, cache_folder(raw.name))
-    if cached is None:
-        check_disk_for_cache(raw)
-    cases = cached or _Uncached(raw, check_cases(raw, request.processes))
-    raw = with_class_counts(raw, cases.facts)
-    warn_or_refuse_values(raw, cases.facts, request.settings)
-    check_same_content(raw, numbers)
-    warn_of_orientation(raw, cases.facts)
-
-    def read_label(identifier: str) -> np.ndarray:
-        return cached.label(identifier) if cached else raw.read_label(identifier)[0]
-
-    lesions: dict[str, list[Lesion]] = {}
-    channels: dict[str, CaseChannels] = {}
-    contact = LungContact(raw.roles)
-    folds = [
-        prepare_fold(
-            raw, number, request.settings, cases, lesions, read_label, contact=contact, channels_of_cases=channels
-        )
-        for number in numbers
-    ]
-    warn_of_labels_outside_lung(contact)
-    warn_of_classes_on_border(folds)
+    check_disk_for_cache(raw)
+    cases = readable_cases(raw, request.processes)
+    folds = plan_folds(raw, numbers, cases, request.settings)
+    raw = folds[0].raw
     for fold in folds:
         print(describe_fold(fold))
     check_folds(folds)
@@ -86,7 +43,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
             print(describe_nothing_to_add(fold))
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
-        estimated = estimate_seconds(folds[0], request.device, read_label)
+        estimated = estimate_seconds(folds[0], request.device, cases.label)
         training, painting = (len(folds) * seconds for seconds in estimated)
         disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached
         print(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from nnunet_difflung.config import Settings
@@ -45,7 +44,6 @@ def prepare_fold(
     settings: Settings,
     cache: SliceCache,
     lesions_of_cases: dict[str, list[Lesion]] | None = None,
-    read_label: Callable[[str], np.ndarray] | None = None,
     channels_of_cases: dict[str, CaseChannels] | None = None,
     contact: LungContact | None = None,
 ) -> Fold:
@@ -57,7 +55,6 @@ def prepare_fold(
         settings: settings of the run.
         cache: the dataset's real cases.
         lesions_of_cases: case id → its lesions; filled here and shared by the folds of a run.
-        read_label: case id → (z, y, x) label values; by default read from the cache.
         channels_of_cases: case id → what holds between its channels; filled here and shared like ``lesions_of_cases``.
         contact: counts what the labels of the training cases border on.
 
@@ -67,10 +64,9 @@ def prepare_fold(
     data = FoldData(cache, tuple(raw.channels), raw.name, number, tuple(raw.training_cases(number)))
     cases = {identifier: cache.facts[identifier] for identifier in data.training_cases}
     _check_classes(raw, number, list(cases.values()))
-    read_label = read_label or cache.label
-    lesions = collect_lesions(data.training_cases, cases, raw.roles, read_label, lesions_of_cases, contact)
-    plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
-    add_placebos(plan, list(cases.values()), lesions, raw.roles, settings.balance, number, read_label)
+    lesions = collect_lesions(data.training_cases, cases, raw.roles, cache.label, lesions_of_cases, contact)
+    plan = make_plan(list(cases.values()), lesions, raw.roles, settings.balance, number, cache.label)
+    add_placebos(plan, list(cases.values()), lesions, raw.roles, settings.balance, number, cache.label)
     _add_margins(plan, settings, cases)
     relations = find_relations(cache, data.training_cases, channels_of_cases)
     return Fold(raw, data, settings, lesions, plan, relations)

@@ -15,7 +15,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.paths import cache_folder
-from nnunet_difflung.pipeline import dry_run, estimates
+from nnunet_difflung.pipeline import estimates, planning
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
 from tests.support.tiny import make_dataset, tree_hashes
 
@@ -88,7 +88,7 @@ def test_a_dry_run_reads_the_cache_where_there_is_one(folders, monkeypatch, caps
     raw = open_raw_dataset("801")
     build_cache(raw, cache_folder(raw.name), progress=False)
     before = tree_hashes(folder, folders[2])
-    monkeypatch.setattr(dry_run, "check_cases", lambda *_: pytest.fail("reads all cases"))
+    monkeypatch.setattr(planning, "check_cases", lambda *_: pytest.fail("reads all cases"))
     monkeypatch.setattr(RawDataset, "read_image", lambda *_: pytest.fail("reads an image"))
     main(options)
     with_cache = capsys.readouterr().out
