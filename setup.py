@@ -124,6 +124,7 @@ setup(
     # explicit, so that nothing called "trainers" or "tests" lands in site-packages
     packages=[
         "nnunet_difflung",
+        "nnunet_difflung.api",
         "nnunet_difflung.audit",
         "nnunet_difflung.commands",
         "nnunet_difflung.comparison",

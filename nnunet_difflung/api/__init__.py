@@ -1,0 +1,1 @@
+"""The Python API, whose names the package itself exports (docs/api.md)."""
