@@ -21,6 +21,7 @@ __all__ = [
     "load_generator",
     "plan",
     "train_generator",
+    "write_report",
 ]
 
 TYPE_CHECKING = False  # as of typing, which would take longer to import than all of this
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nnunet_difflung.api.dataset import Case, Dataset, load_dataset
     from nnunet_difflung.api.generator import Generator, load_generator, train_generator
     from nnunet_difflung.api.plan import FoldPlan, PlannedMask, plan
+    from nnunet_difflung.api.report import write_report
     from nnunet_difflung.errors import BadInput, Failed
 else:
     _MODULES = {
@@ -37,6 +39,7 @@ else:
         "api.dataset": ("Case", "Dataset", "load_dataset"),
         "api.generator": ("Generator", "load_generator", "train_generator"),
         "api.plan": ("FoldPlan", "PlannedMask", "plan"),
+        "api.report": ("write_report",),
         "errors": ("BadInput", "Failed"),
     }
 

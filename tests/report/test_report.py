@@ -127,6 +127,17 @@ def test_without_ids_of_real_cases(folders, tmp_path) -> None:
     assert str(folders[0].parent) not in page
 
 
+def test_the_api_writes_the_same_page(folders, tmp_path) -> None:
+    import nnunet_difflung as dl
+
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    path = dl.write_report(801, tmp_path / "page.html", anonymous=True)
+    assert path == tmp_path / "page.html"
+    assert "lung_0" not in path.read_text()
+    assert dl.write_report(dl.load_dataset(801)) == report_file(NAME, "copy_paste")
+
+
 def test_no_folder_of_this_machine_is_named(folders) -> None:
     make_dataset(folders[0])
     main([*KEEP, "-f", "0"])
