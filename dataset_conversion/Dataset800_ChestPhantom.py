@@ -46,8 +46,11 @@ from nnunet_difflung.dataset_conversion.phantom.fields import FIELD_OF_VIEW_MM
 from nnunet_difflung.dataset_conversion.phantom.lesions import LABELS, Extent, FormedLesions, Lesions, lesions_of
 from nnunet_difflung.dataset_conversion.phantom.parenchyma import SLICE_MM, Painter
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.paths import raw_folder
+from nnunet_difflung.runtime.arguments import CommandParser
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.messages import open_log, report, say
 
 PREFIX = "phantom"
 CLASSIC_SLICE_MM = 5.0
@@ -212,7 +215,7 @@ class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="python -m nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom",
         description=__doc__,
         formatter_class=_Defaults,
@@ -292,8 +295,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     full_name = dataset_name(args.dataset_id, args.name)
     records = build_phantom(PhantomSettings(cohort, size, args.volumes), full_name, args.np, args.overwrite)
-    print(summary(records, LABELS))
-    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+    folder = raw_folder(full_name)
+    open_log(folder)
+    report(dataset=full_name, folder=folder, cases=len(records), patients=len({record.patient for record in records}))
+    say(summary(records, LABELS))
+    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from nnunet_difflung.dataset_conversion.pipeline.archive import (
     read_archive,
     without_faulty,
 )
+from nnunet_difflung.dataset_conversion.pipeline.found import report_archive, report_conversion, report_patients
 from nnunet_difflung.dataset_conversion.pipeline.leaving_out import (
     add_leaving_out_options,
     faults,
@@ -40,10 +41,11 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import raw_folder
+from nnunet_difflung.runtime.arguments import CommandParser
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.messages import say, stage
 from nnunet_difflung.runtime.modes import readable_like
-from nnunet_difflung.runtime.wording import counted, quoted
+from nnunet_difflung.runtime.wording import collapsed, counted, quoted, without_folder
 
 _DESCRIPTION = """
 Converts your own CT archive to an nnU-Net dataset: DICOM series with RTSTRUCT or DICOM-SEG, NIfTI/NRRD/MHA volumes
@@ -63,7 +65,7 @@ Check conversion_report.png in the dataset's folder before you train.
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog="difflung_convert", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
@@ -221,29 +223,27 @@ def _show(archive: Archive, mapping: Path) -> None:
     unknown = archive.grouping.refusal
     if unknown is None:
         number = len({listing.patient for listing in archive.listings})
-        print(listing_table(f"{counted(number, 'patient')}, {archive.kind}", archive.listings))
-        print(f"{archive.counted()}, such as {archive.grouping.examples()}")
+        say(listing_table(f"{counted(number, 'patient')}, {archive.kind}", archive.listings), log=False)
+        say(f"{archive.counted()}, such as {archive.grouping.examples()}", log=False)
     else:
-        print(listing_table(archive.counted(), archive.listings))
-        print("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]))
-    print(*(f"Note: {note.text}" for note in archive.notes), sep="\n", end="\n" * bool(archive.notes))
+        say(listing_table(archive.counted(), archive.listings), log=False)
+        say("\n  ".join([f"\nBefore you convert: {unknown}", *unknown.details]), log=False)
+    for line in collapsed(f"Note: {note.text}" for note in archive.notes):
+        say(line, log=False)
     if of_patients := faults(archive.listings):
         number, total = len(of_patients), archive.patients
-        print(
-            f"{number} of {total} patients cannot be converted as they are; --exclude or --skip-faulty leaves them out"
-        )
+        say(f"{number} of {total} patients cannot be converted as they are; --exclude or --skip-faulty leaves them out")
     if not drawn:
         with readable_like(archive.files(), [mapping.parent]):
             written = write_first_mapping(mapping, archive.listings)
+    report_archive(archive, mapping, written)
     if written:
-        print(
-            f"\n{mapping} is a first mapping: edit it, then convert with --mapping {quoted(mapping)} -d ID --name NAME"
-        )
+        say(f"\n{mapping} is a first mapping: edit it, then convert with --mapping {quoted(mapping)} -d ID --name NAME")
     else:
         read_mapping(mapping).check(
             {name for listing in archive.listings for name in listing.structures}, str(archive.folder)
         )
-        print(f"\n{mapping} already exists and was not changed; it covers every structure.")
+        say(f"\n{mapping} already exists and was not changed; it covers every structure.")
 
 
 def _plan_text(
@@ -267,7 +267,7 @@ def _plan_text(
         f"test patients: {', '.join(test) or 'none'}",
     ]
     if not anonymous:
-        lines += [f"Note: {note.text}" for note in archive.notes]
+        lines += collapsed(f"Note: {note.text}" for note in archive.notes)
     if archive.left_out:
         lines.append(f"{len(archive.left_out)} of {len(patients) + len(archive.left_out)} patients are left out.")
     return "\n".join(lines)
@@ -286,17 +286,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--crop-lungs needs a label for normal lung, but the mapping has none; add one, or remove --crop-lungs"
         )
     check_name(full_name, options.overwrite, untouched=options.dry_run)
+    stage("reading the archive")
     archive = read_archive(options.i, archive_options(options), options.np)
     if options.skip_faulty and (archive.kind != "slices" or archive.grouping.refusal is None):
         archive = without_faulty(archive)
     check_archive(archive, mapping, options.allow_missing)
     patients = plan_patients(archive, conversion, options.anonymous, options.test, options.test_share, options.seed)
-    print(_plan_text(archive, mapping, patients, full_name, conversion, options.anonymous))
+    say(_plan_text(archive, mapping, patients, full_name, conversion, options.anonymous), log=False)
+    report_patients(full_name, patients, options.dry_run, options.anonymous)
     if options.dry_run:
-        print(*(f"  {patient.note(options.anonymous).text}\n" for patient in archive.left_out), sep="", end="")
-        print("Dry run: nothing was written.")
+        for line in collapsed(f"  {patient.note(options.anonymous).text}" for patient in archive.left_out):
+            say(line, log=False)
+        say("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    stage(f"converting {counted(len(patients), 'patient')}")
     records = convert(
         archive,
         mapping,
@@ -310,12 +314,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         anonymous=options.anonymous,
         skip_faulty=options.skip_faulty,
     )
-    print(archive.counted(options.anonymous))
-    print(summary(records, mapping.labels))
-    print(changes_text(raw_folder(full_name)))
-    print(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
-    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
-    print(left_out_text(raw_folder(full_name) / MANIFEST), end="")
+    report_conversion(raw_folder(full_name), archive)
+    say(archive.counted(options.anonymous), log=False)
+    say(summary(records, mapping.labels))
+    say(changes_text(raw_folder(full_name)))
+    say(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
+    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
+    if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
+        say(left_out.rstrip(), log=False)
     return 0
 
 

@@ -8,6 +8,7 @@ $nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
                                 DiffLung__evaluate          Table 1
                                 DiffLung__compare           Table 2
                                 DiffLung__audit             sheet of suspicious images
+                                DiffLung__logs              a log of each command
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CASES_IN_CHECKPOINT = "difflung_cases"  # in the init_args of our trainers' chec
 _OURS, _FOLD = "DiffLung__", "fold_"
 TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results
 IMAGE_SHEET = f"{_OURS}audit/images.png"
+_LOGS = f"{_OURS}logs"
 
 
 def nnunet_folder(variable: str) -> str:
@@ -169,16 +171,21 @@ def image_sheet(name: str) -> Path:
     return Path(nnunet_folder(NNUNET_RESULTS), name, IMAGE_SHEET)
 
 
+def logs_folder(name: str) -> Path:
+    """Where the commands on a dataset write their logs; it may not exist."""
+    return Path(nnunet_folder(NNUNET_RESULTS), name, _LOGS)
+
+
 def our_folders(name: str) -> list[Path]:
-    """The folders of methods and of the cache in a dataset's results, sorted; not those of tables and audits.
+    """The folders of methods and of the cache in a dataset's results, sorted; not those of tables, audits and logs.
 
     Returns:
         nothing where ``nnUNet_results`` is not set.
     """
     results = os.environ.get(NNUNET_RESULTS)
-    of_tables = {Path(table).parent.name for table in (TABLE1, TABLE2, IMAGE_SHEET)}
+    others = {_LOGS, *(Path(table).parent.name for table in (TABLE1, TABLE2, IMAGE_SHEET))}
     folders = Path(results, name).glob(f"{_OURS}*") if results else ()
-    return sorted(folder for folder in folders if folder.name not in of_tables)
+    return sorted(folder for folder in folders if folder.name not in others)
 
 
 def patients_record(name: str) -> Path | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from nnunet_difflung.runtime.files import (
     write_json,
 )
 from nnunet_difflung.runtime.locks import holding
+from nnunet_difflung.runtime.messages import note
 from nnunet_difflung.runtime.signals import Interruption
 from nnunet_difflung.runtime.wording import quoted
 
@@ -192,12 +192,11 @@ def _recover(places: _Places) -> None:
         with Interruption():
             _roll_forward(places)
         if not deleted:
-            print(f"{places.target} is complete: an interrupted command had converted all patients.", file=sys.stderr)
+            note(f"{places.target} is complete: an interrupted command had converted all patients")
         elif places.target.exists():
-            print(
+            note(
                 f"{places.target}: the earlier dataset is back, since {places.partial}, which was to replace it, has "
-                f"been deleted.",
-                file=sys.stderr,
+                f"been deleted"
             )
     elif places.old.exists() and not places.target.exists():  # the first versions replaced without a journal
         os.replace(places.old, places.target)

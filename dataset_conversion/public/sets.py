@@ -24,6 +24,7 @@ from nnunet_difflung.dataset_conversion.pipeline.archive import (
     plan_patients,
     without_faulty,
 )
+from nnunet_difflung.dataset_conversion.pipeline.found import report_conversion, report_patients
 from nnunet_difflung.dataset_conversion.pipeline.leaving_out import add_leaving_out_options, left_out_text
 from nnunet_difflung.dataset_conversion.pipeline.mapping import parse_mapping
 from nnunet_difflung.dataset_conversion.pipeline.options import (
@@ -37,9 +38,11 @@ from nnunet_difflung.dataset_conversion.pipeline.options import (
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan, Source
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import raw_folder
+from nnunet_difflung.runtime.arguments import CommandParser
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import without_folder
 from nnunet_difflung.runtime.files import openable
+from nnunet_difflung.runtime.messages import say, stage
+from nnunet_difflung.runtime.wording import without_folder
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def nifti(folder: Path, stem: str) -> Path | None:
 
 def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     """Options of the converter of a public dataset."""
-    p = argparse.ArgumentParser(
+    p = CommandParser(
         prog=f"python -m nnunet_difflung.dataset_conversion.{public.module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -225,16 +228,16 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         archive = without_faulty(archive)
     check_readable(archive)
     patients = plan_patients(archive, options, False, args.test, args.test_share, args.seed)
-    print(
-        f"{full_name}: {len(patients)} {grouping.unit}; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items())
-    )
-    print(archive.counted())
+    report_patients(full_name, patients, args.dry_run)
+    say(f"{full_name}: {len(patients)} {grouping.unit}; " + ", ".join(f"{n} = {v}" for n, v in mapping.labels.items()))
+    say(archive.counted(), log=False)
     if args.dry_run:
         for patient in patients:
-            print(f"  {patient.name} → {patient.patient}{' (test)' if patient.test else ''}")
-        print("Dry run: nothing was written.")
+            say(f"  {patient.name} → {patient.patient}{' (test)' if patient.test else ''}", log=False)
+        say("Dry run: nothing was written.")
         return 0
     words = [without_folder(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    stage(f"converting {len(patients)} {grouping.unit}")
     records = convert(
         archive,
         mapping,
@@ -248,12 +251,14 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
         about=public.about,
         skip_faulty=args.skip_faulty,
     )
-    print(archive.counted())
-    print(summary(records, mapping.labels, grouping.unit.removesuffix("s")))
-    print(changes_text(raw_folder(full_name), grouping.unit))
-    print(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
-    print(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
-    print(left_out_text(raw_folder(full_name) / MANIFEST), end="")
+    report_conversion(raw_folder(full_name), archive)
+    say(archive.counted(), log=False)
+    say(summary(records, mapping.labels, grouping.unit.removesuffix("s")))
+    say(changes_text(raw_folder(full_name), grouping.unit))
+    say(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
+    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+    if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
+        say(left_out.rstrip(), log=False)
     return 0
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.audit.audit import audit_table
 from nnunet_difflung.commands import options as shared
+from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import dataset_name
-from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.console import Code, command
+from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.wording import collapsed, counted
 
 if TYPE_CHECKING:
     from nnunet_difflung.audit.image_audit import ImageAudit
 
 _LINES = 20  # pairs of cases that are printed
-_SUSPICION = 3  # exit code
 _DESCRIPTION = """
 Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
 validation patients. Prints a table of the folds, a line for each problem, and a line for each thing that could not be
@@ -53,37 +53,35 @@ def parser() -> argparse.ArgumentParser:
         "about twice as long as reading all cases (default: compare ids and files only)",
     )
     shared.add_processes(group, "with --images read and compare")
-    group.add_argument("--json", action="store_true", help="print everything as JSON (default: as a table)")
     return p
 
 
 def print_table(table: dict) -> None:
     """Prints an audit's table for people."""
-    print(f"{'fold':>5} {'real training cases':>22} {'synthetic':<32} {'validation':>10} {'leaks':>6}")
+    lines = [f"{'fold':>5} {'real training cases':>22} {'synthetic':<32} {'validation':>10} {'leaks':>6}"]
     for row in table["folds"]:
         real = f"{row['training_cases']} ({counted(row['training_patients'], 'patient')})"
         synthetic = ", ".join(f"{method} {n}" for method, n in sorted(row["synthetic"].items())) or "none"
-        print(f"{row['fold']:>5} {real:>22} {synthetic:<32} {row['validation_cases']:>10} {row['leaks']:>6}")
-    for line in table["problems"]:
-        print(f"- {line}")
-    for line in table["notes"]:
-        print(f"note: {line}")
-    print(f"{table['dataset']}: {counted(table['leaks'], 'leak')}, {counted(len(table['problems']), 'problem')}")
+        lines.append(f"{row['fold']:>5} {real:>22} {synthetic:<32} {row['validation_cases']:>10} {row['leaks']:>6}")
+    lines += [f"- {line}" for line in collapsed(table["problems"])]
+    lines += [f"note: {line}" for line in collapsed(table["notes"])]
+    lines.append(f"{table['dataset']}: {counted(table['leaks'], 'leak')}, {counted(len(table['problems']), 'problem')}")
+    say("\n".join(lines))
 
 
 def print_images(images: ImageAudit) -> None:
     """Prints the suspicious pairs of cases: at most 20 lines, then their number."""
     check = images.check
-    print(f"images: {check.judged() or 'nothing to compare'}")
+    say(f"images: {check.judged() or 'nothing to compare'}")
     if not images.folds:
-        print("images: without folds, the cases of all patients were compared with each other")
+        say("images: without folds, the cases of all patients were compared with each other")
     similar = [pair for pair in check.pairs if not pair.identical]
     for pair in similar[:_LINES]:
-        print(f"? {pair.line}")
+        say(f"? {pair.line}")
     if len(similar) > _LINES:
-        print(f"? and {len(similar) - _LINES} more pairs of cases, which --json lists")
+        say(f"? and {len(similar) - _LINES} more pairs of cases, which --json lists")
     if images.sheet is not None:
-        print(
+        say(
             f"images: {counted(len(check.pairs), 'pair')} of cases may show the same patient; look at {images.sheet}, "
             f"and if they do, {_remedy(images)}"
         )
@@ -94,18 +92,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     name = dataset_name(options.dataset)
     table = audit_table(name, deep=not options.fast, anew=options.deep)
-    images = _images(name, options.processes, not options.json) if options.images else None
+    images = _images(name, options.processes) if options.images else None
     if images is not None:
         _add_images(table, images)
-    if options.json:
-        print(json.dumps(table, indent=1))
-    else:
-        print_table(table)
-        if images is not None:
-            print_images(images)
+    report(**table)
+    keep_log(name)
+    print_table(table)
+    if images is not None:
+        print_images(images)
     if table["problems"]:
-        return 1
-    return _SUSPICION if images is not None and images.check.pairs else 0
+        return Code.FAILED
+    return Code.SUSPICION if images is not None and images.check.pairs else Code.DONE
 
 
 def _add_images(table: dict, images: ImageAudit) -> None:
@@ -125,12 +122,12 @@ def _remedy(images: ImageAudit) -> str:
     return "list both under one patient in a file for difflung_augment --patients"
 
 
-def _images(name: str, threads: int, progress: bool) -> ImageAudit:
+def _images(name: str, threads: int) -> ImageAudit:
     if threads < 1:
         raise BadInput(f"-np {threads}: expected at least 1 thread")
     from nnunet_difflung.audit.image_audit import audit_images  # imports packages that take seconds
 
-    return audit_images(name, threads, progress)
+    return audit_images(name, threads, True)
 
 
 entry = command(main)

@@ -46,6 +46,7 @@ from nnunet_difflung.meaning.labels import with_names
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.paths import cache_folder, dataset_folder, results_folder
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.messages import note
 
 if TYPE_CHECKING:
     from nnunet_difflung.pipeline.request import Request
@@ -510,11 +511,7 @@ def _leave_out(method: Method, options: argparse.Namespace) -> None:
     for name in idle:
         setattr(options, name, None)
     if idle:
-        print(
-            f"Note: with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} has no "
-            f"effect.",
-            file=sys.stderr,
-        )
+        note(f"with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} has no effect.")
 
 
 def _targets(texts: Sequence[str]) -> dict[str, float]:
@@ -580,11 +577,10 @@ def _note_earlier_default(options: argparse.Namespace, method: str) -> None:
     name = dataset_folder(options.dataset).name
     begun = {which: results_folder(name, which).is_dir() for which in (METHOD, PAPERS_METHOD)}
     if options.method is None and method == METHOD and begun[PAPERS_METHOD] and not begun[METHOD]:
-        print(
-            f"Note: {name} has work of --method {PAPERS_METHOD}, the default of earlier versions; to resume or extend "
+        note(
+            f"{name} has work of --method {PAPERS_METHOD}, the default of earlier versions; to resume or extend "
             f"it, add --method {PAPERS_METHOD}, and for cases of version 0.1.0 also --placement uniform "
-            f"--target-multiple 0 --hosts any. The default is now {METHOD}.",
-            file=sys.stderr,
+            f"--target-multiple 0 --hosts any. The default is now {METHOD}."
         )
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import checked_output
 from nnunet_difflung.comparison.trainings import ARMS, Trainings, find_trainings
+from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import TABLE2, fold_name, table2_file
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import require, without_folder
+from nnunet_difflung.runtime.environment import require
+from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.wording import without_folder
 
 _DESCRIPTION = """
 Compares finished nnU-Net trainings class by class (the paper's Table 2): Dice of each patient, and the paired
@@ -147,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nnunet_difflung.comparison.compare import compare
 
-    compare(
+    keep_log(trainings.dataset)
+    table = compare(
         trainings,
         options.reference,
         out,
@@ -157,8 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shlex.join(["difflung_compare", *map(without_folder, words)]),
         options.patients_file,
     )
-    print(out.with_suffix(".md").read_text(encoding="utf-8"))
-    print(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")
+    written = [out.with_suffix(ending) for ending in (".json", ".md", ".png")]
+    report(dataset=trainings.dataset, table=table, written=written)
+    say(out.with_suffix(".md").read_text(encoding="utf-8"))
+    say(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")
     return 0
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,17 @@ from nnunet_difflung.paths import (
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import copy_file, read_json, write_json
+from nnunet_difflung.runtime.messages import open_log, quiet, report, say, stage
 
 DATASET, NAME, FOLD = 800, "Dataset800_ChestPhantom", 0
 ARMS = {"reference": "nnUNetTrainerDiffLungReference", "difflung": METHODS[METHOD].trainer}
 FORMS = ("severe", "moderate")  # of emphysema, those that differ most from normal lung
 CROP, CROPS_IN_BATCH, STAGES = 64, 10, 5  # of the small U-Net: pixels, number, resolutions
 STEPS_OF_CROP = 2 ** (STAGES - 1)  # what a crop has to be a multiple of
-_PROGRESS = "progress.json"
+_PROGRESS, _OUTPUT = "progress.json", "commands_quiet.log"
 _OWN = re.compile(  # what lies in the folder of a demo
-    rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|"
-    rf"(progress|summary)\.json|preview\.png|\.writing_.*"
+    rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|commands_quiet\.log|"
+    rf"difflung_demo_[\d_-]+\.log|(progress|summary)\.json|preview\.png|\.writing_.*"
 )
 _OF_PHANTOM = re.compile(rf"\.?{NAME}(\..*)?")  # the dataset of a demo, and what its converter writes beside it
 
@@ -151,9 +153,11 @@ class Demo:
 
     def call(self, arguments: list[str]) -> None:
         """Prints and runs a command, and waits for it."""
-        print(f"\n$ {shown(arguments)}", flush=True)
-        if subprocess.run(installed(arguments), env=self.environment()).returncode:
-            raise Failed(f"{shown(arguments)} failed; its message is above")
+        say(f"\n$ {shown(arguments)}")
+        with open(self.folder / _OUTPUT, "a", encoding="utf-8") if quiet() else nullcontext() as file:
+            done = subprocess.run(installed(arguments), env=self.environment(), stdout=file, stderr=file)
+        if done.returncode:
+            raise Failed(f"{shown(arguments)} failed; its message is {f'in {file.name}' if file else 'above'}")
 
     def one_by_one(self, command_of: Callable[[str], list[str]]) -> None:
         """Runs a command for the arms one after the other."""
@@ -236,6 +240,7 @@ def run(demo: Demo) -> dict:
     finished: dict[str, Any] = read_json(progress) if progress.is_file() else {"options": options, "seconds": {}}
     if not progress.is_file():
         write_json(progress, finished)  # first of all, so that --overwrite knows the folder of a demo
+    open_log(demo.folder)
     if finished["options"] != options:
         raise BadInput(
             f"{demo.folder} holds a demo with {finished['options']}; start over with --overwrite, or choose "
@@ -245,6 +250,7 @@ def run(demo: Demo) -> dict:
     for name, work in demo.stages():
         if name not in seconds:
             begun = time.monotonic()
+            stage(name)
             work()
             seconds[name] = round(time.monotonic() - begun, 1)
             write_json(progress, finished)
@@ -376,8 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.folder
     if options.overwrite:
         _delete_demo(folder)
-    print(_table(run(Demo(folder, options.length, options.epochs, options.size))))
-    print(f"{folder / 'summary.json'} holds the figures, {folder / 'preview.png'} shows real and synthetic CT.")
+    summary = run(Demo(folder, options.length, options.epochs, options.size))
+    report(folder=folder, summary=summary)
+    say(_table(summary))
+    say(f"{folder / 'summary.json'} holds the figures, {folder / 'preview.png'} shows real and synthetic CT.")
     return 0
 
 

@@ -16,7 +16,9 @@ from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import TABLE1
 from nnunet_difflung.runtime.console import command
-from nnunet_difflung.runtime.environment import without_folder
+from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.wording import without_folder
 
 if TYPE_CHECKING:
     from nnunet_difflung.evaluation.evaluate import Request
@@ -132,8 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nnunet_difflung.evaluation.evaluate import evaluate
 
-    written = evaluate(request, say=print)
-    print(written[1].read_text(encoding="utf-8"), "Written:", *written, sep="\n")
+    written = evaluate(request, say=say)
+    report(table=read_json(written[0]), written=written)
+    say("\n".join([written[1].read_text(encoding="utf-8"), "Written:", *map(str, written)]))
     return 0
 
 

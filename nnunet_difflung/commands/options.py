@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunet_difflung.comparison.trainings import PLANS
 from nnunet_difflung.config import PRECISIONS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.arguments import CommandParser
 
 PRESETS = ("default", "fast", "paper")
 DEVICES = ("cuda", "cpu", "mps")
@@ -20,7 +21,7 @@ _WIDEST = 110  # maximum number of columns of a help text
 
 
 def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose -h ends with an example.
+    """A parser with the options for scripts, whose -h ends with an example and the exit codes.
 
     Args:
         name: name of the command.
@@ -28,7 +29,7 @@ def command_parser(name: str, description: str, example: str) -> argparse.Argume
         example: one or more command lines, one per line.
     """
     width = min(_WIDEST, shutil.get_terminal_size().columns - 2)
-    return argparse.ArgumentParser(
+    return CommandParser(
         prog=name,
         description=textwrap.fill(" ".join(description.split()), width),
         epilog="example:\n" + textwrap.indent(textwrap.dedent(example).strip(), "  "),

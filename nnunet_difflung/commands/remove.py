@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from nnunet_difflung.commands import options as shared
+from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.injection.removal import remove
+from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.messages import report, say
 
 _DESCRIPTION = """
 Removes every synthetic case from a dataset and restores its files (dataset.json, splits, preprocessed folder) byte for
@@ -44,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parser().parse_args(arguments)
     lines = remove(options.dataset, options.dry_run, options.force, options.generators)
-    print("Would be done:" if options.dry_run else "Done:")
-    for line in lines:
-        print(f"- {line}")
+    report(dry_run=options.dry_run, actions=lines)
+    if not options.dry_run:
+        keep_log(dataset_name(options.dataset))
+    say("\n- ".join(["Would be done:" if options.dry_run else "Done:", *lines]))
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.runtime.messages import say
 
 CONFIGURATION = "2d_demo"
 ALL_CASES_ALIKE = {"DIFFLUNG_SYNTHETIC_SHARE": "", "DIFFLUNG_SYNTHETIC_SCHEDULE": ""}  # whatever the user's shell has
@@ -32,7 +33,7 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
     one_core = environment | {"OMP_NUM_THREADS": "1", "nnUNet_n_proc_DA": "0"} | ALL_CASES_ALIKE
     running = {}
     for log, arguments in commands.items():
-        print(f"\n$ {shown(arguments)}   > {log}", flush=True)
+        say(f"\n$ {shown(arguments)}   > {log}")
         with open(log, "w", encoding="utf-8") as file:
             running[log] = subprocess.Popen(installed(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
     try:

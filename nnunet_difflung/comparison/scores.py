@@ -18,6 +18,7 @@ from nnunet_difflung.paths import SPLITS, dataset_folders
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.patients.record import read_record
 from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.messages import quiet, warn
 
 Cases = dict[str, np.ndarray]  # case id → (classes, 3) voxels: true positive, false positive, false negative
 
@@ -135,7 +136,10 @@ def case_patients(
     reading = find_reading(dataset, judged, pattern, file, splits if in_splits else None, where)
     origin = [reading.origin()] if undecided else []  # else it was stated, or shown when it was recorded
     for line in (*reading.lines(), *origin):
-        print(line, file=sys.stderr)
+        if line.startswith("Warning: "):
+            warn(line)
+        elif not quiet():
+            print(line, file=sys.stderr)
     return {case: reading.patients[case] for case in scored}
 
 

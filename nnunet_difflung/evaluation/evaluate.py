@@ -13,6 +13,7 @@ import torch
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache, build_cache, hash_of_voxels
+from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
@@ -130,6 +131,7 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
             windows, warning = windows_of_values(raw, cache, windows, configs, seen.number)
             if warning:
                 say(warning)
+            keep_log(raw.name)
             rows, sheet = _evaluate_folds(raw, seen, folds, methods, windows, cards, request)
         meta = _meta(raw, cards, windows, request, seen) | ({"unit": GREY_LEVELS} if warning else {})
         return _write(make_table(meta, rows), sheet, raw, request)

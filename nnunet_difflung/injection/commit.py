@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
 from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
+from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.modes import exactly_like, like, make_folder
 from nnunet_difflung.runtime.signals import Interruption
 from nnunet_difflung.runtime.wording import quoted
@@ -239,10 +239,9 @@ def _put(folder: Path, step: Step) -> None:
                 f"and run the same command again"
             )
     elif step.after and target.parent.is_dir() and not (target.is_file() and sha256(target) == step.after):
-        print(
-            f"Warning: {target} was changed or deleted after a change of the dataset had been interrupted; "
-            f"difflung_audit shows what is wrong, difflung_remove restores the dataset.",
-            file=sys.stderr,
+        warn(
+            f"{target} was changed or deleted after a change of the dataset had been interrupted; "
+            f"difflung_audit shows what is wrong, difflung_remove restores the dataset."
         )
 
 

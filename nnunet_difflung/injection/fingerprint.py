@@ -14,6 +14,7 @@ from nnunet_difflung.dataset.contents import contents_of
 from nnunet_difflung.injection.dataset_lock import HIDDEN
 from nnunet_difflung.paths import NNUNET_PREPROCESSED
 from nnunet_difflung.runtime.files import json_bytes, read_json
+from nnunet_difflung.runtime.messages import quiet
 
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -59,6 +60,7 @@ def extract(raw: RawDataset, target: Path, processes: int) -> None:
         try:
             extractor = nnunet.DatasetFingerprintExtractor(raw.name, max(1, processes))
             extractor.dataset = real
+            extractor.show_progress_bar = not quiet()
             extractor.run(overwrite_existing=True)
         finally:
             for name, value in before.items():

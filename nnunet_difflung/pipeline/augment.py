@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
+from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
@@ -36,6 +37,7 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
+from nnunet_difflung.pipeline.found import report_plan, report_result
 from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
@@ -72,7 +74,9 @@ from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import working_alone
+from nnunet_difflung.runtime.messages import say, stage
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.runtime.wording import collapsed
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,12 @@ def augment(request: Request) -> bool:
     share = join(request.device)
     dataset = open_dataset(request, share.main)
     lines = dataset.raw.reading.lines() if share.main else []
-    print(*lines, sep="\n", end="\n" if lines else "")
+    for line in collapsed(lines):
+        say(line, log=False)
     with as_private_as(dataset.raw.folder, dataset.raw.files()):
         _augment(dataset, request, share)
     if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
-        print(lines[0])
+        say(lines[0], log=False)
     return share.main and not request.dry_run
 
 
@@ -141,7 +146,9 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
     if not folds:
         if share.main:
-            print(f"{raw.name} already holds these synthetic cases; nothing to do.")
+            if not request.dry_run:
+                keep_log(raw.name)
+            say(f"{raw.name} already holds these synthetic cases; nothing to do.")
             audit_and_advise(raw, raw.folds(request.folds), request)
         return
     if share.main:
@@ -205,13 +212,13 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
 
 
 def _introduce(raw: RawDataset) -> None:
-    print(
+    say(
         f"{raw.name}: {len(raw.cases)} real cases of {len(set(raw.patients.values()))} patients"
         f"{', no splits_final.json, so new folds are grouped by patient' if raw.splits_are_new else ''}; "
         f"{described(raw.roles)}"
     )
     warn_of_structures(raw.roles)
-    print(raw.reading.origin())
+    say(raw.reading.origin(), log=False)
 
 
 def _prepare(
@@ -219,6 +226,7 @@ def _prepare(
 ) -> list[Fold]:
     """Checks and caches the cases, makes folds if there are none, and plans each; records the ``seconds``."""
     begun = time.monotonic()
+    stage("reading and checking cases")
     if share.main:
         check_disk_for_cache(raw)
     cache = build_cache(raw, cache_folder(raw.name), request.processes, share.main, share)
@@ -226,6 +234,7 @@ def _prepare(
     warn_or_refuse_values(raw, cache.facts, request.settings, share.main)
     check_same_content(raw, numbers)
     seconds["cache"], begun = time.monotonic() - begun, time.monotonic()
+    stage("planning")
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)
@@ -251,14 +260,16 @@ def _carry_out(
     if share.main:
         if raw.reading.source in ("pattern", "file") or not all(is_finished(fold.folder) for fold in folds):
             raw.reading.record(raw.name)  # before the first thing is made with it
+        keep_log(raw.name)
         warn_of_orientation(raw, folds[0].cache.facts)
         for fold in folds:
-            print(describe_fold(fold))
+            say(describe_fold(fold))
+            report_plan(fold)
     complete = [fold for fold in folds if not fold.plan.cases]
     folds = [fold for fold in folds if fold.plan.cases]
     if share.main:
         for fold in complete:
-            print(describe_nothing_to_add(fold))
+            say(describe_nothing_to_add(fold))
     if not folds:
         if share.main:
             inject(raw, _empty(complete))
@@ -272,7 +283,7 @@ def _carry_out(
         if folds:
             _run(raw, folds, complete, request, share, seconds)
         elif share.main:
-            print(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
+            say(f"Another command has added these synthetic cases to {raw.name} in the meantime; nothing to do.")
             inject(raw, _empty(complete))
             audit_and_advise(raw, raw.folds(request.folds), request)
 
@@ -296,7 +307,8 @@ def _run(
         synthesis, result = synthesize_fold(fold, request.device, share=share, threads=request.processes)
         done.append((synthesis, result))
         if share.main:
-            print(describe_result(fold, result))
+            say(describe_result(fold, result))
+            report_result(fold, result)
             try:
                 refuse_undertrained(fold, result)
             except Failed as error:
@@ -309,9 +321,11 @@ def _run(
     seconds["paint"], begun = time.monotonic() - begun, time.monotonic()
     dropped = {identifier for _, result in done for identifier in result.dropped}
     for line in unknown(request.settings.sampling.exclude, [fold.number for fold in folds], dropped):
-        print(line)
+        say(line)
     seconds |= seconds_of_selection(synthesis for synthesis, _ in done)
-    print(*describe_cost(seconds), sep="\n", end="\n" if "segmenter" in seconds else "")
+    for line in describe_cost(seconds):
+        say(line)
+    stage("adding the cases to the dataset")
     preview = results_folder(raw.name, request.settings.method) / "preview.png"
     shown = write_preview(done, preview)
     ensure_real_fingerprint(raw, request.processes)

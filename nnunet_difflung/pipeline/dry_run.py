@@ -14,10 +14,12 @@ from nnunet_difflung.pipeline.estimates import (
     size,
 )
 from nnunet_difflung.pipeline.fold import check_folds
+from nnunet_difflung.pipeline.found import report_estimate, report_plan
 from nnunet_difflung.pipeline.images import look_at_images
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
+from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted
 
@@ -33,24 +35,27 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = plan_folds(raw, numbers, cases, request.settings)
     raw = folds[0].raw
     for fold in folds:
-        print(describe_fold(fold))
+        say(describe_fold(fold))
+        report_plan(fold)
     check_folds(folds)
     to_be_cached = missing_bytes(raw, cache_folder(raw.name))
     check_disk(folds, to_be_cached)
     look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     for fold in folds:
         if not fold.plan.cases:
-            print(describe_nothing_to_add(fold))
+            say(describe_nothing_to_add(fold))
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
         estimated = estimate_seconds(folds[0], request.device, cases.label)
         training, painting = (len(folds) * seconds for seconds in estimated)
         disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached
-        print(
+        report_estimate(training, painting, disk, to_be_cached, request.device)
+        say(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "
             f"for {counted(len(folds), 'fold')}; up to {size(disk)} of disk space"
             + (f", {size(to_be_cached)} of it for cached cases." if to_be_cached else ".")
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:
-            print("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
-    print("Dry run: nothing was written.")
+            say("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
+    report(dataset=raw.name, dry_run=True)
+    say("Dry run: nothing was written.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from nnunet_difflung.dataset.splits import real_only
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import cache_folder, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
+from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.share import Share
 
 _MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
@@ -67,13 +67,12 @@ def print_suspicion(raw: RawDataset, check: ImageCheck) -> None:
     if not check.pairs:
         return
     number = len({(pair.training, pair.validation) for pair in check.pairs})
-    print(
-        f"Warning: {number} pair{'s' if number > 1 else ''} of cases in training and validation of {raw.name} may "
+    warn(
+        f"{number} pair{'s' if number > 1 else ''} of cases in training and validation of {raw.name} may "
         f"show the same patient, though the ids say otherwise:\n"
         f"  {check.pairs[0].line}\n"
         f"  difflung_audit -d {dataset_id(raw.name)} --images shows them side by side; if they are the same patient, "
-        f"{_remedy(raw)}",
-        file=sys.stderr,
+        f"{_remedy(raw)}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from nnunet_difflung.painting.selection import recognised
 from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
 from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
+from nnunet_difflung.runtime.messages import note, warn
 from nnunet_difflung.runtime.modes import make_folder
 from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
@@ -99,7 +99,7 @@ def wait_for_other_command(raw: RawDataset, dry_run: bool) -> None:
     """Waits at once, not after the training, if another command holds the dataset's lock; a dry run only says so."""
     if is_held(lock_file(raw.folder)):
         if dry_run:
-            print(f"Note: another command is changing {raw.name}; the run would wait for it.", file=sys.stderr)
+            note(f"another command is changing {raw.name}; the run would wait for it")
         else:
             with locked(raw.folder):
                 pass
@@ -109,11 +109,10 @@ def warn_of_linked_datasets(raw: RawDataset) -> None:
     """Warns of other datasets whose folders of cases are links to those of this one."""
     linked = linked_from(raw.name)
     if linked:
-        print(
-            f"Warning: {linked[0]} is a link to cases of {raw.name}, so {linked[0].parent.name} would show the "
+        warn(
+            f"{linked[0]} is a link to cases of {raw.name}, so {linked[0].parent.name} would show the "
             f"synthetic cases too, which its dataset.json does not count; nnU-Net cannot plan it until difflung_remove "
-            f"has run, or until a folder of its own is in the place of the link",
-            file=sys.stderr,
+            f"has run, or until a folder of its own is in the place of the link"
         )
 
 
@@ -121,12 +120,11 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
     """Warns of single slices that nnU-Net's 2d configuration would cut into lines, across the largest spacing."""
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
-        print(
-            f"Warning: {odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a z spacing "
+        warn(
+            f"{odd[0].identifier} and {len(odd) - 1} other single slices of {raw.name} have a z spacing "
             f"({odd[0].spacing[0]:g} mm) smaller than their pixel spacing ({max(odd[0].spacing[1:]):g} mm), so nnU-Net "
             f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
-            f"spacing into the files",
-            file=sys.stderr,
+            f"spacing into the files"
         )
 
 
@@ -138,7 +136,7 @@ def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings
     """
     for line in check_hu(raw, facts, bool(settings.generator.windows)):
         if shown:
-            print(line, file=sys.stderr)
+            warn(line)
 
 
 def _is_volume(path: str) -> bool:
@@ -193,10 +191,9 @@ def warn_of_other_folds(raw: RawDataset, manifest: dict | None, folds: Sequence[
             continue
         before = identity(run.get("settings"))
         if run["method"] == settings.method and run["fold"] not in folds and before != now:
-            print(
-                f"Warning: fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
-                f"settings{_differences(before, now)}; folds to be compared or averaged should have the same settings",
-                file=sys.stderr,
+            warn(
+                f"fold {run['fold']} of {raw.name} has {run['method']} cases that were made with other "
+                f"settings{_differences(before, now)}; folds to be compared or averaged should have the same settings"
             )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difflung.audit.audit import audit_dataset
+from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.lesions.plan import shares
@@ -15,13 +15,15 @@ from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
+from nnunet_difflung.pipeline.found import report_injected
 from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
 from nnunet_difflung.runtime.files import read_own_json, write_json
-from nnunet_difflung.runtime.wording import counted, quoted
+from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.wording import collapsed, counted, quoted
 
 
 def describe_fold(fold: Fold) -> str:
@@ -58,7 +60,7 @@ def describe_fold(fold: Fold) -> str:
         )
     lines += describe_likeness(plan.likeness)
     lines += describe_channels(fold.relations, raw.channels)
-    lines += [f"  note: {note}" for note in plan.notes]
+    lines += [f"  note: {note}" for note in collapsed(plan.notes)]
     return "\n".join(lines)
 
 
@@ -94,10 +96,8 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
                 f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
                 f"correlation {row['mean']:.2f})"
             )
-    lines += [
-        f"  dropped {identifier}: {faults(measured, channels)}"
-        for identifier, measured in sorted(result.dropped.items())
-    ]
+    dropped = sorted(result.dropped.items())
+    lines += collapsed(f"  dropped {identifier}: {faults(measured, channels)}" for identifier, measured in dropped)
     return "\n".join(lines)
 
 
@@ -181,7 +181,10 @@ def conclude(
     fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
     _add_rows(raw, fold, rows, request)
     if preview:
-        print(f"\nLook at {preview} before you train.")
+        say(f"\nLook at {preview} before you train.")
+    report(report=_report(raw.name, request.settings.method), preview=preview)
+    for synthesis, result in done:
+        report_injected(synthesis.fold, len(result.staged))
     folds = [synthesis.fold.number for synthesis, _ in done] + [fold.number for fold in complete]
     audit_and_advise(raw, folds, request)
 
@@ -242,11 +245,15 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
     Raises:
         Failed: the audit found a leak.
     """
-    leaks = audit_dataset(raw.name, deep=True)
+    found = audit(raw.name, deep=True)
+    leaks = [problem.text for problem in found.problems]
+    report(dataset=raw.name, leaks=found.leaks, problems=leaks)
     if leaks:
         raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {quoted(raw.name)} lists all problems")
-    print(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
-    print(next_commands(raw, request.configuration, request.settings.method, folds, request.device))
+    say(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
+    commands = next_commands(raw, request.configuration, request.settings.method, folds, request.device)
+    report(next=[line.strip() for line in commands.splitlines()[1:-1]])
+    say(commands)
 
 
 def run_entry(synthesis: Synthesis, result: SynthesisResult) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.lesions.border import classes_on_border
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.meaning.labels import LabelRoles, structure_option, structures_by_name
+from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.wording import quoted
 
 if TYPE_CHECKING:
@@ -25,11 +25,10 @@ def warn_of_structures(roles: LabelRoles) -> None:
     names = structures_by_name(roles)
     if names:
         taken = "is taken as a pathology" if len(names) == 1 else "are taken as pathologies"
-        print(
-            f"Warning: {', '.join(map(repr, names))} {taken} and will be painted into normal lung; "
+        warn(
+            f"{', '.join(map(repr, names))} {taken} and will be painted into normal lung; "
             f"if {'it is not a pathology' if len(names) == 1 else 'they are not pathologies'}, "
-            f"add {structure_option(names)}",
-            file=sys.stderr,
+            f"add {structure_option(names)}"
         )
 
 
@@ -38,12 +37,11 @@ def warn_of_labels_outside_lung(contact: LungContact) -> None:
     outside = contact.outside()
     if outside:
         shares = ", ".join(f"{name!r} ({share:.1%} of its outline)" for name, share in outside.items())
-        print(
-            f"Warning: {shares} hardly touch{'es' if len(outside) == 1 else ''} normal lung or another pathology, but "
+        warn(
+            f"{shares} hardly touch{'es' if len(outside) == 1 else ''} normal lung or another pathology, but "
             f"will be painted into normal lung; "
             f"if {'it is not a pathology' if len(outside) == 1 else 'they are not pathologies'}, "
-            f"add {structure_option(tuple(outside))}",
-            file=sys.stderr,
+            f"add {structure_option(tuple(outside))}"
         )
 
 
@@ -58,10 +56,9 @@ def warn_of_classes_on_border(folds: Sequence[Fold]) -> None:
                 if painted
                 else f"it will not be painted; --target-share {quoted(f'{name}=SHARE')} does so all the same"
             )
-            print(
-                f"Warning: {np.mean(found):.0%} of the outline of {name!r} is pleura, so it lies on the border of the "
-                f"lung, not in it, and no reader would believe it in normal lung: {so}",
-                file=sys.stderr,
+            warn(
+                f"{np.mean(found):.0%} of the outline of {name!r} is pleura, so it lies on the border of the "
+                f"lung, not in it, and no reader would believe it in normal lung: {so}"
             )
 
 

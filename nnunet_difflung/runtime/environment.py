@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
@@ -61,9 +60,3 @@ def machine() -> str:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}, {gpu}"
-
-
-def without_folder(word: str) -> str:
-    """A word of a command line for publication: an absolute path is reduced to its last part."""
-    option, equals, value = word.rpartition("=")
-    return f"{option}{equals}{Path(value).name if os.path.isabs(value) else value}"

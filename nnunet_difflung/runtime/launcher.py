@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.console import OBJECTS, objects_in
+from nnunet_difflung.runtime.messages import adopt, failed
 from nnunet_difflung.runtime.share import Share
 
 _OF_THE_LAUNCHER = tuple(
@@ -76,7 +78,7 @@ def run_in_processes(number: int, arguments: Sequence[str], device: str) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     try:
-        with TemporaryDirectory() as logs, _handlers_kept():
+        with TemporaryDirectory() as logs, _handlers_kept(), _objects_taken_over():
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -118,6 +120,24 @@ def _handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _objects_taken_over() -> Iterator[None]:
+    """What the first process reports, and why any of them failed, becomes part of this command's JSON object."""
+    with TemporaryDirectory() as folder:
+        os.environ[OBJECTS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[OBJECTS]
+            objects = objects_in(folder)
+            for content in objects[:1]:
+                adopt(content)
+            # a process that fails has the others terminated, which is no reason of its own
+            reasons = sorted((each for each in objects if each.get("error")), key=lambda each: each["exit_code"] > 127)
+            for content in reasons[:1]:
+                failed(content["error"], tuple(content["details"]))
 
 
 def _log_folder(folder: str) -> dict:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,6 +12,7 @@ from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import clear_half_written, delete_path
+from nnunet_difflung.runtime.messages import note
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import quoted
 
@@ -218,7 +218,7 @@ def acquire(handle: int, path: Path, said: bool, doing: str = "changing") -> boo
         return said
     if not said:
         whose = path.parent.parent.name if doing == "changing" else path.parent
-        print(f"Another command is {doing} {whose} (it holds {path}); waiting for it.", file=sys.stderr, flush=True)
+        note(f"another command is {doing} {whose} (it holds {path}); waiting for it")
     _flock(handle, path, "LOCK_EX")
     return True
 

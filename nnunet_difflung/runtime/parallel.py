@@ -14,6 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.messages import quiet
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,11 +49,11 @@ def bar(items: Iterable | None = None, visible: bool = True, **options) -> tqdm:
 
     Args:
         items: items to iterate over; None if the caller updates the bar.
-        visible: False shows nothing.
+        visible: False shows nothing; nor does a quiet command.
         options: tqdm's, such as ``total``, ``desc``, ``unit``, ``initial``, ``delay``.
     """
     seldom: dict[str, float] = {} if sys.stderr.isatty() else {"mininterval": _SECONDS_BETWEEN_LINES, "miniters": 1}
-    return tqdm(items, disable=not visible, **seldom, **options)
+    return tqdm(items, disable=quiet() or not visible, **seldom, **options)
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> Iterator[Result]:

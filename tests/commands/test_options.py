@@ -18,12 +18,13 @@ OPTIONS = {
     "compare": "-d -f -c -p --arms --reference --length --results --predictions --patient-pattern --patients "
     "--lesions --surface --tolerance -o",
     "export": "-d -f -o --overwrite --dry-run -tr -c -p --length -chk --patient-pattern --patients",
-    "audit": "-d --fast --deep --images -np --json",
+    "audit": "-d --fast --deep --images -np",
     "report": "-d --method -o --anonymous --normal-label --structure-label --patient-pattern --patients",
     "turing": "-d --score -o --method --number --seed --normal-label --structure-label --patient-pattern --patients",
     "remove": "-d --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }
+OUTPUT = ["--json", "--quiet"]  # of every command
 SHARED = [option for option in OPTIONS["evaluate"].split() if option in OPTIONS["augment"].split()]
 
 
@@ -42,7 +43,7 @@ def actions(name: str) -> dict[str, argparse.Action]:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_names_of_all_options(name):
-    assert sorted(actions(name)) == sorted(OPTIONS[name].split())
+    assert sorted(actions(name)) == sorted([*OPTIONS[name].split(), *OUTPUT])
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -296,6 +296,7 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
         "train_fold",
         "leave",
         "describe_result",
+        "report_result",
         "refuse_undertrained",
         "results_folder",
         "write_preview",

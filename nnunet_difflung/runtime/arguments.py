@@ -1,0 +1,44 @@
+"""The parser of every command: the options for scripts, and the exit codes below the help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nnunet_difflung.runtime.messages import failed, named
+
+EXIT_CODES = "exit codes: 0 done, 1 failed or problems, 2 refused, 130 or 143 interrupted (docs/scripting.md)"
+JSON, QUIET = "--json", "--quiet"
+_OUTPUT = "output"
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a running command, with ``--json`` and ``--quiet``, in a group that stays the last one."""
+
+    def __init__(self, *, epilog: str | None = None, **options: Any) -> None:
+        super().__init__(epilog="\n\n".join(filter(None, (epilog, EXIT_CODES))), **options)
+        named(self.prog.rpartition(" ")[2].rpartition(".")[2])
+        group = self.add_argument_group(_OUTPUT)
+        group.add_argument(
+            JSON,
+            action="store_true",
+            help="print one JSON object on stdout, and everything else on stderr (default: text)",
+        )
+        group.add_argument(QUIET, action="store_true", help="show nothing but warnings and errors (default: show all)")
+
+    def add_argument_group(self, *args: Any, **options: Any) -> argparse._ArgumentGroup:
+        """A new group, above that of the output."""
+        group = super().add_argument_group(*args, **options)
+        self._action_groups.sort(key=lambda each: each.title == _OUTPUT)
+        return group
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and the message, and ends the command with exit code 2."""
+        failed(message)
+        super().error(message)
+
+
+def asks_for(option: str, words: Sequence[str]) -> bool:
+    """Whether a command line has a flag, also if it is abbreviated as argparse allows; so before it is parsed."""
+    return any(len(word) > 2 and option.startswith(word) for word in words)
