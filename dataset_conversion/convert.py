@@ -314,10 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         anonymous=options.anonymous,
         skip_faulty=options.skip_faulty,
     )
-    report_conversion(raw_folder(full_name), archive)
+    report_conversion(raw_folder(full_name), archive, patients)
     say(archive.counted(options.anonymous), log=False)
     say(summary(records, mapping.labels))
-    say(changes_text(raw_folder(full_name)))
+    say(changes_text(raw_folder(full_name)), log=False)
     say(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
     say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     if left_out := left_out_text(raw_folder(full_name) / MANIFEST):

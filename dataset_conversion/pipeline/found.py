@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.dataset_conversion.output.changes import REPORT
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST, Archive
-from nnunet_difflung.dataset_conversion.pipeline.patients import Patient
+from nnunet_difflung.dataset_conversion.pipeline.patients import Patient, anonymised_command
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.messages import open_log, report
 from nnunet_difflung.runtime.modes import readable_like
@@ -48,16 +49,18 @@ def report_patients(dataset: str, patients: Sequence[Patient], dry_run: bool, an
     report(dataset=dataset, dry_run=dry_run, patients=rows)
 
 
-def report_conversion(folder: Path, archive: Archive) -> None:
+def report_conversion(folder: Path, archive: Archive, patients: Sequence[Patient]) -> None:
     """Reports a finished conversion, and begins the log beside the conversion's own report.
 
-    The log is readable by nobody who cannot read the archive. Nothing that was said before names the archive's files.
+    The log is readable by nobody who cannot read the archive, and names nothing in it.
 
     Args:
         folder: of the dataset.
         archive: from which it was converted.
+        patients: who were converted.
     """
     manifest = read_json(folder / MANIFEST)
+    typed = shlex.join(anonymised_command(shlex.split(manifest["command"]), patients))
     with readable_like(archive.files(), [folder]):
-        open_log(folder, typed=manifest["command"])
+        open_log(folder, typed)
     report(folder=folder, report=read_json(folder / REPORT), left_out=manifest.get("left_out", []))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.raw_dataset import check_dataset, open_raw_dataset
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import quoted
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.patients_file,
     )
     method = method_on_record(raw.name, options.method)
-    print(f"Report: {write_report(raw, method, options.out, anonymous=options.anonymous, progress=True)}")
+    path = write_report(raw, method, options.out, anonymous=options.anonymous, progress=True)
+    report(dataset=raw.name, html=path)
+    say(f"Report: {path}")
     return 0
 
 
@@ -95,9 +97,10 @@ def report_on(request: Request) -> None:
         path = write_report(raw, method, None, request.configuration, request.device, progress=True)
     except Exception as error:  # the cases are in the dataset, and this is only a look at them
         again = quoted("difflung_report", "-d", raw.name, "--method", method)
-        print(f"Warning: no report was written ({type(error).__name__}: {error}); try '{again}'", file=sys.stderr)
+        warn(f"no report was written ({type(error).__name__}: {error}); try '{again}'")
         return
-    print(f"Report: {path}")
+    report(html=path)
+    say(f"Report: {path}")
 
 
 entry = command(main)

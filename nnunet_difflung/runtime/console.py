@@ -95,7 +95,7 @@ def _ended(run: Run, main: Callable[[], int | None]) -> int:
             logged("end", f"exit code {Code.FAILED:d}")
         raise
     logged("end", f"exit code {code}")
-    if run.log.path is not None:
+    if run.log is not None and run.log.path is not None:
         print(f"Log: {run.log.path}", flush=True)
     return code
 
@@ -148,7 +148,7 @@ def _object(run: Run, code: int) -> dict[str, Any]:
         "status": status,
         "exit_code": code,
         **({"error": run.error, "details": run.details} if run.error else {}),
-        "log": run.log.path,
+        "log": run.log.path if run.log is not None else None,
         "warnings": run.warnings,
         "notes": run.notes,
         **run.found,

@@ -32,7 +32,7 @@ class Run:
         warnings: each once.
         notes: each once.
         found: the command's own part of the JSON object.
-        log: its log.
+        log: its log; None once it could not be written.
     """
 
     command: str
@@ -44,7 +44,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
-    log: Log = field(default_factory=Log)
+    log: Log | None = field(default_factory=Log)
 
 
 _run: Run | None = None
@@ -153,7 +153,7 @@ def adopt(content: dict[str, Any]) -> None:
 
 def logged(kind: str, text: str) -> None:
     """Adds a text to the log."""
-    if _run is not None:
+    if _run is not None and _run.log is not None:
         try:
             _run.log.add(kind, text)
         except OSError as error:
@@ -167,7 +167,7 @@ def open_log(folder: Path, typed: str = "") -> None:
         folder: the folder.
         typed: the command line, where it must not be as it was typed.
     """
-    if _run is not None and _run.log.path is None:
+    if _run is not None and _run.log is not None and _run.log.path is None:
         typed = typed or quoted(_run.command, *map(without_folder, _run.words))
         try:
             _run.log.open(folder, _run.command, f"{typed}   (nnunet_difflung {__version__})")
@@ -177,6 +177,6 @@ def open_log(folder: Path, typed: str = "") -> None:
 
 def no_log(error: OSError, place: Path | None) -> None:
     """Warns that there will be no log, and why; the command goes on."""
-    if _run is not None:
-        _run.log = Log()  # in memory from now on: one warning is enough
+    if _run is not None and _run.log is not None:
+        _run.log = None
         warn(f"the log cannot be written to {place} ({error.strerror}); the command goes on without it")
