@@ -1,0 +1,103 @@
+"""The commands on a dataset, as a script calls them: one JSON object each, and logs that are in nobody's way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_difflung.commands.audit import entry as audit
+from nnunet_difflung.commands.augment import entry as augment
+from nnunet_difflung.commands.remove import entry as remove
+from nnunet_difflung.paths import logs_folder, our_folders
+from tests.support.commands import prepared
+from tests.support.snapshot import changed, snapshot
+from tests.support.tiny import make_dataset
+
+NAME = "Dataset801_Tiny"
+AUGMENT = [
+    "-d",
+    "801",
+    "-f",
+    "0",
+    "--method",
+    "copy_paste",
+    "--preset",
+    "fast",
+    "-device",
+    "cpu",
+    "--gate",
+    "report",
+    "--max-synthetic",
+    "3",
+]
+
+
+def called(entry, capsys, *words: str) -> dict:
+    """The object of a command that is quiet, so that stderr has warnings alone."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        entry([*words, "--json", "--quiet"])
+    said = capsys.readouterr()
+    content = json.loads(said.out)
+    assert content["exit_code"] == ended.value.code
+    assert all(line.startswith(("Warning: ", "Error: ", "  ")) for line in said.err.splitlines()), said.err
+    return content
+
+
+def test_from_the_dry_run_to_the_removal(tmp_path, monkeypatch, capsys):
+    folders = prepared(tmp_path, monkeypatch)
+    mine = make_dataset(folders[0])
+    before = snapshot(*folders, folder_times=True)
+
+    dry = called(augment, capsys, *AUGMENT, "--dry-run")
+    assert changed(before, snapshot(*folders, folder_times=True)) == []
+    (fold,) = dry["folds"]
+    assert fold["planned"] == 3
+    assert fold["classes"]["emphysema"]["share"] < fold["classes"]["emphysema"]["target"]
+    assert dry["estimate"]["bytes"] > dry["estimate"]["cache_bytes"] > 0
+    assert dry["log"] is None
+
+    done = called(augment, capsys, *AUGMENT)
+    (fold,) = done["folds"]
+    assert fold["injected"] == len(list(mine.glob("labelsTr/difflung_*"))) == fold["painted"] - len(fold["dropped"])
+    assert set(fold["verdicts"]) == {"emphysema", "ILD"}
+    assert (done["leaks"], done["problems"]) == (0, [])
+    assert any(line.startswith("nnUNetv2_train 801 2d 0") for line in done["next"])
+    log = Path(done["log"])
+    assert log.parent == logs_folder(NAME)
+    assert log.parent not in our_folders(NAME), "no folder of a method"
+    text = log.read_text()
+    assert "stage   fold 0: painting" in text
+    assert all(warning in text for warning in done["warnings"])
+
+    proven = called(audit, capsys, "-d", "801")
+    assert (proven["status"], proven["folds"][0]["synthetic"]) == ("done", {"copy_paste": fold["injected"]})
+    synthetic = next(mine.glob("labelsTr/difflung_*"))
+    content = synthetic.read_bytes()
+    synthetic.write_bytes(b"changed")
+    faulty = called(audit, capsys, "-d", "801")
+    assert (faulty["status"], faulty["exit_code"]) == ("problems", 1)
+    assert any(synthetic.name.partition(".")[0] in line for line in faulty["problems"])
+    synthetic.write_bytes(content)
+
+    logs = set(logs_folder(NAME).iterdir())
+    assert called(remove, capsys, "-d", "801", "--dry-run")["dry_run"]
+    assert set(logs_folder(NAME).iterdir()) == logs
+    removed = called(remove, capsys, "-d", "801", "--generators")
+    assert any("3 synthetic cases" in line for line in removed["actions"])
+    assert {Path(removed["log"]), *logs} == set(logs_folder(NAME).iterdir())
+    raw = str(folders[0])
+    now = snapshot(*folders, folder_times=True)
+    assert [path for path in changed(before, now) if path.startswith(raw) and Path(path).is_file()] == []
+
+
+def test_a_refused_command_leaves_no_log(tmp_path, monkeypatch, capsys):
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0])
+    before = snapshot(*folders)
+    refused = called(augment, capsys, *AUGMENT, "--target-share", "nothing=0.1")
+    assert (refused["status"], refused["log"]) == ("refused", None)
+    assert "nothing" in refused["error"]
+    assert changed(before, snapshot(*folders)) == []
