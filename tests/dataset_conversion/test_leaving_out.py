@@ -17,6 +17,8 @@ from nnunet_difflung.runtime.files import read_json
 from tests.support.archives import chest, like, write_slices, write_volumes
 from tests.support.tiny import tree_hashes
 
+OF_THE_COMMAND = ("difflung_conversion.json", ".log")  # files that have the command line
+
 pytestmark = pytest.mark.usefixtures("raw_folder", "unverified")
 
 NAMES = 'labels:\n  normal_lung: ["lungs"]\n  emphysema: ["emphysema"]\n  ILD: ["ild"]\n'
@@ -242,7 +244,7 @@ def test_an_interrupted_conversion_is_resumed_with_and_without_the_options(comma
     write_volumes(command.archive, 4)
     uninterrupted = ["--exclude", "p2"] if options else []
     assert command(*uninterrupted)[0] == 0
-    expected = {k: v for k, v in tree_hashes(command.folder).items() if not k.endswith("difflung_conversion.json")}
+    expected = {k: v for k, v in tree_hashes(command.folder).items() if not k.endswith(OF_THE_COMMAND)}
     command.folder.rename(command.folder.parent.parent / "whole")
     real = patient_module.convert_patient
 
@@ -259,7 +261,7 @@ def test_an_interrupted_conversion_is_resumed_with_and_without_the_options(comma
         path.write_bytes(path.read_bytes()[:90])
     assert command(*options)[0] == 0
     assert command.cases() == ({"p1", "p3", "p4"} if options else {"p1", "p2", "p3", "p4"})
-    same = {k: v for k, v in tree_hashes(command.folder).items() if not k.endswith("difflung_conversion.json")}
+    same = {k: v for k, v in tree_hashes(command.folder).items() if not k.endswith(OF_THE_COMMAND)}
     if options != ["--skip-faulty"]:  # its report gives another reason
         assert same == expected
 
