@@ -16,6 +16,7 @@ from nnunet_difflung.export.output import CARD, ZIP, check_output, is_zip
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, nnunet_folder
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.messages import report, say
 
 _DESCRIPTION = """
 Writes finished trainings as a model with which nnU-Net predicts on a machine that does not have this package: a folder
@@ -117,15 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from nnunet_difflung.export.export import export
 
         export(models, out, options.patient_pattern, options.patients_file)
-    print(f"{'Would write' if options.dry_run else 'Wrote'} {out}:")
-    for model in models:
-        print(*(f"  {path}" for path in model.files_in(out)), sep="\n")
+    files = [path for model in models for path in model.files_in(out)]
+    report(dry_run=options.dry_run, model=out, files=files)
+    say("\n".join([f"{'Would write' if options.dry_run else 'Wrote'} {out}:", *(f"  {path}" for path in files)]))
     if options.dry_run:
         return 0
-    print(f"\n{CARD} says how to use it; fill in the licence and where the data come from before you send it.")
+    say(f"\n{CARD} says how to use it; fill in the licence and where the data come from before you send it.")
     if is_zip(out):
         results = models[0].folder.parents[1]
-        print(f"Do not install it into {results}: it would take the place of the checkpoints that --c and --val need.")
+        say(f"Do not install it into {results}: it would take the place of the checkpoints that --c and --val need.")
     return 0
 
 

@@ -13,6 +13,7 @@ from nnunet_difflung.dataset.raw_dataset import check_dataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.console import command
+from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.wording import counted
 
 PAGE, KEY = "reading.html", "key.json"
@@ -102,9 +103,10 @@ def _make(options: argparse.Namespace) -> None:
         write_json(options.out / KEY, key_of(shown, raw.name, method, options.seed))
         write_page(page_of(shown, "Real or painted?"), options.out / PAGE)
     half = counted(len(shown) // 2, "painted lesion")
-    print(f"{options.out / PAGE}: {half} and as many real ones, for the reader")
-    print(f"{options.out / KEY}: the key; keep it to yourself")
-    print(f"Next: difflung_turing --score answers.csv -o {options.out}")
+    say(f"{options.out / PAGE}: {half} and as many real ones, for the reader")
+    report(dataset=raw.name, method=method, pictures=len(shown), html=options.out / PAGE, key=options.out / KEY)
+    say(f"{options.out / KEY}: the key; keep it to yourself")
+    say(f"Next: difflung_turing --score answers.csv -o {options.out}")
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -115,7 +117,7 @@ def _score(options: argparse.Namespace) -> None:
     tables = {path.stem: score(read_answers(path, key), key) for path in options.score}
     if len(tables) < len(options.score):
         raise BadInput("--score: two files have the same name; rename one, since the names stand for the readers")
-    print(f"{'reader':<20} {'class':<20} {'correct':>9} {'accuracy [95 %]':>20} {'AUC':>5} {'painted':>9} {'real':>9}")
+    say(f"{'reader':<20} {'class':<20} {'correct':>9} {'accuracy [95 %]':>20} {'AUC':>5} {'painted':>9} {'real':>9}")
     for reader, table in tables.items():
         for name, row in table.items():
             interval = f"{row['accuracy']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
@@ -124,10 +126,11 @@ def _score(options: argparse.Namespace) -> None:
                 f"{row[found]}/{row[of]}"
                 for found, of in (("correct", "pictures"), ("painted_found", "painted"), ("real_found", "real"))
             )
-            print(f"{reader:<20} {name:<20} {correct:>9} {interval:>20} {auc:>5} {painted:>9} {real:>9}")
+            say(f"{reader:<20} {name:<20} {correct:>9} {interval:>20} {auc:>5} {painted:>9} {real:>9}")
     target = options.out / "score.json"
     write_json(target, {"readers": tables})
-    print(f"{target}: the same as JSON. 0.5 is guessing; an interval that holds 0.5 shows no difference.")
+    report(readers=tables, written=[target])
+    say(f"{target}: the same as JSON. 0.5 is guessing; an interval that holds 0.5 shows no difference.")
 
 
 entry = command(main)
