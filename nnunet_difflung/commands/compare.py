@@ -161,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shlex.join(["difflung_compare", *map(without_folder, words)]),
         options.patients_file,
     )
-    written = [out.with_suffix(ending) for ending in (".json", ".md", ".png")]
+    written = [out.with_suffix(ending) for ending in (".json", ".md", ".png", ".html")]
     report(dataset=trainings.dataset, table=table, written=written)
     say(out.with_suffix(".md").read_text(encoding="utf-8"))
-    say(f"{out} holds all figures, {out.with_suffix('.png')} shows the differences of each patient.")
+    say(f"{out} holds all figures; open {out.with_suffix('.html')} in a browser for charts and the worst patients.")
     return 0
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.comparison.absent import absent
+from nnunet_difflung.comparison.page import comparison_page
 from nnunet_difflung.comparison.permutation import holm, permutation_tests
 from nnunet_difflung.comparison.scores import Scores, collect, foreground
 from nnunet_difflung.comparison.segmentations import collect_segmentations
@@ -22,8 +24,11 @@ from nnunet_difflung.comparison.statistics import (
 )
 from nnunet_difflung.comparison.table2 import plot_differences, write_markdown
 from nnunet_difflung.comparison.trainings import Trainings, check_alike, check_present
+from nnunet_difflung.comparison.verdicts import rare_classes
+from nnunet_difflung.comparison.worst_patients import WorstPatients
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.pages.render import write_page
 from nnunet_difflung.paths import dataset_folders
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
@@ -160,6 +165,19 @@ def compared(
     Raises:
         BadInput: a training is missing, or the trainings cannot be compared.
     """
+    return _compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)[:2]
+
+
+def _compared(
+    trainings: Trainings,
+    reference: str,
+    pattern: str | None,
+    lesions: bool,
+    tolerance: float | None,
+    typed: str,
+    patients_file: Path | None,
+) -> tuple[dict, dict[str, dict[str, np.ndarray]], WorstPatients]:
+    """What ``compared`` returns, and what finds the worst patients."""
     if "all" in trainings.folds and trainings.predictions is None:
         raise BadInput(
             "-f all: nnU-Net validates this fold on its own training cases, so the scores say nothing about unseen "
@@ -188,7 +206,7 @@ def compared(
         }
         for arm in trainings.arms
     }
-    return table, points
+    return table, points, WorstPatients(trainings, scores, dataset_json, classes)
 
 
 def compare(
@@ -201,7 +219,7 @@ def compare(
     typed: str = "",
     patients_file: Path | None = None,
 ) -> dict:
-    """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table and a plot.
+    """Compares finished trainings and writes ``out`` (JSON), and beside it a Markdown table, a plot and a page.
 
     Args:
         trainings: this and all arguments but ``out`` are those of ``compared``.
@@ -215,11 +233,14 @@ def compare(
         BadInput: a training is missing, the trainings cannot be compared, or the folder cannot be written.
     """
     check_folders([out.parent])
-    table, points = compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)
+    table, points, worst = _compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)
+    galleries = worst.galleries(rare_classes(table))
     with as_private_as(dataset_folders(trainings.dataset)[0]):
         write_json(out, table)
         write_markdown(out.with_suffix(".md"), table)
         plot_differences(out.with_suffix(".png"), table, points)
+        page = comparison_page(table, galleries, list(worst.missing), absent(trainings))
+        write_page(page, out.with_suffix(".html"))
     return table
 
 

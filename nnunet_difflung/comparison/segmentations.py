@@ -107,7 +107,7 @@ class _Pairs:
 
     def __init__(self, trainings: Trainings, dataset_json: dict) -> None:
         self.trainings, self.ending = trainings, dataset_json["file_ending"]
-        self.references, self.reader = _reference_folder(trainings), _reader(dataset_json)
+        self.references, self.reader = reference_folder(trainings), reader_of(dataset_json)
 
     def read(self, case: str, arm: str, seed: str, fold: int | str) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         """Label values (z, y, x) of the reference and of the prediction, and the spacing in mm."""
@@ -122,7 +122,7 @@ class _Pairs:
         return reference, prediction, spacing
 
 
-def _reference_folder(trainings: Trainings) -> Path:
+def reference_folder(trainings: Trainings) -> Path:
     """The folder of the reference segmentations that nnU-Net scored against."""
     raw, preprocessed = (Path(os.environ.get(v, "")) / trainings.dataset for v in (NNUNET_RAW, NNUNET_PREPROCESSED))
     choices = (raw / "labelsTs",) if trainings.predictions else (preprocessed / "gt_segmentations", raw / "labelsTr")
@@ -135,7 +135,7 @@ def _reference_folder(trainings: Trainings) -> Path:
     )
 
 
-def _reader(dataset_json: dict) -> Read:
+def reader_of(dataset_json: dict) -> Read:
     """Reads label values (z, y, x) and the spacing with nnU-Net's reader of the dataset."""
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 

@@ -59,7 +59,8 @@ def write_markdown(path: Path, table: dict) -> None:
             "",
         ]
         rows = {arm: rows[name] for arm, rows in arms.items()}
-        lines += [*_dice_rows(rows, meta["reference"]), *_notes(rows, meta["reference"])]
+        lines += _dice_rows(rows, meta["reference"])
+        lines += [line for note in notes(rows, meta["reference"]) for line in ("", note)]
         lines += _figure_rows(rows, meta["reference"])
     write_bytes(path, ("\n".join(lines) + "\n").encode())
 
@@ -72,7 +73,7 @@ def _dice_rows(arms: dict[str, dict], reference: str) -> list[str]:
         cells = [
             arm,
             _value(row["dice"], 3),
-            *(["–"] * 3 if arm == reference else [shown(difference, 3), rests_on(difference), _p(difference)]),
+            *(["–"] * 3 if arm == reference else [shown(difference, 3), rests_on(difference), p_text(difference)]),
             _value(row["pooled"], 3),
             _value(row["per_case"], 3),
         ]
@@ -80,21 +81,21 @@ def _dice_rows(arms: dict[str, dict], reference: str) -> list[str]:
     return lines
 
 
-def _notes(arms: dict[str, dict], reference: str) -> list[str]:
-    """Sentences below a table: why there is no interval, and which failures an interval allows for."""
+def notes(arms: dict[str, dict], reference: str) -> list[str]:
+    """Sentences about a class: why there is no interval, and which failures an interval allows for."""
     differences = [row["diff_to_reference"] for arm, row in arms.items() if arm != reference]
     reasons = dict.fromkeys(d["no_interval"] for d in differences if d["no_interval"])
     tests = [d["permutation"]["patients"] for d in differences]
     units = {test["units"]: test["smallest_p"] for test in tests if test and test["smallest_p"] > _LEVEL}
     unseen = max((d["unseen_failures"] for d in differences), default=0)
-    notes = [f"No interval: {reason}." for reason in reasons]
-    notes += [f"With {n} patients p cannot be below {p:.2g}." for n, p in units.items() if p < 1]
+    lines = [f"No interval: {reason}." for reason in reasons]
+    lines += [f"With {n} patients p cannot be below {p:.2g}." for n, p in units.items() if p < 1]
     if unseen:
-        notes.append(
+        lines.append(
             f"Some trainings miss the class. An arm that misses it in none (or all) of its trainings could still do "
             f"so in up to {unseen:.0%} of them; the intervals allow for that."
         )
-    return [line for note in notes for line in ("", note)]
+    return lines
 
 
 def _figure_rows(arms: dict[str, dict], reference: str) -> list[str]:
@@ -110,7 +111,7 @@ def _figure_rows(arms: dict[str, dict], reference: str) -> list[str]:
                 logarithms = row[figure].get("log10_difference")
                 scaled = shown(logarithms, 2) if logarithms and logarithms["ci95"] else "–"
                 basis = logarithms if logarithms and logarithms["ci95"] else difference
-                cells = [shown(difference, digits), scaled, rests_on(basis), _p(difference)]
+                cells = [shown(difference, digits), scaled, rests_on(basis), p_text(difference)]
             lines.append(f"| {title} | {arm} | {_value(row[figure], digits)} | {' | '.join(cells)} |")
     head = ["figure", "arm", "mean", "difference [95 %]", "difference of log10(1 + figure) [95 %]", "variance of", "p"]
     return ["", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines] if lines else []
@@ -137,13 +138,14 @@ def rests_on(difference: dict) -> str:
     return ", ".join(f"{name} ({freedom:.3g})" for name, freedom in parts) or "–"
 
 
-def _p(difference: dict) -> str:
+def p_text(difference: dict) -> str:
+    """p of the permutation test and, in brackets, adjusted by Holm's method."""
     test = difference.get("permutation", {}).get("patients")
     return f"{test['p']:.2g} ({test['p_holm']:.2g})" if test else "–"
 
 
 def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.ndarray]]) -> None:
-    """Draws, for each class, the patients' differences to the reference, their mean, and its interval.
+    """Draws, for each class, the patients' Dice in every arm, and their differences to the reference.
 
     Args:
         path: path of the PNG file.
@@ -152,21 +154,51 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
     """
     reference, classes = table["meta"]["reference"], list(table[table["meta"]["reference"]])
     arms = [arm for arm in points if arm != reference]
-    with drawing(path, 1.2 + len(classes) * (1.2 + 0.6 * max(1, len(arms))), 4, dpi=150) as figure:
-        for axes, name in zip(figure.subplots(1, len(classes), squeeze=False, sharey=True)[0], classes, strict=True):
-            axes.axhline(0, color=RULE_COLOUR, linewidth=0.8)
+    width = 1.2 + len(classes) * (1.2 + 0.6 * max(1, len(points)))
+    with drawing(path, width, 7, dpi=150) as figure:
+        above, below = figure.subplots(2, len(classes), squeeze=False, sharey="row")
+        for axes, name in zip(above, classes, strict=True):
             axes.set_title(f"{as_text(name)}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
+            _plot_dice(axes, {arm: table[arm][name] for arm in points}, reference)
+        for axes, name in zip(below, classes, strict=True):
+            axes.axhline(0, color=RULE_COLOUR, linewidth=0.8)
             differences = {arm: table[arm][name]["diff_to_reference"] for arm in arms}
             for x, arm in enumerate(arms):
                 _plot_arm(axes, x, points[arm][name], differences[arm])
             labels = [f"{arm}\n{_basis(differences[arm])}" for arm in arms]
             axes.set_xticks(range(len(arms)), labels, rotation=45, ha="right", fontsize=7)
             axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
-        low, high = figure.axes[0].get_ylim()
-        figure.axes[0].set_ylim(max(low, -1.05), min(high, 1.05))  # intervals can exceed the range of Dice
-        figure.axes[0].set_ylabel(
-            f"Dice of a patient minus {reference}'s\n(diamond: mean; bar: 95 % interval)", fontsize=8
-        )
+        above[0].set_ylim(-0.03, 1.03)
+        above[0].set_ylabel("Dice of a patient\n(diamond: mean)", fontsize=8)
+        low, high = below[0].get_ylim()
+        below[0].set_ylim(max(low, -1.05), min(high, 1.05))  # intervals can exceed the range of Dice
+        below[0].set_ylabel(f"Dice of a patient minus {reference}'s\n(diamond: mean; bar: 95 % interval)", fontsize=8)
+
+
+def _plot_dice(axes: Axes, arms: dict[str, dict], reference: str) -> None:
+    """Draws each arm's patients, with the colours that the arms have among the differences, and their mean."""
+    colours = iter(range(len(arms)))
+    for x, (arm, row) in enumerate(arms.items()):
+        colour = RULE_COLOUR if arm == reference else LINE_COLOURS[next(colours) % len(LINE_COLOURS)]
+        values = list(of_patients(row, "dice").values())
+        axes.plot(x + _jitter(len(values)), values, "o", color=colour, alpha=0.4, markersize=4)
+        if row["dice"]["mean"] is not None:
+            axes.plot(x + 0.3, row["dice"]["mean"], "D", color=colour, markersize=6)
+    axes.set_xticks(range(len(arms)), list(arms), rotation=45, ha="right", fontsize=7)
+    axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
+
+
+def _jitter(number: int) -> np.ndarray:
+    return np.linspace(-0.18, 0.18, number) if number > 1 else np.zeros(number)
+
+
+def of_patients(row: dict, figure: str) -> dict[str, float]:
+    """Patient → mean of a figure in ``rows`` over folds and repetitions."""
+    values: dict[str, list[float]] = {}
+    for entry in row["rows"]:
+        if entry[figure] is not None:
+            values.setdefault(entry["patient"], []).append(entry[figure])
+    return {patient: float(np.mean(of)) for patient, of in values.items()}
 
 
 def _basis(difference: dict) -> str:
@@ -177,8 +209,7 @@ def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> Non
     """Draws an arm's patients around ``x``, and to their right the mean and its interval."""
     colour = LINE_COLOURS[x % len(LINE_COLOURS)]
     values = differences[np.isfinite(differences)]
-    jitter = np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else np.zeros(len(values))
-    axes.plot(x + jitter, values, "o", color=colour, alpha=0.4, markersize=4)
+    axes.plot(x + _jitter(len(values)), values, "o", color=colour, alpha=0.4, markersize=4)
     if summary["ci95"] is not None:
         axes.plot([x + 0.3] * 2, summary["ci95"], color=colour, linewidth=2)
     if summary["mean"] is not None:

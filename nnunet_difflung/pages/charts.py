@@ -108,7 +108,11 @@ def histograms(curves: Mapping[str, tuple[np.ndarray, str, str]], bins: np.ndarr
 
 
 def paired_dots(
-    arms: Sequence[str], values: Mapping[str, Sequence[float | None]], label: str, means: Mapping[str, float]
+    arms: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+    label: str,
+    means: Mapping[str, float],
+    limits: tuple[float, float] | None = None,
 ) -> str:
     """A line for each patient through the arms, and the arms' means.
 
@@ -117,6 +121,7 @@ def paired_dots(
         values: patient → a value for each arm; None where there is none.
         label: what the values are.
         means: arm → mean over the patients.
+        limits: of the axis of values; None fits them.
     """
     with drawing(max(4.0, 1.3 * len(arms) + 1), 3.2) as result:
         axes = result.figure.subplots()
@@ -128,6 +133,8 @@ def paired_dots(
             axes.plot([place - 0.25, place + 0.25], [means[arm]] * 2, color="#D55E00", linewidth=2.5)
         axes.set_xticks(places, [as_text(arm) for arm in arms], rotation=20 if len(arms) > 4 else 0)
         axes.set_xlim(-0.5, len(arms) - 0.5)
+        if limits:
+            axes.set_ylim(*limits)
         axes.set_ylabel(label)
     return result.svg
 
@@ -147,6 +154,6 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
                 axes.plot([low, high], [number] * 2, color="#0072B2", linewidth=1.6)
             axes.plot([difference], [number], "o", color="#0072B2")
         axes.set_yticks(range(len(rows)), [as_text(name) for name, *_ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(label)
     return result.svg
