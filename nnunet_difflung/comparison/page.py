@@ -13,6 +13,7 @@ from nnunet_difflung.comparison.verdicts import arms_of, missed_trainings, other
 from nnunet_difflung.comparison.worst_patients import COLOURS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Gallery, Page, Section, Table, Text, Value
+from nnunet_difflung.pages.cells import number
 from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.wording import counted
 
@@ -46,7 +47,7 @@ def comparison_page(
     if left_out:
         words.append(Text(f"Without a section here, but in the JSON file: {', '.join(left_out)}."))
     sections = [Section("Verdicts", words)]
-    for number, name in enumerate(classes[:MOST_CLASSES], 1):
+    for position, name in enumerate(classes[:MOST_CLASSES], 1):
         blocks = _class_blocks(table, name)
         if name in galleries:
             blocks += [galleries[name], Text(_PICTURES, fine=True)]
@@ -54,7 +55,7 @@ def comparison_page(
             blocks.append(Text(f"There are no pictures of {name}."))
         if name in rare:
             blocks += [Text(line) for line in missing]
-        sections.append(Section(f"Class {number}: {name}", blocks))
+        sections.append(Section(f"Class {position}: {name}", blocks))
     sections += [_next(table), _record(table), Section("For your manuscript", [Code(methods_paragraph(table), True)])]
     return Page(
         f"Comparison of trainings: {meta['dataset']}",
@@ -122,13 +123,6 @@ def _intervals(table: dict, name: str) -> Chart:
     )
     caption = f"Mean difference in Dice of {name} to {reference}, {drawn}"
     return Chart(charts.intervals(rows, f"Dice minus that of {reference}"), caption)
-
-
-def number(value: float | None, digits: int, signed: bool = False) -> Value:
-    """A cell with a number; a dash where there is none."""
-    if value is None:
-        return Value(None, "–")
-    return Value(value, f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}")  # -0.0 + 0.0 is 0.0
 
 
 def _dice_table(rows: dict[str, dict], reference: str) -> Table:

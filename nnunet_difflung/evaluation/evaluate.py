@@ -19,9 +19,11 @@ from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.compared_channel import OneChannel, compared_channel
+from nnunet_difflung.evaluation.gathered import Gathered, gathered_slices
 from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS, windows_of_values
 from nnunet_difflung.evaluation.image_metrics import PatientTally
 from nnunet_difflung.evaluation.mask_painter import MaskPainter
+from nnunet_difflung.evaluation.page import evaluation_page
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window, metric_window, real_slice, slices_with_lung
 from nnunet_difflung.evaluation.references import reference_rows, training_reference
 from nnunet_difflung.evaluation.sheet import Sheet, shown_planes
@@ -31,6 +33,7 @@ from nnunet_difflung.generator.store import CARD, check_weights, config_from_jso
 from nnunet_difflung.injection.commit import read_steadily
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.pages.render import write_page
 from nnunet_difflung.paths import cache_folder, dataset_folder, fold_folder, results_folder, table1_file
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
@@ -132,9 +135,9 @@ def evaluate(request: Request, say: Callable[[str], None] = _quiet) -> list[Path
             if warning:
                 say(warning)
             keep_log(raw.name)
-            rows, sheet = _evaluate_folds(raw, seen, folds, methods, windows, cards, request)
+            rows, sheet, gathered = _evaluate_folds(raw, seen, folds, methods, windows, cards, request)
         meta = _meta(raw, cards, windows, request, seen) | ({"unit": GREY_LEVELS} if warning else {})
-        return _write(make_table(meta, rows), sheet, raw, request)
+        return _write(make_table(meta, rows), sheet, gathered, raw, request)
 
 
 def _evaluate_folds(
@@ -145,22 +148,24 @@ def _evaluate_folds(
     windows: dict[int, Window],
     cards: dict,
     request: Request,
-) -> tuple[dict[str, list[dict]], Sheet]:
-    """Rows of each method and reference over all folds, and the picture sheet."""
+) -> tuple[dict[str, list[dict]], Sheet, Gathered]:
+    """Rows of each method and reference over all folds, the picture sheet, and what the page shows."""
     chosen = {fold: slices_with_lung(cache, raw.validation_cases(fold), request.max_slices) for fold in folds}
     for fold in folds:
         if not chosen[fold]:
             raise BadInput(
                 f"fold {fold} of {raw.name} has no validation slice that shows lung; choose the other folds with -f"
             )
-    sheet = Sheet(raw.roles, shown_planes(cache, [place for fold in folds for place in chosen[fold]]))
+    everywhere = [place for fold in folds for place in chosen[fold]]
+    sheet = Sheet(raw.roles, shown_planes(cache, everywhere))
+    gathered = Gathered(raw.roles, windows[folds[0]], gathered_slices(cache, everywhere, raw.patients, len(methods)))
     rows: dict[str, list[dict]] = {}
     for fold in folds:
-        of_fold = _evaluate_fold(raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet)
+        of_fold = _evaluate_fold(raw, cache, fold, chosen[fold], methods, windows[fold], request, sheet, gathered)
         for name, of_patients in of_fold.items():
             seed = cards[name, fold]["config"]["seed"] if name in methods else None
             rows.setdefault(name, []).extend({"fold": fold, "seed": seed, **row} for row in of_patients)
-    return rows, sheet
+    return rows, sheet, gathered
 
 
 def _folds(raw: RawDataset, request: Request) -> list[int]:
@@ -252,6 +257,7 @@ def _evaluate_fold(
     window: Window,
     request: Request,
     sheet: Sheet,
+    gathered: Gathered,
 ) -> dict[str, list[dict]]:
     """Method or reference → rows of the fold's patients. Only one patient's slices are in memory at a time."""
     training = training_reference(raw, cache, fold, window)
@@ -285,6 +291,7 @@ def _evaluate_fold(
                 for true, painted, seconds in painter.paint(load(places)):
                     tally.add(true, painted, seconds)
                     sheet.offer(true, window, name, painted[0])
+                    gathered.offer(true, name, painted)
                     shown.update()
                 rows.setdefault(name, []).append({"patient": patient, **tally.row()})
     for patient, places in bar(by_patient.items(), desc=f"fold {fold}: references", visible=request.progress):
@@ -333,11 +340,12 @@ def _meta(
     }
 
 
-def _write(table: dict, sheet: Sheet, raw: RawDataset, request: Request) -> list[Path]:
+def _write(table: dict, sheet: Sheet, gathered: Gathered, raw: RawDataset, request: Request) -> list[Path]:
     out = request.out or table1_file(raw.name)
     write_json(out, table)
     write_bytes(out.with_suffix(".md"), markdown(table).encode())
-    written = [out, out.with_suffix(".md")]
+    write_page(evaluation_page(table, gathered, raw), out.with_suffix(".html"))
+    written = [out, out.with_suffix(".md"), out.with_suffix(".html")]
     if sheet.write(out.with_suffix(".png")):
         written.append(out.with_suffix(".png"))
     return written

@@ -14,7 +14,7 @@ from nnunet_difflung.painting.continuity import FIGURES
 
 _JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table joins
 _COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # meta that must be equal in all tables
-_COLUMNS = {
+COLUMNS = {
     "psnr_lung": ("PSNR lung", 2),
     "ssim_lung": ("SSIM lung", 3),
     "psnr_lung_of_mean": ("PSNR lung, mean¹", 2),
@@ -22,24 +22,24 @@ _COLUMNS = {
     "ssim": ("SSIM slice", 3),
     "mae_lung": ("MAE lung", 1),
 }
-_CLASS_COLUMNS = {
+CLASS_COLUMNS = {
     "hu_bias": ("bias", 1),
     "wasserstein": ("Wasserstein", 1),
     "sd_ratio": ("sd ratio", 2),
     "texture": ("texture²", 3),
     "diversity": ("diversity³", 1),
 }
-_Z_COLUMNS = {
+Z_COLUMNS = {
     "correlation": "correlation of neighbours",
     "flicker": "change of the mean",
     "difference": "difference of neighbours",
     "end_step": "step at the ends",
 }
-_Z_NOTE = """\
+Z_NOTE = """\
 Of slices one above the other: correlation of a lesion's voxels with those above them, less their slices' means; change
 of the lesion's mean; mean absolute difference of voxels; the same at the lesion's first and last slice, to normal lung.
 Here masks are painted slice by slice."""
-_IN_UNIT = ("mae_lung", "hu_bias", "wasserstein", "diversity")  # figures in the images' unit
+IN_UNIT = ("mae_lung", "hu_bias", "wasserstein", "diversity")  # figures in the images' unit
 _NOTES = """\
 Mean ± standard deviation over patients (and seeds, if there are several); intensities in {unit}. PSNR and SSIM of
 images clipped to the window and mapped to [0, 1], data range 1, Gaussian window 11/1.5: figures of another convention
@@ -186,8 +186,8 @@ def markdown(table: dict) -> str:
         "",
         *([*meta["left_out"], ""] if meta.get("left_out") else []),
     ]
-    fine = _further_digits(meta["windows"])
-    lines += _head(["method", *(title for title, _ in _COLUMNS.values()), "s/image", "n"])
+    fine = further_digits(meta["windows"])
+    lines += _head(["method", *(title for title, _ in COLUMNS.values()), "s/image", "n"])
     for name in names:
         if "psnr" in table[name]:
             seconds = table[name]["seconds_per_image"]
@@ -196,8 +196,8 @@ def markdown(table: dict) -> str:
                     [
                         name,
                         *(
-                            _cell(table[name].get(key), digits + fine * (key in _IN_UNIT))
-                            for key, (_, digits) in _COLUMNS.items()
+                            _cell(table[name].get(key), digits + fine * (key in IN_UNIT))
+                            for key, (_, digits) in COLUMNS.items()
                         ),
                         "–" if seconds is None else f"{seconds:.3g}",
                         str(table[name]["psnr"]["n"]),
@@ -205,25 +205,31 @@ def markdown(table: dict) -> str:
                 )
             )
     for group in dict.fromkeys(label for name in names for label in table[name]["hu_bias"]):
-        lines += ["", f"## {group}", "", *_head(["method", *(t for t, _ in _CLASS_COLUMNS.values()), "n"])]
+        lines += ["", f"## {group}", "", *_head(["method", *(t for t, _ in CLASS_COLUMNS.values()), "n"])]
         for name in [name for name in names if group in table[name]["hu_bias"]]:
             cells = [
-                _cell(table[name][key].get(group), digits + fine * (key in _IN_UNIT))
-                for key, (_, digits) in _CLASS_COLUMNS.items()
+                _cell(table[name][key].get(group), digits + fine * (key in IN_UNIT))
+                for key, (_, digits) in CLASS_COLUMNS.items()
             ]
             lines.append(_line([name, *cells, str(table[name]["hu_bias"][group]["n"])]))
     lines += _along_z({name: table[name] for name in names if "along_z" in table[name]}, fine)
-    spread = ", ".join(f"{sd:.{fine}f} ({name})" for name, sd in meta["real_sd"].items())
-    lines += ["", _NOTES.format(unit=meta["unit"], samples=meta["samples"], real_sd=spread)]
+    lines += ["", notes(meta)]
     explained = {**{name: method.explanation for name, method in METHODS.items()}, **REFERENCES}
     return "\n".join(lines + [f"- `{name}`: {explained[name]}" for name in names] + ["", f"`{meta['command']}`", ""])
+
+
+def notes(meta: dict) -> str:
+    """What the figures mean."""
+    fine = further_digits(meta["windows"])
+    spread = ", ".join(f"{sd:.{fine}f} ({name})" for name, sd in meta["real_sd"].items())
+    return _NOTES.format(unit=meta["unit"], samples=meta["samples"], real_sd=spread)
 
 
 def _along_z(entries: dict[str, dict], fine: int) -> list[str]:
     """The table of what lies above each other; nothing for datasets of slices, or if no two neighbours were painted."""
     if not entries:
         return []
-    lines = ["", "## From slice to slice", "", *_head(["class", "method", *_Z_COLUMNS.values(), "n"])]
+    lines = ["", "## From slice to slice", "", *_head(["class", "method", *Z_COLUMNS.values(), "n"])]
     most = max(entries.values(), key=lambda entry: len(entry["per_patient"]))["real_along_z"]
     rows = [("real", most), *((name, entry["along_z"]) for name, entry in entries.items())]
     for group in dict.fromkeys(label for _, of in rows for figure in FIGURES for label in of[figure]):
@@ -234,10 +240,10 @@ def _along_z(entries: dict[str, dict], fine: int) -> list[str]:
             digits = [places + fine * (figure != "correlation") for figure, places in FIGURES.items()]
             cells = [_cell(*pair) for pair in zip(numbers, digits, strict=True)]
             lines.append(_line([group, name, *cells, str(max(number["n"] for number in numbers if number))]))
-    return [*lines, "", *_Z_NOTE.splitlines()]
+    return [*lines, "", *Z_NOTE.splitlines()]
 
 
-def _further_digits(windows: dict) -> int:
+def further_digits(windows: dict) -> int:
     """Digits to add to figures in the images' unit, for windows such as 0 to 1."""
     width = min(high - low for low, high in windows.values())
     return max(0, int(np.ceil(np.log10(200 / width))))

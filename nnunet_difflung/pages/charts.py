@@ -91,15 +91,22 @@ def histograms(curves: Mapping[str, tuple[np.ndarray, str, str]], bins: np.ndarr
         bins: edges of the bins; what lies outside counts in the first or last one.
         unit: of the intensities.
     """
+    counted = {
+        name: (np.histogram(np.clip(values, bins[0], bins[-1]), bins)[0], colour, style)
+        for name, (values, colour, style) in curves.items()
+    }
+    return histograms_of_counts(counted, bins, unit)
+
+
+def histograms_of_counts(curves: Mapping[str, tuple[np.ndarray, str, str]], bins: np.ndarray, unit: str) -> str:
+    """The same of numbers of voxels in each bin; bins of equal width."""
     with drawing(7.5, 2.6) as result:
         axes = result.figure.subplots()
         centres, width = (bins[1:] + bins[:-1]) / 2, float(bins[1] - bins[0])
-        for name, (values, colour, style) in curves.items():
-            counts, _ = np.histogram(np.clip(values, bins[0], bins[-1]), bins)
-            share = 100 * counts / max(1, counts.sum())
-            axes.plot(
-                centres, share, style, color=colour, linewidth=1.6, label=f"{as_text(name)} ({values.size:,} voxels)"
-            )
+        for name, (counts, colour, style) in curves.items():
+            total = int(counts.sum())
+            label = f"{as_text(name)} ({total:,} voxels)"
+            axes.plot(centres, 100 * counts / max(1, total), style, color=colour, linewidth=1.6, label=label)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(unit)
         axes.set_ylabel(f"% of voxels per {width:g}")
