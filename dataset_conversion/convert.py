@@ -59,7 +59,7 @@ with label maps, or PNG/TIFF/BMP slices with masks. List the archive, edit the m
 Intensities stay in HU, labels are resampled to the image through physical space, and all cases of a patient are in the
 same fold. Where files and folders do not tell who the patients are, --patients or --patient-pattern has to. The dataset
 appears only when it is complete. Run the same command again to resume an interrupted conversion.
-Check conversion_report.png in the dataset's folder before you train.
+Check conversion_report.html (or .png) in the dataset's folder before you train.
 """
 
 
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(archive.counted(options.anonymous), log=False)
     say(summary(records, mapping.labels))
     say(changes_text(raw_folder(full_name)), log=False)
-    say(f"Check {raw_folder(full_name) / 'conversion_report.png'} before you continue.")
+    say(f"Check {raw_folder(full_name) / 'conversion_report.html'} (or .png) before you continue.")
     say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
     if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
         say(left_out.rstrip(), log=False)

@@ -1,4 +1,4 @@
-"""Writes ``conversion_report.json`` and ``.png`` to the dataset's folder, for a person to check the conversion.
+"""Writes ``conversion_report.json``, ``.png`` and ``.html`` to the dataset's folder, to check the conversion by eye.
 
 All figures are measured on the written files, one patient at a time, so that the report shows what nnU-Net will read.
 """
@@ -15,7 +15,9 @@ import numpy as np
 
 from nnunet_difflung.dataset_conversion.case import CaseRecord
 from nnunet_difflung.dataset_conversion.notes import DOUBT, Note, counted
+from nnunet_difflung.dataset_conversion.output.page import LeftOut, conversion_page
 from nnunet_difflung.dataset_conversion.output.sheet import Tile, write_sheet
+from nnunet_difflung.pages.render import write_page
 from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.parallel import in_parallel
 
@@ -45,6 +47,7 @@ def report_of_dataset(
     processes: int = 1,
     derived: Sequence[str] = (),
     notes: Mapping[str, Sequence[Note]] | None = None,
+    left_out: LeftOut = (),
 ) -> dict:
     """Measures a converted dataset and writes its report.
 
@@ -56,6 +59,7 @@ def report_of_dataset(
         processes: number of patients read at a time.
         derived: labels that were not drawn by a reader.
         notes: patient → notes.
+        left_out: patients that were left out and why, without folders of the archive.
 
     Returns:
         The content of ``conversion_report.json``: ``labels``, ``channel``, ``derived``, ``classes`` (voxels, share,
@@ -88,18 +92,15 @@ def report_of_dataset(
         },
     }
     write_json(folder / "conversion_report.json", report)
-    write_sheet(
-        folder / "conversion_report.png",
-        report,
-        [
-            replace(tile, doubtful=bool(report["patients"][name]["doubts"]))
-            for name in shown
-            if (tile := patients[name].tile) is not None
-        ],
-        histograms,
-        bins,
-        len(patients),
-    )
+    tiles = [
+        replace(tile, doubtful=bool(report["patients"][name]["doubts"]))
+        for name in shown
+        if (tile := patients[name].tile) is not None
+    ]
+    write_sheet(folder / "conversion_report.png", report, tiles, histograms, bins, len(patients))
+    name = folder.name.removeprefix(".").removesuffix(".partial")  # of the dataset that the staged folder becomes
+    page = conversion_page(name, report, tiles, histograms, bins, left_out)
+    write_page(page, folder / "conversion_report.html")
     return report
 
 

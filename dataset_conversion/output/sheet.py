@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,12 +146,16 @@ def _figures(axes, report: dict, colours: dict[str, str]) -> None:
         table.scale(1, 1.3)
 
 
-def _slice(axes, tile: Tile, report: dict) -> None:
+def window_of(report: Mapping, image: np.ndarray) -> tuple[float, float]:
+    """The intensities of a slice that are shown as black and white: the lung window, or nearly all of them."""
     if report["channel"] == "CT":
-        low, high = LUNG_WINDOW
-    else:
-        low, high = np.percentile(tile.image, (0.5, 99.5))
-    show_grey(axes, tile.image, (low, high), tile.spacing[0] / tile.spacing[1])
+        return LUNG_WINDOW
+    low, high = np.percentile(image, (0.5, 99.5))
+    return float(low), float(high)
+
+
+def _slice(axes, tile: Tile, report: dict) -> None:
+    show_grey(axes, tile.image, window_of(report, tile.image), tile.spacing[0] / tile.spacing[1])
     outlined = {name: value for name, value in report["labels"].items() if name != "ignore"}
     present = [name for name, value in outlined.items() if value and (tile.label == value).any()]
     rarest = sorted(present, key=lambda name: report["classes"][name]["voxels"])[:1]

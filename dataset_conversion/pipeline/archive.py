@@ -28,6 +28,7 @@ from nnunet_difflung.dataset_conversion.pipeline.leaving_out import (
     excluded,
     faults,
     left_out_entries,
+    reasons_for_readers,
     refusal,
     without,
 )
@@ -304,7 +305,8 @@ def convert(
         }
         on_archive: dict[str, Sequence[Note]] = {"": archive.notes}  # these are no ids, so that no patient has them
         on_archive |= {f" {patient.name}": [patient.note(anonymous)] for patient in left_out}
-        report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes | on_archive)
+        reasons = reasons_for_readers(left_out, anonymous, archive.folder)
+        report_of_dataset(folder, records, mapping.labels, channel, processes, derived, notes | on_archive, reasons)
         hidden = {"records", "stamp", "keys", "hashes", *(["files"] if anonymous else [])}
         write_json(
             folder / MANIFEST,

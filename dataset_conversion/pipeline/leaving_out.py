@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -179,3 +180,24 @@ def left_out_entries(left_out: Sequence[LeftOut], anonymous: bool) -> list[dict[
     if anonymous:
         return [{"reason": "cannot be converted" if patient.fault else _EXCLUDED} for patient in left_out]
     return [{"name": patient.name, "reason": patient.fault or _EXCLUDED} for patient in left_out]
+
+
+def reasons_for_readers(left_out: Sequence[LeftOut], anonymous: bool, archive: Path) -> list[tuple[str, str]]:
+    """Patients and why they were left out, for a report that may leave this machine.
+
+    Args:
+        left_out: the patients.
+        anonymous: whether to leave out names of patients and files.
+        archive: folder of the archive, of which only what is below it is told.
+    """
+    if anonymous:
+        return [("–", entry["reason"]) for entry in left_out_entries(left_out, anonymous)]
+    whole = archive.resolve()
+    folders = {f"{folder}{os.sep}" for folder in (archive, whole, archive.absolute().parent, whole.parent)}
+    reasons = []
+    for patient in left_out:
+        reason = patient.fault or _EXCLUDED
+        for folder in sorted(folders, key=len, reverse=True):
+            reason = reason.replace(folder, "")
+        reasons.append((patient.name, reason))
+    return reasons

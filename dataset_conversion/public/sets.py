@@ -255,7 +255,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     say(archive.counted(), log=False)
     say(summary(records, mapping.labels, grouping.unit.removesuffix("s")))
     say(changes_text(raw_folder(full_name), grouping.unit), log=False)
-    say(f"Check $nnUNet_raw/{full_name}/conversion_report.png before you continue.")
+    say(f"Check $nnUNet_raw/{full_name}/conversion_report.html (or .png) before you continue.")
     say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
     if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
         say(left_out.rstrip(), log=False)

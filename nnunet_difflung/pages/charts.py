@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def drawing(width: float, height: float) -> Iterator[Drawing]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(dict(_STYLE)):
+    with rc_context(dict(_STYLE)), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser's fonts have it
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         result = Drawing(figure)
@@ -80,6 +82,35 @@ def share_bars(before: Mapping[str, float], after: Mapping[str, float], targets:
         axes.invert_yaxis()
         axes.set_xlim(0, 112 * max(*before.values(), *after.values(), *targets.values(), 1e-4))
         axes.set_xlabel("share of lung, % (blue: real cases; orange: with synthetic cases; line: target)")
+    return result.svg
+
+
+def shares(of_classes: Mapping[str, float], colours: Mapping[str, str]) -> str:
+    """Share of each class as a bar; the axis is logarithmic and ends at 100 %.
+
+    Args:
+        of_classes: class → share in [0, 1].
+        colours: class → colour.
+    """
+    lowest = min([share for share in of_classes.values() if share], default=0.01) / 3
+    with drawing(7.5, 0.9 + 0.32 * len(of_classes)) as result:
+        axes = result.figure.subplots()
+        for number, (name, share) in enumerate(of_classes.items()):
+            axes.barh(number, 100 * share, 0.6, color=colours[name])
+            axes.annotate(
+                f"{share:.3%}",
+                (1, number),
+                (4, 0),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_xscale("log")
+        axes.set_xlim(100 * lowest, 100)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_yticks(range(len(of_classes)), [as_text(name) for name in of_classes])
+        axes.set_ylim(len(of_classes) - 0.5, -0.5)
+        axes.set_xlabel("% of labelled voxels")
     return result.svg
 
 

@@ -59,3 +59,22 @@ def test_patients_without_a_value_are_left_out() -> None:
 
 def test_differences_without_intervals_can_be_drawn() -> None:
     assert "a" in texts(charts.intervals([("a", 0.1, None, None), ("b", 0.2, 0.1, 0.3)], "difference"))
+
+
+def test_shares_end_at_100_percent_and_letters_without_a_glyph_give_no_warning(recwarn) -> None:
+    svg = charts.shares(
+        {"normal": 0.9995, ODD: 0.0005, "肺": 0.0}, {"normal": "#000001", ODD: "#000002", "肺": "#000003"}
+    )
+    found = texts(svg)
+    assert {"99.950%", "0.050%", "0.000%", ODD, "肺"} <= set(found)
+    assert "100" in found
+    assert "1000" not in found
+    assert list(recwarn) == []
+
+
+def test_counts_are_drawn_as_the_values_they_count() -> None:
+    bins = np.arange(-1000.0, 0, 50)
+    values = np.random.default_rng(0).normal(-800, 100, 500)
+    counts = np.histogram(np.clip(values, bins[0], bins[-1]), bins)[0]
+    of_values = charts.histograms({"real": (values, "#0072B2", "-")}, bins, "HU")
+    assert charts.histograms_of_counts({"real": (counts, "#0072B2", "-")}, bins, "HU") == of_values
