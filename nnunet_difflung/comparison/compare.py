@@ -165,10 +165,10 @@ def compared(
     Raises:
         BadInput: a training is missing, or the trainings cannot be compared.
     """
-    return _compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)[:2]
+    return _with_worst_patients(trainings, reference, pattern, lesions, tolerance, typed, patients_file)[:2]
 
 
-def _compared(
+def _with_worst_patients(
     trainings: Trainings,
     reference: str,
     pattern: str | None,
@@ -233,7 +233,7 @@ def compare(
         BadInput: a training is missing, the trainings cannot be compared, or the folder cannot be written.
     """
     check_folders([out.parent])
-    table, points, worst = _compared(trainings, reference, pattern, lesions, tolerance, typed, patients_file)
+    table, points, worst = _with_worst_patients(trainings, reference, pattern, lesions, tolerance, typed, patients_file)
     galleries = worst.galleries(rare_classes(table))
     with as_private_as(dataset_folders(trainings.dataset)[0]):
         write_json(out, table)
