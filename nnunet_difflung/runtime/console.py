@@ -95,7 +95,8 @@ def _ended(run: Run, main: Callable[[], int | None]) -> int:
             logged("end", f"exit code {Code.FAILED:d}")
         raise
     logged("end", f"exit code {code}")
-    if run.log is not None and run.log.path is not None and not run.quiet:
+    refused = code == Code.REFUSED  # which takes one line
+    if run.log is not None and run.log.path is not None and not run.quiet and not refused:
         print(f"Log: {run.log.path}", file=sys.stderr, flush=True)
     return code
 
