@@ -51,9 +51,10 @@ FORMS = ("severe", "moderate")  # of emphysema, those that differ most from norm
 CROP, CROPS_IN_BATCH, STAGES = 64, 10, 5  # of the small U-Net: pixels, number, resolutions
 STEPS_OF_CROP = 2 ** (STAGES - 1)  # what a crop has to be a multiple of
 _PROGRESS, _OUTPUT = "progress.json", "commands_quiet.log"
+PREVIEW, REPORT = "preview.png", "report.html"
 _OWN = re.compile(  # what lies in the folder of a demo
     rf"{'|'.join(PATH_VARIABLES)}|predictions_({'|'.join(ARMS)})|\w+_({'|'.join(ARMS)})\.log|commands_quiet\.log|"
-    rf"difflung_demo_[\d_-]+\.log|(progress|summary)\.json|preview\.png|\.writing_.*"
+    rf"difflung_demo_[\d_-]+\.log|(progress|summary)\.json|preview\.png|report\.html|\.writing_.*"
 )
 _OF_PHANTOM = re.compile(rf"\.?{NAME}(\..*)?")  # the dataset of a demo, and what its converter writes beside it
 
@@ -230,7 +231,7 @@ class Demo:
 
 
 def run(demo: Demo) -> dict:
-    """Runs the stages that are not finished yet, and writes ``summary.json`` and ``preview.png``."""
+    """Runs the stages that are not finished yet, and writes ``summary.json``, ``preview.png`` and ``report.html``."""
     _check_place(demo)
     demo.folder.mkdir(parents=True, exist_ok=True)
     for variable in PATH_VARIABLES:
@@ -256,7 +257,9 @@ def run(demo: Demo) -> dict:
             write_json(progress, finished)
     summary = _summary(demo, seconds)
     write_json(demo.folder / "summary.json", summary)
-    copy_file(demo.augmented() / "preview.png", demo.folder / "preview.png")
+    for name in (PREVIEW, REPORT):
+        if (demo.augmented() / name).is_file():  # an earlier version that began the demo wrote no report
+            copy_file(demo.augmented() / name, demo.folder / name)
     return summary
 
 
@@ -385,7 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = run(Demo(folder, options.length, options.epochs, options.size))
     report(folder=folder, summary=summary)
     say(_table(summary))
-    say(f"{folder / 'summary.json'} holds the figures, {folder / 'preview.png'} shows real and synthetic CT.")
+    say(f"{folder / 'summary.json'} holds the figures, {folder / PREVIEW} shows real and synthetic CT.")
+    say(f"Open {folder / REPORT} in a browser: what difflung_augment did, with pictures.")
     return 0
 
 

@@ -179,7 +179,7 @@ def test_overwrite_deletes_a_demo(tmp_path, monkeypatch):
         "predictions_difflung",
     ):
         (tmp_path / "demo" / name).mkdir(parents=True)
-    for name in ("progress.json", "summary.json", "preview.png", "nnUNetv2_train_reference.log"):
+    for name in ("progress.json", "summary.json", "preview.png", "report.html", "nnUNetv2_train_reference.log"):
         (tmp_path / "demo" / name).write_text("{}")
     with pytest.raises(Begun):
         main(["-o", str(tmp_path / "demo"), "--overwrite"])
