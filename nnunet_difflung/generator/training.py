@@ -166,7 +166,8 @@ def train_generator(
     if note:
         report.say(note)
     source = _source(data, method, index, config, card["total_steps"])
-    _loop(state, update, source, accelerator, report, _Saving(folder, settings, save_every, stop_after))
+    saving = _Saving(folder, settings, save_every, stop_after)
+    _loop(state, update, source, accelerator, report, saving, f"fold {data.fold}: training generator")
     if accelerator.is_main_process and state.step >= card["total_steps"]:
         state.ema.copy_to(accelerator.unwrap_model(state.network).parameters())
         network = accelerator.unwrap_model(state.network)
@@ -253,6 +254,7 @@ def _loop(
     accelerator: Accelerator,
     report: TrainingReport,
     saving: _Saving,
+    title: str,
 ) -> None:
     total, config, saved, losses = source.total_steps, source.config, time.monotonic(), []
     slots = list(range(accelerator.process_index, config.batch_size, accelerator.num_processes))
@@ -260,7 +262,7 @@ def _loop(
     shown = bar(
         total=total,
         initial=state.step,
-        desc="training generator",
+        desc=title,
         unit="step",
         visible=report.visible and report.writes,
     )

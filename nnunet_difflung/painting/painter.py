@@ -45,7 +45,8 @@ def paint_and_measure(files: Attempt, cases: Sequence[PlannedCase], share: Share
     left = [planned for planned in own if not files.is_measured(planned)]
     with in_threads(measure_now, left, threads) as measured:
         visible = progress and share.main
-        for _ in bar(measured, visible=visible, total=len(left), desc="measuring and writing", unit="case", delay=2):
+        title = f"fold {files.fold.number}: measuring and writing"
+        for _ in bar(measured, visible=visible, total=len(left), desc=title, unit="case", delay=2):
             pass
 
 
@@ -96,7 +97,8 @@ class _Painter:
         cases = [planned for planned in cases if self.part is None or planned.index in self.part.wanted]
         total = self.part.slices if self.part else sum(len(planned.slices) for planned in cases)
         attempt = self.files.attempt
-        title = "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
+        title = f"fold {self.files.fold.number}: "
+        title += "painting" if attempt == 0 else f"repainting (try {attempt + 1})"
         title += f", candidate {self.files.candidate + 1}" if self.files.synthesis.selection else ""
         visible = progress and total > 0 and self.share.main
         own_indices = {planned.index for planned in own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nnunet_difflung.dataset.cache import missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import (
     check_disk,
@@ -47,12 +48,14 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     folds = [fold for fold in folds if fold.plan.cases]
     if folds:
         estimated = estimate_seconds(folds[0], request.device, cases.label)
-        training, painting = (len(folds) * seconds for seconds in estimated)
+        trained = sum(bool(fold.method.generator) and is_finished(fold.folder) for fold in folds)
+        training, painting = (len(folds) - trained) * estimated[0], len(folds) * estimated[1]
         disk = sum(sum(estimate_bytes(fold)) for fold in folds) + to_be_cached
+        known = f" ({trained} trained already)" if trained else ""
         report_estimate(training, painting, disk, to_be_cached, request.device)
         say(
             f"\nEstimate on {request.device}: {duration(training)} of training and {duration(painting)} of painting "
-            f"for {counted(len(folds), 'fold')}; up to {size(disk)} of disk space"
+            f"for {counted(len(folds), 'fold')}{known}; up to {size(disk)} of disk space"
             + (f", {size(to_be_cached)} of it for cached cases." if to_be_cached else ".")
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:

@@ -249,7 +249,8 @@ def refuse_undertrained(fold: Fold, result: SynthesisResult) -> None:
         Failed: says why the cases were dropped and what to do.
     """
     kept = sum(not case.record.get("placebo") for case in result.staged)
-    planned = kept + len(result.dropped_with_lesions())
+    refused = [row for row in result.dropped.values() if row.get("excluded") and "placebo_quality" not in row]
+    planned = len(fold.plan.with_lesions) - len(refused)
     if kept >= 0.5 * planned:
         return
     raise Failed(_why_dropped(fold, result, f"{planned - kept} of {planned} cases"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_difflung.dataset.channels import named
+from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
@@ -34,14 +35,14 @@ def describe_quality(
         channels: names of the channels.
         unjudged: numbers of the channels whose values are not painted but set.
     """
-    lines = []
+    lines, unit = [], _unit(channels)
     if unjudged:
         lines.append(f"  {named(unjudged, channels)}: not judged, since the values are set, not painted")
     for name in sorted({*quality, *verdicts}):
         if name in quality:  # it is not if none of the class's cases was kept
             row = quality[name]
             lines.append(
-                f"  {name:<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+                f"  {name:<20}bias {row['bias']:+8.1f}{unit}   Wasserstein distance {row['wasserstein']:7.1f}{unit}   "
                 f"{_passing(row, verdicts.get(name))}"
             )
         if name in verdicts:
@@ -50,8 +51,18 @@ def describe_quality(
     return lines
 
 
-def describe_placebo(placebo: dict) -> list[str]:
-    """Lines about the placebo cases of a fold, from ``SynthesisResult.placebo``; none without placebo cases."""
+def _unit(channels: Sequence[str]) -> str:
+    """What follows a figure of the first channel: `` HU`` for CT, nothing where the unit is not known."""
+    return " HU" if channels and is_ct(channels[0]) else ""
+
+
+def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
+    """Lines about the placebo cases of a fold; none without placebo cases.
+
+    Args:
+        placebo: ``SynthesisResult.placebo``.
+        channels: names of the channels.
+    """
     if not placebo:
         return []
     lines = [
@@ -63,10 +74,10 @@ def describe_placebo(placebo: dict) -> list[str]:
             "  Warning: more than half of the placebo cases were dropped, so there are fewer than --placebo asks for: "
             "normal lung is not painted like normal lung, or differs much between the patients"
         )
-    row = placebo["quality"]
+    row, unit = placebo["quality"], _unit(channels)
     if row:
         lines.append(
-            f"  {'placebo':<20}bias {row['bias']:+8.1f}   Wasserstein distance {row['wasserstein']:7.1f}   "
+            f"  {'placebo':<20}bias {row['bias']:+8.1f}{unit}   Wasserstein distance {row['wasserstein']:7.1f}{unit}   "
             f"{row['passing']} of {row['cases']} cases look like normal lung of the training cases"
         )
     return lines

@@ -71,9 +71,12 @@ def describe_nothing_to_add(fold: Fold) -> str:
     if not targets:
         reason = "no pathology is to be painted (see its notes and the warnings)"
     elif all(share[name] >= target for name, target in targets.items()):
-        reason = "every pathology has its target share"
+        reached = ", ".join(f"{name} {share[name]:.1%} (target {target:.1%})" for name, target in targets.items())
+        name = max(targets, key=lambda name: targets[name] / max(share[name], 1e-9))
+        more = quoted("--target-share", f"{name}={min(0.9, 2 * share[name]):.2g}")
+        reason = f"every pathology has its target share of lung: {reached}; ask for more with, say, {more}"
     return (
-        f"fold {fold.number}: nothing to add, {reason}; its trainers train on the real cases alone, as the reference "
+        f"fold {fold.number}: nothing to add, {reason}. Its trainers train on the real cases alone, as the reference "
         f"does"
     )
 
@@ -87,7 +90,7 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
     lines += describe_selection(result.selection)
     lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
-    lines += describe_placebo(result.placebo)
+    lines += describe_placebo(result.placebo, channels)
     lines += differing(fold.plan.likeness)
     for name, row in result.memorisation.items():
         if row["share_above_real_p99"] is not None:

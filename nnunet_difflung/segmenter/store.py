@@ -79,7 +79,8 @@ def train_segmenters(
         return
     begun, digest, parts = time.monotonic(), data.digest(config), patients_in_parts(data, config)
     parts = parts if len(parts) > 1 else ()  # with a single patient nobody is left to train on
-    shown = bar(total=len(parts) * config.steps, desc="training segmenter", unit="step", visible=progress)
+    title = f"fold {data.fold}: training segmenter"
+    shown = bar(total=len(parts) * config.steps, desc=title, unit="step", visible=progress)
     with Interruption(impatient=True) as interruption, shown:
 
         def after_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -169,6 +170,17 @@ def test_dry_run_touches_nothing_and_shows_the_plan(folders, capsys):
         "Dry run: nothing was written",
     ):
         assert part in said
+
+
+def test_a_dry_run_counts_no_training_of_generators_that_are_finished(folders, capsys):
+    make_dataset(folders[0])
+    main([*OPTIONS, "-f", "0"])
+    remove(["-d", "801"])
+    capsys.readouterr()
+    main([*OPTIONS, "-f", "0", "--dry-run"])
+    assert re.search(r"Estimate on cpu: 0 \S+ of training .* for 1 fold \(1 trained already\)", capsys.readouterr().out)
+    main([*OPTIONS, "-f", "1", "--dry-run"])
+    assert "trained already" not in capsys.readouterr().out
 
 
 def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):

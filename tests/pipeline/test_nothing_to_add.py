@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from nnunet_difflung.audit.audit import audit_dataset
@@ -34,7 +36,11 @@ def test_a_fold_whose_targets_are_met_is_recorded_beside_one_that_gets_cases(fol
     write_json(folder / "splits_final.json", splits)
     before = tree_hashes(folder)
     main([*COPY, "--target-share", *ONE_MET, "--dry-run"])
-    assert "fold 0: nothing to add, every pathology has its target share" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fold 0: nothing to add, every pathology has its target share of lung: emphysema" in said
+    assert re.search(
+        r"emphysema \d+\.\d% \(target \d+\.\d%\).*; ask for more with, say, --target-share \w+=0\.\d+", said
+    )
     main([*COPY, "--target-share", *ONE_MET])
     said = capsys.readouterr().out
     assert "fold 0: nothing to add" in said
