@@ -236,7 +236,7 @@ def _of_class(
         if len(painted) == number:
             break
         case = read_injected(raw, identifiers[i], manifest["cases"][identifiers[i]])
-        plain = Scan(case.identifier, case.image, case.label, case.spacing, case.sides)  # without the view before
+        plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
         painted += _shown(plain, case.new(value), of_class, name, True)
     hosts = {manifest["cases"][lesion.case]["host"] for lesion in painted}
     real: list[Shown] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.dataset.orientation import AxialView, axial_view
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.painting.box import box_from
 
@@ -21,15 +22,14 @@ class Scan:
         image: (c, z, y, x) intensities, in HU for CT.
         label: (z, y, x) label values.
         spacing: (z, y, x) in mm.
-        sides: letters at the left and right edge of an axial slice as it is shown, ``("R", "L")`` in the radiological
-            view; empty if the file does not say where the patient's left is.
+        view: how its slices are shown as radiologists see them.
     """
 
     identifier: str
     image: np.ndarray
     label: np.ndarray
     spacing: tuple[float, float, float]
-    sides: tuple[str, str] | tuple[()]
+    view: AxialView
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_scan(raw: RawDataset, identifier: str) -> Scan:
     """
     image, properties = raw.read_image(identifier)
     label, _ = raw.read_label(identifier)
-    return Scan(identifier, image, label, _spacing(properties), sides_of(properties))
+    return Scan(identifier, image, label, _spacing(properties), axial_view(properties))
 
 
 def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any]) -> InjectedCase:
@@ -85,24 +85,11 @@ def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any]) -
         image,
         np.rint(raw.reader().read_seg(label)[0][0]).astype(np.int16),
         _spacing(properties),
-        sides_of(properties),
+        axial_view(properties),
         host.image[(slice(None), *box)],
         host.label[box],
         record,
     )
-
-
-def sides_of(properties: Mapping[str, Any]) -> tuple[str, str] | tuple[()]:
-    """The patient's sides at the left and right edge of an axial slice, from the direction that SimpleITK read.
-
-    Its axes run towards the patient's left, back and head. Other readers turn the image themselves, so for them it
-    is not known.
-    """
-    direction = properties.get("sitk_stuff", {}).get("direction", ())
-    along_x = float(direction[0]) if len(direction) in (4, 9) else 0.0
-    if abs(along_x) < 0.7:  # columns that run from front to back: not an axial slice
-        return ()
-    return ("R", "L") if along_x > 0 else ("L", "R")
 
 
 def painted_channel(run: Mapping[str, Any]) -> int:

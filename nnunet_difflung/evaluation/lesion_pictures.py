@@ -87,7 +87,10 @@ def lesion_picture(
 
     def cut(volume: np.ndarray) -> np.ndarray:
         plane = np.take(volume, index, axis)[part]
-        return plane if axis == 0 else plane[::-1]  # the head is at the top
+        if axis == 0:
+            return scan.view.turned(plane)
+        back, left = scan.view.flips
+        return plane[::-1, :: -1 if (left, back)[axis - 1] else 1]  # the head is at the top
 
     label = cut(scan.label)
     views = {name: grey_png(cut(scan.image[looks.channel]), window) for name, window in looks.windows.items()}
@@ -103,8 +106,8 @@ def lesion_picture(
         label.shape[0],
         high / wide,
         outlines_of(label, looks.values, dashed),
-        wide,
-        scan.sides if axis < 2 else (),
+        scan.view.millimetres and wide,
+        scan.view.sides if axis < 2 else (),
         identifier,
         note,
     )
