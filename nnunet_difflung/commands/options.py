@@ -9,11 +9,15 @@ import textwrap
 from argparse import _ActionsContainer as Options
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_difflung.comparison.trainings import PLANS
 from nnunet_difflung.config import PRECISIONS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.arguments import CommandParser
+
+if TYPE_CHECKING:
+    from nnunet_difflung.dataset.raw_dataset import RawDataset
 
 PRESETS = ("default", "fast", "paper")
 DEVICES = ("cuda", "cpu", "mps")
@@ -192,6 +196,23 @@ def add_patients(group: Options) -> None:
         metavar="FILE",
         help="CSV file with the columns case,patient, or JSON file {case: patient}, that says which cases belong to "
         "the same patient (default: as for --patient-pattern)",
+    )
+
+
+def opened(options: argparse.Namespace) -> RawDataset:
+    """The dataset that ``add_dataset``, ``add_labels`` and ``add_patients`` describe.
+
+    Raises:
+        BadInput: it cannot be used as they say.
+    """
+    from nnunet_difflung.dataset.raw_dataset import open_raw_dataset  # not needed by every command, and not by -h
+
+    return open_raw_dataset(
+        options.dataset,
+        options.normal_label,
+        options.structure_label,
+        options.patient_pattern,
+        options.patients_file,
     )
 
 

@@ -67,13 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nnunet_difflung.report.page import write_report
     from nnunet_difflung.report.request import method_on_record
 
-    raw = open_raw_dataset(
-        options.dataset,
-        options.normal_label,
-        options.structure_label,
-        options.patient_pattern,
-        options.patients_file,
-    )
+    raw = shared.opened(options)
     method = method_on_record(raw.name, options.method)
     path = write_report(raw, method, options.out, anonymous=options.anonymous, progress=True)
     report(dataset=raw.name, html=path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import positive
 from nnunet_difflung.config import METHOD
-from nnunet_difflung.dataset.raw_dataset import check_dataset, open_raw_dataset
+from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.console import command
@@ -88,13 +88,7 @@ def _make(options: argparse.Namespace) -> None:
     from nnunet_difflung.report.request import method_on_record
     from nnunet_difflung.runtime.files import write_json
 
-    raw = open_raw_dataset(
-        options.dataset,
-        options.normal_label,
-        options.structure_label,
-        options.patient_pattern,
-        options.patients_file,
-    )
+    raw = shared.opened(options)
     method = method_on_record(raw.name, options.method)
     manifest = read_manifest(raw.folder) or {"cases": {}, "runs": []}
     shown = make_reading(raw, manifest, method, options.number, options.seed, progress=True)
