@@ -15,6 +15,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.writable import check_folders
 
 PAGE, KEY = "reading.html", "key.json"
 _DESCRIPTION = """
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> None:
     if (options.out / KEY).exists():
         raise BadInput(f"{options.out} already holds a reading, whose key would be lost; name another folder with -o")
+    check_folders([options.out])
     check_dataset(options.dataset, options.normal_label, options.structure_label)
 
     from nnunet_difflung.dataset.privacy import as_private_as

@@ -1,13 +1,13 @@
 """A blind reading: real and painted lesions in random order, the key to them, and the score of a reader's answers.
 
 For each painted lesion a real one of the same class and of about the same area is shown, so that size does not give it
-away, and never one from a case that a shown painted lesion was painted into.
+away, and never one from a case that a shown painted lesion, of whatever class, was painted into.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.injected import Scan, cases_of, painted_channel, read_injected, read_scan
-from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, windows_of
+from nnunet_difflung.evaluation.lesion_pictures import Looks, largest_part, lesion_picture, windows_of
 from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
@@ -45,7 +45,7 @@ class Shown:
         painted: whether it was painted.
         name: of its class.
         case: id of its case.
-        area: mm² in the slice that is shown.
+        area: mm² of the lesion in the slice that is shown.
     """
 
     picture: Picture
@@ -79,10 +79,15 @@ def make_reading(
         )
     rng = np.random.default_rng(seed)
     looks = _looks(raw, manifest, method)
+    names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
+    painted: dict[str, list[Shown]] = {}
+    for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
+        wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
+        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng)
+    hosts = {manifest["cases"][lesion.case]["host"] for lesions in painted.values() for lesion in lesions}
     shown: list[Shown] = []
-    for position, name in enumerate(bar(names, visible=progress, desc="lesions", unit="class", delay=2)):
-        wanted = number // len(names) + (position < number % len(names))
-        shown += _of_class(raw, manifest, method, name, wanted, looks, rng)
+    for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
+        shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
     if not shown:
         raise BadInput(f"{raw.name}: no painted lesion of {method} is large enough to be shown beside a real one")
     return [shown[i] for i in rng.permutation(len(shown))]
@@ -151,9 +156,14 @@ def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} cannot be read ({error}); give the CSV file that the page saves") from error
+    if not set(_COLUMNS) <= set(columns):
+        raise BadInput(
+            f"{path} has the columns {list(columns)}; expected {' and '.join(_COLUMNS)}, with commas between"
+        )
     answers = {}
     for row in rows:
         picture, answer = (str(row.get(column) or "").strip() for column in _COLUMNS)
@@ -168,7 +178,7 @@ def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
         if answer:
             answers[picture] = ANSWERS.index(answer)
     if not answers:
-        raise BadInput(f"{path} has no answers; expected the columns {' and '.join(_COLUMNS)}")
+        raise BadInput(f"{path} has no answers")
     return answers
 
 
@@ -218,7 +228,7 @@ def _looks(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> Looks:
     return Looks(windows_of(is_ct(raw.channels[channel]), image), raw.roles.values, channel)
 
 
-def _of_class(
+def _painted(
     raw: RawDataset,
     manifest: Mapping[str, Any],
     method: str,
@@ -227,27 +237,34 @@ def _of_class(
     looks: Looks,
     rng: np.random.Generator,
 ) -> list[Shown]:
-    """Painted lesions of a class and as many real ones, matched by area."""
-    value = raw.roles.values[name]
-    of_class = Looks(looks.windows, {name: value}, looks.channel)
+    """At most a number of painted lesions of a class, of as many cases."""
     identifiers = cases_of(manifest, method, name)
+    value = raw.roles.values[name]
     painted: list[Shown] = []
     for i in rng.permutation(len(identifiers)):
-        if len(painted) == number:
+        if len(painted) >= number:
             break
-        case = read_injected(raw, identifiers[i], manifest["cases"][identifiers[i]])
+        # whole, since a picture that ends where a box ends would say that it is painted
+        case = read_injected(raw, identifiers[i], manifest["cases"][identifiers[i]], whole=True)
         plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
-        painted += _shown(plain, case.new(value), of_class, name, True)
-    hosts = {manifest["cases"][lesion.case]["host"] for lesion in painted}
+        painted += _shown(plain, case.new(value), looks, name, value, True)
+    return painted
+
+
+def _real(
+    raw: RawDataset, hosts: Collection[str], name: str, number: int, looks: Looks, rng: np.random.Generator
+) -> list[Shown]:
+    """At most a number of real lesions of a class, of as many cases, none of them a host."""
+    cases = sorted(set(raw.cases) - set(hosts))
+    value = raw.roles.values[name]
     real: list[Shown] = []
-    cases = sorted(set(raw.cases) - hosts)
     for i in rng.permutation(len(cases)):
-        if len(real) >= _TRIED * len(painted):
+        if len(real) >= number:
             break
         if (raw.read_label(cases[i])[0] == value).any():
             scan = read_scan(raw, cases[i])
-            real += _shown(scan, scan.label == value, of_class, name, False)
-    return _matched(painted, real)
+            real += _shown(scan, scan.label == value, looks, name, value, False)
+    return real
 
 
 def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
@@ -262,10 +279,11 @@ def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
     return pairs
 
 
-def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, painted: bool) -> list[Shown]:
-    """A case's lesion; none if it is too small to see."""
-    pixels = int(voxels.sum((1, 2)).max())
+def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, value: int, painted: bool) -> list[Shown]:
+    """A case's largest lesion of a class; none if it is too small to see."""
+    lesion = largest_part(voxels)
+    pixels = int(lesion.sum((1, 2)).max())
     if pixels < _LEAST:
         return []
-    picture = lesion_picture(scan, voxels, looks, name)
+    picture = lesion_picture(scan, lesion, Looks(looks.windows, {name: value}, looks.channel), name)
     return [Shown(picture, painted, name, scan.identifier, round(pixels * scan.spacing[1] * scan.spacing[2], 1))]

@@ -62,13 +62,14 @@ def read_scan(raw: RawDataset, identifier: str) -> Scan:
     return Scan(identifier, image, label, _spacing(properties), axial_view(properties))
 
 
-def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any]) -> InjectedCase:
+def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any], whole: bool = False) -> InjectedCase:
     """A synthetic case and its host.
 
     Args:
         raw: the dataset.
         identifier: of the synthetic case.
         record: its entry in the manifest.
+        whole: put a case that is a part of its host (``--box``) back into all of it.
 
     Raises:
         BadInput: a file of the host cannot be read.
@@ -79,16 +80,16 @@ def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any]) -
     images = sorted(file for file in files if "imagesTr" in file.split("/"))
     (label,) = (file for file in files if "labelsTr" in file.split("/"))
     image, properties = raw.reader().read_images(images)
+    labels = np.rint(raw.reader().read_seg(label)[0][0]).astype(np.int16)
     host, box = read_scan(raw, record["host"]), box_from(record)
+    before, label_before = host.image[(slice(None), *box)], host.label[box]
+    if whole and image.shape != host.image.shape:
+        part, label_part = image, labels
+        image, labels = host.image.copy(), host.label.copy()
+        image[(slice(None), *box)], labels[box] = part, label_part
+        before, label_before = host.image, host.label
     return InjectedCase(
-        identifier,
-        image,
-        np.rint(raw.reader().read_seg(label)[0][0]).astype(np.int16),
-        _spacing(properties),
-        axial_view(properties),
-        host.image[(slice(None), *box)],
-        host.label[box],
-        record,
+        identifier, image, labels, _spacing(properties), axial_view(properties), before, label_before, record
     )
 
 

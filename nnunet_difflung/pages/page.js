@@ -67,9 +67,9 @@
     copy.style.height = `${height * scale}px`;
     one("#frame").replaceChildren(copy);
     const caption = buttons[current].closest("figure").querySelector("figcaption").cloneNode(true);
-    for (const label of all("label", caption)) label.remove();
+    for (const part of all("label, fieldset", caption)) part.remove();
     const heading = buttons[current].closest(".column").querySelector("h4").textContent;
-    one("#legend").textContent = `${heading} · ${caption.textContent.trim().replace(/\s+/g, " ")} (${current + 1} of ${buttons.length})`;
+    one("#legend").textContent = `${heading ? `${heading} · ` : ""}${caption.textContent.trim().replace(/\s+/g, " ")} (${current + 1} of ${buttons.length})`;
     if (!large.open) large.showModal();
   };
   buttons.forEach((button, number) => button.addEventListener("click", () => enlarge(number)));

@@ -13,7 +13,17 @@ from nnunet_difflung.commands.augment import main as augment
 from nnunet_difflung.commands.turing import main
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.blind_reading import ANSWERS, Shown, _matched, make_reading, read_answers, score
+from nnunet_difflung.evaluation.blind_reading import (
+    ANSWERS,
+    Shown,
+    _matched,
+    _shown,
+    make_reading,
+    read_answers,
+    score,
+)
+from nnunet_difflung.evaluation.injected import Scan, cases_of
+from nnunet_difflung.evaluation.lesion_pictures import Looks
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.pages.blocks import Picture
 from nnunet_difflung.runtime.files import read_json
@@ -48,16 +58,23 @@ def test_half_are_painted_and_nothing_says_which(reading: Path) -> None:
 
 def test_real_lesions_are_not_from_hosts_of_shown_ones(reading: Path, folders) -> None:
     key, manifest = read_json(reading / "key.json")["pictures"], read_manifest(folders[0] / "Dataset801_Tiny")
-    hosts = {
-        name: {
-            manifest["cases"][row["case"]]["host"] for row in key.values() if row["painted"] and row["class"] == name
-        }
-        for name in {row["class"] for row in key.values()}
-    }
+    hosts = {manifest["cases"][row["case"]]["host"] for row in key.values() if row["painted"]}
     real = [row for row in key.values() if not row["painted"]]
     assert real
-    assert all(row["case"] not in hosts[row["class"]] for row in real)
+    assert hosts.isdisjoint(row["case"] for row in real), "not of another class either"
     assert len({(row["case"], row["class"]) for row in key.values()}) == len(key), "no lesion twice"
+
+
+def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint) -> None:
+    """Whatever the seed: it is not enough that each class leaves out the hosts of its own lesions."""
+    make_dataset(folders[0], patients=6, slices=2)
+    augment([*COPY, "--max-synthetic", "8", "--target-share", "emphysema=0.1", "ILD=0.2"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        lesions = make_reading(raw, manifest, "copy_paste", 2, seed)
+        hosts = {manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted}
+        assert hosts.isdisjoint(lesion.case for lesion in lesions if not lesion.painted)
 
 
 def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
@@ -142,7 +159,9 @@ def test_only_real_answers_have_no_auc() -> None:
         ("picture,answer\n99,surely real\n", "which the key does not have"),
         ("picture,answer\n1,surely real\n1,surely painted\n", "two answers for picture 1"),
         ("picture,answer\n1,\n", "has no answers"),
-        ("a,b\n", "has no answers"),
+        ("picture,answer\n", "has no answers"),
+        ("a,b\n", "expected picture and answer"),
+        ("picture;answer\n1;surely real\n", "expected picture and answer, with commas"),
     ],
 )
 def test_faulty_answers_are_refused(tmp_path: Path, content: str, said: str) -> None:
@@ -184,3 +203,49 @@ def test_volumes_too(folders, fingerprint) -> None:
     assert sum(lesion.painted for lesion in lesions) * 2 == len(lesions)
     assert {tuple(lesion.picture.views) for lesion in lesions} == {("lung window", "mediastinal window")}
     assert all(replace(lesion).picture.width > 0 for lesion in lesions)
+
+
+def test_pictures_of_boxes_reach_as_far_as_those_of_real_cases(folders, fingerprint) -> None:
+    """A synthetic volume that is a part of its host is shown in all of it, or its picture would be smaller."""
+    make_dataset(folders[0], volumes=True, depth=6, size=96, patients=6)
+    augment([*COPY, "--box", "4", "--max-synthetic", "20"])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "copy_paste", 4, 0)
+    assert {lesion.painted for lesion in lesions} == {True, False}
+    assert len({(lesion.picture.width, lesion.picture.height) for lesion in lesions}) == 1
+
+
+def test_a_class_makes_up_for_a_rarer_one(folders, fingerprint, tmp_path: Path) -> None:
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "3"])
+    manifest = read_manifest(folders[0] / "Dataset801_Tiny")
+    of_class = {name: len(cases_of(manifest, "copy_paste", name)) for name in ("emphysema", "ILD")}
+    few, most = sorted(of_class.values())
+    assert few < most, "the phantom's plan has changed"
+    main(["-d", "801", "-o", str(tmp_path / "all"), "--number", str(few + most)])
+    key = read_json(tmp_path / "all" / "key.json")["pictures"]
+    assert sum(row["painted"] for row in key.values()) == few + most
+
+
+def test_area_is_that_of_the_lesion_that_is_shown() -> None:
+    """A second lesion of the slice does not count, nor a slice in which small ones add up to more."""
+    label = np.zeros((3, 60, 60), np.int16)
+    label[0, 10:15, 10:15] = 2
+    label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
+    scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), ())
+    (lesion,) = _shown(scan, label == 2, Looks({"w": (0.0, 1.0)}, {}, 0), "a", 2, False)
+    assert lesion.area == 25.0
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(folders, tmp_path: Path) -> None:
+    make_dataset(folders[0])
+    (tmp_path / "reading").touch()
+    with pytest.raises(BadInput, match="is a file, but a folder"):
+        main(["-d", "801", "-o", str(tmp_path / "reading")])
+
+
+def test_an_enlarged_picture_is_called_by_its_number_and_class(reading: Path) -> None:
+    script = "document.querySelector('.enlarge').click(); return document.querySelector('#legend').textContent;"
+    said, _ = in_browser(reading / "reading.html", script)
+    key = read_json(reading / "key.json")["pictures"]
+    assert said == f"1: {key['1']['class']} (1 of {len(key)})"
