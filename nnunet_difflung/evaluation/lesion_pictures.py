@@ -16,6 +16,7 @@ from nnunet_difflung.runtime.figures import LUNG_WINDOW, Window
 MEDIASTINAL_WINDOW: Window = (-160.0, 240.0)  # HU; width 400 at 40
 _LEAST = 60.0  # mm; a smaller part of a slice does not show where the lesion lies
 _AROUND = 1.5  # side of the part, in extents of the lesion
+_NO_SPACING = (999.0, 1.0, 1.0)  # what nnU-Net's reader of PNG says, whose files have none
 _MOST = 160  # pixels along a side of a picture; longer ones are thinned out
 
 
@@ -106,7 +107,7 @@ def lesion_picture(
         label.shape[0],
         high / wide,
         outlines_of(label, looks.values, dashed),
-        scan.view.millimetres and wide,
+        None if scan.spacing == _NO_SPACING else wide,
         scan.view.sides if axis < 2 else (),
         identifier,
         note,

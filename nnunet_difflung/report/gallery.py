@@ -113,7 +113,7 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
         _add_values(shown, "real", scan.image[channel][voxels], rng)
         _add_values(shown, "normal lung", scan.image[channel][roles.is_normal(scan.label)], rng)
         if len(shown.real) < number:
-            _add_picture(shown.real, shown.real_planes, scan, voxels, looks, records.hidden(identifier))
+            _add_picture(shown.real, shown.real_planes, scan, voxels, looks, records.called(identifier))
         if len(scan.label) > 1 and len(shown.real) == number:
             break
     if looks is None:
@@ -125,7 +125,7 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
             continue
         _add_values(shown, "synthetic", case.image[channel][voxels], rng)
         if len(shown.synthetic) < number:
-            note = f"{word}, in {records.hidden(case.record['host'])}"
+            note = f"{word}, in {records.called(case.record['host'])}"
             planes = shown.synthetic_planes
             _add_picture(shown.synthetic, planes, case, voxels, looks, identifier, note, (name,))
         if len(case.label) > 1 and place + 1 >= number:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_difflung import __version__
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
@@ -21,10 +22,11 @@ from nnunet_difflung.pipeline.quality import faults, figure, meaning, span, valu
 from nnunet_difflung.pipeline.report import next_commands
 from nnunet_difflung.report.gallery import gallery
 from nnunet_difflung.report.paragraph import paragraph
-from nnunet_difflung.report.records import Records, read_records
+from nnunet_difflung.report.records import Records, read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.figures import class_colours
 from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.writable import check_folders
 
 _LONG = 30  # rows of a table; a longer one is folded
 _EXCLUDE = (
@@ -63,10 +65,13 @@ def write_report(
         The path.
 
     Raises:
-        BadInput: the method has no report, or a record or file is damaged.
+        BadInput: the method has no report, a record or file is damaged, or the page cannot be written there.
     """
-    records = read_records(raw, method, anonymous)
     path = target or report_file(raw.name, method)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; give the name of an HTML file")
+    check_folders([path.parent])
+    records = read_records(raw, method, anonymous)
     with as_private_as(raw.folder, raw.files()):
         write_page(augment_page(records, configuration, device, progress), path)
     return path
@@ -91,7 +96,7 @@ def augment_page(records: Records, configuration: str, device: str, progress: bo
             Section("Cases", list(_cases(records))),
             Section("Audit", list(_audit(records))),
             Section("Next", [Code(_next(records, configuration, device))]),
-            Section("For a manuscript", [Code(records.hidden(paragraph(records)), prose=True)]),
+            Section("For a manuscript", [Code(without_folders(paragraph(records)), prose=True)]),
             Section("Settings", list(_settings(records))),
         ],
         _EXCLUDE.format(dataset=identifier) if records.cases else "",
@@ -110,7 +115,7 @@ def _classes(records: Records) -> Iterator[Block]:
             f"planned cases. {cases} in the dataset, {len(row['dropped'])} dropped.",
         )
         for note in row["notes"]:
-            yield Text(f"Fold {row['fold']}: {records.hidden(note)}", fine=True)
+            yield Text(f"Fold {row['fold']}: {note}", fine=True)
     rows: list[list[Cell]] = [
         [
             name,
@@ -216,7 +221,7 @@ def _cases(records: Records) -> Iterator[Block]:
             [
                 identifier,
                 Value(None if isinstance(case["fold"], str) else case["fold"], str(case["fold"])),
-                records.hidden(case["host"]),
+                records.called(case["host"]),
                 "placebo" if case.get("placebo") else ", ".join(f"{name} {voxels}" for name, voxels in new.items()),
                 Value(max(distances, default=None), f"{max(distances):.3g}" if distances else "–"),
             ]
@@ -226,7 +231,7 @@ def _cases(records: Records) -> Iterator[Block]:
         yield Table(columns, rows, f"{counted(len(rows), 'synthetic case')} in the dataset", len(rows) > _LONG)
     channels = records.raw.channels
     dropped = [
-        [f"fold {row['fold']}", identifier, records.hidden(faults(measured, channels)) or "no reason on record"]
+        [f"fold {row['fold']}", identifier, faults(_named(measured, records), channels) or "no reason on record"]
         for row in records.rows
         for identifier, measured in sorted(row["dropped"].items())
     ]
@@ -235,6 +240,15 @@ def _cases(records: Records) -> Iterator[Block]:
         yield Table(["fold", "case", "why"], dropped, f"{count} painted and dropped", len(dropped) > _LONG)
     else:
         yield Text("No case was dropped.")
+
+
+def _named(measured: dict, records: Records) -> dict:
+    """Measurements of a dropped case in which the training case that it resembles is called as in the page."""
+    memorisation = {
+        name: row and {**row, "nearest_case": records.called(row["nearest_case"])}
+        for name, row in measured.get("memorisation", {}).items()
+    }
+    return {**measured, "memorisation": memorisation}
 
 
 def _audit(records: Records) -> Iterator[Block]:
@@ -258,7 +272,7 @@ def _audit(records: Records) -> Iterator[Block]:
 
 def _next(records: Records, configuration: str, device: str) -> str:
     folds = [row["fold"] for row in records.rows] or [0]
-    return records.hidden(next_commands(records.raw, configuration, records.method, folds, device))
+    return without_folders(next_commands(records.raw, configuration, records.method, folds, device))
 
 
 def _settings(records: Records) -> Iterator[Block]:
@@ -277,5 +291,9 @@ def _settings(records: Records) -> Iterator[Block]:
     if generators:
         yield Table(["fold", "SHA-256 of the generator", "its training cases"], generators, "Generators", folded=True)
     patients = records.report.get("patients", {})
-    said = ", ".join(f"{key} {setting}" for key, setting in patients.items() if key != "sha256")
-    yield Text(f"Patients: {records.hidden(said) or 'see the output of the command'}.", fine=True)
+    said = ", ".join(
+        f"{key} {setting}"
+        for key, setting in patients.items()
+        if key != "sha256" and (not records.anonymous or key in ("from", "patients"))  # others may hold names
+    )
+    yield Text(f"Patients: {without_folders(said) or 'see the output of the command'}.", fine=True)

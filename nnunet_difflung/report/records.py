@@ -99,15 +99,26 @@ class Records:
         called = {patient: f"patient {n}" for n, patient in enumerate(sorted(set(self.raw.patients.values())), 1)}
         return called | {identifier: f"real {n}" for n, identifier in enumerate(sorted(self.raw.cases), 1)}
 
+    def called(self, identifier: str) -> str:
+        """What a real case is called: its id, or its number if the records are anonymous."""
+        return self._numbers[identifier] if self.anonymous and identifier in self.raw.cases else identifier
+
     def hidden(self, text: str) -> str:
-        """The text with nnU-Net's variables instead of folders, and numbers instead of ids if it is anonymous."""
-        for variable in PATH_VARIABLES:
-            text = text.replace(str(nnunet_folder(variable)), f"${variable}")
+        """``without_folders`` of a text that may name cases or patients, with numbers instead if it is anonymous."""
+        text = without_folders(text)
         if not self.anonymous:
             return text
         names = sorted(self._numbers, key=len, reverse=True)
-        pattern = rf"(?<![A-Za-z0-9]){'(' + '|'.join(map(re.escape, names)) + ')'}(?![A-Za-z0-9])"
+        # a patient may be called 2: not the number of a fold, nor a part of 0.25 or 2 %
+        pattern = rf"(?<![A-Za-z0-9])(?<!fold )(?<!\d\.)({'|'.join(map(re.escape, names))})(?![A-Za-z0-9]|\.\d| ?%)"
         return re.sub(pattern, lambda match: self._numbers[match[1]], text)
+
+
+def without_folders(text: str) -> str:
+    """The text with nnU-Net's variables instead of its folders on this machine."""
+    for variable in PATH_VARIABLES:
+        text = text.replace(str(nnunet_folder(variable)), f"${variable}")
+    return text
 
 
 def read_records(raw: RawDataset, method: str, anonymous: bool = False) -> Records:

@@ -56,7 +56,10 @@ def _finished(records: Records) -> Light:
         return Light(
             "look", "Run", f"The synthetic cases of fold {', '.join(missing)} are no longer in the dataset (removed)."
         )
-    return Light("good", "Run", f"{counted(len(records.rows), 'fold')} of {records.raw.number_of_folds} finished.")
+    numbered = [row["fold"] for row in records.rows if row["fold"] != "all"]
+    whole = [] if len(numbered) == len(records.rows) else ["fold all"]
+    of_split = [f"{counted(len(numbered), 'fold')} of {records.raw.number_of_folds}"] if numbered or not whole else []
+    return Light("good", "Run", f"{' and '.join(of_split + whole)} finished.")
 
 
 def _folds(records: Records) -> set[int | str]:
@@ -180,4 +183,4 @@ def _images(records: Records) -> Iterator[Light]:
     text = f"Pictures of training and validation cases: {images.get('judged', '')}."
     if pairs:
         text = f"{counted(pairs, 'pair')} of training and validation cases may show the same patient. {text}"
-    yield Light("look" if pairs else "good", "Patients", records.hidden(text))
+    yield Light("look" if pairs else "good", "Patients", text)

@@ -60,7 +60,7 @@ def test_other_planes_have_true_proportions_and_the_head_on_top() -> None:
 
 
 def test_files_without_spacing_have_no_scale_bar_and_no_sides() -> None:
-    picture, _ = shown(scan(properties=False))
+    picture, _ = shown(scan(spacing=(999.0, 1.0, 1.0), properties=False))
     assert picture.bar is None
     assert picture.sides == ()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difflung import __version__
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.commands.report import main as report
@@ -125,6 +126,54 @@ def test_without_ids_of_real_cases(folders, tmp_path) -> None:
     assert re.search(r"real \d+", page)
     assert "lung_0" in html(), "the usual report has them"
     assert str(folders[0].parent) not in page
+
+
+def test_patients_called_by_numbers_leave_other_numbers_alone(folders, tmp_path) -> None:
+    make_dataset(folders[0])
+    listed = tmp_path / "mueller.csv"
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (folders[0] / NAME / "labelsTr").iterdir())
+    listed.write_text("case,patient\n" + "".join(f"{case},{int(case[5:8]) - 1}\n" for case in cases))
+    main([*KEEP, "-f", "0", "--patients", str(listed)])
+    target = tmp_path / "anonymous.html"
+    report(["-d", "801", "--anonymous", "-o", str(target)])
+    page = text_of(target.read_text())
+    assert "nnUNetv2_train 801 2d 0 -tr" in page
+    assert f"nnunet_difflung {__version__} (method copy_paste" in page
+    assert not re.search(r"patient \d", page.replace("training patient", ""))
+    assert "mueller" not in page
+    assert "lung_0" not in page
+
+
+def test_names_in_a_problem_are_hidden_and_its_figures_are_not(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "--patient-pattern", r"lung_00(\d)_s\d+"])
+    records = read_records(open_raw_dataset("801"), "copy_paste", anonymous=True)
+    said = records.hidden("fold 1 has the same patients on both sides: 1, 2 and 3 (0.2, 2.5, 2%), as lung_001_s01")
+    assert said == (
+        "fold 1 has the same patients on both sides: patient 1, patient 2 and patient 3 (0.2, 2.5, 2%), as real 2"
+    )
+
+
+def test_fold_all_is_none_of_the_split(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "all"])
+    assert lights()["Run"] == ("good", "fold all finished.")
+    main([*KEEP, "-f", "0", "1"])
+    assert lights()["Run"] == ("good", "2 folds of 5 and fold all finished.")
+
+
+def test_pictures_without_a_spacing_have_no_bar_in_mm(folders) -> None:
+    make_dataset(folders[0], file_ending=".png", channel_names={"0": "grey"})
+    main([*KEEP, "-f", "0"])
+    pictures = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu").pictures
+    assert pictures
+    assert {picture.bar for picture in pictures} == {None}
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(folders, tmp_path) -> None:
+    make_dataset(folders[0])
+    with pytest.raises(BadInput, match="is a folder; give the name of an HTML file"):
+        report(["-d", "801", "-o", str(tmp_path)])
 
 
 def test_the_api_writes_the_same_page(folders, tmp_path) -> None:
