@@ -130,7 +130,10 @@ def _check_change(label: np.ndarray, new_label: np.ndarray, roles: LabelRoles) -
 
 def _spacing(spacing: Sequence[float], axes: int) -> tuple[float, float, float]:
     """(z, y, x) in mm."""
-    values = [float(length) for length in np.atleast_1d(np.asarray(spacing, float))]
+    try:
+        values = [float(length) for length in np.atleast_1d(np.asarray(spacing, float))]
+    except (TypeError, ValueError):
+        values = []
     if len(values) != axes or not all(0 < length < np.inf for length in values):
         order = "(y, x)" if axes == 2 else "(z, y, x)"
         raise BadInput(f"spacing is {spacing}; expected {axes} positive numbers in mm, {order} as the axes of labels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 
@@ -123,6 +124,7 @@ class Generator:
         Raises:
             BadInput: (a ``ValueError``) shapes, labels, spacing, intensities or an option are wrong.
         """
+        seed = _whole_number("seed", seed)
         if not 0 <= seed < _LARGEST_SEED:
             raise BadInput(f"seed is {seed}; expected a whole number from 0 to {_LARGEST_SEED - 1}")
         sampling = self._sampling(steps, margin)
@@ -139,6 +141,8 @@ class Generator:
         """The settings of painting: those of the default preset, which fills regions, with the given ones."""
         sampling = with_own_sampling(self._method, preset("default").sampling)
         most = family_of(self._method).most_steps(self._weights.config)
+        steps = None if steps is None else _whole_number("steps", steps)
+        margin = None if margin is None else _whole_number("margin", margin)
         if steps is not None and not 1 <= steps <= (most or steps):
             raise BadInput(f"steps is {steps}; expected {f'1 to {most}' if most else '1 or more'}")
         if margin is not None and margin < 0:
@@ -231,6 +235,14 @@ class _TrainingCases:
     pixels: tuple[float, float]
     looks: Looks | None
     relations: Relations
+
+
+def _whole_number(name: str, value: object) -> int:
+    """An integer of Python or NumPy as one of Python."""
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise BadInput(f"{name} is {value!r}; expected a whole number") from None
 
 
 def _changed_to(volume: Volume, value: int) -> np.ndarray:

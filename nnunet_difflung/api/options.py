@@ -13,7 +13,7 @@ from nnunet_difflung.pipeline.request import Request
 
 _SHORT = {"device": "-device"}
 _OF_DATASET = ("normal_label", "structure_label", "patient_pattern", "patients")
-_OF_COMMAND = ("dry_run", "num_gpus")
+_OF_COMMAND = ("dry_run", "num_gpus", "json", "quiet")
 
 
 def request_for(dataset: Dataset, fold: int | str, options: Mapping[str, object]) -> Request:

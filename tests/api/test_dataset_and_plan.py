@@ -83,6 +83,7 @@ def test_new_folds_are_those_that_the_command_would_make(raw_folder):
         (lambda folder: dl.plan(801, 0, no_such=1), "--no-such"),
         (lambda folder: dl.plan(801, 0, target_share={"nodule": 0.1}), "'nodule'"),
         (lambda folder: dl.plan(801, 0, dry_run=True), "leave it out"),
+        (lambda folder: dl.plan(801, 0, json=True), "json is an option of the command"),
         (lambda folder: dl.plan(801, 0, normal_label="ILD"), "say it to load_dataset"),
         (lambda folder: dl.plan(801, 7), "folds 0 to 4"),
     ],

@@ -240,6 +240,10 @@ def test_training_through_the_api_is_that_of_the_command(generators):
         ({"spacing": (0.0, 0.8)}, "expected 2 positive numbers"),
         ({"spacing": (8.0, 8.0)}, "trained on pixels of 0.8 to 0.8 mm"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number"),
+        ({"steps": "many"}, "steps is 'many'; expected a whole number"),
+        ({"margin": 2.5}, "margin is 2.5; expected a whole number"),
+        ({"spacing": "fine"}, "spacing is fine; expected 2 positive numbers"),
         ({"steps": 0}, "steps is 0"),
         ({"margin": -1}, "margin is -1"),
         ({"styles": {"ILD": (-600, 80)}}, "styles lacks 'emphysema'"),
@@ -265,7 +269,7 @@ def test_what_is_refused(generators, change, text):
         "healed": lambda array: np.where(array == LABELS["ILD"], LABELS["normal_lung"], array),
     }
     for key, value in change.items():
-        arguments[key] = made[value](arguments[key]) if isinstance(value, str) else value
+        arguments[key] = made[value](arguments[key]) if isinstance(value, str) and value in made else value
     with pytest.raises(ValueError, match=text) as refused:
         generators["difflung"].paint(**arguments)
     assert isinstance(refused.value, dl.BadInput)
