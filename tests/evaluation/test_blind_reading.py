@@ -11,6 +11,7 @@ import pytest
 
 from nnunet_difflung.commands.augment import main as augment
 from nnunet_difflung.commands.turing import main
+from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.blind_reading import (
@@ -232,7 +233,7 @@ def test_area_is_that_of_the_lesion_that_is_shown() -> None:
     label = np.zeros((3, 60, 60), np.int16)
     label[0, 10:15, 10:15] = 2
     label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
-    scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), ())
+    scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
     (lesion,) = _shown(scan, label == 2, Looks({"w": (0.0, 1.0)}, {}, 0), "a", 2, False)
     assert lesion.area == 25.0
 
