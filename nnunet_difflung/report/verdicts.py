@@ -89,7 +89,7 @@ def _targets(records: Records) -> Iterator[Light]:
     if short:
         yield Light("look", "Targets", f"The plan stays below the target: {'; '.join(short)}.")
     elif met:
-        yield Light("good", "Targets", "The plan reaches the target share of every class.")
+        yield Light("good", "Targets", f"The plan reaches at least {_REACHED:.0%} of every target.")
 
 
 def _masks(records: Records) -> Iterator[Light]:
