@@ -35,7 +35,7 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.painting.stacks import stacks_of
-from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder
+from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder, full_name
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
@@ -78,10 +78,10 @@ def peak(peaks: Peaks, stage: str) -> Iterator[None]:
 
 def draw(folder: Path, size: int, slices: int, patients: int) -> None:
     """Writes the phantom, and makes its volumes higher."""
-    raw = folder / NNUNET_RAW / f"Dataset{DATASET}_{NAME}"
+    raw = folder / NNUNET_RAW / full_name(DATASET, NAME)
     if (folder / "drawn").is_file():
         return
-    module = f"nnunet_difflung.dataset_conversion.Dataset{DATASET}_{NAME}"
+    module = f"nnunet_difflung.dataset_conversion.{full_name(DATASET, NAME)}"
     words = ["--volumes", "--size", size, "--slices", slices // TIMES, "--patients", patients, "--test-patients", 0]
     if not (raw / "dataset.json").is_file():
         subprocess.run([sys.executable, "-m", module, *map(str, words), "-np", "1"], check=True)

@@ -28,6 +28,7 @@ from nnunet_difflung.pages.blocks import (
 )
 from nnunet_difflung.pages.cells import number
 from nnunet_difflung.pages.pictures import grey_png, outlines_of
+from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.figures import class_colours, zoom
 from nnunet_difflung.runtime.wording import counted
 
@@ -227,7 +228,7 @@ def _picture(report: Mapping, tile: Tile) -> Picture:
 
 
 def _next(name: str) -> Section:
-    dataset = name.removeprefix("Dataset").partition("_")[0].lstrip("0")
+    dataset = dataset_id(name)
     commands = [
         f"difflung_augment -d {dataset} --dry-run    # class shares, plan, time and disk space; writes nothing",
         f"nnUNetv2_plan_and_preprocess -d {dataset} -c 2d",

@@ -28,7 +28,7 @@ from nnunet_difflung.meaning.labels import BODY, LabelRoles
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.drawn_mask import Drawn, Looks, paint_mask, real_looks, told_looks
 from nnunet_difflung.painting.styles import styles_of
-from nnunet_difflung.paths import fold_folder
+from nnunet_difflung.paths import fold_folder, fold_name, method_name
 from nnunet_difflung.pipeline.augment import train
 from nnunet_difflung.pipeline.planning import readable_cases
 from nnunet_difflung.runtime.device import usual_precision
@@ -335,7 +335,8 @@ def _of_dataset(folder: Path, dataset: Dataset, device: str) -> Generator:
 def _from_folder(folder: Path, labels: Mapping[str, int] | None, device: str) -> Generator:
     """The generator in a folder; without ``labels`` its dataset is looked for."""
     if not (folder / CARD).is_file():
-        raise BadInput(f"{folder} holds no {CARD}; give the folder of a generator, such as …/DiffLung__{METHOD}/fold_0")
+        example = f"{method_name(METHOD)}/{fold_name(0)}"
+        raise BadInput(f"{folder} holds no {CARD}; give the folder of a generator, such as …/{example}")
     card = read_card(folder)
     if labels is None:
         try:

@@ -257,9 +257,9 @@ def run(demo: Demo) -> dict:
             write_json(progress, finished)
     summary = _summary(demo, seconds)
     write_json(demo.folder / "summary.json", summary)
-    for name in (PREVIEW, REPORT):
-        if (demo.augmented() / name).is_file():  # an earlier version that began the demo wrote no report
-            copy_file(demo.augmented() / name, demo.folder / name)
+    copy_file(demo.augmented() / PREVIEW, demo.folder / PREVIEW)
+    if (demo.augmented() / REPORT).is_file():  # an earlier version that began the demo wrote none
+        copy_file(demo.augmented() / REPORT, demo.folder / REPORT)
     return summary
 
 

@@ -95,6 +95,8 @@ def report_on(request: Request) -> None:
         return
     report(html=path)
     say(f"Report: {path}")
+    if raw.reading.warning:  # what is far above may have scrolled away
+        say(raw.reading.lines()[0], log=False)
 
 
 entry = command(main)

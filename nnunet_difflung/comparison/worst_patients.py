@@ -21,12 +21,12 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.pages.blocks import Gallery, Outline, Picture
 from nnunet_difflung.pages.pictures import grey_png, outline_path
 from nnunet_difflung.paths import dataset_folders
-from nnunet_difflung.runtime.figures import LUNG_WINDOW, Window
+from nnunet_difflung.runtime.figures import CLASS_COLOURS, LUNG_WINDOW, Window
 
 PATIENTS, MOST_PICTURES = 5, 80  # of a class; of a page
 LEAST, WIDEST = 128, 256  # pixels of a picture's side; larger parts are shown at a half, a third, … of their size
 TRUTH, PREDICTION = "truth (solid)", "prediction (dashed)"
-COLOURS = {TRUTH: "#56B4E9", PREDICTION: "#E69F00"}
+COLOURS = {TRUTH: CLASS_COLOURS[0], PREDICTION: CLASS_COLOURS[1]}
 
 
 @dataclass(frozen=True)

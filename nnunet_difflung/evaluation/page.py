@@ -16,7 +16,7 @@ from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Page, Section
 from nnunet_difflung.pages.cells import number
 from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import dataset_id
-from nnunet_difflung.runtime.figures import LINE_COLOURS
+from nnunet_difflung.runtime.figures import GREY, LINE_COLOURS
 from nnunet_difflung.runtime.wording import counted
 
 _UNITS = {"psnr": "dB", "psnr_lung": "dB", "psnr_lung_of_mean": "dB", "ssim": "0 to 1", "ssim_lung": "0 to 1"}
@@ -149,7 +149,7 @@ def _histogram(table: dict, gathered: Gathered, name: str) -> list[Block]:
     counts = gathered.counts.get(name, {})
     if not counts:
         return []
-    styles = {REAL: ("#777777", "-")} | {
+    styles = {REAL: (GREY, "-")} | {
         method: (LINE_COLOURS[i % len(LINE_COLOURS)], "--") for i, method in enumerate(methods_of(table))
     }
     curves = {source: (of, *styles[source]) for source, of in counts.items()}

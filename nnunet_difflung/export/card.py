@@ -82,15 +82,20 @@ def _limits(facts: Facts) -> list[str]:
     return [_LIMITS, _NOT_MEASURED, *([_OF_SYNTHETIC_CASES] if synthetic else [])]
 
 
+def in_shell(path: str) -> str:
+    """A path that begins with a variable, as it has to be typed: double quotes keep blanks, and expand it."""
+    return f'"{path}"' if " " in path else path
+
+
 def _usage(model: Model, file: str, nnunet: str) -> str:
     trainings, folds = model.trainings, list(map(str, model.trainings.folds))
     options = ["-f", *folds, *([] if model.checkpoint == FINAL else ["-chk", model.checkpoint])]
     if file:
-        where = f"$nnUNet_results/{trainings.dataset}/{model.name}"
+        where = in_shell(f"$nnUNet_results/{trainings.dataset}/{model.name}")
         named = ["-c", trainings.configuration, "-p", trainings.plans, "-tr", model.trainer, *options]
         commands = [
             f"nnUNetv2_install_pretrained_model_from_zip {quoted(file)}",
-            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {trainings.dataset} {quoted(*named)}",
+            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {quoted(trainings.dataset)} {quoted(*named)}",
         ]
         place = f"Installing replaces files of the same names in `{where}`."
     else:
@@ -109,13 +114,14 @@ def _usage(model: Model, file: str, nnunet: str) -> str:
 
 def _fine_tuning(model: Model, where: str) -> str:
     """The commands that give another dataset this network's plans, and train it from the weights."""
-    dataset, configuration = model.trainings.dataset, quoted(model.trainings.configuration)
+    dataset, configuration = quoted(model.trainings.dataset), quoted(model.trainings.configuration)
+    folder = f"$nnUNet_preprocessed/{model.trainings.dataset}"
     plans, new = quoted(model.trainings.plans), quoted(f"{model.trainings.plans}_pretrained")
-    weights = f"{where}/{fold_name(model.trainings.folds[0])}/{model.checkpoint}"
+    weights = f"{where}/{fold_name(model.trainings.folds[0])}/{quoted(model.checkpoint)}"
     return "\n    ".join(
         [
-            f"mkdir -p $nnUNet_preprocessed/{dataset}",
-            f"cp {where}/{PLANS_FILE} $nnUNet_preprocessed/{dataset}/{plans}.json",
+            f"mkdir -p {in_shell(folder)}",
+            f"cp {where}/{PLANS_FILE} {in_shell(folder)}/{plans}.json",
             f"nnUNetv2_move_plans_between_datasets -s {dataset} -t DATASET -sp {plans} -tp {new}",
             f"nnUNetv2_preprocess -d DATASET -plans_name {new} -c {configuration}",
             f"nnUNetv2_train DATASET {configuration} FOLD -p {new} -pretrained_weights {weights}",

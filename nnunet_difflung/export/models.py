@@ -143,7 +143,7 @@ def _check_fold(model: Model, fold: int | str) -> None:
     folder = model.training(fold)
     train = (
         f"nnUNetv2_train {dataset_id(model.trainings.dataset)} {quoted(model.trainings.configuration)} {fold} "
-        f"-tr {model.trainer} -p {quoted(model.trainings.plans)}"
+        f"-tr {quoted(model.trainer)} -p {quoted(model.trainings.plans)}"
     )
     finished = [
         path.name

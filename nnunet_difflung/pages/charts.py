@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_difflung.runtime.figures import as_text
+from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE, as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def share_bars(before: Mapping[str, float], after: Mapping[str, float], targets:
     with drawing(7.5, 0.9 + 0.5 * len(names)) as result:
         axes = result.figure.subplots()
         for number, name in enumerate(names):
-            for shift, share, colour in ((-0.19, before[name], "#56B4E9"), (0.19, after[name], "#D55E00")):
+            for shift, share, colour in ((-0.19, before[name], "#56B4E9"), (0.19, after[name], ORANGE)):
                 axes.barh(number + shift, 100 * share, 0.36, color=colour)
                 place = 100 * max(share, targets.get(name, 0.0))  # beyond the line of the target
                 axes.annotate(f"{share:.2%}", (place, number + shift), (3, 0), textcoords="offset points", va="center")
@@ -166,9 +166,9 @@ def paired_dots(
         places = np.arange(len(arms))
         for row in values.values():
             heights = np.array([np.nan if value is None else value for value in row], dtype=float)
-            axes.plot(places, heights, "o-", color="#777777", alpha=0.55, markersize=3.5, linewidth=0.8)
+            axes.plot(places, heights, "o-", color=GREY, alpha=0.55, markersize=3.5, linewidth=0.8)
         for place, arm in zip(places, arms, strict=True):
-            axes.plot([place - 0.25, place + 0.25], [means[arm]] * 2, color="#D55E00", linewidth=2.5)
+            axes.plot([place - 0.25, place + 0.25], [means[arm]] * 2, color=ORANGE, linewidth=2.5)
         axes.set_xticks(places, [as_text(arm) for arm in arms], rotation=20 if len(arms) > 4 else 0)
         axes.set_xlim(-0.5, len(arms) - 0.5)
         if limits:
@@ -189,8 +189,8 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
         axes.axvline(0, color=_INK, linewidth=0.8)
         for number, (_, difference, low, high) in enumerate(rows):
             if low is not None and high is not None:
-                axes.plot([low, high], [number] * 2, color="#0072B2", linewidth=1.6)
-            axes.plot([difference], [number], "o", color="#0072B2")
+                axes.plot([low, high], [number] * 2, color=BLUE, linewidth=1.6)
+            axes.plot([difference], [number], "o", color=BLUE)
         axes.set_yticks(range(len(rows)), [as_text(name) for name, *_ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(label)

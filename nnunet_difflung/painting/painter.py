@@ -85,7 +85,8 @@ class _Painter:
 
     def __init__(self, files: Attempt, share: Share, threads: int, part: Part | None):
         self.files, self.share, self.threads, self.part = files, share, threads, part
-        self.batches = KnownBatches[Job](part) if part else Batches[Job](files.fold.settings.sampling.batch_size)
+        size = files.fold.settings.sampling.batch_size
+        self.batches: Batches[Job] = KnownBatches(part) if part else Batches(size)
         self.waiting = _Waiting()
 
     def run(self, cases: Sequence[PlannedCase], own: Sequence[PlannedCase], progress: bool) -> _Waiting:

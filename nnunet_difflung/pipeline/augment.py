@@ -78,6 +78,9 @@ from nnunet_difflung.runtime.messages import say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 
+REPORT = "report.html"
+"""The page about a method's cases, in the method's folder in ``$nnUNet_results``."""
+
 
 @dataclass(frozen=True)
 class OpenDataset:
@@ -104,7 +107,7 @@ def augment(request: Request) -> bool:
     """Runs all stages. After an interruption the same request resumes; stages that are finished are not repeated.
 
     Returns:
-        Whether the dataset now holds what was asked for and this process speaks for all: others may report on it.
+        Whether there is something new to report on, or no report yet, and this process speaks for all.
 
     Raises:
         BadInput: the request cannot be carried out; raised before any long computation.
@@ -117,9 +120,12 @@ def augment(request: Request) -> bool:
         say(line, log=False)
     with as_private_as(dataset.raw.folder, dataset.raw.files()):
         _augment(dataset, request, share)
-    if lines and dataset.raw.reading.warning:  # what is far above may have scrolled away
+    name, method = dataset.raw.name, request.settings.method
+    new = bool(dataset.folds) or not (results_folder(name, method) / REPORT).is_file()
+    reported = share.main and not request.dry_run and new
+    if lines and dataset.raw.reading.warning and not reported:  # what is far above may have scrolled away
         say(lines[0], log=False)
-    return share.main and not request.dry_run
+    return reported
 
 
 def train(request: Request) -> list[Fold]:

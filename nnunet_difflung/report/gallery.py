@@ -20,6 +20,7 @@ from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, wi
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Chart, Gallery, Picture, Text
 from nnunet_difflung.report.records import Records
+from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE
 from nnunet_difflung.runtime.parallel import bar
 
 _PICTURES = 96  # about as many on a page, so that it can be sent by mail
@@ -28,7 +29,7 @@ _CLASSES = 12
 _VALUES = 24  # single slices of a class whose intensities are counted, real and synthetic
 _SAMPLE = 20_000  # voxels of a case
 _BINS = 60
-_COLOURS = {"real": ("#0072B2", "-"), "synthetic": ("#D55E00", "-"), "normal lung": ("#777777", ":")}
+_COLOURS = {"real": (BLUE, "-"), "synthetic": (ORANGE, "-"), "normal lung": (GREY, ":")}
 
 
 @dataclass

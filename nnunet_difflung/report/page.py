@@ -17,6 +17,7 @@ from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.render import write_page
 from nnunet_difflung.paths import dataset_id, results_folder
+from nnunet_difflung.pipeline.augment import REPORT
 from nnunet_difflung.pipeline.likeness import named, value_of
 from nnunet_difflung.pipeline.quality import faults, figure, meaning, span, value
 from nnunet_difflung.pipeline.report import next_commands
@@ -38,7 +39,7 @@ _EXCLUDE = (
 
 def report_file(dataset_name: str, method: str) -> Path:
     """Where a method's report lies."""
-    return results_folder(dataset_name, method) / "report.html"
+    return results_folder(dataset_name, method) / REPORT
 
 
 def write_report(

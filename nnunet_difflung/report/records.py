@@ -73,7 +73,7 @@ class Records:
         return [
             f"{number} ({'generator trained' if is_finished(folder) else 'generator not finished'})"
             for folder in folders
-            if (number := folder.name.removeprefix("fold_")) not in known
+            if (number := folder.name.rpartition("_")[2]) not in known
         ]
 
     @cached_property

@@ -95,8 +95,7 @@ def _ended(run: Run, main: Callable[[], int | None]) -> int:
             logged("end", f"exit code {Code.FAILED:d}")
         raise
     logged("end", f"exit code {code}")
-    refused = code == Code.REFUSED  # which takes one line
-    if run.log is not None and run.log.path is not None and not run.quiet and not refused:
+    if run.log is not None and run.log.path is not None and not run.quiet and not run.error:  # an error takes one line
         print(f"Log: {run.log.path}", file=sys.stderr, flush=True)
     return code
 

@@ -31,6 +31,7 @@ CLASS_COLOURS = (
 )
 SPECIAL_COLOURS = {"ignore": "#BBBBBB", "derived_body": "#303030"}  # greys: voxels that belong to no class
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, visible on white
+BLUE, ORANGE, GREY = LINE_COLOURS[0], LINE_COLOURS[1], "#777777"  # of charts: real or ours, synthetic, all others
 RULE_COLOUR = "#333333"
 DOUBT_COLOUR = "#B00000"
 

@@ -36,7 +36,7 @@ class Log:
         if lines:
             self._write(_stamped(datetime.now(), kind, lines))
 
-    def open(self, folder: Path, command: str, typed: str) -> None:
+    def begin(self, folder: Path, command: str, typed: str) -> None:
         """Makes the file in a folder, and writes what was added so far.
 
         Args:

@@ -170,7 +170,7 @@ def open_log(folder: Path, typed: str = "") -> None:
     if _run is not None and _run.log is not None and _run.log.path is None:
         typed = typed or quoted(_run.command, *map(without_folder, _run.words))
         try:
-            _run.log.open(folder, _run.command, f"{typed}   (nnunet_difflung {__version__})")
+            _run.log.begin(folder, _run.command, f"{typed}   (nnunet_difflung {__version__})")
         except OSError as error:
             no_log(error, folder)
 

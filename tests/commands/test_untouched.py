@@ -140,7 +140,7 @@ def test_augmenting_and_removing_leave_a_dataset_and_the_computer_as_they_were(w
         options = ["-f", "0", "--methods", method, "--samples", "2", "--steps", "2", "--max-slices", "2", *FAST]
         world.run("commands.evaluate", "-d", "801", *options)
         assert changed(augmented, snapshot(*world.nnunet[:2], folder_times=True)) == []
-        kept |= {"table1.json", "table1.md", "table1.png"}
+        kept |= {"table1.json", "table1.md", "table1.png", "table1.html"}
     assert open_to(world.nnunet[2], 0o004) == []
     assert changed(outside, world.outside()) == []
     world.run("commands.remove", "-d", "801", "--generators")

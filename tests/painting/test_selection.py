@@ -341,16 +341,21 @@ def test_candidates_and_their_segmenter_are_part_of_the_estimates(prepare, monke
     monkeypatch.setattr(
         estimates.family_of(prepare().method).__class__, "seconds_per_image", lambda *_: (0.0, 1.0), raising=True
     )
+
+    def estimate(fold):
+        return estimate_seconds(fold, "cpu", fold.cache.label)
+
     one, four = prepare(), prepare("--candidates", "4")
-    (training, painting), (training_of_four, painting_of_four) = (estimate_seconds(f, "cpu") for f in (one, four))
+    (training, painting), (training_of_four, painting_of_four) = (estimate(f) for f in (one, four))
     assert (training, training_of_four) == (0, 1000)
     assert painting_of_four == 4 * painting > 0
     (cases, results), (same, results_of_four) = estimate_bytes(one), estimate_bytes(four)
     assert cases == same
     assert results_of_four - cases == 4 * (results - cases)
     with_placebo = prepare("--candidates", "4", "--placebo", "0.5")
-    once = sum(len(case.slices) for case in with_placebo.plan.placebos)
-    assert estimate_seconds(with_placebo, "cpu")[1] == pytest.approx(painting_of_four + once)
+    once = estimate(prepare("--placebo", "0.5"))[1] - painting
+    assert once > 0
+    assert estimate(with_placebo)[1] == pytest.approx(painting_of_four + once)
     assert once > 0
 
 
