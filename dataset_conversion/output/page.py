@@ -5,6 +5,7 @@ It has no date and no command, so that the same conversion writes the same bytes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,9 +29,8 @@ from nnunet_difflung.pages.blocks import (
 )
 from nnunet_difflung.pages.cells import number
 from nnunet_difflung.pages.pictures import grey_png, outlines_of
-from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.figures import class_colours, zoom
-from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.wording import counted, quoted
 
 WIDEST = 256  # pixels of a picture's side; larger parts are shown at a half, a third, … of their size
 MEDIASTINUM = (-160.0, 240.0)  # HU
@@ -228,7 +228,8 @@ def _picture(report: Mapping, tile: Tile) -> Picture:
 
 
 def _next(name: str) -> Section:
-    dataset = dataset_id(name)
+    found = re.match(r"Dataset0*(\d+)_", name)
+    dataset = found[1] if found else quoted(name)
     commands = [
         f"difflung_augment -d {dataset} --dry-run    # class shares, plan, time and disk space; writes nothing",
         f"nnUNetv2_plan_and_preprocess -d {dataset} -c 2d",
