@@ -38,9 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p = shared.command_parser("difflung_evaluate", _DESCRIPTION, _EXAMPLE)
     _add_run_options(p.add_argument_group("run"))
     _add_painting_options(p.add_argument_group("painting"))
-    labels = p.add_argument_group("labels and patients, as for difflung_augment")
-    shared.add_labels(labels)
-    shared.add_patients(labels)
+    shared.add_labels_and_patients(p)
     return p
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.comparison.trainings import PLANS
-from nnunet_difflung.config import PRECISIONS, SAMPLERS, preset
+from nnunet_difflung.config import METHOD, PRECISIONS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.arguments import CommandParser
 
 if TYPE_CHECKING:
@@ -196,6 +197,23 @@ def add_patients(group: Options) -> None:
         metavar="FILE",
         help="CSV file with the columns case,patient, or JSON file {case: patient}, that says which cases belong to "
         "the same patient (default: as for --patient-pattern)",
+    )
+
+
+def add_labels_and_patients(p: argparse.ArgumentParser) -> None:
+    """``add_labels`` and ``add_patients`` in a group of their own."""
+    group = p.add_argument_group("labels and patients, as for difflung_augment")
+    add_labels(group)
+    add_patients(group)
+
+
+def add_method_on_record(group: Options, what: str) -> None:
+    """``--method``, as ``method``, of a command that shows what methods have made (``report.request``)."""
+    group.add_argument(
+        "--method",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"method whose {what} are shown, of {', '.join(METHODS)} (default: {METHOD}, or the only one with cases)",
     )
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.config import METHOD
-from nnunet_difflung.dataset.raw_dataset import check_dataset, open_raw_dataset
-from nnunet_difflung.methods import METHODS
+from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import quoted
@@ -35,12 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p = shared.command_parser("difflung_report", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     shared.add_dataset(group)
-    group.add_argument(
-        "--method",
-        choices=METHODS,
-        metavar="METHOD",
-        help=f"method whose cases are shown, of {', '.join(METHODS)} (default: {METHOD}, or the only one with cases)",
-    )
+    shared.add_method_on_record(group, "cases")
     group.add_argument(
         "-o",
         dest="out",
@@ -53,9 +46,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="call real cases and patients by numbers (default: show the ids of real cases)",
     )
-    labels = p.add_argument_group("labels and patients, as for difflung_augment")
-    shared.add_labels(labels)
-    shared.add_patients(labels)
+    shared.add_labels_and_patients(p)
     return p
 
 
@@ -77,20 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report_on(request: Request) -> None:
     """Writes the report of what a request has added; a report that cannot be written spoils nothing."""
+    from nnunet_difflung.pipeline.augment import raw_of
     from nnunet_difflung.report.page import write_report
 
-    raw = open_raw_dataset(
-        request.dataset,
-        request.normal_labels,
-        request.structure_labels,
-        request.patient_pattern,
-        request.patients_file,
-    )
     method = request.settings.method
     try:
+        raw = raw_of(request)
         path = write_report(raw, method, None, request.configuration, request.device, progress=True)
-    except Exception as error:  # the cases are in the dataset, and this is only a look at them
-        again = quoted("difflung_report", "-d", raw.name, "--method", method)
+    except Exception as error:  # the work is done, or its own error counts; this is only a look at it
+        again = quoted("difflung_report", "-d", request.dataset, "--method", method)
         warn(f"no report was written ({type(error).__name__}: {error}); try '{again}'")
         return
     report(html=path)

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import positive
-from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.wording import counted
@@ -47,12 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help=f"folder of the reading: {PAGE} is for the reader, {KEY} is not",
     )
-    group.add_argument(
-        "--method",
-        choices=METHODS,
-        metavar="METHOD",
-        help=f"method whose lesions are shown, of {', '.join(METHODS)} (default: {METHOD}, or the only one with cases)",
-    )
+    shared.add_method_on_record(group, "lesions")
     group.add_argument(
         "--number",
         type=positive,
@@ -61,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="painted lesions, and as many real ones (default: %(default)s, which takes ten minutes to read)",
     )
     shared.add_seed(group, "the choice and the order of the pictures")
-    labels = p.add_argument_group("labels and patients, as for difflung_augment")
-    shared.add_labels(labels)
-    shared.add_patients(labels)
+    shared.add_labels_and_patients(p)
     return p
 
 

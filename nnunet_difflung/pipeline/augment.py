@@ -173,6 +173,21 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
         _carry_out(dataset, prepared, request, share, seconds)
 
 
+def raw_of(request: Request) -> RawDataset:
+    """The dataset that a request describes.
+
+    Raises:
+        BadInput: it cannot be used as the request says.
+    """
+    return open_raw_dataset(
+        request.dataset,
+        request.normal_labels,
+        request.structure_labels,
+        request.patient_pattern,
+        request.patients_file,
+    )
+
+
 def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
     """Opens the dataset and reads its manifest; finishes a change that was interrupted (a dry run refuses instead).
 
@@ -194,13 +209,7 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
     def read() -> OpenDataset:
         manifest_stamp, manifest = stamp(folder / MANIFEST), read_manifest(folder)
         try:
-            raw = open_raw_dataset(
-                request.dataset,
-                request.normal_labels,
-                request.structure_labels,
-                request.patient_pattern,
-                request.patients_file,
-            )
+            raw = raw_of(request)
         except BadInput:
             check_recorded(folder, manifest)  # a cause that the reader cannot know, such as cases added since
             raise

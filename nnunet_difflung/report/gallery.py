@@ -103,8 +103,7 @@ def gallery(records: Records, progress: bool) -> list[Block]:
 def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
     roles, shown = records.raw.roles, _Class()
     rng = np.random.default_rng([0, roles.values[name]])
-    run = next((run for run in records.runs if run["fold"] in {c["fold"] for c in records.cases.values()}), {})
-    channel, looks = painted_channel(run), None
+    channel, looks = painted_channel(records.runs[0]), None  # all folds of a dataset have the same channels
     for identifier in real_cases(records, name, max(number, _VALUES), rng):
         scan = read_scan(records.raw, identifier)
         looks = looks or Looks(

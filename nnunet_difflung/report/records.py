@@ -99,6 +99,14 @@ class Records:
         called = {patient: f"patient {n}" for n, patient in enumerate(sorted(set(self.raw.patients.values())), 1)}
         return called | {identifier: f"real {n}" for n, identifier in enumerate(sorted(self.raw.cases), 1)}
 
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        """Finds these names where a name can stand."""
+        names = sorted(self._numbers, key=len, reverse=True)
+        # a patient may be called 2: not the number of a fold, nor a part of 0.25 or 2 %
+        before, after = r"(?<![A-Za-z0-9])(?<!fold )(?<!\d\.)", r"(?![A-Za-z0-9]|\.\d| ?%)"
+        return re.compile(rf"{before}({'|'.join(map(re.escape, names))}){after}")
+
     def called(self, identifier: str) -> str:
         """What a real case is called: its id, or its number if the records are anonymous."""
         return self._numbers[identifier] if self.anonymous and identifier in self.raw.cases else identifier
@@ -108,10 +116,7 @@ class Records:
         text = without_folders(text)
         if not self.anonymous:
             return text
-        names = sorted(self._numbers, key=len, reverse=True)
-        # a patient may be called 2: not the number of a fold, nor a part of 0.25 or 2 %
-        pattern = rf"(?<![A-Za-z0-9])(?<!fold )(?<!\d\.)({'|'.join(map(re.escape, names))})(?![A-Za-z0-9]|\.\d| ?%)"
-        return re.sub(pattern, lambda match: self._numbers[match[1]], text)
+        return self._names.sub(lambda match: self._numbers[match[1]], text)
 
 
 def without_folders(text: str) -> str:

@@ -209,6 +209,15 @@ def test_a_run_whose_cases_were_all_dropped(folders, monkeypatch) -> None:
     monkeypatch.undo()
 
 
+def test_the_error_of_a_run_is_not_hidden_by_that_of_its_report(folders, monkeypatch, capsys) -> None:
+    make_dataset(folders[0])
+    monkeypatch.setattr("nnunet_difflung.painting.synthesis.accepted", lambda sampling, measured: False)
+    monkeypatch.setattr("nnunet_difflung.report.page.write_page", lambda *_: 1 / 0)
+    with pytest.raises(Failed, match="nothing was injected"):
+        main([*COPY, "-f", "0", "--gate", "drop"])
+    assert "no report was written (ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_names_the_folds_that_are_left(folders) -> None:
     make_dataset(folders[0])
     main([*KEEP, "-f", "0"])
