@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 
 import numpy as np
@@ -15,6 +14,7 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pipeline.estimates import duration
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
 from tests.support.tiny import IGNORE, LABELS, make_dataset, tree_hashes
 
@@ -172,15 +172,22 @@ def test_dry_run_touches_nothing_and_shows_the_plan(folders, capsys):
         assert part in said
 
 
-def test_a_dry_run_counts_no_training_of_generators_that_are_finished(folders, capsys):
+def test_a_dry_run_counts_no_training_of_generators_that_are_finished(folders, monkeypatch, capsys):
     make_dataset(folders[0])
     main([*OPTIONS, "-f", "0"])
     remove(["-d", "801"])
     capsys.readouterr()
-    main([*OPTIONS, "-f", "0", "--dry-run"])
-    assert re.search(r"Estimate on cpu: 0 \S+ of training .* for 1 fold \(1 trained already\)", capsys.readouterr().out)
-    main([*OPTIONS, "-f", "1", "--dry-run"])
-    assert "trained already" not in capsys.readouterr().out
+    monkeypatch.setattr("nnunet_difflung.pipeline.dry_run.estimate_seconds", lambda *_: (36000.0, 1200.0))
+    for folds, said in (
+        (("0",), "0 s of training and 20 min of painting for 1 fold (1 trained already)"),
+        (("0", "1"), " and 40 min of painting for 2 folds (1 trained already)"),
+        (("1",), " and 20 min of painting for 1 fold;"),
+    ):
+        main([*OPTIONS, "-f", *folds, "--dry-run"])
+        shown = capsys.readouterr().out
+        assert said in shown
+        assert ("0 s of training" in shown) == (folds == ("0",))
+        assert duration(36000.0) in shown or folds == ("0",), "of the one generator that is left"
 
 
 def test_an_untrained_generator_is_stopped_by_the_gate(folders, capsys):

@@ -40,7 +40,7 @@ def picture(number: int, identifier: str = "", height: int = 20, width: int = 30
 def page() -> Page:
     """A page with every kind of block, and a class whose name is markup."""
     shares = charts.share_bars({"normal_lung": 0.997, ODD: 0.003}, {"normal_lung": 0.95, ODD: 0.05}, {ODD: 0.06})
-    rows = [["case b", Value(0.2, "0.20")], ["case a", Value(None, "–")], ["case c", Value(0.01, "0.01")]]
+    rows = [["case b", Value(0.2, "0.20")], ["case a", Value(None, "–")], ["case c", Value(0.15, "0.15")]]
     return Page(
         f"Report of {ODD}",
         "a subtitle",

@@ -50,6 +50,8 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(seed, number):
     parts = parts_of(cases, sizes, 8, number)
     assert [batch for part in parts for batch in part.batches] == alone
     assert sorted(index for part in parts for index in part.measured) == cases
+    last = {key[0]: part for part in parts for batch in part.batches for key in batch}
+    assert all(index in part.measured for index, part in last.items()), "by whoever paints its last batch"
     assert sum(part.slices for part in parts) == sum(size.painted for size in sizes)
     pixels = {size.key: size.number_of_slices * size.shape[0] * size.shape[1] for size in sizes}
     largest = max(sum(pixels[key] for key in batch) for batch in alone)

@@ -255,6 +255,10 @@ def test_a_leak_comes_first(folders) -> None:
     report(["-d", "801"])
     assert lights()["Leaks"][0] == "bad"
     assert html().index("light bad") < html().index("light good")
+    assert patient in text_of(html()), "the problem names the case"
+    report(["-d", "801", "--anonymous"])
+    assert "lung_0" not in html()
+    assert lights()["Leaks"][0] == "bad"
 
 
 def test_without_records_it_says_what_to_run(folders) -> None:
