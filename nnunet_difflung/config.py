@@ -13,6 +13,7 @@ ABLATED_CLASSES = ("pathologies", "all")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 METHOD, PAPERS_METHOD = "difflung", "cbmat"  # of the presets; preset paper has the paper's
+PRESETS = ("default", "fast", "paper")
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
 PLACEMENTS = ("real", "uniform")

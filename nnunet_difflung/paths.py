@@ -202,6 +202,12 @@ def fold_name(fold: int | str) -> str:
     return f"{_FOLD}{fold}"
 
 
+def fold_of(folder: Path) -> int | str:
+    """The fold of such a folder: a number, or ``all``."""
+    name = folder.name.removeprefix(_FOLD)
+    return int(name) if name.isdigit() else name
+
+
 def fold_folder(name: str, method: str, fold: int | str) -> Path:
     """Where the generator of a method's fold is kept; it may not exist."""
     return results_folder(name, method) / fold_name(fold)

@@ -23,6 +23,7 @@ from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import positive
 from nnunet_difflung.commands.small_trainings import (
     CONFIGURATION,
+    how_it_ended,
     installed,
     make_small_configuration,
     pooled_dice,
@@ -158,7 +159,8 @@ class Demo:
         with open(self.folder / _OUTPUT, "a", encoding="utf-8") if quiet() else nullcontext() as file:
             done = subprocess.run(installed(arguments), env=self.environment(), stdout=file, stderr=file)
         if done.returncode:
-            raise Failed(f"{shown(arguments)} failed; its message is {f'in {file.name}' if file else 'above'}")
+            place = f"its message is {f'in {file.name}' if file else 'above'}"
+            raise Failed(how_it_ended(shown(arguments), done.returncode, place))
 
     def one_by_one(self, command_of: Callable[[str], list[str]]) -> None:
         """Runs a command for the arms one after the other."""

@@ -7,14 +7,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.commands import options as shared
 from nnunet_difflung.commands.options import checked_output, given, positive
-from nnunet_difflung.config import preset
+from nnunet_difflung.config import PRESETS, preset
 from nnunet_difflung.dataset.raw_dataset import check_dataset
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import TABLE1
+from nnunet_difflung.paths import TABLE1, dataset_name, fold_folders, fold_of, results_folder
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.messages import report, say
@@ -30,7 +31,7 @@ class bias, Wasserstein distance, texture and diversity. Three references are re
 mean intensity, the neighbouring real slice, and real slices of other patients. Train the generators first with
 difflung_augment --method METHOD. Nothing is written into the dataset.
 """
-_EXAMPLE = "difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix --preset fast"
+_EXAMPLE = "difflung_evaluate -d 801 -f 0 1 --methods cbmat mat pix2pix"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +55,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         help=f"methods to compare, of {', '.join(METHODS)}; those that start from a real slice paint no whole slices "
         "and are left out (default: every method whose generators are trained in all of these folds)",
     )
-    shared.add_preset(group, "preset that the generators were trained with; sets --sampler and --steps")
+    group.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="sets --sampler and --steps (default: the preset that the generators were trained with)",
+    )
     shared.add_output(group, TABLE1)
     shared.add_device(group, "painting")
     shared.add_processes(group, "read")
@@ -96,11 +101,13 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
 
     from nnunet_difflung.commands.devices import chosen_device
     from nnunet_difflung.evaluation.evaluate import Request
+    from nnunet_difflung.evaluation.preset_of import preset_of
     from nnunet_difflung.runtime.device import usual_precision
 
     device = chosen_device(options.device)
+    name = options.preset or preset_of(_generators(options))
     sampling = replace(
-        preset(options.preset).sampling,
+        preset(name).sampling,
         paint="full",
         precision=options.precision or usual_precision(device),
         **given(options, "sampler", "steps"),
@@ -110,7 +117,7 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
         folds=tuple(options.folds),
         methods=tuple(dict.fromkeys(options.methods)),
         sampling=sampling,
-        preset=options.preset,
+        preset=name,
         samples=options.samples,
         max_slices=options.max_slices,
         seed=options.seed,
@@ -123,6 +130,16 @@ def request_from(arguments: Sequence[str] | None, typed: str) -> Request:
         patients_file=options.patients_file,
         command=typed,
     )
+
+
+def _generators(options: argparse.Namespace) -> list[Path]:
+    """Folders of the generators that are compared, as far as they are there."""
+    folders = [
+        folder
+        for method in options.methods or METHODS
+        for folder in fold_folders(results_folder(dataset_name(options.dataset), method))
+    ]
+    return [folder for folder in folders if not options.folds or str(fold_of(folder)) in options.folds]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

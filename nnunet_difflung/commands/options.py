@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difflung.comparison.trainings import PLANS
-from nnunet_difflung.config import METHOD, PRECISIONS, SAMPLERS, preset
+from nnunet_difflung.config import METHOD, PRECISIONS, PRESETS, SAMPLERS, preset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.arguments import CommandParser
@@ -20,7 +20,6 @@ from nnunet_difflung.runtime.arguments import CommandParser
 if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
 
-PRESETS = ("default", "fast", "paper")
 DEVICES = ("cuda", "cpu", "mps")
 _WIDEST = 110  # maximum number of columns of a help text
 

@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from nnunet_difflung.commands import options as shared
+from nnunet_difflung.comparison.trainings import fold_numbers
 from nnunet_difflung.dataset.logs import keep_log
 from nnunet_difflung.injection.removal import remove
+from nnunet_difflung.injection.selection import Selection
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_name
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.messages import report, say
@@ -15,11 +18,13 @@ from nnunet_difflung.runtime.messages import report, say
 _DESCRIPTION = """
 Removes every synthetic case from a dataset and restores its files (dataset.json, splits, preprocessed folder) byte for
 byte. If they were edited since, the edits are kept. nnU-Net's plans and preprocessed real cases stay, and so do trained
-generators, so that difflung_augment can paint again without training, unless --generators is given.
+generators, so that difflung_augment can paint again without training, unless --generators is given. With -f or
+--method only those cases go; the files are restored once the last synthetic case has gone.
 """
 _EXAMPLE = """
 difflung_remove -d 801 --dry-run
 difflung_remove -d 801
+difflung_remove -d 801 -f 0 2 --method copy_paste
 """
 
 
@@ -28,11 +33,20 @@ def parser() -> argparse.ArgumentParser:
     p = shared.command_parser("difflung_remove", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     shared.add_dataset(group)
+    shared.add_folds(group, ", whose cases, and with --generators whose generators, go (default: those of every fold)")
+    group.add_argument(
+        "--method",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"method whose cases, and with --generators whose generators, go, of {', '.join(METHODS)} "
+        f"(default: every method)",
+    )
     group.add_argument("--dry-run", action="store_true", help="list what would be removed, and change nothing")
     group.add_argument(
         "--generators",
         action="store_true",
-        help="also delete the trained generators and cached cases in $nnUNet_results (default: keep them)",
+        help="also delete the trained generators and, without -f and --method, the cached cases in $nnUNet_results "
+        "(default: keep them)",
     )
     group.add_argument(
         "--force",
@@ -46,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     options = parser().parse_args(arguments)
-    lines = remove(options.dataset, options.dry_run, options.force, options.generators)
+    selection = Selection(fold_numbers(options.folds), options.method)
+    lines = remove(options.dataset, options.dry_run, options.force, options.generators, selection)
     report(dry_run=options.dry_run, actions=lines)
     if not options.dry_run:
         keep_log(dataset_name(options.dataset))

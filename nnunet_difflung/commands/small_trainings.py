@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -37,13 +38,30 @@ def side_by_side(commands: dict[Path, list[str]], environment: dict[str, str]) -
         with open(log, "w", encoding="utf-8") as file:
             running[log] = subprocess.Popen(installed(arguments), stdout=file, stderr=subprocess.STDOUT, env=one_core)
     try:
-        failed = [log for log, process in running.items() if process.wait()]
+        failed = {log: code for log, process in running.items() if (code := process.wait())}
     except BaseException:
         for process in running.values():
             process.kill()
         raise
-    if failed:
-        raise Failed(f"{commands[failed[0]][0]} failed; see {failed[0]}")
+    for log, code in failed.items():
+        raise Failed(how_it_ended(commands[log][0], code, f"see {log}"))
+
+
+def how_it_ended(command: str, code: int, place: str) -> str:
+    """The message about a command that ended with an exit code other than 0, or by a signal, whose number is negative.
+
+    Args:
+        command: the command as the user would type it.
+        code: as ``subprocess`` gives it.
+        place: where the command has left its own message, such as ``see FILE``.
+    """
+    if code > 0:
+        return f"{command} failed; {place}"
+    memory = " (as it does when memory runs out)" if code == -signal.SIGKILL else ""
+    return (
+        f"{command} was ended by {signal.Signals(-code).name}, which another program or the system has sent{memory}; "
+        f"run the same command again to go on"
+    )
 
 
 def make_small_configuration(path: Path, convolutions: int | None = None, stages: int | None = None, **changes) -> None:

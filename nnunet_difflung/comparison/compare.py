@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_difflung.comparison.absent import absent
 from nnunet_difflung.comparison.page import comparison_page
 from nnunet_difflung.comparison.permutation import holm, permutation_tests
+from nnunet_difflung.comparison.progress import learning_curves
 from nnunet_difflung.comparison.scores import Scores, collect, foreground
 from nnunet_difflung.comparison.segmentations import collect_segmentations
 from nnunet_difflung.comparison.statistics import (
@@ -239,7 +240,8 @@ def compare(
         write_json(out, table)
         write_markdown(out.with_suffix(".md"), table)
         plot_differences(out.with_suffix(".png"), table, points)
-        page = comparison_page(table, galleries, list(worst.missing), absent(trainings))
+        curves = learning_curves(trainings, foreground(trainings)[1])
+        page = comparison_page(table, galleries, list(worst.missing), absent(trainings), curves)
         write_page(page, out.with_suffix(".html"))
     return table
 

@@ -27,6 +27,7 @@ def comparison_page(
     galleries: Mapping[str, Gallery] | None = None,
     missing: Sequence[str] = (),
     absent: Sequence[str] = (),
+    curves: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Page:
     """The page.
 
@@ -35,6 +36,7 @@ def comparison_page(
         galleries: class → pictures of its worst patients.
         missing: sentences about pictures that could not be drawn.
         absent: sentences about trainings that are not compared.
+        curves: class → arm → (epochs,) pseudo Dice (``progress.learning_curves``).
     """
     meta = table["meta"]
     galleries = galleries or {}
@@ -55,6 +57,8 @@ def comparison_page(
             blocks.append(Text(f"There are no pictures of {name}."))
         if name in rare:
             blocks += [Text(line) for line in missing]
+        if (curves or {}).get(name):
+            blocks += _curves(name, (curves or {})[name])
         sections.append(Section(f"Class {position}: {name}", blocks))
     sections += [_next(table), _record(table), Section("For your manuscript", [Code(methods_paragraph(table), True)])]
     return Page(
@@ -70,6 +74,20 @@ _PICTURES = (
     "Patients with the lowest mean Dice over all arms. Of each, the case and the slice in which all arms together have "
     "most wrong voxels of the class, in the first repetition; Dice over all voxels of the patient, mean of all "
     "trainings. Enlarge a picture and step through the arms with the arrow keys."
+)
+
+
+def _curves(name: str, of_arms: Mapping[str, np.ndarray]) -> list[Block]:
+    svg = charts.lines(of_arms, "epoch", "pseudo Dice", limits=(-0.02, 1.02))
+    return [
+        Chart(svg, f"Learning curves of {name}: nnU-Net's pseudo Dice, mean of the arm's trainings"),
+        Text(_CURVES, True),
+    ]
+
+
+_CURVES = (
+    "nnU-Net's moving average over the voxels of random validation patches, which are rougher than whole cases: look "
+    "here whether the arms had stopped improving, not which is better. If a curve still rises at its end, train longer."
 )
 
 

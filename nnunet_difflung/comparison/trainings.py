@@ -118,10 +118,16 @@ def begun_anew(training: Path) -> Path | None:
     Returns:
         None if the last training that was begun is finished, or the folder has no logs.
     """
-    logs = sorted((path for path in training.glob("training_log_*") if _LOG.fullmatch(path.name)), key=_started)
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in logs]
+    logs = logs_of(training)
+    paths, texts = list(logs), list(logs.values())
     begun = max((i for i, text in enumerate(texts) if _BEGUN.search(text)), default=None)
-    return None if begun is None or any(_DONE in text for text in texts[begun:]) else logs[begun]
+    return None if begun is None or any(_DONE in text for text in texts[begun:]) else paths[begun]
+
+
+def logs_of(training: Path) -> dict[Path, str]:
+    """The logs of a training, one for each start, and their texts; in the order of the starts."""
+    logs = sorted((path for path in training.glob("training_log_*") if _LOG.fullmatch(path.name)), key=_started)
+    return {path: path.read_text(encoding="utf-8", errors="replace") for path in logs}
 
 
 def _started(log: Path) -> list[int]:

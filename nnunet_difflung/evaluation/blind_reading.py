@@ -254,15 +254,18 @@ def _painted(
 def _real(
     raw: RawDataset, hosts: Collection[str], name: str, number: int, looks: Looks, rng: np.random.Generator
 ) -> list[Shown]:
-    """At most a number of real lesions of a class, of as many cases, none of them a host."""
+    """At most a number of real lesions of a class, of as many cases, none of them a host.
+
+    Cases of patients who are no host come first: a reader who finds the same anatomy twice knows more than was asked.
+    """
     cases = sorted(set(raw.cases) - set(hosts))
-    value = raw.roles.values[name]
+    value, known = raw.roles.values[name], {raw.patients[host] for host in hosts}
     real: list[Shown] = []
-    for i in rng.permutation(len(cases)):
+    for case in sorted((cases[i] for i in rng.permutation(len(cases))), key=lambda case: raw.patients[case] in known):
         if len(real) >= number:
             break
-        if (raw.read_label(cases[i])[0] == value).any():
-            scan = read_scan(raw, cases[i])
+        if (raw.read_label(case)[0] == value).any():
+            scan = read_scan(raw, case)
             real += _shown(scan, scan.label == value, looks, name, value, False)
     return real
 

@@ -31,6 +31,7 @@ from nnunet_difflung.injection.preconditions import check_places, check_unchange
 from nnunet_difflung.paths import SPLITS
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.runtime.modes import make_folder
+from nnunet_difflung.runtime.wording import quoted
 
 # staged cases of a method and fold, and the manifest's entry of their run
 Addition = tuple[list[StagedCase], dict]
@@ -84,7 +85,8 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if not same or present != {case.identifier for case in cases}:
         raise BadInput(
             f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "
-            f"{run['fold']}, which were made with other settings; {_REMOVE}"
+            f"{run['fold']}, which were made with other settings; run difflung_remove -d {quoted(manifest['dataset'])} "
+            f"-f {run['fold']} --method {run['method']} first"
         )
     return True
 

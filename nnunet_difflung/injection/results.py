@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from nnunet_difflung.injection.leaks import first_names
+from nnunet_difflung.injection.selection import EVERYTHING, Selection
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder, fold_folders, method_name, our_folders
+from nnunet_difflung.paths import cache_folder, fold_folders, fold_of, method_name, our_folders, results_folder
 from nnunet_difflung.runtime.locks import delete_unused
 from nnunet_difflung.runtime.wording import counted
 
@@ -40,17 +41,23 @@ def own_folders(name: str) -> list[Path]:
     return [folder for folder in our_folders(name) if folder.name in own]
 
 
-def generators(name: str, delete: bool, asked: bool) -> list[str]:
+def generators(name: str, delete: bool, asked: bool, selection: Selection = EVERYTHING) -> list[str]:
     """Deletes generators and cache, and says so.
+
+    Where some folds or a method are selected, only their generators go: the cache and the files of the whole method
+    stay.
 
     Args:
         name: ``DatasetXXX_NAME``.
         delete: delete them; else only say what would be done.
         asked: whether the user has asked for it.
+        selection: whose generators go.
 
     Returns:
         a line for each action.
     """
+    if selection:
+        return _selected(name, delete, asked, selection)
     folders = own_folders(name)
     links = [path for path in _places(folders) if path.is_symlink()]
     folders = [folder for folder in folders if not folder.is_symlink()]
@@ -72,6 +79,22 @@ def generators(name: str, delete: bool, asked: bool) -> list[str]:
             else f"generators are kept, with their cache, in {listed} (--generators deletes both)"
         )
     return lines
+
+
+def _selected(name: str, delete: bool, asked: bool, selection: Selection) -> list[str]:
+    folders = [
+        fold
+        for method in METHODS
+        for fold in _folds(results_folder(name, method))
+        if selection.has(method, fold_of(fold))
+    ]
+    if not asked:
+        listed = ", ".join(map(str, folders))
+        return [f"generators are kept in {listed} (--generators deletes them)"] if folders else []
+    used = [fold for fold in folders if delete and not delete_unused(fold, _empty_fold)]
+    lines = [f"{fold} is kept: another command is using it" for fold in used]
+    gone = ", ".join(str(fold) for fold in folders if fold not in used)
+    return [*lines, f"generators removed from {gone}" if gone else f"no generator of {selection} is in $nnUNet_results"]
 
 
 def own_links(folder: Path) -> list[Path]:

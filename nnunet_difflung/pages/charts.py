@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE, as_text
+from nnunet_difflung.runtime.figures import BLUE, GREY, LINE_COLOURS, ORANGE, as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +30,7 @@ _STYLE: Mapping[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+_LINES = ("-", "--", ":")  # once the colours have been used
 _NO_DATE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -194,4 +195,27 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], lab
         axes.set_yticks(range(len(rows)), [as_text(name) for name, *_ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(label)
+    return result.svg
+
+
+def lines(curves: Mapping[str, np.ndarray], across: str, label: str, limits: tuple[float, float] | None = None) -> str:
+    """Values that follow each other, such as those of epochs, as a line for each name.
+
+    Args:
+        curves: name → (n,) values; at most 200 of them are drawn.
+        across: what they follow along.
+        label: what the values are.
+        limits: of the axis of values; None fits them.
+    """
+    with drawing(7.5, 2.8) as result:
+        axes = result.figure.subplots()
+        for number, (name, values) in enumerate(curves.items()):
+            places = np.unique(np.linspace(0, len(values) - 1, min(len(values), 200)).round().astype(int))
+            colour, style = LINE_COLOURS[number % len(LINE_COLOURS)], _LINES[number // len(LINE_COLOURS) % len(_LINES)]
+            axes.plot(places, values[places], style, color=colour, linewidth=1.6, label=as_text(name))
+        if limits:
+            axes.set_ylim(*limits)
+        axes.set_xlabel(across)
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, ncols=2)
     return result.svg

@@ -178,7 +178,8 @@ def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], s
             raise BadInput(
                 f"{raw.name} already holds synthetic cases of method {method} for fold {fold}, made with "
                 f"other settings (see {raw.folder / 'difflung_manifest.json'}{_differences(before, now)}); "
-                f"run difflung_remove -d {quoted(raw.name)} first, or use the earlier settings"
+                f"run difflung_remove -d {quoted(raw.name)} -f {fold} --method {method} first, or use the earlier "
+                f"settings"
             )
     return [fold for fold in folds if fold not in runs]
 

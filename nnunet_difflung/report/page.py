@@ -31,9 +31,10 @@ from nnunet_difflung.runtime.writable import check_folders
 
 _LONG = 30  # rows of a table; a longer one is folded
 _EXCLUDE = (
-    "Tick 'exclude' below pictures that you would not train on, and save the list. Then 'difflung_remove -d {dataset}' "
-    "and the same difflung_augment command with '--exclude exclude.csv' make the dataset without them; the generators "
-    "are kept, so nothing is trained again. Only cases with a picture can be ticked here; the file may name any."
+    "Tick 'exclude' below pictures that you would not train on, and save the list. Then "
+    "'difflung_remove -d {dataset} --method {method}' and the same difflung_augment command with "
+    "'--exclude exclude.csv' make the dataset without them; the generators are kept, so nothing is trained again. Only "
+    "cases with a picture can be ticked here; the file may name any."
 )
 
 
@@ -100,7 +101,7 @@ def augment_page(records: Records, configuration: str, device: str, progress: bo
             Section("For a manuscript", [Code(without_folders(paragraph(records)), prose=True)]),
             Section("Settings", list(_settings(records))),
         ],
-        _EXCLUDE.format(dataset=identifier) if records.cases else "",
+        _EXCLUDE.format(dataset=identifier, method=records.method) if records.cases else "",
         class_colours(raw.roles.values),
     )
 

@@ -21,6 +21,7 @@ from nnunet_difflung.comparison.worst_patients import LEAST, PREDICTION, TRUTH, 
 from nnunet_difflung.dataset.orientation import AxialView
 from nnunet_difflung.pages.blocks import Gallery, Picture
 from nnunet_difflung.pages.render import as_html
+from tests.comparison.test_progress import log
 from tests.support.browser import in_browser
 from tests.support.fake_trainings import write_trainings
 from tests.support.modes import mode, set_modes
@@ -84,6 +85,18 @@ def test_numbers_of_the_page_are_those_of_the_json(dataset):
     assert f'data-value="{difference}">{difference:+.3f}</td>' in html
     for patient, value in of_patients(row, "dice").items():
         assert re.search(rf"<td>{patient}</td>.*>{value:.3f}</td>", html)
+
+
+def test_learning_curves_are_shown_where_there_are_logs(dataset):
+    without = compared().read_text()
+    assert "Learning curves" not in without
+    for folder in Path(os.environ["nnUNet_results"]).glob("Dataset801_Tiny/nnUNetTrainer*/fold_*"):
+        log(folder, "10_00_00", {epoch: ["0.5"] * (len(LABELS) - 1) for epoch in range(5)})
+        with open(next(folder.glob("training_log*")), "a", encoding="utf-8") as file:
+            file.write("\nTraining done.")
+    page = compared().read_text()
+    assert len(set(re.findall(r"Learning curves of (.+?): ", page))) == 3
+    assert page.count("<svg") == without.count("<svg") + 3
 
 
 def test_nothing_names_a_folder_of_this_machine(dataset, tmp_path):

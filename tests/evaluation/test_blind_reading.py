@@ -66,6 +66,18 @@ def test_real_lesions_are_not_from_hosts_of_shown_ones(reading: Path, folders) -
     assert len({(row["case"], row["class"]) for row in key.values()}) == len(key), "no lesion twice"
 
 
+def test_a_real_lesion_is_of_another_patient_than_the_hosts_where_there_is_one(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=6, slices=3)
+    augment([*COPY, "--max-synthetic", "8"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        painted, real = sorted(
+            make_reading(raw, manifest, "copy_paste", 1, seed), key=lambda lesion: not lesion.painted
+        )
+        assert raw.patients[manifest["cases"][painted.case]["host"]] != raw.patients[real.case]
+
+
 def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint) -> None:
     """Whatever the seed: it is not enough that each class leaves out the hosts of its own lesions."""
     make_dataset(folders[0], patients=6, slices=2)
