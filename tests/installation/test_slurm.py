@@ -67,7 +67,7 @@ def test_a_preempted_task_saves_and_is_requeued(cluster) -> None:
 
 
 def test_a_task_in_a_container_does_the_same(cluster, tmp_path) -> None:
-    (line,) = re.findall(r"^    (difflung_augment\(\) .+)$", PAGE.read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^    (difflung_augment\(\) .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     script = tmp_path / "augment.sbatch"
     script.write_text(re.sub(r"^# source your environment.+$", lambda _: line, SCRIPT.read_text(), flags=re.MULTILINE))
     process, said = cluster(WAITING, "801", name="apptainer", script=script)
