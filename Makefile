@@ -26,7 +26,7 @@ faults: venv
 	$(VENV)/bin/python -m tests.faults.sweep --datasets 200 --train 10 -o docs/results/sweep.json
 
 compat: venv
-	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json
+	$(VENV)/bin/python -m tests.installation.compat --result docs/results/compat.json --lock docs/container/lock
 
 lint: venv
 	$(VENV)/bin/ruff check .

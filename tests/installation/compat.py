@@ -1,11 +1,12 @@
 """Installs the lowest and the newest versions that setup.py allows, and runs in each what depends on them.
 
-    python -m tests.installation.compat -o .compat --result docs/results/compat.json
+    python -m tests.installation.compat -o .compat --result docs/results/compat.json --lock docs/container/lock
 
 "lowest" is every requirement at exactly its stated lower bound, the rest as pip resolves it; "newest" is whatever pip
 finds today. Each is a virtual environment of its own with the installed project, where a sample of the tests runs
 beside no source tree. An environment is kept and found again until the requirements change; remove the folder to have
-it made anew. Needs pip's package index, and about 13 GB of disk.
+it made anew. Needs pip's package index, and about 13 GB of disk. Where the newest versions pass, ``--lock`` writes down
+all that the package and its optional parts need of them, for the container of docs/container.
 """
 
 from __future__ import annotations
@@ -29,11 +30,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from nnunet_difflung.runtime.files import write_json
+from nnunet_difflung.runtime.files import write_bytes, write_json
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "nnunet_difflung", "trainers", "dataset_conversion")
 WHICH = ("lowest", "newest")
+FOR_DEVELOPERS = ("lint", "test")
+# a CPU-only torch comes from another index, and torchvision with it
+TORCH = ("torch", "torchvision")
+LIST_PACKAGES = (
+    "import json; from importlib.metadata import distributions as d; "
+    "print(json.dumps([[x.name, x.version, x.requires or []] for x in d()]))"
+)
+Installed = dict[str, tuple[str, list[str]]]  # canonical name: version, requirements
 # what is imported of each library: training, resume, every sampler; trainers; GANs; metrics; readers; DICOM; and the
 # command from start to end, killed in between, in two processes
 SAMPLE = (
@@ -63,12 +72,12 @@ class CannotCheck(Exception):
     """Nothing can be said of an environment, and why, in one line."""
 
 
-def requirements(setup: Path = CHECKOUT / "setup.py") -> list[str]:
-    """What a setup.py requires, with all extras that the package or its tests use; nothing is built for it."""
+def requirements(setup: Path = CHECKOUT / "setup.py", without: tuple[str, ...] = ("lint",)) -> list[str]:
+    """What a setup.py requires, with all extras but those of ``without``; nothing is built for it."""
     from distutils.core import run_setup
 
     stated = run_setup(str(setup), stop_after="init")
-    extras = [lines for name, lines in stated.extras_require.items() if name != "lint"]
+    extras = [lines for name, lines in stated.extras_require.items() if name not in without]
     return [*stated.install_requires, *(line for lines in extras for line in lines)]
 
 
@@ -81,6 +90,50 @@ def lowest(stated: list[str]) -> list[str]:
             if part.operator in (">=", "==", "~="):
                 bounds[name] = max(Version(part.version), bounds.get(name, Version("0")))
     return sorted(f"{name}=={bound}" for name, bound in bounds.items())
+
+
+def needed(installed: Installed, stated: list[str], torch_with_cuda: bool = True) -> set[str]:
+    """Names of all packages that requirements need, directly or not.
+
+    Args:
+        installed: The packages of the environment that holds them; this Python is the same as its Python.
+        stated: The requirements.
+        torch_with_cuda: Whether torch needs what its builds for Linux bring CUDA with.
+    """
+    found: set[tuple[str, str]] = set()
+    waiting = [Requirement(line) for line in stated]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        elsewhere = {"platform_system": ""} if name == "torch" and not torch_with_cuda else {}
+        for extra in {"", *requirement.extras} - {known for other, known in found if other == name}:
+            found.add((name, extra))
+            for line in installed[name][1]:
+                marker = Requirement(line).marker
+                if marker is None or marker.evaluate({"extra": extra, **elsewhere}):
+                    waiting.append(Requirement(line))
+    return {name for name, _ in found}
+
+
+def lock(installed: Installed, stated: list[str]) -> dict[str, list[str]]:
+    """``name==version`` of all that requirements need, by file: ``torch``, ``cuda`` (for its CUDA alone), ``other``."""
+    without_cuda = needed(installed, stated, torch_with_cuda=False)
+    files: dict[str, list[str]] = {"torch": [], "cuda": [], "other": []}
+    for name in sorted(needed(installed, stated)):
+        file = "torch" if name in TORCH else "other" if name in without_cuda else "cuda"
+        files[file].append(f"{name}=={Version(installed[name][0]).public}")
+    return files
+
+
+def write_lock(folder: Path, files: dict[str, list[str]]) -> None:
+    """Writes the files of ``lock`` for pip, ``NAME.txt`` each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        text = [
+            f"# written by make compat, which tested these versions with Python {platform.python_version()}",
+            *lines,
+        ]
+        write_bytes(folder / f"{name}.txt", ("\n".join(text) + "\n").encode())
 
 
 def fingerprint(which: str, stated: list[str]) -> str:
@@ -153,12 +206,15 @@ class Environment:
         if not where.startswith(str(self.folder / "venv")):
             raise CannotCheck(f"not the installed package would be tested: {where}")
 
+    def installed(self) -> Installed:
+        """All its packages; asked of Python, since pip's lists leave out what Python has itself, such as argparse."""
+        rows = json.loads(self.call("-c", LIST_PACKAGES).stdout)
+        return {canonicalize_name(name): (version, requires) for name, version, requires in rows}
+
     def versions(self) -> dict[str, str]:
         """Versions of what setup.py names."""
-        listed = json.loads(self.call("-m", "pip", "--disable-pip-version-check", "list", "--format", "json").stdout)
-        names = {canonicalize_name(Requirement(line).name) for line in self.stated}
-        found = {canonicalize_name(row["name"]): row["version"] for row in listed}
-        return {name: found[name] for name in sorted(names & set(found))}
+        installed, names = self.installed(), {canonicalize_name(Requirement(line).name) for line in self.stated}
+        return {name: installed[name][0] for name in sorted(names & set(installed))}
 
     def test(self, sample: tuple[str, ...]) -> dict:
         """Runs these tests; what they said is in ``tests.log`` of its folder."""
@@ -200,7 +256,10 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--sample", nargs="+", default=SAMPLE, metavar="TEST", help="files or tests below tests/")
     p.add_argument("-o", type=Path, default=Path(".compat"), metavar="FOLDER", help="environments (default .compat)")
     p.add_argument("--result", type=Path, metavar="FILE.json", help="what this run found, written anew")
+    p.add_argument("--lock", type=Path, metavar="FOLDER", help="what was found to pass as newest, for the container")
     o = p.parse_args(arguments)
+    if o.lock and ("newest" not in o.which or o.sample != SAMPLE):
+        p.error("--lock is for the newest versions that pass all tests: without --sample, and with newest in --which")
     stated, rows, sample = requirements(), {}, "" if o.sample == SAMPLE else f" --sample {' '.join(o.sample)}"
     for which in o.which:
         environment = Environment(o.o.resolve(), which, stated)
@@ -212,6 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{which}: testing, takes about 5 minutes", flush=True)
         row = rows[which] = environment.test(tuple(o.sample))
         print(f"{which}: {row['tests']} in {row['seconds']} s; {row['versions']}", flush=True)
+        if o.lock and which == "newest" and row["ok"]:
+            write_lock(o.lock, lock(environment.installed(), requirements(without=FOR_DEVELOPERS)))
         for name in row["failing"]:
             print(f"{which}: FAILED {name}, see {environment.folder / 'tests.log'}", flush=True)
         if o.result:

@@ -11,7 +11,17 @@ from packaging.requirements import Requirement
 
 from nnunet_difflung.runtime.files import read_json
 from tests.installation import compat
-from tests.installation.compat import CannotCheck, Environment, counted, fingerprint, lowest, main, reason, requirements
+from tests.installation.compat import (
+    CannotCheck,
+    Environment,
+    counted,
+    fingerprint,
+    lock,
+    lowest,
+    main,
+    reason,
+    requirements,
+)
 
 REPORT = """<testsuites><testsuite errors="0" failures="1" skipped="1" tests="3">
 <testcase classname="tests.test_gan" name="test_a" />
@@ -30,6 +40,7 @@ def test_requirements_are_those_of_setup_py(tmp_path):
         "extras_require={'x': ['d>=2'], 'y': ['e']})\n"
     )
     assert requirements(tmp_path / "setup.py") == ["b>=1", "c", "d>=2", "e"]
+    assert requirements(tmp_path / "setup.py", without=("x",)) == ["b>=1", "c", "e"]
     assert [path.name for path in tmp_path.iterdir()] == ["setup.py"]
 
 
@@ -49,6 +60,38 @@ def test_an_environment_is_known_until_its_requirements_change():
     mark = fingerprint("lowest", ["a>=1", "b"])
     assert mark == fingerprint("lowest", ["b", "a>=1"])
     assert len({mark, fingerprint("lowest", ["a>=2", "b"]), fingerprint("newest", ["a>=1", "b"])}) == 3
+
+
+INSTALLED = {
+    "torch": ("2.1+cu130", ["nvidia-a[x]==1; platform_system == 'Linux'", "jinja2"]),
+    "nvidia-a": ("1.0", ["nvidia-x; extra == 'x'", "unused; extra == 'y'", "numpy"]),
+    "nvidia-x": ("3", ["nvidia-a"]),
+    "numpy": ("2.0", []),
+    "jinja2": ("3", ["colorama; platform_system == 'Windows'"]),
+    "scikit-image": ("0.20", ["numpy", "torch; extra == 'gpu'"]),
+    "torchvision": ("0.1", ["torch"]),
+    "pytest": ("9", []),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings CUDA on Linux alone")
+def test_the_lock_holds_all_that_is_needed_with_cuda_apart():
+    assert lock(INSTALLED, ["scikit_image[gpu]>=0.1", "torchvision", "numpy"]) == {
+        "torch": ["torch==2.1", "torchvision==0.1"],
+        "cuda": ["nvidia-a==1.0", "nvidia-x==3"],
+        "other": ["jinja2==3", "numpy==2.0", "scikit-image==0.20"],
+    }
+    assert lock(INSTALLED, ["scikit-image"])["other"] == ["numpy==2.0", "scikit-image==0.20"]
+
+
+def test_an_environment_lists_what_pip_hides(tmp_path):
+    (tmp_path / "all" / "work").mkdir(parents=True)
+    environment = Environment(tmp_path, "all", ["NumPy>=1", "no-such"])
+    environment.python = Path(sys.executable)
+    installed = environment.installed()
+    assert "argparse" in installed, "unittest2 requires it, and pip check misses it"
+    assert any(line.startswith("numpy") for line in installed["scipy"][1])
+    assert environment.versions() == {"numpy": installed["numpy"][0]}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +166,9 @@ class Pretended(Environment):
     def test(self, sample: tuple[str, ...]) -> dict:
         return {"versions": {}, "seconds": 1, **self.found[self.which]}
 
+    def installed(self) -> compat.Installed:
+        return INSTALLED
+
 
 def test_exit_code_and_result_say_what_failed(tmp_path, monkeypatch, capsys):
     good = {"tests": {"passed": 3, "failed": 0, "skipped": 0}, "failing": [], "ok": True}
@@ -143,6 +189,26 @@ def test_exit_code_and_result_say_what_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Pretended, "found", {})
     assert main(["-o", str(tmp_path)]) == 2
     assert "lowest: no such version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_only_versions_that_pass_are_locked(tmp_path, monkeypatch, ok):
+    row = {"tests": {"passed": 3, "failed": int(not ok), "skipped": 0}, "failing": [], "ok": ok}
+    monkeypatch.setattr(compat, "Environment", Pretended)
+    monkeypatch.setattr(compat, "requirements", lambda **_: ["numpy>=1"])
+    monkeypatch.setattr(Pretended, "found", {"lowest": row | {"ok": True}, "newest": row})
+    assert main(["-o", str(tmp_path), "--lock", str(tmp_path / "lock")]) == int(not ok)
+    files = sorted((tmp_path / "lock").glob("*")) if ok else []
+    assert [path.name for path in files] == (["cuda.txt", "other.txt", "torch.txt"] if ok else [])
+    assert (tmp_path / "lock").exists() == ok
+    assert not ok or files[1].read_text().splitlines()[1:] == ["numpy==2.0"]
+
+
+@pytest.mark.parametrize("arguments", [["--which", "lowest"], ["--sample", "lesions/test_masks.py"]])
+def test_what_was_not_tested_is_not_locked(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit):
+        main([*arguments, "-o", str(tmp_path), "--lock", str(tmp_path / "lock")])
+    assert "--lock is for the newest versions" in capsys.readouterr().err
 
 
 def test_the_sample_is_there_and_the_help_says_what_it_does():

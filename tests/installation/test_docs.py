@@ -35,6 +35,7 @@ OF_NNUNET = {
     "-pretrained_weights",
 }  # options of nnU-Net's commands that stand by themselves in the text
 OF_THE_BENCH = {"--tuning"}
+OF_CONTAINERS = {"--build-arg", "--shm-size", "-u", "--cleanenv"}
 
 _GENERATED = re.compile(r"<!-- (?!end of)([^\n]+?) -->.*?<!-- end of \1 -->", re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -136,7 +137,7 @@ def stale_in_span(span: str) -> list[str]:
     """What a code span of the running text names and what does not exist."""
     if span.startswith("-") and not span.startswith("-m "):
         option = _OPTION.match(span)
-        return [span] if option and option[0] not in all_options() | OF_NNUNET | OF_THE_BENCH else []
+        return [span] if option and option[0] not in all_options() | OF_NNUNET | OF_THE_BENCH | OF_CONTAINERS else []
     if re.fullmatch(r"…\w+|_\d+epochs?", span):
         return [] if any(name.endswith(span.lstrip("…")) for name in trainers.__all__) else [span]
     if re.fullmatch(r"Dataset8\d\d_\w+", span):
