@@ -16,8 +16,8 @@ _NAMES = {
 }
 _UNITS = {"depth": " mm"}
 _ADVICE = (
-    "where planned masks differ, a segmentation could learn the difference instead of the class; a lower "
-    "--target-multiple plans fewer lesions (docs/report.md)"
+    "where planned masks differ from real ones, a segmentation could learn the difference instead of the class "
+    "(docs/report.md)"
 )
 Likeness = dict[str, dict[str, dict]]
 
