@@ -28,7 +28,7 @@ from nnunet_difflung.dataset_conversion.output.writer import (
     finish_dataset,
     for_each_patient,
     summary,
-    warn_of_old_preprocessing,
+    what_next,
     write_case,
 )
 from nnunet_difflung.dataset_conversion.phantom.anatomy import Thorax
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     open_log(folder)
     report(dataset=full_name, folder=folder, cases=len(records), patients=len({record.patient for record in records}))
     say(summary(records, LABELS))
-    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+    say(what_next(full_name, args.dataset_id))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from nnunet_difflung.dataset_conversion.accept import add_accept_option
 from nnunet_difflung.dataset_conversion.archive.options import KINDS, ArchiveOptions
 from nnunet_difflung.dataset_conversion.output.changes import changes_text
 from nnunet_difflung.dataset_conversion.output.staged_dataset import check_name
-from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
+from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, what_next
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
     MANIFEST,
     Archive,
@@ -54,7 +54,7 @@ with label maps, or PNG/TIFF/BMP slices with masks. List the archive, edit the m
     difflung_convert -i ARCHIVE --list --mapping map.yaml
     difflung_convert -i ARCHIVE --mapping map.yaml -d 810 --name MyCT --dry-run
     difflung_convert -i ARCHIVE --mapping map.yaml -d 810 --name MyCT --crop-lungs --spacing 1.5
-    nnUNetv2_plan_and_preprocess -d 810 -c 2d --verify_dataset_integrity
+    difflung_augment -d 810 --dry-run
 
 Intensities stay in HU, labels are resampled to the image through physical space, and all cases of a patient are in the
 same fold. Where files and folders do not tell who the patients are, --patients or --patient-pattern has to. The dataset
@@ -319,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(summary(records, mapping.labels))
     say(changes_text(raw_folder(full_name)), log=False)
     say(f"Check {raw_folder(full_name) / 'conversion_report.html'} (or .png) before you continue.")
-    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} -c 2d")
+    say(what_next(full_name, options.dataset_id))
     if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
         say(left_out.rstrip(), log=False)
     return 0

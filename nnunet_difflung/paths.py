@@ -14,6 +14,7 @@ $nnUNet_results/DatasetXXX_NAME/difflung_patients.json      who the patients are
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def meant(dataset: str, names: list[str]) -> list[str]:
     return [name for name in names if name == dataset]
 
 
+def _refuse_several(dataset: str, matches: list[str], folder: str | Path) -> None:
+    if len(matches) > 1:
+        raise BadInput(f"id {dataset} means several datasets in {folder}: {', '.join(matches)}; give the full name")
+
+
+def _such_as(names: list[str]) -> str:
+    """What may be given for a dataset, with the first of the names as the example."""
+    name = next((name for name in names if re.match(r"Dataset\d+_.", name)), "Dataset801_NAME")
+    return f"an id or a name such as {dataset_id(name)} or {name}"
+
+
 def dataset_folder(dataset: str) -> Path:
     """Finds ``$nnUNet_raw/DatasetXXX_NAME`` from an id or a name.
 
@@ -85,12 +97,11 @@ def dataset_folder(dataset: str) -> Path:
     raw = Path(nnunet_folder(NNUNET_RAW))
     names = names_in(raw)
     matches = meant(dataset, names)
-    if len(matches) > 1:
-        raise BadInput(f"id {dataset} means several datasets in {raw}: {', '.join(matches)}; give the full name")
+    _refuse_several(dataset, matches, raw)
     if not matches:
         raise BadInput(
             f"dataset {dataset} is not in {NNUNET_RAW}={raw}, which holds {', '.join(names) or 'no dataset'}; "
-            f"give an id or a name such as 801 or Dataset801_NAME"
+            f"give {_such_as(names)}"
         )
     return raw / matches[0]
 
@@ -108,11 +119,17 @@ def dataset_name(dataset: str) -> str:
         except BadInput:
             if not preprocessed:
                 raise
-    matches = meant(dataset, names_in(preprocessed))
-    if len(matches) != 1:
+    names = names_in(preprocessed)
+    matches = meant(dataset, names)
+    _refuse_several(dataset, matches, preprocessed)
+    if not matches:
+        raw = os.environ.get(NNUNET_RAW)
+        in_raw = names_in(raw) if raw else []
+        where = f"{NNUNET_RAW}={raw}, which holds {', '.join(in_raw) or 'no dataset'}"
         raise BadInput(
-            f"dataset {dataset} is neither in {NNUNET_RAW} nor (once) in {NNUNET_PREPROCESSED}={preprocessed}; "
-            f"give an id or a name such as 801 or Dataset801_NAME"
+            f"dataset {dataset} is neither in {where if raw else f'{NNUNET_RAW}, which is not set'}, nor in "
+            f"{NNUNET_PREPROCESSED}={preprocessed}, which holds {', '.join(names) or 'no dataset'}; "
+            f"give {_such_as([*in_raw, *names])}"
         )
     return matches[0]
 

@@ -177,3 +177,14 @@ def warn_of_old_preprocessing(full_name: str) -> str | None:
             f"nnUNetv2_plan_and_preprocess"
         )
     return None
+
+
+def what_next(full_name: str, number: int) -> str:
+    """What to do after a conversion: delete what was preprocessed of an earlier dataset, or the next command.
+
+    nnU-Net preprocesses after ``difflung_augment``, since it would have to do so again for the synthetic cases.
+    """
+    return warn_of_old_preprocessing(full_name) or (
+        f"Next: difflung_augment -d {number} --dry-run; to train on the real cases alone, "
+        f"nnUNetv2_plan_and_preprocess -d {number} -c 2d"
+    )

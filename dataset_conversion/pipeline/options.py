@@ -103,8 +103,8 @@ def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> N
         "--size",
         type=int,
         metavar="PIXELS",
-        help="resample in plane so that the longer side has this many pixels (with --crop-lungs, pixel sizes then "
-        "differ between patients; use --spacing to keep them equal)",
+        help=f"resample in plane so that the longer side has this many pixels ({'with --crop-lungs, ' if crop else ''}"
+        f"pixel sizes then differ between patients; use --spacing to keep them equal)",
     )
     if crop:
         group.add_argument(

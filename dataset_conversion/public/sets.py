@@ -15,7 +15,7 @@ from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.files.volume_files import read_volume
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.output.changes import changes_text
-from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, warn_of_old_preprocessing
+from nnunet_difflung.dataset_conversion.output.writer import dataset_name, summary, what_next
 from nnunet_difflung.dataset_conversion.pipeline.archive import (
     MANIFEST,
     check_readable,
@@ -256,7 +256,7 @@ def run(public: PublicSet, args: argparse.Namespace, arguments: Sequence[str] | 
     say(summary(records, mapping.labels, grouping.unit.removesuffix("s")))
     say(changes_text(raw_folder(full_name), grouping.unit), log=False)
     say(f"Check $nnUNet_raw/{full_name}/conversion_report.html (or .png) before you continue.")
-    say(warn_of_old_preprocessing(full_name) or f"Next: nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d")
+    say(what_next(full_name, args.dataset_id))
     if left_out := left_out_text(raw_folder(full_name) / MANIFEST):
         say(left_out.rstrip(), log=False)
     return 0

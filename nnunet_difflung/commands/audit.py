@@ -31,7 +31,7 @@ _EXAMPLE = "difflung_audit -d 801"
 
 def parser() -> argparse.ArgumentParser:
     """The command's parser."""
-    p = shared.command_parser("difflung_audit", _DESCRIPTION, _EXAMPLE)
+    p = shared.command_parser("difflung_audit", _DESCRIPTION, _EXAMPLE, "patients to look at (--images)")
     group = p.add_argument_group("run")
     shared.add_dataset(group, "dataset in $nnUNet_raw or $nnUNet_preprocessed")
     group.add_argument(

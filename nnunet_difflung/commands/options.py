@@ -24,17 +24,19 @@ DEVICES = ("cuda", "cpu", "mps")
 _WIDEST = 110  # maximum number of columns of a help text
 
 
-def command_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, example: str, suspicion: str = "") -> argparse.ArgumentParser:
     """A parser with the options for scripts, whose -h ends with an example and the exit codes.
 
     Args:
         name: name of the command.
         description: plain text, which is wrapped here.
         example: one or more command lines, one per line.
+        suspicion: when the command ends with exit code 3; empty: never.
     """
     width = min(_WIDEST, shutil.get_terminal_size().columns - 2)
     return CommandParser(
         prog=name,
+        suspicion=suspicion,
         description=textwrap.fill(" ".join(description.split()), width),
         epilog="example:\n" + textwrap.indent(textwrap.dedent(example).strip(), "  "),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=width),

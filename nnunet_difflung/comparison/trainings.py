@@ -214,6 +214,12 @@ def dataset_in(folder: Path, dataset: str) -> str:
     return matching[0]
 
 
+def training_command(dataset: str, trainer: str, length: str = "") -> str:
+    """The advice to train ``DatasetXXX_NAME``, with the command for one fold."""
+    with_length = f"{trainer}_{length}" if length else trainer
+    return f"train first, as in nnUNetv2_train {dataset_id(dataset)} 2d 0 -tr {with_length}"
+
+
 def find_configuration(
     folders: Sequence[Path], dataset: str, length: str, plans: str, trainers: Iterable[str] = tuple(ARMS.values())
 ) -> str:
@@ -233,12 +239,15 @@ def find_configuration(
     pattern = re.compile(rf"(?:{arm}){f'_{re.escape(length)}' if length else ''}__{re.escape(plans)}__(.+)")
     models = sorted({p.name for folder in folders for p in (folder / dataset).glob("nnUNetTrainer*") if p.is_dir()})
     configurations = sorted({match[1] for name in models if (match := pattern.fullmatch(name))})
+    where = ", ".join(str(folder / dataset) for folder in folders)
+    if not models:
+        raise BadInput(f"{where}: there are no trainings; {training_command(dataset, next(iter(trainers)), length)}")
     if len(configurations) != 1:
         raise BadInput(
-            f"{', '.join(str(folder / dataset) for folder in folders)}: expected trainings of one configuration, but "
+            f"{where}: expected trainings of one configuration, but "
             f"{f'with --length {length}' if length else 'without --length'} and with -p {plans} there are "
             f"{', '.join(configurations) or 'none'}; "
-            + (f"choose with -c, --length and -p among {', '.join(models)}" if models else "train the arms first")
+            f"choose with -c, --length and -p among {', '.join(models)}"
         )
     return configurations[0]
 

@@ -159,7 +159,8 @@ def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} cannot be read ({error}); give the CSV file that the page saves") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read ({reason}); give the CSV file that the page saves") from error
     if not set(_COLUMNS) <= set(columns):
         raise BadInput(
             f"{path} has the columns {list(columns)}; expected {' and '.join(_COLUMNS)}, with commas between"

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_difflung.comparison.trainings import ARMS, PLANS, Trainings, begun_anew, find_configuration
+from nnunet_difflung.comparison.trainings import (
+    ARMS,
+    PLANS,
+    Trainings,
+    begun_anew,
+    find_configuration,
+    training_command,
+)
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export.output import CARD, is_zip
 from nnunet_difflung.paths import DATASET, dataset_id, fold_folders, fold_name
@@ -108,9 +115,10 @@ def find_models(
     length = length or suffix
     full = f"{base}_{length}" if length else base
     if not configurations and not any((results / dataset).glob(f"{full}__{plans}__*")):
+        there = _there_are(results / dataset)
         raise BadInput(
-            f"there is no training of {full} with -p {plans}; choose with -tr, --length and -p"
-            f"{_there_are(results / dataset)}"
+            f"there is no training of {full} with -p {plans}; choose with -tr, --length and -p{there}, or "
+            f"{training_command(dataset, full)}"
         )
     if not configurations:
         configurations = [find_configuration([results], dataset, length, plans, [base])]

@@ -32,7 +32,10 @@ def read_excluded(path: Path, method: str) -> tuple[str, ...]:
             rows = list(csv.DictReader(file))
             columns = list(rows[0]) if rows else [_COLUMN]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"--exclude {path} cannot be read ({error}); give the CSV file that the report saves") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(
+            f"--exclude {path} cannot be read ({reason}); give the CSV file that the report saves"
+        ) from error
     if _COLUMN not in columns:
         raise BadInput(f"--exclude {path} has the columns {columns}; expected one called '{_COLUMN}'")
     names = {(row[_COLUMN] or "").strip() for row in rows} - {""}

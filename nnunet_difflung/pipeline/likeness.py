@@ -15,6 +15,10 @@ _NAMES = {
     "other_pathologies": "share of other pathologies in a slice's lung",
 }
 _UNITS = {"depth": " mm"}
+_ADVICE = (
+    "where planned masks differ from real ones, a segmentation could learn the difference instead of the class "
+    "(docs/report.md)"
+)
 Likeness = dict[str, dict[str, dict]]
 
 
@@ -50,6 +54,8 @@ def describe_likeness(likeness: Likeness) -> list[str]:
             for figure, row in rows.items()
             if row["alike"] is False
         ]
+    if any(row["alike"] is False for rows in likeness.values() for row in rows.values()):
+        lines.append(f"  note: {_ADVICE}")
     return lines
 
 

@@ -8,16 +8,23 @@ from typing import Any, NoReturn
 
 from nnunet_difflung.runtime.messages import failed, named
 
-EXIT_CODES = "exit codes: 0 done, 1 failed or problems, 2 refused, 130 or 143 interrupted (docs/scripting.md)"
+_EXIT_CODES = "exit codes: 0 done, 1 failed or problems, 2 refused, {}130 or 143 interrupted (docs/scripting.md)"
 JSON, QUIET = "--json", "--quiet"
 _OUTPUT = "output"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of a running command, with ``--json`` and ``--quiet``, in a group that stays the last one."""
+    """The parser of a running command, with ``--json`` and ``--quiet``, in a group that stays the last one.
 
-    def __init__(self, *, epilog: str | None = None, **options: Any) -> None:
-        super().__init__(epilog="\n\n".join(filter(None, (epilog, EXIT_CODES))), **options)
+    Args:
+        epilog: text below the options; the exit codes come after it.
+        suspicion: when the command ends with exit code 3, for the list of exit codes; empty: never.
+        options: further arguments of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, *, epilog: str | None = None, suspicion: str = "", **options: Any) -> None:
+        codes = _EXIT_CODES.format(f"3 {suspicion}, " if suspicion else "")
+        super().__init__(epilog="\n\n".join(filter(None, (epilog, codes))), **options)
         named(self.prog.rpartition(" ")[2].rpartition(".")[2])
         group = self.add_argument_group(_OUTPUT)
         group.add_argument(

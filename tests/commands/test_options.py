@@ -72,6 +72,12 @@ def test_a_number_of_threads_is_positive(name, capsys):
     assert "-np" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_lists_exit_code_3_where_a_command_has_it(name):
+    codes = parser(name).format_help().split("exit codes: ")[1]
+    assert ("3 patients to look at" in codes) == (name == "audit")
+
+
 def test_defaults_that_a_preset_changes_are_shown():
     text = " ".join(parser("augment").format_help().split())
     assert "(default: 25; preset paper: 1000)" in text

@@ -399,6 +399,13 @@ def test_a_missing_arm_is_named_with_its_command(results, capsys):
     assert "nnUNetv2_evaluate_folder" in message
 
 
+def test_a_dataset_without_trainings_is_told_the_command_that_trains(folders, capsys):
+    (folders[2] / NAME).mkdir()
+    assert "train first, as in nnUNetv2_train 942 2d 0 -tr nnUNetTrainerDiffLungReference" in refusal(capsys)
+    message = refusal(capsys, "--length", "5epochs")
+    assert "-tr nnUNetTrainerDiffLungReference_5epochs" in message
+
+
 def test_a_missing_repetition_of_an_arm_is_not_passed_over(results, tmp_path, capsys):
     write_training(tmp_path / "seed2", "reference", REFERENCE)
     message = refusal(capsys, "--results", str(results), str(tmp_path / "seed2"))

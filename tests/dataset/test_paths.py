@@ -105,6 +105,22 @@ def test_a_dataset_that_is_only_preprocessed_has_a_name(folders, monkeypatch):
         paths.dataset_name("801")
 
 
+def test_a_dataset_that_is_nowhere_is_refused_with_those_that_are_there(folders, monkeypatch):
+    raw, preprocessed, _ = folders
+    (raw / "Dataset810_MyCT").mkdir()
+    (preprocessed / "Dataset007_Old").mkdir()
+    with pytest.raises(BadInput, match="holds Dataset810_MyCT; give an id or a name such as 810 or Dataset810_MyCT"):
+        paths.dataset_folder("801")
+    with pytest.raises(BadInput, match="holds Dataset810_MyCT, nor in .*, which holds Dataset007_Old; .* such as 810"):
+        paths.dataset_name("801")
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(BadInput, match="neither in nnUNet_raw, which is not set, nor .* such as 7 or Dataset007_Old"):
+        paths.dataset_name("801")
+    (preprocessed / "Dataset007_New").mkdir()
+    with pytest.raises(BadInput, match="id 7 means several datasets in .*: Dataset007_New, Dataset007_Old"):
+        paths.dataset_name("7")
+
+
 def test_folders_of_this_package(folders, monkeypatch):
     results = folders[2] / "Dataset801_Tiny"
     assert paths.our_folders("Dataset801_Tiny") == []

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset_conversion.convert import main
+from nnunet_difflung.dataset_conversion.output.writer import what_next
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from tests.support.archives import SPACING, chest, like, structures, write_dicom, write_slices, write_volumes
 from tests.support.tiny import LABELS, set_paths, tree_hashes
@@ -302,6 +303,13 @@ def test_listing_writes_a_first_mapping_that_converts(tmp_path, capsys):
     main(["-i", str(tmp_path / "archive"), "--list", "--mapping", str(path)])
     assert "already exists and was not changed" in capsys.readouterr().out
     assert path.read_text() == MAPPINGS["names"]
+
+
+def test_a_conversion_ends_with_the_command_that_comes_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    assert what_next("Dataset810_MyCT", 810).startswith("Next: difflung_augment -d 810 --dry-run; ")
+    (tmp_path / "Dataset810_MyCT").mkdir()
+    assert what_next("Dataset810_MyCT", 810).startswith("Note: "), "what was preprocessed before has to go first"
 
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):

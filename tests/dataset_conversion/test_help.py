@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 
 import pytest
+
+from nnunet_difflung.dataset_conversion.pipeline.options import add_shape_options
 
 _HEAVY = ("torch", "nnunetv2", "SimpleITK", "pydicom", "matplotlib", "scipy", "skimage")
 _PROGRAM = f"""
@@ -46,3 +49,10 @@ def test_help_imports_no_heavy_library(module):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_help_names_cropping_only_where_a_converter_has_it(crop):
+    p = argparse.ArgumentParser()
+    add_shape_options(p, crop)
+    assert ("--crop-lungs" in p.format_help()) == crop

@@ -184,6 +184,12 @@ def test_faulty_answers_are_refused(tmp_path: Path, content: str, said: str) -> 
         read_answers(path, KEY)
 
 
+def test_answers_that_are_not_there_are_named_without_a_python_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        read_answers(tmp_path / "none.csv", KEY)
+    assert "none.csv cannot be read (No such file or directory); give" in str(refused.value)
+
+
 def test_answers_are_read_as_saved(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     path.write_text("\ufeffpicture,answer\r\n" + "".join(f"{n},{answer}\r\n" for n, answer in enumerate(ANSWERS, 1)))

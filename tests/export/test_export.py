@@ -312,7 +312,13 @@ def _no_plans(results):
             "-tr nnUNetTrainerMine is unknown.*nnUNetTrainerDiffLungReference.*" + MODEL,
         ),
         (None, ["-tr", "nnUNetTrainerDiffLungSpade", "-c", "2d"], "Spade.* is missing; choose with -tr.*" + MODEL),
-        (None, ["--length", "7epochs"], "no training of nnUNetTrainerDiffLung_7epochs with -p nnUNetPlans.*" + MODEL),
+        (
+            None,
+            ["--length", "7epochs"],
+            "no training of nnUNetTrainerDiffLung_7epochs with -p nnUNetPlans.*"
+            + MODEL
+            + ".*, or train first, as in nnUNetv2_train 801 2d 0 -tr nnUNetTrainerDiffLung_7epochs$",
+        ),
         (None, ["-tr", REFERENCE, "--length", "5epochs"], "names a length"),
         (None, ["-c", "3d_fullres"], "3d_fullres is missing.*has .*" + MODEL),
         (

@@ -364,7 +364,7 @@ def test_excluding_all_cases_stops_nothing(folders, tmp_path) -> None:
         ("id\nx\n", "expected one called 'case'"),
         ("case\nlung_001\n", "not the id of a synthetic case"),
         ("case\n../x\n", "not the id of a synthetic case"),
-        (None, "cannot be read"),
+        (None, r"cannot be read \(No such file or directory\)"),
     ],
 )
 def test_faulty_lists_are_refused_before_any_work(folders, tmp_path, content, said) -> None:
