@@ -18,7 +18,13 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.injected import Scan, cases_of, painted_channel, read_injected, read_scan
-from nnunet_difflung.evaluation.lesion_pictures import Looks, largest_part, lesion_picture, windows_of
+from nnunet_difflung.evaluation.lesion_pictures import (
+    Looks,
+    largest_part,
+    lesion_picture,
+    nearest_in_area,
+    windows_of,
+)
 from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
@@ -273,14 +279,8 @@ def _real(
 
 def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
     """Each painted lesion with the real one that is nearest in area, as long as there are any."""
-    left, pairs = list(real), []
-    for lesion in painted:
-        if not left:
-            break
-        nearest = min(left, key=lambda other: abs(np.log(other.area / lesion.area)))
-        left.remove(nearest)
-        pairs += [lesion, nearest]
-    return pairs
+    chosen = nearest_in_area([lesion.area for lesion in painted], [lesion.area for lesion in real])
+    return [shown for lesion, i in zip(painted, chosen, strict=False) for shown in (lesion, real[i])]
 
 
 def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, value: int, painted: bool) -> list[Shown]:

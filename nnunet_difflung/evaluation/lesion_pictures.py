@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,21 @@ def largest_part(voxels: np.ndarray) -> np.ndarray:
     if number < 2:
         return voxels
     return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+
+
+def shown_area(voxels: np.ndarray, spacing: tuple[float, float, float]) -> float:
+    """Area in mm² of the axial slice of a lesion of (z, y, x) voxels that is shown: of its largest part, where it is
+    largest."""
+    return float(largest_part(voxels).sum((1, 2)).max()) * spacing[1] * spacing[2]
+
+
+def nearest_in_area(wanted: Sequence[float], areas: Sequence[float]) -> list[int]:
+    """For each wanted area in turn the index of the nearest one by ratio, each used once, as long as there are any."""
+    left, chosen = list(range(len(areas))), []
+    for area in wanted[: len(left)]:
+        chosen.append(min(left, key=lambda i: abs(np.log(areas[i] / area))))
+        left.remove(chosen[-1])
+    return chosen
 
 
 def lesion_picture(

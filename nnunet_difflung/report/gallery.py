@@ -16,7 +16,7 @@ from nnunet_difflung.evaluation.injected import (
     read_injected,
     read_scan,
 )
-from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, windows_of
+from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Chart, Gallery, Picture, Text
 from nnunet_difflung.report.records import Records
@@ -24,7 +24,7 @@ from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE
 from nnunet_difflung.runtime.parallel import bar
 
 _PICTURES = 96  # about as many on a page, so that it can be sent by mail
-_FEWEST, _MOST = 2, 6  # real ones of a class, and as many synthetic ones
+_FEWEST, _MOST = 2, 6  # synthetic ones of a class, and as many real ones, each of about the same area
 _CLASSES = 12
 _VALUES = 24  # single slices of a class whose intensities are counted, real and synthetic
 _SAMPLE = 20_000  # voxels of a case
@@ -104,6 +104,7 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
     roles, shown = records.raw.roles, _Class()
     rng = np.random.default_rng([0, roles.values[name]])
     channel, looks = painted_channel(records.runs[0]), None  # all folds of a dataset have the same channels
+    areas: list[float] = []
     for identifier in real_cases(records, name, max(number, _VALUES), rng):
         scan = read_scan(records.raw, identifier)
         looks = looks or Looks(
@@ -112,12 +113,13 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
         voxels = scan.label == roles.values[name]
         _add_values(shown, "real", scan.image[channel][voxels], rng)
         _add_values(shown, "normal lung", scan.image[channel][roles.is_normal(scan.label)], rng)
-        if len(shown.real) < number:
-            _add_picture(shown.real, shown.real_planes, scan, voxels, looks, records.called(identifier))
+        _add_picture(shown.real, shown.real_planes, scan, voxels, looks, records.called(identifier))
+        areas.append(shown_area(voxels, scan.spacing))
         if len(scan.label) > 1 and len(shown.real) == number:
             break
     if looks is None:
         return
+    wanted: list[float] = []
     for place, (identifier, word) in enumerate(ranked(records, name, max(number, _VALUES), rng)):
         case = read_injected(records.raw, identifier, records.cases[identifier])
         voxels = case.new(roles.values[name])
@@ -128,9 +130,11 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
             note = f"{word}, in {records.called(case.record['host'])}"
             planes = shown.synthetic_planes
             _add_picture(shown.synthetic, planes, case, voxels, looks, identifier, note, (name,))
+            wanted.append(shown_area(voxels, case.spacing))
         if len(case.label) > 1 and place + 1 >= number:
             break
-    yield Gallery(name, [("real", shown.real), ("synthetic", shown.synthetic)])
+    alike = nearest_in_area(wanted, areas) if wanted else range(min(number, len(areas)))
+    yield Gallery(name, [("real", [shown.real[i] for i in alike]), ("synthetic", shown.synthetic)])
     if shown.real_planes or shown.synthetic_planes:
         columns = [("real", shown.real_planes), ("synthetic", shown.synthetic_planes)]
         yield Gallery(f"{name}, coronal and sagittal", columns)

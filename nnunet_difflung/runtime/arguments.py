@@ -41,9 +41,11 @@ class CommandParser(argparse.ArgumentParser):
         return group
 
     def error(self, message: str) -> NoReturn:
-        """Prints the usage and the message, and ends the command with exit code 2."""
+        """Prints the message and where the options are listed, and ends the command with exit code 2."""
         failed(message)
-        super().error(message)
+        needed = [a for a in self._actions if a.required and a.option_strings]
+        usage = " ".join([self.prog, *(f"{a.option_strings[0]} {a.metavar or a.dest.upper()}" for a in needed)])
+        self.exit(2, f"usage: {usage} [options]; {self.prog} -h lists them\n{self.prog}: error: {message}\n")
 
 
 def asks_for(option: str, words: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.evaluation.injected import Scan
-from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, windows_of
+from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
 from tests.pages.test_pictures import corners, decoded
 
 LOOKS = Looks({"window": (0.0, 255.0)}, {"background": 0, "lesion": 1})
@@ -80,3 +80,16 @@ def test_large_planes_are_thinned_out_and_stay_true() -> None:
 def test_windows_of_ct_are_those_of_a_radiologist() -> None:
     assert windows_of(True, np.zeros(1)) == {"lung window": (-1350.0, 150.0), "mediastinal window": (-160.0, 240.0)}
     assert list(windows_of(False, np.arange(1001.0))) == ["10 to 995"]
+
+
+def test_areas_are_those_of_the_largest_part_where_it_is_largest() -> None:
+    voxels = np.zeros((3, 12, 12), bool)
+    voxels[0, 1:3, 1:3] = voxels[1, 1:4, 1:4] = True
+    voxels[1, 8:10, 8:10] = True
+    assert shown_area(voxels, (5.0, 0.5, 2.0)) == 9.0
+
+
+def test_each_painted_lesion_gets_the_real_one_that_is_nearest_by_ratio() -> None:
+    assert nearest_in_area([100.0, 100.0, 1.0], [1.0, 60.0, 150.0, 9.0]) == [2, 1, 0]
+    assert nearest_in_area([5.0, 6.0], [7.0]) == [0]
+    assert nearest_in_area([], [7.0]) == []

@@ -1,6 +1,6 @@
 """Writes docs/troubleshooting.md's tables: all errors and warnings in the code, each with what it says to do.
 
-    python -m tests.installation.messages
+python -m tests.installation.messages
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def tables() -> str:
 
 def section(module: str) -> str:
     """The section of a module's messages: the one that names the longest part of its path."""
-    fits = [(len(name), title) for title, names in SECTIONS.items() for name in names if f"{module}.".startswith(f"{name}.")]
+    fits = [
+        (len(name), title) for title, names in SECTIONS.items() for name in names if f"{module}.".startswith(f"{name}.")
+    ]
     return max(fits)[1]
 
 
