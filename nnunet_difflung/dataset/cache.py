@@ -58,16 +58,32 @@ class SliceCache:
         return condition
 
 
-def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> dict[str, CaseFacts]:
+def check_cases(
+    raw: RawDataset,
+    processes: int = 1,
+    progress: bool = True,
+    keep: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+) -> dict[str, CaseFacts]:
     """Reads and checks every real case; writes nothing.
+
+    Args:
+        raw: the dataset.
+        processes: number of threads that read cases.
+        progress: show a progress bar.
+        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of each case, in several threads.
 
     Raises:
         BadInput: the first fault.
     """
     hashes = FileHashes()
-    return _each_case(
-        raw.cases.values(), lambda case: _read(raw, case, hashes)[2], processes, progress, "checking cases"
-    )
+
+    def checked(case: Case) -> CaseFacts:
+        image, condition, facts = _read(raw, case, hashes)
+        if keep is not None:
+            keep(case.identifier, image, condition)
+        return facts
+
+    return _each_case(raw.cases.values(), checked, processes, progress, "checking cases")
 
 
 def _read(raw: RawDataset, case: Case, hashes: FileHashes) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
