@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.dataset.holes import filled
+
 SIZE = 128  # pixels of a picture along x and y
 _FRAME = 1.7  # side of a picture, in square roots of the body's area: an outstretched ellipse and a margin
 _LEAST_WIDTH = 48  # pixels across a body; with fewer, nothing but outlines is left
@@ -104,7 +106,7 @@ def _body_around_lungs(plane: np.ndarray) -> np.ndarray | None:
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     wall = parts == sizes.argmax()
-    body = ndimage.binary_fill_holes(wall)
+    body = filled(wall)
     area = body.sum()
     if area < _LEAST_BODY * body.size or min(np.ptp(axis) + 1 for axis in np.nonzero(body)) < _LEAST_WIDTH:
         return None
@@ -120,7 +122,7 @@ def _picture(plane: np.ndarray, mask: np.ndarray, step: float, framed: bool) -> 
     grey = ndimage.affine_transform(smooth, [step, step], first, (SIZE, SIZE), order=1, mode="nearest")
     inside = ndimage.affine_transform(mask.astype(np.float32), [step, step], first, (SIZE, SIZE), order=1) > 0.5
     if framed:  # without the outline itself, in which people resemble each other
-        weight = ndimage.gaussian_filter(ndimage.binary_erosion(inside, np.ones((7, 7))).astype(np.float32), 1.5)
+        weight = ndimage.gaussian_filter(ndimage.minimum_filter(inside, 7, mode="constant").astype(np.float32), 1.5)
     else:
         weight = _faded(inside)
     detail, coarse = _structures(grey, weight, 0.7, 2, 3), _structures(grey, weight, 1.5, 4, 8)

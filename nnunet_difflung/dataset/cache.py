@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,7 @@ from nnunet_difflung.dataset.reading import (
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.runtime.files import check_format, json_bytes, read_json, replacing, write_json
+from nnunet_difflung.runtime.files import Replacements, check_format, json_bytes, read_json, replacing
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 
@@ -58,16 +60,32 @@ class SliceCache:
         return condition
 
 
-def check_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> dict[str, CaseFacts]:
+def check_cases(
+    raw: RawDataset,
+    processes: int = 1,
+    progress: bool = True,
+    keep: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+) -> dict[str, CaseFacts]:
     """Reads and checks every real case; writes nothing.
+
+    Args:
+        raw: the dataset.
+        processes: number of threads that read cases.
+        progress: show a progress bar.
+        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of each case, in several threads.
 
     Raises:
         BadInput: the first fault.
     """
     hashes = FileHashes()
-    return _each_case(
-        raw.cases.values(), lambda case: _read(raw, case, hashes)[2], processes, progress, "checking cases"
-    )
+
+    def checked(case: Case) -> CaseFacts:
+        image, condition, facts = _read(raw, case, hashes)
+        if keep is not None:
+            keep(case.identifier, image, condition)
+        return facts
+
+    return _each_case(raw.cases.values(), checked, processes, progress, "checking cases")
 
 
 def _read(raw: RawDataset, case: Case, hashes: FileHashes) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
@@ -114,22 +132,80 @@ def build_cache(
         if facts is not None:
             return facts
         image, condition, facts = _read(raw, case, hashes)
-        (folder / f"{case.identifier}.json").unlink(missing_ok=True)  # it does not describe the arrays any more
-        for name, array in (("image", image), ("condition", condition)):
-            with replacing(folder / f"{case.identifier}.{name}.npy") as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
-        _write_entry(folder, facts, raw.roles)
+        store.add(facts, image, condition)
         return facts
 
     own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    facts = _each_case(own_cases, cached, processes, progress, "caching slices")
+    with _Store(folder, raw.roles) as store:
+        facts = _each_case(own_cases, cached, processes, progress, "caching slices")
     for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
             share.wait_until(partial(current, case))
-            facts[identifier] = cached(case)
+            with _Store(folder, raw.roles) as store:
+                facts[identifier] = cached(case)
     if share.main:
         hashes.save()
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
+
+
+class _Store:
+    """Puts cases into the cache's folder. A thread waits for the disk, for all cases together that have come meanwhile.
+
+    A case's entry is written when its arrays are on the disk and in place. So what a killed command or a power failure
+    leaves is a case without an entry or with a damaged one, which is read again, and never an entry of other arrays.
+    """
+
+    def __init__(self, folder: Path, roles: LabelRoles):
+        self.folder, self.roles = folder, roles
+        self._waiting: deque[tuple[CaseFacts, Replacements]] = deque()
+        self._pool, self._done = ThreadPoolExecutor(1), list[Future]()
+
+    def __enter__(self) -> _Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Returns when all cases are in place.
+
+        Raises:
+            OSError: one of them could not be written.
+        """
+        self._pool.shutdown()
+        if error[0] is None:
+            for future in self._done:
+                future.result()
+
+    def add(self, facts: CaseFacts, image: np.ndarray, condition: np.ndarray) -> None:
+        """Writes a case; it is in place some time after. Several threads may call it.
+
+        Raises:
+            OSError: this case, or one before it, could not be written.
+        """
+        for future in [future for future in self._done if future.done()]:
+            future.result()
+        files = Replacements()
+        try:
+            for name, array in (("image", image), ("condition", condition)):
+                with open(files.new(self.folder / f"{facts.identifier}.{name}.npy"), "wb") as file:
+                    np.save(file, array)
+        except BaseException:
+            files.discard()
+            raise
+        self._waiting.append((facts, files))
+        self._done.append(self._pool.submit(self._place))
+
+    def _place(self) -> None:
+        cases = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            for _, files in cases:
+                files.flush()
+            for facts, files in cases:
+                entry = self.folder / f"{facts.identifier}.json"
+                entry.unlink(missing_ok=True)  # it does not describe the arrays any more
+                files.place()
+                _write_entry(entry, facts, self.roles)
+        finally:
+            for _, files in cases:
+                files.discard()
 
 
 def read_cache(raw: RawDataset, folder: Path) -> SliceCache | None:
@@ -173,19 +249,21 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
         return None
 
 
-def _write_entry(folder: Path, facts: CaseFacts, roles: LabelRoles) -> None:
+def _write_entry(path: Path, facts: CaseFacts, roles: LabelRoles) -> None:
     content = asdict(facts)
     files, judged = content.pop("files"), content.pop("judged")  # apart, so that earlier versions can read the entry
     entry = {"format": _FORMAT, "stamp": facts.stamp, "files": files, "roles": _roles_key(roles), "facts": content}
     entry["judged"] = judged
-    write_json(folder / f"{facts.identifier}.json", entry)
+    with replacing(path, flushed=False) as temporary:
+        temporary.write_bytes(json_bytes(entry))
 
 
 def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case) -> CaseFacts | None:
     """The cached facts of a case, or None if the case is not cached or its files have changed since."""
     path = folder / f"{case.identifier}.json"
-    entry = read_json(path) if path.is_file() else None
-    if entry is None:
+    try:
+        entry = read_json(path)
+    except (FileNotFoundError, ValueError):  # it is written without waiting for the disk
         return None
     check_format(path, entry, _FORMAT, f", or delete the folder {folder} to read the cases anew")
     if entry["roles"] != _roles_key(raw.roles) or ("files" not in entry and entry["stamp"] != source_stamp(case)):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
-from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
@@ -84,7 +86,7 @@ def body_mask(image: np.ndarray, label: np.ndarray, threshold: float) -> np.ndar
     body = np.zeros(label.shape, bool)
     for z, plane in enumerate(image > threshold):
         if plane.any():
-            body[z] = ndimage.binary_fill_holes(remove_all_but_largest_component(plane))
+            body[z] = filled(remove_all_but_largest_component(plane))
     return body & (label == 0)
 
 
@@ -142,10 +144,17 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         str(image.dtype),
         counts,
         source_stamp(case),
-        hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(),
+        _hash_of_voxels(image, label),
         judged=judged,
     )
     return image, condition, facts
+
+
+def _hash_of_voxels(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _channel_remedy(case: Case, channels: int, expected: int) -> str:
@@ -193,22 +202,36 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
 
     if label.shape != image.shape[1:]:
         refuse("shape", label.shape, image.shape[1:])
-    if not np.allclose(of_image["spacing"], of_label["spacing"], rtol=1e-3):
+    if not _close(of_image["spacing"], of_label["spacing"], rtol=1e-3):
         refuse("spacing", of_label["spacing"], of_image["spacing"])
     for family in ("sitk_stuff", "nibabel_stuff"):
         for key, expected in of_image.get(family, {}).items():
-            if not isinstance(expected, str) and not np.allclose(expected, of_label[family][key], atol=1e-2):
+            if not isinstance(expected, str) and not _close(expected, of_label[family][key], atol=1e-2):
                 refuse(key, np.round(of_label[family][key], 3).tolist(), np.round(expected, 3).tolist())
+
+
+def _close(first: Any, second: Any, **tolerance: float) -> bool:
+    """``np.allclose``, in a hundredth of the time where both are the same numbers, as they usually are."""
+    if type(first) in (tuple, list) and first == second and all(map(math.isfinite, first)):
+        return True
+    return np.allclose(first, second, **tolerance)
 
 
 def _check_labels(case: Case, label: np.ndarray, roles: LabelRoles) -> None:
     defined = {0, *roles.values.values()} | (set() if roles.ignore is None else {roles.ignore})
-    unknown = sorted({int(v) for v in np.unique(label)} - defined)
+    unknown = sorted(set(_values(label)) - defined)
     if unknown:
         raise BadInput(
             f"{case.label} holds the label {unknown[0]}, but dataset.json defines only {sorted(defined)}; "
             f"add the label to dataset.json or correct the file"
         )
+
+
+def _values(label: np.ndarray) -> list[int]:
+    """The different values of (z, y, x) int16 label values."""
+    if label.size and label.min() < 0:
+        return [int(value) for value in np.unique(label)]
+    return np.flatnonzero(np.bincount(label.ravel())).tolist()
 
 
 def _otsu(channel: np.ndarray) -> float:
@@ -217,13 +240,16 @@ def _otsu(channel: np.ndarray) -> float:
 
 def _exact_integers(image: np.ndarray) -> np.ndarray:
     """The values as uint8 or int16 if that is exact, else as float32."""
+    low, high = image.min(), image.max()
     for dtype in (np.uint8, np.int16):
         limits = np.iinfo(dtype)
-        if limits.min <= image.min() and image.max() <= limits.max and (image == np.rint(image)).all():
-            return image.astype(dtype)
+        if limits.min <= low and high <= limits.max:
+            whole = image.astype(dtype)
+            return whole if np.array_equal(whole, image) else image.astype(np.float32)
     return image.astype(np.float32)
 
 
 def source_stamp(case: Case) -> list:
     """Name, size and modification time of each source file, as JSON returns it."""
-    return [[Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in (*case.images, case.label)]
+    files = [(os.path.basename(file), os.stat(file)) for file in (*case.images, case.label)]
+    return [[name, status.st_size, status.st_mtime_ns] for name, status in files]

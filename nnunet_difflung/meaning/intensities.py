@@ -334,7 +334,8 @@ def _without_fill(values: np.ndarray, size: int) -> np.ndarray:
         corners, counts = np.unique(values[..., [0, 0, -1, -1], [0, -1, 0, -1]], return_counts=True)
         if counts.max() > counts.sum() / 2:
             fills.append(float(corners[counts.argmax()]))
-    kept = sample[~np.isin(sample, fills)]
+    fills = [value for value in fills if sample.min() <= value <= sample.max()]
+    kept = sample[~np.isin(sample, fills)] if fills else sample
     return kept if len(kept) >= max(16, 0.02 * len(sample)) and not _few(kept) else sample
 
 

@@ -11,7 +11,7 @@ from nnunet_difflung.dataset.cache import SliceCache, check_cases, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import CaseFacts, read_case, with_class_counts
+from nnunet_difflung.dataset.reading import read_case, with_class_counts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.fold import Fold
@@ -20,25 +20,38 @@ from nnunet_difflung.pipeline.fold import prepare_fold
 from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
 from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 
+_KEPT = 2**29  # bytes of arrays that are kept in memory
+
 
 class _Uncached(SliceCache):
-    """Facts of checked cases without a cache; arrays, which few checks need, are read from the dataset."""
+    """Checked cases without a cache on the disk; the first ones are kept in memory, and others are read again."""
 
-    def __init__(self, raw: RawDataset, facts: dict[str, CaseFacts]):
-        super().__init__(cache_folder(raw.name), facts, raw.roles)
-        self._raw = raw
+    def __init__(self, raw: RawDataset, processes: int, progress: bool):
+        self._raw, self._left = raw, _KEPT
+        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        super().__init__(cache_folder(raw.name), check_cases(raw, processes, progress, self._keep), raw.roles)
+
+    def _keep(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> None:
+        self._left -= image.nbytes + condition.nbytes
+        if self._left >= 0:
+            image.flags.writeable = condition.flags.writeable = False  # as a memory map's are
+            self._arrays[identifier] = image, condition
+
+    def _read(self, identifier: str) -> tuple[np.ndarray, np.ndarray]:
+        kept = self._arrays.get(identifier)
+        return kept if kept is not None else read_case(self._raw, self._raw.cases[identifier])[:2]
 
     def image(self, identifier: str) -> np.ndarray:
         """(c, z, y, x) in the dataset's own intensities."""
-        return self._raw.read_image(identifier)[0]
+        return self._read(identifier)[0]
 
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
-        return read_case(self._raw, self._raw.cases[identifier])[1]
+        return self._read(identifier)[1]
 
     def label(self, identifier: str) -> np.ndarray:
         """(z, y, x) label values without the derived body class."""
-        return self._raw.read_label(identifier)[0]
+        return super().label(identifier) if identifier in self._arrays else self._raw.read_label(identifier)[0]
 
 
 def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> SliceCache:
@@ -47,8 +60,7 @@ def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -
     Raises:
         BadInput: the first fault of a case.
     """
-    cached = read_cache(raw, cache_folder(raw.name))
-    return cached or _Uncached(raw, check_cases(raw, processes, progress))
+    return read_cache(raw, cache_folder(raw.name)) or _Uncached(raw, processes, progress)
 
 
 def plan_folds(

@@ -46,24 +46,72 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
     The temporary name keeps the file's ending, since image writers choose the format by it. A file that is replaced
     does not become readable for more people; a link is replaced, and what it points to stays.
+
+    Args:
+        path: the file.
+        flushed: wait until its bytes are on the disk. Without it, a power failure may leave a damaged file of this
+            name, which whoever reads it has to expect.
     """
     path = Path(path)
+    temporary = _new_file_for(path)
+    try:
+        yield temporary
+        if flushed:
+            _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Replacements:
+    """Several files that are written beside their places, flushed, and renamed in steps that the caller decides on."""
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, Path]] = []
+
+    def new(self, path: Path) -> Path:
+        """A temporary path for a file, as ``replacing`` yields it."""
+        temporary = _new_file_for(path)
+        self._files.append((temporary, path))
+        return temporary
+
+    def flush(self) -> None:
+        """Waits until the bytes of all files are on the disk."""
+        for temporary, _ in self._files:
+            _flush(temporary)
+
+    def place(self) -> None:
+        """Renames all files."""
+        for temporary, path in self._files:
+            os.replace(temporary, path)
+
+    def discard(self) -> None:
+        """Deletes the files that are not in place."""
+        for temporary, _ in self._files:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _new_file_for(path: Path) -> Path:
+    """A temporary file that is to replace ``path``, no more readable than that is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _new_file(path)
     try:
         if path.is_file() and not path.is_symlink():
             temporary.chmod(temporary.stat().st_mode & (path.stat().st_mode | 0o600))
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def _new_file(path: Path) -> Path:

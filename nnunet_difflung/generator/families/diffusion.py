@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.checkpoint import TrainingState
+from nnunet_difflung.generator.cost import seconds_of_passes
 from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint
 from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, Family, TrainedFamily, averaged
 from nnunet_difflung.generator.trained import Generator
@@ -174,29 +174,6 @@ class Diffusion(ReverseProcess, TrainedFamily):
 
         network: Any = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
         return network
-
-
-def seconds_of_passes(
-    config: GeneratorConfig, image_channels: int, condition_channels: int, edge: int, device: str
-) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a forward and a backward pass, timed on the device."""
-    network = build_network(config, image_channels, condition_channels).to(device)
-    inputs = image_channels + condition_channels
-    forward = both = 0.0
-    for batch in (1, config.batch_size, config.batch_size):  # the first passes of each shape include set-up
-        begun = time.perf_counter()
-        x = torch.zeros(batch, inputs, edge, edge, device=device)
-        loss = network(x, torch.zeros(batch, dtype=torch.long, device=device)).sample.square().mean()
-        loss.item()  # waits for the device
-        forward = (time.perf_counter() - begun) / batch
-        loss.backward()
-        gradient = next(network.parameters()).grad
-        if gradient is not None:
-            gradient.sum().item()
-        both = (time.perf_counter() - begun) / batch
-        if both > 2:  # a whole batch would take long to try
-            break
-    return forward, both
 
 
 FAMILY = Diffusion

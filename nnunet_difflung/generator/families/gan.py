@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.checkpoint import TrainingState
-from nnunet_difflung.generator.families.diffusion import seconds_of_passes
+from nnunet_difflung.generator.cost import seconds_of_passes
 from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, TrainedFamily, averaged
 from nnunet_difflung.generator.gan import build_gan, build_generator, discriminator_loss, generator_loss, require_gan
 from nnunet_difflung.generator.trained import Generator
