@@ -210,11 +210,12 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
                 refuse(key, np.round(of_label[family][key], 3).tolist(), np.round(expected, 3).tolist())
 
 
-def _close(first: Any, second: Any, **tolerance: float) -> bool:
+def _close(first: Any, second: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
     """``np.allclose``, in a hundredth of the time where both are the same numbers, as they usually are."""
-    if type(first) in (tuple, list) and first == second and all(map(math.isfinite, first)):
-        return True
-    return np.allclose(first, second, **tolerance)
+    if type(first) in (tuple, list) and first == second:
+        if all(isinstance(number, (int, float)) and math.isfinite(number) for number in first):
+            return True
+    return np.allclose(first, second, rtol=rtol, atol=atol)
 
 
 def _check_labels(case: Case, label: np.ndarray, roles: LabelRoles) -> None:
