@@ -212,9 +212,9 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
 
 def _close(first: Any, second: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
     """``np.allclose``, in a hundredth of the time where both are the same numbers, as they usually are."""
-    if type(first) in (tuple, list) and first == second:
-        if all(isinstance(number, (int, float)) and math.isfinite(number) for number in first):
-            return True
+    listed = type(first) in (tuple, list) and first == second
+    if listed and all(isinstance(number, (int, float)) and math.isfinite(number) for number in first):
+        return True
     return np.allclose(first, second, rtol=rtol, atol=atol)
 
 

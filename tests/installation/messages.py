@@ -32,17 +32,23 @@ SECTIONS = {
     "Python API": ("api",),
     "Device, files, packages, options": ("runtime", "commands"),
 }
-_ERRORS, _WARNINGS = ("BadInput", "Failed"), ("warn",)
+_FOLDERS = ("nnunet_difflung", "dataset_conversion", "trainers")
+_ERRORS, _WARNINGS, _PLAIN = ("BadInput", "Failed"), ("warn",), ("RuntimeError", "ValueError")
 
 
-def messages(source: str) -> Iterator[tuple[str, str]]:
-    """(``error`` or ``warning``, message) of each one that a module can give; ``…`` stands for what varies."""
+def messages(source: str, more: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """(``error`` or ``warning``, message) of each one that a module can give; ``…`` stands for what varies.
+
+    Args:
+        source: of the module.
+        more: names of other errors that a user sees.
+    """
     for node in ast.walk(ast.parse(source)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
             continue
         text = _text(node.args[0])
         if text is not None and re.search(r"\w{3}", text):
-            if node.func.id in _ERRORS:
+            if node.func.id in (*_ERRORS, *more):
                 yield "error", text
             elif node.func.id in _WARNINGS:
                 yield "warning", text
@@ -60,16 +66,16 @@ def _text(node: ast.expr) -> str | None:
 def remedied(message: str) -> tuple[str, str]:
     """A message's two halves: what is wrong, and after the last semicolon what to do."""
     wrong, _, remedy = message.rpartition("; ")
-    return (wrong, remedy) if wrong else (message, "")
+    return (wrong, remedy) if re.search(r"\w{3}", wrong) else (message, "")
 
 
 def tables() -> str:
     """The tables, section by section."""
     rows: dict[str, set[tuple[str, str, str]]] = {title: set() for title in SECTIONS}
-    package = ROOT / "nnunet_difflung"
-    for path in sorted(package.rglob("*.py")):
-        module = ".".join(path.relative_to(package).with_suffix("").parts)
-        for kind, message in messages(path.read_text(encoding="utf-8")):
+    for path in sorted(path for folder in _FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("nnunet_difflung.")
+        plain = module.startswith("trainers.")  # nnU-Net shows what they raise
+        for kind, message in messages(path.read_text(encoding="utf-8"), _PLAIN if plain else ()):
             rows[section(module)].add((*remedied(message), "yes" if kind == "warning" else ""))
     return "\n".join(_table(title, sorted(of, key=_order)) for title, of in rows.items() if of)
 

@@ -28,7 +28,9 @@ def f(path, n):
         ("error", "…: … of … cases are missing; add them, or delete …"),
         ("warning", "… is old; make it anew"),
     ]
+    assert ("error", "not for users") in messages(source, ("ValueError",))
     assert remedied("a; b; do c") == ("a; b", "do c")
+    assert remedied("…: …; leave it out") == ("…: …; leave it out", "")
     assert remedied("nothing to do") == ("nothing to do", "")
 
 
