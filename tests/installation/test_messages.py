@@ -29,7 +29,7 @@ def f(path, n):
         ("warning", "… is old; make it anew"),
     ]
     assert ("error", "not for users") in messages(source, ("ValueError",))
-    assert remedied("a; b; do c") == ("a; b", "do c")
+    assert remedied("bad; worse; do it") == ("bad; worse", "do it")
     assert remedied("…: …; leave it out") == ("…: …; leave it out", "")
     assert remedied("nothing to do") == ("nothing to do", "")
 
