@@ -344,7 +344,7 @@ def _write(table: dict, sheet: Sheet, gathered: Gathered, raw: RawDataset, reque
     out = request.out or table1_file(raw.name)
     write_json(out, table)
     write_bytes(out.with_suffix(".md"), markdown(table).encode())
-    write_page(evaluation_page(table, gathered, raw), out.with_suffix(".html"))
+    write_page(evaluation_page(table, gathered, raw, sheet), out.with_suffix(".html"))
     written = [out, out.with_suffix(".md"), out.with_suffix(".html")]
     if sheet.write(out.with_suffix(".png")):
         written.append(out.with_suffix(".png"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.evaluation.gathered import REAL, Gathered
 from nnunet_difflung.evaluation.image_metrics import ALONG_Z
-from nnunet_difflung.evaluation.page_pictures import galleries_of, outlined_colours
+from nnunet_difflung.evaluation.page_pictures import galleries_across, galleries_of, outlined_colours
 from nnunet_difflung.evaluation.page_text import methods_paragraph
 from nnunet_difflung.evaluation.references import REFERENCES
+from nnunet_difflung.evaluation.sheet import Sheet
 from nnunet_difflung.evaluation.table1 import CLASS_COLUMNS, COLUMNS, IN_UNIT, Z_COLUMNS, Z_NOTE, further_digits, notes
 from nnunet_difflung.evaluation.verdicts import FLOOR, groups, methods_of, verdicts
 from nnunet_difflung.methods import METHODS
@@ -23,13 +24,14 @@ _UNITS = {"psnr": "dB", "psnr_lung": "dB", "psnr_lung_of_mean": "dB", "ssim": "0
 _WITH_FLOOR = ("hu_bias", "wasserstein", "texture")
 
 
-def evaluation_page(table: dict, gathered: Gathered, raw: RawDataset) -> Page:
+def evaluation_page(table: dict, gathered: Gathered, raw: RawDataset, sheet: Sheet) -> Page:
     """The page.
 
     Args:
         table: content of ``table1.json``.
         gathered: pictures and histograms.
         raw: the dataset, for the scale of the pictures and their sides.
+        sheet: coronal and sagittal planes of volumes.
     """
     meta, methods = table["meta"], methods_of(table)
     first: list[Block] = [verdicts(table, raw.roles.pathologies)]
@@ -40,7 +42,7 @@ def evaluation_page(table: dict, gathered: Gathered, raw: RawDataset) -> Page:
             Section(f"Class {position}: {name}", [*_histogram(table, gathered, name), _class_table(table, name)])
         )
     sections += _along_z(table)
-    galleries = galleries_of(table, gathered, raw)
+    galleries = galleries_of(table, gathered, raw) + galleries_across(table, sheet, raw)
     explained: list[Block] = [*galleries, Text(_PICTURES, fine=True)] if galleries else [Text(_NO_PICTURES)]
     sections += [Section("Pictures", explained), Section("What the figures mean", _meaning(table))]
     sections += [_next(table), _record(table), Section("For your manuscript", [Code(methods_paragraph(table), True)])]

@@ -5,7 +5,7 @@ A slice of each pathology; of volumes also the coronal and the sagittal plane th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +129,13 @@ class Sheet:
                 row.condition[true.z] = plane.rows_of(true.condition)
                 for title, image in ((f"real: {true.case}", true.image), (method, painted)):
                     row.pictures.setdefault(title, {})[true.z] = plane.rows_of(image).copy()
+
+    def across(self) -> Iterator[tuple[Plane, np.ndarray, dict[str, np.ndarray]]]:
+        """Coronal and sagittal planes: the plane, its condition map, and title → intensities, the real image first."""
+        for plane in self.planes:
+            if plane.cut.axis and plane in self.rows:
+                row = self.rows[plane]
+                yield plane, _joined(row.condition), {title: _joined(parts) for title, parts in row.pictures.items()}
 
     def write(self, path: Path) -> bool:
         """Writes the PNG; returns whether there was anything to show."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nnunet_difflung.evaluation.gathered import REAL, Gathered, Shown, gathered_
 from nnunet_difflung.evaluation.page import evaluation_page
 from nnunet_difflung.evaluation.page_text import methods_paragraph
 from nnunet_difflung.evaluation.real_slices import RealSlice, slices_with_lung
+from nnunet_difflung.evaluation.sheet import Sheet
 from nnunet_difflung.evaluation.verdicts import verdicts
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.meaning.labels import LabelRoles
@@ -92,6 +94,10 @@ def test_volumes_have_a_table_from_slice_to_slice(raw_folder):
     assert "From slice to slice" in html
     assert "correlation of neighbours" in html
     assert ", slice " in html
+    for name in ("emphysema", "ILD"):
+        assert re.search(rf"{name}[^<]*, coronal and sagittal</", html)
+    assert ", coronal</" in html
+    assert ", sagittal</" in html
 
 
 @pytest.fixture
@@ -169,4 +175,4 @@ def test_largest_page_stays_small(trained, table):
         image = rng.uniform(-1000, 0, (512, 512)).astype(np.float32)
         shown[case, z] = Shown(("ILD",), image, condition, {"cbmat": np.stack([image, image])})
     gathered = Gathered(trained.roles, (-1000.0, 1000.0), shown)
-    assert len(as_html(evaluation_page(table, gathered, trained))) < 15e6
+    assert len(as_html(evaluation_page(table, gathered, trained, Sheet(trained.roles, [])))) < 15e6

@@ -11,11 +11,13 @@ from nnunet_difflung.commands.evaluate import main
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.evaluation import sheet as sheet_module
-from nnunet_difflung.evaluation.real_slices import real_slice, slices_with_lung
+from nnunet_difflung.evaluation.page_pictures import galleries_across
+from nnunet_difflung.evaluation.real_slices import RealSlice, real_slice, slices_with_lung
 from nnunet_difflung.evaluation.sheet import Sheet, shown_planes
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, results_folder
+from tests.pages.test_pictures import decoded
 from tests.support.generators import TINY
 from tests.support.tiny import make_dataset
 
@@ -124,3 +126,24 @@ def test_the_command_shows_planes_of_volumes(opened, folders, monkeypatch):
         case = f"real: {plane.case}"
         assert list(row.pictures) == [case, "none"]
         assert set(row.pictures["none"]) == set(row.pictures[case]) == set(row.condition) == set(plane.slices)
+
+
+def test_pictures_across_have_the_shape_and_the_scale_of_their_plane(opened):
+    raw, cache = opened()
+    case = raw.validation_cases(0)[0]
+    planes = [plane for plane in shown_planes(cache, slices_with_lung(cache, [case])) if plane.cut.axis]
+    sheet = Sheet(raw.roles, planes)
+    image = np.broadcast_to(np.arange(40.0) * 6 - 1000, (32, 40))
+    for z in range(8):
+        sheet.offer(RealSlice("patient", case, z, image, cache.condition(case)[z]), (-1000.0, 1000.0), "cbmat", image)
+    table = {"meta": {"windows": {"0": [-1000.0, -760.0]}, "unit": "grey levels"}}
+    galleries = galleries_across(table, sheet, raw)
+    columns = [column for gallery in galleries for column in gallery.columns]
+    assert {title.rpartition(", ")[2] for title, _ in columns} == {"coronal", "sagittal"}
+    for title, pictures in columns:
+        assert [picture.caption for picture in pictures] == ["real", "cbmat"]
+        assert pictures[0].height <= 8
+        assert pictures[0].millimetres == pytest.approx(0.8)
+        assert pictures[0].aspect == pytest.approx(5 / 0.8)
+        grey = decoded(next(iter(pictures[0].views.values())))
+        assert (np.diff(grey[0].astype(int)) > 0).all() if title.endswith("coronal") else np.ptp(grey) == 0
