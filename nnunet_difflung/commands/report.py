@@ -80,7 +80,7 @@ def report_on(request: Request) -> None:
         warn(f"no report was written ({type(error).__name__}: {error}); try '{again}'")
         return
     report(html=path)
-    say(f"Report: {path}")
+    say(f"Report: {path}; look at it before you train")
     if raw.reading.warning:  # what is far above may have scrolled away
         say(raw.reading.lines()[0], log=False)
 

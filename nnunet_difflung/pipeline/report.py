@@ -184,7 +184,7 @@ def conclude(
     fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
     _add_rows(raw, fold, rows, request)
     if preview:
-        say(f"\nLook at {preview} before you train.")
+        say(f"\nA first picture: {preview}")
     report(report=_report(raw.name, request.settings.method), preview=preview)
     for synthesis, result in done:
         report_injected(synthesis.fold, len(result.staged))
