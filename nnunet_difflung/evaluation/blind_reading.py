@@ -7,6 +7,7 @@ away, and never one from a case that a shown painted lesion, of whatever class, 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,9 @@ _LEAST = 4  # voxels of a lesion in its largest slice; smaller ones show nothing
 _TRIED = 4  # real lesions that are looked at for each one that is shown
 _TEXT = (
     "Half of these {number} pictures show a real lesion, the other half one that a computer has painted into a real "
-    "scan, in random order. Say of each which you think it is. The lesion is in the middle of its picture; C shows its "
-    "outline, W changes the window, a click enlarges. Then save the answers and send them to whoever has the key. You "
-    "can stop at any picture: those without an answer do not count."
+    "scan, in random order. Say of each which you think it is. The lesion is in the middle of its picture, unless the "
+    "scan ends there: C shows its outline, W changes the window, a click enlarges. Then save the answers and send them "
+    "to whoever has the key. You can stop at any picture: those without an answer do not count."
 )
 
 
@@ -263,12 +264,17 @@ def _real(
 ) -> list[Shown]:
     """At most a number of real lesions of a class, of as many cases, none of them a host.
 
-    Cases of patients who are no host come first: a reader who finds the same anatomy twice knows more than was asked.
+    Patients who are no host come first, and a second case of a patient after all first ones: a reader who finds the
+    same anatomy twice knows more than was asked.
     """
     cases = sorted(set(raw.cases) - set(hosts))
-    value, known = raw.roles.values[name], {raw.patients[host] for host in hosts}
+    value, shown = raw.roles.values[name], Counter({raw.patients[host]: len(cases) for host in hosts})
+    turns = {}
+    for case in (cases[i] for i in rng.permutation(len(cases))):
+        turns[case] = shown[raw.patients[case]]
+        shown[raw.patients[case]] += 1
     real: list[Shown] = []
-    for case in sorted((cases[i] for i in rng.permutation(len(cases))), key=lambda case: raw.patients[case] in known):
+    for case in sorted(turns, key=lambda case: turns[case]):
         if len(real) >= number:
             break
         if (raw.read_label(case)[0] == value).any():

@@ -41,8 +41,8 @@ def write_page(page: blocks.Page, path: Path) -> None:
 
 
 def anchor(title: str) -> str:
-    """The name of a section in links."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    """The name of a section in links; no element of the page's frame is called like it."""
+    return "section-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def _asset(name: str) -> str:

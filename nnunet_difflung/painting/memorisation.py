@@ -26,6 +26,7 @@ from nnunet_difflung.painting.patches import (
     grains,
     textured,
 )
+from nnunet_difflung.runtime.parallel import bar
 
 _BANK = 200_000  # maximum number of training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # maximum number of real regions measured of a class
@@ -38,6 +39,7 @@ def real_to_real(
     patients: Mapping[str, str],
     windows: Sequence[Sequence[float]],
     seed: int,
+    progress: bool = False,
 ) -> MemorisationReference:
     """Collects the training patches and measures real regions against the slices of other patients.
 
@@ -50,6 +52,7 @@ def real_to_real(
         patients: case id → patient.
         windows: the generator's.
         seed: chooses 200,000 patches if there are more, and 300 real regions if there are more.
+        progress: show a progress bar.
     """
     bounds = tuple((float(low), float(high)) for low, high in windows)
     grain = max(1, min(min(cache.facts[i].shape[1:]) for i in identifiers) // 128)
@@ -59,7 +62,7 @@ def real_to_real(
         rng = np.random.default_rng([seed, cache.roles.values[name]])
         bank = _bank(cache, sorted(identifiers), name, empty, rng)
         if bank is not None:
-            real = _real_figures(cache, bank, patients, empty, rng)
+            real = _real_figures(cache, bank, patients, empty, rng, progress)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
             classes[name] = replace(bank, real=real, real_p99=p99)
     return MemorisationReference(bounds, grain, classes)
@@ -94,9 +97,11 @@ def _real_figures(
     patients: Mapping[str, str],
     reference: MemorisationReference,
     rng: np.random.Generator,
+    progress: bool,
 ) -> np.ndarray:
     figures = []
-    for number in sorted(rng.permutation(len(bank.slices))[:_REGIONS]):
+    chosen = sorted(rng.permutation(len(bank.slices))[:_REGIONS])
+    for number in bar(chosen, visible=progress, desc="how alike patients are", unit="region", delay=2):
         case, z = bank.slices[number]
         of_patient = {i for i, _ in bank.slices if patients[i] == patients[case]}
         region = np.asarray(cache.condition(case)[z : z + 1]) == bank.value

@@ -106,7 +106,7 @@ def synthesize_fold(
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references, lung, continuity = None, {}, None, {}
     if sampling.memorised != "off":
-        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed)
+        memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, progress)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)

@@ -59,7 +59,12 @@ def suspicion(raw: RawDataset, cache: SliceCache) -> dict | None:
         return None
     print_suspicion(raw, check)
     shown = [pair.line for pair in check.pairs[:20]]
-    return {"suspicious_pairs_of_cases": len(check.pairs), "most_similar": shown, "judged": check.judged()}
+    return {
+        "suspicious_pairs_of_cases": len(check.pairs),
+        "most_similar": shown,
+        "judged": check.judged(),
+        "framed": check.framed,
+    }
 
 
 def print_suspicion(raw: RawDataset, check: ImageCheck) -> None:

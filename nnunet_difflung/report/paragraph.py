@@ -37,7 +37,7 @@ def _network(records: Records) -> list[str]:
         return ["Real lesions of training patients were pasted; no network was trained."]
     trained = (
         f"For each fold a network with {', '.join(map(str, generator['channels']))} channels was trained for "
-        f"{generator['epochs']} epochs on crops of {generator['patch_size']} pixels (batches of "
+        f"{counted(generator['epochs'], 'epoch')} on crops of {generator['patch_size']} pixels (batches of "
         f"{generator['batch_size']}, learning rate {generator['learning_rate']:g}, {generator['precision']})"
     )
     if method.family == "gan":

@@ -73,7 +73,7 @@ def _dropped(records: Records) -> Iterator[Light]:
         yield Light("unknown", "Dropped cases", "No synthetic case was planned: see the notes below the classes.")
         return
     state: State = "bad" if dropped == planned else "look" if dropped > _DROPPED * planned else "good"
-    yield Light(state, "Dropped cases", f"{dropped} of {planned} planned cases were painted and not kept.")
+    yield Light(state, "Dropped cases", f"{planned - dropped} of {planned} planned cases were kept.")
 
 
 def _targets(records: Records) -> Iterator[Light]:
@@ -183,4 +183,5 @@ def _images(records: Records) -> Iterator[Light]:
     text = f"Pictures of training and validation cases: {images.get('judged', '')}."
     if pairs:
         text = f"{counted(pairs, 'pair')} of training and validation cases may show the same patient. {text}"
-    yield Light("look" if pairs else "good", "Patients", text)
+    compared = images.get("framed", 1)  # a report of an earlier version does not say
+    yield Light("look" if pairs else "good" if compared else "unknown", "Patients", text)

@@ -50,6 +50,8 @@ def test_pictures_are_enlarged_and_stepped_through_by_keys(written: Path) -> Non
     press('ArrowRight'); steps.push(legend());
     press('ArrowLeft'); steps.push(legend());
     steps.push(document.querySelector('dialog').open);
+    document.querySelector('#next').click(); steps.push(legend());
+    document.querySelector('#previous').click(); steps.push(legend());
     document.querySelector('#close').click(); steps.push(document.querySelector('dialog').open);
     return steps;"""
     found, said = in_browser(written, script.replace("document.dispatchEvent", "document.body.dispatchEvent"))
@@ -57,7 +59,7 @@ def test_pictures_are_enlarged_and_stepped_through_by_keys(written: Path) -> Non
     assert found[1] == "synthetic · case 2 (3 of 3)"
     assert found[2] == found[0]
     assert found[3] == found[1]
-    assert found[4:] == [True, False]
+    assert found[4:] == [True, found[0], found[1], False]
     assert said == []
 
 

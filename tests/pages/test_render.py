@@ -98,8 +98,22 @@ def test_a_table_of_many_rows_can_be_folded() -> None:
     assert "<summary>all cases</summary>" in html
 
 
+def test_no_section_is_called_like_a_part_of_the_frame(page: Page) -> None:
+    """A section "Next" took the clicks that were meant for the button."""
+
+    def names(of: Page) -> list[str]:
+        return re.findall(r' id="([^"]*)"', re.sub(r"<svg.*?</svg>", "", as_html(of), flags=re.DOTALL))
+
+    there = {section.title for section in page.sections}
+    frame = {name.title() for name in names(page) if not name.startswith("section-")}
+    assert {"Next", "View", "Save"} <= frame
+    titled = [Section(title, []) for title in sorted(frame - there)]
+    found = names(replace(page, sections=[*page.sections, *titled]))
+    assert len(set(found)) == len(found) == len(names(page)) + len(titled)
+
+
 def test_anchors_are_words() -> None:
-    assert anchor("Pictures, real & painted") == "pictures-real-painted"
+    assert anchor("Pictures, real & painted") == "section-pictures-real-painted"
 
 
 @pytest.mark.parametrize(
