@@ -1,9 +1,10 @@
-"""The page of troubles lists the messages that the code can give now."""
+"""Tables in the docs that are made from the code: messages, presets."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.installation import presets
 from tests.installation.messages import PAGE, SECTIONS, messages, remedied, section, written
 
 
@@ -44,3 +45,12 @@ def f(path, n):
 )
 def test_the_longest_name_decides(module, title):
     assert section(module) == title
+
+
+def test_the_table_of_presets_has_the_values_of_now():
+    page = presets.PAGE.read_text(encoding="utf-8")
+    assert presets.written(page) == page, "run: python -m tests.installation.presets"
+    found = {row[0]: row[1:] for row in presets.rows()}
+    assert found["`--epochs`"] == ["200", "120", "400"]
+    assert found["`--method`"] == ["difflung", "difflung", "cbmat"]
+    assert found["channels"][2] == "128, 128, 256, 256, 512, 512"
