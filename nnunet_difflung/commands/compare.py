@@ -52,6 +52,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--arms",
+        "--methods",
         nargs="+",
         choices=tuple(ARMS),
         metavar="ARM",

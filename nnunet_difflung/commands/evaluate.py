@@ -48,6 +48,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     shared.add_folds(group, " (default: every fold of the split)")
     group.add_argument(
         "--methods",
+        "--arms",
         nargs="+",
         default=[],
         metavar="METHOD",
