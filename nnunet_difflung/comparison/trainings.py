@@ -217,7 +217,7 @@ def dataset_in(folder: Path, dataset: str) -> str:
 def training_command(dataset: str, trainer: str, length: str = "") -> str:
     """The advice to train ``DatasetXXX_NAME``, with the command for one fold."""
     with_length = f"{trainer}_{length}" if length else trainer
-    return f"train first, as in nnUNetv2_train {dataset_id(dataset)} 2d 0 -tr {with_length}"
+    return f"train first, as in nnUNetv2_train {dataset_id(dataset)} 2d 0 -tr {quoted(with_length)}"
 
 
 def find_configuration(

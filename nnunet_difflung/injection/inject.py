@@ -83,10 +83,10 @@ def _already_in(manifest: dict, cases: list[StagedCase], run: dict) -> bool:
     if not present and not (same and not cases):
         return False  # a run without cases takes nothing away when it is replaced
     if not same or present != {case.identifier for case in cases}:
+        name, method, fold = manifest["dataset"], run["method"], run["fold"]
         raise BadInput(
-            f"{manifest['dataset']} already has {len(present)} cases of method {run['method']}, fold "
-            f"{run['fold']}, which were made with other settings; run difflung_remove -d {quoted(manifest['dataset'])} "
-            f"-f {run['fold']} --method {run['method']} first"
+            f"{name} already has {len(present)} cases of method {method}, fold {fold}, which were made with other "
+            f"settings; run difflung_remove -d {quoted(name)} -f {fold} --method {method} first"
         )
     return True
 

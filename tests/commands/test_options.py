@@ -13,8 +13,8 @@ OPTIONS = {
     "--neighbours --window --paint --margin --box --exclude --sampler --steps --resamplings --strength --gate "
     "--memorised --candidates --selection --level --styles --target-share --target-multiple --balance-order "
     "--placement --hosts --max-synthetic --placebo --normal-label --structure-label --patient-pattern --patients",
-    "evaluate": "-d -f --methods --arms -device -np -o --samples --max-slices --seed --preset --sampler --steps --precision "
-    "--normal-label --structure-label --patient-pattern --patients",
+    "evaluate": "-d -f --methods --arms -device -np -o --samples --max-slices --seed --preset --sampler --steps "
+    "--precision --normal-label --structure-label --patient-pattern --patients",
     "compare": "-d -f -c -p --arms --methods --reference --length --results --predictions --patient-pattern --patients "
     "--lesions --surface --tolerance -o",
     "export": "-d -f -o --overwrite --dry-run -tr -c -p --length -chk --patient-pattern --patients",
