@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
@@ -148,7 +149,7 @@ class Follower:
         present = 0 if self.crowding else len(recipes.of_case.get(filling.host.identifier, []))
         if present:
             sizes = [recipes.sites[index].size for index in indices]
-            left = sum(sizes) * float(np.exp(rng.normal(0, _AMOUNT)))
+            left = sum(sizes) * math.exp(rng.normal(0, _AMOUNT))
             left -= filling.host.voxels(name) * filling.lung.voxel
             kept: list[int] = []
             for index in rng.permutation(len(indices)).tolist():

@@ -6,6 +6,7 @@ All masks are (z, y, x) bool, so that lesions of volumes are handled as 3D objec
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -184,8 +185,9 @@ def resample_geometry(
         reach = int(np.ceil(np.hypot(*(np.array(mask.shape[1:]) * factors[1:])))) + 2
         odd = [(reach - round(n * factor)) % 2 for n, factor in zip(mask.shape[1:], factors[1:], strict=True)]
         shape = (max(1, round(len(mask) * factors[0])), reach + odd[0], reach + odd[1])  # centred on whole voxels
-        angle = np.deg2rad(transform.angle)
-        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        angle = math.radians(transform.angle)
+        cos, sin = math.cos(angle), math.sin(angle)  # numpy's differ between processors
+        turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
         matrix = np.diag(1 / factors) @ turn
         offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)
 

@@ -7,6 +7,7 @@ pleura; sizes and places vary a little. All of it comes from the training cases 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +76,7 @@ class Recipes:
         own = rng.random() < _OWN or len(self.lesions) == 1
         chosen = index if own else self._another(index, rng)
         side = site.side ^ int(other_side)
-        lesion, scale = self.lesions[chosen], float(np.exp(rng.normal(0, _SIZE)))
+        lesion, scale = self.lesions[chosen], math.exp(rng.normal(0, _SIZE))
         if chosen != index:
             dimensions = 3 if len(lesion.mask) > 1 else 2
             scale *= float(np.clip((site.size / self.sites[chosen].size) ** (1 / dimensions), *_SCALES))
@@ -109,4 +110,4 @@ def _site(lesion: Lesion) -> Site:
 
 
 def _figures(site: Site) -> list[float]:
-    return [float(np.log(site.size)), site.front_back, site.sideways, site.contact]
+    return [math.log(site.size), site.front_back, site.sideways, site.contact]
