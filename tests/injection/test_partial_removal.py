@@ -84,6 +84,7 @@ def test_what_preprocessing_made_of_them_goes_too_and_that_of_the_others_stays(f
     _inject(**SECOND)
     plan_like_nnunet(raw)
     remove("801", selection=Selection((1,)))
+    assert (raw.preprocessed / "dataset.json").read_bytes() == (raw.folder / "dataset.json").read_bytes()
     left = {path.name.split(".")[0] for path in raw.preprocessed.glob("*/difflung_*")}
     assert {name for name in left if name.startswith("difflung_cbmat_f0")}
     assert not {name for name in left if name.startswith("difflung_copy_paste")}
