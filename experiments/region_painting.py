@@ -21,6 +21,7 @@ from nnunet_difflung.lesions.plan import Plan, PlannedCase
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture
 from nnunet_difflung.painting.application import AppliedCase, painted_region, paints_together
 from nnunet_difflung.painting.donors import Donors, of_layer, restyled
+from nnunet_difflung.painting.fade import fade_stack, weights
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
 from nnunet_difflung.painting.lung_level import lung_around
@@ -108,6 +109,7 @@ def painted_volumes(fold: Fold, pathology: str, device: str, seed: int) -> Itera
         image = real.copy()
         for job in make_jobs(applied, generator, roles, sampling, 0):
             (painted,) = paint_jobs([job], fold.method, generator, sampling, device)
+            painted = _faded(fold, generator, applied, job, painted)
             for n, z in enumerate(job.slices):
                 view = image[slices.index(z)][job.crop]
                 view[job.stack.own[n]] = painted[0, n][job.stack.own[n]]
@@ -151,10 +153,20 @@ def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Itera
             batch = [jobs[i] for i in group[first : first + size]]
             images = paint_jobs([job for job, _, _ in batch], fold.method, generator, fold.settings.sampling, device)
             for (job, applied, lesion), image in zip(batch, images, strict=True):
+                image = _faded(fold, generator, applied, job, image)
                 for n, z in enumerate(job.slices):
                     painted = _composed(fold, job, applied, lesion, z, image[:, n])
                     if painted.lesion.any():  # slices above and below it are painted too, but show none of it
                         yield painted
+
+
+def _faded(fold: Fold, generator: Generator, applied: AppliedCase, job: Job, image: np.ndarray) -> np.ndarray:
+    """What was painted, faded into the slices as in augmentation."""
+    weight = weights(applied, fold.settings.sampling, bool(generator.config.neighbours))
+    if weight is None:
+        return image
+    normal = fold.cache.roles.is_normal(applied.new_label)
+    return fade_stack(image, applied, job.stack, weight, normal, generator.config.windows)
 
 
 def _composed(fold: Fold, job: Job, applied: AppliedCase, lesion: Lesion, z: int, image: np.ndarray) -> Painted:

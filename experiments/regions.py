@@ -28,9 +28,10 @@ from nnunet_difflung.comparison.intervals import summed_up, within_folds
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.region_borders import border_of
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.methods import METHODS
+from nnunet_difflung.painting.seam import border_of
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
@@ -86,13 +87,36 @@ def border_patches(painted: Painted, image: np.ndarray, number: int, rng: np.ran
     )
 
 
-def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict]:
-    """Method → (fold, patient) → figures; and method → AUC of the classifier."""
+def painters_of(o: argparse.Namespace) -> dict[str, tuple[str, str]]:
+    """Row of the table → method and further options of ``difflung_augment``.
+
+    Raises:
+        BadInput: ``--also`` has another form, or a row's name occurs twice.
+    """
+    painters = {name: (name, o.augment) for name in o.methods}
+    for text in o.also:
+        name, equals, words = text.partition("=")
+        method, _, options = words.strip().partition(" ")
+        if not equals or method not in METHODS or name in {*painters, REAL}:
+            raise BadInput(
+                f"--also {text!r}; expected a new name, =, a method and options, as in 'wide=cbmat --margin 4'"
+            )
+        painters[name] = (method, f"{o.augment} {options}".strip())
+    return painters
+
+
+def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict, dict]:
+    """Row → (fold, patient) → figures; row → AUC of the classifier; and row → the figures of the real lesions.
+
+    The latter depend on the painted region, whose margin not all methods and options have in common. The row ``real``
+    is that of the first painter.
+    """
     rows: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
+    reals: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
     for number in o.f:
-        for name in o.methods:
-            fold = open_fold(raw, cache, number, settings_of(name, o.preset, o.augment))
+        for name, (method, options) in painters_of(o).items():
+            fold = open_fold(raw, cache, number, settings_of(method, o.preset, options))
             thresholds = percentiles(cache, fold.lesions[o.pathology])
             tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(WIDTH, t))
             for i, p in enumerate(painted_lesions(fold, o.pathology, o.device, o.seed)):
@@ -101,10 +125,11 @@ def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[
                 for part, image in zip(patches[name], (p.real, p.image), strict=True):
                     part.append(border_patches(p, image, i, np.random.default_rng([o.seed, number, i])))
             for (row, patient), tally in tallies.items():
-                rows[row][number, patient] = {"lesions": tally.lesions, **tally.row()}
+                target = rows[name] if row == name else reals[name]
+                target[number, patient] = {"lesions": tally.lesions, **tally.row()}
             print(f"fold {number}: {name}, {len(tallies) // 2} patients", flush=True)
     aucs = {name: _auc(*pair, o.seed) for name, pair in patches.items()}
-    return dict(rows), aucs
+    return {REAL: next(iter(reals.values())), **rows}, aucs, dict(reals)
 
 
 def _auc(real: list[Patches], painted: list[Patches], seed: int) -> float | None:
@@ -115,8 +140,14 @@ def _auc(real: list[Patches], painted: list[Patches], seed: int) -> float | None
         return None
 
 
-def summarised(rows: dict[str, dict[tuple[int, str], dict]], aucs: dict[str, float | None]) -> dict:
-    """Method → figure → mean over patients, and the paired difference to the real lesions with a 95 % interval."""
+def summarised(rows: dict, aucs: dict[str, float | None], reals: dict | None = None) -> dict:
+    """Row → figure → mean over patients, and the paired difference to the real lesions with a 95 % interval.
+
+    Args:
+        rows: see ``measure``.
+        aucs: see ``measure``.
+        reals: see ``measure``; None: those of the row ``real`` for all.
+    """
     table: dict = {}
     for name, of_patients in rows.items():
         table[name] = {"patients": len(of_patients), "lesions": sum(row["lesions"] for row in of_patients.values())}
@@ -124,15 +155,18 @@ def summarised(rows: dict[str, dict[tuple[int, str], dict]], aucs: dict[str, flo
         for figure in FIGURES:
             keys = [key for key in of_patients if np.isfinite(of_patients[key][figure])]
             mean = float(np.mean([of_patients[key][figure] for key in keys])) if keys else None
-            table[name][figure] = {"mean": mean, "to_real": _to_real(rows, name, figure)}
+            table[name][figure] = {
+                "mean": mean,
+                "to_real": None if name == REAL else _to_real(of_patients, (reals or {}).get(name, rows[REAL]), figure),
+            }
     return table
 
 
-def _to_real(rows: dict, name: str, figure: str) -> dict | None:
+def _to_real(painted: dict, real: dict, figure: str) -> dict | None:
     """Difference of a figure to that of the real lesions, paired by patient; t-interval over the patients."""
-    pairs = {key: rows[name][key][figure] - rows[REAL][key][figure] for key in rows[name] if key in rows[REAL]}
+    pairs = {key: painted[key][figure] - real[key][figure] for key in painted if key in real}
     pairs = {key: value for key, value in pairs.items() if np.isfinite(value)}
-    if name == REAL or len(pairs) < 2:
+    if len(pairs) < 2:
         return None
     folds = sorted({fold for fold, _ in pairs})
     values = np.full((1, len(folds), len(pairs)), np.nan)
@@ -180,18 +214,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the command line."""
     output = "JSON file to write; a Markdown table is written beside it"
     p = parser(__doc__, ("cbmat", "copy_paste"), "of drawn lesions, noise and classifier", output)
+    p.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=METHOD OPTIONS",
+        help="a further row: a method with other options of difflung_augment, such as 'wide=cbmat --margin 4'",
+    )
     o = p.parse_args(arguments)
     try:
         raw = open_raw_dataset(o.d)
         cache = build_cache(raw, cache_folder(raw.name), 1, False)
-        rows, aucs = measure(raw, cache, o)
+        painters = painters_of(o)
+        rows, aucs, reals = measure(raw, cache, o)
     except BadInput as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     meta = about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name})
+    painted = [(name, method, os.environ[NNUNET_RESULTS]) for name, (method, _) in painters.items()]
     content = {
-        "meta": meta | {"generators": generators_of(raw, o.f, [(m, m, os.environ[NNUNET_RESULTS]) for m in o.methods])},
-        "methods": summarised(rows, aucs),
+        "meta": meta | {"generators": generators_of(raw, o.f, painted)},
+        "methods": summarised(rows, aucs, reals),
         "per_patient": {
             name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]
             for name, of in rows.items()

@@ -21,6 +21,7 @@ HOSTS = ("alike", "any")
 ORDERS = ("deficit", "frequency")
 LEVELS = ("host", "donor")
 STYLES = ("drawn", "real")
+EDGES = ("faded", "painted")
 SELECTIONS = ("hard", "easy", "random")
 BOX = 40.0  # mm around what is painted, of --box without a number: about half of nnU-Net's usual patches
 TARGET_MULTIPLE = 4.0  # three painted voxels for each real one
@@ -32,6 +33,7 @@ _EARLIER: dict[str, dict[str, Any]] = {
         "selection": "hard",
         "level": "donor",
         "styles": "real",
+        "edge": "painted",
         "box": None,
         "exclude": [],
     },
@@ -142,6 +144,8 @@ class SamplingConfig:
             as far as that of the class's real lesions does; ``donor``: that of the real lesion whose outline it has.
         styles: ``real``: a lesion painted by ``difflung`` has mean and spread of that real lesion; ``drawn``: they are
             drawn around these, within the range of the class's real lesions.
+        edge: ``faded``: what ``difflung`` paints is faded over the margin into the normal lung that was there;
+            ``painted``: it ends where the painted region ends.
         box: synthetic volumes are written as the box of what is painted with so many mm of their host around it; None:
             as whole volumes.
         exclude: ids of synthetic cases that a reader has refused; they are painted, and not kept.
@@ -163,6 +167,7 @@ class SamplingConfig:
     selection: str = "hard"
     level: str = "donor"
     styles: str = "real"
+    edge: str = "painted"
     box: float | None = None
     exclude: tuple[str, ...] = ()
 
@@ -329,7 +334,7 @@ def preset(name: str) -> Settings:
     where it differs.
     """
     balance = BalanceConfig(placement="real", target_multiple=TARGET_MULTIPLE, hosts="alike")
-    base = Settings(GeneratorConfig(), SamplingConfig(level="host", styles="drawn"), balance)
+    base = Settings(GeneratorConfig(), SamplingConfig(level="host", styles="drawn", edge="faded"), balance)
     if name == "default":
         return base
     if name == "fast":

@@ -26,6 +26,7 @@ from nnunet_difflung.config import (
     ABLATION_READINGS,
     ANNEALINGS,
     BOX,
+    EDGES,
     HOSTS,
     LEVELS,
     METHOD,
@@ -287,7 +288,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         metavar="PIXELS",
         help="normal lung around a new lesion that is painted along with it, for --paint composite; in volumes "
         f"--method {METHOD} paints as many mm of it above and below a lesion, at least one slice "
-        f"({by_preset('sampling', 'margin')})",
+        f"({by_preset('sampling', 'margin')}; 2 with --method {METHOD})",
     )
     shared.add_sampler(group, f"; ddpm with --method {METHOD}")
     group.add_argument(
@@ -312,6 +313,13 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         "lesion whose outline it has, but for what --level does; drawn: drawn around these, within the range of the "
         "fold's lesions of the class, so that lesions between the real ones are painted too "
         f"({by_preset('sampling', 'styles')})",
+    )
+    group.add_argument(
+        "--edge",
+        choices=EDGES,
+        help="how a region that --method difflung paints ends. faded: over the margin it passes into the normal lung "
+        "that was there, with its grain; painted: where the painted region ends "
+        f"({by_preset('sampling', 'edge')})",
     )
     group.add_argument(
         "--strength",
@@ -405,6 +413,7 @@ _OF_SAMPLING = (
     "selection",
     "level",
     "styles",
+    "edge",
     "box",
 )
 

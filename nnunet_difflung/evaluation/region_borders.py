@@ -2,55 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.painting.seam import Border
+
 _SMOOTH = 2.0  # pixels; what is brighter than its surroundings smoothed so much is a vessel
 _RIDGE = 1.0  # by how many standard deviations of the host's normal lung
-
-
-@dataclass(frozen=True)
-class Border:
-    """Pairs of neighbouring pixels across the border of a region.
-
-    Attributes:
-        inside: (m, 2) y, x of the pixels in the region.
-        outside: (m, 2) y, x of their neighbours.
-    """
-
-    inside: np.ndarray
-    outside: np.ndarray
-
-
-def border_of(region: np.ndarray, outside: np.ndarray) -> Border:
-    """The pairs of 4-neighbours of which one lies in the region and the other in ``outside``.
-
-    Args:
-        region: (h, w) bool.
-        outside: (h, w) bool; pixels of the region are left out.
-    """
-    outside = outside & ~region
-    pairs = []
-    for step in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        moved = np.zeros_like(outside)
-        target, source = _shifted(step)
-        moved[target] = outside[source]
-        inside = np.argwhere(region & moved)
-        pairs.append((inside, inside + step))
-    return Border(*(np.concatenate(parts) for parts in zip(*pairs, strict=True)))
-
-
-def _shifted(step: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of a pixel and of its neighbour at ``step``."""
-    target = tuple(slice(max(0, -s), None if s <= 0 else -s) for s in step)
-    return target, tuple(slice(max(0, s), None if s >= 0 else s) for s in step)
-
-
-def steps(image: np.ndarray, border: Border) -> np.ndarray:
-    """(m,) absolute differences across the border."""
-    return np.abs(image[tuple(border.inside.T)] - image[tuple(border.outside.T)]).astype(float)
 
 
 def steps_within(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

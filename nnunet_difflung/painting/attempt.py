@@ -17,12 +17,14 @@ from nnunet_difflung.painting.application import AppliedCase, apply_plan, planne
 from nnunet_difflung.painting.box import box_of_case, box_record
 from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
 from nnunet_difflung.painting.continuity import of_case
+from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
 from nnunet_difflung.painting.memorisation import nearest
 from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import measure_placebo
+from nnunet_difflung.painting.seam import seam_of
 from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 
@@ -71,6 +73,7 @@ class Attempt:
 
         It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
         each of them class → figures; of a placebo case also ``placebo_quality`` (``placebo_gate.measure_placebo``).
+        Unless the gate is off, it holds ``seam`` (``seam.seam_of``).
         """
         return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
 
@@ -136,6 +139,7 @@ class Attempt:
             part = "placebo_quality" if applied.planned.placebo else "quality"
             quality, unpainted = (self._quality(applied, image) for image in (values, self._unpainted(applied)))
             measured[part] = with_unpainted(quality, unpainted)
+            measured["seam"] = seam_of(applied, values, self.fold.cache.roles, synthesis.generator.config.windows)
             if synthesis.continuity and not applied.planned.placebo:
                 measured["along_z"] = of_case(applied, values, self.fold.cache)
         if synthesis.memory:  # what is normal lung can copy no lesion
@@ -194,7 +198,10 @@ class Attempt:
     def _values(self, applied: AppliedCase) -> np.ndarray:
         """(c, n, y, x) the host's intensities with the painted region, in which the channels' relations hold."""
         painted = [(stack, self._painted(applied.planned, stack)) for stack in self.stacks(applied)]
-        return with_painted(applied, painted, self.synthesis.generator.config.windows, self.fold.relations)
+        normal = self.fold.cache.roles.is_normal(applied.new_label)
+        weight = weights(applied, self.fold.settings.sampling, self.together)
+        windows = self.synthesis.generator.config.windows
+        return with_painted(applied, painted, windows, self.fold.relations, normal, weight)
 
     def _painted(self, planned: PlannedCase, stack: Stack) -> np.ndarray:
         """(c, s, h, w) what was painted of a stack."""

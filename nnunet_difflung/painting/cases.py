@@ -58,11 +58,12 @@ class SynthesisResult:
         repainted: number of times that a case was painted again.
         quality: class → pooled bias and distance over the staged cases.
         quality_of_all: the same over the first try of every case, dropped or not.
-        verdicts: class → whether the gate can judge it, and verdicts on the pooled figures (``verdict.judge``).
+        verdicts: class → whether the gate can judge it, and verdicts on the pooled figures and on the
+            seam (``verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
         selection: what the segmenter knows and what it chose (``selection.summarise``); empty without candidates.
-        placebo: of the placebo cases: ``planned``, ``kept``, ``share`` of the staged cases, and ``quality``, the pooled
-            figures of the kept ones (empty if the gate is off); empty without placebo cases.
+        placebo: of the placebo cases: ``planned``, ``kept``, ``share`` of the staged cases, and of the kept ones
+            ``quality``, their pooled figures, and ``seam``, both empty if the gate is off; empty without placebo cases.
     """
 
     staged: list[StagedCase] = field(default_factory=list)

@@ -25,6 +25,7 @@ from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.batches import Batches
 from nnunet_difflung.painting.donors import Donors, of_layer, restyled
+from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
 from nnunet_difflung.painting.lung_level import lung_around
 from nnunet_difflung.painting.stacks import Stack, depth_of_margin, with_margin
@@ -131,7 +132,14 @@ def paint_mask(
     for batch in batches.rest():
         paint(batch)
     slices, values = list(applied.planned.slices), drawn.image.astype(np.float32)
-    values[:, slices] = with_painted(applied, painted, generator.config.windows, relations or Relations())
+    values[:, slices] = with_painted(
+        applied,
+        painted,
+        generator.config.windows,
+        relations or Relations(),
+        roles.is_normal(applied.new_label),
+        weights(applied, sampling, bool(generator.config.neighbours)),
+    )
     return values, applied.in_host(applied.region)
 
 

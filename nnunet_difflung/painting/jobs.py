@@ -20,6 +20,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.donors import style_maps
+from nnunet_difflung.painting.fade import fade_stack
 from nnunet_difflung.painting.stacks import Stack, stacks_of, with_margin, with_neighbours
 
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated where it was not measured
@@ -243,6 +244,8 @@ def with_painted(
     painted: Iterable[tuple[Stack, np.ndarray]],
     windows: Sequence[Sequence[float]],
     relations: Relations,
+    normal: np.ndarray,
+    weight: np.ndarray | None,
 ) -> np.ndarray:
     """Puts what was painted into the slices of a case that change.
 
@@ -251,12 +254,16 @@ def with_painted(
         painted: for each of its stacks a (c, s, h, w) image of the stack's crop.
         windows: of the generator.
         relations: what holds between the channels.
+        normal: (n, y, x) bool, normal lung.
+        weight: (n, y, x) of what was painted (``fade.weights``); None: nothing is faded.
 
     Returns:
         (c, n, y, x) float32: the host's intensities outside ``applied.region``.
     """
     values = applied.image.astype(np.float32)
     for stack, image in painted:
+        if weight is not None:
+            image = fade_stack(image, applied, stack, weight, normal, windows)
         for n, (position, own) in enumerate(zip(stack.positions, stack.own, strict=True)):
             view = values[(slice(None), position, *stack.crop)]
             view[:, own] = image[:, n, own]

@@ -12,12 +12,11 @@ from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.attempt import Attempt, accepted
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import pooled
 from nnunet_difflung.painting.memorisation import summarise
 from nnunet_difflung.painting.painter import paint_and_measure
 from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
-from nnunet_difflung.painting.verdict import judge, judge_continuity
+from nnunet_difflung.painting.verdict import judge, judge_continuity, judge_seam
 from nnunet_difflung.runtime.parallel import in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption
@@ -69,16 +68,23 @@ def synthesize(
     painted = {op.pathology for planned in fold.plan.with_lesions for op in planned.operations}
     result.verdicts = judge(quality, first_rows, synthesis.references, painted if sampling.gate != "off" else ())
     for name, verdict in result.verdicts.items():
-        if name in synthesis.continuity and name in synthesis.references:
-            of_class = [row["along_z"][name] for row in rows if name in row.get("along_z", {})]
-            reference = synthesis.references[name]
-            judged = [channel for channel in reference.judged if not reference.channels[channel].constant]
-            verdict["pooled"] += judge_continuity(of_class, synthesis.continuity[name], judged)
+        if name not in synthesis.references:
+            continue
+        reference = synthesis.references[name]
+        judged = [channel for channel in reference.judged if not reference.channels[channel].constant]
+        verdict["seam"] = judge_seam(_of_class(rows, "seam", name), judged)
+        if name in synthesis.continuity:
+            verdict["pooled"] += judge_continuity(_of_class(rows, "along_z", name), synthesis.continuity[name], judged)
     result.memorisation = summarise(row["memorisation"] for row in rows)
     if synthesis.selection:
         result.selection = selection.summarise(synthesis.selection, choices)
-    result.placebo = _placebo(fold, rows)
+    result.placebo = _placebo(synthesis, rows)
     return result
+
+
+def _of_class(rows: Sequence[dict], part: str, name: str) -> list:
+    """What the cases' measurements hold of a class; records of earlier versions have not every part."""
+    return [row[part][name] for row in rows if name in row.get(part, {})]
 
 
 def _without_excluded(result: SynthesisResult, rows: list[dict], exclude: Sequence[str]) -> list[dict]:
@@ -150,9 +156,9 @@ def _write_chosen(
     share.wait_for(kept.written_record(planned) for planned, kept in chosen if kept)
 
 
-def _placebo(fold: Fold, rows: Sequence[dict]) -> dict:
+def _placebo(synthesis: Synthesis, rows: Sequence[dict]) -> dict:
     """What became of the placebo cases; see ``SynthesisResult.placebo``."""
-    planned = len(fold.plan.placebos)
+    planned = len(synthesis.fold.plan.placebos)
     if not planned:
         return {}
     quality = [row["placebo_quality"] for row in rows if "placebo_quality" in row]
@@ -161,4 +167,5 @@ def _placebo(fold: Fold, rows: Sequence[dict]) -> dict:
         "kept": len(quality),
         "share": round(len(quality) / len(rows), 4) if rows else 0.0,
         "quality": pooled(quality).get(PLACEBO, {}),
+        "seam": judge_seam(_of_class(rows, "seam", PLACEBO), synthesis.lung.lung.judged if synthesis.lung else ()),
     }

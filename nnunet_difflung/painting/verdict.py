@@ -18,6 +18,8 @@ from nnunet_difflung.painting.gate import ChannelReference, ClassReference
 _MAX_SHARE = 0.1  # of the unpainted hosts that may pass a gate that is evidence
 _MAX_BOUND = 1 / 3  # of the upper 95 % confidence bound of that share; eight hosts, none of which passes, reach it
 _MIN_PATIENTS = 2  # minimum sample size for a range
+_MAX_SEAM = 1.1  # step at the edge of what was painted, as a multiple of the host's own step there
+_MIN_CASES = 5  # minimum sample size for the standard error of the seam
 _LEAST_RATIO = float(np.log(1.1))  # smallest reach of the range of a ratio's logarithm
 _LEAST_CONTRAST = 0.1  # smallest reach of the range of the contrast
 _LEAST_CORRELATION = 0.1  # smallest reach of the range of the correlation of neighbouring slices
@@ -41,11 +43,11 @@ def judge(
             a class whose real lesions are so small.
 
     Returns:
-        class → {judged, unpainted, pooled}. ``unpainted`` is {hosts, passing, upper_bound}: the number of unpainted
-        hosts, how many pass the gate, and the exact upper 95 % confidence bound of their share. ``judged`` says whether
-        passing the gate is evidence: at most 10 % of them pass, and the bound is at most a third. ``pooled`` is a list
-        of {figure, channel, value, low, high, within, patients} for the staged cases; low, high and within are None if
-        fewer than two patients have the class.
+        class → {judged, unpainted, pooled}; ``synthesis`` adds ``seam`` (``judge_seam``). ``unpainted`` is {hosts,
+        passing, upper_bound}: the number of unpainted hosts, how many pass the gate, and the exact upper 95 %
+        confidence bound of their share. ``judged`` says whether passing the gate is evidence: at most 10 % of them
+        pass, and the bound is at most a third. ``pooled`` is a list of {figure, channel, value, low, high, within,
+        patients} for the staged cases; low, high and within are None if fewer than two patients have the class.
     """
     verdicts = {}
     for name in sorted({*planned, *(name for row in first_rows for name in row)}):
@@ -87,6 +89,45 @@ def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity],
             weight = "ends" if figure == "end_step" else "pairs"
             weighted = [{figure: part[figure], "voxels": part[weight]} for part in parts]
             verdicts.append(_verdict(figure, channel, weighted, accepted) | {"patients": len(patients)})
+    return verdicts
+
+
+def judge_seam(rows: Sequence[dict], judged: Iterable[int]) -> list[dict]:
+    """Verdicts on the step at the edge of what was painted, as a multiple of the host's own step there.
+
+    Args:
+        rows: of each staged case, from ``seam.seam_of``: for each channel {painted, host, pairs}.
+        judged: numbers of the channels that count.
+
+    Returns:
+        {figure, channel, value, low, high, within, cases} for each channel. ``value`` is the ratio over all pairs. The
+        range reaches a tenth beyond 1, and twice the standard error over cases further; with fewer than five cases
+        there is none.
+    """
+    verdicts = []
+    for channel in judged:
+        parts = [row[channel] for row in rows if row[channel]["host"] > 0]
+        if not parts:
+            continue
+        pairs, painted, host = (np.array([part[key] for part in parts], float) for key in ("pairs", "painted", "host"))
+        value = float((painted * pairs).sum() / (host * pairs).sum())
+        low = high = within = None
+        if len(parts) >= _MIN_CASES:  # standard error of a ratio of sums, by its linearisation
+            residuals = pairs * (painted - value * host) / (host * pairs).mean()
+            chance = 2 * float(residuals.std(ddof=1) / np.sqrt(len(parts)))
+            low, high = 1 / _MAX_SEAM - chance, _MAX_SEAM + chance
+            within = bool(low <= value <= high)
+        verdicts.append(
+            {
+                "figure": "seam",
+                "channel": channel,
+                "value": round(value, 3),
+                "low": None if low is None else round(low, 3),
+                "high": None if high is None else round(high, 3),
+                "within": within,
+                "cases": len(parts),
+            }
+        )
     return verdicts
 
 

@@ -21,6 +21,7 @@ _FIGURES = {  # figure → its name, what follows its value, and the value's for
     "flicker": ("change of the mean from slice to slice", " of real", ".2f"),
     "difference": ("differences from slice to slice", " of real", ".2f"),
     "end_step": ("step at the first and last slice", " of real", ".2f"),
+    "seam": ("step at the edge of what was painted", " of the step that was there", ".2f"),
 }
 
 
@@ -31,7 +32,7 @@ def describe_quality(
 
     Args:
         quality: result of ``painting.gate.pooled``.
-        verdicts: result of ``painting.verdict.judge``.
+        verdicts: ``SynthesisResult.verdicts``.
         channels: names of the channels.
         unjudged: numbers of the channels whose values are not painted but set.
     """
@@ -48,6 +49,7 @@ def describe_quality(
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
+            lines += describe_seam(name, verdicts[name].get("seam", ()))  # an earlier version did not measure it
     return lines
 
 
@@ -80,6 +82,25 @@ def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
             f"  {'placebo':<20}bias {row['bias']:+8.1f}{unit}   Wasserstein distance {row['wasserstein']:7.1f}{unit}   "
             f"{row['passing']} of {row['cases']} cases look like normal lung of the training cases"
         )
+    return lines + describe_seam("placebo", placebo.get("seam", ()))
+
+
+def describe_seam(name: str, seams: Sequence[dict]) -> list[str]:
+    """A line for each channel on the edge of what was painted for a class.
+
+    Args:
+        name: of the class.
+        seams: result of ``painting.verdict.judge_seam``.
+    """
+    lines = []
+    for seam in seams:
+        if seam["within"] is None:
+            few = f"{counted(seam['cases'], 'case')} {'is' if seam['cases'] == 1 else 'are'} too few"
+            lines.append(f"  {name}: {_value(seam)}; not judged, since {few}")
+        elif seam["within"]:
+            lines.append(f"  {name}: {_value(seam)} ({span(seam)})")
+        else:
+            lines.append(f"  Warning: {name}: {_value(seam)}, is outside {span(seam)}{meaning(seam)}")
     return lines
 
 
@@ -132,7 +153,7 @@ def _value(verdict: dict) -> str:
 
 
 def figure(verdict: dict) -> str:
-    """The name of a pooled figure, and of its channel unless that is the first one."""
+    """The name of a pooled figure, or of the seam, and of its channel unless that is the first one."""
     channel = f" in channel {verdict['channel']}" if verdict["channel"] else ""
     return f"{_FIGURES[verdict['figure']][0]}{channel}"
 
@@ -162,6 +183,8 @@ def meaning(verdict: dict) -> str:
     which, below = verdict["figure"], verdict["value"] < verdict["low"]
     if which == "texture":
         return ": too smooth" if below else ": too grainy"
+    if which == "seam":
+        return ": the edge is too smooth" if below else ": the edge shows"
     if which == "correlation":
         return ": too different from slice to slice" if below else ": too alike from slice to slice"
     return ": too close to normal lung" if which == "contrast" and below else ""

@@ -157,6 +157,7 @@ def _figures(records: Records) -> Iterator[Block]:
         "figure.",
         fine=True,
     )
+    yield from _seams(records)
     copies = [
         [
             f"fold {row['fold']}",
@@ -175,6 +176,35 @@ def _figures(records: Records) -> Iterator[Block]:
             copies,
             "Memorisation: highest correlation of a painted lesion with a training slice",
         )
+
+
+def _seams(records: Records) -> Iterator[Block]:
+    """The edges of what was painted."""
+    rows: list[list[Cell]] = [
+        [
+            f"fold {row['fold']}",
+            name,
+            Value(seam["value"], value(seam)),
+            "–" if seam["within"] is None else span(seam),
+            Value(seam["cases"], str(seam["cases"])),
+            _said(seam),
+        ]
+        for row in records.rows
+        for name, of in {**row.get("verdicts", {}), "placebo": row.get("placebo", {})}.items()
+        for seam in of.get("seam", ())
+    ]
+    if rows:
+        yield Table(
+            ["fold", "class", "step", "accepted", "cases", "verdict"],
+            rows,
+            "Edges: mean step between neighbours across the edge of the painted regions, both in normal lung",
+        )
+
+
+def _said(seam: dict) -> str:
+    if seam["within"] is None:
+        return "not judged: too few cases"
+    return "in the range" if seam["within"] else f"outside{meaning(seam)}"
 
 
 def _judged(verdict: dict) -> list[str | Value]:

@@ -26,6 +26,7 @@ def verdicts(records: Records) -> list[Light]:
         *_masks(records),
         *_gate(records),
         *_figures(records),
+        *_seams(records),
         *_copies(records),
         *_images(records),
     ]
@@ -154,6 +155,27 @@ def _figures(records: Records) -> Iterator[Light]:
         yield Light("unknown", "Spread and texture", text)
     elif pooled:
         yield Light("good", "Spread and texture", "All figures lie in the range of real lesions.")
+
+
+def _seams(records: Records) -> Iterator[Light]:
+    """Whether the painted regions show where they end."""
+    seams = [
+        (row["fold"], name, seam)
+        for row in records.rows
+        for name, of in {**row.get("verdicts", {}), "placebo": row.get("placebo", {})}.items()
+        for seam in of.get("seam", ())
+    ]
+    off = [
+        f"{name} in fold {fold}: {figure(seam)} {value(seam)}{meaning(seam)}"
+        for fold, name, seam in seams
+        if seam["within"] is False
+    ]
+    if off:
+        yield Light("look", "Edges", f"Painted regions differ from their surroundings: {'; '.join(off)}.")
+    elif any(seam["within"] for _, _, seam in seams):
+        yield Light("good", "Edges", "Painted regions join the lung around them as it did before.")
+    elif seams:
+        yield Light("unknown", "Edges", "There are too few painted cases to say whether their edges show.")
 
 
 def _copies(records: Records) -> Iterator[Light]:

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.evaluation.region_borders import (
-    border_of,
-    correlation,
-    moments_across,
-    steps,
-    steps_within,
-    vessels,
-)
+from nnunet_difflung.evaluation.region_borders import correlation, moments_across, steps_within, vessels
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.evaluation.region_textures import deviations, moments_at, similarity
+from nnunet_difflung.painting.seam import border_of, steps
 
 SIZE = 40
 SQUARE = np.zeros((SIZE, SIZE), bool)

@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from experiments.painted_back import REAL, about, settings_of
 from experiments.region_painting import transplant
-from experiments.regions import border_patches, markdown, summarised
+from experiments.regions import border_patches, markdown, painters_of, summarised
 from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.region_tally import FIGURES
 from nnunet_difflung.lesions.masks import Lesion
 
@@ -86,6 +87,26 @@ def test_methods_are_compared_with_the_real_lesions_patient_by_patient():
     text = markdown({"meta": meta, "methods": table})
     assert "| sd / real | 2.50 | 3.00 (+0.50 [" in text
     assert "12 slices of lesions of 6 validation patients" in text
+
+
+def test_each_row_is_compared_with_the_real_lesions_in_its_own_region():
+    def row(value: float) -> dict:
+        return {"lesions": 1, **dict.fromkeys(FIGURES, value)}
+
+    patients = [(0, f"p{i}") for i in range(3)]
+    rows = {REAL: dict.fromkeys(patients, row(1.0)), "wide": dict.fromkeys(patients, row(3.0))}
+    table = summarised(rows, {}, {"wide": dict.fromkeys(patients, row(2.5))})
+    assert table["wide"]["seam_edge"]["to_real"]["mean"] == pytest.approx(0.5)
+    assert summarised(rows, {})["wide"]["seam_edge"]["to_real"]["mean"] == pytest.approx(2)
+
+
+def test_further_rows_are_a_method_with_other_options():
+    o = SimpleNamespace(methods=["difflung"], augment="--epochs 3", also=["wide=cbmat --margin 4"])
+    assert painters_of(o) == {"difflung": ("difflung", "--epochs 3"), "wide": ("cbmat", "--epochs 3 --margin 4")}
+    for wrong in ("wide", "wide=nothing --margin 4", "difflung=cbmat", "real=cbmat"):
+        o.also = [wrong]
+        with pytest.raises(BadInput, match="expected a new name"):
+            painters_of(o)
 
 
 def test_the_short_table_has_the_real_lesions_first_and_differences_with_intervals():

@@ -41,6 +41,7 @@ LATER = (
     ("sampling", "selection"),
     ("sampling", "level"),
     ("sampling", "styles"),
+    ("sampling", "edge"),
     ("sampling", "box"),
     ("sampling", "exclude"),
     ("balance", "placement"),
@@ -101,7 +102,7 @@ def test_settings_of_an_earlier_version_are_those_by_which_it_worked():
     content = as_recorded_earlier(settings.as_dict())
     earlier = replace(
         settings,
-        sampling=replace(settings.sampling, level="donor", styles="real"),
+        sampling=replace(settings.sampling, level="donor", styles="real", edge="painted"),
         balance=replace(settings.balance, placement="uniform", target_multiple=None, placebo=0.0, hosts="any"),
     )
     assert identity(content) == earlier.identity()

@@ -58,6 +58,7 @@ class Context(Diffusion):
     paints_whole_slices = False
     reimposes = False
     sampler = "ddpm"  # fresh noise at each step joins the region to its surroundings better than ddim (docs/method.md)
+    margin = 2  # pixels, over which what is painted fades into the host (painting.fade)
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:
         """Also refuses whole slices, which have no surroundings."""

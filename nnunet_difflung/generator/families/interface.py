@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 ABLATION_OPTIONS = ("ablation_probability", "annealing", "ablated_classes")
-STYLE_OPTIONS = ("level", "styles")  # for families that use a style
+STYLE_OPTIONS = ("level", "styles", "edge")  # for families that use a style
 
 Update = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(image, condition, weight, noise, t) → loss, see ``diffusion.diffusion_loss``; changes the weights."""
@@ -88,6 +88,9 @@ class Family(ABC):
     reimposes = False
     sampler: str | None = None
     """The sampler unless one is given; None: the preset's."""
+
+    margin: int | None = None
+    """The margin in pixels unless one is given; None: the preset's."""
 
     def __init__(self, method: Method) -> None:
         self.method = method

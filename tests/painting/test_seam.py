@@ -1,0 +1,222 @@
+"""The edge of what was painted: measured against the step that was there, and faded without losing the grain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.dataset.channels import Relations
+from nnunet_difflung.lesions.plan import PlannedCase
+from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting.application import AppliedCase, painted_region
+from nnunet_difflung.painting.fade import weights
+from nnunet_difflung.painting.jobs import with_painted
+from nnunet_difflung.painting.seam import seam_of
+from nnunet_difflung.painting.stacks import stacks_of
+from nnunet_difflung.painting.verdict import judge_seam
+from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality
+
+ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
+WINDOWS = ((-1000.0, 1000.0),)
+FADED = SamplingConfig(margin=4, edge="faded")
+SIZE, LEVEL, NOISE = 72, -850.0, 40.0
+
+
+def noise(seed: int, shape=(1, 1, SIZE, SIZE)) -> np.ndarray:
+    return LEVEL + NOISE * np.random.default_rng(seed).standard_normal(shape)
+
+
+def case(sampling: SamplingConfig, depth: int = 1, placebo: bool = False, spacing=(5.0, 1.0, 1.0)) -> AppliedCase:
+    """An image of noise in which the slices from the second to the last but one get two lesions (of one: it gets them).
+
+    In volumes the slices are painted together.
+    """
+    label = np.ones((depth, SIZE, SIZE), np.uint8)
+    new_label = label.copy()
+    part = slice(1, -1) if depth > 1 else slice(None)
+    new_label[part, 15:35, 15:35] = 2
+    new_label[part, 50:58, 48:60] = 3
+    outline, slices = new_label != label, tuple(range(depth))
+    region = painted_region(label, outline, ROLES, sampling, (slices, spacing) if depth > 1 else None)
+    shown = label if placebo else new_label
+    return AppliedCase(
+        PlannedCase(0, "host", (), slices, 0),
+        label.shape,
+        spacing,
+        noise(0, (1, *label.shape)),
+        shown,
+        shown != label,
+        shown,
+        region,
+        placebo=outline if placebo else None,
+    )
+
+
+def composed(applied: AppliedCase, painted: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
+    """The case with (c, n, y, x) painted intensities, as it is written."""
+    together = applied.shape[0] > 1
+    stacks = stacks_of(applied.region, applied.planned.slices, 4, sampling, together)
+    parts = [(s, painted[(slice(None), list(s.positions), *s.crop)]) for s in stacks]
+    normal = ROLES.is_normal(applied.new_label)
+    return with_painted(applied, parts, WINDOWS, Relations(), normal, weights(applied, sampling, together))
+
+
+def ratio(applied: AppliedCase, values: np.ndarray, name: str = "emphysema") -> float:
+    (row,) = seam_of(applied, values, ROLES, WINDOWS)[name]
+    return row["painted"] / row["host"]
+
+
+def test_a_host_that_was_not_painted_has_its_own_steps():
+    applied = case(FADED)
+    seams = seam_of(applied, applied.image, ROLES, WINDOWS)
+    assert set(seams) == {"emphysema", "ILD"}
+    for (row,) in seams.values():
+        assert row["painted"] == row["host"] == pytest.approx(NOISE * 2 / np.sqrt(np.pi), rel=0.25)
+
+
+def test_only_the_edge_in_normal_lung_is_measured_and_each_class_has_its_own():
+    applied = case(FADED)
+    values = applied.image.copy()
+    values[0][applied.outline] = 500.0  # whatever a lesion is like
+    values[0, 0, :, 45:][applied.region[0, :, 45:]] += 300.0  # around the second lesion
+    assert ratio(applied, values) == 1
+    assert ratio(applied, values, "ILD") > 4
+    without_margin = case(SamplingConfig(margin=0))
+    assert seam_of(without_margin, without_margin.image, ROLES, WINDOWS) == {}
+
+
+def test_what_is_no_normal_lung_is_no_neighbour():
+    applied = case(FADED)
+    label = applied.new_label.copy()
+    label[:, :11] = 3  # another pathology of the host, next to the margin
+    values, everywhere = applied.image.copy(), seam_of(applied, applied.image, ROLES, WINDOWS)["emphysema"][0]["pairs"]
+    region = applied.region & (label == applied.new_label)
+    fewer = replace(applied, new_label=label, condition=label, region=region)
+    values[0][label == 3] = 900.0
+    (row,) = seam_of(fewer, values, ROLES, WINDOWS)["emphysema"]
+    assert row["pairs"] < everywhere
+    assert row["painted"] == row["host"]
+
+
+def test_intensities_count_as_far_as_the_window_reaches():
+    applied = case(FADED)
+    image = applied.image.copy()
+    image[0][~applied.region] = -3000.0
+    applied = replace(applied, image=image)
+    (row,) = seam_of(applied, image, ROLES, WINDOWS)["emphysema"]
+    assert row["host"] == pytest.approx(150, abs=10), "from -850 to -1000, not to -3000"
+
+
+def test_the_outlines_of_a_placebo_case_have_one_seam():
+    applied = case(FADED, placebo=True)
+    assert set(seam_of(applied, applied.image, ROLES, WINDOWS)) == {"placebo"}
+
+
+def test_fading_removes_the_edge_and_keeps_the_grain():
+    """Of a painting that is brighter than its surroundings, and one that only differs in its noise."""
+    painted_as_is = replace(FADED, edge="painted")
+    brighter, other = noise(1) + 60.0, noise(1)
+    assert ratio(case(FADED), composed(case(FADED), brighter, painted_as_is)) > 1.3
+    assert ratio(case(FADED), composed(case(FADED), brighter, FADED)) < 1.15
+    applied = case(FADED)
+    margin = applied.region & ~applied.outline
+    averaged = np.where(margin, weights(applied, FADED, False), 0) * (other[0] - applied.image[0]) + applied.image[0]
+    kept = composed(applied, other, FADED)[0]
+    assert averaged[margin].std() < 0.8 * NOISE, "the plain mean is smoother"
+    assert kept[margin].std() > 1.08 * averaged[margin].std()
+
+
+def test_textures_that_correlate_as_assumed_keep_their_variance():
+    applied = case(FADED)
+    alike = LEVEL + 0.4 * (applied.image - LEVEL) + np.sqrt(1 - 0.4**2) * (noise(1) - LEVEL)
+    margin = applied.region & ~applied.outline
+    assert composed(applied, alike, FADED)[0][margin].std() == pytest.approx(NOISE, rel=0.06)
+
+
+def test_the_lesion_is_as_painted_and_the_host_as_it_was():
+    applied = case(FADED)
+    painted = noise(1) + 60.0
+    values = composed(applied, painted, FADED)
+    np.testing.assert_array_equal(values[0][applied.outline], painted[0][applied.outline].astype(np.float32))
+    np.testing.assert_array_equal(values[0][~applied.region], applied.image[0][~applied.region].astype(np.float32))
+    outside = np.abs(values - applied.image)[0]
+    away = np.round(ndimage.distance_transform_edt(~applied.outline[0]))
+    mean = [outside[0][(away == n) & applied.region[0]].mean() for n in (1, 2, 3, 4)]
+    assert mean == sorted(mean, reverse=True)
+
+
+@pytest.mark.parametrize("other", [{"edge": "painted"}, {"margin": 0}, {"paint": "full"}])
+def test_nothing_is_faded_where_that_makes_no_sense(other):
+    assert weights(case(FADED), replace(FADED, **other), False) is None
+
+
+def test_faded_intensities_stay_in_the_window_unless_the_host_leaves_it():
+    applied = case(FADED)
+    image = np.where(noise(5) > LEVEL, -1010.0, -990.0)
+    values = composed(replace(applied, image=image), np.full_like(image, -1000.0), FADED)
+    assert values[0][applied.region].min() >= -1010.0
+    assert (values[0][applied.region & (image[0] == -990.0)] >= -1000.0).all()
+
+
+def test_in_volumes_the_margin_above_and_below_is_faded_too():
+    sampling = replace(FADED, margin=2)
+    applied = case(sampling, depth=7, spacing=(1.0, 1.0, 1.0))
+    weight = weights(applied, sampling, True)
+    assert weight[1, 25, 25] == weight[5, 25, 25] == 1
+    assert weight[0, 25, 25] == weight[6, 25, 25] == pytest.approx(2 / 3), "two slices are the depth of two pixels"
+    assert not weight[~applied.region].any()
+    thick = case(sampling, depth=7)
+    assert weights(thick, sampling, True)[0, 25, 25] == pytest.approx(1 / 2), "a single slice, in spite of its distance"
+    values = composed(applied, noise(1, (1, *applied.shape)) + 60.0, sampling)
+    np.testing.assert_array_equal(values[0][~applied.region], applied.image[0][~applied.region].astype(np.float32))
+
+
+def rows(*ratios: float, pairs: int = 50) -> list[list[dict]]:
+    return [[{"painted": 30.0 * r, "host": 30.0, "pairs": pairs}] for r in ratios]
+
+
+def test_seams_are_judged_over_all_cases():
+    (alike,) = judge_seam(rows(1.0, 1.1, 0.95, 1.05, 1.0), [0])
+    assert alike["within"] is True
+    assert alike["value"] == pytest.approx(1.02)
+    (shown,) = judge_seam(rows(1.5, 1.6, 1.4, 1.5, 1.55), [0])
+    assert shown["within"] is False
+    (smooth,) = judge_seam(rows(0.5, 0.6, 0.55, 0.5, 0.6), [0])
+    assert smooth["within"] is False
+    (few,) = judge_seam(rows(1.5, 1.6, 1.4, 1.5), [0])
+    assert (few["within"], few["low"], few["high"]) == (None, None, None)
+    assert judge_seam([], [0]) == []
+
+
+def test_a_seam_that_differs_much_between_cases_is_not_held_against_them():
+    (sure,), (unsure,) = judge_seam(rows(*[1.18] * 6), [0]), judge_seam(rows(0.4, 2.1, 0.6, 2.0, 0.5, 1.5), [0])
+    assert sure["high"] == pytest.approx(1.1)
+    assert sure["within"] is False
+    assert unsure["within"] is True
+    assert unsure["high"] > 1.5
+
+
+def test_cases_count_by_their_pairs():
+    uneven = [*rows(1.0, pairs=300), *rows(2.0, pairs=100)]
+    assert judge_seam(uneven, [0])[0]["value"] == pytest.approx(1.25)
+
+
+def test_seams_are_said_in_plain_words():
+    def said(*ratios: float) -> str:
+        verdict = {"judged": True, "unpainted": {"hosts": 9, "passing": 0, "upper_bound": 0.2}, "pooled": []}
+        lines = describe_quality({}, {"emphysema": verdict | {"seam": judge_seam(rows(*ratios), [0])}})
+        return "\n".join(lines)
+
+    assert "  emphysema: step at the edge of what was painted 1.00 of the step that was there (0.91 to 1.10)" in said(
+        *[1.0] * 5
+    )
+    assert "  Warning: emphysema: step at the edge of what was painted 1.50" in said(*[1.5] * 5)
+    assert said(*[1.5] * 5).endswith("is outside 0.91 to 1.10: the edge shows")
+    assert said(*[0.5] * 5).endswith(": the edge is too smooth")
+    assert said(1.5).endswith("not judged, since 1 case is too few")
+    placebo = {"kept": 6, "planned": 6, "share": 0.5, "quality": {}, "seam": judge_seam(rows(*[1.5] * 6), [0])}
+    assert describe_placebo(placebo)[-1].startswith("  Warning: placebo: step at the edge")
