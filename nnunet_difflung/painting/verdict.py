@@ -18,7 +18,6 @@ from nnunet_difflung.painting.gate import ChannelReference, ClassReference
 _MAX_SHARE = 0.1  # of the unpainted hosts that may pass a gate that is evidence
 _MAX_BOUND = 1 / 3  # of the upper 95 % confidence bound of that share; eight hosts, none of which passes, reach it
 _MIN_PATIENTS = 2  # minimum sample size for a range
-_MAX_SEAM = 1.1  # step at the edge of what was painted, as a multiple of the host's own step there
 _MIN_CASES = 5  # minimum sample size for the standard error of the seam
 _LEAST_RATIO = float(np.log(1.1))  # smallest reach of the range of a ratio's logarithm
 _LEAST_CONTRAST = 0.1  # smallest reach of the range of the contrast
@@ -100,22 +99,21 @@ def judge_seam(rows: Sequence[dict], judged: Iterable[int]) -> list[dict]:
         judged: numbers of the channels that count.
 
     Returns:
-        {figure, channel, value, low, high, within, cases} for each channel. ``value`` is the ratio over all pairs. The
-        range reaches a tenth beyond 1, and twice the standard error over cases further; with fewer than five cases
-        there is none.
+        {figure, channel, value, low, high, within, cases} for each channel. ``value`` is the geometric mean over the
+        cases. The range reaches a factor of 1.1 up and down, and twice the standard error further; with fewer than five
+        cases there is none.
     """
     verdicts = []
     for channel in judged:
-        parts = [row[channel] for row in rows if row[channel]["host"] > 0]
-        if not parts:
+        ratios = [row[channel]["painted"] / row[channel]["host"] for row in rows if row[channel]["host"] > 0]
+        if not ratios:
             continue
-        pairs, painted, host = (np.array([part[key] for part in parts], float) for key in ("pairs", "painted", "host"))
-        value = float((painted * pairs).sum() / (host * pairs).sum())
+        logarithms = np.log(np.maximum(ratios, _SMALLEST))
         low = high = within = None
-        if len(parts) >= _MIN_CASES:  # standard error of a ratio of sums, by its linearisation
-            residuals = pairs * (painted - value * host) / (host * pairs).mean()
-            chance = 2 * float(residuals.std(ddof=1) / np.sqrt(len(parts)))
-            low, high = 1 / _MAX_SEAM - chance, _MAX_SEAM + chance
+        value = float(np.exp(logarithms.mean()))
+        if len(ratios) >= _MIN_CASES:
+            chance = 2 * float(logarithms.std(ddof=1)) / np.sqrt(len(ratios))
+            low, high = float(np.exp(-_LEAST_RATIO - chance)), float(np.exp(_LEAST_RATIO + chance))
             within = bool(low <= value <= high)
         verdicts.append(
             {
@@ -125,7 +123,7 @@ def judge_seam(rows: Sequence[dict], judged: Iterable[int]) -> list[dict]:
                 "low": None if low is None else round(low, 3),
                 "high": None if high is None else round(high, 3),
                 "within": within,
-                "cases": len(parts),
+                "cases": len(ratios),
             }
         )
     return verdicts

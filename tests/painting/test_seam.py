@@ -182,7 +182,7 @@ def rows(*ratios: float, pairs: int = 50) -> list[list[dict]]:
 def test_seams_are_judged_over_all_cases():
     (alike,) = judge_seam(rows(1.0, 1.1, 0.95, 1.05, 1.0), [0])
     assert alike["within"] is True
-    assert alike["value"] == pytest.approx(1.02)
+    assert alike["value"] == pytest.approx(1.02, abs=0.005)
     (shown,) = judge_seam(rows(1.5, 1.6, 1.4, 1.5, 1.55), [0])
     assert shown["within"] is False
     (smooth,) = judge_seam(rows(0.5, 0.6, 0.55, 0.5, 0.6), [0])
@@ -193,16 +193,19 @@ def test_seams_are_judged_over_all_cases():
 
 
 def test_a_seam_that_differs_much_between_cases_is_not_held_against_them():
-    (sure,), (unsure,) = judge_seam(rows(*[1.18] * 6), [0]), judge_seam(rows(0.4, 2.1, 0.6, 2.0, 0.5, 1.5), [0])
+    (sure,), (unsure,) = judge_seam(rows(*[1.18] * 6), [0]), judge_seam(rows(0.5, 2.8, 0.6, 2.5, 0.7, 2.0), [0])
     assert sure["high"] == pytest.approx(1.1)
     assert sure["within"] is False
     assert unsure["within"] is True
     assert unsure["high"] > 1.5
 
 
-def test_cases_count_by_their_pairs():
-    uneven = [*rows(1.0, pairs=300), *rows(2.0, pairs=100)]
-    assert judge_seam(uneven, [0])[0]["value"] == pytest.approx(1.25)
+def test_a_step_of_the_painters_own_is_told_in_a_dozen_cases_though_their_hosts_differ():
+    """As of an untrained painter in quiet and in grainy lung: its own step is 90 HU, the hosts' are 15 to 100 HU."""
+    hosts = np.linspace(15, 100, 12)
+    (shown,) = judge_seam([[{"painted": 90.0, "host": float(host), "pairs": 50}] for host in hosts], [0])
+    assert shown["within"] is False
+    assert shown["value"] == pytest.approx(90 / np.exp(np.log(hosts).mean()), rel=1e-3)
 
 
 def test_seams_are_said_in_plain_words():
