@@ -55,6 +55,12 @@ PLACES = (
     ),
     Place("docs/results.md", "regions", ("regions_lidc",), partial(summary_tables.regions_summary, ("LIDC",))),
     Place(
+        f"{RESULTS}/bench.md",
+        "edges",
+        ("regions_lidc_tuning_edges",),
+        partial(summary_tables.edges_summary, "**margin 2 (default)**"),
+    ),
+    Place(
         "docs/volumes.md",
         "volumes",
         tuple(f"volumes_{name}" for name in _VOLUMES),

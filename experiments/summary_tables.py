@@ -65,6 +65,27 @@ def regions_summary(sources: Sequence[str], *contents: dict) -> str:
     return "\n".join(lines)
 
 
+def edges_summary(default: str, content: dict) -> str:
+    """How far the borders of painted lesions are from those of real ones, a row for each margin and edge.
+
+    Args:
+        default: what the row of the method with its own settings is called.
+        content: as ``experiments.regions`` writes it; the method first, each other row called after its options.
+    """
+    figures = {"seam_edge": 2, "correlation_edge": 2, "seam_outline": 2, "correlation_outline": 2}
+    lines = [
+        "| margin, edge | step at the edge / real, − 1 | correlation across it | step at the outline / real, − 1 | "
+        "correlation across it | AUC at the borders |",
+        "|---|---|---|---|---|---|",
+    ]
+    method, *others = (name for name in content["methods"] if name != "real")
+    for name in sorted([method, *others], key=lambda row: default if row == method else row):
+        row = content["methods"][name]
+        cells = [_to_real(row, figure, digits) for figure, digits in figures.items()]
+        lines.append(f"| {default if name == method else name} | {' | '.join(cells)} | {row['auc']:.2f} |")
+    return "\n".join(lines)
+
+
 def volumes_summary(sources: Sequence[str], *contents: dict) -> str:
     """Lesions of volumes from slice to slice; in brackets each method's mean divided by that of the same real lesions.
 
