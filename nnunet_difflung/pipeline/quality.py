@@ -21,7 +21,7 @@ _FIGURES = {  # figure → its name, what follows its value, and the value's for
     "flicker": ("change of the mean from slice to slice", " of real", ".2f"),
     "difference": ("differences from slice to slice", " of real", ".2f"),
     "end_step": ("step at the first and last slice", " of real", ".2f"),
-    "seam": ("step at the edge of what was painted", " of the step that was there", ".2f"),
+    "seam": ("step at the edge of what was painted", " times the step that was there", ".2f"),
 }
 
 

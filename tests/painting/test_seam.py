@@ -214,8 +214,9 @@ def test_seams_are_said_in_plain_words():
         lines = describe_quality({}, {"emphysema": verdict | {"seam": judge_seam(rows(*ratios), [0])}})
         return "\n".join(lines)
 
-    assert "  emphysema: step at the edge of what was painted 1.00 of the step that was there (0.91 to 1.10)" in said(
-        *[1.0] * 5
+    assert (
+        "  emphysema: step at the edge of what was painted 1.00 times the step that was there (0.91 to 1.10)"
+        in said(*[1.0] * 5)
     )
     assert "  Warning: emphysema: step at the edge of what was painted 1.50" in said(*[1.5] * 5)
     assert said(*[1.5] * 5).endswith("is outside 0.91 to 1.10: the edge shows")

@@ -34,6 +34,9 @@ def test_the_unpainted_hosts_are_counted_in_console_report_and_manifest(folders,
         assert verdict["judged"] is True
         assert f"{name}: 0 of {verdict['unpainted']['hosts']} unpainted hosts would pass too" in said
         assert [part["figure"] for part in verdict["pooled"]] == ["bias", "sd_ratio", "texture", "contrast"]
+        (seam,) = verdict["seam"]
+        assert 5 <= seam["cases"] <= run["summary"]["injected"]
+        assert f"{name}: step at the edge of what was painted {seam['value']:.2f} times" in said
     assert set(verdicts) == {"emphysema", "ILD"}
 
 

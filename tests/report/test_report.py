@@ -242,6 +242,32 @@ def test_removed_cases_are_said_to_be_removed(folders) -> None:
     assert not results_folder(NAME, "copy_paste").exists(), "the report goes with the generators"
 
 
+@pytest.mark.parametrize(("within", "state"), [(True, "good"), (False, "look"), (None, "unknown")])
+def test_it_says_whether_the_edges_of_painted_regions_show(folders, within, state) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    low, high = (None, None) if within is None else (0.9, 1.1)
+    seam = {"figure": "seam", "channel": 0, "value": 1.52, "low": low, "high": high, "within": within, "cases": 9}
+    for of in content["folds"][0]["verdicts"].values():
+        of["seam"] = [seam]
+    write_json(path, content)
+    found, said = lights()["Edges"]
+    assert found == state
+    assert ("emphysema in fold 0: step at the edge of what was painted 1.52 times" in said) == (within is False)
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu")
+    blocks = {section.title: section.blocks for section in page.sections}["Painted against real"]
+    (table,) = [block for block in blocks if "Edges" in str(getattr(block, "caption", ""))]
+    assert [row[-1] for row in table.rows] == [
+        {True: "in the range", False: "outside: the edge shows", None: "not judged: too few cases"}[within]
+    ] * len(content["folds"][0]["verdicts"])
+    for of in content["folds"][0]["verdicts"].values():
+        del of["seam"]  # as an earlier version wrote it
+    write_json(path, content)
+    assert "Edges" not in lights()
+
+
 def test_a_leak_comes_first(folders) -> None:
     folder = make_dataset(folders[0])
     main([*KEEP, "-f", "0"])
