@@ -29,7 +29,8 @@ from nnunet_difflung.dataset_conversion.phantom.cohort import (
 )
 from nnunet_difflung.dataset_conversion.phantom.lesions import lesions_of
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.paths import PATH_VARIABLES, SPLITS
+from nnunet_difflung.patients.table import PATIENTS_FILE
 from nnunet_difflung.runtime.files import read_json, write_json
 
 PHANTOM = "Dataset800_ChestPhantom"
@@ -74,22 +75,27 @@ def multiply(raw: Path, times: int) -> None:
     for kind in ("imagesTr", "labelsTr"):
         for file in list((raw / kind).iterdir()):
             for copy in range(1, times):
-                name = file.name.replace("_p", f"_c{copy}p", 1)
-                shutil.copy2(file, raw / kind / name)
+                shutil.copy2(file, raw / kind / _copied(file.name, copy))
     content = read_json(raw / "dataset.json")
     write_json(raw / "dataset.json", {**content, "numTraining": content["numTraining"] * times})
-    for split in raw.glob("splits_final.json"):
-        folds = read_json(split)
+    copies = range(times)
+    for split in raw.glob(SPLITS):
+        folds = [
+            {part: [_copied(i, copy) for copy in copies for i in ids] for part, ids in fold.items()}
+            for fold in read_json(split)
+        ]
+        write_json(split, folds)
+    for table in raw.glob(PATIENTS_FILE):
+        known = read_json(table)
         write_json(
-            split,
-            [
-                {
-                    part: [i.replace("_p", f"_c{copy}p", 1) if copy else i for copy in range(times) for i in ids]
-                    for part, ids in fold.items()
-                }
-                for fold in folds
-            ],
+            table,
+            {_copied(i, copy): f"{who}, copy {copy}" if copy else who for copy in copies for i, who in known.items()},
         )
+
+
+def _copied(name: str, copy: int) -> str:
+    """The name of a case's copy; that of the case itself for 0."""
+    return name.replace("_p", f"_c{copy}p", 1) if copy else name
 
 
 def phantom_labels(size: int, patients: int, slices: int) -> dict[str, np.ndarray]:

@@ -28,6 +28,24 @@ def test_the_reference_network_has_its_parameters():
     assert sum(w.numel() for w in setting.reference_network().parameters()) / 1e6 == pytest.approx(113.7, abs=0.1)
 
 
+def test_copies_of_cases_belong_to_patients_of_their_own():
+    from benchmarks import setting
+    from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+    from nnunet_difflung.paths import NNUNET_RAW
+
+    with setting.phantom(48, 6, 2) as folder:
+        before = open_raw_dataset("800")
+        setting.multiply(folder / NNUNET_RAW / setting.PHANTOM, 3)
+        raw = open_raw_dataset("800")
+        assert set(before.cases) < set(raw.cases)
+        assert len(raw.cases) == 3 * len(before.cases)
+        assert len(set(raw.patients.values())) == 3 * len(set(before.patients.values()))
+        for fold in range(raw.number_of_folds):
+            training, validation = raw.training_cases(fold), raw.validation_cases(fold)
+            assert len(training) == 3 * len(before.training_cases(fold))
+            assert {raw.patients[i] for i in training}.isdisjoint(raw.patients[i] for i in validation)
+
+
 def test_trial_and_error_changes_normal_lung_only():
     from benchmarks import planning
 
