@@ -78,7 +78,7 @@ def faded(
     b = 1 - a
     mixed = level + (a * (p - level) + b * (h - level)) / np.sqrt(a**2 + b**2 + 2 * a * b * _ALIKE)
     low, high = window
-    return np.where(a == 1, p, np.clip(mixed, np.minimum(low, h), np.maximum(high, h)))
+    return np.clip(mixed, np.minimum(low, h), np.maximum(high, h))
 
 
 def fade_stack(

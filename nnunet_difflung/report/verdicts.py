@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnunet_difflung.lesions.likeness import LIMIT
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.pages.blocks import Light, State
 from nnunet_difflung.pipeline.likeness import named
@@ -95,12 +96,13 @@ def _targets(records: Records) -> Iterator[Light]:
 
 def _masks(records: Records) -> Iterator[Light]:
     """Place, crowding and size of the planned lesions against the real ones."""
-    differing, alike, few = [], 0, 0
+    differing, alike, few, reach = [], 0, 0, 0.0
     for row in records.rows:
         for name, figures in row.get("likeness", {}).items():
             wrong = [named(figure) for figure, of in figures.items() if of["alike"] is False]
             alike += sum(of["alike"] is True for of in figures.values())
             few += sum(of["alike"] is None for of in figures.values())
+            reach = max([reach, *(of["limit"] for of in figures.values() if of["alike"])])
             if wrong:
                 differing.append(f"{name} in fold {row['fold']}: {', '.join(wrong)}")
     if differing:
@@ -108,7 +110,10 @@ def _masks(records: Records) -> Iterator[Light]:
         yield Light("look", "Place and crowding of lesions", text)
     elif alike:
         rest = f" ({few} figures have too few cases)" if few else ""
-        yield Light("good", "Place and crowding of lesions", f"Planned lesions lie where real ones lie{rest}.")
+        said = f"Planned lesions lie where real ones lie{rest}."
+        if reach > LIMIT:
+            said = f"No difference from real lesions was found; so few show only one of {reach:.2f} in the AUC{rest}."
+        yield Light("good", "Place and crowding of lesions", said)
     elif few:
         yield Light("unknown", "Place and crowding of lesions", "There are too few real lesions to compare with.")
 

@@ -149,6 +149,20 @@ def test_the_lesion_is_as_painted_and_the_host_as_it_was():
     assert mean == sorted(mean, reverse=True)
 
 
+def test_the_weight_falls_in_equal_steps_and_reaches_nothing_beyond_the_margin():
+    weight = weights(case(FADED), FADED, False)[0, 25]
+    assert weight[34:41].tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+
+
+def test_the_level_is_that_of_the_lung_around_and_not_of_what_was_under_the_lesion():
+    applied, painted = case(FADED), noise(1)
+    image = applied.image.copy()
+    image[0][applied.outline] = 300.0  # a vessel, which is painted over
+    margin = applied.region & ~applied.outline
+    values, expected = (composed(replace(applied, image=i), painted, FADED) for i in (image, applied.image))
+    np.testing.assert_allclose(values[0][margin], expected[0][margin], atol=0.01)
+
+
 @pytest.mark.parametrize("other", [{"edge": "painted"}, {"margin": 0}, {"paint": "full"}])
 def test_nothing_is_faded_where_that_makes_no_sense(other):
     assert weights(case(FADED), replace(FADED, **other), False) is None
@@ -158,7 +172,7 @@ def test_faded_intensities_stay_in_the_window_unless_the_host_leaves_it():
     applied = case(FADED)
     image = np.where(noise(5) > LEVEL, -1010.0, -990.0)
     values = composed(replace(applied, image=image), np.full_like(image, -1000.0), FADED)
-    assert values[0][applied.region].min() >= -1010.0
+    assert -1010.0 <= values[0][applied.region].min() < -1003.0
     assert (values[0][applied.region & (image[0] == -990.0)] >= -1000.0).all()
 
 

@@ -268,6 +268,28 @@ def test_it_says_whether_the_edges_of_painted_regions_show(folders, within, stat
     assert "Edges" not in lights()
 
 
+@pytest.mark.parametrize(("limit", "said"), [(0.1, "lie where real ones lie"), (0.19, "only one of 0.19 in the AUC")])
+def test_few_lesions_are_not_called_like_real_ones(folders, limit, said) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    of = {
+        "auc": 0.5,
+        "limit": limit,
+        "alike": True,
+        "planned": 1.0,
+        "real": 1.0,
+        "number_planned": 12,
+        "number_real": 9,
+    }
+    content["folds"][0]["likeness"] = {"emphysema": {"size": of, "depth": {**of, "limit": 0.1}}}
+    write_json(path, content)
+    state, text = lights()["Place and crowding of lesions"]
+    assert state == "good"
+    assert said in text
+
+
 def test_a_leak_comes_first(folders) -> None:
     folder = make_dataset(folders[0])
     main([*KEEP, "-f", "0"])
