@@ -102,6 +102,15 @@ def test_what_is_no_normal_lung_is_no_neighbour():
     assert row["painted"] == row["host"]
 
 
+@pytest.mark.parametrize(("open_pixels", "measured"), [(7, False), (8, True)])
+def test_a_seam_of_a_few_pixels_says_nothing(open_pixels, measured):
+    applied = case(FADED)
+    label = np.where(applied.region, applied.new_label, 3).astype(np.uint8)
+    label[0, 20 : 20 + open_pixels, 10] = 1  # all the normal lung that is left beside the margin
+    few = replace(applied, new_label=label, condition=label)
+    assert ("emphysema" in seam_of(few, few.image, ROLES, WINDOWS)) == measured
+
+
 def test_intensities_count_as_far_as_the_window_reaches():
     applied = case(FADED)
     image = applied.image.copy()
@@ -204,6 +213,10 @@ def test_seams_are_judged_over_all_cases():
     (few,) = judge_seam(rows(1.5, 1.6, 1.4, 1.5), [0])
     assert (few["within"], few["low"], few["high"]) == (None, None, None)
     assert judge_seam([], [0]) == []
+    flat = [[{"painted": 3.0, "host": 0.0, "pairs": 50}]]
+    assert judge_seam([*flat, *rows(1.0, 1.1, 0.95, 1.05, 1.0)], [0])[0] == alike, (
+        "a flat host has no step to compare with"
+    )
 
 
 def test_a_seam_that_differs_much_between_cases_is_not_held_against_them():
