@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.injection.manifest import plans_files
+from nnunet_difflung.runtime.arrays import load, load_packed
 from nnunet_difflung.runtime.files import read_json
 
 BLOSC, NUMPY, UNPACKED = ".b2nd", ".npz", ".npy"
@@ -85,11 +86,12 @@ def read_arrays(folder: Path, identifier: str) -> tuple[np.ndarray, np.ndarray, 
         Exception: of whatever kind the reader of a damaged file raises.
     """
     if (folder / f"{identifier}{NUMPY}").is_file():
-        with np.load(folder / f"{identifier}{NUMPY}") as packed:
-            image, label = (
-                np.load(path) if (path := folder / f"{identifier}{part}{UNPACKED}").is_file() else packed[key]
-                for part, key in (("", "data"), ("_seg", "seg"))
-            )
+        image, label = (
+            load(path)
+            if (path := folder / f"{identifier}{part}{UNPACKED}").is_file()
+            else load_packed(folder / f"{identifier}{NUMPY}", key)
+            for part, key in (("", "data"), ("_seg", "seg"))
+        )
     else:
         import blosc2
 

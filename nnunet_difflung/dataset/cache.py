@@ -32,6 +32,7 @@ from nnunet_difflung.dataset.reading import (
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.runtime.arrays import mapped
 from nnunet_difflung.runtime.files import Replacements, check_format, json_bytes, read_json, replacing
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
@@ -47,11 +48,11 @@ class SliceCache:
 
     def image(self, identifier: str) -> np.ndarray:
         """(c, z, y, x) memory map in the dataset's own intensities."""
-        return np.load(self.folder / f"{identifier}.image.npy", mmap_mode="r")
+        return mapped(self.folder / f"{identifier}.image.npy")
 
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 memory map: label values, and ``roles.body_value`` for the derived body class."""
-        return np.load(self.folder / f"{identifier}.condition.npy", mmap_mode="r")
+        return mapped(self.folder / f"{identifier}.condition.npy")
 
     def label(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 label values without the derived body class."""
@@ -244,7 +245,7 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
         entry = read_json(folder / f"{case.identifier}.json")
         if entry["format"] != _FORMAT or entry["files"] != hashes_of_case(raw_folder, case, hashes):
             return None
-        return np.load(folder / f"{case.identifier}.image.npy", mmap_mode="r"), float(entry["facts"]["spacing"][0])
+        return mapped(folder / f"{case.identifier}.image.npy"), float(entry["facts"]["spacing"][0])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -288,9 +289,7 @@ def _judged(raw: RawDataset, folder: Path, case: Case, recorded: list | None) ->
         )
         return judged if same else None
     try:
-        image, condition = (
-            np.load(folder / f"{case.identifier}.{n}.npy", mmap_mode="r") for n in ("image", "condition")
-        )
+        image, condition = (mapped(folder / f"{case.identifier}.{n}.npy") for n in ("image", "condition"))
     except (OSError, ValueError):
         return None
     judged = judged_channels(raw.channels, raw.roles, image, condition)

@@ -26,6 +26,7 @@ from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import measure_placebo
 from nnunet_difflung.painting.seam import seam_of
 from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
+from nnunet_difflung.runtime.arrays import load
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 
 _FORMAT = 1  # format number of a case's record
@@ -103,7 +104,7 @@ class Attempt:
             rows = [(*size.shape, size.number_of_slices, size.painted) for size in found]
             with replacing(file) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, np.array(rows, np.int64).reshape(-1, 4))
-        rows = np.load(file).tolist()
+        rows = load(file).tolist()
         return [JobSize(planned.index, number, (row[0], row[1]), *row[2:]) for number, row in enumerate(rows)]
 
     def sizes_file(self, planned: PlannedCase) -> Path:
@@ -205,7 +206,7 @@ class Attempt:
 
     def _painted(self, planned: PlannedCase, stack: Stack) -> np.ndarray:
         """(c, s, h, w) what was painted of a stack."""
-        image = np.load(self.painted_file(planned, stack))
+        image = load(self.painted_file(planned, stack))
         return image[:, None] if image.ndim == 3 else image  # as an earlier version wrote it
 
 

@@ -158,16 +158,18 @@ def test_what_a_method_cannot_do_is_refused(folders, options, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--method", "difflung"], ("host", "drawn")),
-        (["--method", "difflung", "--preset", "fast"], ("host", "drawn")),
-        (["--method", "cbmat"], ("donor", "real")),
-        (["--method", "copy_paste", "--styles", "drawn"], ("donor", "real")),
-        (["--preset", "paper"], ("donor", "real")),
+        (["--method", "difflung"], ("host", "drawn", "faded", 2)),
+        (["--method", "difflung", "--preset", "fast"], ("host", "drawn", "faded", 2)),
+        (["--method", "difflung", "--margin", "5", "--edge", "painted"], ("host", "drawn", "painted", 5)),
+        (["--method", "cbmat"], ("donor", "real", "painted", 3)),
+        (["--method", "cbmat", "--preset", "fast"], ("donor", "real", "painted", 1)),
+        (["--method", "copy_paste", "--styles", "drawn", "--edge", "faded"], ("donor", "real", "painted", 3)),
+        (["--preset", "paper"], ("donor", "real", "painted", 3)),
     ],
 )
 def test_methods_that_tell_no_style_have_the_same_settings_as_before_there_were_styles(options, expected):
     sampling = settings_from(parse(["-d", "801", "-device", "cpu", *options])).sampling
-    assert (sampling.level, sampling.styles) == expected
+    assert (sampling.level, sampling.styles, sampling.edge, sampling.margin) == expected
 
 
 @pytest.mark.parametrize(

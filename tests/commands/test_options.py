@@ -11,7 +11,7 @@ OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--ablated-classes --annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision "
     "--neighbours --window --paint --margin --box --exclude --sampler --steps --resamplings --strength --gate "
-    "--memorised --candidates --selection --level --styles --target-share --target-multiple --balance-order "
+    "--memorised --candidates --selection --level --styles --edge --target-share --target-multiple --balance-order "
     "--placement --hosts --max-synthetic --placebo --normal-label --structure-label --patient-pattern --patients",
     "evaluate": "-d -f --methods --arms -device -np -o --samples --max-slices --seed --preset --sampler --steps "
     "--precision --normal-label --structure-label --patient-pattern --patients",
