@@ -11,15 +11,6 @@ _SMOOTH = 2.0  # pixels; what is brighter than its surroundings smoothed so much
 _RIDGE = 1.0  # by how many standard deviations of the host's normal lung
 
 
-def steps_within(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(m,) absolute differences of the 4-neighbours that both lie in a mask."""
-    differences = [
-        np.abs(np.diff(image.astype(float), axis=axis))[mask.take(range(1, n), axis) & mask.take(range(n - 1), axis)]
-        for axis, n in enumerate(mask.shape)
-    ]
-    return np.concatenate(differences)
-
-
 def moments_across(image: np.ndarray, border: Border) -> np.ndarray:
     """(3,) sums of products inside × outside, inside², outside², each side without its mean.
 

@@ -36,6 +36,8 @@ class Synthesis:
         lung: normal lung that placebo cases are compared with; None if the gate is off or there are none.
         continuity: class → how its real lesions go on from slice to slice, in each channel; empty if the gate is off,
             and for slices.
+        seams: class → for each channel the step as far from its real lesions as painting ends (``seam.real_seams``);
+            empty if the gate is off.
     """
 
     fold: Fold
@@ -46,6 +48,7 @@ class Synthesis:
     selection: Selection | None = None
     lung: LungReference | None = None
     continuity: dict[str, list[RealContinuity]] = field(default_factory=dict)
+    seams: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass

@@ -3,22 +3,28 @@
 Around a painted lesion a margin of normal lung is painted too, so the edge of the painted region lies in normal lung on
 both sides. There a true value is known: before painting, the host's own neighbours were there, with the steps between
 them. A painter that continues the host's noise and vessels leaves these steps as they are on average; one that does not
-leaves an edge that a reader sees, and that a segmentation can learn in place of the class.
+leaves an edge that a reader sees, and that a segmentation can learn in place of the class. Real lesions fade into the
+lung, too, so painted ones are compared with the figure as far from the outlines of real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
 
 _FEWEST = 8  # pairs of neighbours; with fewer a case is not measured
+_SLICES = 8  # of a real case that are looked at for a class, about
+_AROUND = 16  # pixels around a real lesion whose normal lung its edge is compared with
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,15 @@ def steps(image: np.ndarray, border: Border) -> np.ndarray:
     """(…, m) absolute differences across the border of a (…, h, w) image."""
     inside, outside = (image[(..., *part.T)].astype(float) for part in (border.inside, border.outside))
     return np.abs(inside - outside)
+
+
+def steps_within(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(m,) absolute differences of the 4-neighbours that both lie in a mask."""
+    differences = [
+        np.abs(np.diff(image.astype(float), axis=axis))[mask.take(range(1, n), axis) & mask.take(range(n - 1), axis)]
+        for axis, n in enumerate(mask.shape)
+    ]
+    return np.concatenate(differences)
 
 
 def seam_of(
@@ -112,9 +127,58 @@ def seam_of(
     }
 
 
-def _grown(box: Sequence[slice]) -> tuple[slice, slice]:
+def real_seams(
+    cache: SliceCache,
+    identifiers: Sequence[str],
+    patients: Mapping[str, str],
+    sampling: SamplingConfig,
+    windows: Sequence[Sequence[float]],
+) -> dict[str, list[float]]:
+    """Class → for each channel the step as far from real lesions as painting would end, to that of other normal lung.
+
+    Geometric means over the slices of a patient, and over patients; classes without eight such pairs are left out.
+
+    Args:
+        cache: of the real cases.
+        identifiers: the fold's training cases.
+        patients: case id → patient.
+        sampling: settings of painting; without a margin there is nothing to measure.
+        windows: of the generator; intensities are clipped to them.
+    """
+    found: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+    composite, roles = replace(sampling, paint="composite"), cache.roles
+    for identifier in sorted(identifiers) if sampling.margin else ():
+        image, condition, counts = cache.image(identifier), cache.condition(identifier), cache.facts[identifier].counts
+        for name in roles.pathologies:
+            holding = np.flatnonzero(np.asarray(counts[name]) >= _FEWEST)
+            for z in map(int, holding[:: max(1, len(holding) // _SLICES)]):
+                outline = np.asarray(condition[z]) == roles.values[name]
+                box = _grown(ndimage.find_objects(outline.astype(np.uint8))[0], sampling.margin + _AROUND)
+                shown, label = _clipped(image[:, z][(..., *box)], windows), np.asarray(condition[z][box])
+                ratio = _real_ratio(shown, label, outline[box], composite, roles)
+                if ratio is not None:
+                    found[name][patients[identifier]].append(ratio)
+    return {
+        name: np.exp(np.mean([np.mean(of, axis=0) for of in of_patients.values()], axis=0)).round(4).tolist()
+        for name, of_patients in found.items()
+    }
+
+
+def _real_ratio(
+    image: np.ndarray, label: np.ndarray, outline: np.ndarray, sampling: SamplingConfig, roles: LabelRoles
+) -> np.ndarray | None:
+    """(c,) logarithm of the ratio in a (c, h, w) image; None with too few pairs."""
+    region, normal = painted_region(label[None], outline[None], roles, sampling)[0], roles.is_normal(label)
+    border, elsewhere = border_of(region & normal, normal & ~region), normal & ~region
+    away = np.stack([steps_within(channel, elsewhere) for channel in image])
+    if min(len(border.inside), away.shape[1]) < _FEWEST:
+        return None
+    return np.log(np.clip(steps(image, border).mean(1) / np.maximum(away.mean(1), 1e-9), 1e-3, 1e3))
+
+
+def _grown(box: Sequence[slice], pixels: int = 1) -> tuple[slice, slice]:
     """A (y, x) box and the pixels around it."""
-    y, x = (slice(max(0, part.start - 1), part.stop + 1) for part in box)
+    y, x = (slice(max(0, part.start - pixels), part.stop + pixels) for part in box)
     return y, x
 
 

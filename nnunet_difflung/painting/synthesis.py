@@ -72,7 +72,7 @@ def synthesize(
             continue
         reference = synthesis.references[name]
         judged = [channel for channel in reference.judged if not reference.channels[channel].constant]
-        verdict["seam"] = judge_seam(_of_class(rows, "seam", name), judged)
+        verdict["seam"] = judge_seam(_of_class(rows, "seam", name), judged, synthesis.seams.get(name, ()))
         if name in synthesis.continuity:
             verdict["pooled"] += judge_continuity(_of_class(rows, "along_z", name), synthesis.continuity[name], judged)
     result.memorisation = summarise(row["memorisation"] for row in rows)

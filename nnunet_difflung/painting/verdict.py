@@ -91,35 +91,37 @@ def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity],
     return verdicts
 
 
-def judge_seam(rows: Sequence[dict], judged: Iterable[int]) -> list[dict]:
+def judge_seam(rows: Sequence[dict], judged: Iterable[int], real: Sequence[float] = ()) -> list[dict]:
     """Verdicts on the step at the edge of what was painted, as a multiple of the host's own step there.
 
     Args:
         rows: of each staged case, from ``seam.seam_of``: for each channel {painted, host, pairs}.
         judged: numbers of the channels that count.
+        real: for each channel the figure of real lesions (``seam.real_seams``); empty, as for placebo cases: 1.
 
     Returns:
-        {figure, channel, value, low, high, within, cases} for each channel. ``value`` is the geometric mean over the
-        cases. The range reaches a factor of 1.1 up and down, and twice the standard error further; with fewer than five
-        cases there is none.
+        {figure, channel, value, real, low, high, within, cases} for each channel. ``value`` is the geometric mean over
+        the cases. The range reaches a factor of 1.1 up and down from ``real``, and twice the standard error further;
+        with fewer than five cases there is none.
     """
     verdicts = []
     for channel in judged:
         ratios = [row[channel]["painted"] / row[channel]["host"] for row in rows if row[channel]["host"] > 0]
         if not ratios:
             continue
-        logarithms = np.log(np.maximum(ratios, _SMALLEST))
+        logarithms, expected = np.log(np.maximum(ratios, _SMALLEST)), real[channel] if real else 1.0
         low = high = within = None
         value = float(np.exp(logarithms.mean()))
         if len(ratios) >= _MIN_CASES:
             chance = 2 * float(logarithms.std(ddof=1)) / np.sqrt(len(ratios))
-            low, high = float(np.exp(-_LEAST_RATIO - chance)), float(np.exp(_LEAST_RATIO + chance))
+            low, high = (expected * float(np.exp(sign * (_LEAST_RATIO + chance))) for sign in (-1, 1))
             within = bool(low <= value <= high)
         verdicts.append(
             {
                 "figure": "seam",
                 "channel": channel,
                 "value": round(value, 3),
+                "real": round(expected, 3),
                 "low": None if low is None else round(low, 3),
                 "high": None if high is None else round(high, 3),
                 "within": within,

@@ -31,6 +31,7 @@ from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.painting.memorisation import real_to_real
 from nnunet_difflung.painting.placebo_gate import lung_reference
+from nnunet_difflung.painting.seam import real_seams
 from nnunet_difflung.painting.selection import Selection
 from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.painting.synthesis import synthesize
@@ -104,17 +105,18 @@ def synthesize_fold(
         fold.discard_outdated()
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
-    memory, references, lung, continuity = None, {}, None, {}
+    memory, references, lung, continuity, seams = None, {}, None, {}, {}
     if sampling.memorised != "off":
         memory = real_to_real(fold.cache, training, fold.raw.patients, windows, seed, progress)
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
         continuity = continuity_reference(fold.cache, training, fold.raw.patients)
+        seams = real_seams(fold.cache, training, fold.raw.patients, sampling, windows)
         if fold.plan.placebos:
             lung = lung_reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
     selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
-    synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity)
+    synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity, seams)
     return synthesis, synthesize(synthesis, progress, share, threads)
 
 

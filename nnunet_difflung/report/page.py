@@ -185,6 +185,7 @@ def _seams(records: Records) -> Iterator[Block]:
             f"fold {row['fold']}",
             name,
             Value(seam["value"], value(seam)),
+            Value(seam["real"], f"{seam['real']:.2f}"),
             "–" if seam["within"] is None else span(seam),
             Value(seam["cases"], str(seam["cases"])),
             _said(seam),
@@ -195,9 +196,10 @@ def _seams(records: Records) -> Iterator[Block]:
     ]
     if rows:
         yield Table(
-            ["fold", "class", "step", "accepted", "cases", "verdict"],
+            ["fold", "class", "step", "real lesions", "accepted", "cases", "verdict"],
             rows,
-            "Edges: mean step between neighbours across the edge of the painted regions, both in normal lung",
+            "Edges: step between neighbours across the edge of the painted regions, both in normal lung; for real lesions "
+            "the step as far from their outlines, to that of other normal lung",
         )
 
 

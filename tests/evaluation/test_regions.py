@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.evaluation.region_borders import correlation, moments_across, steps_within, vessels
+from nnunet_difflung.evaluation.region_borders import correlation, moments_across, vessels
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.evaluation.region_textures import deviations, moments_at, similarity
-from nnunet_difflung.painting.seam import border_of, steps
+from nnunet_difflung.painting.seam import border_of, steps, steps_within
 
 SIZE = 40
 SQUARE = np.zeros((SIZE, SIZE), bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import with_painted
-from nnunet_difflung.painting.seam import seam_of
+from nnunet_difflung.painting.seam import real_seams, seam_of
 from nnunet_difflung.painting.stacks import stacks_of
 from nnunet_difflung.painting.verdict import judge_seam
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality
@@ -233,6 +234,57 @@ def test_a_step_of_the_painters_own_is_told_in_a_dozen_cases_though_their_hosts_
     (shown,) = judge_seam([[{"painted": 90.0, "host": float(host), "pairs": 50}] for host in hosts], [0])
     assert shown["within"] is False
     assert shown["value"] == pytest.approx(90 / np.exp(np.log(hosts).mean()), rel=1e-3)
+
+
+def test_real_lesions_fade_into_the_lung_and_painted_ones_may_too():
+    (judged,) = judge_seam(rows(1.25, 1.3, 1.2, 1.25, 1.3), [0], [1.2])
+    assert (judged["real"], judged["within"]) == (1.2, True)
+    assert judge_seam(rows(1.25, 1.3, 1.2, 1.25, 1.3), [0])[0]["within"] is False
+    assert judge_seam(rows(1.0, 1.0, 1.01, 1.0, 1.0), [0], [1.2])[0]["within"] is False, "too smooth for this class"
+
+
+class Slices:
+    """Real slices of noise with a lesion of emphysema, around which it fades over so many pixels."""
+
+    roles = ROLES
+
+    def __init__(self, blur: float, patients: int = 6):
+        self.label = np.ones((1, SIZE, SIZE), np.uint8)
+        self.label[0, 26:46, 26:46] = 2
+        away = ndimage.distance_transform_edt(self.label[0] == 1)
+        halo = 400.0 * np.exp(-away / blur) if blur else np.where(away == 0, 400.0, 0.0)
+        self.images = {f"c{i}": noise(i)[0] + halo for i in range(patients)}
+        counts = {"normal_lung": [SIZE**2 - 400], "emphysema": [400], "ILD": [0]}
+        self.facts = dict.fromkeys(self.images, SimpleNamespace(counts=counts))
+        self.patients = {name: name for name in self.images}
+
+    def image(self, identifier: str) -> np.ndarray:
+        return self.images[identifier][None]
+
+    def condition(self, identifier: str) -> np.ndarray:
+        return self.label
+
+    def seams(self, margin: int) -> dict[str, list[float]]:
+        return real_seams(self, list(self.images), self.patients, SamplingConfig(margin=margin), WINDOWS)
+
+
+def test_the_real_figure_is_that_of_the_step_as_far_from_the_outline_as_painting_ends():
+    sharp, soft = Slices(0.0), Slices(2.0)
+    assert sharp.seams(2)["emphysema"] == pytest.approx([1.0], abs=0.08)
+    near, far = soft.seams(1)["emphysema"][0], soft.seams(6)["emphysema"][0]
+    assert near > 1.5 > 1.1 > far
+    assert set(soft.seams(2)) == {"emphysema"}
+    assert soft.seams(0) == {}
+
+
+def test_patients_count_alike_in_the_real_figure():
+    soft, sharp = Slices(2.0), Slices(0.0)
+    cache = Slices(0.0, patients=2)
+    cache.images = {f"a{i}": image for i, image in enumerate(soft.images.values())} | {"b": sharp.images["c0"]}
+    cache.facts = dict.fromkeys(cache.images, soft.facts["c0"])
+    cache.patients = {name: name[0] for name in cache.images}
+    expected = np.sqrt(soft.seams(1)["emphysema"][0] * Slices(0.0, patients=1).seams(1)["emphysema"][0])
+    assert cache.seams(1)["emphysema"][0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_seams_are_said_in_plain_words():

@@ -249,7 +249,16 @@ def test_it_says_whether_the_edges_of_painted_regions_show(folders, within, stat
     path = results_folder(NAME, "copy_paste") / "augment_report.json"
     content = read_json(path)
     low, high = (None, None) if within is None else (0.9, 1.1)
-    seam = {"figure": "seam", "channel": 0, "value": 1.52, "low": low, "high": high, "within": within, "cases": 9}
+    seam = {
+        "figure": "seam",
+        "channel": 0,
+        "value": 1.52,
+        "real": 1.0,
+        "low": low,
+        "high": high,
+        "within": within,
+        "cases": 9,
+    }
     for of in content["folds"][0]["verdicts"].values():
         of["seam"] = [seam]
     write_json(path, content)
