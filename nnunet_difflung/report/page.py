@@ -198,8 +198,8 @@ def _seams(records: Records) -> Iterator[Block]:
         yield Table(
             ["fold", "class", "step", "real lesions", "accepted", "cases", "verdict"],
             rows,
-            "Edges: step between neighbours across the edge of the painted regions, both in normal lung; for real lesions "
-            "the step as far from their outlines, to that of other normal lung",
+            "Edges: step between neighbours across the edge of the painted regions, both in normal lung; around real "
+            "lesions: the step as far from their outlines, divided by that of other normal lung",
         )
 
 
