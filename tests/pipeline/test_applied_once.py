@@ -53,7 +53,7 @@ class Counts:
             "read_json",
             lambda path: "manifests read" if Path(path).name == MANIFEST else "other files read",
         )
-        for name in ("prepare_fold", "reference", "continuity_reference", "real_to_real"):
+        for name in ("prepare_fold", "reference", "continuity_reference", "real_seams", "real_to_real"):
             self._leave_out(monkeypatch, fold_module, name)
         for name in ("prepare_fold", "look_at_images"):
             self._leave_out(monkeypatch, augment_module, name)
