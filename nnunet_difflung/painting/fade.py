@@ -21,7 +21,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.stacks import Stack, depth_of_margin
 
-_ALIKE = 0.4  # ρ; 0.2 to 0.6 in the margins of painted LIDC nodules (tuning fold): both continue the same surroundings
+_ALIKE = 0.4  # ρ, taken to be so for all painters: both textures continue the same surroundings
 
 
 def weights(applied: AppliedCase, sampling: SamplingConfig, together: bool) -> np.ndarray | None:
