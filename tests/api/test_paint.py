@@ -121,6 +121,17 @@ def test_intensities_come_back_in_their_own_type(generators, dtype):
     assert -1000 <= as_floats[s.changed].min() <= as_floats[s.changed].max() <= 1000
 
 
+def test_the_margin_fades_into_the_image(generators, monkeypatch):
+    s = scene()
+    faded = generators["difflung"].paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS)
+    monkeypatch.setattr("nnunet_difflung.painting.drawn_mask.weights", lambda *_: None)
+    painted = generators["difflung"].paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS)
+    np.testing.assert_array_equal(faded[s.changed], painted[s.changed])
+    margin = s.near(2) & ~s.changed
+    off, as_painted = (np.abs(image.astype(float) - s.image)[margin].mean() for image in (faded, painted))
+    assert off < 0.9 * as_painted
+
+
 def test_a_slice_is_a_volume_of_one_slice(generators):
     s = scene()
     flat = generators["difflung"].paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS)
