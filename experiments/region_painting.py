@@ -37,6 +37,7 @@ class Painted:
 
     Attributes:
         patient: of the lesion.
+        place: case id and z of the slice.
         real: (h, w) intensities.
         image: (h, w) with the painted lesion.
         lesion: (h, w) bool, the outline.
@@ -45,6 +46,7 @@ class Painted:
     """
 
     patient: str
+    place: tuple[str, int]
     real: np.ndarray
     image: np.ndarray
     lesion: np.ndarray
@@ -177,7 +179,8 @@ def _composed(fold: Fold, job: Job, applied: AppliedCase, lesion: Lesion, z: int
     painted[job.crop][region[job.crop]] = image[0][region[job.crop]]
     label = fold.cache.label(lesion.case)[z]
     patient = fold.raw.patients[lesion.case]
-    return Painted(patient, real, painted, applied.changed[position], region, fold.cache.roles.is_normal(label))
+    normal = fold.cache.roles.is_normal(label)
+    return Painted(patient, (lesion.case, z), real, painted, applied.changed[position], region, normal)
 
 
 def apply_back(fold: Fold, lesion: Lesion, donors: Sequence[Lesion], rng: np.random.Generator) -> AppliedCase:

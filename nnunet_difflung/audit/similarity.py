@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft
@@ -19,6 +20,7 @@ _MIRRORED = 300  # slices whose mirror images are compared
 CANDIDATES = 10  # of a slice, in the search by keys
 _SHIFT = 6  # pixels of a picture by which the alignment may move
 _AT_A_TIME = 128  # pairs that are aligned at a time
+_KEPT = 4096  # Fourier transforms of slices that are kept, of 66 kB each
 _ROWS = 512  # slices whose keys are compared with all other keys at a time
 
 
@@ -65,9 +67,10 @@ def find_matches(
             return compared(chosen[rows])[:, chosen]
 
         pairs = _candidates([pictures[i] for i in chosen], among)
+        details = _details_of(pictures)
         for begin in watched(range(0, len(pairs), _AT_A_TIME)):
             part = chosen[pairs[begin : begin + _AT_A_TIME]]
-            similarities, shifts = aligned([pictures[i] for i in part[:, 0]], [pictures[i] for i in part[:, 1]])
+            similarities, shifts = _aligned(*([details(int(i)) for i in side] for side in part.T))
             for (a, b), similarity, shift in zip(part, similarities, shifts, strict=True):
                 if similarity >= thresholds[framed]:
                     evidence = _overlaps(pictures[a], pictures[b], shift)
@@ -90,11 +93,13 @@ def mirror_similarity(pictures: Sequence[Picture], seed: int = 0) -> dict[bool, 
         own = [picture for picture in pictures if picture.framed == framed]
         order = np.random.default_rng(seed).permutation(len(own))[:_MIRRORED]
         mirrored = [own[i].mirrored() for i in order]
+        details = _details_of(own)
         best = np.zeros(len(order))
         keys = np.stack([picture.key for picture in own]) if own else np.empty((0, 0))
         for position, picture in enumerate(mirrored):
             nearest = np.argsort(-(keys @ picture.key), kind="stable")[:CANDIDATES]
-            best[position] = aligned([picture] * len(nearest), [own[i] for i in nearest])[0].max()
+            found = _aligned([_Detail.of(picture)] * len(nearest), [details(int(i)) for i in nearest])[0]
+            best[position] = found.max()
         reached[framed] = float(np.quantile(best, 0.99)) if len(best) else 0.0
     return reached
 
@@ -125,14 +130,52 @@ def _candidates(pictures: Sequence[Picture], compared: Callable[[np.ndarray], np
 
 def aligned(first: Sequence[Picture], second: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray]:
     """Largest correlation (n,) of pairs over small shifts, and the shifts (n, 2) of the second pictures."""
-    a, b = (np.stack([picture.detail for picture in side]).astype(np.float32) for side in (first, second))
-    norms = np.sqrt(np.sum(a * a, axis=(1, 2)) * np.sum(b * b, axis=(1, 2)))
-    products = fft.irfft2(fft.rfft2(a) * fft.rfft2(b).conj(), s=(SIZE, SIZE))
-    offsets = np.arange(-_SHIFT, _SHIFT + 1)
-    near = products[:, offsets][:, :, offsets].reshape(len(a), -1)
+    return _aligned([_Detail.of(picture) for picture in first], [_Detail.of(picture) for picture in second])
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """The detail of a picture as its Fourier transform (SIZE, SIZE // 2 + 1), and its sum of squares."""
+
+    spectrum: np.ndarray
+    power: float
+
+    @classmethod
+    def of(cls, picture: Picture) -> _Detail:
+        detail = picture.detail.astype(np.float32)
+        return cls(fft.rfft2(detail), float(np.sum(detail * detail)))
+
+
+def _details_of(pictures: Sequence[Picture]) -> Callable[[int], _Detail]:
+    """The details of pictures by their position; those that were asked for last are kept."""
+    return lru_cache(_KEPT)(lambda position: _Detail.of(pictures[position]))
+
+
+def _aligned(first: Sequence[_Detail], second: Sequence[_Detail]) -> tuple[np.ndarray, np.ndarray]:
+    """See ``aligned``.
+
+    Few shifts matter, so the cross-correlation is summed at these alone, along one axis after the other, which takes a
+    tenth of the time of transforming it back.
+    """
+    powers = np.array([a.power * b.power for a, b in zip(first, second, strict=True)], np.float32)
+    near = np.empty((len(powers), len(_OFFSETS), len(_OFFSETS)), np.float32)
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        near[row] = ((_ALONG_Y @ (a.spectrum * b.spectrum.conj())) @ _ALONG_X).real
+    near = near.reshape(len(powers), -1)
     best = near.argmax(axis=1)
-    shifts = np.stack([offsets[best // len(offsets)], offsets[best % len(offsets)]], axis=1)
-    return near[np.arange(len(a)), best] / np.maximum(norms, 1e-6), shifts
+    shifts = np.stack([_OFFSETS[best // len(_OFFSETS)], _OFFSETS[best % len(_OFFSETS)]], axis=1)
+    return near[np.arange(len(powers)), best] / np.maximum(np.sqrt(powers), 1e-6), shifts
+
+
+def _waves(frequencies: np.ndarray) -> np.ndarray:
+    """(offsets, frequencies) complex64; e^(2πi · frequency · offset), with frequencies in cycles a pixel."""
+    return np.exp(2j * np.pi * np.outer(_OFFSETS, frequencies)).astype(np.complex64)
+
+
+_OFFSETS = np.arange(-_SHIFT, _SHIFT + 1)
+_ALONG_Y = _waves(fft.fftfreq(SIZE)) / np.float32(SIZE)
+_HALF = np.where(np.isin(np.arange(SIZE // 2 + 1), (0, SIZE // 2)), 1, 2)  # frequencies that stand for two
+_ALONG_X = (_waves(fft.rfftfreq(SIZE)) * (_HALF / SIZE).astype(np.float32)).T
 
 
 def _overlaps(first: Picture, second: Picture, shift: np.ndarray) -> tuple[float | None, float | None]:

@@ -152,9 +152,9 @@ class Lung:
             self._slices[z] = self._measured(np.asarray(self.label[z]))
         return self._slices[z]
 
-    def pleura(self, start: int, depth: int) -> np.ndarray:
-        """(z, y, x) uint8 edges that are pleura, in ``depth`` slices from ``start`` on."""
-        return np.stack([self.slice(z).pleura for z in range(start, start + depth)])
+    def pleura(self, start: int, depth: int, window: tuple[slice, slice]) -> np.ndarray:
+        """(z, y, x) uint8 edges that are pleura, in a (y, x) window of ``depth`` slices from ``start`` on."""
+        return np.stack([self.slice(z).pleura[window] for z in range(start, start + depth)])
 
     def _measured(self, plane: np.ndarray) -> LungSlice:
         lung = self.is_lung[plane]

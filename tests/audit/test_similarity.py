@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from nnunet_difflung.audit import similarity
 from nnunet_difflung.audit.image_check import ImageCheck, check_images
@@ -242,3 +242,19 @@ def test_the_remedy_fits_whether_there_are_folds(different, folder):
     done = audit()
     assert "or list both under one patient in a file for difflung_augment --patients" in done.stdout
     assert "without folds, the cases of all patients were compared" in done.stdout
+
+
+def test_pairs_are_aligned_by_the_maximum_of_the_cross_correlation():
+    first = [picture_of(chest(person)) for person in range(4)]
+    second = [
+        picture_of(np.roll(chest(person, z), (2 * person, -person), (0, 1)))
+        for person, z in ((0, 1), (1, 2), (3, 0), (2, 1))
+    ]
+    details = [np.stack([picture.detail for picture in side]).astype(float) for side in (first, second)]
+    products = fft.ifft2(fft.fft2(details[0]) * fft.fft2(details[1]).conj()).real
+    offsets = np.arange(-6, 7)
+    near = products[:, offsets][:, :, offsets]
+    norms = np.sqrt((details[0] ** 2).sum((1, 2)) * (details[1] ** 2).sum((1, 2)))
+    similarities, shifts = similarity.aligned(first, second)
+    assert similarities == pytest.approx(near.max((1, 2)) / norms, abs=1e-5)
+    assert [near[n][tuple(shift + 6)] for n, shift in enumerate(shifts)] == pytest.approx(near.max((1, 2)))

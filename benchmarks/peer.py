@@ -1,0 +1,228 @@
+"""Ours beside the public segmentation-guided code: both learn from the same real slices for the same seconds.
+
+    python -m benchmarks.peer -d 807 -f 0 --class ground_glass --seconds 1200 -o docs/results/peer_lidc.json
+
+Both see the fold's training slices that show lung, then paint the lesions of a class of its validation patients. The
+public code (``public_code``) paints the whole slice, which is all it can; ours paints each lesion into its slice, as
+augmentation does. The same voxels of the same slices are judged: those of the class. Each runs in a process of its own,
+whose peak memory counts. Rows are written as they come, and those on record for the same settings are not made again.
+The dataset has to be in nnUNet_raw; nnUNet_results is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import torch
+
+from benchmarks import public_code
+from experiments.painted_back import conversion_of, settings_of
+from experiments.region_painting import open_fold, painted_lesions
+from nnunet_difflung.dataset.cache import SliceCache, build_cache
+from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.evaluation.image_metrics import Pool, add_to_pool, class_figures, pool_slice
+from nnunet_difflung.evaluation.real_slices import slices_with_lung
+from nnunet_difflung.evaluation.references import training_reference
+from nnunet_difflung.generator.training import total_steps, train_generator
+from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
+from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.files import read_json, write_json
+
+WINDOW = public_code.WINDOW
+FIGURES = {
+    "hu_bias": "bias, HU",
+    "sd_ratio": "sd / real",
+    "wasserstein": "Wasserstein, HU",
+    "texture": "texture distance",
+}
+SAME = ("d", "f", "pathology", "seconds", "preset", "augment", "slices", "size", "batch_size", "seed", "device")
+"""The options on which a row depends."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A painted slice: its patient, case and z, the real and the painted image (h, w) in HU, and the judged voxels."""
+
+    patient: str
+    place: tuple[str, int]
+    real: np.ndarray
+    image: np.ndarray
+    lesion: np.ndarray
+
+
+def chosen(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> list[tuple[str, int]]:
+    """(case, z) of the validation slices that are judged: up to ``o.slices`` that hold the class, evenly spaced."""
+    places = [
+        (case, z)
+        for case, z in slices_with_lung(cache, raw.validation_cases(o.f))
+        if cache.facts[case].counts[o.pathology][z]
+    ]
+    return [places[i] for i in np.unique(np.linspace(0, len(places) - 1, o.slices).round().astype(int))]
+
+
+def ours(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
+    """Slices that ``difflung`` paints after ``o.seconds`` of training; its first epoch tells how many will fit."""
+    settings = settings_of("difflung", o.preset, o.augment)
+    fold = open_fold(raw, cache, o.f, settings)
+
+    def trained(epochs: int) -> float:
+        config = replace(settings.generator, epochs=epochs)
+        begun = time.perf_counter()
+        train_generator(fold.data, fold.method, config, fold.folder, o.device, progress=False)
+        return time.perf_counter() - begun
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[NNUNET_RESULTS] = folder
+        one = trained(1)
+    epochs = max(1, int(o.seconds / one))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[NNUNET_RESULTS] = folder
+        seconds = trained(epochs)
+        begun = time.perf_counter()
+        painted = list(painted_lesions(fold, o.pathology, o.device, o.seed))
+        taken = (time.perf_counter() - begun) / len(painted)
+    count = len(slices_with_lung(cache, fold.data.training_cases))
+    steps = total_steps(replace(settings.generator, epochs=epochs), count)
+    rate = steps * settings.generator.batch_size / seconds
+    wanted = set(chosen(raw, cache, o))
+    slices = [Slice(p.patient, p.place, p.real, p.image, p.lesion) for p in painted if p.place in wanted]
+    found = {"steps": steps, "images_per_s": rate, "training_seconds": seconds, "seconds_a_slice": taken}
+    return slices, {**found, "calls_a_slice": settings.sampling.steps}
+
+
+def public(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
+    """Slices that the public code paints after ``o.seconds`` of training."""
+    with tempfile.TemporaryDirectory() as folder:
+        for case, z in slices_with_lung(cache, raw.training_cases(o.f)):
+            name = f"{case}_{z:04d}"
+            public_code.write_slice(Path(folder), name, cache.image(case)[0, z], cache.condition(case)[z])
+        values = [raw.roles.values[name] for name in raw.roles.lung]
+        network, found = public_code.train(Path(folder), values, o)
+    places = chosen(raw, cache, o)
+    conditions = [np.array(cache.condition(case)[z]) for case, z in places]
+    begun = time.perf_counter()
+    images = public_code.paint(network, conditions, o)
+    found["seconds_a_slice"] = (time.perf_counter() - begun) / len(places)
+    value = raw.roles.values[o.pathology]
+    slices = [
+        Slice(raw.patients[case], (case, z), np.asarray(cache.image(case)[0, z], np.float32), image, condition == value)
+        for (case, z), condition, image in zip(places, conditions, images, strict=True)
+    ]
+    return slices, {**found, "calls_a_slice": public_code.STEPS}
+
+
+PAINTERS = {"difflung": ours, "public code": public}
+
+
+def judged(slices: Sequence[Slice], raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> dict:
+    """Figure → mean and standard deviation over patients, and their number."""
+    scales = training_reference(raw, cache, o.f, WINDOW).scales
+    pools: dict[str, tuple[Pool, Pool]] = defaultdict(lambda: ({}, {}))
+    for number, part in enumerate(slices):
+        condition = np.where(part.lesion, raw.roles.values[o.pathology], 0)
+        for pool, image in zip(pools[part.patient], (part.real, part.image), strict=True):
+            add_to_pool(pool, pool_slice(np.clip(image, *WINDOW), condition, (number,), raw.roles, WINDOW))
+    rows = [class_figures(*pool, scales) for pool in pools.values()]
+    found = {}
+    for name in FIGURES:
+        values = [row[name][o.pathology] for row in rows if o.pathology in row[name]]
+        sd = stdev(values) if len(values) > 1 else None
+        found[name] = {"mean": fmean(values) if values else None, "sd": sd, "patients": len(values)}
+    return found
+
+
+def measure(name: str, o: argparse.Namespace) -> dict:
+    """Everything about a painter, in a process of its own."""
+    torch.set_num_threads(o.threads)
+    raw = open_raw_dataset(o.d)
+    cache = build_cache(raw, cache_folder(raw.name), progress=False)
+    before = os.environ[NNUNET_RESULTS]
+    slices, found = PAINTERS[name](raw, cache, o)
+    os.environ[NNUNET_RESULTS] = before
+    memory = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if o.device == "cuda":
+        memory["cuda_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return {**found, **memory, "slices": len({part.place for part in slices}), **judged(slices, raw, cache, o)}
+
+
+def markdown(content: dict) -> str:
+    """A line for each painter."""
+    head = ["", "steps", "images/s", "s a painted slice", "calls a slice", *FIGURES.values(), "memory, MiB"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, row in content["rows"].items():
+        figures = [_with_spread(row[figure]) for figure in FIGURES]
+        memory = row.get("cuda_memory_mib", row["memory_mib"])
+        speed = [f"{row['steps']:,}", f"{row['images_per_s']:.3g}", f"{row['seconds_a_slice']:.3g}"]
+        cells = [name, *speed, str(row["calls_a_slice"]), *figures, f"{memory:,.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_spread(figure: dict) -> str:
+    if figure["mean"] is None:
+        return "–"
+    return f"{figure['mean']:.3g}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.2g}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-d", required=True, help="dataset, in nnUNet_raw")
+    p.add_argument("-f", type=int, default=0, help="fold (default: %(default)s)")
+    p.add_argument("--class", dest="pathology", required=True, help="label of the lesions that are judged")
+    p.add_argument("--seconds", type=float, default=600, help="of training for each (default: %(default)s)")
+    p.add_argument("--preset", default="fast", choices=("default", "fast"), help="ours (default: %(default)s)")
+    p.add_argument("--augment", default="", metavar="OPTIONS", help="ours: further options of difflung_augment")
+    p.add_argument("--slices", type=int, default=24, help="judged at most (default: %(default)s)")
+    p.add_argument("--size", type=int, default=64, help="the public code's images, in pixels (default: %(default)s)")
+    p.add_argument("--batch-size", type=int, default=32, help="the public code's (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=1, help="of donors, noise and the public code's weights")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
+    p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
+    p.add_argument("-o", type=Path, required=True, help="JSON file of the rows")
+    return p
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry of the command line."""
+    words = sys.argv[1:] if words is None else words
+    o = parser().parse_args(words)
+    settings = {name: getattr(o, name) for name in SAME}
+    content = read_json(o.o) if o.o.is_file() else {}
+    if content.get("settings") != settings:
+        content = {"settings": settings, "rows": {}}
+    raw = open_raw_dataset(o.d)
+    content["meta"] = {
+        "command": f"python -m benchmarks.peer {shlex.join(word for word in words)}",
+        "date": date.today().isoformat(),
+        "dataset": raw.name,
+        "conversion": conversion_of(raw.folder),
+        "threads": o.threads,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    for name in PAINTERS:
+        if name not in content["rows"]:
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                content["rows"][name] = process.submit(measure, name, o).result()
+            write_json(o.o, content)
+    print(markdown(content))
+
+
+if __name__ == "__main__":
+    main()
