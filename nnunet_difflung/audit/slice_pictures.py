@@ -7,6 +7,7 @@ muscles. Slices of different patients agree in the outlines of body and lungs at
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -100,7 +101,7 @@ def _two_levels(plane: np.ndarray) -> tuple[float, float]:
 
 def _body_around_lungs(plane: np.ndarray) -> np.ndarray | None:
     """The largest bright component with its holes filled, if these are large enough for lungs."""
-    parts, number = ndimage.label(ndimage.binary_opening(plane > 0.5))
+    parts, number = ndimage.label(_opened(plane > 0.5))
     if not number:
         return None
     sizes = np.bincount(parts.ravel())
@@ -110,8 +111,22 @@ def _body_around_lungs(plane: np.ndarray) -> np.ndarray | None:
     area = body.sum()
     if area < _LEAST_BODY * body.size or min(np.ptp(axis) + 1 for axis in np.nonzero(body)) < _LEAST_WIDTH:
         return None
-    lungs = ndimage.binary_opening(body & ~wall)
+    lungs = _opened(body & ~wall)
     return body if lungs.sum() >= _LEAST_LUNG * area else None
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """``ndimage.binary_opening`` of a (y, x) mask with a cross of five pixels, in a tenth of the time."""
+    eroded = np.logical_and.reduce(_crosses(mask))
+    return np.logical_or.reduce(_crosses(eroded))
+
+
+def _crosses(mask: np.ndarray) -> list[np.ndarray]:
+    """Each pixel of a mask, and its neighbour on each of the four sides (False beyond the edge)."""
+    padded = np.pad(mask, 1)
+    middle = slice(1, -1)
+    rows = [(middle, middle), (slice(None, -2), middle), (slice(2, None), middle)]
+    return [padded[place] for place in (*rows, (middle, slice(None, -2)), (middle, slice(2, None)))]
 
 
 def _picture(plane: np.ndarray, mask: np.ndarray, step: float, framed: bool) -> Picture:
@@ -122,7 +137,7 @@ def _picture(plane: np.ndarray, mask: np.ndarray, step: float, framed: bool) -> 
     grey = ndimage.affine_transform(smooth, [step, step], first, (SIZE, SIZE), order=1, mode="nearest")
     inside = ndimage.affine_transform(mask.astype(np.float32), [step, step], first, (SIZE, SIZE), order=1) > 0.5
     if framed:  # without the outline itself, in which people resemble each other
-        weight = ndimage.gaussian_filter(ndimage.minimum_filter(inside, 7, mode="constant").astype(np.float32), 1.5)
+        weight = _blurred(ndimage.minimum_filter(inside, 7, mode="constant").astype(np.float32), 1.5)
     else:
         weight = _faded(inside)
     detail, coarse = _structures(grey, weight, 0.7, 2, 3), _structures(grey, weight, 1.5, 4, 8)
@@ -147,7 +162,19 @@ def _faded(inside: np.ndarray) -> np.ndarray:
 
 def _structures(grey: np.ndarray, weight: np.ndarray, fine: float, coarse: float, around: float) -> np.ndarray:
     """What lies between two scales (in pixels), divided by its own standard deviation ``around`` each pixel."""
-    band = ndimage.gaussian_filter(grey, fine) - ndimage.gaussian_filter(grey, coarse)
-    deviation = np.sqrt(np.maximum(ndimage.gaussian_filter(band * band, around), 0))
+    band = _blurred(grey, fine) - _blurred(grey, coarse)
+    deviation = np.sqrt(np.maximum(_blurred(band * band, around), 0))
     band = band / (deviation + 0.05 * np.quantile(deviation, 0.9) + 1e-6) * weight
     return band - band.sum() / max(float(weight.sum()), 1e-6) * weight
+
+
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """``ndimage.gaussian_filter`` of a (SIZE, SIZE) float32 image, as two matrix products: in a third of the time."""
+    blur = _blur(sigma)
+    return blur @ image @ blur.T
+
+
+@lru_cache
+def _blur(sigma: float) -> np.ndarray:
+    """(SIZE, SIZE) float32 weights of each pixel of a line (column) in each pixel of the blurred line (row)."""
+    return ndimage.gaussian_filter1d(np.eye(SIZE, dtype=np.float32), sigma, axis=0)

@@ -21,7 +21,6 @@ _APART = 30.0  # cost of a lesion that should touch the pleura and does not, or 
 _BEST = 400  # positions whose depth is measured
 _VOXELS = 12  # of a lesion, at which its depth is measured
 FAR = 12.0  # largest cost at which a lesion is pasted
-_REACHES = (1.0, 4.0, FAR)  # costs of the distance up to which positions are searched, one after the other
 
 
 @dataclass(frozen=True)
@@ -67,57 +66,25 @@ def _in_slices(
     here = lung.slice(reference)
     if not here.pieces:
         return None
+    target = here.piece_of(wanted.side).pixel(wanted.front_back, wanted.outward)
     middle = np.array([part.mean() for part in np.nonzero(mask)[1:]])
-    search = _Search(mask, wanted, lung, free, z, here, enough, middle)
-    for reach in _REACHES:
-        found = search.within(reach)
-        if found is not None and found.cost < reach:  # further away, the distance alone costs more
-            break
-    return found
-
-
-@dataclass(frozen=True)
-class _Search:
-    """The search for the best position of a lesion that begins in slice ``z``.
-
-    Attributes:
-        mask, wanted, lung, free: as in ``most_alike``.
-        z: first slice.
-        here: the lung in the slice of the lesion's middle.
-        enough: number of voxels that must be free.
-        middle: (y, x) of the lesion's middle in its mask.
-    """
-
-    mask: np.ndarray
-    wanted: Site
-    lung: Lung
-    free: np.ndarray
-    z: int
-    here: LungSlice
-    enough: float
-    middle: np.ndarray
-
-    def within(self, reach: float) -> Found | None:
-        """The best position whose distance from the wanted place costs about ``reach`` at most."""
-        mask, wanted, z = self.mask, self.wanted, self.z
-        target = self.here.piece_of(wanted.side).pixel(wanted.front_back, wanted.outward)
-        near = _near(target - self.middle, mask.shape, self.lung, self.free.shape, reach)
-        window = self.free[(slice(z, z + len(mask)), *near)]
-        if np.count_nonzero(window) < self.enough:
-            return None
-        pleura = np.where(window, self.lung.pleura(z, len(mask), near), 0)
-        places, overlap, edges = fitting(mask, window, self.enough, pleura if pleura.any() else None)
-        if not len(places):
-            return None
-        places += [part.start for part in near]
-        edges = np.zeros(len(places), int) if edges is None else edges
-        cost = (((places + self.middle - target) * self.lung.spacing[1:] / _AWAY) ** 2).sum(1)
-        cost += ((edges / outline_of(mask) - wanted.contact) / _CONTACT) ** 2 + ((1 - overlap / mask.sum()) / _CUT) ** 2
-        cost += np.where((edges > 0) == (wanted.contact > 0), 0, _APART)
-        best = np.argpartition(cost, _BEST)[:_BEST] if len(cost) > _BEST else np.arange(len(cost))
-        deep = cost[best] + ((_depths(mask, places[best], self.here) - wanted.depth) / _DEPTH) ** 2
-        index = int(best[np.argmin(deep)])
-        return Found((z, int(places[index, 0]), int(places[index, 1])), float(deep.min()))
+    near = _near(target - middle, mask.shape, lung, free.shape)
+    window = free[(slice(z, z + len(mask)), *near)]
+    if np.count_nonzero(window) < enough:
+        return None
+    pleura = np.where(window, lung.pleura(z, len(mask), near), 0)
+    places, overlap, edges = fitting(mask, window, enough, pleura if pleura.any() else None)
+    if not len(places):
+        return None
+    places += [part.start for part in near]
+    edges = np.zeros(len(places), int) if edges is None else edges
+    cost = (((places + middle - target) * lung.spacing[1:] / _AWAY) ** 2).sum(1)
+    cost += ((edges / outline_of(mask) - wanted.contact) / _CONTACT) ** 2 + ((1 - overlap / mask.sum()) / _CUT) ** 2
+    cost += np.where((edges > 0) == (wanted.contact > 0), 0, _APART)
+    best = np.argpartition(cost, _BEST)[:_BEST] if len(cost) > _BEST else np.arange(len(cost))
+    deep = cost[best] + ((_depths(mask, places[best], here) - wanted.depth) / _DEPTH) ** 2
+    index = int(best[np.argmin(deep)])
+    return Found((z, int(places[index, 0]), int(places[index, 1])), float(deep.min()))
 
 
 def _depths(mask: np.ndarray, places: np.ndarray, here: LungSlice) -> np.ndarray:
@@ -127,22 +94,19 @@ def _depths(mask: np.ndarray, places: np.ndarray, here: LungSlice) -> np.ndarray
     return here.depth_at(places[:, :1] + y[some], places[:, 1:] + x[some]).mean(1)
 
 
-def _near(
-    first: np.ndarray, shape: Sequence[int], lung: Lung, of_host: Sequence[int], cost: float
-) -> tuple[slice, slice]:
-    """The window in which a lesion lies whose distance from the wanted place costs less than ``cost`` along each axis.
+def _near(first: np.ndarray, shape: Sequence[int], lung: Lung, of_host: Sequence[int]) -> tuple[slice, slice]:
+    """The window in which a lesion lies that is near enough to cost less than ``FAR``.
 
     Args:
         first: (y, x) of the first pixel of the lesion at the wanted place.
         shape: (z, y, x) of the lesion.
         lung: of the host.
         of_host: (z, y, x) shape of the host.
-        cost: of the distance.
     """
     y, x = (
         slice(int(np.clip(start - reach, 0, max(0, size - n))), int(np.clip(start + reach + n + 1, min(n, size), size)))
         for start, reach, n, size in zip(
-            first, _AWAY * cost**0.5 / np.array(lung.spacing[1:]), shape[1:], of_host[1:], strict=True
+            first, _AWAY * FAR**0.5 / np.array(lung.spacing[1:]), shape[1:], of_host[1:], strict=True
         )
     )
     return y, x

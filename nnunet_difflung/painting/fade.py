@@ -41,7 +41,8 @@ def weights(applied: AppliedCase, sampling: SamplingConfig, together: bool) -> n
     weight = applied.outline.astype(np.float32)
     if not together:
         for n in np.flatnonzero(applied.outline.any((1, 2))):
-            weight[n] = _falling(applied.outline[n], (pixel, pixel))
+            box = ndimage.find_objects(applied.region[n].astype(np.uint8))[0]
+            weight[n][box] = _falling(applied.outline[n][box], (pixel, pixel))
         return np.where(applied.region, weight, np.float32(0))
     y, x = ndimage.find_objects(applied.region.any(0).astype(np.uint8))[0]
     at = np.array(slices) - slices[0]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from nnunet_difflung.dataset.cache import missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.generator.store import is_finished
-from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.estimates import (
     check_disk,
     check_disk_for_cache,
@@ -31,7 +29,7 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    check_disk_for_cache(raw)
+    to_be_cached = check_disk_for_cache(raw)
     cases = readable_cases(raw, request.processes)
     folds = plan_folds(raw, numbers, cases, request.settings)
     raw = folds[0].raw
@@ -39,7 +37,6 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         say(describe_fold(fold))
         report_plan(fold)
     check_folds(folds)
-    to_be_cached = missing_bytes(raw, cache_folder(raw.name))
     check_disk(folds, to_be_cached)
     look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
     for fold in folds:

@@ -99,8 +99,11 @@ def _depth(slices: Sequence[int], host: CaseFacts, box: float) -> int:
     return min(host.shape[0], slices[-1] - slices[0] + 1 + 2 * math.ceil(box / host.spacing[0]))
 
 
-def check_disk_for_cache(raw: RawDataset) -> None:
+def check_disk_for_cache(raw: RawDataset) -> int:
     """Refuses a dataset whose cache may need more disk space than is free in nnUNet_results, before it is made.
+
+    Returns:
+        the bytes that are still to be cached (``missing_bytes``).
 
     Raises:
         BadInput: names the needed and the free space.
@@ -112,6 +115,7 @@ def check_disk_for_cache(raw: RawDataset) -> None:
             f"{NNUNET_RESULTS}={folder} has {size(free)} free, but the cache of {raw.name} may need {size(need)}; free "
             f"some space, or let {NNUNET_RESULTS} name a folder on a larger disk"
         )
+    return need
 
 
 def duration(seconds: float) -> str:

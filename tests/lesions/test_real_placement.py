@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnunet_difflung.config import BalanceConfig, preset
-from nnunet_difflung.lesions import real_places
 from nnunet_difflung.lesions.following import Filling, Fitting
 from nnunet_difflung.lesions.likeness import Sample, auc, compare
 from nnunet_difflung.lesions.lung import Lung, Site
@@ -261,25 +258,3 @@ def test_what_is_pasted_is_no_longer_free():
         assert filling.take("ILD", lesion, fitting, ROLES)
         assert filling.operations[-1].voxels == filling.pasted[-1].mask.sum() == expected
     assert (filling.free == (label == 1)).all()
-
-
-@pytest.mark.parametrize("depth", [1, 5])
-def test_places_nearby_are_searched_first_and_the_best_of_all_is_found(depth, monkeypatch):
-    rng, found = np.random.default_rng(depth), []
-    for number in range(30):
-        label = patient(number, number % 2 == 0, depth)
-        lung = Lung(label, ROLES, (5.0, 2.0, 2.0), count_slices(label))
-        mask = np.zeros((min(depth, 2), *rng.integers(3, 9, 2)), bool)
-        mask[:, 1:-1] = mask[:, :, 1:-1] = True
-        contact = float(rng.choice([0.0, 0.2]))
-        place = rng.random(3)
-        wanted = Site(place[0], place[1], number % 2, place[2], rng.uniform(0, 15), contact, 100.0)
-        free = label == 1
-        free[:, :48] &= number % 2 > 0  # else the place may be far away
-        search = partial(real_places.most_alike, mask, wanted, lung, free, np.ones(depth, bool))
-        found.append((search(), search))
-    near, searches = zip(*found, strict=True)
-    monkeypatch.setattr(real_places, "_REACHES", (real_places.FAR,))
-    assert list(near) == [search() for search in searches]
-    assert sum(part is not None and part.cost < 1 for part in near) >= 5  # the first window was enough
-    assert sum(part is None or part.cost > 4 for part in near) >= 5  # the last one was needed
