@@ -5,9 +5,10 @@
 
 Steps run one after the other, each in a process of its own: the tests that need a card, training and painting against
 the public code's network, networks of several sizes at 256², and the whole command on many slices of 512². With
---dataset, difflung_augment also runs with the preset `default` to its end on a dataset in $nnUNet_raw. What a step
-finds is written when it ends, to gpu_speed.json, gpu_networks.json and gpu_run.json; a step that fails, or that lacks a
-package or the time, is named there and the next one begins. Run again, it repeats what did not succeed.
+--dataset, difflung_augment also runs with the preset `default` to its end on a dataset in $nnUNet_raw, and with --class
+the default painter and the public code learn from it for as long. What a step finds is written when it ends, to
+gpu_speed.json, gpu_networks.json, gpu_peer.json and gpu_run.json; a step that fails, or that lacks a package or the
+time, is named there and the next one begins. Run again, it repeats what did not succeed.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
         short = "--epochs 1 --max-synthetic 2" if tiny else ""
         here = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} --preset {preset}"
         yield step("dataset", f"{AUGMENT} {here} --method cbmat --gate report -np {cores} {short}", 120)
+        if o.pathology:
+            learning = f"--class {shlex.quote(o.pathology)} --preset {preset} --seconds {1 if tiny else 60} {size}"
+            slices = f"--slices {2 if tiny else 24} --batch-size {1 if tiny else 32}"
+            words = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} {learning} {slices} -o {out}/gpu_peer.json"
+            yield step("peer", f"benchmarks.peer {words}", 180)
         yield step("dataset, judged", f"{EVALUATE} {here} --methods cbmat {judged} -o {out}/gpu_table1.json", 60)
     whole = (
         "--size 64 --slices 10 --distinct 10 --epochs 3"
@@ -148,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--only", nargs="+", metavar="STEP", help="steps by name (default: all that have not succeeded)")
     p.add_argument("--dataset", help="an nnU-Net dataset on which difflung_augment runs to its end")
     p.add_argument("--fold", default="0", help="of that dataset (default: 0)")
+    p.add_argument("--class", dest="pathology", help="of that dataset: lesions that both codes paint (benchmarks.peer)")
     p.add_argument(
         "-o",
         "--output",

@@ -5,7 +5,8 @@
 Both see the fold's training slices that show lung, then paint the lesions of a class of its validation patients. The
 public code (``public_code``) paints the whole slice, which is all it can; ours paints each lesion into its slice, as
 augmentation does. The same voxels of the same slices are judged: those of the class. Each runs in a process of its own,
-whose peak memory counts. Rows are written as they come, and those on record for the same settings are not made again.
+whose peak memory counts. Rows are written as they come, with a picture beside them, and those on record for the same
+settings are not made again.
 The dataset has to be in nnUNet_raw; nnUNet_results is not touched.
 """
 
@@ -40,7 +41,9 @@ from nnunet_difflung.evaluation.real_slices import slices_with_lung
 from nnunet_difflung.evaluation.references import training_reference
 from nnunet_difflung.generator.training import total_steps, train_generator
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
+from nnunet_difflung.runtime.device import usual_precision
 from nnunet_difflung.runtime.environment import machine, versions
+from nnunet_difflung.runtime.figures import LUNG_WINDOW, ORANGE, bare, drawing, show_grey
 from nnunet_difflung.runtime.files import read_json, write_json
 
 WINDOW = public_code.WINDOW
@@ -77,7 +80,7 @@ def chosen(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> list[tu
 
 def ours(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
     """Slices that ``difflung`` paints after ``o.seconds`` of training; its first epoch tells how many will fit."""
-    settings = settings_of("difflung", o.preset, o.augment)
+    settings = settings_of("difflung", o.preset, f"--precision {usual_precision(o.device)} {o.augment}")
     fold = open_fold(raw, cache, o.f, settings)
 
     def trained(epochs: int) -> float:
@@ -146,6 +149,18 @@ def judged(slices: Sequence[Slice], raw: RawDataset, cache: SliceCache, o: argpa
     return found
 
 
+def show(slices: Sequence[Slice], path: Path) -> None:
+    """Real slices over painted ones, six at most, with the lesion's outline in the real one."""
+    shown = [slices[i] for i in np.unique(np.linspace(0, len(slices) - 1, 6).round().astype(int))]
+    with drawing(path, 2.2 * len(shown), 4.6) as figure:
+        axes = figure.subplots(2, len(shown), squeeze=False)
+        for column, part in zip(axes.T, shown, strict=True):
+            for ax, image, title in zip(column, (part.real, part.image), ("real", "painted"), strict=True):
+                show_grey(ax, image, LUNG_WINDOW)
+                bare(ax, title)
+            column[0].contour(part.lesion, [0.5], colors=ORANGE, linewidths=0.8)
+
+
 def measure(name: str, o: argparse.Namespace) -> dict:
     """Everything about a painter, in a process of its own."""
     torch.set_num_threads(o.threads)
@@ -154,6 +169,7 @@ def measure(name: str, o: argparse.Namespace) -> dict:
     before = os.environ[NNUNET_RESULTS]
     slices, found = PAINTERS[name](raw, cache, o)
     os.environ[NNUNET_RESULTS] = before
+    show(slices, o.o.with_name(f"{o.o.stem}_{name.replace(' ', '_')}.png"))
     memory = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if o.device == "cuda":
         memory["cuda_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
