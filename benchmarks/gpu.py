@@ -56,7 +56,7 @@ class Step:
 def steps(o: argparse.Namespace) -> Iterator[Step]:
     """The run's parts: first what no card has shown yet, last what has to compile its network for minutes."""
     tiny, out, cores = o.rehearse, shlex.quote(str(o.output)), os.cpu_count()
-    device, size = f"-device {'cpu' if tiny else 'cuda'}", f"--size {64 if tiny else 256}"
+    device, size = f"-device {'cpu' if tiny else 'cuda'}", f"--size {32 if tiny else 256}"
     speed = f"{device} -o {out}/gpu_speed.json"
     turns = f"{size} --repeats {1 if tiny else 5} --reference-batch {1 if tiny else 16}"
     preset, judged = "fast" if tiny else "default", f"--max-slices {2 if tiny else 24}"
