@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.setting import ROLES, facts_of, matrices_in, phantom_labels, reference_network
 from benchmarks.timing import RESULTS, alternating, parser, row, write_rows
-from nnunet_difflung.config import BalanceConfig, SamplingConfig, preset
+from nnunet_difflung.config import METHOD, BalanceConfig, SamplingConfig, preset
 from nnunet_difflung.generator.diffusion import build_network
+from nnunet_difflung.generator.families import trained_family_of, with_own_sampling
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
@@ -56,8 +57,9 @@ def applied_cases(size: int, bound: int, sampling: SamplingConfig) -> list[Appli
 
 def our_painting(o, settings):
     """A call that paints all cases, as synthesis does, and what it paints."""
-    config = replace(settings.generator, windows=((-1000.0, 1000.0),))
-    network = build_network(config, 1, len(ROLES.conditions)).eval().requires_grad_(False)
+    config, method = replace(settings.generator, windows=((-1000.0, 1000.0),)), METHODS[settings.method]
+    beside = trained_family_of(method).channels_beside_image(config, 1, len(ROLES.conditions))
+    network = build_network(config, 1, beside).eval().requires_grad_(False)
     network = ready_for(network, torch.device(o.device))
     generator = Generator(network, config, ROLES.conditions, (), "", Path())
     cases = applied_cases(o.size, o.slices, settings.sampling)
@@ -70,7 +72,7 @@ def our_painting(o, settings):
         batch = settings.sampling.batch_size
         for jobs in groups.values():
             for first in range(0, len(jobs), batch):
-                paint_jobs(jobs[first : first + batch], METHODS["cbmat"], generator, settings.sampling, o.device)
+                paint_jobs(jobs[first : first + batch], method, generator, settings.sampling, o.device)
         return {f"{h} × {w}": len(jobs) for (h, w), jobs in groups.items()}
 
     return paint
@@ -113,6 +115,7 @@ def trained_quality(name: str) -> dict:
 def main() -> None:
     """Entry of the command line."""
     p = parser(__doc__, 64)
+    p.add_argument("--method", default=METHOD, choices=(METHOD, "cbmat"), help="ours (default: %(default)s)")
     p.add_argument("--preset", default="fast", choices=("fast", "default"), help="ours (default: fast)")
     p.add_argument("--slices", type=int, default=8, help="painted in each repeat (default: %(default)s)")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="ours (default: fp32)")
@@ -120,9 +123,10 @@ def main() -> None:
     p.add_argument("--reference-batch", type=int, default=1, help="of the reference (default: %(default)s)")
     p.add_argument("--reference-steps", type=int, default=5, help="timed in each repeat (default: %(default)s)")
     o = p.parse_args()
-    settings = preset(o.preset)
-    changed = {"precision": o.precision, "batch_size": o.batch_size or settings.sampling.batch_size}
-    settings = replace(settings, sampling=replace(settings.sampling, **changed))
+    settings = replace(preset(o.preset), method=o.method)
+    sampling = with_own_sampling(METHODS[o.method], settings.sampling)
+    changed = {"precision": o.precision, "batch_size": o.batch_size or sampling.batch_size}
+    settings = replace(settings, sampling=replace(sampling, **changed))
     ours = our_painting(o, settings)
     crops = ours()
     slices = sum(crops.values())
@@ -133,7 +137,7 @@ def main() -> None:
         o.output,
         [
             row(
-                f"painting, preset {o.preset} composite against {steps} steps, {o.size}²",
+                f"painting, {o.method}, preset {o.preset} composite against {steps} steps, {o.size}²",
                 [t / slices for t in mine],
                 [t * steps for t in per_step],
                 "s a slice",

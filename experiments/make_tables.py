@@ -61,6 +61,12 @@ PLACES = (
         partial(summary_tables.edges_summary, "**margin 2 (default)**"),
     ),
     Place(
+        f"{RESULTS}/samplers.md",
+        "steps",
+        ("regions_lidc_tuning_steps",),
+        partial(summary_tables.steps_summary, "ddpm, 25", "ddpm, 8"),
+    ),
+    Place(
         "docs/volumes.md",
         "volumes",
         tuple(f"volumes_{name}" for name in _VOLUMES),

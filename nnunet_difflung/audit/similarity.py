@@ -161,10 +161,10 @@ def _aligned(first: Sequence[_Detail], second: Sequence[_Detail]) -> tuple[np.nd
     near = np.empty((len(powers), len(_OFFSETS), len(_OFFSETS)), np.float32)
     for row, (a, b) in enumerate(zip(first, second, strict=True)):
         near[row] = ((_ALONG_Y @ (a.spectrum * b.spectrum.conj())) @ _ALONG_X).real
-    near = near.reshape(len(powers), -1)
-    best = near.argmax(axis=1)
+    flat = near.reshape(len(powers), -1)
+    best = flat.argmax(axis=1)
     shifts = np.stack([_OFFSETS[best // len(_OFFSETS)], _OFFSETS[best % len(_OFFSETS)]], axis=1)
-    return near[np.arange(len(powers)), best] / np.maximum(np.sqrt(powers), 1e-6), shifts
+    return flat[np.arange(len(powers)), best] / np.maximum(np.sqrt(powers), 1e-6), shifts
 
 
 def _waves(frequencies: np.ndarray) -> np.ndarray:

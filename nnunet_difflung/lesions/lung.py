@@ -15,6 +15,8 @@ from scipy import ndimage
 
 from nnunet_difflung.meaning.labels import LabelRoles
 
+Window = tuple[slice, slice]  # (y, x)
+
 _DEEPEST = 50.0  # mm; deeper, or in a slice without pleura, no depth is told apart
 _DEPTH_GRID = 96  # points along the longer side of a slice's lung at which the depth is known
 _VALLEY = 0.5  # height of lung between two lungs, as a share of the lower of them
@@ -152,7 +154,7 @@ class Lung:
             self._slices[z] = self._measured(np.asarray(self.label[z]))
         return self._slices[z]
 
-    def pleura(self, start: int, depth: int, window: tuple[slice, slice]) -> np.ndarray:
+    def pleura(self, start: int, depth: int, window: Window) -> np.ndarray:
         """(z, y, x) uint8 edges that are pleura, in a (y, x) window of ``depth`` slices from ``start`` on."""
         return np.stack([self.slice(z).pleura[window] for z in range(start, start + depth)])
 
