@@ -6,8 +6,8 @@
 Steps run one after the other, each in a process of its own: the tests that need a card, training and painting against
 the public code's network, networks of several sizes at 256², and the whole command on many slices of 512². With
 --dataset, difflung_augment also runs with the preset `default` to its end on a dataset in $nnUNet_raw, and with --class
-the default painter and the public code learn from it for as long. What a step finds is written when it ends, to
-gpu_speed.json, gpu_networks.json, gpu_peer.json and gpu_run.json; a step that fails, or that lacks a package or the
+the default painter and the public code are trained on it for the same time. What a step finds is written when it ends,
+to gpu_speed.json, gpu_networks.json, gpu_peer.json and gpu_run.json; a step that fails, or that lacks a package or the
 time, is named there and the next one begins. Run again, it repeats what did not succeed.
 """
 
@@ -75,7 +75,7 @@ def steps(o: argparse.Namespace) -> Iterator[Step]:
         here = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} --preset {preset}"
         yield step("dataset", f"{AUGMENT} {here} --method cbmat --gate report -np {cores} {short}", 120)
         if o.pathology:
-            learning = f"--class {shlex.quote(o.pathology)} --preset {preset} --seconds {1 if tiny else 60} {size}"
+            learning = f"--class {shlex.quote(o.pathology)} --preset {preset} --seconds {600 if tiny else 60}"
             slices = f"--slices {2 if tiny else 24} --batch-size {1 if tiny else 32}"
             words = f"-d {shlex.quote(o.dataset)} -f {o.fold} {device} {learning} {slices} -o {out}/gpu_peer.json"
             yield step("peer", f"benchmarks.peer {words}", 180)
@@ -163,6 +163,8 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of the JSON files and logs (default: docs/results)",
     )
     o = p.parse_args(argv)
+    if o.pathology and not o.dataset:
+        p.error("--class says which lesions of --dataset are painted; give both")
     if not o.rehearse and not torch.cuda.is_available():
         p.error("there is no CUDA card here; --rehearse runs the same steps on the CPU")
     wanted = list(steps(o))

@@ -3,8 +3,9 @@
 Ours is a preset's network, sampler and steps in composite: the plan's lesions on phantom slices, crops around the
 changed regions, batched. The reference is the 113.7 M-parameter network in fp32 on the whole slice; a few of its steps
 are timed in every repeat and multiplied (a step costs the same at every timestep). Speed does not depend on what
-weights hold, so both are untrained here. The quality in the row is that of both networks trained for as many steps
-(docs/results/networks_64_steps_cpu.json), both painted with 25 DDIM steps.
+weights hold, so both are untrained here, and lesions get no style and are not faded, which takes no network. The
+quality in the row is that of both networks trained for as many steps (docs/results/networks_64_steps_cpu.json), both
+painted as whole slices with 25 DDIM steps.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def trained_quality(name: str) -> dict:
         }
 
     return {
-        "of": "both networks trained on crops of 32² for as many steps, docs/results/networks_64_steps_cpu.json",
+        "of": "cbmat in 25 steps of DDIM, both networks trained on crops of 32² for as many steps, "
+        "docs/results/networks_64_steps_cpu.json; difflung in 8 steps: docs/results/regions_lidc_tuning_steps.json",
         "ours": worth(f"({name})"),
         "reference": worth("114 M"),
     }

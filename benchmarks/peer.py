@@ -7,7 +7,7 @@ public code (``public_code``) paints the whole slice, which is all it can; ours 
 augmentation does. The same voxels of the same slices are judged: those of the class. Each runs in a process of its own,
 whose peak memory counts. Rows are written as they come, with a picture beside them, and those on record for the same
 settings are not made again.
-The dataset has to be in nnUNet_raw; nnUNet_results is not touched.
+The dataset has to be in nnUNet_raw; in nnUNet_results only its cache is made.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import shlex
 import sys
 import tempfile
 import time
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from multiprocessing import get_context
@@ -32,14 +34,18 @@ import numpy as np
 import torch
 
 from benchmarks import public_code
+from benchmarks.timing import seconds as timed
 from experiments.painted_back import conversion_of, settings_of
 from experiments.region_painting import open_fold, painted_lesions
+from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.evaluation.image_metrics import Pool, add_to_pool, class_figures, pool_slice
 from nnunet_difflung.evaluation.real_slices import slices_with_lung
 from nnunet_difflung.evaluation.references import training_reference
+from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import total_steps, train_generator
+from nnunet_difflung.lesions.balance import collect_lesions
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.device import usual_precision
 from nnunet_difflung.runtime.environment import machine, versions
@@ -47,13 +53,27 @@ from nnunet_difflung.runtime.figures import LUNG_WINDOW, ORANGE, bare, drawing, 
 from nnunet_difflung.runtime.files import read_json, write_json
 
 WINDOW = public_code.WINDOW
+_TIMED = 20  # steps of ours that tell how long an epoch takes
 FIGURES = {
     "hu_bias": "bias, HU",
     "sd_ratio": "sd / real",
     "wasserstein": "Wasserstein, HU",
     "texture": "texture distance",
 }
-SAME = ("d", "f", "pathology", "seconds", "preset", "augment", "slices", "size", "batch_size", "seed", "device")
+SAME = (
+    "d",
+    "f",
+    "pathology",
+    "seconds",
+    "preset",
+    "augment",
+    "slices",
+    "size",
+    "batch_size",
+    "seed",
+    "device",
+    "threads",
+)
 """The options on which a row depends."""
 
 
@@ -79,33 +99,57 @@ def chosen(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> list[tu
 
 
 def ours(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
-    """Slices that ``difflung`` paints after ``o.seconds`` of training; its first epoch tells how many will fit."""
-    settings = settings_of("difflung", o.preset, f"--precision {usual_precision(o.device)} {o.augment}")
+    """Slices that ``difflung`` paints after as many whole epochs as ``o.seconds`` have room for."""
+    options = f"--precision {usual_precision(o.device)} --seed {o.seed} {o.augment}"
+    settings = settings_of(METHOD, o.preset, options)
     fold = open_fold(raw, cache, o.f, settings)
+    slices = len(slices_with_lung(cache, fold.data.training_cases))
 
-    def trained(epochs: int) -> float:
+    def trained(epochs: int, steps: int | None = None) -> float:
         config = replace(settings.generator, epochs=epochs)
         begun = time.perf_counter()
-        train_generator(fold.data, fold.method, config, fold.folder, o.device, progress=False)
+        train_generator(fold.data, fold.method, config, fold.folder, o.device, progress=False, stop_after=steps)
         return time.perf_counter() - begun
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[NNUNET_RESULTS] = folder
-        one = trained(1)
-    epochs = max(1, int(o.seconds / one))
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[NNUNET_RESULTS] = folder
-        seconds = trained(epochs)
-        begun = time.perf_counter()
-        painted = list(painted_lesions(fold, o.pathology, o.device, o.seed))
-        taken = (time.perf_counter() - begun) / len(painted)
-    count = len(slices_with_lung(cache, fold.data.training_cases))
-    steps = total_steps(replace(settings.generator, epochs=epochs), count)
-    rate = steps * settings.generator.batch_size / seconds
+    short = []
+    for steps in (5, 5 + _TIMED):  # what does not depend on the number of steps is in both
+        with _new_results():
+            short.append(trained(1000, steps))
+    epoch = (short[1] - short[0]) / _TIMED * total_steps(replace(settings.generator, epochs=1), slices)
+    if epoch > o.seconds:
+        raise SystemExit(f"an epoch takes {epoch:.0f} s; give --seconds {round(epoch + 1)} or more")
+    epochs = int(o.seconds / epoch)
     wanted = set(chosen(raw, cache, o))
-    slices = [Slice(p.patient, p.place, p.real, p.image, p.lesion) for p in painted if p.place in wanted]
-    found = {"steps": steps, "images_per_s": rate, "training_seconds": seconds, "seconds_a_slice": taken}
-    return slices, {**found, "calls_a_slice": settings.sampling.steps}
+    with _new_results():
+        seconds = trained(epochs)
+        loading = timed(lambda: (load_generator(fold.folder, o.device), fold.styles), o.device)
+        begun = time.perf_counter()
+        painted = list(painted_lesions(fold, o.pathology, o.device, o.seed, wanted))
+        taken = time.perf_counter() - begun - loading
+    whole: dict[tuple[str, int], Slice] = {}
+    for part in painted:
+        before = whole.get(part.place)
+        image, lesion = (part.image, part.lesion)
+        if before is not None:
+            image, lesion = np.where(part.region, part.image, before.image), part.lesion | before.lesion
+        whole[part.place] = Slice(part.patient, part.place, part.real, image, lesion)
+    steps = total_steps(replace(settings.generator, epochs=epochs), slices)
+    found = {"steps": steps, "images_per_s": steps * settings.generator.batch_size / seconds}
+    found |= {"training_seconds": seconds, "seconds_a_slice": taken / len(whole)}
+    kept = [part for part in whole.values() if part.place in wanted]
+    return kept, {**found, "evaluations": settings.sampling.steps}
+
+
+@contextmanager
+def _new_results() -> Iterator[None]:
+    """An empty folder for nnUNet_results meanwhile."""
+    before = os.environ[NNUNET_RESULTS]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[NNUNET_RESULTS] = folder
+        try:
+            yield
+        finally:
+            os.environ[NNUNET_RESULTS] = before
 
 
 def public(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
@@ -114,32 +158,44 @@ def public(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[l
         for case, z in slices_with_lung(cache, raw.training_cases(o.f)):
             name = f"{case}_{z:04d}"
             public_code.write_slice(Path(folder), name, cache.image(case)[0, z], cache.condition(case)[z])
-        values = [raw.roles.values[name] for name in raw.roles.lung]
-        network, found = public_code.train(Path(folder), values, o)
+        network, found = public_code.train(Path(folder), cache.roles.condition_values().tolist(), o)
     places = chosen(raw, cache, o)
     conditions = [np.array(cache.condition(case)[z]) for case, z in places]
-    begun = time.perf_counter()
-    images = public_code.paint(network, conditions, o)
-    found["seconds_a_slice"] = (time.perf_counter() - begun) / len(places)
+    images: list[np.ndarray] = []
+    taken = timed(lambda: images.extend(public_code.paint(network, conditions, o)), o.device)
     value = raw.roles.values[o.pathology]
     slices = [
         Slice(raw.patients[case], (case, z), np.asarray(cache.image(case)[0, z], np.float32), image, condition == value)
         for (case, z), condition, image in zip(places, conditions, images, strict=True)
     ]
-    return slices, {**found, "calls_a_slice": public_code.STEPS}
+    return slices, {**found, "seconds_a_slice": taken / len(places), "evaluations": public_code.STEPS}
 
 
 PAINTERS = {"difflung": ours, "public code": public}
 
 
+def counted(part: Slice, raw: RawDataset, cache: SliceCache, pathology: str) -> np.ndarray:
+    """(h, w) bool, the judged voxels of a slice, the same for both painters."""
+    case, z = part.place
+    large = np.zeros(cache.facts[case].shape, bool)
+    for lesion in collect_lesions([case], cache.facts, raw.roles, cache.label).get(pathology, []):
+        large[lesion.box] |= lesion.mask
+    return part.lesion & large[z]
+
+
 def judged(slices: Sequence[Slice], raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> dict:
-    """Figure → mean and standard deviation over patients, and their number."""
+    """Figure → mean and standard deviation over patients, and their number.
+
+    Parts of the class that are too small to be a lesion (``lesions.masks``), which ours does not paint, do not count.
+    """
     scales = training_reference(raw, cache, o.f, WINDOW).scales
     pools: dict[str, tuple[Pool, Pool]] = defaultdict(lambda: ({}, {}))
-    for number, part in enumerate(slices):
-        condition = np.where(part.lesion, raw.roles.values[o.pathology], 0)
+    for part in slices:
+        case, z = part.place
+        condition = np.where(counted(part, raw, cache, o.pathology), raw.roles.values[o.pathology], 0)
         for pool, image in zip(pools[part.patient], (part.real, part.image), strict=True):
-            add_to_pool(pool, pool_slice(np.clip(image, *WINDOW), condition, (number,), raw.roles, WINDOW))
+            key = (zlib.crc32(case.encode()), z)
+            add_to_pool(pool, pool_slice(np.clip(image, *WINDOW), condition, key, raw.roles, WINDOW))
     rows = [class_figures(*pool, scales) for pool in pools.values()]
     found = {}
     for name in FIGURES:
@@ -166,25 +222,33 @@ def measure(name: str, o: argparse.Namespace) -> dict:
     torch.set_num_threads(o.threads)
     raw = open_raw_dataset(o.d)
     cache = build_cache(raw, cache_folder(raw.name), progress=False)
-    before = os.environ[NNUNET_RESULTS]
     slices, found = PAINTERS[name](raw, cache, o)
-    os.environ[NNUNET_RESULTS] = before
     show(slices, o.o.with_name(f"{o.o.stem}_{name.replace(' ', '_')}.png"))
     memory = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if o.device == "cuda":
         memory["cuda_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return {**found, **memory, "slices": len({part.place for part in slices}), **judged(slices, raw, cache, o)}
+    about = {"date": date.today().isoformat(), "machine": machine(), "versions": versions()}
+    return {**found, **memory, "slices": len(slices), **judged(slices, raw, cache, o), "meta": about}
 
 
 def markdown(content: dict) -> str:
     """A line for each painter."""
-    head = ["", "steps", "images/s", "s a painted slice", "calls a slice", *FIGURES.values(), "memory, MiB"]
+    head = [
+        "",
+        "training, s",
+        "steps",
+        "images/s",
+        "s a painted slice",
+        "network evaluations",
+        *FIGURES.values(),
+        "memory, MiB",
+    ]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in content["rows"].items():
         figures = [_with_spread(row[figure]) for figure in FIGURES]
         memory = row.get("cuda_memory_mib", row["memory_mib"])
         speed = [f"{row['steps']:,}", f"{row['images_per_s']:.3g}", f"{row['seconds_a_slice']:.3g}"]
-        cells = [name, *speed, str(row["calls_a_slice"]), *figures, f"{memory:,.0f}"]
+        cells = [name, f"{row['training_seconds']:.0f}", *speed, str(row["evaluations"]), *figures, f"{memory:,.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -205,9 +269,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="fast", choices=("default", "fast"), help="ours (default: %(default)s)")
     p.add_argument("--augment", default="", metavar="OPTIONS", help="ours: further options of difflung_augment")
     p.add_argument("--slices", type=int, default=24, help="judged at most (default: %(default)s)")
-    p.add_argument("--size", type=int, default=64, help="the public code's images, in pixels (default: %(default)s)")
+    p.add_argument("--size", type=int, help="the public code's images (default: of the largest slice, by 32 pixels)")
     p.add_argument("--batch-size", type=int, default=32, help="the public code's (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=1, help="of donors, noise and the public code's weights")
+    p.add_argument("--seed", type=int, default=1, help="of weights, donors and noise (default: %(default)s)")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
     p.add_argument("-device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
     p.add_argument("-o", type=Path, required=True, help="JSON file of the rows")
@@ -218,19 +282,17 @@ def main(words: Sequence[str] | None = None) -> None:
     """Entry of the command line."""
     words = sys.argv[1:] if words is None else words
     o = parser().parse_args(words)
+    raw = open_raw_dataset(o.d)
+    cache = build_cache(raw, cache_folder(raw.name), progress=False)
+    o.size = o.size or -(-max(max(case.shape[1:]) for case in cache.facts.values()) // 32) * 32
     settings = {name: getattr(o, name) for name in SAME}
     content = read_json(o.o) if o.o.is_file() else {}
     if content.get("settings") != settings:
         content = {"settings": settings, "rows": {}}
-    raw = open_raw_dataset(o.d)
     content["meta"] = {
-        "command": f"python -m benchmarks.peer {shlex.join(word for word in words)}",
-        "date": date.today().isoformat(),
+        "command": f"python -m benchmarks.peer {shlex.join(words)}",
         "dataset": raw.name,
         "conversion": conversion_of(raw.folder),
-        "threads": o.threads,
-        "machine": machine(),
-        "versions": versions(),
     }
     for name in PAINTERS:
         if name not in content["rows"]:

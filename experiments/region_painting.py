@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,7 +122,9 @@ def painted_volumes(fold: Fold, pathology: str, device: str, seed: int) -> Itera
         yield Volume(fold.raw.patients[lesion.case], real, image, outline, normal)
 
 
-def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Iterator[Painted]:
+def painted_lesions(
+    fold: Fold, pathology: str, device: str, seed: int, places: Collection[tuple[str, int]] | None = None
+) -> Iterator[Painted]:
     """Paints each lesion of a class of the fold's validation cases.
 
     Level, spread and texture come from a training lesion drawn at random for each, whatever the method takes of it.
@@ -132,6 +134,7 @@ def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Itera
         pathology: the class.
         device: ``cpu`` or ``cuda``.
         seed: of the drawn lesions and the noise.
+        places: (case, z) of slices; only lesions that reach one of them are painted.
 
     Raises:
         BadInput: the training cases have no lesion of the class, or the generator is not trained.
@@ -143,6 +146,9 @@ def painted_lesions(fold: Fold, pathology: str, device: str, seed: int) -> Itera
     lesions = collect_lesions(validation, cache.facts, roles, cache.label).get(pathology, [])
     jobs: list[tuple[Job, AppliedCase, Lesion]] = []
     for index, lesion in enumerate(lesions):
+        layers = range(lesion.start[0], lesion.start[0] + len(lesion.mask))
+        if places is not None and not any((lesion.case, z) in places for z in layers):
+            continue
         rng = np.random.default_rng([seed, int(fold.number), index])
         applied = apply_back(fold, lesion, fold.lesions[pathology], rng)
         jobs += [(job, applied, lesion) for job in make_jobs(applied, generator, roles, fold.settings.sampling, 0)]

@@ -86,12 +86,11 @@ def edges_summary(default: str, content: dict) -> str:
     return "\n".join(lines)
 
 
-def steps_summary(usual: str, chosen: str, content: dict) -> str:
+def steps_summary(default: str, content: dict) -> str:
     """What painted lesions lose with fewer reverse steps, a row for each sampler and number of steps.
 
     Args:
-        usual: what the row of the method with its own settings, as they were then, is called.
-        chosen: the row whose steps are the default now.
+        default: what the row of the method with its own settings is called.
         content: as ``experiments.regions`` writes it; the method first, each other row called after its options.
     """
     figures = {"seam_edge": 2, "correlation_edge": 2, "autocorrelation_1": 2, "sd_ratio": 2, "bias": 0}
@@ -100,12 +99,12 @@ def steps_summary(usual: str, chosen: str, content: dict) -> str:
         "sd / real, − 1 | bias, HU | Wasserstein, HU | AUC at the borders |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in content["methods"].items():
-        if name != "real":
-            cells = [_to_real(row, figure, digits) for figure, digits in figures.items()]
-            shown = usual if name == content["meta"]["generators"][0]["row"] else name
-            cells = [shown if name != chosen else f"**{name} (default)**", *cells, _mean(row, "wasserstein", 0)]
-            lines.append(f"| {' | '.join(cells)} | {row['auc']:.2f} |")
+    method, *others = (name for name in content["methods"] if name != "real")
+    for name in (method, *others):
+        row = content["methods"][name]
+        cells = [_to_real(row, figure, digits) for figure, digits in figures.items()]
+        cells = [default if name == method else name, *cells, _mean(row, "wasserstein", 0)]
+        lines.append(f"| {' | '.join(cells)} | {row['auc']:.2f} |")
     return "\n".join(lines)
 
 

@@ -174,8 +174,10 @@ def _waves(frequencies: np.ndarray) -> np.ndarray:
 
 _OFFSETS = np.arange(-_SHIFT, _SHIFT + 1)
 _ALONG_Y = _waves(fft.fftfreq(SIZE)) / np.float32(SIZE)
-_HALF = np.where(np.isin(np.arange(SIZE // 2 + 1), (0, SIZE // 2)), 1, 2)  # frequencies that stand for two
-_ALONG_X = (_waves(fft.rfftfreq(SIZE)) * (_HALF / SIZE).astype(np.float32)).T
+_MULTIPLICITY = np.where(
+    np.isin(np.arange(SIZE // 2 + 1), (0, SIZE // 2)), 1, 2
+)  # how many frequencies each stands for
+_ALONG_X = (_waves(fft.rfftfreq(SIZE)) * (_MULTIPLICITY / SIZE).astype(np.float32)).T
 
 
 def _overlaps(first: Picture, second: Picture, shift: np.ndarray) -> tuple[float | None, float | None]:

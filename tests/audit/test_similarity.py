@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import fft, ndimage
 
-from nnunet_difflung.audit import similarity
+from nnunet_difflung.audit import similarity, slice_pictures
 from nnunet_difflung.audit.image_check import ImageCheck, check_images
 from nnunet_difflung.audit.slice_pictures import picture_of
 from tests.support.anatomies import chest, windowed, write_chests
@@ -258,3 +259,22 @@ def test_pairs_are_aligned_by_the_maximum_of_the_cross_correlation():
     similarities, shifts = similarity.aligned(first, second)
     assert similarities == pytest.approx(near.max((1, 2)) / norms, abs=1e-5)
     assert [near[n][tuple(shift + 6)] for n, shift in enumerate(shifts)] == pytest.approx(near.max((1, 2)))
+
+
+def test_the_shift_is_that_of_the_second_picture():
+    picture = picture_of(chest(0))
+    moved = replace(picture, detail=np.roll(picture.detail, (3, -2), (0, 1)))
+    similarities, shifts = similarity.aligned([picture, moved], [moved, picture])
+    assert shifts.tolist() == [[-3, 2], [3, -2]]
+    assert similarities == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_pictures_are_opened_and_blurred_as_by_scipy(share):
+    rng = np.random.default_rng(0)
+    mask = ndimage.gaussian_filter(rng.random((50, 70)), 1) < np.quantile(rng.random(5000), share)
+    mask[0] = mask[:, -1] = True  # at the edges, too
+    assert (slice_pictures._opened(mask) == ndimage.binary_opening(mask)).all()
+    image = rng.normal(size=(slice_pictures.SIZE,) * 2).astype(np.float32)
+    for sigma in (0.7, 2, 8):
+        assert slice_pictures._blurred(image, sigma) == pytest.approx(ndimage.gaussian_filter(image, sigma), abs=1e-5)

@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.paths import cache_folder
 
-OPTIONS = ["-d", "800", "--class", "emphysema", "--seconds", "1", "--slices", "3", "--size", "32", "--batch-size", "4"]
+OPTIONS = ["-d", "800", "--class", "emphysema", "--seconds", "30", "--slices", "3", "--size", "32", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_classes_are_ablated_for_a_whole_batch(small):
     masks = torch.tensor([[1, 2], [2, 0]]).repeat(3, 1, 8, 8) / 255
     torch.manual_seed(0)
     for _ in range(40):
-        public_code._step(network, public_code.DDIMScheduler(), optimizer, torch.zeros(3, 1, 16, 16), masks, (1, 2))
+        public_code._step(network, public_code.DDIMScheduler(), optimizer, torch.zeros(3, 1, 16, 16), masks, [1, 2])
     kept = [tuple(sorted(set(batch.unique().tolist()) - {0})) for batch in seen]
     assert set(kept) == {(), (1,), (2,), (1, 2)}
     assert all((batch == batch[0]).all() for batch in seen)
@@ -66,8 +66,10 @@ def test_both_painters_are_judged_by_the_same_slices(small, tmp_path):
         rows = {name: peer.PAINTERS[name](raw, cache, o) for name in peer.PAINTERS}
         places = [{part.place for part in slices} for slices, _ in rows.values()]
         assert places[0] == places[1] == set(peer.chosen(raw, cache, o))
+        masks = [{s.place: peer.counted(s, raw, cache, "emphysema") for s in slices} for slices, _ in rows.values()]
+        assert all((masks[0][place] == masks[1][place]).all() and masks[0][place].any() for place in places[0])
         validation = set(raw.validation_cases(0))
-        content = {"rows": {}}
+        content: dict = {"rows": {}}
         for name, (slices, found) in rows.items():
             assert {part.place[0] for part in slices} <= validation
             for part in slices:
@@ -82,4 +84,10 @@ def test_both_painters_are_judged_by_the_same_slices(small, tmp_path):
         assert peer.judged(same, raw, cache, o)["hu_bias"]["mean"] == 0
         assert len(peer.markdown(content).splitlines()) == 4
     assert rows["public code"][1]["steps"] >= 1
-    assert rows["public code"][1]["calls_a_slice"] == 2
+    assert rows["public code"][1]["evaluations"] == 2
+    assert rows["difflung"][1]["evaluations"] == 8
+
+
+def test_the_public_codes_rate_warms_up_and_ends_at_zero():
+    rates = [public_code._schedule(step, 500, 2000) for step in (0, 250, 500, 1250, 2000)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0])
