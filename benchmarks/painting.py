@@ -119,6 +119,7 @@ def main() -> None:
     p = parser(__doc__, 64)
     p.add_argument("--method", default=METHOD, choices=(METHOD, "cbmat"), help="ours (default: %(default)s)")
     p.add_argument("--preset", default="fast", choices=("fast", "default"), help="ours (default: fast)")
+    p.add_argument("--steps", type=int, help="ours (default: the method's in the preset)")
     p.add_argument("--slices", type=int, default=8, help="painted in each repeat (default: %(default)s)")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="ours (default: fp32)")
     p.add_argument("--batch-size", type=int, help="crops painted at once, ours (default: the preset's)")
@@ -128,7 +129,9 @@ def main() -> None:
     settings = replace(preset(o.preset), method=o.method)
     sampling = with_own_sampling(METHODS[o.method], settings.sampling)
     changed = {"precision": o.precision, "batch_size": o.batch_size or sampling.batch_size}
+    changed["steps"] = o.steps or sampling.steps
     settings = replace(settings, sampling=replace(sampling, **changed))
+    ours_is = f"{o.method}, preset {o.preset}" + (f" in {o.steps} steps" if o.steps else "")
     ours = our_painting(o, settings)
     crops = ours()
     slices = sum(crops.values())
@@ -139,7 +142,7 @@ def main() -> None:
         o.output,
         [
             row(
-                f"painting, {o.method}, preset {o.preset} composite against {steps} steps, {o.size}²",
+                f"painting, {ours_is} composite against {steps} steps, {o.size}²",
                 [t / slices for t in mine],
                 [t * steps for t in per_step],
                 "s a slice",

@@ -64,7 +64,7 @@ PLACES = (
         f"{RESULTS}/samplers.md",
         "steps",
         ("regions_lidc_tuning_steps",),
-        partial(summary_tables.steps_summary, "**ddpm, 8 (default)**"),
+        partial(summary_tables.steps_summary, "**ddpm, 25 (default)**"),
     ),
     Place(
         "docs/volumes.md",

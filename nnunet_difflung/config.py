@@ -322,10 +322,10 @@ def recorded(method: str, config: GeneratorConfig) -> dict:
 def preset(name: str) -> Settings:
     """Settings by name.
 
-    ``default``: v-prediction with zero terminal SNR, 25 DDIM steps (``difflung``: 8 of DDPM), class-balanced batches,
-    composite painting; chosen for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture
-    as well as one of 24 M or ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md).
-    ``fast``: the same with a network of 0.3 M parameters, for a CPU and small images.
+    ``default``: v-prediction with zero terminal SNR, 25 DDIM steps, class-balanced batches, composite painting; chosen
+    for true HU and speed on one GPU. Its network of 5.9 M parameters paints HU and texture as well as one of 24 M or
+    ``paper``'s after as many steps, on the phantom at 64² (docs/performance.md). ``fast``: the same with a network of
+    0.3 M parameters, for a CPU and small images.
     In both, lesions lie where real ones lie and beside what lies beside real ones, are as bright and as rough as real
     ones in such lung or between them, and the target is four times a class's share of the training cases.
     ``paper``: Diff-Lung as published: method ``cbmat``, ε-prediction, Eq. 8 for normal lung too, 1000 DDIM steps, 400

@@ -115,7 +115,7 @@ class Generator:
                 there are several), for all pathologies that are painted, with method ``difflung``. Without it each
                 lesion gets those of a real lesion of the training cases, drawn at random; if the generator was loaded
                 from a folder without its dataset, the network chooses.
-            steps: denoising steps; None: 8 with method ``difflung``, else 25.
+            steps: denoising steps; None: 25.
             margin: pixels of normal lung that are painted around a lesion, so that it joins its surroundings; None: 2
                 with method ``difflung``, else 3.
 

@@ -290,7 +290,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         f"--method {METHOD} paints as many mm of it above and below a lesion, at least one slice "
         f"({by_preset('sampling', 'margin')}; 2 with --method {METHOD})",
     )
-    shared.add_sampler(group, *(f"; {own} with --method {METHOD}" for own in ("ddpm", "8")))
+    shared.add_sampler(group, f"; ddpm with --method {METHOD}")
     group.add_argument(
         "--resamplings",
         type=positive,

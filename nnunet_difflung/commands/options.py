@@ -135,18 +135,18 @@ def add_seed(group: Options, of: str) -> None:
     )
 
 
-def add_sampler(group: Options, sampler: str = "", steps: str = "") -> None:
-    """``--sampler`` and ``--steps``; the arguments say where another value than the preset's is the default."""
+def add_sampler(group: Options, exception: str = "") -> None:
+    """``--sampler`` and ``--steps``; ``exception`` says where another sampler than the preset's is the default."""
     group.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')}{sampler})",
+        help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')}{exception})",
     )
     group.add_argument(
         "--steps",
         type=positive,
         metavar="N",
-        help=f"denoising steps of the reverse process ({by_preset('sampling', 'steps')}{steps})",
+        help=f"denoising steps of the reverse process ({by_preset('sampling', 'steps')})",
     )
 
 

@@ -31,7 +31,7 @@ def rows() -> Iterator[list[str]]:
 
 
 def _with_its_method(settings: Settings) -> Settings:
-    """A preset with the sampler, steps and margin of its method."""
+    """A preset with the sampler and margin of its method."""
     return replace(settings, sampling=with_own_sampling(METHODS[settings.method], settings.sampling))
 
 

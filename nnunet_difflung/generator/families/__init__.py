@@ -20,11 +20,11 @@ def family_of(method: Method) -> Family:
 
 
 def with_own_sampling(method: Method, sampling: SamplingConfig) -> SamplingConfig:
-    """A preset's settings of painting, with the method's own sampler, steps and margin, and without what it ignores."""
+    """A preset's settings of painting, with the method's own sampler and margin, and without what it ignores."""
     family = family_of(method)
     told = {} if family.uses_style else {name: getattr(SamplingConfig, name) for name in STYLE_OPTIONS}
-    own = {name: getattr(family, name) for name in ("sampler", "steps", "margin")}
-    return replace(sampling, **told, **{name: value for name, value in own.items() if value is not None})
+    margin = sampling.margin if family.margin is None else family.margin
+    return replace(sampling, sampler=family.sampler or sampling.sampler, margin=margin, **told)
 
 
 def trained_family_of(method: Method) -> TrainedFamily:

@@ -58,7 +58,6 @@ class Context(Diffusion):
     paints_whole_slices = False
     reimposes = False
     sampler = "ddpm"  # fresh noise at each step joins the region to its surroundings better than ddim (docs/method.md)
-    steps = 8  # no difference to 25 and 50 was found (docs/results/samplers.md)
     margin = 2  # pixels, over which what is painted fades into the host (painting.fade)
 
     def check_options(self, sampling: SamplingConfig, given: Mapping[str, object]) -> None:

@@ -89,9 +89,6 @@ class Family(ABC):
     sampler: str | None = None
     """The sampler unless one is given; None: the preset's."""
 
-    steps: int | None = None
-    """The reverse steps unless they are given; None: the preset's."""
-
     margin: int | None = None
     """The margin in pixels unless one is given; None: the preset's."""
 
