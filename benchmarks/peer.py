@@ -40,24 +40,26 @@ from experiments.region_painting import open_fold, painted_lesions
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.reading import is_ct
+from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
 from nnunet_difflung.evaluation.image_metrics import Pool, add_to_pool, class_figures, pool_slice
 from nnunet_difflung.evaluation.real_slices import slices_with_lung
 from nnunet_difflung.evaluation.references import training_reference
+from nnunet_difflung.generator.encoding import intensity_windows
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import total_steps, train_generator
 from nnunet_difflung.lesions.balance import collect_lesions
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.device import usual_precision
 from nnunet_difflung.runtime.environment import machine, versions
-from nnunet_difflung.runtime.figures import LUNG_WINDOW, ORANGE, bare, drawing, show_grey
+from nnunet_difflung.runtime.figures import LUNG_WINDOW, ORANGE, Window, bare, drawing, show_grey
 from nnunet_difflung.runtime.files import read_json, write_json
 
-WINDOW = public_code.WINDOW
 _TIMED = 20  # steps of ours that tell how long an epoch takes
 FIGURES = {
-    "hu_bias": "bias, HU",
+    "hu_bias": "bias, {unit}",
     "sd_ratio": "sd / real",
-    "wasserstein": "Wasserstein, HU",
+    "wasserstein": "Wasserstein, {unit}",
     "texture": "texture distance",
 }
 SAME = (
@@ -96,6 +98,11 @@ def chosen(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> list[tu
         if cache.facts[case].counts[o.pathology][z]
     ]
     return [places[i] for i in np.unique(np.linspace(0, len(places) - 1, o.slices).round().astype(int))]
+
+
+def window_of(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> Window:
+    """Intensities of the first channel that both learn: [−1000, 1000] HU of CT, else those of the training cases."""
+    return intensity_windows(cache, raw.training_cases(o.f), tuple(raw.channels), ())[0]
 
 
 def ours(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
@@ -155,14 +162,15 @@ def _new_results() -> Iterator[None]:
 def public(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[list[Slice], dict]:
     """Slices that the public code paints after ``o.seconds`` of training."""
     with tempfile.TemporaryDirectory() as folder:
+        window = window_of(raw, cache, o)
         for case, z in slices_with_lung(cache, raw.training_cases(o.f)):
             name = f"{case}_{z:04d}"
-            public_code.write_slice(Path(folder), name, cache.image(case)[0, z], cache.condition(case)[z])
+            public_code.write_slice(Path(folder), name, cache.image(case)[0, z], cache.condition(case)[z], window)
         network, found = public_code.train(Path(folder), cache.roles.condition_values().tolist(), o)
     places = chosen(raw, cache, o)
     conditions = [np.array(cache.condition(case)[z]) for case, z in places]
     images: list[np.ndarray] = []
-    taken = timed(lambda: images.extend(public_code.paint(network, conditions, o)), o.device)
+    taken = timed(lambda: images.extend(public_code.paint(network, conditions, window, o)), o.device)
     value = raw.roles.values[o.pathology]
     slices = [
         Slice(raw.patients[case], (case, z), np.asarray(cache.image(case)[0, z], np.float32), image, condition == value)
@@ -188,14 +196,15 @@ def judged(slices: Sequence[Slice], raw: RawDataset, cache: SliceCache, o: argpa
 
     Parts of the class that are too small to be a lesion (``lesions.masks``), which ours does not paint, do not count.
     """
-    scales = training_reference(raw, cache, o.f, WINDOW).scales
+    window = window_of(raw, cache, o)
+    scales = training_reference(raw, cache, o.f, window).scales
     pools: dict[str, tuple[Pool, Pool]] = defaultdict(lambda: ({}, {}))
     for part in slices:
         case, z = part.place
         condition = np.where(counted(part, raw, cache, o.pathology), raw.roles.values[o.pathology], 0)
         for pool, image in zip(pools[part.patient], (part.real, part.image), strict=True):
             key = (zlib.crc32(case.encode()), z)
-            add_to_pool(pool, pool_slice(np.clip(image, *WINDOW), condition, key, raw.roles, WINDOW))
+            add_to_pool(pool, pool_slice(np.clip(image, *window), condition, key, raw.roles, window))
     rows = [class_figures(*pool, scales) for pool in pools.values()]
     found = {}
     for name in FIGURES:
@@ -205,14 +214,14 @@ def judged(slices: Sequence[Slice], raw: RawDataset, cache: SliceCache, o: argpa
     return found
 
 
-def show(slices: Sequence[Slice], path: Path) -> None:
+def show(slices: Sequence[Slice], window: Window, path: Path) -> None:
     """Real slices over painted ones, six at most, with the lesion's outline in the real one."""
     shown = [slices[i] for i in np.unique(np.linspace(0, len(slices) - 1, 6).round().astype(int))]
     with drawing(path, 2.2 * len(shown), 4.6) as figure:
         axes = figure.subplots(2, len(shown), squeeze=False)
         for column, part in zip(axes.T, shown, strict=True):
             for ax, image, title in zip(column, (part.real, part.image), ("real", "painted"), strict=True):
-                show_grey(ax, image, LUNG_WINDOW)
+                show_grey(ax, image, window)
                 bare(ax, title)
             column[0].contour(part.lesion, [0.5], colors=ORANGE, linewidths=0.8)
 
@@ -223,7 +232,8 @@ def measure(name: str, o: argparse.Namespace) -> dict:
     raw = open_raw_dataset(o.d)
     cache = build_cache(raw, cache_folder(raw.name), progress=False)
     slices, found = PAINTERS[name](raw, cache, o)
-    show(slices, o.o.with_name(f"{o.o.stem}_{name.replace(' ', '_')}.png"))
+    window = LUNG_WINDOW if is_ct(raw.channels[0]) else window_of(raw, cache, o)
+    show(slices, window, o.o.with_name(f"{o.o.stem}_{name.replace(' ', '_')}.png"))
     memory = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if o.device == "cuda":
         memory["cuda_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
@@ -243,6 +253,7 @@ def markdown(content: dict) -> str:
         *FIGURES.values(),
         "memory, MiB",
     ]
+    head = [word.format(unit=content["meta"]["unit"]) for word in head]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in content["rows"].items():
         figures = [_with_spread(row[figure]) for figure in FIGURES]
@@ -292,6 +303,7 @@ def main(words: Sequence[str] | None = None) -> None:
     content["meta"] = {
         "command": f"python -m benchmarks.peer {shlex.join(words)}",
         "dataset": raw.name,
+        "unit": "HU" if is_ct(raw.channels[0]) else GREY_LEVELS,
         "conversion": conversion_of(raw.folder),
     }
     for name in PAINTERS:

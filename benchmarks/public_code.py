@@ -25,7 +25,6 @@ from torchvision import transforms
 
 from benchmarks.setting import reference_network
 
-WINDOW = (-1000.0, 1000.0)  # HU, of the 8 bits
 LEARNING_RATE, WARM_UP, CLIP, STEPS = 1e-4, 500, 1.0, 50
 _TRIALS = 3  # timed steps, after a first one
 
@@ -57,9 +56,9 @@ def mask_transform(size: int) -> transforms.Compose:
     return transforms.Compose([transforms.Resize((size, size), interpolation=nearest), transforms.ToTensor()])
 
 
-def write_slice(folder: Path, name: str, image: np.ndarray, condition: np.ndarray) -> None:
-    """Writes a slice (h, w) in HU and its label values as two 8-bit files."""
-    low, high = WINDOW
+def write_slice(folder: Path, name: str, image: np.ndarray, condition: np.ndarray, window: tuple[float, float]) -> None:
+    """Writes a slice (h, w) in a window of intensities and its label values as two 8-bit files."""
+    low, high = window
     grey = np.rint((np.clip(image, low, high) - low) / (high - low) * 255).astype(np.uint8)
     for kind, values in (("images", grey), ("masks", condition.astype(np.uint8))):
         (folder / kind).mkdir(exist_ok=True)
@@ -127,8 +126,10 @@ def _step(network, noising, optimizer, images: torch.Tensor, masks: torch.Tensor
 
 
 @torch.no_grad()
-def paint(network: torch.nn.Module, conditions: Sequence[np.ndarray], o) -> list[np.ndarray]:
-    """Whole slices (h, w) in HU, painted from label values (h, w), 8 at once as published."""
+def paint(
+    network: torch.nn.Module, conditions: Sequence[np.ndarray], window: tuple[float, float], o
+) -> list[np.ndarray]:
+    """Whole slices (h, w) in the window's intensities, painted from label values (h, w), 8 at once as published."""
     generator = torch.Generator().manual_seed(o.seed)
     to_mask, images = mask_transform(o.size), []
     for first in range(0, len(conditions), 8):
@@ -142,5 +143,5 @@ def paint(network: torch.nn.Module, conditions: Sequence[np.ndarray], o) -> list
         grey = ((x[:, 0] / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         for plane, values in zip(grey, part, strict=True):
             back = Image.fromarray(plane).resize(values.shape[::-1], Image.Resampling.BILINEAR)
-            images.append(WINDOW[0] + np.asarray(back, np.float32) / 255 * (WINDOW[1] - WINDOW[0]))
+            images.append(window[0] + np.asarray(back, np.float32) / 255 * (window[1] - window[0]))
     return images

@@ -36,12 +36,12 @@ def options(*more: str, out: Path = Path("peer.json")):
 def test_slices_are_written_in_eight_bits_with_their_label_values(tmp_path):
     rng = np.random.default_rng(0)
     image, condition = rng.uniform(-1500, 1500, (20, 30)), rng.integers(0, 5, (20, 30))
-    public_code.write_slice(tmp_path, "a", image, condition)
+    public_code.write_slice(tmp_path, "a", image, condition, (-1000, 1000))
     (found,) = public_code.Slices(tmp_path, 32)
     assert [part.shape for part in found] == [(1, 32, 32)] * 2
     assert set((found[1] * 255).round().int().unique().tolist()) == set(range(5))
     assert -1 <= found[0].min() < found[0].max() <= 1
-    public_code.write_slice(tmp_path, "a", np.full((32, 32), 500.0), np.zeros((32, 32)))
+    public_code.write_slice(tmp_path, "a", np.full((32, 32), 500.0), np.zeros((32, 32)), (-1000, 1000))
     assert public_code.Slices(tmp_path, 32)[0][0].mean().item() == pytest.approx(0.5, abs=1 / 255)
 
 
@@ -69,7 +69,7 @@ def test_both_painters_are_judged_by_the_same_slices(small, tmp_path):
         masks = [{s.place: peer.counted(s, raw, cache, "emphysema") for s in slices} for slices, _ in rows.values()]
         assert all((masks[0][place] == masks[1][place]).all() and masks[0][place].any() for place in places[0])
         validation = set(raw.validation_cases(0))
-        content: dict = {"rows": {}}
+        content: dict = {"meta": {"unit": "HU"}, "rows": {}}
         for name, (slices, found) in rows.items():
             assert {part.place[0] for part in slices} <= validation
             for part in slices:
