@@ -155,7 +155,7 @@ def _aligned(first: Sequence[_Detail], second: Sequence[_Detail]) -> tuple[np.nd
     """See ``aligned``.
 
     Few shifts matter, so the cross-correlation is summed at these alone, along one axis after the other, which takes a
-    tenth of the time of transforming it back.
+    fraction of the time of transforming it back.
     """
     powers = np.array([a.power * b.power for a, b in zip(first, second, strict=True)], np.float32)
     near = np.empty((len(powers), len(_OFFSETS), len(_OFFSETS)), np.float32)
@@ -174,9 +174,8 @@ def _waves(frequencies: np.ndarray) -> np.ndarray:
 
 _OFFSETS = np.arange(-_SHIFT, _SHIFT + 1)
 _ALONG_Y = _waves(fft.fftfreq(SIZE)) / np.float32(SIZE)
-_MULTIPLICITY = np.where(
-    np.isin(np.arange(SIZE // 2 + 1), (0, SIZE // 2)), 1, 2
-)  # how many frequencies each stands for
+_MULTIPLICITY = np.full(SIZE // 2 + 1, 2)  # how many frequencies each stands for
+_MULTIPLICITY[[0, -1]] = 1
 _ALONG_X = (_waves(fft.rfftfreq(SIZE)) * (_MULTIPLICITY / SIZE).astype(np.float32)).T
 
 

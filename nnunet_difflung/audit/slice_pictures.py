@@ -116,7 +116,7 @@ def _body_around_lungs(plane: np.ndarray) -> np.ndarray | None:
 
 
 def _opened(mask: np.ndarray) -> np.ndarray:
-    """``ndimage.binary_opening`` of a (y, x) mask with a cross of five pixels, in a tenth of the time."""
+    """``ndimage.binary_opening`` of a (y, x) mask with a cross of five pixels, in an eighth of the time."""
     eroded = np.logical_and.reduce(_crosses(mask))
     return np.logical_or.reduce(_crosses(eroded))
 
