@@ -91,7 +91,7 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
     )
     p.add_argument("-f", nargs="+", type=int, help=f"folds (default: {folds}; tuning: {TUNING_FOLD})")
     p.add_argument("--jobs", type=int, default=2, help="rows at a time, each on one core (default: %(default)s)")
-    p.add_argument("--batch", type=int, default=12, help="slices in a step of nnU-Net (default: %(default)s)")
+    p.add_argument("--batch", type=int, help="patches in a step of nnU-Net (default: 12, of volumes 2)")
     p.add_argument("--convert", default="", help="further options of the converter, in one string")
     p.add_argument(
         "--augment",
@@ -119,7 +119,10 @@ def wanted(o: argparse.Namespace) -> list[Row]:
     folds = o.f or ((TUNING_FOLD,) if tuning else REPORTED_FOLDS)
     seeds = o.seeds or (TUNING_SEEDS[-1:] if tuning else REPORTED_SEEDS)
     check_purpose(folds, seeds, tuning)
-    lacking = {arm: missing(arm) for arm in o.arms or ARMS}
+    known = SETS[o.set].arms
+    if unlike := [arm for arm in o.arms or () if arm not in known]:
+        raise BadInput(f"--arms {unlike[0]} is an arm for volumes, and --set {o.set} has slices; leave the arm out")
+    lacking = {arm: missing(arm) for arm in o.arms or known}
     if o.arms and any(lacking.values()):
         arm = next(arm for arm in o.arms if lacking[arm])
         raise BadInput(f"--arms {arm} needs {lacking[arm]}, which this version does not have; leave the arm out")
@@ -142,7 +145,8 @@ def run(o: argparse.Namespace) -> int:
         _list(rows, [])
         return 0
     options = tuple(shlex.split(SETS[o.set].augment if o.augment is None else o.augment))
-    bench = Bench(o.o, o.set, prepare(o.o, o.set, shlex.split(o.convert), o.batch), options)
+    base = prepare(o.o, o.set, shlex.split(o.convert), o.batch or SETS[o.set].batch)
+    bench = Bench(o.o, o.set, base, options)
     impossible = [row for row in rows if not bench.is_possible(row)]
     for number, fold in dict.fromkeys((row.number, row.fold) for row in impossible):
         print(f"Fold {fold} has {bench.base.sources(fold)} source patients: no rows with {number}.")

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 from nnunet_difflung import trainers
+from nnunet_difflung.commands.small_trainings import small_name
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_id
 
@@ -21,6 +22,7 @@ class Arm:
         explanation: for the table.
         dose: ``DIFFLUNG_SYNTHETIC_SHARE`` of the training; empty: cases are drawn alike.
         schedule: ``DIFFLUNG_SYNTHETIC_SCHEDULE`` of the training; empty: constant.
+        of_volumes: the arm differs from another only in volumes.
     """
 
     trainer: str
@@ -29,6 +31,7 @@ class Arm:
     explanation: str = ""
     dose: str = ""
     schedule: str = ""
+    of_volumes: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,33 @@ class Set:
         rare: label of the rare class.
         title: for the table and the picture.
         augment: options of ``difflung_augment`` for all arms, unless others are given.
+        configuration: of nnU-Net, whose smaller variant is trained.
+        convert: options of the converter that make the set what it is.
+        batch: patches in a training step, unless another number is given.
     """
 
     dataset: str
     rare: str
     title: str
     augment: str = "--preset fast"
+    configuration: str = "2d"
+    convert: tuple[str, ...] = ()
+    batch: int = 12
 
     @property
     def number(self) -> str:
         """nnU-Net's dataset id."""
         return str(dataset_id(self.dataset))
+
+    @property
+    def network(self) -> str:
+        """The configuration that is trained."""
+        return small_name(self.configuration)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """The arms that differ from each other in this set."""
+        return {name: arm for name, arm in ARMS.items() if self.configuration != "2d" or not arm.of_volumes}
 
 
 _PLACEBO, _SELECTION, _DOSE = ("--placebo", "0.3"), ("--candidates", "4"), "0.25"
@@ -63,6 +82,12 @@ ARMS = {
     ),
     "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
     "difflung": Arm(_DIFFLUNG, "difflung", explanation="lesions painted by a network that sees their surroundings"),
+    "difflung_slices": Arm(
+        _DIFFLUNG, "difflung", ("--neighbours", "0"), "difflung, each slice painted by itself", of_volumes=True
+    ),
+    "difflung_box": Arm(
+        _DIFFLUNG, "difflung", ("--box",), "difflung, synthetic cases cut to a box around the lesions", of_volumes=True
+    ),
     "difflung_real_styles": Arm(
         _DIFFLUNG, "difflung", ("--styles", "real"), "difflung, each lesion with level and spread of a real one"
     ),
@@ -105,6 +130,23 @@ SETS = {
     ),  # 3100 slices in a fold: 2600 steps
     "medseg": Set("Dataset802_MedSegCOVID19Slices", "consolidation", "MedSeg COVID-19 slices"),
     "phantom": Set("Dataset800_ChestPhantom", "emphysema", "chest phantom"),
+    "lidc_volumes": Set(
+        "Dataset807_LIDCNodules",
+        "ground_glass",
+        "LIDC nodules as volumes",
+        "--preset fast --patch-size 32 --epochs 4 --memorised off",
+        "3d_fullres",
+        ("--as", "volumes"),
+        2,
+    ),
+    "phantom_volumes": Set(
+        "Dataset800_ChestPhantom",
+        "emphysema",
+        "chest phantom as volumes",
+        configuration="3d_fullres",
+        convert=("--volumes", "--spacing", "2.5"),
+        batch=2,
+    ),
 }
 
 

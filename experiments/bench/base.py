@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.bench.arms import SETS
 from experiments.bench.commands import Commands
-from nnunet_difflung.commands.small_trainings import CONFIGURATION, make_small_configuration
+from nnunet_difflung.commands.small_trainings import make_small_configuration
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
@@ -50,7 +50,7 @@ def prepare(folder: Path, kind: str, convert: list[str], batch: int) -> Base:
         folder: of the bench.
         kind: key of ``SETS``.
         convert: further options of the converter.
-        batch: slices in a training step.
+        batch: patches in a training step.
 
     Raises:
         BadInput: no patient has the rare class, or the shared part was made with other options.
@@ -60,11 +60,12 @@ def prepare(folder: Path, kind: str, convert: list[str], batch: int) -> Base:
     if not made.is_file():
         commands = Commands(root, folder / "logs" / "base.log")
         if not (root / NNUNET_RAW / dataset / "dataset.json").is_file():
-            commands.module("convert", f"nnunet_difflung.dataset_conversion.{dataset}", convert)
-        plan = ["nnUNetv2_plan_and_preprocess", "-d", SETS[kind].number, "-c", "2d", "-np", "1"]
+            options = [*SETS[kind].convert, *convert]
+            commands.module("convert", f"nnunet_difflung.dataset_conversion.{dataset}", options)
+        plan = ["nnUNetv2_plan_and_preprocess", "-d", SETS[kind].number, "-c", SETS[kind].configuration, "-np", "1"]
         commands.run("plan and preprocess", plan)
         plans = root / NNUNET_PREPROCESSED / dataset / "nnUNetPlans.json"
-        make_small_configuration(plans, convolutions=1, batch_size=batch)
+        make_small_configuration(plans, convolutions=1, configuration=SETS[kind].configuration, batch_size=batch)
         write_json(made, wanted | _read(root, kind) | {"commands": commands.typed, "seconds": commands.seconds})
     content = read_json(made)
     for key, value in wanted.items():
@@ -96,8 +97,8 @@ def _read(root: Path, kind: str) -> dict:
         "lesions": list(raw.roles.pathologies),
         "splits": raw.splits,
         "network": {
-            "patch_size": plans["2d"]["patch_size"],
-            "batch_size": plans[CONFIGURATION]["batch_size"],
-            "features": plans[CONFIGURATION]["architecture"]["arch_kwargs"]["features_per_stage"],
+            "patch_size": plans[SETS[kind].configuration]["patch_size"],
+            "batch_size": plans[SETS[kind].network]["batch_size"],
+            "features": plans[SETS[kind].network]["architecture"]["arch_kwargs"]["features_per_stage"],
         },
     }

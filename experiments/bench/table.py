@@ -19,7 +19,7 @@ from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 _OF_NUMBER = ("seeds", "folds", "rows", "core_hours", "first_row", "last_row", "machines", "versions")
 _ORDER = ("4", "8", "16", "all")
 RESULTS = Path(__file__).resolve().parent.parent.parent / "docs" / "results"
-OPPONENTS = ("reference", "oversampling", "copy_paste")
+OPPONENTS = ("reference", "oversampling", "copy_paste", "difflung_slices")
 
 
 def write(o: argparse.Namespace) -> list[Path]:

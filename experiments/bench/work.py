@@ -22,7 +22,7 @@ from experiments.bench.scoring import all_figures
 from experiments.bench.splits import drawn, index_of
 from experiments.bench.workspace import keep_remembered, open_workspace
 from nnunet_difflung.commands.augment import parse, settings_from
-from nnunet_difflung.commands.small_trainings import CONFIGURATION
+from nnunet_difflung.config import Settings
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, fold_name, method_name
 from nnunet_difflung.runtime.environment import machine, versions
@@ -59,7 +59,7 @@ class Bench:
         return (
             {"set": self.kind, "trainer": arm.trainer, "method": arm.method, "augment": options}
             | {"network": self.base.network}
-            | ({"cases": _identity(arm.method, tuple(options))} if arm.method else {})
+            | ({"cases": _settings(arm.method, tuple(options)).hash()} if arm.method else {})
             | ({"dose": arm.dose} if arm.dose else {})
             | ({"schedule": arm.schedule} if arm.schedule else {})
         )
@@ -70,10 +70,18 @@ class Bench:
 
 
 @cache
-def _identity(method: str, options: tuple[str, ...]) -> str:
+def _settings(method: str, options: tuple[str, ...]) -> Settings:
     words = ["-d", "1", "--method", method, "--seed", "0", "--precision", "fp32", *options]
     with redirect_stderr(StringIO()):  # says which options the method does not use, as it does in each row's log
-        return settings_from(parse(words)).hash()
+        return settings_from(parse(words))
+
+
+def _painter(bench: Bench, row: Row) -> str:
+    """Name of the generator that paints a row's cases; arms share it unless their options change its weights."""
+    arm = ARMS[row.arm]
+    own = _settings(arm.method, (*bench.augment, *arm.options)).generator
+    usual = own == _settings(arm.method, bench.augment).generator
+    return METHODS[arm.method].generator if usual else row.arm
 
 
 def make_row(bench: Bench, row: Row) -> dict:
@@ -131,15 +139,15 @@ def _having(base: Base, fold: int) -> set[str]:
 
 def _augment(bench: Bench, row: Row, commands: Commands, entry: int) -> None:
     """Adds the synthetic cases, with the generator of an earlier row where one was trained on the same cases."""
-    arm, dataset = ARMS[row.arm], bench.base.dataset
+    arm, dataset, kind = ARMS[row.arm], bench.base.dataset, SETS[bench.kind]
     generator = METHODS[arm.method].generator
     results = commands.root / NNUNET_RESULTS / dataset
     own = results / method_name(generator) / fold_name(entry) if generator else None
-    kept = bench.folder / "generators" / f"{generator}_n{row.number}_seed{row.seed}_fold{row.fold}"
+    kept = bench.folder / "generators" / f"{_painter(bench, row)}_n{row.number}_seed{row.seed}_fold{row.fold}"
     with _TRAINING_GENERATOR[kept]:
         if own is not None and kept.is_dir() and not own.is_dir():
             shutil.copytree(kept, own)
-        options = ["-d", SETS[bench.kind].number, "-f", str(entry), "--method", arm.method, "--seed", str(row.seed)]
+        options = ["-d", kind.number, "-f", str(entry), "--method", arm.method, "--seed", str(row.seed)]
         words = [*options, "-device", "cpu", "-np", "1", *bench.augment, *arm.options]
         commands.module("augment", "nnunet_difflung.commands.augment", words)
         if own is not None and not kept.is_dir():
@@ -149,14 +157,14 @@ def _augment(bench: Bench, row: Row, commands: Commands, entry: int) -> None:
                 unfinished.rename(kept)
             except OSError:  # another process was faster
                 shutil.rmtree(unfinished)
-    commands.module("preprocess", "experiments.bench.preprocess", [SETS[bench.kind].number, CONFIGURATION])
+    commands.module("preprocess", "experiments.bench.preprocess", [kind.number, kind.network])
 
 
 def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
-    scores = commands.root / "scores.json"
+    scores, kind = commands.root / "scores.json", SETS[bench.kind]
     if not scores.is_file():
         write_json(scores.with_name("about.json"), {"patients": bench.base.patients, "lesions": bench.base.lesions})
-        training = [SETS[bench.kind].number, CONFIGURATION, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
+        training = [kind.number, kind.network, str(entry), "-tr", ARMS[row.arm].trainer, "-device", "cpu"]
         words = [str(scores), str(row.iterations), str(row.seed * 1000 + entry), "--", *training]
         arm = ARMS[row.arm]
         dose = {SHARE: arm.dose, SCHEDULE: arm.schedule}  # empty: the default, whatever the user's shell has

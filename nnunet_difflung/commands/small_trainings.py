@@ -13,7 +13,7 @@ from nnunet_difflung.errors import Failed
 from nnunet_difflung.runtime.files import read_json, write_json
 from nnunet_difflung.runtime.messages import say
 
-CONFIGURATION = "2d_demo"
+CONFIGURATION = "2d_demo"  # ``small_name`` of 2d
 ALL_CASES_ALIKE = {"DIFFLUNG_SYNTHETIC_SHARE": "", "DIFFLUNG_SYNTHETIC_SCHEDULE": ""}  # whatever the user's shell has
 FEATURES = (16, 32, 64, 128, 128)  # nnU-Net's plan has 32 to 512
 
@@ -64,7 +64,14 @@ def how_it_ended(command: str, code: int, place: str) -> str:
     )
 
 
-def make_small_configuration(path: Path, convolutions: int | None = None, stages: int | None = None, **changes) -> None:
+def small_name(configuration: str) -> str:
+    """The name of the smaller variant of one of nnU-Net's configurations."""
+    return f"{configuration}_demo"
+
+
+def make_small_configuration(
+    path: Path, convolutions: int | None = None, stages: int | None = None, configuration: str = "2d", **changes
+) -> None:
     """Adds a configuration with a smaller U-Net, which all arms train, to a plans file.
 
     Args:
@@ -72,10 +79,11 @@ def make_small_configuration(path: Path, convolutions: int | None = None, stages
         convolutions: number in each stage; None for that of the plans.
         stages: number of resolutions, at most that of the plans, which is taken for None. Patches smaller than those of
             the plans need fewer stages, since each halves the patch.
+        configuration: of nnU-Net, whose smaller variant is made (``small_name``).
         **changes: further entries of the configuration, such as ``batch_size`` and ``patch_size``.
     """
     plans = read_json(path)
-    architecture = json.loads(json.dumps(plans["configurations"]["2d"]["architecture"]))
+    architecture = json.loads(json.dumps(plans["configurations"][configuration]["architecture"]))
     inner = architecture["arch_kwargs"]
     stages = min(stages or inner["n_stages"], inner["n_stages"])
     for name, values in inner.items():
@@ -88,7 +96,8 @@ def make_small_configuration(path: Path, convolutions: int | None = None, stages
             "n_conv_per_stage": [convolutions] * stages,
             "n_conv_per_stage_decoder": [convolutions] * (stages - 1),
         }
-    plans["configurations"][CONFIGURATION] = {"inherits_from": "2d", "architecture": architecture, **changes}
+    small = {"inherits_from": configuration, "architecture": architecture, **changes}
+    plans["configurations"][small_name(configuration)] = small
     write_json(path, plans)
 
 

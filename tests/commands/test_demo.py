@@ -58,6 +58,16 @@ def test_a_small_configuration_for_crops_has_fewer_stages(tmp_path):
     }
 
 
+def test_a_small_configuration_of_another_one_has_its_name(tmp_path):
+    flat, deep = ({"architecture": {"arch_kwargs": {"n_stages": n, "strides": [n] * n}}} for n in (2, 3))
+    (tmp_path / "plans.json").write_text(json.dumps({"configurations": {"2d": flat, "3d_fullres": deep}}))
+    make_small_configuration(tmp_path / "plans.json", configuration="3d_fullres")
+    made = json.loads((tmp_path / "plans.json").read_text())["configurations"]
+    assert set(made) == {"2d", "3d_fullres", "3d_fullres_demo"}
+    assert made["3d_fullres_demo"]["inherits_from"] == "3d_fullres"
+    assert made["3d_fullres_demo"]["architecture"]["arch_kwargs"]["strides"] == [3, 3, 3]
+
+
 @pytest.mark.parametrize(("size", "crop"), [(288, 64), (40, 32)])
 def test_the_demos_network_trains_on_crops(tmp_path, monkeypatch, size, crop):
     seen = {}

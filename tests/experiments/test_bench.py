@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments.bench import base, table, work
 from experiments.bench import run as running
-from experiments.bench import table, work
-from experiments.bench.arms import ARMS, DECISIVE, missing
+from experiments.bench.__main__ import parser, wanted
+from experiments.bench.arms import ARMS, DECISIVE, SETS, missing
 from experiments.bench.compared import compared, grid, values
 from experiments.bench.curve import lines
 from experiments.bench.rows import NUMBERS, Row, Store, check_purpose, in_order
@@ -133,7 +134,7 @@ def test_rows_of_another_presets_values_are_no_rows_of_this_bench(tmp_path, monk
     from nnunet_difflung.commands import augment
 
     def settings(arm: str) -> dict:
-        work._identity.cache_clear()
+        work._settings.cache_clear()
         return work.Bench(tmp_path, "lidc", SimpleNamespace(network={}), ("--preset", "fast")).settings(
             Row(arm, "4", 1, 0, 500)
         )
@@ -507,3 +508,55 @@ def test_a_dose_in_the_users_shell_reaches_no_row(tmp_path, monkeypatch, arm):
     work._train(work.Bench(tmp_path, "lidc", base, ()), Row(arm, "4", 1, 0, 250), commands, 0)
     dose = dose_of(given, None)
     assert dose == (Dose(float(ARMS[arm].dose), ARMS[arm].schedule or "constant") if ARMS[arm].dose else None)
+
+
+def test_arms_share_a_generator_unless_their_options_change_its_weights(tmp_path):
+    def painter(kind: str, arm: str) -> str:
+        bench = work.Bench(tmp_path, kind, SimpleNamespace(network={}), tuple(SETS[kind].augment.split()))
+        return work._painter(bench, Row(arm, "4", 1, 0, 500))
+
+    assert painter("lidc_volumes", "difflung") == painter("lidc_volumes", "difflung_box") == "difflung"
+    assert painter("lidc", "difflung_selection") == "difflung"
+    assert painter("lidc_volumes", "difflung_slices") == "difflung_slices", "its network sees no neighbours"
+
+
+def test_arms_of_volumes_are_refused_for_slices(tmp_path):
+    words = ["run", "--set", "lidc", "-o", str(tmp_path), "--arms", "difflung_slices", "--dry-run"]
+    with pytest.raises(BadInput, match="difflung_slices is an arm for volumes, and --set lidc has slices"):
+        wanted(parser().parse_args(words))
+    words[2] = "lidc_volumes"
+    assert {row.arm for row in wanted(parser().parse_args(words))} == {"difflung_slices"}
+    every = {row.arm for row in wanted(parser().parse_args(["run", "--set", "lidc", "-o", str(tmp_path)]))}
+    assert "reference" in every
+    assert not every & {"difflung_slices", "difflung_box"}
+
+
+@pytest.mark.parametrize(("kind", "configuration"), [("lidc", "2d"), ("lidc_volumes", "3d_fullres")])
+def test_a_set_decides_which_of_nnunets_configurations_its_rows_train(tmp_path, monkeypatch, kind, configuration):
+    called, planned = [], {}
+    arrays = {"n_stages": 2, "features_per_stage": [32, 64], "n_conv_per_stage": [2, 2]}
+
+    def run(self, step, arguments, variables=None):
+        called.append(arguments)
+        if step == "plan and preprocess":
+            plans = {"patch_size": [8, 32, 32], "architecture": {"arch_kwargs": arrays}}
+            planned["path"] = self.root / "nnUNet_preprocessed" / SETS[kind].dataset / "nnUNetPlans.json"
+            planned["path"].parent.mkdir(parents=True)
+            write_json(planned["path"], {"configurations": {configuration: plans}})
+
+    monkeypatch.setattr(base.Commands, "run", run)
+    monkeypatch.setattr(base, "_read", lambda root, kind: {"patients": {}, "rare": [], "lesions": [], "splits": []})
+    with pytest.raises(KeyError, match="network"):
+        base.prepare(tmp_path, kind, ["-i", "DATA"], SETS[kind].batch)
+    (convert, plan), options = called, [*SETS[kind].convert, "-i", "DATA"]
+    assert convert[-len(options) :] == options
+    assert plan[plan.index("-c") + 1] == configuration
+    small = read_json(planned["path"])["configurations"][SETS[kind].network]
+    assert small["inherits_from"] == configuration
+    assert small["batch_size"] == SETS[kind].batch
+    trained = []
+    monkeypatch.setattr(base.Commands, "module", lambda self, step, name, words, variables: trained.extend(words))
+    bench = work.Bench(tmp_path, kind, SimpleNamespace(patients={}, lesions=()), ())
+    with pytest.raises(FileNotFoundError):
+        work._train(bench, Row("reference", "4", 1, 0, 250), base.Commands(tmp_path / "row", tmp_path / "log"), 15)
+    assert trained[trained.index("--") + 1 :][:3] == ["807", SETS[kind].network, "15"]
