@@ -295,7 +295,7 @@ def transplant(
     mask = donor.mask[layer : layer + 1]
     z = donor.box[0].start + layer
     values = np.asarray(cache.image(donor.case)[(slice(None), slice(z, z + 1), *donor.box[1:])])
-    ratio = np.array(donor.spacing) / spacing
+    ratio = np.array([1.0, *(np.array(donor.spacing[1:]) / spacing[1:])])  # of a slice
     wanted = np.sqrt(outline.sum() / (mask.sum() * ratio[1] * ratio[2]))
     transform = Transform(bool(rng.random() < 0.5), float(rng.uniform(0, 360)), float(np.clip(wanted, *SCALES)))
     warped = warp(mask, transform, ratio)

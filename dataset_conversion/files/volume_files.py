@@ -19,12 +19,12 @@ from nnunet_difflung.dataset_conversion.files.nifti_files import NIFTI, not_fini
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.completeness import damage
+from nnunet_difflung.meaning.voxels import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 NRRD = (".nrrd", ".nhdr")
-SMALLEST, LARGEST = 0.01, 100.0  # mm; voxels of a CT are neither smaller nor larger
 _ROUNDED = 0.5  # voxels; a corner that moves less is off by rounding
 _EXACT = 1e-6  # cosines; what single precision keeps
 _NOTED = 1e-3  # mm; moves that are not worth a note

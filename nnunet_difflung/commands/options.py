@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
 
 DEVICES = ("cuda", "cpu", "mps")
+_LARGEST_SEED = 2**63 - 1  # of torch
 _WIDEST = 110  # maximum number of columns of a help text
 
 
@@ -131,7 +132,7 @@ def add_seed(group: Options, of: str) -> None:
     """``--seed``."""
     default = preset("default").generator.seed
     group.add_argument(
-        "--seed", type=natural, default=default, metavar="N", help=f"random seed of {of} (default: %(default)s)"
+        "--seed", type=seed, default=default, metavar="N", help=f"random seed of {of} (default: %(default)s)"
     )
 
 
@@ -276,6 +277,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 to ``_LARGEST_SEED``."""
+    value = natural(text)
+    if value > _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is above {_LARGEST_SEED}")
     return value
 
 

@@ -37,6 +37,8 @@ from nnunet_difflung.runtime.files import Replacements, check_format, json_bytes
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 
+_LATER = ("files", "judged", "directions")  # facts that are kept apart, so that earlier versions can read an entry
+_TURNING = "Reorient"  # in the names of nnU-Net's readers that turn the axes
 _FORMAT = 1  # format number of an entry's JSON; the number in _roles_key is older and has nothing to do with it
 
 
@@ -137,12 +139,12 @@ def build_cache(
         return facts
 
     own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    with _Store(folder, raw.roles) as store:
+    with _Store(folder, raw) as store:
         facts = _each_case(own_cases, cached, processes, progress, "caching slices")
     for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
             share.wait_until(partial(current, case))
-            with _Store(folder, raw.roles) as store:
+            with _Store(folder, raw) as store:
                 facts[identifier] = cached(case)
     if share.main:
         hashes.save()
@@ -156,8 +158,8 @@ class _Store:
     leaves is a case without an entry or with a damaged one, which is read again, and never an entry of other arrays.
     """
 
-    def __init__(self, folder: Path, roles: LabelRoles):
-        self.folder, self.roles = folder, roles
+    def __init__(self, folder: Path, raw: RawDataset):
+        self.folder, self.raw = folder, raw
         self._waiting: deque[tuple[CaseFacts, Replacements]] = deque()
         self._pool, self._done = ThreadPoolExecutor(1), list[Future]()
 
@@ -203,7 +205,7 @@ class _Store:
                 entry = self.folder / f"{facts.identifier}.json"
                 entry.unlink(missing_ok=True)  # it does not describe the arrays any more
                 files.place()
-                _write_entry(entry, facts, self.roles)
+                _write_entry(entry, facts, self.raw)
         finally:
             for _, files in cases:
                 files.discard()
@@ -250,11 +252,11 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
         return None
 
 
-def _write_entry(path: Path, facts: CaseFacts, roles: LabelRoles) -> None:
+def _write_entry(path: Path, facts: CaseFacts, raw: RawDataset) -> None:
     content = asdict(facts)
-    files, judged = content.pop("files"), content.pop("judged")  # apart, so that earlier versions can read the entry
-    entry = {"format": _FORMAT, "stamp": facts.stamp, "files": files, "roles": _roles_key(roles), "facts": content}
-    entry["judged"] = judged
+    apart = {key: content.pop(key) for key in _LATER}
+    entry = {"format": _FORMAT, "stamp": facts.stamp, "roles": _roles_key(raw.roles), "facts": content, **apart}
+    entry["reader"] = raw.reader.__name__
     with replacing(path, flushed=False) as temporary:
         temporary.write_bytes(json_bytes(entry))
 
@@ -267,13 +269,17 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
     except (FileNotFoundError, ValueError):  # it is written without waiting for the disk
         return None
     check_format(path, entry, _FORMAT, f", or delete the folder {folder} to read the cases anew")
+    reader, now = entry.get("reader", ""), raw.reader.__name__
+    if reader != now and _TURNING in reader + now:
+        return None  # its axes are others; readers that do not turn them give the same array
     if entry["roles"] != _roles_key(raw.roles) or ("files" not in entry and entry["stamp"] != source_stamp(case)):
         return None
     files = hashes_of_case(raw.folder, case, hashes)
     if entry.get("files", files) != files:
         return None
     judged = _judged(raw, folder, case, entry.get("judged"))
-    return None if judged is None else _facts(entry["facts"], files, judged)
+    content = {**entry["facts"], "directions": entry.get("directions", "")}
+    return None if judged is None else _facts(content, files, judged)
 
 
 def _judged(raw: RawDataset, folder: Path, case: Case, recorded: list | None) -> tuple[Judgement | None, ...] | None:

@@ -107,10 +107,11 @@ def find_ties(cache: SliceCache, identifiers: Sequence[str], channels: Sequence[
         lung = np.isin(condition[shown], values)
         image = cache.image(identifier)
         parts = {number: np.asarray(image[number])[shown] for number in channels}
-        for (leader, follower), table in tables.items():
+        for leader in dict.fromkeys(leader for leader, _ in tables):
             origin, step, _ = scales[leader]
-            index = np.rint((parts[leader].astype(float) - origin) / step).astype(int)
-            table.add(index, parts[follower].astype(np.float32), lung)
+            index = np.rint((parts[leader].astype(float) - origin) / step).astype(np.int32)
+            for follower in (follower for first, follower in tables if first == leader):
+                tables[leader, follower].add(index, parts[follower].astype(np.float32), lung)
         tables = {pair: table for pair, table in tables.items() if table.determined()[0] >= _HOPELESS}
     return _chosen(tables, scales)
 

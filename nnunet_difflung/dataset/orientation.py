@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _NEARLY = 0.7  # cosine of 45 degrees: a more oblique axis has no side
+_ENDS = (("left", "right"), ("back", "front"), ("head", "feet"))
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,24 @@ class AxialView:
         sides: letters at the left and the right edge; empty where the file does not tell.
         millimetres: width of a pixel in mm; None where the format has no spacing.
         aspect: height of a pixel divided by its width.
+        head_first: whether the first slice is the one nearest to the head.
     """
 
     flips: tuple[bool, bool]
     sides: tuple[str, str] | tuple[()]
     millimetres: float | None
     aspect: float
+    head_first: bool = False
 
     def turned(self, plane: np.ndarray) -> np.ndarray:
         """A (y, x) slice of the array as it is shown."""
-        rows, columns = (slice(None, None, -1 if flip else None) for flip in self.flips)
+        rows, columns = (_step(flip) for flip in self.flips)
         return plane[rows, columns]
+
+    def upright(self, plane: np.ndarray, axis: int) -> np.ndarray:
+        """A plane of the array across y (coronal) or x (sagittal), whose rows are slices: the head is at the top."""
+        back, left = self.flips
+        return plane[_step(not self.head_first), _step(left if axis == 1 else back)]
 
 
 def axial_view(properties: Mapping) -> AxialView:
@@ -40,7 +48,30 @@ def axial_view(properties: Mapping) -> AxialView:
     if axes is None or (np.abs(np.diag(axes)) < _NEARLY).any():
         return AxialView((False, False), (), width if known else None, height / width)
     flips = bool(axes[1, 1] < 0), bool(axes[0, 0] < 0)
-    return AxialView(flips, ("R", "L"), width, height / width)
+    return AxialView(flips, ("R", "L"), width, height / width, bool(axes[2, 2] < 0))
+
+
+def _step(reverse: bool) -> slice:
+    return slice(None, None, -1 if reverse else None)
+
+
+def directions(properties: Mapping) -> str:
+    """Where z, y and x of the array lead, such as ``head, back, left``; the nearest of these if the axes are oblique.
+
+    Args:
+        properties: that nnU-Net's reader returns with the array.
+
+    Returns:
+        an empty text where the file does not tell.
+    """
+    axes = _axes(properties)
+    if axes is None or not np.isfinite(axes).all():
+        return ""
+    ends = []
+    for column in axes.T[::-1]:
+        towards = int(np.abs(column).argmax())
+        ends.append(_ENDS[towards][int(column[towards] < 0)])
+    return ", ".join(ends)
 
 
 def _axes(properties: Mapping) -> np.ndarray | None:

@@ -13,14 +13,18 @@ import numpy as np
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from skimage.filters import threshold_otsu
 
+from nnunet_difflung.dataset.headers import other_grid
 from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.dataset.layout import Case
+from nnunet_difflung.dataset.orientation import directions
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement, judge
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.meaning.voxels import LARGEST, SMALLEST
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
+_MM, _COSINES = 1e-2, 1e-3  # how far label and image may differ in place and in direction: 0.3 mm at 300 mm
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class CaseFacts:
         files: file, named as in the manifest → SHA-256; shows whether a cached copy is up to date. Empty if the files
             were not hashed.
         judged: what the values of each channel mean; None for channels that are not called CT.
+        directions: where z, y and x lead (``orientation.directions``); empty if the file does not tell.
     """
 
     identifier: str
@@ -51,6 +56,7 @@ class CaseFacts:
     content: str
     files: dict[str, str] = field(default_factory=dict)
     judged: tuple[Judgement | None, ...] = ()
+    directions: str = ""
 
     def voxels(self, name: str) -> int:
         """Number of voxels of a label in the whole case."""
@@ -122,6 +128,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
     image, of_image = raw.read_image(case.identifier)
     label, of_label = raw.read_label(case.identifier)
     _check_geometry(case, image, label, of_image, of_label)
+    _check_channels(case)
     if len(image) != len(raw.channels):
         raise BadInput(
             f"{case.images[0]}: {len(image)} channels found, {len(raw.channels)} expected according to "
@@ -146,6 +153,7 @@ def read_case(raw: RawDataset, case: Case) -> tuple[np.ndarray, np.ndarray, Case
         source_stamp(case),
         _hash_of_voxels(image, label),
         judged=judged,
+        directions=directions(of_image),
     )
     return image, condition, facts
 
@@ -204,10 +212,57 @@ def _check_geometry(case: Case, image, label, of_image: dict, of_label: dict) ->
         refuse("shape", label.shape, image.shape[1:])
     if not _close(of_image["spacing"], of_label["spacing"], rtol=1e-3):
         refuse("spacing", of_label["spacing"], of_image["spacing"])
+    _check_spacing(case, label.shape, of_image["spacing"])
     for family in ("sitk_stuff", "nibabel_stuff"):
         for key, expected in of_image.get(family, {}).items():
-            if not isinstance(expected, str) and not _close(expected, of_label[family][key], atol=1e-2):
-                refuse(key, np.round(of_label[family][key], 3).tolist(), np.round(expected, 3).tolist())
+            found = of_label[family][key]
+            if not isinstance(expected, str) and not _same_grid(key, expected, found):
+                refuse(key, np.round(found, 3).tolist(), np.round(expected, 3).tolist())
+
+
+def _same_grid(key: str, expected: Any, found: Any) -> bool:
+    """Whether an entry of two headers is the same, as far as x, y and z are concerned."""
+    if type(expected) is tuple and expected == found:
+        return True
+    first, second = (np.asarray(values, float) for values in (expected, found))
+    if key == "direction":  # an image whose channels are its fourth axis has four of each
+        first, second = (_square(values)[:3, :3] for values in (first, second))
+    elif "affine" in key:
+        if not np.allclose(first[:3, 3], second[:3, 3], rtol=0, atol=_MM):
+            return False
+        steps = np.maximum(np.linalg.norm(first[:3, :3], axis=0), np.finfo(float).tiny)
+        first, second = first[:3, :3] / steps, second[:3, :3] / steps
+    else:
+        first, second = first[:3], second[:3]
+    return first.shape == second.shape and np.allclose(
+        first, second, rtol=1e-5, atol=_MM if key in ("origin", "spacing") else _COSINES
+    )
+
+
+def _square(values: np.ndarray) -> np.ndarray:
+    side = math.isqrt(values.size)
+    return values.reshape(side, side)
+
+
+def _check_spacing(case: Case, shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Refuses voxels of a size that no CT has: lesions are moved from case to case by their size in mm."""
+    of_axes = [float(mm) for mm, n in zip(spacing, shape, strict=True) if n > 1]
+    if not all(SMALLEST <= mm <= LARGEST for mm in of_axes):
+        listed = " × ".join(f"{float(mm):g}" for mm in spacing)
+        raise BadInput(
+            f"{case.images[0]}: voxels of {listed} mm (z, y, x); expected {SMALLEST:g} to {LARGEST:g} mm along each "
+            f"axis: correct the voxel size or its unit in the headers of image and label"
+        )
+
+
+def _check_channels(case: Case) -> None:
+    """Refuses channels that lie elsewhere than the first one, of which nnU-Net's readers only warn."""
+    for file in case.images[1:]:
+        if found := other_grid(case.images[0], file):
+            raise BadInput(
+                f"{file} does not lie where the first channel, {case.images[0]}, lies ({found}); resample it onto the "
+                f"grid of the first channel, or correct its header"
+            )
 
 
 def _close(first: Any, second: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:

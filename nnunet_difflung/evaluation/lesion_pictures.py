@@ -105,8 +105,7 @@ def lesion_picture(
         plane = np.take(volume, index, axis)[part]
         if axis == 0:
             return scan.view.turned(plane)
-        back, left = scan.view.flips
-        return plane[::-1, :: -1 if (left, back)[axis - 1] else 1]  # the head is at the top
+        return scan.view.upright(plane, axis)
 
     label = cut(scan.label)
     views = {name: grey_png(cut(scan.image[looks.channel]), window) for name, window in looks.windows.items()}

@@ -63,11 +63,12 @@ def galleries_across(table: dict, sheet: Sheet, raw: RawDataset) -> list[Gallery
     for plane, condition, images in sheet.across():
         properties = raw.read_label(plane.case)[1]
         view, axis = axial_view(properties), plane.cut.axis
-        back, left = view.flips
-        sideways = slice(None, None, -1 if (left, back)[axis - 1] else 1)
+        shown = {REAL if title.startswith(f"{REAL}: ") else title: image for title, image in images.items()}
         pictures = _of_parts(
-            {REAL if title.startswith(f"{REAL}: ") else title: image[:, sideways] for title, image in images.items()},
-            condition[:, sideways],
+            {
+                title: view.upright(image[::-1], axis) for title, image in shown.items()
+            },  # a sheet's first row is the last slice
+            view.upright(condition[::-1], axis),
             plane.cut.aspect,
             float(properties["spacing"][3 - axis]) if view.millimetres else None,
             view.sides if axis == 1 else (),

@@ -18,7 +18,8 @@ from nnunet_difflung.lesions.masks import MIN_VOXELS
 
 _MOST_CASES = 40  # in which the correlation is measured
 _BOUNDS = (0.02, 0.98)  # of a case's correlation of neighbouring slices
-_DEFAULT_MM = 5.0  # where no lesion reaches over two slices
+_DEFAULT_MM = 5.0  # where the lesions have too few voxels above each other
+_LEAST_PAIRS = 100  # of voxels in all cases together; fewer tell more of chance than of the lesions
 
 
 def window_slices(neighbours: int | None) -> int:
@@ -36,7 +37,7 @@ def correlation_length(cache: SliceCache, cases: Sequence[str]) -> float:
 
     In each case the correlation of voxels one slice apart is measured within all lesions, whose means are subtracted
     class by class and slice pair by slice pair; the case's length is −d / ln r. The result is the median over the
-    cases, each counting as much as it has pairs of voxels.
+    cases, each counting as much as it has pairs of voxels; 5 mm where they have fewer than 100 together.
 
     Args:
         cache: the dataset's real cases.
@@ -52,7 +53,7 @@ def correlation_length(cache: SliceCache, cases: Sequence[str]) -> float:
             r = float(np.clip(products[0] / products[1], *_BOUNDS))
             lengths.append(-cache.facts[identifier].spacing[0] / np.log(r))
             weights.append(pairs)
-    if not lengths:
+    if sum(weights) < _LEAST_PAIRS:
         return _DEFAULT_MM
     order = np.argsort(lengths)
     total = np.cumsum(np.array(weights)[order])

@@ -210,7 +210,8 @@ class RegionSource(BatchSource):
         outlines = self._outlines(name, number)
         donor = self.cache.facts[self.index.cases[number]].spacing
         mask = outlines[int(rng.integers(len(outlines)))]
-        warped = warp(mask[None], draw_transform(rng), np.array(donor) / spacing).mask
+        ratio = (1.0, *(np.array(donor[1:]) / spacing[1:]))
+        warped = warp(mask[None], draw_transform(rng), ratio).mask
         return warped[0] if warped.any() else mask
 
     @cached_property

@@ -11,10 +11,19 @@ from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.following import Filling, Follower
-from nnunet_difflung.lesions.hosts import Hosts, Model, note_unlike, profile, usable_hosts
+from nnunet_difflung.lesions.hosts import MIN_HOST, Hosts, Model, note_unlike, profile, usable_hosts
 from nnunet_difflung.lesions.likeness import Sample, add_planned, compare, real_sample
 from nnunet_difflung.lesions.lung import Lung
-from nnunet_difflung.lesions.masks import Lesion, draw_transform, find_lesions, paste, warp, window_at
+from nnunet_difflung.lesions.masks import (
+    Lesion,
+    cannot_fit,
+    draw_transform,
+    find_lesions,
+    paste,
+    spacing_ratio,
+    warp,
+    window_at,
+)
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.surroundings import find_surroundings, share_of_border
@@ -293,14 +302,14 @@ class _Planner:
             The operation (None if the lesion does not fit), and the slices changed so far, at most ``slices``.
         """
         lesion = self.lesions[name][int(self.chances[name].searchsorted(rng.random(), side="right"))]
-        ratio = np.array(lesion.spacing) / host.spacing
-        several_slices = len(lesion.mask) > 1
-        size = lesion.voxels * ratio[1] * ratio[2] * (ratio[0] if several_slices else 1)
+        ratio = spacing_ratio(lesion, host.spacing, host.shape[0])
+        size = lesion.voxels * ratio[1] * ratio[2] * max(ratio[0], 1 / len(lesion.mask))
         transform = draw_transform(rng)
-        fitting = float((max(largest, 8) / size) ** (1 / (3 if several_slices else 2)))
+        fitting = float((max(largest, 8) / size) ** (1 / (3 if len(lesion.mask) > 1 else 2)))
         transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
-            mask = warp(lesion.mask, transform, ratio).mask
+            fits = not cannot_fit(lesion.mask, transform, ratio, label.shape)
+            mask = warp(lesion.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
             for choice in free if mask.any() else ():
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
@@ -345,7 +354,13 @@ def make_plan(
         index += 1
         if idle >= planner.patience(len(planner.usable)):
             gave_up, idle = not planner.crowds(plan), 0
-    note_unmet(plan, config, gave_up)
+    if planner.usable:
+        note_unmet(plan, config, gave_up)
+    else:
+        plan.notes.append(
+            f"no training case of fold {fold} has {MIN_HOST} voxels of normal lung, so none can be a host, and nothing "
+            f"is planned"
+        )
     note_unlike(plan, planner.unlike)
     facts = {case.identifier: case for case in cases}
     for name, sample in samples.items():

@@ -11,7 +11,17 @@ import numpy as np
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.hosts import Model
 from nnunet_difflung.lesions.lung import Lung
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, Transform, inside_image, paste, warp, window_at
+from nnunet_difflung.lesions.masks import (
+    MIN_VOXELS,
+    Lesion,
+    Transform,
+    cannot_fit,
+    inside_image,
+    paste,
+    spacing_ratio,
+    warp,
+    window_at,
+)
 from nnunet_difflung.lesions.plan import Operation, Pasted
 from nnunet_difflung.lesions.real_places import FAR, most_alike
 from nnunet_difflung.lesions.recipes import Recipes, Wanted
@@ -85,7 +95,7 @@ class Filling:
 
     def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting:
         """What surrounds a lesion, where that is to be pasted; it may reach beyond the image."""
-        ratio = np.array(lesion.spacing) / self.host.spacing
+        ratio = spacing_ratio(lesion, self.host.spacing, len(self.label))
         mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place)
         within, first = inside_image(mask, place, self.label.shape)
         changed = np.zeros_like(mask)
@@ -195,7 +205,10 @@ class Fitting:
 def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:
     """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is."""
     transform = replace(wanted.transform, scale=wanted.transform.scale * factor)
-    mask = warp(wanted.lesion.mask, transform, np.array(wanted.lesion.spacing) / filling.host.spacing).mask
+    ratio = spacing_ratio(wanted.lesion, filling.host.spacing, len(filling.label))
+    if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape):
+        return None
+    mask = warp(wanted.lesion.mask, transform, ratio).mask
     found = most_alike(mask, wanted.site, filling.lung, filling.free, filling.open_slices())
     if found is None or found.cost > FAR:
         return None

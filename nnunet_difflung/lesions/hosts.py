@@ -21,7 +21,7 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.meaning.labels import LabelRoles
 
-_MIN_HOST = 40  # voxels of normal lung that a host must have
+MIN_HOST = 40  # voxels of normal lung that a host must have
 _ALIKE = 0.5  # difference in ln(share) up to which two hosts are equally alike, and that one use more outweighs
 _MOST_USES = 8  # uses that count as a pathology that should not be there, so that a few hosts do not serve all cases
 
@@ -73,7 +73,7 @@ class Hosts:
 
 def usable_hosts(cases: Sequence[CaseFacts], roles: LabelRoles) -> list[CaseFacts]:
     """The cases with enough normal lung to be hosts."""
-    return [case for case in cases if sum(roles.normal_voxels(case.counts)) >= _MIN_HOST]
+    return [case for case in cases if sum(roles.normal_voxels(case.counts)) >= MIN_HOST]
 
 
 def profile(case: CaseFacts, roles: LabelRoles) -> np.ndarray:

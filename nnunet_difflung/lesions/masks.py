@@ -37,6 +37,7 @@ class Lesion:
         within: other pathologies as a share of the lung that it borders on (``surroundings``).
         surroundings: the other pathologies around it, if it lies within them (``surroundings``).
         source: (z, y, x) bool, the voxels of ``mask`` that hold the pathology, where that is not all of them.
+        flat: whether the case is a single slice, so that nothing tells how deep the lesion is.
     """
 
     case: str
@@ -49,6 +50,7 @@ class Lesion:
     within: float = 0.0
     surroundings: tuple[Lesion, ...] = ()
     source: np.ndarray | None = None
+    flat: bool = False
 
     @property
     def texture(self) -> np.ndarray:
@@ -106,7 +108,7 @@ def find_lesions(
         mask = components[box] == number
         if mask.sum() >= MIN_VOXELS:
             start = tuple(part.start for part in box)
-            lesions.append(Lesion(case, pathology, number, mask, spacing, start))
+            lesions.append(Lesion(case, pathology, number, mask, spacing, start, flat=len(label) == 1))
     return lesions
 
 
@@ -150,25 +152,50 @@ class WarpedLesion:
     shape: tuple[int, int, int]
 
 
-def warp(
-    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray = (1, 1, 1)
-) -> WarpedLesion:
+def spacing_ratio(lesion: Lesion, spacing: Sequence[float], slices: int) -> np.ndarray:
+    """(z, y, x) spacing of a lesion's case divided by that of a host, with which the lesion keeps its size in mm.
+
+    Where the case or the host is a single slice, its z spacing tells nothing, and the lesion keeps its slices.
+
+    Args:
+        lesion: of any case.
+        spacing: (z, y, x) of the host in mm.
+        slices: of the host.
+    """
+    ratio = np.array(lesion.spacing) / spacing
+    if lesion.flat or slices == 1:
+        ratio[0] = 1.0
+    return ratio
+
+
+def warp(mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray = (1, 1, 1)) -> WarpedLesion:
     """Applies a transform to the mask of a lesion.
 
     Args:
         mask: (z, y, x) bool.
         transform: from ``draw_transform``.
-        spacing_ratio: (z, y, x) spacing of the donor case divided by the spacing of the host, with which the lesion
-            keeps its size in mm.
+        ratio: (z, y, x) spacing of the donor case divided by the spacing of the host (``spacing_ratio``).
     """
-    matrix, offset, shape, grow = resample_geometry(mask, transform, spacing_ratio)
+    matrix, offset, shape, grow = resample_geometry(mask, transform, ratio)
     moved = grow(mask)
     box = box_of(moved)
     return WarpedLesion(moved[box], box, matrix, offset, shape)
 
 
+def cannot_fit(
+    mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray, shape: Sequence[int]
+) -> bool:
+    """Whether a transformed lesion is larger than a (z, y, x) shape, whatever its angle; it takes no memory to know.
+
+    A box's longer side is at least 1 / √2 of the lesion's length, and interpolation takes less than 4 pixels off it.
+    """
+    depth = len(mask) * ratio[0] * (transform.scale if len(mask) > 1 else 1.0)
+    length = transform.scale * max(n * part for n, part in zip(mask.shape[1:], ratio[1:], strict=True))
+    return round(depth) > shape[0] or length / math.sqrt(2) - 4 > max(shape[1:])
+
+
 def resample_geometry(
-    mask: np.ndarray, transform: Transform, spacing_ratio: Sequence[float] | np.ndarray
+    mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
     """How a transform maps the voxels in the bounding box of a lesion.
 
@@ -177,8 +204,8 @@ def resample_geometry(
         the shape of the output before dilation; and a function from a mask to the transformed mask on that grid, with
         ``dilation`` more pixels on each side along y and x.
     """
-    depth = (spacing_ratio[0] * transform.scale) if len(mask) > 1 else 1.0
-    factors = np.array([depth, *(ratio * transform.scale for ratio in spacing_ratio[1:])])
+    depth = transform.scale if len(mask) > 1 else 1.0  # a slice varies in its plane alone
+    factors = np.array([ratio[0] * depth, *(part * transform.scale for part in ratio[1:])])
     moves = bool(transform.angle) or not np.allclose(factors, 1)
     matrix, offset, shape = np.eye(3), np.zeros(3), mask.shape
     if moves:

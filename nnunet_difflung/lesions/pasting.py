@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, warp
+from nnunet_difflung.lesions.masks import Lesion, WarpedLesion, paste, spacing_ratio, warp
 from nnunet_difflung.lesions.placebo import lung_piece
 from nnunet_difflung.lesions.plan import Operation
 from nnunet_difflung.lesions.surroundings import real_lesion
@@ -47,7 +47,7 @@ def apply_operations(
     new_label, pasted = label.copy(), None if image is None else image.astype(np.float32)
     for operation in operations:
         lesion = lesion_of(operation, lesions)
-        ratio = np.array(lesion.spacing) / spacing
+        ratio = spacing_ratio(lesion, spacing, len(label))
         warped = warp(lesion.mask, operation.transform, ratio)
         value = roles.values[operation.pathology]
         if pasted is None or read_image is None:

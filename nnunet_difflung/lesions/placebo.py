@@ -25,7 +25,7 @@ from nnunet_difflung.config import BalanceConfig
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.lesions.hosts import Hosts, profile, usable_hosts
 from nnunet_difflung.lesions.lung import Lung, Site
-from nnunet_difflung.lesions.masks import Lesion, Transform, inside_image, warp, window_at
+from nnunet_difflung.lesions.masks import Lesion, Transform, cannot_fit, inside_image, spacing_ratio, warp, window_at
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import LungSource, Operation, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.real_places import FAR, most_alike
@@ -105,8 +105,7 @@ def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
 
     Its mask is the outline in the voxels of that case; it is the lesion's own where both cases have the same spacing.
     """
-    ratio = np.array(lesion.spacing) / source.spacing
-    mask = warp(lesion.mask, Transform(), ratio).mask
+    mask = warp(lesion.mask, Transform(), spacing_ratio(lesion, source.spacing, len(lesion.mask))).mask
     return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start, source=None)
 
 
@@ -199,7 +198,9 @@ class _PlaceboPlanner:
             allowed[piece.box] = False
         touched, transform = np.flatnonzero((free != normal).any((1, 2))), model.transform
         for _ in range(4):
-            mask = warp(piece.mask, transform, np.array(piece.spacing) / host.spacing).mask
+            ratio = spacing_ratio(piece, host.spacing, host.shape[0])
+            fits = not cannot_fit(piece.mask, transform, ratio, host.shape)
+            mask = warp(piece.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
             for choice in _within(allowed, touched, slices) if mask.any() else ():
                 place = find(mask, choice)
                 if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
@@ -228,7 +229,7 @@ class _PlaceboPlanner:
         """Where a planned lesion lies in its host's lung."""
         host, label = self.facts[model.host], self.read_label(model.host)
         lesion = real_lesion(operation, self.lesions)
-        mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / host.spacing).mask
+        mask = warp(lesion.mask, operation.transform, spacing_ratio(lesion, host.spacing, host.shape[0])).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
         mask, place = inside_image(mask, operation.place, label.shape)
         inside = mask & lung.is_lung[label[window_at(place, mask.shape)]]

@@ -59,7 +59,7 @@ def find_surroundings(label: np.ndarray, lesion: Lesion, roles: LabelRoles) -> t
         if source.sum() >= MIN_VOXELS:
             box = box_of(whole)
             z, y, x = (part.start + cut.start for part, cut in zip(window, box, strict=True))
-            part = Lesion(lesion.case, name, -lesion.component, whole[box], lesion.spacing, (z, y, x))
+            part = Lesion(lesion.case, name, -lesion.component, whole[box], lesion.spacing, (z, y, x), flat=lesion.flat)
             found.append(part.of_source(source[box]))
     return tuple(found)
 

@@ -28,10 +28,14 @@ def fill_outside(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         1.0,
     )  # voxels of neighbouring slices are used only in slices without voxels of the lesion
     nearest = ndimage.distance_transform_edt(~mask, in_plane_first, return_distances=False, return_indices=True)
-    position = np.indices(mask.shape)
-    mirrored = np.clip(2 * nearest - position, 0, np.array(mask.shape).reshape(3, 1, 1, 1) - 1)
-    source = np.where(mask[tuple(mirrored)], mirrored, nearest)
-    return image[(slice(None), *source)]
+    filled, last = np.empty_like(image), np.array(mask.shape).reshape(3, 1, 1) - 1
+    position = np.concatenate([np.zeros((1, *mask.shape[1:]), int), np.indices(mask.shape[1:])])
+    for z in range(len(mask)):  # slice by slice, since the indices of all voxels take far more memory than the image
+        position[0] = z
+        mirrored = np.clip(2 * nearest[:, z] - position, 0, last)
+        source = np.where(mask[tuple(mirrored)], mirrored, nearest[:, z])
+        filled[:, z] = image[(slice(None), *source)]
+    return filled
 
 
 def moved_texture(

@@ -11,7 +11,7 @@ from scipy import ndimage
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.generator.encoding import normalise
 from nnunet_difflung.generator.style import style_channels, style_of, write_style
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, inside_image, warp
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, inside_image, spacing_ratio, warp
 from nnunet_difflung.lesions.pasting import lesion_of
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.lung_level import lung_around
@@ -69,7 +69,8 @@ def find_donors(
     lung = cache.roles.is_normal(cache.condition(planned.host)[list(planned.slices)]) & ~outlined
     for number, operation in enumerate(planned.operations):
         lesion = lesion_of(operation, lesions)
-        mask = warp(lesion.mask, operation.transform, np.array(lesion.spacing) / spacing).mask
+        ratio = spacing_ratio(lesion, spacing, cache.facts[planned.host].shape[0])
+        mask = warp(lesion.mask, operation.transform, ratio).mask
         depth = len(mask)
         mask, (bottom, top, left) = inside_image(mask, operation.place, cache.facts[planned.host].shape)
         cut = bottom - operation.place[0]  # layers below the image

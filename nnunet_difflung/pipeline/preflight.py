@@ -17,6 +17,7 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import check_writing
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.dataset_lock import lock_file, locked
+from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.injection.results import own_links
@@ -126,6 +127,32 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
             f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
             f"spacing into the files"
         )
+    _warn_of_directions(raw, facts)
+
+
+def _warn_of_directions(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Warns of cases whose axes run in other directions than those of the rest, or whose slices are not axial."""
+    of_directions: dict[str, list[str]] = {}
+    for case in facts.values():
+        if case.directions:
+            of_directions.setdefault(case.directions, []).append(case.identifier)
+    if not of_directions:
+        return
+    usual = max(of_directions, key=lambda ends: len(of_directions[ends]))
+    odd = sorted(name for ends, names in of_directions.items() if ends != usual for name in names)
+    across = sorted(n for ends, names in of_directions.items() if not ends.startswith(("head", "feet")) for n in names)
+    if odd:
+        others = f"{first_names(odd)} ({facts[odd[0]].directions}, in most cases {usual})"
+    elif across:
+        others = f"{first_names(across)} ({usual}), whose slices are not axial"
+    else:
+        return
+    warn(
+        f"in {raw.name} z, y and x lead towards other parts of the body in {others}; places in the lung are found "
+        f"along these axes, so lesions would be painted where they do not belong, or mirrored. Let nnU-Net turn all "
+        f'cases alike: set "overwrite_image_reader_writer": "SimpleITKIOWithReorient" in dataset.json, then plan and '
+        f"preprocess again"
+    )
 
 
 def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings: Settings, shown: bool = True) -> None:

@@ -7,6 +7,8 @@ import importlib
 
 import pytest
 
+from nnunet_difflung.commands import augment
+
 OPTIONS = {
     "augment": "-d -f -c -device -num_gpus -np --dry-run --preset --seed --save-every --method --ablation-probability "
     "--ablated-classes --annealing --epochs --batch-size --patch-size --balanced-share --prediction --precision "
@@ -90,3 +92,11 @@ def test_help_fits_the_terminal(monkeypatch):
         for name in OPTIONS:
             text = parser(name).format_help().split("example:")[0]
             assert max(map(len, text.splitlines())) <= min(columns, 112), (name, columns)
+
+
+@pytest.mark.parametrize("words", [["-1"], [str(2**63)], ["99999999999999999999999"]])
+def test_a_seed_that_torch_cannot_take_is_refused(capsys, words):
+    with pytest.raises(SystemExit):
+        augment.parse(["-d", "801", "--seed", *words])
+    assert "argument --seed" in capsys.readouterr().err
+    assert augment.parse(["-d", "801", "--seed", str(2**63 - 1)]).seed == 2**63 - 1

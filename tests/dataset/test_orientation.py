@@ -9,7 +9,7 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_difflung.dataset.orientation import axial_view
+from nnunet_difflung.dataset.orientation import axial_view, directions
 from tests.support.tiny import write_array
 
 
@@ -50,3 +50,25 @@ def test_pictures_have_neither_sides_nor_millimetres(tmp_path):
     _, properties = NaturalImage2DIO().read_images([str(tmp_path / "a_0000.png")])
     view = axial_view(properties)
     assert (view.sides, view.millimetres, view.aspect) == ((), None, 1.0)
+
+
+@pytest.mark.parametrize("code", ["LPS", "LPI", "RAS", "RAI"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_head_is_at_the_top_of_a_coronal_or_sagittal_plane(tmp_path, code, axis):
+    array = np.zeros((3, 8, 10), np.float32)
+    array[2, 0:2, 8:10] = 100  # LPS: the last slice is the uppermost; front and left
+    image = sitk.GetImageFromArray(array)
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "a_0000.nii.gz"))
+    image, properties = SimpleITKIO().read_images([str(tmp_path / "a_0000.nii.gz")])
+    shown = axial_view(properties).upright(image[0].max(axis), axis)
+    assert shown[0].max() == 100
+    assert shown[1:].max() == 0
+    assert shown[0, -1 if axis == 1 else 0] == 100  # coronal: the left is right; sagittal: the front is left
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [("LPS", "head, back, left"), ("RAI", "feet, front, right"), ("PIR", "right, feet, back")]
+)
+def test_directions_name_the_ends_of_the_axes(tmp_path, code, expected):
+    assert directions(SimpleITKIO().read_images([str(written(tmp_path, code))])[1]) == expected
+    assert directions({"spacing": (1.0, 1.0, 1.0)}) == ""

@@ -13,6 +13,7 @@ import torch
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import index_slices
+from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.generator.along_z import (
     along_stacks,
     beside,
@@ -32,6 +33,7 @@ from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.style import style_channels
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import _source, resolve, train_generator
+from nnunet_difflung.meaning.labels import label_roles
 from nnunet_difflung.methods import METHODS
 from tests.support.generators import TINY, open_data
 
@@ -346,3 +348,17 @@ def test_masks_that_are_hidden_are_hidden_in_all_slices(volumes):
     assert not masks[:, :, pathologies].any()
     assert masks.any((3, 4))[:, 0].any()
     assert (batch.condition[:, :3] > 0).any()
+
+
+def test_too_few_voxels_do_not_decide_the_correlation_length():
+    label = np.ones((10, 20, 20), np.uint8)
+    label[4:6, 5:7, 5:7] = 2  # four pairs
+    roles = label_roles({"labels": {"background": 0, "normal_lung": 1, "ggo": 2}}, "x")
+    counts = {name: (label == value).sum((1, 2)).tolist() for name, value in roles.values.items()}
+    for seed in range(4):
+        image = np.random.default_rng(seed).normal(-700, 80, (1, *label.shape)).astype(np.float32)
+        facts = CaseFacts("a", label.shape, 1, (5.0, 1.0, 1.0), "float32", counts, [], "")
+        cache = SimpleNamespace(
+            roles=roles, facts={"a": facts}, image=lambda _, image=image: image, condition=lambda _: label
+        )
+        assert correlation_length(cache, ["a"]) == 5.0

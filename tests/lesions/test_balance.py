@@ -196,3 +196,15 @@ def test_a_volume_takes_more_lesions_than_a_slice():
     most = max(len(case.operations) for case in plan.cases)
     assert most > balance._MAX_LESIONS
     assert most <= balance._MAX_LESIONS * 8
+
+
+def test_a_plan_without_hosts_says_so():
+    labels = cohort(6)
+    for label in labels.values():
+        normal = np.argwhere(label == 1)
+        label[tuple(normal[10:].T)] = 0
+    plan, *_ = plan_for(labels, BalanceConfig(target_share={"emphysema": 0.5}))
+    assert not plan.cases
+    assert plan.notes == [
+        "no training case of fold 0 has 40 voxels of normal lung, so none can be a host, and nothing is planned"
+    ]

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_difflung.lesions.masks import MIN_VOXELS, Transform, draw_transform, find_lesions, paste, warp
+from nnunet_difflung.lesions.masks import (
+    MIN_VOXELS,
+    Lesion,
+    Transform,
+    cannot_fit,
+    draw_transform,
+    find_lesions,
+    paste,
+    spacing_ratio,
+    warp,
+)
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.meaning.labels import LabelRoles
 
@@ -136,3 +146,33 @@ def test_every_place_and_no_other_is_found(seed, depth, inside):
     places = {find_place(mask, free, np.random.default_rng(n), inside) for n in range(40)}
     assert places <= expected if expected else places == {None}
     assert len(places) >= min(len(expected), 2)
+
+
+@pytest.mark.parametrize(
+    ("flat", "slices", "depth"), [(False, 40, 5), (True, 40, 1), (False, 1, 1)], ids=["volumes", "slice", "into slice"]
+)
+def test_a_lesion_of_one_slice_of_a_volume_keeps_its_thickness(flat, slices, depth):
+    lesion = Lesion("a", "nodule", 1, disc(5), (5.0, 1.0, 1.0), flat=flat)
+    moved = warp(lesion.mask, Transform(), spacing_ratio(lesion, (1.0, 1.0, 1.0), slices)).mask
+    assert len(moved) == depth
+    assert all(np.array_equal(plane, lesion.mask[0]) for plane in moved)
+
+
+def test_lesions_know_whether_their_case_is_a_single_slice():
+    label = np.zeros((3, 9, 9), np.uint8)
+    label[1, 2:6, 2:6] = 2
+    assert not find_lesions(label, 2, "a", "x", (5.0, 1.0, 1.0))[0].flat
+    assert find_lesions(label[1:2], 2, "a", "x", (5.0, 1.0, 1.0))[0].flat
+
+
+def test_a_lesion_that_cannot_fit_is_known_before_it_takes_memory():
+    assert cannot_fit(np.ones((2, 30, 30), bool), Transform(), (1e3, 1e3, 1e3), (60, 512, 512))
+    assert cannot_fit(np.ones((2, 30, 30), bool), Transform(), (50.0, 1.0, 1.0), (60, 512, 512))
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        mask = np.ones(tuple(rng.integers(1, 12, 3)), bool)
+        ratio, transform = rng.uniform(0.5, 3, 3), draw_transform(rng)
+        shape = tuple(int(n) for n in rng.integers(2, 30, 3))
+        if cannot_fit(mask, transform, ratio, shape):
+            moved = warp(mask, transform, ratio).mask
+            assert any(n > room for n, room in zip(moved.shape, shape, strict=True))

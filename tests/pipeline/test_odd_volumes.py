@@ -85,3 +85,44 @@ def test_a_lesion_larger_than_any_host_is_left_out_and_the_plan_says_so(folders,
     said = capsys.readouterr().out
     assert "emphysema: the plan reaches" in said
     assert "no host has room for more where real lesions of the class lie" in said
+
+
+def _turned(folder: Path, patient: int, code: str) -> None:
+    """Stores a case in other directions; its voxels stay where they are."""
+    name = f"lung_{patient:03d}"
+    for path in (folder / "imagesTr" / f"{name}_0000.nii.gz", folder / "labelsTr" / f"{name}.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), code), str(path), True)
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        (
+            {3: "LPI", 5: "RAS"},
+            "lung_003, lung_005 (feet, back, left, in most cases head, back, left)",
+        ),
+        (
+            dict.fromkeys(range(1, 7), "PIR"),
+            "lung_001, lung_002, lung_003 and 3 more (right, feet, back), whose slices are not axial",
+        ),
+    ],
+    ids=["mixed", "sagittal"],
+)
+def test_volumes_stored_in_other_directions_are_named_with_a_remedy_that_works(folders, capsys, codes, said):
+    folder = make_dataset(folders[0], patients=6, volumes=True, depth=12, size=48)
+    words = [*RUN, "--method", "copy_paste", "--dry-run"]
+    main(words)
+    assert "lead towards" not in capsys.readouterr().out
+    for patient, code in codes.items():
+        _turned(folder, patient, code)
+    main(words)
+    out = capsys.readouterr()
+    assert said in " ".join((out.out + out.err).split())
+    path = folder / "dataset.json"
+    remedy = '"overwrite_image_reader_writer": "SimpleITKIOWithReorient"'
+    assert remedy in " ".join((out.out + out.err).split())
+    path.write_text(path.read_text().replace("{", f"{{{remedy},", 1))
+    main(words)
+    out = capsys.readouterr()
+    assert "lead towards" not in out.out + out.err
+    assert "not axial" not in out.out + out.err

@@ -1,0 +1,114 @@
+"""Image, label and channels lie on one grid, with voxels of a size that a CT can have; else the case is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.reading import read_case
+from nnunet_difflung.errors import BadInput
+from tests.support.tiny import make_dataset
+
+CASE = "lung_001"
+
+
+def rewritten(folder: Path, names: list[str], spacing=None, origin=None, direction=None) -> None:
+    """Writes files anew with other headers; spacing and origin are (x, y, z)."""
+    for name in names:
+        image = sitk.ReadImage(str(folder / name))
+        image.SetSpacing(spacing or image.GetSpacing())
+        image.SetOrigin(origin or image.GetOrigin())
+        image.SetDirection(direction or image.GetDirection())
+        sitk.WriteImage(image, str(folder / name))
+
+
+def turned(degrees: float) -> list[float]:
+    """Direction cosines of a volume turned in its slices."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]).ravel().tolist()
+
+
+def read(raw_folder):
+    raw = open_raw_dataset("801")
+    return read_case(raw, raw.cases[CASE])
+
+
+@pytest.mark.parametrize("spacing", [(0.0008, 0.0008, 0.005), (0.8, 0.8, 500.0)], ids=["metres", "half a metre"])
+def test_voxels_of_a_size_that_no_ct_has_are_refused(raw_folder, spacing):
+    """Lesions are moved by their size in mm, so that one such case would ask for terabytes."""
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16)
+    both = [f"imagesTr/{CASE}_0000.nii.gz", f"labelsTr/{CASE}.nii.gz"]
+    rewritten(folder, both, spacing)
+    with pytest.raises(BadInput, match=rf"{CASE}_0000.nii.gz: voxels of .* mm .*; expected 0.01 to 100 mm"):
+        read(raw_folder)
+
+
+def test_the_thickness_of_a_single_slice_may_be_anything(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=1, size=16)
+    rewritten(folder, [f"imagesTr/{CASE}_0000.nii.gz", f"labelsTr/{CASE}.nii.gz"], (0.8, 0.8, 999.0))
+    assert read(raw_folder)[2].spacing[0] == 999
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"origin": (50.0, 60.0, 70.0)}, "origin"), ({"direction": turned(90)}, "direction")],
+    ids=["origin", "direction"],
+)
+def test_a_channel_that_lies_elsewhere_is_refused(raw_folder, change, said):
+    """nnU-Net's readers print a warning and go on."""
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, channels=2)
+    read(raw_folder)
+    rewritten(folder, [f"imagesTr/{CASE}_0001.nii.gz"], **change)
+    with pytest.raises(
+        BadInput, match=rf"{CASE}_0001.nii.gz does not lie where the first channel, .*{said} .* instead of"
+    ):
+        read(raw_folder)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_a_label_that_is_turned_by_half_a_degree_is_refused(raw_folder, reader):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, overwrite_image_reader_writer=reader)
+    name = f"labelsTr/{CASE}.nii.gz"
+    rewritten(folder, [name], direction=turned(0.01))
+    read(raw_folder)
+    rewritten(folder, [name], direction=turned(0.5))
+    with pytest.raises(BadInput, match=rf"{CASE}.nii.gz: (direction|original_affine) .* differs from the image's"):
+        read(raw_folder)
+
+
+def test_channels_in_one_file_of_four_dimensions_are_read(raw_folder):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, channels=2)
+    expected = read(raw_folder)[0]
+    for case in ("lung_001", "lung_002"):
+        files = [folder / "imagesTr" / f"{case}_{channel:04d}.nii.gz" for channel in range(2)]
+        joined = sitk.JoinSeries([sitk.ReadImage(str(file)) for file in files])
+        files[1].unlink()
+        sitk.WriteImage(joined, str(files[0]))
+    assert np.array_equal(read(raw_folder)[0], expected)
+    rewritten(folder, [f"labelsTr/{CASE}.nii.gz"], origin=(50.0, 60.0, 70.0))
+    with pytest.raises(BadInput, match="origin .* differs from the image's"):
+        read(raw_folder)
+
+
+def test_cached_cases_are_read_anew_for_a_reader_that_turns_the_axes(raw_folder, tmp_path):
+    folder = make_dataset(raw_folder, patients=2, volumes=True, depth=4, size=16, direction=np.diag([-1, 1, 1]))
+    raw, cache = open_raw_dataset("801"), tmp_path / "cache"
+    build_cache(raw, cache, progress=False)
+    before = (cache / f"{CASE}.image.npy").stat().st_mtime_ns
+    build_cache(raw, cache, progress=False)
+    assert (cache / f"{CASE}.image.npy").stat().st_mtime_ns == before
+    for reader in ("SimpleITKIOWithReorient", "SimpleITKIO"):
+        path = folder / "dataset.json"
+        text = path.read_text().replace("{", f'{{"overwrite_image_reader_writer": "{reader}",', 1)
+        path.write_text(text)
+        raw = open_raw_dataset("801")
+        assert raw.reader.__name__ == reader
+        facts = build_cache(raw, cache, progress=False).facts[CASE]
+        assert np.array_equal(np.load(cache / f"{CASE}.image.npy"), raw.read_image(CASE)[0])
+        assert facts.directions == read_case(raw, raw.cases[CASE])[2].directions
+        path.write_text(text.replace(f'"overwrite_image_reader_writer": "{reader}",', ""))
