@@ -78,7 +78,8 @@ _COPIES, _DIFFLUNG, _CBMAT = (METHODS[name].trainer for name in ("copy_paste", "
 ARMS = {
     "reference": Arm("nnUNetTrainerDiffLungReference", explanation="real cases alone, this package's optimizer"),
     "oversampling": Arm(
-        "nnUNetTrainerDiffLungOversampling", explanation="real cases alone, patches drawn by class, rare ones as often"
+        "nnUNetTrainerDiffLungOversampling",
+        explanation="real cases alone, patches drawn by class, each class equally often",
     ),
     "copy_paste": Arm(_COPIES, "copy_paste", explanation="real lesions pasted into other real slices"),
     "difflung": Arm(_DIFFLUNG, "difflung", explanation="lesions painted by a network that sees their surroundings"),

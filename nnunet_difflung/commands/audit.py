@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _LINES = 20  # pairs of cases that are printed
 _DESCRIPTION = """
 Checks from the files of a dataset that no synthetic case and no generator of a fold has seen one of that fold's
-validation patients. Prints a table of the folds, a line for each problem, and a line for each thing that could not be
-checked. Exit code 0: no problem was found; 1: there are problems; 3: there are no problems, but --images lists
-pictures in training and in validation that may show the same patient, which only a look at them can decide. An
+validation patients. Prints a table of the folds, a line for each problem, and a line for each check that was not
+possible. Exit code 0: no problem was found; 1: there are problems; 3: there are no problems, but --images lists
+pictures in training and in validation that may show the same patient, which you have to decide by eye. An
 interrupted change of the dataset is completed first. docs/audit.md says what is proven and what is not.
 """
 _EXAMPLE = "difflung_audit -d 801"

@@ -148,7 +148,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         type=multiple,
         metavar="N",
         help="target of the pathologies without --target-share: N times their share of the fold's training cases, but "
-        "no more than they have in the slices that hold them; 0: "
+        "no more than they have in the slices that contain them; 0: "
         f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset "
         f"paper: 0, but without this option {preset('paper').balance.fibrosis_share} for fibrosis or ILD)",
     )
@@ -157,7 +157,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         dest="order",
         choices=ORDERS,
         help="which class gets the next lesion while several lie below their targets. deficit: the one furthest below, "
-        "relative to its target, so that all come equally close if the slices do not suffice; frequency: the least "
+        "relative to its target, so that all come equally close if there are too few slices; frequency: the least "
         "frequent one until its target is met, as in the paper. With equal targets both are the same "
         f"({by_preset('balance', 'order')})",
     )
@@ -165,7 +165,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         "--placement",
         choices=PLACEMENTS,
         help="real: lesions lie where those of their class lie in the fold's training cases, touch the pleura as they "
-        "do, and are as many and as large in a case; uniform: they lie anywhere in normal lung and fill up to half of "
+        "do, with the same number and size per case; uniform: they lie anywhere in normal lung and fill up to half of "
         f"it ({by_preset('balance', 'placement')})",
     )
     group.add_argument(
@@ -173,8 +173,8 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         choices=HOSTS,
         help="which real cases lesions are painted into. alike: those whose other pathologies are like those of the "
         "fold's real cases with the class. If real ground glass never lies beside a solid nodule, painted ground glass "
-        "does not either; otherwise the nodule would tell that the ground glass is painted, and the segmentation could "
-        "learn that instead of the class. any: all training cases in turn, whatever they hold "
+        "does not either; otherwise the nodule would reveal that the ground glass is painted, and the segmentation "
+        "could learn that instead of the class. any: all training cases in turn, whatever they hold "
         f"({by_preset('balance', 'hosts')})",
     )
     group.add_argument(
@@ -190,9 +190,9 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         type=share_below_one,
         metavar="SHARE",
         help="share of the synthetic cases in which outlines of lesions are repainted as the normal lung that they "
-        "are, and keep its label. If every painted region is a lesion, the segmentation can learn how painting looks "
-        "(noise, smoothness, edge) instead of the class, and finds lesions where there are none; a placebo shows it "
-        "painting without a lesion. Such cases are added to those with lesions: 0.5 doubles the number of cases, 0 "
+        "are, and keep its label. If every painted region is a lesion, the segmentation can learn what painting looks "
+        "like (noise, smoothness, edge) instead of the class, and finds lesions where there are none; a placebo shows "
+        "it painting without a lesion. Such cases are added to those with lesions: 0.5 doubles the number of cases, 0 "
         f"adds none ({by_preset('balance', 'placebo')})",
     )
 
@@ -228,7 +228,7 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         choices=(0, 1),
         help="for volumes with --method difflung: slices on each side that the network sees beside the one that it "
-        "paints. 1: all slices of a lesion are painted together, so that it goes on from slice to slice as real ones "
+        "paints. 1: all slices of a lesion are painted together, so that it continues from slice to slice as real ones "
         "do; 0: slice by slice (default: 1 for volumes)",
     )
     group.add_argument(
@@ -258,7 +258,7 @@ def _add_conditioning_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--annealing",
         choices=ANNEALINGS,
-        help="how mask ablation fades during training: cosine (Eq. 9), or none: it stays on to the end "
+        help="how mask ablation fades during training: cosine (Eq. 9), or none: it lasts until the end "
         f"({by_preset('generator', 'annealing')})",
     )
     group.add_argument(
@@ -302,23 +302,23 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--level",
         choices=LEVELS,
-        help="mean intensity of a lesion that --method difflung paints. host: it is as much brighter in brighter lung "
-        "as the fold's lesions of the class are; donor: that of the real lesion whose outline it has, whatever the "
-        f"lung is like ({by_preset('sampling', 'level')})",
+        help="mean intensity of a lesion that --method difflung paints. host: it follows the brightness of the lung "
+        "around it, as the fold's lesions of the class do; donor: that of the real lesion whose outline it has, "
+        f"whatever the lung is like ({by_preset('sampling', 'level')})",
     )
     group.add_argument(
         "--styles",
         choices=STYLES,
         help="mean and spread of the intensities of a lesion that --method difflung paints. real: those of the real "
-        "lesion whose outline it has, but for what --level does; drawn: drawn around these, within the range of the "
-        "fold's lesions of the class, so that lesions between the real ones are painted too "
+        "lesion whose outline it has, apart from what --level changes; drawn: drawn around these, within the range of "
+        "the fold's lesions of the class, so that lesions between the real ones are painted too "
         f"({by_preset('sampling', 'styles')})",
     )
     group.add_argument(
         "--edge",
         choices=EDGES,
         help="how a region that --method difflung paints ends. faded: over the margin it passes into the normal lung "
-        "that was there, with its grain; painted: where the painted region ends "
+        "that was there, with its grain; painted: abruptly, where painting ends "
         f"({by_preset('sampling', 'edge')})",
     )
     group.add_argument(
@@ -332,7 +332,7 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         "--gate",
         choices=("drop", "report", "off"),
         help="what happens to cases whose painted intensities differ from those of the real class: drop: they are "
-        "painted again, and at last dropped; report: they are counted, and added as without a gate; off: nothing is "
+        "painted again, and dropped if they still differ; report: they are counted but still added; off: nothing is "
         f"measured ({by_preset('sampling', 'gate')})",
     )
     group.add_argument(
@@ -348,8 +348,8 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="paint each case N times from different noise and keep one. A small segmenter, trained on the fold's real "
         "training cases within minutes, judges them: a painting in which it sees less of a class than in 95 %% of the "
-        "real lesions of patients that it has not seen, or than in normal lung, is rejected, unless it does not know "
-        "the class well enough; --selection says which of the others is kept. Painting takes N times as long "
+        "real lesions of patients that it has not seen, or than in normal lung, is rejected, unless it has not "
+        "learned the class well enough; --selection says which of the others is kept. Painting takes N times as long "
         f"({by_preset('sampling', 'candidates')})",
     )
     group.add_argument(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """
 Compares generators (the paper's Table 1). Each generator paints whole slices from the masks of its fold's validation
 slices, which it has never seen, and the painted slices are compared with the real ones: PSNR, SSIM, error, and for each
-class bias, Wasserstein distance, texture and diversity. Three references are reported beside them: each class at its
+class bias, Wasserstein distance, texture and diversity. Three references are also reported: each class at its
 mean intensity, the neighbouring real slice, and real slices of other patients. Train the generators first with
 difflung_augment --method METHOD. Nothing is written into the dataset.
 """

@@ -22,7 +22,7 @@ _DESCRIPTION = """
 Writes finished trainings as a model with which nnU-Net predicts on a machine that does not have this package: a folder
 for nnUNetv2_predict_from_modelfolder, or a zip file for nnUNetv2_install_pretrained_model_from_zip. It holds the
 weights, what nnU-Net needs to predict with them, and a model card: data, synthetic cases, Dice of the validation
-patients, limits, how to use it. It holds no case ids, and nothing with which the training could be resumed.
+patients, limits, how to use it. It holds no case ids, and nothing from which the training could be resumed.
 """
 _EXAMPLE = """
 difflung_export -d 801 -f 0 1 2 3 4 -o emphysema.zip

@@ -169,7 +169,7 @@ def add_labels(group: Options) -> None:
         default=[],
         metavar="LABEL",
         help="labels of normal lung tissue, such as 'left lung' 'right lung'; may be given several times (default: the "
-        "label, or those of the lungs or lobes, whose names say normal, healthy or lung, if that is plain)",
+        "label, or those of the lungs or lobes, whose names say normal, healthy or lung, if that is unambiguous)",
     )
     group.add_argument(
         "--structure-label",

@@ -17,9 +17,9 @@ from nnunet_difflung.runtime.messages import report, say
 
 _DESCRIPTION = """
 Removes every synthetic case from a dataset and restores its files (dataset.json, splits, preprocessed folder) byte for
-byte. If they were edited since, the edits are kept. nnU-Net's plans and preprocessed real cases stay, and so do trained
-generators, so that difflung_augment can paint again without training, unless --generators is given. With -f or
---method only those cases go; the files are restored once the last synthetic case has gone.
+byte. If they have been edited since, the edits are kept. nnU-Net's plans and preprocessed real cases stay, and so do
+trained generators, so that difflung_augment can paint again without training, unless --generators is given. With -f or
+--method only those cases are removed; the files are restored once the last synthetic case is removed.
 """
 _EXAMPLE = """
 difflung_remove -d 801 --dry-run
@@ -33,12 +33,12 @@ def parser() -> argparse.ArgumentParser:
     p = shared.command_parser("difflung_remove", _DESCRIPTION, _EXAMPLE)
     group = p.add_argument_group("run")
     shared.add_dataset(group)
-    shared.add_folds(group, ", whose cases, and with --generators whose generators, go (default: those of every fold)")
+    shared.add_folds(group, ", whose cases (and, with --generators, generators) are removed (default: every fold)")
     group.add_argument(
         "--method",
         choices=METHODS,
         metavar="METHOD",
-        help=f"method whose cases, and with --generators whose generators, go, of {', '.join(METHODS)} "
+        help=f"method whose cases (and, with --generators, generators) are removed: {', '.join(METHODS)} "
         f"(default: every method)",
     )
     group.add_argument("--dry-run", action="store_true", help="list what would be removed, and change nothing")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """
 Writes what difflung_augment did to a dataset as one HTML file that opens in any browser, without a network, and can be
-sent by mail: verdicts on what to look at, class shares, real beside synthetic lesions, intensities, texture, dropped
+sent by mail: verdicts on what to look at, class shares, real next to synthetic lesions, intensities, texture, dropped
 cases with their reasons, the audit, the next commands and a methods paragraph. difflung_augment writes it too; this
 command writes it again, elsewhere, or without the ids of real cases.
 """
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--anonymous",
         action="store_true",
-        help="call real cases and patients by numbers (default: show the ids of real cases)",
+        help="replace the names of real cases and patients by numbers (default: show the ids of real cases)",
     )
     shared.add_labels_and_patients(p)
     return p

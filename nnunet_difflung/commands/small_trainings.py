@@ -59,8 +59,8 @@ def how_it_ended(command: str, code: int, place: str) -> str:
         return f"{command} failed; {place}"
     memory = " (as it does when memory runs out)" if code == -signal.SIGKILL else ""
     return (
-        f"{command} was ended by {signal.Signals(-code).name}, which another program or the system has sent{memory}; "
-        f"run the same command again to go on"
+        f"{command} was stopped by {signal.Signals(-code).name}, sent by another program or the system{memory}; "
+        f"run the same command again to continue"
     )
 
 

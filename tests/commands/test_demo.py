@@ -134,11 +134,11 @@ def test_a_failing_command_names_its_log(tmp_path):
         side_by_side({tmp_path / "a.log": ["true"], tmp_path / "b.log": ["false"]}, {"PATH": "/bin:/usr/bin"})
 
 
-@pytest.mark.parametrize(("sent", "words"), [("TERM", "has sent;"), ("KILL", "when memory runs out")])
+@pytest.mark.parametrize(("sent", "words"), [("TERM", "or the system;"), ("KILL", "when memory runs out")])
 def test_a_command_that_was_killed_has_no_message_to_look_for(tmp_path, sent, words):
     dying = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), signal.SIG{sent})"]
     for call in (lambda: Demo(tmp_path).call(dying), lambda: side_by_side({tmp_path / "a.log": dying}, {})):
-        with pytest.raises(Failed, match=rf"was ended by SIG{sent}, .*{words}.* run the same command again") as told:
+        with pytest.raises(Failed, match=rf"was stopped by SIG{sent}, .*{words}.* run the same command again") as told:
             call()
         assert "message" not in str(told.value)
     with pytest.raises(Failed, match="its message is above"):
