@@ -108,7 +108,7 @@ class _Planner:
         self.profiles = {case.identifier: profile(case, roles) for case in cases}
         self.holders = {name: sorted({lesion.case for lesion in of_class}) for name, of_class in lesions.items()}
         self.allowed = set(roles.pathologies)
-        self.unlike = 0
+        self.unlike, self.painted = 0, 0  # planned cases unlike real ones; slices of all planned cases
         self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
@@ -196,7 +196,7 @@ class _Planner:
         model: Model | None = None,
     ) -> list[Operation]:
         """Pastes the lesions of the next planned case into ``label`` (in place); ``pasted`` then has their voxels."""
-        slices = self.max_slices - plan.slices
+        slices = self.max_slices - self.painted
         if self.follower is not None:
             counts = {name: self.counts[name] + host.voxels(name) for name in self.counts}
             allowed = [name for name, target in self.targets.items() if target > 0]
@@ -205,7 +205,7 @@ class _Planner:
             self.pasted = filling.pasted
             return filling.operations
         self.pasted = []
-        quota = self.quota(slices, plan.slices / len(plan.cases) if plan.cases else 1)
+        quota = self.quota(slices, self.painted / len(plan.cases) if plan.cases else 1)
         if model is not None:
             held = zip(self.roles.pathologies, self.profiles[model.case], strict=True)
             self.allowed = {name for name, share in held if share > 0}
@@ -230,8 +230,9 @@ class _Planner:
         label, lung = before.copy(), Lung(before, self.roles, host.spacing, host.counts)
         operations = self.operations(host, label, lung, plan, rng, model)
         touched = tuple(int(z) for z in np.flatnonzero((label != before).any((1, 2))))
-        if not touched or plan.slices + len(touched) > plan.max_slices:
+        if not touched or self.painted + len(touched) > plan.max_slices:
             return False
+        self.painted += len(touched)
         seed = int(rng.integers(2**31))
         plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
         self.count(label, model)
@@ -349,7 +350,7 @@ def make_plan(
     ]
     samples: dict[str, Sample] = {}
     index, idle, gave_up = 0, 0, False
-    while planner.usable and not gave_up and planner.missing(planner.counts) and plan.slices < plan.max_slices:
+    while planner.usable and not gave_up and planner.missing(planner.counts) and planner.painted < plan.max_slices:
         idle = 0 if planner.add_case(plan, index, read_label, samples) else idle + 1
         index += 1
         if idle >= planner.patience(len(planner.usable)):

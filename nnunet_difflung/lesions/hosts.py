@@ -12,7 +12,7 @@ are equally alike, those that were used least come first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,16 +44,17 @@ class Hosts:
     def __init__(self, cases: Sequence[CaseFacts], roles: LabelRoles):
         self.cases, self.roles = list(cases), roles
         self._profiles = np.array([profile(case, roles) for case in cases]).reshape(len(cases), len(roles.pathologies))
-        self._uses = dict.fromkeys((case.identifier for case in cases), 0)
+        self._index = {case.identifier: index for index, case in enumerate(cases)}
+        self._uses = np.zeros(len(cases), int)
 
     def use(self, case: CaseFacts) -> None:
         """Counts a use, or a case into which nothing could be painted, so that other hosts come next."""
-        self._uses[case.identifier] += 1
+        self._uses[self._index[case.identifier]] += 1
 
     def ranked(
         self, model: np.ndarray, names: Sequence[str], rng: np.random.Generator, painted: Sequence[str] = ()
-    ) -> list[CaseFacts]:
-        """All hosts, the best one first.
+    ) -> Iterator[CaseFacts]:
+        """All hosts, the best one first; mostly the first ones are enough.
 
         Args:
             model: profile that the finished case should have.
@@ -66,9 +67,9 @@ class Hosts:
         wrong = ((shares > 0) != (model[counted] > 0)).sum(1)
         both = (shares > 0) & (model[counted] > 0)
         away = np.abs(np.log(np.where(both, shares, 1.0)) - np.log(np.where(both, model[counted], 1.0))).sum(1)
-        uses = np.array(list(self._uses.values()))
+        uses = self._uses
         order = np.lexsort((rng.permutation(len(uses)), away // _ALIKE + uses, wrong + uses // _MOST_USES))
-        return [self.cases[index] for index in order]
+        return (self.cases[index] for index in order)
 
 
 def usable_hosts(cases: Sequence[CaseFacts], roles: LabelRoles) -> list[CaseFacts]:

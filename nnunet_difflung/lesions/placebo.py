@@ -155,7 +155,7 @@ class _PlaceboPlanner:
         planned = {case.host for case in self.plan.with_lesions}
         if self.hosts is not None:
             like = profile(self.facts[model.host], self.roles)
-            ranked = self.hosts.ranked(like, self.roles.pathologies, rng)
+            ranked = list(self.hosts.ranked(like, self.roles.pathologies, rng))
             order = [case for case in ranked if case.identifier != model.host] or ranked
         else:
             usable = usable_hosts(self.cases, self.roles)
