@@ -46,6 +46,8 @@ class Set:
         configuration: of nnU-Net, whose smaller variant is trained.
         convert: options of the converter that make the set what it is.
         batch: patches in a training step, unless another number is given.
+        patch: size of the patches; empty: nnU-Net's.
+        stages: resolutions of the network, which its patches must allow; None: nnU-Net's.
     """
 
     dataset: str
@@ -55,6 +57,8 @@ class Set:
     configuration: str = "2d"
     convert: tuple[str, ...] = ()
     batch: int = 12
+    patch: tuple[int, ...] = ()
+    stages: int | None = None
 
     @property
     def number(self) -> str:
@@ -145,8 +149,10 @@ SETS = {
         "emphysema",
         "chest phantom as volumes",
         configuration="3d_fullres",
-        convert=("--volumes", "--spacing", "2.5"),
+        convert=("--volumes", "--spacing", "2.5", "--test-patients", "0"),
         batch=2,
+        patch=(16, 64, 64),
+        stages=4,
     ),
 }
 

@@ -65,7 +65,8 @@ def prepare(folder: Path, kind: str, convert: list[str], batch: int) -> Base:
         plan = ["nnUNetv2_plan_and_preprocess", "-d", SETS[kind].number, "-c", SETS[kind].configuration, "-np", "1"]
         commands.run("plan and preprocess", plan)
         plans = root / NNUNET_PREPROCESSED / dataset / "nnUNetPlans.json"
-        make_small_configuration(plans, convolutions=1, configuration=SETS[kind].configuration, batch_size=batch)
+        changes = {"batch_size": batch} | ({"patch_size": list(SETS[kind].patch)} if SETS[kind].patch else {})
+        make_small_configuration(plans, 1, SETS[kind].stages, SETS[kind].configuration, **changes)
         write_json(made, wanted | _read(root, kind) | {"commands": commands.typed, "seconds": commands.seconds})
     content = read_json(made)
     for key, value in wanted.items():
@@ -97,7 +98,7 @@ def _read(root: Path, kind: str) -> dict:
         "lesions": list(raw.roles.pathologies),
         "splits": raw.splits,
         "network": {
-            "patch_size": plans[SETS[kind].configuration]["patch_size"],
+            "patch_size": plans[SETS[kind].network].get("patch_size", plans[SETS[kind].configuration]["patch_size"]),
             "batch_size": plans[SETS[kind].network]["batch_size"],
             "features": plans[SETS[kind].network]["architecture"]["arch_kwargs"]["features_per_stage"],
         },
