@@ -38,7 +38,13 @@ class Place:
 
 
 _PAINTED = {"phantom": "emphysema", "MedSeg": "consolidation"}
-_SCORED = {"phantom, large dose": "emphysema", "phantom, paper's dose": "emphysema", "MedSeg": "consolidation"}
+_SCORED = {
+    "phantom, large dose": "emphysema",
+    "phantom, paper's dose": "emphysema",
+    "MedSeg": "consolidation",
+    "MedSeg, 2 mm": "consolidation",
+}
+_REGIONS = {"lidc": "LIDC", "medseg_2mm": "MedSeg, 2 mm"}  # file → data
 _BENCH = "bench_lidc"
 _VOLUMES = {"lidc": "LIDC", "medseg": "MedSeg", "medseg_consolidation": "MedSeg"}  # file → data
 
@@ -53,7 +59,12 @@ PLACES = (
         ("table1_phantom", "table1_medseg"),
         partial(summary_tables.table1_summary, _PAINTED),
     ),
-    Place("docs/results.md", "regions", ("regions_lidc",), partial(summary_tables.regions_summary, ("LIDC",))),
+    Place(
+        "docs/results.md",
+        "regions",
+        tuple(f"regions_{name}" for name in _REGIONS),
+        partial(summary_tables.regions_summary, tuple(_REGIONS.values())),
+    ),
     Place(
         f"{RESULTS}/bench.md",
         "edges",
@@ -76,7 +87,7 @@ PLACES = (
     Place(
         "docs/results.md",
         "table2",
-        ("table2_phantom", "table2_phantom_quarter", "table2_medseg"),
+        ("table2_phantom", "table2_phantom_quarter", "table2_medseg", "table2_medseg_2mm"),
         partial(summary_tables.table2_summary, _SCORED),
     ),
     *(
@@ -87,6 +98,7 @@ PLACES = (
             ("phantom_dose", "table2_phantom_quarter", tables.table2),
             ("medseg", "table1_medseg", tables.table1),
             ("medseg", "table2_medseg", tables.table2),
+            ("medseg", "table2_medseg_2mm", tables.table2),
             ("medseg_one_fold", "medseg_main_chain", tables.chain_table),
             ("pilot", "pilot_table1_phantom", tables.table1),
             ("pilot", "pilot_table2_phantom", tables.table2),

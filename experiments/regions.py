@@ -27,7 +27,9 @@ from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.intervals import summed_up, within_folds
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.reading import body_is_above_hu
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
@@ -36,9 +38,10 @@ from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
 PATCH = 13  # pixels of the classifier's patches
+HU = "HU"
 EACH = 4  # patches of a lesion's slice
 STEPS = 400  # of the classifier
-WIDTH = 2000.0  # HU; the window of CT, for PSNR and SSIM
+WIDTH = 2000.0  # HU; the window of CT, for PSNR and SSIM; of other images it is the range of their values
 _TITLES = {
     "seam_outline": "step at the outline / real",
     "seam_edge": "step at the painted edge / real",
@@ -49,8 +52,8 @@ _TITLES = {
     "autocorrelation_2": "2 px",
     "autocorrelation_4": "4 px",
     "sd_ratio": "sd / real",
-    "bias": "bias, HU",
-    "wasserstein": "Wasserstein, HU",
+    "bias": "bias, UNIT",
+    "wasserstein": "Wasserstein, UNIT",
     "sharpness": "sharpness / host",
     "vessels_go_on": "vessels that go on",
     "below": "below the 5th percentile",
@@ -58,6 +61,14 @@ _TITLES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
 }
+
+
+def scale(cache: SliceCache) -> tuple[str, float]:
+    """Unit of a dataset's first channel, and the width of the values that PSNR and SSIM refer to."""
+    if all(body_is_above_hu(facts.judged) for facts in cache.facts.values()):
+        return HU, WIDTH
+    ends = [(float(image.min()), float(image.max())) for image in (cache.image(i)[0] for i in cache.facts)]
+    return GREY_LEVELS, max(high for _, high in ends) - min(low for low, _ in ends)
 
 
 def percentiles(cache: SliceCache, lesions: Sequence[Lesion]) -> tuple[float, float]:
@@ -114,11 +125,12 @@ def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[
     rows: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     reals: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
+    width = scale(cache)[1]
     for number in o.f:
         for name, (method, options) in painters_of(o).items():
             fold = open_fold(raw, cache, number, settings_of(method, o.preset, options))
             thresholds = percentiles(cache, fold.lesions[o.pathology])
-            tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(WIDTH, t))
+            tallies: dict[tuple[str, str], RegionTally] = defaultdict(lambda t=thresholds: RegionTally(width, t))
             for i, p in enumerate(painted_lesions(fold, o.pathology, o.device, o.seed)):
                 for row, image in ((name, p.image), (REAL, p.real)):
                     tallies[row, p.patient].add(image, p.real, p.lesion, p.region, p.normal)
@@ -195,7 +207,8 @@ def markdown(content: dict) -> str:
     ]
     for figure, digits in FIGURES.items():
         cells = [_cell(methods[name][figure], digits) for name in head[1:]]
-        lines.append(f"| {_TITLES[figure]} | {' | '.join(cells)} |")
+        title = _TITLES[figure].replace("UNIT", meta.get("unit", HU))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     aucs = ["–" if methods[name]["auc"] is None else f"{methods[name]['auc']:.2f}" for name in head[1:]]
     return "\n".join([*lines, f"| AUC painted against real, at the borders | {' | '.join(aucs)} |", ""])
 
@@ -233,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     meta = about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name})
     painted = [(name, method, os.environ[NNUNET_RESULTS]) for name, (method, _) in painters.items()]
     content = {
-        "meta": meta | {"generators": generators_of(raw, o.f, painted)},
+        "meta": meta | {"unit": scale(cache)[0], "generators": generators_of(raw, o.f, painted)},
         "methods": summarised(rows, aucs, reals),
         "per_patient": {
             name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]

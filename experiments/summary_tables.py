@@ -60,7 +60,8 @@ def regions_summary(sources: Sequence[str], *contents: dict) -> str:
                 _mean(row, "psnr", 1),
                 "–" if row["auc"] is None else f"{row['auc']:.2f}",
             ]
-            about = f"{data}, {shown_class} ({patients} patients)"
+            unit = "" if content["meta"].get("unit", "HU") == "HU" else f", {content['meta']['unit']}"
+            about = f"{data}, {shown_class} ({patients} patients{unit})"
             lines.append(f"| {about} | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
