@@ -116,7 +116,7 @@ def painters_of(o: argparse.Namespace) -> dict[str, tuple[str, str]]:
     return painters
 
 
-def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[dict, dict, dict]:
+def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace, width: float) -> tuple[dict, dict, dict]:
     """Row → (fold, patient) → figures; row → AUC of the classifier; and row → the figures of the real lesions.
 
     The latter depend on the painted region, whose margin not all methods and options have in common. The row ``real``
@@ -125,7 +125,6 @@ def measure(raw: RawDataset, cache: SliceCache, o: argparse.Namespace) -> tuple[
     rows: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     reals: dict[str, dict[tuple[int, str], dict]] = defaultdict(dict)
     patches: dict[str, tuple[list[Patches], list[Patches]]] = defaultdict(lambda: ([], []))
-    width = scale(cache)[1]
     for number in o.f:
         for name, (method, options) in painters_of(o).items():
             fold = open_fold(raw, cache, number, settings_of(method, o.preset, options))
@@ -239,14 +238,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raw = open_raw_dataset(o.d)
         cache = build_cache(raw, cache_folder(raw.name), 1, False)
         painters = painters_of(o)
-        rows, aucs, reals = measure(raw, cache, o)
+        unit, width = scale(cache)
+        rows, aucs, reals = measure(raw, cache, o, width)
     except BadInput as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     meta = about("regions", raw, o, list(map(str, arguments or sys.argv[1:])), {str(o.o): o.o.name})
     painted = [(name, method, os.environ[NNUNET_RESULTS]) for name, (method, _) in painters.items()]
     content = {
-        "meta": meta | {"unit": scale(cache)[0], "generators": generators_of(raw, o.f, painted)},
+        "meta": meta | {"unit": unit, "generators": generators_of(raw, o.f, painted)},
         "methods": summarised(rows, aucs, reals),
         "per_patient": {
             name: [{"fold": fold, "patient": patient, **row} for (fold, patient), row in of.items()]

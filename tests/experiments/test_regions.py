@@ -10,12 +10,14 @@ from scipy import ndimage
 
 from experiments.painted_back import REAL, about, settings_of
 from experiments.region_painting import transplant
-from experiments.regions import border_patches, markdown, painters_of, summarised
+from experiments.regions import border_patches, markdown, painters_of, scale, summarised
 from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
+from nnunet_difflung.dataset.reading import judged_channels
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.region_tally import FIGURES
 from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.meaning.labels import label_roles
 
 
 def test_a_method_paints_with_the_sampler_that_difflung_augment_takes():
@@ -85,6 +87,8 @@ def test_methods_are_compared_with_the_real_lesions_patient_by_patient():
     assert table[REAL]["sd_ratio"]["to_real"] is None
     meta = {"dataset": "D", "class": "x", "folds": [0, 1], "date": "2026-11-28", "command": "c"}
     text = markdown({"meta": meta, "methods": table})
+    assert "| bias, HU |" in text
+    assert "| bias, grey levels |" in markdown({"meta": meta | {"unit": "grey levels"}, "methods": table})
     assert "| sd / real | 2.50 | 3.00 (+0.50 [" in text
     assert "12 slices of lesions of 6 validation patients" in text
 
@@ -128,3 +132,15 @@ def test_the_command_on_record_has_no_folder_of_this_machine(tmp_path):
     meta = about("regions", SimpleNamespace(name="D", folder=tmp_path), options, words, {str(target): target.name})
     assert meta["command"] == "python -m experiments.regions -d 807 --augment '--preset fast' -o regions.json"
     assert (meta["dataset"], meta["class"], meta["folds"], meta["seed"]) == ("D", "ground_glass", [5], 3)
+
+
+@pytest.mark.parametrize(("channel", "unit", "width"), [("CT", "HU", 2000.0), ("window", "grey levels", 255.0)])
+def test_psnr_and_titles_have_the_scale_of_the_data(channel, unit, width):
+    image = np.full((1, 2, 32, 32), -1000.0 if channel == "CT" else 0.0)
+    image[:, :, 8:24, 8:24] = 40 if channel == "CT" else 255
+    image[:, :, 12:20, 12:20] = -850 if channel == "CT" else 60
+    label = np.zeros(image.shape[1:], np.uint8)
+    label[:, 12:20, 12:20] = 1
+    roles = label_roles({"labels": {"background": 0, "normal_lung": 1, "x": 2}}, "x")
+    facts = {"a": SimpleNamespace(judged=judged_channels([channel], roles, image, label))}
+    assert scale(SimpleNamespace(facts=facts, image=lambda _: image)) == (unit, width)
