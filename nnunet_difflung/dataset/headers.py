@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 _BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 2, sitk.sitkInt16: 2}  # as the cache stores them; any other may need 4
 _MOST_BYTES = 4
-_MM, _COSINES = 0.01, 1e-3  # how far places and directions of two channels may differ
+MM, COSINES = 1e-2, 1e-3  # how far two files of a case may differ in place and in direction: 0.3 mm at 300 mm
 
 
 def other_grid(first: str | Path, second: str | Path) -> str:
@@ -23,7 +23,7 @@ def other_grid(first: str | Path, second: str | Path) -> str:
         one, other = _information(first), _information(second)
     except RuntimeError:  # a format that nnU-Net reads in another way
         return ""
-    for what, tolerance in (("Origin", _MM), ("Direction", _COSINES)):
+    for what, tolerance in (("Origin", MM), ("Direction", COSINES)):
         expected, found = (getattr(reader, f"Get{what}")() for reader in (one, other))
         if len(found) == len(expected) and not np.allclose(found, expected, rtol=0, atol=tolerance):
             return f"{what.lower()} {np.round(found, 3).tolist()} instead of {np.round(expected, 3).tolist()}"

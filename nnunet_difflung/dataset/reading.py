@@ -13,7 +13,7 @@ import numpy as np
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from skimage.filters import threshold_otsu
 
-from nnunet_difflung.dataset.headers import other_grid
+from nnunet_difflung.dataset.headers import COSINES, MM, other_grid
 from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.orientation import directions
@@ -24,7 +24,6 @@ from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.meaning.voxels import LARGEST, SMALLEST
 
 CT_BODY_THRESHOLD = -500.0  # HU, between lung and soft tissue
-_MM, _COSINES = 1e-2, 1e-3  # how far label and image may differ in place and in direction: 0.3 mm at 300 mm
 
 
 @dataclass(frozen=True)
@@ -228,14 +227,14 @@ def _same_grid(key: str, expected: Any, found: Any) -> bool:
     if key == "direction":  # an image whose channels are its fourth axis has four of each
         first, second = (_square(values)[:3, :3] for values in (first, second))
     elif "affine" in key:
-        if not np.allclose(first[:3, 3], second[:3, 3], rtol=0, atol=_MM):
+        if not np.allclose(first[:3, 3], second[:3, 3], rtol=0, atol=MM):
             return False
         steps = np.maximum(np.linalg.norm(first[:3, :3], axis=0), np.finfo(float).tiny)
         first, second = first[:3, :3] / steps, second[:3, :3] / steps
     else:
         first, second = first[:3], second[:3]
     return first.shape == second.shape and np.allclose(
-        first, second, rtol=1e-5, atol=_MM if key in ("origin", "spacing") else _COSINES
+        first, second, rtol=1e-5, atol=MM if key in ("origin", "spacing") else COSINES
     )
 
 
