@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnunet_difflung.audit.image_check import CasePair, ImageCheck, check_images
-from nnunet_difflung.dataset.cache import cached_image
+from nnunet_difflung.dataset.cache import ImageReader, cached_image
 from nnunet_difflung.dataset.contents import hashes_of_dataset
 from nnunet_difflung.dataset.layout import find_reader, list_cases, read_dataset_json
 from nnunet_difflung.dataset.places import check_links
@@ -55,7 +56,7 @@ def audit_images(name: str, processes: int = 1, progress: bool = True) -> ImageA
 
     Args:
         name: ``DatasetXXX_NAME``.
-        processes: number of threads.
+        processes: number of processes.
         progress: show progress bars.
 
     Raises:
@@ -67,19 +68,19 @@ def audit_images(name: str, processes: int = 1, progress: bool = True) -> ImageA
     sheet = image_sheet(name) if os.path.isdir(os.environ.get(NNUNET_RESULTS, "")) else None
     if sheet is not None:
         check_links(name, [], [sheet.parent])
-    read = _Reader(name, raw)
+    images = _Images(name, raw)
     splits = _splits(raw, preprocessed)
     patients = None if splits else _patients(name)
-    check = check_images(read.cases, read.image, splits, patients, processes, progress)
+    check = check_images({case: images.reader(case) for case in images.cases}, splits, patients, processes, progress)
     if not check.pairs or sheet is None:
         return ImageAudit(check, splits is not None, None)
-    with as_private_as(raw, [file for case in read.cases.values() for file in (*case.images, case.label)]):
-        draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: read.image(case)[0], sheet)
+    with as_private_as(raw, [file for case in images.cases.values() for file in (*case.images, case.label)]):
+        draw_pairs(check.pairs[:_PAIRS_SHOWN], lambda case: images.reader(case)()[0], sheet)
     return ImageAudit(check, splits is not None, sheet)
 
 
-class _Reader:
-    """Reads images of real cases from the cache or from the raw dataset."""
+class _Images:
+    """The images of real cases, in the cache or in the raw dataset."""
 
     def __init__(self, name: str, folder: Path):
         dataset_json = read_dataset_json(folder)
@@ -91,17 +92,19 @@ class _Reader:
         results = os.environ.get(NNUNET_RESULTS, "")
         self._cache = cache_folder(name) if os.path.isdir(results) else None
 
-    def image(self, identifier: str) -> tuple[np.ndarray, float]:
-        """(c, z, y, x) and the spacing along z in mm."""
+    def reader(self, identifier: str) -> ImageReader:
+        """Reads a case's image; another process may call it."""
         case = self.cases[identifier]
         cached = cached_image(self._folder, self._cache, case, self._hashes) if self._cache else None
-        if cached is not None:
-            return cached
-        try:
-            image, properties = self._reader().read_images(case.images)
-        except Exception as error:
-            raise BadInput(f"{case.images[0]} cannot be read ({error}); replace or repair the file") from error
-        return image, float(properties["spacing"][0])
+        return cached if cached is not None else partial(_read_raw, self._reader, case.images)
+
+
+def _read_raw(reader: type, files: Sequence[str]) -> tuple[np.ndarray, float]:
+    try:
+        image, properties = reader().read_images(files)
+    except Exception as error:
+        raise BadInput(f"{files[0]} cannot be read ({error}); replace or repair the file") from error
+    return image, float(properties["spacing"][0])
 
 
 def _splits(*folders: Path | None) -> list[dict[str, list[str]]] | None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nnunet_difflung.audit.similarity import find_matches, mirror_similarity, thresholds_above
 from nnunet_difflung.audit.slice_pictures import Picture, picture_of
-from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.parallel import bar, in_processes, in_threads
 
 METHOD = 2  # number of the method; results of another one are not used again
 _EVERY_MM = 5.0  # of a volume; slices 2.5 mm from a compared slice are still recognised
 _LEAST_CONTENT = 0.05  # share of a slice beside its levels; slices of air, padding and a table are all the same
 _LEVELS = 3  # intensities that an empty slice has: air, what surrounds a scanner's circle, and a table
+_WORTH_CASES = 300  # looking at fewer takes hardly longer than starting processes
+_AT_A_TIME = 8  # cases that a process is given at a time
 _LOOKED_AT = 64  # pixels along each side from which the levels are counted
 
 Splits = Sequence[Mapping[str, Sequence[str]]]
-ReadImage = Callable[[str], tuple[np.ndarray, float]]  # case id → (c, z, y, x) and the spacing along z in mm
+ReadImage = Callable[[], tuple[np.ndarray, float]]  # → (c, z, y, x) of a case and its spacing along z in mm
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,30 @@ class ImageCheck:
         return "; ".join(parts)
 
 
+@contextmanager
+def looking_at(images: Mapping[str, ReadImage], processes: int = 1) -> Iterator[Iterator[list[Slice]]]:
+    """Looks at the images of cases: of a volume at every slice at 5 mm, of several channels at the first.
+
+    Where there are several processes and many images, they begin at once and go on while the caller does other work.
+
+    Args:
+        images: case id → reads its image, in any thread or process.
+        processes: number of processes; threads where there are few images.
+
+    Yields:
+        the slices of each case, in the order of the cases' ids.
+    """
+    readers = [images[identifier] for identifier in sorted(images)]
+    if processes > 1 and len(readers) >= _WORTH_CASES:
+        with in_processes(_slices_of, readers, processes, _AT_A_TIME) as slices:
+            yield slices
+    else:
+        with in_threads(_slices_of, readers, processes) as slices:
+            yield slices
+
+
 def check_images(
-    identifiers: Iterable[str],
-    read: ReadImage,
+    images: Mapping[str, ReadImage],
     splits: Splits | None,
     patients: Mapping[str, str] | None = None,
     processes: int = 1,
@@ -150,19 +173,34 @@ def check_images(
 ) -> ImageCheck:
     """Finds slices of the same anatomy across training and validation.
 
-    Of a volume every slice at 5 mm is compared; of several channels the first.
-
     Args:
-        identifiers: the real cases.
-        read: reads a case's image, in several threads.
+        images: case id of each real case → reads its image, in any thread or process.
         splits: the folds; without them all pairs of cases of different patients are compared.
         patients: case id → patient, which matters without ``splits`` only.
-        processes: number of threads.
+        processes: number of processes.
         progress: show progress bars.
     """
-    cases = sorted(identifiers)
-    with in_threads(partial(_slices_of, read), cases, processes) as results:
-        slices = list(bar(results, visible=progress, total=len(cases), desc="looking at images", unit="case"))
+    with looking_at(images, processes) as slices:
+        return compare_slices(sorted(images), slices, splits, patients, progress)
+
+
+def compare_slices(
+    cases: Sequence[str],
+    looked_at: Iterator[list[Slice]],
+    splits: Splits | None,
+    patients: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> ImageCheck:
+    """Finds slices of the same anatomy across training and validation.
+
+    Args:
+        cases: ids of the real cases, sorted.
+        looked_at: their slices, from ``looking_at``.
+        splits: see ``check_images``.
+        patients: see ``check_images``.
+        progress: show progress bars.
+    """
+    slices = list(bar(looked_at, visible=progress, total=len(cases), desc="looking at images", unit="case"))
     sides = _Sides(cases, splits, patients)
     pictures = [entry.picture for of_case in slices for entry in of_case if entry.picture is not None]
     places = [(n, entry.z) for n, of_case in enumerate(slices) for entry in of_case if entry.picture is not None]
@@ -237,24 +275,32 @@ class _Sides:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class Slice:
+    """A slice that is compared.
+
+    Attributes:
+        z: its position in the case.
+        picture: None if it cannot be judged.
+        digest: of the voxels of all channels; None if the slice is empty.
+    """
+
     z: int
     picture: Picture | None
-    digest: bytes | None  # of the voxels of all channels; None if the slice is empty
+    digest: bytes | None
 
 
-def _slices_of(read: ReadImage, identifier: str) -> list[_Slice]:
-    image, spacing = read(identifier)
+def _slices_of(read: ReadImage) -> list[Slice]:
+    image, spacing = read()
     step = max(1, round(_EVERY_MM / spacing)) if spacing > 0 else 1
     return [_slice(np.asarray(image[:, z], np.float32), z) for z in range(0, image.shape[1], step)]
 
 
-def _slice(planes: np.ndarray, z: int) -> _Slice:
+def _slice(planes: np.ndarray, z: int) -> Slice:
     """A slice from its planes (c, y, x)."""
     shows_nothing = [_is_empty(plane) for plane in planes]
     digest = hashlib.blake2b(planes.tobytes() + str(planes.shape).encode(), digest_size=16).digest()
     picture = None if shows_nothing[0] else picture_of(planes[0])
-    return _Slice(z, picture, None if all(shows_nothing) else digest)
+    return Slice(z, picture, None if all(shows_nothing) else digest)
 
 
 def _is_empty(plane: np.ndarray) -> bool:
@@ -264,7 +310,7 @@ def _is_empty(plane: np.ndarray) -> bool:
     return int(counts[:-_LEVELS].sum()) < _LEAST_CONTENT * int(counts.sum())
 
 
-def _identical_slices(slices: Sequence[Sequence[_Slice]], sides: _Sides) -> Iterable[tuple[int, int, SlicePair]]:
+def _identical_slices(slices: Sequence[Sequence[Slice]], sides: _Sides) -> Iterable[tuple[int, int, SlicePair]]:
     """(training case, validation case, slices) of slices with the same voxels."""
     holders: dict[bytes, list[tuple[int, int]]] = {}
     for number, of_case in enumerate(slices):

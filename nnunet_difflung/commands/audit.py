@@ -122,12 +122,12 @@ def _remedy(images: ImageAudit) -> str:
     return "list both under one patient in a file for difflung_augment --patients"
 
 
-def _images(name: str, threads: int) -> ImageAudit:
-    if threads < 1:
-        raise BadInput(f"-np {threads}: expected at least 1 thread")
+def _images(name: str, processes: int) -> ImageAudit:
+    if processes < 1:
+        raise BadInput(f"-np {processes}: expected at least 1 process")
     from nnunet_difflung.audit.image_audit import audit_images  # imports packages that take seconds
 
-    return audit_images(name, threads, True)
+    return audit_images(name, processes, True)
 
 
 entry = command(main)

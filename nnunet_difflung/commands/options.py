@@ -119,7 +119,7 @@ def add_processes(group: Options, doing: str) -> None:
         type=positive,
         default=2,
         metavar="N",
-        help=f"threads that {doing} cases (default: %(default)s)",
+        help=f"processes or threads that {doing} cases (default: %(default)s)",
     )
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -33,13 +37,32 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.runtime.arrays import mapped
-from nnunet_difflung.runtime.files import Replacements, check_format, json_bytes, read_json, replacing
-from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.files import (
+    Replacements,
+    check_format,
+    discard_all,
+    json_bytes,
+    new_token,
+    read_json,
+    replacing,
+)
+from nnunet_difflung.runtime.parallel import bar, in_processes, in_threads
 from nnunet_difflung.runtime.share import Share
 
 _LATER = ("files", "judged", "directions")  # facts that are kept apart, so that earlier versions can read an entry
 _TURNING = "Reorient"  # in the names of nnU-Net's readers that turn the axes
+_WORTH_CASES, _WORTH_BYTES = 300, 2**27  # reading less takes hardly longer than starting processes
+_SMALL = 2**20  # bytes of the files of a case; a process takes several smaller cases at a time
+_AT_A_TIME = 8
+_LARGE = 2**26  # bytes of the arrays of a case; larger ones are not kept in memory
 _FORMAT = 1  # format number of an entry's JSON; the number in _roles_key is older and has nothing to do with it
+
+
+ImageReader = Callable[[], tuple[np.ndarray, float]]  # → (c, z, y, x) and the spacing along z in mm
+
+
+def _stored_image(file: Path, spacing: float) -> tuple[np.ndarray, float]:
+    return mapped(file), spacing
 
 
 class SliceCache:
@@ -51,6 +74,10 @@ class SliceCache:
     def image(self, identifier: str) -> np.ndarray:
         """(c, z, y, x) memory map in the dataset's own intensities."""
         return mapped(self.folder / f"{identifier}.image.npy")
+
+    def reader(self, identifier: str) -> ImageReader:
+        """Reads a case's image; another process may call it."""
+        return partial(_stored_image, self.folder / f"{identifier}.image.npy", self.facts[identifier].spacing[0])
 
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 memory map: label values, and ``roles.body_value`` for the derived body class."""
@@ -73,22 +100,87 @@ def check_cases(
 
     Args:
         raw: the dataset.
-        processes: number of threads that read cases.
+        processes: number of processes that read cases; threads where there are few cases.
         progress: show a progress bar.
-        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of each case, in several threads.
+        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of each case that is not large.
 
     Raises:
         BadInput: the first fault.
     """
-    hashes = FileHashes()
+    facts = {}
+    with _read_by(_Reading(raw, arrays=keep is not None), list(raw.cases.values()), processes) as results:
+        for read in bar(results, visible=progress, total=len(raw.cases), desc="checking cases", unit="case"):
+            facts[read.facts.identifier] = read.facts
+            if keep is not None and read.arrays is not None:
+                keep(read.facts.identifier, *read.arrays)
+    return facts
 
-    def checked(case: Case) -> CaseFacts:
-        image, condition, facts = _read(raw, case, hashes)
-        if keep is not None:
-            keep(case.identifier, image, condition)
-        return facts
 
-    return _each_case(raw.cases.values(), checked, processes, progress, "checking cases")
+@dataclass(frozen=True)
+class _ReadCase:
+    """A case that was read and checked.
+
+    Attributes:
+        facts: of the case.
+        hashed: what of its files may be remembered (``FileHashes.hashed``).
+        files: its arrays, written but not in place; None if they were not to be written.
+        arrays: image and condition map; None if they were not asked for, or are large.
+    """
+
+    facts: CaseFacts
+    hashed: dict[str, list]
+    files: Replacements | None
+    arrays: tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads and checks a case, in any thread or process.
+
+    Attributes:
+        raw: the dataset.
+        folder: of the cache, into which the arrays are written; None writes nothing.
+        token: of the temporary files there.
+        arrays: whether to return the arrays.
+    """
+
+    raw: RawDataset
+    folder: Path | None = None
+    token: str = ""
+    arrays: bool = False
+
+    def __call__(self, case: Case) -> _ReadCase:
+        """Raises ``BadInput`` if the case has a fault, and ``OSError`` if it cannot be written."""
+        hashes = FileHashes()
+        image, condition, facts = _read(self.raw, case, hashes)
+        files = None if self.folder is None else self._written(facts.identifier, image, condition)
+        returned = self.arrays and image.nbytes + condition.nbytes <= _LARGE
+        return _ReadCase(facts, hashes.hashed(), files, (image, condition) if returned else None)
+
+    def _written(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> Replacements:
+        assert self.folder is not None
+        files = Replacements(self.token)
+        try:
+            for name, array in (("image", image), ("condition", condition)):
+                with open(files.new(self.folder / f"{identifier}.{name}.npy"), "wb") as file:
+                    np.save(file, array)
+        except BaseException:
+            files.discard()
+            raise
+        return files
+
+
+@contextmanager
+def _read_by(reading: _Reading, cases: list[Case], processes: int) -> Iterator[Iterator[_ReadCase]]:
+    """Reads cases in several processes, or in threads where starting processes would take longer than that saves."""
+    size = sum(os.stat(file).st_size for case in cases for file in (*case.images, case.label))
+    if processes > 1 and (len(cases) >= _WORTH_CASES or size >= _WORTH_BYTES):
+        at_a_time = _AT_A_TIME if size < len(cases) * _SMALL else 1
+        with in_processes(reading, cases, processes, at_a_time) as results:
+            yield results
+    else:
+        with in_threads(reading, cases, processes) as results:
+            yield results
 
 
 def _read(raw: RawDataset, case: Case, hashes: FileHashes) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
@@ -118,7 +210,7 @@ def build_cache(
     Args:
         raw: the dataset.
         folder: folder of the cache.
-        processes: number of threads that read cases.
+        processes: number of processes that read cases; threads where there are few new ones.
         progress: show a progress bar.
         share: this process's part, if several processes build the same cache.
 
@@ -129,26 +221,43 @@ def build_cache(
     share = share or Share()
     hashes = FileHashes(folder / MEMO)
     current = partial(_current_facts, raw, folder, hashes)
-
-    def cached(case: Case) -> CaseFacts:
-        facts = current(case)
-        if facts is not None:
-            return facts
-        image, condition, facts = _read(raw, case, hashes)
-        store.add(facts, image, condition)
-        return facts
-
-    own_cases = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    with _Store(folder, raw) as store:
-        facts = _each_case(own_cases, cached, processes, progress, "caching slices")
+    own = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
+    with in_threads(current, own, processes) as known:
+        facts = {case.identifier: found for case, found in zip(own, known, strict=True) if found is not None}
+    new = [case for case in own if case.identifier not in facts]
+    options = {"visible": progress, "total": len(own), "initial": len(facts), "desc": "caching slices", "unit": "case"}
+    facts |= _cached(raw, folder, new, processes, hashes, options)
     for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
             share.wait_until(partial(current, case))
-            with _Store(folder, raw) as store:
-                facts[identifier] = cached(case)
+            found = current(case)
+            facts |= {identifier: found} if found is not None else _cached(raw, folder, [case], 1, hashes)
     if share.main:
         hashes.save()
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
+
+
+def _cached(
+    raw: RawDataset,
+    folder: Path,
+    cases: list[Case],
+    processes: int,
+    hashes: FileHashes,
+    options: Mapping[str, Any] = MappingProxyType({"visible": False}),
+) -> dict[str, CaseFacts]:
+    """Reads, checks and stores cases; the options are those of a progress bar."""
+    facts, token = {}, new_token()
+    try:
+        with _Store(folder, raw) as store, _read_by(_Reading(raw, folder, token), cases, processes) as results:
+            for read in bar(results, **options):
+                assert read.files is not None
+                store.add(read.facts, read.files)
+                facts[read.facts.identifier] = read.facts
+                hashes.add(read.hashed)
+    except BaseException:
+        discard_all(folder, token)
+        raise
+    return facts
 
 
 class _Store:
@@ -161,7 +270,7 @@ class _Store:
     def __init__(self, folder: Path, raw: RawDataset):
         self.folder, self.raw = folder, raw
         self._waiting: deque[tuple[CaseFacts, Replacements]] = deque()
-        self._pool, self._done = ThreadPoolExecutor(1), list[Future]()
+        self._pool, self._begun = ThreadPoolExecutor(1), deque[Future]()
 
     def __enter__(self) -> _Store:
         return self
@@ -174,27 +283,19 @@ class _Store:
         """
         self._pool.shutdown()
         if error[0] is None:
-            for future in self._done:
+            for future in self._begun:
                 future.result()
 
-    def add(self, facts: CaseFacts, image: np.ndarray, condition: np.ndarray) -> None:
-        """Writes a case; it is in place some time after. Several threads may call it.
+    def add(self, facts: CaseFacts, files: Replacements) -> None:
+        """Puts a case in place some time after.
 
         Raises:
-            OSError: this case, or one before it, could not be written.
+            OSError: a case before it could not be stored.
         """
-        for future in [future for future in self._done if future.done()]:
-            future.result()
-        files = Replacements()
-        try:
-            for name, array in (("image", image), ("condition", condition)):
-                with open(files.new(self.folder / f"{facts.identifier}.{name}.npy"), "wb") as file:
-                    np.save(file, array)
-        except BaseException:
-            files.discard()
-            raise
         self._waiting.append((facts, files))
-        self._done.append(self._pool.submit(self._place))
+        self._begun.append(self._pool.submit(self._place))
+        while self._begun and self._begun[0].done():  # in this order
+            self._begun.popleft().result()
 
     def _place(self) -> None:
         cases = [self._waiting.popleft() for _ in range(len(self._waiting))]
@@ -234,8 +335,8 @@ def missing_bytes(raw: RawDataset, folder: Path) -> int:
     return total
 
 
-def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes) -> tuple[np.ndarray, float] | None:
-    """A case's image (c, z, y, x) as a memory map and its spacing along z in mm; None if no current copy is cached.
+def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes) -> ImageReader | None:
+    """Reads a case's image as a memory map; None if no current copy is cached.
 
     Args:
         raw_folder: of the dataset.
@@ -247,7 +348,9 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
         entry = read_json(folder / f"{case.identifier}.json")
         if entry["format"] != _FORMAT or entry["files"] != hashes_of_case(raw_folder, case, hashes):
             return None
-        return mapped(folder / f"{case.identifier}.image.npy"), float(entry["facts"]["spacing"][0])
+        reader = partial(_stored_image, folder / f"{case.identifier}.image.npy", float(entry["facts"]["spacing"][0]))
+        reader()
+        return reader
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -311,14 +414,6 @@ def _roles_key(roles: LabelRoles) -> str:
 def _facts(content: dict, files: dict[str, str], judged: tuple[Judgement | None, ...]) -> CaseFacts:
     shape, spacing = tuple(content["shape"]), tuple(content["spacing"])
     return CaseFacts(**{**content, "shape": shape, "spacing": spacing, "files": files, "judged": judged})
-
-
-def _each_case(
-    cases: Collection[Case], work: Callable[[Case], CaseFacts], processes: int, progress: bool, title: str
-) -> dict[str, CaseFacts]:
-    with in_threads(work, cases, processes) as results:
-        shown = bar(results, visible=progress, total=len(cases), desc=title, unit="case")
-        return {facts.identifier: facts for facts in shown}
 
 
 def class_counts(facts: Sequence[CaseFacts], roles: LabelRoles) -> dict[str, int]:

@@ -115,6 +115,14 @@ class FileHashes:
         """
         return hash_of_data(path) if os.fspath(path).endswith(".gz") else self.of(path)
 
+    def hashed(self) -> dict[str, list]:
+        """What was hashed and may be remembered, for ``add``."""
+        return dict(self._hashed)
+
+    def add(self, hashed: Mapping[str, list]) -> None:
+        """Takes over what another process has hashed."""
+        self._hashed.update(hashed)
+
     def save(self) -> None:
         """Remembers the hashes, if that saves time; a folder that cannot be written is no error."""
         new = dict(self._hashed)

@@ -38,7 +38,7 @@ from nnunet_difflung.pipeline.fold import (
     train_fold,
 )
 from nnunet_difflung.pipeline.found import report_plan, report_result
-from nnunet_difflung.pipeline.images import look_at_images
+from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -253,16 +253,17 @@ def _prepare(
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)
-    folds = [
-        prepare_fold(raw, number, request.settings, cache, lesions, contact=contact, channels_of_cases=channels)
-        for number in numbers
-    ]
-    if share.main:
-        warn_of_labels_outside_lung(contact)
-        warn_of_classes_on_border(folds)
-    check_folds(folds)
-    check_disk(folds)
-    look_at_images(raw, cache, numbers, request.processes, share, remember=True)
+    with images_begun(raw, cache, request.processes, share) as looked_at:
+        folds = [
+            prepare_fold(raw, number, request.settings, cache, lesions, contact=contact, channels_of_cases=channels)
+            for number in numbers
+        ]
+        if share.main:
+            warn_of_labels_outside_lung(contact)
+            warn_of_classes_on_border(folds)
+        check_folds(folds)
+        check_disk(folds)
+        look_at_images(raw, cache, numbers, looked_at, share, remember=True)
     seconds["plan"] = time.monotonic() - begun
     return folds
 

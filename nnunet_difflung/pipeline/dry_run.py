@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.pipeline.estimates import (
     check_disk,
@@ -14,7 +15,7 @@ from nnunet_difflung.pipeline.estimates import (
 )
 from nnunet_difflung.pipeline.fold import check_folds
 from nnunet_difflung.pipeline.found import report_estimate, report_plan
-from nnunet_difflung.pipeline.images import look_at_images
+from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
 from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
@@ -31,14 +32,15 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     """
     to_be_cached = check_disk_for_cache(raw)
     cases = readable_cases(raw, request.processes)
-    folds = plan_folds(raw, numbers, cases, request.settings)
-    raw = folds[0].raw
-    for fold in folds:
-        say(describe_fold(fold))
-        report_plan(fold)
-    check_folds(folds)
-    check_disk(folds, to_be_cached)
-    look_at_images(raw, cases, numbers, request.processes, Share(), remember=False)
+    raw = with_class_counts(raw, cases.facts)
+    with images_begun(raw, cases, request.processes, Share()) as looked_at:
+        folds = plan_folds(raw, numbers, cases, request.settings)
+        for fold in folds:
+            say(describe_fold(fold))
+            report_plan(fold)
+        check_folds(folds)
+        check_disk(folds, to_be_cached)
+        look_at_images(raw, cases, numbers, looked_at, Share(), remember=False)
     for fold in folds:
         if not fold.plan.cases:
             say(describe_nothing_to_add(fold))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from nnunet_difflung.audit.image_check import METHOD, CasePair, ImageCheck, check_images
+from nnunet_difflung.audit.image_check import METHOD, CasePair, ImageCheck, Slice, compare_slices, looking_at
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.splits import real_only
@@ -19,32 +20,61 @@ from nnunet_difflung.runtime.share import Share
 _MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
 _FORMAT = 1
 
+Looked = Iterator[list[Slice]]
+
+
+@contextmanager
+def images_begun(raw: RawDataset, cache: SliceCache, processes: int, share: Share) -> Iterator[Looked | None]:
+    """Begins to look at the images of the cases; of many images, other processes do it while the caller goes on.
+
+    Args:
+        raw: the dataset, its classes counted.
+        cache: its cases.
+        processes: number of processes.
+        share: this process; the first one looks at the images for all.
+
+    Yields:
+        what ``look_at_images`` takes: the slices of the cases, or None if there is nothing to look at, because the same
+        content was looked at before.
+    """
+    if not share.main or _remembered(raw, cache) is not None:
+        yield None
+        return
+    with looking_at({i: cache.reader(i) for i in raw.cases}, processes) as slices:
+        yield slices
+
 
 def look_at_images(
-    raw: RawDataset, cache: SliceCache, numbers: Sequence[int | str], processes: int, share: Share, remember: bool
+    raw: RawDataset,
+    cache: SliceCache,
+    numbers: Sequence[int | str],
+    looked_at: Looked | None,
+    share: Share,
+    remember: bool,
 ) -> None:
-    """Warns of validation cases that look like training cases of another patient; does so once for the same content.
+    """Warns of validation cases that look like training cases of another patient.
 
     Args:
         raw: the dataset, its classes counted.
         cache: its cases.
         numbers: the wanted folds.
-        processes: number of threads.
-        share: this process; the first one compares the images for all.
+        looked_at: from ``images_begun``.
+        share: this process.
         remember: whether the result may be written into the cache's folder.
 
     Raises:
         BadInput: a wanted fold has the same voxels in training and in validation under two ids.
     """
-    if share.number > 1 and not share.main:
+    if not share.main:
         share.wait_until(lambda: _remembered(raw, cache))
-    check = _remembered(raw, cache)
-    if check is None:
-        check = check_images(
-            raw.cases, lambda i: (cache.image(i), cache.facts[i].spacing[0]), _real_splits(raw), None, processes
-        )
+    if looked_at is not None:
+        check = compare_slices(sorted(raw.cases), looked_at, _real_splits(raw))
         if remember:
             write_json(_memo(raw), {"format": _FORMAT, "key": _key(raw, cache), **check.as_dict()})
+    else:
+        known = _remembered(raw, cache)
+        assert known is not None
+        check = known
     for pair in check.identical:
         if set(pair.folds) & set(numbers):
             raise BadInput(_refusal(raw, pair))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from nnunet_difflung.config import Settings
-from nnunet_difflung.dataset.cache import SliceCache, check_cases, read_cache
+from nnunet_difflung.dataset.cache import ImageReader, SliceCache, check_cases, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset
@@ -45,6 +46,13 @@ class _Uncached(SliceCache):
         """(c, z, y, x) in the dataset's own intensities."""
         return self._read(identifier)[0]
 
+    def reader(self, identifier: str) -> ImageReader:
+        """Reads a case's image; another process may call it."""
+        kept, spacing = self._arrays.get(identifier), self.facts[identifier].spacing[0]
+        if kept is not None:
+            return partial(_as_it_is, kept[0], spacing)
+        return partial(_read_again, self._raw.reader, self._raw.cases[identifier].images, spacing)
+
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
         return self._read(identifier)[1]
@@ -52,6 +60,14 @@ class _Uncached(SliceCache):
     def label(self, identifier: str) -> np.ndarray:
         """(z, y, x) label values without the derived body class."""
         return super().label(identifier) if identifier in self._arrays else self._raw.read_label(identifier)[0]
+
+
+def _as_it_is(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
+    return image, spacing
+
+
+def _read_again(reader: type, files: Sequence[str], spacing: float) -> tuple[np.ndarray, float]:
+    return reader().read_images(files)[0], spacing
 
 
 def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> SliceCache:

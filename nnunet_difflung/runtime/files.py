@@ -69,14 +69,19 @@ def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
 
 
 class Replacements:
-    """Several files that are written beside their places, flushed, and renamed in steps that the caller decides on."""
+    """Several files that are written beside their places, flushed, and renamed in steps that the caller decides on.
 
-    def __init__(self) -> None:
+    They can be sent to another process, which then decides.
+    """
+
+    def __init__(self, token: str = "") -> None:
+        """Takes the token that the temporary names have, by which ``discard_all`` finds them; a new one by default."""
+        self._token = token or new_token()
         self._files: list[tuple[Path, Path]] = []
 
     def new(self, path: Path) -> Path:
         """A temporary path for a file, as ``replacing`` yields it."""
-        temporary = _new_file_for(path)
+        temporary = _new_file_for(path, self._token)
         self._files.append((temporary, path))
         return temporary
 
@@ -96,15 +101,26 @@ class Replacements:
             temporary.unlink(missing_ok=True)
 
 
+def new_token() -> str:
+    """A name for the temporary files of one piece of work."""
+    return secrets.token_hex(4)
+
+
+def discard_all(folder: Path, token: str) -> None:
+    """Deletes the temporary files in a folder that have a token in their names."""
+    for temporary in folder.glob(f"{_WRITING}{token}_*"):
+        temporary.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
-def _new_file_for(path: Path) -> Path:
+def _new_file_for(path: Path, token: str = "") -> Path:
     """A temporary file that is to replace ``path``, no more readable than that is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _new_file(path)
+    temporary = _new_file(path, token)
     try:
         if path.is_file() and not path.is_symlink():
             temporary.chmod(temporary.stat().st_mode & (path.stat().st_mode | 0o600))
@@ -114,13 +130,14 @@ def _new_file_for(path: Path) -> Path:
     return temporary
 
 
-def _new_file(path: Path) -> Path:
+def _new_file(path: Path, token: str = "") -> Path:
     """An empty file beside ``path``, with the mode that the umask gives a new file."""
     while True:
-        temporary = path.with_name(f"{_WRITING}{secrets.token_hex(4)}_{path.name}")
+        temporary = path.with_name(f"{_WRITING}{token or new_token()}_{path.name}")
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         except FileExistsError:
+            token = ""
             continue
         return temporary
 

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import fft, ndimage
 
-from nnunet_difflung.audit import similarity, slice_pictures
+from nnunet_difflung.audit import image_check, similarity, slice_pictures
 from nnunet_difflung.audit.image_check import ImageCheck, check_images
 from nnunet_difflung.audit.slice_pictures import picture_of
 from tests.support.anatomies import chest, windowed, write_chests
@@ -21,10 +22,22 @@ PEOPLE = 6
 SPLITS = [{"train": ["a", "b", "c"], "val": ["d", "e", "f"]}, {"train": ["d", "e", "f"], "val": ["a", "b", "c"]}]
 
 
+def _image(image: np.ndarray, spacing: float = 5.0) -> tuple[np.ndarray, float]:
+    return image, spacing
+
+
 def check(images: dict[str, np.ndarray], splits=SPLITS, spacing: float = 5.0, **more) -> ImageCheck:
     """Compares images (z, y, x) or (y, x)."""
     whole = {i: image.reshape(1, -1, *image.shape[-2:]) for i, image in images.items()}
-    return check_images(whole, lambda i: (whole[i], spacing), splits, progress=False, **more)
+    return check_images({i: partial(_image, whole[i], spacing) for i in whole}, splits, progress=False, **more)
+
+
+def test_processes_see_what_threads_see(monkeypatch):
+    images = {name: chest(person) for person, name in zip((0, 1, 2, 0, 4), "abcde", strict=True)}
+    expected = check(images)
+    assert expected.identical
+    monkeypatch.setattr(image_check, "_WORTH_CASES", 2)
+    assert check(images, processes=2) == expected
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +127,7 @@ def test_padding_and_a_table_are_not_the_same_patient(different, table):
 def test_a_copy_is_seen_in_any_channel(different):
     images = {name: np.stack([np.zeros_like(image), image])[:, None] for name, image in different.items()}
     images["e"] = images["b"].copy()
-    found = check_images(images, lambda i: (images[i], 5.0), SPLITS, progress=False)
+    found = check_images({i: partial(_image, images[i]) for i in images}, SPLITS, progress=False)
     assert [(p.training, p.validation, p.identical) for p in found.pairs] == [("b", "e", True)]
 
 

@@ -12,7 +12,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("script", ["planning", "painting", "training", "cache", "writing"])
+@pytest.mark.parametrize("script", ["planning", "painting", "training", "cache", "writing", "dry_run"])
 def test_help_says_what_is_compared(script):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", "-h"], cwd=CHECKOUT, capture_output=True, text=True

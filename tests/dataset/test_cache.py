@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset import cache
+from nnunet_difflung.dataset.cache import build_cache, check_cases
 from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import read_case
+from nnunet_difflung.errors import BadInput
 from tests.support.killing import in_child
 from tests.support.tiny import make_dataset
 
@@ -86,6 +91,55 @@ def test_a_disk_that_fails_is_reported_and_leaves_no_half_written_file(raw, tmp_
     with pytest.raises(OSError, match="no space left"):
         build_cache(raw, tmp_path / "cache", progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_processes_cache_what_threads_cache(raw, tmp_path, monkeypatch):
+    one = build_cache(raw, tmp_path / "one", 2, progress=False)
+    monkeypatch.setattr(cache, "_WORTH_CASES", 2)
+    several = build_cache(raw, tmp_path / "several", 2, progress=False)
+    assert several.facts == one.facts
+    assert list(several.facts) == list(raw.cases)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "several").iterdir())
+    for name in names:
+        assert (tmp_path / "several" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("raw")
+def test_a_script_need_not_guard_its_top_level(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from nnunet_difflung.dataset import cache\n"
+        "from nnunet_difflung.dataset.raw_dataset import open_raw_dataset\n"
+        "print('begun')\n"
+        "cache._WORTH_CASES = 2\n"
+        "print(len(cache.check_cases(open_raw_dataset('801'), 2, False)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.stdout.split() == ["begun", "8"], done.stderr
+
+
+def test_processes_give_the_arrays_that_are_asked_for(raw, monkeypatch):
+    monkeypatch.setattr(cache, "_WORTH_CASES", 2)
+    arrays = {}
+    facts = check_cases(raw, 2, False, lambda name, image, condition: arrays.update({name: (image, condition)}))
+    assert list(arrays) == list(facts) == list(raw.cases)
+    for name, (image, condition) in arrays.items():
+        expected = read_case(raw, raw.cases[name])[:2]
+        assert (image == expected[0]).all()
+        assert (condition == expected[1]).all()
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_a_fault_that_a_process_finds_leaves_no_half_written_file(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_WORTH_CASES", 2)
+    last = list(raw.cases)[-1]
+    Path(raw.cases[last].label).write_bytes(b"no image")
+    with pytest.raises(BadInput, match=last):
+        build_cache(raw, tmp_path / "cache", 2, progress=False)
+    left = {path.name.partition(".")[0] for path in (tmp_path / "cache").iterdir()}
+    assert left <= set(raw.cases) - {last}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.6, 0.9])

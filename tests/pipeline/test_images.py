@@ -88,7 +88,7 @@ def test_the_same_content_is_looked_at_once(folders, monkeypatch, capsys):
     look()
     warning = capsys.readouterr().err.partition("Warning")[2]
     assert "may show the same patient" in warning
-    monkeypatch.setattr(images, "check_images", None)
+    monkeypatch.setattr(images, "looking_at", None)
     look()
     assert capsys.readouterr().err.partition("Warning")[2] == warning
     write(folders[0], p005_s0=chest(5, 1, 96))
@@ -106,4 +106,5 @@ def look() -> None:
     """What ``difflung_augment -f 0`` does once its cases are cached."""
     raw = open_raw_dataset("801")
     cache = build_cache(raw, cache_folder(raw.name), progress=False)
-    images.look_at_images(raw, cache, [0], 1, Share(), remember=True)
+    with images.images_begun(raw, cache, 1, Share()) as looked_at:
+        images.look_at_images(raw, cache, [0], looked_at, Share(), remember=True)

@@ -29,7 +29,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.launcher import run_in_processes
-from nnunet_difflung.runtime.parallel import in_threads
+from nnunet_difflung.runtime.parallel import in_processes, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption, terminate
 from tests.support.commands import prepared, run_command
@@ -254,6 +254,50 @@ def test_threads_keep_the_order_and_stop_where_they_are_left(threads):
         next(results)
         raise KeyboardInterrupt
     assert 1 <= len(begun) <= 10
+
+
+def test_a_worker_that_is_killed_is_told_and_not_waited_for():
+    with pytest.raises(BadInput, match="use a smaller -np"), in_processes(_killed, range(3), 2) as results:
+        list(results)
+
+
+def _killed(item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_end_when_their_parent_is_killed():
+    begin = "from tests.runtime.test_processes import begin_workers; begin_workers()"
+    with subprocess.Popen([sys.executable, "-c", begin], stdout=subprocess.PIPE, text=True) as parent:
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        parent.kill()
+    for worker in workers:
+        for _ in range(600):
+            if not _lives(worker):
+                break
+            time.sleep(0.1)
+        assert not _lives(worker)
+
+
+def begin_workers() -> None:
+    """Prints the process ids of two workers, which then wait for work."""
+    with in_processes(_own_id, range(2), 2) as results:
+        ids = list(results)
+        print(*{*ids}, flush=True)
+        time.sleep(60)
+
+
+def _own_id(item: int) -> int:
+    time.sleep(1)
+    return os.getpid()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/status")
+    return not (status.exists() and "State:\tZ" in status.read_text())
 
 
 def test_shares_cover_everything_once_and_wait_for_each_other(tmp_path):
