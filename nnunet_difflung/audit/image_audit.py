@@ -95,7 +95,7 @@ class _Images:
     def reader(self, identifier: str) -> ImageReader:
         """Reads a case's image; another process may call it."""
         case = self.cases[identifier]
-        cached = cached_image(self._folder, self._cache, case, self._hashes) if self._cache else None
+        cached = cached_image(self._folder, self._cache, case, self._hashes, self._reader) if self._cache else None
         return cached if cached is not None else partial(_read_raw, self._reader, case.images)
 
 

@@ -335,7 +335,7 @@ def missing_bytes(raw: RawDataset, folder: Path) -> int:
     return total
 
 
-def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes) -> ImageReader | None:
+def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes, reader: type) -> ImageReader | None:
     """Reads a case's image as a memory map; None if no current copy is cached.
 
     Args:
@@ -343,14 +343,17 @@ def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes)
         folder: of the cache.
         case: the case.
         hashes: of files.
+        reader: the dataset's nnU-Net reader.
     """
     try:
         entry = read_json(folder / f"{case.identifier}.json")
-        if entry["format"] != _FORMAT or entry["files"] != hashes_of_case(raw_folder, case, hashes):
+        if entry["format"] != _FORMAT or _turned(entry, reader):
             return None
-        reader = partial(_stored_image, folder / f"{case.identifier}.image.npy", float(entry["facts"]["spacing"][0]))
-        reader()
-        return reader
+        if entry["files"] != hashes_of_case(raw_folder, case, hashes):
+            return None
+        stored = partial(_stored_image, folder / f"{case.identifier}.image.npy", float(entry["facts"]["spacing"][0]))
+        stored()
+        return stored
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -372,9 +375,8 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
     except (FileNotFoundError, ValueError):  # it is written without waiting for the disk
         return None
     check_format(path, entry, _FORMAT, f", or delete the folder {folder} to read the cases anew")
-    reader, now = entry.get("reader", ""), raw.reader.__name__
-    if reader != now and _TURNING in reader + now:
-        return None  # its axes are others; readers that do not turn them give the same array
+    if _turned(entry, raw.reader):
+        return None
     if entry["roles"] != _roles_key(raw.roles) or ("files" not in entry and entry["stamp"] != source_stamp(case)):
         return None
     files = hashes_of_case(raw.folder, case, hashes)
@@ -383,6 +385,12 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
     judged = _judged(raw, folder, case, entry.get("judged"))
     content = {**entry["facts"], "directions": entry.get("directions", "")}
     return None if judged is None else _facts(content, files, judged)
+
+
+def _turned(entry: Mapping, reader: type) -> bool:
+    """Whether a cached case may have other axes than the reader gives; readers that turn no axes give the same array."""
+    before, now = entry.get("reader", ""), reader.__name__
+    return before != now and _TURNING in before + now
 
 
 def _judged(raw: RawDataset, folder: Path, case: Case, recorded: list | None) -> tuple[Judgement | None, ...] | None:

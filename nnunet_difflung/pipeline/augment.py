@@ -48,8 +48,8 @@ from nnunet_difflung.pipeline.preflight import (
     nothing_left_on_fault,
     refuse_undertrained,
     wait_for_other_command,
+    warn_of_geometry,
     warn_of_linked_datasets,
-    warn_of_orientation,
     warn_of_other_folds,
     warn_or_refuse_values,
 )
@@ -277,7 +277,7 @@ def _carry_out(
         if raw.reading.source in ("pattern", "file") or not all(is_finished(fold.folder) for fold in folds):
             raw.reading.record(raw.name)  # before the first thing is made with it
         keep_log(raw.name)
-        warn_of_orientation(raw, folds[0].cache.facts)
+        warn_of_geometry(raw, folds[0].cache.facts)
         for fold in folds:
             say(describe_fold(fold))
             report_plan(fold)

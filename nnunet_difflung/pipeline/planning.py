@@ -18,7 +18,7 @@ from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold
-from nnunet_difflung.pipeline.preflight import warn_of_orientation, warn_or_refuse_values
+from nnunet_difflung.pipeline.preflight import warn_of_geometry, warn_or_refuse_values
 from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 
 _KEPT = 2**29  # bytes of arrays that are kept in memory
@@ -101,7 +101,7 @@ def plan_folds(
     warn_or_refuse_values(raw, cases.facts, settings, shown)
     check_same_content(raw, numbers)
     if shown:
-        warn_of_orientation(raw, cases.facts)
+        warn_of_geometry(raw, cases.facts)
     lesions: dict[str, list[Lesion]] = {}
     channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)

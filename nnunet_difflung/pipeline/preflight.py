@@ -31,7 +31,7 @@ from nnunet_difflung.pipeline.report import earlier_rows
 from nnunet_difflung.runtime.locks import is_held, using
 from nnunet_difflung.runtime.messages import note, warn
 from nnunet_difflung.runtime.modes import make_folder
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 _ALIKE_IN_ALL_CASES = ("CTNormalization", "NoNormalization", "RGBTo01Normalization")  # of nnU-Net's schemes
@@ -117,8 +117,11 @@ def warn_of_linked_datasets(raw: RawDataset) -> None:
         )
 
 
-def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
-    """Warns of single slices that nnU-Net's 2d configuration would cut into lines, across the largest spacing."""
+def warn_of_geometry(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Warns of what is odd about the shapes and axes of cases.
+
+    Among that are single slices that nnU-Net's 2d configuration would cut into lines, across the largest spacing.
+    """
     odd = [f for f in facts.values() if f.shape[0] == 1 and f.spacing[0] < max(f.spacing[1:])]
     if odd:
         warn(
@@ -127,7 +130,21 @@ def warn_of_orientation(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
             f"will take another axis for the slice axis and train on patches one pixel wide; write a larger z "
             f"spacing into the files"
         )
+    _warn_of_slices_among_volumes(raw, facts)
     _warn_of_directions(raw, facts)
+
+
+def _warn_of_slices_among_volumes(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:
+    """Warns of lesions whose sizes cannot be compared: areas in single slices, volumes in the other cases."""
+    holding = [case for case in facts.values() if any(case.voxels(name) for name in raw.roles.pathologies)]
+    slices = sorted(case.identifier for case in holding if case.shape[0] == 1)
+    if slices and len(slices) < len(holding):
+        warn(
+            f"{counted(len(slices), 'case')} of {raw.name} with a pathology "
+            f"{'is a single slice' if len(slices) == 1 else 'are single slices'} ({first_names(slices)}), the others "
+            f"are volumes; an area cannot be compared with a volume, so hosts get too much or too little: make a "
+            f"dataset of the slices and one of the volumes"
+        )
 
 
 def _warn_of_directions(raw: RawDataset, facts: dict[str, CaseFacts]) -> None:

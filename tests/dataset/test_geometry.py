@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.cache import build_cache, cached_image
+from nnunet_difflung.dataset.contents import FileHashes
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.reading import read_case
 from nnunet_difflung.errors import BadInput
@@ -108,7 +109,11 @@ def test_cached_cases_are_read_anew_for_a_reader_that_turns_the_axes(raw_folder,
         path.write_text(text)
         raw = open_raw_dataset("801")
         assert raw.reader.__name__ == reader
+        assert cached_image(folder, cache, raw.cases[CASE], FileHashes(), raw.reader) is None
         facts = build_cache(raw, cache, progress=False).facts[CASE]
         assert np.array_equal(np.load(cache / f"{CASE}.image.npy"), raw.read_image(CASE)[0])
+        cached = cached_image(folder, cache, raw.cases[CASE], FileHashes(), raw.reader)
+        assert cached is not None
+        assert np.array_equal(cached()[0], raw.read_image(CASE)[0])
         assert facts.directions == read_case(raw, raw.cases[CASE])[2].directions
         path.write_text(text.replace(f'"overwrite_image_reader_writer": "{reader}",', ""))

@@ -126,3 +126,15 @@ def test_volumes_stored_in_other_directions_are_named_with_a_remedy_that_works(f
     out = capsys.readouterr()
     assert "lead towards" not in out.out + out.err
     assert "not axial" not in out.out + out.err
+
+
+def test_single_slices_among_volumes_are_named(folders, capsys):
+    folder = make_dataset(folders[0], patients=5, volumes=True, depth=12, size=48)
+    main([*RUN, "--dry-run"])
+    assert "cannot be compared" not in "".join(capsys.readouterr())
+    for patient in (2, 3):
+        rewritten(folder, patient, slices=slice(5, 6))
+    main([*RUN, "--dry-run"])
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "2 cases of Dataset801_Tiny with a pathology are single slices (lung_002, lung_003)" in said
+    assert "make a dataset of the slices and one of the volumes" in said
