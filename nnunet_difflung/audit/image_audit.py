@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ from nnunet_difflung.dataset.contents import hashes_of_dataset
 from nnunet_difflung.dataset.layout import find_reader, list_cases, read_dataset_json
 from nnunet_difflung.dataset.places import check_links
 from nnunet_difflung.dataset.privacy import as_private_as
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset, read_image
 from nnunet_difflung.dataset.splits import is_synthetic, real_only
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, SPLITS, cache_folder, dataset_folders, image_sheet
 from nnunet_difflung.runtime.figures import bare, drawing, show_grey
 from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.parallel import bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +73,8 @@ def audit_images(name: str, processes: int = 1, progress: bool = True) -> ImageA
     images = _Images(name, raw)
     splits = _splits(raw, preprocessed)
     patients = None if splits else _patients(name)
-    check = check_images({case: images.reader(case) for case in images.cases}, splits, patients, processes, progress)
+    cases = bar(images.cases, visible=progress, desc="finding cached images", unit="case", delay=2)
+    check = check_images({case: images.reader(case) for case in cases}, splits, patients, processes, progress)
     if not check.pairs or sheet is None:
         return ImageAudit(check, splits is not None, None)
     with as_private_as(raw, [file for case in images.cases.values() for file in (*case.images, case.label)]):
@@ -96,15 +99,15 @@ class _Images:
         """Reads a case's image; another process may call it."""
         case = self.cases[identifier]
         cached = cached_image(self._folder, self._cache, case, self._hashes, self._reader) if self._cache else None
-        return cached if cached is not None else partial(_read_raw, self._reader, case.images)
+        return partial(_read, cached, self._reader, case.images)
 
 
-def _read_raw(reader: type, files: Sequence[str]) -> tuple[np.ndarray, float]:
-    try:
-        image, properties = reader().read_images(files)
-    except Exception as error:
-        raise BadInput(f"{files[0]} cannot be read ({error}); replace or repair the file") from error
-    return image, float(properties["spacing"][0])
+def _read(cached: ImageReader | None, reader: type, files: Sequence[str]) -> tuple[np.ndarray, float]:
+    """The cached image, or that of the files where there is none, or none any more."""
+    if cached is not None:
+        with suppress(OSError, ValueError):
+            return cached()
+    return read_image(reader, files)
 
 
 def _splits(*folders: Path | None) -> list[dict[str, list[str]]] | None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from nnunet_difflung.audit.similarity import find_matches, mirror_similarity, thresholds_above
 from nnunet_difflung.audit.slice_pictures import Picture, picture_of
-from nnunet_difflung.runtime.parallel import bar, in_processes, in_threads
+from nnunet_difflung.runtime.parallel import bar, in_threads
+from nnunet_difflung.runtime.workers import in_processes
 
 METHOD = 2  # number of the method; results of another one are not used again
 _EVERY_MM = 5.0  # of a volume; slices 2.5 mm from a compared slice are still recognised
@@ -143,7 +144,9 @@ class ImageCheck:
 
 
 @contextmanager
-def looking_at(images: Mapping[str, ReadImage], processes: int = 1) -> Iterator[Iterator[list[Slice]]]:
+def looking_at(
+    images: Mapping[str, ReadImage], processes: int = 1, single_slices: bool = False
+) -> Iterator[Iterator[list[Slice]]]:
     """Looks at the images of cases: of a volume at every slice at 5 mm, of several channels at the first.
 
     Where there are several processes and many images, they begin at once and go on while the caller does other work.
@@ -151,13 +154,14 @@ def looking_at(images: Mapping[str, ReadImage], processes: int = 1) -> Iterator[
     Args:
         images: case id → reads its image, in any thread or process.
         processes: number of processes; threads where there are few images.
+        single_slices: whether looking at an image takes milliseconds.
 
     Yields:
         the slices of each case, in the order of the cases' ids.
     """
     readers = [images[identifier] for identifier in sorted(images)]
     if processes > 1 and len(readers) >= _WORTH_CASES:
-        with in_processes(_slices_of, readers, processes, _AT_A_TIME) as slices:
+        with in_processes(_slices_of, readers, processes, _AT_A_TIME if single_slices else 1) as slices:
             yield slices
     else:
         with in_threads(_slices_of, readers, processes) as slices:

@@ -46,15 +46,15 @@ from nnunet_difflung.runtime.files import (
     read_json,
     replacing,
 )
-from nnunet_difflung.runtime.parallel import bar, in_processes, in_threads
+from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
+from nnunet_difflung.runtime.workers import in_processes
 
 _LATER = ("files", "judged", "directions")  # facts that are kept apart, so that earlier versions can read an entry
 _TURNING = "Reorient"  # in the names of nnU-Net's readers that turn the axes
 _WORTH_CASES, _WORTH_BYTES = 300, 2**27  # reading less takes hardly longer than starting processes
 _SMALL = 2**20  # bytes of the files of a case; a process takes several smaller cases at a time
 _AT_A_TIME = 8
-_LARGE = 2**26  # bytes of the arrays of a case; larger ones are not kept in memory
 _FORMAT = 1  # format number of an entry's JSON; the number in _roles_key is older and has nothing to do with it
 
 
@@ -95,6 +95,7 @@ def check_cases(
     processes: int = 1,
     progress: bool = True,
     keep: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+    most: int = 2**29,
 ) -> dict[str, CaseFacts]:
     """Reads and checks every real case; writes nothing.
 
@@ -102,13 +103,15 @@ def check_cases(
         raw: the dataset.
         processes: number of processes that read cases; threads where there are few cases.
         progress: show a progress bar.
-        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of each case that is not large.
+        keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of the first cases.
+        most: bytes of the arrays that ``keep`` gets, as far as all cases are as large as the first one.
 
     Raises:
         BadInput: the first fault.
     """
-    facts = {}
-    with _read_by(_Reading(raw, arrays=keep is not None), list(raw.cases.values()), processes) as results:
+    facts, cases = {}, list(raw.cases.values())
+    kept = 0 if keep is None else most // max(1, _cached_bytes(raw, cases[0]))
+    with _read_by(_Reading(raw), cases, processes, kept) as results:
         for read in bar(results, visible=progress, total=len(raw.cases), desc="checking cases", unit="case"):
             facts[read.facts.identifier] = read.facts
             if keep is not None and read.arrays is not None:
@@ -124,7 +127,7 @@ class _ReadCase:
         facts: of the case.
         hashed: what of its files may be remembered (``FileHashes.hashed``).
         files: its arrays, written but not in place; None if they were not to be written.
-        arrays: image and condition map; None if they were not asked for, or are large.
+        arrays: image and condition map; None if they were not asked for.
     """
 
     facts: CaseFacts
@@ -141,20 +144,23 @@ class _Reading:
         raw: the dataset.
         folder: of the cache, into which the arrays are written; None writes nothing.
         token: of the temporary files there.
-        arrays: whether to return the arrays.
     """
 
     raw: RawDataset
     folder: Path | None = None
     token: str = ""
-    arrays: bool = False
 
-    def __call__(self, case: Case) -> _ReadCase:
-        """Raises ``BadInput`` if the case has a fault, and ``OSError`` if it cannot be written."""
+    def __call__(self, item: tuple[Case, bool]) -> _ReadCase:
+        """Takes a case, and whether to return its arrays.
+
+        Raises:
+            BadInput: the case has a fault.
+            OSError: it cannot be written.
+        """
+        case, returned = item
         hashes = FileHashes()
         image, condition, facts = _read(self.raw, case, hashes)
         files = None if self.folder is None else self._written(facts.identifier, image, condition)
-        returned = self.arrays and image.nbytes + condition.nbytes <= _LARGE
         return _ReadCase(facts, hashes.hashed(), files, (image, condition) if returned else None)
 
     def _written(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> Replacements:
@@ -171,15 +177,22 @@ class _Reading:
 
 
 @contextmanager
-def _read_by(reading: _Reading, cases: list[Case], processes: int) -> Iterator[Iterator[_ReadCase]]:
-    """Reads cases in several processes, or in threads where starting processes would take longer than that saves."""
+def _read_by(reading: _Reading, cases: Sequence[Case], processes: int, kept: int = 0) -> Iterator[Iterator[_ReadCase]]:
+    """Reads cases in several processes, or in threads where starting processes would take longer than that saves.
+
+    Args:
+        reading: reads one.
+        cases: the cases.
+        processes: number of processes.
+        kept: number of the first cases whose arrays are returned.
+    """
+    items = [(case, number < kept) for number, case in enumerate(cases)]
     size = sum(os.stat(file).st_size for case in cases for file in (*case.images, case.label))
     if processes > 1 and (len(cases) >= _WORTH_CASES or size >= _WORTH_BYTES):
-        at_a_time = _AT_A_TIME if size < len(cases) * _SMALL else 1
-        with in_processes(reading, cases, processes, at_a_time) as results:
+        with in_processes(reading, items, processes, _AT_A_TIME if size < len(cases) * _SMALL else 1) as results:
             yield results
     else:
-        with in_threads(reading, cases, processes) as results:
+        with in_threads(reading, items, processes) as results:
             yield results
 
 
@@ -222,16 +235,17 @@ def build_cache(
     hashes = FileHashes(folder / MEMO)
     current = partial(_current_facts, raw, folder, hashes)
     own = [case for position, case in enumerate(raw.cases.values()) if share.mine(position)]
-    with in_threads(current, own, processes) as known:
-        facts = {case.identifier: found for case, found in zip(own, known, strict=True) if found is not None}
+    with in_threads(current, own, processes) as found:
+        known = bar(found, visible=progress, total=len(own), desc="finding cached cases", unit="case", delay=2)
+        facts = {entry.identifier: entry for entry in known if entry is not None}
     new = [case for case in own if case.identifier not in facts]
     options = {"visible": progress, "total": len(own), "initial": len(facts), "desc": "caching slices", "unit": "case"}
     facts |= _cached(raw, folder, new, processes, hashes, options)
     for identifier, case in raw.cases.items():  # not in threads: waiting for another process must be interruptible
         if identifier not in facts:
             share.wait_until(partial(current, case))
-            found = current(case)
-            facts |= {identifier: found} if found is not None else _cached(raw, folder, [case], 1, hashes)
+            known_now = current(case)
+            facts |= {identifier: known_now} if known_now is not None else _cached(raw, folder, [case], 1, hashes)
     if share.main:
         hashes.save()
     return SliceCache(folder, {identifier: facts[identifier] for identifier in raw.cases}, raw.roles)
@@ -325,14 +339,16 @@ def read_cache(raw: RawDataset, folder: Path) -> SliceCache | None:
 
 def missing_bytes(raw: RawDataset, folder: Path) -> int:
     """Upper bound of what the cases without an entry in ``folder`` will take there, from their images' headers."""
-    total = 0
-    for identifier, case in raw.cases.items():
-        if not (folder / f"{identifier}.json").is_file():
-            headers = [shape_and_bytes(path) for path in case.images]
-            voxels = math.prod(headers[0][0]) if headers[0][0] else 0
-            of_voxel = len(raw.channels) * max(size for _, size in headers)  # all channels have one type
-            total += voxels * (of_voxel + 1)  # and the condition map
-    return total
+    new = [case for identifier, case in raw.cases.items() if not (folder / f"{identifier}.json").is_file()]
+    return sum(_cached_bytes(raw, case) for case in new)
+
+
+def _cached_bytes(raw: RawDataset, case: Case) -> int:
+    """Upper bound of the bytes of a case's arrays, from the headers of its images."""
+    headers = [shape_and_bytes(path) for path in case.images]
+    voxels = math.prod(headers[0][0]) if headers[0][0] else 0
+    of_voxel = len(raw.channels) * max(size for _, size in headers)  # all channels have one type
+    return voxels * (of_voxel + 1)  # and the condition map
 
 
 def cached_image(raw_folder: Path, folder: Path, case: Case, hashes: FileHashes, reader: type) -> ImageReader | None:
@@ -388,7 +404,7 @@ def _current_facts(raw: RawDataset, folder: Path, hashes: FileHashes, case: Case
 
 
 def _turned(entry: Mapping, reader: type) -> bool:
-    """Whether a cached case may have other axes than the reader gives; readers that turn no axes give the same array."""
+    """Whether a cached case may have other axes than the reader gives; most readers turn none."""
     before, now = entry.get("reader", ""), reader.__name__
     return before != now and _TURNING in before + now
 

@@ -188,6 +188,23 @@ def _read(read, files):
         raise BadInput(f"{name} cannot be read ({reason}); replace or repair the file") from error
 
 
+def read_image(reader: type, files: Sequence[str]) -> tuple[np.ndarray, float]:
+    """Reads a case's image without its dataset, in any process.
+
+    Args:
+        reader: nnU-Net's.
+        files: of the channels.
+
+    Returns:
+        (c, z, y, x) float32 and the spacing along z in mm.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    image, properties = _read(reader().read_images, files)
+    return image, float(properties["spacing"][0])
+
+
 def check_dataset(dataset: str, normal_labels: Sequence[str] = (), structure_labels: Sequence[str] = ()) -> LabelRoles:
     """Checks nnU-Net's path variables and the content of dataset.json, which is fast and needs no large package.
 

@@ -57,7 +57,7 @@ class Request:
         max_slices: maximum number of validation slices of a fold, evenly spaced; None for all.
         seed: seed of the noise.
         device: ``cpu``, ``cuda`` or ``mps``.
-        processes: number of threads that read cases.
+        processes: number of processes or threads that read cases.
         out: path of the JSON file; None for the default.
         normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither lung nor pathology.

@@ -20,7 +20,7 @@ from nnunet_difflung.runtime.share import Share
 _MEMO = ".images.json"  # in the cache's folder; no case id begins with a dot
 _FORMAT = 1
 
-Looked = Iterator[list[Slice]]
+Looked = Iterator[list[Slice]] | ImageCheck
 
 
 @contextmanager
@@ -34,13 +34,15 @@ def images_begun(raw: RawDataset, cache: SliceCache, processes: int, share: Shar
         share: this process; the first one looks at the images for all.
 
     Yields:
-        what ``look_at_images`` takes: the slices of the cases, or None if there is nothing to look at, because the same
-        content was looked at before.
+        what ``look_at_images`` takes: the slices of the cases; what was found when the same content was looked at
+        before; or None where another process looks.
     """
-    if not share.main or _remembered(raw, cache) is not None:
-        yield None
+    known = _remembered(raw, cache) if share.main else None
+    if known is not None or not share.main:
+        yield known
         return
-    with looking_at({i: cache.reader(i) for i in raw.cases}, processes) as slices:
+    single_slices = all(facts.shape[0] == 1 for facts in cache.facts.values())
+    with looking_at({i: cache.reader(i) for i in raw.cases}, processes, single_slices) as slices:
         yield slices
 
 
@@ -65,16 +67,15 @@ def look_at_images(
     Raises:
         BadInput: a wanted fold has the same voxels in training and in validation under two ids.
     """
-    if not share.main:
-        share.wait_until(lambda: _remembered(raw, cache))
-    if looked_at is not None:
+    if looked_at is None or isinstance(looked_at, ImageCheck):
+        check = looked_at
+    else:
         check = compare_slices(sorted(raw.cases), looked_at, _real_splits(raw))
         if remember:
             write_json(_memo(raw), {"format": _FORMAT, "key": _key(raw, cache), **check.as_dict()})
-    else:
-        known = _remembered(raw, cache)
-        assert known is not None
-        check = known
+    while check is None:
+        share.wait_until(lambda: _remembered(raw, cache))
+        check = _remembered(raw, cache)
     for pair in check.identical:
         if set(pair.folds) & set(numbers):
             raise BadInput(_refusal(raw, pair))

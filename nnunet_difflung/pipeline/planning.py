@@ -11,7 +11,7 @@ from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import ImageReader, SliceCache, check_cases, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
-from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.raw_dataset import RawDataset, read_image
 from nnunet_difflung.dataset.reading import read_case, with_class_counts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
@@ -30,7 +30,7 @@ class _Uncached(SliceCache):
     def __init__(self, raw: RawDataset, processes: int, progress: bool):
         self._raw, self._left = raw, _KEPT
         self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        super().__init__(cache_folder(raw.name), check_cases(raw, processes, progress, self._keep), raw.roles)
+        super().__init__(cache_folder(raw.name), check_cases(raw, processes, progress, self._keep, _KEPT), raw.roles)
 
     def _keep(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> None:
         self._left -= image.nbytes + condition.nbytes
@@ -48,10 +48,10 @@ class _Uncached(SliceCache):
 
     def reader(self, identifier: str) -> ImageReader:
         """Reads a case's image; another process may call it."""
-        kept, spacing = self._arrays.get(identifier), self.facts[identifier].spacing[0]
+        kept = self._arrays.get(identifier)
         if kept is not None:
-            return partial(_as_it_is, kept[0], spacing)
-        return partial(_read_again, self._raw.reader, self._raw.cases[identifier].images, spacing)
+            return partial(_as_it_is, kept[0], self.facts[identifier].spacing[0])
+        return partial(read_image, self._raw.reader, self._raw.cases[identifier].images)
 
     def condition(self, identifier: str) -> np.ndarray:
         """(z, y, x) uint8 label values, and ``roles.body_value`` for the derived body class."""
@@ -64,10 +64,6 @@ class _Uncached(SliceCache):
 
 def _as_it_is(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
     return image, spacing
-
-
-def _read_again(reader: type, files: Sequence[str], spacing: float) -> tuple[np.ndarray, float]:
-    return reader().read_images(files)[0], spacing
 
 
 def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> SliceCache:

@@ -18,7 +18,7 @@ class Request:
         settings: settings of generator, sampling and balance.
         configuration: nnU-Net configuration to train afterwards, for the commands that are printed.
         device: ``cpu``, ``cuda`` or ``mps``.
-        processes: number of threads that read, measure and write cases, and of processes for nnU-Net's fingerprint.
+        processes: number of processes or threads that read, measure and write cases, and make nnU-Net's fingerprint.
         normal_labels: names of normal lung's labels; without any they are found by their names.
         structure_labels: labels that are neither normal lung nor pathology.
         patient_pattern: regular expression whose first group is the patient of a case id; None if it is not given.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -25,13 +27,14 @@ from safetensors.numpy import load_file
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.errors import BadInput
+from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.runtime.console import command
 from nnunet_difflung.runtime.launcher import run_in_processes
-from nnunet_difflung.runtime.parallel import in_processes, in_threads
+from nnunet_difflung.runtime.parallel import in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption, terminate
+from nnunet_difflung.runtime.workers import in_processes
 from tests.support.commands import prepared, run_command
 from tests.support.tiny import make_dataset, tree_hashes
 from tests.support.watched import written
@@ -257,12 +260,58 @@ def test_threads_keep_the_order_and_stop_where_they_are_left(threads):
 
 
 def test_a_worker_that_is_killed_is_told_and_not_waited_for():
-    with pytest.raises(BadInput, match="use a smaller -np"), in_processes(_killed, range(3), 2) as results:
+    with pytest.raises(Failed, match="with a smaller -np"), in_processes(_killed, range(3), 2) as results:
         list(results)
 
 
 def _killed(item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_keep_the_order_and_stop_where_they_are_left(tmp_path):
+    with in_processes(partial(_noted, tmp_path), range(40), 2, at_a_time=3) as results:
+        assert list(results) == list(range(40))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(KeyboardInterrupt), in_processes(partial(_noted, tmp_path), range(400), 2) as results:  # noqa: PT012
+        assert next(results) == 0
+        raise KeyboardInterrupt
+    assert len(list(tmp_path.iterdir())) < 100
+
+
+def test_processes_go_on_while_nobody_waits_for_them(tmp_path):
+    with in_processes(partial(_noted, tmp_path), range(20), 2) as results:
+        for _ in range(600):
+            if len(list(tmp_path.iterdir())) == 20:
+                break
+            time.sleep(0.1)
+        assert len(list(tmp_path.iterdir())) == 20
+        assert list(results) == list(range(20))
+
+
+def test_a_fault_in_a_worker_is_raised_after_the_results_before_it(tmp_path):
+    with in_processes(partial(_noted, tmp_path / "none"), range(20), 2) as results, pytest.raises(FileNotFoundError):
+        next(results)
+
+
+def test_a_worker_of_another_pool_does_the_work_itself():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_squares, [4]) == [[0, 1, 4, 9]]
+
+
+def _squares(number: int) -> list[int]:
+    with in_processes(_square, range(number), 2) as results:
+        return list(results)
+
+
+def _square(number: int) -> int:
+    return number * number
+
+
+def _noted(folder: Path, item: int) -> int:
+    (folder / str(item)).touch()
+    time.sleep(0.02)
+    return item
 
 
 def test_workers_end_when_their_parent_is_killed():
