@@ -65,6 +65,11 @@ def _stored_image(file: Path, spacing: float) -> tuple[np.ndarray, float]:
     return mapped(file), spacing
 
 
+def image_in_memory(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
+    """An ``ImageReader`` of an array; it lies here because worker processes import the module of what they call."""
+    return image, spacing
+
+
 class SliceCache:
     """Checked cases of a dataset as memory-mapped arrays in a folder."""
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from nnunet_difflung.config import Settings
-from nnunet_difflung.dataset.cache import ImageReader, SliceCache, check_cases, read_cache
+from nnunet_difflung.dataset.cache import ImageReader, SliceCache, check_cases, image_in_memory, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, read_image
@@ -50,7 +50,7 @@ class _Uncached(SliceCache):
         """Reads a case's image; another process may call it."""
         kept = self._arrays.get(identifier)
         if kept is not None:
-            return partial(_as_it_is, kept[0], self.facts[identifier].spacing[0])
+            return partial(image_in_memory, kept[0], self.facts[identifier].spacing[0])
         return partial(read_image, self._raw.reader, self._raw.cases[identifier].images)
 
     def condition(self, identifier: str) -> np.ndarray:
@@ -60,10 +60,6 @@ class _Uncached(SliceCache):
     def label(self, identifier: str) -> np.ndarray:
         """(z, y, x) label values without the derived body class."""
         return super().label(identifier) if identifier in self._arrays else self._raw.read_label(identifier)[0]
-
-
-def _as_it_is(image: np.ndarray, spacing: float) -> tuple[np.ndarray, float]:
-    return image, spacing
 
 
 def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> SliceCache:
