@@ -21,7 +21,7 @@ from nnunet_difflung.trainers import case_record, synthetic_cases
 from nnunet_difflung.trainers.dose import BY_CASES, SHARE, Dose, as_variables, dose_of
 from nnunet_difflung.trainers.loader import DRAWN, Mixture, mixed_training
 from nnunet_difflung.trainers.lookahead import LookaheadSGD
-from nnunet_difflung.trainers.sampling import Rule, painted
+from nnunet_difflung.trainers.sampling import CROPPING, Rule, painted
 from nnunet_difflung.trainers.schedule import IterationCyclicLR
 from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split
 
@@ -260,18 +260,17 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if dose is None or not self._cases.synthetic:
             return None
         entries = synthetic_cases.manifest(self.plans_manager.dataset_name)["cases"]
-        loaded = {name: dataset.load_case(name) for name in self._cases.synthetic}
-        if unknown := [name for name in loaded if not entries[name].get("slices")]:
+        entries = {name: entries[name] for name in self._cases.synthetic}
+        if unknown := [name for name, entry in entries.items() if not entry.get("slices")]:
             raise RuntimeError(
                 f"the manifest does not say which slices of {first_names(unknown)} are painted, which {SHARE} needs; "
                 f"restore it from a copy, or set {SHARE}={BY_CASES}"
             )
-        source = painted(
-            {name: entries[name] for name in loaded},
-            {name: properties for name, (_, _, _, properties) in loaded.items()},
-            {name: data.shape[1:] for name, (data, _, _, _) in loaded.items()},
-            self.plans_manager.transpose_forward,
-        )
+        known, sizes = {}, {}
+        for name in entries:  # one after the other: a loaded case holds two open files
+            data, _, _, properties = dataset.load_case(name)
+            known[name], sizes[name] = {key: properties[key] for key in CROPPING}, tuple(data.shape[1:])
+        source = painted(entries, known, sizes, self.plans_manager.transpose_forward)
         return Rule(tuple(self._cases.real), (source,), dose)
 
     # ---- what is recorded ----

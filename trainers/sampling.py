@@ -14,6 +14,7 @@ import numpy as np
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.trainers.dose import Dose
 
+CROPPING = ("bbox_used_for_cropping", "shape_after_cropping_and_before_resampling")  # what nnU-Net notes of them
 Label = int | tuple[int, ...]  # a key of nnU-Net's class_locations: a label's value, or the values of a region
 
 
@@ -70,7 +71,7 @@ def painted(
 
     Args:
         cases: id → entry of the manifest, with ``slices``: z in the image file, from 0.
-        properties: id → what nnU-Net noted when it preprocessed the case.
+        properties: id → what nnU-Net noted when it preprocessed the case; of that, ``CROPPING``.
         sizes: id → shape (z, y, x) of the preprocessed array.
         transpose_forward: of nnU-Net's plans: the file's axis that became each axis of the array.
     """
@@ -85,8 +86,8 @@ def painted(
 
 def _after_preprocessing(z: int, properties: Mapping[str, Any], axis: int, size: int) -> int:
     """Position of a slice after nnU-Net's cropping and resampling, which leave a 2d configuration's slices alone."""
-    first, _ = properties["bbox_used_for_cropping"][axis]
-    before = properties["shape_after_cropping_and_before_resampling"][axis]
+    box, shape = (properties[key] for key in CROPPING)
+    first, before = box[axis][0], shape[axis]
     return int(np.clip((z - first + 0.5) * size // before, 0, size - 1))
 
 

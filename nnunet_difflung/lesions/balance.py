@@ -109,6 +109,7 @@ class _Planner:
         self.holders = {name: sorted({lesion.case for lesion in of_class}) for name, of_class in lesions.items()}
         self.allowed = set(roles.pathologies)
         self.unlike, self.painted = 0, 0  # planned cases unlike real ones; slices of all planned cases
+        self.too_deep = 0  # hosts since the last case into which lesions would fit if more slices were left
         self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
@@ -178,12 +179,15 @@ class _Planner:
             held = zip(self.roles.pathologies, self.profiles[model.case], strict=True)
             self.unlike += any((voxels[n] > 0) != (share > 0) for n, share in held if n != model.pathology)
 
-    def crowds(self, plan: Plan) -> bool:
-        """Lets hosts have more lesions than real cases, since no host has fewer; whether that is a change."""
+    def crowds(self, plan: Plan, noted: bool) -> bool:
+        """Lets hosts have more lesions than real cases, and notes that no host has fewer; whether that is a change."""
         if self.follower is None or self.follower.crowding:
             return False
         self.follower.crowding = True
-        plan.notes.append("no case has fewer lesions than real cases with these classes, so synthetic cases have more")
+        if noted:
+            plan.notes.append(
+                "no case has fewer lesions than real cases with these classes, so synthetic cases have more"
+            )
         return True
 
     def operations(
@@ -203,6 +207,7 @@ class _Planner:
             filling = Filling(host, label, lung, self.roles.is_normal(label), slices, counts, allowed)
             self.follower.fill(filling, self.missing, rng, model)
             self.pasted = filling.pasted
+            self.too_deep += filling.full and not filling.operations
             return filling.operations
         self.pasted = []
         quota = self.quota(slices, self.painted / len(plan.cases) if plan.cases else 1)
@@ -233,6 +238,7 @@ class _Planner:
         if not touched or self.painted + len(touched) > plan.max_slices:
             return False
         self.painted += len(touched)
+        self.too_deep = 0
         seed = int(rng.integers(2**31))
         plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
         self.count(label, model)
@@ -349,14 +355,16 @@ def make_plan(
         if not lesions[name]
     ]
     samples: dict[str, Sample] = {}
-    index, idle, gave_up = 0, 0, False
+    index, idle, gave_up, too_deep = 0, 0, False, False
     while planner.usable and not gave_up and planner.missing(planner.counts) and planner.painted < plan.max_slices:
         idle = 0 if planner.add_case(plan, index, read_label, samples) else idle + 1
         index += 1
         if idle >= planner.patience(len(planner.usable)):
-            gave_up, idle = not planner.crowds(plan), 0
+            too_deep = planner.too_deep > 0
+            gave_up = not planner.crowds(plan, noted=not too_deep)
+            idle = planner.too_deep = 0
     if planner.usable:
-        note_unmet(plan, config, gave_up)
+        note_unmet(plan, config, gave_up, too_deep)
     else:
         plan.notes.append(
             f"no training case of fold {fold} has {MIN_HOST} voxels of normal lung, so none can be a host, and nothing "

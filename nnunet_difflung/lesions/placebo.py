@@ -105,7 +105,7 @@ def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
 
     Its mask is the outline in the voxels of that case; it is the lesion's own where both cases have the same spacing.
     """
-    mask = warp(lesion.mask, Transform(), spacing_ratio(lesion, source.spacing, len(lesion.mask))).mask
+    mask = warp(lesion.mask, Transform(), spacing_ratio(lesion, source.spacing, source.slices)).mask
     return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start, source=None)
 
 
@@ -242,12 +242,12 @@ class _PlaceboPlanner:
         least = lesion.voxels / len(lesion.mask) / 2  # normal lung that some slice must have; a quick test
         drawn = [case for case in drawn if max(self.roles.normal_voxels(case.counts), default=0) >= least]
         for case in [*drawn[:_SOURCES], host]:
-            outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing)).mask
+            outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing, case.shape[0])).mask
             normal = self.roles.is_normal(self.read_label(case.identifier))
             place = find_place(outline, normal, rng) if outline.any() else None
             if place is not None:
                 z, y, x = map(float, case.spacing)
-                yield LungSource(case.identifier, place, (z, y, x))
+                yield LungSource(case.identifier, place, (z, y, x), case.shape[0])
 
 
 def _outlines(model: PlannedCase) -> list[Operation]:

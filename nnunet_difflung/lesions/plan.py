@@ -17,11 +17,13 @@ class LungSource:
         case: id of the real case.
         start: (z, y, x) of the first voxel of the outline in that case.
         spacing: (z, y, x) of the case in mm; the outline has the lesion's size in mm.
+        slices: of the case.
     """
 
     case: str
     start: tuple[int, int, int]
     spacing: tuple[float, float, float]
+    slices: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Operation:
 
     def as_record(self) -> dict:
         """Content for the manifest, of JSON types only."""
-        return {key: value for key, value in asdict(self).items() if key not in ("lung", "around") or value}
+        record = {key: value for key, value in asdict(self).items() if key not in ("lung", "around") or value}
+        if self.lung is not None:
+            del record["lung"]["slices"]
+        return record
 
 
 @dataclass(frozen=True)

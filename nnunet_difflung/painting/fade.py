@@ -48,8 +48,18 @@ def weights(applied: AppliedCase, sampling: SamplingConfig, together: bool) -> n
     at = np.array(slices) - slices[0]
     whole = np.zeros((at[-1] + 1, y.stop - y.start, x.stop - x.start), bool)
     whole[at] = applied.outline[:, y, x]
-    weight[:, y, x] = _falling(whole, (1 / (depth_of_margin(sampling.margin, applied.spacing) + 1), pixel, pixel))[at]
+    weight[:, y, x] = _falling_in_parts(whole, depth_of_margin(sampling.margin, applied.spacing), sampling.margin)[at]
     return np.where(applied.region, weight, np.float32(0))
+
+
+def _falling_in_parts(outline: np.ndarray, depth: int, margin: int) -> np.ndarray:
+    """``_falling`` of a (z, y, x) outline, around one part after the other: distances take eight times the memory."""
+    parts, _ = ndimage.label(outline)
+    weight, reach = np.zeros(outline.shape, np.float32), (depth + 1, margin + 1, margin + 1)
+    for number, found in enumerate(ndimage.find_objects(parts), 1):
+        box = tuple(slice(max(0, part.start - more), part.stop + more) for part, more in zip(found, reach, strict=True))
+        np.maximum(weight[box], _falling(parts[box] == number, [1 / more for more in reach]), out=weight[box])
+    return weight
 
 
 def _falling(outline: np.ndarray, step: Sequence[float]) -> np.ndarray:

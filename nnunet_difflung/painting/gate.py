@@ -190,7 +190,7 @@ def _real_region(
     """A class in a real slice, with at most 400 of its voxels."""
     values = cache.roles.values
     whole = region_of(image, label == values[name], cache.roles.is_normal(label), windows)
-    kept = rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE]
+    kept = rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE].copy()  # a view would keep all of them in memory
     return replace(whole, voxels=kept)
 
 

@@ -209,11 +209,12 @@ def paint_jobs(
         fewer = sampling.batch_size // 2 if generator.config.neighbours else 0  # a network call is smaller than a stack
         if len(jobs) == 1 and not fewer:
             size = " × ".join(map(str, jobs[0].shape))
-            what, remedy = f"one image of {size} pixels", "--paint composite, -device cpu"
+            what, remedy = f"one image of {size} pixels", "use --paint composite or -device cpu"
             if generator.config.neighbours:
-                what, remedy = f"{len(jobs[0].inputs)} slices of {size} pixels", "--neighbours 0, -device cpu"
+                what = f"{len(jobs[0].inputs)} slices of {size} pixels"
+                remedy = "use -device cpu, or train a generator with --neighbours 0, which paints slice by slice"
             raise BadInput(
-                f"the GPU's memory does not hold {what} ({str(error)[:120]}); use {remedy}, or free the GPU"
+                f"the GPU's memory does not hold {what} ({str(error)[:120]}); free the GPU, {remedy}"
             ) from error
     torch.cuda.empty_cache()  # here, where the error no longer holds what was being painted
     if len(jobs) == 1:

@@ -103,7 +103,8 @@ def _region(cache: SliceCache, piece: Piece, windows: Sequence[Sequence[float]],
     inside[(0, *piece.inside.T)] = True
     others[(0, *piece.others.T)] = True
     whole = region_of(image, inside, others, windows)
-    return replace(whole, voxels=rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE])
+    kept = rng.permuted(whole.voxels, axis=1)[:, :PER_SLICE].copy()  # a view would keep all of them in memory
+    return replace(whole, voxels=kept)
 
 
 def measure_placebo(region: Region, around: int, real: LungReference) -> dict[str, dict]:

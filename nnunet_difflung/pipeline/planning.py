@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from nnunet_difflung.pipeline.preflight import warn_of_geometry, warn_or_refuse_
 from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
 
 _KEPT = 2**29  # bytes of arrays that are kept in memory
+_READ_LAST = 2  # cases that were read again and are kept too, since most callers ask for the same case several times
 
 
 class _Uncached(SliceCache):
@@ -30,6 +31,7 @@ class _Uncached(SliceCache):
     def __init__(self, raw: RawDataset, processes: int, progress: bool):
         self._raw, self._left = raw, _KEPT
         self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._read_again = lru_cache(_READ_LAST)(lambda identifier: read_case(raw, raw.cases[identifier])[:2])
         super().__init__(cache_folder(raw.name), check_cases(raw, processes, progress, self._keep, _KEPT), raw.roles)
 
     def _keep(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> None:
@@ -40,7 +42,7 @@ class _Uncached(SliceCache):
 
     def _read(self, identifier: str) -> tuple[np.ndarray, np.ndarray]:
         kept = self._arrays.get(identifier)
-        return kept if kept is not None else read_case(self._raw, self._raw.cases[identifier])[:2]
+        return kept if kept is not None else self._read_again(identifier)
 
     def image(self, identifier: str) -> np.ndarray:
         """(c, z, y, x) in the dataset's own intensities."""

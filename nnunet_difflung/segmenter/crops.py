@@ -31,9 +31,13 @@ class Scale:
     def of(cls, cache: SliceCache, cases: Sequence[str]) -> Scale:
         """The scale of training cases: bounds are the 0.5 and 99.5 percentiles of their lung voxels."""
         values, rows = cache.roles.lung_values(), []
-        lung = {i: np.isin(cache.condition(i), values) for i in cases}
-        for channel in range(cache.facts[cases[0]].channels):
-            sample = np.concatenate([cache.image(i)[channel][lung[i]][::_EVERY] for i in cases]).astype(float)
+        samples: list[list[np.ndarray]] = [[] for _ in range(cache.facts[cases[0]].channels)]
+        for identifier in cases:
+            lung, image = np.isin(cache.condition(identifier), values), cache.image(identifier)
+            for channel, of_channel in enumerate(samples):
+                of_channel.append(image[channel][lung][::_EVERY])
+        for of_channel in samples:
+            sample = np.concatenate(of_channel).astype(float)
             low, high = np.percentile(sample, (0.5, 99.5)) if sample.size else (0.0, 1.0)
             clipped = np.clip(sample, low, high) if sample.size else np.array([0.0, 1.0])
             rows.append((float(low), float(high), float(clipped.mean()), max(float(clipped.std()), 1e-6)))

@@ -108,9 +108,18 @@ def test_an_outline_keeps_its_size_in_mm_in_the_case_that_lung_is_cut_from(spaci
     mask = np.zeros((6, 24, 24), bool)
     mask[:, 4:20, 4:20] = True
     lesion = Lesion("c00", "ILD", 1, mask, (5.0, 1.0, 1.0))
-    piece = lung_piece(lesion, LungSource("c01", (0, 0, 0), spacing))
+    piece = lung_piece(lesion, LungSource("c01", (0, 0, 0), spacing, 6))
     assert piece.mask.sum() * np.prod(spacing) == pytest.approx(mask.sum() * 5.0, rel=0.1)
     assert (piece.case, piece.spacing) == ("c01", spacing)
+
+
+@pytest.mark.parametrize(("of_lesion", "of_source"), [(5.0, 1.0), (1.0, 5.0), (2.0, 2.0)])
+def test_an_outline_in_one_slice_keeps_its_thickness_as_the_lesion_does(of_lesion, of_source):
+    lesion = Lesion("c00", "ILD", 1, np.ones((1, 10, 10), bool), (of_lesion, 1.0, 1.0))
+    source = LungSource("c01", (0, 0, 0), (of_source, 1.0, 1.0), 40)
+    assert len(lung_piece(lesion, source).mask) == max(1, round(of_lesion / of_source))
+    flat = LungSource("c01", (0, 0, 0), (of_source, 1.0, 1.0), 1)
+    assert len(lung_piece(lesion, flat).mask) == 1
 
 
 def test_with_a_single_case_lung_comes_from_another_place_of_it():

@@ -202,6 +202,15 @@ def test_hosts_that_all_have_the_class_get_more_of_it_and_the_plan_says_so():
     assert any("synthetic cases have more" in note for note in plan.notes)
 
 
+def test_a_bound_on_slices_that_lesions_exceed_is_what_the_plan_names():
+    labels = {f"c{i}": patient(i, i < 5, 24) for i in range(10)}  # lesions of eight slices
+    plan, *_ = plan_for(labels, BalanceConfig(placement="real", target_multiple=4.0, max_synthetic=3))
+    assert not plan.cases
+    left = "limited by --max-synthetic 3, of which 3 are left, too few for a lesion"
+    assert any(f"({left})" in note and "emphysema: the plan reaches" in note for note in plan.notes)
+    assert not any("synthetic cases have more" in note or "no host has room" in note for note in plan.notes)
+
+
 def test_a_class_on_the_border_of_the_lung_is_painted_only_if_asked_for():
     labels = {}
     for i in range(8):

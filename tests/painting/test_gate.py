@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting import gate
 from nnunet_difflung.painting.contrast import fit_contrast
 from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of, with_unpainted
 from nnunet_difflung.painting.verdict import judge, upper_bound
@@ -80,6 +81,20 @@ def test_a_wrong_texture_with_the_right_mean_is_stopped():
     assert not passes(quality)
     assert abs(quality["ILD"]["bias"]) < quality["ILD"]["max_bias"]
     assert quality["ILD"]["sd_ratio"] > 3
+
+
+def test_the_reference_keeps_no_more_voxels_than_it_uses(monkeypatch):
+    kept = []
+
+    def noted(region, **new):
+        kept.append(new.get("voxels"))
+        return replace(region, **new)
+
+    monkeypatch.setattr(gate, "replace", noted)
+    Cache(6, voxels=900).reference()
+    voxels = [part for part in kept if part is not None]
+    assert voxels
+    assert all(part.shape[1] <= gate.PER_SLICE and part.base is None for part in voxels)
 
 
 def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():

@@ -13,6 +13,7 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
+from nnunet_difflung.painting import fade
 from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import with_painted
@@ -162,6 +163,17 @@ def test_the_lesion_is_as_painted_and_the_host_as_it_was():
 def test_the_weight_falls_in_equal_steps_and_reaches_nothing_beyond_the_margin():
     weight = weights(case(FADED), FADED, False)[0, 25]
     assert weight[34:41].tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_weight_around_parts_is_that_around_all_of_them_together(seed):
+    rng = np.random.default_rng(seed)
+    outline = np.zeros((9, 40, 50), bool)
+    for _ in range(5):
+        z, y, x = rng.integers((0, 0, 0), outline.shape)
+        outline[z : z + rng.integers(1, 4), y : y + rng.integers(1, 9), x : x + rng.integers(1, 9)] = True
+    together = fade._falling(outline, (1 / 3, 1 / 5, 1 / 5))
+    np.testing.assert_allclose(fade._falling_in_parts(outline, 2, 4), together, atol=1e-6)
 
 
 def test_the_level_is_that_of_the_lung_around_and_not_of_what_was_under_the_lesion():

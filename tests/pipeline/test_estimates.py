@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from nnunet_difflung.commands.augment import entry, main, parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache, missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
+from nnunet_difflung.dataset.reading import read_case
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.trained import Generator
@@ -189,3 +190,16 @@ def test_candidates_are_painted_as_often_and_placebos_once(folders, tmp_path):
     lesions, both = pixels(), pixels("--placebo", "0.4")
     assert both > lesions
     assert pixels("--placebo", "0.4", "--candidates", "3") == both + 2 * lesions
+
+
+def test_a_case_that_is_not_kept_in_memory_is_read_once_for_what_is_asked_of_it(folders, monkeypatch):
+    make_dataset(folders[0], patients=3)
+    raw = open_raw_dataset("801")
+    monkeypatch.setattr(planning, "_KEPT", 0)
+    cases, read = planning.readable_cases(raw, 1, False), []
+    monkeypatch.setattr(planning, "read_case", lambda raw, case: read.append(case.identifier) or read_case(raw, case))
+    first, second, *_ = raw.cases
+    for identifier in (first, first, second, first):
+        assert np.array_equal(cases.image(identifier), raw.read_image(identifier)[0])
+        assert cases.condition(identifier).shape == cases.image(identifier).shape[1:]
+    assert read == [first, second]

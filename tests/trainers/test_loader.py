@@ -2,7 +2,10 @@
 
 import json
 import os
+import sys
+import weakref
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import blosc2
@@ -21,7 +24,15 @@ from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, Dose
 from nnunet_difflung.trainers.loader import DRAWN, MixedLoader, Mixture
 from nnunet_difflung.trainers.sampling import Rule, balanced, painted
 from tests.support.tiny_nnunet import REAL, SPLITS
-from tests.trainers.test_trainers import begin, nnunet, resumed, short, trainer_of, weights  # noqa: F401
+from tests.trainers.test_trainers import (  # noqa: F401
+    SYNTHETIC,
+    begin,
+    nnunet,
+    resumed,
+    short,
+    trainer_of,
+    weights,
+)
 
 COPY_PASTE = "nnUNetTrainerDiffLungCopyPaste"
 OVERSAMPLING = "nnUNetTrainerDiffLungOversampling"
@@ -308,6 +319,31 @@ def test_a_continued_training_draws_from_its_first_batch_with_the_share_of_its_e
         trainer.current_epoch = epoch
         training, _ = trainer.get_dataloaders()
         assert {name for _ in range(3) for name in next(training)[DRAWN]} == {expected}
+
+
+def test_the_slices_of_synthetic_cases_are_found_with_one_case_open_at_a_time(base, monkeypatch):
+    monkeypatch.setenv(SHARE, "0.5")
+    trainer, loaded, load = begin(COPY_PASTE), [], nnUNetDatasetBlosc2.load_case
+
+    class Watched(np.ndarray):
+        pass
+
+    def watched(self, name):
+        data, *rest = load(self, name)
+        array = np.asarray(data[:]).view(Watched)
+        loaded.append(weakref.ref(array))
+        return array, *rest
+
+    def found(*arguments):
+        assert len(loaded) == 4
+        assert sum(of() is not None for of in loaded) <= 1
+        return painted(*arguments)
+
+    dataset = trainer.get_tr_and_val_datasets()[0]
+    trainer._cases = replace(trainer._cases, synthetic=sorted(SYNTHETIC)[:4])
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "load_case", watched)
+    monkeypatch.setattr(sys.modules["nnunet_difflung.trainers.nnUNetTrainerDiffLung"], "painted", found)
+    assert trainer._rule(dataset).sources[0].slices
 
 
 def test_workers_draw_by_the_rule_and_learn_of_the_epoch(base, monkeypatch):
