@@ -178,7 +178,9 @@ def test_painting_goes_on_in_halves_where_memory_is_short(monkeypatch):
     with pytest.raises(BadInput, match=r"one image of 512 × 256 pixels .* use --paint composite"):
         painting.paint_jobs([job], None, slices, sampling, "cuda")
     assert at_once == [6]
-    with pytest.raises(BadInput, match=r"9 slices of 512 × 256 pixels .* use --neighbours 0"):
+    with pytest.raises(
+        BadInput, match=r"9 slices of 512 × 256 pixels .* use -device cpu, or train a generator with --neighbours 0"
+    ):
         painting.paint_jobs([job], None, volumes, sampling, "cuda")
     assert at_once[1:] == [6, 3, 1], "a stack's slices need not go through the network at once"
 
