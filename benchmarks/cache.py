@@ -19,9 +19,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.paths import NNUNET_RAW
 
-_SETTLED = (
-    2.1  # seconds after which a file's times tell whether it has changed, so that it is hashed once and not twice
-)
+_SETTLED = 2.1  # seconds; of a file that was just written its time does not tell whether it changed: it is hashed twice
 
 
 def plain_loop(raw: RawDataset, folder: Path) -> None:
