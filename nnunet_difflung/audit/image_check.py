@@ -294,7 +294,11 @@ class Slice:
 
 
 def _slices_of(read: ReadImage) -> list[Slice]:
-    image, spacing = read()
+    return slices_of(*read())
+
+
+def slices_of(image: np.ndarray, spacing: float) -> list[Slice]:
+    """The slices of a (c, z, y, x) image that are compared; its spacing is that along z, in mm."""
     step = max(1, round(_EVERY_MM / spacing)) if spacing > 0 else 1
     return [_slice(np.asarray(image[:, z], np.float32), z) for z in range(0, image.shape[1], step)]
 

@@ -59,6 +59,7 @@ _FORMAT = 1  # format number of an entry's JSON; the number in _roles_key is old
 
 
 ImageReader = Callable[[], tuple[np.ndarray, float]]  # → (c, z, y, x) and the spacing along z in mm
+Look = Callable[["CaseFacts", np.ndarray, np.ndarray], Any]  # at facts, image (c, z, y, x) and condition map (z, y, x)
 
 
 def _stored_image(file: Path, spacing: float) -> tuple[np.ndarray, float]:
@@ -101,6 +102,8 @@ def check_cases(
     progress: bool = True,
     keep: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
     most: int = 2**29,
+    look: Look | None = None,
+    looks: dict[str, Any] | None = None,
 ) -> dict[str, CaseFacts]:
     """Reads and checks every real case; writes nothing.
 
@@ -110,15 +113,19 @@ def check_cases(
         progress: show a progress bar.
         keep: gets the id, image (c, z, y, x) and condition map (z, y, x) of the first cases.
         most: bytes of the arrays that ``keep`` gets, as far as all cases are as large as the first one.
+        look: called for each case by the process or thread that has read it.
+        looks: case id → what ``look`` returned; filled here.
 
     Raises:
         BadInput: the first fault.
     """
     facts, cases = {}, list(raw.cases.values())
     kept = 0 if keep is None else most // max(1, _cached_bytes(raw, cases[0]))
-    with _read_by(_Reading(raw), cases, processes, kept) as results:
+    with _read_by(_Reading(raw, look=look), cases, processes, kept) as results:
         for read in bar(results, visible=progress, total=len(raw.cases), desc="checking cases", unit="case"):
             facts[read.facts.identifier] = read.facts
+            if looks is not None:
+                looks[read.facts.identifier] = read.seen
             if keep is not None and read.arrays is not None:
                 keep(read.facts.identifier, *read.arrays)
     return facts
@@ -133,12 +140,14 @@ class _ReadCase:
         hashed: what of its files may be remembered (``FileHashes.hashed``).
         files: its arrays, written but not in place; None if they were not to be written.
         arrays: image and condition map; None if they were not asked for.
+        seen: what ``_Reading.look`` returned.
     """
 
     facts: CaseFacts
     hashed: dict[str, list]
     files: Replacements | None
     arrays: tuple[np.ndarray, np.ndarray] | None
+    seen: Any
 
 
 @dataclass(frozen=True)
@@ -149,11 +158,13 @@ class _Reading:
         raw: the dataset.
         folder: of the cache, into which the arrays are written; None writes nothing.
         token: of the temporary files there.
+        look: what else is done with the case while it is in memory.
     """
 
     raw: RawDataset
     folder: Path | None = None
     token: str = ""
+    look: Look | None = None
 
     def __call__(self, item: tuple[Case, bool]) -> _ReadCase:
         """Takes a case, and whether to return its arrays.
@@ -166,7 +177,8 @@ class _Reading:
         hashes = FileHashes()
         image, condition, facts = _read(self.raw, case, hashes)
         files = None if self.folder is None else self._written(facts.identifier, image, condition)
-        return _ReadCase(facts, hashes.hashed(), files, (image, condition) if returned else None)
+        seen = None if self.look is None else self.look(facts, image, condition)
+        return _ReadCase(facts, hashes.hashed(), files, (image, condition) if returned else None, seen)
 
     def _written(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> Replacements:
         assert self.folder is not None
@@ -192,13 +204,22 @@ def _read_by(reading: _Reading, cases: Sequence[Case], processes: int, kept: int
         kept: number of the first cases whose arrays are returned.
     """
     items = [(case, number < kept) for number, case in enumerate(cases)]
-    size = sum(os.stat(file).st_size for case in cases for file in (*case.images, case.label))
+    size = _bytes_of_files(cases)
     if processes > 1 and (len(cases) >= _WORTH_CASES or size >= _WORTH_BYTES):
         with in_processes(reading, items, processes, _AT_A_TIME if size < len(cases) * _SMALL else 1) as results:
             yield results
     else:
         with in_threads(reading, items, processes) as results:
             yield results
+
+
+def are_small(raw: RawDataset) -> bool:
+    """Whether reading a case takes hardly longer than reading its header."""
+    return _bytes_of_files(list(raw.cases.values())) < len(raw.cases) * _SMALL
+
+
+def _bytes_of_files(cases: Sequence[Case]) -> int:
+    return sum(os.stat(file).st_size for case in cases for file in (*case.images, case.label))
 
 
 def _read(raw: RawDataset, case: Case, hashes: FileHashes) -> tuple[np.ndarray, np.ndarray, CaseFacts]:
@@ -342,9 +363,14 @@ def read_cache(raw: RawDataset, folder: Path) -> SliceCache | None:
     return SliceCache(folder, facts, raw.roles)
 
 
-def missing_bytes(raw: RawDataset, folder: Path) -> int:
-    """Upper bound of what the cases without an entry in ``folder`` will take there, from their images' headers."""
+def missing_bytes(raw: RawDataset, folder: Path, facts: Mapping[str, CaseFacts] | None = None) -> int:
+    """Bytes that the cases without an entry in ``folder`` will take: from their facts, or at most, from headers."""
     new = [case for identifier, case in raw.cases.items() if not (folder / f"{identifier}.json").is_file()]
+    if facts is not None:
+        return sum(
+            math.prod(of.shape) * (of.channels * np.dtype(of.dtype).itemsize + 1)
+            for of in (facts[c.identifier] for c in new)
+        )
     return sum(_cached_bytes(raw, case) for case in new)
 
 

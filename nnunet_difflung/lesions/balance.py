@@ -59,22 +59,29 @@ def collect_lesions(
         pathology → lesions, sorted by case and component.
     """
     of_cases = {} if of_cases is None else of_cases
-    for identifier in sorted(set(identifiers) - set(of_cases)):
-        case, case_lesions = facts[identifier], []
-        present = [name for name in roles.pathologies if case.voxels(name)]
-        label = read_label(identifier) if present else np.empty((0, 0, 0), np.uint8)
-        if present and contact is not None:
-            contact.add(identifier, label, case.counts)
-        lung = Lung(label, roles, case.spacing, case.counts)
-        for name in present:
-            found = find_lesions(label, roles.values[name], identifier, name, case.spacing)
-            for lesion in found:
-                site, within = lung.site(lesion.mask, lesion.start), share_of_border(label, lesion, roles)
-                lesion = replace(lesion, site=site, within=within)
-                case_lesions.append(replace(lesion, surroundings=find_surroundings(label, lesion, roles)))
-        of_cases[identifier] = case_lesions
+    for identifier in sorted(identifiers):
+        case, counted = facts[identifier], contact is None or contact.has(identifier)
+        if not any(map(case.voxels, roles.pathologies)):
+            of_cases[identifier] = []
+        elif not counted or identifier not in of_cases:
+            label = read_label(identifier)
+            if contact is not None:
+                contact.add(identifier, label, case.counts)
+            if identifier not in of_cases:
+                of_cases[identifier] = lesions_of(case, label, roles)
     lesions = [lesion for identifier in sorted(identifiers) for lesion in of_cases[identifier]]
     return {name: [lesion for lesion in lesions if lesion.pathology == name] for name in roles.pathologies}
+
+
+def lesions_of(case: CaseFacts, label: np.ndarray, roles: LabelRoles) -> list[Lesion]:
+    """The lesions of a case by pathology and component, from its (z, y, x) label values."""
+    lung, lesions = Lung(label, roles, case.spacing, case.counts), []
+    for name in filter(case.voxels, roles.pathologies):
+        for lesion in find_lesions(label, roles.values[name], case.identifier, name, case.spacing):
+            site, within = lung.site(lesion.mask, lesion.start), share_of_border(label, lesion, roles)
+            lesion = replace(lesion, site=site, within=within)
+            lesions.append(replace(lesion, surroundings=find_surroundings(label, lesion, roles)))
+    return lesions
 
 
 def _chances(lesions: list[Lesion]) -> np.ndarray:

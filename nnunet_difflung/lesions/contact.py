@@ -28,6 +28,10 @@ class LungContact:
         self._edges = np.zeros((size, size), np.int64)
         self._cases: set[str] = set()
 
+    def has(self, identifier: str) -> bool:
+        """Whether a case has been counted."""
+        return identifier in self._cases
+
     def add(self, identifier: str, label: np.ndarray, counts: Mapping[str, Sequence[int]]) -> None:
         """Counts in evenly spaced slices of a case, unless it has been counted.
 

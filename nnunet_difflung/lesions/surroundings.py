@@ -30,9 +30,9 @@ def share_of_border(label: np.ndarray, lesion: Lesion, roles: LabelRoles) -> flo
     """
     window, inside = _window(lesion, label.shape, 0)
     beside = ndimage.binary_dilation(inside, _TOUCHING) & ~inside
-    values = label[window][beside]
-    others = np.isin(values, [roles.values[name] for name in roles.pathologies if name != lesion.pathology]).sum()
-    return float(others / max(1, others + roles.is_normal(values).sum()))
+    voxels = np.bincount(label[window][beside], minlength=roles.body_value)
+    others = voxels[[roles.values[name] for name in roles.pathologies if name != lesion.pathology]].sum()
+    return float(others / max(1, others + voxels[[roles.values[name] for name in roles.normal]].sum()))
 
 
 def find_surroundings(label: np.ndarray, lesion: Lesion, roles: LabelRoles) -> tuple[Lesion, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnunet_difflung.dataset.cache import are_small
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.generator.store import is_finished
@@ -13,6 +14,7 @@ from nnunet_difflung.pipeline.estimates import (
     estimate_seconds,
     size,
 )
+from nnunet_difflung.pipeline.first_look import FirstLook, Look
 from nnunet_difflung.pipeline.fold import check_folds
 from nnunet_difflung.pipeline.found import report_estimate, report_plan
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
@@ -30,11 +32,16 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
     Raises:
         BadInput: the command itself would refuse the request.
     """
-    to_be_cached = check_disk_for_cache(raw)
-    cases = readable_cases(raw, request.processes)
+    if not are_small(raw):  # reading takes minutes
+        check_disk_for_cache(raw)
+    looks: dict[str, Look] = {}
+    cases = readable_cases(raw, request.processes, look=FirstLook(raw.roles), looks=looks)
+    to_be_cached = check_disk_for_cache(raw, cases.facts)
     raw = with_class_counts(raw, cases.facts)
-    with images_begun(raw, cases, request.processes, Share()) as looked_at:
-        folds = plan_folds(raw, numbers, cases, request.settings)
+    lesions = {identifier: look.lesions for identifier, look in looks.items()}
+    slices = {identifier: look.slices for identifier, look in looks.items()}
+    with images_begun(raw, cases, request.processes, Share(), slices) as looked_at:
+        folds = plan_folds(raw, numbers, cases, request.settings, lesions=lesions)
         for fold in folds:
             say(describe_fold(fold))
             report_plan(fold)

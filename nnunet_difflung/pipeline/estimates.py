@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -99,8 +99,12 @@ def _depth(slices: Sequence[int], host: CaseFacts, box: float) -> int:
     return min(host.shape[0], slices[-1] - slices[0] + 1 + 2 * math.ceil(box / host.spacing[0]))
 
 
-def check_disk_for_cache(raw: RawDataset) -> int:
+def check_disk_for_cache(raw: RawDataset, facts: Mapping[str, CaseFacts] | None = None) -> int:
     """Refuses a dataset whose cache may need more disk space than is free in nnUNet_results, before it is made.
+
+    Args:
+        raw: the dataset.
+        facts: of its cases, if they have been read.
 
     Returns:
         the bytes that are still to be cached (``missing_bytes``).
@@ -108,7 +112,7 @@ def check_disk_for_cache(raw: RawDataset) -> int:
     Raises:
         BadInput: names the needed and the free space.
     """
-    need, folder = missing_bytes(raw, cache_folder(raw.name)), nnunet_folder(NNUNET_RESULTS)
+    need, folder = missing_bytes(raw, cache_folder(raw.name), facts), nnunet_folder(NNUNET_RESULTS)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise BadInput(

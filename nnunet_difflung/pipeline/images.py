@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from nnunet_difflung.audit.image_check import METHOD, CasePair, ImageCheck, Slice, compare_slices, looking_at
 from nnunet_difflung.dataset.cache import SliceCache
@@ -24,7 +25,13 @@ Looked = Iterator[list[Slice]] | ImageCheck
 
 
 @contextmanager
-def images_begun(raw: RawDataset, cache: SliceCache, processes: int, share: Share) -> Iterator[Looked | None]:
+def images_begun(
+    raw: RawDataset,
+    cache: SliceCache,
+    processes: int,
+    share: Share,
+    slices_of_cases: Mapping[str, list[Slice]] = MappingProxyType({}),
+) -> Iterator[Looked | None]:
     """Begins to look at the images of the cases; of many images, other processes do it while the caller goes on.
 
     Args:
@@ -32,6 +39,7 @@ def images_begun(raw: RawDataset, cache: SliceCache, processes: int, share: Shar
         cache: its cases.
         processes: number of processes.
         share: this process; the first one looks at the images for all.
+        slices_of_cases: case id → its slices, if the images of all cases have been looked at.
 
     Yields:
         what ``look_at_images`` takes: the slices of the cases; what was found when the same content was looked at
@@ -40,6 +48,9 @@ def images_begun(raw: RawDataset, cache: SliceCache, processes: int, share: Shar
     known = _remembered(raw, cache) if share.main else None
     if known is not None or not share.main:
         yield known
+        return
+    if slices_of_cases:
+        yield (slices_of_cases[identifier] for identifier in sorted(raw.cases))
         return
     single_slices = all(facts.shape[0] == 1 for facts in cache.facts.values())
     with looking_at({i: cache.reader(i) for i in raw.cases}, processes, single_slices) as slices:

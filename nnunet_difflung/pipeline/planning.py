@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from nnunet_difflung.config import Settings
-from nnunet_difflung.dataset.cache import ImageReader, SliceCache, check_cases, image_in_memory, read_cache
+from nnunet_difflung.dataset.cache import ImageReader, Look, SliceCache, check_cases, image_in_memory, read_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
 from nnunet_difflung.dataset.raw_dataset import RawDataset, read_image
@@ -28,11 +29,14 @@ _READ_LAST = 2  # cases that were read again and are kept too, since most caller
 class _Uncached(SliceCache):
     """Checked cases without a cache on the disk; the first ones are kept in memory, and others are read again."""
 
-    def __init__(self, raw: RawDataset, processes: int, progress: bool):
+    def __init__(
+        self, raw: RawDataset, processes: int, progress: bool, look: Look | None, looks: dict[str, Any] | None
+    ):
         self._raw, self._left = raw, _KEPT
         self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._read_again = lru_cache(_READ_LAST)(lambda identifier: read_case(raw, raw.cases[identifier])[:2])
-        super().__init__(cache_folder(raw.name), check_cases(raw, processes, progress, self._keep, _KEPT), raw.roles)
+        facts = check_cases(raw, processes, progress, self._keep, _KEPT, look, looks)
+        super().__init__(cache_folder(raw.name), facts, raw.roles)
 
     def _keep(self, identifier: str, image: np.ndarray, condition: np.ndarray) -> None:
         self._left -= image.nbytes + condition.nbytes
@@ -64,17 +68,35 @@ class _Uncached(SliceCache):
         return super().label(identifier) if identifier in self._arrays else self._raw.read_label(identifier)[0]
 
 
-def readable_cases(raw: RawDataset, processes: int = 1, progress: bool = True) -> SliceCache:
+def readable_cases(
+    raw: RawDataset,
+    processes: int = 1,
+    progress: bool = True,
+    look: Look | None = None,
+    looks: dict[str, Any] | None = None,
+) -> SliceCache:
     """The dataset's real cases: from its cache if that is complete and up to date, else from the files, checked.
+
+    Args:
+        raw: the dataset.
+        processes: number of processes that read cases.
+        progress: show a progress bar.
+        look: called for each case that is read from its files (``check_cases``).
+        looks: case id → what ``look`` returned; filled here.
 
     Raises:
         BadInput: the first fault of a case.
     """
-    return read_cache(raw, cache_folder(raw.name)) or _Uncached(raw, processes, progress)
+    return read_cache(raw, cache_folder(raw.name)) or _Uncached(raw, processes, progress, look, looks)
 
 
 def plan_folds(
-    raw: RawDataset, numbers: Sequence[int | str], cases: SliceCache, settings: Settings, shown: bool = True
+    raw: RawDataset,
+    numbers: Sequence[int | str],
+    cases: SliceCache,
+    settings: Settings,
+    shown: bool = True,
+    lesions: dict[str, list[Lesion]] | None = None,
 ) -> list[Fold]:
     """The folds with their plans.
 
@@ -84,6 +106,7 @@ def plan_folds(
         cases: the dataset's real cases.
         settings: settings of the run.
         shown: print warnings of what looks wrong about the dataset.
+        lesions: case id → its lesions, as far as they are known; others are found here.
 
     Returns:
         The folds; their ``raw`` knows the class counts of the cases.
@@ -96,7 +119,7 @@ def plan_folds(
     check_same_content(raw, numbers)
     if shown:
         warn_of_geometry(raw, cases.facts)
-    lesions: dict[str, list[Lesion]] = {}
+    lesions = {} if lesions is None else lesions
     channels: dict[str, CaseChannels] = {}
     contact = LungContact(raw.roles)
     folds = [

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.commands.augment import entry, main, parse, settings_from
-from nnunet_difflung.dataset.cache import build_cache, missing_bytes
+from nnunet_difflung.dataset.cache import build_cache, check_cases, missing_bytes
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import read_case
 from nnunet_difflung.errors import BadInput
@@ -52,6 +52,7 @@ def test_the_cache_takes_no_more_than_its_estimate(folders, tmp_path, volumes):
     taken = sum(path.stat().st_size for path in folder.glob("*.npy"))
     headers = 128 * 2 * len(raw.cases)  # of the array files
     assert taken - headers <= expected <= 2 * taken
+    assert missing_bytes(raw, folder / "none", check_cases(raw, progress=False)) == taken - headers
     assert missing_bytes(raw, folder) == 0
     first = next(iter(raw.cases))
     (folder / f"{first}.json").unlink()
@@ -78,6 +79,15 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_begun(folders, monkey
     assert "the cache of Dataset801_Tiny may need" in said
     assert str(folders[2]) in said
     assert not list(folders[2].rglob("*.npy"))
+
+
+def test_volumes_that_need_too_much_disk_space_are_refused_before_a_dry_run_reads_them(folders, monkeypatch):
+    make_dataset(folders[0], patients=4, volumes=True)
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    monkeypatch.setattr("nnunet_difflung.dataset.cache._SMALL", 1)
+    monkeypatch.setattr(RawDataset, "read_image", lambda *_: pytest.fail("reads an image"))
+    with pytest.raises(BadInput, match="the cache of Dataset801_Tiny may need"):
+        main(["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--dry-run"])
 
 
 def test_a_dry_run_reads_the_cache_where_there_is_one(folders, monkeypatch, capsys):

@@ -16,6 +16,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline import images
+from nnunet_difflung.pipeline.first_look import FirstLook
 from nnunet_difflung.pipeline.planning import readable_cases
 from nnunet_difflung.runtime.share import Share
 from tests.support.anatomies import chest, write_chests
@@ -116,8 +117,9 @@ def test_what_is_sent_to_workers_does_not_make_them_import_torch(folders, tmp_pa
     write(folders[0])
     raw = open_raw_dataset("801")
     caches = readable_cases(raw, 1, False), build_cache(raw, cache_folder(raw.name), progress=False)
+    look = FirstLook(raw.roles)
     sent = tmp_path / "sent"
-    sent.write_bytes(pickle.dumps([raw, *(cases.reader(i) for cases in caches for i in raw.cases)]))
+    sent.write_bytes(pickle.dumps([raw, look, *(cases.reader(i) for cases in caches for i in raw.cases)]))
     script = f"import pickle, sys; pickle.load(open({str(sent)!r}, 'rb')); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stdout + done.stderr
