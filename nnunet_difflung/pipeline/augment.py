@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.channels import CaseChannels
 from nnunet_difflung.dataset.contents import check_same_content
@@ -52,6 +53,7 @@ from nnunet_difflung.pipeline.preflight import (
     warn_of_linked_datasets,
     warn_of_other_folds,
     warn_or_refuse_values,
+    without_idle_options,
 )
 from nnunet_difflung.pipeline.report import (
     audit_and_advise,
@@ -91,12 +93,14 @@ class OpenDataset:
         manifest: manifest of its synthetic cases; None if it has none.
         manifest_stamp: stamp of the manifest's file, to see whether the file has been replaced since.
         folds: the requested folds that have no synthetic cases of the method yet.
+        settings: the requested ones, without options that have no effect on its cases.
     """
 
     raw: RawDataset
     manifest: dict | None
     manifest_stamp: tuple[int, int] | None
     folds: list[int | str]
+    settings: Settings
 
     def is_current(self) -> bool:
         """Whether no command has changed the dataset's synthetic cases since."""
@@ -115,6 +119,7 @@ def augment(request: Request) -> bool:
     """
     share = join(request.device)
     dataset = open_dataset(request, share.main)
+    request = replace(request, settings=dataset.settings)
     lines = dataset.raw.reading.lines() if share.main else []
     for line in collapsed(lines):
         say(line, log=False)
@@ -137,7 +142,8 @@ def train(request: Request) -> list[Fold]:
         BadInput: the request cannot be carried out; raised before any long computation.
     """
     share = join(request.device)
-    raw = open_dataset(request).raw
+    dataset = open_dataset(request)
+    raw, request = dataset.raw, replace(request, settings=dataset.settings)
     with as_private_as(raw.folder, raw.files()), begun_here(cache_folder(raw.name), raw.folder) as delete:
         with nothing_left_on_fault(delete):
             folds = _prepare(raw, raw.folds(request.folds), request, share, {})
@@ -215,10 +221,11 @@ def open_dataset(request: Request, thorough: bool = True) -> OpenDataset:
             raise
         check_names(raw, request.settings)
         check_box(raw, request.settings)
-        folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, request.settings)
+        settings = without_idle_options(raw, request.settings, thorough)
+        folds = folds_to_do(raw, with_present_roles(raw, manifest), request.folds, settings)
         if folds and thorough:
-            check_before_training(raw, manifest, folds, request.settings.method)
-        return OpenDataset(raw, manifest, manifest_stamp, folds)
+            check_before_training(raw, manifest, folds, settings.method)
+        return OpenDataset(raw, manifest, manifest_stamp, folds, settings)
 
     dataset = read_steadily(folder, read, request.dry_run)
     if thorough:

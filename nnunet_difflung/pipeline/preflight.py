@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
@@ -203,6 +204,21 @@ def check_box(raw: RawDataset, settings: Settings) -> None:
                 f"--box: nnU-Net normalises the channel {name!r} of {raw.name} by {scheme}, with figures of each case, "
                 f"so that a part of a volume would look different from all of it; leave the option out"
             )
+
+
+def without_idle_options(raw: RawDataset, settings: Settings, shown: bool) -> Settings:
+    """The settings without options for volumes where all cases are single slices; a note names them, if ``shown``.
+
+    So these options do not make equal runs look different.
+    """
+    given = {"--box": settings.sampling.box, "--neighbours": settings.generator.neighbours}
+    idle = [name for name, value in given.items() if value is not None]
+    if not idle or any(_is_volume(case.images[0]) for case in raw.cases.values()):
+        return settings
+    if shown:
+        note(f"{raw.name} holds single slices, so {' and '.join(idle)} {'have' if idle[1:] else 'has'} no effect.")
+    sampling, generator = replace(settings.sampling, box=None), replace(settings.generator, neighbours=None)
+    return replace(settings, sampling=sampling, generator=generator)
 
 
 def folds_to_do(raw: RawDataset, manifest: dict | None, wanted: Sequence[str], settings: Settings) -> list[int | str]:

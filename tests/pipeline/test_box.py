@@ -13,6 +13,7 @@ from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.box import box_from, box_of_case, box_record
+from nnunet_difflung.pipeline.preflight import without_idle_options
 from tests.support.commands import prepared, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 
@@ -112,3 +113,20 @@ def test_the_box_is_that_of_what_is_painted_and_no_larger():
         PlannedCase(0, "host", (), (0,), 0), (1, 40, 50), (999.0, 1, 1), *[np.zeros(0)] * 4, region[1:2]
     )
     assert box_of_case(single, 3) is None
+
+
+def test_options_for_volumes_have_no_effect_on_slices_and_a_note_says_so(folders, capsys):
+    folder, _ = made(folders, "--box", "6", volumes=False)
+    assert "Note: Dataset801_Tiny holds single slices, so --box has no effect." in capsys.readouterr().err
+    assert read_manifest(folder)["runs"][0]["settings"]["sampling"]["box"] is None
+    main(RUN)
+    assert "already holds these synthetic cases" in capsys.readouterr().out
+    raw, given = open_raw_dataset("801"), settings_from(parse(["-d", "801", "--neighbours", "0", "--box"]))
+    assert without_idle_options(raw, given, True) == settings_from(parse(["-d", "801"]))
+    assert "so --box and --neighbours have no effect." in capsys.readouterr().err
+
+
+def test_volumes_keep_their_options(folders):
+    make_dataset(folders[0], patients=3, volumes=True, depth=8, size=48)
+    given = settings_from(parse(["-d", "801", "--neighbours", "0", "--box"]))
+    assert without_idle_options(open_raw_dataset("801"), given, True) == given
