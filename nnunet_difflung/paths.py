@@ -24,6 +24,7 @@ NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS = "nnUNet_raw", "nnUNet_preproce
 PATH_VARIABLES = (NNUNET_RAW, NNUNET_PREPROCESSED, NNUNET_RESULTS)
 DATASET, SPLITS = "dataset.json", "splits_final.json"
 MANIFEST = "difflung_manifest.json"  # in the raw and the preprocessed folder of a dataset with synthetic cases
+VALIDATED = "difflung_validated.json"  # in a training's folder: the checkpoint that nnU-Net's validation scored
 CASES_IN_CHECKPOINT = "difflung_cases"  # in the init_args of our trainers' checkpoints; see trainers.case_record
 _OURS, _FOLD = "DiffLung__", "fold_"
 TABLE1, TABLE2 = f"{_OURS}evaluate/table1.json", f"{_OURS}compare/table2.json"  # in a dataset's results

@@ -16,6 +16,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.paths import VALIDATED
+from nnunet_difflung.runtime.files import write_json
 from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.trainers import case_record, synthetic_cases
 from nnunet_difflung.trainers.dose import BY_CASES, SHARE, Dose, as_variables, dose_of
@@ -75,6 +77,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         if self.epochs is not None:
             self.num_epochs = self.epochs
         self._cases: TrainingCases | None = None  # -> initialize
+        self._loaded = ""  # name of the checkpoint whose weights these are; none: those at the end of the training
         self._begun_with: dict | None = None  # the dose of a training that is continued; -> load_checkpoint
         self._mixture: Mixture | None = None  # -> get_tr_and_val_datasets; None: patches are drawn as by nnU-Net
 
@@ -152,9 +155,19 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             RuntimeError: it was trained or validated on other cases than those of this fold now.
         """
         super().load_checkpoint(filename_or_checkpoint)
+        self._loaded = Path(filename_or_checkpoint).name if isinstance(filename_or_checkpoint, str) else ""
         self._check_record()
         if self.cyclic:
             self.lr_scheduler.restore()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation; notes of which checkpoint it is, which the folder does not say after ``--val_best``."""
+        note = Path(self.output_folder) / VALIDATED
+        if self.local_rank == 0:
+            note.unlink(missing_ok=True)
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0:
+            write_json(note, {"checkpoint": self._loaded or "checkpoint_final.pth"})
 
     def _seed(self, moment: int | str) -> int:
         """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""
@@ -239,6 +252,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 f"variables as they were, or train anew without --c"
             )
         super().on_train_start()
+        self._loaded = ""  # its weights change now
 
     def _dose(self) -> Dose | None:
         """The dose of synthetic patches; None: every case is as likely as another."""
@@ -283,7 +297,9 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     def _begin(self) -> None:
         """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""
-        self._dose()  # refuses before anything takes time
+        self.dose = as_variables(
+            self._dose_record()
+        )  # refuses before anything takes time; nnU-Net puts it in debug.json
         self.do_split()
         assert self._cases is not None
         if self.local_rank == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_difflung.api.dataset import Dataset
 from nnunet_difflung.comparison.compare import compared
-from nnunet_difflung.comparison.trainings import PLANS, find_trainings
+from nnunet_difflung.comparison.trainings import ARMS, PLANS, find_trainings
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.environment import require
 
@@ -82,6 +82,10 @@ def compare(
         if not tolerance_mm > 0:
             raise BadInput(f"tolerance_mm={tolerance_mm} is not positive; give millimetres, such as 2")
         require("monai.metrics", extra="metrics", why="tolerance_mm", otherwise="leave tolerance_mm out")
+    if patient_pattern is not None and patients_file is not None:
+        raise BadInput("patient_pattern and patients_file both say who the patients are; give one of them")
+    if isinstance(arms, str) or not set(arms or ()) <= set(ARMS):
+        raise BadInput(f"arms={arms!r}: expected a list of arms, each of them one of {', '.join(ARMS)}")
     trainings = find_trainings(
         dataset.name if isinstance(dataset, Dataset) else str(dataset),
         [str(fold) for fold in folds],

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.commands import options as shared
-from nnunet_difflung.comparison.trainings import dataset_in, fold_numbers
+from nnunet_difflung.comparison.trainings import FINAL, dataset_in, fold_numbers
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.export.models import FINAL, Model, find_models
+from nnunet_difflung.export.models import Model, find_models
 from nnunet_difflung.export.output import CARD, ZIP, check_output, is_zip
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, nnunet_folder

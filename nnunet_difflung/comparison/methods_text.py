@@ -28,7 +28,8 @@ def scored(meta: dict) -> str:
     """Which cases were scored."""
     if meta["scored"] == "validation":
         return "the validation patients of each fold"
-    return f"cases that are in no fold (predictions in {Path(meta['scored'].removeprefix('predictions ')).name})"
+    folder = Path(meta["scored"].removeprefix("predictions ")).name
+    return f"cases that the networks were not trained on (predictions in {folder})"
 
 
 def methods_paragraph(table: dict) -> str:
@@ -43,6 +44,7 @@ def methods_paragraph(table: dict) -> str:
         f"{meta['plans']}, {length}) of {counted(len(arms), 'arm')} were compared with nnunet_difflung "
         f"{versions['nnunet_difflung']}: {described}.",
         _trainings(meta),
+        *_doses(meta),
         f"Scored were {scored(meta)}: {patients}, {cases}, all real.",
         "Dice was computed over all voxels of a patient, for the patients whose reference segmentation has the class, "
         f"and averaged over patients (repetitions of a patient first). Differences to {meta['reference']} are paired "
@@ -60,6 +62,12 @@ def _trainings(meta: dict) -> str:
     often = f"{repetitions} times, with different random seeds," if repetitions > 1 else "once"
     alike = ", with the same plans, batch size and number of iterations" if meta.get("iterations") else ""
     return f"Each arm was trained {often} on {where}{alike}."
+
+
+def _doses(meta: dict) -> list[str]:
+    """How arms drew their synthetic cases, where it was not as nnU-Net draws all cases."""
+    doses = {arm: dose for arm, dose in meta.get("doses", {}).items() if not dose.endswith("=cases")}
+    return [f"{arm} was trained with {dose}." for arm, dose in doses.items()]
 
 
 def _statistics(arms: dict[str, dict], reference: str) -> list[str]:

@@ -189,6 +189,19 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
                 )
 
 
+def _check_unseen(trainings: Trainings, summaries: Iterable[tuple[tuple[str, str, int | str], Cases]]) -> None:
+    """Refuses predictions of cases that the fold's network was trained on, by the folds if they are known."""
+    splits, where = _splits_of(trainings.dataset)
+    for (arm, seed, fold), cases in summaries:
+        of_fold = [] if splits is None else splits if fold == "all" else splits[int(fold) : int(fold) + 1]
+        sides = ("train", "val") if fold == "all" else ("train",)
+        if seen := sorted({case for split in of_fold for side in sides for case in split[side]}.intersection(cases)):
+            raise BadInput(
+                f"{trainings.scored(seed, arm, fold)} has predictions of {seen[0]} ({len(seen)} such cases), on which "
+                f"fold {fold} was trained by {where}; predict cases that are in no fold, such as imagesTs"
+            )
+
+
 def collect(
     trainings: Trainings,
     classes: dict[str, str],
@@ -199,13 +212,15 @@ def collect(
     """Reads all summaries, checks that they can be paired, and adds up each patient's cases.
 
     Raises:
-        BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``.
+        BadInput: see ``read_summary``, ``check_cases`` and ``case_patients``; or predictions are of training cases.
     """
     summaries = {
         (arm, seed, fold): read_summary(trainings.scored(seed, arm, fold) / "summary.json", classes, file_ending)
         for arm, seed, fold in trainings.each()
     }
     check_cases(summaries, trainings, list(classes))
+    if trainings.predictions is not None:
+        _check_unseen(trainings, summaries.items())
     patient_of = case_patients(
         (case for cases in summaries.values() for case in cases), trainings.dataset, pattern, file
     )

@@ -14,6 +14,7 @@ from nnunet_difflung.comparison import lesions, surface
 from nnunet_difflung.comparison.scores import Scores
 from nnunet_difflung.comparison.statistics import mean_without_nan
 from nnunet_difflung.comparison.trainings import Trainings
+from nnunet_difflung.dataset.raw_dataset import read_whole
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW
 
@@ -63,7 +64,8 @@ def collect_segmentations(
         lesion, except for false lesions.
 
     Raises:
-        BadInput: a segmentation or the folder of the references is missing, or the shapes of two segmentations differ.
+        BadInput: a segmentation or the folder of the references is missing, a segmentation is damaged, or the shapes
+            of two of them differ.
     """
     names = (*(lesions.FIGURES if with_lesions else ()), *(surface.FIGURES if tolerance is not None else ()))
     if not names:
@@ -144,7 +146,7 @@ def reader_of(dataset_json: dict) -> Read:
             raise BadInput(f"{path} is missing; predict again, or leave --lesions and --surface out")
         with contextlib.redirect_stdout(io.StringIO()):
             reader = determine_reader_writer_from_dataset_json(dataset_json, str(path), verbose=False)
-        labels, properties = reader().read_seg(str(path))
+        labels, properties = read_whole(reader().read_seg, str(path))
         return np.rint(labels[0]).astype(np.int16), tuple(properties["spacing"])
 
     return read

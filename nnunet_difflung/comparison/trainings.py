@@ -10,11 +10,11 @@ from pathlib import Path
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, fold_name, meant, names_in, nnunet_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, VALIDATED, dataset_id, fold_name, meant, names_in, nnunet_folder
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import quoted
 
-PLANS = "nnUNetPlans"
+PLANS, FINAL = "nnUNetPlans", "checkpoint_final.pth"
 _NOTES = "debug.json"  # what nnU-Net writes of a training at its beginning
 _LOG = re.compile(r"training_log_([\d_]+)\.txt")  # one for each start of a training, named by its time
 _BEGUN, _DONE = re.compile(r": Epoch 0\s*$", re.MULTILINE), "Training done."
@@ -108,6 +108,12 @@ def method_of(training: Path) -> str:
     """The method whose cases a training had, as its trainer noted (debug.json); empty if there is no note."""
     notes = training / _NOTES
     return str(read_json(notes).get("method", "")) if notes.is_file() else ""
+
+
+def validated(training: Path) -> str:
+    """The checkpoint that nnU-Net's validation of a training scored; that of its end if there is no note."""
+    note = training / VALIDATED
+    return str(read_json(note)["checkpoint"]) if note.is_file() else FINAL
 
 
 def begun_anew(training: Path) -> Path | None:
@@ -339,20 +345,37 @@ def check_alike(trainings: Trainings) -> dict:
     """Refuses trainings for which nnU-Net recorded different settings (debug.json).
 
     Returns:
-        ``epochs``, ``iterations`` (of a training) and ``device``; empty if no training has a debug.json.
+        ``epochs``, ``iterations`` (of a training), ``device``, and ``doses`` (arm → how synthetic cases were drawn, as
+        far as that is recorded); empty if no training has a debug.json.
 
     Raises:
-        BadInput: two trainings differ in length, batch size or plans.
+        BadInput: two trainings differ in length, batch size or plans, or two of an arm in the dose; or a validation is
+            not that of the end of a training.
     """
     first: tuple[Path, dict] | None = None
     devices: set[str] = set()
+    doses: dict[str, tuple[Path, str]] = {}
     for arm, seed, fold in trainings.each():
-        path = trainings.training(seed, arm, fold) / _NOTES
+        folder = trainings.training(seed, arm, fold)
+        if trainings.predictions is None and (scored := validated(folder)) != FINAL:
+            raise BadInput(
+                f"the validation in {folder} is of {scored}, expected {FINAL} for a fair comparison; run "
+                f"nnUNetv2_train … --val, or leave the arm out with --arms"
+            )
+        path = folder / _NOTES
         if not path.is_file():
             continue
         notes = read_json(path)
         devices.add(str(notes.get("gpu_name", notes.get("device"))))
         first = first or (path, notes)
+        if "dose" in notes:
+            other, dose = doses.setdefault(arm, (path, notes["dose"]))
+            if notes["dose"] != dose:
+                raise BadInput(
+                    f"{path} and {other} record different doses of synthetic cases ({notes['dose']} and {dose}), "
+                    f"expected one for all trainings of arm {arm}; train again with the same dose, or leave the arm "
+                    f"out with --arms"
+                )
         for key, meaning in _MUST_AGREE.items():
             if notes.get(key) != first[1].get(key):
                 raise BadInput(
@@ -363,4 +386,5 @@ def check_alike(trainings: Trainings) -> dict:
     if first is None:
         return {}
     epochs, iterations = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])
-    return {"epochs": epochs, "iterations": epochs * iterations, "device": sorted(devices)}
+    facts = {"epochs": epochs, "iterations": epochs * iterations, "device": sorted(devices)}
+    return facts | {"doses": {arm: dose for arm, (_, dose) in doses.items()}}

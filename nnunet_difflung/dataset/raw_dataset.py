@@ -5,10 +5,11 @@ In memory an image is always (c, z, y, x), also when it is a single slice (z = 1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +150,7 @@ class RawDataset:
 
     def read_image(self, identifier: str) -> tuple[np.ndarray, dict]:
         """(c, z, y, x) float32 in the dataset's own intensities, and the reader's properties."""
-        return _read(self.reader().read_images, self.cases[identifier].images)
+        return read_whole(self.reader().read_images, self.cases[identifier].images)
 
     def read_label(self, identifier: str) -> tuple[np.ndarray, dict]:
         """(z, y, x) int16 label values, and the reader's properties.
@@ -158,7 +159,7 @@ class RawDataset:
             BadInput: the file cannot be read, or it is a picture in colours, or holds values that are no label values.
         """
         file = self.cases[identifier].label
-        label, properties = _read(self.reader().read_seg, file)
+        label, properties = read_whole(self.reader().read_seg, file)
         if len(label) > 1 and (label != label[:1]).any():
             raise BadInput(
                 f"{file} has {len(label)} channels that differ, as in a picture in colours (RGB, RGBA or with a "
@@ -175,8 +176,12 @@ class RawDataset:
         return values, properties
 
 
-def _read(read, files):
-    """Calls a reader; any error, and a file that broke off, becomes a one-line message with the file's name."""
+def read_whole(read: Callable[[Any], Any], files: str | Sequence[str]) -> Any:
+    """Calls one of nnU-Net's readers, which fill up what is missing in a file with zeros.
+
+    Raises:
+        BadInput: a file broke off, or cannot be read.
+    """
     for file in (files,) if isinstance(files, str) else files:
         if Path(file).is_file() and (reason := damage(Path(file), quickly=True)):  # readers fill up with zeros
             raise BadInput(f"{file} is damaged ({reason}); replace or repair the file")
@@ -201,7 +206,7 @@ def read_image(reader: type, files: Sequence[str]) -> tuple[np.ndarray, float]:
     Raises:
         BadInput: a file cannot be read.
     """
-    image, properties = _read(reader().read_images, files)
+    image, properties = read_whole(reader().read_images, files)
     return image, float(properties["spacing"][0])
 
 

@@ -88,13 +88,18 @@ def make_reading(
     looks = _looks(raw, manifest, method)
     names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
     painted: dict[str, list[Shown]] = {}
+    hosts: Counter[str] = Counter()
     for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
         wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
-        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng)
-    hosts = {manifest["cases"][lesion.case]["host"] for lesions in painted.values() for lesion in lesions}
+        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts)
     shown: list[Shown] = []
     for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
         shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
+    if not shown and any(painted.values()):
+        raise BadInput(
+            f"{raw.name}: no real lesion that is large enough lies in another case than those that lesions of {method} "
+            f"were painted into, so nothing can be shown beside these; a dataset of more cases is needed"
+        )
     if not shown:
         raise BadInput(f"{raw.name}: no painted lesion of {method} is large enough to be shown beside a real one")
     return [shown[i] for i in rng.permutation(len(shown))]
@@ -244,19 +249,40 @@ def _painted(
     number: int,
     looks: Looks,
     rng: np.random.Generator,
+    hosts: Counter[str],
 ) -> list[Shown]:
-    """At most a number of painted lesions of a class, of as many cases."""
+    """At most a number of painted lesions of a class, of as many cases.
+
+    Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
+    knows that it was painted. Only half of the real cases may be hosts, since their own lesions are not shown.
+
+    Args:
+        hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
+    """
+    of_case, value = manifest["cases"], raw.roles.values[name]
     identifiers = cases_of(manifest, method, name)
-    value = raw.roles.values[name]
+    waiting = [identifiers[i] for i in rng.permutation(len(identifiers))]
+    patients = Counter(raw.patients[host] for host in hosts.elements())
     painted: list[Shown] = []
-    for i in rng.permutation(len(identifiers)):
-        if len(painted) >= number:
+    while waiting and len(painted) < number:
+        more = len(hosts) < max(1, len(raw.cases) // 2)
+        allowed = [case for case in waiting if more or of_case[case]["host"] in hosts]
+        if not allowed:
             break
+        identifier = min(allowed, key=lambda case: _turn(of_case[case]["host"], hosts, patients, raw))
+        waiting.remove(identifier)
         # whole, since a picture that ends where a box ends would say that it is painted
-        case = read_injected(raw, identifiers[i], manifest["cases"][identifiers[i]], whole=True)
+        case = read_injected(raw, identifier, of_case[identifier], whole=True)
         plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
-        painted += _shown(plain, case.new(value), looks, name, value, True)
+        if found := _shown(plain, case.new(value), looks, name, value, True):
+            painted += found
+            hosts[of_case[identifier]["host"]] += 1
+            patients[raw.patients[of_case[identifier]["host"]]] += 1
     return painted
+
+
+def _turn(host: str, hosts: Counter[str], patients: Counter[str], raw: RawDataset) -> tuple[int, int]:
+    return hosts[host], patients[raw.patients[host]]
 
 
 def _real(

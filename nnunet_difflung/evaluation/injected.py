@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.dataset.orientation import AxialView, axial_view
-from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.raw_dataset import RawDataset, read_whole
 from nnunet_difflung.painting.box import box_from
 
 
@@ -72,15 +72,14 @@ def read_injected(raw: RawDataset, identifier: str, record: Mapping[str, Any], w
         whole: put a case that is a part of its host (``--box``) back into all of it.
 
     Raises:
-        BadInput: a file of the host cannot be read.
-        OSError, RuntimeError: a file of the synthetic case cannot be read.
+        BadInput: a file of the case or of its host cannot be read, or broke off.
     """
     ending = raw.dataset_json["file_ending"]
     files = [str(raw.folder / name) for name in record["files"] if name.endswith(ending)]
     images = sorted(file for file in files if "imagesTr" in file.split("/"))
     (label,) = (file for file in files if "labelsTr" in file.split("/"))
-    image, properties = raw.reader().read_images(images)
-    labels = np.rint(raw.reader().read_seg(label)[0][0]).astype(np.int16)
+    image, properties = read_whole(raw.reader().read_images, images)
+    labels = np.rint(read_whole(raw.reader().read_seg, label)[0][0]).astype(np.int16)
     host, box = read_scan(raw, record["host"]), box_from(record)
     before, label_before = host.image[(slice(None), *box)], host.label[box]
     if whole and image.shape != host.image.shape:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnunet_difflung.comparison.trainings import FINAL
 from nnunet_difflung.export.facts import Facts, FoldFacts, Group
-from nnunet_difflung.export.models import FINAL, PLANS_FILE, Model
+from nnunet_difflung.export.models import PLANS_FILE, Model
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_name
 from nnunet_difflung.runtime.environment import versions
@@ -227,7 +228,7 @@ def _why_missing(model: Model, folds: Sequence[int | str]) -> str:
         return f"not measured; nnU-Net's validation is of {FINAL}, not of {model.checkpoint}"
     if "all" in folds:
         return "not measured on patients whom the training did not have"
-    return f"{_UNKNOWN}; nnU-Net has not validated it"
+    return f"{_UNKNOWN}; nnU-Net has not validated {FINAL}"
 
 
 def _of(group: Group) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 
 from nnunet_difflung.comparison.scores import added_up, case_patients, check_cases, foreground, read_summary
 from nnunet_difflung.comparison.statistics import over_patients
-from nnunet_difflung.comparison.trainings import ARMS, method_of
+from nnunet_difflung.comparison.trainings import ARMS, FINAL, method_of, validated
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.export.models import FINAL, Model
+from nnunet_difflung.export.models import Model
 from nnunet_difflung.injection.manifest import find_manifest
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.runtime.files import read_json
@@ -142,8 +142,9 @@ def gather(
 
 def _summary(model: Model, fold: int | str) -> Path | None:
     """nnU-Net's validation of a fold; None if there is none of unseen patients by the exported checkpoint."""
-    path = model.training(fold) / "validation" / "summary.json"
-    return path if fold != "all" and model.checkpoint == FINAL and path.is_file() else None
+    training = model.training(fold)
+    path, current = training / "validation" / "summary.json", model.checkpoint == FINAL == validated(training)
+    return path if fold != "all" and current and path.is_file() else None
 
 
 def _check_validation(model: Model, fold: int | str, scored: set[str], record: Record | None) -> None:

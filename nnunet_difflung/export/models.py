@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_difflung.comparison.trainings import (
     ARMS,
+    FINAL,
     PLANS,
     Trainings,
     begun_anew,
@@ -19,7 +20,7 @@ from nnunet_difflung.export.output import CARD, is_zip
 from nnunet_difflung.paths import DATASET, dataset_id, fold_folders, fold_name
 from nnunet_difflung.runtime.wording import quoted
 
-PLANS_FILE, FINAL = "plans.json", "checkpoint_final.pth"
+PLANS_FILE = "plans.json"
 
 
 @dataclass(frozen=True)

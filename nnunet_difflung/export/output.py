@@ -41,8 +41,8 @@ def check_output(out: Path, overwrite: bool) -> None:
     if is_zip(out):
         if not out.is_file():
             raise BadInput(f"-o {out} is not a file; give another name")
-        if overwrite and not zipfile.is_zipfile(out):
-            raise BadInput(f"-o {out} is no zip file, so it was not exported; give another name")
+        if overwrite and not _is_export(out):
+            raise BadInput(f"-o {out} is no zip file of an exported model; give another name")
     else:
         if not out.is_dir():
             raise BadInput(f"-o {out} is a file; give the name of a folder, or one that ends in {ZIP}")
@@ -51,8 +51,22 @@ def check_output(out: Path, overwrite: bool) -> None:
             raise BadInput(f"-o {out} has {foreign[0]}, which is no part of an exported model; give another folder")
         if not any(out.iterdir()):
             return
+        if overwrite and not any(out.rglob(CARD)):
+            raise BadInput(f"-o {out} has no {CARD}, so it was not exported; give another folder")
     if not overwrite:
         raise BadInput(f"-o {out} exists already; give another name, or --overwrite to replace it")
+
+
+def _is_export(out: Path) -> bool:
+    """Whether a file is a zip file of exported models, each in DATASET/MODEL, and of nothing else."""
+    try:
+        with zipfile.ZipFile(out) as file:
+            names = [entry.filename for entry in file.infolist() if not entry.is_dir()]
+    except (OSError, zipfile.BadZipFile):
+        return False
+    parts = [name.split("/", 2) for name in names]
+    models = [part[2] for part in parts if len(part) == 3]
+    return len(models) == len(names) and CARD in models and all(map(_EXPORTED.fullmatch, models))
 
 
 def _inside(folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.audit.audit import Audit, audit
@@ -22,7 +23,10 @@ from nnunet_difflung.paths import (
     nnunet_folder,
     results_folder,
 )
+from nnunet_difflung.patients.candidates import plausible_readings
 from nnunet_difflung.pipeline.report import read_report
+
+_LONG = 3  # characters of a possible patient's name; shorter ones are rather figures of a sentence
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,14 @@ class Records:
     @cached_property
     def _numbers(self) -> dict[str, str]:
         """Every name that could say who a patient is → what it is called instead."""
-        called = {patient: f"patient {n}" for n, patient in enumerate(sorted(set(self.raw.patients.values())), 1)}
-        return called | {identifier: f"real {n}" for n, identifier in enumerate(sorted(self.raw.cases), 1)}
+        used = {source for case in self.manifest["cases"].values() for source in (case["host"], *case["sources"])}
+        earlier = {*self.manifest.get("patients", {}), *used} - set(self.raw.cases)
+        cases, known = [*sorted(self.raw.cases), *sorted(earlier)], set(self.raw.patients.values())
+        others = set(self.manifest.get("patients", {}).values())
+        for reading in plausible_readings(cases):  # which the audit names where folds seem to cut through patients
+            others |= {patient for patient in reading.patients.values() if len(patient) >= _LONG}
+        called = {patient: f"patient {n}" for n, patient in enumerate([*sorted(known), *sorted(others - known)], 1)}
+        return called | {identifier: f"real {n}" for n, identifier in enumerate(cases, 1)}
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
@@ -109,7 +119,7 @@ class Records:
 
     def called(self, identifier: str) -> str:
         """What a real case is called: its id, or its number if the records are anonymous."""
-        return self._numbers[identifier] if self.anonymous and identifier in self.raw.cases else identifier
+        return self._numbers.get(identifier, "a real case of earlier") if self.anonymous else identifier
 
     def hidden(self, text: str) -> str:
         """``without_folders`` of a text that may name cases or patients, with numbers instead if it is anonymous."""
@@ -120,10 +130,11 @@ class Records:
 
 
 def without_folders(text: str) -> str:
-    """The text with nnU-Net's variables instead of its folders on this machine."""
-    for variable in PATH_VARIABLES:
-        text = text.replace(str(nnunet_folder(variable)), f"${variable}")
-    return text
+    """The text with nnU-Net's variables instead of its folders on this machine; commands in it can still be typed."""
+    folders = {str(Path(nnunet_folder(variable))): variable for variable in PATH_VARIABLES}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w./-]){re.escape(folder)}(?![\w-]|\.\w)", f"${folders[folder]}", text)
+    return re.sub(r"'(\$nnUNet_\w+[^']*)'", r'"\1"', text)  # a shell does not look into single quotes
 
 
 def read_records(raw: RawDataset, method: str, anonymous: bool = False) -> Records:

@@ -48,6 +48,9 @@ def test_they_are_those_of_the_command_and_nothing_is_written(trained):
         ({"folds": ["first"]}, "is not a fold"),
         ({"folds": [0], "tolerance_mm": 0}, "tolerance_mm=0 is not positive"),
         ({"folds": [0], "arms": ["cbmat"]}, "not among the arms"),
+        ({"folds": [0], "arms": ["reference", "nope"]}, "expected a list of arms, each of them one of reference, "),
+        ({"folds": [0], "arms": "reference"}, "arms='reference': expected a list of arms"),
+        ({"folds": [0], "patient_pattern": "(.+)", "patients_file": "p.csv"}, "both say who the patients are"),
         ({"dataset": 943, "folds": [0]}, NAME),
     ],
 )

@@ -12,12 +12,14 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difflung.commands.compare import entry, main
+from nnunet_difflung.comparison.methods_text import methods_paragraph
 from nnunet_difflung.comparison.scores import case_patients
 from nnunet_difflung.comparison.statistics import difference, over_patients, pool
 from nnunet_difflung.comparison.surface import case_scores, surface_scores
 from nnunet_difflung.comparison.trainings import ARMS, named_results
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
+from nnunet_difflung.paths import VALIDATED
 
 NAME = "Dataset942_Tiny"
 LABELS = {"background": 0, "lung": 1, "emphysema": 2}
@@ -278,6 +280,55 @@ def test_predictions_of_unseen_patients_also_of_fold_all(results):
     assert {row["patient"] for row in table["cbmat"]["lung"]["rows"]} == {"new1", "new2", "new3"}
     assert table["meta"]["scored"] == "predictions test"
     assert table["meta"]["folds"] == ["all"]
+
+
+def test_predictions_of_training_cases_are_refused(results, capsys):
+    (results.parent / "nnUNet_preprocessed" / NAME / "splits_final.json").write_text(
+        json.dumps([{"train": ["p1_s0", "p9_s0"], "val": ["p2_s0"]}])
+    )
+    for fold in (0, "all"):
+        for arm in ("reference", "cbmat"):
+            write_training(results, arm, {"p9_s1": CBMAT["p3_s0"], "p2_s0": CBMAT["p2_s0"]}, fold, scored="test")
+    assert compared("--predictions", "test")["meta"]["cases"] == 2, "fold 0 has not seen its validation case"
+    message = refusal(capsys, "--predictions", "test", "-f", "all")
+    assert "has predictions of p2_s0 (1 such cases), on which fold all was trained by" in message
+    for arm in ("reference", "cbmat"):
+        write_training(results, arm, {"p9_s0": CBMAT["p3_s0"], "p1_s0": CBMAT["p2_s0"]}, scored="test")
+    message = refusal(capsys, "--predictions", "test")
+    assert "fold_0/test has predictions of p1_s0 (2 such cases), on which fold 0 was trained by" in message
+
+
+def write_dosed(results, *doses: str | None):
+    """A fold of reference and of difflung for each dose, which is noted unless it is None."""
+    for fold, dose in enumerate(doses):
+        notes = {"num_epochs": "5", "num_iterations_per_epoch": "250", "method": "difflung"}
+        write_training(results, "reference", REFERENCE, fold)
+        write_training(results, "difflung", CBMAT, fold, notes=notes | ({"dose": dose} if dose else {}))
+
+
+def test_the_dose_of_an_arm_is_told(results):
+    write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=0.5 DIFFLUNG_SYNTHETIC_SCHEDULE=constant", None)
+    table = compared("--arms", "reference", "difflung", folds=("0", "1"))
+    assert table["meta"]["doses"] == {"difflung": "DIFFLUNG_SYNTHETIC_SHARE=0.5 DIFFLUNG_SYNTHETIC_SCHEDULE=constant"}
+    assert "difflung was trained with DIFFLUNG_SYNTHETIC_SHARE=0.5" in methods_paragraph(table)
+    write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=cases")
+    assert "SYNTHETIC_SHARE" not in methods_paragraph(compared("--arms", "reference", "difflung"))
+
+
+def test_two_doses_are_no_arm(results, capsys):
+    write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=cases", "DIFFLUNG_SYNTHETIC_SHARE=0.5")
+    message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "difflung")
+    assert "record different doses of synthetic cases (DIFFLUNG_SYNTHETIC_SHARE=0.5 and DIFFLUNG_S" in message
+
+
+def test_a_validation_of_the_best_checkpoint_is_refused(results, capsys):
+    folder = results / NAME / f"{ARMS['cbmat']}__nnUNetPlans__2d" / "fold_0"
+    for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        (folder / VALIDATED).write_text(json.dumps({"checkpoint": checkpoint}))
+        if checkpoint == "checkpoint_final.pth":
+            compared()
+    assert "the validation in" in (message := refusal(capsys))
+    assert "fold_0 is of checkpoint_best.pth, expected checkpoint_final.pth" in message
 
 
 def test_trainings_of_another_length_and_stock_nnunet(results):
@@ -603,6 +654,20 @@ def test_lesions_end_to_end(results, tmp_path):
     assert "hd95_mm" not in row
     text = (results / NAME / "DiffLung__compare" / "table2.md").read_text()
     assert "| lesions detected, share | cbmat | 0.750 | +0.750 (no interval) |" in text
+
+
+def test_a_prediction_that_broke_off_is_refused(results, tmp_path, capsys):
+    for arm, cases in (("reference", REFERENCE), ("cbmat", CBMAT)):
+        for case in cases:
+            folder = results / NAME / f"{ARMS[arm]}__nnUNetPlans__2d" / "fold_0" / "validation"
+            write_labels(folder / f"{case}.nii.gz", 3, 3)
+            write_labels(tmp_path / "nnUNet_preprocessed" / NAME / "gt_segmentations" / f"{case}.nii.gz", 3, 3)
+    compared("--lesions")
+    whole = folder / "p2_s0.nii.gz"
+    whole.write_bytes(whole.read_bytes()[:-20])
+    message = refusal(capsys, "--lesions")
+    assert "p2_s0.nii.gz is damaged" in message
+    assert "replace or repair the file" in message
 
 
 def test_surface_without_its_files_or_its_library(results, monkeypatch, capsys):

@@ -90,6 +90,45 @@ def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint)
         assert hosts.isdisjoint(lesion.case for lesion in lesions if not lesion.painted)
 
 
+def test_a_synthetic_case_that_broke_off_is_named(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=6)
+    augment([*COPY, "--max-synthetic", "4"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for record in manifest["cases"].values():
+        image = next(raw.folder / name for name in record["files"] if "imagesTr" in name)
+        image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"difflung_copy.*is damaged .*replace or repair the file"):
+        make_reading(raw, manifest, "copy_paste", 2, 0)
+
+
+def test_few_volumes_leave_real_ones_to_show(folders, fingerprint) -> None:
+    """All volumes are hosts; if lesions of all of them were shown, no real lesion could be."""
+    make_dataset(folders[0], patients=6, volumes=True, depth=8)
+    augment([*COPY, "--max-synthetic", "60"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    assert len({case["host"] for case in manifest["cases"].values()}) > 3
+    for seed in range(5):
+        few, many = (make_reading(raw, manifest, "copy_paste", number, seed) for number in (2, 24))
+        assert len(many) >= len(few) > 0
+        assert len({manifest["cases"][lesion.case]["host"] for lesion in many if lesion.painted}) <= 3
+
+
+def test_painted_lesions_are_spread_over_hosts_and_patients(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=8, slices=3)
+    augment([*COPY, "--max-synthetic", "16", "--target-share", "emphysema=0.3", "ILD=0"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    hosts = [case["host"] for case in manifest["cases"].values()]
+    patients = {raw.patients[host] for host in hosts}
+    assert len(hosts) > len(patients) > 2
+    for seed in range(5):
+        lesions = make_reading(raw, manifest, "copy_paste", len(patients), seed)
+        shown = [manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted]
+        assert len({raw.patients[host] for host in shown}) == len(shown) > 2
+
+
 def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
     main(["-d", "801", "-o", str(tmp_path / "again"), "--number", "5"])
     main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5", "--seed", "1"])

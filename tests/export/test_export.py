@@ -20,6 +20,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export import export as export_module
 from nnunet_difflung.export.contents import check_trainer
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.paths import VALIDATED
 from tests.export.conftest import DATASET
 from tests.support.tiny import tree_hashes
 
@@ -197,7 +198,7 @@ def test_patients_of_training_and_validation_are_not_called_unseen(results, out)
 def test_a_fold_without_validation_has_no_figures(results, out):
     shutil.rmtree(results / MODEL / "fold_0" / "validation")
     card = exported(out)
-    assert "Fold 0: not on record; nnU-Net has not validated it." in card
+    assert "Fold 0: not on record; nnU-Net has not validated checkpoint_final.pth." in card
     assert "| class |" not in card
 
 
@@ -407,6 +408,31 @@ def test_nothing_but_an_export_is_replaced(home, results, tmp_path):
         with pytest.raises(BadInput, match=expected):
             main([*FOLD, "-o", str(out), "--overwrite"])
     assert tree_hashes(tmp_path) == before
+
+
+def test_other_zip_files_and_models_are_not_replaced(home, out, tmp_path):
+    backup = tmp_path / "backup.zip"
+    for name in ("imagesTr/p1.nii.gz", "Dataset801_X/model/letter.txt", "Dataset801_X/model/MODEL_CARD.md"):
+        with zipfile.ZipFile(backup, "a") as file:
+            file.writestr(name, "dear")
+        with pytest.raises(BadInput, match="is no zip file of an exported model"):
+            main([*FOLD, "-o", str(backup), "--overwrite"])
+    exported(out)
+    (out / "MODEL_CARD.md").unlink()  # as a model that came from elsewhere
+    before = tree_hashes(out)
+    with pytest.raises(BadInput, match="has no MODEL_CARD.md, so it was not exported"):
+        main([*FOLD, "-o", str(out), "--overwrite"])
+    assert tree_hashes(out) == before
+
+
+def test_a_validation_of_the_best_checkpoint_is_not_that_of_the_last(results, out):
+    note = results / MODEL / "fold_0" / VALIDATED
+    note.write_text(json.dumps({"checkpoint": FINAL}))
+    assert "| class |" in exported(out)
+    note.write_text(json.dumps({"checkpoint": "checkpoint_best.pth"}))
+    card = exported(out, "--overwrite")
+    assert "Fold 0: not on record; nnU-Net has not validated checkpoint_final.pth." in card
+    assert "| class |" not in card
 
 
 def test_an_empty_folder_is_filled(home, out):

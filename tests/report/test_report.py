@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.report.page import augment_page, report_file
-from nnunet_difflung.report.records import read_records
+from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.files import read_json, write_json
+from nnunet_difflung.runtime.wording import quoted
 from tests.support.browser import in_browser
 from tests.support.tiny import LABELS, make_dataset
 
@@ -152,6 +155,41 @@ def test_names_in_a_problem_are_hidden_and_its_figures_are_not(folders) -> None:
     assert said == (
         "fold 1 has the same patients on both sides: patient 1, patient 2 and patient 3 (0.2, 2.5, 2%), as real 2"
     )
+
+
+def test_names_that_only_a_reading_or_a_record_knows_are_hidden_too(folders) -> None:
+    folder = make_dataset(folders[0], patients=6, slices=1)
+    for n, name in enumerate(["mueller"] * 2 + ["schmidt"] * 2 + ["huber"] * 2):
+        old, new = f"lung_{n + 1:03d}_s00", f"{name}_t{n % 2}"
+        for path in [*folder.glob(f"*Tr/{old}*")]:
+            path.rename(path.with_name(path.name.replace(old, new)))
+        splits = folder / "splits_final.json"
+        splits.write_text(splits.read_text().replace(old, new))
+    main([*KEEP, "-f", "0", "--patient-pattern", "(.+)"])
+    raw = open_raw_dataset("801")
+    records = read_records(raw, "copy_paste", anonymous=True)
+    said = records.hidden("mueller_t0 and mueller_t1 are on both sides of fold 0, and may both be of patient mueller")
+    assert not re.search("mueller|schmidt|huber", said)
+    host = next(iter(records.cases.values()))["host"]
+    gone = replace(raw, cases={i: case for i, case in raw.cases.items() if i != host})
+    without = replace(records, raw=gone)
+    assert re.fullmatch(r"real \d+", without.called(host))
+    assert host not in without.hidden(f"made from {host}")
+    assert without.called("never_heard") == "a real case of earlier"
+
+
+@pytest.mark.parametrize("raw", ["my raw", "raw/", "/raw", "öffentlich"])
+def test_commands_with_variables_instead_of_folders_can_be_typed(monkeypatch, tmp_path, raw) -> None:
+    for name, folder in (("raw", raw), ("preprocessed", "pre"), ("results", "raw_results")):
+        monkeypatch.setenv(f"nnUNet_{name}", f"{tmp_path}/{folder}")
+        (tmp_path / folder.strip("/")).mkdir()
+    images = quoted(tmp_path / raw.strip("/") / "Dataset801_X" / "imagesTs")
+    text = without_folders(
+        f"predict -i {images} -o {tmp_path}/raw_results; not {tmp_path}/pre.old, but {tmp_path}/pre."
+    )
+    assert shlex.split(text)[2] == "$nnUNet_raw/Dataset801_X/imagesTs"
+    assert "'" not in text
+    assert text.endswith(f"-o $nnUNet_results; not {tmp_path}/pre.old, but $nnUNet_preprocessed.")
 
 
 def test_fold_all_is_none_of_the_split(folders) -> None:
