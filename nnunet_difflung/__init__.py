@@ -5,7 +5,7 @@ The names of the Python API (docs/api.md) are imported when they are first used,
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "BadInput",

@@ -61,7 +61,7 @@ _OF_PHANTOM = re.compile(rf"\.?{NAME}(\..*)?")  # the dataset of a demo, and wha
 
 
 _DESCRIPTION = """
-Shows the whole chain on a synthetic chest phantom, in about ten minutes on two CPU cores: makes the dataset, trains the
+Shows the whole chain on a synthetic chest phantom, in 10 to 35 minutes on two CPU cores: makes the dataset, trains the
 generator, adds synthetic cases, trains nnU-Net without and with them, and reports Dice on unseen patients. The command
 can be interrupted at any time; run it again to resume.
 """
