@@ -70,6 +70,7 @@ def pretrained_file(arguments: Sequence[str] | None = None) -> str | None:
     """The file that ``-pretrained_weights`` names on nnU-Net's command line, which does not tell its trainer."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-pretrained_weights")
+    parser.add_argument("-p")  # which would else be read as an abbreviation
     try:
         return parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)[0].pretrained_weights
     except SystemExit:  # the option without a file: nnU-Net's own parser says so

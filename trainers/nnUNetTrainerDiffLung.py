@@ -161,11 +161,20 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             self.lr_scheduler.restore()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's validation; notes of which checkpoint it is, which the folder does not say after ``--val_best``."""
+        """nnU-Net's validation; notes of which checkpoint it is, which the folder does not say after ``--val_best``.
+
+        Fold ``all``, which has seen every label, leaves the cascade's next stage the predictions of the other folds.
+        """
         note = Path(self.output_folder) / VALIDATED
         if self.local_rank == 0:
             note.unlink(missing_ok=True)
-        super().perform_actual_validation(save_probabilities)
+        settings = self.configuration_manager.configuration
+        stages = settings.pop("next_stage", None) if self.fold == "all" else None
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            if stages is not None:
+                settings["next_stage"] = stages
         if self.local_rank == 0:
             write_json(note, {"checkpoint": self._loaded or "checkpoint_final.pth"})
 

@@ -15,6 +15,7 @@ from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.paths import SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.patients.ids import UnknownPatients
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import quoted
@@ -142,7 +143,8 @@ def check_cases(trainer: Arm, cases: TrainingCases) -> None:
         )
     _check_sides(trainer, cases)
     used = {*cases.real, *cases.synthetic, *cases.validation}
-    compared = compare_preprocessed(name, Path(trainer.preprocessed_dataset_folder), used, progress=True)
+    folder, plans = Path(trainer.preprocessed_dataset_folder), trainer.plans_manager.plans_name
+    compared = compare_preprocessed(name, folder, used, progress=True, plans=plans)
     if compared.problems:
         raise RuntimeError(compared.problems[0].text)
     for note in (*result.notes, *compared.notes):
@@ -210,12 +212,18 @@ def _check_sides(trainer: Arm, cases: TrainingCases) -> None:
 
 
 def known_patients(dataset_name: str, cases: Sequence[str]) -> dict[str, str]:
-    """Case id → patient, as recorded, stated beside the dataset, or read from unambiguous ids; empty if unknown."""
+    """Case id → patient, as recorded, stated beside the dataset, or read from unambiguous ids; empty if unknown.
+
+    Raises:
+        RuntimeError: the patients are stated, but not as they can be read.
+    """
     recorded = manifest_of(dataset_name)["patients"]
     try:
         return recorded or find_reading(dataset_name, cases).patients
-    except BadInput:
+    except UnknownPatients:
         return {}
+    except BadInput as error:
+        raise RuntimeError(str(error)) from error
 
 
 def preprocess_command(trainer: Arm) -> str:

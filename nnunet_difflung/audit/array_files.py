@@ -39,17 +39,17 @@ class Configuration:
         return str(self.plans["plans_name"])
 
 
-def configurations(preprocessed: Path) -> list[Configuration]:
-    """The configurations of a dataset that are preprocessed; each folder once, although several may share it."""
-    by_folder: dict[Path, Configuration] = {}
+def configurations(preprocessed: Path) -> dict[Path, list[Configuration]]:
+    """Folder of arrays → the configurations that read it, of all plans: those of ResEnc share the default's folders."""
+    by_folder: dict[Path, list[Configuration]] = {}
     for path in plans_files(preprocessed):
         plans = read_json(path)
         for name in plans["configurations"]:
             settings = _inherited(plans["configurations"], name)
             folder = preprocessed / str(settings.get("data_identifier"))
             if "data_identifier" in settings and folder.is_dir():
-                by_folder.setdefault(folder, Configuration(name, plans, settings, folder))
-    return list(by_folder.values())
+                by_folder.setdefault(folder, []).append(Configuration(name, plans, settings, folder))
+    return by_folder
 
 
 def _inherited(all_settings: dict, name: str) -> dict:

@@ -31,6 +31,7 @@ from nnunet_difflung.injection.leaks import (
 )
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, is_planned, read_manifest, without_contents
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folders, dataset_id
+from nnunet_difflung.patients.ids import UnknownPatients
 from nnunet_difflung.patients.reading import contradiction, find_reading, suspicion
 from nnunet_difflung.runtime.files import read_json, sha256
 from nnunet_difflung.runtime.wording import quoted
@@ -126,7 +127,7 @@ def audit(
         return result
     from nnunet_difflung.audit.preprocessed import compare_preprocessed  # late: not needed before nnU-Net has planned
 
-    compared = compare_preprocessed(dataset_name, progress=True)
+    compared = compare_preprocessed(dataset_name, progress=True, anew=anew)
     return replace(result, problems=(*result.problems, *compared.problems), notes=(*result.notes, *compared.notes))
 
 
@@ -171,6 +172,8 @@ class _Auditor:
             self.problems += _problems_without_manifest(self.raw, self.splits)
             if not self.splits and not self.problems:
                 self.notes.append(f"there is no {SPLITS}, so no fold was checked; difflung_augment makes the folds")
+            if self.raw is not None and self.files is None:
+                self.notes.append(f"{self.raw / DATASET} cannot be read, so the real cases were not checked")
             patients = self._patients_of_real_cases()
             return _result(self.name, None, self.splits, self.problems, self.notes, patients)
         if copy is not None and any(copy.get(key) != manifest.get(key) for key in _COMPARED):
@@ -189,11 +192,14 @@ class _Auditor:
 
     def _patients_of_real_cases(self) -> dict[str, str]:
         """Case id → patient where the dataset has no manifest; empty if that is not known, which a note says."""
-        where, splits = next(iter(self.splits.items()), ("", []))
+        where, splits = " and ".join(self.splits), self._all_folds()
         cases = sorted({name for split in splits for side in _SIDES for name in split[side] if not is_synthetic(name)})
         try:
             patients = find_reading(self.name, cases).patients if cases else {}
-        except BadInput:
+        except BadInput as error:
+            if not isinstance(error, UnknownPatients):
+                self.problems.append(Problem(str(error)))
+                return {}
             self.notes.append(
                 "it is not known who the patients are, so each case is counted as one, and it was not checked whether "
                 "a fold has a patient in training and in validation; name them by difflung_augment --patients FILE"

@@ -18,7 +18,7 @@ from nnunet_difflung.dataset.contents import present_cases, stat_key
 from nnunet_difflung.dataset.layout import Case
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.injection.leaks import Problem, first_names
-from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, cache_folder, dataset_folders, dataset_id
+from nnunet_difflung.paths import DATASET, NNUNET_RESULTS, SPLITS, cache_folder, dataset_folders, dataset_id
 from nnunet_difflung.runtime.files import json_bytes, read_json, write_json
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.wording import quoted
@@ -51,7 +51,12 @@ def preprocessed_problems(dataset_name: str) -> list[Problem]:
 
 
 def compare_preprocessed(
-    dataset_name: str, folder: Path | None = None, cases: Collection[str] | None = None, progress: bool = False
+    dataset_name: str,
+    folder: Path | None = None,
+    cases: Collection[str] | None = None,
+    progress: bool = False,
+    plans: str | None = None,
+    anew: bool = False,
 ) -> Comparison:
     """Compares the preprocessed arrays of a dataset with the files in its raw folder.
 
@@ -63,8 +68,10 @@ def compare_preprocessed(
     Args:
         dataset_name: ``DatasetXXX_NAME``.
         folder: the folder of one configuration; None compares all of them.
-        cases: ids to compare; None compares all cases that are in the raw dataset and preprocessed.
+        cases: ids to compare, which have to be in the raw dataset; None compares all that are in it and preprocessed.
         progress: show a progress bar if it takes long.
+        plans: name of the plans by which the arrays have to be made; None: by any plans that read them.
+        anew: compare what is remembered, too.
     """
     raw, preprocessed = dataset_folders(dataset_name)
     if preprocessed is None:
@@ -74,24 +81,45 @@ def compare_preprocessed(
     in_raw = _raw_cases(raw)
     if in_raw is None:
         return Comparison(notes=(f"{raw / DATASET} cannot be read, so the preprocessed arrays were not compared",))
-    memo = _Memo(dataset_name)
-    problems: list[Problem] = []
+    memo = _Memo(dataset_name, anew)
+    problems = _problems_of_absent(raw, set(cases or ()) - set(in_raw))
     notes: list[str] = []
-    for configuration in configurations(preprocessed):
-        if folder is not None and configuration.folder != Path(folder):
+    for place, sharing in configurations(preprocessed).items():
+        if folder is not None and place != Path(folder):
             continue
-        try:
-            preprocessing = Preprocessing(configuration)
-        except Unknown as error:
-            notes.append(f"the arrays in {configuration.folder} were not compared with the raw dataset: {error}")
-            continue
-        wanted = identifiers(configuration.folder) & set(in_raw)
+        own = [configuration for configuration in sharing if configuration.plans_name == plans] or sharing
+        wanted = identifiers(place) & set(in_raw)
         chosen = [in_raw[name] for name in sorted(wanted if cases is None else wanted & set(cases))]
-        problems += _compare(dataset_name, preprocessing, chosen, memo, progress)
-    problems += _label_problems(dataset_name, preprocessed / _LABELS, in_raw, cases, memo)
+        try:
+            ways = {way.digest: way for way in map(Preprocessing, own)}
+        except Unknown as error:
+            notes.append(f"the arrays in {place} were not compared with the raw dataset: {error}")
+            continue
+        found: list[Problem] = []
+        for way in ways.values():
+            found = _compare(dataset_name, way, chosen, memo, progress)
+            if not found:
+                break
+        problems += found
+    problems += _label_problems(dataset_name, preprocessed / _LABELS, in_raw, cases, memo, _ending(raw))
     with as_private_as(raw):
         memo.save()
     return Comparison(tuple(problems), tuple(notes))
+
+
+def _problems_of_absent(raw: Path, names: set[str]) -> list[Problem]:
+    """A problem if cases that are to be trained on are no longer in the raw dataset: they may be test cases now."""
+    if not names:
+        return []
+    text = (
+        f"{first_names(names)}, for this training, {'are' if len(names) > 1 else 'is'} preprocessed but not in {raw}; "
+        f"restore the files, or take the ids out of {SPLITS} and delete their preprocessed arrays"
+    )
+    return [Problem(text)]
+
+
+def _ending(raw: Path) -> str:
+    return str(read_json(raw / DATASET).get("file_ending", ""))
 
 
 def _raw_cases(folder: Path) -> dict[str, Case] | None:
@@ -106,10 +134,10 @@ def _raw_cases(folder: Path) -> dict[str, Case] | None:
 class _Memo:
     """Comparisons that went well, remembered from one command to the next."""
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, anew: bool = False):
         results = os.environ.get(NNUNET_RESULTS)
         self.path = cache_folder(dataset_name) / MEMO if results and os.path.isdir(results) else None
-        self._kept = self._read()
+        self._kept = {} if anew else self._read()
         self._new: dict[str, str] = {}
 
     def key(self, files: Collection[str | Path], also: str = "") -> str:
@@ -202,12 +230,12 @@ def _name(configuration: Configuration, case: Case) -> str:
 
 
 def _label_problems(
-    dataset_name: str, folder: Path, in_raw: dict[str, Case], cases: Collection[str] | None, memo: _Memo
+    dataset_name: str, folder: Path, in_raw: dict[str, Case], cases: Collection[str] | None, memo: _Memo, ending: str
 ) -> list[Problem]:
     """Label maps that nnU-Net scores its validation with, and that are not those of the raw dataset."""
     differing = []
     for name, case in in_raw.items():
-        copy = folder / Path(case.label).name
+        copy = folder / f"{name}{ending}"
         if (cases is not None and name not in cases) or not copy.is_file() or not os.path.isfile(case.label):
             continue
         key = memo.key([case.label, copy])

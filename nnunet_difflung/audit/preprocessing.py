@@ -84,7 +84,7 @@ class Preprocessing:
         coarse = {int(np.argmax(sizes)) for sizes in (spacing, self._target_for(spacing))}
         if label_differs(label[0], np.maximum(labels[0], 0), coarse):
             return "another label map"
-        return "another image" if image_differs(self._normalised(image), array, coarse, self._orders) else ""
+        return "another image" if image_differs(self._normalised(image, label[0]), array, coarse, self._orders) else ""
 
     def _target_for(self, spacing: list[float]) -> list[float]:
         """Spacing after resampling; a 2d configuration keeps the slices."""
@@ -107,13 +107,13 @@ class Preprocessing:
             and array.shape[1:] == labels.shape[1:] == shape
         )
 
-    def _normalised(self, image: np.ndarray) -> np.ndarray:
-        """The cropped image (c, z, y, x) as nnU-Net normalises it, by nnU-Net's own classes."""
+    def _normalised(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """The cropped image (c, z, y, x), with its label (z, y, x), as nnU-Net's own classes normalise it."""
         outside = np.zeros(image.shape[1:], np.int8)
         if any(self._masked):
             from scipy.ndimage import binary_fill_holes
 
-            outside[~binary_fill_holes((image != 0).any(axis=0))] = -1
+            outside[~binary_fill_holes((image != 0).any(axis=0)) & (label == 0)] = -1  # what is labelled counts
         for channel, normaliser in enumerate(self._normalisers):
             image[channel] = normaliser.run(image[channel], outside)
         return image

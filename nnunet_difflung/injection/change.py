@@ -209,7 +209,11 @@ class Change:
                     "images": [f"{prefix}imagesTr/{file.name}" for file in case.images],
                     "label": f"{prefix}labelsTr/{case.label.name}",
                 }
-        return [self._replace(DATASET, _like_the_file(path, content))]
+        changed, copied = _like_the_file(path, content), resolve(self.folder, PREPROCESSED + DATASET)
+        steps = [self._replace(DATASET, changed)]
+        if "dataset" in content and copied.is_file() and sha256(copied) == sha256(path):
+            steps.append(self._staged(changed, PREPROCESSED + DATASET))  # nnU-Net preprocesses what its copy lists
+        return steps
 
     def manifest_copies(self) -> list[Step]:
         """Steps that write the manifest and its copy in the preprocessed folder."""

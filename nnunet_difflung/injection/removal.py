@@ -13,13 +13,16 @@ from nnunet_difflung.injection.manifest import PREPROCESSED, read_manifest, reso
 from nnunet_difflung.injection.partial_removal import plan_partial_removal, selected_runs
 from nnunet_difflung.injection.removal_plan import Removal
 from nnunet_difflung.injection.results import generators as delete_generators
+from nnunet_difflung.injection.results import selected_generators
 from nnunet_difflung.injection.selection import EVERYTHING, Selection
 from nnunet_difflung.paths import DATASET, SPLITS, dataset_folder
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.writable import check_folders
 
 
-def plan_removal(folder: Path, force: bool, selection: Selection = EVERYTHING) -> tuple[Removal | None, list[str]]:
+def plan_removal(
+    folder: Path, force: bool, selection: Selection = EVERYTHING, generators: bool = False
+) -> tuple[Removal | None, list[str]]:
     """Plans a removal; changes nothing.
 
     Args:
@@ -43,6 +46,9 @@ def plan_removal(folder: Path, force: bool, selection: Selection = EVERYTHING) -
             return empty, [f"removed: what an interrupted command had left in {hidden}", *_kept(hidden)]
         return None, [f"{folder.name} has no synthetic cases; nothing to do"]
     _refuse_foreign_cases(folder)
+    meant = any(selection.has(run["method"], run["fold"]) for run in manifest["runs"])
+    if selection and not meant and generators and selected_generators(folder.name, selection):
+        return None, [f"{folder.name} has no synthetic cases of {selection}"]
     runs = selected_runs(manifest, selection)
     if len(runs) < len(manifest["runs"]):
         plan = plan_partial_removal(folder, manifest, runs, force)
@@ -114,13 +120,13 @@ def remove(
         first = ["an interrupted change would be finished first"] if pending(folder) else []
         return (
             first
-            + plan_removal(folder, force, selection)[1]
+            + plan_removal(folder, force, selection, generators)[1]
             + delete_generators(folder.name, delete=False, asked=generators, selection=selection)
         )
     lines = ["an interrupted change was finished first"] if pending(folder) else []
     with as_private_as(folder), locked(folder):
         finish(folder)
-        plan, planned = plan_removal(folder, force, selection)
+        plan, planned = plan_removal(folder, force, selection, generators)
         if plan is not None:
             _carry_out(folder, plan)
     return lines + planned + delete_generators(folder.name, delete=generators, asked=generators, selection=selection)

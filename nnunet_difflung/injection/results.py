@@ -81,13 +81,18 @@ def generators(name: str, delete: bool, asked: bool, selection: Selection = EVER
     return lines
 
 
-def _selected(name: str, delete: bool, asked: bool, selection: Selection) -> list[str]:
-    folders = [
+def selected_generators(name: str, selection: Selection) -> list[Path]:
+    """The folders of a dataset's generators that are meant."""
+    return [
         fold
         for method in METHODS
         for fold in _folds(results_folder(name, method))
         if selection.has(method, fold_of(fold))
     ]
+
+
+def _selected(name: str, delete: bool, asked: bool, selection: Selection) -> list[str]:
+    folders = selected_generators(name, selection)
     if not asked:
         listed = ", ".join(map(str, folders))
         return [f"generators are kept in {listed} (--generators deletes them)"] if folders else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -121,6 +122,74 @@ def test_arrays_in_nnunets_earlier_format_are_read(made):
     assert preprocessed_problems(NAME) == []
     edit(dataset.label(ONE), lambda array: array.__setitem__(array == 2, 3))
     assert "another label map in lung_001_s00" in " ".join(p.text for p in preprocessed_problems(NAME))
+
+
+def _other_plans(dataset: Made, mean: float) -> None:
+    """Writes other plans that share the arrays' folder and whose name comes first, as ResEnc's plans share it."""
+    plans = json.loads((dataset.preprocessed / "nnUNetPlans.json").read_text())
+    plans["plans_name"] = "aPlans"
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = mean
+    (dataset.preprocessed / "aPlans.json").write_text(json.dumps(plans))
+
+
+def test_arrays_are_judged_by_the_plans_that_they_are_used_with(made):
+    dataset = made({"2d": EXACT})
+    _other_plans(dataset, -300.0)
+    folder = dataset.preprocessed / "nnUNetPlans_2d"
+    assert preprocessed_problems(NAME) == [], "some plans fit"
+    assert compare_preprocessed(NAME, folder, plans="nnUNetPlans").problems == ()
+    (problem,) = compare_preprocessed(NAME, folder, plans="aPlans").problems
+    assert "another image" in problem.text
+    assert "nnUNetv2_preprocess -d 801 -plans_name aPlans -c 2d" in problem.text
+    _swapped_arrays(dataset)
+    assert len(preprocessed_problems(NAME)) == 1, "no plans fit"
+
+
+def test_a_label_where_the_image_is_zero_counts_for_the_mask_as_in_nnunet(made):
+    settings = {"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]}
+    dataset = made({"2d": EXACT | settings})
+    edit(dataset.image(ONE), lambda array: array.__setitem__((..., slice(1, 7), slice(5, 20)), 0))
+    edit(dataset.image(ONE), lambda array: array.__setitem__((..., 0, slice(5, 20)), 0))
+    edit(dataset.label(ONE), lambda array: array.__setitem__((..., slice(2, 5), slice(8, 12)), 2))
+    preprocess(dataset.raw, dataset.preprocessed, ONE)
+    assert preprocessed_problems(NAME) == []
+
+
+def test_cases_that_are_no_longer_in_the_dataset_are_not_trained_on(made):
+    dataset = made({"2d": EXACT})
+    for path in (dataset.image(ONE), dataset.label(ONE)):
+        path.unlink()
+    folder = dataset.preprocessed / "nnUNetPlans_2d"
+    (problem,) = compare_preprocessed(NAME, folder, [ONE, OTHER]).problems
+    assert f"{ONE}, for this training, is preprocessed but not in {dataset.raw}" in problem.text
+    assert compare_preprocessed(NAME, folder, [OTHER]).problems == ()
+    assert preprocessed_problems(NAME) == []
+
+
+def test_labels_that_lie_elsewhere_are_compared_under_their_ids(made):
+    dataset = made({"2d": EXACT}, dataset_key=True)
+    content = json.loads((dataset.raw / "dataset.json").read_text())
+    (dataset.raw / "elsewhere").mkdir()
+    shutil.move(dataset.label(ONE), dataset.raw / "elsewhere" / "seg.nii.gz")
+    content["dataset"][ONE]["label"] = "elsewhere/seg.nii.gz"
+    (dataset.raw / "dataset.json").write_text(json.dumps(content))
+    assert preprocessed_problems(NAME) == []
+    shutil.copy(dataset.label(OTHER), dataset.preprocessed / "gt_segmentations" / f"{ONE}.nii.gz")
+    (problem,) = preprocessed_problems(NAME)
+    assert f"other label maps than the raw dataset for {ONE};" in problem.text
+
+
+@pytest.mark.usefixtures("remembers")
+def test_what_is_remembered_is_compared_anew_when_asked(made, monkeypatch):
+    made({"2d": EXACT})
+    compare_preprocessed(NAME)
+    compared = []
+    usual = Preprocessing.difference
+    monkeypatch.setattr(Preprocessing, "difference", lambda self, case: compared.append(case) or usual(self, case))
+    compare_preprocessed(NAME)
+    assert compared == []
+    compare_preprocessed(NAME, anew=True)
+    assert len(compared) == 3
 
 
 # ---- arrays of something else ----

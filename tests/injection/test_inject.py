@@ -78,6 +78,8 @@ def test_inject_then_remove_restores_every_byte(folders, options, planned):
         assert find_manifest(raw.name) == read_json(raw.preprocessed / MANIFEST)
     if options.get("dataset_key"):
         assert content["dataset"]["difflung_mat_f1_0000"]["label"] == "./labelsTr/difflung_mat_f1_0000.nii.gz"
+        if planned != "never":  # nnU-Net preprocesses what its copy lists
+            assert read_json(raw.preprocessed / "dataset.json") == content
 
     remove("801")
     after = tree_hashes(*folders)

@@ -14,7 +14,7 @@ from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.commit import recover
 from nnunet_difflung.injection.inject import inject
-from nnunet_difflung.injection.manifest import MANIFEST
+from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.injection.selection import Selection
 from nnunet_difflung.paths import cache_folder, fold_folder
@@ -172,3 +172,22 @@ def test_generators_of_the_selection_go_when_asked_and_the_cache_stays(folders):
     assert not gone.exists()
     assert (kept / "generator.json").is_file()
     assert cache_folder("Dataset801_Tiny").is_dir()
+
+
+def test_a_generator_of_a_fold_without_cases_can_go_where_other_folds_have_some(folders):
+    _open(folders)
+    _inject(fold=0)
+    left = fold_folder("Dataset801_Tiny", "cbmat", 2)
+    left.mkdir(parents=True)
+    (left / "generator.json").write_text("{}")
+    with pytest.raises(BadInput, match="has no synthetic cases of fold 2"):
+        remove("801", selection=Selection((2,)))
+    manifest = read_manifest(folders[0] / "Dataset801_Tiny")
+    for dry_run in (True, False):
+        assert left.is_dir()
+        lines = remove("801", dry_run=dry_run, generators=True, selection=Selection((2,)))
+        assert lines == ["Dataset801_Tiny has no synthetic cases of fold 2", f"generators removed from {left}"]
+    assert not left.exists()
+    assert read_manifest(folders[0] / "Dataset801_Tiny") == manifest
+    with pytest.raises(BadInput, match="has no synthetic cases of fold 2"):
+        remove("801", generators=True, selection=Selection((2,)))

@@ -22,10 +22,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 import nnunet_difflung
 from nnunet_difflung import trainers
 from nnunet_difflung.audit.preprocessed import Comparison
-from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.leaks import Problem
 from nnunet_difflung.injection.manifest import MANIFEST
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.patients.ids import UnknownPatients
 from nnunet_difflung.trainers import case_record, training_cases
 from tests.support import tiny_nnunet
 from tests.support.tiny_nnunet import NAME, REAL, SPLITS
@@ -364,11 +364,21 @@ def test_nnunets_own_folds_are_refused_if_the_ids_say_that_they_cut_patients(nev
 
 def test_reference_takes_nnunets_own_folds_if_the_patients_are_not_known(never_augmented, monkeypatch):
     def unknown(*_):
-        raise BadInput("ambiguous")
+        raise UnknownPatients("ambiguous")
 
     monkeypatch.setattr(training_cases, "find_reading", unknown)
     training, validation = begin("nnUNetTrainerDiffLungReference").do_split()
     assert sorted(training + validation) == sorted(REAL)
+
+
+@pytest.mark.parametrize("fault", ["a case is missing", "no JSON"])
+def test_patients_that_are_stated_with_a_fault_are_not_taken_as_unknown(nnunet, base, never_augmented, fault):
+    (base / "splits_final.json").write_text(json.dumps(SPLITS))
+    (nnunet / "raw" / NAME).mkdir()
+    text = json.dumps(dict.fromkeys(REAL[:-1], "the same"))
+    (nnunet / "raw" / NAME / "patients.json").write_text(text if fault == "a case is missing" else text[:-9])
+    with pytest.raises(RuntimeError, match=r"patients\.json"):
+        begin("nnUNetTrainerDiffLungReference")
 
 
 def test_patients_stated_beside_a_dataset_that_was_never_augmented_count(nnunet, base, never_augmented):
@@ -652,7 +662,8 @@ def test_pretrained_weights_that_have_seen_the_validation_cases_are_warned_of(ba
     weights_of_fold_1 = begin("nnUNetTrainerDiffLungReference", 1)
     path = os.path.join(weights_of_fold_1.output_folder, "checkpoint_final.pth")
     weights_of_fold_1.save_checkpoint(path)
-    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "942", "2d", "0", "-pretrained_weights", path])
+    argv = ["nnUNetv2_train", "942", "2d", "0", "-pretrained_weights", path, "-p", "nnUNetPlans"]
+    monkeypatch.setattr(sys, "argv", argv)
     capsys.readouterr()
     begin("nnUNetTrainerDiffLungReference", 0)
     assert "was trained on 2 of the 2 validation cases of this fold (first: patient0_s0)" in capsys.readouterr().out
@@ -757,3 +768,37 @@ def test_cyclic_arms_keep_their_own_peak_and_optimizer(nnunet):
     trainer.initialize()
     assert (trainer.initial_lr, type(trainer.optimizer)) == (0.05, trainers.lookahead.LookaheadSGD)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.01)
+
+
+@pytest.fixture
+def validated(monkeypatch) -> list:
+    """Instead of nnU-Net's validation: the next stages that it would predict for."""
+    stages = []
+    monkeypatch.setattr(
+        nnUNetTrainer,
+        "perform_actual_validation",
+        lambda self, _: stages.append(self.configuration_manager.next_stage_names),
+    )
+    return stages
+
+
+def test_the_validated_checkpoint_is_noted(base, validated):
+    trainer = begin("nnUNetTrainerDiffLungReference")
+    note = Path(trainer.output_folder) / "difflung_validated.json"
+    for name, expected in ((None, "checkpoint_final.pth"), ("checkpoint_best.pth", "checkpoint_best.pth")):
+        if name:
+            path = os.path.join(trainer.output_folder, name)
+            trainer.save_checkpoint(path)
+            trainer.load_checkpoint(path)
+        trainer.perform_actual_validation()
+        assert json.loads(note.read_text()) == {"checkpoint": expected}
+    assert len(validated) == 2
+
+
+def test_fold_all_leaves_the_next_stage_the_predictions_of_the_other_folds(base, validated):
+    for fold, expected in ((0, ["3d_cascade_fullres"]), ("all", None)):
+        trainer = begin("nnUNetTrainerDiffLungReference", fold)
+        trainer.configuration_manager.configuration["next_stage"] = ["3d_cascade_fullres"]
+        trainer.perform_actual_validation()
+        assert validated[-1] == expected
+        assert trainer.configuration_manager.next_stage_names == ["3d_cascade_fullres"]
