@@ -142,7 +142,7 @@ class Attempt:
             measured[part] = with_unpainted(quality, unpainted)
             measured["seam"] = seam_of(applied, values, self.fold.cache.roles, synthesis.generator.config.windows)
             if synthesis.continuity and not applied.planned.placebo:
-                measured["along_z"] = of_case(applied, values, self.fold.cache)
+                measured["along_z"] = of_case(applied, values, self.fold.cache, synthesis.generator.config.windows)
         if synthesis.memory:  # what is normal lung can copy no lesion
             measured["memorisation"] = nearest(values, applied.changed, applied.new_label, synthesis.memory)
         if synthesis.selection:

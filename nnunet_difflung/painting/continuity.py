@@ -126,13 +126,16 @@ def measured(image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> list
     return [row | {"pairs": tally.pairs, "ends": tally.ends} for row, tally in zip(rows, tallies, strict=True)]
 
 
-def of_case(applied: AppliedCase, values: np.ndarray, cache: SliceCache) -> dict[str, list[dict[str, float]]]:
+def of_case(
+    applied: AppliedCase, values: np.ndarray, cache: SliceCache, windows: Sequence[tuple[float, float]]
+) -> dict[str, list[dict[str, float]]]:
     """Class → how its new lesions go on from slice to slice (``measured``), for those that lie in several slices.
 
     Args:
         applied: the planned case, with new lesions.
         values: (c, n, y, x) intensities of its n slices that change.
         cache: of the real cases.
+        windows: of the channels; intensities count up to their ends, beyond which nothing can be painted.
     """
     roles, host, z = cache.roles, applied.planned.host, np.array(applied.planned.slices)
     first, last = max(0, int(z[0]) - 1), int(z[-1]) + 2
@@ -144,7 +147,7 @@ def of_case(applied: AppliedCase, values: np.ndarray, cache: SliceCache) -> dict
     changed[z - first] = applied.changed[(slice(None), *box)]
     normal, found = roles.is_normal(condition), {}
     for name in roles.pathologies:
-        rows = measured(image, changed & (condition == roles.values[name]), normal)
+        rows = measured(_within(image, windows), changed & (condition == roles.values[name]), normal)
         if rows:
             found[name] = rows
     return found
@@ -163,8 +166,13 @@ class RealContinuity:
     patients: dict[str, tuple[float, ...]]
 
 
+def _within(image: np.ndarray, windows: Sequence[tuple[float, float]]) -> np.ndarray:
+    """(c, z, y, x) intensities, each channel clipped to its window."""
+    return np.stack([np.clip(channel, *window) for channel, window in zip(image, windows, strict=True)])
+
+
 def continuity_reference(
-    cache: SliceCache, identifiers: Sequence[str], patients: Mapping[str, str]
+    cache: SliceCache, identifiers: Sequence[str], patients: Mapping[str, str], windows: Sequence[tuple[float, float]]
 ) -> dict[str, list[RealContinuity]]:
     """Class → the figures of its real lesions in each channel; empty for a dataset of slices.
 
@@ -172,6 +180,7 @@ def continuity_reference(
         cache: of the real cases.
         identifiers: the fold's training cases.
         patients: case id → patient.
+        windows: of the channels, as for ``of_case``.
     """
     found: dict[str, dict[str, list[AlongZ]]] = defaultdict(dict)
     for identifier in sorted(identifiers):
@@ -183,7 +192,7 @@ def continuity_reference(
             holding = np.flatnonzero(facts.counts[name])
             if len(holding):
                 part = slice(max(0, int(holding[0]) - 1), int(holding[-1]) + 2)
-                values, label = np.asarray(image[:, part]), np.asarray(condition[part])
+                values, label = _within(np.asarray(image[:, part]), windows), np.asarray(condition[part])
                 tallies = found[name].setdefault(patients[identifier], [AlongZ() for _ in values])
                 add_lesions(tallies, values, label == roles.values[name], roles.is_normal(label))
     return {name: [_real(channel) for channel in zip(*found[name].values(), strict=True)] for name in found}

@@ -24,7 +24,7 @@ from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.data import SegmenterData
 
-_OUTPUT = 1  # raised when a version makes other synthetic cases of the same generator, settings, cases and plan
+_OUTPUT = 2  # raised when a version makes other synthetic cases of the same generator, settings, cases and plan
 
 
 @dataclass(frozen=True)

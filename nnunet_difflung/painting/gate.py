@@ -385,18 +385,35 @@ def with_unpainted(quality: dict[str, dict], unpainted: dict[str, dict]) -> dict
 
 
 def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
-    """Voxel-weighted bias and mean distance of each class over several cases."""
+    """Voxel-weighted bias and mean distance of each class over several cases.
+
+    With several channels these are of one, the ``channel`` in which the class differs most from the real one.
+    """
     summary = {}
     for name in sorted({name for row in rows for name in row}):
         cases = [row[name] for row in rows if name in row]
-        weights = [row["voxels"] for row in cases]
-        bias = float(np.average([row["bias"] for row in cases], weights=weights))
-        ratios = [row["sd_ratio"] for row in cases]
+        weights, number = [row["voxels"] for row in cases], _most_different(cases)
+        shown = cases if number is None else [row["channels"][number] for row in cases]
+        bias = float(np.average([row["bias"] for row in shown], weights=weights))
+        ratios = [row["sd_ratio"] for row in shown]
         summary[name] = {
             "cases": len(cases),
             "bias": rounded(bias),
-            "wasserstein": rounded(float(np.mean([r["wasserstein"] for r in cases]))),
+            "wasserstein": rounded(float(np.mean([r["wasserstein"] for r in shown]))),
             "sd_ratio": None if None in ratios else round(float(np.average(ratios, weights=weights)), 3),
             "passing": sum(r["passes"] for r in cases),
+            **({} if number is None else {"channel": number}),
         }
     return summary
+
+
+def _most_different(cases: Sequence[dict]) -> int | None:
+    """The judged channel whose mean ratio of distance to tolerance is the largest; None where there is only one."""
+    if not all("channels" in row for row in cases):
+        return None
+    unjudged = {number for row in cases for number in row.get("unjudged", ())}
+    numbers = [n for n in range(len(cases[0]["channels"])) if n not in unjudged] or [0]
+    parts = {n: [row["channels"][n] for row in cases] for n in numbers}
+    return max(
+        parts, key=lambda n: float(np.mean([part["wasserstein"] / part["max_wasserstein"] for part in parts[n]]))
+    )

@@ -120,10 +120,10 @@ def _slice_job(
         style = grow(whole[(..., *crop)], shape)
     inputs = SliceInputs(
         condition=encoding.masks(condition, shape),
-        noise=grow(noise[(slice(None), z, *crop)], shape),
+        noise=_grown_noise(noise[(slice(None), z, *crop)], shape, (applied.planned.seed, z, attempt)),
         seed=(applied.planned.seed * 4099 + z) * 16 + attempt,
         known=encoding.image(applied.image[(slice(None), position, *crop)], condition, shape),
-        is_known=grow(~region, shape)[None],
+        is_known=~grow(region, shape)[None],  # so is what is padded
         blend=grow(_blend(applied.outline[position][crop], region, sampling), shape)[None],
         start=None if pasted is None else encoding.image(pasted, condition, shape),
         style=style,
@@ -171,6 +171,13 @@ def _stack_job(
             )
         )
     return Job(applied.planned.index, number, stack, tuple(slices), tuple(inputs), every.index(slices[0]))
+
+
+def _grown_noise(noise: np.ndarray, shape: tuple[int, int], seed: Sequence[int]) -> np.ndarray:
+    """Noise (c, y, x) padded with other noise to (c, h, w), at the ends of both axes."""
+    grown = np.random.default_rng(seed).standard_normal((len(noise), *shape), np.float32)
+    grown[:, : noise.shape[1], : noise.shape[2]] = noise
+    return grown
 
 
 def _blend(outline: np.ndarray, region: np.ndarray, sampling: SamplingConfig) -> np.ndarray:

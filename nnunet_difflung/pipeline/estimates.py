@@ -91,7 +91,9 @@ def estimate_bytes(fold: Fold) -> tuple[int, int]:
     painted = sum(slices * y * x for (_, y, x), slices in shapes)
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
-    return cases, cases + painted * 4 * channels * fold.settings.sampling.candidates
+    sampling = fold.settings.sampling
+    again = sampling.repaints if sampling.gate == "drop" and family_of(fold.method).varies else 0
+    return cases, cases + painted * 4 * channels * sampling.candidates * (1 + again)
 
 
 def _depth(slices: Sequence[int], host: CaseFacts, box: float) -> int:

@@ -111,7 +111,7 @@ def synthesize_fold(
     if sampling.gate != "off":
         judged = fold.relations.painted() if fold.relations else None
         references = reference(fold.cache, training, fold.raw.patients, windows, seed, judged)
-        continuity = continuity_reference(fold.cache, training, fold.raw.patients)
+        continuity = continuity_reference(fold.cache, training, fold.raw.patients, windows)
         seams = real_seams(fold.cache, training, fold.raw.patients, sampling, windows)
         if fold.plan.placebos:
             lung = lung_reference(fold.cache, training, fold.raw.patients, windows, seed, judged)

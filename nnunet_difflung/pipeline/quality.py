@@ -36,16 +36,13 @@ def describe_quality(
         channels: names of the channels.
         unjudged: numbers of the channels whose values are not painted but set.
     """
-    lines, unit = [], _unit(channels)
+    lines = []
     if unjudged:
         lines.append(f"  {named(unjudged, channels)}: not judged, since the values are set, not painted")
     for name in sorted({*quality, *verdicts}):
         if name in quality:  # it is not if none of the class's cases was kept
             row = quality[name]
-            lines.append(
-                f"  {name:<20}bias {row['bias']:+8.1f}{unit}   Wasserstein distance {row['wasserstein']:7.1f}{unit}   "
-                f"{_passing(row, verdicts.get(name))}"
-            )
+            lines.append(f"  {name:<20}{_differing(row, channels)}   {_passing(row, verdicts.get(name))}")
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
@@ -53,9 +50,16 @@ def describe_quality(
     return lines
 
 
-def _unit(channels: Sequence[str]) -> str:
-    """What follows a figure of the first channel: `` HU`` for CT, nothing where the unit is not known."""
-    return " HU" if channels and is_ct(channels[0]) else ""
+def _differing(row: dict, channels: Sequence[str]) -> str:
+    """Bias and distance of a class, in HU for CT, and the channel that they are of, if there are several."""
+    number = row.get("channel", 0)
+    unit = " HU" if channels and is_ct(channels[number]) else ""
+    bias, distance = (
+        f"{value:{sign}{width}.1f}" if unit or abs(value) >= 1 else f"{value:{sign}{width}.3g}"
+        for value, sign, width in ((row["bias"], "+", 8), (row["wasserstein"], "", 7))
+    )
+    of = f" in {channels[number]}" if "channel" in row and number < len(channels) else ""
+    return f"bias {bias}{unit}   Wasserstein distance {distance}{unit}{of}"
 
 
 def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
@@ -76,11 +80,11 @@ def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
             "  Warning: more than half of the placebo cases were dropped, so there are fewer than --placebo asks for: "
             "normal lung is not painted like normal lung, or differs much between the patients"
         )
-    row, unit = placebo["quality"], _unit(channels)
+    row = placebo["quality"]
     if row:
         lines.append(
-            f"  {'placebo':<20}bias {row['bias']:+8.1f}{unit}   Wasserstein distance {row['wasserstein']:7.1f}{unit}   "
-            f"{row['passing']} of {row['cases']} cases look like normal lung of the training cases"
+            f"  {'placebo':<20}{_differing(row, channels)}   {row['passing']} of {row['cases']} cases look like normal "
+            "lung of the training cases"
         )
     return lines + describe_seam("placebo", placebo.get("seam", ()))
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from nnunet_difflung.audit.audit import audit_dataset
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.commands.remove import main as remove
-from nnunet_difflung.config import SamplingConfig
+from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator import families
 from nnunet_difflung.generator.families import family_of, trained_family_of
+from nnunet_difflung.generator.report import TrainingReport
 from nnunet_difflung.generator.sampling import paint_batch
 from nnunet_difflung.generator.store import load_generator
 from nnunet_difflung.generator.training import train_generator
@@ -143,3 +146,21 @@ def test_the_table_of_methods_is_light():
     code = "import sys, nnunet_difflung.methods; print({'torch', 'numpy', 'diffusers', 'monai'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("total", [5, 60, 80])
+def test_a_training_with_fewer_steps_than_rows_of_its_log_draws_its_curve(tmp_path, monkeypatch, total):
+    """On CUDA losses are read every eight steps, and the first sheet may be due earlier."""
+    monkeypatch.setattr(TrainingReport, "_draw_sheet", lambda *_: None)
+    report = TrainingReport(tmp_path, total, METHODS["difflung"], GeneratorConfig(), True, least=8)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    state = SimpleNamespace(step=0, pending_losses=[], optimizer=optimizer)
+    with tqdm(total=total, disable=True) as bar:
+        for step in range(1, total + 1):
+            state.step = step
+            state.pending_losses.append(1.0)
+            if report.due(state):
+                report.after_steps(1, state, bar, None)
+    assert (tmp_path / "progress.png").is_file()
+    assert report.rows[0]["step"] <= 8
+    assert {row["loss"] for row in report.rows} == {1.0}

@@ -153,3 +153,21 @@ def test_sizes_are_those_of_the_jobs_that_are_made(fold):
         for name in ("noise", "condition", "known", "style"):
             for one, other in zip(last.inputs, jobs[-1].inputs, strict=True):
                 assert np.array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("method", ["difflung", "cbmat"])
+def test_what_a_slice_is_padded_with_is_known_and_noised(folders, tmp_path, method):
+    make_dataset(folders[0], patients=5, size=45)
+    raw, settings = open_raw_dataset("801"), settings_from(parse(["-d", "801", "--preset", "fast", "--method", method]))
+    fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    generator, noise = fold_module._without_network(fold), []
+    for planned in fold.plan.cases[:3]:
+        applied = apply_plan(fold, planned, textures=True)
+        for job in make_jobs(applied, generator, fold.cache.roles, settings.sampling, 0):
+            (inputs,) = job.inputs
+            assert inputs.is_known.shape[-2:] == (48, 48)
+            assert inputs.is_known[..., 45:, :].all()
+            assert inputs.is_known[..., 45:].all()
+            assert not inputs.is_known.all()
+            noise += [inputs.noise[:, 45:].ravel(), inputs.noise[:, :45, 45:].ravel()]
+    assert np.concatenate(noise).std() == pytest.approx(1, abs=0.1)

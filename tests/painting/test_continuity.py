@@ -70,6 +70,9 @@ def test_lesions_are_added_and_what_is_not_there_is_not_known():
 ROLES = LabelRoles(("normal_lung",), ("emphysema",), (), {"normal_lung": 1, "emphysema": 2}, None)
 
 
+WINDOWS = [(-2000.0, 2000.0)]
+
+
 class Cases:
     """Real cases of one lesion each, whose neighbouring slices correlate."""
 
@@ -102,7 +105,9 @@ class Cases:
 
 def test_lesions_like_real_ones_are_within_their_range_and_slices_without_relation_are_not():
     real = Cases([0.5, 0.55, 0.6, 0.65, 0.7], jump=4)
-    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images}, WINDOWS)[
+        "emphysema"
+    ]
     assert reference[0].all["correlation"] == pytest.approx(0.6, abs=0.02)
     assert len(reference[0].patients["correlation"]) == 5
     alike = judge_continuity([real.painted(20, 0.6, 4), real.painted(21, 0.62, 4)], reference, [0])
@@ -120,16 +125,27 @@ def test_lesions_like_real_ones_are_within_their_range_and_slices_without_relati
     assert "the range of real lesions of 5 training patients: too different from slice to slice" in said
 
 
+def test_what_lies_beyond_the_window_is_at_its_end_on_both_sides():
+    """Nothing can be painted there, so a painter that is perfect within the window is found to be so."""
+    real, windows = Cases([0.5, 0.55, 0.6, 0.65]), [(-945.0, 1000.0)]
+    cut = {name: np.clip(image, *windows[0]) for name, image in real.images.items()}
+    assert any((cut[name] != image).any() for name, image in real.images.items())
+    patients = {name: name for name in real.images}
+    whole = continuity_reference(real, list(real.images), patients, windows)
+    real.images = cut
+    assert continuity_reference(real, list(cut), patients, WINDOWS) == whole
+
+
 UNPAINTED = {"hosts": 30, "passing": 0, "upper_bound": 0.1}
 
 
 def test_one_patient_gives_no_range_and_a_dataset_of_slices_no_reference():
     real = Cases([0.5])
-    (reference,) = continuity_reference(real, list(real.images), {"c0": "c0"}).values()
+    (reference,) = continuity_reference(real, list(real.images), {"c0": "c0"}, WINDOWS).values()
     assert {row["within"] for row in judge_continuity([real.painted(3, 0.5)], reference, [0])} == {None}
     slices = Cases([0.5])
     slices.facts = dict.fromkeys(slices.images, SimpleNamespace(shape=(1, 60, 60), counts={}))
-    assert continuity_reference(slices, list(slices.images), {"c0": "c0"}) == {}
+    assert continuity_reference(slices, list(slices.images), {"c0": "c0"}, WINDOWS) == {}
 
 
 def test_lesions_of_a_single_slice_are_not_measured():
@@ -182,7 +198,7 @@ def test_a_case_is_measured_in_its_new_lesions_and_in_the_slices_beside_them():
     whole = (host[:, list(z)], label[list(z)], changed[list(z)], label[list(z)], changed[list(z)])
     applied = AppliedCase(planned, shape, (3.0, 1.0, 1.0), *whole)
     cache = SimpleNamespace(roles=ROLES, image=lambda _: host, condition=lambda _: condition)
-    (found,) = of_case(applied, values, cache)["emphysema"]
+    (found,) = of_case(applied, values, cache, WINDOWS)["emphysema"]
     (expected,) = measured(image, changed, label == 1)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found["end_step"] == pytest.approx(90, abs=10)
@@ -191,14 +207,18 @@ def test_a_case_is_measured_in_its_new_lesions_and_in_the_slices_beside_them():
 
 def test_cases_count_by_their_pairs_of_voxels():
     real = Cases([0.5, 0.6])
-    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images}, WINDOWS)[
+        "emphysema"
+    ]
     rows = [[{"correlation": 0.2, "pairs": 300}], [{"correlation": 0.8, "pairs": 100}]]
     assert [(row["figure"], row["value"]) for row in judge_continuity(rows, reference, [0])] == [("correlation", 0.35)]
 
 
 def test_what_is_known_of_fewer_patients_than_the_class_is_said_as_that():
     real = Cases([0.5, 0.6, 0.55])
-    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images}, WINDOWS)[
+        "emphysema"
+    ]
     reference[0].patients["end_step"] = reference[0].patients["end_step"][:1]
     pooled = judge_continuity([real.painted(9, 0.55)], reference, [0])
     said = "\n".join(describe_quality({}, {"emphysema": {"judged": True, "unpainted": UNPAINTED, "pooled": pooled}}))
@@ -209,7 +229,9 @@ def test_what_is_known_of_fewer_patients_than_the_class_is_said_as_that():
 
 def test_ends_count_by_their_own_voxels():
     real = Cases([0.5, 0.6])
-    reference = continuity_reference(real, list(real.images), {name: name for name in real.images})["emphysema"]
+    reference = continuity_reference(real, list(real.images), {name: name for name in real.images}, WINDOWS)[
+        "emphysema"
+    ]
     step = reference[0].all["end_step"]
     rows = [[{"end_step": step, "pairs": 300, "ends": 10}], [{"end_step": 3 * step, "pairs": 1, "ends": 30}]]
     assert [(row["figure"], row["value"]) for row in judge_continuity(rows, reference, [0])] == [("end_step", 2.5)]

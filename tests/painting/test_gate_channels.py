@@ -183,3 +183,25 @@ def test_a_channel_that_is_not_judged_decides_nothing():
     assert faults({"quality": {"emphysema": {**row["emphysema"], "passes": False}}, "memorisation": {}}, NAMES) == ""
     cache.judged = None
     assert not passes(cache.row(image))
+
+
+def test_figures_of_several_cases_are_of_one_channel_and_say_which():
+    def case(ct: float, share: float) -> dict:
+        row = {"voxels": 100, "sd_ratio": 1.0, "passes": True}
+        channels = [
+            row | {"bias": ct, "wasserstein": abs(ct), "max_wasserstein": 50.0},
+            row | {"bias": share, "wasserstein": abs(share), "max_wasserstein": 0.1},
+        ]
+        worst = max(channels, key=lambda part: part["wasserstein"] / part["max_wasserstein"])
+        return {"emphysema": worst | {"channels": channels}}
+
+    row = pooled([case(43.0, 0.0), case(43.0, 0.0), case(0.0, 0.05), case(0.0, 0.05)])["emphysema"]
+    assert (row["channel"], row["bias"], row["wasserstein"]) == (0, 21.5, 21.5)
+    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"])
+    assert "bias    +21.5 HU   Wasserstein distance    21.5 HU in CT" in said
+    row = pooled([case(1.0, 0.08), case(2.0, 0.06)])["emphysema"]
+    assert (row["channel"], row["bias"]) == (1, 0.07)
+    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"])
+    assert "bias    +0.07   Wasserstein distance    0.07 in share" in said
+    alone = {"emphysema": case(43.0, 0.0)["emphysema"]["channels"][0]}
+    assert "channel" not in pooled([alone])["emphysema"]

@@ -202,6 +202,21 @@ def test_candidates_are_painted_as_often_and_placebos_once(folders, tmp_path):
     assert pixels("--placebo", "0.4", "--candidates", "3") == both + 2 * lesions
 
 
+def test_each_try_of_a_case_takes_disk_space(folders, tmp_path):
+    make_dataset(folders[0], patients=5)
+    raw = open_raw_dataset("801")
+    cache = build_cache(raw, tmp_path / "cache", progress=False)
+
+    def painted(*options: str) -> int:
+        fold = prepare_fold(raw, 0, settings_from(parse([*COUNTED, *options])), cache)
+        in_raw, in_results = estimates.estimate_bytes(fold)
+        return in_results - in_raw
+
+    once = painted("--gate", "report")
+    assert painted("--gate", "drop") == 4 * once > 0, "three repaints"
+    assert painted("--gate", "drop", "--method", "copy_paste") == once
+
+
 def test_a_case_that_is_not_kept_in_memory_is_read_once_for_what_is_asked_of_it(folders, monkeypatch):
     make_dataset(folders[0], patients=3)
     raw = open_raw_dataset("801")
