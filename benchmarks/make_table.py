@@ -67,6 +67,14 @@ def network_table(content: dict) -> str:
     )
 
 
+def peer_table(content: dict) -> str:
+    """The command, and a line for each painter of ``peer.py``."""
+    from benchmarks.peer import markdown  # late: it needs the packages of both
+
+    made = content["rows"]["difflung"]["meta"]
+    return f"`{content['meta']['command']}`\n\n{made['date']}, {made['machine']}.\n\n{markdown(content)}"
+
+
 def main() -> None:
     """Entry of the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
@@ -77,6 +85,7 @@ def main() -> None:
         ("gpu speed", "gpu_speed", table),
         ("networks", "networks_64_cpu", network_table),
         ("equal steps", "networks_64_steps_cpu", network_table),
+        ("peer", "peer_lidc", peer_table),
     ):
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"

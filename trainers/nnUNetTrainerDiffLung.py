@@ -165,18 +165,19 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
         Fold ``all``, which has seen every label, leaves the cascade's next stage the predictions of the other folds.
         """
-        note = Path(self.output_folder) / VALIDATED
-        if self.local_rank == 0:
-            note.unlink(missing_ok=True)
         settings = self.configuration_manager.configuration
         stages = settings.pop("next_stage", None) if self.fold == "all" else None
+        if stages:
+            self.print_to_log_file(
+                f"Fold all has seen every label, so {' and '.join(stages)} gets no prediction of it."
+            )
         try:
             super().perform_actual_validation(save_probabilities)
         finally:
             if stages is not None:
                 settings["next_stage"] = stages
         if self.local_rank == 0:
-            write_json(note, {"checkpoint": self._loaded or "checkpoint_final.pth"})
+            write_json(Path(self.output_folder) / VALIDATED, {"checkpoint": self._loaded or "checkpoint_final.pth"})
 
     def _seed(self, moment: int | str) -> int:
         """Seed of ``moment`` ("weights" or an epoch) for this fold and process, from DIFFLUNG_SEED; 63 bit."""
@@ -306,9 +307,9 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
 
     def _begin(self) -> None:
         """Settles and checks the cases of this training, in its first process, and notes them for its checkpoints."""
-        self.dose = as_variables(
-            self._dose_record()
-        )  # refuses before anything takes time; nnU-Net puts it in debug.json
+        record = self._dose_record()  # refuses before anything takes time
+        if self.use_synthetic:
+            self.dose = as_variables(record)  # which nnU-Net puts in debug.json
         self.do_split()
         assert self._cases is not None
         if self.local_rank == 0:

@@ -164,7 +164,7 @@ def choose_lungs(
     the room in folds of the skin, are darker than the lungs; a lung that is as dark has vessels, which gas has not.
     """
     components, number = ndimage.label(air)
-    if not number:
+    if not number or not body.any():
         return []
     sizes = np.bincount(components.ravel(), minlength=number + 1)
     area = spacing[1] * spacing[2]

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from nnunet_difflung import __version__
 from nnunet_difflung.dataset_conversion.archive.grouping import Grouping
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
 from nnunet_difflung.dataset_conversion.case import IGNORE, CaseRecord
@@ -52,6 +51,7 @@ from nnunet_difflung.runtime.modes import readable_like
 from nnunet_difflung.runtime.parallel import in_parallel
 
 MANIFEST = "difflung_conversion.json"
+STAGED_AS = "0.1.0"  # the version since which staged cases are made alike; raised when they change
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def convert(
         BadInput: patients cannot be converted, or have different kinds of intensities; no dataset is written in this
             case. The others are converted first, so that all faults are listed together and nothing is done twice.
     """
-    identity = [__version__, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
+    identity = [STAGED_AS, options.as_dict(), asdict(mapping), str(archive.folder.resolve())]
     key = hashlib.sha256(json_bytes(identity)).hexdigest()
     with (
         readable_like(archive.files(), [Path(nnunet_folder(NNUNET_RAW))]),
@@ -271,7 +271,7 @@ def convert(
     ):
         work = partial(_convert_unless_finished, mapping=mapping, options=options, folder=folder)
         keep_only(folder, _unchanged(folder, patients))
-        done, of_patients = _converted(work, patients, processes, archive)
+        done, of_patients = _converted(work, patients, processes, archive, skip_faulty)
         if of_patients and not (skip_faulty and any(p.patient in done and not p.test for p in patients)):
             given_up = not done and len(of_patients) < len(patients)
             raise refusal(of_patients, len(patients), given_up)
@@ -335,9 +335,9 @@ def convert(
 
 
 def _converted(
-    work: Callable[[Patient], dict], patients: Sequence[Patient], processes: int, archive: Archive
+    work: Callable[[Patient], dict], patients: Sequence[Patient], processes: int, archive: Archive, skip_faulty: bool
 ) -> tuple[dict[str, dict], dict[str, str]]:
-    """The notes on the converted patients, and why the others cannot be converted; too many faults end the work.
+    """The notes on the converted patients, and why the others cannot be; many faults end it, unless they are skipped.
 
     Raises:
         BadInput: patients have different kinds of intensities.
@@ -351,7 +351,7 @@ def _converted(
         else:
             done[patient.patient] = content
             _check_channel(done, patients, archive)
-        if len(of_patients) == MOST_LISTED and not done:
+        if len(of_patients) == MOST_LISTED and not done and not skip_faulty:
             break
     return done, of_patients
 

@@ -15,18 +15,19 @@ from nnunet_difflung.dataset_conversion.pipeline.mapping import LABEL, MARK, NOR
 from nnunet_difflung.dataset_conversion.sources import Listing
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import WINDOW_8BIT
+from nnunet_difflung.meaning.label_names import Meaning, meaning_of
 from nnunet_difflung.runtime.files import write_bytes
 
 MAPPING = "difflung_mapping.yaml"
 LONGEST = 60  # characters of the name of a label
 _GUESSES = (  # label, and how structures of it are often named
-    (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),
     ("emphysema", r".*emph?ysema.*"),
     ("ground_glass", r".*(ggo|ground.?glass).*"),
     ("consolidation", r".*consolid.*"),
     ("fibrosis", r".*fibro.*|.*honeycomb.*"),
     ("pleural_effusion", r".*effusion.*"),
-    ("tumour", r"(gtv|ctv).*|.*(tumou?r|nodule|mass|lesion).*"),
+    ("tumour", r"(gtv|ctv).*|.*(tumou?r|nodule|mass|lesion|cancer|carcinoma).*"),
+    (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),  # unless a word says something else
 )
 
 
@@ -97,6 +98,8 @@ def _label_of(name: str, labels: Mapping[str, Sequence[str]]) -> str:
             return label
     for label, pattern in _GUESSES:
         if re.fullmatch(pattern, name, re.IGNORECASE):
+            if label == NORMAL and meaning_of(name) in (Meaning.DISEASE, Meaning.STRUCTURE, Meaning.UNSURE):
+                continue
             return label
     label = re.sub(r"\W+", "_", name.lower()).strip("_") or "structure"
     if not LABEL.fullmatch(label) or label in ("background", IGNORE):

@@ -192,7 +192,7 @@ class _Auditor:
 
     def _patients_of_real_cases(self) -> dict[str, str]:
         """Case id → patient where the dataset has no manifest; empty if that is not known, which a note says."""
-        where, splits = " and ".join(self.splits), self._all_folds()
+        where, splits = next(iter(self.splits), ""), self._all_folds()
         cases = sorted({name for split in splits for side in _SIDES for name in split[side] if not is_synthetic(name)})
         try:
             patients = find_reading(self.name, cases).patients if cases else {}
@@ -210,7 +210,8 @@ class _Auditor:
         for fold, split in enumerate(splits if self.sides else []):
             training, validation = ({patients[i] for i in split[side] if i in patients} for side in _SIDES)
             if both := training & validation:
-                text = f"{where} has the same patients in training and validation: {first_names(both)}"
+                file = where if fold < len(self.raw_splits or splits) else list(self.splits)[-1]
+                text = f"{file} has the same patients in training and validation: {first_names(both)}"
                 remedy = "put all cases of a patient on the same side, or correct who the patients are"
                 self.problems.append(Problem(f"{text} (fold {fold}); {remedy}", fold, True))
         return patients

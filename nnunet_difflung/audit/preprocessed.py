@@ -90,17 +90,24 @@ def compare_preprocessed(
         own = [configuration for configuration in sharing if configuration.plans_name == plans] or sharing
         wanted = identifiers(place) & set(in_raw)
         chosen = [in_raw[name] for name in sorted(wanted if cases is None else wanted & set(cases))]
-        try:
-            ways = {way.digest: way for way in map(Preprocessing, own)}
-        except Unknown as error:
-            notes.append(f"the arrays in {place} were not compared with the raw dataset: {error}")
-            continue
-        found: list[Problem] = []
+        ways: dict[str, Preprocessing] = {}
+        reason = ""
+        for configuration in own:
+            try:
+                way = Preprocessing(configuration)
+                ways.setdefault(way.digest, way)
+            except Unknown as error:
+                reason = str(error)
+        if not ways:
+            notes.append(f"the arrays in {place} were not compared with the raw dataset: {reason}")
+        first: list[Problem] = []
         for way in ways.values():
             found = _compare(dataset_name, way, chosen, memo, progress)
+            first = first or found
             if not found:
                 break
-        problems += found
+        else:
+            problems += first
     problems += _label_problems(dataset_name, preprocessed / _LABELS, in_raw, cases, memo, _ending(raw))
     with as_private_as(raw):
         memo.save()

@@ -67,7 +67,8 @@ def _trainings(meta: dict) -> str:
 def _doses(meta: dict) -> list[str]:
     """How arms drew their synthetic cases, where it was not as nnU-Net draws all cases."""
     doses = {arm: dose for arm, dose in meta.get("doses", {}).items() if not dose.endswith("=cases")}
-    return [f"{arm} was trained with {dose}." for arm, dose in doses.items()]
+    told = {arm: [part.partition("=")[2] for part in dose.split()] for arm, dose in doses.items()}
+    return [f"Of the patches of {arm}, an expected share of {t[0]} was synthetic ({t[-1]})." for arm, t in told.items()]
 
 
 def _statistics(arms: dict[str, dict], reference: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -191,14 +192,15 @@ def check_cases(summaries: dict[tuple[str, str, int | str], Cases], trainings: T
 
 def _check_unseen(trainings: Trainings, summaries: Iterable[tuple[tuple[str, str, int | str], Cases]]) -> None:
     """Refuses predictions of cases that the fold's network was trained on, by the folds if they are known."""
-    splits, where = _splits_of(trainings.dataset)
-    for (arm, seed, fold), cases in summaries:
-        of_fold = [] if splits is None else splits if fold == "all" else splits[int(fold) : int(fold) + 1]
+    files = [folder / SPLITS for folder in dataset_folders(trainings.dataset) if folder and (folder / SPLITS).is_file()]
+    known = {file: read_json(file) for file in files}
+    for ((arm, seed, fold), cases), (file, splits) in product(summaries, known.items()):
+        of_fold = splits if fold == "all" else splits[int(fold) : int(fold) + 1]
         sides = ("train", "val") if fold == "all" else ("train",)
         if seen := sorted({case for split in of_fold for side in sides for case in split[side]}.intersection(cases)):
             raise BadInput(
-                f"{trainings.scored(seed, arm, fold)} has predictions of {seen[0]} ({len(seen)} such cases), on which "
-                f"fold {fold} was trained by {where}; predict cases that are in no fold, such as imagesTs"
+                f"{trainings.scored(seed, arm, fold)} has predictions of {seen[0]} ({len(seen)} such cases), a "
+                f"training case of fold {fold} in {file}; predict cases that are in no fold, such as imagesTs"
             )
 
 

@@ -91,7 +91,8 @@ def make_reading(
     hosts: Counter[str] = Counter()
     for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
         wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
-        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts)
+        new = max(1, (len(raw.cases) // 2 - len(hosts)) // (len(names) - position))
+        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, new)
     shown: list[Shown] = []
     for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
         shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
@@ -250,23 +251,25 @@ def _painted(
     looks: Looks,
     rng: np.random.Generator,
     hosts: Counter[str],
+    new: int,
 ) -> list[Shown]:
     """At most a number of painted lesions of a class, of as many cases.
 
     Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
-    knows that it was painted. Only half of the real cases may be hosts, since their own lesions are not shown.
+    knows that it was painted. Only half of the real cases may be hosts, of all classes, since their own lesions are not
+    shown.
 
     Args:
         hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
+        new: number of further hosts.
     """
     of_case, value = manifest["cases"], raw.roles.values[name]
-    identifiers = cases_of(manifest, method, name)
-    waiting = [identifiers[i] for i in rng.permutation(len(identifiers))]
+    identifiers = [case for case in cases_of(manifest, method, name) if of_case[case]["host"] in raw.cases]
+    waiting, most = [identifiers[i] for i in rng.permutation(len(identifiers))], len(hosts) + new
     patients = Counter(raw.patients[host] for host in hosts.elements())
     painted: list[Shown] = []
     while waiting and len(painted) < number:
-        more = len(hosts) < max(1, len(raw.cases) // 2)
-        allowed = [case for case in waiting if more or of_case[case]["host"] in hosts]
+        allowed = [case for case in waiting if len(hosts) < most or of_case[case]["host"] in hosts]
         if not allowed:
             break
         identifier = min(allowed, key=lambda case: _turn(of_case[case]["host"], hosts, patients, raw))

@@ -229,8 +229,8 @@ class Removal:
             self.lines.append(f"{path}: replaced by the raw original")
             if is_planned(path.parent):
                 self.lines.append(
-                    f"plans and preprocessed real cases in {path.parent} are kept, so that nnU-Net can train; the "
-                    f"plans count the synthetic cases, which matters only for the batch size of very small datasets "
+                    f"plans and preprocessed real cases in {path.parent} are kept, so that nnU-Net can train; plans "
+                    f"that count the synthetic cases matter only for the batch size of very small datasets "
                     f"(nnUNetv2_plan_and_preprocess makes them anew)"
                 )
 

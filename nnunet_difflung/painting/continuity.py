@@ -90,7 +90,13 @@ class AlongZ:
         }
 
 
-def add_lesions(tallies: Sequence[AlongZ], image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> None:
+def add_lesions(
+    tallies: Sequence[AlongZ],
+    image: np.ndarray,
+    lesions: np.ndarray,
+    normal: np.ndarray,
+    windows: Sequence[tuple[float, float]] = (),
+) -> None:
     """Counts each connected lesion by itself, in every channel.
 
     Args:
@@ -98,17 +104,21 @@ def add_lesions(tallies: Sequence[AlongZ], image: np.ndarray, lesions: np.ndarra
         image: (c, z, y, x) intensities.
         lesions: (z, y, x) bool.
         normal: (z, y, x) bool, normal lung.
+        windows: of the channels, to whose ends intensities are clipped; none: as they are.
     """
     parts, _ = ndimage.label(lesions)
+    limits = windows or [(-np.inf, np.inf)] * len(image)
     for number, (z, y, x) in enumerate(ndimage.find_objects(parts), start=1):
         box = (slice(max(0, z.start - 1), z.stop + 1), y, x)
         lesion = parts[box] == number
         if lesion.sum() >= MIN_VOXELS:
-            for tally, channel in zip(tallies, image, strict=True):
-                tally.add(np.asarray(channel[box]), lesion, normal[box])
+            for tally, channel, window in zip(tallies, image, limits, strict=True):
+                tally.add(np.clip(channel[box], *window), lesion, normal[box])
 
 
-def measured(image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> list[dict[str, float]] | None:
+def measured(
+    image: np.ndarray, lesions: np.ndarray, normal: np.ndarray, windows: Sequence[tuple[float, float]] = ()
+) -> list[dict[str, float]] | None:
     """The figures of a class in a case, channel by channel; None where nothing lies in two slices.
 
     Beside the figures: ``pairs`` and ``ends``, the number of voxels that they are of.
@@ -117,9 +127,10 @@ def measured(image: np.ndarray, lesions: np.ndarray, normal: np.ndarray) -> list
         image: (c, z, y, x) intensities.
         lesions: (z, y, x) bool.
         normal: (z, y, x) bool, normal lung.
+        windows: as for ``add_lesions``.
     """
     tallies = [AlongZ() for _ in image]
-    add_lesions(tallies, image, lesions, normal)
+    add_lesions(tallies, image, lesions, normal, windows)
     if not tallies[0].pairs:
         return None
     rows = [{name: value for name, value in tally.row().items() if np.isfinite(value)} for tally in tallies]
@@ -147,7 +158,7 @@ def of_case(
     changed[z - first] = applied.changed[(slice(None), *box)]
     normal, found = roles.is_normal(condition), {}
     for name in roles.pathologies:
-        rows = measured(_within(image, windows), changed & (condition == roles.values[name]), normal)
+        rows = measured(image, changed & (condition == roles.values[name]), normal, windows)
         if rows:
             found[name] = rows
     return found
@@ -164,11 +175,6 @@ class RealContinuity:
 
     all: dict[str, float]
     patients: dict[str, tuple[float, ...]]
-
-
-def _within(image: np.ndarray, windows: Sequence[tuple[float, float]]) -> np.ndarray:
-    """(c, z, y, x) intensities, each channel clipped to its window."""
-    return np.stack([np.clip(channel, *window) for channel, window in zip(image, windows, strict=True)])
 
 
 def continuity_reference(
@@ -192,9 +198,9 @@ def continuity_reference(
             holding = np.flatnonzero(facts.counts[name])
             if len(holding):
                 part = slice(max(0, int(holding[0]) - 1), int(holding[-1]) + 2)
-                values, label = _within(np.asarray(image[:, part]), windows), np.asarray(condition[part])
+                values, label = np.asarray(image[:, part]), np.asarray(condition[part])
                 tallies = found[name].setdefault(patients[identifier], [AlongZ() for _ in values])
-                add_lesions(tallies, values, label == roles.values[name], roles.is_normal(label))
+                add_lesions(tallies, values, label == roles.values[name], roles.is_normal(label), windows)
     return {name: [_real(channel) for channel in zip(*found[name].values(), strict=True)] for name in found}
 
 

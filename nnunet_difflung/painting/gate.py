@@ -414,6 +414,8 @@ def _most_different(cases: Sequence[dict]) -> int | None:
     unjudged = {number for row in cases for number in row.get("unjudged", ())}
     numbers = [n for n in range(len(cases[0]["channels"])) if n not in unjudged] or [0]
     parts = {n: [row["channels"][n] for row in cases] for n in numbers}
+    varying = {n: of for n, of in parts.items() if all(part["sd_ratio"] is not None for part in of)}
+    parts = varying or parts
     return max(
         parts, key=lambda n: float(np.mean([part["wasserstein"] / part["max_wasserstein"] for part in parts[n]]))
     )

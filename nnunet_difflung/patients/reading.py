@@ -12,6 +12,7 @@ from nnunet_difflung.paths import dataset_folders
 from nnunet_difflung.patients.candidates import Candidate, examples, plausible_readings, slices_of_series
 from nnunet_difflung.patients.doubts import doubt_of_slices, spelled_alike
 from nnunet_difflung.patients.ids import (
+    UnknownPatients,
     are_readable,
     by_pattern,
     read_id,
@@ -309,7 +310,7 @@ def _read_as_recorded(name: str, record: Record, new: Sequence[str]) -> dict[str
     by_ids = all(read[case] == patient for case, patient in record.patients.items())
     if record.source == "file" or unclear or not by_ids or not are_readable(read):
         case = unclear[0] if unclear else new[0]
-        raise BadInput(
+        raise UnknownPatients(
             f"case {case} is not among the cases of {name} whose patients are recorded in {record.path}, and its "
             f"patient cannot be told from its id; give --patients FILE with a row for each case, or --patient-pattern"
         )

@@ -92,7 +92,8 @@ def estimate_bytes(fold: Fold) -> tuple[int, int]:
     channels = len(fold.raw.channels)
     cases = voxels * (4 * channels + 2)
     sampling = fold.settings.sampling
-    again = sampling.repaints if sampling.gate == "drop" and family_of(fold.method).varies else 0
+    dropping = "drop" in (sampling.gate, sampling.memorised) or sampling.candidates > 1
+    again = sampling.repaints if dropping and family_of(fold.method).varies else 0
     return cases, cases + painted * 4 * channels * sampling.candidates * (1 + again)
 
 

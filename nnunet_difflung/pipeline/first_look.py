@@ -1,4 +1,4 @@
-"""What a dry run needs of a case, found by the process that has read it, so that nobody reads or sends it again."""
+"""What a dry run needs of a case, found by the process that has read it: images are neither read nor sent again."""
 
 from __future__ import annotations
 

@@ -184,9 +184,10 @@ def warn_or_refuse_values(raw: RawDataset, facts: dict[str, CaseFacts], settings
             warn(line)
 
 
-def _is_volume(path: str) -> bool:
+def _is_volume(path: str, unknown: bool = False) -> bool:
+    """Whether a file holds several slices; ``unknown`` where its header cannot be read."""
     shape, _ = shape_and_bytes(path)
-    return len(shape) == 3 and shape[2] > 1
+    return len(shape) == 3 and shape[2] > 1 if shape else unknown
 
 
 def check_box(raw: RawDataset, settings: Settings) -> None:
@@ -213,7 +214,7 @@ def without_idle_options(raw: RawDataset, settings: Settings, shown: bool) -> Se
     """
     given = {"--box": settings.sampling.box, "--neighbours": settings.generator.neighbours}
     idle = [name for name, value in given.items() if value is not None]
-    if not idle or any(_is_volume(case.images[0]) for case in raw.cases.values()):
+    if not idle or any(_is_volume(case.images[0], unknown=True) for case in raw.cases.values()):
         return settings
     if shown:
         note(f"{raw.name} holds single slices, so {' and '.join(idle)} {'have' if idle[1:] else 'has'} no effect.")

@@ -23,10 +23,16 @@ from nnunet_difflung.paths import (
     nnunet_folder,
     results_folder,
 )
-from nnunet_difflung.patients.candidates import plausible_readings
+from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
 from nnunet_difflung.pipeline.report import read_report
 
-_LONG = 3  # characters of a possible patient's name; shorter ones are rather figures of a sentence
+
+def _is_figure(name: str) -> bool:
+    """Whether a possible patient's name is rather a figure of a sentence."""
+    return name.isdigit() or len(name) < _SHORT
+
+
+_SHORT = 3  # characters
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,12 @@ class Records:
         earlier = {*self.manifest.get("patients", {}), *used} - set(self.raw.cases)
         cases, known = [*sorted(self.raw.cases), *sorted(earlier)], set(self.raw.patients.values())
         others = set(self.manifest.get("patients", {}).values())
-        for reading in plausible_readings(cases):  # which the audit names where folds seem to cut through patients
-            others |= {patient for patient in reading.patients.values() if len(patient) >= _LONG}
+        for ids in (
+            sorted(self.manifest.get("patients", {})),
+            cases,
+        ):  # the audit names some of these possible patients
+            for reading in plausible_readings(ids) or filter(None, [slices_of_series(ids)]):
+                others |= {patient for patient in reading.patients.values() if not _is_figure(patient)}
         called = {patient: f"patient {n}" for n, patient in enumerate([*sorted(known), *sorted(others - known)], 1)}
         return called | {identifier: f"real {n}" for n, identifier in enumerate(cases, 1)}
 

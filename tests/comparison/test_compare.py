@@ -291,11 +291,11 @@ def test_predictions_of_training_cases_are_refused(results, capsys):
             write_training(results, arm, {"p9_s1": CBMAT["p3_s0"], "p2_s0": CBMAT["p2_s0"]}, fold, scored="test")
     assert compared("--predictions", "test")["meta"]["cases"] == 2, "fold 0 has not seen its validation case"
     message = refusal(capsys, "--predictions", "test", "-f", "all")
-    assert "has predictions of p2_s0 (1 such cases), on which fold all was trained by" in message
+    assert "has predictions of p2_s0 (1 such cases), a training case of fold all in" in message
     for arm in ("reference", "cbmat"):
         write_training(results, arm, {"p9_s0": CBMAT["p3_s0"], "p1_s0": CBMAT["p2_s0"]}, scored="test")
     message = refusal(capsys, "--predictions", "test")
-    assert "fold_0/test has predictions of p1_s0 (2 such cases), on which fold 0 was trained by" in message
+    assert "fold_0/test has predictions of p1_s0 (2 such cases), a training case of fold 0 in" in message
 
 
 def write_dosed(results, *doses: str | None):
@@ -310,7 +310,7 @@ def test_the_dose_of_an_arm_is_told(results):
     write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=0.5 DIFFLUNG_SYNTHETIC_SCHEDULE=constant", None)
     table = compared("--arms", "reference", "difflung", folds=("0", "1"))
     assert table["meta"]["doses"] == {"difflung": "DIFFLUNG_SYNTHETIC_SHARE=0.5 DIFFLUNG_SYNTHETIC_SCHEDULE=constant"}
-    assert "difflung was trained with DIFFLUNG_SYNTHETIC_SHARE=0.5" in methods_paragraph(table)
+    assert "Of the patches of difflung, an expected share of 0.5 was synthetic (constant)." in methods_paragraph(table)
     write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=cases")
     assert "SYNTHETIC_SHARE" not in methods_paragraph(compared("--arms", "reference", "difflung"))
 

@@ -31,6 +31,7 @@ CONVERTERS = sorted(path.stem for path in (ROOT / "dataset_conversion").glob("Da
 OF_NNUNET = {
     "--c",
     "--val",
+    "--val_best",
     "--clean",
     "-pretrained_weights",
 }  # options of nnU-Net's commands that stand by themselves in the text
