@@ -58,6 +58,7 @@ class Scan:
         faults: structure → why it cannot be placed on the image, one line. The patient is refused if the mapping uses
             the structure.
         derived: names of structures that no reader drew.
+        apart: whether the slices are pictures that do not form a volume: how far apart they are is not known.
     """
 
     image: sitk.Image
@@ -68,6 +69,7 @@ class Scan:
     notes: tuple[Note, ...] = field(default=())
     faults: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    apart: bool = False
 
 
 class Source(Protocol):

@@ -127,6 +127,7 @@ class SliceSource:
             {name: self._placed(mask) for name, mask in drawn.items()},
             annotated=annotated,
             notes=_gathered(notes),
+            apart=True,
         )
 
     def _placed(self, array: np.ndarray) -> sitk.Image:

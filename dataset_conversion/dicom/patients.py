@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,7 +44,7 @@ class DicomFiles:
     """The files of what is taken as a patient.
 
     Attributes:
-        name: of the patient's folder, or p001, … if patients share folders.
+        name: of the patient's folder, or p001, … of patients who share one.
         headers: of the files, in the order of their paths.
         notes: for the report.
         identified: whether headers tell the patient, and not only the folder.
@@ -67,9 +67,10 @@ def files_by_patient(root: Path) -> Iterator[DicomFiles]:
     groups: dict[tuple[str, str], list[Header]] = {}
     for identity, (_, header) in zip(identities, files, strict=True):
         groups.setdefault((identity, "" if identity else _top(header)), []).append(header)
-    names = _names([_home(group) for group in groups.values()], root)
-    if len(groups) > 1 and names[0] == "p001":
-        text = "patients share folders: they are named p001, p002, … in the order of the path of their first file"
+    homes = [_home(group) for group in groups.values()]
+    names = _names(homes, root)
+    if len(set(homes)) < len(homes):
+        text = "patients share folders: these are named p001, p002, … in the order of the path of their first file"
         notes += (Note(text),)
     for name, ((identity, _), group) in zip(names, groups.items(), strict=True):
         headers, told = told_apart(group, root)
@@ -200,9 +201,17 @@ def _common(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _names(homes: Sequence[tuple[str, ...]], root: Path) -> list[str]:
-    """A name for each patient: as many folder levels below their common folder as are needed to tell them apart."""
-    if len(set(homes)) < len(homes):
-        return [f"p{i:03d}" for i in range(1, len(homes) + 1)]
+    """A name for each patient: as many folder levels below their common folder as are needed to tell them apart.
+
+    Patients who share a folder get numbers. The others keep the names of theirs: without a PatientID these alone tell
+    whether several of them are one.
+    """
+    numbers = Counter(homes)
+    if len(numbers) < len(homes):
+        own = [home for home in homes if numbers[home] == 1]
+        named = dict(zip(own, _names(own, root), strict=True)) if own else {}
+        taken = set(named.values())
+        return [named.get(home) or _number(i, taken) for i, home in enumerate(homes, 1)]
     start = len(_common(homes)) if len(homes) > 1 else 0
     depth = next(
         (
@@ -213,3 +222,8 @@ def _names(homes: Sequence[tuple[str, ...]], root: Path) -> list[str]:
         0,
     )
     return ["/".join(h[start : start + depth]) or root.resolve().name for h in homes]
+
+
+def _number(i: int, taken: Collection[str]) -> str:
+    name = f"p{i:03d}"
+    return name if name not in taken else f"{name}_shared"

@@ -21,7 +21,7 @@ from nnunet_difflung.dataset_conversion.imaging.airways import find_airways
 from nnunet_difflung.dataset_conversion.imaging.body import body_mask
 from nnunet_difflung.dataset_conversion.imaging.geometry import turned_with
 from nnunet_difflung.dataset_conversion.imaging.lung_doubts import lung_notes
-from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_slices
+from nnunet_difflung.dataset_conversion.imaging.repair import closed, costal_dents, fill_holes
 from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import window_name
@@ -150,7 +150,7 @@ def _threshold_lungs(
     allowed = body & ~airways
     mask = np.zeros_like(body)
     for lung in choose_lungs(small, inside & ~airways, body, coarse):
-        filled = fill_slices(closed(lung, coarse))
+        filled = fill_holes(closed(lung, coarse), coarse)
         mask |= (filled | costal_dents(filled, body, small, coarse)) & allowed
     return mask if step == 1 else _refined(mask, mask & ~air, airways, hu, step)
 

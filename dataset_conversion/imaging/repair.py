@@ -7,6 +7,7 @@ from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
 CLOSING = 10.0  # mm; radius that closes vessels, fissures and nodules up to 20 mm wide
+ISLAND = 700.0  # mm² in a slice; as of a disc 30 mm wide
 DENT = 150.0  # mm² in a slice; smaller gaps under the convex hull are imprints of ribs
 SHALLOW = 0.75  # mean depth of a dent below the skin over that of the lung; above this it is heart or liver
 MEDIAL = 0.5  # cosine; hull that faces the middle of the body by more than this closes the mediastinum
@@ -14,9 +15,18 @@ CUT = 0.15  # largest share of the body's outline that may lie on the edge of th
 BONE = 200.0  # HU; higher values are bone
 
 
-def fill_slices(mask: np.ndarray) -> np.ndarray:
-    """(z, y, x) bool with the holes of every axial slice filled."""
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
+def fill_holes(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """A lung (z, y, x) with what it encloses: in 3D, and in a slice if that is no larger than a vessel or nodule.
+
+    The dome of the diaphragm is a larger island in a slice, but not in 3D.
+    """
+    filled = ndimage.binary_fill_holes(mask)
+    for plane in filled:
+        islands, _ = ndimage.label(ndimage.binary_fill_holes(plane) & ~plane)
+        small = np.bincount(islands.ravel()) * spacing[1] * spacing[2] <= ISLAND
+        small[0] = False
+        plane |= small[islands]
+    return filled
 
 
 def closed(lung: np.ndarray, spacing: tuple[float, float, float], radius: float = CLOSING) -> np.ndarray:

@@ -220,7 +220,9 @@ def parse_mapping(content: Any) -> LabelMapping:
         raise BadInput(f"lung: {lung!r} is unknown; expected {', '.join(LUNGS[:-1])} or {LUNGS[-1]}")
     rules = []
     names = list(content["labels"].items())
-    if lung != "none" and NORMAL not in content["labels"]:
+    known = normal_by_name([label for label in content["labels"] if isinstance(label, str)])
+    normal = known[0] if len(known) == 1 and NORMAL not in content["labels"] else NORMAL
+    if lung != "none" and normal not in content["labels"]:
         names.insert(0, (NORMAL, []))
     for value, (label, entry) in enumerate(names, start=1):
         if not isinstance(label, str) or not LABEL.fullmatch(label) or label in ("background", IGNORE):
@@ -229,7 +231,7 @@ def parse_mapping(content: Any) -> LabelMapping:
                 f"nnU-Net's ignore label, use ignore_label){_QUOTE if not isinstance(label, str) else ''}"
             )
         rule = _rule(label, value, entry)
-        if not rule.structures and not (label == NORMAL and lung != "none"):
+        if not rule.structures and not (label == normal and lung != "none"):
             raise BadInput(f"label {label} has no structures; give regular expressions, or remove the label")
         rules.append(rule)
     if not rules:

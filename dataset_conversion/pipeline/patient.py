@@ -73,6 +73,11 @@ def convert_patient(
     for number, source in enumerate(patient.sources):
         location = f"{source.folder}, patient {patient.name}"
         scan = source.load()
+        if scan.apart and options.form == "volumes":
+            raise BadInput(
+                f"{location}: pictures of slices form no volume, since nobody knows how far apart they are; leave "
+                f"--as volumes out"
+            )
         structures |= set(scan.structures)
         labelled = label_scan(scan, mapping, options, location)
         if channel not in ("", labelled.channel):
@@ -113,7 +118,7 @@ def label_scan(scan: Scan, mapping: LabelMapping, options: ConvertOptions, locat
     rules = [mapping.rule_of(name) for name in scan.derived]
     derived = tuple(rule.label for rule in rules if rule is not None)
     if mapping.lung != "none" and not (label == normal).any():
-        lungs = lungs_of(image, label, mapping, location)
+        lungs = (_lungs_of_each if scan.apart else lungs_of)(image, label, mapping, location)
         notes += lungs.notes
         label[(lungs.mask > 0) & (label == 0)] = normal
         derived = (next(name for name, value in mapping.labels.items() if value == normal),)
@@ -183,6 +188,26 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) 
             text = f"{name}: {count} of its {len(inside)} voxels lie outside the image"
             return [Note(text, Kind.DROPPED, count, "voxels of structures outside the image")]
     return []
+
+
+def _lungs_of_each(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:
+    """``lungs_of`` slices that do not form a volume, each by itself.
+
+    Raises:
+        BadInput: no slice shows lungs, or the values are not HU.
+    """
+    masks, notes, fault = np.zeros(label.shape, np.uint8), [], None
+    for z in range(len(label)):
+        try:
+            lungs = lungs_of(image[:, :, z : z + 1], label[z : z + 1], mapping, location)
+        except BadInput as error:
+            fault = fault or error
+            continue
+        masks[z] = lungs.mask[0]
+        notes += [note for note in lungs.notes if note not in notes]
+    if fault is not None and not masks.any():
+        raise fault
+    return DerivedLungs(masks, tuple(notes))
 
 
 def lungs_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:
