@@ -164,7 +164,8 @@ def _same_person(files: Sequence[tuple[Person, Header]]) -> Mapping[str, str]:
     ids_of: dict[tuple[str, str], list[str]] = {}
     for person, _ in files:
         name = person.name.casefold().rstrip("^")
-        if _id(person) and person.birth_date and not _NOBODY.fullmatch(name):
+        nobody = all(map(_NOBODY.fullmatch, re.split(r"[\s^=]+", name)))
+        if _id(person) and person.birth_date and not nobody:
             ids = ids_of.setdefault((name, person.birth_date), [])
             ids += [_id(person)] * (_id(person) not in ids)
     if len(ids_of) < 2:

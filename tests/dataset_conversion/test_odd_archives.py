@@ -11,7 +11,8 @@ import SimpleITK as sitk
 
 from nnunet_difflung.dataset_conversion.archive.grouping import Named, grouped
 from nnunet_difflung.dataset_conversion.archive.options import ArchiveOptions
-from nnunet_difflung.dataset_conversion.dicom.patients import _names
+from nnunet_difflung.dataset_conversion.dicom.headers import Person
+from nnunet_difflung.dataset_conversion.dicom.patients import _names, _same_person
 from nnunet_difflung.dataset_conversion.imaging import lung_mask
 from nnunet_difflung.dataset_conversion.imaging.repair import fill_holes
 from nnunet_difflung.dataset_conversion.pipeline import archive, patient
@@ -113,3 +114,12 @@ def test_the_dome_of_the_diaphragm_is_no_hole_of_the_lung_and_vessels_and_masses
     assert not (filled & large).any()
     assert filled[vessel].all()
     assert filled[tumour].all()
+
+
+@pytest.mark.parametrize(("name", "joined"), [("ANONYMOUS^PATIENT", False), ("Anon^", False), ("Doe^Anna", True)])
+def test_a_name_of_nobody_joins_no_patients(name, joined):
+    def file(patient_id: str, name: str, born: str):
+        return Person(patient_id, name, born), SimpleNamespace(path=f"{patient_id}/1.dcm")
+
+    files = [file(patient_id, name, "19000101") for patient_id in "abc"] + [file("d", "Roe^Jane", "19500203")]
+    assert bool(_same_person(files)) is joined
