@@ -21,13 +21,13 @@ from nnunet_difflung.runtime.files import write_bytes
 MAPPING = "difflung_mapping.yaml"
 LONGEST = 60  # characters of the name of a label
 _GUESSES = (  # label, and how structures of it are often named
+    (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),  # what no other fits
     ("emphysema", r".*emph?ysema.*"),
     ("ground_glass", r".*(ggo|ground.?glass).*"),
     ("consolidation", r".*consolid.*"),
     ("fibrosis", r".*fibro.*|.*honeycomb.*"),
     ("pleural_effusion", r".*effusion.*"),
     ("tumour", r"(gtv|ctv).*|.*(tumou?r|nodule|mass|lesion|cancer|carcinoma).*"),
-    (NORMAL, r"(.*[ _-])?lungs?([ _-].*)?|healthy.*"),  # unless a word says something else
 )
 
 
@@ -96,7 +96,7 @@ def _label_of(name: str, labels: Mapping[str, Sequence[str]]) -> str:
     for label, names in labels.items():
         if any(re.fullmatch(re.escape(other), name, re.IGNORECASE) for other in names):
             return label
-    for label, pattern in _GUESSES:
+    for label, pattern in (*_GUESSES[1:], _GUESSES[0]):
         if re.fullmatch(pattern, name, re.IGNORECASE):
             if label == NORMAL and meaning_of(name) in (Meaning.DISEASE, Meaning.STRUCTURE, Meaning.UNSURE):
                 continue

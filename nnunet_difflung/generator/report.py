@@ -85,7 +85,8 @@ class TrainingReport:
     def after_steps(self, steps: int, state: TrainingState, bar: tqdm, source: BatchSource) -> None:
         """Call this when the losses of ``steps`` more steps have been read, and whenever the report is due."""
         bar.update(steps)
-        if self.due(state) or state.step == self.total:
+        first = self.writes and self.visible and state.step in self.sheets and not self.rows  # for the curve
+        if state.step % self.every == 0 or state.step == self.total or first:
             row = {
                 "step": state.step,
                 "loss": float(np.mean(state.pending_losses)),

@@ -142,7 +142,9 @@ def test_arrays_are_judged_by_the_plans_that_they_are_used_with(made):
     assert "another image" in problem.text
     assert "nnUNetv2_preprocess -d 801 -plans_name aPlans -c 2d" in problem.text
     _swapped_arrays(dataset)
-    assert len(preprocessed_problems(NAME)) == 1, "no plans fit"
+    found = preprocessed_problems(NAME)
+    assert found, "no plans fit"
+    assert all("-plans_name aPlans" in problem.text for problem in found)
 
 
 def test_a_label_where_the_image_is_zero_counts_for_the_mask_as_in_nnunet(made):

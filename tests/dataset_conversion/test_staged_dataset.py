@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -219,6 +220,7 @@ def test_a_dataset_is_not_replaced_while_another_command_changes_it(raw_folder, 
         printed = ""
         while "waiting for it" not in printed:
             assert replacing.is_alive()
+            time.sleep(0.1)  # what is written while capsys is being read is lost
             printed += capsys.readouterr().err
         assert (raw_folder / NAME / "dataset.json").read_text() == "old"
     replacing.join()

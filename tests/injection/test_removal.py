@@ -174,7 +174,7 @@ def test_the_fingerprint_of_the_real_cases_stays_where_plans_need_it(folders, pl
         return
     assert sha256(fingerprint) == ours
     assert any("dataset_fingerprint.json is kept: it is that of the real cases" in line for line in lines)
-    assert any("matters only for the batch size of very small datasets" in line for line in lines)
+    assert any("matter only for the batch size of very small datasets" in line for line in lines)
     assert tree_hashes(folders[0]) == {k: v for k, v in before.items() if k.startswith(str(folders[0]))}
     left = [path.name for path in raw.preprocessed.rglob("*") if path.is_file()]
     assert not [name for name in left if "difflung" in name]
