@@ -231,10 +231,12 @@ def test_training_patients_must_be_left(command):
 def test_slices_and_their_patients(command):
     write_slices(command.archive)
     (command.archive / "images" / "p2_s00.png").write_bytes(b"no picture")
-    message = command.refused("--pixel-spacing", "4", mapping=VALUES)
+    pixels = ("--pixel-spacing", "4", "--as", "slices")
+    message = command.refused(*pixels, mapping=VALUES)
     assert "p2_s00.png" in message
-    assert command("--pixel-spacing", "4", "--skip-faulty")[0] == 0
-    assert command.cases() == {"p1", "p3"}
+    assert "form no volume" in command.refused(*pixels[:3], "volumes", "--skip-faulty")
+    assert command(*pixels, "--skip-faulty")[0] == 0
+    assert {case.partition("_")[0] for case in command.cases()} == {"p1", "p3"}
 
 
 @pytest.mark.parametrize("options", [["--skip-faulty"], ["--exclude", "p2"], []])
