@@ -412,7 +412,8 @@ def test_nothing_but_an_export_is_replaced(home, results, tmp_path):
 
 def test_other_zip_files_and_models_are_not_replaced(home, out, tmp_path):
     backup = tmp_path / "backup.zip"
-    for name in ("imagesTr/p1.nii.gz", "Dataset801_X/model/letter.txt", "Dataset801_X/model/MODEL_CARD.md"):
+    model = "Dataset801_X/model"
+    for name in (f"{model}/dataset.json", "imagesTr/p1.nii.gz", f"{model}/letter.txt", f"{model}/MODEL_CARD.md"):
         with zipfile.ZipFile(backup, "a") as file:
             file.writestr(name, "dear")
         with pytest.raises(BadInput, match="is no zip file of an exported model"):
