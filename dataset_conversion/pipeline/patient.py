@@ -191,12 +191,13 @@ def _check_place(mask: sitk.Image, image: sitk.Image, name: str, location: str) 
 
 
 def _lungs_of_each(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:
-    """``lungs_of`` slices that do not form a volume, each by itself.
+    """``lungs_of`` slices that do not form a volume, each by itself; what is noted of several is noted once.
 
     Raises:
         BadInput: no slice shows lungs, or the values are not HU.
     """
-    masks, notes, fault = np.zeros(label.shape, np.uint8), [], None
+    masks, fault = np.zeros(label.shape, np.uint8), None
+    notes: dict[str, list[Note]] = {}
     for z in range(len(label)):
         try:
             lungs = lungs_of(image[:, :, z : z + 1], label[z : z + 1], mapping, location)
@@ -204,10 +205,15 @@ def _lungs_of_each(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, 
             fault = fault or error
             continue
         masks[z] = lungs.mask[0]
-        notes += [note for note in lungs.notes if note not in notes]
+        for note in lungs.notes:
+            notes.setdefault(note.what or note.text, []).append(note)
     if fault is not None and not masks.any():
         raise fault
-    return DerivedLungs(masks, tuple(notes))
+    told = [
+        replace(first, text=f"{first.text} (other slices with this: {len(more)})" if more else first.text)
+        for first, *more in notes.values()
+    ]
+    return DerivedLungs(masks, tuple(told))
 
 
 def lungs_of(image: sitk.Image, label: np.ndarray, mapping: LabelMapping, location: str) -> DerivedLungs:

@@ -26,13 +26,7 @@ from nnunet_difflung.paths import (
 from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
 from nnunet_difflung.pipeline.report import read_report
 
-
-def _is_figure(name: str) -> bool:
-    """Whether a possible patient's name is rather a figure of a sentence."""
-    return name.isdigit() or len(name) < _SHORT
-
-
-_SHORT = 3  # characters
+_SHORT = 3  # characters; a possible patient with fewer is rather a figure of a sentence
 
 
 @dataclass(frozen=True)
@@ -106,16 +100,13 @@ class Records:
     @cached_property
     def _numbers(self) -> dict[str, str]:
         """Every name that could say who a patient is → what it is called instead."""
-        used = {source for case in self.manifest["cases"].values() for source in (case["host"], *case["sources"])}
-        earlier = {*self.manifest.get("patients", {}), *used} - set(self.raw.cases)
-        cases, known = [*sorted(self.raw.cases), *sorted(earlier)], set(self.raw.patients.values())
-        others = set(self.manifest.get("patients", {}).values())
-        for ids in (
-            sorted(self.manifest.get("patients", {})),
-            cases,
-        ):  # the audit names some of these possible patients
+        recorded, known = self.manifest.get("patients", {}), set(self.raw.patients.values())
+        used = {i for case in self.manifest["cases"].values() for i in (case["host"], *case.get("sources", ()))}
+        cases = [*sorted(self.raw.cases), *sorted({*recorded, *used} - set(self.raw.cases))]
+        others = set(recorded.values())
+        for ids in (sorted(recorded), cases):  # the audit may name a patient by a reading of either
             for reading in plausible_readings(ids) or filter(None, [slices_of_series(ids)]):
-                others |= {patient for patient in reading.patients.values() if not _is_figure(patient)}
+                others |= {name for name in reading.patients.values() if len(name) >= _SHORT and not name.isdigit()}
         called = {patient: f"patient {n}" for n, patient in enumerate([*sorted(known), *sorted(others - known)], 1)}
         return called | {identifier: f"real {n}" for n, identifier in enumerate(cases, 1)}
 

@@ -15,6 +15,7 @@ from nnunet_difflung.dataset_conversion.dicom.headers import Person
 from nnunet_difflung.dataset_conversion.dicom.patients import _names, _same_person
 from nnunet_difflung.dataset_conversion.imaging import lung_mask
 from nnunet_difflung.dataset_conversion.imaging.repair import fill_holes
+from nnunet_difflung.dataset_conversion.notes import Note
 from nnunet_difflung.dataset_conversion.pipeline import archive, patient
 from nnunet_difflung.dataset_conversion.pipeline.leaving_out import MOST_LISTED
 from nnunet_difflung.dataset_conversion.pipeline.listing import _label_of
@@ -83,7 +84,8 @@ def test_slices_that_form_no_volume_have_lungs_of_their_own(monkeypatch):
         seen.append(image.GetSize())
         if len(seen) == 2:
             raise BadInput("no lung was found")
-        return lung_mask.DerivedLungs(np.ones(image.GetSize()[::-1], np.uint8), ())
+        notes = (Note(f"{len(seen)} ml", what="lungs found"), *[Note("odd")] * (len(seen) == 3))
+        return lung_mask.DerivedLungs(np.ones(image.GetSize()[::-1], np.uint8), notes)
 
     monkeypatch.setattr(patient, "derive_lungs", derive)
     image, label = sitk.Image([20, 30, 3], sitk.sitkInt16), np.zeros((3, 30, 20), np.uint8)
@@ -91,6 +93,7 @@ def test_slices_that_form_no_volume_have_lungs_of_their_own(monkeypatch):
     lungs = patient._lungs_of_each(image, label, mapping, "here")
     assert seen == [(20, 30, 1)] * 3
     assert lungs.mask.any((1, 2)).tolist() == [True, False, True]
+    assert [note.text for note in lungs.notes] == ["1 ml (other slices with this: 1)", "odd"]
 
 
 @pytest.mark.parametrize("name", ["normal_lung", "Lung", "healthy lung"])
