@@ -31,6 +31,8 @@ class Listing:
         intensity: lowest and highest value (HU if the archive gives the rescaling).
         structures: names of the drawn structures, sorted.
         problems: reasons why this patient cannot be converted, one line each.
+        named: name, value and layer of each structure that a file beside the label maps may name, in the order of
+            ``files``.
     """
 
     patient: str
@@ -41,6 +43,7 @@ class Listing:
     intensity: tuple[float, float]
     structures: tuple[str, ...]
     problems: tuple[str, ...] = ()
+    named: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ class MaskFile:
         """Names of the structures in this file."""
         return tuple(dict.fromkeys(segment.name for segment in self.drawn()))
 
+    def named(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, value and layer of each structure in this file."""
+        return tuple((segment.name, segment.value, segment.layer) for segment in self.drawn())
+
     def problem(self, folder: Path) -> str:
         """One line that says why the file cannot be used as a label map, or ""."""
         about, path = self.facts, folder / self.path

@@ -53,6 +53,7 @@ class SliceSource:
             (min(f.low for f in facts), max(f.high for f in facts)),
             tuple(sorted(structures)),
             tuple(self._problems(structures)),
+            tuple(named for labelled in self.slices for mask in labelled.masks for named in mask.named()),
         )
 
     def _structures(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from nnunet_difflung.dataset_conversion.imaging.intensities import AIR
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.dataset_conversion.sources import Listing, Scan
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.completeness import voxel_file
 
 IN_PLANE = 0.1  # degrees by which the axes of a slice may differ from a right angle
 
@@ -48,14 +50,21 @@ class VolumeSource:
         problems += self.labelled.twice(self.folder)
         return Listing(
             self.patient,
-            (self.labelled.path, *(mask.path for mask in masks)),
+            self._files(),
             about.size,
             about.spacing,
             "",
             (about.low, about.high),
             tuple(sorted(structures)),
             tuple(p for p in problems if p),
+            tuple(named for mask in masks for named in mask.named()),
         )
+
+    def _files(self) -> tuple[str, ...]:
+        """The files of image and label maps, and those in which headers say that their voxels are."""
+        files = [self.labelled.path, *(mask.path for mask in self.labelled.masks)]
+        voxels = [voxel_file(self.folder / file) for file in files]
+        return (*files, *(os.path.relpath(file, self.folder) for file in voxels if file))
 
     def _nothing_drawn(self) -> str:
         if not self.labelled.masks:

@@ -36,6 +36,10 @@ _NOBODY = re.compile(
 )
 _JOINED = "files with different PatientIDs, but the same name and date of birth, are taken as one patient"
 _BY_FOLDER = "files without a PatientID are taken to belong to the patient of their folder"
+_IN_ONE_FOLDER = (
+    "all files of the archive lie in one folder and have the same PatientID, or none: they are taken as one patient; if "
+    "the folders in it are patients, give that folder with -i"
+)
 _SPELLED = "PatientIDs that differ only in upper and lower case, or in how accents are stored, are taken as one patient"
 
 
@@ -109,6 +113,9 @@ def _identities(
         what = "have the same PatientID" if readable != {""} else "lack a PatientID"
         text = f"all files of the archive {what}: each folder is taken as one patient"
         return [""] * len(files), (Note(text, Kind.GUESSED),), {}
+    told = [Note(_JOINED, Kind.GUESSED)] if same else []
+    if len(readable) == 1 and len(_folders_below([header for _, header in files if header.modality == "CT"])) > 1:
+        told.append(Note(_IN_ONE_FOLDER, Kind.GUESSED))
     notes_of: dict[str, list[Note]] = defaultdict(list)
     spellings: dict[str, set[str]] = defaultdict(set)
     for person, _ in files:
@@ -121,7 +128,7 @@ def _identities(
     guessed = Counter(new for old, new, is_readable in readable_files if new and not old and is_readable)
     for identity, number in guessed.items():
         notes_of[identity].append(Note(_BY_FOLDER, Kind.GUESSED, number))
-    return completed, (Note(_JOINED, Kind.GUESSED),) if same else (), notes_of
+    return completed, tuple(told), notes_of
 
 
 def _completed(identities: Sequence[str], folders: Sequence[tuple[str, ...]]) -> list[str]:
@@ -186,6 +193,13 @@ def _same_person(files: Sequence[tuple[Person, Header]]) -> Mapping[str, str]:
 
 def _top(header: Header) -> str:
     return PurePosixPath(header.path).parts[0] if header.folder != "." else "."
+
+
+def _folders_below(headers: Sequence[Header]) -> set[str]:
+    """Names of the folders that hold files in the deepest folder that holds all of them."""
+    folders = [PurePosixPath(header.path).parts[:-1] for header in headers]
+    depth = len(_common(folders)) if folders else 0
+    return {folder[depth] for folder in folders if len(folder) > depth}
 
 
 def _home(headers: Sequence[Header]) -> tuple[str, ...]:

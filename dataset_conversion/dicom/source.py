@@ -350,4 +350,6 @@ def _scans(patient: DicomSource) -> list[DicomSource]:
         return [patient]
     if len(drawn_on) < 2:
         return [patient]
-    return [replace(patient, headers=(*series[uid], *drawn_on[uid])) for uid in series if uid in drawn_on]
+    slices_or_unknown = [h for h in patient.headers if h.modality in ("", "CT")]
+    lost = [h for h in slices_or_unknown if h.problem or not (h.localizer or has_place(h))]  # each scan checks them
+    return [replace(patient, headers=(*series[uid], *drawn_on[uid], *lost)) for uid in series if uid in drawn_on]

@@ -152,7 +152,8 @@ def state_of(patient: Patient) -> dict:
     Returns:
         ``test``; ``files`` with path and size; ``stamp``: the modification times of the files and, for each scan, the
         spacing and the structures, which depend on options and on the files of other patients; ``keys``: what
-        ``dataset.contents.stat_key`` says of each file.
+        ``dataset.contents.stat_key`` says of each file; ``named``: what each label means, which may depend on files
+        beside the label maps.
     """
     listings = [source.listing() for source in patient.sources]
     files = [
@@ -168,6 +169,7 @@ def state_of(patient: Patient) -> dict:
             [[list(map(float, listing.spacing)), list(listing.structures)] for listing in listings],
         ],
         "keys": [key for _, key in files],
+        "named": [[list(named) for named in listing.named] for listing in listings],
     }
 
 
@@ -186,10 +188,11 @@ def is_unchanged(patient: Patient, note: Mapping) -> bool:
     Args:
         patient: as it is now.
         note: what was recorded, with ``state_of`` and ``hashes_of``; earlier versions recorded neither ``keys`` nor
-            ``hashes``, so that only sizes and times can be compared.
+            ``hashes``, so that only sizes and times can be compared, nor ``named``.
     """
     state = state_of(patient)
-    if any(note[name] != state[name] for name in ("test", "files", "stamp")):
+    before = {"named": state["named"], **note}
+    if any(before[name] != state[name] for name in ("test", "files", "stamp", "named")):
         return False
     if "keys" not in note or note["keys"] == state["keys"]:
         return True

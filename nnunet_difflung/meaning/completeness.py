@@ -64,6 +64,27 @@ def damage(path: Path, quickly: bool = False) -> str:
     return ""
 
 
+def voxel_file(path: Path) -> Path | None:
+    """The file beside a header that holds the voxels (``.mhd``, ``.nhdr``, ``.hdr``); None if the header's own does.
+
+    None, too, if the voxels are in several files, or if the header cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".hdr":
+            return next((p for p in map(path.with_suffix, (".img", ".img.gz", ".IMG")) if p.is_file()), None)
+        if path.suffix.lower() not in (".nrrd", ".nhdr", ".mhd"):
+            return None
+        head = b"".join(_first(path, 1 << 16))
+        if path.suffix.lower() == ".mhd":
+            named = re.search(rb"ElementDataFile[ \t]*=[ \t]*([^\r\n]*)", head)
+        else:
+            named = re.search(rb"^data ?file:[ =]?([^\r\n]*)", head.split(b"\n\n")[0], re.IGNORECASE | re.MULTILINE)
+        file = path.parent / named[1].decode().strip() if named else path
+        return file if file != path and file.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 def _pieces(path: Path, start: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)

@@ -378,3 +378,30 @@ def test_a_patients_file_says_which_dicom_folders_are_of_one_patient(tmp_path, c
     done = convert(*options, "--patients", str(tmp_path / "patients.csv"))
     assert done.patients() == {"A_im01": "A", "A_im02": "A", "B": "B"}
     assert "3 scans of 2 patients (patients: from --patients patients.csv)" in done.printed
+
+
+def test_a_slice_without_a_position_is_missed_in_each_of_several_drawn_series(tmp_path, convert):
+    studies(tmp_path / "archive", *((name, person(name[:2])) for name in ("p1/early", "p1/late", "p2/only")))
+    (tmp_path / "names.yaml").write_text(NAMES)
+    last = sorted((tmp_path / "archive" / "p1" / "late" / "ct").iterdir())[-1]
+    import pydicom
+
+    data = pydicom.dcmread(last)
+    del data.ImagePositionPatient
+    data.save_as(last)
+    done = convert("--mapping", str(tmp_path / "names.yaml"), "--as", "volumes", "--allow-missing")
+    assert done.code == 2
+    assert f"{last}: a slice of the CT series without a position" in done.error
+
+
+@pytest.mark.parametrize("root", ["archive/study", "archive/study/hospital"])
+def test_one_patient_id_below_a_common_folder_is_told_with_the_remedy(tmp_path, convert, root):
+    studies(tmp_path / root, *((name, person("SAME")) for name in ("x", "y", "z")))
+    (tmp_path / "names.yaml").write_text(NAMES)
+    options = ("--mapping", str(tmp_path / "names.yaml"), "--as", "volumes", "--allow-missing")
+    done = convert(*options)
+    assert len(set(done.json("patients.json").values())) == 1
+    assert "if the folders in it are patients, give that folder with -i" in done.printed
+    done = convert(*options, "-i", str(tmp_path / root), "--patient-pattern", "(.+)", "--overwrite")
+    assert sorted(done.patients().values()) == ["x", "y", "z"]
+    assert "give that folder with -i" not in done.printed

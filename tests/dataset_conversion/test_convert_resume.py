@@ -212,3 +212,32 @@ def test_slices_of_a_second_scan_have_ids_of_their_own():
 
     patient = Patient("p1", "p1", (None, None))
     assert len({patient.case_id(scan, z) for scan in (0, 1) for z in range(3000)}) == 6000
+
+
+def test_a_label_description_that_was_corrected_converts_the_patients_anew(raw_folder, monkeypatch):
+    """Swapped names leave all label maps and the set of names as they were."""
+    archive = raw_folder.parent / "archive"
+    write_volumes(archive, 3)
+    description = '{0:5d}   255    0    0        1  1  1    "{1}"\n'.format
+
+    def describe(*names: str) -> None:
+        lines = "".join(description(value, name) for value, name in enumerate(names, 1))
+        (archive / "label" / "labels.txt").write_text(lines)
+
+    describe("Lungs", "ILD", "Emphysema")
+    interrupted(raw_folder, monkeypatch, "p3", mapping=NAMES)
+    describe("Lungs", "Emphysema", "ILD")
+    corrected = tree_hashes(convert(raw_folder, mapping=NAMES) / "labelsTr")
+    (raw_folder / "Dataset810_Mine").rename(raw_folder.parent / "resumed")
+    assert tree_hashes(convert(raw_folder, mapping=NAMES) / "labelsTr") == corrected
+
+
+def test_voxels_beside_a_header_that_changed_convert_the_patient_anew(raw_folder, monkeypatch):
+    archive = raw_folder.parent / "archive"
+    _, label = write_volumes(archive, 3, ending=".mhd")["p1"]
+    sitk.WriteImage(like(label.astype(np.uint8)), str(archive / "label" / "p1.mhd"))
+    interrupted(raw_folder, monkeypatch, "p3")
+    (archive / "label" / "p1.raw").write_bytes(label[:, ::-1].astype(np.uint8).tobytes())
+    corrected = tree_hashes(convert(raw_folder) / "labelsTr")
+    (raw_folder / "Dataset810_Mine").rename(raw_folder.parent / "resumed")
+    assert tree_hashes(convert(raw_folder) / "labelsTr") == corrected
