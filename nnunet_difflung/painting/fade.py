@@ -12,6 +12,7 @@ with the painted intensities p, the host's h, and a weight a that falls from 1 a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,17 +49,22 @@ def weights(applied: AppliedCase, sampling: SamplingConfig, together: bool) -> n
     at = np.array(slices) - slices[0]
     whole = np.zeros((at[-1] + 1, y.stop - y.start, x.stop - x.start), bool)
     whole[at] = applied.outline[:, y, x]
-    weight[:, y, x] = _falling_in_parts(whole, depth_of_margin(sampling.margin, applied.spacing), sampling.margin)[at]
+    depth, mm = depth_of_margin(sampling.margin, applied.spacing), np.array(applied.spacing[1:])
+    pixels = (sampling.margin + 1) * np.sqrt(mm.prod()) / mm  # the margin is as wide along both axes in mm
+    weight[:, y, x] = _falling_in_parts(whole, (depth + 1, *pixels))[at]
     return np.where(applied.region, weight, np.float32(0))
 
 
-def _falling_in_parts(outline: np.ndarray, depth: int, margin: int) -> np.ndarray:
-    """``_falling`` of a (z, y, x) outline, around one part after the other: distances take eight times the memory."""
+def _falling_in_parts(outline: np.ndarray, reach: Sequence[float]) -> np.ndarray:
+    """``_falling`` of a (z, y, x) outline, around one part after the other: distances take eight times the memory.
+
+    ``reach``: voxels along each axis at which nothing is left.
+    """
     parts, _ = ndimage.label(outline)
-    weight, reach = np.zeros(outline.shape, np.float32), (depth + 1, margin + 1, margin + 1)
+    weight, around = np.zeros(outline.shape, np.float32), [math.ceil(voxels) for voxels in reach]
     for number, found in enumerate(ndimage.find_objects(parts), 1):
-        box = tuple(slice(max(0, part.start - more), part.stop + more) for part, more in zip(found, reach, strict=True))
-        np.maximum(weight[box], _falling(parts[box] == number, [1 / more for more in reach]), out=weight[box])
+        box = tuple(slice(max(0, f.start - more), f.stop + more) for f, more in zip(found, around, strict=True))
+        np.maximum(weight[box], _falling(parts[box] == number, [1 / voxels for voxels in reach]), out=weight[box])
     return weight
 
 

@@ -173,7 +173,7 @@ def test_the_weight_around_parts_is_that_around_all_of_them_together(seed):
         z, y, x = rng.integers((0, 0, 0), outline.shape)
         outline[z : z + rng.integers(1, 4), y : y + rng.integers(1, 9), x : x + rng.integers(1, 9)] = True
     together = fade._falling(outline, (1 / 3, 1 / 5, 1 / 5))
-    np.testing.assert_allclose(fade._falling_in_parts(outline, 2, 4), together, atol=1e-6)
+    np.testing.assert_allclose(fade._falling_in_parts(outline, (3, 5, 5)), together, atol=1e-6)
 
 
 def test_the_level_is_that_of_the_lung_around_and_not_of_what_was_under_the_lesion():
@@ -209,6 +209,16 @@ def test_in_volumes_the_margin_above_and_below_is_faded_too():
     assert weights(thick, sampling, True)[0, 25, 25] == pytest.approx(1 / 2), "a single slice, in spite of its distance"
     values = composed(applied, noise(1, (1, *applied.shape)) + 60.0, sampling)
     np.testing.assert_array_equal(values[0][~applied.region], applied.image[0][~applied.region].astype(np.float32))
+
+
+def test_pixels_that_are_not_square_have_a_margin_of_the_same_width_in_mm_along_both_axes():
+    sampling = replace(FADED, margin=4)
+    applied = case(sampling, depth=7, spacing=(2.0, 1.0, 0.5))  # 4 pixels of 0.71 mm, reached in 2 and 5 pixels
+    weight, region = weights(applied, sampling, True)[3], applied.region[3]
+    assert (weight[region] > 0).all(), "all that is painted counts"
+    along_x, along_y = 0.5 / (5 * np.sqrt(0.5)), 1 / (5 * np.sqrt(0.5))
+    assert weight[25, 34:40].tolist() == pytest.approx([1 - k * along_x for k in range(6)], abs=1e-5)
+    assert weight[34:37, 25].tolist() == pytest.approx([1 - k * along_y for k in range(3)], abs=1e-5)
 
 
 def rows(*ratios: float, pairs: int = 50) -> list[list[dict]]:
