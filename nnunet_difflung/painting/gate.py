@@ -35,7 +35,7 @@ class Region:
     Attributes:
         voxels: (c, n) intensities, clipped to the windows.
         median: (c,) of ``voxels``.
-        spread: (c,) standard deviation of ``voxels``.
+        spread: (c,) standard deviation within a slice.
         grain: (c,) root mean square difference of neighbours in a slice; NaN with fewer than eight pairs.
         normal: (c,) median of normal lung in the same image; NaN with fewer than eight voxels.
         moments: of several channels together; None with one.
@@ -154,11 +154,18 @@ def region_of(values: np.ndarray, region: np.ndarray, normal: np.ndarray, window
     return Region(
         voxels,
         np.median(voxels, axis=1),
-        voxels.std(axis=1),
+        _spread(values, region, windows),
         _grain(values, region, windows),
         np.median(_clipped(lung, windows), axis=1) if lung.shape[1] >= MIN_VOXELS else missing,
         Moments.of(voxels) if len(voxels) > 1 else None,
     )
+
+
+def _spread(values: np.ndarray, region: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:
+    """(c,) standard deviation within a slice: mean of the slices with enough voxels, else of all voxels together."""
+    held = np.flatnonzero(region.sum((1, 2)) >= MIN_VOXELS)
+    parts = [values[:, n, region[n]] for n in held] or [values[:, region]]
+    return np.mean([_clipped(part, windows).std(axis=1) for part in parts], axis=0)
 
 
 def _grain(values: np.ndarray, region: np.ndarray, windows: Sequence[Sequence[float]]) -> np.ndarray:

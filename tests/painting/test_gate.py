@@ -83,6 +83,18 @@ def test_a_wrong_texture_with_the_right_mean_is_stopped():
     assert quality["ILD"]["sd_ratio"] > 3
 
 
+def test_the_spread_of_a_volume_is_that_within_a_slice_as_in_the_real_lesions():
+    references = Cache(20, spread=0.0).reference()
+    rng = np.random.default_rng(1)
+    level = np.array([-640.0, -600.0, -560.0])[:, None, None]  # the slices differ by more than their voxels
+    image = level + 30 * rng.standard_normal((1, 3, 2, 400))
+    region = np.broadcast_to(np.array([True, False])[None, :, None], image.shape[1:])
+    quality = measure({"ILD": region_of(image, region, ~region, WINDOWS)}, references)
+    assert quality["ILD"]["sd_ratio"] == pytest.approx(1.0, abs=0.05)
+    few = region & (np.arange(400) < 4)  # 4 voxels in each slice: too few to have a spread of their own
+    assert region_of(image, few, ~region, WINDOWS).spread[0] == pytest.approx(image[:, few].std())
+
+
 def test_the_reference_keeps_no_more_voxels_than_it_uses(monkeypatch):
     kept = []
 
