@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
@@ -42,8 +45,23 @@ def require(module: str, *, extra: str, why: str, otherwise: str = "") -> Module
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) or "not installed" for name in _PACKAGES}}
+    """Versions of Python and of the packages that results depend on; of this one with its commit, see ``commit``."""
+    found = {name: _version(name) or "not installed" for name in _PACKAGES}
+    if at := commit():
+        found["nnunet_difflung"] += f"+g{at}"
+    return {"python": platform.python_version(), **found}
+
+
+@cache
+def commit(root: Path = Path(__file__).resolve().parents[2]) -> str:
+    """The commit of a checkout with Git, with ``.dirty`` if its tracked files were changed; empty elsewhere."""
+    if not (root / ".git").exists():
+        return ""
+    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=8", "--exclude=*", "--dirty=.dirty"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no Git, or a checkout of another user
+        return ""
 
 
 def _version(package: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import nnunet_difflung
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.environment import require
+from nnunet_difflung.runtime.environment import commit, require, versions
 
 ROOT = Path(nnunet_difflung.__file__).resolve().parents[1]
 
@@ -52,3 +53,19 @@ def test_no_other_file_words_its_own_advice_to_install():
     files = [f for part in ("nnunet_difflung", "dataset_conversion") for f in sorted((ROOT / part).rglob("*.py"))]
     raised = re.compile(r"except ImportError as \w+:\s+raise", re.MULTILINE)
     assert {f.name for f in files if raised.search(f.read_text())} == set()
+
+
+def test_results_say_from_which_commit_they_are(tmp_path):
+    assert commit(tmp_path) == "", "an installed package has none"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    commit.cache_clear()
+    assert commit(tmp_path) == head[:8]
+    (tmp_path / "file").write_text("2")
+    commit.cache_clear()
+    assert commit(tmp_path) == f"{head[:8]}.dirty"
+    own = versions()["nnunet_difflung"]
+    assert own.endswith(f"+g{commit()}") if commit() else "+" not in own
