@@ -181,6 +181,9 @@ def table2_summary(sources: dict[str, str], *contents: dict) -> str:
     return "\n".join(lines)
 
 
+_CELLS = "In each cell: Dice, and the difference to `reference` with its 95 % interval."
+
+
 def bench_summary(name: str, content: dict) -> str:
     """The learning curve as picture and table, all arms with their differences to the reference.
 
@@ -189,24 +192,23 @@ def bench_summary(name: str, content: dict) -> str:
         content: as ``experiments.bench`` writes it.
     """
     link = f"results/{name}"
-    lines = [_picture(content, link), "", *_learning_curve(content, list(ARMS), differences=True)]
-    cells = "In each cell: Dice, and the difference to `reference` with its 95 % interval."
-    return "\n".join([*lines, "", f"{cells} {_runs(content)} [All figures]({link}.md)."])
+    lines = [_picture(content, link), "", *_learning_curve(content, list(ARMS))]
+    return "\n".join([*lines, "", f"{_CELLS} {_runs(content)} [All figures]({link}.md)."])
 
 
 def bench_in_short(name: str, content: dict) -> str:
-    """The learning curve for the README: the arms that the claim rests on, without intervals; as ``bench_summary``."""
+    """The learning curve for the README: the arms that the claim rests on; as ``bench_summary``."""
     lines = ["What synthetic cases are worth on real CT:", "", _picture(content, f"docs/results/{name}"), ""]
-    lines += _learning_curve(content, DECISIVE, differences=False)
-    more = "[docs/results.md](docs/results.md#the-learning-curve) has all arms, and intervals."
-    return "\n".join([*lines, "", f"{_runs(content)} {more}"])
+    lines += _learning_curve(content, DECISIVE)
+    more = "[More](docs/results.md#the-learning-curve)."
+    return "\n".join([*lines, "", f"{_CELLS} {_runs(content)} {more}"])
 
 
 def _picture(content: dict, link: str) -> str:
     return f"![Dice of {_rare(content)} by number of training patients who have it, a line for each arm]({link}.png)"
 
 
-def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> list[str]:
+def _learning_curve(content: dict, arms: Sequence[str]) -> list[str]:
     numbers, rare = content["numbers"], content["meta"]["rare"]
     counts = [
         f"all ({next(iter(of.values()))['sources']:.0f})" if number == "all" else number
@@ -214,7 +216,7 @@ def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> li
     ]
     lines = [
         f"| Dice of {_rare(content)} on unseen patients, by number of training patients who have it | "
-        f"{' | '.join(counts)} | false voxels, times the reference's ({' / '.join(numbers)}) |",
+        f"{' | '.join(counts)} | false-positive voxels, relative to `reference` ({' / '.join(numbers)}) |",
         "|---|" + "---|" * (len(counts) + 1),
     ]
     for arm in arms:
@@ -223,7 +225,7 @@ def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> li
         if not any(of_numbers):
             continue
         cells = [
-            _dice(row, rare, differences) + _incomplete(row, reference, rare)
+            _dice(row, rare) + _incomplete(row, reference, rare)
             for row, reference in zip(of_numbers, references, strict=True)
         ]
         cells.append("–" if arm == "reference" else " / ".join(_ratio(row, rare) for row in of_numbers))
@@ -232,11 +234,18 @@ def _learning_curve(content: dict, arms: Sequence[str], differences: bool) -> li
 
 
 def _runs(content: dict) -> str:
-    meta = content["meta"]
-    seeds, folds = (", ".join(map(str, meta[key])) for key in ("seeds", "folds"))
+    """How many trainings of which length, and with which seeds, which may differ between numbers of patients."""
+    meta, patch = content["meta"], " × ".join(map(str, content["meta"]["network"]["patch_size"]))
+    seeds: dict[int, list[str]] = {}
+    for number, of in content.get("made", dict.fromkeys(content["numbers"], meta)).items():
+        seeds.setdefault(len(of["seeds"]), []).append(number)
+    told = [
+        f"{count} seed{'s' * (count > 1)}" + (f" ({' and '.join(numbers)} patients)" if len(seeds) > 1 else "")
+        for count, numbers in seeds.items()
+    ]
     return (
-        f"{meta['title']}; {meta['rows']} trainings of {meta['iterations']:,} iterations, seeds {seeds}, folds "
-        f"{folds}; means over trainings."
+        f"{meta['title']}; a small U-Net, patches of {patch}; {meta['rows']} trainings of "
+        f"{meta['iterations']:,} iterations, {len(meta['folds'])} folds × {', '.join(told)}; means over trainings."
     )
 
 
@@ -244,10 +253,10 @@ def _rare(content: dict) -> str:
     return content["meta"]["rare"].replace("_", " ")
 
 
-def _dice(row: dict | None, rare: str, differences: bool) -> str:
+def _dice(row: dict | None, rare: str) -> str:
     if row is None:
         return "–"
-    difference = row["differences"].get("reference", {}).get(rare, {}).get("dice") if differences else None
+    difference = row["differences"].get("reference", {}).get(rare, {}).get("dice")
     dice = figure(row["figures"][rare]["dice"] | {"sd": None}, 3)
     return f"{dice}, {shown(difference['diff'], 3)}" if difference else dice
 

@@ -33,8 +33,10 @@ def curve() -> dict:
         "mat": of_arm(0.2, 0.1),
     }
     every = {"reference": of_arm(0.5), "difflung": of_arm(0.6, 0.1, [-0.1, 0.3], 1.0)}
-    meta = {"title": "T", "rare": "ground_glass", "rows": 15, "iterations": 4000, "seeds": [1, 2, 3], "folds": [0]}
-    return {"numbers": {"4": four, "all": every}, "meta": meta}
+    meta = {"title": "T", "rare": "ground_glass", "rows": 15, "iterations": 4000, "folds": [0, 1]}
+    made = {"4": {"seeds": [1, 2, 3]}, "all": {"seeds": [1]}}
+    network = {"patch_size": [32, 32]}
+    return {"numbers": {"4": four, "all": every}, "made": made, "meta": meta | {"network": network}}
 
 
 def row_of(table: str, arm: str) -> list[str]:
@@ -91,7 +93,7 @@ def test_with_its_rows_the_learning_curve_links_files_beside_them(place, tmp_pat
 
 def test_the_learning_curve_shows_dice_difference_with_interval_and_false_voxels_of_each_number():
     table = bench_summary("bench_lidc", curve())
-    assert "| 4 | all (58) | false voxels, times the reference's (4 / all) |" in table
+    assert "| 4 | all (58) | false-positive voxels, relative to `reference` (4 / all) |" in table
     assert row_of(table, "reference") == ["0.100", "0.500", "–"]
     assert row_of(table, "difflung") == [
         "0.300, +0.200 [+0.050, +0.350]",
@@ -99,12 +101,12 @@ def test_the_learning_curve_shows_dice_difference_with_interval_and_false_voxels
         "1.2 / 1.0",
     ]
     assert row_of(table, "mat") == ["0.200, +0.100 (no interval)", "–", "– / –"]
-    assert "T; 15 trainings of 4,000 iterations, seeds 1, 2, 3, folds 0" in table
+    assert "15 trainings of 4,000 iterations, 2 folds × 3 seeds (4 patients), 1 seed (all patients);" in table
 
 
 def test_the_readme_shows_the_decisive_arms_with_what_they_cost_and_sends_to_the_page_for_the_rest():
     table = bench_in_short("bench_lidc", curve())
-    assert row_of(table, "difflung") == ["0.300", "0.600", "1.2 / 1.0"]
+    assert row_of(table, "difflung") == row_of(bench_summary("bench_lidc", curve()), "difflung")
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == ["reference", "difflung"]
     assert "docs/results.md#the-learning-curve" in table
 
