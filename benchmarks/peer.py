@@ -273,7 +273,9 @@ def markdown(content: dict) -> str:
 def _with_spread(figure: dict) -> str:
     if figure["mean"] is None:
         return "–"
-    return f"{figure['mean']:.3g}" + ("" if figure["sd"] is None else f" ± {figure['sd']:.2g}")
+    mean, sd = figure["mean"], figure["sd"]
+    digits = 0 if max(abs(mean), sd or 0) >= 20 else 2
+    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
 
 
 def parser() -> argparse.ArgumentParser:
