@@ -27,6 +27,7 @@ _LONGEST_DROPPED = 3  # digits, in a number that may hold a patient and a time p
 _FEWEST_NAMES = 5  # names without a number that may be patients; fewer are sites or classes
 
 
+_HASH = re.compile("(?=.*[0-9])(?=.*[a-fA-F])[0-9a-fA-F]{8,}")  # its letters and digits mean nothing by themselves
 _MERGED = "each source by itself"
 _SPLIT = "the number without its last"
 
@@ -311,11 +312,13 @@ def _are_names(patients: set[str]) -> bool:
 
 
 def _is_name(patient: str) -> bool:
+    if any(_HASH.fullmatch(part) for part in re.split("[^0-9A-Za-z]+", patient)):
+        return True
     tokens = re.findall("[A-Za-z]+|[0-9]+", patient)
     words = [token for token in tokens if token.isalpha()]
     if not tokens or (words and all(map(means_something_else, words))):
         return False
-    if len(tokens) > 1 and tokens[-1].isdigit() and tokens[-2].casefold() in PLACE_WORDS:
+    if len(tokens) > 1 and tokens[-1].isdigit() and tokens[-2].casefold() in PLACE_WORDS - COHORT_WORDS:
         return False
     numbers = [k for k, token in enumerate(tokens) if token.isdigit()]
     return not numbers or any(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
 
 from nnunet_difflung.patients.candidates import MOST_SCANS, plausible_readings
 from nnunet_difflung.patients.words import PATIENT_WORDS, is_source
@@ -15,6 +16,7 @@ _NUMBERED = re.compile(r"(?P<name>.*?)[ _.-]*(?P<number>[0-9]+)")
 _MANY_NAMES = 5  # names before numbers; of so many, most are rather people than sources of patients
 _FEW_SCANS = 4  # numbers behind each of fewer names; more of them are rather patients than scans of one person
 _FEWEST_SHARED = 3  # numbers that several names share and that are not shared by chance
+_MOST_SHARED = 0.8  # share of one name's numbers that another has, if both are scans of the same patients
 
 
 def doubt_of(patients: Mapping[str, str]) -> str | None:
@@ -55,18 +57,14 @@ def counted_within(patients: Iterable[str]) -> str | None:
     """One of patients whose number may count scans of a patient; None if there are none.
 
     Such are the numbers in ``genius_0800 0801 0900 0901 1000 1001``, or in ``smith_000 smith_001 jones_000 jones_001``
-    of five or more names. Three or more numbers, and most names, must have several scans, so that numbers in which
-    some are missing are not taken for such; and no name may have many, so that it is rather a source of patients.
+    of five or more names. There must be three or more numbers, and most of them, or most names, must have several scans,
+    counted without gaps; and no name may have many, so that it is rather a source of patients.
     """
     names = sorted(set(patients))
     for reading in plausible_readings(names):
         groups = reading.groups()
         several = [group for group in groups if len(group) > 1]
-        enough = (
-            len(groups) > 2 and len(several) == len(groups)
-            if reading.splits_numbers
-            else 2 * len(several) > len(groups)
-        )
+        enough = 2 * len(several) > len(groups) and (len(groups) > 2 or not reading.splits_numbers)
         if enough and len(names) <= MOST_SCANS * len(groups):
             return several[0][0]
     return None
@@ -113,17 +111,24 @@ def _scans_of_few(names: Iterable[str]) -> str | None:
 
 
 def _shared_numbers(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two patients with the same number, if the numbers of two names are all the same: ``gated_01``, ``ungated_01``."""
-    by_numbers: dict[tuple[str, ...], str] = {}
-    for name, numbers in _numbers_of_names(names).items():
-        if len(numbers) >= _FEWEST_SHARED and not _is_known(name):
-            other = by_numbers.setdefault(tuple(numbers), name)
-            if other != name:
-                first, second = (
-                    next(p for p in sorted(names) if re.fullmatch(f"{re.escape(n)}[ _.-]*{numbers[0]}", p, re.I))
-                    for n in (other, name)
-                )
-                return first, second
+    """Two patients with the same number, if two names have the same numbers but for a few: ``gated_01``, ``ungated_01``.
+
+    Some patients may lack one of the two scans.
+    """
+    numbers = {
+        name: set(of_name)
+        for name, of_name in _numbers_of_names(names).items()
+        if len(of_name) >= _FEWEST_SHARED and not _is_known(name)
+    }
+    for pair in combinations(numbers, 2):
+        fewer, more = sorted((numbers[name] for name in pair), key=len)
+        if fewer <= more and len(fewer) >= _MOST_SHARED * len(more):
+            same = min(fewer)
+            first, second = (
+                next(p for p in sorted(names) if re.fullmatch(f"{re.escape(name)}[ _.-]*{same}", p, re.IGNORECASE))
+                for name in pair
+            )
+            return first, second
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.patients.candidates import candidates_for, examples
 from nnunet_difflung.patients.doubts import doubt_of
-from nnunet_difflung.patients.words import PATIENT_WORDS, could_be_patient, could_be_subject, is_date
+from nnunet_difflung.patients.words import PATIENT_WORDS, could_be_patient, could_be_subject, is_date, is_ending
 
 # A slice counter at the end of an id, spelled out and set off: _s012, _z7, -slice3, _slice_3.
 _COUNTER = re.compile(r"[ _.-]+(?:slice|sl|s|z|img|im)[ _.-]?[0-9]+", re.IGNORECASE)
@@ -52,7 +52,8 @@ def _is_plain(name: str) -> bool:
         return False
     if numbered["word"]:
         words.append(numbered["word"])
-    if not words or not could_be_patient(words[-1], numbered=True):
+    joined = "".join(words[-2:]) if words and is_ending(words[-1]) else ""  # image_id_001 is imageid_001
+    if not words or not all(could_be_patient(word, numbered=True) for word in {words[-1], joined or words[-1]}):
         return False
     if is_date(numbered["number"]) and not (len(numbered["number"]) == 4 and words[-1].casefold() in PATIENT_WORDS):
         return False

@@ -19,6 +19,8 @@ _SERIES = """scan acq acquisition run series ser se sr seq recon rec volume vol 
 _PART = """s z sl slice slices img im image pic picture frame fr f page part of n no nr nod nodule les lesion roi
     crop patch tile box seg mask label annotation ann reader rater rad aug copy tumor tumour mass finding cyst opacity
     metastasis met gtv ctv ptv vessel region component"""
+_EXAMINATION = """accession acc encounter episode sequence file stay record report
+    aufnahme untersuchung bild datei serie examen etude fichier estudio imagen archivo"""
 _PLACE = """site center centre hospital hosp clinic cohort group grp fold set dataset ds batch trial project source src
     vendor scanner country institution inst arm class cls task lab uni univ university department dept ward unit device
     machine city network challenge collection corpus subset split chunk folder dir archive zip club train training val
@@ -28,7 +30,7 @@ _PATIENT = "patient pat pt p subject subj sub case person participant id"
 _SETS = """lung chest thorax lidc idri luna nsclc msd medseg mosmed mosmeddata coronacases radiopaedia covid tcia nlst
     lits kits brats flare amos rsna osic phantom lola exact atm aeropath stoic nih"""  # public sets of patients
 
-_NEVER_NUMBERED = frozenset(f"{_TIME} {_SIDE} {_SERIES} {_PART} {_PLACE}".split()) - {
+_NEVER_NUMBERED = frozenset(f"{_TIME} {_SIDE} {_SERIES} {_PART} {_EXAMINATION} {_PLACE}".split()) - {
     *("lung", "ct", "train", "training", "val", "valid", "validation"),
 }
 _NEVER_ALONE = frozenset(f"{_TIME} {_SIDE} {_SERIES} {_PART}".split()) - {"ct", "lung", "image", "test", "set"}
@@ -36,6 +38,8 @@ _SOURCES = frozenset(f"{_SETS} {_PLACE}".split())
 PATIENT_WORDS = tuple(_PATIENT.split())
 PLACE_WORDS = frozenset(_PLACE.split())
 COHORT_WORDS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing"])
+_ENDINGS = ("id", "uid", "no", "nr", "num", "number")  # of a word that is numbered
+_BEFORE, _AFTER = re.compile("^(?:ct|chest|thorax|lung)(?=.)"), re.compile(f"(?<=.)(?:{'|'.join(_ENDINGS)})$")
 _SHORT_BUT_PATIENT = frozenset(["p", "pt", "id"])
 
 
@@ -50,7 +54,8 @@ def could_be_patient(word: str, numbered: bool) -> bool:
     word = word.casefold()
     if not numbered:
         return word not in _NEVER_ALONE
-    return word not in _NEVER_NUMBERED and (len(word) > 2 or word in _SHORT_BUT_PATIENT)
+    forms = {word, _AFTER.sub("", word), _BEFORE.sub("", word), _AFTER.sub("", _BEFORE.sub("", word))}
+    return not forms & _NEVER_NUMBERED and (len(word) > 2 or word in _SHORT_BUT_PATIENT)
 
 
 def could_be_subject(label: str) -> bool:
@@ -64,6 +69,11 @@ def is_source(word: str) -> bool:
     """Whether a word names a source of patients: a public set, or a place with or without a letter (``siteA``)."""
     word = word.casefold()
     return word in _SOURCES or word[:-1] in PLACE_WORDS
+
+
+def is_ending(word: str) -> bool:
+    """Whether a word only says that the one before it is numbered: ``id``, ``no``, ``number``."""
+    return word.casefold() in _ENDINGS
 
 
 def means_something_else(word: str) -> bool:

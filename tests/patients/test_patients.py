@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
 from nnunet_difflung.patients.candidates import candidates_for, examples, plausible_readings
-from nnunet_difflung.patients.ids import UnknownPatients, by_pattern, read_id, read_ids, same_partition
+from nnunet_difflung.patients.ids import UnknownPatients, are_readable, by_pattern, read_id, read_ids, same_partition
 from nnunet_difflung.patients.reading import find_reading
 from nnunet_difflung.patients.record import read_record, write_record
 from nnunet_difflung.patients.table import covering, read_patients_file
 
 NAME = "Dataset801_Tiny"
 NAMES = ("smith", "jones", "meyer", "rossi", "dupont", "garcia")
+SHORT_HASHES = ("7687a66e", "b5ef5e70", "659ba9df", "1b2d3c4a", "9e6e8b12", "00d5f31c")
 HASHES = ("abcdef", "bcdefa", "cdefab", "defabc", "efabcd", "fabcde")
 
 
@@ -55,6 +56,9 @@ AMBIGUOUS = {
     "names": (made("{p}_{t:03}", p=NAMES, t=range(3)), "(.*)_.*"),
     "names without separator": (made("{p}{t:03}", p=NAMES, t=range(3)), "([a-z]+).*"),
     "hashes": (made("{p}-{t}", p=HASHES, t=range(3)), "(.*)-.*"),
+    "short hashes": (made("{p}_{s:03}", p=SHORT_HASHES, s=range(3)), "(.*)_.*"),
+    "CT-RATE": (made("train_{p}_{t}_{k}", p=range(1, 21), t="ab", k=(1, 2)), "([a-z]+_[0-9]+).*"),
+    "a part of a set": (made("lung_train_{p:03}_{s:03}", p=range(1, 9), s=range(3)), "(.{14}).*"),
     "two numbers": (made("lung_{p:03}_{s:03}", p=range(1, 9), s=range(3)), "(.{8}).*"),
     "two numbers of two patients": (made("lung_{p:03}_{s:03}", p=(1, 2), s=range(6)), "(.{8}).*"),
     "visits of centres": (made("site{c}_{p:03}_v{v}", c=(1, 2), p=range(1, 9), v=(1, 2)), "(.{9}).*"),
@@ -87,6 +91,14 @@ TOGETHER = {
     "tumours": (made("{p}_tumor{t}_s{s}", p=("smith", "jones"), t=(1, 2), s=(0, 1)), "([a-z]+).*"),
     "phases of contrast": (made("{t}_{p:02}_s{s}", t=("arterial", "venous"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
     "position": (made("{t}{p:02}_s{s}", t=("prone", "supine"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
+    "phases that a patient lacks": (
+        made("{t}_{p:02}_s{s}", t=("vorher", "nachher"), p=range(1, 9), s=(0, 1))[:-2],
+        ".*?([0-9]+).*",
+    ),
+    "times of a number that a patient lacks": (
+        made("genius_{p:02}{t:02}_s{s}", p=range(8, 16), t=range(2), s=(0, 1))[:-2],
+        "(.{9}).*",
+    ),
     "an unknown word": (made("{t}_{p:02}_s{s}", t=("siemens", "philips"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
     "surgery": (made("{t}_{p:02}_s{s}", t=("preop", "postop"), p=range(1, 9), s=(0, 1)), ".*?([0-9]+).*"),
     "BIDS, time": (made("sub-{t}{p:02}_ct", t=("pre", "post"), p=range(1, 9)), ".*?([0-9]+).*"),
@@ -265,6 +277,16 @@ def test_the_cases_of_the_covid_benchmark():
     (plausible,) = plausible_readings(ids)
     assert [set(group) for group in plausible.groups() if len(group) > 1] == [together]
     assert any(len(set(c.patients.values())) == len(ids) - 1 for c in candidates_for(ids))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["accession", "AccessionNumber", "studyid", "study_id", "image_id", "ctscan", "examno", "encounter", "Untersuchung"],
+)
+def test_numbers_of_examinations_are_no_patients(word):
+    ids = made(f"{word}_{{n:04}}_s{{s}}", n=range(1001, 1009), s=(0, 1))
+    assert not are_readable(ids)
+    assert are_readable([identifier.replace(word, "patientid") for identifier in ids])
 
 
 def test_no_id_changes_the_reading_of_another():
