@@ -37,8 +37,8 @@ _NOBODY = re.compile(
 _JOINED = "files with different PatientIDs, but the same name and date of birth, are taken as one patient"
 _BY_FOLDER = "files without a PatientID are taken to belong to the patient of their folder"
 _IN_ONE_FOLDER = (
-    "all files of the archive lie in one folder and have the same PatientID, or none: they are taken as one patient; if "
-    "the folders in it are patients, give that folder with -i"
+    "all files of the archive lie in one folder and have the same PatientID, or none: they are taken as one patient; "
+    "if the folders in it are patients, give that folder with -i"
 )
 _SPELLED = "PatientIDs that differ only in upper and lower case, or in how accents are stored, are taken as one patient"
 

@@ -57,8 +57,8 @@ def counted_within(patients: Iterable[str]) -> str | None:
     """One of patients whose number may count scans of a patient; None if there are none.
 
     Such are the numbers in ``genius_0800 0801 0900 0901 1000 1001``, or in ``smith_000 smith_001 jones_000 jones_001``
-    of five or more names. There must be three or more numbers, and most of them, or most names, must have several scans,
-    counted without gaps; and no name may have many, so that it is rather a source of patients.
+    of five or more names. There must be three or more numbers, and most of them, or most names, must have several
+    scans, counted without gaps; and no name may have many, so that it is rather a source of patients.
     """
     names = sorted(set(patients))
     for reading in plausible_readings(names):
@@ -111,7 +111,7 @@ def _scans_of_few(names: Iterable[str]) -> str | None:
 
 
 def _shared_numbers(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two patients with the same number, if two names have the same numbers but for a few: ``gated_01``, ``ungated_01``.
+    """Two patients with the same number, if two names have the same numbers but for a few: ``gated_01, ungated_01``.
 
     Some patients may lack one of the two scans.
     """

@@ -13,6 +13,7 @@ from types import ModuleType
 
 from nnunet_difflung.errors import BadInput
 
+_ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("nnunet_difflung", "nnunetv2", "torch", "diffusers", "accelerate", "numpy", "monai")
 
 
@@ -53,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def commit(root: Path = Path(__file__).resolve().parents[2]) -> str:
+def commit(root: Path = _ROOT) -> str:
     """The commit of a checkout with Git, with ``.dirty`` if its tracked files were changed; empty elsewhere."""
     if not (root / ".git").exists():
         return ""

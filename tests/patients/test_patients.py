@@ -281,7 +281,7 @@ def test_the_cases_of_the_covid_benchmark():
 
 @pytest.mark.parametrize(
     "word",
-    ["accession", "AccessionNumber", "studyid", "study_id", "image_id", "ctscan", "examno", "encounter", "Untersuchung"],
+    ["accession", "AccessionNumber", "studyid", "study_id", "image_id", "ctscan", "examno", "encounter", "Aufnahme"],
 )
 def test_numbers_of_examinations_are_no_patients(word):
     ids = made(f"{word}_{{n:04}}_s{{s}}", n=range(1001, 1009), s=(0, 1))
