@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from nnunet_difflung.dataset.contents import digest_of, hashes_of_case, hashes_of_dataset, present_cases
@@ -77,6 +79,13 @@ def pretrained_file(arguments: Sequence[str] | None = None) -> str | None:
         return None
 
 
-def taught(record: Mapping[str, Any], validation: Sequence[str]) -> list[str]:
-    """The validation cases that another training has trained on, according to its checkpoint's record."""
-    return sorted(set(record["real"]) & set(validation))
+def real_cases(record: Mapping[str, Any]) -> str:
+    """A short name for the real training and validation cases of a record, for debug.json: ids, and contents if known.
+
+    Two trainings had the same cases if both parts are the same, or the first is and a second is ``unknown``.
+    """
+    kinds = ("real", "validation")
+    contents = [record["contents"].get(kind) for kind in kinds]
+    of_contents = "unknown" if None in contents else sha256("".join(map(str, contents)).encode()).hexdigest()[:16]
+    ids = sha256(json.dumps([record[kind] for kind in kinds]).encode()).hexdigest()[:16]
+    return f"{ids} {of_contents}"

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difflung.audit.pretrained import PRETRAINED, seen, taught_by
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.methods import METHODS
@@ -25,7 +26,7 @@ from nnunet_difflung.trainers.loader import DRAWN, Mixture, mixed_training
 from nnunet_difflung.trainers.lookahead import LookaheadSGD
 from nnunet_difflung.trainers.sampling import CROPPING, Rule, painted
 from nnunet_difflung.trainers.schedule import IterationCyclicLR
-from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split
+from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split, known_patients
 
 _CUDA = torch.device("cuda")
 
@@ -55,6 +56,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
     line of ``methods.METHODS``.
     """
 
+    real_cases: str = ""  # in debug.json: which real cases the training and its validation have; -> initialize
+    pretrained: str = "none"  # in debug.json: what pretrained weights have seen; also unseen, unknown, …
     method: str = METHOD  # whose synthetic cases to train on, as the manifest names it; in debug.json: was trained on
     otherwise: ClassVar[tuple[str, ...]] = (PAPERS_METHOD,)  # methods that take its place in a fold without its cases
     use_synthetic: ClassVar[bool] = True
@@ -79,6 +82,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         self._cases: TrainingCases | None = None  # -> initialize
         self._loaded = ""  # name of the checkpoint whose weights these are; none: those at the end of the training
         self._begun_with: dict | None = None  # the dose of a training that is continued; -> load_checkpoint
+        self._continued = False  # a checkpoint's weights were loaded; -> load_checkpoint
+        self._fresh: list[float] = []  # sums of the network's parameters as it was built; -> initialize
         self._mixture: Mixture | None = None  # -> get_tr_and_val_datasets; None: patches are drawn as by nnU-Net
 
     # ---- optimizer, schedule, seeds ----
@@ -96,6 +101,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(self._seed("weights"))
             super().initialize()
+        self._fresh = self._sums()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """nnU-Net's SGD inside Lookahead, and the cyclic rate over the whole training (or nnU-Net's own pair)."""
@@ -156,6 +162,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         """
         super().load_checkpoint(filename_or_checkpoint)
         self._loaded = Path(filename_or_checkpoint).name if isinstance(filename_or_checkpoint, str) else ""
+        self._continued = True
         self._check_record()
         if self.cyclic:
             self.lr_scheduler.restore()
@@ -261,6 +268,7 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 f"continued with {as_variables(self._dose_record())}, which would be a training of neither; set the "
                 f"variables as they were, or train anew without --c"
             )
+        self._notice_other_weights()
         super().on_train_start()
         self._loaded = ""  # its weights change now
 
@@ -314,14 +322,27 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
         assert self._cases is not None
         if self.local_rank == 0:
             check_cases(self, self._cases)
-            self.my_init_kwargs[case_record.KEY] = self._record()
-            self._warn_of_pretrained_weights(case_record.pretrained_file())
+            self.my_init_kwargs[case_record.KEY] = record = self._record()
+            self.real_cases = case_record.real_cases(record)  # which nnU-Net puts in debug.json
+            if (file := case_record.pretrained_file()) is not None and os.path.isfile(file):
+                arguments = torch.load(file, map_location="cpu", weights_only=False, mmap=True).get("init_args") or {}
+                self._note_pretrained(file, taught_by(arguments.get(case_record.KEY)))
 
     def _record(self) -> dict:
         """What this training's checkpoints say about its cases and its dose."""
         assert self._cases is not None
         cases = case_record.record_of(self.plans_manager.dataset_name, self._cases)
         return cases | {case_record.DOSE: self._dose_record()}
+
+    def _sums(self) -> list[float]:
+        return [float(p.detach().double().sum()) for p in self.network.parameters()] if self.local_rank == 0 else []
+
+    def _notice_other_weights(self) -> None:
+        """Notes that a new training begins with weights of unknown origin, which a caller in Python has loaded."""
+        if self.local_rank != 0 or self._continued or not self.was_initialized:
+            return
+        if PRETRAINED not in self.my_init_kwargs[case_record.KEY] and self._sums() != self._fresh:
+            self._note_pretrained("the file with the pretrained weights", taught_by(None))
 
     def _check_record(self) -> None:
         """Compares the cases of the checkpoint just loaded with those of now, and keeps its dose for a continuation."""
@@ -331,6 +352,8 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             return
         now = self._record()
         self.my_init_kwargs[case_record.KEY] = now
+        if before and PRETRAINED in before:
+            self._note_pretrained("the checkpoint that this training began with", before[PRETRAINED])
         if before is None:
             self.print_to_log_file(
                 "The checkpoint does not say which cases it was trained on (an earlier version wrote it), so they were "
@@ -366,23 +389,22 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
                 )
         return ""
 
-    def _warn_of_pretrained_weights(self, file: str | None) -> None:
-        """Warns if pretrained weights come from a training on this fold's validation cases."""
-        if file is None or not os.path.isfile(file) or self._cases is None:
-            return
-        arguments = torch.load(file, map_location="cpu", weights_only=False, mmap=True).get("init_args") or {}
-        record = arguments.get(case_record.KEY)
-        if record is None:
-            text = f"{file} does not say which cases it was trained on; they may include validation cases of this fold"
-        else:
-            names = case_record.taught(record, self._cases.validation)
-            if not names:
-                return
+    def _note_pretrained(self, source: str, taught: dict) -> None:
+        """Records what pretrained weights have seen, and warns if that is, or may be, a validation patient."""
+        assert self._cases is not None
+        self.my_init_kwargs[case_record.KEY][PRETRAINED] = taught
+        patients = known_patients(self.plans_manager.dataset_name, [*self._cases.real, *self._cases.validation])
+        names, validation = seen(taught, self._cases.validation, patients), self._cases.validation
+        self.pretrained = "validation patients" if names else "unseen" if taught["complete"] else "unknown"
+        if names:
             text = (
-                f"{file} was trained on {len(names)} of the {len(self._cases.validation)} validation cases of this "
+                f"{source} was trained on patients of {len(names)} of the {len(validation)} validation cases of this "
                 f"fold (first: {names[0]}), so this training cannot be validated on them"
             )
-        self.print_to_log_file(f"WARNING: {text}.", also_print_to_console=True)
+        else:
+            text = f"{source} does not say which cases it was trained on; they may include patients of this validation"
+        if names or not taught["complete"]:
+            self.print_to_log_file(f"WARNING: {text}.", also_print_to_console=True)
 
 
 class nnUNetTrainerDiffLungReference(nnUNetTrainerDiffLung):

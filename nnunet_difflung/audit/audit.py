@@ -15,6 +15,7 @@ from nnunet_difflung.audit.content_leaks import (
     twin_problems,
 )
 from nnunet_difflung.audit.plan_numbers import plan_problems
+from nnunet_difflung.audit.unseen import patients_in_both
 from nnunet_difflung.dataset.contents import FileHashes, hashes_of_dataset
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
@@ -167,7 +168,9 @@ class _Auditor:
             manifest = {**manifest, "dataset": self.name}  # the name of now, for messages; the folder may be renamed
         first = self._all_folds()
         if self.files is not None:
-            self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files)
+            problems, notes = patients_in_both(self.name, self.files.folder, first)
+            self.problems += twin_problems(self.files, first) + problems_of_test_set(self.files) + problems
+            self.notes += notes
         if manifest is None:
             self.problems += _problems_without_manifest(self.raw, self.splits)
             if not self.splits and not self.problems:

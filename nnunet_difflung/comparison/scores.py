@@ -16,7 +16,7 @@ from nnunet_difflung.dataset.splits import is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import find_manifest
 from nnunet_difflung.paths import SPLITS, dataset_folders
-from nnunet_difflung.patients.reading import find_reading
+from nnunet_difflung.patients.reading import also_among, find_reading
 from nnunet_difflung.patients.record import read_record
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.messages import quiet, warn
@@ -204,6 +204,31 @@ def _check_unseen(trainings: Trainings, summaries: Iterable[tuple[tuple[str, str
             )
 
 
+def _check_unseen_patients(
+    trainings: Trainings,
+    summaries: Iterable[tuple[tuple[str, str, int | str], Cases]],
+    pattern: str | None,
+    file: Path | None,
+) -> None:
+    """Refuses predictions of patients whom the fold's network was trained on; warns if ids alone say who they are."""
+    splits, where = _splits_of(trainings.dataset)
+    for (arm, seed, fold), cases in summaries if splits else ():
+        of_fold = splits if fold == "all" else splits[int(fold) : int(fold) + 1]
+        training = sorted({case for split in of_fold for case in split["train"] if not is_synthetic(case)})
+        both, stated = also_among(trainings.dataset, training, sorted(cases), pattern, file)
+        if not both:
+            continue
+        case, patient = min(both.items())
+        text = (
+            f"{trainings.scored(seed, arm, fold)} has predictions of patients whom fold {fold} in {where} is trained "
+            f"on ({len(both)} such cases, first: {case} of {patient})"
+        )
+        if stated:
+            raise BadInput(f"{text}; predict and evaluate cases of other patients")
+        warn(f"{text}, if the ids say rightly who they are; say who the patients are with --patients FILE")
+        return
+
+
 def collect(
     trainings: Trainings,
     classes: dict[str, str],
@@ -223,6 +248,7 @@ def collect(
     check_cases(summaries, trainings, list(classes))
     if trainings.predictions is not None:
         _check_unseen(trainings, summaries.items())
+        _check_unseen_patients(trainings, summaries.items(), pattern, file)
     patient_of = case_patients(
         (case for cases in summaries.values() for case in cases), trainings.dataset, pattern, file
     )

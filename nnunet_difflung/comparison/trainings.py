@@ -345,16 +345,20 @@ def check_alike(trainings: Trainings) -> dict:
     """Refuses trainings for which nnU-Net recorded different settings (debug.json).
 
     Returns:
-        ``epochs``, ``iterations`` (of a training), ``device``, and ``doses`` (arm → how synthetic cases were drawn, as
-        far as that is recorded); empty if no training has a debug.json.
+        ``epochs``, ``iterations`` (of a training), ``device``, ``doses`` (arm → how synthetic cases were drawn, as far
+        as that is recorded), and ``weights_of_unknown_origin`` if a training began with such; empty if no training has
+        a debug.json.
 
     Raises:
-        BadInput: two trainings differ in length, batch size or plans, or two of an arm in the dose; or a validation is
-            not that of the end of a training.
+        BadInput: two trainings differ in length, batch size or plans, two of a fold in their real cases, or two of an
+            arm in the dose; a validation is not that of the end of a training; or a training began with weights that
+            had seen its validation patients.
     """
     first: tuple[Path, dict] | None = None
     devices: set[str] = set()
     doses: dict[str, tuple[Path, str]] = {}
+    cases: dict[tuple, list[tuple[Path, str]]] = {}
+    unknown_weights: list[str] = []
     for arm, seed, fold in trainings.each():
         folder = trainings.training(seed, arm, fold)
         if trainings.predictions is None and (scored := validated(folder)) != FINAL:
@@ -368,6 +372,13 @@ def check_alike(trainings: Trainings) -> dict:
         notes = read_json(path)
         devices.add(str(notes.get("gpu_name", notes.get("device"))))
         first = first or (path, notes)
+        _check_weights(path, arm, str(notes.get("pretrained", "")))
+        if notes.get("pretrained") == "unknown":
+            unknown_weights.append(f"{arm}, fold {fold}")
+        if notes.get("real_cases"):
+            same = cases.setdefault((seed, fold), [])
+            _check_cases(path, arm, str(notes["real_cases"]), same)
+            same.append((path, str(notes["real_cases"])))
         if "dose" in notes:
             other, dose = doses.setdefault(arm, (path, notes["dose"]))
             if notes["dose"] != dose:
@@ -387,4 +398,31 @@ def check_alike(trainings: Trainings) -> dict:
         return {}
     epochs, iterations = int(first[1]["num_epochs"]), int(first[1]["num_iterations_per_epoch"])
     facts = {"epochs": epochs, "iterations": epochs * iterations, "device": sorted(devices)}
-    return facts | {"doses": {arm: dose for arm, (_, dose) in doses.items()}}
+    facts["doses"] = {arm: dose for arm, (_, dose) in doses.items()}
+    return facts | ({"weights_of_unknown_origin": unknown_weights} if unknown_weights else {})
+
+
+def _check_weights(path: Path, arm: str, pretrained: str) -> None:
+    """Raises BadInput if a training began with weights that had seen patients whom it is validated on."""
+    if pretrained == "validation patients":
+        raise BadInput(
+            f"{path} records that this training began with pretrained weights that were trained on validation patients "
+            f"of its fold, so its scores are not of unseen patients; train it again without them, or leave {arm} out "
+            f"with --arms"
+        )
+
+
+def _check_cases(path: Path, arm: str, own: str, others: list[tuple[Path, str]]) -> None:
+    """Raises BadInput if the real cases of a training are not those of another arm's on the same fold.
+
+    ``own`` and ``others`` are what ``trainers.case_record.real_cases`` gave.
+    """
+    for other, theirs in others:
+        (ids, contents), (their_ids, their_contents) = own.split(), theirs.split()
+        same_contents = contents == their_contents or "unknown" in (contents, their_contents)
+        if ids != their_ids or not same_contents:
+            what = "different real cases" if ids != their_ids else "real cases whose files have changed in between"
+            raise BadInput(
+                f"{path} and {other} record {what} of the two trainings, so their difference is not only that of the "
+                f"synthetic cases; train both again on the dataset as it is now, or leave {arm} out with --arms"
+            )

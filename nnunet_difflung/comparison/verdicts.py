@@ -11,7 +11,7 @@ from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.wording import counted
 
 RARE = 0.1  # of the voxels of all classes
-LOSS = 0.02  # Dice; a larger fall of another class is pointed out also where there is no interval
+LOSS = 0.02  # Dice; a larger fall of another class is pointed out, and an interval that does not rule it out
 MORE_FALSE = 1.5  # times the reference's false voxels
 _LEVEL = 0.05
 _LISTED = 6
@@ -143,9 +143,18 @@ def _harm(table: dict, names: list[str]) -> Light:
         return Light("unknown", title, "no scored patient has them")
     proven = [row for row in rows if row[0]["ci95"] and row[0]["ci95"][1] < 0]
     fallen = [row for row in rows if row[0]["mean"] < -LOSS]
-    lowest, where = min(proven or rows, key=lambda row: row[0]["mean"])
-    state: State = "bad" if proven else "look" if fallen else "good"
-    what = "an interval lies below 0: " if proven else "lowest difference: "
+    unsure = [row for row in rows if row[0]["ci95"] and row[0]["ci95"][0] < -LOSS]
+    without = [row for row in rows if not row[0]["ci95"]]
+    if proven or fallen or not (unsure or without):
+        state: State = "bad" if proven else "look" if fallen else "good"
+        lowest, where = min(proven or rows, key=lambda row: row[0]["mean"])
+        what = "an interval lies below 0: " if proven else "lowest difference: "
+    elif unsure:
+        state, what = "look", f"an interval does not rule out a loss of more than {LOSS}: "
+        lowest, where = min(unsure, key=lambda row: row[0]["ci95"][0])
+    else:
+        state, what = "unknown", "no intervals, so the differences may be chance; lowest difference: "
+        lowest, where = min(rows, key=lambda row: row[0]["mean"])
     return Light(state, title, f"{what}{where} {shown(lowest, 3)}")
 
 
@@ -169,6 +178,14 @@ def _size(table: dict, rare: list[str]) -> Light:
 
 def _leaks(table: dict) -> Light:
     command = f"difflung_audit -d {dataset_id(table['meta']['dataset'])}"
+    if unknown := table["meta"].get("weights_of_unknown_origin"):
+        trainings = counted(len(unknown), "training")
+        return Light(
+            "look",
+            "Leaks",
+            f"{trainings} began with pretrained weights whose cases are not on record ({unknown[0]}); they may "
+            f"include scored patients; what else may have leaked is checked by {command}",
+        )
     return Light(
         "unknown",
         "Leaks",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.audit.pretrained import seen, taught_by
 from nnunet_difflung.comparison.scores import added_up, case_patients, check_cases, foreground, read_summary
 from nnunet_difflung.comparison.statistics import over_patients
 from nnunet_difflung.comparison.trainings import ARMS, FINAL, method_of, validated
@@ -161,10 +162,11 @@ def _group(cases: set[str], patient_of: Mapping[str, str]) -> Group:
 
 
 def _unseen(records: Sequence[Record | None], patient_of: Mapping[str, str]) -> bool | None:
-    sides = [
-        [{patient_of[case] for case in record[side]} for side in ("real", "validation")] for record in records if record
-    ]
-    return all(first.isdisjoint(second) for first, second in sides) if len(sides) == len(records) else None
+    taught = [(taught_by(record), record["validation"]) for record in records if record]
+    if any(seen(of_weights, validation, patient_of) for of_weights, validation in taught):
+        return False
+    complete = len(taught) == len(records) and all(of_weights["complete"] for of_weights, _ in taught)
+    return True if complete else None
 
 
 def _fold_facts(

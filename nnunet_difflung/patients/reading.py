@@ -149,6 +149,46 @@ def find_reading(
     return reading
 
 
+def also_among(
+    name: str,
+    identifiers: Sequence[str],
+    others: Iterable[str],
+    pattern: str | None = None,
+    file: str | Path | None = None,
+) -> tuple[dict[str, str], bool]:
+    """The cases outside the folds, such as those of a test set, whose patients have cases in the folds.
+
+    Args:
+        name: ``DatasetXXX_NAME``.
+        identifiers: cases in the folds.
+        others: the other cases; those whose patients are not known are left out.
+        pattern: as in ``find_reading``.
+        file: likewise.
+
+    Returns:
+        case → patient, and whether that was stated (it was read from the ids otherwise).
+    """
+    try:
+        reading = find_reading(name, identifiers, pattern, file)
+    except BadInput:
+        return {}, False
+    stated = reading.source in ("pattern", "file")
+    known = {case: reading.listed.get(case) for case in others}
+    if reading.pattern is not None:
+        known = {case: _by_pattern_or_none(case, reading.pattern) for case in known}
+    elif not stated and all(read_id(case) == patient for case, patient in reading.patients.items()):
+        known = {case: read_id(case) for case in known}
+    within = set(reading.patients.values())
+    return {case: patient for case, patient in known.items() if patient in within}, stated
+
+
+def _by_pattern_or_none(case: str, pattern: str) -> str | None:
+    try:
+        return by_pattern([case], pattern)[case]
+    except BadInput:
+        return None
+
+
 # ---- what the user states ----
 
 

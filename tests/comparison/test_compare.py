@@ -17,6 +17,7 @@ from nnunet_difflung.comparison.scores import case_patients
 from nnunet_difflung.comparison.statistics import difference, over_patients, pool
 from nnunet_difflung.comparison.surface import case_scores, surface_scores
 from nnunet_difflung.comparison.trainings import ARMS, named_results
+from nnunet_difflung.comparison.verdicts import verdicts
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import MANIFEST, new_manifest
 from nnunet_difflung.paths import VALIDATED
@@ -288,7 +289,7 @@ def test_predictions_of_training_cases_are_refused(results, capsys):
     )
     for fold in (0, "all"):
         for arm in ("reference", "cbmat"):
-            write_training(results, arm, {"p9_s1": CBMAT["p3_s0"], "p2_s0": CBMAT["p2_s0"]}, fold, scored="test")
+            write_training(results, arm, {"p7_s1": CBMAT["p3_s0"], "p2_s0": CBMAT["p2_s0"]}, fold, scored="test")
     assert compared("--predictions", "test")["meta"]["cases"] == 2, "fold 0 has not seen its validation case"
     message = refusal(capsys, "--predictions", "test", "-f", "all")
     assert "has predictions of p2_s0 (1 such cases), a training case of fold all in" in message
@@ -298,10 +299,25 @@ def test_predictions_of_training_cases_are_refused(results, capsys):
     assert "fold_0/test has predictions of p1_s0 (2 such cases), a training case of fold 0 in" in message
 
 
+def test_predictions_of_other_scans_of_training_patients_are_refused_where_it_is_stated_who_they_are(results, capsys):
+    raw = results.parent / "nnUNet_preprocessed" / NAME
+    raw.joinpath("splits_final.json").write_text(json.dumps([{"train": ["p1_s0", "p9_s0"], "val": ["p2_s0"]}]))
+    for arm in ("reference", "cbmat"):
+        write_training(results, arm, {"p9_s1": CBMAT["p3_s0"], "p8_s0": CBMAT["p2_s0"]}, scored="test")
+    compared("--predictions", "test")
+    assert "(1 such cases, first: p9_s1 of p9), if the ids say rightly who they are" in capsys.readouterr().err
+    message = refusal(capsys, "--predictions", "test", "--patient-pattern", "(p[0-9]).*")
+    assert "has predictions of patients whom fold 0 in" in message
+    compared("--predictions", "test", "--patient-pattern", "(.+)")
+
+
+NOTES = {"num_epochs": "5", "num_iterations_per_epoch": "250"}
+
+
 def write_dosed(results, *doses: str | None):
     """A fold of reference and of difflung for each dose, which is noted unless it is None."""
     for fold, dose in enumerate(doses):
-        notes = {"num_epochs": "5", "num_iterations_per_epoch": "250", "method": "difflung"}
+        notes = {**NOTES, "method": "difflung"}
         write_training(results, "reference", REFERENCE, fold)
         write_training(results, "difflung", CBMAT, fold, notes=notes | ({"dose": dose} if dose else {}))
 
@@ -319,6 +335,44 @@ def test_two_doses_are_no_arm(results, capsys):
     write_dosed(results, "DIFFLUNG_SYNTHETIC_SHARE=cases", "DIFFLUNG_SYNTHETIC_SHARE=0.5")
     message = refusal(capsys, "-f", "0", "1", "--arms", "reference", "difflung")
     assert "record different doses of synthetic cases (DIFFLUNG_SYNTHETIC_SHARE=0.5 and DIFFLUNG_S" in message
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("aaa 111", None),
+        ("aaa unknown", None),
+        ("bbb 111", "record different real cases of the two trainings"),
+        ("aaa 222", "record real cases whose files have changed in between of the two trainings"),
+    ],
+)
+def test_arms_that_were_trained_on_other_real_cases_are_not_compared(results, capsys, own, message):
+    for arm, dices, cases in (("reference", REFERENCE, "aaa 111"), ("cbmat", CBMAT, own)):
+        write_training(results, arm, dices, notes={**NOTES, "real_cases": cases})
+    if message is None:
+        compared()
+    else:
+        assert message in refusal(capsys)
+
+
+def test_folds_have_real_cases_of_their_own(results):
+    for fold in (0, 1):
+        for arm, dices in (("reference", REFERENCE), ("cbmat", CBMAT)):
+            write_training(results, arm, dices, fold, notes={**NOTES, "real_cases": f"{fold} unknown"})
+    compared(folds=("0", "1"))
+
+
+def test_a_training_that_began_with_weights_that_had_seen_its_validation_patients_is_refused(results, capsys):
+    for arm, dices, weights in (("reference", REFERENCE, "none"), ("cbmat", CBMAT, "unseen")):
+        write_training(results, arm, dices, notes={**NOTES, "pretrained": weights})
+    assert "weights_of_unknown_origin" not in compared()["meta"]
+    write_training(results, "cbmat", CBMAT, notes={**NOTES, "pretrained": "unknown"})
+    table = compared()
+    assert table["meta"]["weights_of_unknown_origin"] == ["cbmat, fold 0"]
+    light = next(light for light in verdicts(table).lights if light.title == "Leaks")
+    assert (light.state, light.text[:40]) == ("look", "1 training began with pretrained weights")
+    write_training(results, "cbmat", CBMAT, notes={**NOTES, "pretrained": "validation patients"})
+    assert "trained on validation patients of its fold" in refusal(capsys)
 
 
 def test_a_validation_of_the_best_checkpoint_is_refused(results, capsys):

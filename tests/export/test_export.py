@@ -195,6 +195,24 @@ def test_patients_of_training_and_validation_are_not_called_unseen(results, out)
     assert "Some of them were in its training too." in exported(out)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_patients_whom_pretrained_weights_have_seen_are_not_called_unseen(results, out, complete):
+    path = results / MODEL / "fold_0" / FINAL
+    content = torch.load(path, weights_only=False)
+    record = content["init_args"]["difflung_cases"]
+    record["pretrained"] = {"cases": [record["validation"][0]], "complete": complete}
+    torch.save(content, path)
+    assert "Some of them were in its training too." in exported(out)
+
+
+def test_pretrained_weights_of_unknown_origin_leave_it_open(results, out):
+    path = results / MODEL / "fold_0" / FINAL
+    content = torch.load(path, weights_only=False)
+    content["init_args"]["difflung_cases"]["pretrained"] = {"cases": [], "complete": False}
+    torch.save(content, path)
+    assert "Whether these patients were in its training is not on record." in exported(out)
+
+
 def test_a_fold_without_validation_has_no_figures(results, out):
     shutil.rmtree(results / MODEL / "fold_0" / "validation")
     card = exported(out)

@@ -666,9 +666,62 @@ def test_pretrained_weights_that_have_seen_the_validation_cases_are_warned_of(ba
     monkeypatch.setattr(sys, "argv", argv)
     capsys.readouterr()
     begin("nnUNetTrainerDiffLungReference", 0)
-    assert "was trained on 2 of the 2 validation cases of this fold (first: patient0_s0)" in capsys.readouterr().out
+    assert "patients of 2 of the 2 validation cases of this fold (first: patient0_s0)" in capsys.readouterr().out
     begin("nnUNetTrainerDiffLungReference", 1)
     assert "WARNING" not in capsys.readouterr().out
+
+
+def saved(trainer, name="checkpoint_final.pth") -> str:
+    path = os.path.join(trainer.output_folder, name)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def begun_with(weights: str, monkeypatch, fold: int):
+    argv = ["nnUNetv2_train", "942", "2d", str(fold), "-pretrained_weights", weights, "-p", "nnUNetPlans"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        return begin("nnUNetTrainerDiffLungReference", fold)
+
+
+def test_weights_of_weights_that_have_seen_the_validation_patients_are_warned_of_too(base, monkeypatch, capsys):
+    of_fold_1 = saved(begin("nnUNetTrainerDiffLungReference", 1))
+    again_fold_1 = saved(begun_with(of_fold_1, monkeypatch, 1), "checkpoint_latest.pth")
+    assert "WARNING" not in capsys.readouterr().out
+    in_between = saved(begun_with(again_fold_1, monkeypatch, 0))
+    assert "was trained on patients of 2 of the 2 validation cases" in capsys.readouterr().out
+    record = torch.load(in_between, weights_only=False)["init_args"][case_record.KEY]
+    assert record["pretrained"]["complete"]
+    assert set(record["pretrained"]["cases"]) >= set(SPLITS[0]["val"])
+    third = begun_with(in_between, monkeypatch, 0)
+    assert "was trained on patients of 2 of the 2 validation cases" in capsys.readouterr().out
+    assert third.pretrained == "validation patients"
+
+
+def test_other_slices_of_a_validation_patient_are_the_patient(base, monkeypatch, capsys):
+    earlier = begin("nnUNetTrainerDiffLungReference", 1)
+    earlier.my_init_kwargs[case_record.KEY]["real"] = ["patient0_s77"]  # of an earlier version of the dataset
+    begun_with(saved(earlier), monkeypatch, 0)
+    assert "was trained on patients of" in capsys.readouterr().out
+
+
+def test_weights_that_python_gave_a_new_training_are_of_unknown_origin(nnunet, monkeypatch, capsys):
+    trainer = short("nnUNetTrainerDiffLungReference", monkeypatch)
+    trainer.initialize()
+    with torch.no_grad():
+        next(trainer.network.parameters()).add_(0.1)  # as load_pretrained_weights does
+    trainer.on_train_start()
+    assert "does not say which cases it was trained on" in capsys.readouterr().out
+    assert trainer.my_init_kwargs[case_record.KEY]["pretrained"] == {"cases": [], "complete": False}
+    assert json.loads((Path(trainer.output_folder) / "debug.json").read_text())["pretrained"] == "unknown"
+
+
+def test_a_continued_training_keeps_what_its_first_weights_had_seen(base, monkeypatch):
+    of_fold_1 = saved(begin("nnUNetTrainerDiffLungReference", 1))
+    saved(begun_with(of_fold_1, monkeypatch, 0), "checkpoint_latest.pth")
+    again = resumed("nnUNetTrainerDiffLungReference")
+    assert again.pretrained == "validation patients"
+    assert "pretrained" in again.my_init_kwargs[case_record.KEY]
 
 
 # ---- training ----
