@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +30,7 @@ from nnunet_difflung.trainers.schedule import IterationCyclicLR
 from nnunet_difflung.trainers.training_cases import TrainingCases, check_cases, check_split, known_patients
 
 _CUDA = torch.device("cuda")
+_CHECKED = "difflung_checked"  # key in the store of a training on several GPUs
 
 
 class nnUNetTrainerDiffLung(nnUNetTrainer):
@@ -327,6 +329,20 @@ class nnUNetTrainerDiffLung(nnUNetTrainer):
             if (file := case_record.pretrained_file()) is not None and os.path.isfile(file):
                 arguments = torch.load(file, map_location="cpu", weights_only=False, mmap=True).get("init_args") or {}
                 self._note_pretrained(file, taught_by(arguments.get(case_record.KEY)))
+        self._wait_for_checks()
+
+    def _wait_for_checks(self) -> None:
+        """On several GPUs: lets all processes go on once the first has checked the cases, however long that takes.
+
+        The first thing that they do together is to compare their networks, for which NCCL waits ten minutes.
+        """
+        if not self.is_ddp:
+            return
+        store = torch.distributed.distributed_c10d._get_default_store()
+        if self.local_rank == 0:
+            store.set(_CHECKED, "")
+        else:
+            store.wait([_CHECKED], timedelta(days=7))
 
     def _record(self) -> dict:
         """What this training's checkpoints say about its cases and its dose."""

@@ -219,13 +219,16 @@ def _check_unseen_patients(
         if not both:
             continue
         case, patient = min(both.items())
-        text = (
-            f"{trainings.scored(seed, arm, fold)} has predictions of patients whom fold {fold} in {where} is trained "
-            f"on ({len(both)} such cases, first: {case} of {patient})"
-        )
+        first, scored = f"{len(both)} such cases, first: {case} of {patient}", trainings.scored(seed, arm, fold)
         if stated:
-            raise BadInput(f"{text}; predict and evaluate cases of other patients")
-        warn(f"{text}, if the ids say rightly who they are; say who the patients are with --patients FILE")
+            raise BadInput(
+                f"{scored} has predictions of patients whom fold {fold} in {where} is trained on ({first}); predict "
+                f"and evaluate cases of other patients"
+            )
+        warn(
+            f"{scored} has predictions of patients whom fold {fold} in {where} is trained on, if the ids say rightly "
+            f"who they are ({first}); say who the patients are with --patients FILE"
+        )
         return
 
 

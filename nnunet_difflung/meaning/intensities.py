@@ -137,7 +137,8 @@ def judge(values: np.ndarray, lung: np.ndarray | None = None, sample: int = _SAM
     low, high = float(shown.min()), float(shown.max())
     if low < high and (window_name(shown) is not None or window_name(values) is not None):
         return Judgement(Meaning.PICTURE, low, high)
-    if len(shown) < 16 or _few(shown):
+    lowered = low >= -1024 and high <= 255 - 1024 and high - low > _SPREAD_OF_A_PICTURE  # a picture, or ill lung alone
+    if len(shown) < 16 or _few(shown) or lowered:
         return Judgement(Meaning.UNCERTAIN, low, high)
     impossible = float(((shown < IMPOSSIBLE[0]) | (shown > IMPOSSIBLE[1])).mean())
     air_is_shown = _share(shown, _AIR) >= _SHOWN

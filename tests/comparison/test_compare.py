@@ -305,7 +305,7 @@ def test_predictions_of_other_scans_of_training_patients_are_refused_where_it_is
     for arm in ("reference", "cbmat"):
         write_training(results, arm, {"p9_s1": CBMAT["p3_s0"], "p8_s0": CBMAT["p2_s0"]}, scored="test")
     compared("--predictions", "test")
-    assert "(1 such cases, first: p9_s1 of p9), if the ids say rightly who they are" in capsys.readouterr().err
+    assert "if the ids say rightly who they are (1 such cases, first: p9_s1 of p9)" in capsys.readouterr().err
     message = refusal(capsys, "--predictions", "test", "--patient-pattern", "(p[0-9]).*")
     assert "has predictions of patients whom fold 0 in" in message
     compared("--predictions", "test", "--patient-pattern", "(.+)")

@@ -126,6 +126,14 @@ def test_what_shows_too_little_is_not_refused(values):
     assert not judge(values).not_hu
 
 
+def test_pictures_of_8_bits_minus_1024_are_not_taken_for_hu():
+    rng = np.random.default_rng(0)
+    picture = np.clip(np.where(rng.random((4, 64, 64)) < 0.4, 15, 190) + rng.normal(0, 20, (4, 64, 64)), 0, 255).round()
+    assert judge(picture).meaning is Meaning.PICTURE
+    assert judge(picture - 1024, np.ones(picture.shape, bool)).meaning is Meaning.UNCERTAIN
+    assert judge(rng.normal(-900, 30, (4, 64, 64)).round(), np.ones(picture.shape, bool)).meaning is Meaning.HU
+
+
 def test_the_label_of_normal_lung_decides():
     rng = np.random.default_rng(0)
     lung = np.ones((1, 40, 40), bool)

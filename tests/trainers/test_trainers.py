@@ -724,6 +724,29 @@ def test_a_continued_training_keeps_what_its_first_weights_had_seen(base, monkey
     assert "pretrained" in again.my_init_kwargs[case_record.KEY]
 
 
+SEVERAL = """
+import os, sys, time, types, datetime, torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from nnunet_difflung.trainers.nnUNetTrainerDiffLung import nnUNetTrainerDiffLung
+rank = int(sys.argv[1])
+store = distributed.FileStore(sys.argv[2], 2)
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=3))
+trainer = types.SimpleNamespace(is_ddp=True, local_rank=rank)
+if rank == 0:
+    time.sleep(9)  # the checks of a large dataset
+nnUNetTrainerDiffLung._wait_for_checks(trainer)
+DistributedDataParallel(torch.nn.Linear(2, 2))
+"""
+
+
+def test_other_processes_wait_for_the_checks_of_the_first_longer_than_for_each_other(tmp_path):
+    words = [sys.executable, "-c", SEVERAL]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
+    started = [subprocess.Popen([*words, rank, str(tmp_path / "store")], env=environment) for rank in "01"]
+    assert [process.wait(300) for process in started] == [0, 0]
+
+
 # ---- training ----
 
 
