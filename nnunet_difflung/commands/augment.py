@@ -148,7 +148,7 @@ def _add_mask_options(group: argparse._ArgumentGroup) -> None:
         type=multiple,
         metavar="N",
         help="target of the pathologies without --target-share: N times their share of the fold's training cases, but "
-        "no more than they have in the slices that contain them; 0: "
+        "no more than they have in the slices that contain them (or 1.25 times their share, if that is more); 0: "
         f"{preset('paper').balance.default_share} of the lung for each (default: {TARGET_MULTIPLE:g}; preset "
         f"paper: 0, but without this option {preset('paper').balance.fibrosis_share} for fibrosis or ILD)",
     )
@@ -288,16 +288,16 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
         metavar="PIXELS",
         help="normal lung around a new lesion that is painted along with it, for --paint composite; in volumes "
         f"--method {METHOD} paints as many mm of it above and below a lesion, at least one slice "
-        f"({by_preset('sampling', 'margin')}; 2 with --method {METHOD})",
+        f"(default: 2; other methods: {by_preset('sampling', 'margin').removeprefix('default: ')})",
     )
-    shared.add_sampler(group, f"; ddpm with --method {METHOD}")
+    shared.add_sampler(group, "default: ddpm; other methods: {}")
     group.add_argument(
         "--resamplings",
         type=positive,
         metavar="N",
-        help="times that each denoising step is done, with fresh noise in between, so that the new lesion fits its "
-        "surroundings better (RePaint); painting takes N times as long. For --method cbmat, mat and none with --paint "
-        f"composite ({by_preset('sampling', 'resamplings')})",
+        help="number of times each denoising step is repeated, with fresh noise in between, so that the new lesion "
+        "fits its surroundings better (RePaint); painting takes N times as long. For --method cbmat, mat and none with "
+        f"--paint composite ({by_preset('sampling', 'resamplings')})",
     )
     group.add_argument(
         "--level",
@@ -317,8 +317,8 @@ def _add_painting_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--edge",
         choices=EDGES,
-        help="how a region that --method difflung paints ends. faded: over the margin it passes into the normal lung "
-        "that was there, with its grain; painted: abruptly, where painting ends "
+        help="how a region that --method difflung paints ends. faded: over the margin it blends into the existing "
+        "normal lung, whose noise texture is kept; painted: abruptly, where painting ends "
         f"({by_preset('sampling', 'edge')})",
     )
     group.add_argument(

@@ -137,11 +137,14 @@ def add_seed(group: Options, of: str) -> None:
 
 
 def add_sampler(group: Options, exception: str = "") -> None:
-    """``--sampler`` and ``--steps``; ``exception`` says where another sampler than the preset's is the default."""
+    """``--sampler`` and ``--steps``; ``exception`` says which sampler is the default unless it is the preset's."""
+    default = by_preset("sampling", "sampler")
+    if exception:
+        default = exception.format(default.removeprefix("default: "))
     group.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help=f"sampler of the reverse process ({by_preset('sampling', 'sampler')}{exception})",
+        help=f"sampler of the reverse process ({default})",
     )
     group.add_argument(
         "--steps",

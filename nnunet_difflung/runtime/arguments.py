@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from nnunet_difflung import __version__
 from nnunet_difflung.runtime.messages import failed, named
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed or problems, 2 refused, {}130 or 143 interrupted (docs/scripting.md)"
@@ -33,6 +34,12 @@ class CommandParser(argparse.ArgumentParser):
             help="print one JSON object on stdout, and everything else on stderr (default: text)",
         )
         group.add_argument(QUIET, action="store_true", help="show nothing but warnings and errors (default: show all)")
+        group.add_argument(
+            "--version",
+            action="version",
+            version=f"%(prog)s (nnunet_difflung {__version__})",
+            help="show the version of this package and exit",
+        )
 
     def add_argument_group(self, *args: Any, **options: Any) -> argparse._ArgumentGroup:
         """A new group, above that of the output."""

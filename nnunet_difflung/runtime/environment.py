@@ -60,7 +60,7 @@ def commit(root: Path = _ROOT) -> str:
         return ""
     words = ["git", "-C", str(root), "describe", "--always", "--abbrev=8", "--exclude=*", "--dirty=.dirty"]
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(words, capture_output=True, encoding="utf-8", timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):  # no Git, or a checkout of another user
         return ""
 

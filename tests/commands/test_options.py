@@ -7,6 +7,7 @@ import importlib
 
 import pytest
 
+import nnunet_difflung
 from nnunet_difflung.commands import augment
 
 OPTIONS = {
@@ -26,7 +27,7 @@ OPTIONS = {
     "remove": "-d -f --method --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
 }
-OUTPUT = ["--json", "--quiet"]  # of every command
+OUTPUT = ["--json", "--quiet", "--version"]  # of every command
 SHARED = [option for option in OPTIONS["evaluate"].split() if option in OPTIONS["augment"].split()]
 
 
@@ -100,3 +101,11 @@ def test_a_seed_that_torch_cannot_take_is_refused(capsys, words):
         augment.parse(["-d", "801", "--seed", *words])
     assert "argument --seed" in capsys.readouterr().err
     assert augment.parse(["-d", "801", "--seed", str(2**63 - 1)]).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_command_tells_its_version(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser(name).parse_args(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"difflung_{name} (nnunet_difflung {nnunet_difflung.__version__})\n"
