@@ -16,6 +16,7 @@ from nnunet_difflung.dataset_conversion.dicom.rtstruct import Contour, Roi
 from nnunet_difflung.dataset_conversion.imaging.geometry import to_index
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.wording import counted
 
 ACROSS = 0.5  # slices; a contour that spans more does not lie in the plane of the slices
 VOLUME = 0.15  # largest difference between the volumes of the mask and of the contours, as a share
@@ -178,7 +179,7 @@ def _notes(
     moved = sum(len(planes[i]) for i, distance in slices.moved.items() if abs(distance) > ON_SLICE)
     filled_more = len(slices.plane_of) - len(set(slices.plane_of.values()))
     notes = [
-        Note(f"{name}: {number} {_contours(number)} {what}", _kind(what), number, f"contours {what}")
+        Note(f"{name}: {counted(number, 'contour')} {what}", _kind(what), number, f"contours {what}")
         for what, number in sorted(counts.items())
         if number
     ]
@@ -189,7 +190,7 @@ def _notes(
         elif moved > 1 and len(off) == len(slices.moved) and np.ptp(off) <= ON_SLICE:
             distance = float(np.mean(off)) * image.GetSpacing()[2]
             text = f", all by {abs(distance):.2f} mm towards the {'last' if distance > 0 else 'first'} slice"
-        notes.append(Note(f"{name}: {moved} {_contours(moved)} {what}{text}", Kind.MOVED, moved, f"contours {what}"))
+        notes.append(Note(f"{name}: {counted(moved, 'contour')} {what}{text}", Kind.MOVED, moved, f"contours {what}"))
     if filled_more:
         what = "filled between contours that were drawn on thicker slices"
         text = f"{name}: {filled_more} {'slice' if filled_more == 1 else 'slices'} {what}"
@@ -208,7 +209,3 @@ def _kind(what: str) -> Kind:
     if "repeated" in what or "overlapping" in what:
         return Kind.MERGED
     return Kind.DROPPED
-
-
-def _contours(number: int) -> str:
-    return "contour" if number == 1 else "contours"

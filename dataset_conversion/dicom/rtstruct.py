@@ -19,6 +19,7 @@ from nnunet_difflung.dataset_conversion.dicom.headers import read_dataset
 from nnunet_difflung.dataset_conversion.dicom.truncation import is_cut_off
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.runtime.wording import counted
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")  # as DICOM spells it, or nearly
 OPEN = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR", "OPENPLANAR", "OPENNONPLANAR")
@@ -128,7 +129,7 @@ def _structure_set(data, path: Path) -> StructureSet:
         else:  # the same name and number again is the same region
             rois[number, name] = _roi(name, frame, contours, path)
     orphans = sum(len(items) for number, items in drawn.items() if number is None or number not in numbers)
-    text = f"{path.name}: left out {orphans} {_contours(orphans)} of a structure that the file does not define"
+    text = f"{path.name}: left out {counted(orphans, 'contour')} of a structure that the file does not define"
     notes = [Note(text, Kind.DROPPED, orphans, "contours of structures that the file does not define")]
     return StructureSet(_referenced_series(data), tuple(rois.values()), tuple(notes * bool(orphans)))
 
@@ -166,14 +167,14 @@ def _roi(name: str, frame: str, items: Iterable, path: Path) -> Roi:
             )
             return Roi(name, frame, (), fault=fault)
     notes = [
-        Note(f"{name}: {number} {_contours(number)} {what}", Kind.DROPPED, number, f"contours {what}")
+        Note(f"{name}: {counted(number, 'contour')} {what}", Kind.DROPPED, number, f"contours {what}")
         for what, number in sorted(read.dropped.items())
     ]
     if read.guessed:
         what = "without ContourGeometricType, taken as closed"
         notes.append(
             Note(
-                f"{name}: {read.guessed} {_contours(read.guessed)} {what}",
+                f"{name}: {counted(read.guessed, 'contour')} {what}",
                 Kind.GUESSED,
                 read.guessed,
                 f"contours {what}",
@@ -181,7 +182,7 @@ def _roi(name: str, frame: str, items: Iterable, path: Path) -> Roi:
         )
     if read.commas:
         what = "with decimal commas, read as decimal points"
-        text = f"{name}: {read.commas} {_contours(read.commas)} {what}"
+        text = f"{name}: {counted(read.commas, 'contour')} {what}"
         notes.append(Note(text, Kind.REINTERPRETED, read.commas, f"contours {what}"))
     return Roi(name, frame, tuple(read.contours), frozenset(read.images), tuple(notes))
 
@@ -272,7 +273,3 @@ def _whole(value) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
-
-
-def _contours(number: int) -> str:
-    return "contour" if number == 1 else "contours"

@@ -106,13 +106,6 @@ def place(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def nifti_bytes(path: Path) -> int:
-    """The number of bytes that a NIfTI file has, once it is decompressed, if it is complete; 0 if it is none."""
-    with _named_by_content(path) as named:
-        header = _stored_header(named)
-        return 0 if header is None or path.name.lower().endswith(".hdr") else _bytes_of(header)
-
-
 def _bytes_of(header: Any) -> int:
     sizes = [int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))]]
     return int(header["vox_offset"]) + math.prod(sizes) * int(header["bitpix"]) // 8

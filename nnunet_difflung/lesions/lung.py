@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from nnunet_difflung.dataset.holes import filled
 from nnunet_difflung.meaning.labels import LabelRoles
 
 Window = tuple[slice, slice]  # (y, x)
@@ -168,7 +169,7 @@ class Lung:
             slice(max(0, int(part[0]) - 1), min(n, int(part[-1]) + 2))
             for part, n in zip((rows, columns), plane.shape, strict=True)
         )
-        lung, outside = lung[box], without_holes(~self.inside[plane[box]])
+        lung, outside = lung[box], ~filled(self.inside[plane[box]])
         edges = pleura[box]
         edges[1:] += outside[:-1] & lung[1:]
         edges[:-1] += outside[1:] & lung[:-1]
@@ -225,16 +226,6 @@ def outline_of(mask: np.ndarray) -> int:
         + int(mask.take(-1, axis).sum())
         for axis in (-1, -2)
     )
-
-
-def without_holes(outside: np.ndarray) -> np.ndarray:
-    """The parts of what is not lung, in the (y, x) box of a slice's lung, that reach the edge of the box."""
-    parts, number = ndimage.label(outside)
-    reaching = np.zeros(number + 1, bool)
-    for line in (parts[0], parts[-1], parts[:, 0], parts[:, -1]):
-        reaching[line] = True
-    reaching[0] = False
-    return reaching[parts]
 
 
 def _pieces(lung: np.ndarray, origin: tuple[int, int], width: int) -> tuple[tuple[Piece, ...], int]:

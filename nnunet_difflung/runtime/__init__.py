@@ -1,1 +1,1 @@
-"""Processes, threads, devices, locks, signals, files; nothing in it is about lungs or datasets."""
+"""Processes, threads, devices, locks, signals, files, messages; no dataset."""
