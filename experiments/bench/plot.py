@@ -18,6 +18,7 @@ def learning_curve(path: Path, content: dict) -> None:
         content: as ``table.write`` writes it.
     """
     numbers, meta = content["numbers"], content["meta"]
+    rare = as_text(meta["rare"].replace("_", " "))
     arms = [arm for arm in ARMS if any(arm in of for of in numbers.values())]
     with drawing(path, 7.5, 4.6, dpi=150) as figure:
         axes = figure.subplots()
@@ -40,10 +41,11 @@ def learning_curve(path: Path, content: dict) -> None:
                 label=as_text(arm),
             )
         axes.set_xticks(range(len(numbers)), [_tick(number, of) for number, of in numbers.items()])
-        axes.set_xlabel(f"training patients with {as_text(meta['rare'])}")
-        axes.set_ylabel(f"Dice of {as_text(meta['rare'])}\n(mean and standard deviation of trainings)", fontsize=9)
+        axes.set_xlabel(f"training patients with {rare}")
+        axes.set_ylabel(f"Dice of {rare}\n(mean and standard deviation of trainings)", fontsize=9)
         axes.set_title(as_text(meta["title"]), fontsize=10)
         axes.grid(axis="y", alpha=0.3)
+        axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper", fontsize=8)
 
 
