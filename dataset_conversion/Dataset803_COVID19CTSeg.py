@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--part",
         choices=PARTS,
         default=PARTS[0],
-        help="which part of the dataset to convert (default %(default)s); "
+        help="which part of the dataset to convert (default: %(default)s); "
         f"the default of --name is {names[PARTS[0]]}, or {names[PARTS[1]]} for radiopaedia",
     )
     p.set_defaults(name=None)

@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=WINDOW,
         metavar="MM",
-        help="side of the window that is cut out of each case at a random place (default %(default)g); larger around "
+        help="side of the window that is cut out of each case at a random place (default: %(default)g); larger around "
         "large nodules, and never larger than the cut-out",
     )
     p.add_argument(
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=APART,
         metavar="MM",
         help="with --as slices: of slices that lie closer together than this, every second, third, … is taken, so that "
-        "thin slices do not count more than thick ones (default %(default)g; 0 takes all slices)",
+        "thin slices do not count more than thick ones (default: %(default)g; 0 takes all slices)",
     )
     options = p.parse_args(arguments)
     for option, value, low, high in (("--window", options.window, 5, 1000), ("--apart", options.apart, 0, 100)):

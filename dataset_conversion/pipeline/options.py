@@ -91,20 +91,25 @@ def add_form_option(group: argparse._ActionsContainer, which: str) -> None:
         dest="form",
         choices=("slices", "volumes"),
         default="slices",
-        help=f"slices: write a case for each slice {which}, as in the Diff-Lung paper (default); "
-        f"volumes: write a case for each volume",
+        help=f"slices: write a case for each slice {which}, as in the Diff-Lung paper; "
+        f"volumes: write a case for each volume (default: slices)",
     )
 
 
 def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> None:
     """Adds ``--spacing``, ``--size`` and, for datasets with lungs (``crop``), ``--crop-lungs``."""
-    group.add_argument("--spacing", type=float, metavar="MM", help="resample in plane to square pixels of this size")
+    group.add_argument(
+        "--spacing",
+        type=float,
+        metavar="MM",
+        help="resample in plane to square pixels of this size (default: as they are)",
+    )
     group.add_argument(
         "--size",
         type=int,
         metavar="PIXELS",
         help=f"resample in plane so that the longer side has this many pixels ({'with --crop-lungs, ' if crop else ''}"
-        f"pixel sizes then differ between patients; use --spacing to keep them equal)",
+        f"pixel sizes then differ between patients; use --spacing to keep them equal; default: as they are)",
     )
     if crop:
         group.add_argument(
@@ -114,7 +119,7 @@ def add_shape_options(group: argparse._ActionsContainer, crop: bool = True) -> N
             const=10.0,
             metavar="MM",
             help="crop each patient to the bounding box of lungs and lesions plus this margin (10 mm if no number is "
-            "given)",
+            "given; default: not cropped)",
         )
 
 
@@ -141,7 +146,13 @@ def add_patient_options(group: argparse._ActionsContainer) -> None:
 
 def add_test_options(group: argparse._ActionsContainer) -> None:
     """Adds ``--test``, ``--test-share`` and ``--seed``."""
-    group.add_argument("--test", nargs="+", default=[], metavar="PATIENT", help="test patients (imagesTs, labelsTs)")
+    group.add_argument(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="PATIENT",
+        help="test patients (imagesTs, labelsTs; default: none)",
+    )
     group.add_argument(
         "--test-share",
         type=float,
@@ -149,7 +160,9 @@ def add_test_options(group: argparse._ActionsContainer) -> None:
         help="instead of --test: share of the patients to take as test patients, between 0 and 1; they are chosen so "
         "that rare structures are in both parts",
     )
-    group.add_argument("--seed", type=int, default=0, help="of the folds and of the choice by --test-share (default 0)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="of the folds and of the choice by --test-share (default: 0)"
+    )
 
 
 def check_test_options(options: argparse.Namespace) -> None:
@@ -171,6 +184,6 @@ def add_running_options(group: argparse._ActionsContainer) -> None:
         type=int,
         default=2,
         metavar="N",
-        help="number of patients converted at a time (default 2); does not change the result",
+        help="number of patients converted at a time (default: 2); does not change the result",
     )
     group.add_argument("--overwrite", action="store_true", help="replace the dataset if it already exists")

@@ -193,8 +193,10 @@ def parser(public: PublicSet, description: str) -> argparse.ArgumentParser:
     add_form_option(p, "that has a label")
     add_shape_options(p, public.crop)
     add_test_options(p)
-    p.add_argument("--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default %(default)s)")
-    p.add_argument("--name", default=public.name, help="name of the dataset after its id (default %(default)s)")
+    p.add_argument(
+        "--dataset-id", type=int, default=public.dataset_id, help="nnU-Net dataset id (default: %(default)s)"
+    )
+    p.add_argument("--name", default=public.name, help="name of the dataset after its id (default: %(default)s)")
     add_running_options(p)
     add_leaving_out_options(p)
     p.add_argument("--dry-run", action="store_true", help="show patients and labels, but write nothing")
