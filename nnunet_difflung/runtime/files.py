@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,9 @@ def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
     The temporary name keeps the file's ending, since image writers choose the format by it. A file that is replaced
-    does not become readable for more people; a link is replaced, and what it points to stays.
+    does not become readable for more people; a link is replaced, and what it points to stays. A library may put a file
+    of its own in the temporary one's place, as safetensors does with one that its user alone may read; it gets the
+    temporary one's mode.
 
     Args:
         path: the file.
@@ -60,7 +63,10 @@ def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = _new_file_for(path)
     try:
+        made = temporary.stat()
         yield temporary
+        if temporary.stat().st_ino != made.st_ino:
+            temporary.chmod(stat.S_IMODE(made.st_mode))
         if flushed:
             _flush(temporary)
         os.replace(temporary, path)
