@@ -14,6 +14,7 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.selection import EVERYTHING, Selection
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import cache_folder, fold_folders, fold_of, method_name, our_folders, results_folder
+from nnunet_difflung.runtime.files import OF_SAFETENSORS
 from nnunet_difflung.runtime.locks import delete_unused
 from nnunet_difflung.runtime.wording import counted
 
@@ -24,7 +25,7 @@ _IN_FOLD = re.compile(
     rf"samples/step_\d+\.png|(unet|scheduler)/?|unet/config\.json|unet/diffusion_pytorch_model[^/]*|"
     rf"scheduler/scheduler_config\.json|({_FAMILIES})/?|({_FAMILIES})/generator\.safetensors|"
     rf"segmenter/?|segmenter/(segmenter\.json|part_\d+\.safetensors)|"
-    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(/.*)?|{_HALF_WRITTEN}"
+    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(/.*)?|{_HALF_WRITTEN}|(.+/)?{OF_SAFETENSORS}"
 )
 _IN_METHOD = re.compile(rf"augment_report\.json|preview\.png|report\.html|{_HALF_WRITTEN}")
 _IN_CACHE = re.compile(rf"\.lock|[^/]+\.(image|condition)\.npy|\.[a-z]+\.json|{_HALF_WRITTEN}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,6 +20,9 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.modes import like
 
 _WRITING = ".writing_"
+OF_SAFETENSORS = r"\.tmp[A-Za-z0-9]{6}"
+"""Names that safetensors gives to the files that it is writing."""
+_HALF_WRITTEN = re.compile(rf"{re.escape(_WRITING)}.*|{OF_SAFETENSORS}")
 
 
 def openable(path: str | Path) -> str:
@@ -149,13 +153,17 @@ def _new_file(path: Path, token: str = "") -> Path:
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
-    """Deletes temporary files of ``replacing`` that a killed process has left in a folder and its subfolders.
+    """Deletes temporary files that a killed process has left in a folder and its subfolders.
+
+    They are those of ``replacing``, and those into which safetensors writes weights before they replace such a file.
 
     Args:
         folder: folder to search.
         age: minimum time in seconds since a file was last written.
     """
-    for temporary in folder.rglob(f"{_WRITING}*"):
+    for temporary in folder.rglob(".*"):
+        if not _HALF_WRITTEN.fullmatch(temporary.name):
+            continue
         with suppress(FileNotFoundError):
             if time.time() - temporary.stat().st_mtime >= age:
                 temporary.unlink()

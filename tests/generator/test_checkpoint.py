@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator import checkpoint
@@ -15,6 +17,7 @@ from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS, TrainingState
 from nnunet_difflung.generator.diffusion import forward_process
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.runtime.files import clear_half_written
 from tests.support.generators import CBMAT, TINY
 from tests.support.modes import mode, umask
 
@@ -85,3 +88,18 @@ def test_a_damaged_checkpoint_is_named_with_what_follows(tmp_path, damaged):
     assert said.startswith(f"{tmp_path / NEWEST} is damaged (")
     assert said.endswith("training begins anew" if len(damaged) == 2 else "resuming from the checkpoint before it")
     assert state.step == 2 - len(damaged)
+
+
+def test_the_name_under_which_safetensors_writes_is_known(tmp_path):
+    """Newer versions write into a file of their own, which a kill leaves behind; older ones into the file itself."""
+    resource = pytest.importorskip("resource")
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # SIGXFSZ kills it in the middle of the file
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        save_file({"a": torch.zeros(10_000)}, tmp_path / "checkpoint.safetensors")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGXFSZ
+    clear_half_written(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.safetensors"}

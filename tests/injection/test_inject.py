@@ -441,12 +441,25 @@ def test_a_file_system_without_locks_is_told(folders, monkeypatch):
 
 def test_what_a_killed_command_was_writing_goes_with_the_next(tmp_path):
     folder = tmp_path / "fold_0"
-    (folder / "samples").mkdir(parents=True)
-    for path in (folder, folder / "samples"):
-        (path / ".writing_x_checkpoint.safetensors").touch()
-    (folder / "checkpoint.safetensors").touch()
+    (folder / "unet").mkdir(parents=True)
+    for path in (folder, folder / "unet"):
+        for name in (".writing_x_checkpoint.safetensors", ".tmpLgZbhJ"):
+            (path / name).touch()
+    for name in ("checkpoint.safetensors", ".tmp", ".tmp_of_mine"):
+        (folder / name).touch()
     with working_alone([folder], Share()):
-        assert sorted(p.name for p in folder.rglob("*")) == [".lock", "checkpoint.safetensors", "samples"]
+        left = sorted(p.name for p in folder.rglob("*"))
+    assert left == [".lock", ".tmp", ".tmp_of_mine", "checkpoint.safetensors", "unet"]
+
+
+def test_what_safetensors_was_writing_when_it_was_killed_goes_with_the_generator(folders):
+    make_dataset(folders[0], patients=2, slices=1, size=16, folds=2)
+    results = folders[2] / "Dataset801_Tiny"
+    for name in ("generator.json", ".tmpLgZbhJ", "unet/.tmpA1b2C3"):
+        (results / "DiffLung__difflung" / "fold_0" / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / "DiffLung__difflung" / "fold_0" / name).touch()
+    remove("801", generators=True)
+    assert list(results.iterdir()) == []
 
 
 def test_painted_results_survive_recovery(folders):
