@@ -123,6 +123,8 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     with Interruption():  # Ctrl-C and SIGTERM wait
         if not (folder / COMMIT).is_dir():
             begin(folder)
+        for parent in sorted({(folder / step.source).parent for step in steps if step.source}):
+            _sync_folder(parent)
         write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
         _sync_folder(folder / COMMIT)
         _roll_forward(folder)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator import checkpoint
+from nnunet_difflung.generator import checkpoint, store
 from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS, TrainingState, load_checkpoint, save_checkpoint
 from nnunet_difflung.generator.diffusion import forward_process
 from nnunet_difflung.generator.families import trained_family_of
@@ -103,3 +103,20 @@ def test_the_name_under_which_safetensors_writes_is_known(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGXFSZ
     clear_half_written(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.safetensors"}
+
+
+@pytest.mark.parametrize("method", ["cbmat", "pix2pix"])
+def test_a_generator_is_finished_once_its_weights_are_on_the_disk(tmp_path, monkeypatch, method):
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    network = _state(method).network
+    monkeypatch.setattr(store, "write_card", lambda *_: _all_in(tmp_path, flushed))
+    store.save_generator(tmp_path, network, {}, METHODS[method], CONFIG)
+    assert flushed[-1] == tmp_path.stat().st_ino, "the checkpoints are deleted next"
+
+
+def _all_in(folder: Path, flushed: list[int]) -> None:
+    made = [folder, *folder.rglob("*")]
+    assert any(path.name.endswith(".safetensors") for path in made)
+    assert {path.stat().st_ino for path in made} <= set(flushed)
+    flushed.clear()

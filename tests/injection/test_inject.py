@@ -470,3 +470,21 @@ def test_painted_results_survive_recovery(folders):
     (raw.folder / ".difflung" / "commit" / "1.json").write_text("half")
     recover(raw.folder)
     assert {k: v for k, v in tree_hashes(*folders).items() if not k.endswith("lock")} == before
+
+
+def test_a_change_is_decided_once_its_files_and_their_names_are_on_the_disk(folders, monkeypatch):
+    from nnunet_difflung.injection import commit
+
+    raw, flushed, real, decided = _open(folders), set(), commit.write_json, []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino))
+
+    def write(path: Path, content: dict) -> None:
+        sources = [raw.folder / step["source"] for step in content["steps"] if step["source"]]
+        assert {place.stat().st_ino for source in sources for place in (source, source.parent)} <= flushed
+        decided.append(len(sources))
+        real(path, content)
+
+    monkeypatch.setattr(commit, "write_json", write)
+    _inject(raw, staged_in=folders[2])
+    assert len(decided) == 1
+    assert decided[0] > 4
