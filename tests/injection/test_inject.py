@@ -488,3 +488,47 @@ def test_a_change_is_decided_once_its_files_and_their_names_are_on_the_disk(fold
     _inject(raw, staged_in=folders[2])
     assert len(decided) == 1
     assert decided[0] > 4
+
+
+def test_the_hidden_folder_goes_where_an_open_file_stays_in_its_folder_as_on_nfs(folders, monkeypatch):
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    _inject(raw)
+    unlink, close, waiting = os.unlink, os.close, []
+
+    def unlink_on_nfs(path, *rest, **options):
+        if not str(path).endswith(".difflung/lock"):
+            return unlink(path, *rest, **options)
+        waiting.append(Path(path).with_name(".nfs0001"))
+        return os.rename(path, waiting[-1])
+
+    def close_on_nfs(handle: int) -> None:
+        close(handle)
+        while waiting:
+            unlink(waiting.pop())
+
+    monkeypatch.setattr(os, "unlink", unlink_on_nfs)
+    monkeypatch.setattr(os, "close", close_on_nfs)
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+@pytest.mark.parametrize("left", ["", "lock", "commit/1.json"])
+def test_what_is_only_to_be_deleted_does_not_stop_a_user_who_can_only_read(folders, monkeypatch, left):
+    raw = _open(folders)
+    (raw.folder / ".difflung" / left).parent.mkdir(parents=True, exist_ok=True)
+    (raw.folder / ".difflung" / left).touch() if left else (raw.folder / ".difflung").mkdir()
+    before = tree_hashes(*folders)
+
+    def refused(path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "rmdir", refused)
+    monkeypatch.setattr("nnunet_difflung.injection.dataset_lock.open_lock", refused)
+    monkeypatch.setattr("nnunet_difflung.injection.commit.is_writable", lambda _: False, raising=False)
+    recover(raw.folder)
+    assert tree_hashes(*folders) == before
+    (raw.folder / ".difflung" / "commit").mkdir(exist_ok=True)
+    write_json(raw.folder / ".difflung" / "commit" / "journal.json", {"format": 1, "clear": False, "steps": []})
+    with pytest.raises(BadInput, match="make the dataset's folder writable"):
+        recover(raw.folder)
