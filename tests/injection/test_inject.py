@@ -92,6 +92,27 @@ def test_inject_then_remove_restores_every_byte(folders, options, planned):
         assert after == before
 
 
+def test_absolute_paths_in_dataset_json_stay_absolute_where_the_raw_folder_is_named_relatively(folders, monkeypatch):
+    folder = _open(folders, dataset_key=True).folder
+    content = read_json(folder / "dataset.json")
+    for case in content["dataset"].values():
+        case["images"] = [str(folder / file) for file in case["images"]]
+        case["label"] = str(folder / case["label"])
+    write_json(folder / "dataset.json", content)
+    before = tree_hashes(*folders)
+    monkeypatch.chdir(folders[0].parent)
+    monkeypatch.setenv("nnUNet_raw", folders[0].name)
+    _inject(raw := open_raw_dataset("801"))
+    listed = read_json(folder / "dataset.json")["dataset"]
+    files = [Path(file) for case in listed.values() for file in (*case["images"], case["label"])]
+    assert len(listed) > len(raw.cases)
+    assert all(path.is_absolute() and path.is_file() for path in files)
+    open_raw_dataset("801")
+    assert audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
 def test_doing_it_twice_changes_nothing_and_other_settings_are_refused(folders):
     raw = _open(folders)
     cases, run = stage_cases(raw)
