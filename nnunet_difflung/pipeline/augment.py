@@ -35,7 +35,7 @@ from nnunet_difflung.paths import (
     nnunet_folder,
     results_folder,
 )
-from nnunet_difflung.pipeline.dry_run import dry_run
+from nnunet_difflung.pipeline.dry_run import conclude_dry_run, dry_run
 from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
@@ -46,7 +46,7 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
-from nnunet_difflung.pipeline.found import report_plan, report_result
+from nnunet_difflung.pipeline.found import report_estimate, report_plan, report_result
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.on_record import renew_report, report_path
 from nnunet_difflung.pipeline.preflight import (
@@ -86,7 +86,7 @@ from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
-from nnunet_difflung.runtime.messages import say, stage
+from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
@@ -209,7 +209,11 @@ def _say_nothing_to_do(raw: RawDataset, request: Request) -> None:
     if not request.dry_run:
         keep_log(raw.name)
     say(f"{raw.name} already holds these synthetic cases; nothing to do.")
+    report(folds=[])
     audit_and_advise(raw, raw.folds(request.folds), request)
+    if request.dry_run:
+        report_estimate(0.0, 0.0, 0, 0, request.device)
+        conclude_dry_run(raw)
 
 
 def raw_of(request: Request) -> RawDataset:

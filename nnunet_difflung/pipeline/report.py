@@ -240,7 +240,7 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
     Raises:
         Failed: the audit found a leak.
     """
-    found = audit(raw.name, deep=True)
+    found = audit(raw.name, deep=True, untouched=request.dry_run)
     leaks = [problem.text for problem in found.problems]
     report(dataset=raw.name, leaks=found.leaks, problems=leaks)
     if leaks:
