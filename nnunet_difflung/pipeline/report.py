@@ -13,7 +13,7 @@ from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.found import report_injected
 from nnunet_difflung.pipeline.images import suspicion
@@ -22,7 +22,7 @@ from nnunet_difflung.pipeline.on_record import add_rows, report_path
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
-from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import collapsed, counted, quoted
 
 _INTERRUPTED = "it was interrupted before its cases were in the dataset; run the same command again"
@@ -246,6 +246,12 @@ def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) 
     if leaks:
         raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {quoted(raw.name)} lists all problems")
     say(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
+    if others := others_with_id(raw.name):
+        warn(
+            f"nnUNetv2_plan_and_preprocess takes nothing but an id, and that of {raw.name} also means "
+            f"{', '.join(others)}, in one of nnU-Net's three folders; give the other dataset another id, or move it to "
+            f"another place"
+        )
     commands = next_commands(raw, request.configuration, request.settings.method, folds, request.device)
     report(next=[line.strip() for line in commands.splitlines()[1:-1]])
     say(commands)
