@@ -55,10 +55,22 @@ def nnunet_folder(variable: str) -> str:
 
 
 def dataset_id(name: str) -> int | str:
-    """The id of ``Dataset801_NAME`` for printed commands: 801, or the quoted name if another dataset has this id."""
-    number = int(name.removeprefix("Dataset").partition("_")[0])
-    raw = os.environ.get(NNUNET_RAW)
-    return shlex.quote(name) if raw and len(meant(str(number), names_in(raw))) > 1 else number
+    """The id of ``Dataset801_NAME`` for printed commands: 801, or the quoted name where nnU-Net refuses the id."""
+    return shlex.quote(name) if others_with_id(name) else _number(name)
+
+
+def others_with_id(name: str) -> list[str]:
+    """Other names that nnU-Net finds by the id of ``Dataset801_NAME``, which it then refuses; sorted.
+
+    It looks into all three folders, and takes ``Dataset8010_NAME`` for one of them.
+    """
+    roots = [root for variable in PATH_VARIABLES if (root := os.environ.get(variable))]
+    start = f"Dataset{_number(name):03d}"
+    return sorted({found for root in roots for found in names_in(root) if found.startswith(start)} - {name})
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("Dataset").partition("_")[0])
 
 
 def full_name(number: int, name: str) -> str:

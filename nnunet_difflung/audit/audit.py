@@ -26,6 +26,7 @@ from nnunet_difflung.injection.leaks import (
     first_names,
     generator_notes,
     generator_problems,
+    listing_problems,
     record_problems,
     run_problems,
     split_problems,
@@ -236,7 +237,7 @@ class _Auditor:
         problems += _disagreement(self.raw_splits, self.preprocessed_splits, self.preprocessed, synthetic)
         problems += generator_problems(self.name, manifest, first)
         if self.raw is not None:
-            problems += file_problems(self.raw, manifest, deep)
+            problems += file_problems(self.raw, manifest, deep) + listing_problems(self.raw, manifest)
         if self.files is not None and synthetic:
             problems += content_problems(self.files, manifest, first)
         return problems

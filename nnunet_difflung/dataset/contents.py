@@ -216,8 +216,8 @@ def present_cases(folder: Path, dataset_json: Mapping, synthetic: bool = False) 
     labels: dict[str, str] = {}
     if isinstance(dataset_json.get("dataset"), Mapping):
         for identifier, entry in dataset_json["dataset"].items():
-            images[identifier] = [file for name in entry["images"] if os.path.isfile(file := _listed(folder, name))]
-            label = _listed(folder, entry["label"])
+            images[identifier] = [file for name in entry["images"] if os.path.isfile(file := listed_file(folder, name))]
+            label = listed_file(folder, entry["label"])
             labels[identifier] = label if os.path.isfile(label) else ""
     else:
         ending = str(dataset_json.get("file_ending", ""))
@@ -230,7 +230,7 @@ def present_cases(folder: Path, dataset_json: Mapping, synthetic: bool = False) 
     }
 
 
-def _listed(folder: Path, file: object) -> str:
+def listed_file(folder: Path, file: object) -> str:
     """Absolute path of a file that ``dataset.json`` lists, as nnU-Net reads it."""
     return os.path.abspath(folder / os.path.expandvars(str(file)))
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -76,34 +77,53 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint that is not damaged; one that cannot be read now may be intact."""
+    if not path.is_file():
+        return False
     try:
         with safe_open(path, "pt"):
             return True
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, ValueError):
         return False
+    except OSError:
+        return True
 
 
 def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | None:
-    """Restores the newest readable checkpoint with these settings into ``state``.
+    """Restores the newest intact checkpoint with these settings into ``state``.
 
     Returns:
-        A message if a checkpoint could not be read, else None.
+        A message if a checkpoint is damaged, else None.
+
+    Raises:
+        BadInput: a checkpoint cannot be read, such as another user's; it may be intact, so it must not be replaced.
     """
-    unreadable = None
+    damaged = None
     for name in (NEWEST, PREVIOUS):
         if not (folder / name).is_file():
             continue
         try:
-            with safe_open(folder / name, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError, ValueError) as error:
-            unreadable = f"{folder / name} is damaged ({error}); resuming from the checkpoint before it"
+            tensors, metadata = _read(folder / name)
+        except (SafetensorError, ValueError) as error:
+            damaged = damaged or f"{folder / name} is damaged ({error})"
             continue
+        except OSError as error:
+            raise BadInput(
+                f"{folder / name} cannot be read ({error.strerror or error}), and a training that begins anew would "
+                f"replace it; make it readable for you (chmod, or ask its owner), or delete it"
+            ) from error
         if metadata.get("settings") == settings:
             _restore(state, tensors, metadata)
-            return unreadable
-    return unreadable
+            return damaged and f"{damaged}; resuming from the checkpoint before it"
+    return damaged and f"{damaged}, and no other checkpoint can be resumed; training begins anew"
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a checkpoint."""
+    with open(path, "rb"):  # safetensors says of a file that may not be opened that it does not exist
+        pass
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a mapping)
 
 
 def laid_out_as(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.runtime.device import ready_for
 from nnunet_difflung.runtime.environment import versions
-from nnunet_difflung.runtime.files import sha256, write_json
+from nnunet_difflung.runtime.files import sha256, sync, write_json
 
 
 def is_finished(folder: Path) -> bool:
@@ -47,10 +47,14 @@ def record_files(folder: Path, files: str | None) -> None:
 
 
 def save_generator(folder: Path, network: torch.nn.Module, card: dict, method: Method, config: GeneratorConfig) -> None:
-    """Saves the averaged weights and marks the generator as finished."""
+    """Saves the averaged weights, and marks the generator as finished once they are on the disk."""
     family = trained_family_of(method)
     family.save(folder, network, config)
+    for made in (*folder.iterdir(), folder):
+        if made.is_dir():
+            sync(made)
     write_card(folder, method, config, {**card, "finished": True, "weights_sha256": sha256(family.weights(folder))})
+    sync(folder)
 
 
 def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generator:

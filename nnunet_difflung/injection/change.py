@@ -240,8 +240,8 @@ def _like_the_file(path: Path, content: object) -> bytes:
 
 
 def _path_style(listed: dict, folder: Path) -> str:
-    """How ``dataset.json`` writes the paths that it lists: absolute, ``./…`` or relative."""
+    """How ``dataset.json`` writes the paths that it lists: absolute, ``./…`` or relative to it."""
     example = str(next(iter(listed.values()))["label"])
     if os.path.isabs(example):
-        return f"{folder}/"
+        return f"{os.path.abspath(folder)}/"  # nnUNet_raw may be relative
     return "./" if example.startswith("./") else ""

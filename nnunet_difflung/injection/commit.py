@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked
+from nnunet_difflung.injection.dataset_lock import HIDDEN, is_bare, locked, remove_empty
 from nnunet_difflung.injection.manifest import MANIFEST, PREPROCESSED, resolve
 from nnunet_difflung.paths import DATASET, SPLITS
 from nnunet_difflung.runtime.files import check_format, delete_path, read_json, sha256, write_json
@@ -26,7 +26,7 @@ from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.modes import exactly_like, like, make_folder
 from nnunet_difflung.runtime.signals import Interruption
 from nnunet_difflung.runtime.wording import quoted
-from nnunet_difflung.runtime.writable import check_folders
+from nnunet_difflung.runtime.writable import check_folders, is_writable
 
 ORIGINALS = f"{HIDDEN}/originals"
 _JSON = rf"(dataset|splits_final|{MANIFEST.removesuffix('.json')})\.json"
@@ -123,6 +123,8 @@ def commit(folder: Path, steps: Sequence[Step], clear: bool = False) -> None:
     with Interruption():  # Ctrl-C and SIGTERM wait
         if not (folder / COMMIT).is_dir():
             begin(folder)
+        for parent in sorted({(folder / step.source).parent for step in steps if step.source}):
+            _sync_folder(parent)
         write_json(folder / COMMIT / _JOURNAL, {"format": _FORMAT, "clear": clear, "steps": [asdict(s) for s in steps]})
         _sync_folder(folder / COMMIT)
         _roll_forward(folder)
@@ -141,7 +143,8 @@ def pending(folder: Path) -> bool:
 def recover(folder: Path) -> None:
     """Finishes an interrupted commit, or deletes its files if it had not been decided.
 
-    Other files in the hidden folder stay. If there is nothing to do, nothing is written.
+    Other files in the hidden folder stay. If there is nothing to do, nothing is written; what is only to be deleted
+    stays where this user can only read the dataset.
 
     Args:
         folder: the raw dataset folder.
@@ -149,7 +152,9 @@ def recover(folder: Path) -> None:
     hidden = folder / HIDDEN
     if hidden.is_symlink() and not pending(folder):
         return  # what a link points to is not ours; a command that has to write there refuses it
-    if (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden)):
+    remove_empty(folder)
+    left = (folder / COMMIT).is_dir() or (hidden.is_dir() and not (folder / MANIFEST).exists() and is_bare(hidden))
+    if pending(folder) or (left and is_writable(folder) and is_writable(hidden)):
         with locked(folder):
             finish(folder)
 

@@ -70,6 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         _tidy(folder)
         os.close(handle)
+        remove_empty(folder)  # on NFS a file that is deleted while it is open stays in its folder until it is closed
 
 
 def is_bare(hidden: Path) -> bool:
@@ -81,6 +82,13 @@ def is_bare(hidden: Path) -> bool:
         )
     except FileNotFoundError:  # another command is deleting it
         return False
+
+
+def remove_empty(folder: Path) -> None:
+    """Deletes the hidden folder if nothing is in it and the dataset has no synthetic cases; needs no lock."""
+    if not (folder / MANIFEST).exists():
+        with suppress(OSError):  # not empty, or this user cannot write the dataset
+            os.rmdir(folder / HIDDEN)
 
 
 def _tidy(folder: Path) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.dataset.contents import digest_of
+from nnunet_difflung.dataset.contents import digest_of, listed_file
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX, is_synthetic
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.card import CARD, TRAINING_FILES, read_card
 from nnunet_difflung.injection.manifest import hash_of_patients, run_of, without_contents
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import fold_folder, our_folders
-from nnunet_difflung.runtime.files import sha256
+from nnunet_difflung.paths import DATASET, fold_folder, our_folders
+from nnunet_difflung.runtime.files import read_json, sha256
 from nnunet_difflung.runtime.wording import quoted
 
 _SHOWN_OF_HASH = 12
@@ -235,6 +236,32 @@ def file_problems(folder: Path, manifest: dict, deep: bool) -> list[Problem]:
         problems += [
             Problem(f"{path} is not in the manifest") for path in present if f"{part}/{path.name}" not in recorded
         ]
+    return problems
+
+
+def listing_problems(folder: Path, manifest: dict) -> list[Problem]:
+    """Whether ``dataset.json``, if it lists files, leads nnU-Net to those of the synthetic cases.
+
+    Args:
+        folder: of the raw dataset.
+        manifest: its manifest.
+    """
+    try:
+        listed = read_json(folder / DATASET).get("dataset", {})
+        places = {i: [*listed[i]["images"], listed[i]["label"]] for i in sorted(manifest["cases"]) if i in listed}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []  # nnU-Net cannot read it either, and whatever reads the real cases says so
+    problems = []
+    for identifier, files in places.items():
+        case = manifest["cases"][identifier]
+        own = {os.path.abspath(folder / name) for name in case["files"]}  # those that are missing are named as such
+        lost = [path for path in (listed_file(folder, file) for file in files) if not os.path.isfile(path)]
+        if wrong := [path for path in lost if path not in own]:
+            text = (
+                f"{folder / DATASET} lists {wrong[0]} for {identifier}, which does not exist; correct the path, or "
+                f"{start_over(manifest['dataset'])}"
+            )
+            problems.append(Problem(text, case["fold"]))
     return problems
 
 

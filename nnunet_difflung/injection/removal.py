@@ -127,9 +127,12 @@ def remove(
     with as_private_as(folder), locked(folder):
         finish(folder)
         plan, planned = plan_removal(folder, force, selection, generators)
-        if plan is not None:
+        of_generators = delete_generators(folder.name, delete=False, asked=generators, selection=selection)
+        if plan is not None:  # nothing is refused from here on
             _carry_out(folder, plan)
-    return lines + planned + delete_generators(folder.name, delete=generators, asked=generators, selection=selection)
+    if generators:
+        of_generators = delete_generators(folder.name, delete=True, asked=True, selection=selection)
+    return lines + planned + of_generators
 
 
 def _carry_out(folder: Path, plan: Removal) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from nnunet_difflung.dataset.places import belongs_to_another
 from nnunet_difflung.dataset.splits import SYNTHETIC_PREFIX
@@ -201,8 +202,7 @@ class Removal:
             return
         if not path.is_file() or not (lists_synthetic(path) or sha256(path) == entry["after"]):
             return
-        raw = self.folder / SPLITS
-        unchanged = sha256(path) == entry["after"] or (raw.is_file() and read_json(raw) == read_json(path))
+        unchanged = sha256(path) == entry["after"] or _hold_the_same(self.folder / SPLITS, path)
         copied = SPLITS in self.restored and is_planned(path.parent) and not entry.get("deleted_before")
         if not unchanged and not self.force:
             self.files = {**self.files, name: {"before": None, "after": sha256(path)}}
@@ -223,8 +223,10 @@ class Removal:
         before = origin if isinstance(origin, bytes) else origin.read_bytes()
         if path.read_bytes() == before:
             return
-        copy, original = read_json(path), json.loads(before)
-        if all(copy.get(k) == original.get(k) for k in {*copy, *original} - {"numTraining", "dataset"}):
+        copy, original = _content(path), json.loads(before)
+        if not isinstance(copy, dict):
+            self.lines.append(f"{path} cannot be read and is kept; nnUNetv2_plan_and_preprocess writes it again")
+        elif all(copy.get(k) == original.get(k) for k in {*copy, *original} - {"numTraining", "dataset"}):
             self.put(name, origin)
             self.lines.append(f"{path}: replaced by the raw original")
             if is_planned(path.parent):
@@ -262,3 +264,17 @@ class Removal:
         self.delete(PREPROCESSED + MANIFEST)
         self.steps += [Step("rmdir", name) for name in self.manifest.get("made_folders", [])]
         self.delete(MANIFEST)
+
+
+def _content(path: Path) -> Any:
+    """Content of a JSON file; None if it cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _hold_the_same(first: Path, second: Path) -> bool:
+    """Whether two JSON files have the same content; one that cannot be read has none."""
+    content = _content(first)
+    return content is not None and content == _content(second)

@@ -13,7 +13,8 @@ from pathlib import Path
 from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.selection import EVERYTHING, Selection
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.paths import cache_folder, fold_folders, fold_of, method_name, our_folders, results_folder
+from nnunet_difflung.paths import cache_folder, fold_folders, fold_of, method_name, our_folders
+from nnunet_difflung.runtime.files import OF_SAFETENSORS
 from nnunet_difflung.runtime.locks import delete_unused
 from nnunet_difflung.runtime.wording import counted
 
@@ -24,9 +25,9 @@ _IN_FOLD = re.compile(
     rf"samples/step_\d+\.png|(unet|scheduler)/?|unet/config\.json|unet/diffusion_pytorch_model[^/]*|"
     rf"scheduler/scheduler_config\.json|({_FAMILIES})/?|({_FAMILIES})/generator\.safetensors|"
     rf"segmenter/?|segmenter/(segmenter\.json|part_\d+\.safetensors)|"
-    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(/.*)?|{_HALF_WRITTEN}"
+    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(/.*)?|{_HALF_WRITTEN}|(.+/)?{OF_SAFETENSORS}"
 )
-_IN_METHOD = re.compile(rf"augment_report\.json|preview\.png|report\.html|{_HALF_WRITTEN}")
+_IN_METHOD = re.compile(rf"augment_report\.(json|lock)|preview\.png|report\.html|{_HALF_WRITTEN}")
 _IN_CACHE = re.compile(rf"\.lock|[^/]+\.(image|condition)\.npy|\.[a-z]+\.json|{_HALF_WRITTEN}")
 _ARRAY = ".image.npy"
 
@@ -82,13 +83,10 @@ def generators(name: str, delete: bool, asked: bool, selection: Selection = EVER
 
 
 def selected_generators(name: str, selection: Selection) -> list[Path]:
-    """The folders of a dataset's generators that are meant."""
-    return [
-        fold
-        for method in METHODS
-        for fold in _folds(results_folder(name, method))
-        if selection.has(method, fold_of(fold))
-    ]
+    """The folders of a dataset's generators that are meant; none where ``nnUNet_results`` is not set."""
+    folders = {folder.name: folder for folder in own_folders(name)}
+    own = [(method, folders[method_name(method)]) for method in METHODS if method_name(method) in folders]
+    return [fold for method, folder in own for fold in _folds(folder) if selection.has(method, fold_of(fold))]
 
 
 def _selected(name: str, delete: bool, asked: bool, selection: Selection) -> list[str]:

@@ -28,8 +28,11 @@ from nnunet_difflung.painting.seam import seam_of
 from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
 from nnunet_difflung.runtime.arrays import load
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
+from nnunet_difflung.runtime.messages import note
+from nnunet_difflung.runtime.wording import counted
 
 _FORMAT = 1  # format number of a case's record
+_WRITTEN = "files"  # in a case's record: file → size; records of earlier versions do not have it
 
 
 def accepted(sampling: SamplingConfig, measured: dict) -> bool:
@@ -74,7 +77,7 @@ class Attempt:
 
         It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
         each of them class → figures; of a placebo case also ``placebo_quality`` (``placebo_gate.measure_placebo``).
-        Unless the gate is off, it holds ``seam`` (``seam.seam_of``).
+        Unless the gate is off, it holds ``seam`` (``seam.seam_of``). ``files`` are the case's files and their sizes.
         """
         return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
 
@@ -85,7 +88,7 @@ class Attempt:
             BadInput: a newer version wrote it.
         """
         content = _checked(self.record(planned), self.fold.work)
-        return {key: value for key, value in content.items() if key != "format"}
+        return {key: value for key, value in content.items() if key not in ("format", _WRITTEN)}
 
     def is_measured(self, planned: PlannedCase) -> bool:
         """Whether a case has a record; a record of a newer version is refused before anything is written."""
@@ -131,7 +134,7 @@ class Attempt:
     def measure(self, applied: AppliedCase) -> None:
         """Measures a case whose slices are all painted, and writes its files if it is accepted."""
         synthesis, sampling = self.synthesis, self.fold.settings.sampling
-        values = self._values(applied)
+        values, written = self._values(applied), dict[str, int]()
         measured: dict[str, Any] = {"quality": {}, "memorisation": {}}
         measured |= box_record(box_of_case(applied, sampling.box))
         if applied.planned.placebo:
@@ -148,8 +151,9 @@ class Attempt:
         if synthesis.selection:
             measured["recognition"] = synthesis.selection.recognition(applied, values)
         elif accepted(sampling, measured):
-            write_case(self.fold, applied, values)
-        write_json(self.record(applied.planned), {"format": _FORMAT, **measured})
+            written = write_case(self.fold, applied, values)
+        files = {_WRITTEN: written} if written else {}
+        write_json(self.record(applied.planned), {"format": _FORMAT, **files, **measured})
 
     def written_record(self, planned: PlannedCase) -> Path:
         """File that says that the files of a chosen candidate are complete."""
@@ -162,8 +166,8 @@ class Attempt:
     def write(self, planned: PlannedCase) -> None:
         """Writes the files of a chosen candidate."""
         applied = apply_plan(self.fold, planned, textures=False)
-        write_case(self.fold, applied, self._values(applied))
-        write_json(self.written_record(planned), {"format": _FORMAT})
+        written = write_case(self.fold, applied, self._values(applied))
+        write_json(self.written_record(planned), {"format": _FORMAT, _WRITTEN: written})
 
     def _quality(self, applied: AppliedCase, image: np.ndarray) -> dict[str, dict]:
         """How (c, n, y, x) intensities compare with real lesions, or with normal lung in a placebo case."""
@@ -219,6 +223,24 @@ def check_painted(fold: Fold) -> None:
     for work in fold.begun_works():  # which of them will be used is known when the generator is trained
         for path in sorted(work.glob("cases/*/*.json")):
             _checked(path, work)
+
+
+def discard_broken(fold: Fold) -> None:
+    """Deletes the records of cases whose files are not as they were written, such as after a power failure.
+
+    Such cases are written again from what has been painted of them.
+    """
+    records = sorted(fold.work.glob("cases/*/*.json"))
+    broken = [path for path in records if not _is_whole(_checked(path, fold.work).get(_WRITTEN, {}), fold.work)]
+    for path in broken:
+        path.unlink()
+    if broken:
+        note(f"fold {fold.number}: files of {counted(len(broken), 'painted case')} broke off; they are written again")
+
+
+def _is_whole(written: dict[str, int], work: Path) -> bool:
+    sizes = ((work / name, size) for name, size in written.items())
+    return all(path.is_file() and path.stat().st_size == size for path, size in sizes)
 
 
 def _checked(record: Path, work: Path) -> dict:

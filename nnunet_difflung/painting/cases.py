@@ -20,6 +20,7 @@ from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
 from nnunet_difflung.painting.placebo_gate import LungReference
 from nnunet_difflung.painting.selection import Selection
+from nnunet_difflung.runtime.files import sync
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,16 @@ def staged_files(fold: Fold, planned: PlannedCase) -> tuple[list[Path], Path]:
     return images, fold.work / "labelsTr" / f"{identifier}{ending}"
 
 
-def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> None:
-    """Writes a synthetic case's image and label files, and their sidecars, into the work folder.
+def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> dict[str, int]:
+    """Writes a synthetic case's image and label files, and their sidecars, into the work folder, and onto the disk.
 
     Args:
         fold: fold of the case.
         applied: the planned case.
         values: (c, n, y, x) intensities of its n slices that change.
+
+    Returns:
+        file, relative to the work folder → its size in bytes.
     """
     reader, identifier = fold.raw.reader, synthetic_id(fold, applied.planned)
     host, (images, label) = fold.raw.cases[applied.planned.host], staged_files(fold, applied.planned)
@@ -124,6 +128,9 @@ def write_case(fold: Fold, applied: AppliedCase, values: np.ndarray) -> None:
     write((host.label,), (label,), applied.new_label[None].astype(np.float32), applied.changed)
     copy_sidecar(spacing_sidecar(host.images[0], True, reader), images[0].parent / f"{identifier}.json")
     copy_sidecar(spacing_sidecar(host.label, False, reader), label.parent / f"{identifier}.json")
+    for path in (*images, label, images[0].parent, label.parent):
+        sync(path)
+    return {path.relative_to(fold.work).as_posix(): path.stat().st_size for path in (*images, label)}
 
 
 def staged_case(synthesis: Synthesis, planned: PlannedCase, measured: dict, attempt: int) -> StagedCase:

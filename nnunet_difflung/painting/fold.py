@@ -155,11 +155,11 @@ class Fold:
     @property
     def _works(self) -> list[str]:
         """Prefixes of the work folder's name for these settings: today's, then those of earlier versions."""
-        return [f"synthesis_{name}" for name in (self.settings.hash(), *self.settings.former_hashes())]
+        return _prefixes(self.settings)
 
     def begun_works(self) -> list[Path]:
         """Folders of what was painted with these settings, also for other weights, training cases or another plan."""
-        return sorted({path for works in self._works for path in self.own_folder.glob(f"{works}*")})
+        return works_in(self.own_folder, self.settings)
 
     def discard_outdated(self) -> None:
         """Deletes what was painted with these settings for other weights, training cases or another plan."""
@@ -168,6 +168,21 @@ class Fold:
                 discard_work(path)
 
 
+def works_in(own_folder: Path, settings: Settings) -> list[Path]:
+    """Folders of what was painted with these settings, in the folder of a method's own fold."""
+    return sorted({path for works in _prefixes(settings) for path in own_folder.glob(f"{works}*")})
+
+
+def _prefixes(settings: Settings) -> list[str]:
+    return [f"synthesis_{name}" for name in (settings.hash(), *settings.former_hashes())]
+
+
 def discard_work(work: Path) -> None:
     """Deletes a work folder once its cases are in the dataset."""
     shutil.rmtree(work, ignore_errors=True)
+
+
+def discard_works(own_folder: Path, settings: Settings) -> None:
+    """Deletes all that was painted with these settings in the folder of a method's own fold."""
+    for work in works_in(own_folder, settings):
+        discard_work(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from nnunet_difflung.config import Settings
@@ -24,10 +25,17 @@ from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.fold import Fold, discard_work
+from nnunet_difflung.painting.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.painting.preview import write_preview
-from nnunet_difflung.paths import PATH_VARIABLES, cache_folder, dataset_folder, nnunet_folder, results_folder
-from nnunet_difflung.pipeline.dry_run import dry_run
+from nnunet_difflung.paths import (
+    PATH_VARIABLES,
+    cache_folder,
+    dataset_folder,
+    fold_folder,
+    nnunet_folder,
+    results_folder,
+)
+from nnunet_difflung.pipeline.dry_run import conclude_dry_run, dry_run
 from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache
 from nnunet_difflung.pipeline.exclusion import unknown
 from nnunet_difflung.pipeline.fold import (
@@ -38,8 +46,9 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
-from nnunet_difflung.pipeline.found import report_plan, report_result
+from nnunet_difflung.pipeline.found import report_estimate, report_plan, report_result
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
+from nnunet_difflung.pipeline.on_record import renew_report, report_path
 from nnunet_difflung.pipeline.preflight import (
     begun_here,
     check_before_training,
@@ -61,6 +70,7 @@ from nnunet_difflung.pipeline.report import (
     describe_fold,
     describe_nothing_to_add,
     describe_result,
+    record_painted,
     record_stopped,
     run_entry,
     run_without_cases,
@@ -75,10 +85,11 @@ from nnunet_difflung.pipeline.roles import (
 from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
-from nnunet_difflung.runtime.locks import working_alone
-from nnunet_difflung.runtime.messages import say, stage
+from nnunet_difflung.runtime.locks import delete_unused, working_alone
+from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
+from nnunet_difflung.runtime.writable import is_writable
 
 REPORT = "report.html"
 """The page about a method's cases, in the method's folder in ``$nnUNet_results``."""
@@ -125,8 +136,7 @@ def augment(request: Request) -> bool:
         say(line, log=False)
     with as_private_as(dataset.raw.folder, dataset.raw.files()):
         _augment(dataset, request, share)
-    name, method = dataset.raw.name, request.settings.method
-    new = bool(dataset.folds) or not (results_folder(name, method) / REPORT).is_file()
+    new = bool(dataset.folds) or not _page_is_current(dataset.raw.name, request.settings.method)
     reported = share.main and not request.dry_run and new
     if lines and dataset.raw.reading.warning and not reported:  # what is far above may have scrolled away
         say(lines[0], log=False)
@@ -156,12 +166,11 @@ def train(request: Request) -> list[Fold]:
 
 def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
     raw, folds = dataset.raw, dataset.folds
+    if share.main and not request.dry_run:
+        _finish_interrupted(dataset, request)
     if not folds:
         if share.main:
-            if not request.dry_run:
-                keep_log(raw.name)
-            say(f"{raw.name} already holds these synthetic cases; nothing to do.")
-            audit_and_advise(raw, raw.folds(request.folds), request)
+            _say_nothing_to_do(raw, request)
         return
     if share.main:
         _introduce(raw)
@@ -177,6 +186,34 @@ def _augment(dataset: OpenDataset, request: Request, share: Share) -> None:
         with nothing_left_on_fault(delete if share.number == 1 else lambda: None):
             prepared = _prepare(raw, folds, request, share, seconds)
         _carry_out(dataset, prepared, request, share, seconds)
+
+
+def _page_is_current(name: str, method: str) -> bool:
+    """Whether there is a page about a method's cases that was written after its report."""
+    page, record = results_folder(name, method) / REPORT, report_path(name, method)
+    return page.is_file() and not (record.is_file() and record.stat().st_mtime_ns > page.stat().st_mtime_ns)
+
+
+def _finish_interrupted(dataset: OpenDataset, request: Request) -> None:
+    """Does what a command that was interrupted after the injection has left undone, in the folds that need no cases."""
+    raw, settings = dataset.raw, request.settings
+    for number in set(raw.folds(request.folds)) - set(dataset.folds):
+        own = fold_folder(raw.name, settings.method, number)
+        if works_in(own, settings) and is_writable(own):
+            delete_unused(own, partial(discard_works, settings=settings))
+    renew_report(raw.name, settings.method, dataset.manifest)
+
+
+def _say_nothing_to_do(raw: RawDataset, request: Request) -> None:
+    """Says that the requested folds have their cases, audits the dataset and prints the next commands."""
+    if not request.dry_run:
+        keep_log(raw.name)
+    say(f"{raw.name} already holds these synthetic cases; nothing to do.")
+    report(folds=[])
+    audit_and_advise(raw, raw.folds(request.folds), request)
+    if request.dry_run:
+        report_estimate(0.0, 0.0, 0, 0, request.device)
+        conclude_dry_run(raw)
 
 
 def raw_of(request: Request) -> RawDataset:
@@ -295,6 +332,7 @@ def _carry_out(
             say(describe_nothing_to_add(fold))
     if not folds:
         if share.main:
+            record_painted(raw, [], complete, seconds, request)
             inject(raw, _empty(complete))
             conclude(raw, [], complete, seconds, request, None)
         return
@@ -354,6 +392,7 @@ def _run(
     ensure_real_fingerprint(raw, request.processes)
     for fold in folds:
         record_training_files(fold)
+    record_painted(raw, done, complete, seconds, request)
     inject(raw, [(result.staged, run_entry(synthesis, result)) for synthesis, result in done] + _empty(complete))
     for fold in folds:
         share.wait_for(_has_read(fold, share, index) for index in range(1, share.number))

@@ -52,7 +52,9 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         if not fold.plan.cases:
             say(describe_nothing_to_add(fold))
     folds = [fold for fold in folds if fold.plan.cases]
-    if folds:
+    if not folds:
+        report_estimate(0.0, 0.0, to_be_cached, to_be_cached, request.device)
+    else:
         estimated = estimate_seconds(folds[0], request.device, cases.label)
         trained = sum(bool(fold.method.generator) and is_finished(fold.folder) for fold in folds)
         training, painting = (len(folds) - trained) * estimated[0], len(folds) * estimated[1]
@@ -66,5 +68,10 @@ def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None
         )
         if request.device == "cpu" and request.settings.preset != "fast" and training > 3600:
             say("On a CPU, --preset fast trains a small network in minutes (for small images and first looks).")
+    conclude_dry_run(raw)
+
+
+def conclude_dry_run(raw: RawDataset) -> None:
+    """Says and reports that nothing was written."""
     report(dataset=raw.name, dry_run=True)
     say("Dry run: nothing was written.")

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,8 @@ def size(count: float) -> str:
 def check_disk(folds: list[Fold], cache: int = 0) -> None:
     """Refuses plans that may need more disk space than is free in nnUNet_raw or nnUNet_results.
 
+    What an interrupted command has painted with these settings takes its space already.
+
     Args:
         folds: what is planned.
         cache: bytes of the cache that is still to be made in nnUNet_results.
@@ -151,15 +154,29 @@ def check_disk(folds: list[Fold], cache: int = 0) -> None:
     Raises:
         BadInput: names the needed and the free space.
     """
-    needs = [estimate_bytes(fold) for fold in folds]
+    needs, painted = [estimate_bytes(fold) for fold in folds], sum(map(painted_bytes, folds))
     raw, results = (nnunet_folder(variable) for variable in (NNUNET_RAW, NNUNET_RESULTS))
-    in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs) + cache
+    in_raw, in_results = sum(n[0] for n in needs), sum(n[1] for n in needs) + cache - painted
     if os.stat(raw).st_dev == os.stat(results).st_dev:
         in_raw = in_results = in_raw + in_results
     for variable, need in ((NNUNET_RAW, in_raw), (NNUNET_RESULTS, in_results)):
         free = shutil.disk_usage(nnunet_folder(variable)).free
-        if need > free:
+        if need <= free:
+            continue
+        found = f"{variable}={nnunet_folder(variable)} has {size(free)} free"
+        if painted:
             raise BadInput(
-                f"{variable}={nnunet_folder(variable)} has {size(free)} free, but the plan may need "
-                f"{size(need)}; free some space, or lower --max-synthetic"
+                f"{found}, but what is left of the plan may need {size(need)}; free some space and run the same "
+                f"command again: with another --max-synthetic all cases would be painted anew"
             )
+        raise BadInput(f"{found}, but the plan may need {size(need)}; free some space, or lower --max-synthetic")
+
+
+def painted_bytes(fold: Fold) -> int:
+    """Bytes in nnUNet_results of what has been painted with these settings; what is outdated of it will be deleted."""
+    total = 0
+    for folder, _, files in (found for work in fold.begun_works() for found in os.walk(work)):
+        for name in files:
+            with suppress(FileNotFoundError):  # another command may be working there
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total

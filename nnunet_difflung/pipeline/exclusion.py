@@ -12,7 +12,8 @@ from nnunet_difflung.injection.manifest import is_identifier
 from nnunet_difflung.runtime.wording import counted
 
 _COLUMN = "case"
-_OF_METHOD = re.compile(r"difflung_(?P<method>.+)_f(?P<fold>\d+|all)(_[0-9a-f]+)?_\d{4,}")
+# the shortest name of a method, since the key of a case may look like a fold: difflung_difflung_f0_f1234567_0001
+_OF_METHOD = re.compile(r"difflung_(?P<method>.+?)_f(?P<fold>\d+|all)(_[0-9a-f]{8})?_\d{4,}")
 
 
 def read_excluded(path: Path, method: str) -> tuple[str, ...]:

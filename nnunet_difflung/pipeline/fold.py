@@ -24,7 +24,7 @@ from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.application import paints_together
-from nnunet_difflung.painting.attempt import check_painted
+from nnunet_difflung.painting.attempt import check_painted, discard_broken
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.continuity import continuity_reference
 from nnunet_difflung.painting.fold import Fold
@@ -35,6 +35,7 @@ from nnunet_difflung.painting.seam import real_seams
 from nnunet_difflung.painting.selection import Selection
 from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.painting.synthesis import synthesize
+from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.messages import stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.store import check_segmenter_folder, is_finished, load_segmenters, train_segmenters
@@ -101,8 +102,7 @@ def synthesize_fold(
     """Paints the plan with the fold's generator; see ``synthesize`` for ``share`` and ``threads``."""
     stage(f"fold {fold.number}: painting")
     generator = load_generator(fold.folder, device) if fold.method.generator else _without_network(fold)
-    if share is None or share.main:
-        fold.discard_outdated()
+    _tidy(fold, share or Share())
     training, sampling = fold.data.training_cases, fold.settings.sampling
     windows, seed = generator.config.windows, fold.settings.balance.seed
     memory, references, lung, continuity, seams = None, {}, None, {}, {}
@@ -118,6 +118,17 @@ def synthesize_fold(
     selection = _selection(fold, device, progress, share or Share()) if sampling.candidates > 1 else None
     synthesis = Synthesis(fold, generator, references, memory, device, selection, lung, continuity, seams)
     return synthesis, synthesize(synthesis, progress, share, threads)
+
+
+def _tidy(fold: Fold, share: Share) -> None:
+    """Deletes what was painted and cannot be used; several processes wait for the first one."""
+    tidied = fold.work / "tidied" / share.token
+    if share.main:
+        fold.discard_outdated()
+        discard_broken(fold)
+        if share.number > 1:
+            write_bytes(tidied, b"")
+    share.wait_for([tidied])
 
 
 def _selection(fold: Fold, device: str, progress: bool, share: Share) -> Selection:

@@ -94,16 +94,16 @@ def look_at_images(
         print_suspicion(raw, check)
 
 
-def suspicion(raw: RawDataset, cache: SliceCache) -> dict | None:
-    """What ``look_at_images`` has found, for the report; None if it has not looked at this content."""
+def suspicion(raw: RawDataset, cache: SliceCache, shown: bool = True) -> dict | None:
+    """What ``look_at_images`` has found, for the report, with a warning if ``shown``; None if it has not looked."""
     check = _remembered(raw, cache)
     if check is None:
         return None
-    print_suspicion(raw, check)
-    shown = [pair.line for pair in check.pairs[:20]]
+    if shown:
+        print_suspicion(raw, check)
     return {
         "suspicious_pairs_of_cases": len(check.pairs),
-        "most_similar": shown,
+        "most_similar": [pair.line for pair in check.pairs[:20]],
         "judged": check.judged(),
         "framed": check.framed,
     }

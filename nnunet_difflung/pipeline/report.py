@@ -8,22 +8,24 @@ from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.errors import Failed
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, results_folder
+from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.found import report_injected
 from nnunet_difflung.pipeline.images import suspicion
 from nnunet_difflung.pipeline.likeness import describe_likeness, differing
+from nnunet_difflung.pipeline.on_record import add_rows, report_path
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
-from nnunet_difflung.runtime.files import read_own_json, write_json
-from nnunet_difflung.runtime.messages import report, say
+from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import collapsed, counted, quoted
+
+_INTERRUPTED = "it was interrupted before its cases were in the dataset; run the same command again"
 
 
 def describe_fold(fold: Fold) -> str:
@@ -129,35 +131,6 @@ def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[
     )
 
 
-def _report(dataset_name: str, method: str) -> Path:
-    return results_folder(dataset_name, method) / "augment_report.json"
-
-
-def read_report(dataset_name: str, method: str) -> dict | None:
-    """Content of a method's ``augment_report.json``; None if there is none.
-
-    Raises:
-        BadInput: the report is damaged.
-    """
-    path = _report(dataset_name, method)
-    if not path.is_file():
-        return None
-    content = read_own_json(path, ", or delete it: it only reports earlier runs")
-    if not isinstance(content, dict) or not isinstance(content.get("folds"), list):
-        raise BadInput(f"{path} is damaged (it has no list 'folds'); restore it, or delete it")
-    return content
-
-
-def earlier_rows(dataset_name: str, method: str) -> list[dict]:
-    """The folds of earlier commands in a method's report; empty if there is no report.
-
-    Raises:
-        BadInput: the report is damaged.
-    """
-    content = read_report(dataset_name, method)
-    return content["folds"] if content else []
-
-
 def conclude(
     raw: RawDataset,
     done: list[tuple[Synthesis, SynthesisResult]],
@@ -166,7 +139,7 @@ def conclude(
     request: Request,
     preview: Path | None,
 ) -> None:
-    """Writes the report, audits the dataset and prints the commands to run next.
+    """Writes the report of what is in the dataset now, audits it and prints the commands to run next.
 
     Args:
         raw: the dataset.
@@ -179,17 +152,28 @@ def conclude(
     Raises:
         Failed: the audit found a leak.
     """
-    rows = [_row(synthesis, result, seconds) for synthesis, result in done]
-    rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
-    fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
-    _add_rows(raw, fold, rows, request)
+    _add_rows(raw, done, complete, seconds, request)
     if preview:
         say(f"\nA first picture: {preview}")
-    report(report=_report(raw.name, request.settings.method), preview=preview)
+    report(report=report_path(raw.name, request.settings.method), preview=preview)
     for synthesis, result in done:
         report_injected(synthesis.fold, len(result.staged))
     folds = [synthesis.fold.number for synthesis, _ in done] + [fold.number for fold in complete]
     audit_and_advise(raw, folds, request)
+
+
+def record_painted(
+    raw: RawDataset,
+    done: list[tuple[Synthesis, SynthesisResult]],
+    complete: list[Fold],
+    seconds: dict[str, float],
+    request: Request,
+) -> None:
+    """Writes the report before the cases are injected, so that an interruption between the two loses nothing of it.
+
+    Until ``conclude``, or until the same command has been run again, it says that nothing was injected.
+    """
+    _add_rows(raw, done, complete, seconds, request, _INTERRUPTED)
 
 
 def record_stopped(
@@ -201,8 +185,29 @@ def record_stopped(
     why: str,
 ) -> None:
     """Writes into the report that a fold was stopped before anything was injected, and why."""
-    row = _row(synthesis, result, seconds) | {"injected": 0, "stopped": why}
-    _add_rows(raw, synthesis.fold, [row], request)
+    _add_rows(raw, [(synthesis, result)], [], seconds, request, why)
+
+
+def _add_rows(
+    raw: RawDataset,
+    done: list[tuple[Synthesis, SynthesisResult]],
+    complete: list[Fold],
+    seconds: dict[str, float],
+    request: Request,
+    stopped: str = "",
+) -> None:
+    """Writes folds into the report in place of what it says of them; ``stopped`` says why nothing was injected."""
+    rows = [_row(synthesis, result, seconds) for synthesis, result in done]
+    rows += [{"fold": fold.number, **_without_cases(fold)} for fold in complete]
+    if stopped:
+        rows = [row | {"injected": 0, "stopped": stopped} for row in rows]
+    fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
+    about = {
+        "settings": request.settings.as_dict(),
+        "patients": raw.reading.as_dict(),
+        "images": suspicion(fold.raw, fold.cache, shown=stopped != _INTERRUPTED),
+    }
+    add_rows(raw.name, request.settings.method, rows, about)
 
 
 def _row(synthesis: Synthesis, result: SynthesisResult, seconds: dict[str, float]) -> dict:
@@ -229,31 +234,24 @@ def _row(synthesis: Synthesis, result: SynthesisResult, seconds: dict[str, float
     }
 
 
-def _add_rows(raw: RawDataset, fold: Fold, rows: list[dict], request: Request) -> None:
-    """Writes folds into the report in place of what it says of them."""
-    method = request.settings.method
-    new = [row["fold"] for row in rows]
-    content = {
-        "settings": request.settings.as_dict(),
-        "patients": raw.reading.as_dict(),
-        "images": suspicion(fold.raw, fold.cache),
-        "folds": [*(row for row in earlier_rows(raw.name, method) if row["fold"] not in new), *rows],
-    }
-    write_json(_report(raw.name, method), content)
-
-
 def audit_and_advise(raw: RawDataset, folds: list[int | str], request: Request) -> None:
     """Audits the dataset from its files, then prints the next commands.
 
     Raises:
         Failed: the audit found a leak.
     """
-    found = audit(raw.name, deep=True)
+    found = audit(raw.name, deep=True, untouched=request.dry_run)
     leaks = [problem.text for problem in found.problems]
     report(dataset=raw.name, leaks=found.leaks, problems=leaks)
     if leaks:
         raise Failed(f"the audit found {'; '.join(leaks[:3])}; difflung_audit -d {quoted(raw.name)} lists all problems")
     say(f"Audit: no synthetic case of {raw.name} was made from a validation case or patient.")
+    if others := others_with_id(raw.name):
+        warn(
+            f"nnUNetv2_plan_and_preprocess takes nothing but an id, and that of {raw.name} also means "
+            f"{', '.join(others)}, in one of nnU-Net's three folders; give the other dataset another id, or move it to "
+            f"another place"
+        )
     commands = next_commands(raw, request.configuration, request.settings.method, folds, request.device)
     report(next=[line.strip() for line in commands.splitlines()[1:-1]])
     say(commands)

@@ -24,7 +24,7 @@ from nnunet_difflung.paths import (
     results_folder,
 )
 from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
-from nnunet_difflung.pipeline.report import read_report
+from nnunet_difflung.pipeline.on_record import known_report
 
 _SHORT = 3  # characters; a possible patient with fewer is rather a figure of a sentence
 
@@ -36,7 +36,7 @@ class Records:
     Attributes:
         raw: the dataset.
         method: name of the method.
-        report: content of ``augment_report.json``.
+        report: content of ``augment_report.json``, with what the manifest alone knows.
         manifest: of the dataset; without cases if nothing was injected.
         audit: of the dataset, from its files.
         anonymous: whether real cases are called by numbers.
@@ -149,12 +149,13 @@ def read_records(raw: RawDataset, method: str, anonymous: bool = False) -> Recor
     Raises:
         BadInput: the method has no report, or a record is damaged.
     """
-    report = read_report(raw.name, method)
+    manifest = read_manifest(raw.folder)
+    report = known_report(raw.name, method, manifest)
     if report is None:
         raise BadInput(
             f"{raw.name} has no synthetic cases of {method} on record "
             f"({results_folder(raw.name, method) / 'augment_report.json'} does not exist); run "
             f"'difflung_augment -d {dataset_id(raw.name)} --method {method}' first, or name another --method"
         )
-    manifest = read_manifest(raw.folder) or {"cases": {}, "runs": []}
+    manifest = manifest or {"cases": {}, "runs": []}
     return Records(raw, method, report, manifest, audit(raw.name, untouched=True), anonymous)

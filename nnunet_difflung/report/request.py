@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import find_manifest
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.pipeline.report import read_report
+from nnunet_difflung.pipeline.on_record import known_report
 
 
 def method_on_record(dataset_name: str, wanted: str | None = None) -> str:
@@ -20,7 +21,8 @@ def method_on_record(dataset_name: str, wanted: str | None = None) -> str:
     """
     if wanted:
         return wanted
-    known = [name for name in METHODS if read_report(dataset_name, name) is not None]
+    manifest = find_manifest(dataset_name)
+    known = [name for name in METHODS if known_report(dataset_name, name, manifest) is not None]
     if METHOD in known or not known:
         return METHOD
     if len(known) > 1:

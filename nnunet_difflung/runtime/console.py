@@ -26,7 +26,8 @@ from nnunet_difflung.runtime.strict_json import strict_json
 from nnunet_difflung.runtime.writable import is_writable, nearest
 
 OBJECTS = "DIFFLUNG_JSON_OBJECTS"  # variable: folder for the JSON objects of the processes that a command starts
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM)
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, *_NOT_ALLOWED)
 
 
 class Code(IntEnum):
@@ -54,10 +55,11 @@ STATUS: dict[int, str] = {
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
     """Turns ``main`` into a console entry point.
 
-    ``BadInput`` prints one line on stderr, with its ``details`` below, and gives exit code 2. ``Failed``, a full disk,
-    or a folder that is not writable prints one line and gives exit code 1. Ctrl-C gives 130, SIGTERM 143, and a reader
-    of the output that has gone, such as ``head``, 141, without a word. Any other exception is a bug in this package and
-    keeps its traceback. With ``--json`` stdout holds one object, also after an error.
+    ``BadInput`` prints one line on stderr, with its ``details`` below, and gives exit code 2; so does a file that this
+    user may not read. ``Failed``, a full disk, or a folder that is not writable prints one line and gives exit code 1.
+    Ctrl-C gives 130, SIGTERM 143, and a reader of the output that has gone, such as ``head``, 141, without a word. Any
+    other exception is a bug in this package and keeps its traceback. With ``--json`` stdout holds one object, also
+    after an error.
     """
 
     @functools.wraps(main)
@@ -121,11 +123,7 @@ def _code(main: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
-        text = (
-            f"{os.strerror(error.errno)}: {_place(error)}; free some space or make the folder writable, then run the "
-            f"same command again to resume"
-        )
-        code = _tell("Failed", text, Code.FAILED)
+        code = _tell_of_disk(error)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         failed("interrupted; run the same command again to resume")
@@ -137,6 +135,31 @@ def _tell(what: str, text: str, code: Code, details: tuple[str, ...] = ()) -> Co
     print("\n  ".join([f"{what}: {text}", *details]), file=sys.stderr)
     failed(text, details)
     return code
+
+
+def _tell_of_disk(error: OSError) -> Code:
+    """Prints what to do about a file or folder that could not be read or written."""
+    refusal = _unreadable(error)
+    if refusal:
+        return _tell("Error", _one_line(refusal), Code.REFUSED)
+    text = (
+        f"{os.strerror(error.errno or 0)}: {_place(error)}; free some space or make the folder writable, then run the "
+        f"same command again to resume"
+    )
+    return _tell("Failed", text, Code.FAILED)
+
+
+def _unreadable(error: OSError) -> BadInput | None:
+    """The refusal of a file that this user may not read, or of a folder that they may not enter; None if it is none."""
+    if error.errno not in _NOT_ALLOWED or error.filename is None or error.filename2 is not None:
+        return None
+    there = nearest(Path(os.fsdecode(error.filename)))
+    if os.access(there, os.R_OK | (os.X_OK if os.path.isdir(there) else 0)):
+        return None
+    return BadInput(
+        f"{there} cannot be read ({os.strerror(error.errno)}); make it readable for you (chmod, or ask its owner) and "
+        f"run the same command again"
+    )
 
 
 def _object(run: Run, code: int) -> dict[str, Any]:
@@ -182,7 +205,7 @@ def _place(error: OSError) -> str:
     names = [Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if name is not None]
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         for name in names:
-            there = nearest(name if name.is_dir() else name.parent)
+            there = nearest(name if os.path.isdir(name) else name.parent)
             if not is_writable(there):
                 return str(there)
     return str(names[0]) if names else _free()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,9 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.modes import like
 
 _WRITING = ".writing_"
+OF_SAFETENSORS = r"\.tmp[A-Za-z0-9]{6}"
+"""Names that safetensors gives to the files that it is writing."""
+_HALF_WRITTEN = re.compile(rf"{re.escape(_WRITING)}.*|{OF_SAFETENSORS}")
 
 
 def openable(path: str | Path) -> str:
@@ -50,7 +55,9 @@ def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; renamed to ``path`` if the block ends without an error, else removed.
 
     The temporary name keeps the file's ending, since image writers choose the format by it. A file that is replaced
-    does not become readable for more people; a link is replaced, and what it points to stays.
+    does not become readable for more people; a link is replaced, and what it points to stays. A library may put a file
+    of its own in the temporary one's place, as safetensors does with one that its user alone may read; it gets the
+    temporary one's mode.
 
     Args:
         path: the file.
@@ -60,7 +67,10 @@ def replacing(path: str | Path, flushed: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = _new_file_for(path)
     try:
+        made = temporary.stat()
         yield temporary
+        if temporary.stat().st_ino != made.st_ino:
+            temporary.chmod(stat.S_IMODE(made.st_mode))
         if flushed:
             _flush(temporary)
         os.replace(temporary, path)
@@ -143,13 +153,17 @@ def _new_file(path: Path, token: str = "") -> Path:
 
 
 def clear_half_written(folder: Path, age: float = 0.0) -> None:
-    """Deletes temporary files of ``replacing`` that a killed process has left in a folder and its subfolders.
+    """Deletes temporary files that a killed process has left in a folder and its subfolders.
+
+    They are those of ``replacing``, and those into which safetensors writes weights before they replace such a file.
 
     Args:
         folder: folder to search.
         age: minimum time in seconds since a file was last written.
     """
-    for temporary in folder.rglob(f"{_WRITING}*"):
+    for temporary in folder.rglob(".*"):
+        if not _HALF_WRITTEN.fullmatch(temporary.name):
+            continue
         with suppress(FileNotFoundError):
             if time.time() - temporary.stat().st_mtime >= age:
                 temporary.unlink()

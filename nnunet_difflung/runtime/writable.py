@@ -23,7 +23,7 @@ def check_folders(folders: Iterable[Path]) -> None:
     """
     for folder in dict.fromkeys(folders):
         there = nearest(folder)
-        if not there.is_dir():
+        if not os.path.isdir(there):
             raise BadInput(f"{there} is a file, but a folder of this name is needed; move the file to another place")
         if not is_writable(there):
             raise BadInput(
@@ -41,4 +41,4 @@ def nearest(path: Path) -> Path:
 
 def is_writable(path: Path) -> bool:
     """Whether this user may write a file, or make and delete files in a folder."""
-    return os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK)
+    return os.access(path, os.W_OK | os.X_OK if os.path.isdir(path) else os.W_OK)

@@ -16,6 +16,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.leaks import split_problems
 from nnunet_difflung.injection.manifest import MANIFEST, find_manifest, new_manifest
+from nnunet_difflung.injection.removal import remove
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.staging import plan_like_nnunet, stage_cases
 from tests.support.tiny import make_dataset
@@ -254,3 +255,17 @@ def test_a_note_says_that_there_are_no_folds(folders):
     result = audit(folder.name)
     assert result.problems == ()
     assert result.notes == ("there is no splits_final.json, so no fold was checked; difflung_augment makes the folds",)
+
+
+def test_paths_of_synthetic_cases_in_dataset_json_have_to_exist(folders, no_fsync):
+    make_dataset(folders[0], patients=4, slices=1, size=16, folds=2, dataset_key=True)
+    inject(raw := open_raw_dataset("801"), *stage_cases(raw, fold=0))
+    assert audit_dataset(raw.name, deep=True) == []
+    content = read_json(raw.folder / "dataset.json")
+    content["dataset"][FIRST]["label"] = str(folders[0].parent / "elsewhere" / f"{FIRST}.nii.gz")
+    write_json(raw.folder / "dataset.json", content)
+    found = audit(raw.name)
+    assert f"lists {folders[0].parent}/elsewhere/{FIRST}.nii.gz for {FIRST}, which does" in found.problems[0].text
+    assert (len(found.problems), found.leaks) == (1, 0)
+    remove("801")
+    assert audit_dataset(raw.name) == []

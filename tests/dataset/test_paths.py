@@ -136,9 +136,23 @@ def test_folders_of_this_package(folders, monkeypatch):
     assert paths.our_folders("Dataset801_Tiny") == []
 
 
-def test_printed_commands_name_a_dataset_whose_id_another_one_has(tmp_path, monkeypatch):
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    (tmp_path / "Dataset801_Mine").mkdir()
+@pytest.mark.parametrize("variable", ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"])
+@pytest.mark.parametrize("other", ["Dataset801_Twin", "Dataset8010_Mine"])
+def test_printed_commands_name_a_dataset_whose_id_nnunet_refuses(folders, variable, other):
+    (folders[0] / "Dataset801_Mine").mkdir()
+    (folders[2] / "Dataset801_Mine").mkdir()
     assert dataset_id("Dataset801_Mine") == 801
-    (tmp_path / "Dataset801_Twin").mkdir()
+    (folders[0].parent / variable / other).mkdir()
     assert dataset_id("Dataset801_Mine") == "Dataset801_Mine"
+
+
+def test_the_ids_that_nnunet_refuses_are_those_that_it_finds_twice(folders):
+    from nnunetv2.utilities import dataset_name_id_conversion as nnunet
+
+    if not hasattr(nnunet.nnUNet_raw, "is_set"):
+        pytest.skip("this version of nnU-Net reads its variables when it is imported")
+    names = ["Dataset801_Mine", "Dataset801_Twin", "Dataset8010_Mine", "Dataset080_Mine", "Dataset802_Mine"]
+    for number, name in enumerate(names):
+        (folders[number % 3] / name).mkdir()
+    for name, number in zip(names, (801, 801, 8010, 80, 802), strict=True):
+        assert sorted({*nnunet.find_candidate_datasets(number)} - {name}) == paths.others_with_id(name)

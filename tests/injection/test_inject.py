@@ -92,6 +92,27 @@ def test_inject_then_remove_restores_every_byte(folders, options, planned):
         assert after == before
 
 
+def test_absolute_paths_in_dataset_json_stay_absolute_where_the_raw_folder_is_named_relatively(folders, monkeypatch):
+    folder = _open(folders, dataset_key=True).folder
+    content = read_json(folder / "dataset.json")
+    for case in content["dataset"].values():
+        case["images"] = [str(folder / file) for file in case["images"]]
+        case["label"] = str(folder / case["label"])
+    write_json(folder / "dataset.json", content)
+    before = tree_hashes(*folders)
+    monkeypatch.chdir(folders[0].parent)
+    monkeypatch.setenv("nnUNet_raw", folders[0].name)
+    _inject(raw := open_raw_dataset("801"))
+    listed = read_json(folder / "dataset.json")["dataset"]
+    files = [Path(file) for case in listed.values() for file in (*case["images"], case["label"])]
+    assert len(listed) > len(raw.cases)
+    assert all(path.is_absolute() and path.is_file() for path in files)
+    open_raw_dataset("801")
+    assert audit_dataset(raw.name, deep=True) == []
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
 def test_doing_it_twice_changes_nothing_and_other_settings_are_refused(folders):
     raw = _open(folders)
     cases, run = stage_cases(raw)
@@ -441,12 +462,25 @@ def test_a_file_system_without_locks_is_told(folders, monkeypatch):
 
 def test_what_a_killed_command_was_writing_goes_with_the_next(tmp_path):
     folder = tmp_path / "fold_0"
-    (folder / "samples").mkdir(parents=True)
-    for path in (folder, folder / "samples"):
-        (path / ".writing_x_checkpoint.safetensors").touch()
-    (folder / "checkpoint.safetensors").touch()
+    (folder / "unet").mkdir(parents=True)
+    for path in (folder, folder / "unet"):
+        for name in (".writing_x_checkpoint.safetensors", ".tmpLgZbhJ"):
+            (path / name).touch()
+    for name in ("checkpoint.safetensors", ".tmp", ".tmp_of_mine"):
+        (folder / name).touch()
     with working_alone([folder], Share()):
-        assert sorted(p.name for p in folder.rglob("*")) == [".lock", "checkpoint.safetensors", "samples"]
+        left = sorted(p.name for p in folder.rglob("*"))
+    assert left == [".lock", ".tmp", ".tmp_of_mine", "checkpoint.safetensors", "unet"]
+
+
+def test_what_safetensors_was_writing_when_it_was_killed_goes_with_the_generator(folders):
+    make_dataset(folders[0], patients=2, slices=1, size=16, folds=2)
+    results = folders[2] / "Dataset801_Tiny"
+    for name in ("generator.json", ".tmpLgZbhJ", "unet/.tmpA1b2C3"):
+        (results / "DiffLung__difflung" / "fold_0" / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / "DiffLung__difflung" / "fold_0" / name).touch()
+    remove("801", generators=True)
+    assert list(results.iterdir()) == []
 
 
 def test_painted_results_survive_recovery(folders):
@@ -457,3 +491,65 @@ def test_painted_results_survive_recovery(folders):
     (raw.folder / ".difflung" / "commit" / "1.json").write_text("half")
     recover(raw.folder)
     assert {k: v for k, v in tree_hashes(*folders).items() if not k.endswith("lock")} == before
+
+
+def test_a_change_is_decided_once_its_files_and_their_names_are_on_the_disk(folders, monkeypatch):
+    from nnunet_difflung.injection import commit
+
+    raw, flushed, real, decided = _open(folders), set(), commit.write_json, []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino))
+
+    def write(path: Path, content: dict) -> None:
+        sources = [raw.folder / step["source"] for step in content["steps"] if step["source"]]
+        assert {place.stat().st_ino for source in sources for place in (source, source.parent)} <= flushed
+        decided.append(len(sources))
+        real(path, content)
+
+    monkeypatch.setattr(commit, "write_json", write)
+    _inject(raw, staged_in=folders[2])
+    assert len(decided) == 1
+    assert decided[0] > 4
+
+
+def test_the_hidden_folder_goes_where_an_open_file_stays_in_its_folder_as_on_nfs(folders, monkeypatch):
+    raw = _open(folders)
+    before = tree_hashes(*folders)
+    _inject(raw)
+    unlink, close, waiting = os.unlink, os.close, []
+
+    def unlink_on_nfs(path, *rest, **options):
+        if not str(path).endswith(".difflung/lock"):
+            return unlink(path, *rest, **options)
+        waiting.append(Path(path).with_name(".nfs0001"))
+        return os.rename(path, waiting[-1])
+
+    def close_on_nfs(handle: int) -> None:
+        close(handle)
+        while waiting:
+            unlink(waiting.pop())
+
+    monkeypatch.setattr(os, "unlink", unlink_on_nfs)
+    monkeypatch.setattr(os, "close", close_on_nfs)
+    remove("801")
+    assert tree_hashes(*folders) == before
+
+
+@pytest.mark.parametrize("left", ["", "lock", "commit/1.json"])
+def test_what_is_only_to_be_deleted_does_not_stop_a_user_who_can_only_read(folders, monkeypatch, left):
+    raw = _open(folders)
+    (raw.folder / ".difflung" / left).parent.mkdir(parents=True, exist_ok=True)
+    (raw.folder / ".difflung" / left).touch() if left else (raw.folder / ".difflung").mkdir()
+    before = tree_hashes(*folders)
+
+    def refused(path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "rmdir", refused)
+    monkeypatch.setattr("nnunet_difflung.injection.dataset_lock.open_lock", refused)
+    monkeypatch.setattr("nnunet_difflung.injection.commit.is_writable", lambda _: False, raising=False)
+    recover(raw.folder)
+    assert tree_hashes(*folders) == before
+    (raw.folder / ".difflung" / "commit").mkdir(exist_ok=True)
+    write_json(raw.folder / ".difflung" / "commit" / "journal.json", {"format": 1, "clear": False, "steps": []})
+    with pytest.raises(BadInput, match="make the dataset's folder writable"):
+        recover(raw.folder)

@@ -191,3 +191,33 @@ def test_a_generator_of_a_fold_without_cases_can_go_where_other_folds_have_some(
     assert read_manifest(folders[0] / "Dataset801_Tiny") == manifest
     with pytest.raises(BadInput, match="has no synthetic cases of fold 2"):
         remove("801", generators=True, selection=Selection((2,)))
+
+
+@pytest.mark.parametrize("results", [None, "not_there"])
+@pytest.mark.parametrize("words", [["-f", "1"], ["--method", "copy_paste"], ["-f", "1", "--generators"]])
+def test_a_part_can_go_where_there_are_no_results(folders, tmp_path, monkeypatch, capsys, results, words):
+    _open(folders)
+    _inject(fold=0)
+    first = _visible(folders)
+    _inject(**SECOND)
+    monkeypatch.delenv("nnUNet_results")
+    if results:
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / results))
+    assert main(["-d", "801", *words]) == 0
+    assert _visible(folders) == first
+    assert ("no generator of fold 1 is in $nnUNet_results" in capsys.readouterr().out) == ("--generators" in words)
+
+
+def test_nothing_is_removed_where_the_generators_cannot_be_listed(folders, monkeypatch):
+    _open(folders)
+    _inject(fold=0)
+    before = tree_hashes(*folders)
+
+    def refused(*_: object) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nnunet_difflung.injection.results.our_folders", refused)
+    for generators in (True, False):
+        with pytest.raises(PermissionError):
+            remove("801", generators=generators)
+    assert tree_hashes(*folders) == before

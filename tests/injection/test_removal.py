@@ -225,3 +225,20 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_removed(fol
         with pytest.raises(BadInput, match=f"{locked} is not writable"):
             remove("801", dry_run=dry_run)
     assert tree_hashes(*folders) == before
+
+
+@pytest.mark.parametrize("faulty", ["[{", "\xff", ""])
+@pytest.mark.parametrize("where", ["raw splits", "preprocessed splits", "both splits", "preprocessed dataset"])
+def test_force_brings_the_originals_back_whatever_the_files_hold_now(folders, where, faulty):
+    raw = _open(folders)
+    before = tree_hashes(folders[0])
+    _augment(raw)
+    plan_like_nnunet(raw)
+    parts = [raw.folder, raw.preprocessed] if "both" in where else [raw.preprocessed if "pre" in where else raw.folder]
+    for part in parts:
+        path = part / ("dataset.json" if "dataset" in where else "splits_final.json")
+        path.write_bytes(faulty.encode("latin-1"))
+    lines = remove("801", force=True)
+    assert tree_hashes(folders[0]) == before
+    kept = f"{raw.preprocessed / 'dataset.json'} cannot be read and is kept"
+    assert any(line.startswith(kept) for line in lines) == ("dataset" in where)

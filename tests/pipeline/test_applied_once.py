@@ -24,7 +24,7 @@ from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes
-from nnunet_difflung.runtime.files import sha256, write_json
+from nnunet_difflung.runtime.files import sha256, write_bytes, write_json
 from nnunet_difflung.runtime.share import Share
 from tests.support.commands import AS_EARLIER, prepared
 from tests.support.tiny import make_dataset
@@ -213,9 +213,12 @@ def test_each_of_two_processes_refuses_a_newer_record_before_it_paints(tmp_path,
     fold = fold_module.prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
     record = fold.work / "cases" / "try0" / f"{synthetic_id(fold, fold.plan.cases[1])}.json"
     write_json(record, {"format": 9, "quality": {}, "memorisation": {}})
+    tidied = [fold.work / "tidied" / "now"] if index else []  # by the first process, for which the other one waits
+    for path in tidied:
+        write_bytes(path, b"")
     with pytest.raises(BadInput, match=f"{record} has format 9"):
         fold_module.synthesize_fold(fold, "cpu", progress=False, share=Impatient(index, 2, "now"))
-    assert [path for path in fold.work.rglob("*") if path.is_file()] == [record]
+    assert [path for path in fold.work.rglob("*") if path.is_file()] == [record, *tidied]
 
 
 class CountingFacts(dict):

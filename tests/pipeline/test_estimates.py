@@ -43,6 +43,22 @@ def test_what_two_folders_need_of_one_disk_is_added_up(folders, tmp_path, monkey
         estimates.check_disk([fold])
 
 
+@pytest.mark.usefixtures("no_fsync")
+def test_what_is_painted_already_is_not_needed_again(folders, tmp_path, monkeypatch):
+    make_dataset(folders[0], patients=4)
+    settings, raw = settings_from(parse(["-d", "801", "--method", "copy_paste"])), open_raw_dataset("801")
+    fold = prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    needed = sum(estimates.estimate_bytes(fold))
+    synthesize_fold(fold, "cpu", progress=False)
+    left = needed - sum(path.stat().st_size for path in fold.work.rglob("*") if path.is_file())
+    assert 0 < left < needed
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda _: SimpleNamespace(free=left))
+    estimates.check_disk([fold])
+    monkeypatch.setattr(estimates.shutil, "disk_usage", lambda _: SimpleNamespace(free=left - 1))
+    with pytest.raises(BadInput, match=r"what is left of the plan may need .*; free some space and run the same"):
+        estimates.check_disk([fold])
+
+
 @pytest.mark.parametrize("volumes", [True, False])
 def test_the_cache_takes_no_more_than_its_estimate(folders, tmp_path, volumes):
     make_dataset(folders[0], patients=4, volumes=volumes, depth=8)

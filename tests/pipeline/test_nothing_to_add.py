@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 
 import pytest
 
 from nnunet_difflung.audit.audit import audit_dataset
-from nnunet_difflung.commands.augment import main
+from nnunet_difflung.commands.augment import entry, main
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.injection.manifest import read_manifest
@@ -100,3 +103,28 @@ def test_a_fold_of_which_the_gate_dropped_everything_stays_a_failure(folders, mo
     with pytest.raises(Failed):
         main([*COPY, "-f", "0", "--target-share", "emphysema=0.3", "ILD=0.3"])
     assert read_manifest(folder) is None
+
+
+@pytest.mark.parametrize("met", [True, False], ids=["targets met", "cases there"])
+def test_a_dry_run_with_nothing_to_do_writes_nothing_and_has_the_keys_of_any_other(folders, capsys, met):
+    _dataset(folders)
+    more = ["-f", "0", *(["--target-share", *MET] if met else [])]
+    main([*COPY, *more])
+    if met:
+        remove(["-d", "801"])
+    shutil.rmtree(folders[2] / "Dataset801_Tiny" / "DiffLung__cache")
+    for path in (folders[0] / "Dataset801_Tiny").glob("*Tr/lung_*"):
+        os.utime(path, (1e9, 1e9))  # hashes of files that may be changing are not kept
+    before = tree_hashes(*folders)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        entry([*COPY, *more, "--dry-run", "--json"])
+    found, said = (json.loads(part) if part.startswith("{") else part for part in capsys.readouterr())
+    assert stop.value.code == 0
+    assert "Dry run: nothing was written." in said
+    assert tree_hashes(*folders) == before
+    assert found["dry_run"] is True
+    assert [row["fold"] for row in found["folds"]] == ([0] if met else [])
+    estimate = found["estimate"]
+    assert (estimate["device"], estimate["training_seconds"], estimate["painting_seconds"]) == ("cpu", 0, 0)
+    assert (estimate["bytes"] > 0) == (estimate["cache_bytes"] > 0) == met

@@ -18,7 +18,9 @@ from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
+from nnunet_difflung.pipeline.exclusion import read_excluded, unknown
 from nnunet_difflung.report.page import augment_page, report_file
 from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
@@ -444,6 +446,16 @@ def test_an_excluded_case_that_is_none_is_said(folders, tmp_path, capsys) -> Non
     make_dataset(folders[0])
     main([*KEEP, "-f", "0", *excluding(tmp_path / "x.csv", "difflung_copy_paste_f0_00000000_0000")])
     assert "--exclude names 1 case that these folds do not have" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["_e28bac54", "_f1234567", "_f0000000", "_12345678", ""])
+@pytest.mark.parametrize("fold", ["0", "all"])
+def test_a_case_is_excluded_whatever_its_key_looks_like(tmp_path, fold, key) -> None:
+    names = {method: f"difflung_{method}_f{fold}{key}_0001" for method in METHODS}
+    excluding(tmp_path / "x.csv", *names.values())
+    for method, name in names.items():
+        assert read_excluded(tmp_path / "x.csv", method) == (name,)
+        assert len(unknown([name], [fold], [])) == 1
 
 
 def test_excluding_all_cases_stops_nothing(folders, tmp_path) -> None:

@@ -45,6 +45,33 @@ def test_of_a_file_that_cannot_be_made_the_folder_is_named(tmp_path, monkeypatch
     assert f"Read-only file system: {tmp_path};" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["file", "folder", "in a folder"])
+def test_what_may_not_be_read_is_refused_like_any_other_input(tmp_path, monkeypatch, capsys, what):
+    closed = tmp_path / "closed"
+    closed.touch() if what == "file" else closed.mkdir()
+    name = closed / "a.json" if what == "in a folder" else closed
+    access, is_dir, lexists = os.access, Path.is_dir, os.path.lexists
+
+    def refused(path: Path) -> bool:
+        if closed in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))
+    monkeypatch.setattr(os.path, "lexists", lambda path: closed not in Path(path).parents and lexists(path))
+    monkeypatch.setattr(Path, "is_dir", refused)
+
+    def read() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(name))
+
+    with pytest.raises(SystemExit) as stop:
+        command(read)()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"Error: {closed} cannot be read (Permission denied); make it readable for you")
+    assert len(said.splitlines()) == 1
+
+
 PRINTS = """
 import sys
 from nnunet_difflung.runtime.console import command

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
@@ -18,6 +19,7 @@ from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, f
 from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, Family, TrainedFamily, averaged
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fit, ready_for, worth_compiling
+from nnunet_difflung.runtime.files import replacing, write_bytes
 
 
 class DiffusionUpdate:
@@ -99,7 +101,7 @@ class ReverseProcess(Family):
 
 
 class Diffusion(ReverseProcess, TrainedFamily):
-    """The mask-conditioned diffusion model of the paper; saved by diffusers' ``save_pretrained``."""
+    """The mask-conditioned diffusion model of the paper; saved in the form of diffusers' ``save_pretrained``."""
 
     loss_axis = {"ylabel": "loss (Eq. 7)", "yscale": "log"}
     reimposes = True
@@ -162,9 +164,12 @@ class Diffusion(ReverseProcess, TrainedFamily):
         return folder / "unet" / "diffusion_pytorch_model.safetensors"
 
     def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
-        """Writes network and scheduler in the form that ``from_pretrained`` reads."""
-        cast(Any, network).save_pretrained(folder / "unet")
-        forward_process(config).save_pretrained(folder / "scheduler")
+        """Writes network and scheduler as ``save_pretrained`` does, but each file completely or not at all."""
+        _write_config(folder / "unet", network)
+        _write_config(folder / "scheduler", forward_process(config))
+        with replacing(self.weights(folder)) as temporary:
+            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+            save_file(weights, temporary, {"format": "pt"})
 
     def load(
         self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int
@@ -174,6 +179,11 @@ class Diffusion(ReverseProcess, TrainedFamily):
 
         network: Any = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
         return network
+
+
+def _write_config(folder: Path, part: Any) -> None:
+    """Writes the configuration of a part of diffusers under the name that diffusers gives it."""
+    write_bytes(folder / part.config_name, part.to_json_string().encode())
 
 
 FAMILY = Diffusion
