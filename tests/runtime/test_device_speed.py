@@ -128,6 +128,65 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
         parts_that_fit(5, at_most(0), said.append)
 
 
+def hungry(network: torch.nn.Module, most: int) -> torch.nn.Module:
+    """The network on a GPU whose memory holds the backward pass of so many images."""
+
+    def full(gradient: torch.Tensor) -> None:
+        if len(gradient) > most:
+            raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
+
+    def forward(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        output.register_hook(full)
+
+    network.conv_in.register_forward_hook(forward)
+    return network
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """One of one process that exchanges gradients, as with several GPUs."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_memory_that_ends_in_the_backward_pass_of_several_processes_splits_the_batch(process_group):
+    config, found = replace(TINY, patch_size=16), []
+    inputs = (torch.zeros(4, 1, 16, 16), torch.zeros(4, 3, 16, 16), torch.ones(4, 1, 16, 16))
+    inputs += (torch.ones_like(inputs[0]), torch.arange(4))
+    for exchanging in (False, True):
+        state = trained_family_of(CBMAT).new_state(config, 1, 3, CPU)
+        hungry(state.network, 2)
+        update = trained_family_of(CBMAT).make_update(state, config, Accelerator(cpu=True), 9)
+        if exchanging:
+            update.network = update.fast = torch.nn.parallel.DistributedDataParallel(state.network)
+        update.parts = update._fitting_parts(4)
+        assert update.parts == 2
+        assert not any(p.grad is not None and p.grad.any() for p in state.network.parameters())
+        found.append([float(train_step.train_step(state, update, inputs, config, 9)) for _ in range(2)])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_compiled_network_that_fails_in_several_processes_leaves_the_other_one_usable(process_group, monkeypatch):
+    config = replace(TINY, patch_size=16)
+    state = trained_family_of(CBMAT).new_state(config, 1, 3, CPU)
+    update = trained_family_of(CBMAT).make_update(state, config, Accelerator(cpu=True), 9)
+    hungry(state.network, 1)
+    update.network = torch.nn.parallel.DistributedDataParallel(state.network)
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    assert compiled(update.network, lambda network: update._try(network, 2, 16), [].append) is update.network
+    update.network(torch.zeros(1, 4, 16, 16), torch.zeros(1)).sample.sum().backward()
+    update.network(torch.zeros(1, 4, 16, 16), torch.zeros(1)).sample.sum().backward()
+
+
+def test_all_processes_split_their_batch_as_the_one_with_least_memory(capsys):
+    state = trained_family_of(CBMAT).new_state(TINY, 1, 3, CPU)
+    update = trained_family_of(CBMAT).make_update(state, TINY, Accelerator(cpu=True), 9)
+    update.accelerator.gather = lambda parts: torch.cat([parts, torch.tensor([4]), parts])
+    assert update._fitting_parts(4) == 4
+    assert "summed over 4 parts" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("parts", [2, 5])
 def test_parts_of_a_batch_add_up_to_its_step(data, parts):
     config = train.resolve(CBMAT, replace(TINY, batch_size=5), data)

@@ -31,19 +31,37 @@ class DiffusionUpdate:
         self.fast, self.parts = self.network, 1
         batch = config.batch_size // accelerator.num_processes
         if accelerator.device.type == "cuda":
-            self.parts = parts_that_fit(batch, lambda n: self._try(self.network, n, config.patch_size), tqdm.write)
+            self.parts = self._fitting_parts(batch)
         if worth_compiling(accelerator.device, steps):
             part = -(-batch // self.parts)
             self.fast = compiled(self.network, lambda network: self._try(network, part, config.patch_size), tqdm.write)
 
+    def _fitting_parts(self, batch: int) -> int:
+        """See ``parts_that_fit``; the largest number that any process needs."""
+
+        def largest(parts: int) -> int:
+            return int(self.accelerator.gather(torch.tensor([parts], device=self.accelerator.device)).max())
+
+        say = tqdm.write if self.accelerator.is_main_process else lambda _: None
+        return parts_that_fit(batch, lambda n: self._try(self.network, n, self.config.patch_size), say, largest)
+
     def _try(self, network: Callable, images: int, edge: int) -> None:
+        """A forward and a backward pass of this process alone.
+
+        A backward pass that fails must leave nothing behind: gradients, or other processes that wait for them.
+        """
         device = self.accelerator.device
         kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's memory
         size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
-        with computing_in(self.config.precision, self.accelerator.device):
-            out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
-        self.accelerator.backward(out.sample.float().square().mean())
-        self.optimizer.zero_grad()
+        try:
+            with getattr(network, "no_sync", nullcontext)():
+                with computing_in(self.config.precision, device):
+                    out = network(
+                        torch.zeros(size, device=device), torch.zeros(images, dtype=torch.long, device=device)
+                    )
+                out.sample.float().square().mean().backward()
+        finally:
+            self.optimizer.zero_grad()
         del kept
 
     def __call__(
