@@ -247,7 +247,10 @@ def test_reverse_timesteps_fall_from_the_last_to_the_first(steps):
     assert steps < 1000 or timesteps == list(range(999, -1, -1))
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("unipc", 25)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("dpm", 300), ("unipc", 25), ("unipc", 300)],
+)
 def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     """For x_0 ~ N(0.1, 0.04²) the ideal denoiser is known; mean and spread of its samples must be those of x_0."""
     process, mean, sd = forward_process(TINY), 0.1, 0.04
@@ -265,6 +268,18 @@ def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     result = paint(Ideal(), TINY, sampler, steps, torch.zeros(4, 3, 32, 32), noise)
     assert result.mean() == pytest.approx(mean, abs=0.003)
     assert result.std() == pytest.approx(sd, rel=0.2)
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "unipc"])
+def test_where_all_timesteps_differ_the_first_step_is_the_one_that_diffusers_looks_up(sampler, monkeypatch):
+    import diffusers
+
+    network = build_network(TINY, 1, 3).eval()
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = paint(network, TINY, sampler, 25, torch.zeros(1, 3, 8, 8), noise)
+    for scheduler in (diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler):
+        monkeypatch.setattr(scheduler, "set_begin_index", lambda *_: None)
+    assert torch.equal(paint(network, TINY, sampler, 25, torch.zeros(1, 3, 8, 8), noise), told)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
