@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.config import SamplingConfig, preset
@@ -24,6 +25,7 @@ from nnunet_difflung.generator.store import Generator, load_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import jobs as painting
 from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
+from nnunet_difflung.runtime.launcher import join, let_device_change
 from tests.support.generators import CBMAT, TINY, logged
 
 CPU = torch.device("cpu")
@@ -274,6 +276,40 @@ def test_both_precisions_are_trained_in_one_process(data, tmp_path):
         folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
         train.train_generator(data, CBMAT, replace(TINY, epochs=1, precision=precision), folder, progress=False)
         assert load_generator(folder).config.precision == precision
+
+
+@pytest.fixture
+def earlier_device():
+    """Pretends that the process has trained on a device, which accelerate keeps."""
+
+    def trained_on(device: str) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        Accelerator(cpu=True, mixed_precision="no")
+        for state in (PartialState, AcceleratorState):
+            state._shared_state["device"] = torch.device(device)
+
+    yield trained_on
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_process_can_train_on_one_device_and_then_on_another(data, tmp_path, earlier_device):
+    earlier_device("cuda")
+    train.train_generator(data, CBMAT, replace(TINY, epochs=1), tmp_path, "cpu", progress=False)
+    assert load_generator(tmp_path).training_cases == data.training_cases
+    earlier_device("cuda")
+    join("cpu")
+    assert PartialState().device == CPU
+    looked = PartialState._shared_state["backend"]
+    PartialState._shared_state["backend"] = "kept"
+    join("cpu")
+    assert PartialState().backend == "kept" != looked, "the same device is not looked for again"
+
+
+def test_each_of_several_processes_keeps_its_device(earlier_device):
+    earlier_device("meta")
+    PartialState._shared_state["num_processes"] = 2
+    let_device_change("cpu")
+    assert PartialState().device.type == "meta"
 
 
 def test_a_restored_optimizer_lies_in_memory_as_its_weights_do(tmp_path):
