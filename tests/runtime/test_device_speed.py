@@ -138,9 +138,11 @@ def hungry(network: torch.nn.Module, most: int) -> torch.nn.Module:
             raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
 
     def forward(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        output.register_hook(full)
+        if output.requires_grad:
+            output.register_hook(full)
 
-    network.conv_in.register_forward_hook(forward)
+    first = network.conv_in if hasattr(network, "conv_in") else network.last
+    first.register_forward_hook(forward)
     return network
 
 
@@ -152,19 +154,23 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-def test_memory_that_ends_in_the_backward_pass_of_several_processes_splits_the_batch(process_group):
-    config, found = replace(TINY, patch_size=16), []
+@pytest.mark.parametrize("method", ["cbmat", "pix2pix", "spade"])
+def test_memory_that_ends_in_the_backward_pass_of_several_processes_splits_the_batch(process_group, method):
+    config, family, found = replace(TINY, discriminator_channels=8), trained_family_of(METHODS[method]), []
     inputs = (torch.zeros(4, 1, 16, 16), torch.zeros(4, 3, 16, 16), torch.ones(4, 1, 16, 16))
     inputs += (torch.ones_like(inputs[0]), torch.arange(4))
     for exchanging in (False, True):
-        state = trained_family_of(CBMAT).new_state(config, 1, 3, CPU)
+        state = family.new_state(config, 1, 3, CPU)
         hungry(state.network, 2)
-        update = trained_family_of(CBMAT).make_update(state, config, Accelerator(cpu=True), 9)
+        update = family.make_update(state, config, Accelerator(cpu=True), 9)
         if exchanging:
             update.network = update.fast = torch.nn.parallel.DistributedDataParallel(state.network)
+            if method != "cbmat":
+                update.discriminators = torch.nn.parallel.DistributedDataParallel(update.judges)
         update.parts = update._fitting_parts(4)
         assert update.parts == 2
-        assert not any(p.grad is not None and p.grad.any() for p in state.network.parameters())
+        for network in state.networks().values():
+            assert all(p.requires_grad and (p.grad is None or not p.grad.any()) for p in network.parameters())
         found.append([float(train_step.train_step(state, update, inputs, config, 9)) for _ in range(2)])
     assert found[0] == pytest.approx(found[1])
 
