@@ -243,8 +243,9 @@ class _Saving:
 
 def _source(data: FoldData, method: Method, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
     reading, delta_0 = config.ablation_probability, config.delta_0
-    frequencies = data.frequencies(ablatable(data.cache.roles, method.ablation, config.ablated_classes))
-    probabilities = initial_probabilities(frequencies, method.ablation, reading, delta_0)
+    roles, classes = data.cache.roles, ablatable(data.cache.roles, method.ablation, config.ablated_classes)
+    normal = float(data.frequencies(roles.normal).sum()) if set(roles.normal) <= set(classes) else None
+    probabilities = initial_probabilities(data.frequencies(classes), method.ablation, reading, delta_0, normal)
     kind = trained_family_of(method).source
     return kind(data.cache, index, config, config.windows, probabilities, total, method.ablation)
 
