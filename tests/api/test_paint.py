@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from scipy import ndimage
 
 import nnunet_difflung as dl
@@ -294,6 +295,27 @@ def test_a_class_that_the_generator_has_not_seen_is_refused(generators, tmp_path
     write_json(folder / "generator.json", {**card, "frequencies": {**card["frequencies"], "emphysema": 0.0}})
     with pytest.raises(dl.BadInput, match="trained on cases without emphysema"):
         dl.load_generator(folder, labels=LABELS, device="cpu").paint(s.image, s.labels, s.new_labels, spacing=PIXEL)
+
+
+def test_a_class_of_specks_alone_needs_styles(folders):
+    folder, s = make_dataset(folders[0], patients=3, folds=3), scene()
+    for path in (folder / "labelsTr").glob("*.nii.gz"):
+        label = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(label)
+        array[array == LABELS["emphysema"]] = LABELS["normal_lung"]
+        z, y, x = np.argwhere(array == LABELS["normal_lung"])[9]
+        array[z, y, x : x + 2] = LABELS["emphysema"]
+        specks = sitk.GetImageFromArray(array)
+        specks.CopyInformation(label)
+        sitk.WriteImage(specks, str(path), True)
+    generator = dl.train_generator(801, 0, **TINY)
+    with pytest.raises(dl.BadInput, match="hold emphysema only as specks of less than 4 voxels, .*; give styles"):
+        generator.paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS)
+    told = {"emphysema": (-940, 20)}
+    painted = generator.paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS, styles=told)
+    assert (painted[s.changed] != s.image[s.changed]).any()
+    other = np.where(s.changed, LABELS["ILD"], s.labels)
+    assert (generator.paint(s.image, s.labels, other, spacing=PIXEL, steps=STEPS) != s.image).any()
 
 
 @pytest.mark.parametrize(
