@@ -227,9 +227,14 @@ def check_device(device: str) -> None:
     """Checks that torch can use a device.
 
     Raises:
-        BadInput: it cannot.
+        BadInput: it cannot, or there is no kind of device with this name.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in available:
+        raise BadInput(
+            f"device is {str(device)!r}; expected {', '.join(available)} (which GPU 'cuda' is, the variable "
+            f"CUDA_VISIBLE_DEVICES says): give one of these"
+        )
     if not available[device]:
         raise BadInput(
             f"-device {device}: torch {torch.__version__} sees no such device here; use -device "

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
 import nnunet_difflung as dl
@@ -328,6 +329,12 @@ def test_a_class_of_specks_alone_needs_styles(folders):
         (lambda g: dl.load_generator(801, 0, labels=LABELS), "leave it out"),
         (lambda g: dl.load_generator(g["difflung"].folder, 0), "leave fold out"),
         (lambda g: dl.load_generator(Path("nowhere")), "holds no generator.json"),
+        (
+            lambda g: dl.load_generator(801, 0, device="cuda:1"),
+            "is 'cuda:1'; expected cpu, cuda, .*CUDA_VISIBLE_DEVICES",
+        ),
+        (lambda g: dl.load_generator(801, 0, device=torch.device("cuda", 1)), "is 'cuda:1'; expected cpu"),
+        (lambda g: dl.train_generator(801, 0, device="cuda:1"), "'cuda:1' .choose from"),
         (lambda g: dl.load_generator(dl.load_dataset(801, structure_labels=["ILD"]), 0), "the same normal_labels"),
         (lambda g: dl.train_generator(801, 0, method="harmonise"), "no generator of its own"),
         (
