@@ -74,7 +74,8 @@ class GeneratorConfig:
         learning_rate: peak of AdamW's cosine schedule.
         warmup_steps: steps of linear warm-up.
         ema_decay: upper bound of the decay of the averaged weights, which sampling uses.
-        balanced_share: share of each batch drawn for each pathology; 0 draws slices uniformly.
+        balanced_share: share of each batch drawn for each pathology, 0.9 for all of them at most; 0 draws slices
+            uniformly.
         windows: for each channel the (low, high) intensities mapped to [−1, 1]; empty: [−1000, 1000] HU for CT, else
             percentiles of the fold's training cases.
         flip: mirror crops left-right at random.

@@ -235,8 +235,8 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         "--balanced-share",
         type=share_of_one,
         metavar="SHARE",
-        help="share of each batch that is drawn for each pathology; 0: slices are drawn uniformly "
-        f"({by_preset('generator', 'balanced_share')})",
+        help="share of each batch that is drawn for each pathology, at most 0.9 for all of them together; 0: slices "
+        f"are drawn uniformly ({by_preset('generator', 'balanced_share')})",
     )
     shared.add_precision(group, "training and painting")
 
