@@ -13,6 +13,7 @@ ABLATED_CLASSES = ("pathologies", "all")
 SAMPLERS = ("ddim", "dpm", "unipc", "ddpm")
 CT_WINDOW = (-1000.0, 1000.0)  # HU; paper, section 3.2
 METHOD, PAPERS_METHOD = "difflung", "cbmat"  # of the presets; preset paper has the paper's
+_UNTRAINED = "copy_paste"  # the method without a network, for which there are no training crops
 PRESETS = ("default", "fast", "paper")
 PRECISIONS = ("fp32", "bf16")
 _PARTS = ("generator", "sampling", "balance")
@@ -74,7 +75,8 @@ class GeneratorConfig:
         learning_rate: peak of AdamW's cosine schedule.
         warmup_steps: steps of linear warm-up.
         ema_decay: upper bound of the decay of the averaged weights, which sampling uses.
-        balanced_share: share of each batch drawn for each pathology; 0 draws slices uniformly.
+        balanced_share: share of each batch drawn for each pathology, 0.9 for all of them at most; 0 draws slices
+            uniformly.
         windows: for each channel the (low, high) intensities mapped to [−1, 1]; empty: [−1000, 1000] HU for CT, else
             percentiles of the fold's training cases.
         flip: mirror crops left-right at random.
@@ -243,8 +245,11 @@ class Settings:
         return identity(self.as_dict())
 
     def painted_identity(self) -> dict:
-        """What decides how each case is painted, and so its id: the identity without the cases that are not kept."""
-        return replace(self, sampling=replace(self.sampling, exclude=())).identity()
+        """What decides how each case is painted, and so its id: the identity without the cases that are not kept.
+
+        Settings without effect are in it as they are, since they name what earlier versions have painted.
+        """
+        return _identity(replace(self, sampling=replace(self.sampling, exclude=())).as_dict())
 
     def hash(self) -> str:
         """Short hash of what decides how each case is painted."""
@@ -272,6 +277,15 @@ def identity(settings: Any) -> Any:
     """
     if not isinstance(settings, dict) or not all(isinstance(settings.get(part), dict) for part in _PARTS):
         return settings
+    content = _identity(settings)
+    if content["sampling"].get("paint") == "full":  # the whole slice is painted
+        content["sampling"]["margin"] = SamplingConfig.margin
+    if content["generator"].get("method") == _UNTRAINED:
+        content["generator"]["patch_size"] = GeneratorConfig.patch_size
+    return content
+
+
+def _identity(settings: dict) -> dict:
     sampling, default = settings["sampling"], SamplingConfig()
     content = {
         **settings,

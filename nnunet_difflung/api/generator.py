@@ -24,6 +24,7 @@ from nnunet_difflung.generator.families import family_of, with_own_sampling
 from nnunet_difflung.generator.store import load_generator as load_weights
 from nnunet_difflung.generator.trained import Generator as Weights
 from nnunet_difflung.lesions.balance import collect_lesions
+from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion
 from nnunet_difflung.meaning.labels import BODY, LabelRoles
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.drawn_mask import Drawn, Looks, paint_mask, real_looks, told_looks
@@ -161,12 +162,23 @@ class Generator:
                 raise BadInput(f"styles has no effect with method {self.method}; leave it out")
             return None
         if styles is None:
+            self._check_lesions(painted)
             return self._real_looks
         unknown, missing = sorted(set(styles) - set(self.pathologies)), [name for name in painted if name not in styles]
         if unknown or missing:
             wrong = f"names {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}, which new_labels adds"
             raise BadInput(f"styles {wrong}; expected (mean, standard deviation) of {', '.join(painted)}")
         return told_looks({name: self._told(name, style) for name, style in styles.items()})
+
+    def _check_lesions(self, painted: list[str]) -> None:
+        """Refuses pathologies of which the training cases, if they are at hand, hold no lesion that tells its looks."""
+        specks = [name for name in painted if self._cases and name not in self._cases.with_lesions]
+        if specks:
+            raise BadInput(
+                f"the training cases of {self.folder} hold {specks[0]} only as specks of less than {MIN_VOXELS} "
+                f"voxels, which do not say how a lesion looks; give styles, with mean and standard deviation of "
+                f"{', '.join(painted)}"
+            )
 
     def _told(self, name: str, style: tuple) -> tuple[np.ndarray, np.ndarray]:
         """(c,) mean and (c,) standard deviation that ``styles`` has for a pathology."""
@@ -221,20 +233,29 @@ class Generator:
             )
         cases, sampling = readable_cases(raw, progress=False), preset("default").sampling
         pixels = [float(np.sqrt(cases.facts[i].spacing[1] * cases.facts[i].spacing[2])) for i in training]
-        looks = None
+        looks, lesions = None, dict[str, list[Lesion]]()
         if family_of(self._method).uses_style:
             lesions = collect_lesions(training, cases.facts, self._roles, cases.label)
             styles = {name: styles_of(found, cases, raw.patients, sampling) for name, found in lesions.items()}
             looks = real_looks(lesions, styles, cases)
-        return _TrainingCases((min(pixels), max(pixels)), looks, find_relations(cases, training))
+        with_lesions = tuple(name for name, found in lesions.items() if found)
+        return _TrainingCases((min(pixels), max(pixels)), looks, with_lesions, find_relations(cases, training))
 
 
 @dataclass(frozen=True)
 class _TrainingCases:
-    """What the training cases of a generator say: smallest and largest pixel in mm, looks, relations of channels."""
+    """What the training cases of a generator say.
+
+    Attributes:
+        pixels: smallest and largest pixel in mm.
+        looks: of real lesions; None for a method that is not told them.
+        with_lesions: the pathologies that have looks.
+        relations: what holds between their channels.
+    """
 
     pixels: tuple[float, float]
     looks: Looks | None
+    with_lesions: tuple[str, ...]
     relations: Relations
 
 

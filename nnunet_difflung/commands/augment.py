@@ -235,8 +235,8 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         "--balanced-share",
         type=share_of_one,
         metavar="SHARE",
-        help="share of each batch that is drawn for each pathology; 0: slices are drawn uniformly "
-        f"({by_preset('generator', 'balanced_share')})",
+        help="share of each batch that is drawn for each pathology, at most 0.9 for all of them together; 0: slices "
+        f"are drawn uniformly ({by_preset('generator', 'balanced_share')})",
     )
     shared.add_precision(group, "training and painting")
 
@@ -447,6 +447,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
         exclude=_excluded(options.exclude, method),
         **given(options, *_OF_SAMPLING),
     )
+    if sampling.paint == "full" and options.margin is not None:
+        note("with --paint full, --margin has no effect.")
     _check_method(method, options, generator, sampling)
     balance = replace(
         base.balance,
@@ -509,7 +511,10 @@ def _check_method(
 
 
 def _leave_out(method: Method, options: argparse.Namespace) -> None:
-    """Drops options without effect for a method, with a note, so that they do not make equal runs look different."""
+    """Drops options without effect for a method, with a note, so that they do not make equal runs look different.
+
+    The size of crops stays, by which earlier versions named what they painted; ``config.identity`` does not compare it.
+    """
     from nnunet_difflung.generator.families import family_of
     from nnunet_difflung.generator.families.interface import STYLE_OPTIONS
 
@@ -518,7 +523,8 @@ def _leave_out(method: Method, options: argparse.Namespace) -> None:
     unused = unused if family.uses_neighbours else (*unused, "neighbours")
     idle = [name for name in unused if getattr(options, name) is not None]
     for name in idle:
-        setattr(options, name, None)
+        if name != "patch_size":
+            setattr(options, name, None)
     if idle:
         note(f"with --method {method.name}, {', '.join('--' + name.replace('_', '-') for name in idle)} has no effect.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,6 +12,63 @@ import SimpleITK as sitk
 _BYTES = {sitk.sitkUInt8: 1, sitk.sitkInt8: 2, sitk.sitkInt16: 2}  # as the cache stores them; any other may need 4
 _MOST_BYTES = 4
 MM, COSINES = 1e-2, 1e-3  # how far two files of a case may differ in place and in direction: 0.3 mm at 300 mm
+
+_SPACING = 1e-4  # relative difference up to which two voxels have the same size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie; all in the order x, y, z.
+
+    Attributes:
+        size: number of voxels along each axis.
+        spacing: in mm.
+        origin: of the first voxel, in mm.
+        direction: direction cosines, row by row.
+    """
+
+    size: tuple[float, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def lies_in(self, whole: Grid) -> bool:
+        """Whether all voxels are also voxels of another grid, of which this one may be a box."""
+        axes = len(whole.size)
+        if len(self.size) != axes or not np.allclose(self.spacing, whole.spacing, rtol=_SPACING, atol=0):
+            return False
+        if not np.allclose(self.direction, whole.direction, rtol=0, atol=COSINES):
+            return False
+        moved = np.linalg.pinv(np.reshape(whole.direction, (axes, axes))) @ np.subtract(self.origin, whole.origin)
+        first = np.rint(moved / whole.spacing)
+        inside = (first >= 0).all() and (first + self.size <= whole.size).all()
+        return bool(inside and np.allclose(moved, first * whole.spacing, rtol=0, atol=MM))
+
+    def rounded(self) -> list[list[float]]:
+        """Spacing, origin and direction, without the digits that differ between libraries."""
+        return [[round(value, 4) + 0.0 for value in part] for part in (self.spacing, self.origin, self.direction)]
+
+
+def grid_of(path: str | Path) -> Grid | None:
+    """The grid of an image file; None if no library can read it."""
+    try:
+        header = _information(path)
+    except RuntimeError:  # also of sheared NIfTI files, which nnU-Net reads with nibabel
+        return _grid_of_nifti(path)
+    return Grid(header.GetSize(), header.GetSpacing(), header.GetOrigin(), header.GetDirection())
+
+
+def _grid_of_nifti(path: str | Path) -> Grid | None:
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        axes, origin = np.asarray(image.affine, float)[:3, :3], np.asarray(image.affine, float)[:3, 3]
+    except (OSError, ValueError, AttributeError, nibabel.filebasedimages.ImageFileError):
+        return None
+    spacing = np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
+    direction = (axes / spacing).ravel().tolist()
+    return Grid(tuple(image.shape[:3]), tuple(spacing.tolist()), tuple(origin.tolist()), tuple(direction))
 
 
 def other_grid(first: str | Path, second: str | Path) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.dataset.headers import grid_of
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.runtime.files import copy_file
+from nnunet_difflung.runtime.files import copy_file, read_json
 from nnunet_difflung.runtime.modes import like
 
 Box = tuple[slice, slice, slice]
@@ -207,3 +208,41 @@ def copy_sidecar(source: Path | None, target: Path) -> None:
     """Copies a spacing file, if there is one."""
     if source is not None:
         copy_file(source, target)
+
+
+def place_of(file: str, reader: type) -> list[list[float]]:
+    """What the header of an image says about size and place of its voxels; empty for formats that have no such header.
+
+    Args:
+        file: path of the image.
+        reader: nnU-Net's reader class of the dataset.
+    """
+    grid = grid_of(file) if _has_header(reader) else None
+    return grid.rounded() if grid else []
+
+
+def lies_as_source(copy: Path, source: str, reader: type) -> bool:
+    """Whether a changed copy lies where its source lies now, and not where that lay when the copy was written.
+
+    Args:
+        copy: image that ``write_changed_copy`` wrote from ``source``, whole or as a box.
+        source: the image.
+        reader: nnU-Net's reader class of the dataset.
+
+    Returns:
+        False if the header of the source, or its file with the spacing, has been changed since; True if a file cannot
+        be read, which those who read its voxels notice.
+    """
+    if _has_header(reader):
+        part, whole = grid_of(copy), grid_of(source)
+        return part is None or whole is None or part.lies_in(whole)
+    sidecars = [spacing_sidecar(str(file), True, reader) for file in (copy, source)]
+    try:
+        first, second = (None if file is None else read_json(file) for file in sidecars)
+    except (OSError, ValueError):
+        return True
+    return first == second
+
+
+def _has_header(reader: type) -> bool:
+    return _writer_of(reader) in (_write_sitk, _write_nibabel)

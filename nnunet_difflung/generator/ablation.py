@@ -28,7 +28,7 @@ def ablatable(roles: LabelRoles, ablation: str, classes: str) -> tuple[str, ...]
 
 
 def initial_probabilities(
-    frequencies: np.ndarray, ablation: str, reading: str = "eq8", delta_0: float = 1.0
+    frequencies: np.ndarray, ablation: str, reading: str = "eq8", delta_0: float = 1.0, normal: float | None = None
 ) -> np.ndarray:
     """Ablation probability of each class at the start of training (Algorithm 1, line 1).
 
@@ -39,6 +39,7 @@ def initial_probabilities(
             common classes are ablated more often; the maximum is over all lung classes, so that the only or most
             common pathology is not hidden always.
         delta_0: factor δ0 of Algorithm 1, line 1.
+        normal: share of normal lung, of all of its labels together; None: what the classes leave of the lung.
 
     Returns:
         (k,) probabilities in [0, 1].
@@ -53,7 +54,8 @@ def initial_probabilities(
     if reading == "eq8":
         return delta_0 * (1 - frequencies)
     if reading == "text":
-        return delta_0 * frequencies / max(frequencies.max(), 1 - frequencies.sum(), np.finfo(float).tiny)
+        normal = 1 - frequencies.sum() if normal is None else normal
+        return delta_0 * frequencies / max(frequencies.max(), normal, np.finfo(float).tiny)
     raise ValueError(f"unknown reading {reading!r} of Eq. 8")
 
 

@@ -16,6 +16,8 @@ from nnunet_difflung.dataset.cache import SliceCache, SliceIndex
 from nnunet_difflung.generator.ablation import ablatable, ablate, annealed, draw_ablation
 from nnunet_difflung.generator.encoding import Encoding, grow, size_factor
 
+_MOST_DRAWN = 0.9  # share of a batch that is drawn for pathologies, at most
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -59,6 +61,16 @@ class Drawn:
     crop: tuple[slice, slice]
 
 
+def share_of_each(wanted: float, pathologies: int) -> float:
+    """Share of each batch that is drawn for each pathology; what is drawn uniformly is at least a tenth.
+
+    Args:
+        wanted: ``GeneratorConfig.balanced_share``.
+        pathologies: number of pathologies in the training cases.
+    """
+    return min(wanted, _MOST_DRAWN / max(1, pathologies))
+
+
 class BatchSource:
     """Makes the batch of any training step of a fold.
 
@@ -90,7 +102,7 @@ class BatchSource:
         values = dict(zip(cache.roles.conditions, cache.roles.condition_values(), strict=True))
         self.ablatable = np.array([values[name] for name in ablatable(cache.roles, ablation, config.ablated_classes)])
         self.present = [name for name, slices in index.holding.items() if len(slices)]
-        self.share = min(config.balanced_share, 0.9 / max(1, len(self.present)))
+        self.share = share_of_each(config.balanced_share, len(self.present))
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
         """The examples in the given slots of a step's global batch."""

@@ -283,6 +283,7 @@ def _paint_second_order(
         else UniPCMultistepScheduler(**options, use_exponential_sigmas=True)
     )
     scheduler.set_timesteps(steps, device=noise.device)
+    scheduler.set_begin_index(0)  # else it is looked up by its timestep, which many steps, rounded, have twice
     sigmas = scheduler.sigmas.to(noise.device)
     bars = (1 / (1 + sigmas**2)).to(noise.dtype)
     imposed = noise if noised else None

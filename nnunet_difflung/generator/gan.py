@@ -71,6 +71,7 @@ class Pix2PixGenerator(nn.Module):
         from monai.networks.nets import UNet
 
         super().__init__()
+        self.image_channels, self.condition_channels = image_channels, condition_channels
         widths = [2 * width for width in config.channels]
         self.unet = UNet(
             2,
@@ -100,6 +101,7 @@ class SpadeGenerator(nn.Module):
         from monai.networks.nets.spade_network import SPADENetResBlock
 
         super().__init__()
+        self.image_channels, self.condition_channels = image_channels, condition_channels
         self.factor, self.per_level = size_factor(config), config.layers_per_block
         maps = image_channels + condition_channels
         widths = [width for width in reversed(config.channels) for _ in range(self.per_level)]

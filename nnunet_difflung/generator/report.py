@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.along_z import correlation
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
-from nnunet_difflung.generator.encoding import denormalise, size_factor
+from nnunet_difflung.generator.encoding import denormalise, grow
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
@@ -30,6 +31,7 @@ from nnunet_difflung.runtime.figures import (
     show_grey,
 )
 from nnunet_difflung.runtime.files import write_bytes
+from nnunet_difflung.runtime.messages import warn
 
 LOG = "training_log.jsonl"
 _SHEETS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training after which a sheet is drawn
@@ -65,6 +67,7 @@ class TrainingReport:
         self.begun = time.monotonic()
         self.sheets = {max(1, round(part * total)) for part in _SHEETS}
         self.rows: list[dict] = []
+        self.warned = False
 
     def say(self, line: str) -> None:
         """Prints a line without breaking the bar."""
@@ -101,8 +104,23 @@ class TrainingReport:
             if self.writes:
                 write_bytes(self.folder / LOG, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         if self.writes and self.visible and state.step in self.sheets:
+            self._draw(state, source)
+
+    def _draw(self, state: TrainingState, source: BatchSource) -> None:
+        """Draws the pictures. The training does not need them, so it goes on whatever is wrong with them."""
+        try:
             self._draw_curve()
             self._draw_sheet(state, source)
+        except Exception as error:  # of the network, the memory, the disk or the fonts
+            if self.warned:
+                return
+            self.warned = True
+            reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
+            with tqdm.external_write_mode(sys.stderr):
+                warn(
+                    f"progress.png or samples in {self.folder} could not be drawn at step {state.step} "
+                    f"({type(error).__name__}: {reason}); the training does not need them and goes on"
+                )
 
     def _draw_curve(self) -> None:
         steps, losses = [row["step"] for row in self.rows], [row["loss"] for row in self.rows]
@@ -135,7 +153,8 @@ class TrainingReport:
 
     def _paint(self, state: TrainingState, example: _Example, source: BatchSource) -> np.ndarray:
         """(c, y, x) the example's own slice, painted; in volumes together with those beside it."""
-        shape, number = example.conditions.shape[1:], len(example.conditions)
+        number, *edges = example.conditions.shape
+        shape = source.encoding.grown(tuple(edges))
         noise = torch.randn(
             number, len(self.config.windows), *shape, generator=torch.Generator().manual_seed(0)
         )  # independent noise does for a look
@@ -143,19 +162,20 @@ class TrainingReport:
         for n, condition in enumerate(example.conditions):
             inputs = SliceInputs(source.encoding.masks(condition, shape), noise[n].numpy(), n)
             if not trained_family_of(self.method).paints_whole_slices:  # then only the slice's lesions are painted
-                known = ~np.isin(condition, source.pathologies)[None]
-                inputs = replace(inputs, known=example.images[n], is_known=known, shared=example.shared)
+                known = ~np.isin(grow(condition, shape), source.pathologies)[None]
+                image = grow(example.images[n], shape, -1)
+                inputs = replace(inputs, known=image, is_known=known, shared=example.shared)
             stack.append(inputs)
         parameters = list(state.network.parameters())
         state.ema.store(parameters)
-        state.ema.copy_to(parameters)
-        state.network.eval()
-        generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
         try:
+            state.ema.copy_to(parameters)
+            state.network.eval()
+            generator = Generator(state.network, self.config, source.cache.roles.conditions, (), "", self.folder)
             sampling = SamplingConfig(steps=_SHEET_STEPS)
             stacks = [number] if self.config.neighbours else None
             painted = paint_slices(self.method, generator, sampling, stack, parameters[0].device, stacks)
-            return painted[example.own]
+            return painted[example.own][:, : edges[0], : edges[1]]
         finally:
             state.ema.restore(parameters)
             state.network.train()
@@ -179,16 +199,15 @@ class _Example:
 
 
 def _example(source: BatchSource, pathology: str, config: GeneratorConfig) -> _Example:
-    """The training slice with most voxels of a pathology, cut so that the network accepts it."""
+    """The training slice with most voxels of a pathology."""
     holding = source.index.holding[pathology]
     voxels = [source.cache.facts[source.index.cases[i]].counts[pathology][source.index.z[i]] for i in holding]
     number = int(holding[int(np.argmax(voxels))])
     case, z = source.index.cases[number], int(source.index.z[number])
-    facts, factor, reach = source.cache.facts[case], size_factor(config), config.neighbours or 0
-    height, width = (edge // factor * factor for edge in facts.shape[1:])
+    facts, reach = source.cache.facts[case], config.neighbours or 0
     slices = range(max(0, z - reach), min(facts.shape[0], z + reach + 1))
-    conditions = np.asarray(source.cache.condition(case)[slices[0] : slices[-1] + 1, :height, :width])
-    images = np.asarray(source.cache.image(case)[:, slices[0] : slices[-1] + 1, :height, :width])
-    encoded = [source.encoding.image(images[:, n], part, (height, width)) for n, part in enumerate(conditions)]
+    conditions = np.asarray(source.cache.condition(case)[slices[0] : slices[-1] + 1])
+    images = np.asarray(source.cache.image(case)[:, slices[0] : slices[-1] + 1])
+    encoded = [source.encoding.image(images[:, n], part, facts.shape[1:]) for n, part in enumerate(conditions)]
     shared = correlation(facts.spacing[0], config.correlation_mm) if config.correlation_mm else 0.0
     return _Example(np.stack(encoded), conditions, slices.index(z), shared)

@@ -33,6 +33,7 @@ from nnunet_difflung.generator.store import is_finished, save_generator, write_c
 from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.device import ahead, steps_between_losses
 from nnunet_difflung.runtime.files import json_bytes
+from nnunet_difflung.runtime.launcher import let_device_change
 from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.signals import Interruption
 
@@ -145,6 +146,7 @@ def train_generator(
     if is_finished(folder):
         return
     card[TRAINING_FILES] = data.files()
+    let_device_change(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")  # its precision is the whole process's
     check_batch(method, config, accelerator.num_processes)
     if accelerator.is_main_process:
@@ -241,8 +243,9 @@ class _Saving:
 
 def _source(data: FoldData, method: Method, index: SliceIndex, config: GeneratorConfig, total: int) -> BatchSource:
     reading, delta_0 = config.ablation_probability, config.delta_0
-    frequencies = data.frequencies(ablatable(data.cache.roles, method.ablation, config.ablated_classes))
-    probabilities = initial_probabilities(frequencies, method.ablation, reading, delta_0)
+    roles, classes = data.cache.roles, ablatable(data.cache.roles, method.ablation, config.ablated_classes)
+    normal = float(data.frequencies(roles.normal).sum()) if set(roles.normal) <= set(classes) else None
+    probabilities = initial_probabilities(data.frequencies(classes), method.ablation, reading, delta_0, normal)
     kind = trained_family_of(method).source
     return kind(data.cache, index, config, config.windows, probabilities, total, method.ablation)
 

@@ -25,7 +25,7 @@ _IN_FOLD = re.compile(
     rf"samples/step_\d+\.png|(unet|scheduler)/?|unet/config\.json|unet/diffusion_pytorch_model[^/]*|"
     rf"scheduler/scheduler_config\.json|({_FAMILIES})/?|({_FAMILIES})/generator\.safetensors|"
     rf"segmenter/?|segmenter/(segmenter\.json|part_\d+\.safetensors)|"
-    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(/.*)?|{_HALF_WRITTEN}|(.+/)?{OF_SAFETENSORS}"
+    rf"synthesis_[0-9a-f]+(_[0-9a-f]+)?(_discarded)?(/.*)?|{_HALF_WRITTEN}|(.+/)?{OF_SAFETENSORS}"
 )
 _IN_METHOD = re.compile(rf"augment_report\.(json|lock)|preview\.png|report\.html|{_HALF_WRITTEN}")
 _IN_CACHE = re.compile(rf"\.lock|[^/]+\.(image|condition)\.npy|\.[a-z]+\.json|{_HALF_WRITTEN}")

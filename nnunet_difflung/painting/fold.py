@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.dataset.writing import lies_as_source, place_of
 from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion
@@ -104,7 +106,8 @@ class Fold:
         """Short hash of all that the synthetic cases depend on, for their ids: equal runs give equal ids, others never.
 
         It depends on the settings, the weights of the generator, what the training cases hold, the relations between
-        their channels if there are any, the plan, and what the segmenter depends on if there are candidates.
+        their channels if there are any, the plan, and what the segmenter depends on if there are candidates. What the
+        headers say is not among it: ``work`` depends on that.
 
         Raises:
             RuntimeError: the generator is not trained yet, so that the key is not known.
@@ -126,11 +129,29 @@ class Fold:
     def work(self) -> Path:
         """Folder of painted slices and staged cases until they are injected.
 
-        Its name depends on the settings and the ``key``. If an earlier version has begun to paint the same cases, it is
-        the folder of that version.
+        Its name depends on the settings, the ``key``, the size of the training cases' voxels and where the hosts lie:
+        what was painted before a header was corrected is not used. If an earlier version has begun to paint the same
+        cases, it is the folder of that version.
         """
-        folders = [self.own_folder / f"{works}_{key}" for key in self._keys for works in self._works]
-        return next((folder for folder in folders if folder.is_dir()), folders[0])
+        folders = [self.own_folder / f"{works}_{ending}" for ending in self._endings for works in self._works]
+        return next((folder for folder in folders if self._usable(folder)), folders[0])
+
+    def _usable(self, folder: Path) -> bool:
+        """Whether there is such a folder, and none of its cases lies elsewhere than its host lies now."""
+        if not folder.is_dir():
+            return False
+        lies = folder.name.endswith(self._place) or all(self._lies_as_host(path) for path in self._first_images(folder))
+        return lies and folder.is_dir()  # still: another process may have discarded it, and what it held was not seen
+
+    def _first_images(self, folder: Path) -> list[Path]:
+        """The first image of each case in a work folder."""
+        return sorted((folder / "imagesTr").glob(f"difflung_*_0000{self.raw.dataset_json['file_ending']}"))
+
+    def _lies_as_host(self, image: Path) -> bool:
+        """Whether a case of the plan lies where its host lies now; an earlier version may have written it."""
+        number = image.name.removesuffix(f"_0000{self.raw.dataset_json['file_ending']}").rpartition("_")[2]
+        hosts = [planned.host for planned in self.plan.cases if f"{planned.index:04d}" == number]
+        return all(lies_as_source(image, self.raw.cases[host].images[0], self.raw.reader) for host in hosts)
 
     @property
     def begun_by_earlier_version(self) -> bool:
@@ -138,9 +159,22 @@ class Fold:
         return self.work.name.endswith(self._former_key)
 
     @property
-    def _keys(self) -> list[str]:
-        """How the name of the work folder may end; earlier versions did not keep relations between channels."""
-        return [self.key] if self.relations else [self.key, self._former_key]
+    def _endings(self) -> list[str]:
+        """How the name of the work folder may end: today, and in earlier versions.
+
+        The first of these had no key, and did not keep relations between channels; the names of later ones did not
+        depend on headers.
+        """
+        endings = [self._place, self.key]
+        return endings if self.relations else [*endings, self._former_key]
+
+    @cached_property
+    def _place(self) -> str:
+        """Short hash of the key, of the size of the training cases' voxels, and of where the hosts lie."""
+        spacing = {i: [round(mm, 4) for mm in case.spacing] for i, case in self.facts.items()}
+        hosts = sorted({planned.host for planned in self.plan.cases})
+        places = {host: place_of(self.raw.cases[host].images[0], self.raw.reader) for host in hosts}
+        return hashlib.sha256(json_bytes([self.key, spacing, places])).hexdigest()[:8]
 
     @cached_property
     def _former_key(self) -> str:
@@ -158,11 +192,11 @@ class Fold:
         return _prefixes(self.settings)
 
     def begun_works(self) -> list[Path]:
-        """Folders of what was painted with these settings, also for other weights, training cases or another plan."""
+        """Folders of what was painted with these settings, also for other weights, training cases, headers or plans."""
         return works_in(self.own_folder, self.settings)
 
     def discard_outdated(self) -> None:
-        """Deletes what was painted with these settings for other weights, training cases or another plan."""
+        """Deletes what was painted with these settings for other weights, training cases, headers or plans."""
         for path in self.begun_works():
             if path != self.work:
                 discard_work(path)
@@ -178,7 +212,14 @@ def _prefixes(settings: Settings) -> list[str]:
 
 
 def discard_work(work: Path) -> None:
-    """Deletes a work folder once its cases are in the dataset."""
+    """Deletes a work folder once its cases are in the dataset, or will not be.
+
+    It is renamed first, so that no other process finds half of it under its name.
+    """
+    discarded = work.with_name(f"{work.name}_discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    with suppress(OSError):
+        work = work.rename(discarded)
     shutil.rmtree(work, ignore_errors=True)
 
 

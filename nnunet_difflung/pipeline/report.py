@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_difflung.audit.audit import audit
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import Failed
+from nnunet_difflung.generator.batches import share_of_each
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
@@ -62,8 +63,21 @@ def describe_fold(fold: Fold) -> str:
         )
     lines += describe_likeness(plan.likeness)
     lines += describe_channels(fold.relations, raw.channels)
-    lines += [f"  note: {note}" for note in collapsed(plan.notes)]
+    lines += [f"  note: {note}" for note in collapsed([*plan.notes, *_lower_share(fold)])]
     return "\n".join(lines)
+
+
+def _lower_share(fold: Fold) -> list[str]:
+    """A line if there are so many pathologies that the generator draws less of each batch for each than was asked."""
+    wanted = fold.settings.generator.balanced_share
+    number = sum(any(case.voxels(name) for case in fold.facts.values()) for name in fold.raw.roles.pathologies)
+    share = share_of_each(wanted, number)
+    if share == wanted or not fold.method.generator:
+        return []
+    return [
+        f"{share:.3g} of each batch of the generator's training is drawn for each of the {number} pathologies instead "
+        f"of {wanted:g} (--balanced-share), since at least a tenth is drawn uniformly"
+    ]
 
 
 def describe_nothing_to_add(fold: Fold) -> str:

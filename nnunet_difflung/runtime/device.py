@@ -98,13 +98,19 @@ def for_reverse_steps(network: Callable, precision: str, device: torch.device) -
     return Replayed(ready) if device.type == "cuda" else ready
 
 
-def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str], None]) -> int:
+def parts_that_fit(
+    batch: int,
+    trial: Callable[[int], None],
+    say: Callable[[str], None],
+    largest: Callable[[int], int] = lambda parts: parts,
+) -> int:
     """The number of parts that a process's batch has to be split into, so that each part fits into the GPU's memory.
 
     Args:
         batch: number of this process's images in a training step.
         trial: does a forward and a backward pass with this number of images.
         say: prints a line.
+        largest: number of parts of this process → the largest number of all processes, which all of them use.
 
     Raises:
         BadInput: not even one image fits.
@@ -122,6 +128,7 @@ def parts_that_fit(batch: int, trial: Callable[[int], None], say: Callable[[str]
                 ) from error
             parts = min(batch, 2 * parts)
         torch.cuda.empty_cache()  # here, where the error no longer holds the tensors of the trial
+    parts = largest(parts)
     if parts > 1:
         say(
             f"{batch} images do not fit the GPU's memory at once: gradients are summed over {parts} parts of a step, "
@@ -220,9 +227,14 @@ def check_device(device: str) -> None:
     """Checks that torch can use a device.
 
     Raises:
-        BadInput: it cannot.
+        BadInput: it cannot, or there is no kind of device with this name.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in available:
+        raise BadInput(
+            f"device is {str(device)!r}; expected {', '.join(available)} (which GPU 'cuda' is, the variable "
+            f"CUDA_VISIBLE_DEVICES says): give one of these"
+        )
     if not available[device]:
         raise BadInput(
             f"-device {device}: torch {torch.__version__} sees no such device here; use -device "

@@ -34,12 +34,29 @@ def join(device: str) -> Share:
     from accelerate.utils import broadcast
 
     threads = torch.get_num_threads()
+    let_device_change(device)
     state = PartialState(cpu=device == "cpu")
     torch.set_num_threads(threads)  # older versions of accelerate change the number, which sums depend on
     number = secrets.randbits(62)
     if state.num_processes > 1:
         number = int(broadcast(torch.tensor([number], device=state.device)))
     return Share(state.process_index, state.num_processes, f"{number:x}")
+
+
+def let_device_change(device: str) -> None:
+    """Makes accelerate, which keeps the device that a process first asked for, look again if another kind is wanted.
+
+    That is for notebooks; several processes keep the devices that their launcher has given them.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+
+    if PartialState._shared_state != {}:
+        state = PartialState()
+        if state.num_processes == 1 and state.device.type != device:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def leave() -> None:

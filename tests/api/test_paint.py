@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
 import nnunet_difflung as dl
@@ -296,6 +298,27 @@ def test_a_class_that_the_generator_has_not_seen_is_refused(generators, tmp_path
         dl.load_generator(folder, labels=LABELS, device="cpu").paint(s.image, s.labels, s.new_labels, spacing=PIXEL)
 
 
+def test_a_class_of_specks_alone_needs_styles(folders):
+    folder, s = make_dataset(folders[0], patients=3, folds=3), scene()
+    for path in (folder / "labelsTr").glob("*.nii.gz"):
+        label = sitk.ReadImage(str(path))
+        array = sitk.GetArrayFromImage(label)
+        array[array == LABELS["emphysema"]] = LABELS["normal_lung"]
+        z, y, x = np.argwhere(array == LABELS["normal_lung"])[9]
+        array[z, y, x : x + 2] = LABELS["emphysema"]
+        specks = sitk.GetImageFromArray(array)
+        specks.CopyInformation(label)
+        sitk.WriteImage(specks, str(path), True)
+    generator = dl.train_generator(801, 0, **TINY)
+    with pytest.raises(dl.BadInput, match="hold emphysema only as specks of less than 4 voxels, .*; give styles"):
+        generator.paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS)
+    told = {"emphysema": (-940, 20)}
+    painted = generator.paint(s.image, s.labels, s.new_labels, spacing=PIXEL, steps=STEPS, styles=told)
+    assert (painted[s.changed] != s.image[s.changed]).any()
+    other = np.where(s.changed, LABELS["ILD"], s.labels)
+    assert (generator.paint(s.image, s.labels, other, spacing=PIXEL, steps=STEPS) != s.image).any()
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -306,6 +329,12 @@ def test_a_class_that_the_generator_has_not_seen_is_refused(generators, tmp_path
         (lambda g: dl.load_generator(801, 0, labels=LABELS), "leave it out"),
         (lambda g: dl.load_generator(g["difflung"].folder, 0), "leave fold out"),
         (lambda g: dl.load_generator(Path("nowhere")), "holds no generator.json"),
+        (
+            lambda g: dl.load_generator(801, 0, device="cuda:1"),
+            "is 'cuda:1'; expected cpu, cuda, .*CUDA_VISIBLE_DEVICES",
+        ),
+        (lambda g: dl.load_generator(801, 0, device=torch.device("cuda", 1)), "is 'cuda:1'; expected cpu"),
+        (lambda g: dl.train_generator(801, 0, device="cuda:1"), "'cuda:1' .choose from"),
         (lambda g: dl.load_generator(dl.load_dataset(801, structure_labels=["ILD"]), 0), "the same normal_labels"),
         (lambda g: dl.train_generator(801, 0, method="harmonise"), "no generator of its own"),
         (

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_difflung.dataset.headers import grid_of
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.dataset.writing import cast_like, copy_sidecar, spacing_sidecar, write_changed_copy
+from nnunet_difflung.dataset.writing import (
+    cast_like,
+    copy_sidecar,
+    lies_as_source,
+    place_of,
+    spacing_sidecar,
+    write_changed_copy,
+)
 from nnunet_difflung.errors import BadInput
 from tests.support.tiny import make_dataset
 
@@ -94,6 +102,59 @@ def test_the_file_keeps_dtype_and_geometry(copied):
             assert np.allclose(a.affine, b.affine, atol=1e-6)
             assert a.header.get_zooms() == b.header.get_zooms()
             assert a.header.get_data_dtype() == b.header.get_data_dtype()
+
+
+def corrected(file: str, spacing: float = 1.0, origin: float = 0.0, turned: bool = False) -> None:
+    """Writes an image anew, with voxels of another height, at another place, or with its slices turned by 180°."""
+    image = sitk.ReadImage(file)
+    image.SetSpacing((*image.GetSpacing()[:2], spacing * image.GetSpacing()[2]))
+    image.SetOrigin((origin + image.GetOrigin()[0], *image.GetOrigin()[1:]))
+    if turned:
+        image.SetDirection((np.reshape(image.GetDirection(), (3, 3)) @ np.diag([-1, -1, 1])).ravel().tolist())
+    sitk.WriteImage(image, file, True)
+
+
+@pytest.mark.parametrize("change", [{"spacing": 10.0}, {"origin": 4.0}, {"turned": True}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize("copied", FAMILIES, indirect=True)
+def test_a_copy_lies_as_its_source_until_the_header_of_the_source_is_corrected(copied, change):
+    raw, case, targets, _ = copied
+    source, copy, place = case.images[0], Path(targets[0]), place_of(case.images[0], raw.reader)
+    assert lies_as_source(copy, source, raw.reader)
+    if source.endswith((".nii.gz", ".nrrd", ".mha")):
+        corrected(source, **change)
+        assert place_of(source, raw.reader) != place
+        assert not lies_as_source(copy, source, raw.reader)
+        copy.write_bytes(b"half written")
+        assert lies_as_source(copy, source, raw.reader), "it is not known"
+    elif sidecar := spacing_sidecar(source, True, raw.reader):
+        sidecar.write_text('{"spacing": [9, 9, 9]}')
+        assert not lies_as_source(copy, source, raw.reader)
+
+
+@pytest.mark.parametrize(
+    "copied", [n for n, of in FAMILIES.items() if of.get("volumes") and of.get("file_ending") != ".tif"], indirect=True
+)
+def test_a_box_lies_in_its_source(copied, tmp_path):
+    raw, case, _, where = copied
+    image, _ = raw.read_image(case.identifier)
+    targets = [str(tmp_path / f"box_{channel}{Path(file).suffix}") for channel, file in enumerate(case.images)]
+    targets = [target.replace(".gz", ".nii.gz") for target in targets]
+    box = (slice(1, len(image[0])), slice(2, 15), slice(3, 20))
+    write_changed_copy(case.images, targets, image, where, raw.reader, box)
+    assert lies_as_source(Path(targets[0]), case.images[0], raw.reader)
+    assert not lies_as_source(Path(case.images[0]), targets[0], raw.reader), "the whole does not lie in its part"
+    corrected(case.images[0], origin=0.3)
+    assert not lies_as_source(Path(targets[0]), case.images[0], raw.reader)
+
+
+def test_a_sheared_header_is_read_too(tmp_path):
+    affine = np.array([[0.8, 0.1, 0, 5], [0, 0.8, 0, 6], [0, 0, 2, 7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), affine), tmp_path / "sheared.nii.gz")
+    grid = grid_of(tmp_path / "sheared.nii.gz")
+    assert grid is not None
+    assert (grid.size, grid.spacing[2], grid.origin) == ((4, 5, 6), 2.0, (5.0, 6.0, 7.0))
+    assert grid.lies_in(grid)
+    assert grid_of(tmp_path / "none.nii.gz") is None
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])

@@ -22,6 +22,14 @@ def test_eq8_ablates_the_rare_class_most_and_the_text_the_common_one():
     assert initial_probabilities(FREQUENCIES, "cbmat", "eq8", delta_0=0.5) == pytest.approx(eq8 / 2)
 
 
+def test_the_text_hides_no_pathology_always_because_each_lobe_has_its_own_label():
+    lobes = initial_probabilities(np.array([0.15] * 5 + [0.25]), "cbmat", "text", normal=0.75)
+    assert lobes == pytest.approx([0.2] * 5 + [1 / 3])
+    one = np.array([0.75, 0.25])
+    assert (initial_probabilities(one, "cbmat", "text", normal=one[0]) == [1, 0.25 / 0.75]).all()
+    assert (initial_probabilities(one, "cbmat", "text") == [1, 0.25 / 0.75]).all()
+
+
 def test_uniform_ablation_draws_every_combination_equally_often():
     probabilities = initial_probabilities(FREQUENCIES, "mat")
     rng = np.random.default_rng(0)

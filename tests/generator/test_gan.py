@@ -142,6 +142,28 @@ def test_a_step_moves_both_sides_and_leaves_no_gradient(kind):
         assert all(p.grad is None and p.requires_grad for p in part.parameters())
 
 
+def test_gradients_of_parts_of_a_batch_add_up_to_those_of_the_batch(kind):
+    condition, image = inputs(5, 16, 16)
+    weight = (inputs(5, 16, 16, 2)[1][:, :1] > 0).float()
+    found = []
+    for parts in (1, 2, 5):
+        state = trained_family_of(METHODS[kind]).new_state(CONFIG, 2, 3, torch.device("cpu"))
+        update = trained_family_of(METHODS[kind]).make_update(state, CONFIG, Accelerator(cpu=True), 1)
+        update.parts, gradients = parts, []
+
+        def record(optimizer, gradients=gradients):
+            weights = [p for group in optimizer.param_groups for p in group["params"]]
+            gradients.append(torch.cat([p.grad.flatten() for p in weights if p.grad is not None]))
+            optimizer.zero_grad()
+
+        update._step = record
+        loss = update(image.tanh(), condition, weight, inputs(5, 16, 16, 1)[1], torch.zeros(5))
+        found.append((*gradients, loss[None]))
+    for in_parts in found[1:]:
+        for one, other in zip(found[0], in_parts, strict=True):
+            assert (one - other).abs().max() < 1e-5 * one.abs().max()
+
+
 def test_interrupted_training_ends_with_the_same_bits(kind, data, tmp_path):
     train_generator(data, METHODS[kind], CONFIG, tmp_path / "whole", progress=False)
     train_generator(data, METHODS[kind], CONFIG, tmp_path / "parts", progress=False, save_every=0, stop_after=1)

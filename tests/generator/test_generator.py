@@ -16,6 +16,7 @@ from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset.reading import body_mask
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator import report
 from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS
 from nnunet_difflung.generator.diffusion import (
@@ -28,8 +29,9 @@ from nnunet_difflung.generator.diffusion import (
 )
 from nnunet_difflung.generator.encoding import Encoding, denormalise, intensities, isolate, normalise, one_hot
 from nnunet_difflung.generator.steps import draw_noise, learning_rate
-from nnunet_difflung.generator.store import load_generator
+from nnunet_difflung.generator.store import is_finished, load_generator
 from nnunet_difflung.generator.training import FoldData, resolve, train_generator
+from nnunet_difflung.methods import METHODS
 from tests.support.generators import CBMAT, TINY, logged, open_data
 
 
@@ -245,7 +247,10 @@ def test_reverse_timesteps_fall_from_the_last_to_the_first(steps):
     assert steps < 1000 or timesteps == list(range(999, -1, -1))
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("unipc", 25)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("ddim", 25), ("ddim", 150), ("ddim", 600), ("dpm", 25), ("dpm", 300), ("unipc", 25), ("unipc", 300)],
+)
 def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     """For x_0 ~ N(0.1, 0.04²) the ideal denoiser is known; mean and spread of its samples must be those of x_0."""
     process, mean, sd = forward_process(TINY), 0.1, 0.04
@@ -263,6 +268,18 @@ def test_samplers_keep_mean_and_texture_of_an_ideal_denoiser(sampler, steps):
     result = paint(Ideal(), TINY, sampler, steps, torch.zeros(4, 3, 32, 32), noise)
     assert result.mean() == pytest.approx(mean, abs=0.003)
     assert result.std() == pytest.approx(sd, rel=0.2)
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "unipc"])
+def test_where_all_timesteps_differ_the_first_step_is_the_one_that_diffusers_looks_up(sampler, monkeypatch):
+    import diffusers
+
+    network = build_network(TINY, 1, 3).eval()
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    told = paint(network, TINY, sampler, 25, torch.zeros(1, 3, 8, 8), noise)
+    for scheduler in (diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler):
+        monkeypatch.setattr(scheduler, "set_begin_index", lambda *_: None)
+    assert torch.equal(paint(network, TINY, sampler, 25, torch.zeros(1, 3, 8, 8), noise), told)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
@@ -353,6 +370,36 @@ def test_reports_do_not_change_the_weights(data, tmp_path):
     assert all(torch.equal(v, weights(tmp_path / "shown")[k]) for k, v in weights(tmp_path / "silent").items())
     assert (tmp_path / "shown" / "progress.png").is_file()
     assert len(list((tmp_path / "shown" / "samples").glob("*.png"))) >= 3
+
+
+@pytest.mark.parametrize(("method", "options"), [("cbmat", {}), ("difflung", {"volumes": True, "depth": 3})])
+def test_slices_smaller_than_a_networks_poolings_train_and_are_shown_whole(tmp_path, monkeypatch, method, options):
+    data = open_data(tmp_path, monkeypatch, size=(13, 29), **options)
+    config = replace(TINY, channels=(8, 8, 8, 8, 8), epochs=1)  # edges are multiples of 16
+    shown = []
+    monkeypatch.setattr(report, "show_grey", lambda axes, picture, window: shown.append(picture.shape))
+    monkeypatch.setattr(report, "warn", pytest.fail)
+    train_generator(data, METHODS[method], config, tmp_path / "g", progress=True)
+    assert is_finished(tmp_path / "g")
+    assert set(shown) == {(13, 29)}
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_stop_the_training(data, tmp_path, monkeypatch, capsys):
+    train_generator(data, CBMAT, TINY, tmp_path / "silent", progress=False)
+    monkeypatch.setattr(report, "paint_slices", lambda *_: 1 / 0)
+    train_generator(data, CBMAT, TINY, tmp_path / "shown", progress=True)
+    assert all(torch.equal(v, weights(tmp_path / "shown")[k]) for k, v in weights(tmp_path / "silent").items())
+    assert capsys.readouterr().err.count("(ZeroDivisionError: division by zero)") == 1, "said once"
+
+
+@pytest.mark.parametrize("stops", [KeyboardInterrupt, SystemExit])
+def test_a_signal_stops_the_training_while_a_picture_is_drawn(data, tmp_path, monkeypatch, stops):
+    def interrupted(*_):
+        raise stops
+
+    monkeypatch.setattr(report, "paint_slices", interrupted)
+    with pytest.raises(stops):
+        train_generator(data, CBMAT, TINY, tmp_path / "g", progress=True)
 
 
 def test_other_settings_and_changed_weights_are_refused(data, tmp_path):

@@ -90,6 +90,46 @@ def test_every_setting_counts_but_those_that_are_only_recorded():
     assert replace(settings, preset="other").identity() == settings.identity()
 
 
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["--method", "copy_paste"], ["--patch-size", "64"]),
+        (["--method", "cbmat", "--paint", "full"], ["--margin", "7"]),
+        (["--preset", "paper"], ["--margin", "7"]),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_options_without_effect_are_named_and_make_no_other_run(words, idle, capsys):
+    usual, other = (settings_from(parse(["-d", "801", "-device", "cpu", *words, *more])) for more in ((), idle))
+    assert f"{idle[0]} has no effect" in capsys.readouterr().err
+    assert other.identity() == usual.identity() == identity(other.as_dict())
+    assert other.hash() != usual.hash(), "by which earlier versions named what they painted"
+    with_effect = [settings_from(parse(["-d", "801", "-device", "cpu", "--method", "cbmat", *w])) for w in ([], idle)]
+    assert with_effect[0].identity() != with_effect[1].identity()
+    assert "has no effect" not in capsys.readouterr().err
+
+
+def test_cases_of_another_option_without_effect_are_there_already_or_taken_up(tmp_path, monkeypatch, capsys):
+    import nnunet_difflung.pipeline.augment as module
+
+    folders = prepared(tmp_path, monkeypatch)
+    make_dataset(folders[0], patients=4, folds=2)
+    options = ["-d", "801", "-f", "0", "--method", "copy_paste", "--gate", "report", "-device", "cpu"]
+    options += ["--max-synthetic", "3", "--patch-size", "64"]
+    times = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "inject", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                main(options)
+        times.append({path: path.stat().st_mtime_ns for path in folders[2].rglob("synthesis_*/imagesTr/*")})
+    assert times[0] == times[1] != {}, "painted once"
+    assert main(options) == 0
+    capsys.readouterr()
+    assert main(options[:-2]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def as_recorded_earlier(content: dict) -> dict:
     """Settings without those that earlier versions did not have."""
     for part, name in LATER:

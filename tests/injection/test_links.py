@@ -247,6 +247,7 @@ def test_only_the_generators_and_caches_of_this_package_are_deleted(folders):
         "DiffLung__cbmat/fold_0/segmenter/segmenter.json",
         "DiffLung__cbmat/fold_0/segmenter/part_0.safetensors",
         "DiffLung__cbmat/fold_all/synthesis_6677dc3f2829_c036ce5eeb44/painted/try0/00000_z0000.npy",
+        "DiffLung__cbmat/fold_all/synthesis_6677dc3f2829_c036ce5e_discarded/imagesTr/difflung_x_0000.nii.gz",
         "DiffLung__cbmat/fold_all/synthesis_6677dc3f2829/imagesTr/difflung_x_0000.nii.gz",
         "DiffLung__pix2pix/fold_0/gan/generator.safetensors",
         "DiffLung__cache/.lock",

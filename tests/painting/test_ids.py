@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nnunet_difflung.commands.augment import main, parse, settings_from
 from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.headers import grid_of
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import is_identifier, read_manifest
 from nnunet_difflung.painting import fold as fold_module
@@ -130,6 +131,66 @@ def test_work_that_an_earlier_version_began_is_finished_under_its_ids(prepare):
     assert ids(prepare()) == [f"difflung_copy_paste_f0_{index:04d}" for index in range(len(fold.plan.cases))]
     discard_work(former)
     assert ids(prepare()) == ids(fold)
+
+
+def reheaded(fold: Fold, cases: Iterable[str], spacing: float = 1.0, origin: float = 0.0) -> None:
+    """Corrects the headers of images and labels: slices of another thickness, or at another place."""
+    for case in cases:
+        for path in (*fold.raw.cases[case].images, fold.raw.cases[case].label):
+            image = sitk.ReadImage(path)
+            image.SetSpacing((*image.GetSpacing()[:2], spacing * image.GetSpacing()[2]))
+            image.SetOrigin((origin + image.GetOrigin()[0], *image.GetOrigin()[1:]))
+            sitk.WriteImage(image, path, True)
+
+
+@pytest.mark.parametrize("change", [{"spacing": 10.0}, {"origin": 4.0}], ids=["spacing", "origin"])
+@pytest.mark.parametrize("begun", ["today", "without headers in the name", "without a key in the ids"])
+def test_cases_that_were_painted_before_a_header_was_corrected_are_painted_anew(prepare, change, begun):
+    fold = prepare()
+    staged = synthesize_fold(fold, "cpu", progress=False)[1].staged
+    work = as_earlier(fold, begun)
+    assert prepare().work == work, "it is used as long as the headers are the same"
+    reheaded(fold, [staged[0].record["host"]], **change)
+    after = prepare()
+    assert [p.as_record() for p in after.plan.cases] == [p.as_record() for p in fold.plan.cases]
+    for case in synthesize_fold(after, "cpu", progress=False)[1].staged:
+        host = after.raw.cases[case.record["host"]]
+        for path, source in ((case.images[0], host.images[0]), (case.label, host.label)):
+            assert grid_of(path) == grid_of(source)
+    assert list(after.own_folder.glob("synthesis_*")) == [after.work]
+    assert after.work != work
+
+
+def as_earlier(fold: Fold, begun: str) -> Path:
+    """The work folder with the names that an earlier version would have given it and what it holds."""
+    if begun == "today":
+        return fold.work
+    former = fold.key if "headers" in begun else fold._former_key
+    work = fold.work.rename(fold.own_folder / f"synthesis_{fold.settings.hash()}_{former}")
+    for path in sorted(work.rglob(f"difflung_*_{fold.key}_*")) if "key" in begun else []:
+        path.rename(path.with_name(path.name.replace(f"_{fold.key}", "")))
+    return work
+
+
+def test_the_size_of_a_donors_voxels_decides_and_where_it_lies_does_not(prepare):
+    fold = prepare()
+    hosts = {planned.host for planned in fold.plan.cases}
+    (donor, *_) = sorted(set(fold.data.training_cases) - hosts)
+    reheaded(fold, [donor], origin=4.0)
+    assert prepare().work == fold.work
+    reheaded(fold, [donor], spacing=1.5)
+    after = prepare()
+    assert after.key == fold.key
+    assert after.work != fold.work
+
+
+def test_work_of_an_earlier_version_is_not_taken_up_while_another_process_discards_it(prepare, monkeypatch):
+    fold = prepare()
+    synthesize_fold(fold, "cpu", progress=False)
+    work = as_earlier(fold, "without headers in the name")
+    monkeypatch.setattr(Fold, "_first_images", lambda self, folder: discard_work(folder) or [])
+    assert prepare().work != work
+    assert not work.exists()
 
 
 def test_ids_are_not_used_again_by_the_next_augmentation(prepare):

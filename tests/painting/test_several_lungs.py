@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.config import preset
-from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.ablation import ablate
-from nnunet_difflung.generator.training import FoldData
+from nnunet_difflung.generator.training import FoldData, _source, resolve
+from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.pipeline.fold import prepare_fold
+from tests.support.generators import TINY
 from tests.support.lungs import APART, lungs_apart, together
 from tests.support.tiny import make_dataset
 
@@ -87,6 +89,22 @@ def test_each_lung_is_a_channel_and_only_pathologies_are_ablated(folds):
     pathologies = np.array([roles.values[name] for name in roles.pathologies])
     left = ablate(condition, np.array([True, True]), pathologies)
     assert set(np.unique(condition)) - set(np.unique(left)) == {APART["emphysema"], APART["ILD"]}
+
+
+@pytest.mark.parametrize("classes", ["all", "pathologies"])
+def test_a_pathology_is_hidden_as_often_as_with_one_label_for_both_lungs(folds, classes):
+    found = []
+    for fold in folds:
+        data = FoldData(fold.cache, ("CT",), fold.raw.name, 0, fold.data.training_cases)
+        config = resolve(METHODS["cbmat"], replace(TINY, ablation_probability="text", ablated_classes=classes), data)
+        index = index_slices(data.cache, data.training_cases)
+        found.append(_source(data, METHODS["cbmat"], index, config, 10).probabilities)
+    one, several = found
+    assert several[-2:] == pytest.approx(one[-2:])
+    if classes == "all":
+        frequencies = data.frequencies(data.cache.roles.lung)
+        assert several == pytest.approx(frequencies / frequencies[:2].sum())
+        assert one[0] == 1
 
 
 def test_cases_made_with_another_normal_lung_have_other_ids(folds):

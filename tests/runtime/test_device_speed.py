@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.config import SamplingConfig, preset
@@ -24,6 +25,7 @@ from nnunet_difflung.generator.store import Generator, load_generator
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting import jobs as painting
 from nnunet_difflung.runtime.device import ahead, compiled, parts_that_fit, worth_compiling
+from nnunet_difflung.runtime.launcher import join, let_device_change
 from tests.support.generators import CBMAT, TINY, logged
 
 CPU = torch.device("cpu")
@@ -128,6 +130,71 @@ def test_a_batch_is_halved_until_it_fits_and_one_image_that_does_not_is_bad_inpu
         parts_that_fit(5, at_most(0), said.append)
 
 
+def hungry(network: torch.nn.Module, most: int) -> torch.nn.Module:
+    """The network on a GPU whose memory holds the backward pass of so many images."""
+
+    def full(gradient: torch.Tensor) -> None:
+        if len(gradient) > most:
+            raise torch.cuda.OutOfMemoryError("Tried to allocate 2 GiB")
+
+    def forward(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(full)
+
+    first = network.conv_in if hasattr(network, "conv_in") else network.last
+    first.register_forward_hook(forward)
+    return network
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """One of one process that exchanges gradients, as with several GPUs."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["cbmat", "pix2pix", "spade"])
+def test_memory_that_ends_in_the_backward_pass_of_several_processes_splits_the_batch(process_group, method):
+    config, family, found = replace(TINY, discriminator_channels=8), trained_family_of(METHODS[method]), []
+    inputs = (torch.zeros(4, 1, 16, 16), torch.zeros(4, 3, 16, 16), torch.ones(4, 1, 16, 16))
+    inputs += (torch.ones_like(inputs[0]), torch.arange(4))
+    for exchanging in (False, True):
+        state = family.new_state(config, 1, 3, CPU)
+        hungry(state.network, 2)
+        update = family.make_update(state, config, Accelerator(cpu=True), 9)
+        if exchanging:
+            update.network = update.fast = torch.nn.parallel.DistributedDataParallel(state.network)
+            if method != "cbmat":
+                update.discriminators = torch.nn.parallel.DistributedDataParallel(update.judges)
+        update.parts = update._fitting_parts(4)
+        assert update.parts == 2
+        for network in state.networks().values():
+            assert all(p.requires_grad and (p.grad is None or not p.grad.any()) for p in network.parameters())
+        found.append([float(train_step.train_step(state, update, inputs, config, 9)) for _ in range(2)])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_compiled_network_that_fails_in_several_processes_leaves_the_other_one_usable(process_group, monkeypatch):
+    config = replace(TINY, patch_size=16)
+    state = trained_family_of(CBMAT).new_state(config, 1, 3, CPU)
+    update = trained_family_of(CBMAT).make_update(state, config, Accelerator(cpu=True), 9)
+    hungry(state.network, 1)
+    update.network = torch.nn.parallel.DistributedDataParallel(state.network)
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    assert compiled(update.network, lambda network: update._try(network, 2, 16), [].append) is update.network
+    update.network(torch.zeros(1, 4, 16, 16), torch.zeros(1)).sample.sum().backward()
+    update.network(torch.zeros(1, 4, 16, 16), torch.zeros(1)).sample.sum().backward()
+
+
+def test_all_processes_split_their_batch_as_the_one_with_least_memory(capsys):
+    state = trained_family_of(CBMAT).new_state(TINY, 1, 3, CPU)
+    update = trained_family_of(CBMAT).make_update(state, TINY, Accelerator(cpu=True), 9)
+    update.accelerator.gather = lambda parts: torch.cat([parts, torch.tensor([4]), parts])
+    assert update._fitting_parts(4) == 4
+    assert "summed over 4 parts" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("parts", [2, 5])
 def test_parts_of_a_batch_add_up_to_its_step(data, parts):
     config = train.resolve(CBMAT, replace(TINY, batch_size=5), data)
@@ -215,6 +282,40 @@ def test_both_precisions_are_trained_in_one_process(data, tmp_path):
         folder = tmp_path / f"{precision}_{len(list(tmp_path.iterdir()))}"
         train.train_generator(data, CBMAT, replace(TINY, epochs=1, precision=precision), folder, progress=False)
         assert load_generator(folder).config.precision == precision
+
+
+@pytest.fixture
+def earlier_device():
+    """Pretends that the process has trained on a device, which accelerate keeps."""
+
+    def trained_on(device: str) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        Accelerator(cpu=True, mixed_precision="no")
+        for state in (PartialState, AcceleratorState):
+            state._shared_state["device"] = torch.device(device)
+
+    yield trained_on
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_process_can_train_on_one_device_and_then_on_another(data, tmp_path, earlier_device):
+    earlier_device("cuda")
+    train.train_generator(data, CBMAT, replace(TINY, epochs=1), tmp_path, "cpu", progress=False)
+    assert load_generator(tmp_path).training_cases == data.training_cases
+    earlier_device("cuda")
+    join("cpu")
+    assert PartialState().device == CPU
+    looked = PartialState._shared_state["backend"]
+    PartialState._shared_state["backend"] = "kept"
+    join("cpu")
+    assert PartialState().backend == "kept" != looked, "the same device is not looked for again"
+
+
+def test_each_of_several_processes_keeps_its_device(earlier_device):
+    earlier_device("meta")
+    PartialState._shared_state["num_processes"] = 2
+    let_device_change("cpu")
+    assert PartialState().device.type == "meta"
 
 
 def test_a_restored_optimizer_lies_in_memory_as_its_weights_do(tmp_path):

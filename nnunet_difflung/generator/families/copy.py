@@ -22,6 +22,7 @@ class CopyPaste(Family):
         "steps",
         "epochs",
         "batch_size",
+        "patch_size",
         "balanced_share",
         "precision",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,17 @@ from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.cost import seconds_of_passes
 from nnunet_difflung.generator.diffusion import build_network, diffusion_loss, forward_process, paint
-from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, Family, TrainedFamily, averaged
+from nnunet_difflung.generator.families.interface import (
+    ABLATION_OPTIONS,
+    Canvas,
+    Family,
+    TrainedFamily,
+    averaged,
+    exchanging,
+    fitting_parts,
+)
 from nnunet_difflung.generator.trained import Generator
-from nnunet_difflung.runtime.device import compiled, computing_in, parts_that_fit, ready_for, worth_compiling
+from nnunet_difflung.runtime.device import compiled, computing_in, ready_for, worth_compiling
 from nnunet_difflung.runtime.files import replacing, write_bytes
 
 
@@ -33,19 +40,28 @@ class DiffusionUpdate:
         self.fast, self.parts = self.network, 1
         batch = config.batch_size // accelerator.num_processes
         if accelerator.device.type == "cuda":
-            self.parts = parts_that_fit(batch, lambda n: self._try(self.network, n, config.patch_size), tqdm.write)
+            self.parts = self._fitting_parts(batch)
         if worth_compiling(accelerator.device, steps):
             part = -(-batch // self.parts)
             self.fast = compiled(self.network, lambda network: self._try(network, part, config.patch_size), tqdm.write)
 
+    def _fitting_parts(self, batch: int) -> int:
+        return fitting_parts(self.accelerator, batch, lambda n: self._try(self.network, n, self.config.patch_size))
+
     def _try(self, network: Callable, images: int, edge: int) -> None:
+        """A forward and a backward pass of this process alone; if they fail, they leave nothing behind."""
         device = self.accelerator.device
         kept = torch.empty(2 * sum(p.numel() for p in self.network.parameters()), device=device)  # AdamW's memory
         size = (images, self.accelerator.unwrap_model(self.network).config.in_channels, edge, edge)
-        with computing_in(self.config.precision, self.accelerator.device):
-            out = network(torch.zeros(size, device=device), torch.zeros(size[0], dtype=torch.long, device=device))
-        self.accelerator.backward(out.sample.float().square().mean())
-        self.optimizer.zero_grad()
+        try:
+            with exchanging(network, False):
+                with computing_in(self.config.precision, device):
+                    out = network(
+                        torch.zeros(size, device=device), torch.zeros(images, dtype=torch.long, device=device)
+                    )
+                out.sample.float().square().mean().backward()
+        finally:
+            self.optimizer.zero_grad()
         del kept
 
     def __call__(
@@ -59,7 +75,7 @@ class DiffusionUpdate:
         total = torch.zeros((), device=image.device)
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
-            with nullcontext() if last else self.accelerator.no_sync(self.network):
+            with exchanging(self.network, last):
                 with computing_in(self.config.precision, self.accelerator.device):
                     loss = self.loss(self.fast, self.process, *part) * (len(part[0]) / len(image))
                 self.accelerator.backward(loss)

@@ -8,16 +8,29 @@ from accelerate import Accelerator
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.cost import seconds_of_passes
-from nnunet_difflung.generator.families.interface import ABLATION_OPTIONS, Canvas, TrainedFamily, averaged
+from nnunet_difflung.generator.families.interface import (
+    ABLATION_OPTIONS,
+    Canvas,
+    TrainedFamily,
+    averaged,
+    exchanging,
+    fitting_parts,
+)
 from nnunet_difflung.generator.gan import build_gan, build_generator, discriminator_loss, generator_loss, require_gan
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.runtime.device import computing_in, in_precision
 
 DISCRIMINATORS = "discriminators"
 
+Part = tuple[torch.Tensor, ...]
+"""(image, condition, weight, noise) of some images of a batch."""
+
 
 class GanUpdate:
-    """An Adam step of the discriminators on painted and real images, then one of the generator against them."""
+    """An Adam step of the discriminators on painted and real images, then one of the generator against them.
+
+    Both losses are means over images, so their gradients can be summed over parts of the batch.
+    """
 
     def __init__(self, kind: str, state: TrainingState, config: GeneratorConfig, accelerator: Accelerator):
         self.kind, self.accelerator, self.config = kind, accelerator, config
@@ -25,24 +38,81 @@ class GanUpdate:
         self.network, self.optimizer, self.discriminators, self.discriminator_optimizer = accelerator.prepare(
             state.network, state.optimizer, self.judges, state.further_optimizers["discriminator_optimizer"]
         )
+        self.parts = 1
+        if accelerator.device.type == "cuda":
+            self.parts = self._fitting_parts(config.batch_size // accelerator.num_processes)
+
+    def _fitting_parts(self, batch: int) -> int:
+        return fitting_parts(self.accelerator, batch, self._try)
+
+    def _try(self, images: int) -> None:
+        """The forward and backward passes of a step of this process alone; if they fail, they leave nothing behind."""
+        network, device, edge = (
+            self.accelerator.unwrap_model(self.network),
+            self.accelerator.device,
+            self.config.patch_size,
+        )
+        weights = sum(p.numel() for part in (network, self.judges) for p in part.parameters())
+        kept = torch.empty(2 * weights, device=device)  # Adam's memory
+        of_image, of_condition = (
+            torch.zeros(images, channels, edge, edge, device=device)
+            for channels in (network.image_channels, network.condition_channels)
+        )
+        part = of_image, of_condition, torch.ones_like(of_image[:, :1]), torch.zeros_like(of_image)
+        try:
+            with exchanging(self.network, False), exchanging(self.discriminators, False):
+                painted = self._painted(part)
+                self._judge(part, painted, 1.0)
+                self.discriminator_optimizer.zero_grad()
+                self._deceive(part, painted, 1.0)
+        finally:
+            self.optimizer.zero_grad()
+            self.discriminator_optimizer.zero_grad()
+        del kept
 
     def __call__(
         self, image: torch.Tensor, condition: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
     ) -> torch.Tensor:
         """Updates the weights and returns the generator's loss; arguments as for ``diffusion_loss``; t is not used."""
-        with computing_in(self.config.precision, self.accelerator.device):
-            fake = self.network(condition, noise).float()
-            loss = discriminator_loss(self.kind, self.discriminators, fake.detach(), image, condition, weight)
-        self._descend(loss, self.discriminator_optimizer)
-        self.judges.requires_grad_(False)  # the bare module: no gradients of it are exchanged between processes here
-        with computing_in(self.config.precision, self.accelerator.device):
-            loss = generator_loss(self.kind, self.config, self.judges, fake, image, condition, weight)
-        self._descend(loss, self.optimizer)
-        self.judges.requires_grad_(True)
-        return loss
+        parts = list(zip(*(x.tensor_split(self.parts) for x in (image, condition, weight, noise)), strict=True))
+        shares, last = [len(part[0]) / len(image) for part in parts], len(parts) - 1
+        painted = self._painted(parts[0]) if not last else None  # of several parts, only one is in memory
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            with exchanging(self.discriminators, number == last):
+                self._judge(part, self._painted(part, False) if painted is None else painted, share)
+        self._step(self.discriminator_optimizer)
+        total = torch.zeros((), device=image.device)
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+            with exchanging(self.network, number == last):
+                total += self._deceive(part, self._painted(part) if painted is None else painted, share)
+        self._step(self.optimizer)
+        return total
 
-    def _descend(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        self.accelerator.backward(loss)
+    def _painted(self, part: Part, gradient: bool = True) -> torch.Tensor:
+        _, condition, _, noise = part
+        with computing_in(self.config.precision, self.accelerator.device), torch.set_grad_enabled(gradient):
+            return self.network(condition, noise).float()
+
+    def _judge(self, part: Part, painted: torch.Tensor, share: float) -> None:
+        """Adds the gradients of the discriminators' loss, which counts as this share of the batch."""
+        image, condition, weight, _ = part
+        with computing_in(self.config.precision, self.accelerator.device):
+            loss = discriminator_loss(self.kind, self.discriminators, painted.detach(), image, condition, weight)
+        self.accelerator.backward(loss * share)
+
+    def _deceive(self, part: Part, painted: torch.Tensor, share: float) -> torch.Tensor:
+        """Adds the gradients of the generator's loss, which counts as this share of the batch; returns it."""
+        image, condition, weight, _ = part
+        self.judges.requires_grad_(False)  # the bare module: no gradients of it are exchanged between processes here
+        try:
+            with computing_in(self.config.precision, self.accelerator.device):
+                loss = generator_loss(self.kind, self.config, self.judges, painted, image, condition, weight) * share
+            self.accelerator.backward(loss)
+        finally:
+            self.judges.requires_grad_(True)
+        return loss.detach()
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
         optimizer.zero_grad()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
 from nnunet_difflung.errors import BadInput
@@ -18,6 +20,7 @@ from nnunet_difflung.generator.batches import BatchSource
 from nnunet_difflung.generator.checkpoint import TrainingState
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
+from nnunet_difflung.runtime.device import parts_that_fit
 from nnunet_difflung.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -230,6 +233,26 @@ class TrainedFamily(Family):
         network = self.build(config, image_channels, condition_channels)
         network.load_state_dict(load_file(self.weights(folder)))
         return network
+
+
+def fitting_parts(accelerator: Accelerator, batch: int, trial: Callable[[int], None]) -> int:
+    """See ``parts_that_fit``; the largest number that any process needs.
+
+    The trial is this process's alone: other processes may try other numbers of images.
+    """
+
+    def largest(parts: int) -> int:
+        return int(accelerator.gather(torch.tensor([parts], device=accelerator.device)).max())
+
+    return parts_that_fit(batch, trial, tqdm.write if accelerator.is_main_process else lambda _: None, largest)
+
+
+def exchanging(network: Callable, exchanges: bool) -> AbstractContextManager:
+    """A context in which several processes exchange the gradients of a network, or each keeps its own.
+
+    A backward pass that fails while gradients are exchanged leaves the other processes waiting for them.
+    """
+    return nullcontext() if exchanges else getattr(network, "no_sync", nullcontext)()
 
 
 def averaged(network: torch.nn.Module, config: GeneratorConfig) -> EMAModel:
