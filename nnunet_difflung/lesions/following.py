@@ -52,6 +52,7 @@ class Filling:
         operations: the lesions so far.
         pasted: the voxels that each of them changes.
         full: whether a lesion was left out because it lies in more slices than may be changed.
+        left_out: whether any lesion was left out, for that reason or because it has no place.
     """
 
     host: CaseFacts
@@ -65,6 +66,7 @@ class Filling:
     operations: list[Operation] = field(default_factory=list)
     pasted: list[Pasted] = field(default_factory=list)
     full: bool = False
+    left_out: bool = False
 
     def open_slices(self) -> np.ndarray:
         """(z,) bool, the slices in which a lesion may lie: all, or those that are changed once no other may be."""
@@ -186,6 +188,7 @@ class Follower:
                 fitting = _fitting(wanted, factor, filling) or fitting
             if filling.take(name, wanted.lesion, fitting, self.roles):
                 return
+        filling.left_out = True
 
 
 @dataclass(frozen=True)
