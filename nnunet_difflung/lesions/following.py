@@ -206,8 +206,13 @@ class Fitting:
 
 
 def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:
-    """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is."""
-    transform = replace(wanted.transform, scale=wanted.transform.scale * factor)
+    """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is.
+
+    Where only the other lung lies at that height, the lesion is mirrored to suit it.
+    """
+    site, varied = wanted.site, wanted.transform
+    mirror = varied.mirror ^ (filling.lung.side_at(site.height, site.side) != site.side)
+    transform = replace(varied, mirror=mirror, scale=varied.scale * factor)
     ratio = spacing_ratio(wanted.lesion, filling.host.spacing, len(filling.label))
     if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape):
         return None

@@ -171,7 +171,10 @@ class _PlaceboPlanner:
         free, lung = self.roles.is_normal(label), Lung(label, self.roles, host.spacing, host.counts)
         normal, operations = free.copy(), []
         for of_model in _outlines(model):
-            find = self._finder(self._site(model, of_model) if self.follows else None, lung, rng)
+            site = self._site(model, of_model) if self.follows else None
+            if site is not None and lung.side_at(site.height, site.side) != site.side:  # only the other lung is there
+                of_model = _mirrored(of_model)
+            find = self._finder(site, lung, rng)
             operation = self._place(of_model, host, free, normal, len(model.slices), rng, find)
             if operation is not None:
                 operations.append(operation)
@@ -254,6 +257,10 @@ def _outlines(model: PlannedCase) -> list[Operation]:
     """The operations whose outlines a placebo case has: a lesion and what surrounds it are one."""
     inner = {(op.around, op.donor, op.component) for op in model.operations if op.around}
     return [op for op in model.operations if (op.pathology, op.donor, op.component) not in inner or op.around]
+
+
+def _mirrored(operation: Operation) -> Operation:
+    return replace(operation, transform=replace(operation.transform, mirror=not operation.transform.mirror))
 
 
 def _within(free: np.ndarray, touched: np.ndarray, slices: int) -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ from nnunet_difflung.lesions.likeness import Sample, auc, compare
 from nnunet_difflung.lesions.lung import Lung, Site
 from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
 from nnunet_difflung.lesions.pasting import lesion_of
+from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.real_places import FAR, most_alike
 from tests.lesions.test_balance import ROLES, cohort, count_slices, facts_of, new_label, plan_for
 from tests.support.plans import digest
@@ -107,6 +108,25 @@ def test_lesions_that_touch_the_pleura_turn_a_little_and_change_their_outline_wi
                 assert abs(operation.transform.angle) < 35
                 middle = operation.place[2] + donor.mask.shape[2] / 2
                 assert operation.transform.mirror == ((middle > 48) != donor.site.side)
+
+
+def test_where_only_the_other_lung_is_there_the_outline_is_mirrored_for_it_in_placebo_cases_too():
+    """Cut-outs and oblique slices show one lung: the inner edge of a lesion must not come to lie on the pleura."""
+    labels = {}
+    for number in range(12):
+        label = patient(number, number < 6)
+        label[..., slice(48, None) if number % 2 else slice(None, 48)] = 0  # the lung without emphysema
+        labels[f"c{number:02d}"] = label
+    config = BalanceConfig(placement="real", target_share={"emphysema": 0.2}, max_synthetic=12, placebo=0.5)
+    plan, lesions, facts = plan_for(labels, config)
+    add_placebos(plan, list(facts.values()), lesions, ROLES, config, 0, labels.__getitem__)
+    mirrored = set()
+    for case in plan.cases:
+        side = Lung(labels[case.host], ROLES, facts[case.host].spacing, facts[case.host].counts).slice(0).pieces[0].side
+        for operation in (op for op in case.operations if op.pathology == "emphysema"):
+            assert operation.transform.mirror == (lesion_of(replace(operation, lung=None), lesions).site.side != side)
+            mirrored.add((case.placebo, operation.transform.mirror))
+    assert mirrored == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def test_a_case_has_as_many_lesions_as_a_real_one_and_as_much_of_its_lung(planned):
