@@ -16,6 +16,7 @@ from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.render import write_page
+from nnunet_difflung.painting.memorisation import expected_share
 from nnunet_difflung.paths import dataset_id, results_folder
 from nnunet_difflung.pipeline.augment import REPORT
 from nnunet_difflung.pipeline.likeness import named, value_of
@@ -164,6 +165,7 @@ def _figures(records: Records) -> Iterator[Block]:
             name,
             Value(of["mean"], f"{of['mean']:.2f}"),
             Value(of["share_above_real_p99"], _share(of["share_above_real_p99"])),
+            _expected(of),
             Value(of["real_regions"], str(of["real_regions"])),
         ]
         for row in records.rows
@@ -172,10 +174,18 @@ def _figures(records: Records) -> Iterator[Block]:
     ]
     if copies:
         yield Table(
-            ["fold", "class", "mean correlation", "above the real 99th percentile", "real lesions"],
+            ["fold", "class", "mean correlation", "above the real 99th percentile", "expected", "real lesions"],
             copies,
             "Memorisation: highest correlation of a painted lesion with a training slice",
         )
+
+
+def _expected(of: dict) -> Cell:
+    """The share of cases that is expected above the 99th percentile of real lesions."""
+    if of["share_above_real_p99"] is None:
+        return "–"
+    share = expected_share(of)
+    return Value(share, _share(share))
 
 
 def _seams(records: Records) -> Iterator[Block]:

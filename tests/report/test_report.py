@@ -340,6 +340,34 @@ def test_few_lesions_are_not_called_like_real_ones(folders, limit, said) -> None
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("lesions", "cases", "share", "state", "said"),
+    [
+        (10, 40, 0.125, "good", "so few lesions or cases show them only from 48% of the cases on"),
+        (10, 40, 0.6, "look", "emphysema in fold 0: 60% (11% expected)"),
+        (300, 400, 0.0125, "good", "no closer to training slices than patients to each other"),
+        (300, 400, 0.1, "look", "emphysema in fold 0: 10% (1% expected)"),
+        (10, 1, 1.0, "unknown", "too few real lesions (ten are needed) or synthetic cases"),
+    ],
+)
+def test_copies_are_judged_by_how_many_are_expected_of_as_many_real_lesions(
+    folders, lesions, cases, share, state, said
+) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    of = {"cases": cases, "mean": 0.5, "share_above_real_p99": share, "real_regions": lesions, "searched": 1.0}
+    content["folds"][0]["memorisation"] = {"emphysema": {**of, "patients": 10}}
+    write_json(path, content)
+    found, text = lights()["Copies"]
+    assert (found, said in text) == (state, True), text
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu")
+    blocks = {section.title: section.blocks for section in page.sections}["Painted against real"]
+    (table,) = [block for block in blocks if "Memorisation" in str(getattr(block, "caption", ""))]
+    assert table.rows[0][table.columns.index("expected")].text == ("11%" if lesions == 10 else "1%")
+
+
 def test_a_leak_comes_first(folders) -> None:
     folder = make_dataset(folders[0])
     main([*KEEP, "-f", "0"])
