@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
+from nnunet_difflung.dataset.hu_check import channels_in_hu
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.lesions.plan import shares
@@ -89,9 +90,10 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
         f"{result.repainted} repainted"
     ]
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
+    in_hu = channels_in_hu(fold.raw, [facts.judged for facts in fold.cache.facts.values()])
     lines += describe_selection(result.selection)
-    lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
-    lines += describe_placebo(result.placebo, channels)
+    lines += describe_quality(result.quality, result.verdicts, channels, unjudged, in_hu)
+    lines += describe_placebo(result.placebo, channels, in_hu)
     lines += differing(fold.plan.likeness)
     lines += [
         _resemblance(name, row) for name, row in result.memorisation.items() if row["share_above_real_p99"] is not None

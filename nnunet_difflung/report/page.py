@@ -153,8 +153,8 @@ def _figures(records: Records) -> Iterator[Block]:
         return
     yield Table(["fold", "class", "figure", "painted", "range of real patients", "patients", "verdict"], rows)
     yield Text(
-        "Biases are in the image's unit (HU for CT). The range is where the mean of as many other patients would lie "
-        "(95 %); it says by how much patients differ, so a value inside it cannot be told from a real one by this "
+        "Biases are in the image's unit (HU for CT in HU). The range is where the mean of as many other patients would "
+        "lie (95 %); it says by how much patients differ, so a value inside it cannot be told from a real one by this "
         "figure.",
         fine=True,
     )

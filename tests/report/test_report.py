@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -17,6 +18,7 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.evaluation.blind_reading import _looks
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.report.page import augment_page, report_file
@@ -24,6 +26,7 @@ from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.files import read_json, write_json
 from nnunet_difflung.runtime.wording import quoted
+from tests.pipeline.test_values import change, window
 from tests.support.browser import in_browser
 from tests.support.tiny import LABELS, make_dataset
 
@@ -105,6 +108,31 @@ def test_volumes_are_shown_in_three_planes(folders) -> None:
 def painted_classes() -> set[str]:
     manifest = read_manifest(open_raw_dataset("801").folder)
     return {op["pathology"] for case in manifest["cases"].values() for op in case["operations"]}
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_windows_of_hu(
+    folders, capsys, cached
+) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    change(folder, window)
+    main([*KEEP, "-f", "0", "--window=0,255", "--placebo", "0.5"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Wasserstein distance" in line]
+    assert len(lines) >= 2
+    assert not any(" HU" in line for line in lines), lines
+    if not cached:
+        shutil.rmtree(folders[2] / NAME / "DiffLung__cache")
+    raw = open_raw_dataset("801")
+    records = read_records(raw, "copy_paste")
+    page = augment_page(records, "2d", "cpu")
+    assert {view for view in page.views if "before" not in view} == {"0 to 255"}
+    (chart,) = {block.caption.partition(": ")[2][:26] for block in blocks_of(page) if "intensities" in str(block)}
+    assert chart == "intensities in grey levels"
+    assert list(_looks(raw, read_manifest(raw.folder), "copy_paste").windows) == ["0 to 255"]
+
+
+def blocks_of(page) -> list:
+    return [block for section in page.sections for block in section.blocks if hasattr(block, "svg")]
 
 
 def test_odd_names_of_classes_stay_what_they_are(folders) -> None:
