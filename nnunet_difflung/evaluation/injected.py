@@ -135,5 +135,10 @@ def cases_of(manifest: Mapping[str, Any], method: str, name: str) -> Sequence[st
     return [
         identifier
         for identifier, record in sorted(manifest["cases"].items())
-        if record["method"] == method and any(op["pathology"] == name for op in record.get("operations", ()))
+        if record["method"] == method and has_new(record, name)
     ]
+
+
+def has_new(record: Mapping[str, Any], name: str) -> bool:
+    """Whether a case, by its entry in the manifest, has new lesions of a class; a placebo only has their outlines."""
+    return not record.get("placebo") and any(op["pathology"] == name for op in record.get("operations", ()))

@@ -11,6 +11,7 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.injected import has_new
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
@@ -127,17 +128,13 @@ def _classes(records: Records) -> Iterator[Block]:
                 patients := len({records.raw.patients[i] for i, counts in records.voxels.items() if counts[name]}),
                 str(patients),
             ),
-            Value(made := sum(_has(case, name) for case in records.cases.values()), str(made)),
+            Value(made := sum(has_new(case, name) for case in records.cases.values()), str(made)),
         ]
         for name in records.raw.roles.lung
     ]
     yield Table(
         ["class", "real cases", "patients", "synthetic cases with new lesions"], rows, "All real cases of the dataset"
     )
-
-
-def _has(case: dict, name: str) -> bool:
-    return any(op["pathology"] == name for op in case.get("operations", ()))
 
 
 def _figures(records: Records) -> Iterator[Block]:

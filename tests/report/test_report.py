@@ -19,6 +19,7 @@ from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.evaluation.blind_reading import _looks
+from nnunet_difflung.evaluation.injected import cases_of
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.report.page import augment_page, report_file
@@ -133,6 +134,22 @@ def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_w
 
 def blocks_of(page) -> list:
     return [block for section in page.sections for block in section.blocks if hasattr(block, "svg")]
+
+
+def test_placebo_cases_do_not_count_as_cases_with_new_lesions(folders) -> None:
+    make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0", "--placebo", "0.5"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    placebo = {i for i, case in manifest["cases"].items() if case.get("placebo")}
+    assert placebo
+    page = augment_page(read_records(raw, "copy_paste"), "2d", "cpu")
+    blocks = {section.title: section.blocks for section in page.sections}["Classes"]
+    (table,) = [block for block in blocks if hasattr(block, "rows")]
+    for name, *_, made in table.rows:
+        with_it = {i for i, case in manifest["cases"].items() if name in (op["pathology"] for op in case["operations"])}
+        assert made.number == len(with_it - placebo)
+        assert set(cases_of(manifest, "copy_paste", name)) == with_it - placebo
 
 
 def test_odd_names_of_classes_stay_what_they_are(folders) -> None:
