@@ -321,8 +321,8 @@ class _Planner:
         fitting = float((max(largest, 8) / size) ** (1 / (3 if len(lesion.mask) > 1 else 2)))
         transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
-            fits = not cannot_fit(lesion.mask, transform, ratio, label.shape)
-            mask = warp(lesion.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
+            fits = not cannot_fit(lesion.mask, transform, ratio, label.shape, host.spacing)
+            mask = warp(lesion.mask, transform, ratio, host.spacing).mask if fits else np.zeros((0, 0, 0), bool)
             for choice in free if mask.any() else ():
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched

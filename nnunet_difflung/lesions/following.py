@@ -98,7 +98,7 @@ class Filling:
     def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting:
         """What surrounds a lesion, where that is to be pasted; it may reach beyond the image."""
         ratio = spacing_ratio(lesion, self.host.spacing, len(self.label))
-        mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place)
+        mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place, self.host.spacing)
         within, first = inside_image(mask, place, self.label.shape)
         changed = np.zeros_like(mask)
         window = tuple(slice(f - p, f - p + n) for f, p, n in zip(first, place, within.shape, strict=True))
@@ -213,10 +213,11 @@ def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:
     site, varied = wanted.site, wanted.transform
     mirror = varied.mirror ^ (filling.lung.side_at(site.height, site.side) != site.side)
     transform = replace(varied, mirror=mirror, scale=varied.scale * factor)
-    ratio = spacing_ratio(wanted.lesion, filling.host.spacing, len(filling.label))
-    if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape):
+    spacing = filling.host.spacing
+    ratio = spacing_ratio(wanted.lesion, spacing, len(filling.label))
+    if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape, spacing):
         return None
-    mask = warp(wanted.lesion.mask, transform, ratio).mask
+    mask = warp(wanted.lesion.mask, transform, ratio, spacing).mask
     found = most_alike(mask, wanted.site, filling.lung, filling.free, filling.open_slices())
     if found is None or found.cost > FAR:
         return None

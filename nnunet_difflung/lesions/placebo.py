@@ -202,8 +202,8 @@ class _PlaceboPlanner:
         touched, transform = np.flatnonzero((free != normal).any((1, 2))), model.transform
         for _ in range(4):
             ratio = spacing_ratio(piece, host.spacing, host.shape[0])
-            fits = not cannot_fit(piece.mask, transform, ratio, host.shape)
-            mask = warp(piece.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
+            fits = not cannot_fit(piece.mask, transform, ratio, host.shape, host.spacing)
+            mask = warp(piece.mask, transform, ratio, host.spacing).mask if fits else np.zeros((0, 0, 0), bool)
             for choice in _within(allowed, touched, slices) if mask.any() else ():
                 place = find(mask, choice)
                 if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
@@ -232,7 +232,8 @@ class _PlaceboPlanner:
         """Where a planned lesion lies in its host's lung."""
         host, label = self.facts[model.host], self.read_label(model.host)
         lesion = real_lesion(operation, self.lesions)
-        mask = warp(lesion.mask, operation.transform, spacing_ratio(lesion, host.spacing, host.shape[0])).mask
+        ratio = spacing_ratio(lesion, host.spacing, host.shape[0])
+        mask = warp(lesion.mask, operation.transform, ratio, host.spacing).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
         mask, place = inside_image(mask, operation.place, label.shape)
         inside = mask & lung.is_lung[label[window_at(place, mask.shape)]]

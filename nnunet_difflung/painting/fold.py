@@ -15,7 +15,7 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.training import FoldData
-from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.lesions.masks import Lesion, pixel_aspect
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.painting.styles import ClassStyles, styles_of
@@ -118,6 +118,8 @@ class Fold:
         depends += [self.relations.as_record()] if self.relations else []
         if self.settings.sampling.candidates > 1:
             depends.append(self.segmenter_data.digest(self.segmenter_config))
+        if self._turned_in_mm:
+            depends.append("lesions are turned in mm")
         if len(self.raw.roles.normal) > 1:  # earlier versions had one, which the plan tells
             depends.append(self.raw.roles.normal)
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
@@ -139,8 +141,16 @@ class Fold:
 
     @property
     def _keys(self) -> list[str]:
-        """How the name of the work folder may end; earlier versions did not keep relations between channels."""
-        return [self.key] if self.relations else [self.key, self._former_key]
+        """How the name of the work folder may end.
+
+        The first version did not keep relations between channels, and turned lesions in pixels.
+        """
+        return [self.key] if self.relations or self._turned_in_mm else [self.key, self._former_key]
+
+    @property
+    def _turned_in_mm(self) -> bool:
+        """Whether turning lesions in mm, as earlier versions did not, makes a difference: pixels are not square."""
+        return any(pixel_aspect(case.spacing) != 1 for case in self.facts.values())
 
     @cached_property
     def _former_key(self) -> str:
