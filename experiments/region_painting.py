@@ -298,7 +298,7 @@ def transplant(
     ratio = np.array([1.0, *(np.array(donor.spacing[1:]) / spacing[1:])])  # of a slice
     wanted = np.sqrt(outline.sum() / (mask.sum() * ratio[1] * ratio[2]))
     transform = Transform(bool(rng.random() < 0.5), float(rng.uniform(0, 360)), float(np.clip(wanted, *SCALES)))
-    warped = warp(mask, transform, ratio)
+    warped = warp(mask, transform, ratio, spacing)
     if not warped.mask.any():
         transform = Transform(transform.mirror)
         warped = warp(mask, transform, (1, 1, 1))
@@ -306,7 +306,7 @@ def transplant(
     box = tuple(slice(int(p.min()) - ROOM, int(p.max()) + 1 + ROOM) for p in np.nonzero(outline)[1:])
     size = [part.stop - part.start for part in box]
     room = ROOM + max(0, *(n - m for n, m in zip(size, warped.mask.shape[1:], strict=True)))
-    texture = moved_texture(values, mask, transform, ratio, warped, room)
+    texture = moved_texture(values, mask, transform, ratio, warped, room, spacing)
     start = [(m - n) // 2 for n, m in zip(size, texture.shape[2:], strict=True)]
     inside = [slice(max(0, p.start), min(n, p.stop)) for p, n in zip(box, outline.shape[1:], strict=True)]
     part = [slice(s + i.start - p.start, s + i.stop - p.start) for s, i, p in zip(start, inside, box, strict=True)]

@@ -18,6 +18,7 @@ from nnunet_difflung.dataset.layout import Case, find_reader
 from nnunet_difflung.dataset.orientation import AxialView, axial_view
 from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.meaning.intensities import judge
 from nnunet_difflung.pages.blocks import Gallery, Outline, Picture
 from nnunet_difflung.pages.pictures import grey_png, outline_path
 from nnunet_difflung.paths import dataset_folders
@@ -154,8 +155,8 @@ class WorstPatients:
         names = [names[key] for key in sorted(names, key=int)]
         channel = next((number for number, name in enumerate(names) if is_ct(name)), 0)
         values = image[channel]
-        of_ct = bool(names) and is_ct(names[channel])
-        low, high = LUNG_WINDOW if of_ct else np.percentile(values, (0.5, 99.5))
+        in_hu = bool(names) and is_ct(names[channel]) and not judge(values).not_hu
+        low, high = LUNG_WINDOW if in_hu else np.percentile(values, (0.5, 99.5))
         return values, axial_view(properties), (float(low), float(high))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import CaseFacts
+from nnunet_difflung.dataset.reading import CaseFacts, is_ct
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.meaning.intensities import Judgement, Meaning
 
@@ -48,6 +48,18 @@ def doubts(raw: RawDataset, facts: Mapping[str, CaseFacts]) -> list[Doubt]:
         if wrong:
             result.append(Doubt(channel, tuple(wrong), len(raw.cases), next(iter(wrong.values()))))
     return result
+
+
+def channels_in_hu(raw: RawDataset, judged: Iterable[Sequence[Judgement | None]]) -> tuple[int, ...]:
+    """Numbers of the channels that are called CT and hold HU, as far as can be told.
+
+    Args:
+        raw: the dataset.
+        judged: of its cases, what the values of each channel mean (``CaseFacts.judged``); empty where it is not known.
+    """
+    known = [of_case for of_case in judged if of_case]
+    wrong = {n for of_case in known for n, judgement in enumerate(of_case) if judgement and judgement.not_hu}
+    return tuple(n for n, name in enumerate(raw.channels) if is_ct(name) and n not in wrong)
 
 
 def check_hu(raw: RawDataset, facts: Mapping[str, CaseFacts], windows_given: bool) -> list[str]:

@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
-from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.injected import Scan, cases_of, painted_channel, read_injected, read_scan
+from nnunet_difflung.evaluation.injected import (
+    Scan,
+    cases_of,
+    in_hu,
+    painted_channel,
+    painted_window,
+    read_injected,
+    read_scan,
+)
 from nnunet_difflung.evaluation.lesion_pictures import (
     Looks,
     largest_part,
@@ -237,9 +244,10 @@ def _score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict:
 
 def _looks(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> Looks:
     run = next(run for run in manifest["runs"] if run["method"] == method)
-    channel = painted_channel(run)
-    image = read_scan(raw, next(iter(raw.cases))).image[channel]
-    return Looks(windows_of(is_ct(raw.channels[channel]), image), raw.roles.values, channel)
+    channel, first = painted_channel(run), next(iter(raw.cases))
+    image = read_scan(raw, first).image[channel]
+    windows = windows_of(channel in in_hu(raw, first), image, painted_window(run, channel))
+    return Looks(windows, raw.roles.values, channel)
 
 
 def _painted(

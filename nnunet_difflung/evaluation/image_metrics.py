@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 import numpy as np
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
@@ -211,19 +212,24 @@ class PatientTally:
             self._add_along_z(true, painted)
 
     def _add_along_z(self, true: RealSlice, painted: np.ndarray) -> None:
-        """Compares a slice with the one below it, if that is the one that was added before."""
+        """Compares a slice with the one below it, if that is the one that was added before, lesion by lesion.
+
+        Two lesions of a class that differ in their level would else count as voxels that resemble those above them.
+        """
         below, self._below = self._below, (true, painted)
         if below is None or (below[0].case, below[0].z + 1) != (true.case, true.z):
             return
         condition = np.stack([below[0].condition, true.condition])
         normal, real = self.roles.is_normal(condition), np.stack([below[0].image, true.image])
+        images = np.stack([below[1], painted], axis=1)
         for name in self.roles.pathologies:
-            lesion = condition == self.roles.values[name]
-            if lesion.any():
+            parts, _ = ndimage.label(condition == self.roles.values[name])
+            for number, (_, *window) in enumerate(ndimage.find_objects(parts), start=1):
+                box = (slice(None), *window)  # both slices: a lesion may end between them
                 of_painted, of_real = self.along_z.setdefault(name, (AlongZ(), AlongZ()))
-                of_real.add(real, lesion, normal)
-                for pair in zip(below[1], painted, strict=True):
-                    of_painted.add(np.stack(pair), lesion, normal)
+                of_real.add(real[box], parts[box] == number, normal[box])
+                for image in images:
+                    of_painted.add(image[box], parts[box] == number, normal[box])
 
     def row(self) -> dict:
         """The patient's figures: means over slices, and distributions over all of the patient's voxels."""

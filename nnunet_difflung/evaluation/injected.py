@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.dataset.cache import read_cache
+from nnunet_difflung.dataset.hu_check import channels_in_hu
 from nnunet_difflung.dataset.orientation import AxialView, axial_view
 from nnunet_difflung.dataset.raw_dataset import RawDataset, read_whole
+from nnunet_difflung.dataset.reading import judged_channels
 from nnunet_difflung.painting.box import box_from
+from nnunet_difflung.paths import cache_folder
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,29 @@ def painted_channel(run: Mapping[str, Any]) -> int:
     return next((n for kind in ("free", "few", "tied") for n in sorted(kinds) if kinds[n] == kind), 0)
 
 
+def in_hu(raw: RawDataset, identifier: str) -> tuple[int, ...]:
+    """Numbers of the channels that hold HU: by all cases if they are in the dataset's cache, else by one case.
+
+    Args:
+        raw: the dataset.
+        identifier: of the case that is read if there is no cache.
+
+    Raises:
+        BadInput: a file of the case cannot be read.
+    """
+    cache = read_cache(raw, cache_folder(raw.name))
+    if cache is not None:
+        return channels_in_hu(raw, [facts.judged for facts in cache.facts.values()])
+    scan = read_scan(raw, identifier)
+    return channels_in_hu(raw, [judged_channels(raw.channels, raw.roles, scan.image, scan.label)])
+
+
+def painted_window(run: Mapping[str, Any], channel: int) -> tuple[float, float] | None:
+    """The intensities of a channel that the user asked to paint (``--window``), by a run's entry in the manifest."""
+    windows = run["settings"]["generator"].get("windows")
+    return (float(windows[channel][0]), float(windows[channel][1])) if windows else None
+
+
 def _spacing(properties: Mapping[str, Any]) -> tuple[float, float, float]:
     z, y, x = (float(length) for length in properties["spacing"])
     return z, y, x
@@ -108,5 +135,10 @@ def cases_of(manifest: Mapping[str, Any], method: str, name: str) -> Sequence[st
     return [
         identifier
         for identifier, record in sorted(manifest["cases"].items())
-        if record["method"] == method and any(op["pathology"] == name for op in record.get("operations", ()))
+        if record["method"] == method and has_new(record, name)
     ]
+
+
+def has_new(record: Mapping[str, Any], name: str) -> bool:
+    """Whether a case, by its entry in the manifest, has new lesions of a class; a placebo only has their outlines."""
+    return not record.get("placebo") and any(op["pathology"] == name for op in record.get("operations", ()))

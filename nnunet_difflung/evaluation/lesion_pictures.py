@@ -35,16 +35,17 @@ class Looks:
     channel: int = 0
 
 
-def windows_of(ct: bool, image: np.ndarray) -> dict[str, Window]:
-    """Lung and mediastinal window of CT; the 1st to 99.5th percentile of an image that is not in HU.
+def windows_of(hu: bool, image: np.ndarray, painted: Window | None = None) -> dict[str, Window]:
+    """Lung and mediastinal window of HU; else what was painted, or the 1st to 99.5th percentile of the image.
 
     Args:
-        ct: whether the channel is in HU.
+        hu: whether the channel is in HU.
         image: intensities of a real case.
+        painted: the range of intensities that the user asked to paint; None: no one in particular.
     """
-    if ct:
+    if hu:
         return {"lung window": LUNG_WINDOW, "mediastinal window": MEDIASTINAL_WINDOW}
-    low, high = np.percentile(image, [1, 99.5])
+    low, high = painted or np.percentile(image, [1, 99.5])
     return {f"{low:.4g} to {high:.4g}": (float(low), float(high))}
 
 

@@ -211,7 +211,7 @@ class RegionSource(BatchSource):
         donor = self.cache.facts[self.index.cases[number]].spacing
         mask = outlines[int(rng.integers(len(outlines)))]
         ratio = (1.0, *(np.array(donor[1:]) / spacing[1:]))
-        warped = warp(mask[None], draw_transform(rng), ratio).mask
+        warped = warp(mask[None], draw_transform(rng), ratio, spacing).mask
         return warped[0] if warped.any() else mask
 
     @cached_property

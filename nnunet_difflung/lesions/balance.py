@@ -117,6 +117,7 @@ class _Planner:
         self.allowed = set(roles.pathologies)
         self.unlike, self.painted = 0, 0  # planned cases unlike real ones; slices of all planned cases
         self.too_deep = 0  # hosts since the last case into which lesions would fit if more slices were left
+        self.in_vain = 0  # hosts since the last case that lack lesions, but into which none was pasted
         self.pasted: list[Pasted] = []
         slices = sum(case.lung_slices(roles) for case in cases)
         self.max_slices = config.max_synthetic if config.max_synthetic is not None else int(config.max_ratio * slices)
@@ -186,15 +187,12 @@ class _Planner:
             held = zip(self.roles.pathologies, self.profiles[model.case], strict=True)
             self.unlike += any((voxels[n] > 0) != (share > 0) for n, share in held if n != model.pathology)
 
-    def crowds(self, plan: Plan, noted: bool) -> bool:
-        """Lets hosts have more lesions than real cases, and notes that no host has fewer; whether that is a change."""
-        if self.follower is None or self.follower.crowding:
+    def crowds(self, plan: Plan) -> bool:
+        """Lets hosts have more lesions than real cases, and notes it, if no host has fewer; whether it is so now."""
+        if self.follower is None or self.follower.crowding or self.in_vain:
             return False
         self.follower.crowding = True
-        if noted:
-            plan.notes.append(
-                "no case has fewer lesions than real cases with these classes, so synthetic cases have more"
-            )
+        plan.notes.append("no case has fewer lesions than real cases with these classes, so synthetic cases have more")
         return True
 
     def operations(
@@ -215,6 +213,7 @@ class _Planner:
             self.follower.fill(filling, self.missing, rng, model)
             self.pasted = filling.pasted
             self.too_deep += filling.full and not filling.operations
+            self.in_vain += filling.left_out and not filling.operations
             return filling.operations
         self.pasted = []
         quota = self.quota(slices, self.painted / len(plan.cases) if plan.cases else 1)
@@ -245,7 +244,7 @@ class _Planner:
         if not touched or self.painted + len(touched) > plan.max_slices:
             return False
         self.painted += len(touched)
-        self.too_deep = 0
+        self.too_deep = self.in_vain = 0
         seed = int(rng.integers(2**31))
         plan.cases.append(PlannedCase(len(plan.cases), host.identifier, tuple(operations), touched, seed))
         self.count(label, model)
@@ -322,8 +321,8 @@ class _Planner:
         fitting = float((max(largest, 8) / size) ** (1 / (3 if len(lesion.mask) > 1 else 2)))
         transform = replace(transform, scale=min(transform.scale, fitting))
         for _ in range(4):
-            fits = not cannot_fit(lesion.mask, transform, ratio, label.shape)
-            mask = warp(lesion.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
+            fits = not cannot_fit(lesion.mask, transform, ratio, label.shape, host.spacing)
+            mask = warp(lesion.mask, transform, ratio, host.spacing).mask if fits else np.zeros((0, 0, 0), bool)
             for choice in free if mask.any() else ():
                 place = find_place(mask, choice, rng)
                 after = touched | set(range(place[0], place[0] + len(mask))) if place else touched
@@ -368,8 +367,8 @@ def make_plan(
         index += 1
         if idle >= planner.patience(len(planner.usable)):
             too_deep = planner.too_deep > 0
-            gave_up = not planner.crowds(plan, noted=not too_deep)
-            idle = planner.too_deep = 0
+            gave_up = not planner.crowds(plan)
+            idle = planner.too_deep = planner.in_vain = 0
     if planner.usable:
         note_unmet(plan, config, gave_up, too_deep)
     else:

@@ -52,6 +52,7 @@ class Filling:
         operations: the lesions so far.
         pasted: the voxels that each of them changes.
         full: whether a lesion was left out because it lies in more slices than may be changed.
+        left_out: whether any lesion was left out, for that reason or because it has no place.
     """
 
     host: CaseFacts
@@ -65,6 +66,7 @@ class Filling:
     operations: list[Operation] = field(default_factory=list)
     pasted: list[Pasted] = field(default_factory=list)
     full: bool = False
+    left_out: bool = False
 
     def open_slices(self) -> np.ndarray:
         """(z,) bool, the slices in which a lesion may lie: all, or those that are changed once no other may be."""
@@ -96,7 +98,7 @@ class Filling:
     def _around(self, part: Lesion, lesion: Lesion, fitting: Fitting) -> Fitting:
         """What surrounds a lesion, where that is to be pasted; it may reach beyond the image."""
         ratio = spacing_ratio(lesion, self.host.spacing, len(self.label))
-        mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place)
+        mask, place = place_around(part, lesion, fitting.transform, ratio, fitting.place, self.host.spacing)
         within, first = inside_image(mask, place, self.label.shape)
         changed = np.zeros_like(mask)
         window = tuple(slice(f - p, f - p + n) for f, p, n in zip(first, place, within.shape, strict=True))
@@ -186,6 +188,7 @@ class Follower:
                 fitting = _fitting(wanted, factor, filling) or fitting
             if filling.take(name, wanted.lesion, fitting, self.roles):
                 return
+        filling.left_out = True
 
 
 @dataclass(frozen=True)
@@ -203,12 +206,18 @@ class Fitting:
 
 
 def _fitting(wanted: Wanted, factor: float, filling: Filling) -> Fitting | None:
-    """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is."""
-    transform = replace(wanted.transform, scale=wanted.transform.scale * factor)
-    ratio = spacing_ratio(wanted.lesion, filling.host.spacing, len(filling.label))
-    if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape):
+    """A lesion, scaled by a further factor, at the place that is most like the wanted one; None if none is.
+
+    Where only the other lung lies at that height, the lesion is mirrored to suit it.
+    """
+    site, varied = wanted.site, wanted.transform
+    mirror = varied.mirror ^ (filling.lung.side_at(site.height, site.side) != site.side)
+    transform = replace(varied, mirror=mirror, scale=varied.scale * factor)
+    spacing = filling.host.spacing
+    ratio = spacing_ratio(wanted.lesion, spacing, len(filling.label))
+    if cannot_fit(wanted.lesion.mask, transform, ratio, filling.label.shape, spacing):
         return None
-    mask = warp(wanted.lesion.mask, transform, ratio).mask
+    mask = warp(wanted.lesion.mask, transform, ratio, spacing).mask
     found = most_alike(mask, wanted.site, filling.lung, filling.free, filling.open_slices())
     if found is None or found.cost > FAR:
         return None

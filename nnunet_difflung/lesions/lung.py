@@ -149,6 +149,11 @@ class Lung:
         """Position along z of a height."""
         return self.first + height * (self.last - self.first)
 
+    def side_at(self, height: float, side: int) -> int:
+        """The side of the lung in which a lesion of a side comes to lie at a height: the other one if that is alone."""
+        here = self.slice(int(np.clip(round(self.z_at(height)), 0, len(self.label) - 1)))
+        return here.piece_of(side).side if here.pieces else side
+
     def slice(self, z: int) -> LungSlice:
         """The lung in a slice; computed once."""
         if z not in self._slices:

@@ -20,6 +20,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 
 MIN_VOXELS = 4  # smaller components are stray voxels of the annotation
 _CASCADE = (("rotate", 0.9), ("scale", 0.7), ("dilate", 0.5))
+_SQUARE = 1e-3  # difference of height and width up to which a pixel is a square with rounding errors
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Transform:
 
     Attributes:
         mirror: whether the lesion is mirrored left-right.
-        angle: of the in-plane rotation, in degrees.
+        angle: of the in-plane rotation in the patient, in degrees.
         scale: factor along y and x, and along z for lesions of several slices.
         dilation: in plane, in pixels.
     """
@@ -168,36 +169,60 @@ def spacing_ratio(lesion: Lesion, spacing: Sequence[float], slices: int) -> np.n
     return ratio
 
 
-def warp(mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray = (1, 1, 1)) -> WarpedLesion:
+def pixel_aspect(spacing: Sequence[float]) -> float:
+    """Height of the pixels of a (z, y, x) spacing divided by their width."""
+    aspect = float(spacing[1]) / float(spacing[2])
+    return 1.0 if abs(aspect - 1) < _SQUARE else aspect
+
+
+def warp(
+    mask: np.ndarray,
+    transform: Transform,
+    ratio: Sequence[float] | np.ndarray = (1, 1, 1),
+    spacing: Sequence[float] = (1, 1, 1),
+) -> WarpedLesion:
     """Applies a transform to the mask of a lesion.
 
     Args:
         mask: (z, y, x) bool.
         transform: from ``draw_transform``.
         ratio: (z, y, x) spacing of the donor case divided by the spacing of the host (``spacing_ratio``).
+        spacing: (z, y, x) of the host in mm; only the shape of its pixels matters.
     """
-    matrix, offset, shape, grow = resample_geometry(mask, transform, ratio)
+    matrix, offset, shape, grow = resample_geometry(mask, transform, ratio, spacing)
     moved = grow(mask)
     box = box_of(moved)
     return WarpedLesion(moved[box], box, matrix, offset, shape)
 
 
 def cannot_fit(
-    mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray, shape: Sequence[int]
+    mask: np.ndarray,
+    transform: Transform,
+    ratio: Sequence[float] | np.ndarray,
+    shape: Sequence[int],
+    spacing: Sequence[float] = (1, 1, 1),
 ) -> bool:
     """Whether a transformed lesion is larger than a (z, y, x) shape, whatever its angle; it takes no memory to know.
 
     A box's longer side is at least 1 / √2 of the lesion's length, and interpolation takes less than 4 pixels off it.
+    ``spacing`` is that of ``warp``.
     """
     depth = len(mask) * ratio[0] * (transform.scale if len(mask) > 1 else 1.0)
-    length = transform.scale * max(n * part for n, part in zip(mask.shape[1:], ratio[1:], strict=True))
-    return round(depth) > shape[0] or length / math.sqrt(2) - 4 > max(shape[1:])
+    units = (pixel_aspect(spacing), 1.0)  # height and width of a pixel
+    parts = zip(mask.shape[1:], ratio[1:], units, strict=True)
+    length = transform.scale * max(n * part * unit for n, part, unit in parts)
+    return round(depth) > shape[0] or all(
+        length / math.sqrt(2) / unit - 4 > n for n, unit in zip(shape[1:], units, strict=True)
+    )
 
 
 def resample_geometry(
-    mask: np.ndarray, transform: Transform, ratio: Sequence[float] | np.ndarray
+    mask: np.ndarray,
+    transform: Transform,
+    ratio: Sequence[float] | np.ndarray,
+    spacing: Sequence[float] = (1, 1, 1),
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int], Callable[[np.ndarray], np.ndarray]]:
-    """How a transform maps the voxels in the bounding box of a lesion.
+    """How a transform maps the voxels in the bounding box of a lesion; the arguments are those of ``warp``.
 
     Returns:
         ``matrix`` and ``offset`` for ``scipy.ndimage.affine_transform`` (from output to input voxels, after mirroring);
@@ -209,12 +234,14 @@ def resample_geometry(
     moves = bool(transform.angle) or not np.allclose(factors, 1)
     matrix, offset, shape = np.eye(3), np.zeros(3), mask.shape
     if moves:
-        reach = int(np.ceil(np.hypot(*(np.array(mask.shape[1:]) * factors[1:])))) + 2
-        odd = [(reach - round(n * factor)) % 2 for n, factor in zip(mask.shape[1:], factors[1:], strict=True)]
-        shape = (max(1, round(len(mask) * factors[0])), reach + odd[0], reach + odd[1])  # centred on whole voxels
+        aspect, size = pixel_aspect(spacing), np.array(mask.shape[1:]) * factors[1:]
+        diagonal = (np.hypot(size[0], size[1] / aspect), np.hypot(size[0] * aspect, size[1]))  # in pixels along y and x
+        reach = [int(np.ceil(length)) + 2 for length in diagonal]
+        reach = [length + (length - round(n)) % 2 for length, n in zip(reach, size, strict=True)]
+        shape = (max(1, round(len(mask) * factors[0])), reach[0], reach[1])  # centred on whole voxels
         angle = math.radians(transform.angle)
         cos, sin = math.cos(angle), math.sin(angle)  # numpy's differ between processors
-        turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        turn = np.array([[1, 0, 0], [0, cos, -sin / aspect], [0, sin * aspect, cos]])  # in the patient, not in pixels
         matrix = np.diag(1 / factors) @ turn
         offset = (np.array(mask.shape) - 1) / 2 - matrix @ ((np.array(shape) - 1) / 2)
 

@@ -48,7 +48,7 @@ def apply_operations(
     for operation in operations:
         lesion = lesion_of(operation, lesions)
         ratio = spacing_ratio(lesion, spacing, len(label))
-        warped = warp(lesion.mask, operation.transform, ratio)
+        warped = warp(lesion.mask, operation.transform, ratio, spacing)
         value = roles.values[operation.pathology]
         if pasted is None or read_image is None:
             paste(new_label, warped.mask, operation.place, value, roles)
@@ -56,7 +56,7 @@ def apply_operations(
         inside = lesion.texture
         if operation.lung is not None and read_label is not None:  # whatever else lies in the outline is not pasted
             inside = inside & roles.is_normal(read_label(lesion.case)[lesion.box])
-        texture = _texture(operation, lesion, inside, warped, ratio, read_image)
+        texture = _texture(operation, lesion, inside, warped, ratio, spacing, read_image)
         window, part = window_with_room(operation.place, warped.mask.shape, label.shape)
         free = roles.is_normal(new_label[window])
         paste(new_label, warped.mask, operation.place, value, roles)
@@ -71,11 +71,12 @@ def _texture(
     inside: np.ndarray,
     warped: WarpedLesion,
     ratio: np.ndarray,
+    spacing: Sequence[float],
     read_image: Callable[[str], np.ndarray],
 ) -> np.ndarray:
     """The texture of an operation's lesion, from the voxels ``inside`` its box, transformed like its mask."""
     donor = np.asarray(read_image(lesion.case)[(slice(None), *lesion.box)])
-    return moved_texture(donor, inside, operation.transform, ratio, warped, ROOM)
+    return moved_texture(donor, inside, operation.transform, ratio, warped, ROOM, spacing)
 
 
 def lesion_of(operation: Operation, lesions: dict[str, list[Lesion]]) -> Lesion:

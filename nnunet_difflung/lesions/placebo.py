@@ -103,9 +103,10 @@ def _add_notes(plan: Plan, wanted: int) -> None:
 def lung_piece(lesion: Lesion, source: LungSource) -> Lesion:
     """Normal lung in the outline of a lesion, as if it were a lesion of the case that it is cut from.
 
-    Its mask is the outline in the voxels of that case; it is the lesion's own where both cases have the same spacing.
+    Its mask is the outline in the voxels of that case, scaled; it is the lesion's own where both cases have the same
+    spacing and the scale is 1.
     """
-    mask = warp(lesion.mask, Transform(), spacing_ratio(lesion, source.spacing, source.slices)).mask
+    mask = warp(lesion.mask, Transform(scale=source.scale), spacing_ratio(lesion, source.spacing, source.slices)).mask
     return replace(lesion, case=source.case, mask=mask, spacing=source.spacing, start=source.start, source=None)
 
 
@@ -171,7 +172,10 @@ class _PlaceboPlanner:
         free, lung = self.roles.is_normal(label), Lung(label, self.roles, host.spacing, host.counts)
         normal, operations = free.copy(), []
         for of_model in _outlines(model):
-            find = self._finder(self._site(model, of_model) if self.follows else None, lung, rng)
+            site = self._site(model, of_model) if self.follows else None
+            if site is not None and lung.side_at(site.height, site.side) != site.side:  # only the other lung is there
+                of_model = _mirrored(of_model)
+            find = self._finder(site, lung, rng)
             operation = self._place(of_model, host, free, normal, len(model.slices), rng, find)
             if operation is not None:
                 operations.append(operation)
@@ -187,30 +191,52 @@ class _PlaceboPlanner:
         rng: np.random.Generator,
         find: Callable[[np.ndarray, np.ndarray], Place | None],
     ) -> Operation | None:
-        """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``."""
-        lesion = real_lesion(model, self.lesions)
-        source = next(self._sources(lesion, host, rng), None)
-        if source is None:
-            return None
-        piece, allowed = lung_piece(lesion, source), free
-        if source.case == host.identifier:  # lung must not be pasted over itself
-            allowed = free.copy()
-            allowed[piece.box] = False
-        touched, transform = np.flatnonzero((free != normal).any((1, 2))), model.transform
+        """Finds normal lung for an operation's outline and a place in the host, which is taken from ``free``.
+
+        Where the lesion fits into normal lung in no case, the planned outline may, if it is smaller.
+        """
+        lesion, transform = real_lesion(model, self.lesions), model.transform
+        whole = next(self._sources(lesion, host, rng), None)
+        touched = np.flatnonzero((free != normal).any((1, 2)))
         for _ in range(4):
-            ratio = spacing_ratio(piece, host.spacing, host.shape[0])
-            fits = not cannot_fit(piece.mask, transform, ratio, host.shape)
-            mask = warp(piece.mask, transform, ratio).mask if fits else np.zeros((0, 0, 0), bool)
-            for choice in _within(allowed, touched, slices) if mask.any() else ():
-                place = find(mask, choice)
-                if place is None or len({*touched, *range(place[0], place[0] + len(mask))}) > slices:
-                    continue
-                window = free[window_at(place, mask.shape)]
-                voxels = int((mask & window).sum())
-                window[mask] = False
-                return replace(model, transform=transform, place=place, voxels=voxels, lung=source)
+            source, moved = whole, transform
+            if source is None and transform.scale < 1:
+                source = next(self._sources(lesion, host, rng, transform.scale), None)
+                moved = replace(transform, scale=1.0)
+            if source is not None:
+                piece = lung_piece(lesion, source)
+                place, mask = self._fit(piece, moved, host, free, touched, slices, find)
+                if place is not None:
+                    window = free[window_at(place, mask.shape)]
+                    voxels = int((mask & window).sum())
+                    window[mask] = False
+                    return replace(model, transform=moved, place=place, voxels=voxels, lung=source)
             transform = replace(transform, scale=transform.scale * _SHRINK, dilation=0)
         return None
+
+    @staticmethod
+    def _fit(
+        piece: Lesion,
+        transform: Transform,
+        host: CaseFacts,
+        free: np.ndarray,
+        touched: np.ndarray,
+        slices: int,
+        find: Callable[[np.ndarray, np.ndarray], Place | None],
+    ) -> tuple[Place | None, np.ndarray]:
+        """A place for a piece of normal lung in a host, None if there is none in so many slices; and its mask there."""
+        allowed = free
+        if piece.case == host.identifier:  # lung must not be pasted over itself
+            allowed = free.copy()
+            allowed[piece.box] = False
+        ratio = spacing_ratio(piece, host.spacing, host.shape[0])
+        fits = not cannot_fit(piece.mask, transform, ratio, host.shape, host.spacing)
+        mask = warp(piece.mask, transform, ratio, host.spacing).mask if fits else np.zeros((0, 0, 0), bool)
+        for choice in _within(allowed, touched, slices) if mask.any() else ():
+            place = find(mask, choice)
+            if place is not None and len({*touched, *range(place[0], place[0] + len(mask))}) <= slices:
+                return place, mask
+        return None, mask
 
     def _finder(
         self, site: Site | None, lung: Lung, rng: np.random.Generator
@@ -229,31 +255,39 @@ class _PlaceboPlanner:
         """Where a planned lesion lies in its host's lung."""
         host, label = self.facts[model.host], self.read_label(model.host)
         lesion = real_lesion(operation, self.lesions)
-        mask = warp(lesion.mask, operation.transform, spacing_ratio(lesion, host.spacing, host.shape[0])).mask
+        ratio = spacing_ratio(lesion, host.spacing, host.shape[0])
+        mask = warp(lesion.mask, operation.transform, ratio, host.spacing).mask
         lung = Lung(label, self.roles, host.spacing, host.counts)
         mask, place = inside_image(mask, operation.place, label.shape)
         inside = mask & lung.is_lung[label[window_at(place, mask.shape)]]
         return lung.site(inside if inside.any() else mask, place)
 
-    def _sources(self, lesion: Lesion, host: CaseFacts, rng: np.random.Generator) -> Iterator[LungSource]:
-        """Places where the outline of a lesion lies in normal lung: in other cases first, then in the host."""
+    def _sources(
+        self, lesion: Lesion, host: CaseFacts, rng: np.random.Generator, scale: float = 1.0
+    ) -> Iterator[LungSource]:
+        """Places where the scaled outline of a lesion lies in normal lung: in other cases first, then in the host."""
         others = [case for case in self.cases if case is not host]
         drawn = [others[i] for i in rng.permutation(len(others))]
-        least = lesion.voxels / len(lesion.mask) / 2  # normal lung that some slice must have; a quick test
+        least = scale**2 * lesion.voxels / len(lesion.mask) / 2  # normal lung that some slice must have; a quick test
         drawn = [case for case in drawn if max(self.roles.normal_voxels(case.counts), default=0) >= least]
         for case in [*drawn[:_SOURCES], host]:
-            outline = lung_piece(lesion, LungSource(case.identifier, (0, 0, 0), case.spacing, case.shape[0])).mask
+            source = LungSource(case.identifier, (0, 0, 0), case.spacing, case.shape[0], scale)
+            outline = lung_piece(lesion, source).mask
             normal = self.roles.is_normal(self.read_label(case.identifier))
             place = find_place(outline, normal, rng) if outline.any() else None
             if place is not None:
                 z, y, x = map(float, case.spacing)
-                yield LungSource(case.identifier, place, (z, y, x), case.shape[0])
+                yield replace(source, start=place, spacing=(z, y, x))
 
 
 def _outlines(model: PlannedCase) -> list[Operation]:
     """The operations whose outlines a placebo case has: a lesion and what surrounds it are one."""
     inner = {(op.around, op.donor, op.component) for op in model.operations if op.around}
     return [op for op in model.operations if (op.pathology, op.donor, op.component) not in inner or op.around]
+
+
+def _mirrored(operation: Operation) -> Operation:
+    return replace(operation, transform=replace(operation.transform, mirror=not operation.transform.mirror))
 
 
 def _within(free: np.ndarray, touched: np.ndarray, slices: int) -> Iterator[np.ndarray]:

@@ -18,12 +18,14 @@ class LungSource:
         start: (z, y, x) of the first voxel of the outline in that case.
         spacing: (z, y, x) of the case in mm; the outline has the lesion's size in mm.
         slices: of the case.
+        scale: factor of the outline; below 1 where it is cut out smaller, since the planned one is.
     """
 
     case: str
     start: tuple[int, int, int]
     spacing: tuple[float, float, float]
     slices: int
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Operation:
         record = {key: value for key, value in asdict(self).items() if key not in ("lung", "around") or value}
         if self.lung is not None:
             del record["lung"]["slices"]
+            if self.lung.scale == 1:  # as earlier versions wrote it
+                del record["lung"]["scale"]
         return record
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from nnunet_difflung.lesions.placement import fitting
 
 INSIDE = 0.9  # share of a lesion inside the lung that must be free
 INSIDE_AT_PLEURA = 0.7  # the same of one that touches the pleura, which cuts it off
-_TRIES = 4  # positions along z
+_STEP = 2.5  # mm between the positions along z that are tried
 _AWAY = 12.0  # mm; this far from the wanted place, or a difference by one of the next three, costs 1
 _DEPTH = 8.0  # mm
 _CONTACT = 0.08  # share of the outline
@@ -34,6 +34,8 @@ class Found:
 def most_alike(mask: np.ndarray, wanted: Site, lung: Lung, free: np.ndarray, slices: np.ndarray) -> Found | None:
     """The position of a lesion that is most like a place; None if it fits nowhere.
 
+    Along z it is sought every few mm, as far away as the distance alone costs no more than ``FAR``.
+
     Args:
         mask: (z, y, x) bool lesion.
         wanted: where it should lie.
@@ -49,14 +51,23 @@ def most_alike(mask: np.ndarray, wanted: Site, lung: Lung, free: np.ndarray, sli
     ideal = lung.z_at(wanted.height) - middle
     starts = [z for z in range(room[0] + 1) if slices[z : z + len(mask)].all()]
     best = None
-    for z in sorted(starts, key=lambda z: abs(z - ideal))[:_TRIES]:
+    for z in _spread(starts, ideal, round(_STEP / lung.spacing[0])):
         along = ((z - ideal) * lung.spacing[0] / _AWAY) ** 2 if len(free) > 1 else 0.0
-        if best is not None and along >= best.cost:
+        if along > FAR or (best is not None and along >= best.cost):
             break
         found = _in_slices(mask, wanted, lung, free, z, z + round(middle), enough)
         if found is not None and (best is None or found.cost + along < best.cost):
             best = Found(found.place, found.cost + along)
     return best
+
+
+def _spread(starts: Sequence[int], ideal: float, apart: int) -> Iterator[int]:
+    """Positions along z, the one nearest to the ideal first, of which no two are less than so many slices apart."""
+    tried: list[int] = []
+    for z in sorted(starts, key=lambda z: abs(z - ideal)):
+        if all(abs(z - other) >= apart for other in tried):
+            tried.append(z)
+            yield z
 
 
 def _in_slices(

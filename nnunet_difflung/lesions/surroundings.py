@@ -89,7 +89,12 @@ def real_lesion(operation: Operation, lesions: Mapping[str, Sequence[Lesion]]) -
 
 
 def place_around(
-    part: Lesion, lesion: Lesion, transform: Transform, ratio: np.ndarray, place: Sequence[int]
+    part: Lesion,
+    lesion: Lesion,
+    transform: Transform,
+    ratio: np.ndarray,
+    place: Sequence[int],
+    spacing: Sequence[float] = (1, 1, 1),
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Where what surrounds a lesion comes to lie with it.
 
@@ -99,11 +104,12 @@ def place_around(
         transform: of both.
         ratio: (z, y, x) spacing of the donor divided by that of the host.
         place: (z, y, x) of the first voxel of the transformed lesion in the host.
+        spacing: (z, y, x) of the host in mm, as for ``masks.warp``.
 
     Returns:
         (z, y, x) bool, the transformed part, and its first voxel in the host, which may lie outside.
     """
-    of_lesion, of_part = (warp(each.mask, transform, ratio) for each in (lesion, part))
+    of_lesion, of_part = (warp(each.mask, transform, ratio, spacing) for each in (lesion, part))
     middle = _start(lesion, transform) + (np.array(lesion.mask.shape) - 1) / 2
     first = np.array(place) + _in_box(of_lesion, transform, middle - _start(lesion, transform))
     first = np.round(first - _in_box(of_part, transform, middle - _start(part, transform)) + 1e-6).astype(int)

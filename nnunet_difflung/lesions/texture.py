@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.lesions.masks import Transform, WarpedLesion
+from nnunet_difflung.lesions.masks import Transform, WarpedLesion, pixel_aspect
 
 EDGE = 1.0  # pixels outside the outline of a lesion over which it fades into its host
 ROOM = int(np.ceil(EDGE)) + 1  # pixels of texture that are needed around a lesion
@@ -45,6 +45,7 @@ def moved_texture(
     ratio: Sequence[float] | np.ndarray,
     warped: WarpedLesion,
     room: int,
+    spacing: Sequence[float] = (1, 1, 1),
 ) -> np.ndarray:
     """The texture of a lesion, rotated, scaled and extended exactly like its mask in ``masks.warp``.
 
@@ -57,13 +58,15 @@ def moved_texture(
         ratio: (z, y, x) spacing of the donor divided by the spacing of the host.
         warped: the transformed mask; not empty.
         room: pixels of continued texture on each side of the warped mask, along y and x.
+        spacing: (z, y, x) of the host in mm, as for ``masks.warp``.
 
     Returns:
         (c, z, y + 2·room, x + 2·room) float32; each channel stays in its range of values in the lesion.
     """
     matrix, shape = warped.matrix, warped.shape
-    reach = room + transform.dilation + 2
-    pad = int(np.ceil(reach / min(1.0, *(axis_ratio * transform.scale for axis_ratio in ratio[1:])))) + 2
+    reach, aspect = room + transform.dilation + 2, pixel_aspect(spacing)
+    stretch = max(aspect, 1 / aspect) if transform.angle else 1.0  # the longer side of a pixel may lie across
+    pad = int(np.ceil(reach * stretch / min(1.0, *(axis_ratio * transform.scale for axis_ratio in ratio[1:])))) + 2
     padded = np.pad(mask[..., ::-1] if transform.mirror else mask, [(0, 0), (pad, pad), (pad, pad)])
     values = image[..., ::-1] if transform.mirror else image
     values = fill_outside(np.pad(values.astype(np.float32), [(0, 0), (0, 0), (pad, pad), (pad, pad)]), padded)

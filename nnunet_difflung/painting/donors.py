@@ -70,7 +70,7 @@ def find_donors(
     for number, operation in enumerate(planned.operations):
         lesion = lesion_of(operation, lesions)
         ratio = spacing_ratio(lesion, spacing, cache.facts[planned.host].shape[0])
-        mask = warp(lesion.mask, operation.transform, ratio).mask
+        mask = warp(lesion.mask, operation.transform, ratio, spacing).mask
         depth = len(mask)
         mask, (bottom, top, left) = inside_image(mask, operation.place, cache.facts[planned.host].shape)
         cut = bottom - operation.place[0]  # layers below the image

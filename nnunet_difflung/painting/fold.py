@@ -17,7 +17,7 @@ from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.dataset.writing import lies_as_source, place_of
 from nnunet_difflung.generator.card import CARD, read_card
 from nnunet_difflung.generator.training import FoldData
-from nnunet_difflung.lesions.masks import Lesion
+from nnunet_difflung.lesions.masks import Lesion, pixel_aspect
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
 from nnunet_difflung.painting.styles import ClassStyles, styles_of
@@ -121,6 +121,8 @@ class Fold:
         depends += [self.relations.as_record()] if self.relations else []
         if self.settings.sampling.candidates > 1:
             depends.append(self.segmenter_data.digest(self.segmenter_config))
+        if self._turned_in_mm:
+            depends.append("lesions are turned in mm")
         if len(self.raw.roles.normal) > 1:  # earlier versions had one, which the plan tells
             depends.append(self.raw.roles.normal)
         return hashlib.sha256(json_bytes(depends)).hexdigest()[:8]
@@ -162,11 +164,11 @@ class Fold:
     def _endings(self) -> list[str]:
         """How the name of the work folder may end: today, and in earlier versions.
 
-        The first of these had no key, and did not keep relations between channels; the names of later ones did not
-        depend on headers.
+        The first of these had no key, did not keep relations between channels, and turned lesions in pixels; the names
+        of later ones did not depend on headers.
         """
         endings = [self._place, self.key]
-        return endings if self.relations else [*endings, self._former_key]
+        return endings if self.relations or self._turned_in_mm else [*endings, self._former_key]
 
     @cached_property
     def _place(self) -> str:
@@ -175,6 +177,11 @@ class Fold:
         hosts = sorted({planned.host for planned in self.plan.cases})
         places = {host: place_of(self.raw.cases[host].images[0], self.raw.reader) for host in hosts}
         return hashlib.sha256(json_bytes([self.key, spacing, places])).hexdigest()[:8]
+
+    @property
+    def _turned_in_mm(self) -> bool:
+        """Whether turning lesions in mm, as earlier versions did not, makes a difference: pixels are not square."""
+        return any(pixel_aspect(case.spacing) != 1 for case in self.facts.values())
 
     @cached_property
     def _former_key(self) -> str:

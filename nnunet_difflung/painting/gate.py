@@ -392,22 +392,21 @@ def with_unpainted(quality: dict[str, dict], unpainted: dict[str, dict]) -> dict
 
 
 def pooled(rows: Sequence[dict[str, dict]]) -> dict[str, dict]:
-    """Voxel-weighted bias and mean distance of each class over several cases.
+    """Mean bias, distance and standard deviation of each class over several cases, each of which counts once.
 
     With several channels these are of one, the ``channel`` in which the class differs most from the real one.
     """
     summary = {}
     for name in sorted({name for row in rows for name in row}):
         cases = [row[name] for row in rows if name in row]
-        weights, number = [row["voxels"] for row in cases], _most_different(cases)
+        number = _most_different(cases)
         shown = cases if number is None else [row["channels"][number] for row in cases]
-        bias = float(np.average([row["bias"] for row in shown], weights=weights))
         ratios = [row["sd_ratio"] for row in shown]
         summary[name] = {
             "cases": len(cases),
-            "bias": rounded(bias),
+            "bias": rounded(float(np.mean([r["bias"] for r in shown]))),
             "wasserstein": rounded(float(np.mean([r["wasserstein"] for r in shown]))),
-            "sd_ratio": None if None in ratios else round(float(np.average(ratios, weights=weights)), 3),
+            "sd_ratio": None if None in ratios else round(float(np.mean(ratios)), 3),
             "passing": sum(r["passes"] for r in cases),
             **({} if number is None else {"channel": number}),
         }

@@ -7,6 +7,9 @@ lesion's class count. The same figure of real lesions against slices of other pa
 Rotated copies are not searched for, since training only mirrors the slices.
 
 The same number of voxels counts in every patch, since the highest of many correlations depends on that number.
+
+The 99th percentile of a few real lesions is about the highest of them, which more than 1 % of further lesions exceed.
+And a painted lesion is compared with all patients, a real one with all others. ``expected_share`` allows for both.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from nnunet_difflung.runtime.parallel import bar
 _BANK = 200_000  # maximum number of training patches kept of a class: 65 MB for each channel
 _REGIONS = 300  # maximum number of real regions measured of a class
 _FEW = 10  # minimum number of real regions for a 99th percentile
+_CHANCE = 0.01  # that as many cases lie above it if painted lesions are as unlike as patients are to each other
 
 
 def real_to_real(
@@ -64,7 +68,8 @@ def real_to_real(
         if bank is not None:
             real = _real_figures(cache, bank, patients, empty, rng, progress)
             p99 = float(np.percentile(real, 99)) if len(real) >= _FEW else None
-            classes[name] = replace(bank, real=real, real_p99=p99)
+            of_class = len({patients[identifier] for identifier, _ in bank.slices})
+            classes[name] = replace(bank, real=real, real_p99=p99, patients=of_class)
     return MemorisationReference(bounds, grain, classes)
 
 
@@ -144,8 +149,8 @@ def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
     """Summarises the results of ``nearest`` over several cases.
 
     Returns:
-        class → number of measured cases, their mean similarity, and the share above the 99th percentile of real regions
-        (None if there is no such percentile).
+        class → number of measured cases, their mean similarity, the share above the 99th percentile of real regions
+        (None if there is no such percentile), and what ``expected_share`` depends on.
     """
     measured: dict[str, list[dict]] = {}
     for row in rows:
@@ -162,5 +167,43 @@ def summarise(rows: Iterable[Mapping[str, dict | None]]) -> dict[str, dict]:
             "share_above_real_p99": round(float(np.mean(verdicts)), 4) if verdicts else None,
             "real_regions": entries[0]["real_regions"] if entries else None,
             "searched": entries[0]["searched"] if entries else None,
+            "patients": entries[0].get("patients") if entries else None,  # an earlier version did not record it
         }
     return summary
+
+
+def expected_share(row: Mapping) -> float:
+    """The share of cases expected above the 99th percentile of real regions if nothing was copied.
+
+    Args:
+        row: of a class, from ``summarise``, with a ``share_above_real_p99``.
+    """
+    above, below = _exceeding(row)
+    return above / (above + below)
+
+
+def fewest_suspicious(row: Mapping) -> int:
+    """The smallest number of cases above that percentile that is beyond chance; it may be more than there are cases.
+
+    Args:
+        row: as for ``expected_share``.
+    """
+    from scipy.stats import betabinom  # importing it takes a second, which commands that end early save
+
+    return int(betabinom.isf(_CHANCE, row["cases"], *_exceeding(row))) + 1
+
+
+def is_suspicious(row: Mapping) -> bool:
+    """Whether more cases lie above that percentile than by chance; see ``fewest_suspicious``."""
+    return round(row["share_above_real_p99"] * row["cases"]) >= fewest_suspicious(row)
+
+
+def _exceeding(row: Mapping) -> tuple[float, float]:
+    """Parameters of the beta distribution of the share of further lesions above the 99th percentile of n real ones.
+
+    It is that of the share above the value with rank 1 + 0.99 (n − 1). A painted lesion is compared with all patients
+    instead of all but one, so it has as many more chances to exceed it.
+    """
+    regions, patients = row["real_regions"], row.get("patients") or 0
+    rank = 1 + 0.99 * (regions - 1)
+    return regions + 1 - rank, rank * (patients - 1) / patients if patients > 1 else rank

@@ -37,6 +37,7 @@ class ClassBank:
             close to the highest value.
         searched: share of the training voxels of the class that have a patch.
         textured: number of channels with any texture in the patches.
+        patients: number of patients whom the patches come from.
     """
 
     value: int
@@ -47,6 +48,7 @@ class ClassBank:
     real_p99: float | None
     searched: float = 1.0
     textured: int = 1
+    patients: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def compare_region(
         "patches": len(best),
         "real_regions": len(bank.real),
         "searched": round(bank.searched, 4),
+        "patients": bank.patients,
     }
 
 

@@ -85,9 +85,8 @@ def judge_continuity(rows: Sequence[dict], references: Sequence[RealContinuity],
             else:
                 parts = [part | {figure: part[figure] / own} for part in parts]
                 accepted = _ratio_range([value / own for value in patients], 1.0)
-            weight = "ends" if figure == "end_step" else "pairs"
-            weighted = [{figure: part[figure], "voxels": part[weight]} for part in parts]
-            verdicts.append(_verdict(figure, channel, weighted, accepted) | {"patients": len(patients)})
+            weights = [part["ends" if figure == "end_step" else "pairs"] for part in parts]
+            verdicts.append(_verdict(figure, channel, parts, accepted, weights) | {"patients": len(patients)})
     return verdicts
 
 
@@ -166,9 +165,19 @@ def _of_channel(parts: Sequence[dict], reference: ChannelReference, channel: int
     return [verdict | {"patients": len(reference.bias_of_patients)} for verdict in verdicts]
 
 
-def _verdict(figure: str, channel: int | None, rows: Sequence[dict], accepted: tuple[float, float] | None) -> dict:
-    """The mean of a figure over cases, weighted by their voxels, and whether it lies in the range of real patients."""
-    value = float(np.average([row[figure] for row in rows], weights=[row["voxels"] for row in rows]))
+def _verdict(
+    figure: str,
+    channel: int | None,
+    rows: Sequence[dict],
+    accepted: tuple[float, float] | None,
+    weights: Sequence[int] | None = None,
+) -> dict:
+    """The mean of a figure over cases, and whether it lies in the range of real patients.
+
+    Without weights each case counts once, as each patient does in the range: large lesions have other figures than
+    small ones, whose edge is most of them.
+    """
+    value = float(np.average([row[figure] for row in rows], weights=weights))
     low, high = accepted or (None, None)
     return {
         "figure": figure,

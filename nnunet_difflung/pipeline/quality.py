@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from nnunet_difflung.dataset.channels import named
-from nnunet_difflung.dataset.reading import is_ct
 from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
@@ -26,7 +25,11 @@ _FIGURES = {  # figure → its name, what follows its value, and the value's for
 
 
 def describe_quality(
-    quality: dict[str, dict], verdicts: dict[str, dict], channels: Sequence[str] = (), unjudged: Sequence[int] = ()
+    quality: dict[str, dict],
+    verdicts: dict[str, dict],
+    channels: Sequence[str] = (),
+    unjudged: Sequence[int] = (),
+    in_hu: Collection[int] = (),
 ) -> list[str]:
     """Lines about each class of a fold: its cases, the unpainted hosts, and the figures of all cases together.
 
@@ -35,6 +38,7 @@ def describe_quality(
         verdicts: ``SynthesisResult.verdicts``.
         channels: names of the channels.
         unjudged: numbers of the channels whose values are not painted but set.
+        in_hu: numbers of the channels that hold HU.
     """
     lines = []
     if unjudged:
@@ -42,7 +46,7 @@ def describe_quality(
     for name in sorted({*quality, *verdicts}):
         if name in quality:  # it is not if none of the class's cases was kept
             row = quality[name]
-            lines.append(f"  {name:<20}{_differing(row, channels)}   {_passing(row, verdicts.get(name))}")
+            lines.append(f"  {name:<20}{_differing(row, channels, in_hu)}   {_passing(row, verdicts.get(name))}")
         if name in verdicts:
             lines += _unpainted(name, verdicts[name])
             lines += _pooled(name, verdicts[name]["pooled"])
@@ -50,10 +54,10 @@ def describe_quality(
     return lines
 
 
-def _differing(row: dict, channels: Sequence[str]) -> str:
-    """Bias and distance of a class, in HU for CT, and the channel that they are of, if there are several."""
+def _differing(row: dict, channels: Sequence[str], in_hu: Collection[int]) -> str:
+    """Bias and distance of a class, in HU where that is the unit, and the channel they are of if there are several."""
     number = row.get("channel", 0)
-    unit = " HU" if channels and is_ct(channels[number]) else ""
+    unit = " HU" if number in in_hu else ""
     bias, distance = (
         f"{value:{sign}{width}.1f}" if unit or abs(value) >= 1 else f"{value:{sign}{width}.3g}"
         for value, sign, width in ((row["bias"], "+", 8), (row["wasserstein"], "", 7))
@@ -62,12 +66,13 @@ def _differing(row: dict, channels: Sequence[str]) -> str:
     return f"bias {bias}{unit}   Wasserstein distance {distance}{unit}{of}"
 
 
-def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
+def describe_placebo(placebo: dict, channels: Sequence[str] = (), in_hu: Collection[int] = ()) -> list[str]:
     """Lines about the placebo cases of a fold; none without placebo cases.
 
     Args:
         placebo: ``SynthesisResult.placebo``.
         channels: names of the channels.
+        in_hu: numbers of the channels that hold HU.
     """
     if not placebo:
         return []
@@ -83,8 +88,8 @@ def describe_placebo(placebo: dict, channels: Sequence[str] = ()) -> list[str]:
     row = placebo["quality"]
     if row:
         lines.append(
-            f"  {'placebo':<20}{_differing(row, channels)}   {row['passing']} of {row['cases']} cases look like normal "
-            "lung of the training cases"
+            f"  {'placebo':<20}{_differing(row, channels, in_hu)}   {row['passing']} of {row['cases']} cases look like "
+            "normal lung of the training cases"
         )
     return lines + describe_seam("placebo", placebo.get("seam", ()))
 

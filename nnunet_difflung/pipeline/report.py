@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit
+from nnunet_difflung.dataset.hu_check import channels_in_hu
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.generator.batches import share_of_each
@@ -14,6 +15,7 @@ from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.painting.fold import Fold
+from nnunet_difflung.painting.memorisation import expected_share, is_suspicious
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.found import report_injected
@@ -104,20 +106,27 @@ def describe_result(fold: Fold, result: SynthesisResult) -> str:
         f"{result.repainted} repainted"
     ]
     channels, unjudged = fold.raw.channels, set_by_rule(fold.relations)
+    in_hu = channels_in_hu(fold.raw, [facts.judged for facts in fold.cache.facts.values()])
     lines += describe_selection(result.selection)
-    lines += describe_quality(result.quality, result.verdicts, channels, unjudged)
-    lines += describe_placebo(result.placebo, channels)
+    lines += describe_quality(result.quality, result.verdicts, channels, unjudged, in_hu)
+    lines += describe_placebo(result.placebo, channels, in_hu)
     lines += differing(fold.plan.likeness)
-    for name, row in result.memorisation.items():
-        if row["share_above_real_p99"] is not None:
-            lines.append(
-                f"  {name:<20}{row['share_above_real_p99']:.0%} of the synthetic cases resemble a training slice "
-                f"more than 99 % of {row['real_regions']} real lesions resemble another patient's slice (mean "
-                f"correlation {row['mean']:.2f})"
-            )
+    lines += [
+        _resemblance(name, row) for name, row in result.memorisation.items() if row["share_above_real_p99"] is not None
+    ]
     dropped = sorted(result.dropped.items())
     lines += collapsed(f"  dropped {identifier}: {faults(measured, channels)}" for identifier, measured in dropped)
     return "\n".join(lines)
+
+
+def _resemblance(name: str, row: dict) -> str:
+    """How many cases of a class are close to a training slice, and how many are expected to be by chance."""
+    suspicious = ", so this is more than chance explains" if is_suspicious(row) else ""
+    return (
+        f"  {name:<20}{row['share_above_real_p99']:.0%} of the synthetic cases resemble a training slice more than "
+        f"99 % of {row['real_regions']} real lesions resemble another patient's slice ({expected_share(row):.0%} are "
+        f"expected{suspicious}; mean correlation {row['mean']:.2f})"
+    )
 
 
 def next_commands(raw: RawDataset, configuration: str, method: str, folds: list[int | str], device: str) -> str:

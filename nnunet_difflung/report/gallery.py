@@ -13,6 +13,7 @@ from nnunet_difflung.evaluation.injected import (
     Scan,
     cases_of,
     painted_channel,
+    painted_window,
     read_injected,
     read_scan,
 )
@@ -107,8 +108,9 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
     areas: list[float] = []
     for identifier in real_cases(records, name, max(number, _VALUES), rng):
         scan = read_scan(records.raw, identifier)
+        painted = painted_window(records.runs[0], channel)
         looks = looks or Looks(
-            windows_of(is_ct(records.raw.channels[channel]), scan.image[channel]), roles.values, channel
+            windows_of(channel in records.in_hu, scan.image[channel], painted), roles.values, channel
         )
         voxels = scan.label == roles.values[name]
         _add_values(shown, "real", scan.image[channel][voxels], rng)
@@ -176,7 +178,8 @@ def _histogram(records: Records, name: str, channel: int, shown: _Class) -> Char
     values = {kind: np.concatenate([np.empty(0), *parts]) for kind, parts in shown.values.items()}
     everything = np.concatenate(list(values.values()))
     low, high = np.percentile(everything, [0.5, 99.5]) if everything.size else (0.0, 1.0)
-    unit = "HU" if is_ct(records.raw.channels[channel]) else records.raw.channels[channel]
+    called = records.raw.channels[channel]
+    unit = "HU" if channel in records.in_hu else "grey levels" if is_ct(called) else called
     bins = _bins(float(low), float(high))
     labelled = {
         ("normal lung of the same cases" if kind == "normal lung" else f"{kind} {name}"): (

@@ -11,11 +11,13 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.injected import has_new
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.render import write_page
+from nnunet_difflung.painting.memorisation import expected_share
 from nnunet_difflung.paths import dataset_id, results_folder
 from nnunet_difflung.pipeline.augment import REPORT
 from nnunet_difflung.pipeline.likeness import named, value_of
@@ -126,17 +128,13 @@ def _classes(records: Records) -> Iterator[Block]:
                 patients := len({records.raw.patients[i] for i, counts in records.voxels.items() if counts[name]}),
                 str(patients),
             ),
-            Value(made := sum(_has(case, name) for case in records.cases.values()), str(made)),
+            Value(made := sum(has_new(case, name) for case in records.cases.values()), str(made)),
         ]
         for name in records.raw.roles.lung
     ]
     yield Table(
         ["class", "real cases", "patients", "synthetic cases with new lesions"], rows, "All real cases of the dataset"
     )
-
-
-def _has(case: dict, name: str) -> bool:
-    return any(op["pathology"] == name for op in case.get("operations", ()))
 
 
 def _figures(records: Records) -> Iterator[Block]:
@@ -152,8 +150,8 @@ def _figures(records: Records) -> Iterator[Block]:
         return
     yield Table(["fold", "class", "figure", "painted", "range of real patients", "patients", "verdict"], rows)
     yield Text(
-        "Biases are in the image's unit (HU for CT). The range is where the mean of as many other patients would lie "
-        "(95 %); it says by how much patients differ, so a value inside it cannot be told from a real one by this "
+        "Biases are in the image's unit (HU for CT in HU). The range is where the mean of as many other patients would "
+        "lie (95 %); it says by how much patients differ, so a value inside it cannot be told from a real one by this "
         "figure.",
         fine=True,
     )
@@ -164,6 +162,7 @@ def _figures(records: Records) -> Iterator[Block]:
             name,
             Value(of["mean"], f"{of['mean']:.2f}"),
             Value(of["share_above_real_p99"], _share(of["share_above_real_p99"])),
+            _expected(of),
             Value(of["real_regions"], str(of["real_regions"])),
         ]
         for row in records.rows
@@ -172,10 +171,18 @@ def _figures(records: Records) -> Iterator[Block]:
     ]
     if copies:
         yield Table(
-            ["fold", "class", "mean correlation", "above the real 99th percentile", "real lesions"],
+            ["fold", "class", "mean correlation", "above the real 99th percentile", "expected", "real lesions"],
             copies,
             "Memorisation: highest correlation of a painted lesion with a training slice",
         )
+
+
+def _expected(of: dict) -> Cell:
+    """The share of cases that is expected above the 99th percentile of real lesions."""
+    if of["share_above_real_p99"] is None:
+        return "–"
+    share = expected_share(of)
+    return Value(share, _share(share))
 
 
 def _seams(records: Records) -> Iterator[Block]:

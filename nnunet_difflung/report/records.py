@@ -13,6 +13,7 @@ from nnunet_difflung.audit.audit import Audit, audit
 from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.evaluation.injected import in_hu
 from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import (
@@ -96,6 +97,11 @@ class Records:
     def training_cases(self) -> list[str]:
         """The real cases in the training part of the folds on record."""
         return sorted({i for row in self.rows for i in self.raw.training_cases(row["fold"])})
+
+    @cached_property
+    def in_hu(self) -> tuple[int, ...]:
+        """Numbers of the channels that hold HU."""
+        return in_hu(self.raw, self.training_cases[0])
 
     @cached_property
     def _numbers(self) -> dict[str, str]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from nnunet_difflung.lesions.likeness import LIMIT
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.pages.blocks import Light, State
+from nnunet_difflung.painting.memorisation import expected_share, fewest_suspicious, is_suspicious
 from nnunet_difflung.pipeline.likeness import named
 from nnunet_difflung.pipeline.quality import FEW, figure, meaning, span, value
 from nnunet_difflung.report.records import Records
 from nnunet_difflung.runtime.wording import counted
 
-_COPIES = 0.05  # share of cases above the 99th percentile of real ones; 1 % is expected
+_COPIES = 0.05  # share of cases that is beyond chance; if only larger ones are, the light says so
 _REACHED = 0.9  # of a target, which is then as good as reached
 _DROPPED = 0.25  # share of the planned cases
 
@@ -185,21 +186,31 @@ def _seams(records: Records) -> Iterator[Light]:
 
 def _copies(records: Records) -> Iterator[Light]:
     rows = [(row["fold"], name, of) for row in records.rows for name, of in row.get("memorisation", {}).items()]
-    known = [
-        (fold, name, of["share_above_real_p99"]) for fold, name, of in rows if of["share_above_real_p99"] is not None
+    known = [(fold, name, of) for fold, name, of in rows if of["share_above_real_p99"] is not None]
+    close = [
+        f"{name} in fold {fold}: {of['share_above_real_p99']:.0%} ({expected_share(of):.0%} expected)"
+        for fold, name, of in known
+        if is_suspicious(of)
     ]
-    close = [f"{name} in fold {fold}: {share:.0%}" for fold, name, share in known if share > _COPIES]
+    least = [fewest_suspicious(of) / of["cases"] for *_, of in known]  # share of the cases that is beyond chance
+    shown = [share for share in least if share <= 1]
     if close:
         yield Light(
             "look",
             "Copies",
-            "Synthetic cases that are closer to a training slice than 99 % of real lesions are to another patient's: "
-            f"{'; '.join(close)} (1 % is expected).",
+            "More synthetic cases than by chance are closer to a training slice than 99 % of real lesions are to "
+            f"another patient's: {'; '.join(close)}.",
         )
-    elif known:
-        yield Light("good", "Copies", "Painted lesions are no closer to training slices than patients to each other.")
+    elif shown:
+        said = "Painted lesions are no closer to training slices than patients to each other."
+        if max(shown) > _COPIES:
+            said = (
+                f"No copies were found; so few lesions or cases show them only from {max(shown):.0%} of the cases on."
+            )
+        yield Light("good", "Copies", said)
     elif rows:
-        yield Light("unknown", "Copies", "There are too few real lesions (ten are needed) to say what is close.")
+        text = "There are too few real lesions (ten are needed) or synthetic cases to say what is close."
+        yield Light("unknown", "Copies", text)
 
 
 def _images(records: Records) -> Iterator[Light]:

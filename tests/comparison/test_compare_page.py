@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,21 @@ from nnunet_difflung.comparison.page import comparison_page
 from nnunet_difflung.comparison.table2 import of_patients
 from nnunet_difflung.comparison.trainings import ARMS
 from nnunet_difflung.comparison.verdicts import rare_classes, shares, verdicts
-from nnunet_difflung.comparison.worst_patients import LEAST, PREDICTION, TRUTH, WIDEST, Worst, pictures_of
+from nnunet_difflung.comparison.worst_patients import (
+    LEAST,
+    PREDICTION,
+    TRUTH,
+    WIDEST,
+    Worst,
+    WorstPatients,
+    pictures_of,
+)
 from nnunet_difflung.dataset.orientation import AxialView
 from nnunet_difflung.pages.blocks import Gallery, Picture
 from nnunet_difflung.pages.render import as_html
+from nnunet_difflung.runtime.figures import LUNG_WINDOW
 from tests.comparison.test_progress import log
+from tests.pipeline.test_values import change, window
 from tests.support.browser import in_browser
 from tests.support.fake_trainings import write_trainings
 from tests.support.modes import mode, set_modes
@@ -257,6 +268,16 @@ def test_pictures_are_of_what_is_wrong_and_its_surroundings():
     assert max(whole.width, whole.height) <= WIDEST
     assert whole.millimetres == 1.0
     assert whole.note == f"{400 * 500 - 200} wrong voxels"
+
+
+@pytest.mark.parametrize(("grey_levels", "shown"), [(False, LUNG_WINDOW), (True, None)])
+def test_the_lung_window_is_that_of_hu_alone(dataset, grey_levels, shown):
+    if grey_levels:
+        change(dataset, window)
+    trainings = SimpleNamespace(dataset=dataset.name, predictions=None, results={"a": None}, arms=())
+    description = json.loads((dataset / "dataset.json").read_text())
+    image, _, of_values = WorstPatients(trainings, None, description, {})._image("lung_001_s00")
+    assert of_values == (shown or tuple(np.percentile(image, (0.5, 99.5))))
 
 
 # ---- size ----

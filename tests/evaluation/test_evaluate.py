@@ -32,7 +32,7 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.continuity import FIGURES
+from nnunet_difflung.painting.continuity import FIGURES, measured
 from nnunet_difflung.paths import cache_folder, results_folder
 from tests.support.generators import TINY
 from tests.support.tiny import make_dataset, set_paths, tree_hashes
@@ -527,6 +527,29 @@ def test_what_lies_one_above_the_other_is_compared_where_neighbours_are_painted(
     alone.add(first, first.image[None], seconds=0.1)
     alone.add(apart, first.image[None], seconds=0.1)
     assert "along_z" not in alone.row()
+
+
+def test_lesions_of_different_levels_are_compared_from_slice_to_slice_one_by_one():
+    rng, condition = np.random.default_rng(0), np.ones((4, 30, 30), np.uint8)
+    condition[:, 3:12, 3:12] = condition[:, 18:27, 18:27] = 2
+    level = np.where(condition == 2, -600.0, -850.0)
+    level[:, 18:27, 18:27] = -200
+    real = (
+        level + 40 * np.sqrt(0.9) * rng.standard_normal((30, 30)) + 40 * np.sqrt(0.1) * rng.standard_normal(level.shape)
+    )
+    unrelated = level + 40 * rng.standard_normal(level.shape)  # painted slice by slice
+    tally = PatientTally(ROLES, WINDOW, {})
+    for z in range(4):
+        true = RealSlice("p", "c", z, real[z].astype(np.float32), condition[z])
+        tally.add(true, unrelated[z][None].astype(np.float32), seconds=0.1)
+    row = tally.row()
+    assert row["real_along_z"]["correlation"]["emphysema"] == pytest.approx(0.9, abs=0.05)
+    assert row["along_z"]["correlation"]["emphysema"] == pytest.approx(0, abs=0.15)
+    for what, image in (("real_along_z", real), ("along_z", unrelated)):
+        (expected,) = measured(image[None].astype(np.float32), condition == 2, condition == 1)
+        assert {name: row[what][name]["emphysema"] for name in row[what] if row[what][name]} == pytest.approx(
+            {name: expected[name] for name in FIGURES if name in expected}
+        )
 
 
 def test_volumes_have_a_table_from_slice_to_slice(tmp_path, monkeypatch):

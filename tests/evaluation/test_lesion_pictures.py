@@ -80,6 +80,8 @@ def test_large_planes_are_thinned_out_and_stay_true() -> None:
 def test_windows_of_ct_are_those_of_a_radiologist() -> None:
     assert windows_of(True, np.zeros(1)) == {"lung window": (-1350.0, 150.0), "mediastinal window": (-160.0, 240.0)}
     assert list(windows_of(False, np.arange(1001.0))) == ["10 to 995"]
+    assert windows_of(False, np.arange(1001.0), (0.0, 255.0)) == {"0 to 255": (0.0, 255.0)}
+    assert "lung window" in windows_of(True, np.zeros(1), (-1000.0, 400.0))
 
 
 def test_areas_are_those_of_the_largest_part_where_it_is_largest() -> None:

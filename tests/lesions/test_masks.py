@@ -90,6 +90,32 @@ def test_rotation_turns():
     assert turned.shape == pytest.approx((1, 15, 3), abs=1)
 
 
+@pytest.mark.parametrize("angle", [30.0, 45.0, 90.0, 200.0])
+@pytest.mark.parametrize("spacing", [(1.0, 3.0, 0.7), (1.0, 0.5, 1.1)])
+def test_a_lesion_keeps_its_shape_in_mm_where_pixels_are_not_square(angle, spacing):
+    y, x = np.mgrid[-20 / spacing[1] : 20 / spacing[1], -20 / spacing[2] : 20 / spacing[2]].round()
+    upright = ((y * spacing[1] / 14) ** 2 + (x * spacing[2] / 7) ** 2 <= 1)[None]  # an ellipse of 28 × 14 mm
+    y, x = np.mgrid[-25:26, -25:26] * 0.8
+    square = ((y / 14) ** 2 + (x / 7) ** 2 <= 1)[None]
+    ratio = spacing_ratio(Lesion("donor", "x", 1, square, (1.0, 0.8, 0.8)), spacing, 9)
+    for mask, of_donor in ((upright, (1, 1, 1)), (square, ratio)):  # pixels of the donor: the host's, or square
+        turned = warp(mask, Transform(angle=angle), of_donor, spacing).mask
+        voxels = np.array(np.nonzero(turned[0])) * np.array(spacing[1:])[:, None]
+        variances, axes = np.linalg.eigh(np.cov(voxels))
+        assert 4 * np.sqrt(variances) == pytest.approx([14, 28], rel=0.12), "axes of the ellipse in mm"
+        assert abs(axes[:, 1] @ (np.cos(np.radians(angle)), -np.sin(np.radians(angle)))) > 0.98
+        assert ndimage.label(turned)[1] == 1
+
+
+def test_square_pixels_of_any_size_and_rounding_errors_of_them_change_nothing():
+    mask, transform = np.repeat(disc(5), 2, 0), Transform(True, 33.0, 1.2, 1)
+    plain = warp(mask, transform)
+    for spacing in ((5.0, 0.7, 0.7), (1.0, 0.703125, 0.70312)):
+        same = warp(mask, transform, (1, 1, 1), spacing)
+        assert np.array_equal(same.mask, plain.mask)
+        assert np.array_equal(same.matrix, plain.matrix)
+
+
 def test_cascade_never_skips_a_step():
     draws = [draw_transform(np.random.default_rng(seed)) for seed in range(500)]
     assert all(t.angle for t in draws if t.scale != 1)
@@ -168,11 +194,12 @@ def test_lesions_know_whether_their_case_is_a_single_slice():
 def test_a_lesion_that_cannot_fit_is_known_before_it_takes_memory():
     assert cannot_fit(np.ones((2, 30, 30), bool), Transform(), (1e3, 1e3, 1e3), (60, 512, 512))
     assert cannot_fit(np.ones((2, 30, 30), bool), Transform(), (50.0, 1.0, 1.0), (60, 512, 512))
-    for seed in range(200):
+    for seed in range(400):
         rng = np.random.default_rng(seed)
         mask = np.ones(tuple(rng.integers(1, 12, 3)), bool)
         ratio, transform = rng.uniform(0.5, 3, 3), draw_transform(rng)
         shape = tuple(int(n) for n in rng.integers(2, 30, 3))
-        if cannot_fit(mask, transform, ratio, shape):
-            moved = warp(mask, transform, ratio).mask
+        spacing = (1, 1, 1) if seed < 200 else rng.uniform(0.5, 2, 3)
+        if cannot_fit(mask, transform, ratio, shape, spacing):
+            moved = warp(mask, transform, ratio, spacing).mask
             assert any(n > room for n, room in zip(moved.shape, shape, strict=True))

@@ -135,6 +135,29 @@ def test_with_a_single_case_lung_comes_from_another_place_of_it():
             assert (marked != labels["c00"]).sum() > 2 * (marked != labels["c00"])[cut].sum()
 
 
+def test_an_outline_that_is_planned_smaller_than_its_lesion_needs_no_normal_lung_as_large_as_the_lesion():
+    labels = {"c": np.ones((1, 96, 96), np.uint8)}
+    labels["c"][:, 8:88, 8:88] = ROLES.values["emphysema"]  # larger than the lungs of all other cases
+    labels |= {f"d{i}": np.pad(np.ones((1, 36, 36), np.uint8), ((0, 0), (6, 6), (6, 6))) for i in range(20)}
+    plan, lesions, facts = plan_with(labels, 0.5)
+    assert len(plan.with_lesions) == len(plan.placebos) == 8
+    images = {name: np.where(label == 1, 100.0, -500.0)[None] for name, label in labels.items()}
+    for case in plan.placebos:
+        (op,) = case.operations
+        assert op.lung.case != case.host
+        assert op.lung.scale < 0.6
+        assert op.as_record()["lung"].keys() == {"case", "start", "spacing", "scale"}
+        piece = lung_piece(lesions["emphysema"][0], op.lung)
+        assert piece.mask.sum() == pytest.approx(op.lung.scale**2 * lesions["emphysema"][0].voxels, rel=0.1)
+        assert ROLES.is_normal(labels[op.lung.case][piece.box])[piece.mask].mean() >= 0.9
+        spacing, label = facts[case.host].spacing, labels[case.host]
+        marked, pasted = apply_operations(
+            case.operations, label, spacing, lesions, ROLES, images[case.host], images.get, labels.get
+        )
+        assert (marked != label).sum() == op.voxels
+        assert pasted[0][marked != label] == pytest.approx(100, abs=1)
+
+
 def test_what_fits_nowhere_is_said(monkeypatch):
     labels = cohort()
     plan, lesions, facts = plan_with(labels, 0)

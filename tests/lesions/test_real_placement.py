@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,8 @@ from nnunet_difflung.lesions.likeness import Sample, auc, compare
 from nnunet_difflung.lesions.lung import Lung, Site
 from nnunet_difflung.lesions.masks import Lesion, Transform, warp, window_at
 from nnunet_difflung.lesions.pasting import lesion_of
+from nnunet_difflung.lesions.placebo import add_placebos
+from nnunet_difflung.lesions.real_places import FAR, most_alike
 from tests.lesions.test_balance import ROLES, cohort, count_slices, facts_of, new_label, plan_for
 from tests.support.plans import digest
 
@@ -104,6 +108,25 @@ def test_lesions_that_touch_the_pleura_turn_a_little_and_change_their_outline_wi
                 assert abs(operation.transform.angle) < 35
                 middle = operation.place[2] + donor.mask.shape[2] / 2
                 assert operation.transform.mirror == ((middle > 48) != donor.site.side)
+
+
+def test_where_only_the_other_lung_is_there_the_outline_is_mirrored_for_it_in_placebo_cases_too():
+    """Cut-outs and oblique slices show one lung: the inner edge of a lesion must not come to lie on the pleura."""
+    labels = {}
+    for number in range(12):
+        label = patient(number, number < 6)
+        label[..., slice(48, None) if number % 2 else slice(None, 48)] = 0  # the lung without emphysema
+        labels[f"c{number:02d}"] = label
+    config = BalanceConfig(placement="real", target_share={"emphysema": 0.2}, max_synthetic=12, placebo=0.5)
+    plan, lesions, facts = plan_for(labels, config)
+    add_placebos(plan, list(facts.values()), lesions, ROLES, config, 0, labels.__getitem__)
+    mirrored = set()
+    for case in plan.cases:
+        side = Lung(labels[case.host], ROLES, facts[case.host].spacing, facts[case.host].counts).slice(0).pieces[0].side
+        for operation in (op for op in case.operations if op.pathology == "emphysema"):
+            assert operation.transform.mirror == (lesion_of(replace(operation, lung=None), lesions).site.side != side)
+            mirrored.add((case.placebo, operation.transform.mirror))
+    assert mirrored == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def test_a_case_has_as_many_lesions_as_a_real_one_and_as_much_of_its_lung(planned):
@@ -200,6 +223,36 @@ def test_hosts_that_all_have_the_class_get_more_of_it_and_the_plan_says_so():
     plan, *_ = plan_for(labels, BalanceConfig(placement="real", target_multiple=4.0, max_synthetic=3))
     assert plan.cases
     assert any("synthetic cases have more" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("hosts", ["any", "alike"])
+def test_hosts_without_room_are_no_reason_to_give_others_more_lesions_than_real_cases_have(hosts):
+    labels = {f"c{i}": np.pad(np.ones((1, 90, 90), np.uint8), ((0, 0), (3, 3), (3, 3))) for i in range(3)}
+    for label in labels.values():
+        label[:, 20:76, 20:76] = 2  # larger than the lungs of the others
+    labels |= {f"d{i}": np.pad(np.ones((1, 30, 30), np.uint8), ((0, 0), (6, 6), (6, 6))) for i in range(6)}
+    config = BalanceConfig(placement="real", hosts=hosts, target_share={"emphysema": 0.5}, max_ratio=1.0)
+    plan, *_ = plan_for(labels, config)
+    assert not any("synthetic cases have more" in note for note in plan.notes)
+    assert any("no host has room for more where real lesions of the class lie" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("spacing", [5.0, 2.5, 1.25, 0.625])
+def test_a_place_above_or_below_is_found_however_thin_the_slices_are(spacing):
+    label = np.ones((round(100 / spacing), 40, 40), np.uint8)
+    label[[0, -1]] = label[:, [0, -1]] = label[:, :, [0, -1]] = 0
+    height = (np.arange(len(label)) + 0.5) * spacing
+    label[abs(height - 50) < 15] *= 3  # another pathology fills the lung where the lesion should lie
+    case = replace(facts_of({"c": label})["c"], spacing=(spacing, 2.0, 2.0))
+    mask = np.ones((round(10 / spacing), 5, 5), bool)
+    lung, wanted = Lung(label, ROLES, case.spacing, case.counts), Site(0.5, 0.5, 0, 0.5, 20.0, 0.0, 1000.0)
+    found = most_alike(mask, wanted, lung, ROLES.is_normal(label), np.ones(len(label), bool))
+    assert found.cost < FAR
+    middle = (found.place[0] + len(mask) / 2) * spacing
+    assert abs(middle - 50) == pytest.approx(20, abs=5), "as near as there is room"
+    label[abs(height - 50) < 48] = 3
+    lung = Lung(label, ROLES, case.spacing, case.counts)
+    assert most_alike(mask[:2], wanted, lung, ROLES.is_normal(label), np.ones(len(label), bool)) is None, "too far away"
 
 
 def test_a_bound_on_slices_that_lesions_exceed_is_what_the_plan_names():

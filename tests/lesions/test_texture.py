@@ -94,7 +94,7 @@ def _paste(places=((0, 8, 6),), transform=TRANSFORMS[0], depth=1, spacing=SPACIN
     new = host_label.copy()
     for op in operations:
         ratio = np.array(SPACING) / spacing
-        paste(new, warp(lesions["emphysema"][0].mask, transform, ratio).mask, op.place, 2, ROLES)
+        paste(new, warp(lesions["emphysema"][0].mask, transform, ratio, spacing).mask, op.place, 2, ROLES)
     assert np.array_equal(pasted_label, new)
     return result, host.astype(np.float32), host_label, new, donor
 

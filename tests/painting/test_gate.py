@@ -109,14 +109,29 @@ def test_the_reference_keeps_no_more_voxels_than_it_uses(monkeypatch):
     assert all(part.shape[1] <= gate.PER_SLICE and part.base is None for part in voxels)
 
 
-def test_specks_pass_unmeasured_and_the_pool_weighs_by_voxels():
+def test_specks_pass_unmeasured_and_every_case_counts_once():
     references = Cache(20).reference()
     assert measure({"emphysema": painted(0, voxels=5)}, references) == {}
     rows = [measure({"emphysema": painted(-930, voxels=n)}, references) for n in (50, 400)]
     summary = pooled([*rows, {}])["emphysema"]
     assert summary["cases"] == 2
-    assert summary["bias"] == pytest.approx(
-        np.average([r["emphysema"]["bias"] for r in rows], weights=[50, 400]), abs=0.02
+    assert summary["bias"] == pytest.approx(np.mean([r["emphysema"]["bias"] for r in rows]), abs=0.02)
+
+
+@pytest.mark.parametrize("level", [100.0, 0.0])
+def test_lesions_whose_level_depends_on_their_size_are_not_outside_if_they_are_painted_as_the_real_ones(level):
+    def lesions(seed):  # from 15 to 2000 voxels; small ones are mostly edge, so darker and smoother
+        sizes = np.exp(np.random.default_rng(seed).uniform(np.log(15), np.log(2000), 30)).astype(int)
+        return [painted(-600 - level / np.sqrt(n / 60), 30 - 60 / np.sqrt(n), n, seed + k) for k, n in enumerate(sizes)]
+
+    real = [replace(region, voxels=region.voxels[:, : gate.PER_SLICE]) for region in lesions(1)]
+    blanks = [painted(-850, seed=seed) for seed in range(300, 330)]
+    features = np.stack([np.append(blank.median, blank.median - blank.normal) for blank in blanks])
+    names, rng = np.arange(30).astype(str), np.random.default_rng(0)
+    found = {"ILD": gate.class_reference(real, names, features, names, [2000.0], rng, (0,))}
+    rows = [measure({"ILD": region}, found) for region in lesions(100)]
+    assert {part["figure"]: part["within"] for part in judge(rows, rows, found)["ILD"]["pooled"]} == dict.fromkeys(
+        ("bias", "sd_ratio", "texture", "contrast"), True
     )
 
 

@@ -197,11 +197,13 @@ def test_figures_of_several_cases_are_of_one_channel_and_say_which():
 
     row = pooled([case(43.0, 0.0), case(43.0, 0.0), case(0.0, 0.05), case(0.0, 0.05)])["emphysema"]
     assert (row["channel"], row["bias"], row["wasserstein"]) == (0, 21.5, 21.5)
-    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"])
+    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"], in_hu=[0])
     assert "bias    +21.5 HU   Wasserstein distance    21.5 HU in CT" in said
+    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"])
+    assert "bias    +21.5   Wasserstein distance    21.5 in CT" in said, "a channel called CT that does not hold HU"
     row = pooled([case(1.0, 0.08), case(2.0, 0.06)])["emphysema"]
     assert (row["channel"], row["bias"]) == (1, 0.07)
-    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"])
+    (said,) = describe_quality({"emphysema": row}, {}, ["CT", "share"], in_hu=[0])
     assert "bias    +0.07   Wasserstein distance    0.07 in share" in said
     alone = {"emphysema": case(43.0, 0.0)["emphysema"]["channels"][0]}
     assert "channel" not in pooled([alone])["emphysema"]

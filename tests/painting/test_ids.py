@@ -193,6 +193,18 @@ def test_work_of_an_earlier_version_is_not_taken_up_while_another_process_discar
     assert not work.exists()
 
 
+def test_work_of_versions_that_turned_lesions_in_pixels_is_not_gone_on_with_where_pixels_are_not_square(prepare):
+    fold = prepare()
+    former = fold.own_folder / f"synthesis_{fold.settings.hash()}_{fold._former_key}"
+    former.mkdir(parents=True)
+    assert replace(fold).work == former
+    for name, of_case in fold.cache.facts.items():
+        fold.cache.facts[name] = replace(of_case, spacing=(5.0, 1.0, 0.8))
+    stretched = replace(fold)
+    assert stretched.key != fold.key
+    assert stretched.work.name.endswith(stretched._place)
+
+
 def test_ids_are_not_used_again_by_the_next_augmentation(prepare):
     folder = prepare().raw.folder
     seen = []

@@ -11,7 +11,8 @@ from scipy import ndimage
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting import memorisation
 from nnunet_difflung.painting import patches as memorisation_patches
-from nnunet_difflung.painting.memorisation import nearest, real_to_real, summarise
+from nnunet_difflung.painting.memorisation import expected_share, is_suspicious, nearest, real_to_real, summarise
+from nnunet_difflung.pipeline.report import _resemblance
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)
@@ -242,14 +243,40 @@ def test_summary():
             "patches": 9,
             "real_regions": 19,
             "searched": 1.0,
+            "patients": 7,
         }
 
-    searched = {"real_regions": 19, "searched": 1.0}
+    searched = {"real_regions": 19, "searched": 1.0, "patients": 7}
     rows = [{"ILD": row(0.9, True), "emphysema": None}, {"ILD": row(0.6, False)}, {"emphysema": row(0.5, None)}, {}]
     assert summarise(rows) == {
         "ILD": {"cases": 2, "mean": 0.75, "share_above_real_p99": 0.5, **searched},
         "emphysema": {"cases": 1, "mean": 0.5, "share_above_real_p99": None, **searched},
     }
-    assert summarise([{"ILD": None}]) == {
-        "ILD": {"cases": 0, "mean": None, "share_above_real_p99": None, "real_regions": None, "searched": None}
-    }
+    unknown = dict.fromkeys(("mean", "share_above_real_p99", "real_regions", "searched", "patients"))
+    assert summarise([{"ILD": None}]) == {"ILD": {"cases": 0, **unknown}}
+    former = {key: value for key, value in row(0.9, True).items() if key != "patients"}
+    assert summarise([{"ILD": former}])["ILD"]["patients"] is None, "a case that an earlier version painted"
+
+
+@pytest.mark.parametrize("patients", [2, 5, 50])
+@pytest.mark.parametrize("regions", [10, 20, 100, 300])
+def test_painters_as_unlike_training_slices_as_patients_are_to_each_other_are_not_suspicious(regions, patients):
+    rng, cases, runs = np.random.default_rng(regions + patients), 40, 3000
+    real = rng.random((runs, regions)) ** (1 / (patients - 1))  # the highest of as many similarities
+    painted = rng.random((runs, cases)) ** (1 / patients)  # compared with one patient more
+    share = (painted > np.percentile(real, 99, axis=1)[:, None]).mean(1)
+    row = {"cases": cases, "real_regions": regions, "patients": patients}
+    assert expected_share(row) == pytest.approx(share.mean(), abs=0.01, rel=0.1)
+    suspicious = np.mean([is_suspicious(row | {"share_above_real_p99": of_run}) for of_run in share])
+    assert suspicious < 0.025
+    copies = row | {"share_above_real_p99": 0.9, "mean": 0.8}
+    assert is_suspicious(copies), "copies in most cases are suspicious all the same"
+    said = f"({expected_share(row):.0%} are expected"
+    assert f"{said}, so this is more than chance explains; mean" in _resemblance("x", copies)
+    assert f"{said}; mean" in _resemblance("x", copies | {"share_above_real_p99": 0.0})
+
+
+def test_the_number_of_patients_who_are_searched_is_recorded(cache, reference):
+    row = summarise([nearest(*lesion(cache, None), reference)])["ILD"]
+    assert row["patients"] == 10
+    assert expected_share(row | {"patients": None}) < expected_share(row), "an earlier version did not record it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -17,6 +18,8 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
+from nnunet_difflung.evaluation.blind_reading import _looks
+from nnunet_difflung.evaluation.injected import cases_of
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
@@ -26,6 +29,7 @@ from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.files import read_json, write_json
 from nnunet_difflung.runtime.wording import quoted
+from tests.pipeline.test_values import change, window
 from tests.support.browser import in_browser
 from tests.support.tiny import LABELS, make_dataset
 
@@ -107,6 +111,47 @@ def test_volumes_are_shown_in_three_planes(folders) -> None:
 def painted_classes() -> set[str]:
     manifest = read_manifest(open_raw_dataset("801").folder)
     return {op["pathology"] for case in manifest["cases"].values() for op in case["operations"]}
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_windows_of_hu(
+    folders, capsys, cached
+) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    change(folder, window)
+    main([*KEEP, "-f", "0", "--window=0,255", "--placebo", "0.5"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Wasserstein distance" in line]
+    assert len(lines) >= 2
+    assert not any(" HU" in line for line in lines), lines
+    if not cached:
+        shutil.rmtree(folders[2] / NAME / "DiffLung__cache")
+    raw = open_raw_dataset("801")
+    records = read_records(raw, "copy_paste")
+    page = augment_page(records, "2d", "cpu")
+    assert {view for view in page.views if "before" not in view} == {"0 to 255"}
+    (chart,) = {block.caption.partition(": ")[2][:26] for block in blocks_of(page) if "intensities" in str(block)}
+    assert chart == "intensities in grey levels"
+    assert list(_looks(raw, read_manifest(raw.folder), "copy_paste").windows) == ["0 to 255"]
+
+
+def blocks_of(page) -> list:
+    return [block for section in page.sections for block in section.blocks if hasattr(block, "svg")]
+
+
+def test_placebo_cases_do_not_count_as_cases_with_new_lesions(folders) -> None:
+    make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0", "--placebo", "0.5"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    placebo = {i for i, case in manifest["cases"].items() if case.get("placebo")}
+    assert placebo
+    page = augment_page(read_records(raw, "copy_paste"), "2d", "cpu")
+    blocks = {section.title: section.blocks for section in page.sections}["Classes"]
+    (table,) = [block for block in blocks if hasattr(block, "rows")]
+    for name, *_, made in table.rows:
+        with_it = {i for i, case in manifest["cases"].items() if name in (op["pathology"] for op in case["operations"])}
+        assert made.number == len(with_it - placebo)
+        assert set(cases_of(manifest, "copy_paste", name)) == with_it - placebo
 
 
 def test_odd_names_of_classes_stay_what_they_are(folders) -> None:
@@ -340,6 +385,34 @@ def test_few_lesions_are_not_called_like_real_ones(folders, limit, said) -> None
     state, text = lights()["Place and crowding of lesions"]
     assert state == "good"
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("lesions", "cases", "share", "state", "said"),
+    [
+        (10, 40, 0.125, "good", "so few lesions or cases show them only from 48% of the cases on"),
+        (10, 40, 0.6, "look", "emphysema in fold 0: 60% (11% expected)"),
+        (300, 400, 0.0125, "good", "no closer to training slices than patients to each other"),
+        (300, 400, 0.1, "look", "emphysema in fold 0: 10% (1% expected)"),
+        (10, 1, 1.0, "unknown", "too few real lesions (ten are needed) or synthetic cases"),
+    ],
+)
+def test_copies_are_judged_by_how_many_are_expected_of_as_many_real_lesions(
+    folders, lesions, cases, share, state, said
+) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    of = {"cases": cases, "mean": 0.5, "share_above_real_p99": share, "real_regions": lesions, "searched": 1.0}
+    content["folds"][0]["memorisation"] = {"emphysema": {**of, "patients": 10}}
+    write_json(path, content)
+    found, text = lights()["Copies"]
+    assert (found, said in text) == (state, True), text
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu")
+    blocks = {section.title: section.blocks for section in page.sections}["Painted against real"]
+    (table,) = [block for block in blocks if "Memorisation" in str(getattr(block, "caption", ""))]
+    assert table.rows[0][table.columns.index("expected")].text == ("11%" if lesions == 10 else "1%")
 
 
 def test_a_leak_comes_first(folders) -> None:
