@@ -212,7 +212,9 @@ def _check_unseen_patients(
 ) -> None:
     """Refuses predictions of patients whom the fold's network was trained on; warns if ids alone say who they are."""
     splits, where = _splits_of(trainings.dataset)
-    for (arm, seed, fold), cases in summaries if splits else ():
+    if splits is None:
+        return
+    for (arm, seed, fold), cases in summaries:
         of_fold = splits if fold == "all" else splits[int(fold) : int(fold) + 1]
         training = sorted({case for split in of_fold for case in split["train"] if not is_synthetic(case)})
         both, stated = also_among(trainings.dataset, training, sorted(cases), pattern, file)
