@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from nnunet_difflung.dataset_conversion.dicom.headers import (
@@ -24,6 +25,7 @@ from nnunet_difflung.dataset_conversion.dicom.headers import (
     read_header,
 )
 from nnunet_difflung.dataset_conversion.dicom.identity import told_apart
+from nnunet_difflung.dataset_conversion.dicom.series import why_left_out
 from nnunet_difflung.dataset_conversion.notes import Kind, Note
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.parallel import bar
@@ -114,7 +116,8 @@ def _identities(
         text = f"all files of the archive {what}: each folder is taken as one patient"
         return [""] * len(files), (Note(text, Kind.GUESSED),), {}
     told = [Note(_JOINED, Kind.GUESSED)] if same else []
-    if len(readable) == 1 and len(_folders_below([header for _, header in files if header.modality == "CT"])) > 1:
+    slices = [header for _, header in files if header.modality == "CT" and not why_left_out(header)]
+    if len(readable) == 1 and _may_be_several(slices):
         told.append(Note(_IN_ONE_FOLDER, Kind.GUESSED))
     notes_of: dict[str, list[Note]] = defaultdict(list)
     spellings: dict[str, set[str]] = defaultdict(set)
@@ -195,11 +198,15 @@ def _top(header: Header) -> str:
     return PurePosixPath(header.path).parts[0] if header.folder != "." else "."
 
 
-def _folders_below(headers: Sequence[Header]) -> set[str]:
-    """Names of the folders that hold files in the deepest folder that holds all of them."""
-    folders = [PurePosixPath(header.path).parts[:-1] for header in headers]
+def _may_be_several(slices: Sequence[Header]) -> bool:
+    """Whether the folders in the deepest folder that holds all slices may be patients: their frames differ."""
+    folders = [PurePosixPath(header.path).parts[:-1] for header in slices]
     depth = len(_common(folders)) if folders else 0
-    return {folder[depth] for folder in folders if len(folder) > depth}
+    frames: dict[str, set[str]] = defaultdict(set)
+    for folder, header in zip(folders, slices, strict=True):
+        if len(folder) > depth:
+            frames[folder[depth]].add(header.frame)
+    return any(one.isdisjoint(other - {""}) for one, other in combinations(frames.values(), 2))
 
 
 def _home(headers: Sequence[Header]) -> tuple[str, ...]:

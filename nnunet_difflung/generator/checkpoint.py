@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.runtime.files import replacing
+from nnunet_difflung.runtime.tensors import save_tensors
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -71,7 +71,7 @@ def save_checkpoint(state: TrainingState, folder: Path, settings: str) -> None:
         "losses": ",".join(float(v).hex() for v in state.pending_losses),
     }
     with replacing(folder / NEWEST) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
+        save_tensors(tensors, temporary, metadata)
         if _is_whole(folder / NEWEST):  # a damaged checkpoint must not replace the intact one
             os.replace(folder / NEWEST, folder / PREVIOUS)
 

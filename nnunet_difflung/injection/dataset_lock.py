@@ -87,8 +87,9 @@ def is_bare(hidden: Path) -> bool:
 def remove_empty(folder: Path) -> None:
     """Deletes the hidden folder if nothing is in it and the dataset has no synthetic cases; needs no lock."""
     if not (folder / MANIFEST).exists():
-        with suppress(OSError):  # not empty, or this user cannot write the dataset
-            os.rmdir(folder / HIDDEN)
+        with suppress(OSError):  # there is none, or this user cannot write the dataset
+            if not os.listdir(folder / HIDDEN):
+                os.rmdir(folder / HIDDEN)
 
 
 def _tidy(folder: Path) -> None:

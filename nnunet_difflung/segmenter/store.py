@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from nnunet_difflung.errors import BadInput
@@ -24,6 +23,7 @@ from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import check_format, json_bytes, read_own_json, replacing, sha256, write_json
 from nnunet_difflung.runtime.parallel import bar
 from nnunet_difflung.runtime.signals import Interruption
+from nnunet_difflung.runtime.tensors import save_tensors
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.crops import CropSource, Scale, edge_of
 from nnunet_difflung.segmenter.data import SegmenterData, ignore_class, number_of_classes, patients_in_parts
@@ -191,7 +191,7 @@ def _save(file: Path, network: nn.Module, about: dict) -> None:
     """Writes weights (each once: the decoder's encoder is the encoder) and what they depend on."""
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in network.named_parameters()}
     with replacing(file) as temporary:  # one entry of metadata, since safetensors does not keep the order of several
-        save_file(tensors, temporary, {"about": json.dumps(about)})
+        save_tensors(tensors, temporary, {"about": json.dumps(about)})
 
 
 def _about(file: Any) -> dict:

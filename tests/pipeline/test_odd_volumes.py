@@ -81,7 +81,7 @@ def test_a_lesion_larger_than_any_host_is_left_out_and_the_plan_says_so(folders,
     changed = sitk.GetImageFromArray(label)
     changed.CopyInformation(image)
     sitk.WriteImage(changed, str(path), True)
-    main([*RUN, "-f", "1", "--method", "copy_paste", "--dry-run"])
+    main([*RUN, "-f", "1", "--method", "copy_paste", "--dry-run", "--max-synthetic", "60"])
     said = capsys.readouterr().out
     assert "emphysema: the plan reaches" in said
     assert "no host has room for more where real lesions of the class lie" in said

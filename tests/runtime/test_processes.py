@@ -397,6 +397,7 @@ def test_what_was_painted_is_deleted_when_every_process_has_read_it(tmp_path, mo
         "ensure_real_fingerprint",
         "record_training_files",
         "run_entry",
+        "record_painted",
         "inject",
         "conclude",
     ):

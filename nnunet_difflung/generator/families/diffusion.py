@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
@@ -27,6 +26,7 @@ from nnunet_difflung.generator.families.interface import (
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.runtime.device import compiled, computing_in, ready_for, worth_compiling
 from nnunet_difflung.runtime.files import replacing, write_bytes
+from nnunet_difflung.runtime.tensors import save_tensors
 
 
 class DiffusionUpdate:
@@ -184,8 +184,7 @@ class Diffusion(ReverseProcess, TrainedFamily):
         _write_config(folder / "unet", network)
         _write_config(folder / "scheduler", forward_process(config))
         with replacing(self.weights(folder)) as temporary:
-            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-            save_file(weights, temporary, {"format": "pt"})
+            save_tensors(network.state_dict(), temporary, {"format": "pt"})
 
     def load(
         self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int

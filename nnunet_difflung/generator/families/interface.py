@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from nnunet_difflung.config import GeneratorConfig, SamplingConfig
@@ -22,6 +22,7 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.methods import Method
 from nnunet_difflung.runtime.device import parts_that_fit
 from nnunet_difflung.runtime.files import replacing
+from nnunet_difflung.runtime.tensors import save_tensors
 
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
@@ -219,7 +220,7 @@ class TrainedFamily(Family):
     def save(self, folder: Path, network: torch.nn.Module, config: GeneratorConfig) -> None:
         """Writes the weights, and files that belong to them, into a generator's folder."""
         with replacing(self.weights(folder)) as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+            save_tensors(network.state_dict(), temporary)
 
     def load(
         self, folder: Path, config: GeneratorConfig, image_channels: int, condition_channels: int
