@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from nnunet_difflung.generator.diffusion import forward_process
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
-from nnunet_difflung.runtime.files import clear_half_written
+from nnunet_difflung.runtime.files import clear_half_written, sync
 from tests.support.generators import CBMAT, TINY
 from tests.support.modes import mode, umask
 from tests.support.tiny import make_dataset
@@ -146,3 +148,20 @@ def _all_in(folder: Path, flushed: list[int]) -> None:
     assert any(path.name.endswith(".safetensors") for path in made)
     assert {path.stat().st_ino for path in made} <= set(flushed)
     flushed.clear()
+
+
+def test_a_file_system_that_cannot_flush_folders_keeps_a_finished_training(tmp_path, monkeypatch):
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    store.save_generator(tmp_path, _state().network, {}, CBMAT, CONFIG)
+    assert store.is_finished(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: _full())
+    with pytest.raises(OSError, match="No space left"):
+        sync(tmp_path)
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
