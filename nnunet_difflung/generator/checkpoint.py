@@ -108,20 +108,43 @@ def load_checkpoint(state: TrainingState, folder: Path, settings: str) -> str | 
             damaged = damaged or f"{folder / name} is damaged ({error})"
             continue
         except OSError as error:
-            raise BadInput(
-                f"{folder / name} cannot be read ({error.strerror or error}), and a training that begins anew would "
-                f"replace it; make it readable for you (chmod, or ask its owner), or delete it"
-            ) from error
+            raise _refusal(folder / name, error) from error
         if metadata.get("settings") == settings:
             _restore(state, tensors, metadata)
             return damaged and f"{damaged}; resuming from the checkpoint before it"
     return damaged and f"{damaged}, and no other checkpoint can be resumed; training begins anew"
 
 
+def check_readable(folder: Path) -> None:
+    """Refuses checkpoints that this user cannot read, before other generators are trained.
+
+    Raises:
+        BadInput: names the file and what to do.
+    """
+    for path in (folder / NEWEST, folder / PREVIOUS):
+        try:
+            if path.is_file():
+                _open(path)
+        except OSError as error:
+            raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"{path} cannot be read ({error.strerror or error}), and a training that begins anew would replace it; make it "
+        f"readable for you (chmod, or ask its owner), or delete it"
+    )
+
+
+def _open(path: Path) -> None:
+    """Opens a file, since safetensors says of one that may not be opened that it does not exist."""
+    with open(path, "rb"):
+        pass
+
+
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a checkpoint."""
-    with open(path, "rb"):  # safetensors says of a file that may not be opened that it does not exist
-        pass
+    _open(path)
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a mapping)
 

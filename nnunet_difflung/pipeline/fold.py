@@ -13,6 +13,7 @@ from nnunet_difflung.dataset.channels import CaseChannels, find_relations
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import CaseFacts
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.checkpoint import check_readable
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
@@ -175,12 +176,14 @@ def check_fold(fold: Fold) -> None:
 
     Raises:
         BadInput: the generator or the segmenter has other settings or training data, or its weights were lost or
-            changed; a newer version has painted cases of the fold; or the method needs a package that is not installed.
+            changed; a checkpoint cannot be read; a newer version has painted cases of the fold; or the method needs a
+            package that is not installed.
     """
     check_painted(fold)
     if fold.method.generator:
         trained_family_of(fold.method.trained).require()
         check_weights(fold.folder)
+        check_readable(fold.folder)
         check_generator_folder(fold.data, fold.method.trained, fold.settings.generator, fold.folder)
     if fold.settings.sampling.candidates > 1:
         check_segmenter_folder(fold.segmenter_data, fold.segmenter_config, fold.segmenter_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from nnunet_difflung.runtime.modes import like
 _WRITING = ".writing_"
 OF_SAFETENSORS = r"\.tmp[A-Za-z0-9]{6}"
 """Names that safetensors gives to the files that it is writing."""
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _HALF_WRITTEN = re.compile(rf"{re.escape(_WRITING)}.*|{OF_SAFETENSORS}")
 
 
@@ -170,11 +172,14 @@ def clear_half_written(folder: Path, age: float = 0.0) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes, or the names in a folder, are on disk."""
+    """Waits until a file's bytes, or the names in a folder, are on disk; some file systems cannot do it for folders."""
     if path.is_file() or (path.is_dir() and os.name == "posix"):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if not path.is_dir() or error.errno not in _NOT_SUPPORTED:
+                raise
         finally:
             os.close(handle)
 

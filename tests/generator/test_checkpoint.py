@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +13,27 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nnunet_difflung.commands.augment import parse, settings_from
+from nnunet_difflung.dataset.cache import build_cache
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator import checkpoint, store
-from nnunet_difflung.generator.checkpoint import NEWEST, PREVIOUS, TrainingState, load_checkpoint, save_checkpoint
+from nnunet_difflung.generator.checkpoint import (
+    NEWEST,
+    PREVIOUS,
+    TrainingState,
+    check_readable,
+    load_checkpoint,
+    save_checkpoint,
+)
 from nnunet_difflung.generator.diffusion import forward_process
 from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.runtime.files import clear_half_written
+from nnunet_difflung.pipeline.fold import check_folds, prepare_fold
+from nnunet_difflung.runtime.files import clear_half_written, sync
 from tests.support.generators import CBMAT, TINY
 from tests.support.modes import mode, umask
+from tests.support.tiny import make_dataset
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 CONFIG = replace(TINY, windows=((-1000.0, 1000.0),))
@@ -63,10 +77,24 @@ def test_a_generator_is_saved_as_diffusers_saves_it(tmp_path):
 def test_a_checkpoint_that_cannot_be_read_ends_the_training_and_stays(tmp_path, monkeypatch):
     save_checkpoint(_state(step=5), tmp_path, "these")
     before = (tmp_path / NEWEST).read_bytes()
+    check_readable(tmp_path)
     monkeypatch.setattr(checkpoint, "open", _cannot_open, raising=False)
-    with pytest.raises(BadInput, match=r"safetensors cannot be read \(Permission denied\).*make it readable"):
-        load_checkpoint(_state(), tmp_path, "these")
+    for refused in (lambda: load_checkpoint(_state(), tmp_path, "these"), lambda: check_readable(tmp_path)):
+        with pytest.raises(BadInput, match=r"safetensors cannot be read \(Permission denied\).*make it readable"):
+            refused()
     assert (tmp_path / NEWEST).read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_read_is_refused_before_other_folds_are_trained(folders, tmp_path, monkeypatch):
+    make_dataset(folders[0], patients=4, slices=1, folds=2)
+    settings = settings_from(parse(["-d", "801", "--preset", "fast", "--method", "cbmat"]))
+    raw = open_raw_dataset("801")
+    fold = prepare_fold(raw, 1, settings, build_cache(raw, tmp_path / "cache", progress=False))
+    save_checkpoint(_state(step=5), fold.folder, "these")
+    check_folds([fold])
+    monkeypatch.setattr(checkpoint, "open", _cannot_open, raising=False)
+    with pytest.raises(BadInput, match=r"fold_1.checkpoint.safetensors cannot be read"):
+        check_folds([fold])
 
 
 def test_a_checkpoint_that_can_no_longer_be_read_becomes_the_previous_one(tmp_path, monkeypatch):
@@ -120,3 +148,20 @@ def _all_in(folder: Path, flushed: list[int]) -> None:
     assert any(path.name.endswith(".safetensors") for path in made)
     assert {path.stat().st_ino for path in made} <= set(flushed)
     flushed.clear()
+
+
+def test_a_file_system_that_cannot_flush_folders_keeps_a_finished_training(tmp_path, monkeypatch):
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    store.save_generator(tmp_path, _state().network, {}, CBMAT, CONFIG)
+    assert store.is_finished(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: _full())
+    with pytest.raises(OSError, match="No space left"):
+        sync(tmp_path)
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
