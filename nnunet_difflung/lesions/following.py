@@ -85,8 +85,10 @@ class Filling:
         self.touched = after
         for other, found in together:
             within = name if found is not fitting else ""
-            voxels = paste(self.label, found.mask, found.place, roles.values[other], roles)
             mask, place = inside_image(found.mask, found.place, self.label.shape)
+            if not mask.any():  # one thick slice may show a lesion of thin slices, and what surrounds it only elsewhere
+                continue
+            voxels = paste(self.label, found.mask, found.place, roles.values[other], roles)
             self.free[window_at(place, mask.shape)] &= ~mask
             source = (lesion.case, lesion.component, found.transform, found.place, voxels)
             self.operations.append(Operation(other, *source, around=within))

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nnunet_difflung.config import BalanceConfig, SamplingConfig
+from nnunet_difflung.lesions.following import Filling, Fitting
+from nnunet_difflung.lesions.lung import Lung
 from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, inside_image, paste, warp
 from nnunet_difflung.lesions.pasting import apply_operations, lesion_of
 from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.surroundings import REACH, find_surroundings, place_around, share_of_border
 from nnunet_difflung.painting.donors import find_donors
 from nnunet_difflung.painting.styles import ClassStyles, Style, style_of_part
-from tests.lesions.test_balance import ROLES, plan_for
+from tests.lesions.test_balance import ROLES, facts_of, plan_for
 
 EMPHYSEMA, ILD = ROLES.values["emphysema"], ROLES.values["ILD"]
 SPACING = (5.0, 1.0, 1.0)
@@ -222,6 +224,24 @@ def test_a_part_outside_the_image_is_nothing():
     label = np.ones((6, 6, 6), np.uint8)
     assert paste(label, mask, (5, 4, -3), 3, ROLES) == 1 * 2 * 1
     assert (label == 3).sum() == 2
+
+
+def test_surroundings_outside_the_image_do_not_come_along():
+    """A lesion of thin slices may come to lie in one thick slice, and what surrounds it beside that."""
+    host = np.ones((1, 64, 64), np.uint8)
+    facts = facts_of({"host": host})["host"]
+    around = Lesion("case", "ILD", -1, np.ones((1, 9, 9), bool), SPACING, (0, 30, 0))
+    lesion = Lesion("case", "emphysema", 1, np.ones((1, 6, 6), bool), SPACING, (0, 30, 40), surroundings=(around,))
+    image, lesions = np.zeros((1, 1, 64, 64)), {"emphysema": [lesion], "ILD": []}
+    for x, pasted in ((10, ["emphysema"]), (50, ["emphysema", "ILD"])):
+        label = host.copy()
+        lung = Lung(host, ROLES, SPACING, facts.counts)
+        filling = Filling(facts, label, lung, ROLES.is_normal(host), 1, dict.fromkeys(ROLES.lung, 0), ROLES.pathologies)
+        fitting = Fitting(Transform(), lesion.mask, (0, 30, x), lesion.mask)
+        assert filling.take("emphysema", lesion, fitting, ROLES)
+        assert [op.pathology for op in filling.operations] == pasted
+        new, _ = apply_operations(filling.operations, host, SPACING, lesions, ROLES, image, lambda _: image)
+        assert np.array_equal(new, label)
 
 
 def test_a_class_that_is_not_to_be_painted_does_not_come_along(cases):
