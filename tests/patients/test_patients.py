@@ -20,7 +20,7 @@ from nnunet_difflung.patients.table import covering, read_patients_file
 
 NAME = "Dataset801_Tiny"
 NAMES = ("smith", "jones", "meyer", "rossi", "dupont", "garcia")
-SHORT_HASHES = ("7687a66e", "b5ef5e70", "659ba9df", "1b2d3c4a", "9e6e8b12", "00d5f31c")
+SHORT_HASHES = ("7687a66e", "b5ef5e70", "659ba9df", "1b2d3c4a", "9e6e8b12", "d41b93f1")
 HASHES = ("abcdef", "bcdefa", "cdefab", "defabc", "efabcd", "fabcde")
 
 
