@@ -21,10 +21,11 @@ Where the label of normal lung is known, its median decides first: from −1050 
 are not, if nothing else tells or the image fits better upside down.
 
 Limits. An image that shows only one kind of tissue, such as a crop of soft tissue, or lung without a vessel and without
-a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. A crop around lungs that is turned
-upside down about −500, so that air and tissue change places, may look like HU. Offsets below about 300 are not seen,
-nor can intercepts of −1024 and −1000 be told apart with certainty. An image of which bone or metal fill more than 40 %
-would be refused.
+a label, cannot be judged: it is ``UNCERTAIN``, which is no reason to refuse it. So is an image without a value above
+−769 HU, such as a patch of emphysema alone, which might be a picture of 8 bits minus 1024. A crop around lungs that is
+turned upside down about −500, so that air and tissue change places, may look like HU. Offsets below about 300 are not
+seen, nor can intercepts of −1024 and −1000 be told apart with certainty. An image of which bone or metal fill more than
+40 % would be refused.
 """
 
 from __future__ import annotations

@@ -197,8 +197,12 @@ needs_data = pytest.mark.skipif(
 @needs_data
 def test_real_hu_are_never_refused_and_real_faults_are():
     missed: dict[str, int] = {}
+    patches = uncertain = 0
     for kind, values in real_hu():
-        assert judge(values).meaning is Meaning.HU
+        meaning = judge(values).meaning
+        if kind == "patch":  # lung alone, without anything above -769 HU, may be a picture of 8 bits minus 1024
+            patches, uncertain = patches + 1, uncertain + (meaning is Meaning.UNCERTAIN)
+        assert meaning is Meaning.HU or (kind == "patch" and meaning is Meaning.UNCERTAIN)
         assert odd_slices(values) == []
         if kind == "patch":  # lung alone: its label decides
             assert judge(values + 1024, np.ones(values.shape, bool)).not_hu
@@ -208,6 +212,7 @@ def test_real_hu_are_never_refused_and_real_faults_are():
                 continue  # a crop without anything at the ends of the window
             missed[name] = missed.get(name, 0) + (not judge(fault(values)).not_hu)
     assert sum(missed.values()) <= 3, missed
+    assert uncertain <= 0.05 * patches, "17 of all 1004 patches are"
 
 
 @needs_data
