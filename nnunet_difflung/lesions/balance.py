@@ -27,13 +27,14 @@ from nnunet_difflung.lesions.masks import (
 from nnunet_difflung.lesions.placement import find_place
 from nnunet_difflung.lesions.plan import Operation, Pasted, Plan, PlannedCase, shares
 from nnunet_difflung.lesions.surroundings import find_surroundings, share_of_border
-from nnunet_difflung.lesions.targets import note_unmet, target_shares
+from nnunet_difflung.lesions.targets import NO_ROOM, TOO_DEEP, note_unmet, target_shares
 from nnunet_difflung.meaning.labels import LabelRoles
 
 _MAX_FILL = 0.5  # largest share of the normal lung of a host that lesions may cover
 _MAX_LESIONS = 24  # in a slice of a host with lung
 _SHRINK = 0.8  # scale factor for a lesion that fits nowhere; applied up to three times
-_IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which planning stops
+_IDLE_HOSTS = 30  # number of consecutive hosts without a fitting lesion after which a class is given up
+_NEARLY_ALL = 0.9  # share of the slices that may be painted; what is missing then is due to their number
 _MOST_IDLE_HOSTS = 300  # the same where places follow real ones, since most hosts may have enough of a class
 
 
@@ -115,6 +116,7 @@ class _Planner:
         self.profiles = {case.identifier: profile(case, roles) for case in cases}
         self.holders = {name: sorted({lesion.case for lesion in of_class}) for name, of_class in lesions.items()}
         self.allowed = set(roles.pathologies)
+        self.given_up: dict[str, str] = {}  # pathologies of which no host takes a lesion any more → why
         self.unlike, self.painted = 0, 0  # planned cases unlike real ones; slices of all planned cases
         self.too_deep = 0  # hosts since the last case into which lesions would fit if more slices were left
         self.in_vain = 0  # hosts since the last case that lack lesions, but into which none was pasted
@@ -125,13 +127,22 @@ class _Planner:
     def missing(self, counts: dict[str, int]) -> list[str]:
         """The pathologies below their target shares, the one that gets the next lesion first.
 
-        That is the one furthest below, relative to its target, or the least frequent one (``BalanceConfig.order``).
+        That is the one furthest below, relative to its target, or the least frequent one (``BalanceConfig.order``);
+        those that were given up come last, so that they do not keep hosts from the others.
         """
         share = shares(counts)
         deficits = {name: 1 - share[name] / target for name, target in self.targets.items() if share[name] < target}
-        if self.config.order == "frequency":
-            return sorted(deficits, key=lambda name: share[name])
-        return sorted(deficits, key=lambda name: -deficits[name])
+        rank = share if self.config.order == "frequency" else {name: -deficit for name, deficit in deficits.items()}
+        return sorted(deficits, key=lambda name: (name in self.given_up, rank[name]))
+
+    def is_finished(self) -> bool:
+        """Whether every pathology has reached its target or was given up."""
+        return all(name in self.given_up for name in self.missing(self.counts))
+
+    def give_up(self) -> None:
+        """Gives up the pathology that would get the next lesion, since no host has taken one for long."""
+        for_slices = "" if self.painted >= _NEARLY_ALL * self.max_slices else NO_ROOM
+        self.given_up[self.missing(self.counts)[0]] = TOO_DEEP if self.too_deep else for_slices
 
     def next_class(self, counts: dict[str, int]) -> str | None:
         """The pathology that gets the next lesion; None if all targets are met.
@@ -361,16 +372,16 @@ def make_plan(
         if not lesions[name]
     ]
     samples: dict[str, Sample] = {}
-    index, idle, gave_up, too_deep = 0, 0, False, False
-    while planner.usable and not gave_up and planner.missing(planner.counts) and planner.painted < plan.max_slices:
+    index, idle = 0, 0
+    while planner.usable and not planner.is_finished() and planner.painted < plan.max_slices:
         idle = 0 if planner.add_case(plan, index, read_label, samples) else idle + 1
         index += 1
         if idle >= planner.patience(len(planner.usable)):
-            too_deep = planner.too_deep > 0
-            gave_up = not planner.crowds(plan)
+            if not planner.crowds(plan):
+                planner.give_up()
             idle = planner.too_deep = planner.in_vain = 0
     if planner.usable:
-        note_unmet(plan, config, gave_up, too_deep)
+        note_unmet(plan, config, planner.given_up)
     else:
         plan.notes.append(
             f"no training case of fold {fold} has {MIN_HOST} voxels of normal lung, so none can be a host, and nothing "

@@ -16,6 +16,7 @@ from nnunet_difflung.meaning.labels import LabelRoles
 
 _AT_LEAST = 1.25  # smallest target as a multiple of a class's share
 _AT_MOST = 0.9  # of the lung
+NO_ROOM, TOO_DEEP = "no room", "too deep"  # why a pathology was given up
 
 
 def target_shares(
@@ -54,22 +55,23 @@ def _target_share(name: str, cases: Sequence[CaseFacts], roles: LabelRoles, conf
     return float(min(config.target_multiple * share, bound, _AT_MOST))
 
 
-def note_unmet(plan: Plan, config: BalanceConfig, gave_up: bool, too_deep: bool = False) -> None:
+def note_unmet(plan: Plan, config: BalanceConfig, given_up: Mapping[str, str]) -> None:
     """Adds a note to the plan for every target that it does not reach.
 
     Args:
         plan: the finished plan.
         config: its settings.
-        gave_up: whether planning stopped because no host took a lesion any more.
-        too_deep: whether it did so because lesions lie in more slices than might still be painted.
+        given_up: pathologies of which no host took a lesion any more → ``NO_ROOM``; ``TOO_DEEP`` if lesions lie in more
+            slices than might still be painted; empty if nearly all slices were used.
     """
     share, like_real = shares(plan.after), config.placement == "real"
     for name, target in plan.targets.items():
         if share[name] < 0.98 * target:
             reason = f"limited by --max-synthetic {plan.max_slices}"
-            if too_deep:
-                reason += f", of which {plan.max_slices - plan.slices} are left, too few for a lesion"
-            elif gave_up and plan.slices < 0.9 * plan.max_slices:
+            left = plan.max_slices - plan.slices
+            if given_up.get(name) == TOO_DEEP and left:
+                reason += f", of which {left} are left, too few for a lesion"
+            elif given_up.get(name) == NO_ROOM:
                 reason = "no further lesion fits into normal lung"
                 if like_real:
                     reason = "no host has room for more where real lesions of the class lie"

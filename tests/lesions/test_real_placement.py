@@ -237,6 +237,23 @@ def test_hosts_without_room_are_no_reason_to_give_others_more_lesions_than_real_
     assert any("no host has room for more where real lesions of the class lie" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("hosts", ["any", "alike"])
+def test_a_class_that_fits_nowhere_keeps_no_other_class_from_being_planned(hosts):
+    labels = {f"c{i}": np.pad(np.ones((1, 90, 90), np.uint8), ((0, 0), (3, 3), (3, 3))) for i in range(3)}
+    for label in labels.values():
+        label[:, 4:93, 3:93] = 2  # larger than the lungs of the others, and hardly any room for another lesion
+    labels |= {f"d{i}": np.pad(np.ones((1, 30, 30), np.uint8), ((0, 0), (6, 6), (6, 6))) for i in range(12)}
+    for i in range(4):
+        labels[f"d{i}"][:, 16:21, 16:21] = 3
+    share = 100 / (3 * 8100 + 12 * 900)
+    target = {"emphysema": 0.99, "ILD": 1.6 * share}  # emphysema is further below its target
+    plan, *_ = plan_for(labels, BalanceConfig(placement="real", hosts=hosts, target_share=target, max_synthetic=4))
+    assert {op.pathology for case in plan.cases for op in case.operations} == {"ILD"}
+    notes = {note.split(":")[0]: note for note in plan.notes if "the plan reaches" in note}
+    assert "no host has room" in notes["emphysema"]
+    assert "ILD" not in notes or "limited by --max-synthetic 4" in notes["ILD"]
+
+
 @pytest.mark.parametrize("spacing", [5.0, 2.5, 1.25, 0.625])
 def test_a_place_above_or_below_is_found_however_thin_the_slices_are(spacing):
     label = np.ones((round(100 / spacing), 40, 40), np.uint8)
