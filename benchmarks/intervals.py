@@ -7,7 +7,8 @@ Simulates the scores of both arms for many designs (seeds, folds, patients) and 
 
 A patient's difference is the truth plus an effect of the patient, of the training (a seed of a fold, the same for all
 of its patients) and of both; their standard deviations are 0.1, 0.1 · √ratio and 0.05. In "finds or misses", a training
-has a Dice of about 0.4 with the probabilities given for reference and arm, otherwise 0.
+has a Dice of about 0.4 with the probabilities given for reference and arm, otherwise 0; in "finds or misses, by
+fold" all seeds of a fold find the class, or none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FALSE_VOXELS = (
     (50, 100),
     (100, 100),
 )  # of reference and arm, in the median patient in whom any are predicted
-UNSEEN = ((0.5, 1), (0.9, 1))  # all trainings of both arms often find the class, though the reference can miss it
+UNSEEN = ((0.5, 1), (0.9, 1), (0.7, 0.9), (0.8, 0.95))  # all trainings of both arms often find it, though some can miss
 PATIENT_SD, BOTH_SD, LEVEL = 0.1, 0.05, 0.4
 SHARE_GAINING = 0.7  # of the patients in "patients without gain"
 GOAL = 0.93
@@ -79,6 +80,10 @@ def rows() -> Iterator[Row]:
             yield Row(kind, test, *design)
         for design in itertools.product(SEEDS, FOLDS, FEW_PATIENTS, FINDING):
             yield Row("finds or misses", test, *design)
+        for design in itertools.product(SEEDS, FOLDS[2:], FEW_PATIENTS, FINDING):
+            yield Row("finds or misses, by fold", test, *design)
+        for design in itertools.product(SEEDS, FOLDS[1:2], FEW_PATIENTS, FINDING):
+            yield Row("finds or misses, by two folds", test, *design, counts=False)
         for design in itertools.product(SEEDS, FOLDS, (SKEWED_PATIENTS,), FALSE_VOXELS):
             yield Row("false voxels", test, *design)
         for design in itertools.product(SEEDS, FOLDS, FEW_PATIENTS, FALSE_VOXELS):
@@ -121,7 +126,9 @@ def scores(row: Row, mask: np.ndarray, repeats: int, rng: np.random.Generator) -
         arms = []
         for probability in row.ratio:
             values = np.maximum(level + 0.03 * normal((*shape[:3], 1)) + BOTH_SD * normal(shape), 0.06)
-            arms.append(values * (rng.random((*shape[:3], 1)) < probability))
+            drawn_once = row.kind in ("finds or misses, by fold", "finds or misses, by two folds")
+            draws = rng.random((shape[0], 1 if drawn_once else shape[1], shape[2], 1))
+            arms.append(values * (draws < probability))
         expected = np.maximum(LEVEL + np.sqrt(PATIENT_SD**2 + 0.03**2 + BOTH_SD**2) * normal(100_000), 0.06).mean()
         return arms[1], arms[0], np.full(repeats, (row.ratio[1] - row.ratio[0]) * expected)
     drawn: Callable = {
@@ -195,7 +202,8 @@ def shown(row: Row, arm: np.ndarray, reference: np.ndarray, mask: np.ndarray) ->
     None for the rows of which every experiment does.
     """
     if row.kind == "finds or misses, unseen":
-        return np.asarray((summed_up(reference, mask).trainings <= FOUND).any(axis=(-2, -1)))
+        missed = [(summed_up(of, mask).trainings <= FOUND).any(axis=(-2, -1)) for of in (arm, reference)]
+        return np.asarray(missed[0] | missed[1])
     if row.kind == "patients without gain":
         gains = summed_up(arm - reference, mask).patients > LEVEL * (0.5 - SHARE_GAINING)
         return np.asarray(gains.any(axis=-1) & ~gains.all(axis=-1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.bench.arms import ARMS, DECISIVE
+from experiments.bench.plot import EARLIER
 from experiments.tables import figure
 from nnunet_difflung.comparison.table2 import shown
 from nnunet_difflung.painting.continuity import FIGURES as CONTINUITY
@@ -211,7 +212,8 @@ def _picture(content: dict, link: str) -> str:
 def _learning_curve(content: dict, arms: Sequence[str]) -> list[str]:
     numbers, rare = content["numbers"], content["meta"]["rare"]
     counts = [
-        f"all ({next(iter(of.values()))['sources']:.0f})" if number == "all" else number
+        (f"all ({next(iter(of.values()))['sources']:.0f})" if number == "all" else number)
+        + ("" if content.get("made", {}).get(number, {}).get("rows_kept", True) else f" ({EARLIER})")
         for number, of in numbers.items()
     ]
     lines = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
+from scipy.special import stdtrit
 
 from experiments.bench.probabilities import at_false_voxels_of, average_precision
 from experiments.bench.scoring import dice
@@ -68,6 +69,28 @@ def compared(arm: Rows, opponent: Rows, name: str, figure: str) -> dict | None:
         "ratio": means[0] / means[1] if means[1] else None,
         "trainings": len(seeds) * len(folds),
     }
+
+
+def precision_compared(arm: Rows, opponent: Rows, name: str) -> dict | None:
+    """The paired difference of two arms in average precision, which is a figure of a training and not of a patient.
+
+    The interval is the t-interval of the folds' means, or of the seeds where there is one fold.
+
+    Returns:
+        As ``compared``; None without a common training that has histograms.
+    """
+    own, others = (
+        {k: v for k, row in rows.items() if (v := _of_row(row, name, PRECISION))} for rows in (arm, opponent)
+    )
+    seeds, folds = grid(own, others)
+    if not seeds:
+        return None
+    differences = np.array([[own[s, f] - others[s, f] for f in folds] for s in seeds])
+    units = differences.mean(axis=0) if len(folds) > 1 else differences[:, 0]
+    n, mean = len(units), float(differences.mean())
+    half = stdtrit(n - 1, 0.975) * units.std(ddof=1) / np.sqrt(n) if n > 1 else None
+    ends = None if half is None else [float(mean - half), float(mean + half)]
+    return {"diff": {"mean": mean, "ci95": ends}, "trainings": differences.size}
 
 
 def alike(arm: Rows, reference: Rows, name: str) -> dict | None:

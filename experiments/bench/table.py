@@ -8,7 +8,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS, Set
-from experiments.bench.compared import FIGURES, PRECISION, Rows, alike, compared, summary
+from experiments.bench.compared import (
+    FIGURES,
+    PRECISION,
+    Rows,
+    alike,
+    compared,
+    grid,
+    precision_compared,
+    summary,
+)
 from experiments.bench.plot import learning_curve
 from experiments.bench.rows import NUMBERS, Store, as_named_now, first_difference
 from nnunet_difflung.comparison.compare import without_nan
@@ -79,6 +88,7 @@ def with_earlier(content: dict, earlier: dict) -> dict:
             meta = {**meta, "augment": before["augment"] | meta["augment"]}
             whole = {key: before[key] for key in _OF_NUMBER if key not in ("rows", "core_hours")}  # of all numbers
             made[number] = earlier.get("made", {}).get(number, whole | {"rows": _trainings(arms)})
+            made[number] |= {"rows_kept": False}
     numbers = {number: content["numbers"][number] for number in _ORDER if number in content["numbers"]}
     made = {number: made[number] for number in numbers}
     together = {"rows": sum(of["rows"] for of in made.values())}
@@ -109,7 +119,11 @@ def check_alike(rows: list[dict]) -> None:
 
 
 def tabulated(rows: list[dict], kind: Set) -> dict:
-    """number → arm → ``figures`` of each class and ``differences`` to each opponent, in the order of the tables."""
+    """number → arm → ``figures`` of each class and ``differences`` to each opponent, in the order of the tables.
+
+    Figures are means over the trainings that all arms of a number have, so that they can be compared with each other;
+    differences use all trainings that both arms have.
+    """
     groups: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         key = row["row"]
@@ -119,10 +133,11 @@ def tabulated(rows: list[dict], kind: Set) -> dict:
     numbers = {}
     for number in [n for n in reversed(NUMBERS) if n in groups]:
         arms = {arm: groups[number][arm] for arm in ARMS if arm in groups[number]}
+        shared = _shared(arms)
         numbers[number] = {
             arm: {
                 "sources": sum(len(row["sources"]) for row in of_arm.values()) / len(of_arm),
-                "figures": {name: summary(of_arm, name) for name in classes},
+                "figures": {name: summary(shared[arm], name) for name in classes},
                 "differences": _differences(arm, arms, classes),
                 "at_equal_harm": _at_equal_harm(arm, arms, kind.rare),
             }
@@ -132,10 +147,20 @@ def tabulated(rows: list[dict], kind: Set) -> dict:
     return {"numbers": {n: numbers[n] for n in _ORDER if n in numbers}, "made": made}
 
 
+def _shared(arms: dict[str, Rows]) -> dict[str, Rows]:
+    """The rows of the largest design that all arms have; all rows where they have none in common."""
+    seeds, folds = grid(*arms.values())
+    if not seeds:
+        return dict(arms)
+    return {arm: {(seed, fold): rows[seed, fold] for seed in seeds for fold in folds} for arm, rows in arms.items()}
+
+
 def _differences(arm: str, arms: dict[str, Rows], classes: list[str]) -> dict:
     return {
         opponent: {
-            name: {figure: compared(arms[arm], arms[opponent], name, figure) for figure in FIGURES} for name in classes
+            name: {figure: compared(arms[arm], arms[opponent], name, figure) for figure in FIGURES}
+            | {PRECISION: precision_compared(arms[arm], arms[opponent], name)}
+            for name in classes
         }
         for opponent in OPPONENTS
         if opponent in arms and opponent != arm
@@ -171,10 +196,16 @@ def _made(rows: list[dict]) -> dict:
         "rows": len(rows),
         "core_hours": sum(seconds) / 3600,
         "machines": sorted({row["machine"] for row in rows}),
-        "versions": rows[-1]["versions"],
+        "versions": rows[-1]["versions"] | {"nnunet_difflung": ", ".join(_distinct(rows, "nnunet_difflung"))},
+        "rows_kept": True,
         "first_row": min(row["date"] for row in rows),
         "last_row": max(row["date"] for row in rows),
     }
+
+
+def _distinct(rows: list[dict], package: str) -> list[str]:
+    """The versions of a package that rows were made with, sorted."""
+    return sorted({row["versions"].get(package, "unknown") for row in rows})
 
 
 def markdown(content: dict) -> str:
@@ -188,11 +219,12 @@ def markdown(content: dict) -> str:
         f"{meta['rows']} trainings of {meta['iterations']} iterations; U-Net patches of {patch}, batch "
         f"{meta['network']['batch_size']}. `{meta['command']}`",
         "",
-        "Mean ± standard deviation over trainings. Differences are paired by patient, with a 95 % interval for new "
-        "patients and new trainings (fold means, or patients and seeds if that is wider). Dice: mean over the patients "
-        "who have the class. False voxels: in each patient without the class. False lesions: in each patient. At equal "
-        "harm: at the threshold at which an arm has as many false voxels as the reference. Average precision: over the "
-        "voxels of all patients, at every threshold.",
+        "Mean ± standard deviation over the trainings that all arms of a table have. Differences are paired by "
+        "patient, with a 95 % interval for new patients and new trainings (fold means, or patients and seeds if that is wider). "
+        "Dice: mean over the patients who have the class. False voxels: in each patient without the class; ratio: of "
+        "the means; factor: of 1 + voxels in the geometric mean over patients. False lesions: in each patient. At "
+        "equal harm: at the threshold at which an arm has as many false voxels as the reference. Average precision: over the "
+        "voxels of all patients, at every threshold; its interval is that of the folds' means.",
     ]
     for number, arms in content["numbers"].items():
         sources = next(iter(arms.values()))["sources"]
@@ -211,38 +243,51 @@ def _how(made: dict) -> str:
     return (
         f"{made['rows']} trainings; seeds {_listed(made['seeds'])}, folds {_listed(made['folds'])}; "
         f"{' to '.join(days)}{hours}."
+        + ("" if made.get("rows_kept", True) else " Of an earlier version; the rows were not kept.")
     )
 
 
 def _dice_rows(arms: dict, rare: str) -> list[str]:
     opponents = [name for name in OPPONENTS if name in arms]
     heads = [f"to {name} [95 %]" for name in opponents]
-    at_equal_harm = "to reference at equal harm [95 %]"
-    lines = _head(["arm", "trainings", f"Dice {rare}", "all voxels", "average precision", *heads, at_equal_harm])
+    heads += ["to reference at equal harm [95 %]", "average precision", "to reference [95 %]"]
+    lines = _head(["arm", "trainings", f"Dice {rare}", "all voxels", *heads])
     for arm, row in arms.items():
         figures = row["figures"][rare]
         differences = [row["differences"].get(name, {}).get(rare, {}).get("dice") for name in opponents]
         cells = [f"`{arm}`", str(figures["dice"]["trainings"]), _value(figures["dice"], 3)]
-        cells += [_value(figures["dice_pooled"], 3), _value(figures[PRECISION], 3)]
+        cells.append(_value(figures["dice_pooled"], 3))
         cells += [shown(d["diff"], 3) if d else "–" for d in (*differences, row["at_equal_harm"])]
+        precision = row["differences"].get("reference", {}).get(rare, {}).get(PRECISION)
+        cells += [_value(figures[PRECISION], 3), shown(precision["diff"], 3) if precision else "–"]
         lines.append(_line(cells))
     return lines
 
 
 def _harm_rows(arms: dict, rare: str, others: list[str]) -> list[str]:
-    heads = ["lesions found", "false lesions", "false voxels", "ratio to reference"]
+    heads = ["lesions found", "false lesions", "false voxels", "ratio to reference", "factor [95 %]"]
     changes = [f"Dice {name}, to reference [95 %]" for name in others]
     lines = _head(["arm", *heads, *changes])
     for arm, row in arms.items():
         figures, to_reference = row["figures"][rare], row["differences"].get("reference", {})
-        ratio = (to_reference.get(rare, {}).get("false_voxels") or {}).get("ratio")
+        harm = to_reference.get(rare, {}).get("false_voxels") or {}
+        ratio = harm.get("ratio")
         cells = [f"`{arm}`", _value(figures["lesion_sensitivity"], 3), _value(figures["false_lesions"], 2)]
         cells += [_value(figures["false_voxels"], 1), "–" if ratio is None else f"{ratio:.2f}"]
+        cells.append(factor(harm.get("log10")))
         for name in others:
             change = to_reference.get(name, {}).get("dice")
             cells.append(_value(row["figures"][name]["dice"], 3) + (f", {shown(change['diff'], 4)}" if change else ""))
         lines.append(_line(cells))
     return lines
+
+
+def factor(log10: dict | None) -> str:
+    """A difference of logarithms as a factor with its interval, such as ``2.6 [1.1, 6.0]``."""
+    if log10 is None or log10["mean"] is None or not log10["ci95"]:
+        return "–"
+    mean, low, high = (f"{10**value:.1f}" for value in (log10["mean"], *log10["ci95"]))
+    return f"{mean} [{low}, {high}]"
 
 
 def _value(figure: dict, digits: int) -> str:

@@ -99,7 +99,7 @@ def interval(arm: np.ndarray, reference: np.ndarray, scored: np.ndarray, found: 
 
     A class can be found by some trainings and missed by others. Where one arm finds it in all of its trainings, or in
     none, no spread shows what the next training will do. So if any training of the pair misses the class, the interval
-    allows for as many failures (or successes) of that arm as are compatible with having seen none.
+    allows for as many failures (or successes) of that arm as are compatible with having seen none in so many folds.
 
     Args:
         arm: (…, seeds, folds, patients), not negative.
@@ -172,12 +172,17 @@ def within_folds(means: Means) -> tuple[np.ndarray, np.ndarray]:
 def _unseen(
     arm: np.ndarray, reference: np.ndarray, found: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """How far unseen failures could move the mean difference down and up, their share, and where nothing was found."""
+    """How far unseen failures could move the mean difference down and up, their share, and where nothing was found.
+
+    What is counted is folds: a fold's training patients may decide whether a class is found, whatever the seed. Where
+    there is one fold, it is seeds.
+    """
+    seeds, folds = arm.shape[-2:]
     arm, reference = (values.reshape(*values.shape[:-2], -1) for values in (arm, reference))
     best = np.maximum(arm.max(axis=-1), reference.max(axis=-1))
     threshold = np.maximum(found, _MISSED * best)[..., None]
     arm_finds, reference_finds = arm > threshold, reference > threshold
-    share = 1 - _TAIL ** (1 / arm.shape[-1])
+    share = 1 - _TAIL ** (1 / (folds if folds > 1 else seeds))
     risk = share * ~(arm_finds.all(axis=-1) & reference_finds.all(axis=-1))
     arm_fails, reference_fails = (
         np.where(finds.all(axis=-1), values.mean(axis=-1), 0) * risk

@@ -88,6 +88,14 @@ def test_failures_that_no_training_showed_are_allowed_for_where_trainings_miss_t
     assert difference(arm, arm * 0 + 0.2)["unseen_failures"] == 0  # both find it every time
 
 
+def test_seeds_of_a_fold_are_no_further_folds():
+    arm, reference = validated([[-0.1], [-0.1], [-0.1]])
+    once = difference(arm, reference - 0.5)
+    assert difference(np.concatenate([arm] * 5), np.concatenate([reference - 0.5] * 5)) == once
+    one_fold = np.full((4, 1, 2), 0.5)
+    assert difference(one_fold, one_fold * 0)["unseen_failures"] == pytest.approx(1 - 0.025 ** (1 / 4))
+
+
 def test_a_training_with_less_than_a_tenth_of_the_best_misses_the_class():
     arm, reference = validated([[0.2], [0.2], [0.2]])  # 0.7 in each training
     assert difference(arm, reference * 0 + 0.069)["unseen_failures"] > 0
@@ -181,8 +189,13 @@ def test_coverage_with_other_effects(kind):
 
 @pytest.mark.parametrize("probabilities", FINDING)
 def test_coverage_where_a_training_finds_the_class_or_does_not(probabilities):
-    for seeds, folds, patients in ((1, 5, 30), (3, 1, 6)):
-        row = measured(Row("finds or misses", False, seeds, folds, patients, probabilities), 1500)
+    for kind, seeds, folds, patients in (
+        ("finds or misses", 1, 5, 30),
+        ("finds or misses", 3, 1, 6),
+        ("finds or misses, by fold", 2, 3, 30),
+        ("finds or misses, by fold", 5, 5, 6),
+    ):
+        row = measured(Row(kind, False, seeds, folds, patients, probabilities), 1500)
         assert row["now"][0] >= GOAL
 
 

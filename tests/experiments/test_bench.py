@@ -13,7 +13,7 @@ from experiments.bench import base, table, work
 from experiments.bench import run as running
 from experiments.bench.__main__ import parser, wanted
 from experiments.bench.arms import ARMS, DECISIVE, SETS, missing
-from experiments.bench.compared import compared, grid, values
+from experiments.bench.compared import compared, grid, precision_compared, values
 from experiments.bench.curve import lines
 from experiments.bench.rows import NUMBERS, Row, Store, check_purpose, in_order
 from experiments.bench.scoring import added_up, counts_of, figures
@@ -257,6 +257,44 @@ def test_arms_are_paired_by_patient_on_the_trainings_that_both_have():
     assert compared(arm, {}, "rare", "dice") is None
 
 
+def histograms(row: dict, precision: float) -> dict:
+    """The row with an average precision of its rare class."""
+    return {**row, "probabilities": {"rare": precision}}
+
+
+def test_means_are_of_the_trainings_that_all_arms_have():
+    rows = [row("reference", seed, fold, 0.1 * seed) for seed in (1, 2) for fold in (0, 1)]
+    rows += [row("copy_paste", 1, fold, 0.5) for fold in (0, 1)]
+    about = {"sources": ["a"], "cpu_seconds": {}, "machine": "m", "versions": {}, "date": "2026-11-28"}
+    arms = table.tabulated([{**of, **about} for of in rows], table.Set("D", "rare", "T"))["numbers"]["4"]
+    assert arms["reference"]["figures"]["rare"]["dice"] == {"mean": pytest.approx(0.1), "sd": 0.0, "trainings": 2}
+    assert arms["copy_paste"]["differences"]["reference"]["rare"]["dice"]["trainings"] == 2
+
+
+def test_average_precision_is_compared_by_the_means_of_the_folds(monkeypatch):
+    monkeypatch.setattr("experiments.bench.compared.average_precision", lambda value: value)
+    seeds, folds = (1, 2), (0, 1, 2, 3)
+    arm = {(s, f): histograms(row("difflung", s, f, 0.5), 0.5 + 0.1 * f + 0.01 * s) for s in seeds for f in folds}
+    reference = {(s, f): histograms(row("reference", s, f, 0.5), 0.4) for s in seeds for f in folds}
+    found = precision_compared(arm, reference, "rare")
+    assert found["trainings"] == 8
+    assert found["diff"]["mean"] == pytest.approx(0.1 + 0.15 + 0.015)
+    half = 3.182446 * np.std([0, 0.1, 0.2, 0.3], ddof=1) / 2  # Student's t with three degrees of freedom
+    assert found["diff"]["ci95"] == pytest.approx([0.265 - half, 0.265 + half])
+    one_fold = [{key: of for key, of in rows.items() if key[1] == 0} for rows in (arm, reference)]
+    assert precision_compared(*one_fold, "rare")["diff"]["ci95"] == pytest.approx(
+        [0.115 - 0.06353, 0.115 + 0.06353], abs=1e-4
+    )
+    one = [{key: of for key, of in rows.items() if key == (1, 0)} for rows in (arm, reference)]
+    assert precision_compared(*one, "rare")["diff"]["ci95"] is None
+    assert precision_compared(arm, {(1, 0): row("reference", 1, 0, 0.5)}, "rare") is None
+
+
+def test_a_factor_comes_from_the_difference_of_logarithms():
+    assert table.factor({"mean": 0.477, "ci95": [0.0, 1.0]}) == "3.0 [1.0, 10.0]"
+    assert table.factor({"mean": 0.477, "ci95": None}) == table.factor(None) == "–"
+
+
 def test_an_arm_that_this_version_lacks_is_named_by_what_it_lacks(monkeypatch):
     from experiments.bench import arms
 
@@ -377,6 +415,11 @@ def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
     assert list(second["numbers"]["4"]) == ["reference", "copy_paste"]
     assert {number: made["rows"] for number, made in second["made"].items()} == {"4": 4, "16": 4}
     assert second["meta"]["rows"] == 8
+    assert {number: made["rows_kept"] for number, made in second["made"].items()} == {"4": True, "16": False}
+    text = (tmp_path / "t.md").read_text()
+    four, sixteen = text.split("## 16")
+    assert "Of an earlier version" in sixteen
+    assert "Of an earlier version" not in four
     assert (tmp_path / "t.md").read_text().count("4 trainings; seeds 1, folds 0, 1; 2026-11-28; 0.0 core hours.") == 2
     bench_with(tmp_path / "second", ("cbmat",), "16", folds=(0,))
     with pytest.raises(
