@@ -199,7 +199,8 @@ def markdown(content: dict) -> str:
         f"{methods[REAL]['lesions']} slices of lesions of {methods[REAL]['patients']} validation patients, folds "
         f"{', '.join(map(str, meta['folds']))}; {meta['date'][:10]}. `{meta['command']}`",
         "",
-        "Mean over patients; in brackets the difference to the real lesions, paired by patient, with a 95 % interval.",
+        "Mean over patients; in brackets the difference to the real lesions, paired by patient, with a 95 % interval "
+        "for new patients and these generators.",
         "",
         f"| {' | '.join(head)} |",
         f"|{' --- |' * len(head)}",
