@@ -150,6 +150,7 @@ setup(
         "nnunet_difflung.painting",
         "nnunet_difflung.patients",
         "nnunet_difflung.pipeline",
+        "nnunet_difflung.preparing",
         "nnunet_difflung.report",
         "nnunet_difflung.runtime",
         "nnunet_difflung.segmenter",

@@ -13,19 +13,19 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.painting import selection
-from nnunet_difflung.painting.application import AppliedCase, apply_plan, planned_region
 from nnunet_difflung.painting.box import box_of_case, box_record
 from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
 from nnunet_difflung.painting.continuity import of_case
 from nnunet_difflung.painting.fade import weights
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import Region, measure, passes, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
 from nnunet_difflung.painting.memorisation import nearest
 from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
 from nnunet_difflung.painting.placebo_gate import measure_placebo
 from nnunet_difflung.painting.seam import seam_of
-from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
+from nnunet_difflung.preparing.application import AppliedCase, apply_plan, planned_region
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import JobSize, Stack, sizes_of, stacks_of
 from nnunet_difflung.runtime.arrays import load
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.messages import note

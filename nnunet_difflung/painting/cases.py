@@ -12,14 +12,14 @@ from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.box import box_of_case
 from nnunet_difflung.painting.continuity import RealContinuity
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.gate import ClassReference
 from nnunet_difflung.painting.patches import MemorisationReference
 from nnunet_difflung.painting.placebo_gate import LungReference
 from nnunet_difflung.painting.selection import Selection
+from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import sync
 
 

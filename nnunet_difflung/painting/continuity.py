@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.lesions.masks import MIN_VOXELS
-from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.preparing.application import AppliedCase
 
 _FEWEST = 4  # voxels of a pair of slices
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.preparing.application import AppliedCase
 from nnunet_difflung.segmenter.trained import Segmenters
 
 

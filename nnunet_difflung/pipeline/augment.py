@@ -25,7 +25,6 @@ from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import (
     PATH_VARIABLES,
@@ -83,6 +82,7 @@ from nnunet_difflung.pipeline.roles import (
     with_present_roles,
 )
 from nnunet_difflung.pipeline.selection import describe_cost
+from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone

@@ -18,10 +18,10 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import neighbours_of, total_steps
-from nnunet_difflung.painting.application import planned_region
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.stacks import sizes_of
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, cache_folder, nnunet_folder
+from nnunet_difflung.preparing.application import planned_region
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import sizes_of
 from nnunet_difflung.segmenter.crops import edge_of
 from nnunet_difflung.segmenter.data import number_of_classes
 from nnunet_difflung.segmenter.store import seconds_of_training

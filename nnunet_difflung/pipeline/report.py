@@ -14,7 +14,6 @@ from nnunet_difflung.generator.batches import share_of_each
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.memorisation import expected_share, is_suspicious
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
@@ -25,6 +24,7 @@ from nnunet_difflung.pipeline.on_record import add_rows, report_path
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.pipeline.selection import describe_selection
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import collapsed, counted, quoted
 

@@ -14,13 +14,13 @@ from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting import fade
-from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import with_painted
 from nnunet_difflung.painting.seam import real_seams, seam_of
-from nnunet_difflung.painting.stacks import stacks_of
 from nnunet_difflung.painting.verdict import judge_seam
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality
+from nnunet_difflung.preparing.application import AppliedCase, painted_region
+from nnunet_difflung.preparing.stacks import stacks_of
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)

@@ -19,8 +19,6 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.painting import attempt as attempt_module
-from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs
 from nnunet_difflung.painting.selection import Selection, other_noise, recognised, score_of
 from nnunet_difflung.pipeline import estimates
@@ -28,6 +26,8 @@ from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes, estimate_seconds
 from nnunet_difflung.pipeline.quality import faults
 from nnunet_difflung.pipeline.selection import describe_selection
+from nnunet_difflung.preparing.application import apply_plan
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import sha256, write_json
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.config import SegmenterConfig

@@ -14,11 +14,11 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.encoding import normalise
 from nnunet_difflung.generator.style import style_of
 from nnunet_difflung.lesions.pasting import lesion_of
-from nnunet_difflung.painting.application import apply_plan, paints_together
-from nnunet_difflung.painting.donors import find_donors, style_maps
 from nnunet_difflung.painting.jobs import make_jobs
-from nnunet_difflung.painting.lung_level import lung_around
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.preparing.application import apply_plan, paints_together
+from nnunet_difflung.preparing.donors import find_donors, style_maps
+from nnunet_difflung.preparing.lung_level import lung_around
 from tests.support.tiny import make_dataset
 
 WINDOWS = ((-1000.0, 1000.0),)

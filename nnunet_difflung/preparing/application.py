@@ -14,9 +14,9 @@ from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
-from nnunet_difflung.painting.donors import Donors, find_donors
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
+from nnunet_difflung.preparing.donors import Donors, find_donors
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 
 
 @dataclass(frozen=True)

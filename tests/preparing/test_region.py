@@ -7,7 +7,7 @@ import pytest
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.application import painted_region
+from nnunet_difflung.preparing.application import painted_region
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, 4)
 

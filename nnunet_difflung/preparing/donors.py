@@ -14,8 +14,8 @@ from nnunet_difflung.generator.style import style_channels, style_of, write_styl
 from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion, inside_image, spacing_ratio, warp
 from nnunet_difflung.lesions.pasting import lesion_of
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.lung_level import lung_around
-from nnunet_difflung.painting.styles import ClassStyles, style_of_part
+from nnunet_difflung.preparing.lung_level import lung_around
+from nnunet_difflung.preparing.styles import ClassStyles, style_of_part
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def find_donors(
 ) -> Donors:
     """Whose level and spread each voxel is to have.
 
-    A lesion has those of the real lesion whose outline it has, slice by slice, all changed alike (``painting.styles``).
+    A lesion has those of the real lesion whose outline it has, slice by slice, all changed alike (``styles``).
     A placebo region has its own in the host. Where slices are painted together, a slice has those of three slices of
     the real lesion, which is what the network was told in training, and the lesion as a whole is held to them.
 

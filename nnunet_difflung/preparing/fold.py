@@ -20,8 +20,8 @@ from nnunet_difflung.generator.training import FoldData
 from nnunet_difflung.lesions.masks import Lesion, pixel_aspect
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS, Method
-from nnunet_difflung.painting.styles import ClassStyles, styles_of
 from nnunet_difflung.paths import fold_folder
+from nnunet_difflung.preparing.styles import ClassStyles, styles_of
 from nnunet_difflung.runtime.files import json_bytes
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.data import SegmenterData

@@ -12,10 +12,10 @@ from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.lesions.masks import Lesion
-from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.donors import find_donors, restyled
-from nnunet_difflung.painting.styles import ClassStyles, Style
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.preparing.application import apply_plan
+from nnunet_difflung.preparing.donors import find_donors, restyled
+from nnunet_difflung.preparing.styles import ClassStyles, Style
 from tests.support.tiny import make_dataset
 
 HOST, BOTH = SamplingConfig(level="host"), SamplingConfig(level="host", styles="drawn")

@@ -17,10 +17,10 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.headers import grid_of
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import is_identifier, read_manifest
-from nnunet_difflung.painting import fold as fold_module
 from nnunet_difflung.painting.cases import synthetic_id
-from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold
+from nnunet_difflung.preparing import fold as fold_module
+from nnunet_difflung.preparing.fold import Fold, discard_work
 from nnunet_difflung.runtime.files import json_bytes, sha256, write_json
 from tests.support.commands import prepared
 from tests.support.tiny import make_dataset

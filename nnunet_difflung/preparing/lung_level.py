@@ -1,4 +1,4 @@
-"""The level of the normal lung around a lesion, which the lesion's own level follows (``painting.styles``)."""
+"""The level of the normal lung around a lesion, which the lesion's own level follows (``preparing.styles``)."""
 
 from __future__ import annotations
 

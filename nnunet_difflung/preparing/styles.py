@@ -10,7 +10,7 @@ import numpy as np
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache
 from nnunet_difflung.lesions.masks import Lesion
-from nnunet_difflung.painting.lung_level import lung_around_lesion
+from nnunet_difflung.preparing.lung_level import lung_around_lesion
 
 _FEWEST_VOXELS = 30  # of a lesion whose mean and spread say something about its class
 _FEWEST_LESIONS = 8  # that tell how far the class's level follows the lung
