@@ -143,6 +143,7 @@ setup(
         "nnunet_difflung.generator",
         "nnunet_difflung.generator.families",
         "nnunet_difflung.injection",
+        "nnunet_difflung.judging",
         "nnunet_difflung.lesions",
         "nnunet_difflung.meaning",
         "nnunet_difflung.nnunet_ext",

@@ -31,9 +31,9 @@ from nnunet_difflung.dataset.reading import body_is_above_hu
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
+from nnunet_difflung.judging.seam import border_of
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.seam import border_of
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 

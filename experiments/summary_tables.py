@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.bench.arms import ARMS, DECISIVE
 from experiments.tables import figure
 from nnunet_difflung.comparison.table2 import shown
-from nnunet_difflung.painting.continuity import FIGURES as CONTINUITY
+from nnunet_difflung.judging.continuity import FIGURES as CONTINUITY
 
 
 def table1_summary(sources: dict[str, str], *contents: dict) -> str:

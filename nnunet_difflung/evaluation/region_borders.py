@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.painting.seam import Border
+from nnunet_difflung.judging.seam import Border
 
 _SMOOTH = 2.0  # pixels; what is brighter than its surroundings smoothed so much is a vessel
 _RIDGE = 1.0  # by how many standard deviations of the host's normal lung

@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 
 from nnunet_difflung.evaluation.region_borders import correlation, moments_across, vessels
 from nnunet_difflung.evaluation.region_textures import LAGS, deviations, moments_at, similarity
-from nnunet_difflung.painting.seam import border_of, steps, steps_within
+from nnunet_difflung.judging.seam import border_of, steps, steps_within
 
 FIGURES = {  # name → digits in a table
     "seam_outline": 2,

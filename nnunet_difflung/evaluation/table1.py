@@ -9,8 +9,8 @@ import numpy as np
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import ALONG_Z, BY_CLASS, SCALARS
 from nnunet_difflung.evaluation.references import REFERENCES
+from nnunet_difflung.judging.continuity import FIGURES
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.continuity import FIGURES
 
 _JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table joins
 _COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # meta that must be equal in all tables

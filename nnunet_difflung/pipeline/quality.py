@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from nnunet_difflung.dataset.channels import named
-from nnunet_difflung.painting.continuity import FIGURES
+from nnunet_difflung.judging.continuity import FIGURES
 from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
 
@@ -34,7 +34,7 @@ def describe_quality(
     """Lines about each class of a fold: its cases, the unpainted hosts, and the figures of all cases together.
 
     Args:
-        quality: result of ``painting.gate.pooled``.
+        quality: result of ``judging.gate.pooled``.
         verdicts: ``SynthesisResult.verdicts``.
         channels: names of the channels.
         unjudged: numbers of the channels whose values are not painted but set.
@@ -99,7 +99,7 @@ def describe_seam(name: str, seams: Sequence[dict]) -> list[str]:
 
     Args:
         name: of the class.
-        seams: result of ``painting.verdict.judge_seam``.
+        seams: result of ``judging.verdict.judge_seam``.
     """
     lines = []
     for seam in seams:

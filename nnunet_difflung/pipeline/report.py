@@ -11,10 +11,10 @@ from nnunet_difflung.dataset.hu_check import channels_in_hu
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import Failed
 from nnunet_difflung.generator.batches import share_of_each
+from nnunet_difflung.judging.memorisation import expected_share, is_suspicious
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.memorisation import expected_share, is_suspicious
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
 from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
 from nnunet_difflung.pipeline.found import report_injected

@@ -15,7 +15,7 @@ def describe_selection(selection: dict) -> list[str]:
     """Lines about a fold's segmenter and its choices.
 
     Args:
-        selection: result of ``painting.selection.summarise``; empty if each case is painted once.
+        selection: result of ``judging.selection.summarise``; empty if each case is painted once.
     """
     if not selection:
         return []

@@ -12,12 +12,12 @@ from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.injected import has_new
+from nnunet_difflung.judging.memorisation import expected_share
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.render import write_page
-from nnunet_difflung.painting.memorisation import expected_share
 from nnunet_difflung.paths import dataset_id, results_folder
 from nnunet_difflung.pipeline.augment import REPORT
 from nnunet_difflung.pipeline.likeness import named, value_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnunet_difflung.judging.memorisation import expected_share, fewest_suspicious, is_suspicious
 from nnunet_difflung.lesions.likeness import LIMIT
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.pages.blocks import Light, State
-from nnunet_difflung.painting.memorisation import expected_share, fewest_suspicious, is_suspicious
 from nnunet_difflung.pipeline.likeness import named
 from nnunet_difflung.pipeline.quality import FEW, figure, meaning, span, value
 from nnunet_difflung.report.records import Records

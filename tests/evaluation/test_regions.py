@@ -9,7 +9,7 @@ from scipy import ndimage
 from nnunet_difflung.evaluation.region_borders import correlation, moments_across, vessels
 from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.evaluation.region_textures import deviations, moments_at, similarity
-from nnunet_difflung.painting.seam import border_of, steps, steps_within
+from nnunet_difflung.judging.seam import border_of, steps, steps_within
 
 SIZE = 40
 SQUARE = np.zeros((SIZE, SIZE), bool)

@@ -19,7 +19,8 @@ SECTIONS = {
     "Patients": ("patients",),
     "Archives that are converted": ("dataset_conversion",),
     "`difflung_augment`: plan, training, painting": (
-        *("pipeline", "commands.augment", "lesions", "generator", "preparing", "painting", "segmenter", "methods"),
+        *("pipeline", "commands.augment", "lesions", "generator", "segmenter", "preparing", "judging", "painting"),
+        "methods",
     ),
     "Changes of the dataset: injection and removal": ("injection", "commands.remove"),
     "`difflung_audit`": ("audit", "commands.audit"),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from nnunet_difflung.judging import memorisation
+from nnunet_difflung.judging import patches as memorisation_patches
+from nnunet_difflung.judging.memorisation import expected_share, is_suspicious, nearest, real_to_real, summarise
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting import memorisation
-from nnunet_difflung.painting import patches as memorisation_patches
-from nnunet_difflung.painting.memorisation import expected_share, is_suspicious, nearest, real_to_real, summarise
 from nnunet_difflung.pipeline.report import _resemblance
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)

@@ -11,13 +11,13 @@ from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.channels import Relations
+from nnunet_difflung.judging.seam import real_seams, seam_of
+from nnunet_difflung.judging.verdict import judge_seam
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting import fade
 from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import with_painted
-from nnunet_difflung.painting.seam import real_seams, seam_of
-from nnunet_difflung.painting.verdict import judge_seam
 from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality
 from nnunet_difflung.preparing.application import AppliedCase, painted_region
 from nnunet_difflung.preparing.stacks import stacks_of

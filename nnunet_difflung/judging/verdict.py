@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nnunet_difflung.painting.continuity import FIGURES, RealContinuity
-from nnunet_difflung.painting.gate import ChannelReference, ClassReference
+from nnunet_difflung.judging.continuity import FIGURES, RealContinuity
+from nnunet_difflung.judging.gate import ChannelReference, ClassReference
 
 _MAX_SHARE = 0.1  # of the unpainted hosts that may pass a gate that is evidence
 _MAX_BOUND = 1 / 3  # of the upper 95 % confidence bound of that share; eight hosts, none of which passes, reach it
@@ -42,8 +42,8 @@ def judge(
             a class whose real lesions are so small.
 
     Returns:
-        class → {judged, unpainted, pooled}; ``synthesis`` adds ``seam`` (``judge_seam``). ``unpainted`` is {hosts,
-        passing, upper_bound}: the number of unpainted hosts, how many pass the gate, and the exact upper 95 %
+        class → {judged, unpainted, pooled}; ``painting.synthesis`` adds ``seam`` (``judge_seam``). ``unpainted`` is
+        {hosts, passing, upper_bound}: the number of unpainted hosts, how many pass the gate, and the exact upper 95 %
         confidence bound of their share. ``judged`` says whether passing the gate is evidence: at most 10 % of them
         pass, and the bound is at most a third. ``pooled`` is a list of {figure, channel, value, low, high, within,
         patients} for the staged cases; low, high and within are None if fewer than two patients have the class.

@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 
+from nnunet_difflung.judging.gate import measure, passes, pooled, reference, region_of
+from nnunet_difflung.judging.memorisation import nearest, real_to_real
+from nnunet_difflung.judging.verdict import judge
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of
-from nnunet_difflung.painting.memorisation import nearest, real_to_real
-from nnunet_difflung.painting.verdict import judge
 from nnunet_difflung.pipeline.quality import describe_quality, faults
-from tests.painting.test_gate import MEAN, ROLES, Cache
+from tests.judging.test_gate import MEAN, ROLES, Cache
 
 NAMES = ["R", "G", "B"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.painting.channel_pairs import percentile95
-from nnunet_difflung.painting.gate import (
+from nnunet_difflung.judging.channel_pairs import percentile95
+from nnunet_difflung.judging.gate import (
     MIN_VOXELS,
     PER_SLICE,
     SLACK,
@@ -26,7 +26,7 @@ from nnunet_difflung.painting.gate import (
     region_of,
     rounded,
 )
-from nnunet_difflung.painting.normal_pieces import MIN_NORMAL, Piece, normal_pieces
+from nnunet_difflung.judging.normal_pieces import MIN_NORMAL, Piece, normal_pieces
 
 NAME = "placebo"  # of the only row of a placebo case's quality
 _PIECES = 200  # number of pieces of normal lung, over all patients

@@ -18,8 +18,8 @@ from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.dataset.cache import SliceCache
+from nnunet_difflung.judging.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
 from nnunet_difflung.preparing.application import AppliedCase, painted_region
 
 _FEWEST = 8  # pairs of neighbours; with fewer a case is not measured

@@ -10,10 +10,10 @@ import pytest
 
 from nnunet_difflung.commands.augment import main
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.judging.continuity import AlongZ, continuity_reference, measured, of_case
+from nnunet_difflung.judging.verdict import judge_continuity
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.continuity import AlongZ, continuity_reference, measured, of_case
-from nnunet_difflung.painting.verdict import judge_continuity
 from nnunet_difflung.pipeline.quality import describe_quality
 from nnunet_difflung.preparing.application import AppliedCase
 from tests.support.tiny import make_dataset

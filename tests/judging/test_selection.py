@@ -18,9 +18,9 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.judging.selection import Selection, other_noise, recognised, score_of
 from nnunet_difflung.painting import attempt as attempt_module
 from nnunet_difflung.painting.jobs import Job, make_jobs
-from nnunet_difflung.painting.selection import Selection, other_noise, recognised, score_of
 from nnunet_difflung.pipeline import estimates
 from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes, estimate_seconds

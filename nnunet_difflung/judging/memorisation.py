@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.painting.patches import (
+from nnunet_difflung.judging.patches import (
     OFFSETS,
     ClassBank,
     MemorisationReference,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunet_difflung.dataset.cache import SliceCache
-from nnunet_difflung.painting.channel_pairs import Moments, PairReference, pair_references, percentile95
-from nnunet_difflung.painting.contrast import Contrast, features, fit_contrast
-from nnunet_difflung.painting.normal_pieces import normal_pieces
+from nnunet_difflung.judging.channel_pairs import Moments, PairReference, pair_references, percentile95
+from nnunet_difflung.judging.contrast import Contrast, features, fit_contrast
+from nnunet_difflung.judging.normal_pieces import normal_pieces
 
 PER_SLICE = 400  # maximum number of voxels kept of a class in a slice
 MIN_VOXELS = 8  # minimum sample size

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from nnunet_difflung.judging import gate
+from nnunet_difflung.judging.contrast import fit_contrast
+from nnunet_difflung.judging.gate import measure, passes, pooled, reference, region_of, with_unpainted
+from nnunet_difflung.judging.verdict import judge, upper_bound
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting import gate
-from nnunet_difflung.painting.contrast import fit_contrast
-from nnunet_difflung.painting.gate import measure, passes, pooled, reference, region_of, with_unpainted
-from nnunet_difflung.painting.verdict import judge, upper_bound
 from nnunet_difflung.pipeline.quality import describe_quality, faults
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
