@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.painted_back import REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Painted, open_fold, painted_lesions
+from experiments.region_tally import FIGURES, RegionTally
 from experiments.shortcut_classifier import grouped_auc
 from experiments.shortcut_patches import Patches, joined
 from nnunet_difflung.comparison.compare import without_nan
@@ -30,7 +31,6 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import body_is_above_hu
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
-from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
 from nnunet_difflung.judging.seam import border_of
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS

@@ -7,8 +7,8 @@ from collections import defaultdict
 import numpy as np
 from scipy.stats import wasserstein_distance
 
-from nnunet_difflung.evaluation.region_borders import correlation, moments_across, vessels
-from nnunet_difflung.evaluation.region_textures import LAGS, deviations, moments_at, similarity
+from experiments.region_borders import correlation, moments_across, vessels
+from experiments.region_textures import LAGS, deviations, moments_at, similarity
 from nnunet_difflung.judging.seam import border_of, steps, steps_within
 
 FIGURES = {  # name → digits in a table

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difflung.evaluation.region_borders import correlation, moments_across, vessels
-from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
-from nnunet_difflung.evaluation.region_textures import deviations, moments_at, similarity
+from experiments.region_borders import correlation, moments_across, vessels
+from experiments.region_tally import FIGURES, RegionTally
+from experiments.region_textures import deviations, moments_at, similarity
 from nnunet_difflung.judging.seam import border_of, steps, steps_within
 
 SIZE = 40
