@@ -11,7 +11,6 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.injected import has_new
 from nnunet_difflung.judging.memorisation import expected_share
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
@@ -24,6 +23,7 @@ from nnunet_difflung.pipeline.likeness import named, value_of
 from nnunet_difflung.pipeline.quality import faults, figure, meaning, span, value
 from nnunet_difflung.pipeline.report import next_commands
 from nnunet_difflung.report.gallery import gallery
+from nnunet_difflung.report.injected import has_new
 from nnunet_difflung.report.paragraph import paragraph
 from nnunet_difflung.report.records import Records, read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts

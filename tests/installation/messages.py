@@ -26,7 +26,12 @@ SECTIONS = {
     "`difflung_audit`": ("audit", "commands.audit"),
     "Trainings": ("trainers", "nnunet_ext"),
     "`difflung_compare`": ("comparison", "commands.compare"),
-    "`difflung_evaluate`, `difflung_turing`": ("evaluation", "commands.evaluate", "commands.turing"),
+    "`difflung_evaluate`, `difflung_turing`": (
+        "evaluation",
+        "commands.evaluate",
+        "commands.turing",
+        "report.blind_reading",
+    ),
     "Reports": ("report", "pages", "commands.report"),
     "`difflung_export`": ("export", "commands.export"),
     "The demo": ("commands.demo", "commands.small_trainings"),

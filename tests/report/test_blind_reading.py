@@ -14,7 +14,9 @@ from nnunet_difflung.commands.turing import main
 from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.blind_reading import (
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.report.blind_reading import (
     ANSWERS,
     Shown,
     _matched,
@@ -23,10 +25,8 @@ from nnunet_difflung.evaluation.blind_reading import (
     read_answers,
     score,
 )
-from nnunet_difflung.evaluation.injected import Scan, cases_of
-from nnunet_difflung.evaluation.lesion_pictures import Looks
-from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.report.injected import Scan, cases_of
+from nnunet_difflung.report.lesion_pictures import Looks
 from nnunet_difflung.runtime.files import read_json
 from tests.support.browser import in_browser
 from tests.support.tiny import make_dataset

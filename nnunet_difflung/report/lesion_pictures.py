@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_difflung.evaluation.injected import InjectedCase, Scan
 from nnunet_difflung.pages.blocks import Picture
 from nnunet_difflung.pages.pictures import grey_png, outlines_of
+from nnunet_difflung.report.injected import InjectedCase, Scan
 from nnunet_difflung.runtime.figures import LUNG_WINDOW, Window
 
 MEDIASTINAL_WINDOW: Window = (-160.0, 240.0)  # HU; width 400 at 40

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nnunet_difflung.dataset.orientation import axial_view
-from nnunet_difflung.evaluation.injected import Scan
-from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
+from nnunet_difflung.report.injected import Scan
+from nnunet_difflung.report.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
 from tests.pages.test_pictures import corners, decoded
 
 LOOKS = Looks({"window": (0.0, 255.0)}, {"background": 0, "lesion": 1})

@@ -17,7 +17,8 @@ import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.injected import (
+from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
+from nnunet_difflung.report.injected import (
     Scan,
     cases_of,
     in_hu,
@@ -26,14 +27,13 @@ from nnunet_difflung.evaluation.injected import (
     read_injected,
     read_scan,
 )
-from nnunet_difflung.evaluation.lesion_pictures import (
+from nnunet_difflung.report.lesion_pictures import (
     Looks,
     largest_part,
     lesion_picture,
     nearest_in_area,
     windows_of,
 )
-from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
 
