@@ -155,6 +155,7 @@ setup(
         "nnunet_difflung.report",
         "nnunet_difflung.runtime",
         "nnunet_difflung.segmenter",
+        "nnunet_difflung.telling",
         "nnunet_difflung.trainers",
     ],
     package_data={"nnunet_difflung": ["py.typed"], "nnunet_difflung.pages": ["page.html", "page.css", "page.js"]},

@@ -45,7 +45,6 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
-from nnunet_difflung.pipeline.found import report_estimate, report_plan, report_result
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.on_record import renew_report, report_path
 from nnunet_difflung.pipeline.preflight import (
@@ -81,7 +80,6 @@ from nnunet_difflung.pipeline.roles import (
     warn_of_structures,
     with_present_roles,
 )
-from nnunet_difflung.pipeline.selection import describe_cost
 from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
@@ -90,6 +88,8 @@ from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
+from nnunet_difflung.telling.scripts import report_estimate, report_plan, report_result
+from nnunet_difflung.telling.selection import describe_cost
 
 REPORT = "report.html"
 """The page about a method's cases, in the method's folder in ``$nnUNet_results``."""

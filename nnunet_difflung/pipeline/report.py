@@ -16,17 +16,17 @@ from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
 from nnunet_difflung.paths import NNUNET_RESULTS, dataset_id, nnunet_folder, others_with_id
-from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
-from nnunet_difflung.pipeline.found import report_injected
 from nnunet_difflung.pipeline.images import suspicion
-from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from nnunet_difflung.pipeline.on_record import add_rows, report_path
-from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality, faults
 from nnunet_difflung.pipeline.request import Request
-from nnunet_difflung.pipeline.selection import describe_selection
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.messages import report, say, warn
 from nnunet_difflung.runtime.wording import collapsed, counted, quoted
+from nnunet_difflung.telling.channels import describe_channels, set_by_rule
+from nnunet_difflung.telling.likeness import describe_likeness, differing
+from nnunet_difflung.telling.quality import describe_placebo, describe_quality, faults
+from nnunet_difflung.telling.scripts import report_injected
+from nnunet_difflung.telling.selection import describe_selection
 
 _INTERRUPTED = "it was interrupted before its cases were in the dataset; run the same command again"
 

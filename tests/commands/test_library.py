@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_difflung"
 ROOMS = ("api", "dataset", "lesions", "generator", "preparing", "judging", "painting", "injection")
-ROOMS += ("evaluation", "comparison")
+ROOMS += ("telling", "evaluation", "comparison")
 
 
 @pytest.mark.parametrize("room", ROOMS)

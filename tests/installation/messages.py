@@ -20,7 +20,7 @@ SECTIONS = {
     "Archives that are converted": ("dataset_conversion",),
     "`difflung_augment`: plan, training, painting": (
         *("pipeline", "commands.augment", "lesions", "generator", "segmenter", "preparing", "judging", "painting"),
-        "methods",
+        *("telling", "methods"),
     ),
     "Changes of the dataset: injection and removal": ("injection", "commands.remove"),
     "`difflung_audit`": ("audit", "commands.audit"),

@@ -14,8 +14,8 @@ from nnunet_difflung.judging.continuity import AlongZ, continuity_reference, mea
 from nnunet_difflung.judging.verdict import judge_continuity
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.quality import describe_quality
 from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.telling.quality import describe_quality
 from tests.support.tiny import make_dataset
 
 

@@ -12,7 +12,7 @@ from nnunet_difflung.judging.contrast import fit_contrast
 from nnunet_difflung.judging.gate import measure, passes, pooled, reference, region_of, with_unpainted
 from nnunet_difflung.judging.verdict import judge, upper_bound
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.quality import describe_quality, faults
+from nnunet_difflung.telling.quality import describe_quality, faults
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)

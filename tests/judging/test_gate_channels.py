@@ -11,7 +11,7 @@ from nnunet_difflung.judging.gate import measure, passes, pooled, reference, reg
 from nnunet_difflung.judging.memorisation import nearest, real_to_real
 from nnunet_difflung.judging.verdict import judge
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.quality import describe_quality, faults
+from nnunet_difflung.telling.quality import describe_quality, faults
 from tests.judging.test_gate import MEAN, ROLES, Cache
 
 NAMES = ["R", "G", "B"]

@@ -8,7 +8,7 @@ import pytest
 from nnunet_difflung.judging.gate import passes, region_of
 from nnunet_difflung.judging.placebo_gate import NAME, lung_reference, measure_placebo
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.quality import describe_placebo, faults
+from nnunet_difflung.telling.quality import describe_placebo, faults
 from tests.judging.test_gate import Facts
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema",), (), {"normal_lung": 1, "emphysema": 2}, None)

@@ -14,8 +14,8 @@ from nnunet_difflung.judging.seam import real_seams, seam_of
 from nnunet_difflung.judging.verdict import judge_seam
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.quality import describe_placebo, describe_quality
 from nnunet_difflung.preparing.application import AppliedCase, painted_region
+from nnunet_difflung.telling.quality import describe_placebo, describe_quality
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)

@@ -24,14 +24,14 @@ from nnunet_difflung.painting.jobs import Job, make_jobs
 from nnunet_difflung.pipeline import estimates
 from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes, estimate_seconds
-from nnunet_difflung.pipeline.quality import faults
-from nnunet_difflung.pipeline.selection import describe_selection
 from nnunet_difflung.preparing.application import apply_plan
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import sha256, write_json
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.segmenter.config import SegmenterConfig
 from nnunet_difflung.segmenter.trained import Knowledge, Sight
+from nnunet_difflung.telling.quality import faults
+from nnunet_difflung.telling.selection import describe_selection
 from tests.support.commands import OPTIONS, prepared
 from tests.support.segmenters import small_segmenters
 from tests.support.tiny import HU, make_dataset

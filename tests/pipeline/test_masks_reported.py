@@ -15,8 +15,8 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.training import _source, resolve
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.pipeline.fold import prepare_fold
-from nnunet_difflung.pipeline.likeness import describe_likeness, differing
 from nnunet_difflung.pipeline.report import describe_fold
+from nnunet_difflung.telling.likeness import describe_likeness, differing
 from tests.support.lungs import relabel
 from tests.support.tiny import LABELS, make_dataset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnunet_difflung.pipeline.estimates import duration
+from nnunet_difflung.runtime.wording import duration
 
 _RULES = {
     "hard": "the one that the segmenter recognises least",

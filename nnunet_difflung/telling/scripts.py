@@ -6,9 +6,9 @@ from typing import Any
 
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.painting.cases import SynthesisResult
-from nnunet_difflung.pipeline.quality import faults
 from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.messages import report, reported
+from nnunet_difflung.telling.quality import faults
 
 
 def report_plan(fold: Fold) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from nnunet_difflung.dataset.channels import named
 from nnunet_difflung.judging.continuity import FIGURES
-from nnunet_difflung.pipeline.selection import not_recognised
 from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.telling.selection import not_recognised
 
 _HALF = 0.5  # of the placebo cases; if fewer are kept, there is a warning
 FEW = 3  # training patients; with so few the range of real lesions is uncertain
