@@ -65,9 +65,6 @@ from nnunet_difflung.pipeline.preflight import (
 from nnunet_difflung.pipeline.report import (
     audit_and_advise,
     conclude,
-    describe_fold,
-    describe_nothing_to_add,
-    describe_result,
     record_painted,
     record_stopped,
     run_entry,
@@ -88,6 +85,7 @@ from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
+from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add, describe_result
 from nnunet_difflung.telling.scripts import report_estimate, report_plan, report_result
 from nnunet_difflung.telling.selection import describe_cost
 

@@ -11,11 +11,11 @@ from nnunet_difflung.pipeline.first_look import FirstLook, Look
 from nnunet_difflung.pipeline.fold import check_folds
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
-from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import counted, duration, size
+from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add
 from nnunet_difflung.telling.scripts import report_estimate, report_plan
 
 

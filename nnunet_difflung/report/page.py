@@ -19,7 +19,6 @@ from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page,
 from nnunet_difflung.pages.render import write_page
 from nnunet_difflung.paths import dataset_id, results_folder
 from nnunet_difflung.pipeline.augment import REPORT
-from nnunet_difflung.pipeline.report import next_commands
 from nnunet_difflung.report.gallery import gallery
 from nnunet_difflung.report.injected import has_new
 from nnunet_difflung.report.paragraph import paragraph
@@ -29,6 +28,7 @@ from nnunet_difflung.runtime.figures import class_colours
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.runtime.writable import check_folders
 from nnunet_difflung.telling.likeness import named, value_of
+from nnunet_difflung.telling.next_commands import next_commands
 from nnunet_difflung.telling.quality import faults, figure, meaning, span, value
 
 _LONG = 30  # rows of a table; a longer one is folded

@@ -12,7 +12,7 @@ from nnunet_difflung.judging import memorisation
 from nnunet_difflung.judging import patches as memorisation_patches
 from nnunet_difflung.judging.memorisation import expected_share, is_suspicious, nearest, real_to_real, summarise
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.report import _resemblance
+from nnunet_difflung.telling.folds import _resemblance
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 WINDOWS = ((-1000.0, 1000.0),)

@@ -21,11 +21,11 @@ from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.painting.jobs import make_jobs
 from nnunet_difflung.pipeline import fold as fold_module
-from nnunet_difflung.pipeline.report import describe_fold
 from nnunet_difflung.preparing import stacks as stacks_module
 from nnunet_difflung.preparing.application import AppliedCase, apply_plan, painted_region, paints_together
 from nnunet_difflung.preparing.donors import Donors
 from nnunet_difflung.preparing.stacks import depth_of_margin, stacks_of, with_margin
+from nnunet_difflung.telling.folds import describe_fold
 from tests.support.commands import ONE_FOLD_FAST
 from tests.support.tiny import make_dataset
 

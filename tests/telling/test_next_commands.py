@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.pipeline.report import audit_and_advise, next_commands
+from nnunet_difflung.pipeline.report import audit_and_advise
+from nnunet_difflung.telling.next_commands import next_commands
 from tests.support.tiny import make_dataset, set_paths
 
 
