@@ -138,6 +138,7 @@ setup(
         "nnunet_difflung.dataset_conversion.phantom",
         "nnunet_difflung.dataset_conversion.pipeline",
         "nnunet_difflung.dataset_conversion.public",
+        "nnunet_difflung.demonstration",
         "nnunet_difflung.evaluation",
         "nnunet_difflung.export",
         "nnunet_difflung.generator",

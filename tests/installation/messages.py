@@ -34,7 +34,7 @@ SECTIONS = {
     ),
     "Reports": ("report", "pages", "commands.report"),
     "`difflung_export`": ("export", "commands.export"),
-    "The demo": ("commands.demo", "commands.small_trainings"),
+    "The demo": ("commands.demo", "demonstration"),
     "Python API": ("api",),
     "Device, files, packages, options": ("runtime", "commands"),
 }

@@ -8,8 +8,15 @@ import sys
 
 import pytest
 
-from nnunet_difflung.commands.demo import Demo, main, run
-from nnunet_difflung.commands.small_trainings import CONFIGURATION, make_small_configuration, pooled_dice, side_by_side
+from nnunet_difflung.commands.demo import main
+from nnunet_difflung.demonstration.run import run
+from nnunet_difflung.demonstration.small_trainings import (
+    CONFIGURATION,
+    make_small_configuration,
+    pooled_dice,
+    side_by_side,
+)
+from nnunet_difflung.demonstration.stages import Demo
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.trainers.dose import SCHEDULE, SHARE, dose_of
 from tests.support.snapshot import snapshot
@@ -73,7 +80,7 @@ def test_the_demos_network_trains_on_crops(tmp_path, monkeypatch, size, crop):
     seen = {}
     monkeypatch.setattr(Demo, "call", lambda self, arguments: None)
     monkeypatch.setattr(
-        "nnunet_difflung.commands.demo.make_small_configuration", lambda path, **changes: seen.update(changes)
+        "nnunet_difflung.demonstration.stages.make_small_configuration", lambda path, **changes: seen.update(changes)
     )
     Demo(tmp_path, size=size).make_plans()
     assert seen["patch_size"] == [crop, crop]
@@ -106,9 +113,11 @@ def test_finished_stages_are_not_repeated_and_other_options_are_refused(tmp_path
         return [("first", lambda: done.append("first")), ("second", second)]
 
     monkeypatch.setattr(Demo, "stages", stages)
-    monkeypatch.setattr("nnunet_difflung.commands.demo._summary", lambda demo, seconds: {"seconds": seconds})
+    monkeypatch.setattr("nnunet_difflung.demonstration.run._summary", lambda demo, seconds: {"seconds": seconds})
     copied = []
-    monkeypatch.setattr("nnunet_difflung.commands.demo.copy_file", lambda *paths: copied.append(paths[0].parent.name))
+    monkeypatch.setattr(
+        "nnunet_difflung.demonstration.run.copy_file", lambda *paths: copied.append(paths[0].parent.name)
+    )
     manifest = tmp_path / "nnUNet_raw" / "Dataset800_ChestPhantom" / "difflung_manifest.json"
     with pytest.raises(Failed):
         run(Demo(tmp_path))
