@@ -34,6 +34,7 @@ from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
 from nnunet_difflung.judging.seam import border_of
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
@@ -201,15 +202,14 @@ def markdown(content: dict) -> str:
         "",
         "Mean over patients; in brackets the difference to the real lesions, paired by patient, with a 95 % interval.",
         "",
-        f"| {' | '.join(head)} |",
-        f"|{' --- |' * len(head)}",
     ]
+    rows = []
     for figure, digits in FIGURES.items():
         cells = [_cell(methods[name][figure], digits) for name in head[1:]]
-        title = _TITLES[figure].replace("UNIT", meta.get("unit", HU))
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        rows.append([_TITLES[figure].replace("UNIT", meta.get("unit", HU)), *cells])
     aucs = ["–" if methods[name]["auc"] is None else f"{methods[name]['auc']:.2f}" for name in head[1:]]
-    return "\n".join([*lines, f"| AUC painted against real, at the borders | {' | '.join(aucs)} |", ""])
+    rows.append(["AUC painted against real, at the borders", *aucs])
+    return "\n".join([*lines, *table_lines(head, rows), ""])
 
 
 def _cell(value: dict, digits: int) -> str:
