@@ -20,12 +20,12 @@ import numpy as np
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import ClassReference, Region, measure, reference, region_of, wasserstein
-from nnunet_difflung.painting.verdict import upper_bound
+from nnunet_difflung.judging.gate import ClassReference, Region, measure, reference, region_of, wasserstein
+from nnunet_difflung.judging.verdict import upper_bound
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.preparing.application import apply_plan
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 

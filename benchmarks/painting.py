@@ -27,8 +27,8 @@ from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.jobs import make_jobs, paint_jobs
+from nnunet_difflung.preparing.application import AppliedCase, painted_region
 from nnunet_difflung.runtime.device import ready_for
 from nnunet_difflung.runtime.files import read_json
 

@@ -17,9 +17,9 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting import synthesis as module
 from nnunet_difflung.painting.cases import write_case
-from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold
+from nnunet_difflung.preparing.fold import Fold, discard_work
 from nnunet_difflung.runtime.files import sha256
 from tests.support.tiny import make_dataset
 

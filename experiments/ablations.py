@@ -34,9 +34,9 @@ from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
 from nnunet_difflung.generator.families import with_own_sampling
 from nnunet_difflung.generator.store import CARD
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.fold import Fold, discard_work
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.preparing.fold import Fold, discard_work
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
 

@@ -2,7 +2,7 @@
 
     python -m experiments.levels -d 807 -f 4 -o docs/results/levels.json
 
-For each lesion of a fold's training cases that tells something (``painting.styles``): the mean of the first channel,
+For each lesion of a fold's training cases that tells something (``preparing.styles``): the mean of the first channel,
 and the level of the normal lung around it. The slope of a least-squares line says how much brighter a lesion is in lung
 that is brighter by 1; with ``--level host`` painted lesions follow with this slope, limited to 0 to 1. Intervals: 95 %,
 patients drawn with replacement. Validation cases are not looked at.
@@ -23,7 +23,7 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.lesions.balance import collect_lesions
-from nnunet_difflung.painting.styles import styles_of
+from nnunet_difflung.preparing.styles import styles_of
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 

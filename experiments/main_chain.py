@@ -18,14 +18,14 @@ import time
 from pathlib import Path
 
 from nnunet_difflung.audit.audit import audit_table
-from nnunet_difflung.commands.small_trainings import (
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.demonstration.small_trainings import (
     CONFIGURATION,
     installed,
     make_small_configuration,
     pooled_dice,
     side_by_side,
 )
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, fold_name, nnunet_folder, raw_folder, results_folder
 from nnunet_difflung.runtime.environment import machine, versions

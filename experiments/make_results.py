@@ -19,7 +19,7 @@ from pathlib import Path
 from experiments.regions import markdown as regions_markdown
 from experiments.run_arms import ARMS, SETS
 from nnunet_difflung.commands.compare import main as compare
-from nnunet_difflung.commands.small_trainings import CONFIGURATION
+from nnunet_difflung.demonstration.small_trainings import CONFIGURATION
 from nnunet_difflung.evaluation.table1 import markdown, merge_table1
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json

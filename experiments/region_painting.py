@@ -19,14 +19,14 @@ from nnunet_difflung.lesions.balance import collect_lesions
 from nnunet_difflung.lesions.masks import Lesion, Transform, warp
 from nnunet_difflung.lesions.plan import Plan, PlannedCase
 from nnunet_difflung.lesions.texture import ROOM, moved_texture, paste_texture
-from nnunet_difflung.painting.application import AppliedCase, painted_region, paints_together
-from nnunet_difflung.painting.donors import Donors, of_layer, restyled
 from nnunet_difflung.painting.fade import fade_stack, weights
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs
-from nnunet_difflung.painting.lung_level import lung_around
-from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.pipeline.fold import _without_network
+from nnunet_difflung.preparing.application import AppliedCase, painted_region, paints_together
+from nnunet_difflung.preparing.donors import Donors, of_layer, restyled
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.lung_level import lung_around
+from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 
 SCALES = (0.75, 1.5)  # by how much a donor's texture is scaled at most, as in augmentation
 

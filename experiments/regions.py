@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.painted_back import REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Painted, open_fold, painted_lesions
+from experiments.region_tally import FIGURES, RegionTally
 from experiments.shortcut_classifier import grouped_auc
 from experiments.shortcut_patches import Patches, joined
 from nnunet_difflung.comparison.compare import without_nan
@@ -30,10 +31,10 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import body_is_above_hu
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
-from nnunet_difflung.evaluation.region_tally import FIGURES, RegionTally
+from nnunet_difflung.judging.seam import border_of
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.seam import border_of
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
@@ -202,15 +203,14 @@ def markdown(content: dict) -> str:
         "Mean over patients; in brackets the difference to the real lesions, paired by patient, with a 95 % interval "
         "for new patients and these generators.",
         "",
-        f"| {' | '.join(head)} |",
-        f"|{' --- |' * len(head)}",
     ]
+    rows = []
     for figure, digits in FIGURES.items():
         cells = [_cell(methods[name][figure], digits) for name in head[1:]]
-        title = _TITLES[figure].replace("UNIT", meta.get("unit", HU))
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        rows.append([_TITLES[figure].replace("UNIT", meta.get("unit", HU)), *cells])
     aucs = ["–" if methods[name]["auc"] is None else f"{methods[name]['auc']:.2f}" for name in head[1:]]
-    return "\n".join([*lines, f"| AUC painted against real, at the borders | {' | '.join(aucs)} |", ""])
+    rows.append(["AUC painted against real, at the borders", *aucs])
+    return "\n".join([*lines, *table_lines(head, rows), ""])
 
 
 def _cell(value: dict, digits: int) -> str:

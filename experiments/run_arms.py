@@ -27,9 +27,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difflung.commands.demo import STAGES, STEPS_OF_CROP
-from nnunet_difflung.commands.small_trainings import ALL_CASES_ALIKE, CONFIGURATION, installed, make_small_configuration
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
+from nnunet_difflung.demonstration.small_trainings import (
+    ALL_CASES_ALIKE,
+    CONFIGURATION,
+    installed,
+    make_small_configuration,
+)
+from nnunet_difflung.demonstration.stages import STAGES, STEPS_OF_CROP
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name

@@ -8,7 +8,7 @@ from experiments.bench.arms import ARMS, DECISIVE
 from experiments.bench.plot import EARLIER
 from experiments.tables import figure
 from nnunet_difflung.comparison.table2 import shown
-from nnunet_difflung.painting.continuity import FIGURES as CONTINUITY
+from nnunet_difflung.judging.continuity import FIGURES as CONTINUITY
 
 
 def table1_summary(sources: dict[str, str], *contents: dict) -> str:

@@ -24,7 +24,7 @@ from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.painting.continuity import FIGURES, AlongZ
+from nnunet_difflung.judging.continuity import FIGURES, AlongZ
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder
 from nnunet_difflung.runtime.files import write_json
 

@@ -32,11 +32,11 @@ from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.config import Settings
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.fold import Fold, discard_work
-from nnunet_difflung.painting.stacks import stacks_of
 from nnunet_difflung.paths import NNUNET_RAW, PATH_VARIABLES, cache_folder, full_name
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold, train_fold
+from nnunet_difflung.preparing.application import apply_plan
+from nnunet_difflung.preparing.fold import Fold, discard_work
+from nnunet_difflung.preparing.stacks import stacks_of
 from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import write_json
 

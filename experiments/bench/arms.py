@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 from nnunet_difflung import trainers
-from nnunet_difflung.commands.small_trainings import small_name
+from nnunet_difflung.demonstration.small_trainings import small_name
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import dataset_id
 

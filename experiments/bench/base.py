@@ -8,9 +8,9 @@ from pathlib import Path
 
 from experiments.bench.arms import SETS
 from experiments.bench.commands import Commands
-from nnunet_difflung.commands.small_trainings import make_small_configuration
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.demonstration.small_trainings import make_small_configuration
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, PATH_VARIABLES, cache_folder
 from nnunet_difflung.runtime.files import read_json, write_json

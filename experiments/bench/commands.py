@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunet_difflung.commands.small_trainings import installed, shown
+from nnunet_difflung.demonstration.small_trainings import installed, shown
 from nnunet_difflung.paths import PATH_VARIABLES
 from nnunet_difflung.runtime.files import read_json, write_json
 

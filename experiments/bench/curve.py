@@ -10,6 +10,7 @@ from experiments.bench.arms import ARMS, SETS
 from experiments.bench.compared import PRECISION, summary
 from experiments.bench.rows import TUNING_FOLD, Store
 from experiments.bench.table import RESULTS, check_alike
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.runtime.files import write_bytes, write_json
 
 
@@ -74,11 +75,11 @@ def lines(rows: list[dict], rare: str) -> list[str]:
         cells[key["number"], key["arm"]][key["iterations"]].append(row)
     lengths = sorted({row["row"]["iterations"] for row in rows})
     head = ["source patients", "arm", *map(str, lengths)]
-    table = [head, ["---"] * len(head)]
+    table = []
     order = {arm: position for position, arm in enumerate([*ARMS, *sorted({arm for _, arm in cells} - set(ARMS))])}
     for number, arm in sorted(cells, key=lambda key: (key[0] == "all", len(key[0]), key[0], order[key[1]])):
         table.append([number, arm, *(_cell(cells[number, arm][length], rare) for length in lengths)])
-    return [f"| {' | '.join(row)} |" for row in table]
+    return table_lines(head, table)
 
 
 def _cell(rows: list[dict], rare: str) -> str:

@@ -23,6 +23,7 @@ from experiments.bench.rows import NUMBERS, Store, as_named_now, first_differenc
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.comparison.table2 import shown
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
 
 _OF_NUMBER = ("seeds", "folds", "rows", "core_hours", "first_row", "last_row", "machines", "versions")
@@ -251,7 +252,7 @@ def _dice_rows(arms: dict, rare: str) -> list[str]:
     opponents = [name for name in OPPONENTS if name in arms]
     heads = [f"to {name} [95 %]" for name in opponents]
     heads += ["to reference at equal harm [95 %]", "average precision", "to reference [95 %]"]
-    lines = _head(["arm", "trainings", f"Dice {rare}", "all voxels", *heads])
+    rows = []
     for arm, row in arms.items():
         figures = row["figures"][rare]
         differences = [row["differences"].get(name, {}).get(rare, {}).get("dice") for name in opponents]
@@ -260,14 +261,14 @@ def _dice_rows(arms: dict, rare: str) -> list[str]:
         cells += [shown(d["diff"], 3) if d else "–" for d in (*differences, row["at_equal_harm"])]
         precision = row["differences"].get("reference", {}).get(rare, {}).get(PRECISION)
         cells += [_value(figures[PRECISION], 3), shown(precision["diff"], 3) if precision else "–"]
-        lines.append(_line(cells))
-    return lines
+        rows.append(cells)
+    return table_lines(["arm", "trainings", f"Dice {rare}", "all voxels", *heads], rows)
 
 
 def _harm_rows(arms: dict, rare: str, others: list[str]) -> list[str]:
     heads = ["lesions found", "false lesions", "false voxels", "ratio to reference", "factor [95 %]"]
     changes = [f"Dice {name}, to reference [95 %]" for name in others]
-    lines = _head(["arm", *heads, *changes])
+    rows = []
     for arm, row in arms.items():
         figures, to_reference = row["figures"][rare], row["differences"].get("reference", {})
         harm = to_reference.get(rare, {}).get("false_voxels") or {}
@@ -278,8 +279,8 @@ def _harm_rows(arms: dict, rare: str, others: list[str]) -> list[str]:
         for name in others:
             change = to_reference.get(name, {}).get("dice")
             cells.append(_value(row["figures"][name]["dice"], 3) + (f", {shown(change['diff'], 4)}" if change else ""))
-        lines.append(_line(cells))
-    return lines
+        rows.append(cells)
+    return table_lines(["arm", *heads, *changes], rows)
 
 
 def factor(log10: dict | None) -> str:
@@ -298,11 +299,3 @@ def _value(figure: dict, digits: int) -> str:
 
 def _listed(values: list) -> str:
     return ", ".join(map(str, values))
-
-
-def _head(cells: list[str]) -> list[str]:
-    return [_line(cells), _line(["---"] * len(cells))]
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -28,10 +28,10 @@ from nnunet_difflung.lesions.masks import MIN_VOXELS, Lesion
 from nnunet_difflung.meaning.labels import BODY, LabelRoles
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.drawn_mask import Drawn, Looks, paint_mask, real_looks, told_looks
-from nnunet_difflung.painting.styles import styles_of
 from nnunet_difflung.paths import fold_folder, fold_name, method_name
 from nnunet_difflung.pipeline.augment import train
 from nnunet_difflung.pipeline.planning import readable_cases
+from nnunet_difflung.preparing.styles import styles_of
 from nnunet_difflung.runtime.device import usual_precision
 
 _LARGEST_SEED = 2**31

@@ -13,9 +13,9 @@ from nnunet_difflung.api.dataset import Dataset, as_dataset
 from nnunet_difflung.api.options import request_for
 from nnunet_difflung.lesions.pasting import apply_operations
 from nnunet_difflung.lesions.plan import PlannedCase, shares
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
 from nnunet_difflung.pipeline.preflight import check_box, check_names
+from nnunet_difflung.preparing.fold import Fold
 
 
 @dataclass(frozen=True)

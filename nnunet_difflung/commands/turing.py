@@ -75,9 +75,9 @@ def _make(options: argparse.Namespace) -> None:
     check_dataset(options.dataset, options.normal_label, options.structure_label)
 
     from nnunet_difflung.dataset.privacy import as_private_as
-    from nnunet_difflung.evaluation.blind_reading import key_of, make_reading, page_of
     from nnunet_difflung.injection.manifest import read_manifest
     from nnunet_difflung.pages.render import write_page
+    from nnunet_difflung.report.blind_reading import key_of, make_reading, page_of
     from nnunet_difflung.report.request import method_on_record
     from nnunet_difflung.runtime.files import write_json
 
@@ -97,7 +97,7 @@ def _make(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from nnunet_difflung.evaluation.blind_reading import read_answers, read_key, score
+    from nnunet_difflung.report.blind_reading import read_answers, read_key, score
     from nnunet_difflung.runtime.files import write_json
 
     key = read_key(options.out / KEY)

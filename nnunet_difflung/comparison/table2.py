@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.runtime.figures import LINE_COLOURS, RULE_COLOUR, as_text, drawing
 from nnunet_difflung.runtime.files import write_bytes
 
@@ -67,7 +68,7 @@ def write_markdown(path: Path, table: dict) -> None:
 
 def _dice_rows(arms: dict[str, dict], reference: str) -> list[str]:
     head = ["arm", "Dice", "difference [95 %]", "variance of", "p", "pooled Dice", "Dice per case"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    rows = []
     for arm, row in arms.items():
         difference = row["diff_to_reference"]
         cells = [
@@ -77,8 +78,8 @@ def _dice_rows(arms: dict[str, dict], reference: str) -> list[str]:
             _value(row["pooled"], 3),
             _value(row["per_case"], 3),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return table_lines(head, rows)
 
 
 def notes(arms: dict[str, dict], reference: str) -> list[str]:
@@ -100,7 +101,7 @@ def notes(arms: dict[str, dict], reference: str) -> list[str]:
 
 def _figure_rows(arms: dict[str, dict], reference: str) -> list[str]:
     """A second table with the figures beside Dice that have a value."""
-    lines: list[str] = []
+    rows = []
     for figure, (title, digits) in FIGURES.items():
         for arm, row in arms.items():
             if figure not in row or row[figure]["mean"] is None:
@@ -112,9 +113,9 @@ def _figure_rows(arms: dict[str, dict], reference: str) -> list[str]:
                 scaled = shown(logarithms, 2) if logarithms and logarithms["ci95"] else "–"
                 basis = logarithms if logarithms and logarithms["ci95"] else difference
                 cells = [shown(difference, digits), scaled, rests_on(basis), p_text(difference)]
-            lines.append(f"| {title} | {arm} | {_value(row[figure], digits)} | {' | '.join(cells)} |")
+            rows.append([title, arm, _value(row[figure], digits), *cells])
     head = ["figure", "arm", "mean", "difference [95 %]", "difference of log10(1 + figure) [95 %]", "variance of", "p"]
-    return ["", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}", *lines] if lines else []
+    return ["", *table_lines(head, rows)] if rows else []
 
 
 def _value(figure: dict, digits: int) -> str:

@@ -27,9 +27,9 @@ from skimage.metrics import structural_similarity
 
 from nnunet_difflung.evaluation.real_slices import RealSlice, Window
 from nnunet_difflung.evaluation.texture_distance import descriptors, texture_distance
+from nnunet_difflung.judging.continuity import FIGURES, AlongZ
+from nnunet_difflung.judging.gate import wasserstein
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.painting.continuity import FIGURES, AlongZ
-from nnunet_difflung.painting.gate import wasserstein
 
 SCALARS = ("psnr", "ssim", "psnr_lung", "ssim_lung", "mae_lung", "psnr_lung_of_mean")
 BY_CLASS = ("hu_bias", "wasserstein", "sd_ratio", "texture", "real_sd")

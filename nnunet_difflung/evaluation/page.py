@@ -11,11 +11,11 @@ from nnunet_difflung.evaluation.references import REFERENCES
 from nnunet_difflung.evaluation.sheet import Sheet
 from nnunet_difflung.evaluation.table1 import CLASS_COLUMNS, COLUMNS, IN_UNIT, Z_COLUMNS, Z_NOTE, further_digits, notes
 from nnunet_difflung.evaluation.verdicts import FLOOR, groups, methods_of, verdicts
+from nnunet_difflung.judging.continuity import FIGURES
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.cells import number
-from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import dataset_id
 from nnunet_difflung.runtime.figures import GREY, LINE_COLOURS
 from nnunet_difflung.runtime.wording import counted

@@ -9,8 +9,9 @@ import numpy as np
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.image_metrics import ALONG_Z, BY_CLASS, SCALARS
 from nnunet_difflung.evaluation.references import REFERENCES
+from nnunet_difflung.judging.continuity import FIGURES
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.continuity import FIGURES
+from nnunet_difflung.pages.markdown import table_lines
 
 _JOINED = ("command", "device", "machine", "sampling")  # texts of meta that a merged table joins
 _COMPARABLE = ("dataset", "unit", "channel", "samples", "max_slices")  # meta that must be equal in all tables
@@ -187,31 +188,25 @@ def markdown(table: dict) -> str:
         *([*meta["left_out"], ""] if meta.get("left_out") else []),
     ]
     fine = further_digits(meta["windows"])
-    lines += _head(["method", *(title for title, _ in COLUMNS.values()), "s/image", "n"])
+    rows = []
     for name in names:
         if "psnr" in table[name]:
             seconds = table[name]["seconds_per_image"]
-            lines.append(
-                _line(
-                    [
-                        name,
-                        *(
-                            _cell(table[name].get(key), digits + fine * (key in IN_UNIT))
-                            for key, (_, digits) in COLUMNS.items()
-                        ),
-                        "–" if seconds is None else f"{seconds:.3g}",
-                        str(table[name]["psnr"]["n"]),
-                    ]
-                )
-            )
+            cells = [
+                _cell(table[name].get(key), digits + fine * (key in IN_UNIT)) for key, (_, digits) in COLUMNS.items()
+            ]
+            rows.append([name, *cells, "–" if seconds is None else f"{seconds:.3g}", str(table[name]["psnr"]["n"])])
+    lines += table_lines(["method", *(title for title, _ in COLUMNS.values()), "s/image", "n"], rows)
     for group in dict.fromkeys(label for name in names for label in table[name]["hu_bias"]):
-        lines += ["", f"## {group}", "", *_head(["method", *(t for t, _ in CLASS_COLUMNS.values()), "n"])]
+        rows = []
         for name in [name for name in names if group in table[name]["hu_bias"]]:
             cells = [
                 _cell(table[name][key].get(group), digits + fine * (key in IN_UNIT))
                 for key, (_, digits) in CLASS_COLUMNS.items()
             ]
-            lines.append(_line([name, *cells, str(table[name]["hu_bias"][group]["n"])]))
+            rows.append([name, *cells, str(table[name]["hu_bias"][group]["n"])])
+        head = ["method", *(title for title, _ in CLASS_COLUMNS.values()), "n"]
+        lines += ["", f"## {group}", "", *table_lines(head, rows)]
     lines += _along_z({name: table[name] for name in names if "along_z" in table[name]}, fine)
     lines += ["", notes(meta)]
     explained = {**{name: method.explanation for name, method in METHODS.items()}, **REFERENCES}
@@ -229,32 +224,25 @@ def _along_z(entries: dict[str, dict], fine: int) -> list[str]:
     """The table of what lies above each other; nothing for datasets of slices, or if no two neighbours were painted."""
     if not entries:
         return []
-    lines = ["", "## From slice to slice", "", *_head(["class", "method", *Z_COLUMNS.values(), "n"])]
     most = max(entries.values(), key=lambda entry: len(entry["per_patient"]))["real_along_z"]
-    rows = [("real", most), *((name, entry["along_z"]) for name, entry in entries.items())]
-    for group in dict.fromkeys(label for _, of in rows for figure in FIGURES for label in of[figure]):
-        for name, of in rows:
+    sources = [("real", most), *((name, entry["along_z"]) for name, entry in entries.items())]
+    rows = []
+    for group in dict.fromkeys(label for _, of in sources for figure in FIGURES for label in of[figure]):
+        for name, of in sources:
             numbers = [of[figure].get(group) for figure in FIGURES]
             if not any(numbers):
                 continue
             digits = [places + fine * (figure != "correlation") for figure, places in FIGURES.items()]
             cells = [_cell(*pair) for pair in zip(numbers, digits, strict=True)]
-            lines.append(_line([group, name, *cells, str(max(number["n"] for number in numbers if number))]))
-    return [*lines, "", *Z_NOTE.splitlines()]
+            rows.append([group, name, *cells, str(max(number["n"] for number in numbers if number))])
+    table = table_lines(["class", "method", *Z_COLUMNS.values(), "n"], rows)
+    return ["", "## From slice to slice", "", *table, "", *Z_NOTE.splitlines()]
 
 
 def further_digits(windows: dict) -> int:
     """Digits to add to figures in the images' unit, for windows such as 0 to 1."""
     width = min(high - low for low, high in windows.values())
     return max(0, int(np.ceil(np.log10(200 / width))))
-
-
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_line(titles), _line(["---"] * len(titles))]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: dict | None, digits: int) -> str:

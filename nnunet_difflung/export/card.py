@@ -10,6 +10,7 @@ from nnunet_difflung.comparison.trainings import FINAL
 from nnunet_difflung.export.facts import Facts, FoldFacts, Group
 from nnunet_difflung.export.models import PLANS_FILE, Model
 from nnunet_difflung.methods import METHODS
+from nnunet_difflung.pages.markdown import table_lines
 from nnunet_difflung.paths import fold_name
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.wording import counted, quoted
@@ -240,5 +241,5 @@ def _by(numbers: Sequence[float] | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    return "\n".join(table_lines(escaped[0], escaped[1:]))

@@ -1,1 +1,1 @@
-"""Reports as one HTML file each: what they consist of, and how it is drawn and written; nothing about lungs."""
+"""Reports as one HTML file each: what they consist of, how it is drawn and written; tables in Markdown; no lungs."""

@@ -1,1 +1,1 @@
-"""Turns a plan into painted, checked and staged cases."""
+"""Paints the planned cases of a fold, has them judged, and stages those that are kept."""

@@ -11,21 +11,21 @@ import numpy as np
 
 from nnunet_difflung.config import SamplingConfig
 from nnunet_difflung.generator.encoding import size_factor
+from nnunet_difflung.judging import selection
+from nnunet_difflung.judging.continuity import of_case
+from nnunet_difflung.judging.gate import Region, measure, passes, region_of, with_unpainted
+from nnunet_difflung.judging.memorisation import nearest
+from nnunet_difflung.judging.normal_pieces import MIN_NORMAL
+from nnunet_difflung.judging.placebo_gate import measure_placebo
+from nnunet_difflung.judging.seam import seam_of
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting import selection
-from nnunet_difflung.painting.application import AppliedCase, apply_plan, planned_region
 from nnunet_difflung.painting.box import box_of_case, box_record
 from nnunet_difflung.painting.cases import Synthesis, synthetic_id, write_case
-from nnunet_difflung.painting.continuity import of_case
 from nnunet_difflung.painting.fade import weights
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import Region, measure, passes, region_of, with_unpainted
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
-from nnunet_difflung.painting.memorisation import nearest
-from nnunet_difflung.painting.normal_pieces import MIN_NORMAL
-from nnunet_difflung.painting.placebo_gate import measure_placebo
-from nnunet_difflung.painting.seam import seam_of
-from nnunet_difflung.painting.stacks import JobSize, Stack, sizes_of, stacks_of
+from nnunet_difflung.preparing.application import AppliedCase, apply_plan, planned_region
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import JobSize, Stack, sizes_of, stacks_of
 from nnunet_difflung.runtime.arrays import load
 from nnunet_difflung.runtime.files import check_format, read_json, replacing, write_json
 from nnunet_difflung.runtime.messages import note
@@ -76,8 +76,9 @@ class Attempt:
         """File with a case's measurements; written when the case's files are complete, or when it has been rejected.
 
         It holds ``quality`` (of the gate), ``memorisation`` and, with candidates, ``recognition`` (of the segmenter),
-        each of them class → figures; of a placebo case also ``placebo_quality`` (``placebo_gate.measure_placebo``).
-        Unless the gate is off, it holds ``seam`` (``seam.seam_of``). ``files`` are the case's files and their sizes.
+        each of them class → figures; of a placebo case also ``placebo_quality``
+        (``judging.placebo_gate.measure_placebo``). Unless the gate is off, it holds ``seam``
+        (``judging.seam.seam_of``). ``files`` are the case's files and their sizes.
         """
         return self.fold.work / "cases" / self.name / f"{synthetic_id(self.fold, planned)}.json"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
-from nnunet_difflung.painting.stacks import JobSize
+from nnunet_difflung.preparing.stacks import JobSize
 
 Key = tuple[int, int]
 """Number of the planned case, and of the job in it."""

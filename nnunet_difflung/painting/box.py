@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_difflung.dataset.writing import Box
-from nnunet_difflung.painting.application import AppliedCase
+from nnunet_difflung.preparing.application import AppliedCase
 
 
 def box_of_case(applied: AppliedCase, around: float | None) -> Box | None:

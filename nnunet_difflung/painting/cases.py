@@ -11,15 +11,15 @@ import numpy as np
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.dataset.writing import copy_sidecar, spacing_sidecar, write_changed_copy
 from nnunet_difflung.generator.trained import Generator
+from nnunet_difflung.judging.continuity import RealContinuity
+from nnunet_difflung.judging.gate import ClassReference
+from nnunet_difflung.judging.patches import MemorisationReference
+from nnunet_difflung.judging.placebo_gate import LungReference
+from nnunet_difflung.judging.selection import Selection
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.box import box_of_case
-from nnunet_difflung.painting.continuity import RealContinuity
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import ClassReference
-from nnunet_difflung.painting.patches import MemorisationReference
-from nnunet_difflung.painting.placebo_gate import LungReference
-from nnunet_difflung.painting.selection import Selection
+from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import sync
 
 
@@ -37,8 +37,8 @@ class Synthesis:
         lung: normal lung that placebo cases are compared with; None if the gate is off or there are none.
         continuity: class → how its real lesions go on from slice to slice, in each channel; empty if the gate is off,
             and for slices.
-        seams: class → for each channel the step as far from its real lesions as painting ends (``seam.real_seams``);
-            empty if the gate is off.
+        seams: class → for each channel the step as far from its real lesions as painting ends
+            (``judging.seam.real_seams``); empty if the gate is off.
     """
 
     fold: Fold
@@ -63,9 +63,10 @@ class SynthesisResult:
         quality: class → pooled bias and distance over the staged cases.
         quality_of_all: the same over the first try of every case, dropped or not.
         verdicts: class → whether the gate can judge it, and verdicts on the pooled figures and on the
-            seam (``verdict.judge``).
+            seam (``judging.verdict.judge``).
         memorisation: class → similarity of the staged cases to training slices.
-        selection: what the segmenter knows and what it chose (``selection.summarise``); empty without candidates.
+        selection: what the segmenter knows and what it chose (``judging.selection.summarise``); empty without
+            candidates.
         placebo: of the placebo cases: ``planned``, ``kept``, ``share`` of the staged cases, and of the kept ones
             ``quality``, their pooled figures, and ``seam``, both empty if the gate is off; empty without placebo cases.
     """

@@ -1,7 +1,7 @@
 """Paints a mask that is given as arrays, without a plan and without a case on disk.
 
-It goes the way of a planned case (``application``, ``jobs``). Each connected part of the new mask is a lesion, which
-gets the level and the spread of a real lesion of its class, or those that the caller tells (``Looks``).
+It goes the way of a planned case (``preparing.application``, ``jobs``). Each connected part of the new mask is a
+lesion, which gets the level and the spread of a real lesion of its class, or those that the caller tells (``Looks``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.plan import PlannedCase
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
-from nnunet_difflung.painting.application import AppliedCase, painted_region
 from nnunet_difflung.painting.batches import Batches
-from nnunet_difflung.painting.donors import Donors, of_layer, restyled
 from nnunet_difflung.painting.fade import weights
 from nnunet_difflung.painting.jobs import Job, make_jobs, paint_jobs, with_painted
-from nnunet_difflung.painting.lung_level import lung_around
-from nnunet_difflung.painting.stacks import Stack, depth_of_margin, with_margin
-from nnunet_difflung.painting.styles import ClassStyles
+from nnunet_difflung.preparing.application import AppliedCase, painted_region
+from nnunet_difflung.preparing.donors import Donors, of_layer, restyled
+from nnunet_difflung.preparing.lung_level import lung_around
+from nnunet_difflung.preparing.stacks import Stack, depth_of_margin, with_margin
+from nnunet_difflung.preparing.styles import ClassStyles
 
 _CONNECTED = np.ones((3, 3, 3), bool)
 _LARGE = 30  # voxels of a real lesion whose mean and spread can be trusted
@@ -62,7 +62,7 @@ class Drawn:
 
 
 def real_looks(lesions: dict[str, list[Lesion]], styles: Mapping[str, ClassStyles], cache: SliceCache) -> Looks:
-    """A new lesion looks like a real one of its class, drawn at random, changed as in a plan (``styles``).
+    """A new lesion looks like a real one of its class, drawn at random, changed as in a plan (``preparing.styles``).
 
     Args:
         lesions: pathology → real lesions of the generator's training cases.

@@ -19,8 +19,8 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_difflung.config import SamplingConfig
-from nnunet_difflung.painting.application import AppliedCase
-from nnunet_difflung.painting.stacks import Stack, depth_of_margin
+from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.preparing.stacks import Stack, depth_of_margin
 
 _ALIKE = 0.4  # ρ, taken to be so for all painters: both textures continue the same surroundings
 

@@ -18,10 +18,10 @@ from nnunet_difflung.generator.sampling import SliceInputs, paint_slices
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import Method
-from nnunet_difflung.painting.application import AppliedCase
-from nnunet_difflung.painting.donors import style_maps
 from nnunet_difflung.painting.fade import fade_stack
-from nnunet_difflung.painting.stacks import Stack, stacks_of, with_margin, with_neighbours
+from nnunet_difflung.preparing.application import AppliedCase
+from nnunet_difflung.preparing.donors import style_maps
+from nnunet_difflung.preparing.stacks import Stack, stacks_of, with_margin, with_neighbours
 
 _CORRELATION_MM = 5.0  # length over which the noise of a volume's slices is correlated where it was not measured
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.application import AppliedCase, apply_plan
 from nnunet_difflung.painting.attempt import Attempt
 from nnunet_difflung.painting.batches import Batches, KnownBatches, Part, parts_of
 from nnunet_difflung.painting.jobs import Job
+from nnunet_difflung.preparing.application import AppliedCase, apply_plan
 from nnunet_difflung.runtime.parallel import bar, in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption

@@ -10,9 +10,9 @@ import numpy as np
 
 from nnunet_difflung.dataset.staged_case import StagedCase
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.box import box_from
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, synthetic_id
+from nnunet_difflung.preparing.application import apply_plan
 from nnunet_difflung.runtime.cuts import Cut, cuts
 from nnunet_difflung.runtime.figures import (
     as_text,

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunet_difflung.generator.families import family_of
+from nnunet_difflung.judging import selection
+from nnunet_difflung.judging.gate import pooled
+from nnunet_difflung.judging.memorisation import summarise
+from nnunet_difflung.judging.placebo_gate import NAME as PLACEBO
+from nnunet_difflung.judging.verdict import judge, judge_continuity, judge_seam
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting import selection
 from nnunet_difflung.painting.attempt import Attempt, accepted
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult, staged_case, synthetic_id
-from nnunet_difflung.painting.gate import pooled
-from nnunet_difflung.painting.memorisation import summarise
 from nnunet_difflung.painting.painter import paint_and_measure
-from nnunet_difflung.painting.placebo_gate import NAME as PLACEBO
-from nnunet_difflung.painting.verdict import judge, judge_continuity, judge_seam
 from nnunet_difflung.runtime.parallel import in_threads
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.signals import Interruption

@@ -25,7 +25,6 @@ from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import described
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.painting.preview import write_preview
 from nnunet_difflung.paths import (
     PATH_VARIABLES,
@@ -46,7 +45,6 @@ from nnunet_difflung.pipeline.fold import (
     synthesize_fold,
     train_fold,
 )
-from nnunet_difflung.pipeline.found import report_estimate, report_plan, report_result
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.on_record import renew_report, report_path
 from nnunet_difflung.pipeline.preflight import (
@@ -67,9 +65,6 @@ from nnunet_difflung.pipeline.preflight import (
 from nnunet_difflung.pipeline.report import (
     audit_and_advise,
     conclude,
-    describe_fold,
-    describe_nothing_to_add,
-    describe_result,
     record_painted,
     record_stopped,
     run_entry,
@@ -82,7 +77,7 @@ from nnunet_difflung.pipeline.roles import (
     warn_of_structures,
     with_present_roles,
 )
-from nnunet_difflung.pipeline.selection import describe_cost
+from nnunet_difflung.preparing.fold import Fold, discard_work, discard_works, works_in
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.launcher import join, leave
 from nnunet_difflung.runtime.locks import delete_unused, working_alone
@@ -90,6 +85,9 @@ from nnunet_difflung.runtime.messages import report, say, stage
 from nnunet_difflung.runtime.share import Share
 from nnunet_difflung.runtime.wording import collapsed
 from nnunet_difflung.runtime.writable import is_writable
+from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add, describe_result
+from nnunet_difflung.telling.scripts import report_estimate, report_plan, report_result
+from nnunet_difflung.telling.selection import describe_cost
 
 REPORT = "report.html"
 """The page about a method's cases, in the method's folder in ``$nnUNet_results``."""

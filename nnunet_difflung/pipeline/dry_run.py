@@ -6,24 +6,17 @@ from nnunet_difflung.dataset.cache import are_small
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset.reading import with_class_counts
 from nnunet_difflung.generator.store import is_finished
-from nnunet_difflung.pipeline.estimates import (
-    check_disk,
-    check_disk_for_cache,
-    duration,
-    estimate_bytes,
-    estimate_seconds,
-    size,
-)
+from nnunet_difflung.pipeline.estimates import check_disk, check_disk_for_cache, estimate_bytes, estimate_seconds
 from nnunet_difflung.pipeline.first_look import FirstLook, Look
 from nnunet_difflung.pipeline.fold import check_folds
-from nnunet_difflung.pipeline.found import report_estimate, report_plan
 from nnunet_difflung.pipeline.images import images_begun, look_at_images
 from nnunet_difflung.pipeline.planning import plan_folds, readable_cases
-from nnunet_difflung.pipeline.report import describe_fold, describe_nothing_to_add
 from nnunet_difflung.pipeline.request import Request
 from nnunet_difflung.runtime.messages import report, say
 from nnunet_difflung.runtime.share import Share
-from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.runtime.wording import counted, duration, size
+from nnunet_difflung.telling.folds import describe_fold, describe_nothing_to_add
+from nnunet_difflung.telling.scripts import report_estimate, report_plan
 
 
 def dry_run(raw: RawDataset, numbers: list[int | str], request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Estimates of time and disk space before a long run, and how they are printed."""
+"""Estimates of time and disk space before a long run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.encoding import size_factor
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.generator.training import neighbours_of, total_steps
-from nnunet_difflung.painting.application import planned_region
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.stacks import sizes_of
 from nnunet_difflung.paths import NNUNET_RAW, NNUNET_RESULTS, cache_folder, nnunet_folder
+from nnunet_difflung.preparing.application import planned_region
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import sizes_of
+from nnunet_difflung.runtime.wording import size
 from nnunet_difflung.segmenter.crops import edge_of
 from nnunet_difflung.segmenter.data import number_of_classes
 from nnunet_difflung.segmenter.store import seconds_of_training
@@ -124,22 +125,6 @@ def check_disk_for_cache(raw: RawDataset, facts: Mapping[str, CaseFacts] | None 
             f"some space, or let {NNUNET_RESULTS} name a folder on a larger disk"
         )
     return need
-
-
-def duration(seconds: float) -> str:
-    """A time in seconds, minutes or hours, for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: float) -> str:
-    """A number of bytes in B, kB, MB, GB or TB, for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def check_disk(folds: list[Fold], cache: int = 0) -> None:

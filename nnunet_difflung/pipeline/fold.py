@@ -18,24 +18,24 @@ from nnunet_difflung.generator.families import trained_family_of
 from nnunet_difflung.generator.store import check_weights, load_generator, record_files
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, check_generator_folder, resolve, train_generator
+from nnunet_difflung.judging.continuity import continuity_reference
+from nnunet_difflung.judging.gate import reference
+from nnunet_difflung.judging.memorisation import real_to_real
+from nnunet_difflung.judging.placebo_gate import lung_reference
+from nnunet_difflung.judging.seam import real_seams
+from nnunet_difflung.judging.selection import Selection
 from nnunet_difflung.lesions.balance import collect_lesions, make_plan
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.plan import Plan
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.application import paints_together
 from nnunet_difflung.painting.attempt import check_painted, discard_broken
 from nnunet_difflung.painting.cases import Synthesis, SynthesisResult
-from nnunet_difflung.painting.continuity import continuity_reference
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import reference
-from nnunet_difflung.painting.memorisation import real_to_real
-from nnunet_difflung.painting.placebo_gate import lung_reference
-from nnunet_difflung.painting.seam import real_seams
-from nnunet_difflung.painting.selection import Selection
-from nnunet_difflung.painting.stacks import depth_of_margin, with_margin
 from nnunet_difflung.painting.synthesis import synthesize
+from nnunet_difflung.preparing.application import paints_together
+from nnunet_difflung.preparing.fold import Fold
+from nnunet_difflung.preparing.stacks import depth_of_margin, with_margin
 from nnunet_difflung.runtime.files import write_bytes
 from nnunet_difflung.runtime.messages import stage
 from nnunet_difflung.runtime.share import Share

@@ -16,11 +16,11 @@ from nnunet_difflung.dataset.raw_dataset import RawDataset, read_image
 from nnunet_difflung.dataset.reading import read_case, with_class_counts
 from nnunet_difflung.lesions.contact import LungContact
 from nnunet_difflung.lesions.masks import Lesion
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.pipeline.fold import prepare_fold
 from nnunet_difflung.pipeline.preflight import warn_of_geometry, warn_or_refuse_values
 from nnunet_difflung.pipeline.roles import warn_of_classes_on_border, warn_of_labels_outside_lung
+from nnunet_difflung.preparing.fold import Fold
 
 _KEPT = 2**29  # bytes of arrays that are kept in memory
 _READ_LAST = 2  # cases that were read again and are kept too, since most callers ask for the same case several times

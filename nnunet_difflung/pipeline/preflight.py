@@ -22,13 +22,13 @@ from nnunet_difflung.injection.leaks import first_names
 from nnunet_difflung.injection.manifest import cases_of
 from nnunet_difflung.injection.preconditions import check_places, check_unchanged
 from nnunet_difflung.injection.results import own_links
+from nnunet_difflung.judging.gate import passes
+from nnunet_difflung.judging.selection import recognised
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.painting.cases import SynthesisResult
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import passes
-from nnunet_difflung.painting.selection import recognised
 from nnunet_difflung.paths import cache_folder, dataset_id, fold_folder, results_folder
 from nnunet_difflung.pipeline.on_record import earlier_rows
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.locks import is_held, using
 from nnunet_difflung.runtime.messages import note, warn
 from nnunet_difflung.runtime.modes import make_folder

@@ -17,7 +17,7 @@ from nnunet_difflung.runtime.messages import warn
 from nnunet_difflung.runtime.wording import quoted
 
 if TYPE_CHECKING:
-    from nnunet_difflung.painting.fold import Fold
+    from nnunet_difflung.preparing.fold import Fold
 
 
 def warn_of_structures(roles: LabelRoles) -> None:

@@ -1,1 +1,1 @@
-"""The report of ``difflung_augment`` for people: one HTML page about a method's synthetic cases in a dataset."""
+"""Shows people the synthetic cases of a dataset: the report as one HTML page, and blind readings."""

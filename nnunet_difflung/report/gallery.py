@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnunet_difflung.dataset.reading import is_ct
-from nnunet_difflung.evaluation.injected import (
+from nnunet_difflung.pages import charts
+from nnunet_difflung.pages.blocks import Block, Chart, Gallery, Picture, Text
+from nnunet_difflung.report.injected import (
     InjectedCase,
     Scan,
     cases_of,
@@ -17,9 +19,7 @@ from nnunet_difflung.evaluation.injected import (
     read_injected,
     read_scan,
 )
-from nnunet_difflung.evaluation.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
-from nnunet_difflung.pages import charts
-from nnunet_difflung.pages.blocks import Block, Chart, Gallery, Picture, Text
+from nnunet_difflung.report.lesion_pictures import Looks, lesion_picture, nearest_in_area, shown_area, windows_of
 from nnunet_difflung.report.records import Records
 from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE
 from nnunet_difflung.runtime.parallel import bar

@@ -11,25 +11,25 @@ from nnunet_difflung import __version__
 from nnunet_difflung.dataset.privacy import as_private_as
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.injected import has_new
+from nnunet_difflung.judging.memorisation import expected_share
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages import charts
 from nnunet_difflung.pages.blocks import Block, Cell, Chart, Code, Lights, Page, Section, Table, Text, Value
 from nnunet_difflung.pages.render import write_page
-from nnunet_difflung.painting.memorisation import expected_share
 from nnunet_difflung.paths import dataset_id, results_folder
 from nnunet_difflung.pipeline.augment import REPORT
-from nnunet_difflung.pipeline.likeness import named, value_of
-from nnunet_difflung.pipeline.quality import faults, figure, meaning, span, value
-from nnunet_difflung.pipeline.report import next_commands
 from nnunet_difflung.report.gallery import gallery
+from nnunet_difflung.report.injected import has_new
 from nnunet_difflung.report.paragraph import paragraph
 from nnunet_difflung.report.records import Records, read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.figures import class_colours
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.runtime.writable import check_folders
+from nnunet_difflung.telling.likeness import named, value_of
+from nnunet_difflung.telling.next_commands import next_commands
+from nnunet_difflung.telling.quality import faults, figure, meaning, span, value
 
 _LONG = 30  # rows of a table; a longer one is folded
 _EXCLUDE = (

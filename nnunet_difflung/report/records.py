@@ -13,7 +13,6 @@ from nnunet_difflung.audit.audit import Audit, audit
 from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.injected import in_hu
 from nnunet_difflung.generator.store import is_finished
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.paths import (
@@ -26,6 +25,7 @@ from nnunet_difflung.paths import (
 )
 from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
 from nnunet_difflung.pipeline.on_record import known_report
+from nnunet_difflung.report.injected import in_hu
 
 _SHORT = 3  # characters; a possible patient with fewer is rather a figure of a sentence
 

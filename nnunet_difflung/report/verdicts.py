@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nnunet_difflung.judging.memorisation import expected_share, fewest_suspicious, is_suspicious
 from nnunet_difflung.lesions.likeness import LIMIT
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.pages.blocks import Light, State
-from nnunet_difflung.painting.memorisation import expected_share, fewest_suspicious, is_suspicious
-from nnunet_difflung.pipeline.likeness import named
-from nnunet_difflung.pipeline.quality import FEW, figure, meaning, span, value
 from nnunet_difflung.report.records import Records
 from nnunet_difflung.runtime.wording import counted
+from nnunet_difflung.telling.likeness import named
+from nnunet_difflung.telling.quality import FEW, figure, meaning, span, value
 
 _COPIES = 0.05  # share of cases that is beyond chance; if only larger ones are, the light says so
 _REACHED = 0.9  # of a target, which is then as good as reached

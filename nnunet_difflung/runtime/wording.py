@@ -1,4 +1,4 @@
-"""Numbers with their nouns, words of commands, and many equal lines, for messages."""
+"""Numbers with their nouns or units, words of commands, and many equal lines, for messages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ _VARYING = re.compile(r"(?<!\w)(['\"]).*?\1(?!\w)|\S*[\d/]\S*")  # what is quote
 def counted(number: int, noun: str) -> str:
     """``1 case``, ``2 cases``; of a noun whose plural ends in s."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours, for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """A number of bytes in B, kB, MB, GB or TB, for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def quoted(*words: str | Path) -> str:

@@ -11,8 +11,8 @@ import nnunet_difflung as dl
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.preparing.application import apply_plan
 from tests.support.tiny import LABELS, make_dataset, tree_hashes
 
 

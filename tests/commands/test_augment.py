@@ -14,7 +14,7 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.pipeline.estimates import duration
+from nnunet_difflung.runtime.wording import duration
 from tests.support.commands import OPTIONS, prepared, results_of, run_command, synthetic_arrays
 from tests.support.tiny import IGNORE, LABELS, make_dataset, tree_hashes
 

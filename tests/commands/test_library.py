@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_difflung"
-ROOMS = ("api", "dataset", "lesions", "generator", "painting", "injection", "evaluation", "comparison")
+ROOMS = ("api", "dataset", "lesions", "generator", "preparing", "judging", "painting", "injection")
+ROOMS += ("telling", "evaluation", "comparison")
 
 
 @pytest.mark.parametrize("room", ROOMS)

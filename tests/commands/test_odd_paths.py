@@ -20,9 +20,9 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.inject import inject
 from nnunet_difflung.injection.leaks import start_over
 from nnunet_difflung.paths import PATH_VARIABLES, nnunet_folder
-from nnunet_difflung.pipeline.report import next_commands
 from nnunet_difflung.runtime.wording import quoted
 from nnunet_difflung.runtime.writable import check_folders
+from nnunet_difflung.telling.next_commands import next_commands
 from tests.dataset_conversion.test_convert import MAPPINGS
 from tests.support.archives import write_volumes
 from tests.support.staging import stage_cases

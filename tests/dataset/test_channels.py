@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_difflung.dataset.channels import FEW, Relations, find_relations, measure_case
 from nnunet_difflung.meaning.labels import LabelRoles
-from nnunet_difflung.pipeline.channels import describe_channels, set_by_rule
+from nnunet_difflung.telling.channels import describe_channels, set_by_rule
 
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 BODY = ROLES.body_value

@@ -30,9 +30,9 @@ from nnunet_difflung.evaluation.texture_distance import descriptors, standardisa
 from nnunet_difflung.generator.diffusion import build_network
 from nnunet_difflung.generator.trained import Generator
 from nnunet_difflung.generator.training import FoldData, train_generator
+from nnunet_difflung.judging.continuity import FIGURES, measured
 from nnunet_difflung.meaning.labels import LabelRoles
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.continuity import FIGURES, measured
 from nnunet_difflung.paths import cache_folder, results_folder
 from tests.support.generators import TINY
 from tests.support.tiny import make_dataset, set_paths, tree_hashes

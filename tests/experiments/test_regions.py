@@ -10,12 +10,12 @@ from scipy import ndimage
 
 from experiments.painted_back import REAL, about, settings_of
 from experiments.region_painting import transplant
+from experiments.region_tally import FIGURES
 from experiments.regions import border_patches, markdown, painters_of, scale, summarised
 from experiments.summary_tables import regions_summary
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.dataset.reading import judged_channels
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.evaluation.region_tally import FIGURES
 from nnunet_difflung.lesions.masks import Lesion
 from nnunet_difflung.meaning.labels import label_roles
 

@@ -16,8 +16,8 @@ from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from nnunet_difflung.generator.training import FoldData, train_generator
+from nnunet_difflung.judging.continuity import FIGURES
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.continuity import FIGURES
 from nnunet_difflung.paths import NNUNET_RESULTS, cache_folder, fold_folder
 from nnunet_difflung.runtime.files import write_json
 from tests.support.generators import TINY

@@ -18,8 +18,8 @@ from nnunet_difflung.lesions.masks import Lesion, Transform, box_of, inside_imag
 from nnunet_difflung.lesions.pasting import apply_operations, lesion_of
 from nnunet_difflung.lesions.placebo import add_placebos
 from nnunet_difflung.lesions.surroundings import REACH, find_surroundings, place_around, share_of_border
-from nnunet_difflung.painting.donors import find_donors
-from nnunet_difflung.painting.styles import ClassStyles, Style, style_of_part
+from nnunet_difflung.preparing.donors import find_donors
+from nnunet_difflung.preparing.styles import ClassStyles, Style, style_of_part
 from tests.lesions.test_balance import ROLES, facts_of, plan_for
 
 EMPHYSEMA, ILD = ROLES.values["emphysema"], ROLES.values["ILD"]

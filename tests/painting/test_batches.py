@@ -14,12 +14,12 @@ from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting import attempt as attempt_module
-from nnunet_difflung.painting.application import apply_plan, planned_region
 from nnunet_difflung.painting.batches import Batches, KnownBatches, parts_of
-from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.painting.jobs import make_jobs
-from nnunet_difflung.painting.stacks import JobSize, sizes_of
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.preparing.application import apply_plan, planned_region
+from nnunet_difflung.preparing.fold import discard_work
+from nnunet_difflung.preparing.stacks import JobSize, sizes_of
 from nnunet_difflung.runtime.files import sha256
 from nnunet_difflung.runtime.share import Share
 from tests.support.tiny import make_dataset

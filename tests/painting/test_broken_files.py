@@ -14,8 +14,8 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.painting import attempt
 from nnunet_difflung.painting.attempt import Attempt
 from nnunet_difflung.painting.cases import SynthesisResult
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.pipeline.fold import prepare_fold, synthesize_fold
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import read_json, sha256, write_json
 from tests.support.commands import prepared
 from tests.support.tiny import make_dataset

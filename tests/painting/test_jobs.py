@@ -8,9 +8,9 @@ import torch
 from nnunet_difflung.commands.augment import parse, settings_from
 from nnunet_difflung.dataset.cache import build_cache
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
-from nnunet_difflung.painting.application import apply_plan
 from nnunet_difflung.painting.jobs import make_jobs
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.preparing.application import apply_plan
 from tests.support.tiny import make_dataset
 
 

@@ -16,9 +16,9 @@ from nnunet_difflung.dataset.channels import Relations
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.painting import attempt as attempt_module
-from nnunet_difflung.painting.fold import Fold
 from nnunet_difflung.paths import results_folder
 from nnunet_difflung.pipeline import fold as fold_module
+from nnunet_difflung.preparing.fold import Fold
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.commands import prepared
 from tests.support.tiny import make_dataset

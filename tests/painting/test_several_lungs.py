@@ -13,11 +13,11 @@ from nnunet_difflung.dataset.cache import build_cache, index_slices
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.generator.ablation import ablate
 from nnunet_difflung.generator.training import FoldData, _source, resolve
+from nnunet_difflung.judging.gate import reference
 from nnunet_difflung.methods import METHODS
-from nnunet_difflung.painting.application import apply_plan
-from nnunet_difflung.painting.fold import Fold
-from nnunet_difflung.painting.gate import reference
 from nnunet_difflung.pipeline.fold import prepare_fold
+from nnunet_difflung.preparing.application import apply_plan
+from nnunet_difflung.preparing.fold import Fold
 from tests.support.generators import TINY
 from tests.support.lungs import APART, lungs_apart, together
 from tests.support.tiny import make_dataset

@@ -20,10 +20,10 @@ from nnunet_difflung.injection import manifest as manifest_module
 from nnunet_difflung.injection.manifest import MANIFEST, read_manifest
 from nnunet_difflung.painting import painter as painter_module
 from nnunet_difflung.painting.cases import SynthesisResult, synthetic_id
-from nnunet_difflung.painting.fold import discard_work
 from nnunet_difflung.pipeline import augment as augment_module
 from nnunet_difflung.pipeline import fold as fold_module
 from nnunet_difflung.pipeline.estimates import estimate_bytes
+from nnunet_difflung.preparing.fold import discard_work
 from nnunet_difflung.runtime.files import sha256, write_bytes, write_json
 from nnunet_difflung.runtime.share import Share
 from tests.support.commands import AS_EARLIER, prepared

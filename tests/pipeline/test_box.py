@@ -11,9 +11,9 @@ from nnunet_difflung.config import BOX
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.lesions.plan import PlannedCase
-from nnunet_difflung.painting.application import AppliedCase
 from nnunet_difflung.painting.box import box_from, box_of_case, box_record
 from nnunet_difflung.pipeline.preflight import without_idle_options
+from nnunet_difflung.preparing.application import AppliedCase
 from tests.support.commands import prepared, synthetic_arrays
 from tests.support.tiny import make_dataset, tree_hashes
 

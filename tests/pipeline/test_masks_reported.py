@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nnunet_difflung.commands.augment import main, parse, settings_from
-from nnunet_difflung.dataset.cache import build_cache, index_slices
-from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.generator.training import _source, resolve
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.pipeline.fold import prepare_fold
-from nnunet_difflung.pipeline.likeness import describe_likeness, differing
-from nnunet_difflung.pipeline.report import describe_fold
+from nnunet_difflung.telling.likeness import describe_likeness
 from tests.support.lungs import relabel
 from tests.support.tiny import LABELS, make_dataset
 
@@ -37,28 +31,6 @@ def with_effusion(folder):
         return new
 
     return relabel(folder, {**LABELS, "effusion": EFFUSION}, change)
-
-
-def row(auc: float, alike: bool | None) -> dict:
-    return {"auc": auc, "limit": 0.1, "alike": alike, "planned": 0.3512, "real": 0.05}
-
-
-def test_figures_outside_the_limit_are_a_warning_each_and_one_after_painting():
-    likeness = {
-        "ILD": {"depth": row(0.52, True), "share_of_lung": row(0.93, False)},
-        "emphysema": {"count": row(0.8, None)},
-    }
-    alike, warning, unjudged, advice = describe_likeness(likeness)
-    assert "masks of ILD are like real ones in depth below the pleura 0.52 (AUC" in alike
-    assert "Warning: masks of ILD differ from real ones in share of a slice's lung: 0.351" in warning
-    assert "in training cases 0.05" in warning
-    assert "AUC 0.93, expected 0.40 to 0.60" in warning
-    assert "number in a slice 0.80 (not judged: too few cases)" in unjudged
-    assert "could learn the difference" in advice
-    (after,) = differing(likeness)
-    assert after.startswith("  Warning: masks of ILD differ from real ones in share of a slice's lung")
-    likeness["ILD"].pop("share_of_lung")
-    assert len(describe_likeness(likeness)) == 2, "without a warning there is nothing to advise"
 
 
 def test_terminal_and_report_have_the_same_figures(folders, capsys):
@@ -115,20 +87,3 @@ def test_a_multiple_below_one_is_refused(value, capsys):
         parse(["-d", "801", f"--target-multiple={value}"])
     assert stopped.value.code == 2
     assert "--target-multiple" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("method", "wanted", "said"),
-    [("cbmat", 0.6, True), ("harmonise", 0.6, True), ("cbmat", 0.45, False), ("copy_paste", 0.6, False)],
-)
-def test_a_share_of_the_batch_that_so_many_pathologies_cannot_have_is_said(folders, tmp_path, method, wanted, said):
-    make_dataset(folders[0], patients=4, folds=2)
-    raw, settings = open_raw_dataset("801"), settings_from(parse(["-d", "801", "--method", method, "-device", "cpu"]))
-    settings = replace(settings, generator=replace(settings.generator, balanced_share=wanted))
-    fold = prepare_fold(raw, 0, settings, build_cache(raw, tmp_path / "cache", progress=False))
-    note = "note: 0.45 of each batch of the generator's training is drawn for each of the 2 pathologies instead of 0.6"
-    assert (note in describe_fold(fold)) == said
-    if fold.method.generator:
-        config = resolve(fold.method.trained, settings.generator, fold.data)
-        index = index_slices(fold.cache, fold.data.training_cases)
-        assert _source(fold.data, fold.method.trained, index, config, 1).share == 0.45

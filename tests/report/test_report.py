@@ -18,12 +18,12 @@ from nnunet_difflung.commands.remove import main as remove
 from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
-from nnunet_difflung.evaluation.blind_reading import _looks
-from nnunet_difflung.evaluation.injected import cases_of
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.pipeline.exclusion import read_excluded, unknown
+from nnunet_difflung.report.blind_reading import _looks
+from nnunet_difflung.report.injected import cases_of
 from nnunet_difflung.report.page import augment_page, report_file
 from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from nnunet_difflung.painting import fold as fold_module
+from nnunet_difflung.preparing import fold as fold_module
 from nnunet_difflung.segmenter.config import SegmenterConfig
 
 _QUICK = {"features": (8, 16), "patch_size": 32, "batch_size": 4, "steps": 100, "learning_rate": 2e-2}

@@ -1,0 +1,1 @@
+"""The whole chain on a chest phantom, small enough for a laptop."""

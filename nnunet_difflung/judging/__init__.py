@@ -1,0 +1,1 @@
+"""Judges painted images against real ones: the gate, memorisation, edges, continuity along z, and selection."""

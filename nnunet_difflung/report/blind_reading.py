@@ -1,0 +1,336 @@
+"""A blind reading: real and painted lesions in random order, the key to them, and the score of a reader's answers.
+
+For each painted lesion a real one of the same class and of about the same area is shown, so that size does not give it
+away, and never one from a case that a shown painted lesion, of whatever class, was painted into.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
+from nnunet_difflung.report.injected import (
+    Scan,
+    cases_of,
+    in_hu,
+    painted_channel,
+    painted_window,
+    read_injected,
+    read_scan,
+)
+from nnunet_difflung.report.lesion_pictures import (
+    Looks,
+    largest_part,
+    lesion_picture,
+    nearest_in_area,
+    windows_of,
+)
+from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.parallel import bar
+
+FORMAT = 1
+ANSWERS = ("surely real", "rather real", "rather painted", "surely painted")
+_COLUMNS = ("picture", "answer")
+_LEAST = 4  # voxels of a lesion in its largest slice; smaller ones show nothing
+_TRIED = 4  # real lesions that are looked at for each one that is shown
+_TEXT = (
+    "Half of these {number} pictures show a real lesion, the other half one that a computer has painted into a real "
+    "scan, in random order. Say of each which you think it is. The lesion is in the middle of its picture, unless the "
+    "scan ends there: C shows its outline, W changes the window, a click enlarges. Then save the answers and send them "
+    "to whoever has the key. You can stop at any picture: those without an answer do not count."
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A lesion of the reading.
+
+    Attributes:
+        picture: as the reader sees it.
+        painted: whether it was painted.
+        name: of its class.
+        case: id of its case.
+        area: mm² of the lesion in the slice that is shown.
+    """
+
+    picture: Picture
+    painted: bool
+    name: str
+    case: str
+    area: float
+
+
+def make_reading(
+    raw: RawDataset, manifest: Mapping[str, Any], method: str, number: int, seed: int, progress: bool = False
+) -> list[Shown]:
+    """Chooses painted and real lesions, in the order in which they are shown.
+
+    Args:
+        raw: the dataset.
+        manifest: of its synthetic cases.
+        method: whose cases are shown.
+        number: of painted lesions, and of real ones; fewer if there are not as many.
+        seed: of choice and order.
+        progress: show a progress bar.
+
+    Raises:
+        BadInput: there is no painted lesion to show, or no real one beside it.
+    """
+    names = [name for name in raw.roles.pathologies if cases_of(manifest, method, name)]
+    if not names:
+        raise BadInput(
+            f"{raw.name} holds no synthetic case of {method} with a new lesion; run difflung_augment first, or name "
+            f"another --method"
+        )
+    rng = np.random.default_rng(seed)
+    looks = _looks(raw, manifest, method)
+    names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
+    painted: dict[str, list[Shown]] = {}
+    hosts: Counter[str] = Counter()
+    for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
+        wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
+        new = max(1, (len(raw.cases) // 2 - len(hosts)) // (len(names) - position))
+        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, new)
+    shown: list[Shown] = []
+    for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
+        shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
+    if not shown and any(painted.values()):
+        raise BadInput(
+            f"{raw.name}: no real lesion that is large enough lies in another case than those that lesions of {method} "
+            f"were painted into, so nothing can be shown beside these; a dataset of more cases is needed"
+        )
+    if not shown:
+        raise BadInput(f"{raw.name}: no painted lesion of {method} is large enough to be shown beside a real one")
+    return [shown[i] for i in rng.permutation(len(shown))]
+
+
+def page_of(shown: Sequence[Shown], title: str) -> Page:
+    """The page for the reader; nothing on it says which lesions are painted."""
+    pictures = [
+        Picture(
+            f"{n}: {lesion.name}",
+            lesion.picture.views,
+            lesion.picture.width,
+            lesion.picture.height,
+            lesion.picture.aspect,
+            lesion.picture.outlines,
+            lesion.picture.millimetres,
+            lesion.picture.sides,
+            str(n),
+        )
+        for n, lesion in enumerate(shown, 1)
+    ]
+    text = Text(_TEXT.format(number=len(shown)))
+    section = Section("Real or painted?", [text, Gallery("Lesions", [("", pictures)])])
+    return Page(title, f"{len(shown)} pictures", [section], answers=ANSWERS, outlined=False)
+
+
+def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int) -> dict:
+    """JSON content of the key."""
+    return {
+        "format": FORMAT,
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "pictures": {
+            str(n): {"painted": lesion.painted, "class": lesion.name, "case": lesion.case, "area_mm2": lesion.area}
+            for n, lesion in enumerate(shown, 1)
+        },
+    }
+
+
+def read_key(path: Path) -> dict[str, dict]:
+    """Picture → its entry in the key.
+
+    Raises:
+        BadInput: it is no key, or of a newer version.
+    """
+    try:
+        content = read_json(path)
+        if content["format"] > FORMAT:
+            raise BadInput(f"{path} was written by a newer version; update nnunet_difflung")
+        pictures = content["pictures"]
+        if not all({"painted", "class"} <= set(row) for row in pictures.values()):
+            raise KeyError("painted")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path} is not the key of a blind reading ({error}); give key.json") from error
+    return pictures
+
+
+def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
+    """Picture → 0 (surely real) to 3 (surely painted), of the pictures with an answer.
+
+    Raises:
+        BadInput: the file is not what the page saves, or belongs to another reading.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read ({reason}); give the CSV file that the page saves") from error
+    if not set(_COLUMNS) <= set(columns):
+        raise BadInput(
+            f"{path} has the columns {list(columns)}; expected {' and '.join(_COLUMNS)}, with commas between"
+        )
+    answers = {}
+    for row in rows:
+        picture, answer = (str(row.get(column) or "").strip() for column in _COLUMNS)
+        if picture not in key:
+            raise BadInput(
+                f"{path} has an answer for picture {picture!r}, which the key does not have; is it another reading?"
+            )
+        if picture in answers:
+            raise BadInput(f"{path} has two answers for picture {picture}; remove one")
+        if answer and answer not in ANSWERS:
+            raise BadInput(f"{path}, picture {picture}: {answer!r} is none of {', '.join(ANSWERS)}")
+        if answer:
+            answers[picture] = ANSWERS.index(answer)
+    if not answers:
+        raise BadInput(f"{path} has no answers")
+    return answers
+
+
+def score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict[str, dict]:
+    """How well a reader told painted from real lesions: of all pictures, and of each class if there are several.
+
+    Returns:
+        class, or ``all`` → ``pictures``, ``correct``, ``accuracy`` with its exact 95 % interval (Clopper and Pearson)
+        ``low`` and ``high``, ``auc`` of the four answers (None if only one kind was answered), and how many painted and
+        real ones were recognised (``painted``, ``painted_found``, ``real``, ``real_found``). 0.5 is guessing.
+    """
+    names = sorted({key[picture]["class"] for picture in answers})
+    table = {"all": _score(answers, key)}
+    if len(names) > 1:
+        table |= {
+            name: _score({p: answer for p, answer in answers.items() if key[p]["class"] == name}, key) for name in names
+        }
+    return table
+
+
+def _score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict:
+    from scipy.stats import beta
+
+    painted = np.array([key[picture]["painted"] for picture in answers], bool)
+    given = np.array(list(answers.values()))
+    right = (given >= len(ANSWERS) // 2) == painted
+    number, correct = len(right), int(right.sum())
+    higher = given[painted][:, None] - given[~painted][None]
+    return {
+        "pictures": number,
+        "correct": correct,
+        "accuracy": correct / number,
+        "low": float(beta.ppf(0.025, correct, number - correct + 1)) if correct else 0.0,
+        "high": float(beta.ppf(0.975, correct + 1, number - correct)) if correct < number else 1.0,
+        "auc": float((higher > 0).mean() + (higher == 0).mean() / 2) if higher.size else None,
+        "painted": int(painted.sum()),
+        "painted_found": int(right[painted].sum()),
+        "real": int((~painted).sum()),
+        "real_found": int(right[~painted].sum()),
+    }
+
+
+def _looks(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> Looks:
+    run = next(run for run in manifest["runs"] if run["method"] == method)
+    channel, first = painted_channel(run), next(iter(raw.cases))
+    image = read_scan(raw, first).image[channel]
+    windows = windows_of(channel in in_hu(raw, first), image, painted_window(run, channel))
+    return Looks(windows, raw.roles.values, channel)
+
+
+def _painted(
+    raw: RawDataset,
+    manifest: Mapping[str, Any],
+    method: str,
+    name: str,
+    number: int,
+    looks: Looks,
+    rng: np.random.Generator,
+    hosts: Counter[str],
+    new: int,
+) -> list[Shown]:
+    """At most a number of painted lesions of a class, of as many cases.
+
+    Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
+    knows that it was painted. Only half of the real cases may be hosts, of all classes, since their own lesions are not
+    shown.
+
+    Args:
+        hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
+        new: number of further hosts.
+    """
+    of_case, value = manifest["cases"], raw.roles.values[name]
+    identifiers = [case for case in cases_of(manifest, method, name) if of_case[case]["host"] in raw.cases]
+    waiting, most = [identifiers[i] for i in rng.permutation(len(identifiers))], len(hosts) + new
+    patients = Counter(raw.patients[host] for host in hosts.elements())
+    painted: list[Shown] = []
+    while waiting and len(painted) < number:
+        allowed = [case for case in waiting if len(hosts) < most or of_case[case]["host"] in hosts]
+        if not allowed:
+            break
+        identifier = min(allowed, key=lambda case: _turn(of_case[case]["host"], hosts, patients, raw))
+        waiting.remove(identifier)
+        # whole, since a picture that ends where a box ends would say that it is painted
+        case = read_injected(raw, identifier, of_case[identifier], whole=True)
+        plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
+        if found := _shown(plain, case.new(value), looks, name, value, True):
+            painted += found
+            hosts[of_case[identifier]["host"]] += 1
+            patients[raw.patients[of_case[identifier]["host"]]] += 1
+    return painted
+
+
+def _turn(host: str, hosts: Counter[str], patients: Counter[str], raw: RawDataset) -> tuple[int, int]:
+    return hosts[host], patients[raw.patients[host]]
+
+
+def _real(
+    raw: RawDataset, hosts: Collection[str], name: str, number: int, looks: Looks, rng: np.random.Generator
+) -> list[Shown]:
+    """At most a number of real lesions of a class, of as many cases, none of them a host.
+
+    Patients who are no host come first, and a second case of a patient after all first ones: a reader who finds the
+    same anatomy twice knows more than was asked.
+    """
+    cases = sorted(set(raw.cases) - set(hosts))
+    value, shown = raw.roles.values[name], Counter({raw.patients[host]: len(cases) for host in hosts})
+    turns = {}
+    for case in (cases[i] for i in rng.permutation(len(cases))):
+        turns[case] = shown[raw.patients[case]]
+        shown[raw.patients[case]] += 1
+    real: list[Shown] = []
+    for case in sorted(turns, key=lambda case: turns[case]):
+        if len(real) >= number:
+            break
+        if (raw.read_label(case)[0] == value).any():
+            scan = read_scan(raw, case)
+            real += _shown(scan, scan.label == value, looks, name, value, False)
+    return real
+
+
+def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
+    """Each painted lesion with the real one that is nearest in area, as long as there are any."""
+    chosen = nearest_in_area([lesion.area for lesion in painted], [lesion.area for lesion in real])
+    return [shown for lesion, i in zip(painted, chosen, strict=False) for shown in (lesion, real[i])]
+
+
+def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, value: int, painted: bool) -> list[Shown]:
+    """A case's largest lesion of a class; none if it is too small to see."""
+    lesion = largest_part(voxels)
+    pixels = int(lesion.sum((1, 2)).max())
+    if pixels < _LEAST:
+        return []
+    picture = lesion_picture(scan, lesion, Looks(looks.windows, {name: value}, looks.channel), name)
+    return [Shown(picture, painted, name, scan.identifier, round(pixels * scan.spacing[1] * scan.spacing[2], 1))]

@@ -1,0 +1,309 @@
+"""The blind reading shows as many real as painted lesions, gives nothing away, and is scored right."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_difflung.commands.augment import main as augment
+from nnunet_difflung.commands.turing import main
+from nnunet_difflung.dataset.orientation import axial_view
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.report.blind_reading import (
+    ANSWERS,
+    Shown,
+    _matched,
+    _shown,
+    make_reading,
+    read_answers,
+    score,
+)
+from nnunet_difflung.report.injected import Scan, cases_of
+from nnunet_difflung.report.lesion_pictures import Looks
+from nnunet_difflung.runtime.files import read_json
+from tests.support.browser import in_browser
+from tests.support.tiny import make_dataset
+
+COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--gate", "report"]
+
+
+@pytest.fixture
+def reading(folders, fingerprint, tmp_path: Path) -> Path:
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "8"])
+    out = tmp_path / "reading"
+    assert main(["-d", "801", "-o", str(out), "--number", "5"]) == 0
+    return out
+
+
+def test_half_are_painted_and_nothing_says_which(reading: Path) -> None:
+    key = read_json(reading / "key.json")["pictures"]
+    painted = [row for row in key.values() if row["painted"]]
+    assert len(painted) == len(key) - len(painted) > 0
+    page = (reading / "reading.html").read_text()
+    for row in key.values():
+        assert row["case"] not in page
+    assert "before" not in re.findall(r"<option>(.*?)</option>", page)
+    assert "difflung_" not in page
+    words = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    assert "key.json" not in words
+    assert "copy_paste" not in words
+
+
+def test_real_lesions_are_not_from_hosts_of_shown_ones(reading: Path, folders) -> None:
+    key, manifest = read_json(reading / "key.json")["pictures"], read_manifest(folders[0] / "Dataset801_Tiny")
+    hosts = {manifest["cases"][row["case"]]["host"] for row in key.values() if row["painted"]}
+    real = [row for row in key.values() if not row["painted"]]
+    assert real
+    assert hosts.isdisjoint(row["case"] for row in real), "not of another class either"
+    assert len({(row["case"], row["class"]) for row in key.values()}) == len(key), "no lesion twice"
+
+
+def test_a_real_lesion_is_of_another_patient_than_the_hosts_where_there_is_one(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=6, slices=3)
+    augment([*COPY, "--max-synthetic", "8"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        painted, real = sorted(
+            make_reading(raw, manifest, "copy_paste", 1, seed), key=lambda lesion: not lesion.painted
+        )
+        assert raw.patients[manifest["cases"][painted.case]["host"]] != raw.patients[real.case]
+
+
+def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint) -> None:
+    """Whatever the seed: it is not enough that each class leaves out the hosts of its own lesions."""
+    make_dataset(folders[0], patients=6, slices=2)
+    augment([*COPY, "--max-synthetic", "8", "--target-share", "emphysema=0.1", "ILD=0.2"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        lesions = make_reading(raw, manifest, "copy_paste", 2, seed)
+        hosts = {manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted}
+        assert hosts.isdisjoint(lesion.case for lesion in lesions if not lesion.painted)
+
+
+def test_a_synthetic_case_that_broke_off_is_named(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=6)
+    augment([*COPY, "--max-synthetic", "4"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for record in manifest["cases"].values():
+        image = next(raw.folder / name for name in record["files"] if "imagesTr" in name)
+        image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"difflung_copy.*is damaged .*replace or repair the file"):
+        make_reading(raw, manifest, "copy_paste", 2, 0)
+
+
+def test_few_volumes_leave_real_ones_to_show(folders, fingerprint) -> None:
+    """All volumes are hosts; if lesions of all of them were shown, no real lesion could be."""
+    make_dataset(folders[0], patients=6, volumes=True, depth=8)
+    augment([*COPY, "--max-synthetic", "60"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    assert len({case["host"] for case in manifest["cases"].values()}) > 3
+    for seed in range(5):
+        few, many = (make_reading(raw, manifest, "copy_paste", number, seed) for number in (2, 24))
+        assert len(many) >= len(few) > 0
+        assert len({manifest["cases"][lesion.case]["host"] for lesion in many if lesion.painted}) <= 3
+
+
+def test_painted_lesions_are_spread_over_hosts_and_patients(folders, fingerprint) -> None:
+    make_dataset(folders[0], patients=8, slices=3)
+    augment([*COPY, "--max-synthetic", "16", "--target-share", "emphysema=0.3", "ILD=0"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    hosts = [case["host"] for case in manifest["cases"].values()]
+    patients = {raw.patients[host] for host in hosts}
+    assert len(hosts) > len(patients) > 2
+    for seed in range(5):
+        lesions = make_reading(raw, manifest, "copy_paste", len(patients), seed)
+        shown = [manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted]
+        assert len({raw.patients[host] for host in shown}) == len(shown) > 2
+
+
+def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
+    main(["-d", "801", "-o", str(tmp_path / "again"), "--number", "5"])
+    main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5", "--seed", "1"])
+    assert read_json(tmp_path / "again" / "key.json") == read_json(reading / "key.json")
+    assert read_json(tmp_path / "other" / "key.json") != read_json(reading / "key.json")
+
+
+def test_a_key_is_never_overwritten(reading: Path) -> None:
+    before = (reading / "key.json").read_bytes()
+    with pytest.raises(BadInput, match="already holds a reading"):
+        main(["-d", "801", "-o", str(reading)])
+    assert (reading / "key.json").read_bytes() == before
+
+
+def test_answers_of_a_browser_are_scored(reading: Path, capsys) -> None:
+    """A reader who answers 'surely painted' to every picture finds all painted and no real ones."""
+    script = """
+    let saved; URL.createObjectURL = (blob) => { saved = blob; return '#'; };
+    const pictures = new Set([...document.querySelectorAll('.answer')].map((radio) => radio.name));
+    for (const name of pictures) document.querySelector(`.answer[name="${name}"][value="surely painted"]`).click();
+    document.querySelector('#save-answers').click();
+    return [await saved.text(), document.querySelector('#answered').textContent,
+            getComputedStyle(document.querySelector('.outlines')).display];"""
+    (text, said, outlines), console = in_browser(reading / "reading.html", script)
+    key = read_json(reading / "key.json")["pictures"]
+    assert said == f"{len(key)} of {len(key)} pictures have an answer."
+    assert outlines == "none", "outlines are hidden until someone asks for them"
+    assert console == []
+    answers = reading / "reader.csv"
+    answers.write_text(text)
+    assert main(["--score", str(answers), "-o", str(reading)]) == 0
+    row = read_json(reading / "score.json")["readers"]["reader"]["all"]
+    assert row["accuracy"] == 0.5
+    assert (row["painted_found"], row["real_found"]) == (len(key) // 2, 0)
+    assert row["auc"] == 0.5
+    assert "0.50 [" in capsys.readouterr().out
+
+
+KEY = {str(n): {"painted": n % 2 == 0, "class": "a" if n <= 20 else "b"} for n in range(1, 41)}
+
+
+def test_a_perfect_reader() -> None:
+    table = score({p: 3 if row["painted"] else 0 for p, row in KEY.items()}, KEY)
+    assert set(table) == {"all", "a", "b"}
+    row = table["all"]
+    assert (row["accuracy"], row["auc"], row["high"]) == (1.0, 1.0, 1.0)
+    assert row["low"] == pytest.approx(0.025 ** (1 / 40))
+
+
+def test_degrees_of_certainty_count_in_the_auc_alone() -> None:
+    sure = {p: 3 if row["painted"] else 0 for p, row in KEY.items()}
+    unsure = {p: 2 if row["painted"] else 1 for p, row in KEY.items()}
+    assert score(sure, KEY)["all"] == score(unsure, KEY)["all"]
+    mixed = {p: (3 if int(p) % 4 else 1) if row["painted"] else 0 for p, row in KEY.items()}
+    row = score(mixed, KEY)["all"]
+    assert row["accuracy"] == 0.75
+    assert row["auc"] == 1.0
+    assert row["painted_found"] == 10
+
+
+def test_intervals_hold_guessing_as_often_as_they_say() -> None:
+    """Clopper and Pearson's intervals hold the truth at least 95 times in 100."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        row = score({p: int(rng.integers(4)) for p in KEY}, KEY)["all"]
+        held += row["low"] <= 0.5 <= row["high"]
+    assert held >= 0.95 * 400
+
+
+def test_only_real_answers_have_no_auc() -> None:
+    row = score({p: 1 for p, of in KEY.items() if not of["painted"]}, KEY)["all"]
+    assert row["auc"] is None
+    assert row["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("picture,answer\n1,maybe\n", "'maybe' is none of surely real"),
+        ("picture,answer\n99,surely real\n", "which the key does not have"),
+        ("picture,answer\n1,surely real\n1,surely painted\n", "two answers for picture 1"),
+        ("picture,answer\n1,\n", "has no answers"),
+        ("picture,answer\n", "has no answers"),
+        ("a,b\n", "expected picture and answer"),
+        ("picture;answer\n1;surely real\n", "expected picture and answer, with commas"),
+    ],
+)
+def test_faulty_answers_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=said):
+        read_answers(path, KEY)
+
+
+def test_answers_that_are_not_there_are_named_without_a_python_error(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as refused:
+        read_answers(tmp_path / "none.csv", KEY)
+    assert "none.csv cannot be read (No such file or directory); give" in str(refused.value)
+
+
+def test_answers_are_read_as_saved(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("\ufeffpicture,answer\r\n" + "".join(f"{n},{answer}\r\n" for n, answer in enumerate(ANSWERS, 1)))
+    assert read_answers(path, KEY) == {"1": 0, "2": 1, "3": 2, "4": 3}
+
+
+def shown(area: float, painted: bool) -> Shown:
+    return Shown(Picture("p", {}, 1, 1), painted, "a", f"case {area}", area)
+
+
+def test_lesions_are_matched_by_area() -> None:
+    pairs = _matched([shown(100.0, True), shown(10.0, True)], [shown(a, False) for a in (9.0, 1000.0, 120.0)])
+    assert [lesion.area for lesion in pairs] == [100.0, 120.0, 10.0, 9.0]
+    assert [lesion.area for lesion in _matched([shown(5.0, True), shown(6.0, True)], [shown(6.0, False)])] == [5.0, 6.0]
+
+
+def test_without_synthetic_cases_it_says_what_to_run(folders) -> None:
+    make_dataset(folders[0])
+    with pytest.raises(BadInput, match="run difflung_augment first"):
+        main(["-d", "801", "-o", str(folders[0].parent / "reading")])
+    assert not (folders[0].parent / "reading").exists()
+
+
+def test_volumes_too(folders, fingerprint) -> None:
+    make_dataset(folders[0], volumes=True, depth=5, patients=6)
+    augment([*COPY, "--max-synthetic", "20"])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "copy_paste", 4, 0)
+    assert lesions
+    assert sum(lesion.painted for lesion in lesions) * 2 == len(lesions)
+    assert {tuple(lesion.picture.views) for lesion in lesions} == {("lung window", "mediastinal window")}
+    assert all(replace(lesion).picture.width > 0 for lesion in lesions)
+
+
+def test_pictures_of_boxes_reach_as_far_as_those_of_real_cases(folders, fingerprint) -> None:
+    """A synthetic volume that is a part of its host is shown in all of it, or its picture would be smaller."""
+    make_dataset(folders[0], volumes=True, depth=6, size=96, patients=6)
+    augment([*COPY, "--box", "4", "--max-synthetic", "20"])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "copy_paste", 4, 0)
+    assert {lesion.painted for lesion in lesions} == {True, False}
+    assert len({(lesion.picture.width, lesion.picture.height) for lesion in lesions}) == 1
+
+
+def test_a_class_makes_up_for_a_rarer_one(folders, fingerprint, tmp_path: Path) -> None:
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "3"])
+    manifest = read_manifest(folders[0] / "Dataset801_Tiny")
+    of_class = {name: len(cases_of(manifest, "copy_paste", name)) for name in ("emphysema", "ILD")}
+    few, most = sorted(of_class.values())
+    assert few < most, "the phantom's plan has changed"
+    main(["-d", "801", "-o", str(tmp_path / "all"), "--number", str(few + most)])
+    key = read_json(tmp_path / "all" / "key.json")["pictures"]
+    assert sum(row["painted"] for row in key.values()) == few + most
+
+
+def test_area_is_that_of_the_lesion_that_is_shown() -> None:
+    """A second lesion of the slice does not count, nor a slice in which small ones add up to more."""
+    label = np.zeros((3, 60, 60), np.int16)
+    label[0, 10:15, 10:15] = 2
+    label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
+    scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
+    (lesion,) = _shown(scan, label == 2, Looks({"w": (0.0, 1.0)}, {}, 0), "a", 2, False)
+    assert lesion.area == 25.0
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(folders, tmp_path: Path) -> None:
+    make_dataset(folders[0])
+    (tmp_path / "reading").touch()
+    with pytest.raises(BadInput, match="is a file, but a folder"):
+        main(["-d", "801", "-o", str(tmp_path / "reading")])
+
+
+def test_an_enlarged_picture_is_called_by_its_number_and_class(reading: Path) -> None:
+    script = "document.querySelector('.enlarge').click(); return document.querySelector('#legend').textContent;"
+    said, _ = in_browser(reading / "reading.html", script)
+    key = read_json(reading / "key.json")["pictures"]
+    assert said == f"1: {key['1']['class']} (1 of {len(key)})"

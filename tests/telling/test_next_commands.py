@@ -1,0 +1,37 @@
+"""The commands that ``difflung_augment`` prints at its end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.pipeline.report import audit_and_advise
+from nnunet_difflung.telling.next_commands import next_commands
+from tests.support.tiny import make_dataset, set_paths
+
+
+@pytest.mark.parametrize("test_set", [False, True])
+def test_only_folders_that_exist_are_named(tmp_path, monkeypatch, test_set):
+    folder = make_dataset(set_paths(tmp_path, monkeypatch)[0], patients=2, slices=1, folds=2)
+    if test_set:
+        for part in ("imagesTs", "labelsTs"):
+            (folder / part).mkdir()
+    said = next_commands(open_raw_dataset(folder.name), "2d", "cbmat", [0], "cpu")
+    images, labels = (folder / "imagesTs", folder / "labelsTs") if test_set else ("IMAGES", "LABELS")
+    assert f"nnUNetv2_predict -i {images} -o PREDICTIONS" in said
+    assert f"nnUNetv2_evaluate_folder {labels} PREDICTIONS" in said
+
+
+def test_a_dataset_whose_id_nnunet_refuses_is_named_and_so_is_the_other_one(folders, capsys):
+    folder = make_dataset(folders[0], patients=2, slices=1, folds=2)
+    raw, settings = open_raw_dataset(folder.name), SimpleNamespace(method="cbmat")
+    request = SimpleNamespace(dry_run=True, configuration="2d", device="cpu", settings=settings)
+    for others in ((), ("Dataset801_Old",)):
+        for other in others:
+            (folders[2] / other).mkdir()
+        audit_and_advise(raw, [0], request)
+        said, warned = capsys.readouterr()
+        assert f"nnUNetv2_train {'Dataset801_Tiny' if others else 801} 2d 0" in said
+        assert ("also means Dataset801_Old, in one of nnU-Net's three folders" in warned) == bool(others)
