@@ -221,11 +221,12 @@ def markdown(content: dict) -> str:
         f"{meta['network']['batch_size']}. `{meta['command']}`",
         "",
         "Mean ± standard deviation over the trainings that all arms of a table have. Differences are paired by "
-        "patient, with a 95 % interval for new patients and new trainings (fold means, or patients and seeds if that is wider). "
-        "Dice: mean over the patients who have the class. False voxels: in each patient without the class; ratio: of "
-        "the means; factor: of 1 + voxels in the geometric mean over patients. False lesions: in each patient. At "
-        "equal harm: at the threshold at which an arm has as many false voxels as the reference. Average precision: over the "
-        "voxels of all patients, at every threshold; its interval is that of the folds' means.",
+        "patient, with a 95 % interval for new patients and new trainings (fold means, or patients and seeds if "
+        "that is wider). Dice: mean over the patients who have the class. False voxels: in each patient without "
+        "the class; ratio: of the means; factor: of 1 + voxels in the geometric mean over patients. False "
+        "lesions: in each patient. At equal harm: at the threshold at which an arm has as many false voxels as "
+        "the reference. Average precision: over the voxels of all patients, at every threshold; its interval is "
+        "that of the folds' means.",
     ]
     for number, arms in content["numbers"].items():
         sources = next(iter(arms.values()))["sources"]
