@@ -10,6 +10,7 @@ many tiny cases. nnU-Net's own trainer, which sets no seed, gets one.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -106,12 +107,30 @@ def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dic
     return {"patients": added_up(cases), "probabilities": histograms, "cases": len(cases)}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options before ``--``."""
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.bench.train",
+        usage="%(prog)s [-h] SCORES ITERATIONS SEED -- ARGUMENTS",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("scores", metavar="SCORES", type=Path, help="JSON file to write; about.json lies beside it")
+    p.add_argument("iterations", metavar="ITERATIONS", type=int, help=f"below {EPOCH}, or a multiple of it")
+    p.add_argument("seed", metavar="SEED", type=int, help="of nnU-Net's own trainer")
+    return p
+
+
 def main() -> None:
     """Entry of the command line."""
-    divide = sys.argv.index("--")
-    target, iterations, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    words = sys.argv[1:]
+    divide = words.index("--") if "--" in words else len(words)
+    o = parser().parse_args(words[:divide])
+    if not words[divide + 1 :]:
+        parser().error("-- and the arguments of nnUNetv2_train are missing")
+    target, iterations, seed = o.scores, o.iterations, o.seed
     about = read_json(target.with_name("about.json"))
-    sys.argv = ["nnUNetv2_train", *sys.argv[divide + 1 :]]
+    sys.argv = ["nnUNetv2_train", *words[divide + 1 :]]
 
     from nnunetv2.run.run_training import run_training_entry
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
