@@ -15,7 +15,6 @@ rows of the two kinds never mix.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from experiments.bench.run import clock, expected, work_through
 from experiments.bench.table import kept_rows
 from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
+from experiments.further import of_augment, of_converter
 from nnunet_difflung.errors import BadInput
 
 ITERATIONS = 16000
@@ -137,16 +137,29 @@ def wanted(o: argparse.Namespace) -> list[Row]:
     return [row for length in lengths for row in in_order(arms, o.n, seeds, folds, length)]
 
 
+def further(o: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The options of the converter and of ``difflung_augment`` that the command line names.
+
+    Raises:
+        BadInput: the bench gives one of them itself, or a command does not have it.
+    """
+    kind = SETS[o.set]
+    form = ("--as", "--volumes", *(word for word in kind.convert if word.startswith("--")))
+    convert = of_converter("--convert", o.convert, kind.dataset, *form)
+    augment = kind.augment if o.augment is None else o.augment
+    return convert, of_augment("--augment", augment, "-d", "-f", "--method", "--seed", "-device", "-np")
+
+
 def run(o: argparse.Namespace) -> int:
     """Makes the rows that are left; returns the exit code."""
     tuning = o.tuning or o.what == "curve"
     rows, store = wanted(o), Store(o.o, tuning, None if tuning else o.rows or kept_rows(o.set))
+    convert, options = further(o)
     if o.dry_run and not (o.o / "base.json").is_file():
         _list(rows, [])
         return 0
-    options = tuple(shlex.split(SETS[o.set].augment if o.augment is None else o.augment))
-    base = prepare(o.o, o.set, shlex.split(o.convert), o.batch or SETS[o.set].batch)
-    bench = Bench(o.o, o.set, base, options)
+    base = prepare(o.o, o.set, convert, o.batch or SETS[o.set].batch)
+    bench = Bench(o.o, o.set, base, tuple(options))
     impossible = [row for row in rows if not bench.is_possible(row)]
     for number, fold in dict.fromkeys((row.number, row.fold) for row in impossible):
         print(f"Fold {fold} has {bench.base.sources(fold)} source patients: no rows with {number}.")
