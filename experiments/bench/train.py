@@ -5,7 +5,8 @@
 What follows ``--`` is the command line of ``nnUNetv2_train``, which is run with three changes: the trainer ends after
 ITERATIONS (a multiple of 250); torch keeps to OMP_NUM_THREADS; and the validation predicts all cases in this process
 with nnU-Net's predictor and export, and writes the figures of each patient to SCORES, instead of one file for each of
-many tiny cases. nnU-Net's own trainer, which sets no seed, gets one.
+many tiny cases. nnU-Net's own trainer, which sets no seed, gets one. SCORES also holds the seconds that the process has
+taken, for a bench that does not see its end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import sys
 import time
 import warnings
@@ -107,6 +109,26 @@ def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dic
     return {"patients": added_up(cases), "probabilities": histograms, "cases": len(cases)}
 
 
+def and_score(target: Path, about: dict) -> Callable[..., None]:
+    """The validation of a trainer whose training begins now, which writes ``target``."""
+    begun = time.monotonic()
+
+    def validated(trainer: Any, *_: Any) -> None:
+        trained = time.monotonic()
+        content = score(trainer, about["patients"], tuple(about["lesions"]))
+        content["network"] = json.loads(json.dumps(trainer.configuration_manager.configuration, default=str))
+        seconds = {"train": trained - begun, "validate": time.monotonic() - trained}
+        write_json(target, content | {"seconds": seconds, "cpu_seconds": cpu_seconds()})
+
+    return validated
+
+
+def cpu_seconds() -> float:
+    """Seconds of a core that this process and its ended children have taken."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options before ``--``."""
     p = argparse.ArgumentParser(
@@ -138,17 +160,8 @@ def main() -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    begun, seconds = time.monotonic(), {}
-
-    def validated(self: Any, *_: Any) -> None:
-        seconds["train"] = time.monotonic() - begun
-        content = score(self, about["patients"], tuple(about["lesions"]))
-        seconds["validate"] = time.monotonic() - begun - seconds["train"]
-        content["network"] = json.loads(json.dumps(self.configuration_manager.configuration, default=str))
-        write_json(target, content | {"seconds": seconds})
-
     nnUNetTrainer.__init__ = with_length(nnUNetTrainer.__init__, iterations)
-    nnUNetTrainer.perform_actual_validation = validated
+    nnUNetTrainer.perform_actual_validation = and_score(target, about)
     run_training_entry()
 
 

@@ -209,6 +209,8 @@ def test_rows_are_written_as_they_come_and_a_failure_stops_no_other(tmp_path):
 def test_expected_cost_comes_from_finished_rows_of_the_arm_and_length():
     finished = [row("reference", 1, 0, 0.5), row("reference", 3, 0, 0.5)]
     assert running.expected(Row("reference", "16", 2, 1, 500), finished) == 200
+    unseen = {**row("reference", 1, 1, 0.5), "seconds": {"link": 1.0, "train": 900.0}}
+    assert running.expected(Row("reference", "16", 2, 1, 500), [*finished, unseen]) == 200, "its training is unknown"
     rule = running.expected(Row("reference", "16", 2, 1, 1000), finished)
     assert rule == running.PER_TRAINING + 1000 * running.PER_ITERATION
     assert running.expected(Row("difflung", "4", 1, 0, 1000), []) > running.expected(
@@ -440,6 +442,90 @@ def test_a_row_continues_with_its_unfinished_step_and_no_two_processes_work_on_i
     assert "done" in (tmp_path / "log").read_text()
     with working_on(tmp_path / "row.lock"):
         pass
+
+
+BENCH = """
+import sys
+from pathlib import Path
+from experiments.bench.commands import TRAINING, Commands, working_on
+
+root, *command = sys.argv[1:]
+with working_on(Path(root, "row.lock")) as lock:
+    Commands(Path(root), Path(root, "log"), lock).run(TRAINING, command)
+"""
+LIVES_ON = """
+import sys, time
+from pathlib import Path
+from experiments.bench.train import and_score
+from experiments.bench import train
+
+root = Path(sys.argv[1])
+train.score = lambda *_: {"patients": {}, "cases": 0}
+validated = and_score(root / "scores.json", {"patients": {}, "lesions": []})
+Path(root, "begun").touch()
+while not Path(root, "bench_is_dead").exists():
+    time.sleep(0.01)
+
+
+class Trainer:
+    class configuration_manager:
+        configuration = {}
+
+
+validated(Trainer)
+"""
+
+
+def test_a_training_that_outlives_its_bench_leaves_command_and_seconds(tmp_path):
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    from experiments.bench.commands import TRAINING, Commands, working_on
+
+    training = [sys.executable, "-c", LIVES_ON, str(tmp_path)]
+    bench = subprocess.Popen(
+        [sys.executable, "-c", BENCH, str(tmp_path), *training], cwd=Path(__file__).resolve().parents[2]
+    )
+    while not (tmp_path / "begun").exists():
+        assert bench.poll() is None
+        time.sleep(0.01)
+    bench.kill()
+    bench.wait()
+    with pytest.raises(RuntimeError, match="another process works on it"), working_on(tmp_path / "row.lock"):
+        pass
+    (tmp_path / "bench_is_dead").touch()
+    while not (tmp_path / "scores.json").exists():
+        time.sleep(0.01)
+    scores = read_json(tmp_path / "scores.json")
+    again = Commands(tmp_path, tmp_path / "log")
+    assert len(again.typed) == 1
+    assert "ROOT" in again.typed[0]
+    base = SimpleNamespace(patients={}, lesions=())
+    assert work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), again, 0) == scores
+    assert len(again.typed) == 1, "the training is not repeated"
+    for commands in (again, Commands(tmp_path, tmp_path / "log")):
+        assert commands.cpu == {TRAINING: scores["cpu_seconds"]}
+        assert commands.seconds[TRAINING] == pytest.approx(sum(scores["seconds"].values()))
+    assert scores["cpu_seconds"] > 0
+    work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), again, 0)
+    assert again.cpu == {TRAINING: scores["cpu_seconds"]}, "added once"
+
+
+def test_a_training_whose_end_was_seen_is_not_counted_twice(tmp_path):
+    import sys
+
+    from experiments.bench.commands import TRAINING, Commands
+
+    commands = Commands(tmp_path, tmp_path / "log")
+    (tmp_path / "steps").write_text("import json, sys; sys.exit(not json.load(open(sys.argv[1]))['typed'])")
+    commands.run(TRAINING, [sys.executable, str(tmp_path / "steps"), str(tmp_path / "steps.json")])
+    cpu = dict(commands.cpu)
+    write_json(tmp_path / "scores.json", {"seconds": {"train": 900.0, "validate": 9.0}, "cpu_seconds": 900.0})
+    base = SimpleNamespace(patients={}, lesions=())
+    work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), commands, 0)
+    assert commands.cpu == cpu
 
 
 def test_a_workspace_links_what_is_shared_and_never_changes_it(tmp_path):
