@@ -29,10 +29,11 @@ from experiments.bench.rows import (
     Row,
     Store,
     check_purpose,
+    different_code,
     in_order,
 )
 from experiments.bench.run import clock, expected, work_through
-from experiments.bench.table import kept_rows
+from experiments.bench.table import check_alike, kept_rows
 from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
 from experiments.further import of_augment, of_converter
@@ -73,6 +74,11 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
         p.add_argument("--out", type=Path, help=f"JSON file to write (default: docs/results/{name}.json)")
     if what == "table":
         p.add_argument("--iterations", type=int, default=ITERATIONS, help="length of the rows (default: %(default)s)")
+        p.add_argument(
+            "--replace",
+            action="store_true",
+            help="replace kept rows by other ones of the same name in WORK (default: refuse)",
+        )
         return
     p.add_argument("--arms", nargs="+", choices=ARMS, help="default: all arms that this version has")
     p.add_argument(
@@ -182,6 +188,18 @@ def run(o: argparse.Namespace) -> int:
     return min(1, work_through(left, store, make, o.jobs, say, lambda row: tidy(bench, row)))
 
 
+def check_code(o: argparse.Namespace) -> None:
+    """Says which arms of a table were made by different code, and replaces kept rows if the options say so."""
+    usual = o.out.with_name(f"{o.out.stem}_rows") if o.out else kept_rows(o.set)
+    store = Store(o.o, o.tuning, None if o.tuning else o.rows or usual)
+    rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
+    if line := different_code(rows):
+        print(line)
+    if o.replace:
+        check_alike(rows)
+        store.keep(rows, replace=True)
+
+
 def _list(rows: list[Row], finished: list[dict]) -> None:
     for row in rows:
         print(f"{row.name}  about {expected(row, finished) / 60:.0f} min")
@@ -196,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         if o.what == "table":
             from experiments.bench.table import write
 
+            check_code(o)
             for path in write(o):
                 print(path)
             return 0

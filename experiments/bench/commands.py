@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnunet_difflung.commands.small_trainings import installed, shown
 from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.environment import commit
 from nnunet_difflung.runtime.files import read_json, write_json
 
 TRAINING = "train and validate"  # the step of a row that all rows have
@@ -51,9 +52,12 @@ class Commands:
     Attributes:
         seconds: name of a step → seconds.
         cpu: name of a step → seconds of a core, which do not grow when others use the machine.
-        typed: the commands as a user would type them; all three also of an interrupted run in this folder. A command is
-            on record before it starts, since it may outlive the bench.
-        unended: the step whose end no bench has seen; empty if there is none.
+        typed: the commands as a user would type them. A command is on record before it starts, since it may outlive the
+            bench.
+        commits: those of the checkout when commands began, ``.dirty`` if tracked files were changed; empty without Git.
+            A bench takes days, in which the code that its commands run may change.
+        unended: the step whose end no bench has seen; empty if there is none. All of these are also of an interrupted
+            run in this folder.
     """
 
     def __init__(self, root: Path, log: Path, lock: int | None = None) -> None:
@@ -63,6 +67,7 @@ class Commands:
         self.seconds: dict[str, float] = before.get("seconds", {})
         self.cpu: dict[str, float] = before.get("cpu", {})
         self.typed: list[str] = before.get("typed", [])
+        self.commits: list[str] = before.get("commits", [])
         self.unended: str = before.get("unended", "")
         for variable in PATH_VARIABLES:
             (root / variable).mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,8 @@ class Commands:
         }
         self.typed.append(shown(list(arguments)).replace(str(self.root), "ROOT"))
         self.unended = step
+        if (at := commit.__wrapped__()) and at not in self.commits:  # of now, not of the bench's beginning
+            self.commits.append(at)
         self._write()
         begun = time.monotonic()
         with open(self.log, "a", encoding="utf-8") as file:
@@ -124,5 +131,5 @@ class Commands:
         self._write()
 
     def _write(self) -> None:
-        record = {"seconds": self.seconds, "cpu": self.cpu, "typed": self.typed, "unended": self.unended}
-        write_json(self._record, record)
+        record = {"seconds": self.seconds, "cpu": self.cpu, "typed": self.typed, "commits": self.commits}
+        write_json(self._record, record | {"unended": self.unended})

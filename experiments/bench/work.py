@@ -119,6 +119,7 @@ def _make(bench: Bench, row: Row, lock: int) -> dict:
         "seconds": {**commands.seconds, **scores["seconds"]},
         "cpu_seconds": commands.cpu,
         "commands": commands.typed,
+        "commits": commands.commits,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.bench import base, table, work
 from experiments.bench import run as running
-from experiments.bench.__main__ import parser, wanted
+from experiments.bench.__main__ import main, parser, wanted
 from experiments.bench.arms import ARMS, DECISIVE, SETS, missing
 from experiments.bench.compared import compared, grid, values
 from experiments.bench.curve import lines
@@ -346,6 +346,7 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     }
     elsewhere.add(Row("reference", "4", 1, 0, 500), newer)
     assert [content["date"] for content in elsewhere.read()] == ["later", "2026-11-28"], "what was made here counts"
+    elsewhere.path(Row("reference", "4", 1, 0, 500)).unlink()
     bench_with(tmp_path / "there", ("copy_paste",))
     options = argparse.Namespace(
         o=tmp_path / "there", tuning=False, iterations=500, set="small", rows=tmp_path / "kept"
@@ -354,6 +355,69 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     table.write(options)
     assert len(list((tmp_path / "kept").iterdir())) == 4, "the new ones are kept, too"
     assert list(read_json(options.out)["numbers"]["4"]) == ["reference", "copy_paste"]
+
+
+def test_a_kept_row_gives_way_to_another_one_only_if_it_is_told_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SETS, "small", SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    kept, out = tmp_path / "kept", tmp_path / "t.json"
+    words = ["table", "--set", "small", "-o", "", "--iterations", "500", "--rows", str(kept), "--out", str(out)]
+
+    def tabulate(folder: str, *more: str) -> tuple[int, str, str]:
+        words[4] = str(tmp_path / folder)
+        return main([*words, *more]), *capsys.readouterr()
+
+    bench_with(tmp_path / "here")
+    assert tabulate("here")[::2] == (0, "")
+    other = bench_with(tmp_path / "there", folds=(0,))
+    row = Row("reference", "4", 1, 0, 500)
+    assert tabulate("there")[::2] == (0, ""), "the same row"
+    content = read_json(other.path(row))
+    write_json(other.path(row), content | {"date": "later", "commits": ["abcd1234.dirty"]})
+    before = {path.name: path.read_bytes() for path in [*kept.iterdir(), out]}
+    code, _, error = tabulate("there")
+    assert code == 2
+    assert f"{kept / row.name}.json.gz is another row of this name, made 2026-11-28 by unknown, than" in error
+    assert "made later by abcd1234.dirty; move one of them away, or add --replace" in error
+    assert {path.name: path.read_bytes() for path in [*kept.iterdir(), out]} == before
+    assert tabulate("there", "--replace")[::2] == (0, "")
+    assert [content["date"] for content in Store(tmp_path / "none", kept=kept).read()] == ["later", "2026-11-28"]
+    assert tabulate("there")[::2] == (0, "")
+
+
+def test_the_table_says_which_arms_were_made_by_different_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SETS, "small", SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    store = bench_with(tmp_path, ("reference", "copy_paste"))
+    words = ["table", "--set", "small", "-o", str(tmp_path), "--iterations", "500", "--out", str(tmp_path / "t.json")]
+    assert main(words) == 0
+    assert "same code" not in capsys.readouterr().out, "rows from before commits were recorded"
+    for fold, commits in ((0, ["aaaa1111"]), (1, ["aaaa1111", "bbbb2222.dirty"])):
+        path = store.path(Row("copy_paste", "4", 1, fold, 500))
+        write_json(path, read_json(path) | {"commits": commits})
+    assert main([*words, "--replace"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "same code" in line]
+    assert line.endswith("copy_paste (1 by aaaa1111; 1 by aaaa1111, bbbb2222.dirty).")
+    assert "reference" not in line
+
+
+def test_a_row_names_the_commits_that_its_commands_ran(tmp_path, monkeypatch):
+    import sys
+
+    from experiments.bench import commands
+
+    checkout = iter(["aaaa1111", "aaaa1111", "bbbb2222.dirty"])
+    monkeypatch.setattr(commands, "commit", SimpleNamespace(__wrapped__=lambda: next(checkout)))
+    for _ in range(3):  # interrupted twice
+        commands.Commands(tmp_path, tmp_path / "log").run("augment", [sys.executable, "-c", ""])
+    patients, rare, splits = dataset()
+    shared = base.Base(tmp_path, "D", patients, tuple(rare), (), splits, {})
+    for name in ("open_workspace", "keep_remembered"):
+        monkeypatch.setattr(work, name, lambda *_: None)
+    scores = {"patients": {"a": {"rare": [1, 0, 0, 1, 1, 0]}}, "cases": 1, "seconds": {}}
+    monkeypatch.setattr(work, "_train", lambda *_: scores)
+    monkeypatch.setattr(work, "Commands", lambda *_: commands.Commands(tmp_path, tmp_path / "log"))
+    made = work.make_row(work.Bench(tmp_path, "lidc", shared, ()), Row("reference", "4", 1, 0, 500))
+    assert made["commits"] == ["aaaa1111", "bbbb2222.dirty"]
+    assert len(made["commands"]) == 3
 
 
 def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
