@@ -40,4 +40,6 @@ def test_help_describes_a_script_and_does_nothing_else(name, monkeypatch, capsys
     source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
     first = source.split('"""')[1].strip().split("\n")[0]
     assert said.startswith("usage: ")
+    assert "python experiments/" not in source, "scripts are modules, also in the command that they record"
+    assert "python benchmarks/" not in source
     assert " ".join(first.split()) in said, "the first line of the docstring says what a script is for"
