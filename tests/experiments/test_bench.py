@@ -475,6 +475,7 @@ def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
         "python -m experiments.bench curve --set small -o WORK --arms reference -n 4 --seeds 91 --iterations 1000 500"
     )
     assert read_json(written[0])["meta"]["command"] == command
+    assert read_json(written[0])["meta"]["date"]
     assert [(r["iterations"], r["dice"], r["cpu_seconds"]) for r in read_json(written[0])["rows"]] == [
         (1000, 0.3, 36.0),
         (500, 0.1, 36.0),
