@@ -62,3 +62,54 @@ def test_what_a_file_does_not_say_is_noticed():
 def test_the_campaigns_and_the_run_on_a_gpu_record_all_of_it():
     assert said(meta("python -m tests.faults.sweep")) == said(about(["--rehearse"])) == NEEDED
     assert about(["--rehearse"])["command"] == "python -m benchmarks.gpu --rehearse"
+
+
+def of_volumes(content: dict) -> str:
+    """The difference of the volumes' Dice with its interval."""
+    diff = content["numbers"]["16"]["difflung"]["differences"]["reference"]["ground_glass"]["dice"]["diff"]
+    return "{:+.3f}, with an interval of {:+.3f} to {:+.3f}".format(diff["mean"], *diff["ci95"])
+
+
+def from_slice_to_slice(content: dict) -> str:
+    """The figures of faded edges."""
+    row = content["methods"]["difflung"]
+    words = (
+        ("correlation", "correlation", 3),
+        ("change of the mean", "flicker", 1),
+        ("difference of neighbours", "difference", 1),
+        ("step at the first and last slice", "end_step", 1),
+    )
+    parts = (f"{word} {row[k]['mean']:.{n}f} ({row[k]['mean'] / row[k]['real']:.2f})" for word, k, n in words)
+    return ", ".join(parts)
+
+
+def seconds_of_the_peer(content: dict) -> str:
+    """The seconds that were given and used."""
+    given, public, ours = content["settings"]["seconds"], *(row["training_seconds"] for row in content["rows"].values())
+    return f"{given:.0f} s of training and used {public:.0f} (public code) and {ours:.0f} (ours)"
+
+
+def finding(content: dict) -> str:
+    """How many trainings with synthetic cases find emphysema: a mean Dice above 0.05."""
+    of_trainings: dict[tuple[str, str], list[float]] = {}
+    for arm in set(content) - {"meta", "reference", "reference_poly"}:
+        for row in content[arm]["emphysema"]["rows"]:
+            if row["dice"] is not None:
+                of_trainings.setdefault((arm, row["seed"]), []).append(row["dice"])
+    found = [sum(dices) / len(dices) > 0.05 for dices in of_trainings.values()]
+    return f"{sum(found)} of {len(found)}"
+
+
+@pytest.mark.parametrize(
+    ("page", "file", "quoted"),
+    [
+        ("volumes", "bench_lidc_volumes", of_volumes),
+        ("volumes", "volumes_lidc_tuning_steps_25", from_slice_to_slice),
+        ("performance", "peer_lidc", seconds_of_the_peer),
+        ("results/phantom", "table2_phantom", finding),
+        ("results/phantom", "table2_phantom_quarter", finding),
+    ],
+)
+def test_a_page_says_what_the_file_holds(page, file, quoted):
+    text = " ".join((RESULTS.parent / f"{page}.md").read_text(encoding="utf-8").split()).replace("−", "-")
+    assert quoted(read_json(RESULTS / f"{file}.json")) in text
