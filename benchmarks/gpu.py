@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from nnunet_difflung.runtime.environment import versions
+from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,15 +132,17 @@ def run(step: Step, seconds: float, log: Path) -> dict:
     return {"ended": ended, "seconds": round(time.monotonic() - begun, 1), "command": step.command, "tail": lines[-12:]}
 
 
-def about() -> dict:
-    """Where and when, and on which card."""
+def about(words: list[str]) -> dict:
+    """Where and when, on which card, and from which arguments."""
     card = "none"
     if torch.cuda.is_available():
         about_card = torch.cuda.get_device_properties(0)
         card = f"{about_card.name}, {about_card.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
     return {
+        "command": shlex.join(["python", "-m", "benchmarks.gpu", *words]),
         "card": card,
         "cores": os.cpu_count(),
+        "machine": machine(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
     }
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
             known[step.name] = {"ended": f"skipped, {left:.0f} s left of {o.seconds:.0f}"}
         else:
             known[step.name] = run(step, left - 5, logs / f"{step.name.replace(' ', '_').replace(',', '')}.log")
-        write_json(report, {"meta": about(), "steps": known})
+        write_json(report, {"meta": about(sys.argv[1:] if argv is None else argv), "steps": known})
         print(f"{step.name}: {known[step.name]['ended']} ({known[step.name].get('seconds', 0)} s)", flush=True)
         if known[step.name]["ended"].startswith("failed"):
             print(*known[step.name]["tail"], sep="\n", flush=True)

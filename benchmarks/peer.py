@@ -35,12 +35,14 @@ import torch
 
 from benchmarks import public_code
 from benchmarks.timing import seconds as timed
-from experiments.painted_back import conversion_of, settings_of
+from experiments.further import of_augment
+from experiments.painted_back import OWN, conversion_of, settings_of
 from experiments.region_painting import open_fold, painted_lesions
 from nnunet_difflung.config import METHOD
 from nnunet_difflung.dataset.cache import SliceCache, build_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset, open_raw_dataset
 from nnunet_difflung.dataset.reading import is_ct
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.evaluation.grey_levels import GREY_LEVELS
 from nnunet_difflung.evaluation.image_metrics import Pool, add_to_pool, class_figures, pool_slice
 from nnunet_difflung.evaluation.real_slices import slices_with_lung
@@ -299,8 +301,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry of the command line."""
-    words = sys.argv[1:] if words is None else words
-    o = parser().parse_args(words)
+    words, p = sys.argv[1:] if words is None else words, parser()
+    o = p.parse_args(words)
+    try:
+        of_augment("--augment", o.augment, *OWN, "--epochs")
+    except BadInput as error:
+        p.error(str(error))
     raw = open_raw_dataset(o.d)
     cache = build_cache(raw, cache_folder(raw.name), progress=False)
     o.size = o.size or -(-max(max(case.shape[1:]) for case in cache.facts.values()) // 32) * 32

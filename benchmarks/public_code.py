@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.setting import reference_network
+from benchmarks.setting import PAINTED_AT_ONCE, reference_network
 
 LEARNING_RATE, WARM_UP, CLIP, STEPS = 1e-4, 500, 1.0, 50
 _TRIALS = 3  # timed steps, after a first one
@@ -132,8 +132,8 @@ def paint(
     """Whole slices (h, w) in the window's intensities, painted from label values (h, w), 8 at once as published."""
     generator = torch.Generator().manual_seed(o.seed)
     to_mask, images = mask_transform(o.size), []
-    for first in range(0, len(conditions), 8):
-        part = conditions[first : first + 8]
+    for first in range(0, len(conditions), PAINTED_AT_ONCE):
+        part = conditions[first : first + PAINTED_AT_ONCE]
         masks = torch.stack([to_mask(Image.fromarray(values.astype(np.uint8))) for values in part]).to(o.device)
         x = torch.randn((len(part), 1, o.size, o.size), generator=generator).to(o.device)
         denoising = DDIMScheduler(num_train_timesteps=1000)

@@ -35,6 +35,7 @@ from nnunet_difflung.patients.table import PATIENTS_FILE
 from nnunet_difflung.runtime.files import read_json, write_json
 
 PHANTOM = "Dataset800_ChestPhantom"
+PAINTED_AT_ONCE = 8  # slices, by the public code
 ROLES = LabelRoles(("normal_lung",), ("emphysema", "ILD"), (), {"normal_lung": 1, "emphysema": 2, "ILD": 3}, None)
 
 

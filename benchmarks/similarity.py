@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from nnunet_difflung.audit import similarity
 from nnunet_difflung.audit.slice_pictures import Picture, picture_of
 from nnunet_difflung.dataset_conversion.Dataset800_ChestPhantom import PhantomSettings, calibrate, phantom_cases
 from nnunet_difflung.dataset_conversion.phantom.cohort import CohortSettings
+from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.files import read_json, write_json
 
 Volumes = dict[str, list[tuple[np.ndarray, float]]]  # patient → volumes (z, y, x) and their slice spacing in mm
@@ -236,7 +236,7 @@ def about(args: argparse.Namespace) -> dict:
         "command": " ".join(["python -m benchmarks.similarity", *options]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
-        "versions": {"python": sys.version.split()[0], "numpy": np.__version__, "scipy": scipy.__version__},
+        "versions": {**versions(), "scipy": scipy.__version__},
         "seed": args.seed,
     }
 

@@ -18,13 +18,16 @@ from statistics import median
 
 from benchmarks.setting import multiply, phantom
 from benchmarks.timing import parser, row, seconds, write_rows
+from experiments.further import of_augment
 from nnunet_difflung.config import preset
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.report import LOG
 from nnunet_difflung.paths import NNUNET_RAW, fold_name, results_folder
 from nnunet_difflung.runtime.files import read_json
 
 METHOD = "cbmat"  # as in the results on record
+OWN = ("-d", "-f", "--preset", "-device", "-np", "--epochs", "--gate", "--method")  # --augment may not name them
 
 STAGES = ("cache", "plan", "train", "paint", "inject")
 
@@ -70,6 +73,10 @@ def main() -> None:
     p.add_argument("-np", type=int, default=2, help="threads that read cases (default: 2)")
     p.add_argument("--augment", nargs=argparse.REMAINDER, default=[], help="further options of difflung_augment, last")
     o = p.parse_args()
+    try:
+        of_augment("--augment", o.augment, *OWN)
+    except BadInput as error:
+        p.error(str(error))
     full = preset(o.preset).generator.epochs
     with phantom(o.size, o.distinct // 5, 5, o.np) as folder:
         raw = next((folder / NNUNET_RAW).iterdir())

@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from experiments.further import of_augment
 from nnunet_difflung.audit.audit import audit_table
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.demonstration.small_trainings import (
@@ -26,6 +27,7 @@ from nnunet_difflung.demonstration.small_trainings import (
     pooled_dice,
     side_by_side,
 )
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_RESULTS, fold_name, nnunet_folder, raw_folder, results_folder
 from nnunet_difflung.runtime.environment import machine, versions
@@ -98,6 +100,10 @@ def main() -> None:
     p.add_argument("--length", default="5epochs", help="suffix of the trainers")
     p.add_argument("-o", required=True, help="JSON file to write")
     options = p.parse_args(own)
+    try:
+        more = of_augment("--", more, "-d", "-f", "--method", "--preset", "-device")
+    except BadInput as error:
+        p.error(str(error))
     raw, seconds, begun = open_raw_dataset(options.d), {}, time.monotonic()
     call(
         [

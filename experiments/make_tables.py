@@ -5,6 +5,7 @@ python -m experiments.make_tables
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ def made(place: Place, root: Path = ROOT) -> str:
 
 def main() -> None:
     """Writes every table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for place in PLACES:
         path = ROOT / place.page
         try:

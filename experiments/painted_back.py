@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from nnunet_difflung.commands.augment import parse, settings_from
-from nnunet_difflung.config import Settings
+from nnunet_difflung.config import PRESETS, Settings
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.dataset_conversion.pipeline.archive import MANIFEST
 from nnunet_difflung.generator.card import read_card
@@ -20,6 +20,7 @@ from nnunet_difflung.runtime.environment import machine, versions
 from nnunet_difflung.runtime.files import read_json
 
 REAL = "real"
+OWN = ("-d", "-f", "--method", "--preset", "--seed", "-device")  # of difflung_augment; --augment may not name them
 _CONVERTERS = "nnunet_difflung.dataset_conversion"
 
 
@@ -37,7 +38,7 @@ def parser(description: str | None, methods: Sequence[str], seed: str, output: s
     p.add_argument("-f", nargs="+", type=int, default=[0], help="folds")
     p.add_argument("--class", dest="pathology", required=True, help="label of the lesions")
     p.add_argument("--methods", nargs="+", default=list(methods), choices=METHODS)
-    p.add_argument("--preset", default="fast", choices=("default", "fast"), help="settings of painting")
+    p.add_argument("--preset", default="fast", choices=PRESETS, help="settings of painting")
     p.add_argument(
         "--augment", default="", metavar="OPTIONS", help="further options of difflung_augment, in one string"
     )

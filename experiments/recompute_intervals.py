@@ -4,6 +4,7 @@
 
 The files hold true positive, false positive and false negative voxels of each patient in each training ("rows"), from
 which all figures follow but the mean over cases, which is kept. The tables and plots beside the files are made again.
+With ``--pictures`` only the plots are, from the figures that the files have.
 """
 
 from __future__ import annotations
@@ -58,12 +59,32 @@ def recomputed(table: dict, scores: Scores) -> dict:
     return {"meta": {**table["meta"], "interval": INTERVAL}, **without_nan(new[reference])}
 
 
+def draw(path: Path, table: dict, scores: Scores) -> None:
+    """Draws the plot of a table again where there is one."""
+    if not path.is_file():
+        return
+    reference = table["meta"]["reference"]
+    points = {
+        arm: {
+            name: paired_differences(scores.dice(arm)[c], scores.dice(reference)[c])
+            for c, name in enumerate(scores.classes)
+        }
+        for arm in scores.counts
+    }
+    plot_differences(path, table, points)
+
+
 def main() -> None:
     """Writes every table again."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pictures", action="store_true", help="only draw the plots again (default: all files)")
+    o = p.parse_args()
     for path in sorted(RESULTS.glob("*table2_*.json")):
         table = read_json(path)
         scores = scores_of(table)
+        if o.pictures:
+            draw(path.with_suffix(".png"), table, scores)
+            continue
         new = recomputed(table, scores)
         write_json(path, new)
         markdown = path.with_suffix(".md")
@@ -72,16 +93,7 @@ def main() -> None:
         command = re.search(r"`(difflung_compare .*?)`", markdown.read_text())
         shown = {**new["meta"], "seeds": list(scores.seeds), "command": command[1] if command else ""}
         write_markdown(markdown, {**new, "meta": shown})
-        reference = new["meta"]["reference"]
-        points = {
-            arm: {
-                name: paired_differences(scores.dice(arm)[c], scores.dice(reference)[c])
-                for c, name in enumerate(scores.classes)
-            }
-            for arm in scores.counts
-        }
-        if path.with_suffix(".png").is_file():
-            plot_differences(path.with_suffix(".png"), new, points)
+        draw(path.with_suffix(".png"), new, scores)
 
 
 if __name__ == "__main__":

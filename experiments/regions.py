@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.painted_back import REAL, about, generators_of, parser, settings_of
+from experiments.further import of_augment
+from experiments.painted_back import OWN, REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Painted, open_fold, painted_lesions
 from experiments.region_tally import FIGURES, RegionTally
 from experiments.shortcut_classifier import grouped_auc
@@ -103,8 +104,9 @@ def painters_of(o: argparse.Namespace) -> dict[str, tuple[str, str]]:
     """Row of the table → method and further options of ``difflung_augment``.
 
     Raises:
-        BadInput: ``--also`` has another form, or a row's name occurs twice.
+        BadInput: ``--also`` has another form, a row's name occurs twice, or options are not for ``--augment``.
     """
+    of_augment("--augment", o.augment, *OWN)
     painters = {name: (name, o.augment) for name in o.methods}
     for text in o.also:
         name, equals, words = text.partition("=")
@@ -113,6 +115,7 @@ def painters_of(o: argparse.Namespace) -> dict[str, tuple[str, str]]:
             raise BadInput(
                 f"--also {text!r}; expected a new name, =, a method and options, as in 'wide=cbmat --margin 4'"
             )
+        of_augment("--also", options, *(option for option in OWN if option != "--preset"))
         painters[name] = (method, f"{o.augment} {options}".strip())
     return painters
 
@@ -236,9 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     o = p.parse_args(arguments)
     try:
+        painters = painters_of(o)
         raw = open_raw_dataset(o.d)
         cache = build_cache(raw, cache_folder(raw.name), 1, False)
-        painters = painters_of(o)
         unit, width = scale(cache)
         rows, aucs, reals = measure(raw, cache, o, width)
     except BadInput as error:

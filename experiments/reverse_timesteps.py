@@ -8,6 +8,7 @@ terminal SNR, as in the default preset. Writes docs/results/reverse_timesteps.js
 
 from __future__ import annotations
 
+import argparse
 import datetime
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def evenly(noise: torch.Tensor, steps: int) -> torch.Tensor:
 
 def main() -> None:
     """Measures both spacings and writes the result."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     noise = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     rows = []
     for steps in (25, 50, 150, 600, 1000):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.further import of_augment, of_converter, of_evaluate
 from nnunet_difflung.config import METHOD, PAPERS_METHOD
 from nnunet_difflung.demonstration.small_trainings import (
     ALL_CASES_ALIKE,
@@ -35,6 +37,7 @@ from nnunet_difflung.demonstration.small_trainings import (
     make_small_configuration,
 )
 from nnunet_difflung.demonstration.stages import STAGES, STEPS_OF_CROP
+from nnunet_difflung.errors import BadInput
 from nnunet_difflung.generator.families import family_of
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RAW, NNUNET_RESULTS, PATH_VARIABLES, fold_name
@@ -203,8 +206,17 @@ def regions(run: Run) -> None:
     known = read_json(target) if target.is_file() else {"meta": {"folds": []}, "methods": {}}
     if set(methods) - set(known["methods"]) or set(run.folds) - set(known["meta"]["folds"]):
         words = ["-d", run.dataset, "-f", *map(str, run.folds), "--class", SETS[run.kind].rare, "--methods", *methods]
-        options = ["--augment", " ".join(run.augment), "--seed", str(run.seed), "-o", str(target)]
+        preset, further = _preset_of(run.augment)
+        options = ["--preset", preset, f"--augment={shlex.join(further)}", "--seed", str(run.seed), "-o", str(target)]
         run.call("regions", [sys.executable, "-m", "experiments.regions", *words, *options])
+
+
+def _preset_of(augment: Sequence[str]) -> tuple[str, list[str]]:
+    """The preset that options of ``difflung_augment`` name, and the other options."""
+    p = argparse.ArgumentParser(add_help=False)
+    p.add_argument("--preset", default="default")
+    known, further = p.parse_known_args(augment)
+    return known.preset, further
 
 
 def failed_methods(run: Run) -> dict:
@@ -352,6 +364,13 @@ def main() -> None:
     p.add_argument("--augment", default="--preset fast", help="further options of difflung_augment, in one string")
     p.add_argument("--evaluate", default="--preset fast", help="further options of difflung_evaluate, in one string")
     o = p.parse_args()
+    everywhere = ("-d", "-f", "--seed", "-device")
+    try:
+        convert = tuple(of_converter("--convert", o.convert, SETS[o.set].name))
+        augment = tuple(of_augment("--augment", o.augment, *everywhere, "--method"))
+        evaluate = tuple(of_evaluate("--evaluate", o.evaluate, *everywhere, "--methods", "-o"))
+    except BadInput as error:
+        p.error(str(error))
     root = Path(o.o).resolve()
     root.mkdir(parents=True, exist_ok=True)
     arms = tuple(arm for arm in (*o.controls, *o.methods) if _has_cases(arm, o.methods))
@@ -368,9 +387,9 @@ def main() -> None:
             tuple(o.methods),
             arms,
             o.length,
-            tuple(o.convert.split()),
-            tuple(o.augment.split()),
-            tuple(o.evaluate.split()),
+            convert,
+            augment,
+            evaluate,
             o.crop,
         )
         for number, seed in enumerate(o.seeds)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.painted_back import REAL, about, generators_of, parser, settings_of
+from experiments.further import of_augment
+from experiments.painted_back import OWN, REAL, about, generators_of, parser, settings_of
 from experiments.region_painting import Volume, open_fold, painted_volumes
 from nnunet_difflung.comparison.compare import without_nan
 from nnunet_difflung.config import METHOD
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--slice-by-slice", type=Path, metavar="RESULTS", help="folder with generators of --neighbours 0")
     o = p.parse_args(arguments)
     try:
+        of_augment("--augment", o.augment, *OWN)
         raw = open_raw_dataset(o.d)
         rows = measure(raw, build_cache(raw, cache_folder(raw.name), 1, False), o)
     except BadInput as error:

@@ -15,7 +15,6 @@ rows of the two kinds never mix.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -30,12 +29,14 @@ from experiments.bench.rows import (
     Row,
     Store,
     check_purpose,
+    different_code,
     in_order,
 )
 from experiments.bench.run import clock, expected, work_through
-from experiments.bench.table import kept_rows
+from experiments.bench.table import check_alike, kept_rows
 from experiments.bench.train import EPOCH
 from experiments.bench.work import Bench, make_row, tidy
+from experiments.further import of_augment, of_converter
 from nnunet_difflung.errors import BadInput
 
 ITERATIONS = 16000
@@ -73,6 +74,11 @@ def _add_options(p: argparse.ArgumentParser, what: str) -> None:
         p.add_argument("--out", type=Path, help=f"JSON file to write (default: docs/results/{name}.json)")
     if what == "table":
         p.add_argument("--iterations", type=int, default=ITERATIONS, help="length of the rows (default: %(default)s)")
+        p.add_argument(
+            "--replace",
+            action="store_true",
+            help="replace kept rows by other ones of the same name in WORK (default: refuse)",
+        )
         return
     p.add_argument("--arms", nargs="+", choices=ARMS, help="default: all arms that this version has")
     p.add_argument(
@@ -137,16 +143,29 @@ def wanted(o: argparse.Namespace) -> list[Row]:
     return [row for length in lengths for row in in_order(arms, o.n, seeds, folds, length)]
 
 
+def further(o: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The options of the converter and of ``difflung_augment`` that the command line names.
+
+    Raises:
+        BadInput: the bench gives one of them itself, or a command does not have it.
+    """
+    kind = SETS[o.set]
+    form = ("--as", "--volumes", *(word for word in kind.convert if word.startswith("--")))
+    convert = of_converter("--convert", o.convert, kind.dataset, *form)
+    augment = kind.augment if o.augment is None else o.augment
+    return convert, of_augment("--augment", augment, "-d", "-f", "--method", "--seed", "-device", "-np")
+
+
 def run(o: argparse.Namespace) -> int:
     """Makes the rows that are left; returns the exit code."""
     tuning = o.tuning or o.what == "curve"
     rows, store = wanted(o), Store(o.o, tuning, None if tuning else o.rows or kept_rows(o.set))
+    convert, options = further(o)
     if o.dry_run and not (o.o / "base.json").is_file():
         _list(rows, [])
         return 0
-    options = tuple(shlex.split(SETS[o.set].augment if o.augment is None else o.augment))
-    base = prepare(o.o, o.set, shlex.split(o.convert), o.batch or SETS[o.set].batch)
-    bench = Bench(o.o, o.set, base, options)
+    base = prepare(o.o, o.set, convert, o.batch or SETS[o.set].batch)
+    bench = Bench(o.o, o.set, base, tuple(options))
     impossible = [row for row in rows if not bench.is_possible(row)]
     for number, fold in dict.fromkeys((row.number, row.fold) for row in impossible):
         print(f"Fold {fold} has {bench.base.sources(fold)} source patients: no rows with {number}.")
@@ -169,6 +188,18 @@ def run(o: argparse.Namespace) -> int:
     return min(1, work_through(left, store, make, o.jobs, say, lambda row: tidy(bench, row)))
 
 
+def check_code(o: argparse.Namespace) -> None:
+    """Says which arms of a table were made by different code, and replaces kept rows if the options say so."""
+    usual = o.out.with_name(f"{o.out.stem}_rows") if o.out else kept_rows(o.set)
+    store = Store(o.o, o.tuning, None if o.tuning else o.rows or usual)
+    rows = [row for row in store.read() if row["row"]["iterations"] == o.iterations]
+    if line := different_code(rows):
+        print(line)
+    if o.replace:
+        check_alike(rows)
+        store.keep(rows, replace=True)
+
+
 def _list(rows: list[Row], finished: list[dict]) -> None:
     for row in rows:
         print(f"{row.name}  about {expected(row, finished) / 60:.0f} min")
@@ -183,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         if o.what == "table":
             from experiments.bench.table import write
 
+            check_code(o)
             for path in write(o):
                 print(path)
             return 0

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from nnunet_difflung.demonstration.small_trainings import installed, shown
 from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.environment import commit
 from nnunet_difflung.runtime.files import read_json, write_json
+
+TRAINING = "train and validate"  # the step of a row that all rows have
 
 
 @contextmanager
@@ -49,16 +52,23 @@ class Commands:
     Attributes:
         seconds: name of a step → seconds.
         cpu: name of a step → seconds of a core, which do not grow when others use the machine.
-        typed: the commands as a user would type them; all three also of an interrupted run in this folder.
+        typed: the commands as a user would type them. A command is on record before it starts, since it may outlive the
+            bench.
+        commits: those of the checkout when commands began, ``.dirty`` if tracked files were changed; empty without Git.
+            A bench takes days, in which the code that its commands run may change.
+        unended: the step whose end no bench has seen; empty if there is none. All of these are also of an interrupted
+            run in this folder.
     """
 
     def __init__(self, root: Path, log: Path, lock: int | None = None) -> None:
         self.root, self.log, self.lock = root, log, lock
         self._record = root / "steps.json"
-        before = read_json(self._record) if self._record.is_file() else {"seconds": {}, "cpu": {}, "typed": []}
-        self.seconds: dict[str, float] = before["seconds"]
-        self.cpu: dict[str, float] = before["cpu"]
-        self.typed: list[str] = before["typed"]
+        before = read_json(self._record) if self._record.is_file() else {}
+        self.seconds: dict[str, float] = before.get("seconds", {})
+        self.cpu: dict[str, float] = before.get("cpu", {})
+        self.typed: list[str] = before.get("typed", [])
+        self.commits: list[str] = before.get("commits", [])
+        self.unended: str = before.get("unended", "")
         for variable in PATH_VARIABLES:
             (root / variable).mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +88,10 @@ class Commands:
             **{variable: str(self.root / variable) for variable in PATH_VARIABLES},
         }
         self.typed.append(shown(list(arguments)).replace(str(self.root), "ROOT"))
+        self.unended = step
+        if (at := commit.__wrapped__()) and at not in self.commits:  # of now, not of the bench's beginning
+            self.commits.append(at)
+        self._write()
         begun = time.monotonic()
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(f"\n$ {self.typed[-1]}\n")
@@ -95,9 +109,7 @@ class Commands:
                 process.kill()
                 raise
         code = process.returncode = os.waitstatus_to_exitcode(status)
-        self.seconds[step] = self.seconds.get(step, 0) + time.monotonic() - begun
-        self.cpu[step] = self.cpu.get(step, 0) + used.ru_utime + used.ru_stime
-        write_json(self._record, {"seconds": self.seconds, "cpu": self.cpu, "typed": self.typed})
+        self._ended(step, time.monotonic() - begun, used.ru_utime + used.ru_stime)
         if code:
             raise RuntimeError(f"{self.typed[-1]} failed with exit code {code}; see {self.log}")
 
@@ -106,3 +118,18 @@ class Commands:
     ) -> None:
         """Runs a module of this interpreter; see ``run``."""
         self.run(step, [sys.executable, "-m", name, *arguments], variables)
+
+    def ended_unseen(self, step: str, seconds: float, cpu: float) -> None:
+        """Takes what a command says that it took, if a bench died before it ended, and else nothing."""
+        if self.unended == step:
+            self._ended(step, seconds, cpu)
+
+    def _ended(self, step: str, seconds: float, cpu: float) -> None:
+        self.seconds[step] = self.seconds.get(step, 0) + seconds
+        self.cpu[step] = self.cpu.get(step, 0) + cpu
+        self.unended = ""
+        self._write()
+
+    def _write(self) -> None:
+        record = {"seconds": self.seconds, "cpu": self.cpu, "typed": self.typed, "commits": self.commits}
+        write_json(self._record, record | {"unended": self.unended})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from datetime import datetime, timezone
 from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
@@ -29,6 +30,7 @@ def write(o: argparse.Namespace) -> list[Path]:
     content = {
         "meta": {
             "command": _command(o.set, rows),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "dataset": kind.dataset,
             "rare": kind.rare,
             "machines": sorted({row["machine"] for row in rows}),

@@ -8,8 +8,8 @@ raw files before they train.
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from nnunet_difflung.dataset.splits import is_synthetic
@@ -17,8 +17,13 @@ from nnunet_difflung.paths import dataset_folder, preprocessed_folder
 from nnunet_difflung.runtime.files import read_json
 
 
-def main(dataset: str, configuration_name: str) -> None:
-    """Preprocesses the synthetic cases that have no arrays yet."""
+def preprocess(dataset: str, configuration_name: str) -> None:
+    """Preprocesses the synthetic cases that have no arrays yet.
+
+    Args:
+        dataset: id or name.
+        configuration_name: of nnU-Net.
+    """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
@@ -34,5 +39,18 @@ def main(dataset: str, configuration_name: str) -> None:
             shutil.copyfile(label, folder / "gt_segmentations" / Path(label).name)
 
 
+def main() -> None:
+    """Entry of the command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.bench.preprocess",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("dataset", help="id or name of an augmented dataset")
+    p.add_argument("configuration", help="nnU-Net configuration")
+    o = p.parse_args()
+    preprocess(o.dataset, o.configuration)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

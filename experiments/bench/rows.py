@@ -102,6 +102,25 @@ def first_difference(before: dict, settings: dict) -> str:
     return min((key for key in {*before, *settings} if before.get(key) != settings.get(key)), default="")
 
 
+def code_of(row: dict) -> str:
+    """The code that made a row: its commits, or where it has none, the version of the package."""
+    return ", ".join(row.get("commits") or [row.get("versions", {}).get("nnunet_difflung", "unknown")])
+
+
+def different_code(rows: Iterable[dict]) -> str:
+    """A line that names the arms of which not all rows were made by the same code; empty if there are none."""
+    arms: dict[str, dict[str, int]] = {}
+    for row in rows:
+        of_arm = arms.setdefault(row["row"]["arm"], {})
+        of_arm[code_of(row)] = of_arm.get(code_of(row), 0) + 1
+    mixed = [
+        f"{arm} ({'; '.join(f'{number} by {code}' for code, number in of.items())})"
+        for arm, of in arms.items()
+        if len(of) > 1
+    ]
+    return f"Not all rows of an arm were made by the same code: {', '.join(mixed)}." if mixed else ""
+
+
 class Store:
     """The finished rows of a bench, one JSON file each; a file exists if and only if its row is complete.
 
@@ -165,14 +184,31 @@ class Store:
             contents.append(content)
         return contents
 
-    def keep(self, rows: Iterable[dict]) -> None:
-        """Packs rows into the folder of those that are kept; the same row gives the same bytes."""
+    def keep(self, rows: Iterable[dict], replace: bool = False) -> None:
+        """Packs rows into the folder of those that are kept; the same row gives the same bytes.
+
+        Args:
+            rows: as read.
+            replace: whether another row of the same name gives way.
+
+        Raises:
+            BadInput: another row of the same name is kept; nothing is written.
+        """
         if self.kept is None:
             return
+        new = {self.kept / f"{Row(**content['row']).name}{_PACKED}": content for content in rows}
+        known = {path: _content(path) for path in new if path.is_file()}
+        for path, before in known.items():
+            if before != new[path] and not replace:
+                raise BadInput(
+                    f"{path} is another row of this name, made {before.get('date')} by {code_of(before)}, than the one "
+                    f"in {self.folder}, made {new[path].get('date')} by {code_of(new[path])}; move one of them away, "
+                    f"or add --replace to keep the newly made one alone"
+                )
         self.kept.mkdir(parents=True, exist_ok=True)
-        for content in rows:
-            packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)
-            write_bytes(self.kept / f"{Row(**content['row']).name}{_PACKED}", packed)
+        for path, content in new.items():
+            if content != known.get(path):
+                write_bytes(path, gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0))
 
     def _kept(self, name: str) -> Path | None:
         return self.kept / f"{name}{_PACKED}" if self.kept else None

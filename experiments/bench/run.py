@@ -8,21 +8,26 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from statistics import mean
 
 from experiments.bench.arms import ARMS
+from experiments.bench.commands import TRAINING
 from experiments.bench.rows import Row, Store
 
 PER_ITERATION, PER_TRAINING, PER_PAINTING = 0.09, 60.0, 240.0  # seconds on one core, until rows are measured
 
 
 def expected(row: Row, finished: Sequence[dict]) -> float:
-    """Seconds that a row will take: the mean of finished rows of its arm and length, else a rule of thumb."""
+    """Seconds that a row will take: the mean of finished rows of its arm and length, else a rule of thumb.
+
+    Rows that do not know how long their training took do not count.
+    """
     alike = [
         sum(
             content["seconds"][step]
-            for step in ("link", "augment", "preprocess", "train and validate")
+            for step in ("link", "augment", "preprocess", TRAINING)
             if step in content["seconds"]
         )
         for content in finished
         if (content["row"]["arm"], content["row"]["iterations"]) == (row.arm, row.iterations)
+        and TRAINING in content["seconds"]
     ]
     if alike:
         return mean(alike)

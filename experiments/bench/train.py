@@ -5,14 +5,17 @@
 What follows ``--`` is the command line of ``nnUNetv2_train``, which is run with three changes: the trainer ends after
 ITERATIONS (a multiple of 250); torch keeps to OMP_NUM_THREADS; and the validation predicts all cases in this process
 with nnU-Net's predictor and export, and writes the figures of each patient to SCORES, instead of one file for each of
-many tiny cases. nnU-Net's own trainer, which sets no seed, gets one.
+many tiny cases. nnU-Net's own trainer, which sets no seed, gets one. SCORES also holds the seconds that the process has
+taken, for a bench that does not see its end.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import resource
 import sys
 import time
 import warnings
@@ -106,12 +109,50 @@ def score(trainer: Any, patients: dict[str, str], roles: tuple[str, ...]) -> dic
     return {"patients": added_up(cases), "probabilities": histograms, "cases": len(cases)}
 
 
+def and_score(target: Path, about: dict) -> Callable[..., None]:
+    """The validation of a trainer whose training begins now, which writes ``target``."""
+    begun = time.monotonic()
+
+    def validated(trainer: Any, *_: Any) -> None:
+        trained = time.monotonic()
+        content = score(trainer, about["patients"], tuple(about["lesions"]))
+        content["network"] = json.loads(json.dumps(trainer.configuration_manager.configuration, default=str))
+        seconds = {"train": trained - begun, "validate": time.monotonic() - trained}
+        write_json(target, content | {"seconds": seconds, "cpu_seconds": cpu_seconds()})
+
+    return validated
+
+
+def cpu_seconds() -> float:
+    """Seconds of a core that this process and its ended children have taken."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before ``--``."""
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.bench.train",
+        usage="%(prog)s [-h] SCORES ITERATIONS SEED -- ARGUMENTS",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("scores", metavar="SCORES", type=Path, help="JSON file to write; about.json lies beside it")
+    p.add_argument("iterations", metavar="ITERATIONS", type=int, help=f"below {EPOCH}, or a multiple of it")
+    p.add_argument("seed", metavar="SEED", type=int, help="of nnU-Net's own trainer")
+    return p
+
+
 def main() -> None:
     """Entry of the command line."""
-    divide = sys.argv.index("--")
-    target, iterations, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    words = sys.argv[1:]
+    divide = words.index("--") if "--" in words else len(words)
+    o = parser().parse_args(words[:divide])
+    if not words[divide + 1 :]:
+        parser().error("-- and the arguments of nnUNetv2_train are missing")
+    target, iterations, seed = o.scores, o.iterations, o.seed
     about = read_json(target.with_name("about.json"))
-    sys.argv = ["nnUNetv2_train", *sys.argv[divide + 1 :]]
+    sys.argv = ["nnUNetv2_train", *words[divide + 1 :]]
 
     from nnunetv2.run.run_training import run_training_entry
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -119,17 +160,8 @@ def main() -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    begun, seconds = time.monotonic(), {}
-
-    def validated(self: Any, *_: Any) -> None:
-        seconds["train"] = time.monotonic() - begun
-        content = score(self, about["patients"], tuple(about["lesions"]))
-        seconds["validate"] = time.monotonic() - begun - seconds["train"]
-        content["network"] = json.loads(json.dumps(self.configuration_manager.configuration, default=str))
-        write_json(target, content | {"seconds": seconds})
-
     nnUNetTrainer.__init__ = with_length(nnUNetTrainer.__init__, iterations)
-    nnUNetTrainer.perform_actual_validation = validated
+    nnUNetTrainer.perform_actual_validation = and_score(target, about)
     run_training_entry()
 
 

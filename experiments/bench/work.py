@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.bench.arms import ARMS, SETS
 from experiments.bench.base import Base
-from experiments.bench.commands import Commands, working_on
+from experiments.bench.commands import TRAINING, Commands, working_on
 from experiments.bench.rows import Row
 from experiments.bench.scoring import all_figures
 from experiments.bench.splits import drawn, index_of
@@ -119,6 +119,7 @@ def _make(bench: Bench, row: Row, lock: int) -> dict:
         "seconds": {**commands.seconds, **scores["seconds"]},
         "cpu_seconds": commands.cpu,
         "commands": commands.typed,
+        "commits": commands.commits,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
@@ -169,8 +170,11 @@ def _train(bench: Bench, row: Row, commands: Commands, entry: int) -> dict:
         arm = ARMS[row.arm]
         dose = {SHARE: arm.dose, SCHEDULE: arm.schedule}  # empty: the default, whatever the user's shell has
         variables = {"nnUNet_n_proc_DA": "0", "DIFFLUNG_SEED": str(row.seed), **dose}
-        commands.module("train and validate", "experiments.bench.train", words, variables)
-    return read_json(scores)
+        commands.module(TRAINING, "experiments.bench.train", words, variables)
+    content = read_json(scores)
+    if "cpu_seconds" in content:
+        commands.ended_unseen(TRAINING, sum(content["seconds"].values()), content["cpu_seconds"])
+    return content
 
 
 def _synthetic(root: Path, dataset: str) -> dict | None:

@@ -24,6 +24,7 @@ FIGURES = {  # beside Dice: name → title and digits in the table
 }
 
 _LEVEL = 0.05
+_UP, _DOWN = 6, 7  # matplotlib's markers CARETUP and CARETDOWN, whose tips are at the point
 
 
 def write_markdown(path: Path, table: dict) -> None:
@@ -156,7 +157,7 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
     reference, classes = table["meta"]["reference"], list(table[table["meta"]["reference"]])
     arms = [arm for arm in points if arm != reference]
     width = 1.2 + len(classes) * (1.2 + 0.6 * max(1, len(points)))
-    with drawing(path, width, 7, dpi=150) as figure:
+    with drawing(path, width, 7.2, dpi=150) as figure:
         above, below = figure.subplots(2, len(classes), squeeze=False, sharey="row")
         for axes, name in zip(above, classes, strict=True):
             axes.set_title(f"{as_text(name)}\n{table[reference][name]['dice']['patients']} patients", fontsize=10)
@@ -166,14 +167,21 @@ def plot_differences(path: Path, table: dict, points: dict[str, dict[str, np.nda
             differences = {arm: table[arm][name]["diff_to_reference"] for arm in arms}
             for x, arm in enumerate(arms):
                 _plot_arm(axes, x, points[arm][name], differences[arm])
-            labels = [f"{arm}\n{_basis(differences[arm])}" for arm in arms]
-            axes.set_xticks(range(len(arms)), labels, rotation=45, ha="right", fontsize=7)
+            axes.set_xticks(range(len(arms)), arms, rotation=45, ha="right", fontsize=7)
             axes.set_xlim(-0.6, max(0.6, len(arms) - 0.4))
         above[0].set_ylim(-0.03, 1.03)
         above[0].set_ylabel("Dice of a patient\n(diamond: mean)", fontsize=8)
         low, high = below[0].get_ylim()
         below[0].set_ylim(max(low, -1.05), min(high, 1.05))  # intervals can exceed the range of Dice
-        below[0].set_ylabel(f"Dice of a patient minus {reference}'s\n(diamond: mean; bar: 95 % interval)", fontsize=8)
+        below[0].set_ylabel(f"Dice of a patient minus {reference}'s\n(diamond: mean)", fontsize=8)
+        notes = ["bar: 95 % interval for new patients and trainings"]
+        shown = [[table[arm][name]["diff_to_reference"] for arm in arms] for name in classes]
+        marked = [_mark_ends(axes, row) for axes, row in zip(below, shown, strict=True)]
+        if any(marked):
+            notes.append("arrow: the interval goes on")
+        if any(difference["ci95"] is None for row in shown for difference in row):
+            notes.append("no bar: no interval")
+        figure.supxlabel("; ".join(notes), fontsize=8)
 
 
 def _plot_dice(axes: Axes, arms: dict[str, dict], reference: str) -> None:
@@ -202,8 +210,14 @@ def of_patients(row: dict, figure: str) -> dict[str, float]:
     return {patient: float(np.mean(of)) for patient, of in values.items()}
 
 
-def _basis(difference: dict) -> str:
-    return f"variance of {rests_on(difference)}" if difference["ci95"] else "no interval"
+def _mark_ends(axes: Axes, differences: list[dict]) -> bool:
+    """Draws an arrow where an arm's interval leaves the axis; returns whether one does."""
+    low, high = axes.get_ylim()
+    ends = [(x, difference["ci95"]) for x, difference in enumerate(differences) if difference["ci95"] is not None]
+    arrows = [(x, low, _DOWN) for x, ci in ends if ci[0] < low] + [(x, high, _UP) for x, ci in ends if ci[1] > high]
+    for x, y, marker in arrows:
+        axes.plot(x + 0.3, y, marker=marker, color=LINE_COLOURS[x % len(LINE_COLOURS)], markersize=8, clip_on=False)
+    return bool(arrows)
 
 
 def _plot_arm(axes: Axes, x: int, differences: np.ndarray, summary: dict) -> None:

@@ -22,6 +22,33 @@ def test_help_says_what_is_compared(script):
     assert "-device" in done.stdout
 
 
+def test_the_reference_paints_as_many_slices_at_once_as_the_public_code(monkeypatch, tmp_path):
+    from benchmarks import painting, timing
+
+    seen = []
+
+    class Network:
+        def eval(self):
+            return self
+
+        def requires_grad_(self, _):
+            return self
+
+        def to(self, device):
+            return self
+
+        def __call__(self, x, t):
+            seen.append(len(x))
+
+    monkeypatch.setattr(painting, "reference_network", Network)
+    monkeypatch.setattr(painting, "our_painting", lambda o, settings: lambda: {"32 × 32": 4})
+    monkeypatch.setattr(sys, "argv", ["painting", "--size", "32", "--repeats", "1", "-o", str(tmp_path / "speed.json")])
+    painting.main()
+    assert set(seen) == {8}
+    assert {r["meta"]["reference_batch"] for r in timing.read_json(tmp_path / "speed.json")} == {8}
+    assert "Not timed" in painting.__doc__
+
+
 def test_the_reference_network_has_its_parameters():
     from benchmarks import setting
 

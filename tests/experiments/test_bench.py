@@ -11,7 +11,7 @@ import pytest
 
 from experiments.bench import base, table, work
 from experiments.bench import run as running
-from experiments.bench.__main__ import parser, wanted
+from experiments.bench.__main__ import main, parser, wanted
 from experiments.bench.arms import ARMS, DECISIVE, SETS, missing
 from experiments.bench.compared import compared, grid, precision_compared, values
 from experiments.bench.curve import lines
@@ -209,6 +209,8 @@ def test_rows_are_written_as_they_come_and_a_failure_stops_no_other(tmp_path):
 def test_expected_cost_comes_from_finished_rows_of_the_arm_and_length():
     finished = [row("reference", 1, 0, 0.5), row("reference", 3, 0, 0.5)]
     assert running.expected(Row("reference", "16", 2, 1, 500), finished) == 200
+    unseen = {**row("reference", 1, 1, 0.5), "seconds": {"link": 1.0, "train": 900.0}}
+    assert running.expected(Row("reference", "16", 2, 1, 500), [*finished, unseen]) == 200, "its training is unknown"
     rule = running.expected(Row("reference", "16", 2, 1, 1000), finished)
     assert rule == running.PER_TRAINING + 1000 * running.PER_ITERATION
     assert running.expected(Row("difflung", "4", 1, 0, 1000), []) > running.expected(
@@ -382,6 +384,7 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     }
     elsewhere.add(Row("reference", "4", 1, 0, 500), newer)
     assert [content["date"] for content in elsewhere.read()] == ["later", "2026-11-28"], "what was made here counts"
+    elsewhere.path(Row("reference", "4", 1, 0, 500)).unlink()
     bench_with(tmp_path / "there", ("copy_paste",))
     options = argparse.Namespace(
         o=tmp_path / "there", tuning=False, iterations=500, set="small", rows=tmp_path / "kept"
@@ -390,6 +393,69 @@ def test_rows_are_kept_with_the_results_and_go_on_on_another_machine(tmp_path, m
     table.write(options)
     assert len(list((tmp_path / "kept").iterdir())) == 4, "the new ones are kept, too"
     assert list(read_json(options.out)["numbers"]["4"]) == ["reference", "copy_paste"]
+
+
+def test_a_kept_row_gives_way_to_another_one_only_if_it_is_told_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SETS, "small", SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    kept, out = tmp_path / "kept", tmp_path / "t.json"
+    words = ["table", "--set", "small", "-o", "", "--iterations", "500", "--rows", str(kept), "--out", str(out)]
+
+    def tabulate(folder: str, *more: str) -> tuple[int, str, str]:
+        words[4] = str(tmp_path / folder)
+        return main([*words, *more]), *capsys.readouterr()
+
+    bench_with(tmp_path / "here")
+    assert tabulate("here")[::2] == (0, "")
+    other = bench_with(tmp_path / "there", folds=(0,))
+    row = Row("reference", "4", 1, 0, 500)
+    assert tabulate("there")[::2] == (0, ""), "the same row"
+    content = read_json(other.path(row))
+    write_json(other.path(row), content | {"date": "later", "commits": ["abcd1234.dirty"]})
+    before = {path.name: path.read_bytes() for path in [*kept.iterdir(), out]}
+    code, _, error = tabulate("there")
+    assert code == 2
+    assert f"{kept / row.name}.json.gz is another row of this name, made 2026-11-28 by unknown, than" in error
+    assert "made later by abcd1234.dirty; move one of them away, or add --replace" in error
+    assert {path.name: path.read_bytes() for path in [*kept.iterdir(), out]} == before
+    assert tabulate("there", "--replace")[::2] == (0, "")
+    assert [content["date"] for content in Store(tmp_path / "none", kept=kept).read()] == ["later", "2026-11-28"]
+    assert tabulate("there")[::2] == (0, "")
+
+
+def test_the_table_says_which_arms_were_made_by_different_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SETS, "small", SETS["lidc"].__class__("Dataset999_D", "rare", "T"))
+    store = bench_with(tmp_path, ("reference", "copy_paste"))
+    words = ["table", "--set", "small", "-o", str(tmp_path), "--iterations", "500", "--out", str(tmp_path / "t.json")]
+    assert main(words) == 0
+    assert "same code" not in capsys.readouterr().out, "rows from before commits were recorded"
+    for fold, commits in ((0, ["aaaa1111"]), (1, ["aaaa1111", "bbbb2222.dirty"])):
+        path = store.path(Row("copy_paste", "4", 1, fold, 500))
+        write_json(path, read_json(path) | {"commits": commits})
+    assert main([*words, "--replace"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "same code" in line]
+    assert line.endswith("copy_paste (1 by aaaa1111; 1 by aaaa1111, bbbb2222.dirty).")
+    assert "reference" not in line
+
+
+def test_a_row_names_the_commits_that_its_commands_ran(tmp_path, monkeypatch):
+    import sys
+
+    from experiments.bench import commands
+
+    checkout = iter(["aaaa1111", "aaaa1111", "bbbb2222.dirty"])
+    monkeypatch.setattr(commands, "commit", SimpleNamespace(__wrapped__=lambda: next(checkout)))
+    for _ in range(3):  # interrupted twice
+        commands.Commands(tmp_path, tmp_path / "log").run("augment", [sys.executable, "-c", ""])
+    patients, rare, splits = dataset()
+    shared = base.Base(tmp_path, "D", patients, tuple(rare), (), splits, {})
+    for name in ("open_workspace", "keep_remembered"):
+        monkeypatch.setattr(work, name, lambda *_: None)
+    scores = {"patients": {"a": {"rare": [1, 0, 0, 1, 1, 0]}}, "cases": 1, "seconds": {}}
+    monkeypatch.setattr(work, "_train", lambda *_: scores)
+    monkeypatch.setattr(work, "Commands", lambda *_: commands.Commands(tmp_path, tmp_path / "log"))
+    made = work.make_row(work.Bench(tmp_path, "lidc", shared, ()), Row("reference", "4", 1, 0, 500))
+    assert made["commits"] == ["aaaa1111", "bbbb2222.dirty"]
+    assert len(made["commands"]) == 3
 
 
 def test_numbers_whose_rows_are_gone_stay_in_the_table(tmp_path, monkeypatch):
@@ -452,6 +518,7 @@ def test_the_curve_of_iterations_is_recorded(tmp_path, monkeypatch):
         "python -m experiments.bench curve --set small -o WORK --arms reference -n 4 --seeds 91 --iterations 1000 500"
     )
     assert read_json(written[0])["meta"]["command"] == command
+    assert read_json(written[0])["meta"]["date"]
     assert [(r["iterations"], r["dice"], r["cpu_seconds"]) for r in read_json(written[0])["rows"]] == [
         (1000, 0.3, 36.0),
         (500, 0.1, 36.0),
@@ -483,6 +550,90 @@ def test_a_row_continues_with_its_unfinished_step_and_no_two_processes_work_on_i
     assert "done" in (tmp_path / "log").read_text()
     with working_on(tmp_path / "row.lock"):
         pass
+
+
+BENCH = """
+import sys
+from pathlib import Path
+from experiments.bench.commands import TRAINING, Commands, working_on
+
+root, *command = sys.argv[1:]
+with working_on(Path(root, "row.lock")) as lock:
+    Commands(Path(root), Path(root, "log"), lock).run(TRAINING, command)
+"""
+LIVES_ON = """
+import sys, time
+from pathlib import Path
+from experiments.bench.train import and_score
+from experiments.bench import train
+
+root = Path(sys.argv[1])
+train.score = lambda *_: {"patients": {}, "cases": 0}
+validated = and_score(root / "scores.json", {"patients": {}, "lesions": []})
+Path(root, "begun").touch()
+while not Path(root, "bench_is_dead").exists():
+    time.sleep(0.01)
+
+
+class Trainer:
+    class configuration_manager:
+        configuration = {}
+
+
+validated(Trainer)
+"""
+
+
+def test_a_training_that_outlives_its_bench_leaves_command_and_seconds(tmp_path):
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    from experiments.bench.commands import TRAINING, Commands, working_on
+
+    training = [sys.executable, "-c", LIVES_ON, str(tmp_path)]
+    bench = subprocess.Popen(
+        [sys.executable, "-c", BENCH, str(tmp_path), *training], cwd=Path(__file__).resolve().parents[2]
+    )
+    while not (tmp_path / "begun").exists():
+        assert bench.poll() is None
+        time.sleep(0.01)
+    bench.kill()
+    bench.wait()
+    with pytest.raises(RuntimeError, match="another process works on it"), working_on(tmp_path / "row.lock"):
+        pass
+    (tmp_path / "bench_is_dead").touch()
+    while not (tmp_path / "scores.json").exists():
+        time.sleep(0.01)
+    scores = read_json(tmp_path / "scores.json")
+    again = Commands(tmp_path, tmp_path / "log")
+    assert len(again.typed) == 1
+    assert "ROOT" in again.typed[0]
+    base = SimpleNamespace(patients={}, lesions=())
+    assert work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), again, 0) == scores
+    assert len(again.typed) == 1, "the training is not repeated"
+    for commands in (again, Commands(tmp_path, tmp_path / "log")):
+        assert commands.cpu == {TRAINING: scores["cpu_seconds"]}
+        assert commands.seconds[TRAINING] == pytest.approx(sum(scores["seconds"].values()))
+    assert scores["cpu_seconds"] > 0
+    work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), again, 0)
+    assert again.cpu == {TRAINING: scores["cpu_seconds"]}, "added once"
+
+
+def test_a_training_whose_end_was_seen_is_not_counted_twice(tmp_path):
+    import sys
+
+    from experiments.bench.commands import TRAINING, Commands
+
+    commands = Commands(tmp_path, tmp_path / "log")
+    (tmp_path / "steps").write_text("import json, sys; sys.exit(not json.load(open(sys.argv[1]))['typed'])")
+    commands.run(TRAINING, [sys.executable, str(tmp_path / "steps"), str(tmp_path / "steps.json")])
+    cpu = dict(commands.cpu)
+    write_json(tmp_path / "scores.json", {"seconds": {"train": 900.0, "validate": 9.0}, "cpu_seconds": 900.0})
+    base = SimpleNamespace(patients={}, lesions=())
+    work._train(work.Bench(tmp_path, "lidc", base, ()), Row("stock", "4", 1, 0, 250), commands, 0)
+    assert commands.cpu == cpu
 
 
 def test_a_workspace_links_what_is_shared_and_never_changes_it(tmp_path):

@@ -65,8 +65,8 @@ def test_table_1_by_region_is_of_all_methods_and_table_1_of_those_that_paint_who
     run_arms.regions(run)
     assert "evaluate" not in called  # mat failed, difflung and copy_paste change a real slice
     words = called.pop("regions")
-    assert words[words.index("--methods") + 1 : words.index("--augment")] == ["difflung", "copy_paste"]
-    assert words[words.index("--augment") + 1] == "--preset fast --epochs 3"
+    assert words[words.index("--methods") + 1 : words.index("--preset")] == ["difflung", "copy_paste"]
+    assert words[words.index("--preset") + 1 :][:2] == ["fast", "--augment=--epochs 3"]
     assert words[words.index("-f") + 1 : words.index("--class")] == ["0", "3"]
     assert words[words.index("--class") + 1] == "consolidation"
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from nnunet_difflung.paths import PATH_VARIABLES
+from nnunet_difflung.runtime.environment import machine, versions
 
 
 @contextmanager
@@ -25,11 +26,11 @@ def nnunet_folders() -> Iterator[Path]:
             yield Path(folder)
 
 
-def meta(command: str) -> dict[str, str]:
-    """Where and when a campaign ran."""
+def meta(command: str) -> dict[str, Any]:
+    """Where and when a campaign ran, and with what."""
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": versions(),
+        "machine": machine(),
     }

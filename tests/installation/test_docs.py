@@ -126,6 +126,7 @@ def stale_in_command(line: str) -> list[str]:
     for module in re.findall(r"-m ([\w.]+)", line):
         if module.startswith((f"{PACKAGE}.", "benchmarks", "experiments", "tests")) and "XXX" not in module:
             stale += [] if importlib.util.find_spec(module) else [module]
+    stale += re.findall(r"\bpython3? ((?:benchmarks|experiments)/\S+)", line)  # modules: python -m benchmarks.networks
     for extra in re.findall(r"\.\[(\w+)\]'", line):
         stale += [] if f'"{extra}": [' in (ROOT / "setup.py").read_text() else [f"[{extra}]"]
     scripts = {entry.name for entry in entry_points(group="console_scripts")}
@@ -186,6 +187,8 @@ def test_every_link_leads_to_a_file_or_a_heading(page):
         ("difflung_paint -d 801", ["difflung_paint"]),
         ("make everything", ["make everything"]),
         ("python -m nnunet_difflung.augment", ["nnunet_difflung.augment"]),
+        ("python benchmarks/networks.py --size 64", ["benchmarks/networks.py"]),
+        ("python -m benchmarks.networks --size 64", []),
         ("pip install '.[all]'", ["[all]"]),
         ("nnUNetv2_paint 801", ["nnUNetv2_paint"]),
         ("generator.ablation.no_such", ["generator.ablation.no_such"]),
