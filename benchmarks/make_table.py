@@ -86,6 +86,7 @@ def main() -> None:
         ("networks", "networks_64_cpu", network_table),
         ("equal steps", "networks_64_steps_cpu", network_table),
         ("peer", "peer_lidc", peer_table),
+        ("peer medseg", "peer_medseg", peer_table),
     ):
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         filled = f"{marks[0]}\n{make(read_json(DOCS / 'results' / f'{file}.json'))}\n{marks[1]}"
