@@ -11,11 +11,12 @@ from nnunet_difflung.export.facts import Facts, FoldFacts, Group
 from nnunet_difflung.export.models import PLANS_FILE, Model
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages.markdown import table_lines
-from nnunet_difflung.paths import fold_name
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RESULTS, fold_name
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.wording import counted, quoted
 
 _UNKNOWN = "not on record"
+_LENT = "Dataset_pretrained"  # no number follows "Dataset"
 _LIMITS = """
 For research only. This is not a medical device: no authority has cleared it, and nobody may be diagnosed or treated by
 what it predicts. It has learned what the training data show: their scanners, protocols and patients, and what their
@@ -84,22 +85,28 @@ def _limits(facts: Facts) -> list[str]:
     return [_LIMITS, _NOT_MEASURED, *([_OF_SYNTHETIC_CASES] if synthetic else [])]
 
 
-def in_shell(path: str) -> str:
-    """A path that begins with a variable, as it has to be typed: double quotes keep blanks, and expand it."""
-    return f'"{path}"' if " " in path else path
+def in_shell(variable: str, *parts: str) -> str:
+    """A path below the folder that a variable names, as it has to be typed: one word, whatever the two hold."""
+    return f'"${variable}"/{quoted("/".join(parts))}'
 
 
 def _usage(model: Model, file: str, nnunet: str) -> str:
     trainings, folds = model.trainings, list(map(str, model.trainings.folds))
     options = ["-f", *folds, *([] if model.checkpoint == FINAL else ["-chk", model.checkpoint])]
     if file:
-        where = in_shell(f"$nnUNet_results/{trainings.dataset}/{model.name}")
-        named = ["-c", trainings.configuration, "-p", trainings.plans, "-tr", model.trainer, *options]
+        where = in_shell(NNUNET_RESULTS, trainings.dataset, model.name)
+        named = ["-d", trainings.dataset, "-c", trainings.configuration, "-p", trainings.plans, "-tr", model.trainer]
         commands = [
             f"nnUNetv2_install_pretrained_model_from_zip {quoted(file)}",
-            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {quoted(trainings.dataset)} {quoted(*named)}",
+            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS {quoted(*named, *options)}",
         ]
-        place = f"Installing replaces files of the same names in `{where}`."
+        number = trainings.dataset.removeprefix("Dataset").partition("_")[0]
+        place = (
+            f"Installing replaces files of the same names in `{where}`.\n"
+            f"If you have another dataset with the number {number}, do not install: nnU-Net would find two of them and "
+            f"stop. Unpack the\nfile anywhere, and predict with `nnUNetv2_predict_from_modelfolder`, which takes `-m` "
+            f"and the model's folder there instead of\n`-d`, `-c`, `-p` and `-tr`."
+        )
     else:
         where = "FOLDER"
         commands = [f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {where} {quoted(*options)}"]
@@ -109,22 +116,30 @@ def _usage(model: Model, file: str, nnunet: str) -> str:
         f"nnunet_difflung is not needed.\n\n    {lines}\n\n"
         f"IMAGES holds a file for each channel of a case, named `CASE_0000`, `CASE_0001` …, with the file ending\n"
         f"below. Without a GPU add `-device cpu`. {place}\n\n"
-        f"To train from these weights on data of your own that nnU-Net has planned (DATASET):\n\n"
+        f"To train from these weights on data of your own that nnU-Net has planned (DATASET, their number):\n\n"
         f"    {_fine_tuning(model, where)}"
     )
 
 
 def _fine_tuning(model: Model, where: str) -> str:
-    """The commands that give another dataset this network's plans, and train it from the weights."""
-    dataset, configuration = quoted(model.trainings.dataset), quoted(model.trainings.configuration)
-    folder = f"$nnUNet_preprocessed/{model.trainings.dataset}"
-    plans, new = quoted(model.trainings.plans), quoted(f"{model.trainings.plans}_pretrained")
+    """The commands that give another dataset this network's plans, and train it from the weights.
+
+    nnU-Net copies plans from one dataset to another. The plans are put into a folder that has no number, so that it is
+    never one of the reader's datasets, nor taken for one.
+    """
+    configuration, plans = quoted(model.trainings.configuration), quoted(model.trainings.plans)
+    new = quoted(f"{model.trainings.plans}_{model.trainings.dataset}")
+    folder, file = (
+        in_shell(NNUNET_PREPROCESSED, _LENT),
+        in_shell(NNUNET_PREPROCESSED, _LENT, f"{model.trainings.plans}.json"),
+    )
     weights = f"{where}/{fold_name(model.trainings.folds[0])}/{quoted(model.checkpoint)}"
     return "\n    ".join(
         [
-            f"mkdir -p {in_shell(folder)}",
-            f"cp {where}/{PLANS_FILE} {in_shell(folder)}/{plans}.json",
-            f"nnUNetv2_move_plans_between_datasets -s {dataset} -t DATASET -sp {plans} -tp {new}",
+            f"mkdir -p {folder}",
+            f"cp {where}/{PLANS_FILE} {file}",
+            f"nnUNetv2_move_plans_between_datasets -s {_LENT} -t DATASET -sp {plans} -tp {new}",
+            f"rm -r {folder}",
             f"nnUNetv2_preprocess -d DATASET -plans_name {new} -c {configuration}",
             f"nnUNetv2_train DATASET {configuration} FOLD -p {new} -pretrained_weights {weights}",
         ]

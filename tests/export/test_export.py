@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export import export as export_module
 from nnunet_difflung.export.contents import check_trainer
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.paths import VALIDATED
+from nnunet_difflung.paths import PATH_VARIABLES, VALIDATED
 from tests.export.conftest import DATASET
 from tests.support.tiny import tree_hashes
 
@@ -234,6 +236,96 @@ def test_fold_all_has_no_figures_of_unseen_patients(results, out):
     card = exported(out, "-f", "all")
     assert "Fold all: not measured on patients whom the training did not have." in card
     assert "| class |" not in card
+
+
+# ---- the card's commands ----
+
+IN_BASH = """
+set -e
+nnUNetv2_install_pretrained_model_from_zip() { "$PYTHON" -m zipfile -e "$1" "$nnUNet_results"; }
+nnUNetv2_move_plans_between_datasets() {
+    "$PYTHON" -c "from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as m
+m.entry_point_move_plans_between_datasets()" "$@"
+}
+nnUNetv2_preprocess() { printf 'preprocess\\n'; printf '%s\\n' "$@"; }
+nnUNetv2_train() { printf 'train\\n'; printf '%s\\n' "$@"; }
+"""
+
+
+def commands(card: str) -> list[str]:
+    """The commands of a card, one a line."""
+    return re.findall(r"^    (\S.*)$", card[card.index("## How to use it") : card.index("## Data\n")], re.MULTILINE)
+
+
+def moved_to(name: str, home: Path) -> Path:
+    """Gives the trained dataset another name, in all folders of nnU-Net; returns its folder in the results."""
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (home / folder / DATASET).rename(home / folder / name)
+    return home / "nnUNet_results" / name
+
+
+@pytest.fixture
+def elsewhere(trained, tmp_path) -> Path:
+    """nnU-Net's folders of a reader of the card, whose datasets have the model's number and name, and another one."""
+    there = tmp_path / "the reader's $HOME"
+    for name in (DATASET, "Dataset007_Mine"):
+        shutil.copytree(trained / "nnUNet_raw" / DATASET, there / "nnUNet_raw" / name)
+        (there / "nnUNet_preprocessed" / name).mkdir(parents=True)
+        (there / "nnUNet_preprocessed" / name / "nnUNetPlans.json").write_text('{"plans_name": "of the reader"}')
+    (there / "nnUNet_results").mkdir()
+    return there
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the card's commands are for a shell")
+@pytest.mark.parametrize("out", ["the model.zip", "model"])
+@pytest.mark.parametrize("name", [DATASET, "Dataset801_CT (v2) 'a' $HOME `b` \"c\"!"])
+def test_the_cards_commands_train_from_the_weights_and_touch_no_other_dataset(home, tmp_path, elsewhere, name, out):
+    model = moved_to(name, home) / MODEL
+    assert main([*FOLD, "-o", str(tmp_path / out)]) == 0
+    if out == "model":
+        card, where = (tmp_path / out / "MODEL_CARD.md").read_text(encoding="utf-8"), tmp_path / out
+    else:
+        card = zipfile.ZipFile(tmp_path / out).read(f"{name}/{MODEL}/MODEL_CARD.md").decode()
+        where = elsewhere / "nnUNet_results" / name / MODEL
+    before = tree_hashes(elsewhere / "nnUNet_preprocessed")
+    lines = [line for line in commands(card) if not line.startswith(("pip", "nnUNetv2_predict"))]
+    assert len(lines) == (7 if where != tmp_path / out else 6)
+    for placeholder, meant in (("FOLDER", str(tmp_path / out)), ("DATASET", "7"), ("FOLD", "0")):
+        lines = [re.sub(rf"\b{placeholder}\b", meant, line) for line in lines]
+    done = subprocess.run(
+        ["bash", "-c", IN_BASH + "\n".join(lines)],
+        env=os.environ
+        | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        | {variable: str(elsewhere / variable) for variable in PATH_VARIABLES},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    preprocess, train = done.stdout.split("train\n")
+    words = preprocess.splitlines()[-7:]
+    plans = words[4]
+    assert words == ["preprocess", "-d", "7", "-plans_name", plans, "-c", "2d"]
+    assert train.splitlines() == ["7", "2d", "0", "-p", plans, "-pretrained_weights", str(where / "fold_0" / FINAL)]
+    assert (where / "fold_0" / FINAL).is_file()
+    new = elsewhere / "nnUNet_preprocessed" / "Dataset007_Mine" / f"{plans}.json"
+    now = tree_hashes(elsewhere / "nnUNet_preprocessed")
+    assert now.keys() - before.keys() == {str(new)}
+    assert before.items() <= now.items()
+    content, original = json.loads(new.read_text()), json.loads((model / "plans.json").read_text())
+    assert (content["dataset_name"], content["plans_name"]) == ("Dataset007_Mine", plans)
+    own = content["configurations"]["2d"]
+    assert own.pop("data_identifier") == original["configurations"]["2d"].pop("data_identifier").replace(
+        "nnUNetPlans", plans
+    )
+    assert own == original["configurations"]["2d"]
+
+
+def test_a_card_of_a_zip_file_warns_of_another_dataset_of_this_number(home, out, tmp_path):
+    assert main([*FOLD, "-o", str(tmp_path / "m.zip")]) == 0
+    card = zipfile.ZipFile(tmp_path / "m.zip").read(f"{DATASET}/{MODEL}/MODEL_CARD.md").decode()
+    assert "If you have another dataset with the number 801, do not install" in card
+    assert "do not install" not in exported(out)
 
 
 def _without_record(path: Path) -> None:
