@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.model_sharing.entry_points import install_from_zip_entry_point
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difflung import trainers
@@ -326,6 +330,67 @@ def test_a_card_of_a_zip_file_warns_of_another_dataset_of_this_number(home, out,
     card = zipfile.ZipFile(tmp_path / "m.zip").read(f"{DATASET}/{MODEL}/MODEL_CARD.md").decode()
     assert "If you have another dataset with the number 801, do not install" in card
     assert "do not install" not in exported(out)
+
+
+# ---- a cascade ----
+
+CASCADE = f"{REFERENCE}__nnUNetPlans__2d_cascade"
+STAGES = ["-d", DATASET, "-f", "0", "1", "-tr", REFERENCE, "-c"]
+
+
+@pytest.fixture
+def cascade(results) -> None:
+    """A second stage that reads the predictions of 2d, in both folds; its new weights are noise."""
+    shutil.copytree(results / f"{REFERENCE}__nnUNetPlans__2d", results / CASCADE)
+    stages = {
+        "2d_cascade": {"inherits_from": "2d_second"},
+        "2d_second": {"inherits_from": "2d", "previous_stage": "2d"},
+    }
+    change(results / CASCADE / "plans.json", lambda plans: plans["configurations"].update(stages))
+    for fold in (0, 1):
+        content = torch.load(results / CASCADE / f"fold_{fold}" / FINAL, weights_only=False)
+        content["init_args"]["configuration"] = "2d_cascade"
+        for key, value in content["network_weights"].items():
+            if value.ndim == 4 and value.shape[1] == 1:  # the first layer gets a channel for each of the three classes
+                noise = torch.randn((len(value), 3, *value.shape[2:]), generator=torch.Generator().manual_seed(0))
+                content["network_weights"][key] = torch.cat([value, noise], 1)
+        torch.save(content, results / CASCADE / f"fold_{fold}" / FINAL)
+
+
+def test_a_second_stage_is_not_exported_without_the_first(cascade, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        entry([*STAGES, "2d_cascade", "-o", str(tmp_path / "m.zip"), "--dry-run"])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "2d_cascade: nnU-Net predicts it from predictions of 2d, so a colleague needs both" in said[0]
+    assert said[0].endswith("export them into one zip file with -c 2d 2d_cascade -o NAME.zip")
+
+
+def test_the_cards_commands_predict_with_a_cascade(cascade, home, tmp_path, monkeypatch):
+    main([*STAGES, "2d_cascade", "2d", "-o", str(tmp_path / "m.zip")])
+    card = zipfile.ZipFile(tmp_path / "m.zip").read(f"{DATASET}/{CASCADE}/MODEL_CARD.md").decode()
+    assert "nnU-Net trains `2d_cascade` on predictions of `2d`: before the last command train `2d` in all folds" in card
+    case = "lung_001_s00"
+    (tmp_path / "IMAGES").mkdir()
+    shutil.copy(home / "nnUNet_raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz", tmp_path / "IMAGES")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "installed"))
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    run = {
+        "nnUNetv2_predict": predict_entry_point,
+        "nnUNetv2_install_pretrained_model_from_zip": install_from_zip_entry_point,
+    }
+    for words in map(shlex.split, commands(card)[1:4]):
+        options = ["-device", "cpu", "-npp", "0", "-nps", "0"] if words[0] == "nnUNetv2_predict" else []
+        monkeypatch.setattr(sys, "argv", [*words, *options])
+        run[words[0]]()
+    torch.set_num_threads(threads)
+    first, second = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / f"{case}.nii.gz")))
+        for name in ("PREVIOUS", "PREDICTIONS")
+    )
+    assert first.shape == second.shape
+    assert (first != second).any()
 
 
 def _without_record(path: Path) -> None:
