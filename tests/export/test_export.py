@@ -529,6 +529,21 @@ def test_refusals_are_one_line_that_says_what_there_is(results, out, fault, word
     assert not out.exists()
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(results, out, monkeypatch, capsys):
+    path, may = results / MODEL / "fold_0" / FINAL, os.access
+
+    def denied(file, **_):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(torch, "load", denied)
+    monkeypatch.setattr(os, "access", lambda file, mode: str(file) != str(path) and may(file, mode))
+    with pytest.raises(SystemExit) as ended:
+        entry([*FOLD, "-o", str(out)])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"Error: {path} cannot be read (Permission denied); make it readable for you")
+    assert ended.value.code == 2
+
+
 def test_several_configurations_do_not_fit_one_folder(results, out):
     shutil.copytree(results / MODEL, results / MODEL.replace("2d", "2d_again"))
     with pytest.raises(BadInput, match="a folder holds one configuration"):
