@@ -106,6 +106,16 @@ def test_dataset_and_plans_keep_what_nnunet_reads(results, out):
     assert json.loads((out / "plans.json").read_text()) == original
 
 
+def test_a_model_of_regions_keeps_their_order(results, out):
+    regions = {"background": 0, "lung": [1, 2, 3], "disease": [2, 3], "emphysema": 2, "ILD": 3}
+    order = [1, 3, 2, 3]
+    change(results / MODEL / "dataset.json", lambda content: content.update(labels=regions, regions_class_order=order))
+    shutil.rmtree(results / MODEL / "fold_0" / "validation")  # of labels
+    exported(out)
+    content = json.loads((out / "dataset.json").read_text())
+    assert (content["labels"], content["regions_class_order"]) == (regions, order)
+
+
 def test_a_zip_file_has_each_model_where_nnunet_installs_it(results, tmp_path):
     second = results / f"{REFERENCE}__nnUNetPlans__2d_again"
     shutil.copytree(results / f"{REFERENCE}__nnUNetPlans__2d", second)
@@ -167,6 +177,7 @@ def test_the_card_says_what_the_model_was_trained_on(home, out):
     assert data["channels"] == "0: CT"
     assert data["labels"] == "background (0), normal_lung (1), emphysema (2), ILD (3)"
     assert data["patch size (voxels)"] == "32 × 32"
+    assert data["spacing (mm, where the files have one)"] == "1 × 1"
     assert f"Trained with PyTorch {torch.__version__}" in card
 
 
@@ -419,6 +430,20 @@ def test_without_manifest_and_notes_numbers_are_not_invented(home, results, out)
     assert "Trained with PyTorch (not on record)" in card
 
 
+def limits(card: str) -> list[str]:
+    """The paragraphs on use and limits."""
+    return card.split("## Use and limits\n\n")[1].split("\n\n## ")[0].split("\n\n")
+
+
+def test_the_card_says_what_was_not_measured_and_what_synthetic_cases_are(home, out):
+    first, not_measured, synthetic = limits(exported(out))
+    assert first.startswith("For research only. This is not a medical device")
+    assert not_measured.startswith("Not measured")
+    assert "make sure that its owners" in not_measured
+    assert synthetic.startswith("Synthetic cases are painted and add no new patients.")
+    assert limits(exported(out, "-tr", REFERENCE, "--overwrite")) == [first, not_measured]
+
+
 def test_the_reference_has_no_synthetic_cases(home, out):
     card = exported(out, "-tr", REFERENCE)
     assert table(card, "fold")["0"][1] == "none"
@@ -579,6 +604,22 @@ def test_an_export_that_fails_leaves_the_earlier_one(home, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_module, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        main([*FOLD, "-o", str(out), "--overwrite"])
+    assert tree_hashes(tmp_path) == before
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_the_earlier_one(home, tmp_path, monkeypatch):
+    out, rename = tmp_path / "model", os.rename
+    main([*FOLD, "-o", str(out)])
+    before = tree_hashes(tmp_path)
+
+    def full(source, target):
+        if Path(target) == out and not Path(source).name.endswith("_earlier"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="No space"):
         main([*FOLD, "-o", str(out), "--overwrite"])
     assert tree_hashes(tmp_path) == before
