@@ -158,14 +158,14 @@ def _fine_tuning(model: Model, where: str) -> list[str]:
     """
     configuration, plans = quoted(model.trainings.configuration), quoted(model.trainings.plans)
     new = quoted(f"{model.trainings.plans}_{model.trainings.dataset}")
-    folder = in_shell(NNUNET_PREPROCESSED, _LENT)
+    lent = in_shell(NNUNET_PREPROCESSED, _LENT)
     file = in_shell(NNUNET_PREPROCESSED, _LENT, f"{model.trainings.plans}.json")
     weights = f"{where}/{fold_name(model.trainings.folds[0])}/{quoted(model.checkpoint)}"
     return [
-        f"mkdir -p {folder}",
+        f"mkdir -p {lent}",
         f"cp {where}/{PLANS_FILE} {file}",
         f"nnUNetv2_move_plans_between_datasets -s {_LENT} -t DATASET -sp {plans} -tp {new}",
-        f"rm -r {folder}",
+        f"rm -r {lent}",
         f"nnUNetv2_preprocess -d DATASET -plans_name {new} -c {configuration}",
         f"nnUNetv2_train DATASET {configuration} FOLD -p {new} -pretrained_weights {weights}",
     ]
