@@ -45,14 +45,14 @@ def configurations(preprocessed: Path) -> dict[Path, list[Configuration]]:
     for path in plans_files(preprocessed):
         plans = read_json(path)
         for name in plans["configurations"]:
-            settings = _inherited(plans["configurations"], name)
+            settings = inherited(plans["configurations"], name)
             folder = preprocessed / str(settings.get("data_identifier"))
             if "data_identifier" in settings and folder.is_dir():
                 by_folder.setdefault(folder, []).append(Configuration(name, plans, settings, folder))
     return by_folder
 
 
-def _inherited(all_settings: dict, name: str) -> dict:
+def inherited(all_settings: dict, name: str) -> dict:
     """Settings of a configuration with those it inherits; a circle ends where it begins."""
     chain: list[str] = []
     while name in all_settings and name not in chain:

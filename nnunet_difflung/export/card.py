@@ -11,11 +11,12 @@ from nnunet_difflung.export.facts import Facts, FoldFacts, Group
 from nnunet_difflung.export.models import PLANS_FILE, Model
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.pages.markdown import table_lines
-from nnunet_difflung.paths import fold_name
+from nnunet_difflung.paths import NNUNET_PREPROCESSED, NNUNET_RESULTS, fold_name
 from nnunet_difflung.runtime.environment import versions
 from nnunet_difflung.runtime.wording import counted, quoted
 
 _UNKNOWN = "not on record"
+_LENT = "Dataset_pretrained"  # no number follows "Dataset"
 _LIMITS = """
 For research only. This is not a medical device: no authority has cleared it, and nobody may be diagnosed or treated by
 what it predicts. It has learned what the training data show: their scanners, protocols and patients, and what their
@@ -29,6 +30,24 @@ Weights can hold traces of training data: make sure that its owners and its ethi
 _OF_SYNTHETIC_CASES = """
 Synthetic cases are painted and add no new patients. What they change in this model is not measured here;
 `difflung_compare` compares it with a training without them.
+"""
+_IMAGES = """
+IMAGES holds a file for each channel of a case, named `CASE_0000`, `CASE_0001` …, with the file ending below. Without a
+GPU add `-device cpu`.
+"""
+_INSTALLED = """
+Installing replaces files of the same names in `{where}`.
+If you have another dataset with the number {number}, do not install: nnU-Net would find two of them and stop. Unpack
+the file anywhere, and predict with `nnUNetv2_predict_from_modelfolder`, which takes `-m` and the model's folder there
+instead of `-d`, `-c`, `-p` and `-tr`.
+"""
+_STAGES = """
+`{second}` is the second stage of a cascade. It starts from the predictions of `{first}`, a model in the same zip file;
+they go into the folder PREVIOUS.
+"""
+_STAGES_TRAINED = """
+nnU-Net trains `{second}` on predictions of `{first}`: before the last command train `{first}` in all folds, with the
+commands in the card of that model.
 """
 _LEFT_OUT = """
 The weights and what nnU-Net needs to predict with them; the checkpoints name nnU-Net's own trainer, which builds the
@@ -63,7 +82,7 @@ def card_text(
         f"nnU-Net v2 model, {counted(len(model.trainings.folds), 'fold')} "
         f"({', '.join(map(str, model.trainings.folds))}), `{model.checkpoint}`.",
         "## Use and limits\n\n" + "\n\n".join(text.strip() for text in _limits(facts)),
-        "## How to use it\n\n" + _usage(model, file, at_export["nnunetv2"]),
+        "## How to use it\n\n" + _usage(model, file, at_export["nnunetv2"], configuration.get("previous_stage")),
         "## Data\n\n" + _data(model, facts, dataset_json, configuration),
         "## Training\n\n" + _training(model, facts),
         "## Validation\n\n" + _validation(model, facts),
@@ -84,51 +103,72 @@ def _limits(facts: Facts) -> list[str]:
     return [_LIMITS, _NOT_MEASURED, *([_OF_SYNTHETIC_CASES] if synthetic else [])]
 
 
-def in_shell(path: str) -> str:
-    """A path that begins with a variable, as it has to be typed: double quotes keep blanks, and expand it."""
-    return f'"{path}"' if " " in path else path
+def in_shell(variable: str, *parts: str) -> str:
+    """A path below the folder that a variable names, as it has to be typed: one word, whatever the two hold."""
+    return f'"${variable}"/{quoted("/".join(parts))}'
 
 
-def _usage(model: Model, file: str, nnunet: str) -> str:
-    trainings, folds = model.trainings, list(map(str, model.trainings.folds))
-    options = ["-f", *folds, *([] if model.checkpoint == FINAL else ["-chk", model.checkpoint])]
+def _usage(model: Model, file: str, nnunet: str, previous: str | None) -> str:
+    trainings = model.trainings
     if file:
-        where = in_shell(f"$nnUNet_results/{trainings.dataset}/{model.name}")
-        named = ["-c", trainings.configuration, "-p", trainings.plans, "-tr", model.trainer, *options]
-        commands = [
-            f"nnUNetv2_install_pretrained_model_from_zip {quoted(file)}",
-            f"nnUNetv2_predict -i IMAGES -o PREDICTIONS -d {quoted(trainings.dataset)} {quoted(*named)}",
-        ]
-        place = f"Installing replaces files of the same names in `{where}`."
+        where = in_shell(NNUNET_RESULTS, trainings.dataset, model.name)
+        number = trainings.dataset.removeprefix("Dataset").partition("_")[0]
+        commands, place = _of_zip(model, file, previous), _INSTALLED.format(where=where, number=number)
     else:
         where = "FOLDER"
-        commands = [f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {where} {quoted(*options)}"]
-        place = f"`{where}` is the folder of this card."
-    lines = "\n    ".join([f"pip install nnunetv2=={nnunet}", *commands])
-    return (
-        f"nnunet_difflung is not needed.\n\n    {lines}\n\n"
-        f"IMAGES holds a file for each channel of a case, named `CASE_0000`, `CASE_0001` …, with the file ending\n"
-        f"below. Without a GPU add `-device cpu`. {place}\n\n"
-        f"To train from these weights on data of your own that nnU-Net has planned (DATASET):\n\n"
-        f"    {_fine_tuning(model, where)}"
-    )
+        words = f"-i IMAGES -o PREDICTIONS -m {where} {quoted(*_weights(model))}"
+        commands, place = [f"nnUNetv2_predict_from_modelfolder {words}"], f"`{where}` is the folder of this card."
+    stages = {"first": previous, "second": trainings.configuration}
+    parts = [
+        "nnunet_difflung is not needed.",
+        "    " + "\n    ".join([f"pip install nnunetv2=={nnunet}", *commands]),
+        _IMAGES.strip(),
+        *([_STAGES.strip().format(**stages)] if previous else []),
+        place.strip(),
+        "To train from these weights on data of your own that nnU-Net has planned (DATASET, their number):",
+        *([_STAGES_TRAINED.strip().format(**stages)] if previous else []),
+        "    " + "\n    ".join(_fine_tuning(model, where)),
+    ]
+    return "\n\n".join(parts)
 
 
-def _fine_tuning(model: Model, where: str) -> str:
-    """The commands that give another dataset this network's plans, and train it from the weights."""
-    dataset, configuration = quoted(model.trainings.dataset), quoted(model.trainings.configuration)
-    folder = f"$nnUNet_preprocessed/{model.trainings.dataset}"
-    plans, new = quoted(model.trainings.plans), quoted(f"{model.trainings.plans}_pretrained")
+def _weights(model: Model) -> list[str]:
+    """The options of nnU-Net's prediction that name folds and checkpoint."""
+    checkpoint = [] if model.checkpoint == FINAL else ["-chk", model.checkpoint]
+    return ["-f", *map(str, model.trainings.folds), *checkpoint]
+
+
+def _of_zip(model: Model, file: str, previous: str | None) -> list[str]:
+    """The commands that install a zip file and predict, with the previous stage of a cascade first."""
+    dataset, configuration, plans = model.trainings.dataset, model.trainings.configuration, model.trainings.plans
+    of_model = ["-p", plans, "-tr", model.trainer, *_weights(model)]
+    commands = [f"nnUNetv2_install_pretrained_model_from_zip {quoted(file)}"]
+    if previous:
+        commands.append(f"nnUNetv2_predict -i IMAGES -o PREVIOUS {quoted('-d', dataset, '-c', previous, *of_model)}")
+    words = quoted("-d", dataset, "-c", configuration, *of_model)
+    then = " -prev_stage_predictions PREVIOUS" if previous else ""
+    return [*commands, f"nnUNetv2_predict -i IMAGES -o PREDICTIONS {words}{then}"]
+
+
+def _fine_tuning(model: Model, where: str) -> list[str]:
+    """The commands that give another dataset this network's plans, and train it from the weights.
+
+    nnU-Net copies plans from one dataset to another. The plans are put into a folder that has no number, so that it is
+    never one of the reader's datasets, nor taken for one.
+    """
+    configuration, plans = quoted(model.trainings.configuration), quoted(model.trainings.plans)
+    new = quoted(f"{model.trainings.plans}_{model.trainings.dataset}")
+    lent = in_shell(NNUNET_PREPROCESSED, _LENT)
+    file = in_shell(NNUNET_PREPROCESSED, _LENT, f"{model.trainings.plans}.json")
     weights = f"{where}/{fold_name(model.trainings.folds[0])}/{quoted(model.checkpoint)}"
-    return "\n    ".join(
-        [
-            f"mkdir -p {in_shell(folder)}",
-            f"cp {where}/{PLANS_FILE} {in_shell(folder)}/{plans}.json",
-            f"nnUNetv2_move_plans_between_datasets -s {dataset} -t DATASET -sp {plans} -tp {new}",
-            f"nnUNetv2_preprocess -d DATASET -plans_name {new} -c {configuration}",
-            f"nnUNetv2_train DATASET {configuration} FOLD -p {new} -pretrained_weights {weights}",
-        ]
-    )
+    return [
+        f"mkdir -p {lent}",
+        f"cp {where}/{PLANS_FILE} {file}",
+        f"nnUNetv2_move_plans_between_datasets -s {_LENT} -t DATASET -sp {plans} -tp {new}",
+        f"rm -r {lent}",
+        f"nnUNetv2_preprocess -d DATASET -plans_name {new} -c {configuration}",
+        f"nnUNetv2_train DATASET {configuration} FOLD -p {new} -pretrained_weights {weights}",
+    ]
 
 
 def _data(model: Model, facts: Facts, dataset_json: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:

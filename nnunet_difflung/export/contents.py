@@ -55,11 +55,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         BadInput: it is damaged, or is no checkpoint of nnU-Net.
+        PermissionError: this user may not read it.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
         content["network_weights"], content["init_args"]["configuration"], content["trainer_name"]
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # torch.load has no error of its own
         raise BadInput(

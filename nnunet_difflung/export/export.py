@@ -7,7 +7,6 @@ from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export.card import card_text
 from nnunet_difflung.export.contents import (
     check_predicts,
@@ -18,10 +17,10 @@ from nnunet_difflung.export.contents import (
     write_checkpoint,
 )
 from nnunet_difflung.export.facts import Record, gather
-from nnunet_difflung.export.models import PLANS_FILE, Model
+from nnunet_difflung.export.models import PLANS_FILE, Model, read_content
 from nnunet_difflung.export.output import CARD, is_zip, written
 from nnunet_difflung.paths import CASES_IN_CHECKPOINT, DATASET, fold_name
-from nnunet_difflung.runtime.files import read_json, write_bytes, write_json
+from nnunet_difflung.runtime.files import write_bytes, write_json
 from nnunet_difflung.runtime.modes import readable_like
 
 
@@ -49,7 +48,7 @@ def export(models: Sequence[Model], out: Path, pattern: str | None = None, patie
 
 
 def _write_model(model: Model, folder: Path, file: str, pattern: str | None, patients_file: Path | None) -> None:
-    dataset_json, plans = (_content(model.folder / name) for name in (DATASET, PLANS_FILE))
+    dataset_json, plans = (read_content(model.folder / name) for name in (DATASET, PLANS_FILE))
     records: dict[int | str, Record | None] = {}
     for fold in model.trainings.folds:
         target = folder / fold_name(fold) / model.checkpoint
@@ -64,10 +63,3 @@ def _write_model(model: Model, folder: Path, file: str, pattern: str | None, pat
     facts = gather(model, records, pattern, patients_file)
     card = card_text(model, facts, exported_dataset(dataset_json), configuration, file)
     write_bytes(folder / CARD, card.encode())
-
-
-def _content(path: Path) -> dict:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged ({error}); copy it from another model of the same plans") from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from nnunet_difflung.audit.array_files import inherited
 from nnunet_difflung.comparison.trainings import (
     ARMS,
     FINAL,
@@ -16,8 +18,9 @@ from nnunet_difflung.comparison.trainings import (
     training_command,
 )
 from nnunet_difflung.errors import BadInput
-from nnunet_difflung.export.output import CARD, is_zip
+from nnunet_difflung.export.output import CARD, ZIP, is_zip
 from nnunet_difflung.paths import DATASET, dataset_id, fold_folders, fold_name
+from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.wording import quoted
 
 PLANS_FILE = "plans.json"
@@ -102,7 +105,8 @@ def find_models(
         checkpoint: name of a file in each fold's folder.
 
     Raises:
-        BadInput: the trainer is unknown, a training is missing or not finished, or a file of it is lost.
+        BadInput: the trainer is unknown, a training is missing or not finished, or a file of it is lost; or a second
+            stage is to be exported without the first, from whose predictions it predicts.
     """
     base, _, suffix = trainer.partition("_")
     arm = next((arm for arm, name in ARMS.items() if name == base), None)
@@ -129,6 +133,7 @@ def find_models(
     ]
     for model in models:
         _check_complete(model)
+        _check_stage(model, [other.trainings.configuration for other in models])
     return models
 
 
@@ -176,6 +181,28 @@ def _check_fold(model: Model, fold: int | str) -> None:
     if not (folder / model.checkpoint).is_file():
         names = ", ".join(sorted(path.name for path in folder.glob("*.pth")))
         raise BadInput(f"{folder / model.checkpoint} is missing; -chk can be one of {names}")
+
+
+def _check_stage(model: Model, configurations: Sequence[str]) -> None:
+    own = model.trainings.configuration
+    previous = inherited(read_content(model.folder / PLANS_FILE).get("configurations", {}), own).get("previous_stage")
+    if previous and previous not in configurations:
+        raise BadInput(
+            f"-c {own}: nnU-Net predicts it from predictions of {previous}, so a colleague needs both; export them "
+            f"into one zip file with -c {quoted(previous, *configurations)} -o NAME{ZIP}"
+        )
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Content of a model's ``dataset.json`` or ``plans.json``.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); copy it from another model of the same plans") from error
 
 
 def _there_are(folder: Path) -> str:

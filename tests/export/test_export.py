@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.model_sharing.entry_points import install_from_zip_entry_point
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difflung import trainers
@@ -20,7 +26,7 @@ from nnunet_difflung.errors import BadInput
 from nnunet_difflung.export import export as export_module
 from nnunet_difflung.export.contents import check_trainer
 from nnunet_difflung.injection.manifest import read_manifest
-from nnunet_difflung.paths import VALIDATED
+from nnunet_difflung.paths import PATH_VARIABLES, VALIDATED
 from tests.export.conftest import DATASET
 from tests.support.tiny import tree_hashes
 
@@ -100,6 +106,16 @@ def test_dataset_and_plans_keep_what_nnunet_reads(results, out):
     assert json.loads((out / "plans.json").read_text()) == original
 
 
+def test_a_model_of_regions_keeps_their_order(results, out):
+    regions = {"background": 0, "lung": [1, 2, 3], "disease": [2, 3], "emphysema": 2, "ILD": 3}
+    order = [1, 3, 2, 3]
+    change(results / MODEL / "dataset.json", lambda content: content.update(labels=regions, regions_class_order=order))
+    shutil.rmtree(results / MODEL / "fold_0" / "validation")  # of labels
+    exported(out)
+    content = json.loads((out / "dataset.json").read_text())
+    assert (content["labels"], content["regions_class_order"]) == (regions, order)
+
+
 def test_a_zip_file_has_each_model_where_nnunet_installs_it(results, tmp_path):
     second = results / f"{REFERENCE}__nnUNetPlans__2d_again"
     shutil.copytree(results / f"{REFERENCE}__nnUNetPlans__2d", second)
@@ -161,6 +177,7 @@ def test_the_card_says_what_the_model_was_trained_on(home, out):
     assert data["channels"] == "0: CT"
     assert data["labels"] == "background (0), normal_lung (1), emphysema (2), ILD (3)"
     assert data["patch size (voxels)"] == "32 × 32"
+    assert data["spacing (mm, where the files have one)"] == "1 × 1"
     assert f"Trained with PyTorch {torch.__version__}" in card
 
 
@@ -236,6 +253,157 @@ def test_fold_all_has_no_figures_of_unseen_patients(results, out):
     assert "| class |" not in card
 
 
+# ---- the card's commands ----
+
+IN_BASH = """
+set -e
+nnUNetv2_install_pretrained_model_from_zip() { "$PYTHON" -m zipfile -e "$1" "$nnUNet_results"; }
+nnUNetv2_move_plans_between_datasets() {
+    "$PYTHON" -c "from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as m
+m.entry_point_move_plans_between_datasets()" "$@"
+}
+nnUNetv2_preprocess() { printf 'preprocess\\n'; printf '%s\\n' "$@"; }
+nnUNetv2_train() { printf 'train\\n'; printf '%s\\n' "$@"; }
+"""
+
+
+def commands(card: str) -> list[str]:
+    """The commands of a card, one a line."""
+    return re.findall(r"^    (\S.*)$", card[card.index("## How to use it") : card.index("## Data\n")], re.MULTILINE)
+
+
+def moved_to(name: str, home: Path) -> Path:
+    """Gives the trained dataset another name, in all folders of nnU-Net; returns its folder in the results."""
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (home / folder / DATASET).rename(home / folder / name)
+    return home / "nnUNet_results" / name
+
+
+@pytest.fixture
+def elsewhere(trained, tmp_path) -> Path:
+    """nnU-Net's folders of a reader of the card, whose datasets have the model's number and name, and another one."""
+    there = tmp_path / "the reader's $HOME"
+    for name in (DATASET, "Dataset007_Mine"):
+        shutil.copytree(trained / "nnUNet_raw" / DATASET, there / "nnUNet_raw" / name)
+        (there / "nnUNet_preprocessed" / name).mkdir(parents=True)
+        (there / "nnUNet_preprocessed" / name / "nnUNetPlans.json").write_text('{"plans_name": "of the reader"}')
+    (there / "nnUNet_results").mkdir()
+    return there
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the card's commands are for a shell")
+@pytest.mark.parametrize("out", ["the model.zip", "model"])
+@pytest.mark.parametrize("name", [DATASET, "Dataset801_CT (v2) 'a' $HOME `b` \"c\"!"])
+def test_the_cards_commands_train_from_the_weights_and_touch_no_other_dataset(home, tmp_path, elsewhere, name, out):
+    model = moved_to(name, home) / MODEL
+    assert main([*FOLD, "-o", str(tmp_path / out)]) == 0
+    if out == "model":
+        card, where = (tmp_path / out / "MODEL_CARD.md").read_text(encoding="utf-8"), tmp_path / out
+    else:
+        card = zipfile.ZipFile(tmp_path / out).read(f"{name}/{MODEL}/MODEL_CARD.md").decode()
+        where = elsewhere / "nnUNet_results" / name / MODEL
+    before = tree_hashes(elsewhere / "nnUNet_preprocessed")
+    lines = [line for line in commands(card) if not line.startswith(("pip", "nnUNetv2_predict"))]
+    assert len(lines) == (7 if where != tmp_path / out else 6)
+    for placeholder, meant in (("FOLDER", str(tmp_path / out)), ("DATASET", "7"), ("FOLD", "0")):
+        lines = [re.sub(rf"\b{placeholder}\b", meant, line) for line in lines]
+    done = subprocess.run(
+        ["bash", "-c", IN_BASH + "\n".join(lines)],
+        env=os.environ
+        | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        | {variable: str(elsewhere / variable) for variable in PATH_VARIABLES},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    preprocess, train = done.stdout.split("train\n")
+    words = preprocess.splitlines()[-7:]
+    plans = words[4]
+    assert words == ["preprocess", "-d", "7", "-plans_name", plans, "-c", "2d"]
+    assert train.splitlines() == ["7", "2d", "0", "-p", plans, "-pretrained_weights", str(where / "fold_0" / FINAL)]
+    assert (where / "fold_0" / FINAL).is_file()
+    new = elsewhere / "nnUNet_preprocessed" / "Dataset007_Mine" / f"{plans}.json"
+    now = tree_hashes(elsewhere / "nnUNet_preprocessed")
+    assert now.keys() - before.keys() == {str(new)}
+    assert before.items() <= now.items()
+    content, original = json.loads(new.read_text()), json.loads((model / "plans.json").read_text())
+    assert (content["dataset_name"], content["plans_name"]) == ("Dataset007_Mine", plans)
+    own = content["configurations"]["2d"]
+    assert own.pop("data_identifier") == original["configurations"]["2d"].pop("data_identifier").replace(
+        "nnUNetPlans", plans
+    )
+    assert own == original["configurations"]["2d"]
+
+
+def test_a_card_of_a_zip_file_warns_of_another_dataset_of_this_number(home, out, tmp_path):
+    assert main([*FOLD, "-o", str(tmp_path / "m.zip")]) == 0
+    card = zipfile.ZipFile(tmp_path / "m.zip").read(f"{DATASET}/{MODEL}/MODEL_CARD.md").decode()
+    assert "If you have another dataset with the number 801, do not install" in card
+    assert "do not install" not in exported(out)
+
+
+# ---- a cascade ----
+
+CASCADE = f"{REFERENCE}__nnUNetPlans__2d_cascade"
+STAGES = ["-d", DATASET, "-f", "0", "1", "-tr", REFERENCE, "-c"]
+
+
+@pytest.fixture
+def cascade(results) -> None:
+    """A second stage that reads the predictions of 2d, in both folds; its new weights are noise."""
+    shutil.copytree(results / f"{REFERENCE}__nnUNetPlans__2d", results / CASCADE)
+    stages = {
+        "2d_cascade": {"inherits_from": "2d_second"},
+        "2d_second": {"inherits_from": "2d", "previous_stage": "2d"},
+    }
+    change(results / CASCADE / "plans.json", lambda plans: plans["configurations"].update(stages))
+    for fold in (0, 1):
+        content = torch.load(results / CASCADE / f"fold_{fold}" / FINAL, weights_only=False)
+        content["init_args"]["configuration"] = "2d_cascade"
+        for key, value in content["network_weights"].items():
+            if value.ndim == 4 and value.shape[1] == 1:  # the first layer gets a channel for each of the three classes
+                noise = torch.randn((len(value), 3, *value.shape[2:]), generator=torch.Generator().manual_seed(0))
+                content["network_weights"][key] = torch.cat([value, noise], 1)
+        torch.save(content, results / CASCADE / f"fold_{fold}" / FINAL)
+
+
+def test_a_second_stage_is_not_exported_without_the_first(cascade, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        entry([*STAGES, "2d_cascade", "-o", str(tmp_path / "m.zip"), "--dry-run"])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "2d_cascade: nnU-Net predicts it from predictions of 2d, so a colleague needs both" in said[0]
+    assert said[0].endswith("export them into one zip file with -c 2d 2d_cascade -o NAME.zip")
+
+
+def test_the_cards_commands_predict_with_a_cascade(cascade, home, tmp_path, monkeypatch):
+    main([*STAGES, "2d_cascade", "2d", "-o", str(tmp_path / "m.zip")])
+    card = zipfile.ZipFile(tmp_path / "m.zip").read(f"{DATASET}/{CASCADE}/MODEL_CARD.md").decode()
+    assert "nnU-Net trains `2d_cascade` on predictions of `2d`: before the last command train `2d` in all folds" in card
+    case = "lung_001_s00"
+    (tmp_path / "IMAGES").mkdir()
+    shutil.copy(home / "nnUNet_raw" / DATASET / "imagesTr" / f"{case}_0000.nii.gz", tmp_path / "IMAGES")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "installed"))
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    run = {
+        "nnUNetv2_predict": predict_entry_point,
+        "nnUNetv2_install_pretrained_model_from_zip": install_from_zip_entry_point,
+    }
+    for words in map(shlex.split, commands(card)[1:4]):
+        options = ["-device", "cpu", "-npp", "0", "-nps", "0"] if words[0] == "nnUNetv2_predict" else []
+        monkeypatch.setattr(sys, "argv", [*words, *options])
+        run[words[0]]()
+    torch.set_num_threads(threads)
+    first, second = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / f"{case}.nii.gz")))
+        for name in ("PREVIOUS", "PREDICTIONS")
+    )
+    assert first.shape == second.shape
+    assert (first != second).any()
+
+
 def _without_record(path: Path) -> None:
     content = torch.load(path, weights_only=False)
     del content["init_args"]["difflung_cases"]
@@ -260,6 +428,20 @@ def test_without_manifest_and_notes_numbers_are_not_invented(home, results, out)
     card = exported(out, "--patient-pattern", "(lung_[0-9]+)_s[0-9]+")
     assert table(card, "fold") == {"0": ["not on record"] * 4}
     assert "Trained with PyTorch (not on record)" in card
+
+
+def limits(card: str) -> list[str]:
+    """The paragraphs on use and limits."""
+    return card.split("## Use and limits\n\n")[1].split("\n\n## ")[0].split("\n\n")
+
+
+def test_the_card_says_what_was_not_measured_and_what_synthetic_cases_are(home, out):
+    first, not_measured, synthetic = limits(exported(out))
+    assert first.startswith("For research only. This is not a medical device")
+    assert not_measured.startswith("Not measured")
+    assert "make sure that its owners" in not_measured
+    assert synthetic.startswith("Synthetic cases are painted and add no new patients.")
+    assert limits(exported(out, "-tr", REFERENCE, "--overwrite")) == [first, not_measured]
 
 
 def test_the_reference_has_no_synthetic_cases(home, out):
@@ -372,6 +554,21 @@ def test_refusals_are_one_line_that_says_what_there_is(results, out, fault, word
     assert not out.exists()
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(results, out, monkeypatch, capsys):
+    path, may = results / MODEL / "fold_0" / FINAL, os.access
+
+    def denied(file, **_):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(torch, "load", denied)
+    monkeypatch.setattr(os, "access", lambda file, mode: str(file) != str(path) and may(file, mode))
+    with pytest.raises(SystemExit) as ended:
+        entry([*FOLD, "-o", str(out)])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"Error: {path} cannot be read (Permission denied); make it readable for you")
+    assert ended.value.code == 2
+
+
 def test_several_configurations_do_not_fit_one_folder(results, out):
     shutil.copytree(results / MODEL, results / MODEL.replace("2d", "2d_again"))
     with pytest.raises(BadInput, match="a folder holds one configuration"):
@@ -407,6 +604,22 @@ def test_an_export_that_fails_leaves_the_earlier_one(home, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_module, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        main([*FOLD, "-o", str(out), "--overwrite"])
+    assert tree_hashes(tmp_path) == before
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_the_earlier_one(home, tmp_path, monkeypatch):
+    out, rename = tmp_path / "model", os.rename
+    main([*FOLD, "-o", str(out)])
+    before = tree_hashes(tmp_path)
+
+    def full(source, target):
+        if Path(target) == out and not Path(source).name.endswith("_earlier"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="No space"):
         main([*FOLD, "-o", str(out), "--overwrite"])
     assert tree_hashes(tmp_path) == before
