@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.audit.audit import Audit, audit
+from nnunet_difflung.config import completed
 from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
@@ -55,10 +56,10 @@ class Records:
         """The folds of the report, in order."""
         return sorted(self.report["folds"], key=lambda row: (isinstance(row["fold"], str), row["fold"]))
 
-    @property
+    @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The settings of the last run: ``generator``, ``sampling``, ``balance``, ``preset``."""
-        return self.report["settings"]
+        return completed(self.report["settings"])
 
     @cached_property
     def cases(self) -> dict[str, dict]:
