@@ -26,7 +26,7 @@ from nnunet_difflung.paths import (
 )
 from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
 from nnunet_difflung.pipeline.on_record import known_report
-from nnunet_difflung.report.injected import in_hu
+from nnunet_difflung.report.injected import cases_of, in_hu
 
 _SHORT = 3  # characters; a possible patient with fewer is rather a figure of a sentence
 
@@ -65,6 +65,16 @@ class Records:
     def cases(self) -> dict[str, dict]:
         """Id → entry in the manifest, of the method's synthetic cases."""
         return {i: case for i, case in sorted(self.manifest["cases"].items()) if case["method"] == self.method}
+
+    @cached_property
+    def without_host(self) -> list[str]:
+        """Those whose host has been taken out of the dataset; what was painted in them can no longer be told."""
+        return [i for i, case in self.cases.items() if case["host"] not in self.raw.cases]
+
+    def with_host(self, name: str) -> list[str]:
+        """Those with new lesions of a class whose host is still in the dataset, sorted."""
+        gone = set(self.without_host)
+        return [i for i in cases_of(self.manifest, self.method, name) if i not in gone]
 
     @cached_property
     def runs(self) -> list[dict]:

@@ -28,7 +28,7 @@ from nnunet_difflung.report.page import augment_page, report_file
 from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.files import read_json, write_json
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from tests.pipeline.test_values import change, window
 from tests.support.browser import in_browser
 from tests.support.tiny import LABELS, make_dataset
@@ -432,6 +432,51 @@ def test_a_leak_comes_first(folders) -> None:
     report(["-d", "801", "--anonymous"])
     assert "lung_0" not in html()
     assert lights()["Leaks"][0] == "bad"
+
+
+def take_out(folder: Path, identifiers: set[str]) -> None:
+    """Takes real cases out of a dataset by hand, as after a patient has withdrawn consent."""
+    for identifier in identifiers:
+        for path in folder.glob(f"*Tr/{identifier}*"):
+            path.unlink()
+    splits = read_json(folder / "splits_final.json")
+    for split in splits:
+        for side in split:
+            split[side] = [i for i in split[side] if i not in identifiers]
+    write_json(folder / "splits_final.json", splits)
+    described = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", described | {"numTraining": described["numTraining"] - len(identifiers)})
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_cases_whose_host_was_taken_out_are_counted_and_not_shown(folders, cached) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0"])
+    if not cached:
+        shutil.rmtree(folders[2] / NAME / "DiffLung__cache")
+    cases = read_manifest(folder)["cases"]
+    host = next(iter(cases.values()))["host"]
+    of_host = {i for i, case in cases.items() if case["host"] == host}
+    assert of_host < set(cases)
+    take_out(folder, {host})
+    for more in ([], ["--anonymous"]):
+        assert report(["-d", "801", *more]) == 0
+        assert f"Not shown: {counted(len(of_host), 'synthetic case')} whose host is no longer in" in text_of(html())
+        assert lights()["Leaks"][0] == "bad"
+        assert "Leaks" in text_of(html())
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu")
+    shown = {picture.identifier for picture in page.pictures if picture.identifier}
+    assert shown
+    assert not shown & of_host
+
+
+def test_without_any_host_there_are_no_pictures(folders) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0", "--max-synthetic", "1"])
+    (case,) = read_manifest(folder)["cases"].values()
+    take_out(folder, {case["host"]})
+    assert report(["-d", "801"]) == 0
+    assert "holds no synthetic case whose host is there, so there is nothing to show" in text_of(html())
 
 
 def test_without_records_it_says_what_to_run(folders) -> None:
