@@ -533,6 +533,61 @@ def test_the_paragraph_says_only_what_was_done(folders) -> None:
     assert "sampler" not in page.split("For a manuscript")[-1].split("Settings")[0]
 
 
+def manuscript() -> str:
+    return text_of(html()).split("For a manuscript")[-1].split("Settings of the last run")[0]
+
+
+def test_the_paragraph_says_it_if_folds_were_made_with_different_settings(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "2"])
+    assert "different settings" not in manuscript()
+    assert "Not the same in all folds" not in lights()["Gate"][1]
+    main([*COPY, "-f", "1", "--gate", "drop", "--placement", "uniform", "--seed", "7"])
+    said = manuscript()
+    for part in (
+        "for 3 folds of an nnU-Net dataset",
+        "The folds were made with different settings:",
+        "gate report (folds 0 and 2) and drop (fold 1)",
+        "placement real (folds 0 and 2) and uniform (fold 1)",
+        "seed of balance 12345 (folds 0 and 2) and 7 (fold 1)",
+        "For folds 0 and 2, outlines of real lesions of training patients were pasted at places and of sizes like",
+        "For fold 1, outlines of real lesions of training patients were pasted at places drawn uniformly",
+        "For folds 0 and 2, intensities were compared with those of real lesions, and no case was dropped",
+        "For fold 1, cases whose intensities differ from real lesions by more than patients differ were dropped.",
+        "For folds 0 and 2, seeds: generator 12345, masks 12345.",
+        "For fold 1, seeds: generator 7, masks 7.",
+    ):
+        assert part in said, part
+    assert said.count("no network was trained") == 1
+    (last,) = [run for run in read_manifest(folders[0] / NAME)["runs"] if run["fold"] == 1]
+    shares = "; ".join(f"{name} {share:.1%}" for name, share in last["summary"]["targets"].items())
+    assert f"uniformly over normal lung, up to a target share of lung ({shares})." in said
+    assert lights()["Gate"][1].endswith(
+        "Not the same in all folds: --gate report in folds 0 and 2; --gate drop in fold 1."
+    )
+
+
+def test_the_gate_is_judged_in_each_run(folders) -> None:
+    make_dataset(folders[0])
+    main([*COPY, "-f", "0", "--gate", "off"])
+    assert lights()["Gate"] == (
+        "unknown",
+        "It was off (--gate off): no painted lesion was compared with real ones.",
+    )
+    main([*KEEP, "-f", "1"])
+    assert lights()["Gate"][1].endswith("--gate off in fold 0; --gate report in fold 1.")
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    for row in content["folds"]:
+        for verdict in row["verdicts"].values():
+            verdict["judged"] = True
+    write_json(path, content)
+    assert lights()["Gate"][0] == "unknown", "nothing is known of fold 0"
+    main([*COPY, "-f", "2", "--gate", "off"])  # the last run says nothing about the others
+    assert "--gate report in fold 1" in lights()["Gate"][1]
+    assert "For fold 1, intensities were compared with those of real lesions" in manuscript()
+
+
 def excluding(path: Path, *identifiers: str) -> list[str]:
     path.write_text("\n".join(["case", *identifiers]) + "\n")
     return ["--exclude", str(path)]
