@@ -135,7 +135,8 @@ def _gate(records: Records) -> Iterator[Light]:
         yield Light(
             "look",
             "Gate",
-            f"It cannot tell lesions from normal lung by intensity: {', '.join(powerless)}. Look at their pictures.{mixed}",
+            f"It cannot tell lesions from normal lung by intensity: {', '.join(powerless)}. Look at their pictures."
+            f"{mixed}",
         )
     elif verdicts:
         said = "It lets painted lesions pass and stops the normal lung that was there before."

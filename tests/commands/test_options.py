@@ -22,7 +22,7 @@ OPTIONS = {
     "--lesions --surface --tolerance -o",
     "export": "-d -f -o --overwrite --dry-run -tr -c -p --length -chk --patient-pattern --patients",
     "audit": "-d --fast --deep --images -np",
-    "report": "-d --method -o --anonymous --normal-label --structure-label --patient-pattern --patients",
+    "report": "-d --method -c -device -o --anonymous --normal-label --structure-label --patient-pattern --patients",
     "turing": "-d --score -o --method --number --seed --normal-label --structure-label --patient-pattern --patients",
     "remove": "-d -f --method --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",

@@ -69,6 +69,42 @@ def test_augment_writes_it_and_says_where(folders, capsys) -> None:
     assert "1 fold of 5 finished" in page
 
 
+def next_lines(page: str) -> list[str]:
+    return re.findall(r"nnUNetv2_(?:plan|train|predict).*", unescape(page))
+
+
+def test_the_next_commands_are_those_of_augment_unless_others_are_wanted(folders, tmp_path, capsys) -> None:
+    import nnunet_difflung as dl
+
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "-c", "3d_fullres"])
+    printed = next_lines(capsys.readouterr().out)
+    assert next_lines(html()) == printed
+    assert len(printed) == 4
+    assert "nnUNetv2_train 801 3d_fullres 0 -tr nnUNetTrainerDiffLungCopyPaste -device cpu" in printed
+    report(["-d", "801"])
+    assert next_lines(html()) == printed
+    assert next_lines(dl.write_report(801, tmp_path / "a.html").read_text("utf-8")) == printed
+    report(["-d", "801", "-c", "3d_lowres", "-device", "mps"])
+    others = [line.replace("3d_fullres", "3d_lowres").replace("-device cpu", "-device mps") for line in printed]
+    assert next_lines(html()) == others
+    path = dl.write_report(801, tmp_path / "b.html", configuration="3d_lowres", device="mps")
+    assert next_lines(path.read_text("utf-8")) == others
+    known = results_folder(NAME, "copy_paste") / "augment_report.json"
+    write_json(known, {k: v for k, v in read_json(known).items() if k not in ("configuration", "device")})
+    report(["-d", "801"])  # of an earlier version
+    assert next_lines(html()) == [line.replace("3d_fullres", "2d").replace(" -device cpu", "") for line in printed]
+
+
+def test_what_augment_writes_has_the_configuration_and_device_of_its_request(folders, monkeypatch) -> None:
+    """Not those on record, which an earlier command may have written."""
+    make_dataset(folders[0])
+    given = []
+    monkeypatch.setattr("nnunet_difflung.report.page.write_report", lambda *a, **_: given.append(a) or a[0].folder)
+    main([*KEEP, "-f", "0", "-c", "3d_lowres"])
+    assert [arguments[3:5] for arguments in given] == [("3d_lowres", "cpu")]
+
+
 def test_every_part_comes_from_the_records(folders) -> None:
     make_dataset(folders[0])
     main([*KEEP, "-f", "0", "1"])
