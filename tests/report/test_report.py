@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,10 +20,12 @@ from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.pipeline.exclusion import read_excluded, unknown
 from nnunet_difflung.report.blind_reading import _looks
+from nnunet_difflung.report.gallery import ranked
 from nnunet_difflung.report.injected import cases_of
 from nnunet_difflung.report.page import augment_page, report_file
 from nnunet_difflung.report.records import read_records, without_folders
@@ -364,6 +367,46 @@ def test_removed_cases_are_said_to_be_removed(folders) -> None:
     assert "no longer in the dataset" in said
     remove(["-d", "801", "--generators"])
     assert not results_folder(NAME, "copy_paste").exists(), "the report goes with the generators"
+
+
+def test_lights_of_targets_and_patients_follow_the_records(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    records = read_records(open_raw_dataset("801"), "copy_paste")
+    ((run,), (row,)) = records.runs, records.rows
+    planned = shares(row["after"])
+    assert run["summary"]["targets"]
+
+    def light(title: str, **changed) -> tuple[str, str]:
+        (found,) = [light for light in verdicts(replace(records, **changed)) if light.title == title]
+        return found.state, found.text
+
+    for reached, state in ((0.95, "good"), (0.85, "look")):
+        targets = {name: planned[name] / reached for name in run["summary"]["targets"]}
+        summary = {**run["summary"], "targets": targets}
+        found, said = light("Targets", manifest={**records.manifest, "runs": [{**run, "summary": summary}]})
+        assert found == state
+        for name, target in targets.items():
+            assert (f"{name} in fold 0 ({planned[name]:.1%} of {target:.1%})" in said) == (state == "look")
+    for pairs, framed, state in ((2, 1, "look"), (0, 1, "good"), (0, 0, "unknown")):
+        images = {"suspicious_pairs_of_cases": pairs, "framed": framed, "judged": "all of them"}
+        found, said = light("Patients", report={**records.report, "images": images})
+        assert found == state
+        assert said.startswith("2 pairs of training and validation cases may show") == bool(pairs)
+        assert said.endswith("Pictures of training and validation cases: all of them.")
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_the_worst_case_is_the_one_that_is_furthest_from_real_lesions(number) -> None:
+    distances = {"a": (4.0, 10.0), "b": (9.0, 10.0), "c": (1.0, 10.0), "d": (8.0, 4.0), "e": (2.0, 10.0)}
+    cases = {
+        identifier: {"quality": {"ILD": {"wasserstein": distance, "max_wasserstein": most}}}
+        for identifier, (distance, most) in distances.items()
+    }
+    records = SimpleNamespace(with_host=lambda name: sorted(cases), cases=cases)
+    shown = ranked(records, "ILD", number, np.random.default_rng(0))
+    assert shown[:3] == [("d", "worst"), ("a", "median"), ("c", "best")]
+    assert sorted(shown[3:]) == [("b", "random"), ("e", "random")][: number - 3]
 
 
 @pytest.mark.parametrize(("within", "state"), [(True, "good"), (False, "look"), (None, "unknown")])
