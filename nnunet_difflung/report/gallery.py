@@ -99,23 +99,29 @@ def gallery(records: Records, progress: bool) -> list[Block]:
     if not names:
         held = "whose host is there" if blocks else "of this method"
         return [*blocks, Text(f"The dataset holds no synthetic case {held}, so there is nothing to show.")]
+    looks = _looks(records)
     number = min(_MOST, max(_FEWEST, _PICTURES // (2 * len(names))))
     for name in bar(names, visible=progress, total=len(names), desc="pictures for the report", unit="class", delay=2):
-        blocks += _of_class(records, name, number)
+        blocks += _of_class(records, name, number, looks)
     return blocks
 
 
-def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
+def _looks(records: Records) -> Looks:
+    """The same windows for all classes, so that a view is one of the whole page."""
+    run = records.runs[0]  # all folds of a dataset have the same channels
+    channel = painted_channel(run)
+    image = read_scan(records.raw, records.training_cases[0]).image[channel]
+    windows = windows_of(channel in records.in_hu, image, painted_window(run, channel))
+    return Looks(windows, records.raw.roles.values, channel)
+
+
+def _of_class(records: Records, name: str, number: int, looks: Looks) -> Iterator[Block]:
     roles, shown = records.raw.roles, _Class()
     rng = np.random.default_rng([0, roles.values[name]])
-    channel, looks = painted_channel(records.runs[0]), None  # all folds of a dataset have the same channels
+    channel = looks.channel
     areas: list[float] = []
     for identifier in real_cases(records, name, max(number, _VALUES), rng):
         scan = read_scan(records.raw, identifier)
-        painted = painted_window(records.runs[0], channel)
-        looks = looks or Looks(
-            windows_of(channel in records.in_hu, scan.image[channel], painted), roles.values, channel
-        )
         voxels = scan.label == roles.values[name]
         _add_values(shown, "real", scan.image[channel][voxels], rng)
         _add_values(shown, "normal lung", scan.image[channel][roles.is_normal(scan.label)], rng)
@@ -123,7 +129,7 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
         areas.append(shown_area(voxels, scan.spacing))
         if len(scan.label) > 1 and len(shown.real) == number:
             break
-    if looks is None:
+    if not areas:
         return
     wanted: list[float] = []
     for place, (identifier, word) in enumerate(ranked(records, name, max(number, _VALUES), rng)):

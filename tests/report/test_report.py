@@ -11,6 +11,7 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nnunet_difflung import __version__
@@ -171,6 +172,17 @@ def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_w
     (chart,) = {block.caption.partition(": ")[2][:26] for block in blocks_of(page) if "intensities" in str(block)}
     assert chart == "intensities in grey levels"
     assert list(_looks(raw, read_manifest(raw.folder), "copy_paste").windows) == ["0 to 255"]
+
+
+def test_all_classes_of_grey_levels_are_shown_in_the_same_window(folders) -> None:
+    folder = make_dataset(folders[0], patients=6, channel_names={"0": "grey"})
+    for n in range(1, 7):
+        change(folder, lambda values, n=n: values + np.int16(100 * n), f"lung_00{n}*")
+    main([*KEEP, "-f", "0"])
+    assert len(painted_classes()) == 2
+    views = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu").views
+    assert [view for view in views if "before" not in view] == [views[0]]
+    assert [view for view in views if "before" in view] == [f"before, {views[0]}"]
 
 
 def blocks_of(page) -> list:
