@@ -82,6 +82,7 @@ def test_page_shows_figures_with_their_floor_and_what_was_painted(trained, raw_f
         value = table[source]["wasserstein"][ODD]
         assert f'data-value="{value["mean"]}">{value["mean"]:.1f} ± {value["sd"]:.1f}</td>' in html
     assert str(tmp_path) not in html
+    assert "difflung_compare -d 801 -f 0 1 2    # after" in html
     assert "lung window, -1350 to 150 HU" in html
     assert mode(page) == 0o600
     assert page.stat().st_size < 2e6
