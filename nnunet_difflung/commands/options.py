@@ -260,7 +260,7 @@ def add_output(group: Options, default: str) -> None:
         dest="out",
         type=Path,
         metavar="FILE.json",
-        help=f"results file; FILE.md and FILE.png are written beside it (default: {default} in the dataset's folder in "
+        help=f"results file; FILE.md, FILE.html and FILE.png are written beside it (default: {default} in the dataset's folder in "
         "$nnUNet_results)",
     )
 

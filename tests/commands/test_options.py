@@ -67,6 +67,11 @@ def test_shared_options_are_the_same_in_both_commands(option):
         assert getattr(augment, key) == getattr(evaluate, key), key
 
 
+@pytest.mark.parametrize("name", ["evaluate", "compare"])
+def test_all_files_beside_the_results_file_are_named(name):
+    assert "FILE.md, FILE.html and FILE.png are written beside it" in actions(name)["-o"].help
+
+
 @pytest.mark.parametrize("name", ["augment", "evaluate", "audit"])
 def test_a_number_of_threads_is_positive(name, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -107,6 +107,14 @@ def table(trained, tmp_path) -> dict:
     return json.loads((tmp_path / "t.json").read_text())
 
 
+def test_a_sheet_of_an_earlier_run_does_not_stay_beside_a_table_without_one(trained, tmp_path, monkeypatch):
+    out = tmp_path / "t.json"
+    out.with_suffix(".png").write_bytes(b"earlier")
+    monkeypatch.setattr(Sheet, "offer", lambda *_: None)
+    main([*QUICK, "--methods", "cbmat", "--samples", "1", "-o", str(out)])
+    assert sorted(path.suffix for path in tmp_path.glob("t.*")) == [".html", ".json", ".md"]
+
+
 def state(table: dict, title: str, names=("ILD",)) -> str:
     return next(light.state for light in verdicts(table, names).lights if light.title == title)
 
