@@ -260,8 +260,8 @@ def add_output(group: Options, default: str) -> None:
         dest="out",
         type=Path,
         metavar="FILE.json",
-        help=f"results file; FILE.md, FILE.html and FILE.png are written beside it (default: {default} in the dataset's folder in "
-        "$nnUNet_results)",
+        help=f"results file; FILE.md, FILE.html and FILE.png are written beside it (default: {default} in the "
+        "dataset's folder in $nnUNet_results)",
     )
 
 

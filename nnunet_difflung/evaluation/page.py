@@ -45,7 +45,8 @@ def evaluation_page(table: dict, gathered: Gathered, raw: RawDataset, sheet: She
     galleries = galleries_of(table, gathered, raw) + galleries_across(table, sheet, raw)
     explained: list[Block] = [*galleries, Text(_PICTURES, fine=True)] if galleries else [Text(_NO_PICTURES)]
     sections += [Section("Pictures", explained), Section("What the figures mean", _meaning(table))]
-    sections += [_next(table, raw), _record(table), Section("For your manuscript", [Code(methods_paragraph(table), True)])]
+    sections += [_next(table, raw), _record(table)]
+    sections.append(Section("For your manuscript", [Code(methods_paragraph(table), True)]))
     return Page(
         f"Painted slices beside real ones: {meta['dataset']}",
         f"{counted(len(methods), 'method')}, {counted(meta['slices'], 'validation slice')} of "

@@ -92,8 +92,8 @@ def gallery(records: Records, progress: bool) -> list[Block]:
     names = sorted(painted, key=lambda n: sum(counts[n] for counts in records.voxels.values()))[:_CLASSES]
     blocks: list[Block] = []
     if records.without_host:
-        number = counted(len(records.without_host), "synthetic case")
-        blocks.append(Text(f"Not shown: {number} whose host is no longer in the dataset."))
+        gone = counted(len(records.without_host), "synthetic case")
+        blocks.append(Text(f"Not shown: {gone} whose host is no longer in the dataset."))
     if len(painted) > len(names):
         blocks.append(Text(f"The {len(names)} rarest of {len(painted)} painted classes are shown."))
     if not names:
