@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -304,6 +305,11 @@ def generator_identity(config: dict) -> dict:
 def _without_earlier(settings: dict) -> dict:
     """Leaves out what earlier versions did not record if it has the value by which they worked."""
     return {**settings, **{part: _unlike(earlier, settings[part]) for part, earlier in _EARLIER.items()}}
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings with those that an earlier version did not record, at the values by which it worked."""
+    return {**settings, **{part: {**earlier, **settings[part]} for part, earlier in _EARLIER.items()}}
 
 
 def _unlike(earlier: dict, values: dict) -> dict:

@@ -14,7 +14,8 @@ def write_report(
     path: str | Path | None = None,
     *,
     method: str | None = None,
-    configuration: str = "2d",
+    configuration: str | None = None,
+    device: str | None = None,
     anonymous: bool = False,
 ) -> Path:
     """Writes what is on record about a dataset's synthetic cases as one HTML page, as ``difflung_report``.
@@ -23,7 +24,10 @@ def write_report(
         dataset: from ``load_dataset``, or id or name of the dataset.
         path: of the HTML file; None: ``report.html`` in the method's folder in ``$nnUNet_results``.
         method: that made the cases; None: ``difflung``, or the only one with cases.
-        configuration: nnU-Net configuration in the commands to run next.
+        configuration: nnU-Net configuration in the commands to run next; None: that of ``difflung_augment``, ``2d`` if
+            it is not on record.
+        device: in the commands to run next, ``cpu``, ``cuda`` or ``mps``; None: that of ``difflung_augment``, ``cuda``
+            if it is not on record.
         anonymous: call real cases and patients by numbers.
 
     Returns:
@@ -34,4 +38,4 @@ def write_report(
     """
     raw = (dataset if isinstance(dataset, Dataset) else load_dataset(dataset)).raw
     target = None if path is None else Path(path)
-    return write(raw, method_on_record(raw.name, method), target, configuration, anonymous=anonymous)
+    return write(raw, method_on_record(raw.name, method), target, configuration, device, anonymous)

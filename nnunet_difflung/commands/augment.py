@@ -104,13 +104,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="show class shares, plan, time and disk space, and write nothing"
     )
-    group.add_argument(
-        "-c",
-        dest="configuration",
-        default="2d",
-        choices=("2d", "3d_fullres", "3d_lowres"),
-        help="nnU-Net configuration that you will train, for the commands printed at the end (default: %(default)s)",
-    )
+    shared.add_configuration(group, "that you will train, for the commands printed at the end", "2d")
     shared.add_seed(group, "weights, batches, masks and noise")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nnunet_difflung.dataset.raw_dataset import RawDataset
 
 DEVICES = ("cuda", "cpu", "mps")
+CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 _LARGEST_SEED = 2**63 - 1  # of torch
 _WIDEST = 110  # maximum number of columns of a help text
 
@@ -82,6 +83,19 @@ def add_folds(group: Options, explanation: str, required: bool = False) -> None:
         required=required,
         metavar="FOLD",
         help=f"folds, such as -f 0 2{explanation}",
+    )
+
+
+def add_configuration(
+    group: Options, explanation: str, default: str | None = None, otherwise: str = "%(default)s"
+) -> None:
+    """``-c``, as ``configuration``, of a command that names what to train; ``otherwise`` explains a default of None."""
+    group.add_argument(
+        "-c",
+        dest="configuration",
+        default=default,
+        choices=CONFIGURATIONS,
+        help=f"nnU-Net configuration {explanation} (default: {otherwise})",
     )
 
 
@@ -246,8 +260,8 @@ def add_output(group: Options, default: str) -> None:
         dest="out",
         type=Path,
         metavar="FILE.json",
-        help=f"results file; FILE.md and FILE.png are written beside it (default: {default} in the dataset's folder in "
-        "$nnUNet_results)",
+        help=f"results file; FILE.md, FILE.html and FILE.png are written beside it (default: {default} in the "
+        "dataset's folder in $nnUNet_results)",
     )
 
 

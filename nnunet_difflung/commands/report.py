@@ -34,6 +34,14 @@ def parser() -> argparse.ArgumentParser:
     group = p.add_argument_group("run")
     shared.add_dataset(group)
     shared.add_method_on_record(group, "cases")
+    shared.add_configuration(
+        group, "for the next commands in the report", otherwise="as difflung_augment recorded it, else 2d"
+    )
+    group.add_argument(
+        "-device",
+        choices=shared.DEVICES,
+        help="device for the next commands in the report (default: as difflung_augment recorded it, else cuda)",
+    )
     group.add_argument(
         "-o",
         dest="out",
@@ -60,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     raw = shared.opened(options)
     method = method_on_record(raw.name, options.method)
-    path = write_report(raw, method, options.out, anonymous=options.anonymous, progress=True)
+    path = write_report(
+        raw, method, options.out, options.configuration, options.device, options.anonymous, progress=True
+    )
     report(dataset=raw.name, html=path)
     say(f"Report: {path}")
     return 0

@@ -348,4 +348,6 @@ def _write(table: dict, sheet: Sheet, gathered: Gathered, raw: RawDataset, reque
     written = [out, out.with_suffix(".md"), out.with_suffix(".html")]
     if sheet.write(out.with_suffix(".png")):
         written.append(out.with_suffix(".png"))
+    else:  # that of an earlier run does not belong to this table
+        out.with_suffix(".png").unlink(missing_ok=True)
     return written

@@ -45,7 +45,8 @@ def evaluation_page(table: dict, gathered: Gathered, raw: RawDataset, sheet: She
     galleries = galleries_of(table, gathered, raw) + galleries_across(table, sheet, raw)
     explained: list[Block] = [*galleries, Text(_PICTURES, fine=True)] if galleries else [Text(_NO_PICTURES)]
     sections += [Section("Pictures", explained), Section("What the figures mean", _meaning(table))]
-    sections += [_next(table), _record(table), Section("For your manuscript", [Code(methods_paragraph(table), True)])]
+    sections += [_next(table, raw), _record(table)]
+    sections.append(Section("For your manuscript", [Code(methods_paragraph(table), True)]))
     return Page(
         f"Painted slices beside real ones: {meta['dataset']}",
         f"{counted(len(methods), 'method')}, {counted(meta['slices'], 'validation slice')} of "
@@ -171,12 +172,12 @@ def _meaning(table: dict) -> list[Block]:
     return [Table(["painted by", "what it is"], rows), *(Text(part, fine=True) for part in paragraphs)]
 
 
-def _next(table: dict) -> Section:
-    dataset = dataset_id(table["meta"]["dataset"])
+def _next(table: dict, raw: RawDataset) -> Section:
+    dataset, folds = dataset_id(table["meta"]["dataset"]), " ".join(map(str, range(raw.number_of_folds)))
     commands = [
         f"difflung_audit -d {dataset}    # whether a validation patient leaked into training",
         f"difflung_augment -d {dataset} --method {methods_of(table)[0]}    # paints synthetic cases with a method",
-        f"difflung_compare -d {dataset} -f 0 1 2 3 4    # after nnU-Net's trainings: what the cases are worth",
+        f"difflung_compare -d {dataset} -f {folds}    # after nnU-Net's trainings: what the cases are worth",
     ]
     return Section("Next commands", [Code("\n".join(commands))])
 

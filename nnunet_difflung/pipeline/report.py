@@ -96,6 +96,8 @@ def _add_rows(
     fold = next(fold for fold in (*(synthesis.fold for synthesis, _ in done), *complete))
     about = {
         "settings": request.settings.as_dict(),
+        "configuration": request.configuration,
+        "device": request.device,
         "patients": raw.reading.as_dict(),
         "images": suspicion(fold.raw, fold.cache, shown=stopped != _INTERRUPTED),
     }

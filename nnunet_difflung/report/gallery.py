@@ -13,7 +13,6 @@ from nnunet_difflung.pages.blocks import Block, Chart, Gallery, Picture, Text
 from nnunet_difflung.report.injected import (
     InjectedCase,
     Scan,
-    cases_of,
     painted_channel,
     painted_window,
     read_injected,
@@ -23,6 +22,7 @@ from nnunet_difflung.report.lesion_pictures import Looks, lesion_picture, neares
 from nnunet_difflung.report.records import Records
 from nnunet_difflung.runtime.figures import BLUE, GREY, ORANGE
 from nnunet_difflung.runtime.parallel import bar
+from nnunet_difflung.runtime.wording import counted
 
 _PICTURES = 96  # about as many on a page, so that it can be sent by mail
 _FEWEST, _MOST = 2, 6  # synthetic ones of a class, and as many real ones, each of about the same area
@@ -54,7 +54,7 @@ def ranked(records: Records, name: str, number: int, rng: np.random.Generator) -
         number: of cases, at most.
         rng: chooses the random ones.
     """
-    identifiers = cases_of(records.manifest, records.method, name)
+    identifiers = records.with_host(name)
     distance = {}
     for identifier in identifiers:
         row = records.cases[identifier].get("quality", {}).get(name, {})
@@ -88,30 +88,40 @@ def gallery(records: Records, progress: bool) -> list[Block]:
         records: of the method.
         progress: show a progress bar.
     """
-    painted = [n for n in records.raw.roles.pathologies if cases_of(records.manifest, records.method, n)]
+    painted = [n for n in records.raw.roles.pathologies if records.with_host(n)]
     names = sorted(painted, key=lambda n: sum(counts[n] for counts in records.voxels.values()))[:_CLASSES]
     blocks: list[Block] = []
+    if records.without_host:
+        gone = counted(len(records.without_host), "synthetic case")
+        blocks.append(Text(f"Not shown: {gone} whose host is no longer in the dataset."))
     if len(painted) > len(names):
         blocks.append(Text(f"The {len(names)} rarest of {len(painted)} painted classes are shown."))
     if not names:
-        return [Text("The dataset holds no synthetic case of this method, so there is nothing to show.")]
+        held = "whose host is there" if blocks else "of this method"
+        return [*blocks, Text(f"The dataset holds no synthetic case {held}, so there is nothing to show.")]
+    looks = _looks(records)
     number = min(_MOST, max(_FEWEST, _PICTURES // (2 * len(names))))
     for name in bar(names, visible=progress, total=len(names), desc="pictures for the report", unit="class", delay=2):
-        blocks += _of_class(records, name, number)
+        blocks += _of_class(records, name, number, looks)
     return blocks
 
 
-def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
+def _looks(records: Records) -> Looks:
+    """The same windows for all classes, so that a view is one of the whole page."""
+    run = records.runs[0]  # all folds of a dataset have the same channels
+    channel = painted_channel(run)
+    image = read_scan(records.raw, records.training_cases[0]).image[channel]
+    windows = windows_of(channel in records.in_hu, image, painted_window(run, channel))
+    return Looks(windows, records.raw.roles.values, channel)
+
+
+def _of_class(records: Records, name: str, number: int, looks: Looks) -> Iterator[Block]:
     roles, shown = records.raw.roles, _Class()
     rng = np.random.default_rng([0, roles.values[name]])
-    channel, looks = painted_channel(records.runs[0]), None  # all folds of a dataset have the same channels
+    channel = looks.channel
     areas: list[float] = []
     for identifier in real_cases(records, name, max(number, _VALUES), rng):
         scan = read_scan(records.raw, identifier)
-        painted = painted_window(records.runs[0], channel)
-        looks = looks or Looks(
-            windows_of(channel in records.in_hu, scan.image[channel], painted), roles.values, channel
-        )
         voxels = scan.label == roles.values[name]
         _add_values(shown, "real", scan.image[channel][voxels], rng)
         _add_values(shown, "normal lung", scan.image[channel][roles.is_normal(scan.label)], rng)
@@ -119,7 +129,7 @@ def _of_class(records: Records, name: str, number: int) -> Iterator[Block]:
         areas.append(shown_area(voxels, scan.spacing))
         if len(scan.label) > 1 and len(shown.real) == number:
             break
-    if looks is None:
+    if not areas:
         return
     wanted: list[float] = []
     for place, (identifier, word) in enumerate(ranked(records, name, max(number, _VALUES), rng)):

@@ -49,8 +49,8 @@ def write_report(
     raw: RawDataset,
     method: str,
     target: Path | None = None,
-    configuration: str = "2d",
-    device: str = "cuda",
+    configuration: str | None = None,
+    device: str | None = None,
     anonymous: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -60,8 +60,10 @@ def write_report(
         raw: the dataset.
         method: name in ``methods.METHODS``.
         target: path of the HTML file; None: ``report.html`` in the method's folder in ``$nnUNet_results``.
-        configuration: nnU-Net configuration in the commands to run next.
-        device: in the commands to run next: ``cpu``, ``cuda`` or ``mps``.
+        configuration: nnU-Net configuration in the commands to run next; None: that of the last run, ``2d`` if it is
+            not on record.
+        device: in the commands to run next: ``cpu``, ``cuda`` or ``mps``; None: that of the last run, ``cuda`` if it is
+            not on record.
         anonymous: call real cases and patients by numbers.
         progress: show a progress bar.
 
@@ -81,7 +83,9 @@ def write_report(
     return path
 
 
-def augment_page(records: Records, configuration: str, device: str, progress: bool = False) -> Page:
+def augment_page(
+    records: Records, configuration: str | None = None, device: str | None = None, progress: bool = False
+) -> Page:
     """The page; arguments as in ``write_report``."""
     raw = records.raw
     patients = counted(len(set(raw.patients.values())), "patient")
@@ -311,8 +315,10 @@ def _audit(records: Records) -> Iterator[Block]:
         yield Text(f"Not checked: {records.hidden(note)}", fine=True)
 
 
-def _next(records: Records, configuration: str, device: str) -> str:
+def _next(records: Records, configuration: str | None, device: str | None) -> str:
     folds = [row["fold"] for row in records.rows] or [0]
+    configuration = configuration or records.report.get("configuration", "2d")  # earlier versions did not record them
+    device = device or records.report.get("device", "cuda")
     return without_folders(next_commands(records.raw, configuration, records.method, folds, device))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nnunet_difflung.audit.audit import Audit, audit
+from nnunet_difflung.config import completed, identity
 from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
@@ -25,7 +27,8 @@ from nnunet_difflung.paths import (
 )
 from nnunet_difflung.patients.candidates import plausible_readings, slices_of_series
 from nnunet_difflung.pipeline.on_record import known_report
-from nnunet_difflung.report.injected import in_hu
+from nnunet_difflung.report.injected import cases_of, in_hu
+from nnunet_difflung.runtime.wording import counted
 
 _SHORT = 3  # characters; a possible patient with fewer is rather a figure of a sentence
 
@@ -55,15 +58,46 @@ class Records:
         """The folds of the report, in order."""
         return sorted(self.report["folds"], key=lambda row: (isinstance(row["fold"], str), row["fold"]))
 
-    @property
+    @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The settings of the last run: ``generator``, ``sampling``, ``balance``, ``preset``."""
-        return self.report["settings"]
+        return completed(self.report["settings"])
+
+    @cached_property
+    def settings_of_folds(self) -> dict[int | str, Mapping[str, Any]]:
+        """Fold → the settings of its run; of the last run if the manifest has none of the fold."""
+        own = {run["fold"]: completed(run["settings"]) for run in self.runs}
+        return {row["fold"]: own.get(row["fold"], self.settings) for row in self.rows}
+
+    @cached_property
+    def differing(self) -> dict[str, dict[str, list[int | str]]]:
+        """Setting in which the folds' runs differ → its value → the folds; not what suits a device (``identity``)."""
+        values: dict[tuple[str, str], dict[str, list[int | str]]] = {}
+        for fold, settings in self.settings_of_folds.items():
+            for part, of in completed(identity(settings)).items():
+                for key, value in of.items() if isinstance(of, dict) else ():
+                    values.setdefault((part, key), {}).setdefault(_as_told(key, value), []).append(fold)
+        keys = [key for _, key in values]
+        return {
+            f"{key} of {part}" if keys.count(key) > 1 else key: folds
+            for (part, key), folds in values.items()
+            if len(folds) > 1
+        }
 
     @cached_property
     def cases(self) -> dict[str, dict]:
         """Id → entry in the manifest, of the method's synthetic cases."""
         return {i: case for i, case in sorted(self.manifest["cases"].items()) if case["method"] == self.method}
+
+    @cached_property
+    def without_host(self) -> list[str]:
+        """Those whose host has been taken out of the dataset; what was painted in them can no longer be told."""
+        return [i for i, case in self.cases.items() if case["host"] not in self.raw.cases]
+
+    def with_host(self, name: str) -> list[str]:
+        """Those with new lesions of a class whose host is still in the dataset, sorted."""
+        gone = set(self.without_host)
+        return [i for i in cases_of(self.manifest, self.method, name) if i not in gone]
 
     @cached_property
     def runs(self) -> list[dict]:
@@ -134,6 +168,19 @@ class Records:
         if not self.anonymous:
             return text
         return self._names.sub(lambda match: self._numbers[match[1]], text)
+
+
+def _as_told(key: str, value: Any) -> str:
+    """A setting's value in a sentence."""
+    if key == "exclude":
+        return counted(len(value), "case")
+    return value if isinstance(value, str) else json.dumps(value).replace("null", "none")
+
+
+def folds_named(folds: Sequence[int | str]) -> str:
+    """Folds in a sentence, such as ``fold 0`` and ``folds 0, 1 and 4``."""
+    *others, last = map(str, folds)
+    return f"folds {', '.join(others)} and {last}" if others else f"fold {last}"
 
 
 def without_folders(text: str) -> str:

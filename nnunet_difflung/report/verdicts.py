@@ -8,7 +8,7 @@ from nnunet_difflung.judging.memorisation import expected_share, fewest_suspicio
 from nnunet_difflung.lesions.likeness import LIMIT
 from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.pages.blocks import Light, State
-from nnunet_difflung.report.records import Records
+from nnunet_difflung.report.records import Records, folds_named
 from nnunet_difflung.runtime.wording import counted
 from nnunet_difflung.telling.likeness import named
 from nnunet_difflung.telling.quality import FEW, figure, meaning, span, value
@@ -121,20 +121,26 @@ def _masks(records: Records) -> Iterator[Light]:
 
 def _gate(records: Records) -> Iterator[Light]:
     """Whether passing the gate means anything."""
-    gate = records.settings["sampling"]["gate"]
-    if gate == "off":
+    gates: dict[str, list[int | str]] = {}
+    for fold, settings in records.settings_of_folds.items():
+        gates.setdefault(settings["sampling"]["gate"], []).append(fold)
+    if list(gates) == ["off"]:
         yield Light("unknown", "Gate", "It was off (--gate off): no painted lesion was compared with real ones.")
         return
+    of_folds = "; ".join(f"--gate {gate} in {folds_named(folds)}" for gate, folds in gates.items())
+    mixed = f" Not the same in all folds: {of_folds}." if len(gates) > 1 else ""
     verdicts = [(row["fold"], name, of) for row in records.rows for name, of in row.get("verdicts", {}).items()]
     powerless = [f"{name} in fold {fold}" for fold, name, verdict in verdicts if not verdict["judged"]]
     if powerless:
         yield Light(
             "look",
             "Gate",
-            f"It cannot tell lesions from normal lung by intensity: {', '.join(powerless)}. Look at their pictures.",
+            f"It cannot tell lesions from normal lung by intensity: {', '.join(powerless)}. Look at their pictures."
+            f"{mixed}",
         )
     elif verdicts:
-        yield Light("good", "Gate", "It lets painted lesions pass and stops the normal lung that was there before.")
+        said = "It lets painted lesions pass and stops the normal lung that was there before."
+        yield Light("unknown" if "off" in gates else "good", "Gate", f"{said}{mixed}")
 
 
 def _figures(records: Records) -> Iterator[Light]:

@@ -22,7 +22,7 @@ OPTIONS = {
     "--lesions --surface --tolerance -o",
     "export": "-d -f -o --overwrite --dry-run -tr -c -p --length -chk --patient-pattern --patients",
     "audit": "-d --fast --deep --images -np",
-    "report": "-d --method -o --anonymous --normal-label --structure-label --patient-pattern --patients",
+    "report": "-d --method -c -device -o --anonymous --normal-label --structure-label --patient-pattern --patients",
     "turing": "-d --score -o --method --number --seed --normal-label --structure-label --patient-pattern --patients",
     "remove": "-d -f --method --dry-run --force --generators",
     "demo": "-o --length --epochs --size --overwrite",
@@ -65,6 +65,11 @@ def test_shared_options_are_the_same_in_both_commands(option):
     same = {"dest", "type", "default", "choices", "metavar", "nargs"} - ({"default"} if option == "--preset" else set())
     for key in same:  # a preset that is not given is that of the generators, which are there already
         assert getattr(augment, key) == getattr(evaluate, key), key
+
+
+@pytest.mark.parametrize("name", ["evaluate", "compare"])
+def test_all_files_beside_the_results_file_are_named(name):
+    assert "FILE.md, FILE.html and FILE.png are written beside it" in actions(name)["-o"].help
 
 
 @pytest.mark.parametrize("name", ["augment", "evaluate", "audit"])

@@ -82,6 +82,7 @@ def test_page_shows_figures_with_their_floor_and_what_was_painted(trained, raw_f
         value = table[source]["wasserstein"][ODD]
         assert f'data-value="{value["mean"]}">{value["mean"]:.1f} ± {value["sd"]:.1f}</td>' in html
     assert str(tmp_path) not in html
+    assert "difflung_compare -d 801 -f 0 1 2    # after" in html
     assert "lung window, -1350 to 150 HU" in html
     assert mode(page) == 0o600
     assert page.stat().st_size < 2e6
@@ -104,6 +105,14 @@ def test_volumes_have_a_table_from_slice_to_slice(raw_folder):
 def table(trained, tmp_path) -> dict:
     main([*QUICK, "--methods", "cbmat", "-o", str(tmp_path / "t.json")])
     return json.loads((tmp_path / "t.json").read_text())
+
+
+def test_a_sheet_of_an_earlier_run_does_not_stay_beside_a_table_without_one(trained, tmp_path, monkeypatch):
+    out = tmp_path / "t.json"
+    out.with_suffix(".png").write_bytes(b"earlier")
+    monkeypatch.setattr(Sheet, "offer", lambda *_: None)
+    main([*QUICK, "--methods", "cbmat", "--samples", "1", "-o", str(out)])
+    assert sorted(path.suffix for path in tmp_path.glob("t.*")) == [".html", ".json", ".md"]
 
 
 def state(table: dict, title: str, names=("ILD",)) -> str:

@@ -9,7 +9,9 @@ import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nnunet_difflung import __version__
@@ -19,16 +21,18 @@ from nnunet_difflung.commands.report import main as report
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput, Failed
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.lesions.plan import shares
 from nnunet_difflung.methods import METHODS
 from nnunet_difflung.paths import fold_folder, results_folder
 from nnunet_difflung.pipeline.exclusion import read_excluded, unknown
 from nnunet_difflung.report.blind_reading import _looks
+from nnunet_difflung.report.gallery import ranked
 from nnunet_difflung.report.injected import cases_of
 from nnunet_difflung.report.page import augment_page, report_file
 from nnunet_difflung.report.records import read_records, without_folders
 from nnunet_difflung.report.verdicts import verdicts
 from nnunet_difflung.runtime.files import read_json, write_json
-from nnunet_difflung.runtime.wording import quoted
+from nnunet_difflung.runtime.wording import counted, quoted
 from tests.pipeline.test_values import change, window
 from tests.support.browser import in_browser
 from tests.support.tiny import LABELS, make_dataset
@@ -67,6 +71,42 @@ def test_augment_writes_it_and_says_where(folders, capsys) -> None:
     assert f"{row['before']['emphysema'] / total:.2%}" in page
     assert "nnUNetv2_train 801 2d 0 -tr nnUNetTrainerDiffLungCopyPaste" in page
     assert "1 fold of 5 finished" in page
+
+
+def next_lines(page: str) -> list[str]:
+    return re.findall(r"nnUNetv2_(?:plan|train|predict).*", unescape(page))
+
+
+def test_the_next_commands_are_those_of_augment_unless_others_are_wanted(folders, tmp_path, capsys) -> None:
+    import nnunet_difflung as dl
+
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "-c", "3d_fullres"])
+    printed = next_lines(capsys.readouterr().out)
+    assert next_lines(html()) == printed
+    assert len(printed) == 4
+    assert "nnUNetv2_train 801 3d_fullres 0 -tr nnUNetTrainerDiffLungCopyPaste -device cpu" in printed
+    report(["-d", "801"])
+    assert next_lines(html()) == printed
+    assert next_lines(dl.write_report(801, tmp_path / "a.html").read_text("utf-8")) == printed
+    report(["-d", "801", "-c", "3d_lowres", "-device", "mps"])
+    others = [line.replace("3d_fullres", "3d_lowres").replace("-device cpu", "-device mps") for line in printed]
+    assert next_lines(html()) == others
+    path = dl.write_report(801, tmp_path / "b.html", configuration="3d_lowres", device="mps")
+    assert next_lines(path.read_text("utf-8")) == others
+    known = results_folder(NAME, "copy_paste") / "augment_report.json"
+    write_json(known, {k: v for k, v in read_json(known).items() if k not in ("configuration", "device")})
+    report(["-d", "801"])  # of an earlier version
+    assert next_lines(html()) == [line.replace("3d_fullres", "2d").replace(" -device cpu", "") for line in printed]
+
+
+def test_what_augment_writes_has_the_configuration_and_device_of_its_request(folders, monkeypatch) -> None:
+    """Not those on record, which an earlier command may have written."""
+    make_dataset(folders[0])
+    given = []
+    monkeypatch.setattr("nnunet_difflung.report.page.write_report", lambda *a, **_: given.append(a) or a[0].folder)
+    main([*KEEP, "-f", "0", "-c", "3d_lowres"])
+    assert [arguments[3:5] for arguments in given] == [("3d_lowres", "cpu")]
 
 
 def test_every_part_comes_from_the_records(folders) -> None:
@@ -132,6 +172,17 @@ def test_grey_levels_in_a_channel_called_ct_are_neither_called_hu_nor_shown_in_w
     (chart,) = {block.caption.partition(": ")[2][:26] for block in blocks_of(page) if "intensities" in str(block)}
     assert chart == "intensities in grey levels"
     assert list(_looks(raw, read_manifest(raw.folder), "copy_paste").windows) == ["0 to 255"]
+
+
+def test_all_classes_of_grey_levels_are_shown_in_the_same_window(folders) -> None:
+    folder = make_dataset(folders[0], patients=6, channel_names={"0": "grey"})
+    for n in range(1, 7):
+        change(folder, lambda values, n=n: values + np.int16(100 * n), f"lung_00{n}*")
+    main([*KEEP, "-f", "0"])
+    assert len(painted_classes()) == 2
+    views = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu").views
+    assert [view for view in views if "before" not in view] == [views[0]]
+    assert [view for view in views if "before" in view] == [f"before, {views[0]}"]
 
 
 def blocks_of(page) -> list:
@@ -330,6 +381,46 @@ def test_removed_cases_are_said_to_be_removed(folders) -> None:
     assert not results_folder(NAME, "copy_paste").exists(), "the report goes with the generators"
 
 
+def test_lights_of_targets_and_patients_follow_the_records(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0"])
+    records = read_records(open_raw_dataset("801"), "copy_paste")
+    ((run,), (row,)) = records.runs, records.rows
+    planned = shares(row["after"])
+    assert run["summary"]["targets"]
+
+    def light(title: str, **changed) -> tuple[str, str]:
+        (found,) = [light for light in verdicts(replace(records, **changed)) if light.title == title]
+        return found.state, found.text
+
+    for reached, state in ((0.95, "good"), (0.85, "look")):
+        targets = {name: planned[name] / reached for name in run["summary"]["targets"]}
+        summary = {**run["summary"], "targets": targets}
+        found, said = light("Targets", manifest={**records.manifest, "runs": [{**run, "summary": summary}]})
+        assert found == state
+        for name, target in targets.items():
+            assert (f"{name} in fold 0 ({planned[name]:.1%} of {target:.1%})" in said) == (state == "look")
+    for pairs, framed, state in ((2, 1, "look"), (0, 1, "good"), (0, 0, "unknown")):
+        images = {"suspicious_pairs_of_cases": pairs, "framed": framed, "judged": "all of them"}
+        found, said = light("Patients", report={**records.report, "images": images})
+        assert found == state
+        assert said.startswith("2 pairs of training and validation cases may show") == bool(pairs)
+        assert said.endswith("Pictures of training and validation cases: all of them.")
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_the_worst_case_is_the_one_that_is_furthest_from_real_lesions(number) -> None:
+    distances = {"a": (4.0, 10.0), "b": (9.0, 10.0), "c": (1.0, 10.0), "d": (8.0, 4.0), "e": (2.0, 10.0)}
+    cases = {
+        identifier: {"quality": {"ILD": {"wasserstein": distance, "max_wasserstein": most}}}
+        for identifier, (distance, most) in distances.items()
+    }
+    records = SimpleNamespace(with_host=lambda name: sorted(cases), cases=cases)
+    shown = ranked(records, "ILD", number, np.random.default_rng(0))
+    assert shown[:3] == [("d", "worst"), ("a", "median"), ("c", "best")]
+    assert sorted(shown[3:]) == [("b", "random"), ("e", "random")][: number - 3]
+
+
 @pytest.mark.parametrize(("within", "state"), [(True, "good"), (False, "look"), (None, "unknown")])
 def test_it_says_whether_the_edges_of_painted_regions_show(folders, within, state) -> None:
     make_dataset(folders[0])
@@ -434,6 +525,51 @@ def test_a_leak_comes_first(folders) -> None:
     assert lights()["Leaks"][0] == "bad"
 
 
+def take_out(folder: Path, identifiers: set[str]) -> None:
+    """Takes real cases out of a dataset by hand, as after a patient has withdrawn consent."""
+    for identifier in identifiers:
+        for path in folder.glob(f"*Tr/{identifier}*"):
+            path.unlink()
+    splits = read_json(folder / "splits_final.json")
+    for split in splits:
+        for side in split:
+            split[side] = [i for i in split[side] if i not in identifiers]
+    write_json(folder / "splits_final.json", splits)
+    described = read_json(folder / "dataset.json")
+    write_json(folder / "dataset.json", described | {"numTraining": described["numTraining"] - len(identifiers)})
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_cases_whose_host_was_taken_out_are_counted_and_not_shown(folders, cached) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0"])
+    if not cached:
+        shutil.rmtree(folders[2] / NAME / "DiffLung__cache")
+    cases = read_manifest(folder)["cases"]
+    host = next(iter(cases.values()))["host"]
+    of_host = {i for i, case in cases.items() if case["host"] == host}
+    assert of_host < set(cases)
+    take_out(folder, {host})
+    for more in ([], ["--anonymous"]):
+        assert report(["-d", "801", *more]) == 0
+        assert f"Not shown: {counted(len(of_host), 'synthetic case')} whose host is no longer in" in text_of(html())
+        assert lights()["Leaks"][0] == "bad"
+        assert "Leaks" in text_of(html())
+    page = augment_page(read_records(open_raw_dataset("801"), "copy_paste"), "2d", "cpu")
+    shown = {picture.identifier for picture in page.pictures if picture.identifier}
+    assert shown
+    assert not shown & of_host
+
+
+def test_without_any_host_there_are_no_pictures(folders) -> None:
+    folder = make_dataset(folders[0], patients=6)
+    main([*KEEP, "-f", "0", "--max-synthetic", "1"])
+    (case,) = read_manifest(folder)["cases"].values()
+    take_out(folder, {case["host"]})
+    assert report(["-d", "801"]) == 0
+    assert "holds no synthetic case whose host is there, so there is nothing to show" in text_of(html())
+
+
 def test_without_records_it_says_what_to_run(folders) -> None:
     make_dataset(folders[0])
     with pytest.raises(BadInput, match="difflung_augment -d 801 --method difflung"):
@@ -486,6 +622,61 @@ def test_the_paragraph_says_only_what_was_done(folders) -> None:
     assert "no network was trained" in page
     assert "no case was dropped for them" in page
     assert "sampler" not in page.split("For a manuscript")[-1].split("Settings")[0]
+
+
+def manuscript() -> str:
+    return text_of(html()).split("For a manuscript")[-1].split("Settings of the last run")[0]
+
+
+def test_the_paragraph_says_it_if_folds_were_made_with_different_settings(folders) -> None:
+    make_dataset(folders[0])
+    main([*KEEP, "-f", "0", "2"])
+    assert "different settings" not in manuscript()
+    assert "Not the same in all folds" not in lights()["Gate"][1]
+    main([*COPY, "-f", "1", "--gate", "drop", "--placement", "uniform", "--seed", "7"])
+    said = manuscript()
+    for part in (
+        "for 3 folds of an nnU-Net dataset",
+        "The folds were made with different settings:",
+        "gate report (folds 0 and 2) and drop (fold 1)",
+        "placement real (folds 0 and 2) and uniform (fold 1)",
+        "seed of balance 12345 (folds 0 and 2) and 7 (fold 1)",
+        "For folds 0 and 2, outlines of real lesions of training patients were pasted at places and of sizes like",
+        "For fold 1, outlines of real lesions of training patients were pasted at places drawn uniformly",
+        "For folds 0 and 2, intensities were compared with those of real lesions, and no case was dropped",
+        "For fold 1, cases whose intensities differ from real lesions by more than patients differ were dropped.",
+        "For folds 0 and 2, seeds: generator 12345, masks 12345.",
+        "For fold 1, seeds: generator 7, masks 7.",
+    ):
+        assert part in said, part
+    assert said.count("no network was trained") == 1
+    (last,) = [run for run in read_manifest(folders[0] / NAME)["runs"] if run["fold"] == 1]
+    shares = "; ".join(f"{name} {share:.1%}" for name, share in last["summary"]["targets"].items())
+    assert f"uniformly over normal lung, up to a target share of lung ({shares})." in said
+    assert lights()["Gate"][1].endswith(
+        "Not the same in all folds: --gate report in folds 0 and 2; --gate drop in fold 1."
+    )
+
+
+def test_the_gate_is_judged_in_each_run(folders) -> None:
+    make_dataset(folders[0])
+    main([*COPY, "-f", "0", "--gate", "off"])
+    assert lights()["Gate"] == (
+        "unknown",
+        "It was off (--gate off): no painted lesion was compared with real ones.",
+    )
+    main([*KEEP, "-f", "1"])
+    assert lights()["Gate"][1].endswith("--gate off in fold 0; --gate report in fold 1.")
+    path = results_folder(NAME, "copy_paste") / "augment_report.json"
+    content = read_json(path)
+    for row in content["folds"]:
+        for verdict in row["verdicts"].values():
+            verdict["judged"] = True
+    write_json(path, content)
+    assert lights()["Gate"][0] == "unknown", "nothing is known of fold 0"
+    main([*COPY, "-f", "2", "--gate", "off"])  # the last run says nothing about the others
+    assert "--gate report in fold 1" in lights()["Gate"][1]
+    assert "For fold 1, intensities were compared with those of real lesions" in manuscript()
 
 
 def excluding(path: Path, *identifiers: str) -> list[str]:
