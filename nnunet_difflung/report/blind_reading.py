@@ -7,6 +7,7 @@ away, and never one from a case that a shown painted lesion, of whatever class, 
 from __future__ import annotations
 
 import csv
+import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,10 @@ from nnunet_difflung.report.lesion_pictures import (
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
 
-FORMAT = 1
+FORMAT = 2  # 1: pictures without a token
 ANSWERS = ("surely real", "rather real", "rather painted", "surely painted")
 _COLUMNS = ("picture", "answer")
+_LETTERS = "bcdfghjkmnpqrstvwxz"  # no word, and nothing that a spreadsheet takes for a number or a date
 _LEAST = 4  # voxels of a lesion in its largest slice; smaller ones show nothing
 _TRIED = 4  # real lesions that are looked at for each one that is shown
 _TEXT = (
@@ -113,8 +115,19 @@ def make_reading(
     return [shown[i] for i in rng.permutation(len(shown))]
 
 
-def page_of(shown: Sequence[Shown], title: str) -> Page:
-    """The page for the reader; nothing on it says which lesions are painted."""
+def new_token() -> str:
+    """What the pictures of one reading are called by; not from the seed, so that no other reading has it."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(6))
+
+
+def page_of(shown: Sequence[Shown], title: str, token: str) -> Page:
+    """The page for the reader; nothing on it says which lesions are painted.
+
+    Args:
+        shown: the lesions, in order.
+        title: of the page.
+        token: of the reading (``new_token``), by which the saved answers are known as answers to it.
+    """
     pictures = [
         Picture(
             f"{n}: {lesion.name}",
@@ -125,7 +138,7 @@ def page_of(shown: Sequence[Shown], title: str) -> Page:
             lesion.picture.outlines,
             lesion.picture.millimetres,
             lesion.picture.sides,
-            str(n),
+            _identifier(token, n),
         )
         for n, lesion in enumerate(shown, 1)
     ]
@@ -134,7 +147,11 @@ def page_of(shown: Sequence[Shown], title: str) -> Page:
     return Page(title, f"{len(shown)} pictures", [section], answers=ANSWERS, outlined=False)
 
 
-def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int) -> dict:
+def _identifier(token: str, number: int) -> str:
+    return f"{token}-{number}"
+
+
+def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int, token: str) -> dict:
     """JSON content of the key."""
     return {
         "format": FORMAT,
@@ -142,7 +159,12 @@ def key_of(shown: Sequence[Shown], dataset: str, method: str, seed: int) -> dict
         "method": method,
         "seed": seed,
         "pictures": {
-            str(n): {"painted": lesion.painted, "class": lesion.name, "case": lesion.case, "area_mm2": lesion.area}
+            _identifier(token, n): {
+                "painted": lesion.painted,
+                "class": lesion.name,
+                "case": lesion.case,
+                "area_mm2": lesion.area,
+            }
             for n, lesion in enumerate(shown, 1)
         },
     }
@@ -190,7 +212,8 @@ def read_answers(path: Path, key: Mapping[str, dict]) -> dict[str, int]:
         picture, answer = (str(row.get(column) or "").strip() for column in _COLUMNS)
         if picture not in key:
             raise BadInput(
-                f"{path} has an answer for picture {picture!r}, which the key does not have; is it another reading?"
+                f"{path} has an answer for picture {picture!r}, which the key does not have: it belongs to another "
+                f"reading; give with -o the folder of the key that was made along with the page"
             )
         if picture in answers:
             raise BadInput(f"{path} has two answers for picture {picture}; remove one")

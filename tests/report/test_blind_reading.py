@@ -22,12 +22,14 @@ from nnunet_difflung.report.blind_reading import (
     _matched,
     _shown,
     make_reading,
+    new_token,
     read_answers,
+    read_key,
     score,
 )
 from nnunet_difflung.report.injected import Scan, cases_of
 from nnunet_difflung.report.lesion_pictures import Looks
-from nnunet_difflung.runtime.files import read_json
+from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.browser import in_browser
 from tests.support.tiny import make_dataset
 
@@ -132,8 +134,36 @@ def test_painted_lesions_are_spread_over_hosts_and_patients(folders, fingerprint
 def test_same_seed_is_the_same_reading_and_another_is_not(reading: Path, tmp_path: Path) -> None:
     main(["-d", "801", "-o", str(tmp_path / "again"), "--number", "5"])
     main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5", "--seed", "1"])
-    assert read_json(tmp_path / "again" / "key.json") == read_json(reading / "key.json")
-    assert read_json(tmp_path / "other" / "key.json") != read_json(reading / "key.json")
+    same, again, other = (
+        list(read_json(folder / "key.json")["pictures"].values())
+        for folder in (reading, tmp_path / "again", tmp_path / "other")
+    )
+    assert again == same
+    assert other != same
+
+
+def test_answers_of_another_reading_are_refused_even_if_it_has_as_many_pictures(reading: Path, tmp_path: Path) -> None:
+    """With the wrong key, a reader who knows every painted lesion would be right half of the time."""
+    main(["-d", "801", "-o", str(tmp_path / "other"), "--number", "5"])
+    key = read_json(reading / "key.json")["pictures"]
+    answers = tmp_path / "answers.csv"
+    right = (f"{picture},{ANSWERS[3 if row['painted'] else 0]}\n" for picture, row in key.items())
+    answers.write_text("picture,answer\n" + "".join(right))
+    with pytest.raises(BadInput, match="belongs to another reading; give with -o the folder of the key"):
+        main(["--score", str(answers), "-o", str(tmp_path / "other")])
+    assert main(["--score", str(answers), "-o", str(reading)]) == 0
+    assert read_json(reading / "score.json")["readers"]["answers"]["all"]["accuracy"] == 1.0
+
+
+def test_a_key_without_a_token_stays_readable(tmp_path: Path) -> None:
+    write_json(tmp_path / "key.json", {"format": 1, "pictures": KEY})
+    assert read_key(tmp_path / "key.json") == KEY
+
+
+def test_no_token_looks_like_a_number_a_date_or_a_word() -> None:
+    tokens = {new_token() for _ in range(200)}
+    assert len(tokens) == 200
+    assert all(re.fullmatch("[a-z]{6}", token) and not set(token) & set("aeiouy") for token in tokens)
 
 
 def test_a_key_is_never_overwritten(reading: Path) -> None:
@@ -306,4 +336,4 @@ def test_an_enlarged_picture_is_called_by_its_number_and_class(reading: Path) ->
     script = "document.querySelector('.enlarge').click(); return document.querySelector('#legend').textContent;"
     said, _ = in_browser(reading / "reading.html", script)
     key = read_json(reading / "key.json")["pictures"]
-    assert said == f"1: {key['1']['class']} (1 of {len(key)})"
+    assert said == f"1: {next(iter(key.values()))['class']} (1 of {len(key)})"
