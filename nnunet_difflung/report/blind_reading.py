@@ -1,7 +1,9 @@
 """A blind reading: real and painted lesions in random order, the key to them, and the score of a reader's answers.
 
 For each painted lesion a real one of the same class and of about the same area is shown, so that size does not give it
-away, and never one from a case that a shown painted lesion, of whatever class, was painted into.
+away, and never one from a case that a shown painted lesion, of whatever class, was painted into. The outline of a
+painted lesion is that of a real one, turned and scaled: real lesions of the patients whom these come from are shown
+only if there are not enough others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 
 from nnunet_difflung.dataset.raw_dataset import RawDataset
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.injection.leaks import origins
 from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
 from nnunet_difflung.report.injected import (
     Scan,
@@ -98,13 +101,14 @@ def make_reading(
     names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
     painted: dict[str, list[Shown]] = {}
     hosts: Counter[str] = Counter()
+    made_from: Counter[str] = Counter()
     for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
         wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
         new = max(1, (len(raw.cases) // 2 - len(hosts)) // (len(names) - position))
-        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, new)
+        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, made_from, new)
     shown: list[Shown] = []
     for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
-        shown += _matched(painted[name], _real(raw, hosts, name, _TRIED * len(painted[name]), looks, rng))
+        shown += _matched(painted[name], _real(raw, hosts, made_from, name, len(painted[name]), looks, rng))
     if not shown and any(painted.values()):
         raise BadInput(
             f"{raw.name}: no real lesion that is large enough lies in another case than those that lesions of {method} "
@@ -282,16 +286,18 @@ def _painted(
     looks: Looks,
     rng: np.random.Generator,
     hosts: Counter[str],
+    made_from: Counter[str],
     new: int,
 ) -> list[Shown]:
     """At most a number of painted lesions of a class, of as many cases.
 
     Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
-    knows that it was painted. Only half of the real cases may be hosts, of all classes, since their own lesions are not
-    shown.
+    knows that it was painted. Then those of donors that were shown least, since the same outline twice says so, too.
+    Only half of the real cases may be hosts, of all classes, since their own lesions are not shown.
 
     Args:
         hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
+        made_from: real case → number of shown synthetic cases that are made from it as host or donor; counted here.
         new: number of further hosts.
     """
     of_case, value = manifest["cases"], raw.roles.values[name]
@@ -303,7 +309,7 @@ def _painted(
         allowed = [case for case in waiting if len(hosts) < most or of_case[case]["host"] in hosts]
         if not allowed:
             break
-        identifier = min(allowed, key=lambda case: _turn(of_case[case]["host"], hosts, patients, raw))
+        identifier = min(allowed, key=lambda case: _turn(of_case[case], hosts, patients, made_from, raw))
         waiting.remove(identifier)
         # whole, since a picture that ends where a box ends would say that it is painted
         case = read_injected(raw, identifier, of_case[identifier], whole=True)
@@ -312,30 +318,48 @@ def _painted(
             painted += found
             hosts[of_case[identifier]["host"]] += 1
             patients[raw.patients[of_case[identifier]["host"]]] += 1
+            made_from.update(origins(of_case[identifier]))
     return painted
 
 
-def _turn(host: str, hosts: Counter[str], patients: Counter[str], raw: RawDataset) -> tuple[int, int]:
-    return hosts[host], patients[raw.patients[host]]
+def _turn(
+    record: dict, hosts: Counter[str], patients: Counter[str], made_from: Counter[str], raw: RawDataset
+) -> tuple[int, int, int]:
+    host = record["host"]
+    donors = origins(record) - {host}
+    return hosts[host], patients[raw.patients[host]], max((made_from[donor] for donor in donors), default=0)
 
 
 def _real(
-    raw: RawDataset, hosts: Collection[str], name: str, number: int, looks: Looks, rng: np.random.Generator
+    raw: RawDataset,
+    hosts: Collection[str],
+    made_from: Collection[str],
+    name: str,
+    number: int,
+    looks: Looks,
+    rng: np.random.Generator,
 ) -> list[Shown]:
-    """At most a number of real lesions of a class, of as many cases, none of them a host.
+    """Real lesions of a class to choose a number from, of as many cases, none of them a host.
 
-    Patients who are no host come first, and a second case of a patient after all first ones: a reader who finds the
-    same anatomy twice knows more than was asked.
+    Those of patients from whom no shown painted lesion is made come first, and others only where these are too few: a
+    reader who finds the same anatomy or the same outline twice knows that one of them was painted. A second case of a
+    patient comes after all first ones.
+
+    Args:
+        hosts: real cases with a painted lesion that is shown.
+        made_from: real cases that the shown synthetic cases are made from, as hosts or donors.
+        number: of lesions that will be shown.
     """
-    cases = sorted(set(raw.cases) - set(hosts))
-    value, shown = raw.roles.values[name], Counter({raw.patients[host]: len(cases) for host in hosts})
-    turns = {}
+    cases, value = sorted(set(raw.cases) - set(hosts)), raw.roles.values[name]
+    patients = {raw.patients[case] for case in {*hosts, *made_from} & set(raw.patients)}
+    turns, seen = {}, Counter[str]()
     for case in (cases[i] for i in rng.permutation(len(cases))):
-        turns[case] = shown[raw.patients[case]]
-        shown[raw.patients[case]] += 1
+        turns[case] = (raw.patients[case] in patients) + (case in made_from), seen[raw.patients[case]]
+        seen[raw.patients[case]] += 1
     real: list[Shown] = []
     for case in sorted(turns, key=lambda case: turns[case]):
-        if len(real) >= number:
+        known, _ = turns[case]
+        if len(real) >= (number if known else _TRIED * number):
             break
         if (raw.read_label(case)[0] == value).any():
             scan = read_scan(raw, case)

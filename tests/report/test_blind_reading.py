@@ -20,6 +20,7 @@ from nnunet_difflung.report.blind_reading import (
     ANSWERS,
     Shown,
     _matched,
+    _real,
     _shown,
     make_reading,
     new_token,
@@ -78,6 +79,39 @@ def test_a_real_lesion_is_of_another_patient_than_the_hosts_where_there_is_one(f
             make_reading(raw, manifest, "copy_paste", 1, seed), key=lambda lesion: not lesion.painted
         )
         assert raw.patients[manifest["cases"][painted.case]["host"]] != raw.patients[real.case]
+
+
+def test_a_real_lesion_is_of_another_patient_than_the_donors_where_there_is_one(folders, fingerprint) -> None:
+    """A painted lesion has the outline of its donor's, which would be seen twice."""
+    make_dataset(folders[0], patients=8, slices=2)
+    augment([*COPY, "--max-synthetic", "8"])
+    raw = open_raw_dataset("801")
+    manifest = read_manifest(raw.folder)
+    for seed in range(20):
+        painted, real = sorted(
+            make_reading(raw, manifest, "copy_paste", 1, seed), key=lambda lesion: not lesion.painted
+        )
+        donors = {operation["donor"] for operation in manifest["cases"][painted.case]["operations"]}
+        assert donors
+        assert raw.patients[real.case] not in {raw.patients[donor] for donor in donors}
+
+
+def test_donors_are_shown_last_and_only_if_others_are_too_few(folders) -> None:
+    make_dataset(folders[0], patients=6, slices=2)
+    raw = open_raw_dataset("801")
+    looks, rng = Looks({"w": (-1000.0, 0.0)}, raw.roles.values), np.random.default_rng(0)
+    cases = sorted(raw.cases)
+    donors, left = {case for case in cases if case.endswith("_s00")}, "lung_006_s00"
+
+    def chosen(made_from: set[str], number: int) -> list[str]:
+        return [lesion.case for lesion in _real(raw, (), made_from, "ILD", number, looks, rng)]
+
+    assert set(chosen(donors - {left}, 2)) == {left, "lung_006_s01"}, "the only patient who is no donor"
+    assert chosen(donors - {left}, 1)[0].startswith("lung_006")
+    further = chosen(donors, 6)
+    assert len(further) == 6
+    assert donors.isdisjoint(further), "other slices of the donors, before those with the lesion itself"
+    assert len(chosen(set(cases), 3)) == 3, "rather donors than no reading"
 
 
 def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint) -> None:
