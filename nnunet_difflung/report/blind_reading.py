@@ -12,17 +12,23 @@ import csv
 import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunet_difflung.config import CT_WINDOW
+from nnunet_difflung.dataset.cache import read_cache
 from nnunet_difflung.dataset.raw_dataset import RawDataset
+from nnunet_difflung.dataset.reading import condition_map, judged_channels
 from nnunet_difflung.errors import BadInput
+from nnunet_difflung.generator.encoding import denormalise, intensity_windows, isolate, normalise
 from nnunet_difflung.injection.leaks import origins
 from nnunet_difflung.pages.blocks import Gallery, Page, Picture, Section, Text
+from nnunet_difflung.paths import cache_folder
 from nnunet_difflung.report.injected import (
+    InjectedCase,
     Scan,
     cases_of,
     in_hu,
@@ -38,6 +44,7 @@ from nnunet_difflung.report.lesion_pictures import (
     nearest_in_area,
     windows_of,
 )
+from nnunet_difflung.runtime.figures import Window
 from nnunet_difflung.runtime.files import read_json
 from nnunet_difflung.runtime.parallel import bar
 
@@ -47,12 +54,47 @@ _COLUMNS = ("picture", "answer")
 _LETTERS = "bcdfghjkmnpqrstvwxz"  # no word, and nothing that a spreadsheet takes for a number or a date
 _LEAST = 4  # voxels of a lesion in its largest slice; smaller ones show nothing
 _TRIED = 4  # real lesions that are looked at for each one that is shown
-_TEXT = (
-    "Half of these {number} pictures show a real lesion, the other half one that a computer has painted into a real "
-    "scan, in random order. Say of each which you think it is. The lesion is in the middle of its picture, unless the "
-    "scan ends there: C shows its outline, W changes the window, a click enlarges. Then save the answers and send them "
-    "to whoever has the key. You can stop at any picture: those without an answer do not count."
+_INTO_SCAN = "one that a computer has painted into a real scan, in random order."
+_WHOLE = (
+    "one in a slice that a computer has painted as a whole, in random order. In all pictures everything outside the "
+    "body was set to one value."
 )
+_TEXT = (
+    "Half of these {number} pictures show a real lesion, the other half {painted} Say of each which you think it is. "
+    "The lesion is in the middle of its picture, unless the scan ends there: C shows its outline, W changes the "
+    "window, a click enlarges. Then save the answers and send them to whoever has the key. You can stop at any "
+    "picture: those without an answer do not count."
+)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How the lesions of a reading are shown.
+
+    Attributes:
+        raw: the dataset.
+        looks: windows, classes, channel.
+        isolated: None; or the intensities to which all pictures are clipped, everything outside the body being set to
+            the lower end, since so are slices that are painted as a whole (``--paint full``).
+    """
+
+    raw: RawDataset
+    looks: Looks
+    isolated: Window | None = None
+
+    def of(self, scan: Scan) -> Scan:
+        """A case as it is shown: a synthetic one without what was there before."""
+        before, label = (scan.before, scan.label_before) if isinstance(scan, InjectedCase) else (scan.image, scan.label)
+        plain = Scan(scan.identifier, scan.image, scan.label, scan.spacing, scan.view)
+        if self.isolated is None:
+            return plain
+        judged = judged_channels(self.raw.channels, self.raw.roles, before, label)
+        condition = np.where(scan.label > 0, scan.label, condition_map(before, label, self.raw.roles, judged))
+        channel = self.looks.channel
+        normal = normalise(scan.image[channel][None], [self.isolated])
+        image = scan.image.astype(np.float32)
+        image[channel] = denormalise(isolate(normal, condition), [self.isolated])[0]
+        return replace(plain, image=image)
 
 
 @dataclass(frozen=True)
@@ -97,7 +139,7 @@ def make_reading(
             f"another --method"
         )
     rng = np.random.default_rng(seed)
-    looks = _looks(raw, manifest, method)
+    look = _look(raw, manifest, method)
     names.sort(key=lambda name: len(cases_of(manifest, method, name)))  # what a rare class lacks, others make up for
     painted: dict[str, list[Shown]] = {}
     hosts: Counter[str] = Counter()
@@ -105,10 +147,10 @@ def make_reading(
     for position, name in enumerate(bar(names, visible=progress, desc="painted lesions", unit="class", delay=2)):
         wanted = (number - sum(map(len, painted.values()))) // (len(names) - position)
         new = max(1, (len(raw.cases) // 2 - len(hosts)) // (len(names) - position))
-        painted[name] = _painted(raw, manifest, method, name, wanted, looks, rng, hosts, made_from, new)
+        painted[name] = _painted(raw, manifest, method, name, wanted, look, rng, hosts, made_from, new)
     shown: list[Shown] = []
     for name in bar(names, visible=progress, desc="real lesions", unit="class", delay=2):
-        shown += _matched(painted[name], _real(raw, hosts, made_from, name, len(painted[name]), looks, rng))
+        shown += _matched(painted[name], _real(raw, hosts, made_from, name, len(painted[name]), look, rng))
     if not shown and any(painted.values()):
         raise BadInput(
             f"{raw.name}: no real lesion that is large enough lies in another case than those that lesions of {method} "
@@ -124,13 +166,19 @@ def new_token() -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(6))
 
 
-def page_of(shown: Sequence[Shown], title: str, token: str) -> Page:
+def painted_whole(manifest: Mapping[str, Any], method: str) -> bool:
+    """Whether a method's cases, or some of them, are slices that were painted as a whole (``--paint full``)."""
+    return any(case["method"] == method and case.get("paint") == "full" for case in manifest["cases"].values())
+
+
+def page_of(shown: Sequence[Shown], title: str, token: str, whole: bool = False) -> Page:
     """The page for the reader; nothing on it says which lesions are painted.
 
     Args:
         shown: the lesions, in order.
         title: of the page.
         token: of the reading (``new_token``), by which the saved answers are known as answers to it.
+        whole: the painted slices were painted as a whole (``painted_whole``).
     """
     pictures = [
         Picture(
@@ -146,7 +194,7 @@ def page_of(shown: Sequence[Shown], title: str, token: str) -> Page:
         )
         for n, lesion in enumerate(shown, 1)
     ]
-    text = Text(_TEXT.format(number=len(shown)))
+    text = Text(_TEXT.format(number=len(shown), painted=_WHOLE if whole else _INTO_SCAN))
     section = Section("Real or painted?", [text, Gallery("Lesions", [("", pictures)])])
     return Page(title, f"{len(shown)} pictures", [section], answers=ANSWERS, outlined=False)
 
@@ -269,12 +317,26 @@ def _score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict:
     }
 
 
-def _looks(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> Looks:
+def _look(raw: RawDataset, manifest: Mapping[str, Any], method: str) -> _Look:
     run = next(run for run in manifest["runs"] if run["method"] == method)
     channel, first = painted_channel(run), next(iter(raw.cases))
     image = read_scan(raw, first).image[channel]
     windows = windows_of(channel in in_hu(raw, first), image, painted_window(run, channel))
-    return Looks(windows, raw.roles.values, channel)
+    looks = Looks(windows, raw.roles.values, channel)
+    return _Look(raw, looks, _isolated(raw, manifest, method, looks) if painted_whole(manifest, method) else None)
+
+
+def _isolated(raw: RawDataset, manifest: Mapping[str, Any], method: str, looks: Looks) -> Window:
+    """The intensities that all of a method's generators can paint."""
+    channel, cache, windows = looks.channel, None, list[Window]()
+    for run in (run for run in manifest["runs"] if run["method"] == method):
+        known = painted_window(run, channel) or (CT_WINDOW if raw.channels[channel].upper() == "CT" else None)
+        training = (run.get("generator") or {}).get("training_cases", ())
+        if known is None and training:  # where an earlier version did not record them, what is shown has to do
+            cache = cache or read_cache(raw, cache_folder(raw.name))
+            known = intensity_windows(cache, training, raw.channels)[channel] if cache is not None else None
+        windows.append(known or next(iter(looks.windows.values())))
+    return max(low for low, _ in windows), min(high for _, high in windows)
 
 
 def _painted(
@@ -283,7 +345,7 @@ def _painted(
     method: str,
     name: str,
     number: int,
-    looks: Looks,
+    look: _Look,
     rng: np.random.Generator,
     hosts: Counter[str],
     made_from: Counter[str],
@@ -313,8 +375,7 @@ def _painted(
         waiting.remove(identifier)
         # whole, since a picture that ends where a box ends would say that it is painted
         case = read_injected(raw, identifier, of_case[identifier], whole=True)
-        plain = Scan(case.identifier, case.image, case.label, case.spacing, case.view)  # without the view before
-        if found := _shown(plain, case.new(value), looks, name, value, True):
+        if found := _shown(case, case.new(value), look, name, value, True):
             painted += found
             hosts[of_case[identifier]["host"]] += 1
             patients[raw.patients[of_case[identifier]["host"]]] += 1
@@ -336,7 +397,7 @@ def _real(
     made_from: Collection[str],
     name: str,
     number: int,
-    looks: Looks,
+    look: _Look,
     rng: np.random.Generator,
 ) -> list[Shown]:
     """Real lesions of a class to choose a number from, of as many cases, none of them a host.
@@ -363,7 +424,7 @@ def _real(
             break
         if (raw.read_label(case)[0] == value).any():
             scan = read_scan(raw, case)
-            real += _shown(scan, scan.label == value, looks, name, value, False)
+            real += _shown(scan, scan.label == value, look, name, value, False)
     return real
 
 
@@ -373,11 +434,12 @@ def _matched(painted: Sequence[Shown], real: Sequence[Shown]) -> list[Shown]:
     return [shown for lesion, i in zip(painted, chosen, strict=False) for shown in (lesion, real[i])]
 
 
-def _shown(scan: Scan, voxels: np.ndarray, looks: Looks, name: str, value: int, painted: bool) -> list[Shown]:
+def _shown(scan: Scan, voxels: np.ndarray, look: _Look, name: str, value: int, painted: bool) -> list[Shown]:
     """A case's largest lesion of a class; none if it is too small to see."""
     lesion = largest_part(voxels)
     pixels = int(lesion.sum((1, 2)).max())
     if pixels < _LEAST:
         return []
-    picture = lesion_picture(scan, lesion, Looks(looks.windows, {name: value}, looks.channel), name)
+    looks = Looks(look.looks.windows, {name: value}, look.looks.channel)
+    picture = lesion_picture(look.of(scan), lesion, looks, name)
     return [Shown(picture, painted, name, scan.identifier, round(pixels * scan.spacing[1] * scan.spacing[2], 1))]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nnunet_difflung.commands.augment import main as augment
 from nnunet_difflung.commands.turing import main
@@ -19,6 +22,7 @@ from nnunet_difflung.pages.blocks import Picture
 from nnunet_difflung.report.blind_reading import (
     ANSWERS,
     Shown,
+    _Look,
     _matched,
     _real,
     _shown,
@@ -32,7 +36,7 @@ from nnunet_difflung.report.injected import Scan, cases_of
 from nnunet_difflung.report.lesion_pictures import Looks
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.browser import in_browser
-from tests.support.tiny import make_dataset
+from tests.support.tiny import make_dataset, write_array
 
 COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--gate", "report"]
 
@@ -99,12 +103,12 @@ def test_a_real_lesion_is_of_another_patient_than_the_donors_where_there_is_one(
 def test_donors_are_shown_last_and_only_if_others_are_too_few(folders) -> None:
     make_dataset(folders[0], patients=6, slices=2)
     raw = open_raw_dataset("801")
-    looks, rng = Looks({"w": (-1000.0, 0.0)}, raw.roles.values), np.random.default_rng(0)
+    look, rng = _Look(raw, Looks({"w": (-1000.0, 0.0)}, {})), np.random.default_rng(0)
     cases = sorted(raw.cases)
     donors, left = {case for case in cases if case.endswith("_s00")}, "lung_006_s00"
 
     def chosen(made_from: set[str], number: int) -> list[str]:
-        return [lesion.case for lesion in _real(raw, (), made_from, "ILD", number, looks, rng)]
+        return [lesion.case for lesion in _real(raw, (), made_from, "ILD", number, look, rng)]
 
     assert set(chosen(donors - {left}, 2)) == {left, "lung_006_s01"}, "the only patient who is no donor"
     assert chosen(donors - {left}, 1)[0].startswith("lung_006")
@@ -355,8 +359,58 @@ def test_area_is_that_of_the_lesion_that_is_shown() -> None:
     label[0, 10:15, 10:15] = 2
     label[2, 40:44, ::8] = label[2, 41:45, 1::8] = 2
     scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
-    (lesion,) = _shown(scan, label == 2, Looks({"w": (0.0, 1.0)}, {}, 0), "a", 2, False)
+    (lesion,) = _shown(scan, label == 2, _Look(None, Looks({"w": (0.0, 1.0)}, {}, 0)), "a", 2, False)
     assert lesion.area == 25.0
+
+
+def add_noise_and_table(folder: Path) -> None:
+    """What a scan has around the body: noise, and something bright that does not touch it."""
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(0)
+    for path in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        around = image == -1000
+        image[around] = np.rint(rng.normal(-960, 20, around.sum()))
+        image[:, -2:, :3] = 300
+        write_array(path, image)
+
+
+def corners(picture: Picture) -> np.ndarray:
+    """Grey values in the corners of a picture, where no body is."""
+    image = np.array(Image.open(io.BytesIO(base64.b64decode(picture.views["lung window"].split(",")[1]))))
+    assert image.shape == (32, 32), "the whole slice"
+    return np.concatenate([image[rows, columns].ravel() for rows in ENDS for columns in ENDS])
+
+
+ENDS = slice(0, 3), slice(-3, None)
+
+
+def test_what_is_around_the_body_does_not_say_which_slices_were_painted_as_a_whole(folders, tmp_path: Path) -> None:
+    add_noise_and_table(make_dataset(folders[0], patients=6))
+    network = [
+        "--preset",
+        "fast",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--steps",
+        "2",
+        "--paint",
+        "full",
+        "--gate",
+        "report",
+    ]
+    augment(["-d", "801", "-f", "0", "--method", "cbmat", "-device", "cpu", "--max-synthetic", "4", *network])
+    raw = open_raw_dataset("801")
+    lesions = make_reading(raw, read_manifest(raw.folder), "cbmat", 2, 0)
+    assert {lesion.painted for lesion in lesions} == {True, False}
+    assert {int(value) for lesion in lesions for value in corners(lesion.picture)} == {round(255 * 350 / 1500)}
+    main(["-d", "801", "-o", str(tmp_path / "reading"), "--method", "cbmat"])
+    page = (tmp_path / "reading" / "reading.html").read_text()
+    assert "in a slice that a computer has painted as a whole" in page
+    assert "into a real scan" not in page
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(folders, tmp_path: Path) -> None:
