@@ -349,38 +349,60 @@ def _painted(
     rng: np.random.Generator,
     hosts: Counter[str],
     made_from: Counter[str],
-    new: int,
+    new_hosts: int,
 ) -> list[Shown]:
     """At most a number of painted lesions of a class, of as many cases.
 
     Those whose host, and whose host's patient, was shown least come first: a reader who finds the same anatomy twice
     knows that it was painted. Then those of donors that were shown least, since the same outline twice says so, too.
-    Only half of the real cases may be hosts, of all classes, since their own lesions are not shown.
+    Only half of the real cases may be hosts, of all classes, since their own lesions are not shown. A lesion that
+    touches one of its class that the host had is shown only if there are too few others: both have one outline, which
+    is neither in the middle nor of the area that is matched.
 
     Args:
         hosts: real case → number of painted lesions in it that are shown, of all classes; counted here.
         made_from: real case → number of shown synthetic cases that are made from it as host or donor; counted here.
-        new: number of further hosts.
+        new_hosts: number of further hosts.
     """
-    of_case, value = manifest["cases"], raw.roles.values[name]
+    of_case, value, most = manifest["cases"], raw.roles.values[name], len(hosts) + new_hosts
     identifiers = [case for case in cases_of(manifest, method, name) if of_case[case]["host"] in raw.cases]
-    waiting, most = [identifiers[i] for i in rng.permutation(len(identifiers))], len(hosts) + new
+    waiting = [identifiers[i] for i in rng.permutation(len(identifiers))]
     patients = Counter(raw.patients[host] for host in hosts.elements())
     painted: list[Shown] = []
+    merged: dict[str, list[Shown]] = {}
     while waiting and len(painted) < number:
         allowed = [case for case in waiting if len(hosts) < most or of_case[case]["host"] in hosts]
         if not allowed:
             break
-        identifier = min(allowed, key=lambda case: _turn(of_case[case], hosts, patients, made_from, raw))
+        identifier = min(
+            allowed, key=lambda case: (case in merged, *_turn(of_case[case], hosts, patients, made_from, raw))
+        )
+        if identifier in merged:
+            found = merged[identifier]
+        else:
+            # whole, since a picture that ends where a box ends would say that it is painted
+            case = read_injected(raw, identifier, of_case[identifier], whole=True)
+            new = case.new(value)
+            found = _shown(case, new, look, name, value, True)
+            if found and _touches(largest_part(new), (case.label == value) & ~new):
+                merged[identifier] = found
+                continue
         waiting.remove(identifier)
-        # whole, since a picture that ends where a box ends would say that it is painted
-        case = read_injected(raw, identifier, of_case[identifier], whole=True)
-        if found := _shown(case, case.new(value), look, name, value, True):
+        if found:
             painted += found
             hosts[of_case[identifier]["host"]] += 1
             patients[raw.patients[of_case[identifier]["host"]]] += 1
             made_from.update(origins(of_case[identifier]))
     return painted
+
+
+def _touches(lesion: np.ndarray, others: np.ndarray) -> bool:
+    """Whether one of (z, y, x) voxels, or one of its 26 neighbours, is among others."""
+    from scipy import ndimage
+
+    (box,) = ndimage.find_objects(lesion.astype(np.uint8))
+    around = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)
+    return bool((ndimage.binary_dilation(lesion[around], np.ones((3, 3, 3))) & others[around]).any())
 
 
 def _turn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
 from nnunet_difflung.pages.blocks import Picture
+from nnunet_difflung.report import blind_reading
 from nnunet_difflung.report.blind_reading import (
     ANSWERS,
     Shown,
     _Look,
     _matched,
+    _painted,
     _real,
     _shown,
     make_reading,
@@ -32,7 +35,7 @@ from nnunet_difflung.report.blind_reading import (
     read_key,
     score,
 )
-from nnunet_difflung.report.injected import Scan, cases_of
+from nnunet_difflung.report.injected import InjectedCase, Scan, cases_of
 from nnunet_difflung.report.lesion_pictures import Looks
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.browser import in_browser
@@ -361,6 +364,41 @@ def test_area_is_that_of_the_lesion_that_is_shown() -> None:
     scan = Scan("a", np.zeros((1, *label.shape)), label, (5.0, 1.0, 1.0), axial_view({"spacing": (5.0, 1.0, 1.0)}))
     (lesion,) = _shown(scan, label == 2, _Look(None, Looks({"w": (0.0, 1.0)}, {}, 0)), "a", 2, False)
     assert lesion.area == 25.0
+
+
+def test_a_lesion_that_merges_with_one_of_the_host_is_shown_last(folders, monkeypatch) -> None:
+    """What is seen and outlined is both, off the middle and larger than the area that is matched."""
+    make_dataset(folders[0], patients=4, slices=1)
+    raw = open_raw_dataset("801")
+    hosts = sorted(raw.cases)
+    merging = {"difflung_0", "difflung_2"}
+
+    def read(_, identifier: str, record: dict, whole: bool) -> InjectedCase:
+        before = np.zeros((1, 40, 40), np.int16)
+        before[0, 5:15, 5:15] = 3
+        label = before.copy()
+        corner = 15 if identifier in merging else 16  # beside the corner of the host's, or a voxel away
+        label[0, corner : corner + 8, corner : corner + 8] = 3
+        image, view = np.zeros((1, 1, 40, 40), np.float32), axial_view({"spacing": (5.0, 1.0, 1.0)})
+        return InjectedCase(identifier, image, label, (5.0, 1.0, 1.0), view, image, before, record)
+
+    monkeypatch.setattr(blind_reading, "read_injected", read)
+    operations = [{"pathology": "ILD", "donor": hosts[0]}]
+    records = {
+        f"difflung_{n}": {"method": "copy_paste", "host": host, "sources": [host], "operations": operations}
+        for n, host in enumerate(hosts)
+    }
+
+    def painted(number: int, seed: int) -> list[str]:
+        rng, counts = np.random.default_rng(seed), (Counter[str](), Counter[str]())
+        look = _Look(raw, Looks({"w": (-1000.0, 0.0)}, {}))
+        found = _painted(raw, {"cases": records}, "copy_paste", "ILD", number, look, rng, *counts, 4)
+        return [lesion.case for lesion in found]
+
+    for seed in range(5):
+        assert merging.isdisjoint(painted(2, seed))
+        assert len(painted(2, seed)) == 2
+        assert set(painted(4, seed)[2:]) == merging
 
 
 def add_noise_and_table(folder: Path) -> None:
