@@ -88,9 +88,10 @@ def _make(options: argparse.Namespace) -> None:
     token = new_token()
     with as_private_as(raw.folder, raw.files()):
         options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / KEY, key_of(shown, raw.name, method, options.seed, token))
         page = page_of(shown, "Real or painted?", token, painted_whole(manifest, method))
         write_page(page, options.out / PAGE)
+        # last: a folder with a key is refused, and a page without one can be made again
+        write_json(options.out / KEY, key_of(shown, raw.name, method, options.seed, token))
     half = counted(len(shown) // 2, "painted lesion")
     say(f"{options.out / PAGE}: {half} and as many real ones, for the reader")
     report(dataset=raw.name, method=method, pictures=len(shown), html=options.out / PAGE, key=options.out / KEY)
