@@ -288,10 +288,11 @@ def score(answers: Mapping[str, int], key: Mapping[str, dict]) -> dict[str, dict
     """
     names = sorted({key[picture]["class"] for picture in answers})
     table = {"all": _score(answers, key)}
-    if len(names) > 1:
-        table |= {
-            name: _score({p: answer for p, answer in answers.items() if key[p]["class"] == name}, key) for name in names
-        }
+    for name in names if len(names) > 1 else ():
+        row = name
+        while row in table:  # a class that is called like the total
+            row += " (class)"
+        table[row] = _score({p: answer for p, answer in answers.items() if key[p]["class"] == name}, key)
     return table
 
 

@@ -127,10 +127,13 @@ def test_no_host_of_one_class_is_shown_as_real_for_another(folders, fingerprint)
     augment([*COPY, "--max-synthetic", "8", "--target-share", "emphysema=0.1", "ILD=0.2"])
     raw = open_raw_dataset("801")
     manifest = read_manifest(raw.folder)
+    orders = set()
     for seed in range(20):
         lesions = make_reading(raw, manifest, "copy_paste", 2, seed)
+        orders.add(tuple(lesion.painted for lesion in lesions))
         hosts = {manifest["cases"][lesion.case]["host"] for lesion in lesions if lesion.painted}
         assert hosts.isdisjoint(lesion.case for lesion in lesions if not lesion.painted)
+    assert len(orders) > 2, "painted and real ones in random order"
 
 
 def test_a_synthetic_case_that_broke_off_is_named(folders, fingerprint) -> None:
@@ -247,6 +250,12 @@ def test_a_perfect_reader() -> None:
     row = table["all"]
     assert (row["accuracy"], row["auc"], row["high"]) == (1.0, 1.0, 1.0)
     assert row["low"] == pytest.approx(0.025 ** (1 / 40))
+
+
+def test_a_class_called_all_does_not_replace_the_total() -> None:
+    key = {p: {**row, "class": "all"} if row["class"] == "a" else row for p, row in KEY.items()}
+    table = score(dict.fromkeys(key, 3), key)
+    assert {name: row["pictures"] for name, row in table.items()} == {"all": 40, "all (class)": 20, "b": 20}
 
 
 def test_degrees_of_certainty_count_in_the_auc_alone() -> None:
