@@ -19,6 +19,7 @@ from nnunet_difflung.dataset.orientation import axial_view
 from nnunet_difflung.dataset.raw_dataset import open_raw_dataset
 from nnunet_difflung.errors import BadInput
 from nnunet_difflung.injection.manifest import read_manifest
+from nnunet_difflung.pages import render
 from nnunet_difflung.pages.blocks import Picture
 from nnunet_difflung.report import blind_reading
 from nnunet_difflung.report.blind_reading import (
@@ -39,6 +40,7 @@ from nnunet_difflung.report.injected import InjectedCase, Scan, cases_of
 from nnunet_difflung.report.lesion_pictures import Looks
 from nnunet_difflung.runtime.files import read_json, write_json
 from tests.support.browser import in_browser
+from tests.support.modes import mode, set_modes
 from tests.support.tiny import make_dataset, write_array
 
 COPY = ["-d", "801", "-f", "0", "--method", "copy_paste", "-device", "cpu", "--gate", "report"]
@@ -215,6 +217,22 @@ def test_a_key_is_never_overwritten(reading: Path) -> None:
     with pytest.raises(BadInput, match="already holds a reading"):
         main(["-d", "801", "-o", str(reading)])
     assert (reading / "key.json").read_bytes() == before
+
+
+def test_an_interrupted_reading_is_made_again_and_is_as_private_as_the_dataset(
+    reading: Path, folders, tmp_path: Path, monkeypatch
+) -> None:
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    set_modes(folders[0] / "Dataset801_Tiny", 0o600, 0o700)
+    out = tmp_path / "private"
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "write_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(["-d", "801", "-o", str(out), "--number", "1"])
+    assert main(["-d", "801", "-o", str(out), "--number", "1"]) == 0
+    assert {path.name: mode(path) for path in out.iterdir()} == {"reading.html": 0o600, "key.json": 0o600}
 
 
 def test_answers_of_a_browser_are_scored(reading: Path, capsys) -> None:
